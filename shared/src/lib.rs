@@ -1,0 +1,20 @@
+//! The words both planes of Muster speak.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`model`] | services, instances, keys, revisions, as clients and the store spell them |
+//! | [`event`] | a change of an instance, its place in the order, its bytes on the bus and in a frame |
+//! | [`subject`] | the grammar of bus subjects: built and parsed here, nowhere else |
+//! | [`bus`] | the trait [`bus::Bus`], NATS and in-process |
+//! | [`lifecycle`] | owned tasks, drain, abort, signals |
+//! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
+//!
+//! A thing that only one plane uses lives in that plane.
+
+pub mod backoff;
+pub mod bus;
+pub mod clock;
+pub mod event;
+pub mod lifecycle;
+pub mod model;
+pub mod subject;

@@ -1,0 +1,1 @@
+//! Processes, links and watchers for system tests.
