@@ -7,6 +7,7 @@
 //! | [`subject`] | the grammar of bus subjects: built and parsed here, nowhere else |
 //! | [`bus`] | the trait [`bus::Bus`], NATS and in-process |
 //! | [`lifecycle`] | owned tasks, drain, abort, signals |
+//! | [`http`] | serves HTTP on a listener: bounded, drained, in the header case of old clients |
 //! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
 //!
 //! A thing that only one plane uses lives in that plane.
@@ -15,6 +16,7 @@ pub mod backoff;
 pub mod bus;
 pub mod clock;
 pub mod event;
+pub mod http;
 pub mod lifecycle;
 pub mod model;
 pub mod subject;
