@@ -11,6 +11,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use shared::model::Revision;
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
