@@ -7,14 +7,20 @@
 //! | [`subject`] | the grammar of bus subjects: built and parsed here, nowhere else |
 //! | [`bus`] | the trait [`bus::Bus`], NATS and in-process |
 //! | [`lifecycle`] | owned tasks, drain, abort, signals |
+//! | [`http`] | serves HTTP on a listener: bounded, drained, in the header case of old clients |
+//! | [`telemetry`] | logs and metrics: the only room that names a subscriber or an exporter |
+//! | [`admin`] | `/live`, `/ready`, `/metrics` |
 //! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
 //!
 //! A thing that only one plane uses lives in that plane.
 
+pub mod admin;
 pub mod backoff;
 pub mod bus;
 pub mod clock;
 pub mod event;
+pub mod http;
 pub mod lifecycle;
 pub mod model;
 pub mod subject;
+pub mod telemetry;

@@ -1,0 +1,127 @@
+//! The figures of a listener.
+
+use std::slice::from_ref;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+/// The instruments of one listener; clones count into the same ones.
+#[derive(Clone, Debug)]
+pub struct ServerMetrics {
+    open: UpDownCounter<i64>,
+    closed: Counter<u64>,
+    full: Counter<u64>,
+    failed: Counter<u64>,
+    listener: KeyValue,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The peer closed it, or it was upgraded and left.
+    Done,
+    /// Nothing was asked for too long.
+    Idle,
+    /// A head did not come to its end in time.
+    HeaderTimeout,
+    /// The peer broke the protocol or the connection broke.
+    Failed,
+    /// We drained.
+    Drained,
+    /// We stopped at once.
+    Aborted,
+}
+
+impl Ended {
+    const ALL: [Self; 6] =
+        [Self::Done, Self::Idle, Self::HeaderTimeout, Self::Failed, Self::Drained, Self::Aborted];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Idle => "idle",
+            Self::HeaderTimeout => "header_timeout",
+            Self::Failed => "failed",
+            Self::Drained => "drained",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl ServerMetrics {
+    /// The instruments of the listener called `listener`, all at zero.
+    pub fn new(meter: &Meter, listener: &'static str) -> Self {
+        let metrics = Self {
+            open: meter
+                .i64_up_down_counter("muster_http_connections")
+                .with_description("Connections open on a listener; upgraded ones are not counted.")
+                .build(),
+            closed: meter
+                .u64_counter("muster_http_connections_closed_total")
+                .with_description("Connections ended, by reason.")
+                .build(),
+            full: meter
+                .u64_counter("muster_http_connections_full_total")
+                .with_description("Times that accepting paused because all connections were taken.")
+                .build(),
+            failed: meter
+                .u64_counter("muster_http_accept_errors_total")
+                .with_description("Failures to accept a connection that concern the whole process.")
+                .build(),
+            listener: KeyValue::new("listener", listener),
+        };
+        metrics.open.add(0, from_ref(&metrics.listener));
+        metrics.full.add(0, from_ref(&metrics.listener));
+        metrics.failed.add(0, from_ref(&metrics.listener));
+        for reason in Ended::ALL {
+            metrics.closed.add(0, &metrics.with_reason(reason));
+        }
+        metrics
+    }
+
+    /// Instruments that nobody reads.
+    pub fn none() -> Self {
+        Self::new(&SdkMeterProvider::default().meter("none"), "none")
+    }
+
+    pub(super) fn full(&self) {
+        self.full.add(1, from_ref(&self.listener));
+    }
+
+    pub(super) fn accept_failed(&self) {
+        self.failed.add(1, from_ref(&self.listener));
+    }
+
+    /// Counts a connection in; the guard counts it out.
+    pub(super) fn open(&self) -> OpenConnection {
+        self.open.add(1, from_ref(&self.listener));
+        // A dropped task was aborted; every other end says its reason.
+        OpenConnection { metrics: self.clone(), reason: Ended::Aborted }
+    }
+
+    fn with_reason(&self, reason: Ended) -> [KeyValue; 2] {
+        [self.listener.clone(), KeyValue::new("reason", reason.as_str())]
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(super) struct OpenConnection {
+    metrics: ServerMetrics,
+    reason: Ended,
+}
+
+impl OpenConnection {
+    /// Says why it ended.
+    pub(super) fn end(mut self, reason: Ended) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.open.add(-1, from_ref(&self.metrics.listener));
+        self.metrics.closed.add(1, &self.metrics.with_reason(self.reason));
+    }
+}

@@ -1,0 +1,115 @@
+//! The socket of a connection: holds its slot, notes what comes in, gives up on a peer that does not read.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use super::activity::Activity;
+
+/// An accepted TCP connection that takes one of its listener's slots until it is dropped.
+///
+/// A write for which the peer makes no room within the listener's write timeout fails with
+/// [`io::ErrorKind::TimedOut`].
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    activity: Arc<Activity>,
+    write_timeout: Duration,
+    /// Armed only while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// The slot of a connection whose [`TcpStream`] was taken out; dropping it lets another client in.
+#[derive(Debug)]
+pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+impl Socket {
+    pub(super) fn new(
+        stream: TcpStream,
+        slot: OwnedSemaphorePermit,
+        activity: Arc<Activity>,
+        write_timeout: Duration,
+    ) -> Self {
+        Self { stream, slot, activity, write_timeout, stalled: None }
+    }
+
+    /// The plain stream, for who has deadlines of its own; keep the slot as long as the stream.
+    pub fn into_parts(self) -> (TcpStream, Slot) {
+        (self.stream, Slot(self.slot))
+    }
+
+    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let timeout = self.write_timeout;
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+    }
+}
+
+/// Takes the socket out of an upgraded connection, with the bytes already read from it.
+///
+/// # Errors
+/// Gives the connection back when it was not accepted by [`super::serve`].
+pub fn take_socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
+    let parts = hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<Socket>>(upgraded)?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let new = &buf.filled()[before..];
+        if !new.is_empty() {
+            self.activity.received(new, Instant::now());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch_stall(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch_stall(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,233 @@
+//! What a client of a listener sees on the wire.
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::{any, get};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::*;
+
+struct Server {
+    address: std::net::SocketAddr,
+    tasks: Tasks,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+async fn start(router: Router, limits: ServerLimits) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    let tasks = Tasks::new();
+    let serving = tasks.clone();
+    let ended = tokio::spawn(async move { serve(listener, router, limits, &serving).await });
+    Server { address, tasks, ended }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("connects")
+    }
+
+    /// Sends `request` on a connection of its own and reads until the server closes.
+    async fn exchange(&self, request: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request).await.expect("writes");
+        read_to_end(&mut stream).await
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset after the answer is a close too.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(|| async { ([("x-resource-revision", "7")], "hello") }))
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+const GET_AND_CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn header_names_are_in_title_case() {
+    let server = start(hello(), ServerLimits::default()).await;
+    let answer = server.exchange(GET_AND_CLOSE).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("X-Resource-Revision: 7\r\n"), "{answer}");
+    assert!(answer.contains("Content-Length: 5\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_handler_learns_the_address_of_its_client() {
+    let router = Router::new().route(
+        "/",
+        get(|ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>| async move { peer.to_string() }),
+    );
+    let server = start(router, ServerLimits::default()).await;
+    let mut stream = server.connect().await;
+    let own = stream.local_addr().expect("has an address").to_string();
+    stream.write_all(GET_AND_CLOSE).await.expect("writes");
+    assert!(read_to_end(&mut stream).await.ends_with(&own));
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_its_head_is_cut() {
+    let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
+    let server = start(hello(), limits).await;
+    assert_eq!(server.exchange(b"GET / HTTP/1.1\r\nhost: a\r\n").await, "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_but_not_sooner() {
+    let limits = ServerLimits {
+        header_timeout: Duration::from_millis(1),
+        idle_timeout: Duration::from_millis(300),
+        ..ServerLimits::default()
+    };
+    let server = start(hello(), limits).await;
+    let mut stream = server.connect().await;
+    let begun = tokio::time::Instant::now();
+    stream.write_all(GET).await.expect("writes");
+    assert!(read_to_end(&mut stream).await.ends_with("hello"));
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_oversized_head_is_refused() {
+    let server = start(hello(), ServerLimits::default()).await;
+    let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx-padding: {}\r\n\r\n", "x".repeat(40_000));
+    let answer = server.exchange(request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(server.exchange(GET_AND_CLOSE).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn clients_beyond_the_limit_wait_for_a_slot() {
+    let server = start(hello(), ServerLimits { connections: 1, ..ServerLimits::default() }).await;
+    let mut first = server.connect().await;
+    first.write_all(GET).await.expect("writes");
+    let mut head = [0; 12];
+    first.read_exact(&mut head).await.expect("answers");
+    let mut second = server.connect().await;
+    second.write_all(GET_AND_CLOSE).await.expect("writes");
+    drop(first);
+    assert!(read_to_end(&mut second).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn a_drain_finishes_the_answer_that_is_on_its_way() {
+    let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (inner_entered, inner_leave) = (entered.clone(), leave.clone());
+    let slow = Router::new().route(
+        "/",
+        get(async move || {
+            inner_entered.notify_one();
+            inner_leave.notified().await;
+            "finished"
+        }),
+    );
+    let server = start(slow, ServerLimits::default()).await;
+    let mut busy = server.connect().await;
+    busy.write_all(GET).await.expect("writes");
+    entered.notified().await;
+    let mut idle = server.connect().await;
+
+    server.tasks.drain().cancel();
+    assert_eq!(read_to_end(&mut idle).await, "", "an idle connection closes at once");
+    leave.notify_one();
+    assert!(read_to_end(&mut busy).await.ends_with("finished"));
+    server.ended.await.expect("ends");
+    assert!(TcpStream::connect(server.address).await.is_err(), "nobody accepts any more");
+}
+
+#[tokio::test]
+async fn an_abort_does_not_wait() {
+    let entered = Arc::new(Notify::new());
+    let inner = entered.clone();
+    let stuck = Router::new().route(
+        "/",
+        get(async move || {
+            inner.notify_one();
+            std::future::pending::<()>().await;
+        }),
+    );
+    let server = start(stuck, ServerLimits::default()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(GET).await.expect("writes");
+    entered.notified().await;
+    server.tasks.drain().cancel();
+    server.tasks.abort().cancel();
+    server.ended.await.expect("ends");
+    assert_eq!(read_to_end(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut() {
+    let big = Router::new().route("/", get(|| async { vec![b'x'; 32 << 20] }));
+    let limits = ServerLimits { write_timeout: Duration::from_millis(100), ..ServerLimits::default() };
+    let server = start(big, limits).await;
+    let mut stream = server.connect().await;
+    stream.write_all(GET).await.expect("writes");
+    // Ends only if the stalled connection is given up: a drain waits for answers.
+    server.tasks.drain().cancel();
+    server.ended.await.expect("ends");
+    assert!(read_to_end(&mut stream).await.len() < 32 << 20);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_keeps_its_slot_and_outlives_the_drain() {
+    let router = Router::new().route(
+        "/",
+        any(async move |request: axum::extract::Request| {
+            let upgrade = hyper::upgrade::on(request);
+            tokio::spawn(async move {
+                let (socket, early) = take_socket(upgrade.await.expect("upgrades")).expect("is ours");
+                let (mut stream, slot) = socket.into_parts();
+                stream.write_all(&early).await.expect("writes");
+                let mut byte = [0];
+                stream.read_exact(&mut byte).await.expect("reads");
+                stream.write_all(&byte).await.expect("writes");
+                drop(slot);
+            });
+            Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "echo")
+                .body(Body::empty())
+                .expect("is an answer")
+        }),
+    );
+    let server = start(router, ServerLimits::default()).await;
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly")
+        .await
+        .expect("writes");
+    let mut seen = String::new();
+    while !seen.ends_with("early") {
+        let mut chunk = [0; 256];
+        let n = stream.read(&mut chunk).await.expect("reads");
+        assert_ne!(n, 0, "closed after {seen}");
+        seen.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    server.tasks.drain().cancel();
+    server.ended.await.expect("ends");
+    stream.write_all(b"!").await.expect("writes");
+    assert_eq!(read_to_end(&mut stream).await, "!");
+}
+
+#[tokio::test]
+async fn http2_by_prior_knowledge_shares_the_port() {
+    let server = start(hello(), ServerLimits::default()).await;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Body>();
+    let url = format!("http://{}/", server.address).parse().expect("is a url");
+    let answer = client.get(url).await.expect("answers");
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, http::Version::HTTP_2));
+    drop((answer, client));
+    server.tasks.drain().cancel();
+    server.ended.await.expect("ends");
+}

@@ -1,0 +1,140 @@
+//! Instruments from OpenTelemetry, figures in the text format of Prometheus.
+//!
+//! Names go out exactly as instruments are named: the names of Service-Center must not change, so nothing is
+//! appended for units or counters. Name instruments as Prometheus would: `muster_gateway_resyncs_total`,
+//! `muster_gateway_event_lag_seconds`.
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+use tracing::error;
+
+use super::{TelemetryError, process};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Histogram bounds in seconds for latencies between a tenth of a millisecond and ten seconds.
+pub const LATENCY_SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The same bounds in microseconds, for the histograms that keep Service-Center's names.
+pub const LATENCY_MICROSECONDS: [f64; 16] =
+    [100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7];
+
+/// Where instruments are made and read. Clones share everything; a test makes its own.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    provider: SdkMeterProvider,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// A registry of its own, with the figures of the process in it. `resource` describes the process to
+    /// exporters other than Prometheus.
+    ///
+    /// # Errors
+    /// When the exporter cannot be registered.
+    pub fn new(resource: impl IntoIterator<Item = KeyValue>) -> Result<Self, TelemetryError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_counter_suffixes()
+            .without_units()
+            .without_target_info()
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
+        let provider = SdkMeterProvider::builder()
+            .with_reader(exporter)
+            .with_resource(Resource::builder_empty().with_attributes(resource).build())
+            .build();
+        process::observe(&provider.meter("process"));
+        Ok(Self { provider, registry })
+    }
+
+    /// A meter for the room `name`.
+    pub fn meter(&self, name: &'static str) -> Meter {
+        self.provider.meter(name)
+    }
+
+    /// All figures now, in the text format of Prometheus. A figure that cannot be written is left out and logged.
+    pub fn render(&self) -> String {
+        let encoder = TextEncoder::new();
+        let mut text = String::new();
+        for family in self.registry.gather() {
+            if let Err(e) = encoder.encode_utf8(std::slice::from_ref(&family), &mut text) {
+                error!(metric = family.name(), error = %e, "a metric cannot be written");
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(text: &str, name: &str) -> Vec<String> {
+        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn names_go_out_exactly_as_given() {
+        let metrics = Metrics::new([KeyValue::new("service.name", "test")]).expect("sets up");
+        let meter = metrics.meter("test");
+        let published = meter.u64_counter("service_center_notify_publish_total").with_unit("s").build();
+        published.add(2, &[KeyValue::new("status", "SUCCESS")]);
+        published.add(1, &[KeyValue::new("status", "FAILURE")]);
+        meter.f64_gauge("service_center_db_service_total").build().record(7.0, &[]);
+        meter
+            .f64_histogram("muster_lag_seconds")
+            .with_unit("s")
+            .with_boundaries(LATENCY_SECONDS.into())
+            .build()
+            .record(0.003, &[]);
+
+        let text = metrics.render();
+        assert_eq!(
+            lines_of(&text, "service_center"),
+            [
+                "service_center_db_service_total 7",
+                r#"service_center_notify_publish_total{status="FAILURE"} 1"#,
+                r#"service_center_notify_publish_total{status="SUCCESS"} 2"#,
+            ]
+        );
+        assert_eq!(text.matches("# TYPE service_center_notify_publish_total counter").count(), 1);
+        assert!(text.contains(r#"muster_lag_seconds_bucket{le="0.0025"} 0"#), "{text}");
+        assert!(text.contains(r#"muster_lag_seconds_bucket{le="0.005"} 1"#), "{text}");
+        assert!(!text.contains("otel_scope") && !text.contains("target_info"), "{text}");
+    }
+
+    #[test]
+    fn registries_are_apart() {
+        let (one, two) = (Metrics::new([]).expect("sets up"), Metrics::new([]).expect("sets up"));
+        one.meter("test").u64_counter("muster_only_here_total").build().add(1, &[]);
+        assert!(one.render().contains("muster_only_here_total"));
+        assert!(!two.render().contains("muster_only_here_total"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_process_reports_its_usual_figures() {
+        let text = Metrics::new([]).expect("sets up").render();
+        for name in [
+            "process_resident_memory_bytes",
+            "process_virtual_memory_bytes",
+            "process_cpu_seconds_total",
+            "process_open_fds",
+            "process_max_fds",
+            "process_start_time_seconds",
+            "process_threads",
+        ] {
+            let value = lines_of(&text, name);
+            let value: f64 = value.first().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect(name);
+            assert!(value >= 0.0 && (value > 0.0 || name == "process_cpu_seconds_total"), "{name} {value}");
+        }
+    }
+}
