@@ -11,11 +11,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
 
+#[cfg(test)]
+mod contract;
 pub mod local;
 pub mod nats;
+
+pub use local::LocalBus;
+pub use nats::{NatsAuth, NatsBus, NatsConfig};
 
 /// A message, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,4 +115,25 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Payload bytes that a message may have at most.
     fn max_payload(&self) -> usize;
+}
+
+/// The parts of an answer, the first of them awaited, so that a subject that nobody serves (`None`) or nobody
+/// answers on is an error and not an empty answer.
+async fn answer(
+    subject: String,
+    parts: impl Stream<Item = Option<Message>> + Send + Unpin + 'static,
+    timeout: Duration,
+) -> Result<Messages, BusError> {
+    let mut parts = Box::pin(futures_util::stream::unfold(parts, move |mut parts| async move {
+        let part = tokio::time::timeout(timeout, parts.next()).await.ok()??;
+        Some((part, parts))
+    }));
+    match parts.next().await {
+        None => Err(BusError::Timeout(subject)),
+        Some(None) => Err(BusError::NoResponder(subject)),
+        Some(Some(first)) => {
+            let rest = parts.filter_map(std::future::ready);
+            Ok(Messages::new(futures_util::stream::once(std::future::ready(first)).chain(rest)))
+        }
+    }
 }

@@ -1,1 +1,216 @@
 //! The bus within one process.
+//!
+//! A table of subjects behind one short lock; every subscription is a bounded channel. Publishing never waits:
+//! a receiver that is a whole channel behind loses messages, exactly as on NATS, and the link says so.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{Stream, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::{Bus, BusError, Link, Message, Messages, answer};
+
+/// Messages that one subscription may be behind, unless said otherwise. Room for a burst of ten thousand
+/// events with some to spare; memory is only taken for what is there.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// As on NATS by default, so that answers are paged alike and tests see the same pages.
+const MAX_PAYLOAD: usize = 1 << 20;
+
+/// A bus that lives in this process. Cheap to clone; all clones are the same bus.
+#[derive(Clone)]
+pub struct LocalBus(Arc<Shared>);
+
+struct Shared {
+    subjects: Mutex<HashMap<String, Subject>>,
+    next_id: AtomicU64,
+    link: watch::Sender<Link>,
+    capacity: usize,
+}
+
+/// Who receives what is published to one subject.
+#[derive(Default)]
+struct Subject {
+    subscribers: Vec<Receiver>,
+    groups: HashMap<String, Group>,
+}
+
+#[derive(Default)]
+struct Group {
+    members: Vec<Receiver>,
+    turn: usize,
+}
+
+struct Receiver {
+    id: u64,
+    messages: mpsc::Sender<Message>,
+}
+
+impl LocalBus {
+    /// A bus without subscribers.
+    pub fn new() -> Self {
+        Self::with_capacity(SUBSCRIPTION_CAPACITY)
+    }
+
+    /// A bus whose subscriptions hold `capacity` messages each (at least one).
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Arc::new(Shared {
+            subjects: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            link: watch::Sender::new(Link { connected: true, generation: 1 }),
+            capacity: capacity.max(1),
+        }))
+    }
+
+    fn join(&self, subject: &str, group: Option<&str>) -> Messages {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        // Full: the message is lost for this receiver and the link's generation rises.
+        let (sender, messages) = mpsc::channel(self.0.capacity);
+        let receiver = Receiver { id, messages: sender };
+        let mut subjects = self.0.subjects.lock();
+        let entry = subjects.entry(subject.to_owned()).or_default();
+        match group {
+            None => entry.subscribers.push(receiver),
+            Some(group) => entry.groups.entry(group.to_owned()).or_default().members.push(receiver),
+        }
+        drop(subjects);
+        Messages::new(Subscription {
+            id,
+            subject: subject.to_owned(),
+            bus: Arc::downgrade(&self.0),
+            messages,
+        })
+    }
+
+    /// Hands the message out; false when nobody receives its subject.
+    fn hand_out(&self, message: &Message) -> bool {
+        let mut lost = false;
+        let heard = {
+            let mut subjects = self.0.subjects.lock();
+            let Some(subject) = subjects.get_mut(&message.subject) else { return false };
+            for receiver in &subject.subscribers {
+                lost |= receiver.messages.try_send(message.clone()).is_err();
+            }
+            for group in subject.groups.values_mut() {
+                group.turn = (group.turn + 1) % group.members.len();
+                lost |= group.members[group.turn].messages.try_send(message.clone()).is_err();
+            }
+            true
+        };
+        if lost {
+            self.0.link.send_modify(|link| link.generation += 1);
+        }
+        heard
+    }
+}
+
+impl Default for LocalBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Bus for LocalBus {
+    async fn publish(&self, message: Message) -> Result<(), BusError> {
+        self.hand_out(&message);
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), BusError> {
+        Ok(())
+    }
+
+    async fn subscribe(&self, subject: &str) -> Result<Messages, BusError> {
+        Ok(self.join(subject, None))
+    }
+
+    async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError> {
+        Ok(self.join(subject, Some(group)))
+    }
+
+    async fn request(&self, mut message: Message, timeout: Duration) -> Result<Messages, BusError> {
+        let inbox = format!("_INBOX.{}", self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        let parts = self.join(&inbox, None);
+        let subject = message.subject.clone();
+        message.reply = Some(inbox);
+        if !self.hand_out(&message) {
+            return Err(BusError::NoResponder(subject));
+        }
+        answer(subject, parts.map(Some), timeout).await
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.0.link.subscribe()
+    }
+
+    fn max_payload(&self) -> usize {
+        MAX_PAYLOAD
+    }
+}
+
+/// The receiving end; leaves the subject when dropped. Ends when the bus is gone.
+struct Subscription {
+    id: u64,
+    subject: String,
+    bus: Weak<Shared>,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Stream for Subscription {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.messages.poll_recv(cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Some(bus) = self.bus.upgrade() else { return };
+        let mut subjects = bus.subjects.lock();
+        let Some(subject) = subjects.get_mut(&self.subject) else { return };
+        subject.subscribers.retain(|receiver| receiver.id != self.id);
+        subject.groups.retain(|_, group| {
+            group.members.retain(|receiver| receiver.id != self.id);
+            !group.members.is_empty()
+        });
+        if subject.subscribers.is_empty() && subject.groups.is_empty() {
+            subjects.remove(&self.subject);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::contract;
+
+    #[tokio::test]
+    async fn keeps_the_contract_of_a_bus() {
+        contract::holds(&LocalBus::new(), &LocalBus::with_capacity(4), 4).await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_subscription_leaves_nothing_behind() {
+        let bus = LocalBus::new();
+        let both = (bus.subscribe("a").await, bus.serve("a", "g").await);
+        drop(both);
+        assert!(bus.0.subjects.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn subscriptions_end_with_the_bus() {
+        let bus = LocalBus::new();
+        let mut messages = bus.subscribe("a").await.expect("subscribes");
+        drop(bus);
+        assert_eq!(messages.next().await, None);
+    }
+}

@@ -1,0 +1,96 @@
+//! The bus over a real server. Each test owns its `nats-server` process on a port of its own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+use crate::bus::contract;
+
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        Self::start_on(port)
+    }
+
+    fn start_on(port: u16) -> Self {
+        let process = Command::new("nats-server")
+            .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server is installed");
+        Self { process, port }
+    }
+
+    fn config(&self) -> NatsConfig {
+        NatsConfig::new(vec![format!("nats://127.0.0.1:{}", self.port)], "test")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().expect("still ours");
+        self.process.wait().expect("still ours");
+    }
+}
+
+async fn joined(config: NatsConfig) -> NatsBus {
+    let bus = NatsBus::connect(config, &Tasks::new()).await.expect("a good configuration");
+    wait_for(&bus, |link| link.connected).await;
+    bus
+}
+
+async fn wait_for(bus: &NatsBus, mut condition: impl FnMut(&Link) -> bool) -> Link {
+    let mut link = bus.link();
+    let found = tokio::time::timeout(Duration::from_secs(10), link.wait_for(|link| condition(link))).await;
+    *found.expect("in time").expect("the bus lives")
+}
+
+#[tokio::test]
+async fn keeps_the_contract_of_a_bus() {
+    let server = Server::start();
+    let narrow = NatsConfig { subscription_capacity: 4, ..server.config() };
+    contract::holds(&joined(server.config()).await, &joined(narrow).await, 4).await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_late_is_waited_for_and_a_restart_raises_the_generation() {
+    let server = Server::start();
+    let (port, config) = (server.port, server.config());
+    drop(server);
+    let bus = NatsBus::connect(config, &Tasks::new()).await.expect("a good configuration");
+    assert!(!bus.link().borrow().connected);
+    assert!(matches!(bus.subscribe("a").await, Err(BusError::Disconnected)));
+    assert!(matches!(bus.publish(Message::new("a", "b")).await, Err(BusError::Disconnected)));
+
+    let server = Server::start_on(port);
+    let first = wait_for(&bus, |link| link.connected).await;
+    let mut messages = bus.subscribe("a").await.expect("connected");
+    drop(server);
+    wait_for(&bus, |link| !link.connected).await;
+    let _server = Server::start_on(port);
+    let second = wait_for(&bus, |link| link.connected).await;
+    assert!(second.generation > first.generation);
+
+    bus.publish(Message::new("a", "after")).await.expect("connected");
+    assert_eq!(messages.next().await.map(|message| message.payload), Some("after".into()));
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_at_once() {
+    for urls in [vec![], vec!["nats://".to_owned()], vec!["127.0.0.1:notaport".to_owned()]] {
+        let refused = NatsBus::connect(NatsConfig::new(urls.clone(), "test"), &Tasks::new()).await;
+        assert!(matches!(refused, Err(BusError::Refused(_))), "{urls:?}");
+    }
+}
+
+#[test]
+fn secrets_stay_out_of_debug_output() {
+    let auth = NatsAuth::User { name: "n".into(), password: "hidden".into() };
+    assert!(!format!("{auth:?}{:?}", NatsAuth::Token("hidden".into())).contains("hidden"));
+}
