@@ -12,7 +12,12 @@ const PATTERN_SIZE: usize = 64 << 10;
 /// Whether `consumer` may see the instances of `provider`.
 ///
 /// `shared` services are open to every environment.
-pub fn allows(provider: &ServiceView, consumer: &Service, tags: &BTreeMap<String, String>, shared: bool) -> bool {
+pub fn allows(
+    provider: &ServiceView,
+    consumer: &Service,
+    tags: &BTreeMap<String, String>,
+    shared: bool,
+) -> bool {
     let Some(service) = &provider.service else { return false };
     let crosses = service.app_id != consumer.app_id;
     if crosses
@@ -33,7 +38,8 @@ pub fn rules_allow(
     consumer: &Service,
     tags: &BTreeMap<String, String>,
 ) -> bool {
-    let hits = |kind: &str| rules.values().filter(|r| r.rule_type == kind).any(|r| matches(r, consumer, tags));
+    let hits =
+        |kind: &str| rules.values().filter(|r| r.rule_type == kind).any(|r| matches(r, consumer, tags));
     let has_white = rules.values().any(|r| r.rule_type == "WHITE");
     !hits("BLACK") && (!has_white || hits("WHITE"))
 }
@@ -87,7 +93,11 @@ mod tests {
             ("BLACK", "AppId", "(unclosed", true),
             ("WHITE", "AppId", "(unclosed", false),
         ] {
-            assert_eq!(rules_allow(&rule(kind, attribute, pattern), &consumer, &tags), allowed, "{kind} {pattern}");
+            assert_eq!(
+                rules_allow(&rule(kind, attribute, pattern), &consumer, &tags),
+                allowed,
+                "{kind} {pattern}"
+            );
         }
         assert!(rules_allow(&BTreeMap::new(), &consumer, &tags));
     }

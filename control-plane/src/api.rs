@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
+use tower::util::MapResponseLayer;
 
 use crate::registry::Registry;
 
@@ -20,6 +22,7 @@ mod reply;
 mod services;
 
 pub use call::Call;
+use guard::ApiName;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -67,36 +70,57 @@ impl Api {
         Router::new()
             .nest("/v4/{project}/registry", registry_routes().merge(v4_only()))
             .nest("/registry/v3", registry_routes())
-            .route("/version", get(health::version_v3))
-            .route("/health", get(health::cluster))
+            .route("/version", get(health::version_v3).layer(named("GetVersion")))
+            .route("/health", get(health::cluster).layer(named("ClusterHealth")))
             .fallback(guard::not_found)
             .method_not_allowed_fallback(guard::method_not_allowed)
             .with_state(self)
     }
 }
 
+/// Gives a route the name that metrics call it by.
+fn named(name: &'static str) -> MapResponseLayer<impl Fn(Response) -> Response + Clone> {
+    MapResponseLayer::new(move |mut response: Response| {
+        response.extensions_mut().insert(ApiName(name));
+        response
+    })
+}
+
+/// The routes that v4 and v3 share. Each line: path, method, handler, name in metrics.
 fn registry_routes() -> Router<Api> {
+    let service = "/microservices/{serviceId}";
+    let instances = "/microservices/{serviceId}/instances";
+    let instance = "/microservices/{serviceId}/instances/{instanceId}";
+    let below = |base: &str, rest: &str| format!("{base}{rest}");
     Router::new()
-        .route("/existence", get(services::existence))
-        .route("/microservices", post(services::register).get(services::list))
-        .route("/microservices/{serviceId}", get(services::get).delete(services::delete))
-        .route("/microservices/{serviceId}/properties", put(services::update))
-        .route("/microservices/{serviceId}/providers", get(dependencies::providers))
-        .route("/microservices/{serviceId}/consumers", get(dependencies::consumers))
-        .route("/dependencies", post(dependencies::add).put(dependencies::overwrite))
-        .route("/instances", get(discovery::find))
-        .route("/microservices/{serviceId}/instances", post(instances::register).get(discovery::list))
-        .route("/microservices/{serviceId}/instances/{instanceId}", delete(instances::unregister).get(discovery::one))
-        .route("/microservices/{serviceId}/instances/{instanceId}/heartbeat", put(instances::heartbeat))
-        .route("/microservices/{serviceId}/instances/{instanceId}/properties", put(instances::update_properties))
-        .route("/microservices/{serviceId}/instances/{instanceId}/status", put(instances::update_status))
-        .route("/heartbeats", put(instances::heartbeats))
+        .route("/existence", get(services::existence).layer(named("ResourceExist")))
+        .route("/microservices", post(services::register).layer(named("RegisterService")))
+        .route("/microservices", get(services::list).layer(named("ListService")))
+        .route(service, get(services::get).layer(named("GetService")))
+        .route(service, delete(services::delete).layer(named("UnregisterService")))
+        .route(&below(service, "/properties"), put(services::update).layer(named("PutServiceProperties")))
+        .route(&below(service, "/providers"), get(dependencies::providers).layer(named("ListProviders")))
+        .route(&below(service, "/consumers"), get(dependencies::consumers).layer(named("ListConsumers")))
+        .route("/dependencies", post(dependencies::add).layer(named("AddDependencies")))
+        .route("/dependencies", put(dependencies::overwrite).layer(named("PutDependencies")))
+        .route("/instances", get(discovery::find).layer(named("FindInstances")))
+        .route(instances, post(instances::register).layer(named("RegisterInstance")))
+        .route(instances, get(discovery::list).layer(named("ListInstance")))
+        .route(instance, get(discovery::one).layer(named("GetInstance")))
+        .route(instance, delete(instances::unregister).layer(named("UnregisterInstance")))
+        .route(&below(instance, "/heartbeat"), put(instances::heartbeat).layer(named("SendHeartbeat")))
+        .route(
+            &below(instance, "/properties"),
+            put(instances::update_properties).layer(named("PutInstanceProperties")),
+        )
+        .route(&below(instance, "/status"), put(instances::update_status).layer(named("PutInstanceStatus")))
+        .route("/heartbeats", put(instances::heartbeats).layer(named("SendManyHeartbeat")))
 }
 
 fn v4_only() -> Router<Api> {
     Router::new()
-        .route("/instances/action", post(discovery::batch))
-        .route("/version", get(health::version_v4))
-        .route("/health", get(health::cluster))
-        .route("/health/readiness", get(health::readiness))
+        .route("/instances/action", post(discovery::batch).layer(named("InstancesAction")))
+        .route("/version", get(health::version_v4).layer(named("GetVersion")))
+        .route("/health", get(health::cluster).layer(named("ClusterHealth")))
+        .route("/health/readiness", get(health::readiness).layer(named("Readiness")))
 }

@@ -126,7 +126,9 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Unavailable(reason) => Self::new(Code::Unavailable, reason),
             StoreError::LeaseNotFound => Self::new(Code::InstanceNotFound, "leaseId not exist"),
-            StoreError::Compacted(_) => Self::new(Code::Unavailable, "the store's history moved on; try again"),
+            StoreError::Compacted(_) => {
+                Self::new(Code::Unavailable, "the store's history moved on; try again")
+            }
             StoreError::Refused(reason) => Self::new(Code::Internal, reason),
         }
     }

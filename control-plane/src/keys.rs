@@ -175,9 +175,17 @@ pub fn lease(service: &ServiceRef, id: &str) -> String {
 
 /// The prefixes of everything that belongs to a service and goes with it, its record and names excepted.
 pub fn belongings(service: &ServiceRef) -> Vec<String> {
-    ["inst/files", "inst/leases", "ms/schemas", "ms/schema-sum", "ms/schema-ref", "ms/rules", "ms/rule-indexes"]
-        .map(|kind| format!("{ROOT}{kind}/{service}/"))
-        .to_vec()
+    [
+        "inst/files",
+        "inst/leases",
+        "ms/schemas",
+        "ms/schema-sum",
+        "ms/schema-ref",
+        "ms/rules",
+        "ms/rule-indexes",
+    ]
+    .map(|kind| format!("{ROOT}{kind}/{service}/"))
+    .to_vec()
 }
 
 /// The prefix of what a consumer wants to hear of.
@@ -215,7 +223,9 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_other() {
-        for key in ["", "/", "/cse-sr/", "/cse-sr/ms/files/a/b", "/cse-sr/ms/files/a/b/c/d", "/lock//dep-queue"] {
+        for key in
+            ["", "/", "/cse-sr/", "/cse-sr/ms/files/a/b", "/cse-sr/ms/files/a/b/c/d", "/lock//dep-queue"]
+        {
             assert_eq!(Key::parse(key), Key::Other, "{key}");
         }
     }

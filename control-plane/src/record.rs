@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_dependency_set_is_spelt_with_a_capital() {
-        let set = DependencySet { keys: vec![ServiceKey { service_name: "order".into(), ..Default::default() }] };
+        let set =
+            DependencySet { keys: vec![ServiceKey { service_name: "order".into(), ..Default::default() }] };
         assert_eq!(&render(&set, None)[..], br#"{"Dependency":[{"serviceName":"order"}]}"#);
         assert_eq!(Record::<DependencySet>::parse(br#"{"Dependency":null}"#).expect("null").value.keys, []);
     }

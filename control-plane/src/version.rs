@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn what_is_no_rule_is_refused() {
-        for text in ["", "abc", "1.0.0.0.0", "1.40000", "0%2B", "1..2", "1.", "+", "-", "1-", "1.0 ", "-1", "١"] {
+        for text in
+            ["", "abc", "1.0.0.0.0", "1.40000", "0%2B", "1..2", "1.", "+", "-", "1-", "1.0 ", "-1", "١"]
+        {
             assert_eq!(VersionRule::parse(text), None, "{text}");
         }
     }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use axum::RequestPartsExt;
+use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt, Limited};
@@ -129,7 +129,9 @@ fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure>
     let consumer = text("x-consumerid")?;
     consumer.map_or(Ok(()), validate::consumer_id)?;
     let min_rev = match text(MIN_REVISION)? {
-        Some(rev) => rev.parse::<Revision>().map_err(|_| Failure::invalid("X-Muster-Min-Revision is not a revision"))?,
+        Some(rev) => rev
+            .parse::<Revision>()
+            .map_err(|_| Failure::invalid("X-Muster-Min-Revision is not a revision"))?,
         None => 0,
     };
     Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev })
@@ -147,7 +149,8 @@ fn body_limit(api: &Api, method: &Method, path: Option<&MatchedPath>) -> usize {
 /// A refusal's answer.
 impl axum::response::IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
-        let mut body = serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
+        let mut body =
+            serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
         if !self.detail.is_empty() {
             body["detail"] = self.detail.into_owned().into();
         }

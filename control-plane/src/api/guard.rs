@@ -7,6 +7,7 @@ use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,6 +22,7 @@ use tower::{Service, ServiceExt};
 use tracing::error;
 
 use crate::failure::{Code, Failure};
+use crate::metrics::ApiMetrics;
 
 /// A request target of this length or more is refused.
 const TARGET_LIMIT: usize = 2048;
@@ -30,16 +32,30 @@ const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", e
 
 /// The routes behind what is common to all of them. Cheap to clone.
 #[derive(Clone)]
-pub struct Guarded(Router);
+pub struct Guarded {
+    router: Router,
+    metrics: ApiMetrics,
+}
 
 impl Guarded {
     /// Puts the guard before the routes.
-    pub fn new(router: Router) -> Self {
-        Self(router)
+    pub fn new(router: Router, metrics: ApiMetrics) -> Self {
+        Self { router, metrics }
     }
 
     /// Answers a request; never fails.
     pub async fn answer(self, request: Request<Body>) -> Response {
+        let (started, method) = (Instant::now(), method_label(request.method()));
+        let metrics = self.metrics.clone();
+        let response = self.answer_uncounted(request).await;
+        let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
+        if !api.is_empty() {
+            metrics.answered(method, api, response.status().as_u16(), started.elapsed());
+        }
+        response
+    }
+
+    async fn answer_uncounted(self, request: Request<Body>) -> Response {
         let target = request.uri().path_and_query().map_or_else(|| request.uri().path(), |t| t.as_str());
         if !acceptable(target) {
             let shown: String = target.chars().take(TARGET_LIMIT).collect();
@@ -50,7 +66,7 @@ impl Guarded {
         let mut response = match *request.method() {
             Method::OPTIONS => Response::new(Body::empty()),
             Method::GET | Method::POST | Method::PUT | Method::DELETE => {
-                let answer = AssertUnwindSafe(self.0.oneshot(request)).catch_unwind();
+                let answer = AssertUnwindSafe(self.router.oneshot(request)).catch_unwind();
                 match answer.await {
                     Ok(Ok(response)) => response,
                     Ok(Err(never)) => match never {},
@@ -71,6 +87,20 @@ impl Guarded {
             allow_origins(headers);
         }
         response
+    }
+}
+
+/// The name under which the old dashboards know a route; routes put it into their answers' extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiName(pub &'static str);
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "OTHER",
     }
 }
 
@@ -115,7 +145,9 @@ pub(super) async fn method_not_allowed() -> Response {
 fn plain(status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

@@ -32,7 +32,9 @@ pub(super) fn raw_json(body: impl Into<Body>) -> Response {
 /// 200 without a result.
 pub(super) fn empty() -> Answer {
     let mut response = Response::new(Body::empty());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     Ok(response)
 }
 

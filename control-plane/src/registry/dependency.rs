@@ -48,7 +48,12 @@ pub struct PartnerFilter {
 
 impl Registry {
     /// Declares dependencies, in order, up to the first that is refused.
-    pub async fn declare(&self, tenant: &Tenant, declarations: Vec<Declaration>, mode: Mode) -> Result<(), Failure> {
+    pub async fn declare(
+        &self,
+        tenant: &Tenant,
+        declarations: Vec<Declaration>,
+        mode: Mode,
+    ) -> Result<(), Failure> {
         if declarations.is_empty() || declarations.len() > 100 {
             return Err(Failure::invalid("field 'dependencies' must have 1 to 100 items"));
         }
@@ -103,7 +108,8 @@ impl Registry {
         self.answer(&caller, |snapshot| {
             let exists = snapshot.by_key(&consumer).is_some();
             let ServiceKey { environment, app_id, service_name, version, .. } = &consumer;
-            let detail = || format!("Consumer {environment}/{app_id}/{service_name}/{version} does not exist.");
+            let detail =
+                || format!("Consumer {environment}/{app_id}/{service_name}/{version} does not exist.");
             exists.then_some(()).ok_or_else(|| Failure::new(Code::ServiceNotFound, detail()))
         })
         .await?;
@@ -125,7 +131,12 @@ impl Registry {
     }
 
     /// Notes that a consumer waits for a name. Cheap when it is noted already. True when it was not.
-    pub(super) async fn want(&self, consumer: &ServiceRef, tenant: &Tenant, name: &Name) -> Result<bool, Failure> {
+    pub(super) async fn want(
+        &self,
+        consumer: &ServiceRef,
+        tenant: &Tenant,
+        name: &Name,
+    ) -> Result<bool, Failure> {
         let snapshot = self.view.now()?;
         if snapshot.service(consumer).is_none() {
             return Ok(false);
@@ -136,7 +147,9 @@ impl Registry {
         }) {
             return Ok(false);
         }
-        let Some(key) = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render() else { return Ok(false) };
+        let Some(key) = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render() else {
+            return Ok(false);
+        };
         let txn = Txn {
             compare: vec![Compare::Exists(keys::service(consumer))],
             then: vec![Op::put(key, "")],
@@ -159,7 +172,12 @@ impl Registry {
     }
 
     /// Brings a consumer's rules to what they should be, a bounded number of providers per transaction.
-    async fn set_rules(&self, consumer: &ServiceKey, providers: Vec<ServiceKey>, mode: Mode) -> Result<(), Failure> {
+    async fn set_rules(
+        &self,
+        consumer: &ServiceKey,
+        providers: Vec<ServiceKey>,
+        mode: Mode,
+    ) -> Result<(), Failure> {
         let providers = &providers;
         self.until_won(|mut snapshot| async move {
             loop {
@@ -187,7 +205,8 @@ impl Registry {
         let Some((_, service)) = snapshot.service(provider) else { return Vec::new() };
         let Some(tenant) = snapshot.tenant(&provider.tenant) else { return Vec::new() };
         let name = Name::new(&service.environment, &service.app_id, &service.service_name);
-        let highest = snapshot.versions(&provider.tenant, &name).first().map_or(Version::default(), |v| v.version);
+        let highest =
+            snapshot.versions(&provider.tenant, &name).first().map_or(Version::default(), |v| v.version);
         let version = Version::parse(&service.version).unwrap_or_default();
         let mut found: Vec<ServiceRef> = Vec::new();
         let all = tenant.provider_rules_all.get(&service.environment);
@@ -210,7 +229,9 @@ impl Registry {
         let Some((view, service)) = snapshot.service(consumer) else { return Vec::new() };
         let rules = rules_of(snapshot, &view.key);
         let mut found: Vec<ServiceRef> = Vec::new();
-        for provider in rules.keys.iter().flat_map(|rule| interest::matching(snapshot, &consumer.tenant, service, rule)) {
+        for provider in
+            rules.keys.iter().flat_map(|rule| interest::matching(snapshot, &consumer.tenant, service, rule))
+        {
             if !found.contains(&provider) {
                 found.push(provider);
             }
@@ -336,7 +357,8 @@ fn change(snapshot: &Snapshot, consumer: &ServiceKey, current: &RuleSet, next: &
     txn.compare.push(Compare::ModRev(consumer_key.clone(), current.mod_rev));
     txn.then.push(write_set(consumer_key, next.to_vec()));
     for (key, (set, joins)) in sides {
-        let mut consumers: Vec<_> = set.keys.iter().filter(|key| !same_service(key, consumer)).cloned().collect();
+        let mut consumers: Vec<_> =
+            set.keys.iter().filter(|key| !same_service(key, consumer)).cloned().collect();
         if joins {
             consumers.push(consumer.clone());
         }
@@ -370,5 +392,9 @@ fn provider_side(
 }
 
 fn write_set(key: String, keys: Vec<ServiceKey>) -> Op {
-    if keys.is_empty() { Op::Delete(key) } else { Op::put(key, record::render(&DependencySet { keys }, None)) }
+    if keys.is_empty() {
+        Op::Delete(key)
+    } else {
+        Op::put(key, record::render(&DependencySet { keys }, None))
+    }
 }

@@ -45,7 +45,12 @@ impl Registry {
     }
 
     /// The summary of a schema that has a content.
-    pub async fn schema_summary(&self, caller: &Caller, service: &ServiceRef, id: &str) -> Result<String, Failure> {
+    pub async fn schema_summary(
+        &self,
+        caller: &Caller,
+        service: &ServiceRef,
+        id: &str,
+    ) -> Result<String, Failure> {
         self.answer(caller, |snapshot| {
             let view = super::service::existing(snapshot, service)?;
             match view.schemas.get(id) {
@@ -58,7 +63,11 @@ impl Registry {
 }
 
 /// The versions of a name; when nothing has the name, of the alias.
-pub(super) fn by_name_or_alias<'a>(snapshot: &'a Snapshot, tenant: &Tenant, name: &Name) -> &'a [VersionEntry] {
+pub(super) fn by_name_or_alias<'a>(
+    snapshot: &'a Snapshot,
+    tenant: &Tenant,
+    name: &Name,
+) -> &'a [VersionEntry] {
     match snapshot.versions(tenant, name) {
         [] => snapshot.alias_versions(tenant, name),
         versions => versions,

@@ -135,7 +135,8 @@ impl Registry {
             snapshot.versions(&tenant, &name)
         };
         let missing = || {
-            let detail = format!("{environment}/{}/{}/{text} does not exist.", query.app_id, query.service_name);
+            let detail =
+                format!("{environment}/{}/{}/{text} does not exist.", query.app_id, query.service_name);
             Failure::new(Code::ServiceNotFound, detail)
         };
         let exact = matches!(rule, VersionRule::Exact(_));
@@ -240,7 +241,9 @@ type Consumer = (Arc<Service>, Arc<BTreeMap<String, String>>);
 fn consumer(snapshot: &Snapshot, consumer: &ServiceRef) -> Result<Consumer, Failure> {
     match snapshot.service(consumer) {
         Some((view, service)) => Ok((service.clone(), view.tags.clone())),
-        None => Err(Failure::new(Code::ServiceNotFound, format!("Consumer[{}] does not exist.", consumer.id))),
+        None => {
+            Err(Failure::new(Code::ServiceNotFound, format!("Consumer[{}] does not exist.", consumer.id)))
+        }
     }
 }
 

@@ -23,11 +23,16 @@ impl Registry {
     ///
     /// An id that is alive already is a heartbeat; where the instance has moved (its endpoints, host, health
     /// check or data centre differ) the new data are stored too, so that consumers hear of it.
-    pub async fn register_instance(&self, service: &ServiceRef, mut instance: Instance) -> Result<String, Failure> {
+    pub async fn register_instance(
+        &self,
+        service: &ServiceRef,
+        mut instance: Instance,
+    ) -> Result<String, Failure> {
         validate::instance(&instance)?;
         fill_defaults(&mut instance)?;
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let absent = || Failure::new(crate::failure::Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
+        let absent =
+            || Failure::new(crate::failure::Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop).map_err(|_| absent())).await?;
         if instance.instance_id.is_empty() {
             instance.instance_id = Uuid::new_v4().simple().to_string();
@@ -112,7 +117,10 @@ impl Registry {
         if self.config.instance_ttl > 0 {
             return self.config.instance_ttl;
         }
-        instance.health_check.as_ref().map_or(120, |check| i64::from(check.interval) * (i64::from(check.times) + 1))
+        instance
+            .health_check
+            .as_ref()
+            .map_or(120, |check| i64::from(check.interval) * (i64::from(check.times) + 1))
     }
 
     /// Replaces an instance's properties.
@@ -126,7 +134,12 @@ impl Registry {
     }
 
     /// Puts an instance into a state.
-    pub async fn update_instance_status(&self, service: &ServiceRef, id: &str, status: &str) -> Result<(), Failure> {
+    pub async fn update_instance_status(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+        status: &str,
+    ) -> Result<(), Failure> {
         validate::instance_status(status)?;
         self.update_instance(service, id, |instance| status.clone_into(&mut instance.status)).await
     }
@@ -224,7 +237,12 @@ fn fill_defaults(instance: &mut Instance) -> Result<(), Failure> {
     if instance.status.is_empty() {
         instance.status = "UP".into();
     }
-    let check = instance.health_check.get_or_insert_with(|| HealthCheck { mode: "push".into(), interval: DEFAULT_INTERVAL, times: DEFAULT_TIMES, ..Default::default() });
+    let check = instance.health_check.get_or_insert_with(|| HealthCheck {
+        mode: "push".into(),
+        interval: DEFAULT_INTERVAL,
+        times: DEFAULT_TIMES,
+        ..Default::default()
+    });
     if check.mode == "pull" {
         (check.interval, check.times) = (DEFAULT_INTERVAL, DEFAULT_TIMES);
     }

@@ -87,7 +87,12 @@ async fn beat(
         instance_id: registered.unwrap_or_default(),
         host_name: host.to_owned(),
         endpoints: vec![endpoint.to_owned()],
-        health_check: Some(HealthCheck { mode: "push".into(), interval: 30, times: 3, ..HealthCheck::default() }),
+        health_check: Some(HealthCheck {
+            mode: "push".into(),
+            interval: 30,
+            times: 3,
+            ..HealthCheck::default()
+        }),
         ..Instance::default()
     };
     registry.register_instance(service, instance).await

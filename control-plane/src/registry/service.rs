@@ -97,7 +97,12 @@ impl Registry {
         }
     }
 
-    fn check_service_quota(&self, snapshot: &Snapshot, tenant: &Tenant, service: &Service) -> Result<(), Failure> {
+    fn check_service_quota(
+        &self,
+        snapshot: &Snapshot,
+        tenant: &Tenant,
+        service: &Service,
+    ) -> Result<(), Failure> {
         let used = snapshot.tenant(tenant).map_or(0, |view| view.service_count);
         let limit = self.config.service_quota;
         if used < limit || self.is_shared(tenant, &service.app_id, &service.service_name) {
@@ -174,7 +179,10 @@ impl Registry {
 
     fn may_go(&self, snapshot: &Snapshot, service: &ServiceRef, view: &ServiceView) -> Result<(), Failure> {
         if self.consumers_of(snapshot, service).iter().any(|consumer| consumer != service) {
-            return Err(Failure::new(Code::HasConsumers, "Can not delete this service, other service rely it."));
+            return Err(Failure::new(
+                Code::HasConsumers,
+                "Can not delete this service, other service rely it.",
+            ));
         }
         if !view.instances.is_empty() {
             return Err(Failure::new(Code::HasInstances, "Can not delete the service deployed instance(s)."));

@@ -14,7 +14,14 @@ const ENVIRONMENTS: &[&str] = &["development", "testing", "acceptance", "product
 /// The states that an instance may be put into.
 pub const INSTANCE_STATES: &[&str] = &["UP", "DOWN", "STARTING", "TESTING", "OUTOFSERVICE"];
 
-fn check(field: &str, value: &str, min: usize, max: usize, form: impl Fn(&str) -> bool, rule: &str) -> Checked {
+fn check(
+    field: &str,
+    value: &str,
+    min: usize,
+    max: usize,
+    form: impl Fn(&str) -> bool,
+    rule: &str,
+) -> Checked {
     if value.len() >= min && value.chars().count() <= max && form(value) {
         return Ok(());
     }
@@ -99,9 +106,7 @@ pub fn environment(text: &str) -> Checked {
 
 /// The key or value of a tag.
 pub fn tag(text: &str) -> Checked {
-    let form = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphabetic()) && ascii_of("_-.")(text)
-    };
+    let form = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic()) && ascii_of("_-.")(text);
     check("tag", text, 1, 64, form, "a letter, then letters, digits, '_', '-', '.'")
 }
 
@@ -116,7 +121,9 @@ pub fn lookup(app_id: &str, name: &str, env: &str) -> Checked {
 pub fn version_rule(text: &str) -> Result<VersionRule, Failure> {
     let invalid = || {
         let shown: String = text.chars().take(64).collect();
-        Failure::invalid(format!("field 'version' invalid value '{shown}': expected x.y.z, x.y.z+, x.y.z-x.y.z or latest"))
+        Failure::invalid(format!(
+            "field 'version' invalid value '{shown}': expected x.y.z, x.y.z+, x.y.z-x.y.z or latest"
+        ))
     };
     if text.len() > 129 { Err(invalid()) } else { VersionRule::parse(text).ok_or_else(invalid) }
 }
@@ -133,9 +140,18 @@ pub fn service(it: &Service, schema_quota: usize) -> Checked {
     check("MicroService.ServiceName", &it.service_name, 1, 128, name_form(""), N)?;
     version("MicroService.Version", &it.version)?;
     check("MicroService.Description", &it.description, 0, 256, |_| true, "any")?;
-    check("MicroService.Level", &it.level, 1, 8, one_of(&["FRONT", "MIDDLE", "BACK"]), "FRONT, MIDDLE or BACK")?;
+    check(
+        "MicroService.Level",
+        &it.level,
+        1,
+        8,
+        one_of(&["FRONT", "MIDDLE", "BACK"]),
+        "FRONT, MIDDLE or BACK",
+    )?;
     if it.schemas.len() > schema_quota {
-        return Err(Failure::invalid(format!("field 'MicroService.Schemas' has more than {schema_quota} items")));
+        return Err(Failure::invalid(format!(
+            "field 'MicroService.Schemas' has more than {schema_quota} items"
+        )));
     }
     it.schemas.iter().try_for_each(|id| schema_id(id))?;
     for path in &it.paths {
@@ -145,7 +161,14 @@ pub fn service(it: &Service, schema_quota: usize) -> Checked {
     check("MicroService.Status", &it.status, 0, 4, one_of(&["", "UP", "DOWN"]), "UP or DOWN")?;
     check("MicroService.Alias", &it.alias, 0, 128, ascii_of("_-.:"), "letters, digits, '_', '-', '.', ':'")?;
     environment(&it.environment)?;
-    check("MicroService.RegisterBy", &it.register_by, 0, 64, words(&["SDK", "SIDECAR", "PLATFORM"]), "SDK, SIDECAR or PLATFORM")?;
+    check(
+        "MicroService.RegisterBy",
+        &it.register_by,
+        0,
+        64,
+        words(&["SDK", "SIDECAR", "PLATFORM"]),
+        "SDK, SIDECAR or PLATFORM",
+    )?;
     if let Some(framework) = &it.framework {
         check("FrameWork.Name", &framework.name, 0, 64, name_form(""), N)?;
         check("FrameWork.Version", &framework.version, 0, 64, |_| true, "any")?;
@@ -155,7 +178,14 @@ pub fn service(it: &Service, schema_quota: usize) -> Checked {
 
 /// An instance to be registered.
 pub fn instance(it: &Instance) -> Checked {
-    check("MicroServiceInstance.InstanceId", &it.instance_id, 0, 64, ascii_of("_.-"), "letters, digits, '_', '.', '-'")?;
+    check(
+        "MicroServiceInstance.InstanceId",
+        &it.instance_id,
+        0,
+        64,
+        ascii_of("_.-"),
+        "letters, digits, '_', '.', '-'",
+    )?;
     let visible = |text: &str| text.chars().any(|c| no_blank(c.encode_utf8(&mut [0; 4])));
     for endpoint in &it.endpoints {
         check("MicroServiceInstance.Endpoints", endpoint, 0, usize::MAX, visible, "not blank")?;
@@ -170,7 +200,14 @@ pub fn instance(it: &Instance) -> Checked {
 
 /// A state that an instance is to be put into.
 pub fn instance_status(status: &str) -> Checked {
-    check("MicroServiceInstance.Status", status, 1, 12, one_of(INSTANCE_STATES), "UP, DOWN, STARTING, TESTING or OUTOFSERVICE")
+    check(
+        "MicroServiceInstance.Status",
+        status,
+        1,
+        12,
+        one_of(INSTANCE_STATES),
+        "UP, DOWN, STARTING, TESTING or OUTOFSERVICE",
+    )
 }
 
 fn health_check(it: &HealthCheck) -> Checked {
@@ -180,13 +217,16 @@ fn health_check(it: &HealthCheck) -> Checked {
         return Err(Failure::invalid("field 'HealthCheck.Port' is not between 0 and 65535"));
     }
     if it.interval < 1 || it.times < 0 {
-        return Err(Failure::invalid("field 'HealthCheck.Interval' must be at least 1 and 'Times' at least 0"));
+        return Err(Failure::invalid(
+            "field 'HealthCheck.Interval' must be at least 1 and 'Times' at least 0",
+        ));
     }
     Ok(())
 }
 
 fn data_center(it: &DataCenter) -> Checked {
-    for (field, value) in [("Name", &it.name), ("Region", &it.region), ("AvailableZone", &it.available_zone)] {
+    for (field, value) in [("Name", &it.name), ("Region", &it.region), ("AvailableZone", &it.available_zone)]
+    {
         let rule = "letters, digits, '_', '.', '-'";
         check(&format!("DataCenterInfo.{field}"), value, 1, 128, ascii_of("_.-"), rule)?;
     }
@@ -207,7 +247,14 @@ pub fn dependency_provider(it: &ServiceKey) -> Checked {
         return Ok(());
     }
     check("Provider.AppId", &it.app_id, 0, 160, name_form(""), "letters, digits, '_', '-', '.'")?;
-    check("Provider.ServiceName", &it.service_name, 1, 128, name_form(""), "letters, digits, '_', '-', '.', or '*'")?;
+    check(
+        "Provider.ServiceName",
+        &it.service_name,
+        1,
+        128,
+        name_form(""),
+        "letters, digits, '_', '-', '.', or '*'",
+    )?;
     environment(&it.environment)?;
     if it.version.is_empty() {
         return Err(Failure::invalid("Required provider version"));

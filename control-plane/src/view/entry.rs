@@ -85,7 +85,7 @@ pub struct ServiceView {
     pub rules: Arc<BTreeMap<String, ServiceRule>>,
     /// Its schemas, by id.
     pub schemas: Arc<BTreeMap<String, SchemaView>>,
-    pub(super) body: Arc<OnceLock<Bytes>>,
+    pub(crate) body: Arc<OnceLock<Bytes>>,
 }
 
 impl ServiceView {
@@ -128,7 +128,6 @@ impl ServiceView {
         self.body = Arc::default();
         Some(before)
     }
-
 }
 
 /// A version of a name. Lists of them are ordered newest first.

@@ -37,7 +37,12 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
         let step = async {
             if !listed {
                 let (items, at) = list(&*store).await?;
-                info!(keys = items.len(), revision = at, again = writer.revision() != 0, "the registry was listed");
+                info!(
+                    keys = items.len(),
+                    revision = at,
+                    again = writer.revision() != 0,
+                    "the registry was listed"
+                );
                 writer.reset(items, at);
                 listed = true;
             }
@@ -66,7 +71,8 @@ async fn list(store: &dyn Store) -> Result<(Vec<KeyValue>, Revision), StoreError
     let end = prefix_end(ROOT);
     let mut cursor = ROOT.to_owned();
     // The root is read in stretches: contents without values, everything between them with.
-    let mut stretches: Vec<(String, bool)> = CONTENTS.iter().map(|prefix| (prefix_end(prefix), true)).collect();
+    let mut stretches: Vec<(String, bool)> =
+        CONTENTS.iter().map(|prefix| (prefix_end(prefix), true)).collect();
     stretches.push((end, false));
     for (index, (stretch_end, is_content)) in stretches.into_iter().enumerate() {
         if is_content {
@@ -90,8 +96,7 @@ async fn read_stretch(
     keys_only: bool,
 ) -> Result<(), StoreError> {
     loop {
-        let request =
-            RangeRequest { start, end: Some(end.clone()), limit: PAGE, revision: *at, keys_only };
+        let request = RangeRequest { start, end: Some(end.clone()), limit: PAGE, revision: *at, keys_only };
         let reply = store.range(request).await?;
         at.get_or_insert(reply.revision);
         let last = reply.items.last().map(|kv| kv.key.clone());

@@ -120,7 +120,8 @@ impl Writer {
     }
 
     fn apply_revision(&mut self, batch: &[KvEvent], round: &mut Round) {
-        let keyed: Vec<(Key, &KvEvent)> = batch.iter().map(|event| (Key::parse(event.key()), event)).collect();
+        let keyed: Vec<(Key, &KvEvent)> =
+            batch.iter().map(|event| (Key::parse(event.key()), event)).collect();
         for (key, event) in &keyed {
             if let (false, KvEvent::Put(kv)) = (matches!(key, Key::Instance(..)), event) {
                 self.put(key, kv, round);

@@ -72,7 +72,10 @@ impl Writer {
         match key {
             Key::Service(service) => {
                 self.note_name(service, round);
-                let Some((_, _)) = self.current.service(service) else { return };
+                if self.current.service(service).is_none() {
+                    return;
+                }
+                self.announce_all(service, Action::Delete, round);
                 let view = self.service_mut(service);
                 view.service = None;
                 view.unknown = None;
@@ -105,7 +108,11 @@ impl Writer {
                 let summary = matches!(key, Key::SchemaSummary(..));
                 let schemas = Arc::make_mut(&mut self.service_mut(service).schemas);
                 if let Some(schema) = schemas.get_mut(id) {
-                    if summary { schema.summary = None } else { schema.content = false }
+                    if summary {
+                        schema.summary = None
+                    } else {
+                        schema.content = false
+                    }
                     if *schema == SchemaView::default() {
                         schemas.remove(id);
                     }
@@ -152,16 +159,18 @@ impl Writer {
         if is_new {
             self.tenant_mut(&service.tenant).service_count += 1;
             round.consumers.insert(service.clone());
-            self.announce_parked(service, round);
+            self.announce_all(service, Action::Create, round);
         }
         self.note_name(service, round);
     }
 
-    /// Instances that came before their service's record are announced with it.
-    fn announce_parked(&mut self, service: &ServiceRef, round: &mut Round) {
-        let parked: Vec<_> = self.service_mut(service).instances.values().cloned().collect();
-        for view in parked {
-            self.announce(service, Action::Create, view.instance.clone(), view.mod_rev, round);
+    /// Announces every instance there is: those that came before their service's record, when it comes, and
+    /// those that it leaves behind when it goes.
+    fn announce_all(&mut self, service: &ServiceRef, action: Action, round: &mut Round) {
+        let left: Vec<_> = self.service_mut(service).instances.values().cloned().collect();
+        for view in left {
+            let mod_rev = if action == Action::Delete { round.rev } else { view.mod_rev };
+            self.announce(service, action, view.instance.clone(), mod_rev, round);
         }
     }
 

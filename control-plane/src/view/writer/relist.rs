@@ -12,6 +12,7 @@ use shared::model::{Revision, ServiceRef};
 use super::{Round, Writer};
 use crate::keys::Key;
 use crate::store::KeyValue;
+use crate::view::entry::ServiceView;
 use crate::view::snapshot::Snapshot;
 
 impl Writer {
@@ -62,8 +63,12 @@ impl Writer {
     fn announce_difference(&mut self, before: &Snapshot, provider: &ServiceRef, round: &mut Round) {
         let old = before.any_service(provider).cloned();
         let new = self.current.any_service(provider).cloned();
-        let old_instances = old.as_ref().map(|view| view.instances.clone()).unwrap_or_default();
-        let new_instances = new.as_ref().map(|view| view.instances.clone()).unwrap_or_default();
+        // Instances without a service were not announced, and are not to be.
+        let announced = |view: &Option<Arc<ServiceView>>| {
+            let named = view.as_ref().filter(|view| view.service.is_some());
+            named.map(|view| view.instances.clone()).unwrap_or_default()
+        };
+        let (old_instances, new_instances) = (announced(&old), announced(&new));
         let view = self.service_mut(provider);
         if let Some(old) = &old {
             view.last = old.last;
