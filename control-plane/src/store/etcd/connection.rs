@@ -28,6 +28,12 @@ use crate::store::StoreError;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes that an unread stream may hold up, and all of them together. The HTTP/2 library ends a connection
+/// with many small unread frames, its tolerance being half of the connection's window: a watch whose reader
+/// is slow must fill its own window long before that.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+
 /// A connection that was up once.
 pub(super) struct Connection {
     pub(super) client: Client,
@@ -174,7 +180,8 @@ impl Connector {
         };
         Ok(built
             .connect_timeout(self.config.connect_timeout)
-            .http2_adaptive_window(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT))
     }
