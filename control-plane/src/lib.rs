@@ -15,6 +15,8 @@ pub mod election;
 pub mod failure;
 pub mod keys;
 pub mod metrics;
+#[cfg(feature = "etcd")]
+pub mod process;
 pub mod publisher;
 pub mod record;
 pub mod registry;
