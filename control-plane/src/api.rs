@@ -12,14 +12,18 @@ use tower::util::MapResponseLayer;
 
 use crate::registry::Registry;
 
+mod admin;
 pub mod call;
 mod dependencies;
 mod discovery;
+mod govern;
 pub mod guard;
 mod health;
 mod instances;
 mod reply;
+mod schemas;
 mod services;
+mod tags;
 
 pub use call::Call;
 use guard::ApiName;
@@ -69,7 +73,9 @@ impl Api {
     pub fn router(self) -> Router {
         Router::new()
             .nest("/v4/{project}/registry", registry_routes().merge(v4_only()))
-            .nest("/registry/v3", registry_routes())
+            .nest("/v4/{project}/govern", govern_routes())
+            .nest("/v4/{project}/admin", admin_routes())
+            .nest("/registry/v3", registry_routes().merge(govern_routes_v3()))
             .route("/version", get(health::version_v3).layer(named("GetVersion")))
             .route("/health", get(health::cluster).layer(named("ClusterHealth")))
             .fallback(guard::not_found)
@@ -115,11 +121,52 @@ fn registry_routes() -> Router<Api> {
         )
         .route(&below(instance, "/status"), put(instances::update_status).layer(named("PutInstanceStatus")))
         .route("/heartbeats", put(instances::heartbeats).layer(named("SendManyHeartbeat")))
+        .route("/microservices", delete(services::delete_many).layer(named("UnregisterManyService")))
+        .route(&below(service, "/schemas"), get(schemas::list).layer(named("ListSchema")))
+        .route(&below(service, "/schemas"), post(schemas::replace).layer(named("PutSchemas")))
+        .route(&below(service, "/schemas/{schemaId}"), get(schemas::get).layer(named("GetSchema")))
+        .route(&below(service, "/schemas/{schemaId}"), put(schemas::put).layer(named("PutSchema")))
+        .route(&below(service, "/schemas/{schemaId}"), delete(schemas::delete).layer(named("DeleteSchema")))
+        .route(&below(service, "/tags"), get(tags::get).layer(named("ListTag")))
+        .route(&below(service, "/tags"), post(tags::replace).layer(named("PutManyTags")))
+        .route(&below(service, "/tags/{key}"), put(tags::update).layer(named("PutTag")))
+        .route(&below(service, "/tags/{key}"), delete(tags::delete).layer(named("DeleteManyTags")))
+        .route(&below(service, "/rules"), get(tags::rules).layer(named("GetRules")))
+        .route(&below(service, "/rules"), post(tags::add_rules).layer(named("AddRule")))
+        .route(&below(service, "/rules/{ruleId}"), put(tags::update_rule).layer(named("UpdateRule")))
+        .route(&below(service, "/rules/{ruleId}"), delete(tags::delete_rules).layer(named("DeleteRule")))
+}
+
+fn govern_routes() -> Router<Api> {
+    Router::new()
+        .route("/microservices/{serviceId}", get(govern::one).layer(named("GetServiceDetail")))
+        .route("/microservices", get(govern::list).layer(named("GetServicesInfo")))
+        .route("/relations", get(govern::relations).layer(named("GetGraph")))
+        .route("/apps", get(govern::apps).layer(named("GetApplications")))
+        .route("/statistics", get(govern::statistics_only).layer(named("GetStatistics")))
+}
+
+/// Singular words, and fewer of them.
+fn govern_routes_v3() -> Router<Api> {
+    Router::new()
+        .route("/govern/service/{serviceId}", get(govern::one).layer(named("GetServiceDetail")))
+        .route("/govern/relation", get(govern::relations).layer(named("GetGraph")))
+        .route("/govern/services", get(govern::list).layer(named("GetServicesInfo")))
+}
+
+fn admin_routes() -> Router<Api> {
+    Router::new()
+        .route("/dump", get(admin::dump).layer(named("Dump")))
+        .route("/clusters", get(admin::clusters).layer(named("Clusters")))
 }
 
 fn v4_only() -> Router<Api> {
     Router::new()
         .route("/instances/action", post(discovery::batch).layer(named("InstancesAction")))
+        .route(
+            "/instances/status",
+            put(instances::update_status_of_many).layer(named("UpdateManyInstanceStatus")),
+        )
         .route("/version", get(health::version_v4).layer(named("GetVersion")))
         .route("/health", get(health::cluster).layer(named("ClusterHealth")))
         .route("/health/readiness", get(health::readiness).layer(named("Readiness")))

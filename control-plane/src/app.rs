@@ -32,9 +32,23 @@ pub struct App {
     pub view: View,
     /// What this replica is.
     pub role: watch::Receiver<Role>,
-    /// To be cancelled when no request is left: the view is followed, and its changes are published, until then.
-    /// The abort of the tasks cancels it too.
-    pub idle: CancellationToken,
+    /// To be told when no request is left.
+    pub rest: Rest,
+}
+
+/// The end of a drain: the view is followed, and its changes are published, until no request is left and this
+/// node has taken itself out of the registry.
+pub struct Rest {
+    idle: CancellationToken,
+    unregistered: CancellationToken,
+}
+
+impl Rest {
+    /// Stops the rooms behind the API. To be called when no request is left.
+    pub async fn begin(self) {
+        tokio::select! { () = self.unregistered.cancelled() => {}, () = self.idle.cancelled() => {} }
+        self.idle.cancel();
+    }
 }
 
 /// What a control plane is built from.
@@ -77,12 +91,18 @@ impl App {
         let endpoint = format!("rest://{address}/");
         // Clients are to forget this node as soon as it drains.
         let draining = tasks.drain().clone();
-        tasks.spawn(own::keep_registered(registry.clone(), endpoint, host_name(), draining));
+        let unregistered = CancellationToken::new();
+        let left = unregistered.clone().drop_guard();
+        let own = own::keep_registered(registry.clone(), endpoint, host_name(), draining);
+        tasks.spawn(async move {
+            own.await;
+            drop(left);
+        });
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
 
         let api = Api::new(registry.clone(), config.bodies);
         let service = Guarded::new(api.router(), ApiMetrics::new(&meter, &address));
-        Self { service, registry, view, role, idle: stop }
+        Self { service, registry, view, role, rest: Rest { idle: stop, unregistered } }
     }
 }
 

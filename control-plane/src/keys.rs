@@ -173,6 +173,16 @@ pub fn lease(service: &ServiceRef, id: &str) -> String {
     format!("{ROOT}inst/leases/{service}/{id}")
 }
 
+/// The key of a schema's content by its hash, as newer Service-Center stores it.
+pub fn schema_content(tenant: &Tenant, hash: &str) -> String {
+    format!("{ROOT}ms/schema-content/{tenant}/{hash}")
+}
+
+/// The key that holds the id of the rule with an attribute and a pattern.
+pub fn rule_index(service: &ServiceRef, attribute: &str, pattern: &str) -> String {
+    format!("{ROOT}ms/rule-indexes/{service}/{attribute}/{pattern}")
+}
+
 /// The prefixes of everything that belongs to a service and goes with it, its record and names excepted.
 pub fn belongings(service: &ServiceRef) -> Vec<String> {
     [

@@ -17,8 +17,8 @@ use shared::http::{ServerLimits, ServerMetrics, serve, serve_counted};
 use shared::lifecycle::Tasks;
 use shared::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
-use tower::util::MapRequestLayer;
 use tower::Layer;
+use tower::util::MapRequestLayer;
 use tracing::{error, info};
 
 fn main() -> ExitCode {
@@ -70,12 +70,10 @@ async fn run(config: ProcessConfig) -> Result<bool> {
         .layer(admin::router(readiness, metrics, axum::Router::new()));
     let admin_limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
     tasks.spawn_vital("admin", async move { serve(admin, routes, admin_limits, &admin_tasks).await });
-    let (served, api_tasks) = (app.idle.clone(), tasks.clone());
-    let service = app.service;
+    let (service, rest, api_tasks) = (app.service, app.rest, tasks.clone());
     tasks.spawn_vital("api", async move {
         serve_counted(api, service, config.http, counted, &api_tasks).await;
-        // No request is left: the rooms behind may stop.
-        served.cancel();
+        rest.begin().await;
     });
     drop((app.registry, app.view, app.role));
     Ok(tasks.finish(config.grace).await)

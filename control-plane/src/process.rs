@@ -93,7 +93,8 @@ fn nats(settings: &mut Settings<'_>, name: &str) -> NatsConfig {
     let urls: Vec<Url> = settings.get("nats", "nats://127.0.0.1:4222", "Servers of the NATS cluster.");
     let user: Option<String> = settings.optional("nats.user", "Name at NATS.");
     let password: Option<Secret> = settings.optional("nats.password", "Password at NATS.");
-    let token: Option<Secret> = settings.optional("nats.token", "Token at NATS, instead of name and password.");
+    let token: Option<Secret> =
+        settings.optional("nats.token", "Token at NATS, instead of name and password.");
     let auth = match (token, user) {
         (Some(token), _) => NatsAuth::Token(token.expose().to_owned()),
         (None, Some(name)) => {

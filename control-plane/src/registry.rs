@@ -22,7 +22,10 @@ pub mod find;
 pub mod heartbeat;
 pub mod instance;
 pub mod own;
+pub mod rule;
+pub mod schema;
 pub mod service;
+pub mod tag;
 pub mod validate;
 
 /// How long a read waits for the revision it was asked to contain, and a write for its own view.

@@ -23,7 +23,7 @@ pub struct Call {
     /// Who asks.
     pub caller: Caller,
     params: HashMap<String, String>,
-    query: HashMap<String, String>,
+    query: HashMap<String, Vec<String>>,
     body: Bytes,
 }
 
@@ -35,7 +35,12 @@ impl Call {
 
     /// A query parameter; empty when absent. Of a repeated one the first counts.
     pub fn query(&self, name: &str) -> &str {
-        self.query.get(name).map_or("", String::as_str)
+        self.query.get(name).and_then(|values| values.first()).map_or("", String::as_str)
+    }
+
+    /// All values of a query parameter that may be repeated.
+    pub fn all(&self, name: &str) -> &[String] {
+        self.query.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a query flag is set: `1` or `true` in any case.
@@ -102,10 +107,10 @@ impl FromRequest<Api> for Call {
     }
 }
 
-fn parse_query(query: &str) -> HashMap<String, String> {
-    let mut parsed = HashMap::new();
+fn parse_query(query: &str) -> HashMap<String, Vec<String>> {
+    let mut parsed: HashMap<String, Vec<String>> = HashMap::new();
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        parsed.entry(key.into_owned()).or_insert_with(|| value.into_owned());
+        parsed.entry(key.into_owned()).or_default().push(value.into_owned());
     }
     parsed
 }

@@ -10,13 +10,17 @@ use crate::failure::{Code, Failure};
 use crate::registry::{Caller, own};
 
 fn version(api_version: &str) -> Answer {
-    reply::json(&json!({
+    reply::json(&version_body(api_version))
+}
+
+pub(super) fn version_body(api_version: &str) -> serde_json::Value {
+    json!({
         "version": own::VERSION,
         "buildTag": option_env!("MUSTER_BUILD_TAG").unwrap_or("dev"),
         "os": std::env::consts::OS,
         "arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
         "apiVersion": api_version,
-    }))
+    })
 }
 
 pub(super) async fn version_v3() -> Answer {

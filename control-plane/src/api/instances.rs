@@ -62,6 +62,26 @@ pub(super) async fn update_status(State(api): State<Api>, call: Call) -> Answer 
     reply::empty()
 }
 
+/// Puts every instance whose properties contain all given pairs into a state; an operator's tool.
+pub(super) async fn update_status_of_many(State(api): State<Api>, call: Call) -> Answer {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Matches {
+        #[serde(deserialize_with = "null_default")]
+        properties: BTreeMap<String, String>,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default, deserialize_with = "null_default")]
+        matches: Matches,
+        #[serde(default, deserialize_with = "null_default")]
+        status: String,
+    }
+    let Body { matches, status } = call.json().map_err(unmarshal)?;
+    api.registry().update_status_of_matching(&call.caller, &matches.properties, &status).await?;
+    reply::empty()
+}
+
 /// The constant detail of the instance routes.
 fn unmarshal(failure: Failure) -> Failure {
     Failure { detail: "Unmarshal error".into(), ..failure }

@@ -1,6 +1,6 @@
 //! Routes of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,16 @@ use super::{Api, Call};
 use crate::failure::Failure;
 use crate::registry::existence::Lookup;
 use crate::registry::service::{DeleteOptions, existing};
+use crate::registry::validate;
+use crate::view::ServiceRule;
 
 #[derive(Deserialize)]
 struct RegisterBody {
     service: Option<Service>,
+    #[serde(default, deserialize_with = "null_default")]
+    rules: Vec<ServiceRule>,
+    #[serde(default, deserialize_with = "null_default")]
+    tags: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "null_default")]
     instances: Vec<Instance>,
 }
@@ -25,11 +31,17 @@ pub(super) async fn register(State(api): State<Api>, call: Call) -> Answer {
     let Some(service) = body.service else { return Err(Failure::invalid("Request body is empty")) };
     let registry = api.registry();
     let id = registry.register_service(&call.caller.tenant, service).await?;
+    let reference = call.caller.service(&id);
     let mut failed = Vec::new();
+    let mut note = |outcome: Result<(), Failure>| failed.extend(outcome.err().map(|f| f.to_string()));
+    if !body.rules.is_empty() {
+        note(registry.add_rules(&reference, body.rules).await.map(drop));
+    }
+    if !body.tags.is_empty() {
+        note(registry.replace_tags(&reference, body.tags).await);
+    }
     for instance in body.instances {
-        if let Err(failure) = registry.register_instance(&call.caller.service(&id), instance).await {
-            failed.push(failure.to_string());
-        }
+        note(registry.register_instance(&reference, instance).await.map(drop));
     }
     if !failed.is_empty() {
         // The service is registered all the same, as upstream.
@@ -78,6 +90,32 @@ pub(super) async fn delete(State(api): State<Api>, call: Call) -> Answer {
     reply::empty()
 }
 
+pub(super) async fn delete_many(State(api): State<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Body {
+        #[serde(default, deserialize_with = "null_default")]
+        service_ids: Vec<String>,
+        #[serde(default, deserialize_with = "null_default")]
+        force: bool,
+    }
+    let Body { service_ids, force } = call.json()?;
+    if service_ids.is_empty() {
+        return Err(Failure::invalid("'serviceIDs' is empty"));
+    }
+    service_ids.iter().try_for_each(|id| validate::service_id(id))?;
+    let mut answers = Vec::new();
+    for id in service_ids.iter().collect::<BTreeSet<_>>() {
+        let mut answer = json!({ "serviceId": id });
+        let outcome = api.registry().delete_service(&call.caller.service(id), DeleteOptions { force }).await;
+        if let Err(failure) = outcome {
+            answer["errMessage"] = failure.to_string().into();
+        }
+        answers.push(answer);
+    }
+    reply::json(&json!({ "services": answers }))
+}
+
 pub(super) async fn existence(State(api): State<Api>, call: Call) -> Answer {
     match call.query("type") {
         "microservice" => {
@@ -92,8 +130,8 @@ pub(super) async fn existence(State(api): State<Api>, call: Call) -> Answer {
         }
         "schema" => {
             let (service, schema) = (call.query("serviceId"), call.query("schemaId"));
-            crate::registry::validate::service_id(service)?;
-            crate::registry::validate::schema_id(schema)?;
+            validate::service_id(service)?;
+            validate::schema_id(schema)?;
             let service = call.caller.service(service);
             let summary = api.registry().schema_summary(&call.caller, &service, schema).await?;
             let mut response = reply::json(&json!({ "schemaId": schema, "serviceId": service.id }))?;

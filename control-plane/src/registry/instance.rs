@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::service::{existing, quota};
 use super::{Caller, Registry, validate};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
@@ -31,8 +31,7 @@ impl Registry {
         validate::instance(&instance)?;
         fill_defaults(&mut instance)?;
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let absent =
-            || Failure::new(crate::failure::Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
+        let absent = || Failure::new(Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop).map_err(|_| absent())).await?;
         if instance.instance_id.is_empty() {
             instance.instance_id = Uuid::new_v4().simple().to_string();
@@ -144,6 +143,28 @@ impl Registry {
         self.update_instance(service, id, |instance| status.clone_into(&mut instance.status)).await
     }
 
+    /// Puts every instance of the caller's tenant whose properties contain all `pairs` into a state.
+    pub async fn update_status_of_matching(
+        &self,
+        caller: &Caller,
+        pairs: &BTreeMap<String, String>,
+        status: &str,
+    ) -> Result<(), Failure> {
+        validate::instance_status(status)?;
+        if pairs.is_empty() {
+            return Err(Failure::invalid("Required matches"));
+        }
+        let snapshot = self.read(caller).await?;
+        for (service, id) in matching(&snapshot, caller, pairs, status) {
+            match self.update_instance_status(&service, &id, status).await {
+                // Gone meanwhile: nothing to be put into a state.
+                Err(failure) if failure.code == Code::InstanceNotFound => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
     async fn update_instance(
         &self,
         service: &ServiceRef,
@@ -218,6 +239,26 @@ impl Registry {
             None => Err(Failure::no_instance()),
         }
     }
+}
+
+/// The instances whose properties contain all pairs and that are not in the state yet.
+fn matching(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    pairs: &BTreeMap<String, String>,
+    status: &str,
+) -> Vec<(ServiceRef, String)> {
+    let mut found = Vec::new();
+    let Some(tenant) = snapshot.tenant(&caller.tenant) else { return found };
+    for (service, view) in tenant.services.iter() {
+        for (id, known) in view.instances.iter() {
+            let has = |(key, value): (&String, &String)| known.instance.properties.get(key) == Some(value);
+            if pairs.iter().all(has) && known.instance.status != status {
+                found.push((caller.service(service), id.clone()));
+            }
+        }
+    }
+    found
 }
 
 fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<InstanceView>, Failure> {

@@ -110,6 +110,26 @@ pub fn tag(text: &str) -> Checked {
     check("tag", text, 1, 64, form, "a letter, then letters, digits, '_', '-', '.'")
 }
 
+/// A schema with its content; a batch must give summaries.
+pub fn schema(it: &super::schema::Schema, with_summary: bool) -> Checked {
+    schema_id(&it.schema_id)?;
+    check("Schema.Summary", &it.summary, usize::from(with_summary), 128, ascii_of(""), "letters and digits")?;
+    check("Schema.Schema", &it.schema, 1, usize::MAX, |_| true, "any")
+}
+
+/// A black or white rule.
+pub fn rule(it: &crate::view::ServiceRule) -> Checked {
+    const FIELDS: &[&str] =
+        &["ServiceId", "AppId", "ServiceName", "Version", "Description", "Level", "Status"];
+    check("ServiceRule.RuleType", &it.rule_type, 1, 5, one_of(&["WHITE", "BLACK"]), "WHITE or BLACK")?;
+    match it.attribute.strip_prefix("tag_") {
+        Some(key) => tag(key)?,
+        None => check("ServiceRule.Attribute", &it.attribute, 1, 64, one_of(FIELDS), "tag_{key} or a field")?,
+    }
+    check("ServiceRule.Pattern", &it.pattern, 1, 64, |_| true, "any")?;
+    check("ServiceRule.Description", &it.description, 0, 256, |_| true, "any")
+}
+
 /// The names by which a provider is looked up.
 pub fn lookup(app_id: &str, name: &str, env: &str) -> Checked {
     check("appId", app_id, 1, 160, name_form(""), "letters, digits, '_', '-', '.'")?;

@@ -81,6 +81,8 @@ pub struct ServiceView {
     pub last: Position,
     /// Its tags.
     pub tags: Arc<BTreeMap<String, String>>,
+    /// The revision that wrote the tags last; 0 when there are none.
+    pub tags_rev: Revision,
     /// Its black/white rules, by id.
     pub rules: Arc<BTreeMap<String, ServiceRule>>,
     /// Its schemas, by id.

@@ -1,5 +1,7 @@
 //! A control plane over an embedded store, asked without a socket.
 
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +65,10 @@ impl Probe {
 
     pub async fn stop(self) {
         self.tasks.drain().cancel();
-        self.app.idle.cancel();
-        drop(self.app);
+        let App { service, registry, view, role, rest } = self.app;
+        rest.begin().await;
+        // The store closes with its last handle.
+        drop((service, registry, view, role));
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");
     }
 

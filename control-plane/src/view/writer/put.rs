@@ -29,7 +29,9 @@ impl Writer {
             }
             Key::Tags(service) => {
                 let Some(tags) = self.parse::<BTreeMap<String, String>>(kv) else { return };
-                self.service_mut(service).tags = Arc::new(tags.value);
+                let view = self.service_mut(service);
+                view.tags = Arc::new(tags.value);
+                view.tags_rev = kv.mod_rev;
                 round.consumers.insert(service.clone());
             }
             Key::Rule(service, id) => {
@@ -93,7 +95,8 @@ impl Writer {
                 round.names.insert((tenant.clone(), name.clone()));
             }
             Key::Tags(service) if self.current.any_service(service).is_some() => {
-                self.service_mut(service).tags = Arc::default();
+                let view = self.service_mut(service);
+                (view.tags, view.tags_rev) = (Arc::default(), 0);
                 round.consumers.insert(service.clone());
                 round.touched.insert(service.clone());
             }
