@@ -1,1 +1,31 @@
-//! placeholder
+//! The edge gateway: holds the watchers, pushes every instance change to them, passes everything else on.
+//!
+//! ```text
+//! bus ──▶ upstream ──▶ hub (shards) ──▶ session ──▶ wire ──▶ watcher
+//!            └── asks the control plane for what was missed
+//! ```
+//!
+//! | room | comes in | goes out |
+//! | --- | --- | --- |
+//! | [`app`] | configuration | the rooms, joined |
+//! | `gateway` | requests | upgrades for the shards, requests for `forward` |
+//! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
+//! | `hub` | pushes, sockets | bytes, written once per session whatever is pending |
+//! | `session` | frames, time | what to write, when and why to end |
+//! | `wire` | bytes | frames, handshakes, refusals |
+//! | [`forward`] | requests | answers of a control plane |
+//! | `limits` | who wants to watch | a permit, or which limit is met |
+
+pub mod app;
+pub mod config;
+pub mod forward;
+mod gateway;
+mod hub;
+mod limits;
+mod metrics;
+mod session;
+mod upstream;
+mod wire;
+
+pub use app::{App, StartError};
+pub use config::Config;

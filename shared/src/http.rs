@@ -12,7 +12,6 @@
 //!
 //! It never looks into a request or its answer. Who upgrades a connection owns the upgraded socket.
 
-use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,11 +129,13 @@ impl ServerLimits {
 
 /// Serves `service` on `listener` until the drain has ended or the abort came. Returns when no connection is left.
 ///
-/// The peer's address is in each request's extensions as [`axum::extract::ConnectInfo`].
+/// The peer's address is in each request's extensions as [`axum::extract::ConnectInfo`]. An error of the
+/// service closes the connection (a stream, on HTTP/2) without an answer.
 /// Not meant to be cancelled: dropping the future drops every connection at once.
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, tasks: &Tasks)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
     serve_counted(listener, service, limits, ServerMetrics::none(), tasks).await;
@@ -148,7 +149,8 @@ pub async fn serve_counted<S>(
     metrics: ServerMetrics,
     tasks: &Tasks,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));

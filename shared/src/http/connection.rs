@@ -1,6 +1,5 @@
 //! One connection from accept to end: who may still speak, and until when.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -38,7 +37,8 @@ pub(super) struct Connections<S> {
 
 impl<S> Connections<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
     pub(super) fn new(service: S, limits: ServerLimits, metrics: ServerMetrics, tasks: Tasks) -> Self {
@@ -86,7 +86,7 @@ where
                 request.extensions_mut().insert(ConnectInfo(peer));
                 async move {
                     let answer = service.oneshot(request).await?;
-                    Ok::<_, Infallible>(answer.map(|body| Answer { body, running }))
+                    Ok::<_, S::Error>(answer.map(|body| Answer { body, running }))
                 }
             });
             let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
@@ -103,7 +103,8 @@ async fn drive<S, B>(
     tasks: &Tasks,
 ) -> Ended
 where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -1,0 +1,143 @@
+//! Fan-out: shards that own the sessions, each on a thread of its own.
+//!
+//! In: the upstream's [`ToShard`] messages, in its order, and sockets of watchers. Out: bytes on those sockets,
+//! and to the upstream how many sessions of a group are gone. A shard never waits for the upstream and the
+//! upstream waits for a shard only when its queue is full; nobody waits for a watcher.
+
+use std::net::TcpStream;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::clock::Clock;
+use shared::http::Slot;
+use shared::lifecycle::Tasks;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::limits::Permit;
+use crate::metrics::HubMetrics;
+use crate::session::close::Reason;
+use crate::session::{Pace, SessionConfig};
+
+mod audience;
+mod connection;
+mod log;
+mod merge;
+pub(crate) mod push;
+mod shard;
+pub(crate) mod wheel;
+
+use push::{Encoding, Push};
+
+/// A group of sessions that receive the same events: one per consumer.
+pub(crate) type GroupId = u64;
+
+/// A place reserved in a shard for a connection that is being upgraded.
+pub(crate) type Ticket = u64;
+
+/// How watchers are fanned out to.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// Shards, each a thread with its share of the sessions; one per core.
+    pub shards: NonZeroUsize,
+    /// Bytes that a watcher may be behind before its pending events are merged per instance. The shared log
+    /// keeps so much for the slowest, once per consumer and shard.
+    pub slow_after_bytes: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            shards: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            // Two thousand events of the usual size: more than a burst, less than a stall.
+            slow_after_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Messages that may wait for a shard. An event takes one, however many watchers it has.
+const SHARD_QUEUE: usize = 1024;
+
+/// What a shard is told.
+#[derive(Debug)]
+pub(crate) enum ToShard {
+    /// A session of the group begins here, in this place of the order; its socket follows.
+    Reserve { ticket: Ticket, group: GroupId, encoding: Encoding },
+    /// The socket of a reserved session, with what was already read from it.
+    Attach { ticket: Ticket, socket: TcpStream, read: Bytes, slot: Slot, permit: Permit },
+    /// An event for some groups.
+    Append { push: Arc<Push>, groups: Vec<GroupId> },
+    /// All sessions of the group end.
+    End { group: GroupId, reason: Reason },
+    /// All sessions end, spread over this time; the shard ends with the last.
+    Drain { over: Duration },
+}
+
+/// Sessions of a group that are gone from a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// The group.
+    pub group: GroupId,
+    /// How many.
+    pub sessions: u64,
+}
+
+/// The way to one shard. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHandle {
+    // Full: who sends waits; the bus's buffer is the reserve.
+    queue: mpsc::Sender<ToShard>,
+}
+
+impl ShardHandle {
+    /// Tells the shard; waits while its queue is full. False when the shard has ended.
+    pub(crate) async fn send(&self, message: ToShard) -> bool {
+        self.queue.send(message).await.is_ok()
+    }
+
+    /// Resolves when the shard has ended.
+    pub(crate) async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
+    /// Messages that wait.
+    pub(crate) fn depth(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+}
+
+/// Starts a shard for each channel in `left`. Each is vital to the process and ends after its drain.
+pub(crate) fn start(
+    config: &HubConfig,
+    session: &SessionConfig,
+    metrics: &HubMetrics,
+    left: Vec<mpsc::Sender<Left>>,
+    tasks: &Tasks,
+) -> std::io::Result<Vec<ShardHandle>> {
+    left.into_iter()
+        .enumerate()
+        .map(|(number, left)| {
+            let (queue, inbox) = mpsc::channel(SHARD_QUEUE);
+            let (ended, end) = oneshot::channel::<()>();
+            let shard = shard::Setup {
+                pace: Pace::from(session),
+                slow_after: config.slow_after_bytes,
+                metrics: metrics.clone(),
+                left,
+                clock: Clock::system(),
+            };
+            let abort = tasks.abort().clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+                shard::run(&runtime, shard, inbox, abort);
+                drop(ended);
+            })?;
+            tasks.spawn_vital("shard", async move {
+                // Resolves when the thread has ended, by return or by panic.
+                let _ = end.await;
+            });
+            Ok(ShardHandle { queue })
+        })
+        .collect()
+}

@@ -1,0 +1,204 @@
+//! One watcher's connection in a shard: its socket, its machine, and where in the log it stands.
+
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+use super::log::Log;
+use super::merge::Merged;
+use super::push::Encoding;
+use super::wheel::Tick;
+use crate::limits::Permit;
+use crate::session::close::Reason;
+use crate::session::{Input, Machine, Pace, Phase};
+use crate::wire::frame::Decoder;
+
+/// Names a connection for as long as it lives; a later one in the same place has another serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) index: u32,
+    pub(super) serial: u32,
+}
+
+/// Bytes of merged events that are prepared at a time.
+const MERGED_CHUNK: usize = 64 * 1024;
+/// Bytes that one connection may write before others get their turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// What is pending, apart from `tail`.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// Served by the round, from this place of the log.
+    Live(u64),
+    /// Reads the log at its own pace, from here.
+    Behind(u64),
+    /// Has left the log.
+    Merging(Box<Merged>),
+}
+
+/// What a connection did when it was its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pumped {
+    /// Nothing is pending any more.
+    Idle,
+    /// The client does not take more now.
+    Blocked,
+    /// It may write more, but others wait.
+    Yielded,
+    /// It is over.
+    Over(Reason),
+}
+
+/// A connection, or the place of one that is being upgraded.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) serial: u32,
+    pub(super) audience: u32,
+    /// Its place among the audience's members.
+    pub(super) place: u32,
+    /// The tick of the alarm that counts; others are stale.
+    pub(super) armed: Tick,
+    pub(super) machine: Machine,
+    pub(super) reading: Reading,
+    /// What must go out before anything else: the rest of a frame once begun, control frames, merged events.
+    tail: Vec<u8>,
+    /// Only while a frame is incomplete.
+    pub(super) decoder: Option<Box<Decoder>>,
+    pub(super) socket: Option<Rc<TcpStream>>,
+    pub(super) reader: Option<AbortHandle>,
+    pub(super) writer: Option<AbortHandle>,
+    pub(super) permit: Option<(shared::http::Slot, Permit)>,
+    shut: bool,
+}
+
+impl Connection {
+    /// A place in the order, without a socket yet.
+    pub(super) fn reserved(serial: u32, audience: u32, place: u32, cursor: u64, machine: Machine) -> Self {
+        Self {
+            serial,
+            audience,
+            place,
+            armed: 0,
+            machine,
+            reading: Reading::Behind(cursor),
+            tail: Vec::new(),
+            decoder: None,
+            socket: None,
+            reader: None,
+            writer: None,
+            permit: None,
+            shut: false,
+        }
+    }
+
+    /// Not served by the round.
+    pub(super) fn is_slow(&self) -> bool {
+        !matches!(self.reading, Reading::Live(_))
+    }
+
+    /// Events that have not been handed to the kernel, nearly: those in `tail` are not counted.
+    pub(super) fn pending_events(&self, log: &Log) -> usize {
+        match &self.reading {
+            Reading::Live(cursor) | Reading::Behind(cursor) => log.events_from(*cursor).len(),
+            Reading::Merging(merged) => merged.len(),
+        }
+    }
+
+    /// Leaves the log and merges what is pending; the number of events that were merged into others.
+    pub(super) fn start_merging(&mut self, log: &Log) -> u64 {
+        let (Reading::Live(cursor) | Reading::Behind(cursor)) = self.reading else { return 0 };
+        let mut merged = Box::<Merged>::default();
+        let count = log.events_from(cursor).filter(|push| merged.add(push)).count();
+        self.reading = Reading::Merging(merged);
+        count as u64
+    }
+
+    /// Writes what is pending, as much as the client takes; adds the events it took to `delivered`.
+    pub(super) fn pump(
+        &mut self,
+        log: &Log,
+        encoding: Encoding,
+        now: Tick,
+        pace: &Pace,
+        delivered: &mut u64,
+    ) -> Pumped {
+        let Some(socket) = &self.socket else { return Pumped::Blocked };
+        let mut turn = TURN_BYTES;
+        loop {
+            if let Phase::Over(reason) = self.machine.phase() {
+                return Pumped::Over(reason);
+            }
+            if self.tail.is_empty() && self.machine.wants_to_write() {
+                self.machine.put(&mut self.tail);
+            }
+            if self.tail.is_empty() {
+                if let Phase::Closing(_) = self.machine.phase() {
+                    if !std::mem::replace(&mut self.shut, true)
+                        && SockRef::from(&**socket).shutdown(Shutdown::Write).is_err()
+                    {
+                        self.machine.on(Input::Broken, now, pace);
+                        continue;
+                    }
+                    return Pumped::Idle;
+                }
+                if let Reading::Merging(merged) = &mut self.reading {
+                    while self.tail.len() < MERGED_CHUNK
+                        && let Some((push, action)) = merged.pop()
+                    {
+                        self.tail.extend_from_slice(&push.frame_as(encoding, action));
+                        *delivered += 1;
+                    }
+                    if self.tail.is_empty() {
+                        self.reading = Reading::Behind(log.end());
+                    }
+                }
+            }
+            let from_tail = !self.tail.is_empty();
+            let pending = match &self.reading {
+                _ if from_tail => &self.tail[..],
+                Reading::Live(cursor) | Reading::Behind(cursor) => log.pending(*cursor),
+                Reading::Merging(_) => &[],
+            };
+            if pending.is_empty() {
+                return Pumped::Idle;
+            }
+            let written = match socket.try_write(pending) {
+                Ok(written) => written,
+                Err(error) if is_full(&error) => return Pumped::Blocked,
+                Err(_) => {
+                    self.machine.on(Input::Broken, now, pace);
+                    continue;
+                }
+            };
+            if from_tail {
+                self.tail.drain(..written);
+                if self.tail.is_empty() {
+                    self.tail = Vec::new();
+                }
+            } else if let Reading::Live(cursor) | Reading::Behind(cursor) = &mut self.reading {
+                let before = log.events_from(*cursor).len();
+                let reached = *cursor + written as u64;
+                // Whole frames only: the rest of one goes out before anything else, whatever comes between.
+                *cursor = log.boundary(reached);
+                self.tail.extend_from_slice(&log.pending(reached)[..(*cursor - reached) as usize]);
+                *delivered += (before - log.events_from(*cursor).len()) as u64;
+            }
+            if self.is_slow() {
+                self.machine.on(Input::Progress, now, pace);
+            }
+            turn = turn.saturating_sub(written);
+            if turn == 0 {
+                return Pumped::Yielded;
+            }
+        }
+    }
+}
+
+/// The kernel takes nothing now, but may later.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

@@ -1,0 +1,94 @@
+//! An event on its way to watchers: encoded at most once per transport, shared by all of them.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use shared::event::{Action, InstanceEvent, Position, frame_json};
+use shared::model::{Instance, Revision, ServiceKey};
+
+use crate::wire::frame::text_frame;
+
+/// In which shape a watcher receives events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Encoding {
+    /// A WebSocket text frame, byte for byte what old clients know.
+    Plain,
+    /// The same with `rev`, for clients that asked to resume.
+    Resumable,
+}
+
+impl Encoding {
+    /// All of them, in the order of [`Encoding::index`].
+    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Resumable];
+
+    /// Its place in tables.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A change of one instance, ready to be written to any watcher.
+#[derive(Debug)]
+pub(crate) struct Push {
+    /// The topic it belongs to; together with the instance's id it says what may be merged.
+    pub topic: u32,
+    /// Its place in the provider's order.
+    pub at: Position,
+    /// What happened.
+    pub action: Action,
+    /// The provider's name.
+    pub key: Arc<ServiceKey>,
+    /// The instance, as the event says.
+    pub instance: Arc<Instance>,
+    /// The revision of this change of the instance.
+    pub mod_rev: Revision,
+    /// Unix microseconds of the commit, 0 when not known (a difference, not an event).
+    pub committed_at: u64,
+    frames: [OnceLock<Bytes>; Encoding::ALL.len()],
+}
+
+impl Push {
+    /// An event of the bus.
+    pub(crate) fn of(topic: u32, event: &InstanceEvent) -> Self {
+        Self {
+            topic,
+            at: event.at,
+            action: event.action,
+            key: event.key.clone(),
+            instance: event.instance.clone(),
+            mod_rev: event.mod_rev,
+            committed_at: event.committed_at,
+            frames: Default::default(),
+        }
+    }
+
+    /// A difference that was found, not told.
+    pub(crate) fn found(
+        topic: u32,
+        at: Position,
+        action: Action,
+        key: Arc<ServiceKey>,
+        instance: Arc<Instance>,
+        mod_rev: Revision,
+    ) -> Self {
+        Self { topic, at, action, key, instance, mod_rev, committed_at: 0, frames: Default::default() }
+    }
+
+    /// The bytes for a transport; encoded by whoever needs them first.
+    pub(crate) fn frame(&self, encoding: Encoding) -> &Bytes {
+        self.frames[encoding.index()].get_or_init(|| self.encode(encoding, self.action))
+    }
+
+    /// The bytes when merging has changed what happened.
+    pub(crate) fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes {
+        if action == self.action { self.frame(encoding).clone() } else { self.encode(encoding, action) }
+    }
+
+    fn encode(&self, encoding: Encoding, action: Action) -> Bytes {
+        let rev = match encoding {
+            Encoding::Plain => None,
+            Encoding::Resumable => Some(self.at.rev),
+        };
+        text_frame(&frame_json(action, &self.key, &self.instance, rev))
+    }
+}

@@ -1,0 +1,586 @@
+//! A shard: one thread that owns its sessions and walks them.
+//!
+//! ```text
+//! inbox ──▶ append to the log of each audience ──▶ rounds: each member writes all that is pending, one call
+//!                                        (a member that the client blocks goes on in a task of its own)
+//! socket readable ──▶ decoder ──▶ machine ──▶ pump          wheel ──▶ machine ──▶ pump
+//! ```
+//!
+//! Between two chunks of a round the inbox is looked at, so that what comes in a burst is written together and
+//! no event waits for a whole round. All state is in [`Shard`], borrowed by one task at a time and never across
+//! an await; the tasks of the sessions live in the thread's `LocalSet` and end with it.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::clock::Clock;
+use shared::http::Slot;
+use slab::Slab;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::audience::Audience;
+use super::connection::{Connection, Key, Pumped, Reading, is_full};
+use super::push::{Encoding, Push};
+use super::wheel::{TICK, Tick, Wheel, ticks};
+use super::{GroupId, Left, Ticket, ToShard};
+use crate::limits::Permit;
+use crate::metrics::HubMetrics;
+use crate::session::close::Reason;
+use crate::session::{Input, Machine, Pace, Phase};
+
+/// Members that are served before the inbox is looked at again.
+const CHUNK: usize = 128;
+/// Messages that are taken before members are served.
+const INBOX_CHUNK: usize = 256;
+/// What is read at a time, for all sessions together.
+const SCRATCH: usize = 16 * 1024;
+/// Reads of one session before others get their turn.
+const READS: usize = 4;
+/// How long the socket of a reserved session may take to come.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a drained session that is behind is looked at again.
+const DRAIN_RECHECK: Duration = Duration::from_millis(200);
+
+/// What a shard is made of.
+pub(super) struct Setup {
+    pub(super) pace: Pace,
+    pub(super) slow_after: usize,
+    pub(super) metrics: HubMetrics,
+    pub(super) left: mpsc::Sender<Left>,
+    pub(super) clock: Clock,
+}
+
+/// Why the wheel wakes.
+#[derive(Clone, Copy, Debug)]
+enum Alarm {
+    /// The machine's deadline, if it is still the one that counts.
+    Deadline(Key, Tick),
+    /// A reserved place whose socket should have come.
+    Attach(Key),
+    /// A session's turn to be drained.
+    Drain(Key),
+}
+
+/// Counted per turn of the wheel, not per frame.
+#[derive(Debug, Default)]
+struct Tally {
+    delivered: u64,
+    failed: u64,
+    merged: u64,
+}
+
+struct Shard {
+    setup: Setup,
+    this: Weak<RefCell<Shard>>,
+    connections: Slab<Connection>,
+    audiences: Slab<Audience>,
+    groups: HashMap<GroupId, [Option<u32>; Encoding::ALL.len()]>,
+    tickets: HashMap<Ticket, Key>,
+    /// Audiences that wait for a round, the first perhaps in one.
+    rounds: VecDeque<u32>,
+    wheel: Wheel<Alarm>,
+    began: Instant,
+    serial: u32,
+    scratch: Box<[u8]>,
+    /// Sessions gone that the upstream has not been told of.
+    left: HashMap<GroupId, u64>,
+    tally: Tally,
+    pending_shown: i64,
+    draining: Option<Duration>,
+}
+
+/// Runs a shard on this thread, to its end.
+pub(super) fn run(
+    runtime: &Runtime,
+    setup: Setup,
+    mut inbox: mpsc::Receiver<ToShard>,
+    abort: CancellationToken,
+) {
+    let tasks = LocalSet::new();
+    tasks.block_on(runtime, async move {
+        let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(setup, this.clone())));
+        // On abort everything is dropped where it stands.
+        let _ = abort.run_until_cancelled(serve(&shard, &mut inbox)).await;
+    });
+}
+
+async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
+    let mut clock = interval(TICK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let more = {
+            let mut shard = shard.borrow_mut();
+            for _ in 0..INBOX_CHUNK {
+                match inbox.try_recv() {
+                    Ok(message) => shard.take(message),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            let more = shard.walk();
+            shard.turn();
+            if shard.draining.is_some() && shard.connections.is_empty() {
+                return;
+            }
+            more
+        };
+        if more {
+            yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            biased;
+            message = inbox.recv() => match message {
+                Some(message) => shard.borrow_mut().take(message),
+                None => return,
+            },
+            _ = clock.tick() => {}
+        }
+    }
+}
+
+impl Shard {
+    fn new(setup: Setup, this: Weak<RefCell<Self>>) -> Self {
+        Self {
+            setup,
+            this,
+            connections: Slab::new(),
+            audiences: Slab::new(),
+            groups: HashMap::new(),
+            tickets: HashMap::new(),
+            rounds: VecDeque::new(),
+            wheel: Wheel::new(),
+            began: Instant::now(),
+            serial: 0,
+            scratch: vec![0; SCRATCH].into(),
+            left: HashMap::new(),
+            tally: Tally::default(),
+            pending_shown: 0,
+            draining: None,
+        }
+    }
+
+    fn take(&mut self, message: ToShard) {
+        match message {
+            ToShard::Reserve { ticket, group, encoding } => self.reserve(ticket, group, encoding),
+            ToShard::Attach { ticket, socket, read, slot, permit } => {
+                self.attach(ticket, socket, &read, slot, permit);
+            }
+            ToShard::Append { push, groups } => self.append(&push, &groups),
+            ToShard::End { group, reason } => self.end(group, reason),
+            ToShard::Drain { over } => self.drain(over),
+        }
+    }
+
+    fn get(&mut self, key: Key) -> Option<&mut Connection> {
+        self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
+    }
+
+    fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding) {
+        let slots = self.groups.entry(group).or_default();
+        let audience = *slots[encoding.index()]
+            .get_or_insert_with(|| self.audiences.insert(Audience::new(group, encoding)) as u32);
+        let it = &mut self.audiences[audience as usize];
+        let now = self.wheel.now();
+        let machine = Machine::new(now, &self.setup.pace);
+        self.serial = self.serial.wrapping_add(1);
+        let connection =
+            Connection::reserved(self.serial, audience, it.members.len() as u32, it.log.end(), machine);
+        let key = Key { index: self.connections.insert(connection) as u32, serial: self.serial };
+        it.members.push(key);
+        it.slow.push(key);
+        self.tickets.insert(ticket, key);
+        self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(key));
+        self.setup.metrics.opened();
+    }
+
+    fn attach(
+        &mut self,
+        ticket: Ticket,
+        socket: std::net::TcpStream,
+        read: &Bytes,
+        slot: Slot,
+        permit: Permit,
+    ) {
+        let Some(key) = self.tickets.remove(&ticket) else { return };
+        let Some(connection) = self.get(key) else { return };
+        let socket = match TcpStream::from_std(socket) {
+            Ok(socket) => Rc::new(socket),
+            Err(_) => return self.remove(key, Reason::Broken),
+        };
+        connection.socket = Some(socket.clone());
+        connection.permit = Some((slot, permit));
+        let this = self.this.clone();
+        let reader = spawn_local(async move {
+            loop {
+                let alive = socket.readable().await.is_ok();
+                let Some(shard) = this.upgrade() else { return };
+                if !shard.borrow_mut().on_readable(key, alive) {
+                    return;
+                }
+            }
+        });
+        if let Some(connection) = self.get(key) {
+            connection.reader = Some(reader.abort_handle());
+        }
+        if let Some(over) = self.draining {
+            self.set_drain_alarm(key, over);
+        }
+        self.decode(key, read);
+        self.serve(key);
+    }
+
+    fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
+        let now = self.wheel.now();
+        for group in groups {
+            let Some(slots) = self.groups.get(group) else { continue };
+            for index in slots.iter().flatten() {
+                let audience = &mut self.audiences[*index as usize];
+                if audience.append(push) {
+                    self.rounds.push_back(*index);
+                }
+                for key in &audience.slow {
+                    let connection = &mut self.connections[key.index as usize];
+                    match &mut connection.reading {
+                        Reading::Merging(merged) => self.tally.merged += u64::from(merged.add(push)),
+                        Reading::Live(cursor) | Reading::Behind(cursor) => {
+                            if audience.log.end() - *cursor > self.setup.slow_after as u64 {
+                                self.tally.merged += connection.start_merging(&audience.log);
+                                self.setup.metrics.began_merging();
+                            }
+                        }
+                    }
+                    if connection.socket.is_some() {
+                        connection.machine.on(Input::Blocked, now, &self.setup.pace);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves members of the audiences whose turn it is; true when more of them wait.
+    fn walk(&mut self) -> bool {
+        let mut budget = CHUNK;
+        let mut last = None;
+        while budget > 0
+            && let Some(&index) = self.rounds.front()
+        {
+            let audience = &mut self.audiences[index as usize];
+            if let Some(&key) = audience.members.get(audience.visited) {
+                audience.visited += 1;
+                if let Some(push) = audience.log.last() {
+                    last = Some(push.committed_at);
+                }
+                if !self.connections[key.index as usize].is_slow() {
+                    budget -= 1;
+                    self.serve(key);
+                }
+                continue;
+            }
+            self.rounds.pop_front();
+            audience.visited = 0;
+            audience.queued = std::mem::take(&mut audience.again);
+            if audience.queued {
+                self.rounds.push_back(index);
+            } else {
+                self.tidy(index);
+            }
+        }
+        if let Some(committed_at) = last {
+            self.setup.metrics.lag(committed_at, self.setup.clock.micros());
+        }
+        !self.rounds.is_empty()
+    }
+
+    /// Trims the log of an audience that is not in a round, or forgets the audience.
+    fn tidy(&mut self, index: u32) {
+        let Some(audience) = self.audiences.get_mut(index as usize) else { return };
+        if audience.queued {
+            return;
+        }
+        if audience.members.is_empty() {
+            let Audience { group, encoding, .. } = self.audiences.remove(index as usize);
+            if let Some(slots) = self.groups.get_mut(&group) {
+                slots[encoding.index()] = None;
+                if slots.iter().all(Option::is_none) {
+                    self.groups.remove(&group);
+                }
+            }
+            return;
+        }
+        let slowest =
+            audience.slow.iter().filter_map(|key| match self.connections[key.index as usize].reading {
+                Reading::Live(cursor) | Reading::Behind(cursor) => Some(cursor),
+                Reading::Merging(_) => None,
+            });
+        let cursor = slowest.min().unwrap_or(audience.log.end());
+        audience.log.trim(cursor, audience.members.len());
+    }
+
+    /// Lets a connection write what is pending and draws the conclusions. False when it is gone.
+    fn serve(&mut self, key: Key) -> bool {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
+        let Some(connection) =
+            self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
+        else {
+            return false;
+        };
+        let index = connection.audience;
+        let audience = &mut self.audiences[index as usize];
+        let pumped = connection.pump(&audience.log, audience.encoding, now, &pace, &mut self.tally.delivered);
+        match pumped {
+            Pumped::Over(reason) => {
+                self.remove(key, reason);
+                return false;
+            }
+            Pumped::Idle if connection.is_slow() => {
+                connection.reading = Reading::Live(audience.log.end());
+                connection.machine.on(Input::Drained, now, &pace);
+                audience.slow.retain(|slow| *slow != key);
+                self.tidy(index);
+            }
+            Pumped::Idle => {}
+            Pumped::Blocked | Pumped::Yielded => {
+                if let Reading::Live(cursor) = connection.reading {
+                    connection.reading = Reading::Behind(cursor);
+                    audience.slow.push(key);
+                    self.setup.metrics.became_slow();
+                    if audience.log.end() - cursor > self.setup.slow_after as u64 {
+                        self.tally.merged += connection.start_merging(&audience.log);
+                        self.setup.metrics.began_merging();
+                    }
+                }
+                connection.machine.on(Input::Blocked, now, &pace);
+                self.write_on(key);
+            }
+        }
+        self.arm(key);
+        true
+    }
+
+    /// Has a task go on writing whenever the client takes more, unless there is one.
+    fn write_on(&mut self, key: Key) {
+        let this = self.this.clone();
+        let Some(connection) = self.get(key) else { return };
+        let Some(socket) = connection.socket.clone() else { return };
+        if connection.writer.is_some() {
+            return;
+        }
+        let writer = spawn_local(async move {
+            loop {
+                let writable = socket.writable().await.is_ok();
+                let Some(shard) = this.upgrade() else { return };
+                if !shard.borrow_mut().on_writable(key, writable) {
+                    return;
+                }
+                // A client that takes everything must not keep the others waiting.
+                yield_now().await;
+            }
+        });
+        connection.writer = Some(writer.abort_handle());
+    }
+
+    /// False when the writing task is not needed any more.
+    fn on_writable(&mut self, key: Key, alive: bool) -> bool {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
+        let Some(connection) = self.get(key) else { return false };
+        if !alive {
+            connection.machine.on(Input::Broken, now, &pace);
+        }
+        if !self.serve(key) {
+            return false;
+        }
+        let Some(connection) = self.get(key) else { return false };
+        if connection.is_slow() {
+            return true;
+        }
+        connection.writer = None;
+        false
+    }
+
+    /// False when the reading task is not needed any more.
+    fn on_readable(&mut self, key: Key, alive: bool) -> bool {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for _ in 0..READS {
+            let Some(connection) = self.get(key) else { break };
+            let Some(socket) = connection.socket.clone() else { break };
+            match socket.try_read(&mut scratch) {
+                _ if !alive => connection.machine.on(Input::Broken, now, &pace),
+                Ok(0) => connection.machine.on(Input::Ended, now, &pace),
+                Ok(read) => {
+                    self.decode(key, &scratch[..read]);
+                    if read == SCRATCH {
+                        continue;
+                    }
+                }
+                Err(error) if is_full(&error) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    connection.machine.on(Input::Ended, now, &pace);
+                }
+                Err(_) => connection.machine.on(Input::Broken, now, &pace),
+            }
+            break;
+        }
+        self.scratch = scratch;
+        let Some(connection) = self.get(key) else { return false };
+        if connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open {
+            return self.serve(key);
+        }
+        true
+    }
+
+    fn decode(&mut self, key: Key, bytes: &[u8]) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
+        let Some(connection) = self.get(key) else { return };
+        if bytes.is_empty() || connection.machine.phase() != Phase::Open {
+            return;
+        }
+        let mut decoder = connection.decoder.take().unwrap_or_default();
+        let machine = &mut connection.machine;
+        let result = decoder.read(bytes, |frame| {
+            machine.on(Input::Frame(frame), now, &pace);
+            machine.phase() == Phase::Open
+        });
+        match result {
+            Err(violation) => {
+                machine.on(Input::Violation(violation), now, &pace);
+            }
+            Ok(()) if decoder.is_idle() => {}
+            Ok(()) => connection.decoder = Some(decoder),
+        }
+    }
+
+    /// Sets the wheel for the connection's deadline, if that is earlier than what it is set for.
+    fn arm(&mut self, key: Key) {
+        let pace = self.setup.pace;
+        let now = self.wheel.now();
+        let Some(connection) = self.get(key) else { return };
+        let at = connection.machine.deadline(&pace).max(now + 1);
+        if connection.armed > now && connection.armed <= at {
+            return;
+        }
+        connection.armed = at;
+        self.wheel.set(at, Alarm::Deadline(key, at));
+    }
+
+    fn turn(&mut self) {
+        let now = (self.began.elapsed().as_millis() / TICK.as_millis()) as Tick;
+        if now == self.wheel.now() {
+            return;
+        }
+        let mut fired = Vec::new();
+        self.wheel.turn(now, &mut fired);
+        for alarm in fired {
+            match alarm {
+                Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
+                Alarm::Attach(key) => {
+                    if self.get(key).is_some_and(|it| it.socket.is_none()) {
+                        self.remove(key, Reason::NeverAttached);
+                    }
+                }
+                Alarm::Drain(key) => self.on_drain(key, now),
+            }
+        }
+        self.report();
+    }
+
+    fn on_deadline(&mut self, key: Key, at: Tick, now: Tick) {
+        let pace = self.setup.pace;
+        let Some(connection) = self.get(key) else { return };
+        if connection.armed != at || connection.socket.is_none() {
+            return;
+        }
+        connection.machine.on(Input::Timer, now, &pace);
+        self.serve(key);
+    }
+
+    fn on_drain(&mut self, key: Key, now: Tick) {
+        let pace = self.setup.pace;
+        let Some(connection) = self.get(key) else { return };
+        if connection.socket.is_some() && connection.is_slow() {
+            // What is pending goes out first; the write deadline bounds how long that may take.
+            return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key));
+        }
+        connection.machine.on(Input::End(Reason::Drained), now, &pace);
+        if connection.socket.is_none() {
+            self.remove(key, Reason::Drained);
+        } else {
+            self.serve(key);
+        }
+    }
+
+    fn set_drain_alarm(&mut self, key: Key, over: Duration) {
+        let delay = fastrand::u32(0..=ticks(over));
+        self.wheel.set(self.wheel.now() + delay, Alarm::Drain(key));
+    }
+
+    fn drain(&mut self, over: Duration) {
+        self.draining = Some(over);
+        let all: Vec<Key> = self.keys().collect();
+        for key in all {
+            self.set_drain_alarm(key, over);
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Key> {
+        self.connections.iter().map(|(index, it)| Key { index: index as u32, serial: it.serial })
+    }
+
+    fn end(&mut self, group: GroupId, reason: Reason) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
+        let Some(slots) = self.groups.get(&group) else { return };
+        let audiences = slots.iter().flatten();
+        let members: Vec<Key> =
+            audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        for key in members {
+            if let Some(connection) = self.get(key) {
+                connection.machine.on(Input::End(reason), now, &pace);
+                self.serve(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: Key, reason: Reason) {
+        if self.get(key).is_none() {
+            return;
+        }
+        let connection = self.connections.remove(key.index as usize);
+        for task in [&connection.reader, &connection.writer].into_iter().flatten() {
+            task.abort();
+        }
+        let index = connection.audience;
+        let audience = &mut self.audiences[index as usize];
+        self.tally.failed += connection.pending_events(&audience.log) as u64;
+        *self.left.entry(audience.group).or_default() += 1;
+        if let Some(moved) = audience.remove(connection.place as usize, key) {
+            self.connections[moved.index as usize].place = connection.place;
+        }
+        self.tidy(index);
+        self.setup.metrics.closed(reason);
+    }
+
+    /// Counts what was tallied, and tells the upstream who is gone as far as it can take it now.
+    fn report(&mut self) {
+        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+        let sender = &self.setup.left;
+        self.left
+            .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
+        let slow = self.audiences.iter().flat_map(|(_, audience)| {
+            audience.slow.iter().map(|key| self.connections[key.index as usize].pending_events(&audience.log))
+        });
+        let pending = slow.sum::<usize>() as i64;
+        self.setup.metrics.tally(delivered, failed, merged, pending - self.pending_shown);
+        self.pending_shown = pending;
+    }
+}

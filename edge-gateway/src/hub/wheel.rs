@@ -1,0 +1,97 @@
+//! One timer for all sessions of a shard: a hashed wheel that turns a slot per tick.
+//!
+//! Setting is O(1) and nothing is ever cancelled: who set an entry looks, when it fires, whether it still
+//! means something. Times further away than one turn are simply set again by their owner.
+
+use std::time::Duration;
+
+/// Time since the shard began, in steps of [`TICK`].
+pub(crate) type Tick = u32;
+
+/// The wheel's resolution.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// About a hundred seconds a turn: most deadlines fire once.
+const SLOTS: usize = 1024;
+
+/// A duration in whole ticks, at least one.
+pub(crate) fn ticks(duration: Duration) -> Tick {
+    Tick::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(Tick::MAX / 4).max(1)
+}
+
+/// Entries of `T`, each with the tick at which it fires.
+#[derive(Debug)]
+pub(crate) struct Wheel<T> {
+    slots: Vec<Vec<(Tick, T)>>,
+    now: Tick,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel at tick 0.
+    pub(crate) fn new() -> Self {
+        Self { slots: std::iter::repeat_with(Vec::new).take(SLOTS).collect(), now: 0 }
+    }
+
+    /// The last tick that was turned to.
+    pub(crate) fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// Sets an entry; it fires at the first turn at or after `at`, and not before the next one.
+    pub(crate) fn set(&mut self, at: Tick, entry: T) {
+        let at = at.max(self.now + 1);
+        self.slots[at as usize % SLOTS].push((at, entry));
+    }
+
+    /// Turns to `now` and hands out what fires, into `fired`.
+    pub(crate) fn turn(&mut self, now: Tick, fired: &mut Vec<T>) {
+        let steps = now.saturating_sub(self.now).min(SLOTS as Tick);
+        let first = now - steps;
+        self.now = self.now.max(now);
+        for step in 1..=steps {
+            let slot = &mut self.slots[(first + step) as usize % SLOTS];
+            let mut kept = 0;
+            while kept < slot.len() {
+                if slot[kept].0 <= now {
+                    fired.push(slot.swap_remove(kept).1);
+                } else {
+                    kept += 1;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn everything_fires_once_at_the_first_turn_after_its_time(
+            entries in prop::collection::vec((0..300_u32, 1..4000_u32), 0..60),
+            turns in prop::collection::vec(1..1500_u32, 1..12),
+        ) {
+            let mut wheel = Wheel::new();
+            let mut waiting: Vec<(Tick, usize)> = Vec::new();
+            let mut entries = entries.into_iter().enumerate();
+            let mut now = 0;
+            for turn in turns {
+                for (id, (_, after)) in entries.by_ref().take(5) {
+                    wheel.set(now + after, id);
+                    waiting.push((now + after, id));
+                }
+                now += turn;
+                let mut fired = Vec::new();
+                wheel.turn(now, &mut fired);
+                fired.sort_unstable();
+                let (due, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(at, _)| *at <= now);
+                waiting = rest;
+                prop_assert_eq!(fired, due.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+                prop_assert_eq!(wheel.now(), now);
+            }
+        }
+    }
+}

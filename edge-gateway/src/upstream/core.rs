@@ -1,0 +1,495 @@
+//! Who is interested in what, and what follows from it. Pure: facts go in, [`Effect`]s come out.
+//!
+//! ```text
+//! join ──▶ group (asks for its interest) ──▶ topics (load, each with what happened since the interest)
+//! event ──▶ topic ──▶ its groups, if it is newer than their interest
+//! ```
+//!
+//! A group's interest has a revision. Changes of it that come while it is being asked for are kept and applied
+//! to the answer if they are newer, so that none is lost whichever comes first.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::event::{InstanceEvent, Position};
+use shared::model::{Revision, ServiceRef};
+
+use super::topic::{Fate, Member, Replayed, Topic};
+use super::{Cause, Selector};
+use crate::hub::push::Push;
+use crate::hub::{GroupId, Left};
+use crate::session::close::Reason;
+
+/// How long a group without sessions is kept: watchers that reconnect find everything in place.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Changes of an interest that are kept while it is being asked for; more than a replica makes in the time of
+/// an answer. The oldest goes first: the answer most likely knows it.
+const KEPT: usize = 4096;
+
+/// What a provider is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    pub provider: ServiceRef,
+    pub since: Position,
+    pub snapshot: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Listen to the consumer's interest, then ask for it.
+    OpenInterest(GroupId, ServiceRef),
+    /// Ask for it again.
+    AskInterest(GroupId, ServiceRef),
+    /// Stop listening.
+    CloseInterest(GroupId),
+    /// Listen to the providers' events, then ask for what happened since, and the state.
+    OpenTopics(Vec<Want>),
+    /// Stop listening.
+    CloseTopic(ServiceRef),
+    /// Ask for what happened since.
+    Replay(Cause, Vec<Want>),
+    /// Ask for what happened since, for this group only.
+    CatchUp(GroupId, Want),
+    /// Tell groups of a change.
+    Append(Arc<Push>, Vec<GroupId>),
+    /// End all sessions of a group.
+    End(GroupId, Reason),
+}
+
+/// The answer about a consumer's interest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interest {
+    pub exists: bool,
+    pub rev: Revision,
+    pub providers: Vec<ServiceRef>,
+}
+
+/// A change of a consumer's interest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InterestChange {
+    pub rev: Revision,
+    pub added: Vec<ServiceRef>,
+    pub removed: Vec<ServiceRef>,
+    pub deleted: bool,
+}
+
+#[derive(Debug)]
+struct Group {
+    selector: Selector,
+    providers: BTreeSet<ServiceRef>,
+    /// The revision of the last answer about the interest; 0 before the first.
+    confirmed: Revision,
+    /// The answer is awaited; changes that come meanwhile.
+    asking: Option<Vec<InterestChange>>,
+    /// Sessions in each shard.
+    sessions: Vec<u64>,
+    empty_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// Being loaded from a position; who waits for it, from which positions on.
+    Loading {
+        id: u32,
+        since: Position,
+        members: HashMap<GroupId, Position>,
+    },
+    Live(Topic),
+}
+
+/// The whole of it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    shards: usize,
+    topics: HashMap<ServiceRef, Slot>,
+    groups: HashMap<GroupId, Group>,
+    by_selector: HashMap<Selector, GroupId>,
+    next_topic: u32,
+    next_group: GroupId,
+    seen: Revision,
+    bookmark: Option<Revision>,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    /// Nobody is interested in anything.
+    pub(crate) fn new(shards: usize) -> Self {
+        Self {
+            shards,
+            topics: HashMap::new(),
+            groups: HashMap::new(),
+            by_selector: HashMap::new(),
+            next_topic: 0,
+            next_group: 1,
+            seen: 0,
+            bookmark: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done now.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The highest revision heard of.
+    pub(crate) fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// Topics and groups.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.topics.len(), self.groups.len())
+    }
+
+    /// Sessions of the group in each shard.
+    pub(crate) fn sessions(&self, group: GroupId) -> &[u64] {
+        self.groups.get(&group).map_or(&[], |group| &group.sessions)
+    }
+
+    /// A session begins in the shard that has the fewest of its group; names the group and the shard.
+    pub(crate) fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
+        let id = match self.by_selector.get(selector) {
+            Some(id) => *id,
+            None => self.open_group(selector.clone()),
+        };
+        let Some(group) = self.groups.get_mut(&id) else { return (id, 0) };
+        // The rest of equals is spread by the group's number, so that many small groups use all shards.
+        let shards = group.sessions.len();
+        let best = (0..shards).map(|n| (n + id as usize) % shards).min_by_key(|shard| group.sessions[*shard]);
+        let shard = best.unwrap_or(0);
+        group.sessions[shard] += 1;
+        group.empty_since = None;
+        (id, shard)
+    }
+
+    fn open_group(&mut self, selector: Selector) -> GroupId {
+        let id = self.next_group;
+        self.next_group += 1;
+        self.effects.push(Effect::OpenInterest(id, selector.consumer().clone()));
+        self.by_selector.insert(selector.clone(), id);
+        let group = Group {
+            selector,
+            providers: BTreeSet::new(),
+            confirmed: 0,
+            asking: Some(Vec::new()),
+            sessions: vec![0; self.shards],
+            empty_since: None,
+        };
+        self.groups.insert(id, group);
+        id
+    }
+
+    /// Sessions are gone from a shard.
+    pub(crate) fn left(&mut self, shard: usize, left: Left, now: Instant) {
+        let Some(group) = self.groups.get_mut(&left.group) else { return };
+        if let Some(count) = group.sessions.get_mut(shard) {
+            *count = count.saturating_sub(left.sessions);
+        }
+        if group.sessions.iter().all(|count| *count == 0) {
+            group.empty_since = Some(now);
+        }
+    }
+
+    /// Forgets groups that have been empty for a while.
+    pub(crate) fn forget_empty(&mut self, now: Instant) {
+        let empty = |group: &Group| group.empty_since.is_some_and(|since| now >= since + LINGER);
+        let gone: Vec<GroupId> =
+            self.groups.iter().filter(|(_, group)| empty(group)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.close_group(id);
+        }
+    }
+
+    fn close_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        self.by_selector.remove(&group.selector);
+        self.effects.push(Effect::CloseInterest(id));
+        for provider in &group.providers {
+            self.leave_topic(id, provider);
+        }
+    }
+
+    fn end_group(&mut self, id: GroupId, reason: Reason) {
+        if self.groups.contains_key(&id) {
+            self.effects.push(Effect::End(id, reason));
+            self.close_group(id);
+        }
+    }
+
+    /// A consumer's interest was told.
+    pub(crate) fn on_interest(&mut self, id: GroupId, answer: Interest) {
+        self.seen = self.seen.max(answer.rev);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(kept) = group.asking.take() else { return };
+        let first = group.confirmed == 0;
+        let providers: BTreeSet<ServiceRef> = match &group.selector {
+            Selector::Consumer(_) if !answer.exists => return self.end_group(id, Reason::NoService),
+            Selector::Consumer(_) => answer.providers.into_iter().collect(),
+            // For these the answer only tells the revision.
+            Selector::Providers(providers) => providers.iter().cloned().collect(),
+        };
+        // When the interest grew while we did not hear of it, what happened since we last knew is told.
+        let base = Position::end_of(if first { answer.rev } else { group.confirmed });
+        group.confirmed = answer.rev.max(1);
+        let removed: Vec<_> = group.providers.difference(&providers).cloned().collect();
+        let added: Vec<_> = providers.difference(&group.providers).cloned().collect();
+        self.change_interest(id, &removed, added, base);
+        for change in kept {
+            if change.rev > answer.rev {
+                self.on_interest_change(id, change);
+            }
+        }
+    }
+
+    /// A consumer's interest changed.
+    pub(crate) fn on_interest_change(&mut self, id: GroupId, change: InterestChange) {
+        self.seen = self.seen.max(change.rev);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if change.deleted {
+            return self.end_group(id, Reason::NoService);
+        }
+        if let Some(kept) = &mut group.asking {
+            if kept.len() == KEPT {
+                kept.remove(0);
+            }
+            return kept.push(change);
+        }
+        if change.rev <= group.confirmed || matches!(group.selector, Selector::Providers(_)) {
+            return;
+        }
+        // What was committed together with the new interest belongs to it.
+        let base = Position::end_of(change.rev.saturating_sub(1));
+        self.change_interest(id, &change.removed, change.added, base);
+    }
+
+    fn change_interest(
+        &mut self,
+        id: GroupId,
+        removed: &[ServiceRef],
+        added: Vec<ServiceRef>,
+        base: Position,
+    ) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let added: Vec<_> =
+            added.into_iter().filter(|provider| group.providers.insert(provider.clone())).collect();
+        let removed: Vec<_> = removed.iter().filter(|provider| group.providers.remove(provider)).collect();
+        for provider in removed {
+            self.leave_topic(id, provider);
+        }
+        let mut wanted = Vec::new();
+        for provider in added {
+            match self.topics.get_mut(&provider) {
+                None => {
+                    self.next_topic += 1;
+                    let members = HashMap::from([(id, base)]);
+                    let slot = Slot::Loading { id: self.next_topic, since: base, members };
+                    self.topics.insert(provider.clone(), slot);
+                    wanted.push(Want { provider, since: base, snapshot: true });
+                }
+                Some(Slot::Loading { members, .. }) => {
+                    members.insert(id, base);
+                }
+                Some(Slot::Live(topic)) => join_live(topic, provider, id, base, &mut self.effects),
+            }
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::OpenTopics(wanted));
+        }
+    }
+
+    fn leave_topic(&mut self, id: GroupId, provider: &ServiceRef) {
+        let unused = match self.topics.get_mut(provider) {
+            None => return,
+            Some(Slot::Loading { members, .. }) => {
+                members.remove(&id);
+                members.is_empty()
+            }
+            Some(Slot::Live(topic)) => {
+                topic.members.remove(&id);
+                topic.members.is_empty()
+            }
+        };
+        if unused {
+            self.topics.remove(provider);
+            self.effects.push(Effect::CloseTopic(provider.clone()));
+        }
+    }
+
+    /// A provider that was being opened from `since` is there. False when nobody waits for it any more.
+    pub(crate) fn on_loaded(&mut self, provider: &ServiceRef, since: Position, replayed: Replayed) -> bool {
+        self.seen = self.seen.max(replayed.at.rev);
+        let Some(slot) = self.topics.get_mut(provider) else { return false };
+        let Slot::Loading { id, since: wanted, members } = slot else { return false };
+        if since > *wanted {
+            return false;
+        }
+        let mut out = Vec::new();
+        let mut topic = Topic::load(*id, since, replayed, &mut out);
+        let members = std::mem::take(members);
+        for (group, base) in members {
+            if base >= since {
+                topic.members.insert(group, Member { base, closed: false });
+            } else {
+                join_live(&mut topic, provider.clone(), group, base, &mut self.effects);
+            }
+        }
+        append(&topic, out, &mut self.effects);
+        *slot = Slot::Live(topic);
+        true
+    }
+
+    /// An event came over the bus.
+    pub(crate) fn on_event(&mut self, event: InstanceEvent) -> Option<Fate> {
+        self.seen = self.seen.max(event.at.rev);
+        let Some(Slot::Live(topic)) = self.topics.get_mut(&event.provider) else { return None };
+        let provider = event.provider.clone();
+        let mut out = Vec::new();
+        let fate = topic.on_event(event, &mut out);
+        append(topic, out, &mut self.effects);
+        if fate == Fate::Gap && !std::mem::replace(&mut topic.asking, true) {
+            let want = Want { provider, since: topic.at(), snapshot: false };
+            self.effects.push(Effect::Replay(Cause::Gap, vec![want]));
+        }
+        Some(fate)
+    }
+
+    /// A provider was asked for again, and here is the answer; the number of differences found by comparison.
+    pub(crate) fn on_replayed(&mut self, provider: &ServiceRef, since: Position, replayed: Replayed) -> u64 {
+        self.seen = self.seen.max(replayed.at.rev);
+        let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return 0 };
+        if since > topic.at() {
+            // Asked for an earlier topic of this provider that knew more; this one has its own answer coming.
+            return 0;
+        }
+        let mut out = Vec::new();
+        let again = topic.on_replayed(replayed, &mut out);
+        append(topic, out, &mut self.effects);
+        if again.needed {
+            topic.asking = true;
+            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
+            self.effects.push(Effect::Replay(Cause::Again, vec![want]));
+        }
+        again.differences
+    }
+
+    /// What a group that came late to a topic has missed.
+    pub(crate) fn on_caught_up(&mut self, id: GroupId, provider: &ServiceRef, replayed: Replayed) {
+        let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return };
+        let at = topic.at();
+        let Some(member) = topic.members.get_mut(&id) else { return };
+        let base = std::mem::replace(member, Member { base: at, closed: false }).base;
+        let missed = if replayed.continuous && replayed.at >= at {
+            let events = replayed.events.iter().filter(|event| event.at > base && event.at <= at);
+            events.map(|event| Arc::new(Push::of(topic.id, event))).collect()
+        } else {
+            topic.written_after(base.rev)
+        };
+        self.effects.extend(missed.into_iter().map(|push| Effect::Append(push, vec![id])));
+    }
+
+    /// The publisher's progress: everything in (since, rev] was published. True when that shows a loss.
+    pub(crate) fn on_bookmark(&mut self, rev: Revision, since: Revision) -> bool {
+        let lost = self.bookmark.is_some_and(|known| since > known);
+        self.bookmark = Some(self.bookmark.unwrap_or(0).max(rev));
+        self.seen = self.seen.max(rev);
+        if lost {
+            self.resync_topics(Cause::Bookmark);
+        }
+        lost
+    }
+
+    /// Messages may have been lost: everything is asked for again.
+    pub(crate) fn resync(&mut self, cause: Cause) {
+        self.resync_topics(cause);
+        for (id, group) in &mut self.groups {
+            if group.asking.is_none() {
+                group.asking = Some(Vec::new());
+                self.effects.push(Effect::AskInterest(*id, group.selector.consumer().clone()));
+            }
+        }
+    }
+
+    fn resync_topics(&mut self, cause: Cause) {
+        let mut wanted = Vec::new();
+        for (provider, slot) in &mut self.topics {
+            if let Slot::Live(topic) = slot
+                && !std::mem::replace(&mut topic.asking, true)
+            {
+                wanted.push(Want { provider: provider.clone(), since: topic.at(), snapshot: false });
+            }
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Replay(cause, wanted));
+        }
+    }
+
+    /// The sums of all providers, and all consumers, for comparison with a replica.
+    pub(crate) fn digests(&self) -> (Vec<(ServiceRef, u64)>, Vec<(GroupId, ServiceRef)>) {
+        let live = self.topics.iter().filter_map(|(provider, slot)| match slot {
+            Slot::Live(topic) if !topic.asking => Some((provider.clone(), topic.digest())),
+            Slot::Live(_) | Slot::Loading { .. } => None,
+        });
+        let consumers = self.groups.iter().filter_map(|(id, group)| match &group.selector {
+            Selector::Consumer(consumer) => Some((*id, consumer.clone())),
+            Selector::Providers(_) => None,
+        });
+        (live.collect(), consumers.collect())
+    }
+
+    /// These providers' sums, as they were sent, differ from the replica's; those that have not moved since are
+    /// compared in full.
+    pub(crate) fn on_differing(&mut self, differing: Vec<(ServiceRef, u64)>) {
+        let mut wanted = Vec::new();
+        for (provider, digest) in differing {
+            if let Some(Slot::Live(topic)) = self.topics.get_mut(&provider)
+                && topic.digest() == digest
+                && !std::mem::replace(&mut topic.asking, true)
+            {
+                wanted.push(Want { since: topic.at(), provider, snapshot: true });
+            }
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Replay(Cause::Digest, wanted));
+        }
+    }
+
+    /// A consumer does not exist any more.
+    pub(crate) fn on_consumer_gone(&mut self, id: GroupId) {
+        self.end_group(id, Reason::NoService);
+    }
+}
+
+/// Adds a group to a live topic: with what happened since its base, or after having asked for that.
+fn join_live(
+    topic: &mut Topic,
+    provider: ServiceRef,
+    id: GroupId,
+    base: Position,
+    effects: &mut Vec<Effect>,
+) {
+    match topic.since(base) {
+        Some(missed) => {
+            effects.extend(missed.into_iter().map(|push| Effect::Append(push, vec![id])));
+            topic.members.insert(id, Member { base: base.max(topic.at()), closed: false });
+        }
+        None => {
+            topic.members.insert(id, Member { base, closed: true });
+            effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
+        }
+    }
+}
+
+fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
+    for push in pushes {
+        let wants = |member: &Member| !member.closed && push.at > member.base;
+        let groups: Vec<GroupId> =
+            topic.members.iter().filter(|(_, member)| wants(member)).map(|(id, _)| *id).collect();
+        if !groups.is_empty() {
+            effects.push(Effect::Append(push, groups));
+        }
+    }
+}

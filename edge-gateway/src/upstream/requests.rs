@@ -1,0 +1,204 @@
+//! The gateway's questions to the control plane, asked until they are answered.
+//!
+//! Any replica may answer; one that is behind or cannot says so in `error` and the question is asked again,
+//! with growing waits. Answers that are incomplete or make no sense count as none. What is asked from here is
+//! bounded by who calls; an answer's parts are bounded by the payload of the bus each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::backoff::Backoff;
+use shared::bus::{Bus, BusError, Message, Messages};
+use shared::event::{DecodeError, InstanceEvent};
+use shared::model::ServiceRef;
+use shared::subject;
+use tracing::debug;
+
+use super::core::{Interest, Want};
+use super::topic::Replayed;
+use crate::metrics::UpstreamMetrics;
+
+/// First and longest wait between two attempts of a question.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// Parts of one answer at most; more is not an answer.
+const MAX_PARTS: u32 = 100_000;
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// The bus did not carry it.
+    #[error("the request did not get through")]
+    Bus(#[from] BusError),
+    /// The replica declined.
+    #[error("the replica declined: {0}")]
+    Declined(String),
+    /// The answer ended early or has parts that do not fit.
+    #[error("the answer is incomplete")]
+    Incomplete,
+    /// The answer cannot be understood.
+    #[error("the answer makes no sense")]
+    Malformed(#[from] DecodeError),
+}
+
+impl From<prost::DecodeError> for AskError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.into())
+    }
+}
+
+/// Asks. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) bus: Arc<dyn Bus>,
+    /// How long a part of an answer may take.
+    pub(super) timeout: Duration,
+    /// The highest revision heard of: answers must not be older.
+    pub(super) seen: Arc<AtomicU64>,
+    pub(super) metrics: UpstreamMetrics,
+}
+
+impl Asker {
+    /// Subscribes, as soon as the bus is there.
+    pub(super) async fn subscribe(&self, subject: &str) -> Messages {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.bus.subscribe(subject).await {
+                Ok(messages) => return messages,
+                Err(error) => self.failed(&error.into(), &mut backoff).await,
+            }
+        }
+    }
+
+    /// Who is the consumer interested in?
+    pub(super) async fn interest(&self, consumer: &ServiceRef) -> Interest {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.try_interest(consumer).await {
+                Ok(interest) => return interest,
+                Err(error) => self.failed(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// What happened to these providers? One answer for each, in the order of the questions.
+    pub(super) async fn replay(&self, wants: &[Want]) -> Vec<Replayed> {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.try_replay(wants).await {
+                Ok(replayed) => return replayed,
+                Err(error) => self.failed(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// Whose sums differ, and which consumers are gone? Positions in the two lists. Asked once: it comes again.
+    pub(super) async fn digest(
+        &self,
+        entries: &[(ServiceRef, u64)],
+        consumers: &[ServiceRef],
+    ) -> Result<(Vec<u32>, Vec<u32>), AskError> {
+        let entry = |(provider, hash): &(ServiceRef, u64)| pb::digest_request::Entry {
+            provider: Some(provider.into()),
+            hash: *hash,
+        };
+        let request = pb::DigestRequest {
+            entries: entries.iter().map(entry).collect(),
+            consumers: consumers.iter().map(Into::into).collect(),
+            min_rev: self.min_rev(),
+        };
+        let mut parts = self.ask(subject::RPC_DIGEST, &request).await?;
+        let part = parts.next().await.ok_or(AskError::Incomplete)?;
+        let reply = pb::DigestReply::decode(part.payload)?;
+        accepted(reply.error)?;
+        Ok((reply.differing, reply.gone_consumers))
+    }
+
+    async fn try_interest(&self, consumer: &ServiceRef) -> Result<Interest, AskError> {
+        let request = pb::InterestRequest { consumer: Some(consumer.into()), min_rev: self.min_rev() };
+        let mut parts = self.ask(subject::RPC_INTEREST, &request).await?;
+        let part = parts.next().await.ok_or(AskError::Incomplete)?;
+        let reply = pb::InterestReply::decode(part.payload)?;
+        accepted(reply.error)?;
+        let providers = reply.providers.into_iter().map(Into::into).collect();
+        Ok(Interest { exists: reply.exists, rev: reply.rev, providers })
+    }
+
+    async fn try_replay(&self, wants: &[Want]) -> Result<Vec<Replayed>, AskError> {
+        let want = |want: &Want| pb::replay_request::Provider {
+            provider: Some((&want.provider).into()),
+            since: Some(want.since.into()),
+            snapshot: want.snapshot,
+        };
+        let request =
+            pb::ReplayRequest { providers: wants.iter().map(want).collect(), min_rev: self.min_rev() };
+        let mut parts = self.ask(subject::RPC_REPLAY, &request).await?;
+        let mut answers: HashMap<ServiceRef, (Replayed, bool)> = HashMap::new();
+        for number in 0..MAX_PARTS {
+            let part = parts.next().await.ok_or(AskError::Incomplete)?;
+            let reply = pb::ReplayReply::decode(part.payload)?;
+            accepted(reply.error)?;
+            if reply.part != number {
+                return Err(AskError::Incomplete);
+            }
+            for part in reply.providers {
+                add_part(&mut answers, part)?;
+            }
+            if reply.last {
+                let answer = |want: &Want| answers.remove(&want.provider).filter(|(_, more)| !more);
+                let answers = wants.iter().map(answer).map(|it| it.map(|(replayed, _)| replayed));
+                return answers.collect::<Option<_>>().ok_or(AskError::Incomplete);
+            }
+        }
+        Err(AskError::Incomplete)
+    }
+
+    async fn ask(&self, subject: &str, request: &impl prost::Message) -> Result<Messages, AskError> {
+        Ok(self.bus.request(Message::new(subject, request.encode_to_vec()), self.timeout).await?)
+    }
+
+    fn min_rev(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    async fn failed(&self, error: &AskError, backoff: &mut Backoff) {
+        debug!(%error, "a request to the control plane failed; asking again");
+        self.metrics.retry();
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+fn accepted(error: String) -> Result<(), AskError> {
+    if error.is_empty() { Ok(()) } else { Err(AskError::Declined(error)) }
+}
+
+fn add_part(
+    answers: &mut HashMap<ServiceRef, (Replayed, bool)>,
+    part: pb::replay_reply::Provider,
+) -> Result<(), AskError> {
+    let provider: ServiceRef = part.provider.ok_or(DecodeError::Missing("provider"))?.into();
+    let (answer, more) = answers.entry(provider).or_default();
+    if let Some(key) = part.key {
+        answer.key = Some(Arc::new(key.into()));
+    }
+    answer.continuous |= part.continuous;
+    for event in part.events {
+        answer.events.push(InstanceEvent::from_proto(event)?);
+    }
+    if part.has_snapshot {
+        let snapshot = answer.snapshot.get_or_insert_default();
+        for it in part.instances {
+            let instance = it.instance.ok_or(DecodeError::Missing("instance"))?;
+            snapshot.push((Arc::new(instance.into()), it.mod_rev));
+        }
+    }
+    if let Some(at) = part.at {
+        answer.at = at.into();
+    }
+    *more = part.more;
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Frames as clients send them, whole and torn apart.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+
+/// A frame as a client sends it.
+fn client(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ ..=125 => frame.push(MASKED | short as u8),
+        middle @ ..=0xffff => {
+            frame.push(MASKED | 126);
+            frame.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(MASKED | 127);
+            frame.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(payload.iter().enumerate().map(|(index, byte)| byte ^ MASK[index % 4]));
+    frame
+}
+
+/// What a decoder makes of the bytes, in words, when they come in pieces of `size`.
+fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<Violation>) {
+    let (mut decoder, mut heard) = (Decoder::default(), Vec::new());
+    for piece in bytes.chunks(size.max(1)) {
+        let result = decoder.read(piece, |incoming| {
+            heard.push(format!("{incoming:?}"));
+            true
+        });
+        if let Err(violation) = result {
+            return (heard, Some(violation));
+        }
+        assert!(decoder.partial.len() <= 14 + MAX_CONTROL);
+    }
+    (heard, None)
+}
+
+#[test]
+fn good_frames_are_understood_however_they_are_torn() {
+    let close = [&1000_u16.to_be_bytes()[..], b"bye"].concat();
+    let table: [(&str, Vec<u8>, &[&str]); 12] = [
+        ("empty ping", client(0x89, b""), &["Ping([])"]),
+        ("ping with payload", client(0x89, b"ab"), &["Ping([97, 98])"]),
+        ("pong", client(0x8a, b"x"), &["Pong"]),
+        ("text", client(0x81, b"hello"), &["Data"]),
+        ("empty text", client(0x81, b""), &["Data"]),
+        ("binary over 64 bytes", client(0x82, &[7; 65]), &["Data"]),
+        ("the longest message", client(0x82, &[7; 4096]), &["Data"]),
+        (
+            "a fragmented message with a ping within",
+            [client(0x01, b"a"), client(0x89, b""), client(0x00, b"b"), client(0x80, b"c")].concat(),
+            &["Data", "Ping([])", "Data", "Data"],
+        ),
+        ("close", client(0x88, &close), &["Close(Some((1000, \"bye\")))"]),
+        ("close without code", client(0x88, b""), &["Close(None)"]),
+        ("application's close code", client(0x88, &4001_u16.to_be_bytes()), &["Close(Some((4001, \"\")))"]),
+        ("two pings", [client(0x89, b"1"), client(0x89, b"2")].concat(), &["Ping([49])", "Ping([50])"]),
+    ];
+    for (name, bytes, expected) in table {
+        for size in 1..=bytes.len().min(40) {
+            let (heard, violation) = read(&bytes, size);
+            assert_eq!(
+                (heard, violation),
+                (expected.iter().map(|it| it.to_string()).collect(), None),
+                "{name} in {size}"
+            );
+        }
+    }
+}
+
+#[test]
+fn violations_are_named() {
+    let unmasked = vec![0x81, 0x01, b'a'];
+    let huge = [&[0x82, MASKED | 127][..], &(1_u64 << 40).to_be_bytes(), &MASK].concat();
+    let negative = [&[0x82, MASKED | 127][..], &u64::MAX.to_be_bytes(), &MASK].concat();
+    let many = [client(0x01, &[0; 3000]), client(0x00, &[0; 3000])].concat();
+    let bad_utf8 = [&1000_u16.to_be_bytes()[..], &[0xff, 0xfe]].concat();
+    let table: [(&str, Vec<u8>, Violation); 16] = [
+        ("not masked", unmasked, Violation::Protocol("frame not masked")),
+        ("reserved bit", client(0xc1, b""), Violation::Protocol("reserved bits set")),
+        ("unknown data opcode", client(0x83, b""), Violation::Protocol("unknown opcode")),
+        ("unknown control opcode", client(0x8b, b""), Violation::Protocol("unknown opcode")),
+        ("fragmented ping", client(0x09, b""), Violation::Protocol("fragmented control frame")),
+        ("long ping", client(0x89, &[0; 126]), Violation::Protocol("control frame too long")),
+        ("continuation of nothing", client(0x80, b""), Violation::Protocol("nothing to continue")),
+        (
+            "text in text",
+            [client(0x01, b""), client(0x81, b"")].concat(),
+            Violation::Protocol("message not finished"),
+        ),
+        ("too big", client(0x82, &[0; 4097]), Violation::TooBig),
+        ("too big as announced", huge, Violation::TooBig),
+        ("too big together", many, Violation::TooBig),
+        ("length over 63 bits", negative, Violation::Protocol("bad length")),
+        ("close of one byte", client(0x88, b"x"), Violation::Protocol("bad close frame")),
+        (
+            "close code that is never sent",
+            client(0x88, &1005_u16.to_be_bytes()),
+            Violation::Protocol("bad close code"),
+        ),
+        ("close code of nobody", client(0x88, &999_u16.to_be_bytes()), Violation::Protocol("bad close code")),
+        ("close reason that is no text", client(0x88, &bad_utf8), Violation::Protocol("bad close reason")),
+    ];
+    for (name, bytes, expected) in table {
+        for size in [1, 3, bytes.len()] {
+            assert_eq!(read(&bytes, size).1, Some(expected), "{name} in {size}");
+        }
+    }
+}
+
+#[test]
+fn frames_are_built_with_the_shortest_length() {
+    assert_eq!(text_frame(b"hi").as_ref(), b"\x81\x02hi");
+    assert_eq!(text_frame(&[b'a'; 126])[..4], [0x81, 126, 0, 126]);
+    assert_eq!(text_frame(&[b'a'; 65_536])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    let mut out = Vec::new();
+    put_ping(&mut out);
+    put_pong(b"x", &mut out);
+    put_close(Some(1002), "no", &mut out);
+    put_close(None, "", &mut out);
+    assert_eq!(out, b"\x89\x00\x8a\x01x\x88\x04\x03\xeano\x88\x00");
+}
+
+proptest! {
+    #[test]
+    fn junk_never_panics_and_tearing_changes_nothing(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1..20_usize) {
+        prop_assert_eq!(read(&bytes, size), read(&bytes, bytes.len()));
+    }
+
+    #[test]
+    fn good_frames_in_a_row_are_all_heard(payloads in prop::collection::vec((prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a]), prop::collection::vec(any::<u8>(), 0..126)), 0..20), size in 1..64_usize) {
+        let bytes: Vec<u8> = payloads.iter().flat_map(|(first, payload)| client(*first, payload)).collect();
+        let (heard, violation) = read(&bytes, size);
+        prop_assert_eq!(heard.len(), payloads.len());
+        prop_assert_eq!(violation, None);
+    }
+}
