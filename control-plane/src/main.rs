@@ -11,14 +11,12 @@ use control_plane::app::{App, Parts};
 use control_plane::process::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use shared::admin::{self, Readiness};
-use shared::bus::nats::NatsBus;
+use shared::bus::NatsBus;
 use shared::config;
 use shared::http::{ServerLimits, ServerMetrics, serve, serve_counted};
 use shared::lifecycle::Tasks;
 use shared::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
-use tower::Layer;
-use tower::util::MapRequestLayer;
 use tracing::{error, info};
 
 fn main() -> ExitCode {
@@ -66,8 +64,7 @@ async fn run(config: ProcessConfig) -> Result<bool> {
     info!(plane = "control", api = %listening, admin = %admin.local_addr()?, "listening");
 
     let admin_tasks = tasks.clone();
-    let routes = MapRequestLayer::new(|request: http::Request<_>| request.map(axum::body::Body::new))
-        .layer(admin::router(readiness, metrics, axum::Router::new()));
+    let routes = admin::router(readiness, metrics, axum::Router::new());
     let admin_limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
     tasks.spawn_vital("admin", async move { serve(admin, routes, admin_limits, &admin_tasks).await });
     let (service, rest, api_tasks) = (app.service, app.rest, tasks.clone());

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::bus::nats::{NatsAuth, NatsConfig};
+use shared::bus::NatsConfig;
 use shared::config::{Config as Read, Secret, Settings, Url};
 use shared::http::ServerLimits;
 use shared::telemetry::logs::LogConfig;
@@ -35,10 +35,10 @@ impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         let plane = Config::read(settings);
         Self {
-            listen: settings.get("listen", "127.0.0.1:30100", "Address of the registry API."),
+            listen: settings.get("listen", "127.0.0.1:30110", "Address of the registry API."),
             admin_listen: settings.get(
                 "admin-listen",
-                "127.0.0.1:30101",
+                "127.0.0.1:30111",
                 "Address of /live, /ready and /metrics.",
             ),
             grace: settings.within(
@@ -50,7 +50,7 @@ impl Read for ProcessConfig {
             http: ServerLimits::read(settings, "api"),
             log: LogConfig::read(settings),
             etcd: etcd(settings),
-            nats: nats(settings, &plane.name),
+            nats: NatsConfig::read(settings, &plane.name),
             plane,
         }
     }
@@ -86,25 +86,5 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
         tls: encrypted.then(|| EtcdTls { ca_pem, identity_pem: certificate.zip(key), server_name: None }),
         user: user.map(|name| (name, password.map_or_else(String::new, |p| p.expose().to_owned()))),
         ..EtcdConfig::default()
-    }
-}
-
-fn nats(settings: &mut Settings<'_>, name: &str) -> NatsConfig {
-    let urls: Vec<Url> = settings.get("nats", "nats://127.0.0.1:4222", "Servers of the NATS cluster.");
-    let user: Option<String> = settings.optional("nats.user", "Name at NATS.");
-    let password: Option<Secret> = settings.optional("nats.password", "Password at NATS.");
-    let token: Option<Secret> =
-        settings.optional("nats.token", "Token at NATS, instead of name and password.");
-    let auth = match (token, user) {
-        (Some(token), _) => NatsAuth::Token(token.expose().to_owned()),
-        (None, Some(name)) => {
-            NatsAuth::User { name, password: password.map_or_else(String::new, |p| p.expose().to_owned()) }
-        }
-        (None, None) => NatsAuth::None,
-    };
-    NatsConfig {
-        auth,
-        root_certificates: settings.optional("nats.ca", "PEM file with the authorities to trust at NATS."),
-        ..NatsConfig::new(urls.iter().map(|url| url.as_str().to_owned()).collect(), name)
     }
 }

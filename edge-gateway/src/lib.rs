@@ -23,6 +23,7 @@ mod gateway;
 mod hub;
 mod limits;
 mod metrics;
+pub mod process;
 mod session;
 mod upstream;
 mod wire;
