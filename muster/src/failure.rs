@@ -95,6 +95,11 @@ impl Failure {
     pub(crate) fn is_unknown_instance(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.code == "400017")
     }
+
+    /// The registry says that the service is not there.
+    pub(crate) fn is_unknown_service(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code == "400012")
+    }
 }
 
 /// The statuses, for `--help`.

@@ -10,13 +10,17 @@ use anyhow::Context as _;
 use axum::Router;
 use clap::{ArgMatches, Command};
 use control_plane::app::{App, Parts};
+use control_plane::keys::Name;
+use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use edge_gateway::forward::InProcess;
 use opentelemetry::KeyValue;
 use shared::admin::{self, Readiness};
 use shared::bus::local::LocalBus;
 use shared::config::{self, Config, Settings};
-use shared::http::{ServerLimits, ServerMetrics, serve, serve_counted};
+use shared::http::{ServerLimits, serve};
 use shared::lifecycle::Tasks;
+use shared::model::Tenant;
 use shared::telemetry::logs::LogConfig;
 use shared::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
@@ -27,33 +31,29 @@ use crate::failure;
 /// The name of the command.
 pub(crate) const NAME: &str = "standalone";
 
-/// The settings of a standalone registry.
-#[derive(Debug)]
+/// The settings of a standalone registry: those of both planes, without what lies between them.
 pub(crate) struct StandaloneConfig {
-    /// Where clients and watchers are served.
-    pub(crate) listen: SocketAddr,
     /// Where the embedded store keeps its file.
     pub(crate) data_dir: PathBuf,
     /// A listener of their own for `/live`, `/ready`, `/metrics`; otherwise they share `listen`.
     pub(crate) admin_listen: Option<SocketAddr>,
     /// How long a drain may take.
     pub(crate) grace: Duration,
-    /// What each listener grants.
-    pub(crate) limits: ServerLimits,
     /// Logs.
     pub(crate) log: LogConfig,
     /// The control plane in it.
     pub(crate) plane: control_plane::config::Config,
+    /// The gateway in it; its address is the registry's.
+    pub(crate) gateway: edge_gateway::Config,
 }
 
 impl Config for StandaloneConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
+        // A registry that someone tries out is not there for the whole network.
+        settings.set_default("listen", "127.0.0.1:30100");
+        // One process has nowhere to send its watchers: spreading them would only take time.
+        settings.set_default("drain-over", "1s");
         Self {
-            listen: settings.get(
-                "listen",
-                "127.0.0.1:30100",
-                "Address on which clients and watchers are served.",
-            ),
             data_dir: settings.get(
                 "data-dir",
                 "./muster-data",
@@ -69,9 +69,9 @@ impl Config for StandaloneConfig {
                 "0s"..="10m",
                 "Time that a drain may take before it is cut short.",
             ),
-            limits: ServerLimits::read(settings, "api"),
             log: LogConfig::read(settings),
             plane: control_plane::config::Config::read(settings),
+            gateway: edge_gateway::Config::read(settings),
         }
     }
 }
@@ -105,7 +105,7 @@ async fn run(config: StandaloneConfig) -> anyhow::Result<()> {
     tasks.listen_for_signals()?;
     let metrics = Metrics::new([KeyValue::new("service.name", "muster-standalone")])?;
     let readiness = Readiness::new(&tasks);
-    let api = bind(config.listen).await?;
+    let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
     let file = config.data_dir.join("muster.redb");
@@ -113,16 +113,15 @@ async fn run(config: StandaloneConfig) -> anyhow::Result<()> {
     let parts = Parts {
         store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)
             .with_context(|| format!("the store in {} cannot be opened", file.display()))?,
-        bus,
+        bus: bus.clone(),
         config: config.plane,
         listening,
         meter: metrics.meter("control-plane"),
         readiness: readiness.clone(),
     };
-    let App { service, idle, .. } = App::build(parts, &tasks);
-
-    let counted = ServerMetrics::new(&metrics.meter("http"), "api");
-    let admin = admin::router(readiness, metrics, Router::new());
+    let App { service, rest, .. } = App::build(parts, &tasks);
+    let meter = metrics.meter("edge-gateway");
+    let admin = admin::router(readiness.clone(), metrics, Router::new());
     let routes = match config.admin_listen {
         None => admin.fallback_service(service),
         Some(address) => {
@@ -133,15 +132,43 @@ async fn run(config: StandaloneConfig) -> anyhow::Result<()> {
             Router::new().fallback_service(service)
         }
     };
-    info!(api = %listening, data = %file.display(), "listening");
-    let serving = tasks.clone();
-    tasks.spawn_vital("api", async move {
-        serve_counted(api, routes, config.limits, counted, &serving).await;
-        // No request is left: the rooms behind may stop.
-        idle.cancel();
+    let forward = Arc::new(InProcess::new(routes));
+    let gateway = edge_gateway::App::build_on(api, config.gateway, bus, forward, &meter, &readiness, &tasks)?;
+    info!(plane = "both", api = %listening, data = %file.display(), "listening");
+    tasks.spawn_vital("gateway", async move {
+        gateway.run().await;
+        // No request and no watcher is left: the rooms behind may stop.
+        rest.begin().await;
+    });
+    let greeted = tasks.clone();
+    tasks.spawn(async move {
+        let ready = greeted.drain().run_until_cancelled(readiness.ready()).await;
+        if ready.is_some() {
+            println!("{}", greeting(listening));
+        }
     });
     anyhow::ensure!(tasks.finish(config.grace).await, "the drain did not end in time");
     Ok(())
+}
+
+/// What someone who started it by hand wants to do next; each line works when pasted.
+fn greeting(listening: SocketAddr) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "muster".into());
+    // An address that means "all" is no address to go to.
+    let host =
+        if listening.ip().is_unspecified() { "127.0.0.1".to_owned() } else { listening.ip().to_string() };
+    let server = format!("http://{host}:{}", listening.port());
+    let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
+    let name = Name::new("", "default", "consumer");
+    let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
+    format!(
+        "\nThe registry is ready at {server} (state: {server}/ready, figures: {server}/metrics).\n\
+         To watch a change arrive, paste into another terminal:\n\n  \
+         {program} register{at} --name consumer\n  \
+         {program} watch{at} --service {consumer} --provider provider &\n  \
+         sleep 1; {program} register{at} --name provider --endpoint rest://127.0.0.1:8080\n\n\
+         Ctrl-C stops it; the data stay."
+    )
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

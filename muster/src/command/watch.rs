@@ -31,6 +31,12 @@ pub(crate) struct Watch {
     /// The consumer's id: whatever happens to the services that it uses is shown.
     #[arg(long, value_name = "ID")]
     service: String,
+    /// Make the consumer use the provider of this name first, whether it exists already or not.
+    #[arg(long = "provider", value_name = "NAME")]
+    providers: Vec<String>,
+    /// The providers' application.
+    #[arg(long, value_name = "APP", default_value = "default", requires = "providers")]
+    provider_app: String,
     /// Begin after this revision; 0 lists what is there first.
     #[arg(long, value_name = "REVISION", default_value_t = 0)]
     since: Revision,
@@ -65,6 +71,9 @@ impl Watch {
     }
 
     async fn follow(&self, registry: &Registry, screen: &mut Screen) -> Result<(), Failure> {
+        for provider in &self.providers {
+            self.depend_on(provider, registry).await?;
+        }
         let mut since = (!self.live).then_some(self.since);
         let mut socket = self.connect(registry, since).await?;
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
@@ -85,6 +94,24 @@ impl Watch {
             } else {
                 "reconnected; changes meanwhile are missing"
             });
+        }
+    }
+
+    /// A find as the consumer records that it uses the provider, also before that exists.
+    async fn depend_on(&self, provider: &str, registry: &Registry) -> Result<(), Failure> {
+        let found = registry
+            .get(&["registry", "instances"])
+            .query("appId", &self.provider_app)
+            .query("serviceName", provider)
+            .query("env", "")
+            .query("version", "0+")
+            .consumer(Some(&self.service))
+            .send()
+            .await;
+        match found {
+            // A consumer that does not exist is told by the watch itself.
+            Err(failure) if failure.is_unknown_service() => Ok(()),
+            found => found.map(drop),
         }
     }
 
