@@ -1,3 +1,4 @@
 //! System tests.
 
+mod push;
 mod store_etcd;
