@@ -11,6 +11,7 @@
 //! events in the history, and an event leaves only after the snapshot has it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -46,6 +47,7 @@ pub struct View {
     snapshot: Arc<ArcSwap<Snapshot>>,
     revision: watch::Receiver<Revision>,
     history: Arc<History>,
+    skipped: Arc<AtomicU64>,
 }
 
 impl View {
@@ -73,6 +75,11 @@ impl View {
         self.revision.clone()
     }
 
+    /// Stored values that could not be read, and were passed over, so far.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
     /// What happened lately.
     pub fn history(&self) -> &Arc<History> {
         &self.history
@@ -84,8 +91,9 @@ pub fn view(history: History, clock: shared::clock::Clock) -> (Writer, View) {
     let history = Arc::new(history);
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (sender, revision) = watch::channel(0);
-    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock);
-    (writer, View { snapshot, revision, history })
+    let skipped = Arc::new(AtomicU64::new(0));
+    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock, skipped.clone());
+    (writer, View { snapshot, revision, history, skipped })
 }
 
 #[cfg(test)]

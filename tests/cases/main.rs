@@ -1,4 +1,6 @@
 //! System tests.
 
+mod outage;
 mod push;
+mod standalone;
 mod store_etcd;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use proto::event::v1 as pb;
@@ -40,7 +41,7 @@ pub struct Writer {
     gone: HashMap<ServiceRef, Position>,
     /// Before this revision nothing is known of providers that are not in the view.
     floor: Revision,
-    skipped: u64,
+    skipped: Arc<AtomicU64>,
 }
 
 /// What one revision did, until it is told.
@@ -64,6 +65,7 @@ impl Writer {
         revision: watch::Sender<Revision>,
         history: Arc<History>,
         clock: Clock,
+        skipped: Arc<AtomicU64>,
     ) -> Self {
         Self {
             current: Snapshot::default(),
@@ -73,18 +75,13 @@ impl Writer {
             clock,
             gone: HashMap::new(),
             floor: 0,
-            skipped: 0,
+            skipped,
         }
     }
 
     /// The revision that the view has reached.
     pub fn revision(&self) -> Revision {
         self.current.revision
-    }
-
-    /// Stored values that could not be read so far.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
     }
 
     /// Applies changes as the watch delivered them. What the view already has is passed over.
@@ -296,7 +293,7 @@ impl Writer {
         match crate::record::Record::parse(&kv.value) {
             Ok(record) => Some(record),
             Err(error) => {
-                self.skipped += 1;
+                self.skipped.fetch_add(1, Ordering::Relaxed);
                 warn!(key = kv.key, revision = kv.mod_rev, %error, "a stored value cannot be read; skipped");
                 None
             }
