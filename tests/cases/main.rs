@@ -1,3 +1,5 @@
 //! System tests.
 
+mod store_disk;
 mod store_etcd;
+mod store_faults;
