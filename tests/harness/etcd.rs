@@ -31,8 +31,6 @@ impl Etcd {
         let (port, peer) = (port::free(), port::free());
         let (client_url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let process = Process::installed("etcd", "etcd-server")
-            // What surrounds the tests must not configure it.
-            .env("ETCD_UNSUPPORTED_ARCH", std::env::var("ETCD_UNSUPPORTED_ARCH").unwrap_or_default())
             .args(["--data-dir", "data", "--logger", "zap", "--log-level", "warn"])
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
