@@ -3,3 +3,4 @@
 mod store_disk;
 mod store_etcd;
 mod store_faults;
+mod store_security;

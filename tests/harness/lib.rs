@@ -5,11 +5,13 @@
 //! | [`process`] | a child process: its log, its signals, its end |
 //! | [`etcd`], [`nats`] | the two servers we depend on, on ports and directories of their own |
 //! | [`link`] | a TCP link that can be cut, frozen and slowed |
+//! | [`certificates`] | an authority of a moment and what it signs |
 //! | [`eventually()`] | waiting for something, never for a time |
 //!
 //! Everything started here is ended, by its process id, when it is dropped. When a test fails, the logs of its
 //! processes are printed.
 
+pub mod certificates;
 pub mod etcd;
 pub mod eventually;
 pub mod link;
@@ -17,6 +19,7 @@ pub mod nats;
 pub mod port;
 pub mod process;
 
+pub use certificates::{Authority, Identity};
 pub use etcd::Etcd;
 pub use eventually::{deadline, eventually};
 pub use link::{Direction, Link};

@@ -89,6 +89,8 @@ impl Renewer {
     /// Serves until `closed` or `abort`.
     pub(super) async fn run(mut self, closed: CancellationToken, abort: CancellationToken) {
         tokio::select! {
+            // In this order: a store that was closed has not lost its stream.
+            biased;
             () = closed.cancelled() => {}
             () = abort.cancelled() => {}
             () = self.serve() => {}
