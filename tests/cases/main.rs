@@ -1,5 +1,6 @@
 //! System tests.
 
+mod store_cluster;
 mod store_disk;
 mod store_etcd;
 mod store_faults;
