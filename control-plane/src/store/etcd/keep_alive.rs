@@ -115,6 +115,12 @@ impl Renewer {
                     continue;
                 }
             };
+            // Asking early does not put it off: the wait grows with failures only.
+            if Instant::now() < self.retry {
+                let why = "the keep-alive stream is about to be opened again";
+                self.fail(&StoreError::Unavailable(why.into()));
+                continue;
+            }
             match self.open(connection).await {
                 Ok(Some(mut stream)) => {
                     let error = self.pipeline(&mut stream).await;
@@ -134,9 +140,6 @@ impl Renewer {
     /// Opens the stream with the first lease in line, whose answer comes with it. `None` when that lease is
     /// unknown: etcd's client gives no stream then.
     async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<Stream>, StoreError> {
-        if Instant::now() < self.retry {
-            return Err(StoreError::Unavailable("the keep-alive stream is about to be opened again".into()));
-        }
         let Some(lease) = self.unsent.pop_front() else { return Ok(None) };
         let mut client = connection.client.lease_client();
         match tokio::time::timeout(self.timeout, client.keep_alive(lease)).await {
