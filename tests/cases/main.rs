@@ -1,3 +1,4 @@
 //! System tests.
 
+mod deploy;
 mod store_etcd;
