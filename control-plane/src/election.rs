@@ -79,10 +79,14 @@ async fn run_term(
             role.send_replace(Role::Standby);
             held
         }
-        Ok(reply) => wait_for_vacancy(store, reply.revision + 1, ttl, stop).await,
+        Ok(reply) => {
+            // Not needed while another replica sits there.
+            let _ = store.revoke(lease).await;
+            return wait_for_vacancy(store, reply.revision + 1, ttl, stop).await;
+        }
         Err(error) => Err(error),
     };
-    // Gives the seat up, or the lease that was not needed; it ends by itself when this fails.
+    // Gives the seat up; it ends by itself when this fails.
     let _ = store.revoke(lease).await;
     outcome
 }

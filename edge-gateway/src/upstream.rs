@@ -264,7 +264,7 @@ impl Upstream {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
-                Some((source, message)) = self.messages.next() => self.on_message(source, &message),
+                Some((source, message)) = self.messages.next() => self.on_ready(source, message).await,
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => self.on_done(done),
@@ -297,6 +297,32 @@ impl Upstream {
                     let _ = done.send(Joined { shard, ticket });
                 }
             }
+        }
+    }
+
+    /// A change of interest counts after the events that were published before it: the deletes of a provider's
+    /// instances come before the news that the provider is gone, but in channels of their own.
+    async fn on_ready(&mut self, source: Source, message: Message) {
+        match source {
+            Source::Event => self.on_message(source, &message),
+            Source::Interest(_) => self.take_ready(vec![(source, message)]).await,
+        }
+    }
+
+    /// Takes in everything that is ready now: events first, then `interests` and those that are ready.
+    async fn take_ready(&mut self, mut interests: Vec<(Source, Message)>) {
+        for (source, message) in drain(&mut self.messages).await {
+            match source {
+                Source::Event => {
+                    self.on_message(source, &message);
+                    self.act().await;
+                }
+                Source::Interest(_) => interests.push((source, message)),
+            }
+        }
+        for (source, message) in interests {
+            self.on_message(source, &message);
+            self.act().await;
         }
     }
 
@@ -336,10 +362,7 @@ impl Upstream {
             Ok(bookmark) => bookmark,
             Err(error) => return self.malformed(&message.subject, &error),
         };
-        for (source, message) in drain(&mut self.messages).await {
-            self.on_message(source, &message);
-            self.act().await;
-        }
+        self.take_ready(Vec::new()).await;
         self.heard = Instant::now();
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");

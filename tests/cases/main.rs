@@ -1,4 +1,5 @@
 //! System tests.
 
 mod deploy;
+mod push;
 mod store_etcd;
