@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::command::{find, instances, register, services, status, unregister, watch};
+use crate::command::{find, instances, loadgen, probe, register, services, status, unregister, watch};
 use crate::failure::{Failure, STATUSES};
 use crate::screen::{Format, Screen};
 use crate::standalone;
@@ -33,6 +33,10 @@ enum Command {
     Status(status::Status),
     /// Follow the changes of a service's providers.
     Watch(watch::Watch),
+    /// Put watchers and changes on a registry and measure how soon each watcher sees each change.
+    Loadgen(loadgen::Loadgen),
+    /// Ask an address once; for health checks in containers.
+    Probe(probe::Probe),
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -99,6 +103,8 @@ async fn carry_out(command: Command, screen: &mut Screen) -> Result<(), Failure>
         Command::Unregister(it) => it.run(screen).await,
         Command::Status(it) => it.run(screen).await,
         Command::Watch(it) => it.run(screen).await,
+        Command::Loadgen(it) => it.run(screen).await,
+        Command::Probe(it) => it.run().await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut self::command(), "muster", &mut script);

@@ -2,6 +2,8 @@
 
 pub(crate) mod find;
 pub(crate) mod instances;
+pub(crate) mod loadgen;
+pub(crate) mod probe;
 pub(crate) mod register;
 pub(crate) mod services;
 pub(crate) mod status;

@@ -16,6 +16,8 @@ use serde_json::Value;
 use crate::cli::Target;
 use crate::failure::{Failure, Refusal};
 
+pub(crate) mod socket;
+
 /// Answers larger than this are refused: more than a registry of 150 000 instances lists.
 const MOST_BYTES: usize = 512 << 20;
 

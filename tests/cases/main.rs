@@ -1,13 +1,11 @@
 //! System tests.
 
-<<<<<<< HEAD
+mod deploy;
 mod outage;
 mod push;
 mod standalone;
-=======
 mod store_cluster;
 mod store_disk;
->>>>>>> store
 mod store_etcd;
 mod store_faults;
 mod store_security;

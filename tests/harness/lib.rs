@@ -13,8 +13,8 @@
 //! Everything started here is ended, by its process id, when it is dropped. When a test fails, the logs of its
 //! processes are printed.
 
-pub mod client;
 pub mod certificates;
+pub mod client;
 pub mod etcd;
 pub mod eventually;
 pub mod link;
@@ -24,8 +24,8 @@ pub mod process;
 pub mod watcher;
 pub mod world;
 
-pub use client::{Answer, Client};
 pub use certificates::{Authority, Identity};
+pub use client::{Answer, Client};
 pub use etcd::Etcd;
 pub use eventually::{deadline, eventually};
 pub use link::{Direction, Link};

@@ -149,7 +149,7 @@ pub(super) async fn interrupted() -> Result<(), Failure> {
     Ok(())
 }
 
-fn id(answer: &Answer, name: &str, registry: &Registry) -> Result<String, Failure> {
+pub(super) fn id(answer: &Answer, name: &str, registry: &Registry) -> Result<String, Failure> {
     let id: String = answer.part(name, registry)?;
     if id.is_empty() {
         let problem = format!("the answer has no `{name}`");

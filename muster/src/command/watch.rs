@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use http::HeaderValue;
 use serde::Deserialize;
 use shared::backoff::Backoff;
 use shared::model::{Instance, Revision, ServiceKey};
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::register::interrupted;
 use crate::cli::Target;
 use crate::failure::{Failure, Refusal};
-use crate::registry::{Registry, refusal};
+use crate::registry::Registry;
+use crate::registry::socket::{self, Socket};
 use crate::screen::{Format, Screen};
 
 /// Servers ping every 30 seconds; three of them missed means that nobody is there.
@@ -46,8 +43,6 @@ pub(crate) struct Watch {
     #[command(flatten)]
     target: Target,
 }
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A frame of either watch; what one kind lacks is empty.
 #[derive(Debug, Default, Deserialize)]
@@ -116,28 +111,7 @@ impl Watch {
     }
 
     async fn connect(&self, registry: &Registry, since: Option<Revision>) -> Result<Socket, Failure> {
-        let mut url = registry.url(["registry", "microservices", &self.service, "watcher"]);
-        if let Some(rev) = since {
-            url.query_pairs_mut().append_pair("rev", &rev.to_string());
-        }
-        // Between two schemes of the same kind this is always allowed.
-        let _ = url.set_scheme("ws");
-        let usage =
-            |problem: String| Failure::Usage(format!("cannot watch at `{}`: {problem}", registry.server()));
-        let mut request = url.as_str().into_client_request().map_err(|e| usage(e.to_string()))?;
-        let domain = HeaderValue::from_str(registry.domain()).map_err(|e| usage(e.to_string()))?;
-        request.headers_mut().insert("X-Domain-Name", domain);
-        let unreachable = |problem: String| Failure::Unreachable { server: registry.server(), problem };
-        match tokio::time::timeout(self.target.timeout, tokio_tungstenite::connect_async(request)).await {
-            Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(Error::Http(answer))) => {
-                let body = answer.body().clone().unwrap_or_default();
-                Err(refusal(&answer, &body))
-            }
-            Ok(Err(Error::Io(e))) => Err(unreachable(e.to_string())),
-            Ok(Err(e)) => Err(Failure::NotUnderstood { server: registry.server(), problem: e.to_string() }),
-            Err(_) => Err(unreachable("no answer in time".to_owned())),
-        }
+        socket::connect(registry, &self.service, since, self.target.timeout).await
     }
 
     /// Shows what comes until the connection is lost, and returns how that showed.
