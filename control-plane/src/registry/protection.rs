@@ -56,11 +56,24 @@ impl Registry {
 
     /// Lets the held instances of a service go: its watchers are told that they are deleted.
     pub async fn release(&self, service: &ServiceRef) -> Result<(), Failure> {
-        let snapshot = self.view.now()?;
-        super::service::existing(&snapshot, service)?;
-        self.store
-            .txn(Txn { then: vec![Op::DeletePrefix(keys::held_of(service))], ..Txn::default() })
-            .await?;
-        self.confirmed().await.map(drop)
+        let mut revisions = self.view.revisions();
+        let released = async {
+            loop {
+                revisions.borrow_and_update();
+                let snapshot = self.view.now()?;
+                if super::service::existing(&snapshot, service)?.held.is_empty() {
+                    return Ok(());
+                }
+                let txn = Txn { then: vec![Op::DeletePrefix(keys::held_of(service))], ..Txn::default() };
+                self.store.txn(txn).await?;
+                // One whose record is still to be written is deleted when it is there.
+                if revisions.changed().await.is_err() {
+                    return Err(Failure::new(Code::NotReady, "the registry is about to stop"));
+                }
+            }
+        };
+        let late =
+            |_| Failure::new(Code::Unavailable, "not all held instances were released in time; try again");
+        tokio::time::timeout(PATIENCE, released).await.map_err(late)?
     }
 }
