@@ -23,6 +23,8 @@ pub struct Config {
     pub history: usize,
     /// How soon a publisher that died is replaced.
     pub publisher_ttl: Duration,
+    /// How often dependencies are looked for that Service-Center nodes left behind.
+    pub queue_pause: Duration,
     /// When expired instances are held.
     pub protection: Protection,
     /// For how long.
@@ -95,6 +97,12 @@ impl Read for Config {
                 "100000",
                 "100"..="10000000",
                 "Changes kept in memory so that gateways catch up without the full state.",
+            ),
+            queue_pause: settings.within(
+                "registry.queue-pause",
+                "30s",
+                "100ms"..="1h",
+                "Pause between two looks for dependencies that Service-Center nodes queued and left behind.",
             ),
             protection: Protection {
                 from_size: settings.get(

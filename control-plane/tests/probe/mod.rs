@@ -93,6 +93,11 @@ impl Probe {
         self.app.view.revisions()
     }
 
+    /// The store behind the registry.
+    pub fn store(&self) -> &dyn control_plane::store::Store {
+        &**self.app.registry.store()
+    }
+
     /// Held instances of which the store does not know yet.
     pub fn unrecorded(&self) -> usize {
         self.app.view.now().map_or(0, |snapshot| snapshot.unrecorded.size())
