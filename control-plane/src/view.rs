@@ -26,7 +26,7 @@ pub mod protection;
 mod snapshot;
 mod writer;
 
-pub use entry::{Held, InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
+pub use entry::{FindBody, Held, InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
 pub use history::{Change, History};
 pub use protection::Protection;
 pub use snapshot::{Snapshot, TenantView, select};
