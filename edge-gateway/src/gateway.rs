@@ -1,7 +1,8 @@
 //! The API port: a watch is upgraded and moved to a shard, everything else is passed on.
 //!
 //! The order of a watch matters: its place in the shard is reserved *before* the client has its answer, so that
-//! whatever is committed after the client knows it watches, is in its view.
+//! whatever is committed after the client knows it watches, is in its view. A gateway that cannot say from when
+//! on that is, refuses.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -130,7 +131,7 @@ impl Inner {
             return refused;
         }
         let Some(Joined { shard, ticket }) = self.upstream.join(selector, Encoding::Plain).await else {
-            return refusal::unavailable("this node is being drained");
+            return refusal::unavailable("this node has no word from a control plane");
         };
         let upgrade = hyper::upgrade::on(&mut request);
         self.tasks.spawn(async move {

@@ -116,7 +116,7 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    shared::telemetry::init(shared::telemetry::LogFormat::default(), "info")?;
+    shared::telemetry::logs::init(shared::telemetry::LogFormat::default(), "info")?;
     let tasks = Tasks::new();
     tasks.listen_for_signals().context("cannot listen for signals")?;
     let metrics = Metrics::new([])?;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use parking_lot::Mutex;
 use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 
@@ -196,8 +195,11 @@ impl SessionMetrics {
     }
 
     /// Instruments that nobody reads.
+    #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"), &KeyValue::new("instance", ""))
+        let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build();
+        let meter = opentelemetry::metrics::MeterProvider::meter(&provider, "none");
+        Self::new(&meter, &KeyValue::new("instance", ""))
     }
 
     fn labels(&self, domain: &str, scheme: &'static str) -> [KeyValue; 3] {
@@ -299,11 +301,6 @@ impl UpstreamMetrics {
         it
     }
 
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"))
-    }
-
     /// Events came and were `applied`, a `duplicate`, beyond a `gap`, or `unwatched`.
     pub(crate) fn event(&self, fate: &'static str, count: u64) {
         self.events.add(count, &[KeyValue::new("fate", fate)]);
@@ -375,11 +372,6 @@ impl ForwardMetrics {
         }
         it.retries.add(0, &[]);
         it
-    }
-
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"))
     }
 
     /// A request was answered (`ok`, `error` for a 5xx) or could not be (`unavailable`).

@@ -45,6 +45,8 @@ use topic::{Fate, Replayed};
 pub struct UpstreamConfig {
     /// How long a part of an answer may take before the question is asked again.
     pub request_timeout: Duration,
+    /// How long a watch may wait for the control plane to say whom it concerns; then it is refused with 503.
+    pub open_timeout: Duration,
     /// Between two comparisons with a replica, jittered: the repair of last resort.
     pub digest_interval: Duration,
     /// Providers asked for in one request.
@@ -59,6 +61,8 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(3),
+            // Clients wait longer for a handshake, and a gateway that knows nothing should say so.
+            open_timeout: Duration::from_secs(5),
             digest_interval: Duration::from_secs(30),
             // A few instances each keep an answer within a handful of parts.
             replay_batch: 128,
@@ -141,14 +145,19 @@ pub(crate) struct UpstreamHandle {
     commands: mpsc::Sender<Command>,
     pushed: Arc<AtomicU64>,
     joined: watch::Receiver<bool>,
+    open_timeout: Duration,
 }
 
 impl UpstreamHandle {
-    /// Reserves a place for a session; `None` when the gateway ends.
+    /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
+    /// told to the session. `None` when the control plane cannot be asked in time, or the gateway ends.
     pub(crate) async fn join(&self, selector: Selector, encoding: Encoding) -> Option<Joined> {
-        let (done, joined) = oneshot::channel();
-        self.commands.send(Command::Join { selector, encoding, done }).await.ok()?;
-        joined.await.ok()
+        let joining = async {
+            let (done, joined) = oneshot::channel();
+            self.commands.send(Command::Join { selector, encoding, done }).await.ok()?;
+            joined.await.ok()
+        };
+        tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
     }
 
     /// The highest revision that any watcher was told of.
@@ -201,6 +210,8 @@ pub(crate) struct Upstream {
     topics: HashMap<ServiceRef, AbortHandle>,
     interests: HashMap<GroupId, AbortHandle>,
     questions: JoinSet<Done>,
+    /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
+    opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
     replays: Arc<Semaphore>,
     pushed: Arc<AtomicU64>,
     joined: watch::Sender<bool>,
@@ -226,7 +237,12 @@ impl Upstream {
         let pushed = Arc::new(AtomicU64::new(0));
         let seen = Arc::new(AtomicU64::new(0));
         let asker = Asker { bus, timeout: config.request_timeout, seen, metrics: metrics.clone() };
-        let handle = UpstreamHandle { commands: commands_in, pushed: pushed.clone(), joined: joined_out };
+        let handle = UpstreamHandle {
+            commands: commands_in,
+            pushed: pushed.clone(),
+            joined: joined_out,
+            open_timeout: config.open_timeout,
+        };
         let it = Self {
             core: Core::new(shards.len()),
             asker,
@@ -238,6 +254,7 @@ impl Upstream {
             topics: HashMap::new(),
             interests: HashMap::new(),
             questions: JoinSet::new(),
+            opening: HashMap::new(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             pushed,
             joined,
@@ -292,9 +309,15 @@ impl Upstream {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
                 // Before any later push in the shard's queue: this is what makes the session's view begin now.
-                if shard.send(ToShard::Reserve { ticket, group, encoding }).await {
+                if !shard.send(ToShard::Reserve { ticket, group, encoding }).await {
+                    return;
+                }
+                let joined = Joined { shard, ticket };
+                if self.core.is_open(group) {
                     // When nobody waits any more the shard lets the place go after a while.
-                    let _ = done.send(Joined { shard, ticket });
+                    let _ = done.send(joined);
+                } else {
+                    self.opening.entry(group).or_default().push((done, joined));
                 }
             }
         }
@@ -487,6 +510,11 @@ impl Upstream {
                     Done::Interest(group, None, asker.interest(&consumer).await)
                 });
             }
+            Effect::Opened(group) => {
+                for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
+                    let _ = done.send(joined);
+                }
+            }
             Effect::CloseInterest(group) => {
                 if let Some(handle) = self.interests.remove(&group) {
                     handle.abort();
@@ -624,7 +652,3 @@ async fn drain(messages: &mut SelectAll<BoxStream<'static, (Source, Message)>>) 
     .await;
     ready
 }
-
-#[cfg(test)]
-#[path = "upstream/tests.rs"]
-mod tests;

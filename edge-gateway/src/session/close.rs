@@ -29,7 +29,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of [`Reason::index`].
+    /// All of them.
     pub(crate) const ALL: [Self; 10] = [
         Self::ClientClosed,
         Self::ClientGone,
@@ -42,11 +42,6 @@ impl Reason {
         Self::Drained,
         Self::NeverAttached,
     ];
-
-    /// Its place in tables.
-    pub(crate) fn index(self) -> usize {
-        self as usize
-    }
 
     /// The value of the label `reason`.
     pub(crate) fn label(self) -> &'static str {
@@ -83,17 +78,5 @@ impl Reason {
     /// The text frame that goes out before the end. Its words are a contract: clients look for them.
     pub(crate) fn text(self) -> Option<&'static str> {
         (self == Self::NoService).then_some("service does not exist")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_in_order() {
-        for (index, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason.index(), index, "{}", reason.label());
-        }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) enum Effect {
     OpenInterest(GroupId, ServiceRef),
     /// Ask for it again.
     AskInterest(GroupId, ServiceRef),
+    /// The group's view has begun, or the group has ended: who joined it can be told.
+    Opened(GroupId),
     /// Stop listening.
     CloseInterest(GroupId),
     /// Listen to the providers' events, then ask for what happened since, and the state.
@@ -150,6 +152,11 @@ impl Core {
         self.groups.get(&group).map_or(&[], |group| &group.sessions)
     }
 
+    /// The revision is known after which the group's sessions are told of everything.
+    pub(crate) fn is_open(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.confirmed > 0)
+    }
+
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
     pub(crate) fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
         let id = match self.by_selector.get(selector) {
@@ -207,7 +214,7 @@ impl Core {
     fn close_group(&mut self, id: GroupId) {
         let Some(group) = self.groups.remove(&id) else { return };
         self.by_selector.remove(&group.selector);
-        self.effects.push(Effect::CloseInterest(id));
+        self.effects.extend([Effect::CloseInterest(id), Effect::Opened(id)]);
         for provider in &group.providers {
             self.leave_topic(id, provider);
         }
@@ -235,6 +242,9 @@ impl Core {
         // When the interest grew while we did not hear of it, what happened since we last knew is told.
         let base = Position::end_of(if first { answer.rev } else { group.confirmed });
         group.confirmed = answer.rev.max(1);
+        if first {
+            self.effects.push(Effect::Opened(id));
+        }
         let removed: Vec<_> = group.providers.difference(&providers).cloned().collect();
         let added: Vec<_> = providers.difference(&group.providers).cloned().collect();
         self.change_interest(id, &removed, added, base);
