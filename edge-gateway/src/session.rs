@@ -58,6 +58,9 @@ impl From<&SessionConfig> for Pace {
 /// How long a client may take to end its side after the last words.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Later than any session lives: some seven years.
+const NEVER: Tick = Tick::MAX / 2;
+
 /// What happened to a session.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
@@ -114,6 +117,20 @@ impl Machine {
             phase: Phase::Open,
             heard: now,
             ping_at: now + jittered(pace.ping),
+            blocked: None,
+            linger: 0,
+            ping_due: false,
+            pong: None,
+            last_words: None,
+        }
+    }
+
+    /// A session whose protocol sees to pings and deadlines of reading itself.
+    pub(crate) fn without_pings() -> Self {
+        Self {
+            phase: Phase::Open,
+            heard: NEVER,
+            ping_at: NEVER,
             blocked: None,
             linger: 0,
             ping_due: false,

@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -31,12 +32,13 @@ use tracing::{debug, info, warn};
 use crate::hub::push::{Encoding, Push};
 use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
 use crate::metrics::UpstreamMetrics;
+use crate::session::close::Reason;
 
 mod core;
 mod requests;
 mod topic;
 
-use core::{Core, Effect, Interest, InterestChange, Want};
+use core::{Core, Digests, Effect, Interest, InterestChange, Preface, Want};
 use requests::{AskError, Asker};
 use topic::{Fate, Replayed};
 
@@ -49,6 +51,8 @@ pub struct UpstreamConfig {
     pub open_timeout: Duration,
     /// Between two comparisons with a replica, jittered: the repair of last resort.
     pub digest_interval: Duration,
+    /// Between two bookmarks for clients that can resume, at least.
+    pub bookmark_interval: Duration,
     /// Providers asked for in one request.
     pub replay_batch: usize,
     /// Requests for replay under way at once.
@@ -64,6 +68,8 @@ impl Default for UpstreamConfig {
             // Clients wait longer for a handshake, and a gateway that knows nothing should say so.
             open_timeout: Duration::from_secs(5),
             digest_interval: Duration::from_secs(30),
+            // As often as an idle client needs to resume without being told everything again.
+            bookmark_interval: Duration::from_secs(10),
             // A few instances each keep an answer within a handful of parts.
             replay_batch: 128,
             replays: 4,
@@ -113,6 +119,15 @@ pub(crate) enum Selector {
 }
 
 impl Selector {
+    /// The services it names.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceRef> {
+        let (consumer, providers) = match self {
+            Self::Consumer(consumer) => (Some(consumer), None),
+            Self::Providers(providers) => (None, Some(providers)),
+        };
+        consumer.into_iter().chain(providers.into_iter().flatten())
+    }
+
     /// Who is asked about: the consumer, or one of the providers, to learn the revision.
     fn consumer(&self) -> &ServiceRef {
         match self {
@@ -135,7 +150,13 @@ pub(crate) struct Joined {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A session begins: from now on nothing it should see is missed.
-    Join { selector: Selector, encoding: Encoding, done: oneshot::Sender<Joined> },
+    Join {
+        selector: Selector,
+        encoding: Encoding,
+        /// What the client has already; the rest is told first.
+        since: Option<Revision>,
+        done: oneshot::Sender<Joined>,
+    },
 }
 
 /// What others may know of the upstream.
@@ -150,11 +171,16 @@ pub(crate) struct UpstreamHandle {
 
 impl UpstreamHandle {
     /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
-    /// told to the session. `None` when the control plane cannot be asked in time, or the gateway ends.
-    pub(crate) async fn join(&self, selector: Selector, encoding: Encoding) -> Option<Joined> {
+    /// told to the session, and with `since` also what was committed after that revision. `None` when the control plane cannot be asked in time, or the gateway ends.
+    pub(crate) async fn join(
+        &self,
+        selector: Selector,
+        encoding: Encoding,
+        since: Option<Revision>,
+    ) -> Option<Joined> {
         let joining = async {
             let (done, joined) = oneshot::channel();
-            self.commands.send(Command::Join { selector, encoding, done }).await.ok()?;
+            self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
             joined.await.ok()
         };
         tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
@@ -173,6 +199,8 @@ impl UpstreamHandle {
 
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
+/// Messages that are taken together.
+const BATCH: usize = 1024;
 /// Subscriptions made at once for one consumer.
 const SUBSCRIBING: usize = 32;
 /// The task's own pace for what is not urgent.
@@ -180,14 +208,31 @@ const PACE: Duration = Duration::from_secs(1);
 /// Bytes that a name in a digest request takes at most, generously.
 const DIGEST_ENTRY_BYTES: usize = 256;
 
+/// A session whose place is to be reserved.
+struct Joining {
+    group: GroupId,
+    shard: usize,
+    encoding: Encoding,
+    done: oneshot::Sender<Joined>,
+}
+
+/// A session that must be told what it missed before.
+struct Resuming {
+    joining: Joining,
+    since: Revision,
+    asking: bool,
+    known: HashMap<ServiceRef, Replayed>,
+}
+
 /// What came out of a question.
 enum Done {
     Interest(GroupId, Option<Messages>, Interest),
     Loaded(Vec<(Want, Messages, Replayed)>),
     Replayed(Vec<(Want, Replayed)>),
     CaughtUp(GroupId, Want, Replayed),
+    Resumed(u64, Vec<(Want, Replayed)>),
     Bookmarks(Messages),
-    Digest(Vec<(ServiceRef, u64)>, Vec<(GroupId, ServiceRef)>, Result<(Vec<u32>, Vec<u32>), AskError>),
+    Digest(Digests, Result<(Vec<u32>, Vec<u32>), AskError>),
 }
 
 /// Where a message of the bus came from.
@@ -195,6 +240,22 @@ enum Done {
 enum Source {
     Event,
     Interest(GroupId),
+}
+
+/// A message of the bus that was understood.
+enum Heard {
+    Interest(GroupId, InterestChange),
+    Event(InstanceEvent),
+}
+
+impl Heard {
+    /// By revision; an interest before the events that belong to it.
+    fn order(&self) -> (Revision, u64) {
+        match self {
+            Self::Interest(_, change) => (change.rev, 0),
+            Self::Event(event) => (event.at.rev, 1 + u64::from(event.at.sub)),
+        }
+    }
 }
 
 /// The task's state.
@@ -212,6 +273,10 @@ pub(crate) struct Upstream {
     questions: JoinSet<Done>,
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
     opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
+    /// Sessions that resume. Bounded by the connections that are being upgraded.
+    resuming: HashMap<u64, Resuming>,
+    next_resume: u64,
+    next_bookmark: Instant,
     replays: Arc<Semaphore>,
     pushed: Arc<AtomicU64>,
     joined: watch::Sender<bool>,
@@ -255,6 +320,9 @@ impl Upstream {
             interests: HashMap::new(),
             questions: JoinSet::new(),
             opening: HashMap::new(),
+            resuming: HashMap::new(),
+            next_resume: 0,
+            next_bookmark: Instant::now(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             pushed,
             joined,
@@ -281,7 +349,9 @@ impl Upstream {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
-                Some((source, message)) = self.messages.next() => self.on_message(source, &message),
+                Some(first) = self.messages.next() => {
+                    self.on_messages(Some(first)).await;
+                }
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => self.on_done(done),
@@ -298,53 +368,129 @@ impl Upstream {
                 _ = pace.tick() => self.on_pace(),
             }
             self.act().await;
+            if !self.resuming.is_empty() {
+                self.resume().await;
+            }
         }
     }
 
     async fn on_command(&mut self, command: Command) {
         match command {
-            Command::Join { selector, encoding, done } => {
+            Command::Join { selector, encoding, since, done } => {
                 let (group, shard) = self.core.join(&selector);
-                let Some(shard) = self.shards.get(shard).cloned() else { return };
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                // Before any later push in the shard's queue: this is what makes the session's view begin now.
-                if !shard.send(ToShard::Reserve { ticket, group, encoding }).await {
-                    return;
-                }
-                let joined = Joined { shard, ticket };
-                if self.core.is_open(group) {
-                    // When nobody waits any more the shard lets the place go after a while.
-                    let _ = done.send(joined);
-                } else {
-                    self.opening.entry(group).or_default().push((done, joined));
+                match since {
+                    None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
+                    Some(since) => {
+                        self.next_resume += 1;
+                        let joining = Joining { group, shard, encoding, done };
+                        let resuming = Resuming { joining, since, asking: false, known: HashMap::new() };
+                        self.resuming.insert(self.next_resume, resuming);
+                    }
                 }
             }
         }
     }
 
-    fn on_message(&mut self, source: Source, message: &Message) {
-        match source {
-            Source::Event => match InstanceEvent::decode(&message.payload) {
-                Ok(event) => {
+    /// Reserves the place of a session. In the shard's queue this comes before any later push: that is what makes
+    /// the session's view begin now.
+    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
+        let Joining { group, shard, encoding, done } = joining;
+        let Some(shard) = self.shards.get(shard).cloned() else { return };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
+            return;
+        }
+        let gone = !self.core.has(group);
+        if gone {
+            // It ended while this session was waiting: tell it like the others.
+            shard.send(ToShard::End { group, reason: Reason::NoService }).await;
+        }
+        let joined = Joined { shard, ticket };
+        if gone || self.core.is_open(group) {
+            // When nobody waits any more the shard lets the place go after a while.
+            let _ = done.send(joined);
+        } else {
+            self.opening.entry(group).or_default().push((done, joined));
+        }
+    }
+
+    /// Lets those go on who resume from a revision and whose groups have arrived at one.
+    async fn resume(&mut self) {
+        let ready: Vec<u64> = self.resuming.keys().copied().collect();
+        for id in ready {
+            let Some(it) = self.resuming.get_mut(&id) else { continue };
+            let (group, encoding) = (it.joining.group, it.joining.encoding);
+            if it.joining.done.is_closed() {
+                let left = Left { group, sessions: 1 };
+                let shard = it.joining.shard;
+                self.resuming.remove(&id);
+                self.core.left(shard, left, Instant::now());
+                continue;
+            }
+            let preface = match self.core.preface(group, it.since, &it.known) {
+                None if !self.core.has(group) => Vec::new(),
+                None => continue,
+                Some(Ok(preface)) => encode(encoding, &preface),
+                Some(Err(_)) if it.asking => continue,
+                Some(Err(wants)) => {
+                    it.asking = true;
+                    let asker = self.asker.clone();
+                    self.ask(async move {
+                        let replayed = asker.replay(&wants).await;
+                        Done::Resumed(id, wants.into_iter().zip(replayed).collect())
+                    });
+                    continue;
+                }
+            };
+            if let Some(it) = self.resuming.remove(&id) {
+                self.reserve(it.joining, preface).await;
+            }
+        }
+    }
+
+    /// Takes what has come together, in the order of revisions: subjects have channels of their own, so it comes
+    /// in any. True when there may be more.
+    async fn on_messages(&mut self, first: Option<(Source, Message)>) -> bool {
+        let mut messages: Vec<_> = first.into_iter().collect();
+        drain(&mut self.messages, BATCH, &mut messages).await;
+        let more = messages.len() >= BATCH;
+        let mut heard: Vec<Heard> =
+            messages.iter().filter_map(|(source, message)| self.understand(*source, message)).collect();
+        heard.sort_by_key(Heard::order);
+        for heard in heard {
+            match heard {
+                Heard::Interest(group, change) => self.core.on_interest_change(group, change),
+                Heard::Event(event) => {
                     let fate = self.core.on_event(event);
                     self.metrics.event(fate.map_or("unwatched", fate_label), 1);
                 }
+            }
+        }
+        self.act().await;
+        more
+    }
+
+    fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
+        match source {
+            Source::Event => match InstanceEvent::decode(&message.payload) {
+                Ok(event) => return Some(Heard::Event(event)),
                 Err(error) => self.malformed(&message.subject, &error),
             },
             Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
-                Ok(change) => self.core.on_interest_change(
-                    group,
-                    InterestChange {
+                Ok(change) => {
+                    let change = InterestChange {
                         rev: change.rev,
                         added: change.added.into_iter().map(Into::into).collect(),
                         removed: change.removed.into_iter().map(Into::into).collect(),
                         deleted: change.consumer_deleted,
-                    },
-                ),
+                    };
+                    return Some(Heard::Interest(group, change));
+                }
                 Err(error) => self.malformed(&message.subject, &error),
             },
         }
+        None
     }
 
     fn malformed(&self, subject: &str, error: &dyn std::fmt::Display) {
@@ -359,13 +505,16 @@ impl Upstream {
             Ok(bookmark) => bookmark,
             Err(error) => return self.malformed(&message.subject, &error),
         };
-        for (source, message) in drain(&mut self.messages).await {
-            self.on_message(source, &message);
-            self.act().await;
-        }
+        while self.on_messages(None).await {}
         self.heard = Instant::now();
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
+        }
+        if self.heard >= self.next_bookmark && self.core.is_settled() {
+            self.next_bookmark = self.heard + self.config.bookmark_interval;
+            for shard in &self.shards {
+                shard.send(ToShard::Bookmark { rev: bookmark.rev }).await;
+            }
         }
     }
 
@@ -416,6 +565,12 @@ impl Upstream {
                     self.metrics.repaired(differences);
                 }
             }
+            Done::Resumed(id, replayed) => {
+                if let Some(resuming) = self.resuming.get_mut(&id) {
+                    resuming.asking = false;
+                    resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
+                }
+            }
             Done::CaughtUp(group, want, replayed) => self.core.on_caught_up(group, &want.provider, replayed),
             Done::Bookmarks(messages) => {
                 self.bookmarks = Some(messages);
@@ -423,7 +578,7 @@ impl Upstream {
                 self.joined.send_replace(connected);
                 info!("joined the bus");
             }
-            Done::Digest(entries, consumers, answer) => {
+            Done::Digest(Digests { entries, consumers }, answer) => {
                 self.comparing = false;
                 match answer {
                     Ok((differing, gone)) => {
@@ -458,7 +613,7 @@ impl Upstream {
 
     /// Asks replicas to compare, in requests that the bus carries.
     fn compare(&mut self) {
-        let (mut entries, mut consumers) = self.core.digests();
+        let Digests { mut entries, mut consumers } = self.core.digests();
         let batch = (self.asker.bus.max_payload() / DIGEST_ENTRY_BYTES / 2).max(1);
         while !entries.is_empty() || !consumers.is_empty() {
             let entries = entries.split_off(entries.len().saturating_sub(batch));
@@ -468,7 +623,7 @@ impl Upstream {
             self.questions.spawn(async move {
                 let names: Vec<ServiceRef> = consumers.iter().map(|(_, name)| name.clone()).collect();
                 let answer = asker.digest(&entries, &names).await;
-                Done::Digest(entries, consumers, answer)
+                Done::Digest(Digests { entries, consumers }, answer)
             });
         }
     }
@@ -624,31 +779,46 @@ async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
     }
 }
 
-/// Everything that is ready now, without waiting.
+/// Everything that is ready now, without waiting, up to `most`.
 ///
 /// A poll that is pending does not prove that nothing is ready: the set yields after a while to be fair, and
 /// says so by waking at once. So it is polled until it is pending without having woken.
-async fn drain(messages: &mut SelectAll<BoxStream<'static, (Source, Message)>>) -> Vec<(Source, Message)> {
-    struct Woken(std::sync::atomic::AtomicBool);
+async fn drain(
+    messages: &mut SelectAll<BoxStream<'static, (Source, Message)>>,
+    most: usize,
+    ready: &mut Vec<(Source, Message)>,
+) {
+    struct Woken(AtomicBool);
     impl Wake for Woken {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Release);
         }
     }
-    let woken = Arc::new(Woken(std::sync::atomic::AtomicBool::new(false)));
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(woken.clone());
-    let mut ready = Vec::new();
     // Outside the task's budget, which would also make ready streams look pending.
     tokio::task::unconstrained(std::future::poll_fn(|_| {
-        loop {
-            match std::pin::Pin::new(&mut *messages).poll_next(&mut Context::from_waker(&waker)) {
+        while ready.len() < most {
+            match Pin::new(&mut *messages).poll_next(&mut Context::from_waker(&waker)) {
                 Poll::Ready(Some(message)) => ready.push(message),
-                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(None) => break,
                 Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
-                Poll::Pending => return Poll::Ready(()),
+                Poll::Pending => break,
             }
         }
+        Poll::Ready(())
     }))
     .await;
-    ready
+}
+
+/// The frames of a preface, for a transport that knows states and bookmarks.
+fn encode(encoding: Encoding, preface: &Preface) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, instances) in &preface.states {
+        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev).unwrap_or_default());
+    }
+    for push in &preface.events {
+        bytes.extend_from_slice(push.frame(encoding));
+    }
+    bytes
 }

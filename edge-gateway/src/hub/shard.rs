@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::clock::Clock;
-use shared::http::Slot;
+use shared::model::Revision;
 use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -30,10 +30,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::connection::{Connection, Key, Pumped, Reading, is_full};
+use super::connection::{Connection, Key, Outlet, Pumped, Reading, is_full};
 use super::push::{Encoding, Push};
 use super::wheel::{TICK, Tick, Wheel, ticks};
-use super::{GroupId, Left, Ticket, ToShard};
+use super::{Attached, GroupId, Left, Ticket, ToShard};
 use crate::limits::Permit;
 use crate::metrics::HubMetrics;
 use crate::session::close::Reason;
@@ -172,10 +172,11 @@ impl Shard {
 
     fn take(&mut self, message: ToShard) {
         match message {
-            ToShard::Reserve { ticket, group, encoding } => self.reserve(ticket, group, encoding),
-            ToShard::Attach { ticket, socket, read, slot, permit } => {
-                self.attach(ticket, socket, &read, slot, permit);
+            ToShard::Reserve { ticket, group, encoding, preface } => {
+                self.reserve(ticket, group, encoding, preface);
             }
+            ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
+            ToShard::Bookmark { rev } => self.bookmark(rev),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
             ToShard::Drain { over } => self.drain(over),
@@ -186,16 +187,26 @@ impl Shard {
         self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
     }
 
-    fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding) {
+    fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
         let slots = self.groups.entry(group).or_default();
         let audience = *slots[encoding.index()]
             .get_or_insert_with(|| self.audiences.insert(Audience::new(group, encoding)) as u32);
         let it = &mut self.audiences[audience as usize];
         let now = self.wheel.now();
-        let machine = Machine::new(now, &self.setup.pace);
+        let machine = match encoding {
+            Encoding::Plain | Encoding::Resumable => Machine::new(now, &self.setup.pace),
+            // HTTP/2 pings for itself and notices who is gone.
+            Encoding::Historical | Encoding::Grpc => Machine::without_pings(),
+        };
         self.serial = self.serial.wrapping_add(1);
-        let connection =
-            Connection::reserved(self.serial, audience, it.members.len() as u32, it.log.end(), machine);
+        let connection = Connection::reserved(
+            self.serial,
+            audience,
+            it.members.len() as u32,
+            it.log.end(),
+            machine,
+            preface,
+        );
         let key = Key { index: self.connections.insert(connection) as u32, serial: self.serial };
         it.members.push(key);
         it.slow.push(key);
@@ -204,26 +215,28 @@ impl Shard {
         self.setup.metrics.opened();
     }
 
-    fn attach(
-        &mut self,
-        ticket: Ticket,
-        socket: std::net::TcpStream,
-        read: &Bytes,
-        slot: Slot,
-        permit: Permit,
-    ) {
+    fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
         let Some(key) = self.tickets.remove(&ticket) else { return };
         let Some(connection) = self.get(key) else { return };
-        let socket = match TcpStream::from_std(socket) {
-            Ok(socket) => Rc::new(socket),
-            Err(_) => return self.remove(key, Reason::Broken),
+        let (outlet, read) = match to {
+            Attached::Socket { socket, read, slot } => {
+                connection.permit = Some((Some(slot), permit));
+                match TcpStream::from_std(socket) {
+                    Ok(socket) => (Outlet::Socket(Rc::new(socket)), read),
+                    Err(_) => return self.remove(key, Reason::Broken),
+                }
+            }
+            Attached::Body { body, verdict } => {
+                connection.permit = Some((None, permit));
+                connection.verdict = Some(verdict);
+                (Outlet::Body(body), Bytes::new())
+            }
         };
-        connection.socket = Some(socket.clone());
-        connection.permit = Some((slot, permit));
+        connection.outlet = Some(outlet.clone());
         let this = self.this.clone();
         let reader = spawn_local(async move {
             loop {
-                let alive = socket.readable().await.is_ok();
+                let alive = outlet.readable().await;
                 let Some(shard) = this.upgrade() else { return };
                 if !shard.borrow_mut().on_readable(key, alive) {
                     return;
@@ -236,8 +249,16 @@ impl Shard {
         if let Some(over) = self.draining {
             self.set_drain_alarm(key, over);
         }
-        self.decode(key, read);
+        self.decode(key, &read);
         self.serve(key);
+    }
+
+    fn bookmark(&mut self, rev: Revision) {
+        for (index, audience) in &mut self.audiences {
+            if audience.bookmark(rev) {
+                self.rounds.push_back(index as u32);
+            }
+        }
     }
 
     fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
@@ -260,7 +281,7 @@ impl Shard {
                             }
                         }
                     }
-                    if connection.socket.is_some() {
+                    if connection.outlet.is_some() {
                         connection.machine.on(Input::Blocked, now, &self.setup.pace);
                     }
                 }
@@ -372,13 +393,13 @@ impl Shard {
     fn write_on(&mut self, key: Key) {
         let this = self.this.clone();
         let Some(connection) = self.get(key) else { return };
-        let Some(socket) = connection.socket.clone() else { return };
+        let Some(outlet) = connection.outlet.clone() else { return };
         if connection.writer.is_some() {
             return;
         }
         let writer = spawn_local(async move {
             loop {
-                let writable = socket.writable().await.is_ok();
+                let writable = outlet.writable().await;
                 let Some(shard) = this.upgrade() else { return };
                 if !shard.borrow_mut().on_writable(key, writable) {
                     return;
@@ -414,8 +435,8 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS {
             let Some(connection) = self.get(key) else { break };
-            let Some(socket) = connection.socket.clone() else { break };
-            match socket.try_read(&mut scratch) {
+            let Some(outlet) = connection.outlet.clone() else { break };
+            match outlet.try_read(&mut scratch) {
                 _ if !alive => connection.machine.on(Input::Broken, now, &pace),
                 Ok(0) => connection.machine.on(Input::Ended, now, &pace),
                 Ok(read) => {
@@ -485,7 +506,7 @@ impl Shard {
             match alarm {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
                 Alarm::Attach(key) => {
-                    if self.get(key).is_some_and(|it| it.socket.is_none()) {
+                    if self.get(key).is_some_and(|it| it.outlet.is_none()) {
                         self.remove(key, Reason::NeverAttached);
                     }
                 }
@@ -498,7 +519,7 @@ impl Shard {
     fn on_deadline(&mut self, key: Key, at: Tick, now: Tick) {
         let pace = self.setup.pace;
         let Some(connection) = self.get(key) else { return };
-        if connection.armed != at || connection.socket.is_none() {
+        if connection.armed != at || connection.outlet.is_none() {
             return;
         }
         connection.machine.on(Input::Timer, now, &pace);
@@ -508,12 +529,12 @@ impl Shard {
     fn on_drain(&mut self, key: Key, now: Tick) {
         let pace = self.setup.pace;
         let Some(connection) = self.get(key) else { return };
-        if connection.socket.is_some() && connection.is_slow() {
+        if connection.outlet.is_some() && connection.is_slow() {
             // What is pending goes out first; the write deadline bounds how long that may take.
             return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key));
         }
         connection.machine.on(Input::End(Reason::Drained), now, &pace);
-        if connection.socket.is_none() {
+        if connection.outlet.is_none() {
             self.remove(key, Reason::Drained);
         } else {
             self.serve(key);
@@ -555,7 +576,10 @@ impl Shard {
         if self.get(key).is_none() {
             return;
         }
-        let connection = self.connections.remove(key.index as usize);
+        let mut connection = self.connections.remove(key.index as usize);
+        if let Some(verdict) = connection.verdict.take() {
+            let _ = verdict.send(reason);
+        }
         for task in [&connection.reader, &connection.writer].into_iter().flatten() {
             task.abort();
         }

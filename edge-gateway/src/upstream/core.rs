@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::event::{InstanceEvent, Position};
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use super::topic::{Fate, Member, Replayed, Topic};
 use super::{Cause, Selector};
@@ -61,6 +61,15 @@ pub(crate) enum Effect {
     End(GroupId, Reason),
 }
 
+/// What replicas are asked to compare with theirs.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    /// Each provider's sum.
+    pub entries: Vec<(ServiceRef, u64)>,
+    /// Every consumer that is taken to exist.
+    pub consumers: Vec<(GroupId, ServiceRef)>,
+}
+
 /// The answer about a consumer's interest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interest {
@@ -100,6 +109,27 @@ enum Slot {
         members: HashMap<GroupId, Position>,
     },
     Live(Topic),
+}
+
+impl Slot {
+    /// Nothing is being asked about it.
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::Loading { .. } => false,
+            Self::Live(topic) => !topic.asking && topic.members.values().all(|member| !member.closed),
+        }
+    }
+}
+
+/// What a session is told before it goes on with its group.
+#[derive(Debug, Default)]
+pub(crate) struct Preface {
+    /// Complete states of providers.
+    pub states: Vec<(Arc<ServiceKey>, Vec<Arc<Instance>>)>,
+    /// What happened, in order.
+    pub events: Vec<Arc<Push>>,
+    /// Up to here the states, and what follows them, leave nothing out.
+    pub rev: Revision,
 }
 
 /// The whole of it.
@@ -155,6 +185,53 @@ impl Core {
     /// The revision is known after which the group's sessions are told of everything.
     pub(crate) fn is_open(&self, group: GroupId) -> bool {
         self.groups.get(&group).is_some_and(|group| group.confirmed > 0)
+    }
+
+    /// The group is still there.
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
+    /// Everything in (…, the last bookmark] has been told to everyone it concerns.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.topics.values().all(Slot::is_settled)
+    }
+
+    /// What a session of the group that has everything up to `since` must be told to be where the group is now;
+    /// from 0, or when history does not reach back so far, the state. `None` while the group itself is not
+    /// there yet.
+    pub(crate) fn preface(
+        &self,
+        id: GroupId,
+        since: Revision,
+        known: &HashMap<ServiceRef, Replayed>,
+    ) -> Option<Result<Preface, Vec<Want>>> {
+        let group = self.groups.get(&id).filter(|group| group.confirmed > 0 && group.asking.is_none())?;
+        if since > self.seen {
+            // Another gateway is further than this one; soon this one is there too.
+            return None;
+        }
+        let (mut preface, mut wanted) = (Preface::default(), Vec::new());
+        let mut rev = Revision::MAX;
+        let base = Position::end_of(since);
+        for provider in &group.providers {
+            let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_settled()) else {
+                return None;
+            };
+            rev = rev.min(topic.at().rev.max(self.bookmark.unwrap_or(0)));
+            match events_since(topic, base, known.get(provider)) {
+                Some(events) if since > 0 => preface.events.extend(events),
+                None if since > 0 && !known.contains_key(provider) => {
+                    wanted.push(Want { provider: provider.clone(), since: base, snapshot: false });
+                }
+                Some(_) | None => preface.states.extend(topic.key().map(|key| {
+                    (key.clone(), topic.instances().map(|(instance, _)| instance.clone()).collect())
+                })),
+            }
+        }
+        preface.rev = if rev == Revision::MAX { group.confirmed } else { rev };
+        preface.events.sort_by_key(|push| push.at);
+        Some(if wanted.is_empty() { Ok(preface) } else { Err(wanted) })
     }
 
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
@@ -438,7 +515,7 @@ impl Core {
     }
 
     /// The sums of all providers, and all consumers, for comparison with a replica.
-    pub(crate) fn digests(&self) -> (Vec<(ServiceRef, u64)>, Vec<(GroupId, ServiceRef)>) {
+    pub(crate) fn digests(&self) -> Digests {
         let live = self.topics.iter().filter_map(|(provider, slot)| match slot {
             Slot::Live(topic) if !topic.asking => Some((provider.clone(), topic.digest())),
             Slot::Live(_) | Slot::Loading { .. } => None,
@@ -447,7 +524,7 @@ impl Core {
             Selector::Consumer(consumer) => Some((*id, consumer.clone())),
             Selector::Providers(_) => None,
         });
-        (live.collect(), consumers.collect())
+        Digests { entries: live.collect(), consumers: consumers.collect() }
     }
 
     /// These providers' sums, as they were sent, differ from the replica's; those that have not moved since are
@@ -491,6 +568,17 @@ fn join_live(
             effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
         }
     }
+}
+
+/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that.
+fn events_since(topic: &Topic, base: Position, told: Option<&Replayed>) -> Option<Vec<Arc<Push>>> {
+    if let Some(events) = topic.since(base) {
+        return Some(events);
+    }
+    let told = told.filter(|told| told.continuous)?;
+    let later = topic.since(told.at)?;
+    let events = told.events.iter().filter(|event| event.at > base && event.at <= topic.at());
+    Some(events.map(|event| Arc::new(Push::of(topic.id, event))).chain(later).collect())
 }
 
 fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {

@@ -2,7 +2,9 @@
 
 mod control_plane;
 mod forwarding;
+mod grpc;
 mod over_nats;
+mod resume;
 mod resync;
 mod slow;
 mod watch;
