@@ -100,6 +100,7 @@ impl App {
             limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
             metrics: metrics.sessions,
             authorize: config.authorize,
+            heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
         });

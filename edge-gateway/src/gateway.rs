@@ -15,8 +15,9 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -28,6 +29,7 @@ use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
+use crate::heartbeat::{self, Beats, HeartbeatConfig};
 use crate::hub::push::Encoding;
 use crate::hub::{Attached, ToShard};
 use crate::limits::{Full, Limits, Permit};
@@ -57,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: SessionMetrics,
     pub(crate) authorize: bool,
+    pub(crate) heartbeat: HeartbeatConfig,
     /// Health and reflection.
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
@@ -101,6 +104,9 @@ impl Service<Request<Incoming>> for Gateway {
         Box::pin(async move {
             if let Some(watch) = route::watch(request.uri(), request.headers()) {
                 return Ok(it.watch(watch, request).await);
+            }
+            if route::is_heartbeat_channel(request.method(), request.uri().path()) {
+                return Ok(it.carry_heartbeats(request));
             }
             let request = request.map(Body::new);
             match request.uri().path() {
@@ -165,6 +171,34 @@ impl Inner {
                 }
                 Err(error) => debug!(%error, "an upgraded connection broke"),
             }
+        });
+        answer
+    }
+
+    fn carry_heartbeats(&self, mut request: Request<Incoming>) -> Response<Body> {
+        let Some(answer) = ws::accept(request.headers()) else {
+            self.metrics.bad_handshake();
+            return refusal::bad_handshake();
+        };
+        if self.tasks.drain().is_cancelled() {
+            return refusal::unavailable("this node is being drained");
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let mut headers = std::mem::take(request.headers_mut());
+        remove_hop_by_hop(&mut headers);
+        for name in
+            [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL]
+        {
+            headers.remove(name);
+        }
+        let beats = Beats { forward: self.forward.clone(), path: request.uri().path().to_owned(), headers };
+        let (metrics, config, tasks) = (self.metrics.clone(), self.heartbeat.clone(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok((socket, read)) = take_socket(upgraded) else { return };
+            let (stream, slot) = socket.into_parts();
+            heartbeat::carry(stream, &read, beats, &config, &metrics, &tasks).await;
+            drop(slot);
         });
         answer
     }

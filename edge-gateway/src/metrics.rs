@@ -165,6 +165,8 @@ pub(crate) struct SessionMetrics {
     subscribers: UpDownCounter<i64>,
     refused: Counter<u64>,
     handshakes: Counter<u64>,
+    heartbeat_sessions: UpDownCounter<i64>,
+    heartbeats: Counter<u64>,
     instance: KeyValue,
     domains: Arc<Mutex<HashSet<String>>>,
 }
@@ -184,9 +186,21 @@ impl SessionMetrics {
                 .u64_counter("muster_edge_handshakes_failed_total")
                 .with_description("Watches that asked in a wrong way")
                 .build(),
+            heartbeat_sessions: meter
+                .i64_up_down_counter("muster_edge_heartbeat_sessions")
+                .with_description("Connections that carry heartbeats")
+                .build(),
+            heartbeats: meter
+                .u64_counter("muster_edge_heartbeats_total")
+                .with_description("Heartbeats passed on for connections, by outcome")
+                .build(),
             instance: instance.clone(),
             domains: Arc::default(),
         };
+        it.heartbeat_sessions.add(0, &[]);
+        for outcome in ["ok", "no_instance", "failed"] {
+            it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
         for full in [Full::Node, Full::Domain, Full::Consumer] {
             it.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
@@ -225,6 +239,16 @@ impl SessionMetrics {
     /// A watcher met a limit.
     pub(crate) fn refused(&self, full: Full) {
         self.refused.add(1, &[KeyValue::new("limit", full.label())]);
+    }
+
+    /// A connection for heartbeats came (1) or left (-1).
+    pub(crate) fn heartbeat_session(&self, change: i64) {
+        self.heartbeat_sessions.add(change, &[]);
+    }
+
+    /// A heartbeat was passed on: `ok`, `no_instance` or `failed`.
+    pub(crate) fn heartbeat(&self, outcome: &'static str) {
+        self.heartbeats.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
     /// A handshake was none.

@@ -161,9 +161,9 @@ impl Machine {
                 self.close(Reason::Protocol, words, now)
             }
             (Phase::Open, Input::Violation(Violation::TooBig)) => {
-                self.close(Reason::TooBig, "message too big", now)
+                self.close(Reason::TooBig, Reason::TooBig.words(), now)
             }
-            (Phase::Open, Input::End(reason)) => self.close(reason, "", now),
+            (Phase::Open, Input::End(reason)) => self.close(reason, reason.words(), now),
         }
     }
 

@@ -26,11 +26,15 @@ pub(crate) enum Reason {
     Drained,
     /// The connection was accepted but its socket never came.
     NeverAttached,
+    /// The instance whose heartbeats the connection carries does not exist.
+    NoInstance,
+    /// A heartbeat could not be passed on.
+    HeartbeatFailed,
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -41,6 +45,8 @@ impl Reason {
         Self::NoService,
         Self::Drained,
         Self::NeverAttached,
+        Self::NoInstance,
+        Self::HeartbeatFailed,
     ];
 
     /// The value of the label `reason`.
@@ -56,6 +62,8 @@ impl Reason {
             Self::NoService => "no_service",
             Self::Drained => "drained",
             Self::NeverAttached => "never_attached",
+            Self::NoInstance => "no_instance",
+            Self::HeartbeatFailed => "heartbeat_failed",
         }
     }
 
@@ -64,6 +72,7 @@ impl Reason {
         match self {
             Self::Protocol => Some(1002),
             Self::TooBig => Some(1009),
+            Self::NoInstance => Some(4001),
             Self::ClientClosed
             | Self::ClientGone
             | Self::ReadTimeout
@@ -71,7 +80,17 @@ impl Reason {
             | Self::Broken
             | Self::NoService
             | Self::Drained
-            | Self::NeverAttached => None,
+            | Self::NeverAttached
+            | Self::HeartbeatFailed => None,
+        }
+    }
+
+    /// The reason in the close frame, where it is always the same. The words of `NoInstance` are a contract.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::TooBig => "message too big",
+            Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
+            _ => "",
         }
     }
 

@@ -175,7 +175,9 @@ fn status_of(reason: Reason) -> HeaderMap {
         | Reason::Broken
         | Reason::Protocol
         | Reason::TooBig
-        | Reason::NeverAttached => status(Code::Unavailable, "watch again"),
+        | Reason::NeverAttached
+        | Reason::NoInstance
+        | Reason::HeartbeatFailed => status(Code::Unavailable, "watch again"),
     }
 }
 

@@ -96,6 +96,20 @@ pub(crate) fn service_path(service: &ServiceRef) -> String {
     format!("/v4/{}/registry/microservices/{}", encode(&service.tenant.project), encode(&service.id))
 }
 
+/// The path over which a connection carries the heartbeats of an instance, when it is upgraded.
+pub(crate) fn is_heartbeat_channel(method: &http::Method, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let mut next = || segments.next().unwrap_or_default();
+    let fixed = [next(), next()] == ["", "v4"]
+        && !next().is_empty()
+        && [next(), next()] == ["registry", "microservices"]
+        && !next().is_empty()
+        && next() == "instances"
+        && !next().is_empty()
+        && next() == "heartbeat";
+    fixed && segments.next().is_none() && method == http::Method::GET
+}
+
 /// A heartbeat of an instance: `PUT …/heartbeat` and the batch `PUT …/heartbeats`.
 pub(crate) fn is_heartbeat(method: &http::Method, path: &str) -> bool {
     method == http::Method::PUT && (path.ends_with("/heartbeat") || path.ends_with("/heartbeats"))
@@ -155,6 +169,20 @@ mod tests {
         assert_eq!(providers, Ok(vec!["a".to_owned(), "b".to_owned()]));
         let many: Vec<String> = (0..=MAX_PROVIDERS).map(|n| n.to_string()).collect();
         assert!(read(&format!("?providers={}", many.join(","))).is_err());
+    }
+
+    #[test]
+    fn the_channel_for_heartbeats_has_one_path() {
+        let path = "/v4/default/registry/microservices/s/instances/i/heartbeat";
+        assert!(is_heartbeat_channel(&http::Method::GET, path));
+        assert!(!is_heartbeat_channel(&http::Method::PUT, path));
+        for other in [
+            "/v4/p/registry/microservices/s/instances/i/heartbeat/",
+            "/v4/p/registry/microservices/s/heartbeat",
+            "",
+        ] {
+            assert!(!is_heartbeat_channel(&http::Method::GET, other), "{other}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod control_plane;
 mod forwarding;
 mod grpc;
+mod heartbeat;
 mod over_nats;
 mod resume;
 mod resync;

@@ -193,10 +193,8 @@ async fn limits_are_told_before_the_upgrade() {
 
 #[tokio::test]
 async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_dark() {
-    let upstream = edge_gateway::config::UpstreamConfig {
-        open_timeout: Duration::from_millis(100),
-        ..config().upstream
-    };
+    let upstream =
+        edge_gateway::config::UpstreamConfig { open_timeout: Duration::from_secs(2), ..config().upstream };
     let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.decline(1_000_000);
