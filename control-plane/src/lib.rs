@@ -1,3 +1,26 @@
 //! The control plane: registry API, truth in the store, one watch, each event published once.
+//!
+//! ```text
+//! api ──▶ registry ──txn──▶ store ──watch──▶ view ──▶ history ──▶ publisher ──▶ bus
+//!            └───────reads──────────────────▶ │ ◀──────── responder ◀──questions── bus
+//! ```
+//!
+//! Data flows one way; only [`app`] knows both ends of an arrow.
 
+pub mod access;
+pub mod api;
+pub mod app;
+pub mod config;
+pub mod election;
+pub mod failure;
+pub mod keys;
+pub mod metrics;
+#[cfg(feature = "etcd")]
+pub mod process;
+pub mod publisher;
+pub mod record;
+pub mod registry;
+pub mod responder;
 pub mod store;
+pub mod version;
+pub mod view;

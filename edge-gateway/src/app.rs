@@ -78,6 +78,22 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
+        Self::build_on(listener, config, bus, forward, meter, readiness, tasks)
+    }
+
+    /// Like [`App::build`], on a socket that is bound already.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn build_on(
+        listener: TcpListener,
+        config: Config,
+        bus: Arc<dyn Bus>,
+        forward: Arc<dyn Forward>,
+        meter: &Meter,
+        readiness: &Readiness,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
         let instance =
             if config.instance.is_empty() { api_addr.to_string() } else { config.instance.clone() };

@@ -25,6 +25,7 @@ mod heartbeat;
 mod hub;
 mod limits;
 mod metrics;
+pub mod process;
 mod session;
 mod upstream;
 mod wire;

@@ -248,16 +248,6 @@ enum Heard {
     Event(InstanceEvent),
 }
 
-impl Heard {
-    /// By revision; an interest before the events that belong to it.
-    fn order(&self) -> (Revision, u64) {
-        match self {
-            Self::Interest(_, change) => (change.rev, 0),
-            Self::Event(event) => (event.at.rev, 1 + u64::from(event.at.sub)),
-        }
-    }
-}
-
 /// The task's state.
 pub(crate) struct Upstream {
     config: UpstreamConfig,
@@ -349,9 +339,7 @@ impl Upstream {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
-                Some(first) = self.messages.next() => {
-                    self.on_messages(Some(first)).await;
-                }
+                Some(first) = self.messages.next() => self.on_messages(Some(first)).await,
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => self.on_done(done),
@@ -450,25 +438,37 @@ impl Upstream {
     }
 
     /// Takes what has come together, in the order of revisions: subjects have channels of their own, so it comes
-    /// in any. True when there may be more.
-    async fn on_messages(&mut self, first: Option<(Source, Message)>) -> bool {
+    /// in any. A change of interest counts after all events that were published before it: the deletes of a
+    /// provider's instances come before the news that the provider is gone.
+    async fn on_messages(&mut self, first: Option<(Source, Message)>) {
         let mut messages: Vec<_> = first.into_iter().collect();
-        drain(&mut self.messages, BATCH, &mut messages).await;
-        let more = messages.len() >= BATCH;
-        let mut heard: Vec<Heard> =
-            messages.iter().filter_map(|(source, message)| self.understand(*source, message)).collect();
-        heard.sort_by_key(Heard::order);
-        for heard in heard {
-            match heard {
-                Heard::Interest(group, change) => self.core.on_interest_change(group, change),
-                Heard::Event(event) => {
-                    let fate = self.core.on_event(event);
-                    self.metrics.event(fate.map_or("unwatched", fate_label), 1);
+        let mut interests = Vec::new();
+        loop {
+            drain(&mut self.messages, BATCH, &mut messages).await;
+            let more = messages.len() >= BATCH;
+            let mut events = Vec::new();
+            for (source, message) in messages.drain(..) {
+                match self.understand(source, &message) {
+                    Some(Heard::Event(event)) => events.push(event),
+                    Some(Heard::Interest(group, change)) => interests.push((group, change)),
+                    None => {}
                 }
             }
+            events.sort_by_key(|event| event.at);
+            for event in events {
+                let fate = self.core.on_event(event);
+                self.metrics.event(fate.map_or("unwatched", fate_label), 1);
+            }
+            self.act().await;
+            if !more {
+                break;
+            }
+        }
+        interests.sort_by_key(|(_, change)| change.rev);
+        for (group, change) in interests {
+            self.core.on_interest_change(group, change);
         }
         self.act().await;
-        more
     }
 
     fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
@@ -505,7 +505,7 @@ impl Upstream {
             Ok(bookmark) => bookmark,
             Err(error) => return self.malformed(&message.subject, &error),
         };
-        while self.on_messages(None).await {}
+        self.on_messages(None).await;
         self.heard = Instant::now();
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");

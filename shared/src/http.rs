@@ -26,6 +26,7 @@ use tower::Service;
 use tracing::{debug, error, warn};
 
 use crate::backoff::Backoff;
+use crate::config::{Settings, Size};
 use crate::lifecycle::Tasks;
 
 mod activity;
@@ -74,6 +75,54 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
+        }
+    }
+}
+
+impl ServerLimits {
+    /// Declares the limits in the section `http` and takes their values; `name` names the listener.
+    pub fn read(settings: &mut Settings<'_>, name: &'static str) -> Self {
+        Self {
+            name,
+            connections: settings.within(
+                "http.connections",
+                "20000",
+                "1"..="10000000",
+                "Connections open at once; more wait until one ends.",
+            ),
+            header_bytes: settings
+                .within::<Size>("http.header-bytes", "32KiB", "8KiB"..="1MiB", "Largest head of a request.")
+                .0,
+            header_timeout: settings.within(
+                "http.header-timeout",
+                "10s",
+                "100ms"..="5m",
+                "Time from the first byte of a request to the end of its head.",
+            ),
+            idle_timeout: settings.within(
+                "http.idle-timeout",
+                "60s",
+                "1s"..="1h",
+                "Time that a connection may be open without a request.",
+            ),
+            write_timeout: settings.within(
+                "http.write-timeout",
+                "30s",
+                "100ms"..="10m",
+                "Time that a client may leave an answer unread.",
+            ),
+            http2_ping: settings.within(
+                "http.http2-ping",
+                "30s",
+                "1s"..="1h",
+                "Pause between the pings that find dead HTTP/2 peers.",
+            ),
+            http2_streams: settings.within(
+                "http.http2-streams",
+                "1000",
+                "1"..="1000000",
+                "HTTP/2 streams open at once on a connection.",
+            ),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`http`] | serves HTTP on a listener: bounded, drained, in the header case of old clients |
 //! | [`telemetry`] | logs and metrics: the only room that names a subscriber or an exporter |
 //! | [`admin`] | `/live`, `/ready`, `/metrics` |
+//! | [`config`] | settings: declared once; flags, environment, file, help |
 //! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
 //!
 //! A thing that only one plane uses lives in that plane.
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod backoff;
 pub mod bus;
 pub mod clock;
+pub mod config;
 pub mod event;
 pub mod http;
 pub mod lifecycle;

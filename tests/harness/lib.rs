@@ -1,1 +1,35 @@
-//! Processes, links and watchers for system tests.
+//! What system tests are made of: real processes, links that can be cut, one deadline.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`process`] | a child process: its log, its signals, its end |
+//! | [`etcd`], [`nats`] | the two servers we depend on, on ports and directories of their own |
+//! | [`link`] | a TCP link that can be cut, frozen and slowed |
+//! | [`world`] | a whole system of our programs |
+//! | [`client`], [`watcher`] | who uses it |
+//! | [`certificates`] | an authority of a moment and what it signs |
+//! | [`eventually()`] | waiting for something, never for a time |
+//!
+//! Everything started here is ended, by its process id, when it is dropped. When a test fails, the logs of its
+//! processes are printed.
+
+pub mod certificates;
+pub mod client;
+pub mod etcd;
+pub mod eventually;
+pub mod link;
+pub mod nats;
+pub mod port;
+pub mod process;
+pub mod watcher;
+pub mod world;
+
+pub use certificates::{Authority, Identity};
+pub use client::{Answer, Client};
+pub use etcd::Etcd;
+pub use eventually::{deadline, eventually};
+pub use link::{Direction, Link};
+pub use nats::Nats;
+pub use process::Process;
+pub use watcher::{Seen, Watcher};
+pub use world::{Node, World};

@@ -1,6 +1,6 @@
 //! Writes `proto/src/gen` from the `.proto` files, with a compiler in Rust: no `protoc` is needed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use prost::Message;
@@ -8,16 +8,23 @@ use prost::Message;
 const FILES: [&str; 3] =
     ["muster/event/v1/event.proto", "muster/watch/v1/watch.proto", "servicecenter/services.proto"];
 
-/// Regenerates the checked-in code; `proto/tests/generated.rs` fails when it is stale.
-pub(crate) fn run() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+/// Where the checked-in code is.
+pub fn checked_in() -> PathBuf {
+    crate::run::root().join("proto/src/gen")
+}
+
+/// Writes the code into a directory; `proto/tests/generated.rs` compares it with what is checked in.
+///
+/// # Errors
+/// When the `.proto` files do not compile, or the directory cannot be written.
+pub fn generate(into: &Path) -> Result<()> {
+    let root = crate::run::root().join("proto");
     let descriptors = protox::compile(FILES, [&root]).context("the .proto files do not compile")?;
-    let out = root.join("src/gen");
     // What gRPC reflection tells clients about the services.
-    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    std::fs::write(into.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .btree_map(".")
-        .out_dir(&out)
+        .out_dir(into)
         .compile_fds(descriptors)
         .context("code generation failed")
 }

@@ -1,15 +1,28 @@
-//! The chores of the workspace; `cargo xtask` lists them.
-
-mod codegen;
+//! The chores of the workspace.
 
 use std::process::ExitCode;
 
+use xtask::{bench, ci, codegen, licences, tests};
+
+const USAGE: &str = "\
+usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
+       cargo xtask ci              everything that must hold before a change is merged
+       cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
+       cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
+       cargo xtask codegen         write proto/src/gen from the .proto files";
+
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let result = match arguments.next().as_deref() {
-        Some("codegen") => codegen::run(),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["test"] => tests::test(None),
+        ["test", filter] => tests::test(Some(filter)),
+        ["ci"] => ci::ci(),
+        ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
+        ["licences"] => licences::check(),
+        ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {
-            eprintln!("usage: cargo xtask codegen      write proto/src/gen from the .proto files");
+            eprintln!("{USAGE}");
             return ExitCode::from(64);
         }
     };

@@ -1,1 +1,277 @@
-//! The store on etcd.
+//! The store on etcd, for production.
+//!
+//! In: the calls of [`Store`]. Out: etcd's answers in the store's words. Being made never fails: while etcd is
+//! away, calls say so at once and the connection is tried again. Every call has a deadline.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | `connection` | the connection to one member, replaced when it is lost |
+//! | `watching` | one watch: whole revisions, signs of life |
+//! | `keep_alive` | one stream for the renewals of all leases |
+//! | `barrier` | calls that wait together share a round trip |
+//! | `version` | what an etcd's progress answers prove |
+//! | `convert`, `fault` | words and errors, translated |
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, Error, GetOptions};
+use shared::lifecycle::Tasks;
+use shared::model::Revision;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
+
+mod barrier;
+mod connection;
+mod convert;
+mod fault;
+mod keep_alive;
+mod version;
+mod watching;
+
+use barrier::Barrier;
+use connection::{Connection, Connector, Link};
+use keep_alive::{KeepAlives, Renewer};
+use watching::Liveness;
+
+/// Bytes of one answer at most. gRPC's own limit of 4 MB is less than a page of large values.
+const MAX_MESSAGE: usize = 256 * 1024 * 1024;
+
+/// How an etcd is reached.
+#[derive(Clone)]
+pub struct EtcdConfig {
+    /// Its members, as `host:port` or URL. One is used at a time.
+    pub endpoints: Vec<String>,
+    /// Deadline of a call.
+    pub request_timeout: Duration,
+    /// Deadline of connecting, and of the question whether a silent member still lives.
+    pub connect_timeout: Duration,
+    /// How often a watch asks for a sign of life.
+    pub watch_probe: Duration,
+    /// A watch that gets none for this long is broken.
+    pub watch_idle_timeout: Duration,
+    /// Connect with TLS.
+    pub tls: Option<EtcdTls>,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["127.0.0.1:2379".into()],
+            request_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            watch_probe: Duration::from_secs(3),
+            watch_idle_timeout: Duration::from_secs(8),
+            tls: None,
+            user: None,
+        }
+    }
+}
+
+/// TLS towards etcd; everything in PEM.
+#[derive(Clone, Default)]
+pub struct EtcdTls {
+    /// Certificates of the authorities that are trusted.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Our certificate and its key.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name in etcd's certificate, when it is not the host's.
+    pub server_name: Option<String>,
+}
+
+/// A store on an etcd. Its tasks end when the last handle is dropped.
+pub struct EtcdStore {
+    config: EtcdConfig,
+    link: Link,
+    keep_alives: KeepAlives,
+    barrier: Barrier,
+    /// The highest revision that a barrier waits for; watches ask for progress when it rises.
+    wanted: watch::Sender<Revision>,
+    _closed: DropGuard,
+}
+
+impl EtcdStore {
+    /// Begins to connect, with tasks among `tasks`, which go on while those drain. Needs a runtime.
+    pub fn connect(config: EtcdConfig, tasks: &Tasks) -> Arc<Self> {
+        let closed = CancellationToken::new();
+        let (connector, link) = Connector::new(config.clone());
+        tasks.spawn(connector.run(closed.clone(), tasks.abort().clone()));
+        let (renewer, keep_alives) = Renewer::new(link.clone(), config.request_timeout);
+        tasks.spawn(renewer.run(closed.clone(), tasks.abort().clone()));
+        Arc::new(Self {
+            config,
+            link,
+            keep_alives,
+            barrier: Barrier::default(),
+            wanted: watch::channel(0).0,
+            _closed: closed.drop_guard(),
+        })
+    }
+
+    /// Makes a call on the current connection, within the deadline.
+    async fn call<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let connection = self.within(self.link.connection()).await?;
+        self.call_on(&connection, call).await
+    }
+
+    async fn call_on<T, F>(
+        &self,
+        connection: &Connection,
+        call: impl FnOnce(&Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        // The client library's futures are tens of kilobytes.
+        let called = Box::pin(call(&connection.client));
+        let result = self.within(async { called.await.map_err(fault::translate) }).await;
+        if matches!(result, Err(StoreError::Unavailable(_))) {
+            connection.suspect();
+        }
+        result
+    }
+
+    async fn within<T>(&self, future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let timeout = self.config.request_timeout;
+        tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(format!("etcd did not answer within {timeout:?}")))
+        })
+    }
+
+    /// One round trip of a barrier.
+    async fn round_trip(&self, prefix: &str) -> Result<Revision, StoreError> {
+        let connection = self.within(self.link.connection()).await?;
+        let header = |header: Option<&etcd_client::ResponseHeader>| {
+            convert::revision(header.map_or(0, |header| header.revision()))
+        };
+        if !connection.progress_is_in_order {
+            // Only an event is sure to come after the events before it.
+            let key = format!("{prefix}muster/barrier");
+            let put = |client: &Client| {
+                let mut kv = client.kv_client();
+                async move { kv.put(key, "", None).await }
+            };
+            return self.call_on(&connection, put).await.map(|reply| header(reply.header()));
+        }
+        let options = GetOptions::new().with_limit(1).with_keys_only();
+        let key = convert::start(prefix);
+        let get = |client: &Client| {
+            let mut kv = client.kv_client();
+            async move { kv.get(key, Some(options)).await }
+        };
+        let revision = self.call_on(&connection, get).await.map(|reply| header(reply.header()))?;
+        self.wanted.send_if_modified(|wanted| {
+            let higher = *wanted < revision;
+            *wanted = revision.max(*wanted);
+            higher
+        });
+        Ok(revision)
+    }
+
+    /// Learns the revision that etcd leaves out of its "compacted" errors: a watch from the beginning is told.
+    async fn with_compacted_revision<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let Err(StoreError::Compacted(0)) = result else { return result };
+        let mut watch = self.watch("", 1).await?;
+        let told = async {
+            match futures_util::StreamExt::next(&mut watch).await {
+                Some(Err(error)) => Err(error),
+                Some(Ok(WatchItem::Events(_) | WatchItem::Progress(_))) | None => result,
+            }
+        };
+        self.within(told).await
+    }
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
+        let options = convert::get_options(&request);
+        let key = match &request.end {
+            Some(_) => convert::start(&request.start),
+            None => request.start.into_bytes(),
+        };
+        let result = self
+            .call(|client| {
+                let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+                async move { kv.get(key, Some(options)).await }
+            })
+            .await;
+        let mut reply = self.with_compacted_revision(result).await?;
+        Ok(RangeReply {
+            more: reply.more(),
+            revision: convert::revision(reply.header().map_or(0, |header| header.revision())),
+            items: reply.take_kvs().into_iter().map(|kv| convert::key_value(kv.0)).collect(),
+        })
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        let txn = convert::txn(txn);
+        let reply = self.call(|client| {
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            async move { kv.txn(txn).await }
+        });
+        Ok(convert::txn_reply(&reply.await?))
+    }
+
+    async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        let ttl = ttl.max(1);
+        let grant = self.call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.grant(ttl, None).await }
+        });
+        Ok(grant.await?.id())
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.within(self.keep_alives.renew(lease)).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.revoke(lease).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
+        let connection = self.within(self.link.connection()).await?;
+        let liveness =
+            Liveness { probe: self.config.watch_probe, idle_timeout: self.config.watch_idle_timeout };
+        let open = watching::open(connection.clone(), prefix, from, self.wanted.subscribe(), liveness);
+        let result = self.within(open).await;
+        if matches!(result, Err(StoreError::Unavailable(_))) {
+            connection.suspect();
+        }
+        result
+    }
+
+    async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.within(self.barrier.pass(prefix, || self.round_trip(prefix))).await
+    }
+
+    async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
+        let rev = convert::number(rev);
+        let result = self
+            .call(|client| {
+                let mut kv = client.kv_client();
+                async move { kv.compact(rev, None).await }
+            })
+            .await;
+        self.with_compacted_revision(result.map(drop)).await
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.config.endpoints.clone()
+    }
+}

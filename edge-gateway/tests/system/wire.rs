@@ -194,7 +194,7 @@ async fn limits_are_told_before_the_upgrade() {
 #[tokio::test]
 async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_dark() {
     let upstream =
-        edge_gateway::config::UpstreamConfig { open_timeout: Duration::from_secs(2), ..config().upstream };
+        edge_gateway::config::UpstreamConfig { open_timeout: Duration::from_secs(1), ..config().upstream };
     let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.decline(1_000_000);
@@ -205,7 +205,9 @@ async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_da
     };
     assert_eq!(answer.status(), 503);
     world.control_plane.decline(0);
-    let mut watcher = world.watch("c").await;
+    // Another consumer: the first one's question is repeated at its own pace.
+    world.control_plane.consumer("d", &["p"]);
+    let mut watcher = world.watch("d").await;
     let event = world.control_plane.tell("p", Create, "1").await;
     watcher.expect(&event).await;
 }

@@ -27,6 +27,8 @@ const HEADER_ROOM: usize = 512;
 /// How long a flush may take before the link counts as cut.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+mod settings;
+
 /// Between two attempts to connect, at most (jittered downwards).
 const LONGEST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
 

@@ -50,6 +50,20 @@ fn hello() -> Router {
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const GET_AND_CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 
+struct Limits(ServerLimits);
+
+impl crate::config::Config for Limits {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        Self(ServerLimits::read(settings, "http"))
+    }
+}
+
+#[test]
+fn the_settings_have_the_same_defaults_as_the_value() {
+    let limits: Limits = crate::config::defaults().expect("no mistakes");
+    assert_eq!(format!("{:?}", limits.0), format!("{:?}", ServerLimits::default()));
+}
+
 #[tokio::test]
 async fn header_names_are_in_title_case() {
     let server = start(hello(), ServerLimits::default()).await;

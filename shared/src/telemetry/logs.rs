@@ -7,6 +7,7 @@ use tracing_subscriber::fmt::SubscriberBuilder;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::TelemetryError;
+use crate::config::{Choice, Config, Setting, Settings};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,62 @@ pub enum LogFormat {
     Text,
     /// One JSON object.
     Json,
+}
+
+impl Choice for LogFormat {
+    const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// Which events become lines, such as `info` or `info,shared::http=debug`. Always one that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl Setting for LogFilter {
+    const NAME: &'static str = "FILTER";
+
+    fn expected() -> String {
+        "a level such as info, or a filter such as info,shared::http=debug".to_owned()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        EnvFilter::builder().parse(text).ok().map(|_| Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// The settings of logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// What becomes a line.
+    pub filter: LogFilter,
+}
+
+impl Config for LogConfig {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        Self {
+            format: settings.get("log.format", "text", "How log lines look."),
+            filter: settings.get(
+                "log.level",
+                "info",
+                "What is logged: a level, or levels by part of the program.",
+            ),
+        }
+    }
+}
+
+impl LogConfig {
+    /// Sets up logs accordingly.
+    ///
+    /// # Errors
+    /// When logs were set up before.
+    pub fn init(&self) -> Result<(), TelemetryError> {
+        init(self.format, &self.filter.0)
+    }
 }
 
 /// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error.
@@ -32,15 +89,6 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     done.map_err(|_| TelemetryError::LogsAlreadySetUp)
 }
 
-/// Checks a filter without setting anything up.
-///
-/// # Errors
-/// When the filter cannot be read.
-pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
-    EnvFilter::builder().parse(filter)?;
-    Ok(())
-}
-
 fn colours() -> bool {
     // https://no-color.org: any value but the empty one.
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -52,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        assert!(check_filter("info,shared::http=debug").is_ok());
-        assert!(matches!(check_filter("shared=loud"), Err(TelemetryError::Filter(_))));
+        assert!(LogFilter::parse("info,shared::http=debug").is_some());
+        assert!(LogFilter::parse("shared=loud").is_none());
+        assert!(matches!(init(LogFormat::Text, "shared=loud"), Err(TelemetryError::Filter(_))));
     }
 }

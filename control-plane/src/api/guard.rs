@@ -1,0 +1,214 @@
+//! What is common to all routes: the guard of the request line, CORS, plain-text 404 and 405, compression,
+//! and a wall that turns a panic into an answer.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use tower::{Service, ServiceExt};
+use tracing::error;
+
+use crate::failure::{Code, Failure};
+use crate::metrics::ApiMetrics;
+
+/// A request target of this length or more is refused.
+const TARGET_LIMIT: usize = 2048;
+/// Answers of at least this size are compressed for those who ask.
+const GZIP_FROM: u64 = 1400;
+const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
+
+/// The routes behind what is common to all of them. Cheap to clone.
+#[derive(Clone)]
+pub struct Guarded {
+    router: Router,
+    metrics: ApiMetrics,
+}
+
+impl Guarded {
+    /// Puts the guard before the routes.
+    pub fn new(router: Router, metrics: ApiMetrics) -> Self {
+        Self { router, metrics }
+    }
+
+    /// Answers a request; never fails.
+    pub async fn answer(self, request: Request<Body>) -> Response {
+        let (started, method) = (Instant::now(), method_label(request.method()));
+        let metrics = self.metrics.clone();
+        let response = self.answer_uncounted(request).await;
+        let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
+        if !api.is_empty() {
+            metrics.answered(method, api, response.status().as_u16(), started.elapsed());
+        }
+        response
+    }
+
+    async fn answer_uncounted(self, request: Request<Body>) -> Response {
+        let target = request.uri().path_and_query().map_or_else(|| request.uri().path(), |t| t.as_str());
+        if !acceptable(target) {
+            let shown: String = target.chars().take(TARGET_LIMIT).collect();
+            return plain(StatusCode::BAD_REQUEST, format!("Invalid Request URI {shown}"));
+        }
+        let from_browser = request.headers().contains_key(header::ORIGIN);
+        let gzip = accepts_gzip(request.headers());
+        let mut response = match *request.method() {
+            Method::OPTIONS => Response::new(Body::empty()),
+            Method::GET | Method::POST | Method::PUT | Method::DELETE => {
+                let answer = AssertUnwindSafe(self.router.oneshot(request)).catch_unwind();
+                match answer.await {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(never)) => match never {},
+                    Err(_) => {
+                        error!("a handler panicked");
+                        Failure::new(Code::Internal, "").into_response()
+                    }
+                }
+            }
+            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".into()),
+        };
+        if gzip && response.body().size_hint().exact().is_some_and(|size| size >= GZIP_FROM) {
+            response = compressed(response).await;
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::SERVER, SERVER);
+        if from_browser {
+            allow_origins(headers);
+        }
+        response
+    }
+}
+
+/// The name under which the old dashboards know a route; routes put it into their answers' extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiName(pub &'static str);
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "OTHER",
+    }
+}
+
+impl<B> Service<Request<B>> for Guarded
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.answer(request.map(Body::new)).await) })
+    }
+}
+
+/// Rules of the old server, to the letter; only that it also stops here.
+fn acceptable(target: &str) -> bool {
+    !target.is_empty()
+        && target.len() < TARGET_LIMIT
+        && !target.ends_with([';', '&', '?', '+', '@'])
+        && !target.starts_with('.')
+        && !target.contains("//")
+}
+
+pub(super) async fn not_found() -> Response {
+    let mut response = plain(StatusCode::NOT_FOUND, "404 page not found\n".into());
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+pub(super) async fn method_not_allowed() -> Response {
+    plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".into())
+}
+
+fn plain(status: StatusCode, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn allow_origins(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Origin, Accept, Content-Type, X-Domain-Name, X-ConsumerId"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, UPDATE"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+async fn compressed(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return Failure::new(Code::Internal, "").into_response(),
+    };
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    match encoder.write_all(&body).and_then(|()| encoder.finish()) {
+        Ok(small) => {
+            parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            Response::from_parts(parts, Body::from(small))
+        }
+        Err(_) => Response::from_parts(parts, Body::from(body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guard_follows_the_old_rules() {
+        for good in ["/", "/version", "/v4/default/registry/instances?version=0%2B&env="] {
+            assert!(acceptable(good), "{good}");
+        }
+        let long = format!("/{}", "a".repeat(TARGET_LIMIT - 1));
+        for bad in ["", "/a?", "/a&", "/a;", "/a?version=1+", "/a@", "./a", "/a//b", long.as_str()] {
+            assert!(!acceptable(bad), "{bad}");
+        }
+        assert!(acceptable(&long[..TARGET_LIMIT - 1]));
+    }
+
+    #[test]
+    fn compression_is_only_for_those_who_ask() {
+        let headers = |value: &'static str| {
+            HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))])
+        };
+        assert!(accepts_gzip(&headers("deflate, gzip;q=0.5")));
+        assert!(!accepts_gzip(&headers("gzip;q=0")) && !accepts_gzip(&headers("br")));
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,120 @@
+//! The wiring of this plane: the one file that names every room.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use opentelemetry::metrics::Meter;
+use shared::admin::Readiness;
+use shared::bus::Bus;
+use shared::clock::Clock;
+use shared::lifecycle::Tasks;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::api::guard::Guarded;
+use crate::config::{Config, host_name};
+use crate::election::{self, Role};
+use crate::metrics::{ApiMetrics, PublisherMetrics, observe_view};
+use crate::publisher::Publisher;
+use crate::registry::{Registry, own};
+use crate::responder::Responder;
+use crate::store::Store;
+use crate::view::{self, History, View, follow};
+
+/// A control plane, running among its [`Tasks`] from the moment it is built.
+pub struct App {
+    /// Answers requests; give it to an HTTP server, or to a gateway in the same process.
+    pub service: Guarded,
+    /// The registry behind it.
+    pub registry: Registry,
+    /// Its view.
+    pub view: View,
+    /// What this replica is.
+    pub role: watch::Receiver<Role>,
+    /// To be told when no request is left.
+    pub rest: Rest,
+}
+
+/// The end of a drain: the view is followed, and its changes are published, until no request is left and this
+/// node has taken itself out of the registry.
+pub struct Rest {
+    idle: CancellationToken,
+    unregistered: CancellationToken,
+}
+
+impl Rest {
+    /// Stops the rooms behind the API. To be called when no request is left.
+    pub async fn begin(self) {
+        tokio::select! { () = self.unregistered.cancelled() => {}, () = self.idle.cancelled() => {} }
+        self.idle.cancel();
+    }
+}
+
+/// What a control plane is built from.
+pub struct Parts {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The way to the gateways.
+    pub bus: Arc<dyn Bus>,
+    /// Settings.
+    pub config: Config,
+    /// The address it listens on: what it advertises unless told otherwise.
+    pub listening: SocketAddr,
+    /// Where figures go.
+    pub meter: Meter,
+    /// Where it says that it is ready.
+    pub readiness: Readiness,
+}
+
+impl App {
+    /// Joins the rooms and starts their tasks. Needs a runtime.
+    pub fn build(parts: Parts, tasks: &Tasks) -> Self {
+        let Parts { store, bus, config, listening, meter, readiness } = parts;
+        let clock = Clock::system();
+        let (writer, view) = view::view(History::new(config.history), clock.clone());
+        let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone());
+        let address =
+            if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
+        observe_view(&meter, &view, &address);
+
+        let stop = tasks.abort().child_token();
+        tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
+        let (role_sender, role) = watch::channel(Role::Standby);
+        let campaign =
+            election::campaign(store, config.name.clone(), config.publisher_ttl, role_sender, stop.clone());
+        tasks.spawn_vital("election", campaign);
+        let metrics = PublisherMetrics::new(&meter, clock);
+        let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
+        tasks.spawn_vital("publisher", publisher.run(stop.clone()));
+        tasks.spawn_vital("responder", Responder::new(registry.clone(), bus).run(stop.clone()));
+        let endpoint = format!("rest://{address}/");
+        // Clients are to forget this node as soon as it drains.
+        let draining = tasks.drain().clone();
+        let unregistered = CancellationToken::new();
+        let left = unregistered.clone().drop_guard();
+        let own = own::keep_registered(registry.clone(), endpoint, host_name(), draining);
+        tasks.spawn(async move {
+            own.await;
+            drop(left);
+        });
+        tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
+
+        let api = Api::new(registry.clone(), config.bodies);
+        let service = Guarded::new(api.router(), ApiMetrics::new(&meter, &address));
+        Self { service, registry, view, role, rest: Rest { idle: stop, unregistered } }
+    }
+}
+
+/// Ready when the first list is in.
+async fn report_ready(view: View, readiness: Readiness, stop: CancellationToken) {
+    let condition = readiness.condition("view");
+    let mut revisions = view.revisions();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        listed = revisions.wait_for(|rev| *rev > 0) => if listed.is_err() { return },
+    }
+    condition.set(true, "the registry has been read");
+    // Held until the end: a condition without an owner does not hold.
+    stop.cancelled().await;
+}

@@ -1,0 +1,254 @@
+//! Publishes each change once, in order, whoever consumes it.
+//!
+//! ```text
+//! History ──after the cursor──▶ bus        cursor: what was handed to the bus
+//!                                          settled: what the bus has taken, as the bookmarks say
+//! ```
+//!
+//! Every replica keeps the history and hears the bookmarks; only the one with the seat publishes. It starts
+//! after the last bookmark it heard, and starts again from what was settled when the bus lost its connection:
+//! sending twice is harmless, not sending is not. A bookmark that starts after the last one heard tells gateways
+//! that something may have been missed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::bus::{Bus, BusError, Message, Messages};
+use shared::model::{Revision, ServiceRef};
+use shared::subject;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::election::Role;
+use crate::metrics::PublisherMetrics;
+use crate::view::{Change, View};
+
+/// How often a bookmark is sent when nothing happens.
+const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
+/// How soon after a burst a bookmark follows; also the pause between bookmarks of a long burst.
+const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
+/// Wait before the bus is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// Services named in one interest message: some 200 KB.
+const SERVICES_PER_MESSAGE: usize = 2000;
+
+/// The publisher's task. Owns the cursor.
+pub struct Publisher {
+    view: View,
+    bus: Arc<dyn Bus>,
+    name: String,
+    role: watch::Receiver<Role>,
+    metrics: PublisherMetrics,
+    /// The newest revision that a bookmark of anyone has covered.
+    heard: Revision,
+    term: Option<Term>,
+}
+
+/// One replica's time in the seat.
+struct Term {
+    epoch: Revision,
+    since: Revision,
+    cursor: Revision,
+    settled: Revision,
+    /// The bus connection that the cursor was made on.
+    generation: u64,
+    bookmark_at: Instant,
+}
+
+impl Publisher {
+    /// A publisher that follows `role`.
+    pub fn new(
+        view: View,
+        bus: Arc<dyn Bus>,
+        name: String,
+        role: watch::Receiver<Role>,
+        metrics: PublisherMetrics,
+    ) -> Self {
+        Self { view, bus, name, role, metrics, heard: 0, term: None }
+    }
+
+    /// Runs until `stop`; then flushes what was published.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut revisions = self.view.revisions();
+        let mut bookmarks: Option<Messages> = None;
+        let mut retry_at = None;
+        loop {
+            if bookmarks.is_none() && retry_at.is_none() {
+                bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
+            }
+            let due = retry_at.or(self.term.as_ref().map(|term| term.bookmark_at));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Ok(()) = self.role.changed() => {}
+                message = next(&mut bookmarks) => match message {
+                    Some(message) => self.hear(&message),
+                    None => bookmarks = None,
+                },
+                Ok(()) = revisions.changed(), if retry_at.is_none() => {}
+                () = sleep_until(due) => {}
+            }
+            retry_at = match self.step().await {
+                Ok(()) if bookmarks.is_some() => None,
+                Ok(()) => Some(Instant::now() + RETRY),
+                Err(error) => {
+                    debug!(%error, "publishing waits for the bus");
+                    Some(Instant::now() + RETRY)
+                }
+            };
+        }
+        if self.term.is_some() {
+            let _ = self.bookmark().await;
+            if self.bus.flush().await.is_err() {
+                debug!("the last messages may not have left; the next publisher sends them again");
+            }
+        }
+    }
+
+    fn hear(&mut self, message: &Message) {
+        match pb::Bookmark::decode(&message.payload[..]) {
+            Ok(bookmark) => self.heard = self.heard.max(bookmark.rev),
+            Err(error) => warn!(%error, "a bookmark cannot be read; ignored"),
+        }
+    }
+
+    /// Does what the role asks for now.
+    async fn step(&mut self) -> Result<(), BusError> {
+        let role = *self.role.borrow_and_update();
+        let Role::Publisher { epoch } = role else {
+            if self.term.take().is_some() {
+                self.metrics.stands_by();
+            }
+            return Ok(());
+        };
+        let Ok(snapshot) = self.view.now() else { return Ok(()) };
+        let link = *self.bus.link().borrow();
+        if !link.connected {
+            return Err(BusError::Disconnected);
+        }
+        self.start_term(epoch, link.generation);
+        self.publish_until(snapshot.revision).await?;
+        if self.term.as_ref().is_some_and(|term| Instant::now() >= term.bookmark_at) {
+            self.bookmark().await?;
+        }
+        Ok(())
+    }
+
+    fn start_term(&mut self, epoch: Revision, generation: u64) {
+        match &mut self.term {
+            Some(term) if term.epoch == epoch => {
+                if term.generation != generation {
+                    // What was on its way may be lost: once more from what is known to have left.
+                    term.cursor = term.settled;
+                    term.generation = generation;
+                }
+            }
+            term => {
+                let since = self.heard.max(self.view.history().complete_since());
+                self.metrics.takes_over(epoch);
+                let bookmark_at = Instant::now();
+                *term = Some(Term { epoch, since, cursor: since, settled: since, generation, bookmark_at });
+            }
+        }
+    }
+
+    async fn publish_until(&mut self, revision: Revision) -> Result<(), BusError> {
+        let Some(term) = &mut self.term else { return Ok(()) };
+        if revision <= term.cursor {
+            return Ok(());
+        }
+        let news = self.view.history().since(term.cursor, revision, |_| true);
+        if !news.complete {
+            // Slower than the history is long: gateways are told to ask for what is missing.
+            term.since = self.view.history().complete_since();
+        }
+        for change in &news.changes {
+            for message in messages(change) {
+                self.bus.publish(message).await?;
+            }
+        }
+        let events = news.changes.len() as u64;
+        if events > 0 {
+            term.bookmark_at = term.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
+            self.metrics.published(events, oldest(&news.changes));
+        }
+        term.cursor = revision;
+        Ok(())
+    }
+
+    async fn bookmark(&mut self) -> Result<(), BusError> {
+        let Some(term) = &mut self.term else { return Ok(()) };
+        let bookmark = pb::Bookmark {
+            epoch: term.epoch,
+            rev: term.cursor,
+            since: term.since,
+            publisher: self.name.clone(),
+        };
+        self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
+        self.bus.flush().await?;
+        // Flushed on the connection that the cursor was made on: all of it has left.
+        if self.bus.link().borrow().generation == term.generation {
+            term.settled = term.cursor;
+        }
+        term.bookmark_at = Instant::now() + IDLE_BOOKMARK;
+        self.metrics.bookmarked(term.cursor);
+        Ok(())
+    }
+}
+
+async fn next(messages: &mut Option<Messages>) -> Option<Message> {
+    match messages {
+        Some(messages) => messages.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// When the oldest of the changes was learnt of, unix microseconds.
+fn oldest(changes: &[Change]) -> u64 {
+    let learnt = |change: &Change| match change {
+        Change::Instance(event) => event.committed_at,
+        Change::Interest(change) => change.committed_at,
+    };
+    changes.first().map_or(0, learnt)
+}
+
+fn messages(change: &Change) -> Vec<Message> {
+    match change {
+        Change::Instance(event) => vec![Message::new(subject::event(&event.provider), event.encode())],
+        Change::Interest(change) => {
+            let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
+            let subject = subject::interest(&consumer);
+            split(change)
+                .into_iter()
+                .map(|part| Message::new(subject.clone(), part.encode_to_vec()))
+                .collect()
+        }
+    }
+}
+
+/// A consumer of everything may gain more services at once than one message holds.
+fn split(change: &pb::InterestChange) -> Vec<pb::InterestChange> {
+    let parts = change.added.len().max(change.removed.len()).div_ceil(SERVICES_PER_MESSAGE).max(1);
+    let part = |all: &[pb::ServiceRef], index: usize| -> Vec<pb::ServiceRef> {
+        all.chunks(SERVICES_PER_MESSAGE).nth(index).unwrap_or_default().to_vec()
+    };
+    (0..parts)
+        .map(|index| pb::InterestChange {
+            added: part(&change.added, index),
+            removed: part(&change.removed, index),
+            ..change.clone()
+        })
+        .collect()
+}

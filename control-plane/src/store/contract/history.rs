@@ -1,0 +1,148 @@
+//! Random histories against a model that is short and obviously right.
+
+use std::collections::BTreeMap;
+
+use super::{Subject, within};
+use crate::store::{Compare, KvEvent, Op, RangeRequest, Txn, WatchItem};
+
+const KEYS: [&str; 5] = ["/t/a", "/t/a/1", "/t/a/2", "/t/b", "/u/c"];
+
+/// Key to value, creation, last write and version.
+type Keys = BTreeMap<String, (String, u64, u64, u64)>;
+
+/// The keys of now, of each revision, and every change so far.
+#[derive(Default)]
+struct Model {
+    rev: u64,
+    keys: Keys,
+    past: BTreeMap<u64, Keys>,
+    changes: Vec<(u64, String, Option<String>)>,
+}
+
+impl Model {
+    fn apply(&mut self, txn: &Txn) -> bool {
+        let rev_of = |key: &str| self.keys.get(key).map_or(0, |kv| kv.2);
+        let holds = txn.compare.iter().all(|compare| match compare {
+            Compare::Exists(key) => rev_of(key) > 0,
+            Compare::Absent(key) => rev_of(key) == 0,
+            Compare::ModRev(key, rev) => rev_of(key) == *rev,
+        });
+        let before = self.changes.len();
+        let rev = self.rev + 1;
+        for op in if holds { &txn.then } else { &txn.otherwise } {
+            match op {
+                Op::Put { key, value, .. } => {
+                    let value = String::from_utf8_lossy(value).into_owned();
+                    let (created, version) = self.keys.get(key).map_or((rev, 0), |kv| (kv.1, kv.3));
+                    self.keys.insert(key.clone(), (value.clone(), created, rev, version + 1));
+                    self.changes.push((rev, key.clone(), Some(value)));
+                }
+                Op::Delete(key) => self.delete(rev, |k| k == key),
+                Op::DeletePrefix(prefix) => self.delete(rev, |k| k.starts_with(prefix)),
+                Op::Get(_) => {}
+            }
+        }
+        if self.changes.len() > before {
+            self.rev = rev;
+        }
+        self.past.insert(self.rev, self.keys.clone());
+        holds
+    }
+
+    fn delete(&mut self, rev: u64, doomed: impl Fn(&String) -> bool) {
+        let keys: Vec<_> = self.keys.keys().filter(|key| doomed(key)).cloned().collect();
+        for key in keys {
+            self.keys.remove(&key);
+            self.changes.push((rev, key, None));
+        }
+    }
+}
+
+fn key(random: &mut fastrand::Rng) -> String {
+    KEYS[random.usize(..KEYS.len())].to_owned()
+}
+
+fn ops(random: &mut fastrand::Rng) -> Vec<Op> {
+    // Either one deletion by prefix or distinct keys: what is written twice is refused elsewhere.
+    if random.u8(..6) == 0 {
+        return vec![Op::DeletePrefix("/t/a".into())];
+    }
+    let mut keys = KEYS.to_vec();
+    random.shuffle(&mut keys);
+    keys.truncate(random.usize(..4));
+    let op = |key: &str| match random.u8(..3) {
+        0 => Op::Delete(key.into()),
+        _ => Op::put(key, random.u32(..).to_string()),
+    };
+    keys.into_iter().map(op).collect()
+}
+
+fn compares(random: &mut fastrand::Rng, model: &Model) -> Vec<Compare> {
+    let count = random.usize(..3);
+    let mut compare = |_| match random.u8(..4) {
+        0 => Compare::Exists(key(random)),
+        1 => Compare::Absent(key(random)),
+        _ => {
+            let key = key(random);
+            let rev = model.keys.get(&key).map_or(0, |kv| kv.2);
+            Compare::ModRev(key, rev.saturating_sub(u64::from(random.u8(..5) == 0)))
+        }
+    };
+    (0..count).map(&mut compare).collect()
+}
+
+/// Answers, reads of now and then, and the watch all agree with the model.
+pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let start = subject.store.range(RangeRequest::key("/t/")).await.expect("range").revision;
+    let mut model = Model { rev: start, ..Model::default() };
+    let mut watch = subject.watch(start + 1).await;
+    for step in 0..300 {
+        let txn = Txn {
+            compare: compares(&mut random, &model),
+            then: ops(&mut random),
+            otherwise: ops(&mut random),
+        };
+        let succeeded = model.apply(&txn);
+        let reply = subject.store.txn(txn).await.expect("txn");
+        assert_eq!((reply.succeeded, reply.revision), (succeeded, model.rev), "seed {seed} step {step}");
+        let (&then, expected) = match random.bool() {
+            true => model.past.iter().next_back().expect("the history has begun"),
+            false => model.past.iter().nth(random.usize(..model.past.len())).expect("in bounds"),
+        };
+        let request = RangeRequest { revision: Some(then), ..RangeRequest::prefix("/") };
+        let read = subject.store.range(request).await.expect("range");
+        let found: Keys = read
+            .items
+            .into_iter()
+            .map(|kv| {
+                let value = String::from_utf8_lossy(&kv.value).into_owned();
+                (kv.key, (value, kv.create_rev, kv.mod_rev, kv.version))
+            })
+            .collect();
+        assert_eq!(&found, expected, "seed {seed} step {step} at {then}");
+    }
+    let watched = |key: &str| key.starts_with("/t/");
+    let expected: Vec<_> = model.changes.iter().filter(|(_, key, _)| watched(key)).cloned().collect();
+    let mut seen = Vec::new();
+    within("the watch tells the whole history", async {
+        while seen.len() < expected.len() {
+            let WatchItem::Events(events) = watch.item().await else { continue };
+            seen.extend(events.into_iter().map(|event| match event {
+                KvEvent::Put(kv) => {
+                    (kv.mod_rev, kv.key, Some(String::from_utf8_lossy(&kv.value).into_owned()))
+                }
+                KvEvent::Delete { key, rev } => (rev, key, None),
+            }));
+        }
+    })
+    .await;
+    // The order of changes within one revision is the store's own.
+    let sorted = |mut changes: Vec<(u64, String, Option<String>)>| {
+        changes.sort();
+        changes
+    };
+    assert_eq!(sorted(seen), sorted(expected), "seed {seed}");
+}

@@ -1,0 +1,88 @@
+//! Reads.
+
+use super::Subject;
+use crate::store::{Op, RangeReply, RangeRequest, StoreError};
+
+fn keys(reply: &RangeReply) -> Vec<&str> {
+    reply.items.iter().map(|kv| kv.key.as_str()).collect()
+}
+
+/// Pages read one after another are the whole.
+pub async fn a_limited_range_says_that_there_is_more(subject: Subject) {
+    for n in 0..7 {
+        subject.put(&format!("/t/{n}"), "x").await;
+    }
+    let mut request = RangeRequest { limit: 3, ..RangeRequest::prefix("/t/") };
+    let mut pages = Vec::new();
+    loop {
+        let page = subject.store.range(request.clone()).await.expect("range");
+        pages.push(page.items.len());
+        if !page.more {
+            break;
+        }
+        request.revision.get_or_insert(page.revision);
+        request.start = format!("{}\0", page.items.last().expect("a page with more has items").key);
+        // Pages are read at one revision: what comes in between is not in them.
+        subject.put(&format!("/t/5{}", pages.len()), "later").await;
+    }
+    assert_eq!(pages, [3, 3, 1]);
+    let exact = RangeRequest { limit: 9, ..RangeRequest::prefix("/t/") };
+    assert!(!subject.store.range(exact).await.expect("range").more, "a full page is not cut short");
+}
+
+/// Neighbours in the order of bytes are not part of a prefix.
+pub async fn a_prefix_ends_where_its_last_byte_does(subject: Subject) {
+    for key in ["/t", "/t-", "/t/", "/t//x", "/t/a", "/t/~", "/t0", "/t/\u{e9}"] {
+        subject.put(key, "x").await;
+    }
+    let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
+    assert_eq!(keys(&read), ["/t/", "/t//x", "/t/a", "/t/~", "/t/\u{e9}"]);
+    let read = subject.store.range(RangeRequest::prefix("/t//")).await.expect("range");
+    assert_eq!(keys(&read), ["/t//x"]);
+    let read = subject.store.range(RangeRequest::prefix("")).await.expect("range");
+    assert_eq!(read.items.len(), 8, "every key has the empty prefix");
+    let between = RangeRequest { end: Some("/t/a".into()), ..RangeRequest::key("/t/") };
+    assert_eq!(keys(&subject.store.range(between).await.expect("range")), ["/t/", "/t//x"]);
+    let backwards = RangeRequest { end: Some("/a".into()), ..RangeRequest::key("/t/") };
+    assert_eq!(keys(&subject.store.range(backwards).await.expect("range")), [""; 0]);
+}
+
+/// Everything but the value is there.
+pub async fn keys_only_leaves_the_values_out(subject: Subject) {
+    let rev = subject.put("/t/a", "value").await;
+    let request = RangeRequest { keys_only: true, ..RangeRequest::prefix("/t/") };
+    let read = subject.store.range(request).await.expect("range");
+    assert_eq!(read.items.len(), 1);
+    assert!(read.items[0].value.is_empty());
+    assert_eq!((read.items[0].mod_rev, read.items[0].version), (rev, 1));
+}
+
+/// What was changed, deleted or created later is not seen; the answer's revision is that of now.
+pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
+    subject.put("/t/changed", "old").await;
+    let then = subject.put("/t/deleted", "old").await;
+    subject.put("/t/changed", "new").await;
+    subject.txn([Op::DeletePrefix("/t/deleted".into()), Op::put("/t/created", "new")]).await;
+    let now = subject.put("/t/changed", "newer").await;
+    let request = RangeRequest { revision: Some(then), ..RangeRequest::prefix("/t/") };
+    let read = subject.store.range(request).await.expect("range");
+    assert_eq!(read.revision, now);
+    assert_eq!(keys(&read), ["/t/changed", "/t/deleted"]);
+    assert!(read.items.iter().all(|kv| kv.value == "old"));
+}
+
+/// Either is said, not guessed at.
+pub async fn a_compacted_or_future_revision_is_not_answered(subject: Subject) {
+    let old = subject.put("/t/a", "1").await;
+    subject.put("/t/a", "2").await;
+    let now = subject.put("/t/a", "3").await;
+    subject.store.compact(now).await.expect("compact");
+    let at = |revision| subject.store.range(RangeRequest { revision, ..RangeRequest::prefix("/t/") });
+    match at(Some(old)).await {
+        Err(StoreError::Compacted(rev)) => assert_eq!(rev, now),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(at(Some(now)).await.expect("the compacted revision itself is kept").items.len(), 1);
+    assert!(matches!(at(Some(now + 9)).await, Err(StoreError::Refused(_))));
+    assert!(matches!(subject.store.compact(old).await, Err(StoreError::Compacted(_))));
+}

@@ -1,0 +1,153 @@
+//! Transactions.
+
+use std::sync::Arc;
+
+use super::{Subject, within, writes};
+use crate::store::{Compare, Op, RangeRequest, Store, StoreError, Txn};
+
+/// Revisions rise with each write; a key knows when it was created, written last, and how often.
+pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
+    let first = subject.put("/t/a", "1").await;
+    let other = subject.put("/t/b", "x").await;
+    let second = subject.put("/t/a", "2").await;
+    assert!(first > 1 && other == first + 1 && second == other + 1);
+    let read = subject.store.range(RangeRequest::key("/t/a")).await.expect("range");
+    assert_eq!(read.revision, second);
+    let kv = &read.items[0];
+    assert_eq!((kv.create_rev, kv.mod_rev, kv.version, kv.lease), (first, second, 2, None));
+    assert_eq!(&kv.value[..], b"2");
+
+    subject.txn([Op::Delete("/t/a".into())]).await;
+    let again = subject.put("/t/a", "3").await;
+    let read = subject.store.range(RangeRequest::key("/t/a")).await.expect("range");
+    assert_eq!((read.items[0].create_rev, read.items[0].version), (again, 1));
+}
+
+/// Each kind of condition, alone and together.
+pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subject) {
+    let rev = subject.put("/t/here", "1").await;
+    let (here, gone) = (String::from("/t/here"), String::from("/t/gone"));
+    let cases = [
+        (vec![], true),
+        (vec![Compare::Exists(here.clone())], true),
+        (vec![Compare::Exists(gone.clone())], false),
+        (vec![Compare::Absent(here.clone())], false),
+        (vec![Compare::Absent(gone.clone())], true),
+        (vec![Compare::ModRev(here.clone(), rev)], true),
+        (vec![Compare::ModRev(here.clone(), rev + 1)], false),
+        (vec![Compare::ModRev(gone.clone(), 0)], true),
+        (vec![Compare::ModRev(here.clone(), 0)], false),
+        (vec![Compare::Exists(here.clone()), Compare::Absent(gone.clone())], true),
+        (vec![Compare::Exists(here), Compare::Exists(gone)], false),
+    ];
+    for (compare, expected) in cases {
+        let txn = Txn {
+            compare: compare.clone(),
+            then: vec![Op::put("/t/then", "then")],
+            otherwise: vec![Op::put("/t/otherwise", "otherwise"), Op::Get("/t/here".into())],
+        };
+        let before = subject.store.range(RangeRequest::key("/t/here")).await.expect("range").revision;
+        let reply = subject.store.txn(txn).await.expect("txn");
+        assert_eq!(reply.succeeded, expected, "{compare:?}");
+        assert_eq!(reply.revision, before + 1);
+        assert_eq!(reply.got.len(), usize::from(!expected));
+        let written = if expected { "/t/then" } else { "/t/otherwise" };
+        let read = subject.store.range(RangeRequest::key(written)).await.expect("range");
+        assert_eq!(read.items[0].mod_rev, reply.revision);
+    }
+}
+
+/// `got` has one entry per `Get`.
+pub async fn gets_answer_in_order_and_see_the_writes_before_them(subject: Subject) {
+    subject.put("/t/a", "old").await;
+    let get = |key: &str| Op::Get(key.into());
+    let reply = subject
+        .txn([
+            get("/t/a"),
+            Op::put("/t/a", "new"),
+            get("/t/a"),
+            get("/t/none"),
+            Op::Delete("/t/none".into()),
+            get("/t/a"),
+        ])
+        .await;
+    let got: Vec<_> = reply.got.iter().map(|kv| kv.as_ref().map(|kv| &kv.value[..])).collect();
+    assert_eq!(got, [Some(&b"old"[..]), Some(b"new"), None, Some(b"new")]);
+    assert_eq!(reply.got[1].as_ref().map(|kv| kv.mod_rev), Some(reply.revision));
+}
+
+/// Only keys with the prefix go.
+pub async fn a_prefix_delete_spares_the_neighbours(subject: Subject) {
+    for key in ["/t/a", "/t/a/", "/t/a/1", "/t/a/1/x", "/t/a0", "/t/b"] {
+        subject.put(key, "x").await;
+    }
+    let reply = subject.txn([Op::DeletePrefix("/t/a/".into())]).await;
+    let left = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
+    assert_eq!(left.revision, reply.revision);
+    let left: Vec<_> = left.items.iter().map(|kv| kv.key.as_str()).collect();
+    assert_eq!(left, ["/t/a", "/t/a0", "/t/b"]);
+}
+
+/// Deleting what is not there, reading, and comparing leave the revision alone.
+pub async fn a_transaction_that_changes_nothing_has_no_revision_of_its_own(subject: Subject) {
+    let rev = subject.put("/t/a", "1").await;
+    let ops = [Op::Delete("/t/x".into()), Op::DeletePrefix("/t/x/".into()), Op::Get("/t/a".into())];
+    assert_eq!(subject.txn(ops).await.revision, rev);
+    assert_eq!(subject.txn([]).await.revision, rev);
+    assert_eq!(subject.put("/t/a", "1").await, rev + 1, "the same value is a write all the same");
+}
+
+/// The caller learns what is wrong.
+pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subject) {
+    let rev = subject.put("/t/a", "1").await;
+    let put = || Op::put("/t/b", "1");
+    let many = (0..129).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
+    let large = vec![b'x'; 4 * 1024 * 1024];
+    let cases = [
+        ("duplicate", vec![put(), put()]),
+        ("duplicate", vec![put(), Op::Delete("/t/b".into())]),
+        ("duplicate", vec![Op::DeletePrefix("/t/".into()), put()]),
+        ("too many", many),
+        ("", vec![put(), Op::put("", "x")]),
+        ("large", vec![Op::put("/t/large", large)]),
+    ];
+    for (reason, ops) in cases {
+        match subject.store.txn(writes(ops)).await {
+            Err(StoreError::Refused(why)) => assert!(why.contains(reason), "{why} names {reason}"),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+    let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
+    assert_eq!((read.revision, read.items.len()), (rev, 1));
+}
+
+/// Many writers, one counter.
+pub async fn concurrent_compare_and_swap_loses_nothing(subject: Subject) {
+    const WRITERS: usize = 8;
+    const EACH: usize = 25;
+    async fn add_one(store: &Arc<dyn Store>) {
+        loop {
+            let read = store.range(RangeRequest::key("/t/n")).await.expect("range");
+            let (rev, n) = read.items.first().map_or((0, 0), |kv| {
+                (kv.mod_rev, String::from_utf8_lossy(&kv.value).parse::<usize>().expect("a number"))
+            });
+            let txn = Txn {
+                compare: vec![Compare::ModRev("/t/n".into(), rev)],
+                then: vec![Op::put("/t/n", (n + 1).to_string())],
+                otherwise: vec![],
+            };
+            if store.txn(txn).await.expect("txn").succeeded {
+                return;
+            }
+        }
+    }
+    let writer = || async {
+        for _ in 0..EACH {
+            add_one(&subject.store).await;
+        }
+    };
+    within("all writers are done", futures_util::future::join_all((0..WRITERS).map(|_| writer()))).await;
+    let read = subject.store.range(RangeRequest::key("/t/n")).await.expect("range");
+    assert_eq!(read.items[0].value, (WRITERS * EACH).to_string());
+    assert_eq!(read.items[0].version, (WRITERS * EACH) as u64);
+}

@@ -1,0 +1,151 @@
+//! Watches and barriers.
+
+use futures_util::future::join_all;
+
+use super::{Subject, within};
+use crate::store::{KvEvent, Op, StoreError};
+
+fn values(events: &[KvEvent]) -> Vec<String> {
+    let value = |event: &KvEvent| match event {
+        KvEvent::Put(kv) => String::from_utf8_lossy(&kv.value).into_owned(),
+        KvEvent::Delete { key, .. } => format!("-{key}"),
+    };
+    events.iter().map(value).collect()
+}
+
+/// Neither gap nor repetition where the replay meets the present; other prefixes are left out.
+pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subject) {
+    subject.put("/t/a", "before").await;
+    let from = subject.put("/t/a", "1").await;
+    subject.put("/other/a", "other").await;
+    let second = subject.put("/t/b", "2").await;
+    let mut watch = subject.watch(from).await;
+    assert_eq!(values(&watch.until(second).await), ["1", "2"]);
+    subject.put("/t", "no").await;
+    subject.put("/t0", "no").await;
+    let third = subject.put("/t/a", "3").await;
+    let events = watch.until(third).await;
+    let KvEvent::Put(kv) = &events[0] else { panic!("{events:?}") };
+    assert_eq!((events.len(), kv.mod_rev, kv.create_rev, kv.version), (1, third, from - 1, 3));
+}
+
+/// Also when it is large, and also when it is replayed.
+pub async fn a_revision_comes_in_one_item(subject: Subject) {
+    let value = vec![b'x'; 10 * 1024];
+    let batch = || (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect::<Vec<_>>();
+    let mut live = subject.watch(1).await;
+    let mut last = 0;
+    for _ in 0..4 {
+        last = subject.txn(batch()).await.revision;
+    }
+    let mut replayed = subject.watch(1).await;
+    for watch in [&mut live, &mut replayed] {
+        let mut count = 0;
+        while watch.seen < last {
+            // That no revision is continued in a later item is checked by `Watched`.
+            let events = watch.events().await;
+            assert_eq!(events.len() % 100, 0);
+            count += events.len();
+        }
+        assert_eq!(count, 400);
+    }
+}
+
+/// Not that of the value it removes.
+pub async fn a_delete_carries_the_revision_of_the_delete(subject: Subject) {
+    let from = subject.put("/t/a", "1").await;
+    subject.put("/t/b", "2").await;
+    let first = subject.txn([Op::Delete("/t/a".into())]).await.revision;
+    let second = subject.txn([Op::DeletePrefix("/t/".into())]).await.revision;
+    let events = subject.watch(from).await.until(second).await;
+    assert_eq!(values(&events), ["1", "2", "-/t/a", "-/t/b"]);
+    assert_eq!((events[2].rev(), events[3].rev()), (first, second));
+}
+
+/// The first thing such a watch says is that, and up to where.
+pub async fn a_compacted_revision_cannot_be_watched(subject: Subject) {
+    let old = subject.put("/t/a", "1").await;
+    subject.put("/t/a", "2").await;
+    let now = subject.put("/t/a", "3").await;
+    subject.store.compact(now).await.expect("compact");
+    match subject.watch(old).await.error().await {
+        StoreError::Compacted(rev) => assert_eq!(rev, now),
+        other => panic!("{other:?}"),
+    }
+    let mut watch = subject.watch(now + 1).await;
+    let next = subject.put("/t/a", "4").await;
+    assert_eq!(values(&watch.until(next).await), ["4"]);
+}
+
+/// While writers are at work.
+pub async fn a_watch_opened_amid_writes_sees_every_one(subject: Subject) {
+    const WRITERS: usize = 4;
+    const EACH: usize = 60;
+    let from = subject.put("/t/start", "x").await;
+    let writer = |w: usize| {
+        let subject = &subject;
+        async move {
+            for n in 0..EACH {
+                subject.put(&format!("/t/{w}"), &n.to_string()).await;
+            }
+        }
+    };
+    let watching = async {
+        let mut watches = Vec::new();
+        for _ in 0..5 {
+            watches.push(subject.watch(from).await);
+            watches[0].events().await;
+        }
+        watches
+    };
+    let (_, watches) = tokio::join!(join_all((0..WRITERS).map(writer)), watching);
+    let last = from + (WRITERS * EACH) as u64;
+    for mut watch in watches.into_iter().skip(1) {
+        let revs: Vec<_> = watch.until(last).await.iter().map(KvEvent::rev).collect();
+        assert_eq!(revs, (from..=last).collect::<Vec<_>>());
+    }
+}
+
+/// Two watchers of the same see the same.
+pub async fn watchers_agree(subject: Subject) {
+    let mut one = subject.watch(1).await;
+    let mut two = subject.watch(1).await;
+    let mut last = 0;
+    for n in 0..50 {
+        subject.put(&format!("/t/{}", n % 7), &n.to_string()).await;
+        last = subject.txn([Op::Delete(format!("/t/{}", n % 3))]).await.revision;
+    }
+    let seen = one.until(last).await;
+    assert!(seen.len() >= 50);
+    assert_eq!(seen, two.until(last).await);
+}
+
+/// Whether the last write had the prefix or not.
+pub async fn a_barrier_is_reached_without_other_writes(subject: Subject) {
+    let mut watch = subject.watch(1).await;
+    for key in ["/t/a", "/elsewhere", "/t/b", "/elsewhere"] {
+        let written = subject.put(key, "x").await;
+        let barrier = subject.store.barrier("/t/").await.expect("barrier");
+        assert!(barrier >= written);
+        watch.until(barrier).await;
+    }
+    let mut late = subject.watch(1).await;
+    let barrier = subject.store.barrier("/t/").await.expect("barrier");
+    late.until(barrier).await;
+}
+
+/// However they are bundled.
+pub async fn concurrent_barriers_cover_what_was_written_before_each(subject: Subject) {
+    let mut watch = subject.watch(1).await;
+    let one = |n: usize| {
+        let subject = &subject;
+        async move {
+            let written = subject.put(&format!("/t/{n}"), "x").await;
+            let barrier = subject.store.barrier("/t/").await.expect("barrier");
+            assert!(barrier >= written, "{barrier} does not cover {written}");
+            barrier
+        }
+    };
+    let barriers = within("all barriers", join_all((0..50).map(one))).await;
+    watch.until(barriers.into_iter().max().unwrap_or(0)).await;
+}

@@ -1,0 +1,245 @@
+//! The file: what is in it, and how a batch of commits gets there at once.
+//!
+//! In: batches from the writer. Out: the state and the log when it is opened. One batch is one durable
+//! transaction of the database: after a crash the file holds whole batches only. `batch` counts them, so that
+//! after a failed write one can tell whether it happened.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use shared::model::Revision;
+
+use super::log::{Commit, Log};
+use super::record;
+use super::state::{Lease, State};
+use crate::store::LeaseId;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
+
+/// Raised whenever an older program could misread the file.
+const FORMAT: u64 = 1;
+/// The database's own cache; reads are served from memory, so that only the writer's pages matter.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why a file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or the file could not be made or opened.
+    #[error("{path} cannot be opened")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error("{0} is in use by another process")]
+    Locked(PathBuf),
+    /// It is not a file of ours, or it is damaged.
+    #[error("{path} is damaged or not a Muster store: {reason}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// It was written by a program of another generation.
+    #[error("{path} has the format {found}; this program reads {FORMAT}")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format it has.
+        found: u64,
+    },
+}
+
+/// A batch could not be written. The file must be opened anew before it is used again.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's file cannot be written: {0}")]
+pub(super) struct WriteError(#[source] pub(super) redb::Error);
+
+impl<E: Into<redb::Error>> From<E> for WriteError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Everything that changes between two states, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    pub(super) commits: Vec<Arc<Commit>>,
+    pub(super) granted: Vec<(LeaseId, i64)>,
+    pub(super) ended: Vec<LeaseId>,
+    /// Forget history up to here.
+    pub(super) forget: Option<Revision>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.granted.is_empty() && self.ended.is_empty() && self.forget.is_none()
+    }
+}
+
+/// An open file. Calls block on the disk.
+pub(super) struct File {
+    path: PathBuf,
+    database: Database,
+    /// Batches written so far.
+    pub(super) batch: u64,
+}
+
+impl File {
+    /// Opens or makes the file at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        guarded(path, || Self::open_checked(path))
+    }
+
+    fn open_checked(path: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: path.into(), source };
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(io)?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| open_error(path, error))?;
+        // A new file's name is durable only once its directory is.
+        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+        let mut file = Self { path: path.into(), database, batch: 0 };
+        let failed = |error| open_error(path, DatabaseError::Storage(storage(error)));
+        file.prepare().map_err(failed)?;
+        match file.number("format").map_err(failed)? {
+            FORMAT => {}
+            found => return Err(OpenError::UnknownFormat { path: path.into(), found }),
+        }
+        file.batch = file.number("batch").map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Makes the tables of a new file.
+    fn prepare(&mut self) -> Result<(), redb::Error> {
+        if self.database.begin_read()?.list_tables()?.next().is_some() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            for (name, value) in [("format", FORMAT), ("revision", State::new().rev)] {
+                meta.insert(name, value)?;
+            }
+            transaction.open_table(KEYS)?;
+            transaction.open_table(LOG)?;
+            transaction.open_table(LEASES)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn number(&self, name: &str) -> Result<u64, redb::Error> {
+        let found = self.database.begin_read()?.open_table(META)?.get(name)?;
+        Ok(found.map_or(0, |found| found.value()))
+    }
+
+    /// Reads all of it.
+    pub(super) fn load(&self) -> Result<(State, Log), OpenError> {
+        guarded(&self.path, || {
+            let corrupt =
+                |error: LoadError| OpenError::Corrupt { path: self.path.clone(), reason: error.to_string() };
+            self.load_checked().map_err(corrupt)
+        })
+    }
+
+    fn load_checked(&self) -> Result<(State, Log), LoadError> {
+        let mut state = State { rev: self.number("revision")?, ..State::new() };
+        let mut log = Log::new(self.number("compacted")?);
+        let transaction = self.database.begin_read()?;
+        for entry in transaction.open_table(LEASES)?.iter()? {
+            let (id, ttl) = entry?;
+            let lease = Lease { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
+            state.leases.insert_mut(id.value(), lease);
+        }
+        for entry in transaction.open_table(KEYS)?.iter()? {
+            let (key, value) = entry?;
+            state.restore(record::decode_value(key.value(), value.value())?);
+        }
+        for entry in transaction.open_table(LOG)?.range(log.compacted() + 1..)? {
+            let (rev, commit) = entry?;
+            log.push(Arc::new(record::decode_commit(rev.value(), commit.value())?));
+        }
+        Ok((state, log))
+    }
+
+    /// Writes a batch; when it returns, the batch survives a crash.
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut keys = transaction.open_table(KEYS)?;
+            let mut log = transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            for commit in &batch.commits {
+                for change in &commit.changes {
+                    match &change.after {
+                        Some(kv) => keys.insert(&*change.key, record::encode_value(kv).as_slice())?,
+                        None => keys.remove(&*change.key)?,
+                    };
+                }
+                log.insert(commit.rev, record::encode_commit(commit).as_slice())?;
+            }
+            if let Some(last) = batch.commits.last() {
+                meta.insert("revision", last.rev)?;
+            }
+            if let Some(upto) = batch.forget {
+                log.retain_in(..=upto, |_, _| false)?;
+                meta.insert("compacted", upto)?;
+            }
+            let mut leases = transaction.open_table(LEASES)?;
+            for (lease, ttl) in &batch.granted {
+                leases.insert(lease, ttl)?;
+            }
+            for lease in &batch.ended {
+                leases.remove(lease)?;
+            }
+            meta.insert("batch", self.batch + 1)?;
+        }
+        transaction.commit()?;
+        self.batch += 1;
+        Ok(())
+    }
+}
+
+/// Why the contents could not be read: the database's error, or a record's.
+type LoadError = Box<dyn std::error::Error>;
+
+/// Turns a panic into an error: the database asserts what no file of its own violates; a damaged one may.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(OpenError::Corrupt { path: path.into(), reason: "the database could not read it".into() })
+    })
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_path_buf();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::Locked(path),
+        DatabaseError::Storage(StorageError::Io(source)) if source.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Io { path, source }
+        }
+        error => OpenError::Corrupt { path, reason: error.to_string() },
+    }
+}
+
+/// The storage error inside an error that has no other cause here.
+fn storage(error: redb::Error) -> StorageError {
+    match error {
+        redb::Error::Io(source) => StorageError::Io(source),
+        error => StorageError::Corrupted(error.to_string()),
+    }
+}

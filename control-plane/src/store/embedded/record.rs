@@ -1,0 +1,144 @@
+//! What the file holds, as bytes: protobuf, so that a later version can add fields.
+//!
+//! A record that cannot be read is a [`Corrupt`] error with the key at which it was found, never a panic.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use shared::model::Revision;
+
+use super::log::{Change, Commit};
+use crate::store::KeyValue;
+
+/// A stored record could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the record of {at} cannot be read")]
+pub(super) struct Corrupt {
+    at: String,
+    #[source]
+    source: prost::DecodeError,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    value: Bytes,
+    #[prost(uint64, tag = "2")]
+    create_rev: u64,
+    #[prost(uint64, tag = "3")]
+    mod_rev: u64,
+    #[prost(uint64, tag = "4")]
+    version: u64,
+    #[prost(int64, tag = "5")]
+    lease: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ChangeRecord {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    after: Option<ValueRecord>,
+    #[prost(message, optional, tag = "3")]
+    before: Option<ValueRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CommitRecord {
+    #[prost(message, repeated, tag = "1")]
+    changes: Vec<ChangeRecord>,
+}
+
+impl ValueRecord {
+    fn of(kv: &KeyValue) -> Self {
+        Self {
+            value: kv.value.clone(),
+            create_rev: kv.create_rev,
+            mod_rev: kv.mod_rev,
+            version: kv.version,
+            lease: kv.lease.unwrap_or(0),
+        }
+    }
+
+    fn into_key_value(self, key: &str) -> Arc<KeyValue> {
+        Arc::new(KeyValue {
+            key: key.to_owned(),
+            value: self.value,
+            create_rev: self.create_rev,
+            mod_rev: self.mod_rev,
+            version: self.version,
+            lease: (self.lease != 0).then_some(self.lease),
+        })
+    }
+}
+
+/// The bytes of a key's value and history.
+pub(super) fn encode_value(kv: &KeyValue) -> Vec<u8> {
+    ValueRecord::of(kv).encode_to_vec()
+}
+
+/// The value and history of `key`.
+pub(super) fn decode_value(key: &str, bytes: &[u8]) -> Result<Arc<KeyValue>, Corrupt> {
+    let record = ValueRecord::decode(bytes).map_err(|source| Corrupt { at: format!("key {key}"), source })?;
+    Ok(record.into_key_value(key))
+}
+
+/// The bytes of a commit; its revision is the key under which they are stored.
+pub(super) fn encode_commit(commit: &Commit) -> Vec<u8> {
+    let changes = commit.changes.iter().map(|change| ChangeRecord {
+        key: change.key.to_string(),
+        after: change.after.as_deref().map(ValueRecord::of),
+        before: change.before.as_deref().map(ValueRecord::of),
+    });
+    CommitRecord { changes: changes.collect() }.encode_to_vec()
+}
+
+/// The commit of `rev`.
+pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<Commit, Corrupt> {
+    let record =
+        CommitRecord::decode(bytes).map_err(|source| Corrupt { at: format!("revision {rev}"), source })?;
+    let changes = record.changes.into_iter().map(|change| Change {
+        after: change.after.map(|value| value.into_key_value(&change.key)),
+        before: change.before.map(|value| value.into_key_value(&change.key)),
+        key: change.key.into(),
+    });
+    Ok(Commit { rev, changes: changes.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_read_as_it_was_written() {
+        let kv = |value: &'static str, lease| KeyValue {
+            key: "/a".into(),
+            value: Bytes::from_static(value.as_bytes()),
+            create_rev: 2,
+            mod_rev: 7,
+            version: 3,
+            lease,
+        };
+        let commit = Commit {
+            rev: 9,
+            changes: vec![
+                Change {
+                    key: "/a".into(),
+                    after: Some(Arc::new(kv("new", Some(-5)))),
+                    before: Some(Arc::new(kv("old", None))),
+                },
+                Change { key: "/a".into(), after: None, before: Some(Arc::new(kv("", Some(1)))) },
+            ],
+        };
+        let read = decode_commit(9, &encode_commit(&commit)).expect("readable");
+        assert_eq!(read, commit);
+    }
+
+    #[test]
+    fn junk_is_an_error_that_names_the_place() {
+        let error = decode_value("/cse-sr/x", b"\xff\xff\xff").expect_err("junk");
+        assert_eq!(error.to_string(), "the record of key /cse-sr/x cannot be read");
+        assert!(decode_commit(3, b"\x0a\x7f").is_err());
+    }
+}

@@ -1,0 +1,254 @@
+//! The keys and leases at one revision, and what a transaction makes of them. Pure: no file, no time.
+//!
+//! A state is a value: a copy costs a few reference counts, so the writer works on a copy and readers keep
+//! theirs. Semantics are etcd's, limits included, so that what works here works there.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+use shared::model::Revision;
+
+use super::log::{Change, Commit};
+use crate::store::{
+    Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, prefix_end,
+};
+
+/// Conditions or operations in one list of a transaction at most, as etcd has it.
+pub(super) const MAX_TXN_OPS: usize = 128;
+/// Bytes of keys and values in one transaction at most, as etcd has it.
+pub(super) const MAX_TXN_BYTES: usize = 3 * 512 * 1024;
+
+/// A lease and the keys that live on it.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    /// Seconds it lives without being renewed.
+    pub(super) ttl: i64,
+    pub(super) keys: RedBlackTreeSetSync<Arc<str>>,
+}
+
+/// Everything that is current at a revision.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) rev: Revision,
+    pub(super) keys: RedBlackTreeMapSync<Arc<str>, Arc<KeyValue>>,
+    pub(super) leases: HashTrieMapSync<LeaseId, Lease>,
+}
+
+impl State {
+    /// The empty store, at revision 1 as etcd's.
+    pub(super) fn new() -> Self {
+        Self { rev: 1, keys: RedBlackTreeMapSync::new_sync(), leases: HashTrieMapSync::new_sync() }
+    }
+
+    /// Adds a key as it was stored, to its lease as well.
+    pub(super) fn restore(&mut self, kv: Arc<KeyValue>) {
+        let key: Arc<str> = kv.key.as_str().into();
+        if let Some(lease) = kv.lease {
+            self.attach(lease, &key);
+        }
+        self.keys.insert_mut(key, kv);
+    }
+
+    /// Undoes a commit: the way back to an older revision.
+    pub(super) fn undo(&mut self, commit: &Commit) {
+        for change in commit.changes.iter().rev() {
+            match &change.before {
+                Some(kv) => self.keys.insert_mut(change.key.clone(), kv.clone()),
+                None => _ = self.keys.remove_mut(&*change.key),
+            }
+        }
+    }
+
+    /// Reads keys; `revision` in the answer is the state's own.
+    pub(super) fn range(&self, request: &RangeRequest) -> RangeReply {
+        let view = |kv: &Arc<KeyValue>| match request.keys_only {
+            true => KeyValue { value: Default::default(), key: kv.key.clone(), ..**kv },
+            false => KeyValue::clone(kv),
+        };
+        let mut reply = RangeReply { revision: self.rev, ..RangeReply::default() };
+        let Some(end) = &request.end else {
+            reply.items.extend(self.keys.get(request.start.as_str()).map(view));
+            return reply;
+        };
+        for (_, kv) in self.between(&request.start, end) {
+            if request.limit > 0 && reply.items.len() == request.limit {
+                reply.more = true;
+                break;
+            }
+            reply.items.push(view(kv));
+        }
+        reply
+    }
+
+    /// Runs a transaction and gives the commit that it made, if it changed anything.
+    ///
+    /// # Errors
+    /// When etcd would refuse it; the state is as before then.
+    pub(super) fn apply(&mut self, txn: Txn) -> Result<(TxnReply, Option<Commit>), StoreError> {
+        check(&txn)?;
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let ops = if succeeded { txn.then } else { txn.otherwise };
+        for op in &ops {
+            if let Op::Put { lease: Some(lease), .. } = op
+                && !self.leases.contains_key(lease)
+            {
+                return Err(StoreError::LeaseNotFound);
+            }
+        }
+        let (mut got, mut changes) = (Vec::new(), Vec::new());
+        let rev = self.rev + 1;
+        for op in ops {
+            match op {
+                Op::Put { key, value, lease } => changes.push(self.put(rev, key, value, lease)),
+                Op::Delete(key) => changes.extend(self.delete(&key)),
+                Op::DeletePrefix(prefix) => {
+                    let doomed: Vec<_> = self.between(&prefix, &prefix_end(&prefix)).map(key_of).collect();
+                    changes.extend(doomed.iter().filter_map(|key| self.delete(key)));
+                }
+                Op::Get(key) => got.push(self.keys.get(key.as_str()).map(|kv| KeyValue::clone(kv))),
+            }
+        }
+        let commit = self.finish(rev, changes);
+        Ok((TxnReply { succeeded, revision: self.rev, got }, commit))
+    }
+
+    /// Ends a lease and deletes its keys; the commit is `None` when it had none.
+    ///
+    /// # Errors
+    /// When there is no such lease.
+    pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Option<Commit>, StoreError> {
+        let keys = self.leases.get(&lease).ok_or(StoreError::LeaseNotFound)?.keys.clone();
+        let rev = self.rev + 1;
+        let changes = keys.iter().filter_map(|key| self.delete(key)).collect();
+        self.leases.remove_mut(&lease);
+        Ok(self.finish(rev, changes))
+    }
+
+    fn finish(&mut self, rev: Revision, changes: Vec<Change>) -> Option<Commit> {
+        if changes.is_empty() {
+            return None;
+        }
+        self.rev = rev;
+        Some(Commit { rev, changes })
+    }
+
+    fn between<'a>(
+        &'a self,
+        start: &'a str,
+        end: &'a str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<KeyValue>)> {
+        // A tree's range panics when the bounds are the wrong way round; such a range is empty.
+        let end = if end < start { start } else { end };
+        self.keys.range::<str, _>((Bound::Included(start), Bound::Excluded(end)))
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let mod_rev = |key: &String| self.keys.get(key.as_str()).map_or(0, |kv| kv.mod_rev);
+        match compare {
+            Compare::Exists(key) => mod_rev(key) != 0,
+            Compare::Absent(key) => mod_rev(key) == 0,
+            Compare::ModRev(key, rev) => mod_rev(key) == *rev,
+        }
+    }
+
+    fn put(&mut self, rev: Revision, key: String, value: bytes::Bytes, lease: Option<LeaseId>) -> Change {
+        let name: Arc<str> = key.as_str().into();
+        let before = self.keys.get(&*name).cloned();
+        let (create_rev, version) =
+            before.as_ref().map_or((rev, 1), |before| (before.create_rev, before.version + 1));
+        let was_on = before.as_ref().and_then(|before| before.lease);
+        if was_on != lease {
+            was_on.into_iter().for_each(|lease| self.detach(lease, &name));
+            lease.into_iter().for_each(|lease| self.attach(lease, &name));
+        }
+        let after = Arc::new(KeyValue { key, value, create_rev, mod_rev: rev, version, lease });
+        self.keys.insert_mut(name.clone(), after.clone());
+        Change { key: name, after: Some(after), before }
+    }
+
+    fn delete(&mut self, key: &str) -> Option<Change> {
+        let (name, before) = self.keys.get_key_value(key).map(|(name, kv)| (name.clone(), kv.clone()))?;
+        if let Some(lease) = before.lease {
+            self.detach(lease, &name);
+        }
+        self.keys.remove_mut(key);
+        Some(Change { key: name, after: None, before: Some(before) })
+    }
+
+    fn attach(&mut self, lease: LeaseId, key: &Arc<str>) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.keys.insert_mut(key.clone());
+        }
+    }
+
+    fn detach(&mut self, lease: LeaseId, key: &str) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.keys.remove_mut(key);
+        }
+    }
+}
+
+fn key_of((key, _): (&Arc<str>, &Arc<KeyValue>)) -> Arc<str> {
+    key.clone()
+}
+
+/// Refuses what etcd refuses, so that nobody finds out in production.
+fn check(txn: &Txn) -> Result<(), StoreError> {
+    let longest = txn.compare.len().max(txn.then.len()).max(txn.otherwise.len());
+    if longest > MAX_TXN_OPS {
+        return Err(refused(format!("too many operations in one transaction: {longest} > {MAX_TXN_OPS}")));
+    }
+    let mut bytes = 0;
+    for compare in &txn.compare {
+        let (Compare::Exists(key) | Compare::Absent(key) | Compare::ModRev(key, _)) = compare;
+        not_empty(key)?;
+        bytes += key.len();
+    }
+    for branch in [&txn.then, &txn.otherwise] {
+        let mut written = HashSet::new();
+        for op in branch {
+            bytes += match op {
+                Op::Put { key, value, .. } => {
+                    not_empty(key)?;
+                    if !written.insert(key.as_str()) {
+                        return Err(duplicate(key));
+                    }
+                    key.len() + value.len()
+                }
+                Op::Delete(key) | Op::Get(key) => {
+                    not_empty(key)?;
+                    key.len()
+                }
+                Op::DeletePrefix(prefix) => prefix.len(),
+            };
+        }
+        for op in branch {
+            let clash = match op {
+                Op::Delete(key) => written.get(key.as_str()),
+                Op::DeletePrefix(prefix) => written.iter().find(|key| key.starts_with(prefix)),
+                Op::Put { .. } | Op::Get(_) => None,
+            };
+            if let Some(key) = clash {
+                return Err(duplicate(key));
+            }
+        }
+    }
+    if bytes > MAX_TXN_BYTES {
+        return Err(refused(format!("the transaction is too large: {bytes} > {MAX_TXN_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+fn not_empty(key: &str) -> Result<(), StoreError> {
+    if key.is_empty() { Err(refused("a key is empty".into())) } else { Ok(()) }
+}
+
+fn duplicate(key: &str) -> StoreError {
+    refused(format!("duplicate key in one transaction: {key}"))
+}
+
+fn refused(why: String) -> StoreError {
+    StoreError::Refused(why)
+}

@@ -1,0 +1,96 @@
+//! What an error of etcd means to a caller: one table.
+
+use std::error::Error as _;
+
+use etcd_client::Error;
+use tonic::Code;
+
+use crate::store::StoreError;
+
+/// Translates. [`StoreError::Compacted`] carries 0 where etcd does not tell the revision.
+pub(super) fn translate(error: Error) -> StoreError {
+    match error {
+        Error::GRpcStatus(status) => of_status(status.code(), status.message(), status.source()),
+        Error::InvalidArgs(why) => StoreError::Refused(why),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error + 'static)>) -> StoreError {
+    let said = message.trim_start_matches("etcdserver: ").to_owned();
+    match code {
+        Code::NotFound if message.contains("lease not found") => StoreError::LeaseNotFound,
+        Code::OutOfRange if message.contains("has been compacted") => StoreError::Compacted(0),
+        Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::PermissionDenied
+        | Code::Unimplemented => StoreError::Refused(named(said)),
+        // A message over gRPC's own limit; "database space exceeded" and "too many requests" pass.
+        Code::ResourceExhausted if message.contains("larger than max") => {
+            StoreError::Refused(format!("the request is too large: {said}"))
+        }
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => StoreError::Unavailable(match source {
+            Some(source) => format!("{said}: {}", root(source)),
+            None => said,
+        }),
+    }
+}
+
+/// etcd's wording, made to say what the embedded store says.
+fn named(said: String) -> String {
+    match said.as_str() {
+        "duplicate key given in txn request" => "duplicate key in one transaction".into(),
+        "too many operations in txn request" => "too many operations in one transaction".into(),
+        "request is too large" => "the request is too large".into(),
+        _ => said,
+    }
+}
+
+/// The first cause: transports wrap theirs several times.
+pub(super) fn root<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_can_tell_refused_from_unavailable() {
+        let of = |code, message| of_status(code, message, None);
+        let refused = |code, message| matches!(of(code, message), StoreError::Refused(_));
+        let unavailable = |code, message| matches!(of(code, message), StoreError::Unavailable(_));
+        assert!(matches!(
+            of(Code::NotFound, "etcdserver: requested lease not found"),
+            StoreError::LeaseNotFound
+        ));
+        assert!(matches!(
+            of(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+            StoreError::Compacted(0)
+        ));
+        assert!(refused(Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
+        assert!(refused(Code::InvalidArgument, "etcdserver: duplicate key given in txn request"));
+        assert!(refused(Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"));
+        assert!(unavailable(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"));
+        assert!(unavailable(Code::Unavailable, "etcdserver: no leader"));
+        assert!(unavailable(Code::Unavailable, "etcdserver: request timed out"));
+    }
+}

@@ -1,0 +1,170 @@
+//! One watch: one gRPC stream on one connection, turned into whole revisions.
+//!
+//! In: etcd's responses, which may be fragments of a revision. Out: items of the store's watch. Driven by
+//! whoever polls the stream: there is no queue, and a slow reader slows etcd's sending by flow control.
+//!
+//! Life: etcd itself says nothing for ten minutes when nothing happens, so every few seconds it is asked for
+//! progress. Any response is life; a request without one for the idle timeout ends the watch. What the answers
+//! prove depends on the version: see [`super::version`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use futures_util::{FutureExt, stream};
+use shared::model::Revision;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::{MAX_MESSAGE, convert, fault};
+use crate::store::{KvEvent, StoreError, WatchItem, WatchStream, prefix_end};
+
+/// How often progress is asked for while a barrier waits for it.
+const HURRY: Duration = Duration::from_millis(200);
+/// The watch id of answers to progress requests, which concern the whole stream.
+const MANUAL: i64 = -1;
+
+/// How a watch finds out that it is dead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Liveness {
+    pub(super) probe: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+struct Watching {
+    connection: Arc<Connection>,
+    requests: WatchRequestSender,
+    responses: WatchResponseStream,
+    from: Revision,
+    /// Events of a revision that a later fragment may continue.
+    held: Vec<KvEvent>,
+    /// The last revision that the watcher knows to be complete.
+    reported: Revision,
+    /// The revision that barriers wait for.
+    wanted: watch::Receiver<Revision>,
+    liveness: Liveness,
+    next_probe: Instant,
+    unanswered: Option<Instant>,
+}
+
+/// Opens a watch of `prefix` from revision `from` on.
+pub(super) async fn open(
+    connection: Arc<Connection>,
+    prefix: &str,
+    from: Revision,
+    wanted: watch::Receiver<Revision>,
+    liveness: Liveness,
+) -> Result<WatchStream, StoreError> {
+    let from = from.max(1);
+    // One earlier than asked for: at exactly the compacted revision etcd may have lost a delete
+    // (https://github.com/etcd-io/etcd/issues/19179) and would not say so.
+    let options = WatchOptions::new()
+        .with_range(prefix_end(prefix))
+        .with_start_revision(convert::number((from - 1).max(1)))
+        .with_progress_notify()
+        .with_fragment();
+    let mut client = connection.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
+    let opened = client.watch(convert::start(prefix), Some(options)).await.map_err(fault::translate)?;
+    let (requests, responses) = opened.split();
+    let watching = Watching {
+        connection,
+        requests,
+        responses,
+        from,
+        held: Vec::new(),
+        reported: 0,
+        wanted,
+        liveness,
+        next_probe: Instant::now() + liveness.probe,
+        unanswered: None,
+    };
+    Ok(WatchStream::new(stream::unfold(Some(watching), |watching| async move {
+        let mut watching = watching?;
+        let item = watching.step().await;
+        let rest = item.is_ok().then_some(watching);
+        Some((item, rest))
+    })))
+}
+
+impl Watching {
+    async fn step(&mut self) -> Result<WatchItem, StoreError> {
+        let lost = self.connection.lost.clone();
+        loop {
+            tokio::select! {
+                // In this order: what has arrived counts before the clock does.
+                biased;
+                response = self.responses.message() => {
+                    let response = response.map_err(|error| self.broken(fault::translate(error)))?;
+                    let Some(response) = response else {
+                        return Err(self.broken(unavailable("etcd ended the watch")));
+                    };
+                    if let Some(item) = self.take(response)? {
+                        return Ok(item);
+                    }
+                }
+                () = lost.cancelled() => return Err(unavailable("the connection to etcd is lost")),
+                Ok(()) = self.wanted.changed() => self.next_probe = Instant::now(),
+                () = tokio::time::sleep_until(self.next_probe) => self.probe()?,
+            }
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if self.unanswered.is_some_and(|since| now - since >= self.liveness.idle_timeout) {
+            return Err(self.broken(unavailable("the watch is silent")));
+        }
+        let hurry = self.connection.progress_is_in_order && *self.wanted.borrow() > self.reported;
+        self.next_probe = now + if hurry { HURRY.min(self.liveness.probe) } else { self.liveness.probe };
+        self.unanswered.get_or_insert(now);
+        // When the request does not fit, earlier ones wait unanswered, which is what this finds out.
+        match self.requests.request_progress().now_or_never() {
+            Some(Err(error)) => Err(self.broken(fault::translate(error))),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, response: WatchResponse) -> Result<Option<WatchItem>, StoreError> {
+        self.unanswered = None;
+        let response = response.0;
+        if response.canceled {
+            return Err(match (convert::revision(response.compact_revision), response.cancel_reason) {
+                (0, reason) if reason.contains("permission denied") => StoreError::Refused(reason),
+                (0, reason) => self.broken(unavailable(&format!("etcd cancelled the watch: {reason}"))),
+                (compacted, _) => StoreError::Compacted(compacted),
+            });
+        }
+        if response.events.is_empty() {
+            let proof = response.watch_id != MANUAL || self.connection.progress_is_in_order;
+            let done = convert::revision(response.header.map_or(0, |header| header.revision));
+            if response.created || !proof || done <= self.reported || done + 1 < self.from {
+                return Ok(None);
+            }
+            self.reported = done;
+            return Ok(Some(WatchItem::Progress(done)));
+        }
+        let from = self.from;
+        let events = response.events.into_iter().filter_map(convert::event);
+        self.held.extend(events.filter(|event| event.rev() >= from));
+        let last = self.held.last().map_or(0, KvEvent::rev);
+        let whole = match response.fragment {
+            true => self.held.partition_point(|event| event.rev() < last),
+            false => self.held.len(),
+        };
+        let rest = self.held.split_off(whole);
+        let events = std::mem::replace(&mut self.held, rest);
+        let Some(last) = events.last() else { return Ok(None) };
+        self.reported = last.rev();
+        Ok(Some(WatchItem::Events(events)))
+    }
+
+    fn broken(&self, error: StoreError) -> StoreError {
+        self.connection.suspect();
+        error
+    }
+}
+
+fn unavailable(reason: &str) -> StoreError {
+    StoreError::Unavailable(reason.to_owned())
+}

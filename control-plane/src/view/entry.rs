@@ -1,0 +1,153 @@
+//! What the view knows of one service.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use rpds::RedBlackTreeMapSync;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use shared::event::{Position, digest_of};
+use shared::model::{Instance, Revision, Service, ServiceKey, null_default};
+
+use crate::store::LeaseId;
+use crate::version::Version;
+
+/// An instance as stored.
+#[derive(Clone, Debug)]
+pub struct InstanceView {
+    /// What clients see.
+    pub instance: Arc<Instance>,
+    /// Fields of another writer, to be written back.
+    pub unknown: Option<Box<Map<String, Value>>>,
+    /// The revision that wrote it last.
+    pub mod_rev: Revision,
+    /// The lease it lives on.
+    pub lease: Option<LeaseId>,
+}
+
+/// A black or white rule of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServiceRule {
+    /// The rule's id.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub rule_id: String,
+    /// `WHITE` or `BLACK`.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub rule_type: String,
+    /// `tag_{key}` or the name of a field of the consumer.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub attribute: String,
+    /// A regular expression searched in the attribute's value.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub pattern: String,
+    /// Free text.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Creation, unix seconds.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub timestamp: String,
+    /// Last change, unix seconds.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub mod_timestamp: String,
+}
+
+/// What is known of a schema without its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchemaView {
+    /// Its summary; absent for contents of old writers.
+    pub summary: Option<String>,
+    /// A content is stored.
+    pub content: bool,
+}
+
+/// A service with everything that belongs to it.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceView {
+    /// The record; absent while only belongings have been seen.
+    pub service: Option<Arc<Service>>,
+    /// Fields of another writer, to be written back.
+    pub unknown: Option<Arc<Map<String, Value>>>,
+    /// The name, as events carry it.
+    pub key: Arc<ServiceKey>,
+    /// The revision that wrote the record last.
+    pub mod_rev: Revision,
+    /// The instances, by id.
+    pub instances: RedBlackTreeMapSync<String, Arc<InstanceView>>,
+    /// Wrapping sum of [`digest_of`] over the instances: equal on every replica that has the same state.
+    pub digest: u64,
+    /// Where the last change of an instance stands.
+    pub last: Position,
+    /// Its tags.
+    pub tags: Arc<BTreeMap<String, String>>,
+    /// The revision that wrote the tags last; 0 when there are none.
+    pub tags_rev: Revision,
+    /// Its black/white rules, by id.
+    pub rules: Arc<BTreeMap<String, ServiceRule>>,
+    /// Its schemas, by id.
+    pub schemas: Arc<BTreeMap<String, SchemaView>>,
+    pub(crate) body: Arc<OnceLock<Bytes>>,
+}
+
+impl ServiceView {
+    /// The instances as JSON objects joined by commas: made once per state of the service.
+    pub fn instances_json(&self) -> &Bytes {
+        self.body.get_or_init(|| {
+            let mut out = Vec::new();
+            for view in self.instances.values() {
+                if !out.is_empty() {
+                    out.push(b',');
+                }
+                serde_json::to_writer(&mut out, &*view.instance).expect("plain fields always serialise");
+            }
+            out.into()
+        })
+    }
+
+    /// Nothing is known of it any more.
+    pub fn is_void(&self) -> bool {
+        self.service.is_none()
+            && self.instances.is_empty()
+            && self.tags.is_empty()
+            && self.rules.is_empty()
+            && self.schemas.is_empty()
+    }
+
+    pub(super) fn put_instance(&mut self, view: InstanceView) -> Option<Arc<InstanceView>> {
+        let id = view.instance.instance_id.clone();
+        let before = self.take_instance(&id);
+        self.digest = self.digest.wrapping_add(digest_of(&id, view.mod_rev));
+        self.instances.insert_mut(id, Arc::new(view));
+        self.body = Arc::default();
+        before
+    }
+
+    pub(super) fn take_instance(&mut self, id: &str) -> Option<Arc<InstanceView>> {
+        let before = self.instances.get(id)?.clone();
+        self.instances.remove_mut(id);
+        self.digest = self.digest.wrapping_sub(digest_of(id, before.mod_rev));
+        self.body = Arc::default();
+        Some(before)
+    }
+}
+
+/// A version of a name. Lists of them are ordered newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionEntry {
+    /// As a number.
+    pub version: Version,
+    /// As registered.
+    pub text: String,
+    /// The service's id.
+    pub id: String,
+}
+
+/// A stored dependency rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    /// Providers of a consumer (versions are rules), or consumers of a provider (versions are exact).
+    pub keys: Arc<Vec<ServiceKey>>,
+    /// The revision that wrote it last; a change compares with it.
+    pub mod_rev: Revision,
+}

@@ -1,0 +1,81 @@
+//! Who is to hear of whom.
+//!
+//! A consumer hears of the providers that its dependency rules match and of the names it wanted when they
+//! did not exist yet. A provider's black and white rules may shut a consumer out.
+
+use std::collections::BTreeSet;
+
+use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
+
+use super::snapshot::{Snapshot, select};
+use crate::access;
+use crate::keys::Name;
+use crate::version::VersionRule;
+
+/// The providers of a consumer, `None` when the consumer does not exist.
+pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<ServiceRef>> {
+    let (view, service) = snapshot.service(consumer)?;
+    let tenant = snapshot.tenant(&consumer.tenant)?;
+    let name = Name::new(&service.environment, &service.app_id, &service.service_name);
+    let mut found = BTreeSet::new();
+    if let Some(rules) = tenant.consumer_rules.get(&(name, service.version.clone())) {
+        for rule in rules.keys.iter() {
+            add_matching(snapshot, &consumer.tenant, service, rule, &mut found);
+        }
+    }
+    for (tenant, name) in tenant.wanted.get(&consumer.id).into_iter().flat_map(|wanted| wanted.iter()) {
+        let versions = snapshot.versions(tenant, name).iter().chain(snapshot.alias_versions(tenant, name));
+        found.extend(versions.map(|v| ServiceRef::new(tenant.clone(), &v.id)));
+    }
+    found.retain(|provider| {
+        snapshot.service(provider).is_some_and(|(p, _)| access::rules_allow(&p.rules, service, &view.tags))
+    });
+    Some(found)
+}
+
+/// The services that a dependency rule matches now.
+pub fn matching(snapshot: &Snapshot, own: &Tenant, consumer: &Service, rule: &ServiceKey) -> Vec<ServiceRef> {
+    let mut found = BTreeSet::new();
+    add_matching(snapshot, own, consumer, rule, &mut found);
+    found.into_iter().collect()
+}
+
+fn add_matching(
+    snapshot: &Snapshot,
+    own: &Tenant,
+    consumer: &Service,
+    rule: &ServiceKey,
+    found: &mut BTreeSet<ServiceRef>,
+) {
+    let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| own.clone());
+    if rule.service_name == "*" {
+        let Some(view) = snapshot.tenant(&tenant) else { return };
+        for (name, versions) in view.names.iter() {
+            if name.environment == consumer.environment {
+                found.extend(versions.iter().map(|v| ServiceRef::new(tenant.clone(), &v.id)));
+            }
+        }
+        return;
+    }
+    let name = Name::new(&rule.environment, &rule.app_id, &rule.service_name);
+    // Newer Service-Center leaves the version out; every version is meant.
+    let version = VersionRule::parse(&rule.version).unwrap_or(VersionRule::ALL);
+    let versions = snapshot.versions(&tenant, &name);
+    found.extend(select(versions, &version).map(|v| ServiceRef::new(tenant.clone(), &v.id)));
+}
+
+/// The consumers that a change of the versions of `name` may concern, with or without a record.
+pub fn concerned(snapshot: &Snapshot, tenant: &Tenant, name: &Name) -> BTreeSet<ServiceRef> {
+    let mut found = BTreeSet::new();
+    if let Some(view) = snapshot.tenant(tenant) {
+        let by_name = view.provider_rules.get(name).into_iter().flat_map(|rules| rules.values());
+        let by_all = view.provider_rules_all.get(&name.environment);
+        for set in by_name.chain(by_all) {
+            found.extend(set.keys.iter().filter_map(|consumer| snapshot.by_key(consumer)));
+        }
+    }
+    if let Some(wanting) = snapshot.wanted.get(&(tenant.clone(), name.clone())) {
+        found.extend(wanting.iter().cloned());
+    }
+    found
+}

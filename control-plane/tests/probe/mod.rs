@@ -1,0 +1,167 @@
+//! A control plane over an embedded store, asked without a socket.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use control_plane::app::{App, Parts};
+use control_plane::config::Config;
+use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use shared::admin::Readiness;
+use shared::bus::local::LocalBus;
+use shared::config;
+use shared::lifecycle::Tasks;
+use shared::telemetry::metrics::Metrics;
+
+pub struct Probe {
+    app: App,
+    tasks: Tasks,
+    _directory: Option<tempfile::TempDir>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Probe {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut probe = Self::start_in(directory.path()).await;
+        probe._directory = Some(directory);
+        probe
+    }
+
+    pub async fn start_in(directory: &Path) -> Self {
+        let tasks = Tasks::new();
+        let store = EmbeddedStore::open(directory.join("registry.redb"), EmbeddedConfig::default(), &tasks);
+        let metrics = Metrics::new([]).expect("metrics");
+        let readiness = Readiness::new(&tasks);
+        let parts = Parts {
+            store: store.expect("the store opens"),
+            bus: Arc::new(LocalBus::new()),
+            config: config::defaults::<Config>().expect("defaults are right"),
+            listening: "127.0.0.1:30100".parse().expect("an address"),
+            meter: metrics.meter("control-plane"),
+            readiness: readiness.clone(),
+        };
+        let app = App::build(parts, &tasks);
+        let probe = Self { app, tasks, _directory: None };
+        // The registry's own registration belongs to a started node.
+        let mut revisions = probe.app.view.revisions();
+        while !probe.send("GET", "/health", &[], String::new()).await.text().contains("instances") {
+            revisions.changed().await.expect("the view lives");
+        }
+        probe
+    }
+
+    pub async fn stop(self) {
+        self.tasks.drain().cancel();
+        let App { service, registry, view, role, rest } = self.app;
+        rest.begin().await;
+        // The store closes with its last handle.
+        drop((service, registry, view, role));
+        assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body)).expect("a request");
+        let response = self.app.service.clone().answer(request).await;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.into_body().collect().await.expect("a body").to_bytes().to_vec();
+        Answer { status, headers, body }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, &format!("/v4/default/registry{path}"), &[], body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, &Value::Null).await
+    }
+
+    pub async fn get_as(&self, consumer: &str, path: &str) -> Answer {
+        let path = format!("/v4/default/registry{path}");
+        self.send("GET", &path, &[("X-ConsumerId", consumer)], String::new()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call("POST", path, body).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.call("PUT", path, body).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, &Value::Null).await
+    }
+
+    /// Registers a service and returns its id.
+    pub async fn service(&self, service: Value) -> String {
+        let answer = self.post("/microservices", &json!({ "service": service })).await.ok();
+        answer["serviceId"].as_str().expect("an id").to_owned()
+    }
+
+    /// Registers an instance and returns its id.
+    pub async fn instance(&self, service: &str, instance: Value) -> String {
+        let path = format!("/microservices/{service}/instances");
+        let answer = self.post(&path, &json!({ "instance": instance })).await.ok();
+        answer["instanceId"].as_str().expect("an id").to_owned()
+    }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The JSON of a success.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/json; charset=UTF-8"));
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// A success without a result.
+    #[track_caller]
+    pub fn empty(self) {
+        assert_eq!((self.status, self.text().as_str()), (200, ""));
+    }
+
+    /// The JSON of a refusal with this code.
+    #[track_caller]
+    pub fn refused(self, code: &str) -> Value {
+        let body: Value =
+            serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()));
+        assert_eq!(body["errorCode"], code, "{body}");
+        assert_eq!(self.status.to_string(), code[..3], "{body}");
+        body
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The revision of the result.
+    #[track_caller]
+    pub fn revision(&self) -> String {
+        let revision = self.header("x-resource-revision").unwrap_or_default();
+        assert!(!revision.is_empty(), "{} {}", self.status, self.text());
+        revision.to_owned()
+    }
+}

@@ -1,0 +1,115 @@
+//! The command line: every command and flag on one screen.
+
+use std::time::Duration;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::command::{find, instances, loadgen, probe, register, services, status, unregister, watch};
+use crate::failure::{Failure, STATUSES};
+use crate::screen::{Format, Screen};
+use crate::standalone;
+
+/// A service registry that pushes.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, after_help = STATUSES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List services.
+    Services(services::Services),
+    /// List the instances of a service.
+    Instances(instances::Instances),
+    /// Find instances by name as a consumer does.
+    Find(find::Find),
+    /// Register a service and an instance of it.
+    Register(register::Register),
+    /// Remove an instance, or a service.
+    Unregister(unregister::Unregister),
+    /// Show how the registry is, or show and set how an instance is.
+    Status(status::Status),
+    /// Follow the changes of a service's providers.
+    Watch(watch::Watch),
+    /// Put watchers and changes on a registry and measure how soon each watcher sees each change.
+    Loadgen(loadgen::Loadgen),
+    /// Ask an address once; for health checks in containers.
+    Probe(probe::Probe),
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Registry and output")]
+pub(crate) struct Target {
+    /// Address of a gateway or a control plane.
+    #[arg(long, env = "MUSTER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:30100")]
+    pub(crate) server: url::Url,
+    /// Domain of the services.
+    #[arg(long, env = "MUSTER_DOMAIN", default_value = "default")]
+    pub(crate) domain: String,
+    /// Project of the services.
+    #[arg(long, env = "MUSTER_PROJECT", default_value = "default")]
+    pub(crate) project: String,
+    /// How to write the result.
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// Parses `30s`, `5m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+/// All commands.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().subcommand(standalone::command())
+}
+
+/// Carries out a command other than `standalone`, and returns the exit status.
+pub(crate) async fn run(matches: &clap::ArgMatches, mut screen: Screen) -> u8 {
+    let result = match Cli::from_arg_matches(matches) {
+        Ok(cli) => carry_out(cli.command, &mut screen).await,
+        Err(e) => Err(Failure::Usage(e.to_string())),
+    };
+    match result {
+        Ok(()) => 0,
+        // Whoever read the result has seen enough: `muster services | head`.
+        Err(Failure::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => 0,
+        Err(failure) => {
+            screen.note(&failure.to_string());
+            failure.status()
+        }
+    }
+}
+
+async fn carry_out(command: Command, screen: &mut Screen) -> Result<(), Failure> {
+    match command {
+        Command::Services(it) => it.run(screen).await,
+        Command::Instances(it) => it.run(screen).await,
+        Command::Find(it) => it.run(screen).await,
+        Command::Register(it) => it.run(screen).await,
+        Command::Unregister(it) => it.run(screen).await,
+        Command::Status(it) => it.run(screen).await,
+        Command::Watch(it) => it.run(screen).await,
+        Command::Loadgen(it) => it.run(screen).await,
+        Command::Probe(it) => it.run().await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut self::command(), "muster", &mut script);
+            screen.line(String::from_utf8_lossy(&script).trim_end())
+        }
+        Command::Version => screen.line(concat!("muster ", env!("CARGO_PKG_VERSION"))),
+    }
+}

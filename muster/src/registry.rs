@@ -1,0 +1,248 @@
+//! The registry as the command line sees it: a request, an answer or a [`Failure`].
+//!
+//! Speaks the v4 REST API over HTTP/1.1, so it works against Service-Center as well.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::Target;
+use crate::failure::{Failure, Refusal};
+
+pub(crate) mod socket;
+
+/// Answers larger than this are refused: more than a registry of 150 000 instances lists.
+const MOST_BYTES: usize = 512 << 20;
+
+/// A registry in whose name a command is carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: url::Url,
+    domain: String,
+    project: String,
+    timeout: Duration,
+}
+
+/// A good answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The body; null when it was empty.
+    pub(crate) body: Value,
+    /// `X-Resource-Revision`.
+    pub(crate) revision: Option<String>,
+    /// Status 304: what the caller has is still true.
+    pub(crate) unchanged: bool,
+}
+
+/// A request under construction.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    registry: &'a Registry,
+    method: Method,
+    url: url::Url,
+    consumer: Option<&'a str>,
+    body: Option<Value>,
+}
+
+impl Registry {
+    pub(crate) fn new(target: &Target) -> Result<Self, Failure> {
+        let base = target.server.clone();
+        if base.scheme() != "http" {
+            return Err(Failure::Usage(format!("`{base}`: only http:// addresses are supported")));
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(target.timeout));
+        connector.set_nodelay(true);
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            base,
+            domain: target.domain.clone(),
+            project: target.project.clone(),
+            timeout: target.timeout,
+        })
+    }
+
+    /// The address, for messages.
+    pub(crate) fn server(&self) -> String {
+        self.base.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// The domain, for headers.
+    pub(crate) fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// A path below `/v4/{project}`; each part is one segment, whatever is in it.
+    pub(crate) fn url<'s>(&self, parts: impl IntoIterator<Item = &'s str>) -> url::Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["v4", &self.project]).extend(parts);
+        }
+        url
+    }
+
+    pub(crate) fn get<'a>(&'a self, parts: &[&str]) -> Call<'a> {
+        self.call(Method::GET, parts)
+    }
+
+    pub(crate) fn call<'a>(&'a self, method: Method, parts: &[&str]) -> Call<'a> {
+        let url = self.url(parts.iter().copied());
+        Call { registry: self, method, url, consumer: None, body: None }
+    }
+
+    /// A GET of a path from the root of the server, such as `/ready`: status and text.
+    pub(crate) async fn root(&self, path: &str) -> Result<(u16, String), Failure> {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        let request = Request::get(url.as_str())
+            .body(Full::default())
+            .map_err(|e| Failure::Usage(format!("`{url}`: {e}")))?;
+        let (head, body) = self.send(request).await?;
+        Ok((head.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(http::response::Parts, Bytes), Failure> {
+        let unreachable = |problem: String| Failure::Unreachable { server: self.server(), problem };
+        let exchange = async {
+            let answer = self.client.request(request).await.map_err(|e| unreachable(innermost(&e)))?;
+            let (head, body) = answer.into_parts();
+            let body =
+                Limited::new(body, MOST_BYTES).collect().await.map_err(|e| unreachable(e.to_string()))?;
+            Ok((head, body.to_bytes()))
+        };
+        match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(unreachable(format!("no answer within {}", humantime::format_duration(self.timeout))))
+            }
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn query(mut self, name: &str, value: &str) -> Self {
+        self.url.query_pairs_mut().append_pair(name, value);
+        self
+    }
+
+    pub(crate) fn query_if(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.query(name, value),
+            None => self,
+        }
+    }
+
+    /// In the name of the service `consumer`.
+    pub(crate) fn consumer(mut self, consumer: Option<&'a str>) -> Self {
+        self.consumer = consumer;
+        self
+    }
+
+    pub(crate) fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub(crate) async fn send(self) -> Result<Answer, Failure> {
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(self.url.as_str())
+            .header("X-Domain-Name", &self.registry.domain)
+            .header("User-Agent", concat!("muster/", env!("CARGO_PKG_VERSION")));
+        if let Some(consumer) = self.consumer {
+            request = request.header("X-ConsumerId", consumer);
+        }
+        let body = match &self.body {
+            Some(body) => {
+                request = request.header("Content-Type", "application/json");
+                Full::from(body.to_string())
+            }
+            None => Full::default(),
+        };
+        let request = request.body(body).map_err(|e| Failure::Usage(format!("cannot ask for that: {e}")))?;
+        let (head, body) = self.registry.send(request).await?;
+        let unchanged = head.status == StatusCode::NOT_MODIFIED;
+        if !head.status.is_success() && !unchanged {
+            return Err(refusal(&Response::from_parts(head, ()), &body));
+        }
+        let revision =
+            head.headers.get("x-resource-revision").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).map_err(|e| Failure::NotUnderstood {
+                server: self.registry.server(),
+                problem: format!("the answer is not JSON: {e}"),
+            })?
+        };
+        Ok(Answer { body, revision, unchanged })
+    }
+}
+
+impl Answer {
+    /// Reads the body's part `name`; what is empty is left out by registries, so absent is the default.
+    pub(crate) fn part<T: Default + for<'de> Deserialize<'de>>(
+        &self,
+        name: &str,
+        registry: &Registry,
+    ) -> Result<T, Failure> {
+        match self.body.get(name) {
+            None | Some(Value::Null) => Ok(T::default()),
+            Some(part) => T::deserialize(part).map_err(|e| Failure::NotUnderstood {
+                server: registry.server(),
+                problem: format!("`{name}`: {e}"),
+            }),
+        }
+    }
+}
+
+/// What an answer other than a good one means.
+pub(crate) fn refusal<B>(answer: &Response<B>, body: &[u8]) -> Failure {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Body {
+        error_code: String,
+        error_message: String,
+        detail: String,
+    }
+    let status = answer.status();
+    let refusal = match serde_json::from_slice::<Body>(body) {
+        Ok(it) => Refusal {
+            status: status.as_u16(),
+            code: it.error_code,
+            message: it.error_message,
+            detail: it.detail,
+        },
+        Err(_) => Refusal {
+            status: status.as_u16(),
+            message: format!("HTTP status {status}"),
+            detail: String::from_utf8_lossy(body).lines().next().unwrap_or("").chars().take(200).collect(),
+            ..Refusal::default()
+        },
+    };
+    // A busy registry, or a proxy before none: both pass.
+    let passing = matches!(status.as_u16(), 429 | 502 | 503 | 504) || refusal.code == "500011";
+    if passing {
+        let wait = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        Failure::TryAgain { refusal, wait: wait.map(Duration::from_secs) }
+    } else {
+        Failure::Refused(refusal)
+    }
+}
+
+/// The deepest cause: "connection refused" says more than "client error".
+fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut e = e;
+    while let Some(source) = e.source() {
+        e = source;
+    }
+    e.to_string()
+}

@@ -1,0 +1,49 @@
+//! A watch's connection to a registry.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::{Registry, refusal};
+use crate::failure::Failure;
+
+/// An open watch.
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Opens the watch of the service `consumer`; with `since`, the one that knows revisions.
+pub(crate) async fn connect(
+    registry: &Registry,
+    consumer: &str,
+    since: Option<u64>,
+    timeout: Duration,
+) -> Result<Socket, Failure> {
+    let mut url = registry.url(["registry", "microservices", consumer, "watcher"]);
+    if let Some(rev) = since {
+        url.query_pairs_mut().append_pair("rev", &rev.to_string());
+    }
+    // Between two schemes of the same kind this is always allowed.
+    let _ = url.set_scheme("ws");
+    let server = || registry.server();
+    let usage = |problem: String| Failure::Usage(format!("cannot watch at `{}`: {problem}", server()));
+    let mut request = url.as_str().into_client_request().map_err(|e| usage(e.to_string()))?;
+    let domain = HeaderValue::from_str(registry.domain()).map_err(|e| usage(e.to_string()))?;
+    request.headers_mut().insert("X-Domain-Name", domain);
+    // Thousands of watches may be open in one process; frames are small.
+    let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);
+    let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(Error::Http(answer))) => {
+            let body = answer.body().clone().unwrap_or_default();
+            Err(refusal(&answer, &body))
+        }
+        Ok(Err(Error::Io(e))) => Err(Failure::Unreachable { server: server(), problem: e.to_string() }),
+        Ok(Err(e)) => Err(Failure::NotUnderstood { server: server(), problem: e.to_string() }),
+        Err(_) => Err(Failure::Unreachable { server: server(), problem: "no answer in time".to_owned() }),
+    }
+}

@@ -1,0 +1,176 @@
+//! `muster standalone`: both planes in this process, on an embedded store and an in-process bus.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use clap::{ArgMatches, Command};
+use control_plane::app::{App, Parts};
+use control_plane::keys::Name;
+use control_plane::registry::service::derived_id;
+use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use edge_gateway::forward::InProcess;
+use opentelemetry::KeyValue;
+use shared::admin::{self, Readiness};
+use shared::bus::local::LocalBus;
+use shared::config::{self, Config, Settings};
+use shared::http::{ServerLimits, serve};
+use shared::lifecycle::Tasks;
+use shared::model::Tenant;
+use shared::telemetry::logs::LogConfig;
+use shared::telemetry::metrics::Metrics;
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use crate::failure;
+
+/// The name of the command.
+pub(crate) const NAME: &str = "standalone";
+
+/// The settings of a standalone registry: those of both planes, without what lies between them.
+pub(crate) struct StandaloneConfig {
+    /// Where the embedded store keeps its file.
+    pub(crate) data_dir: PathBuf,
+    /// A listener of their own for `/live`, `/ready`, `/metrics`; otherwise they share `listen`.
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// How long a drain may take.
+    pub(crate) grace: Duration,
+    /// Logs.
+    pub(crate) log: LogConfig,
+    /// The control plane in it.
+    pub(crate) plane: control_plane::config::Config,
+    /// The gateway in it; its address is the registry's.
+    pub(crate) gateway: edge_gateway::Config,
+}
+
+impl Config for StandaloneConfig {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        // A registry that someone tries out is not there for the whole network.
+        settings.set_default("listen", "127.0.0.1:30100");
+        // One process has nowhere to send its watchers: spreading them would only take time.
+        settings.set_default("drain-over", "1s");
+        Self {
+            data_dir: settings.get(
+                "data-dir",
+                "./muster-data",
+                "Directory of the embedded store; made if missing.",
+            ),
+            admin_listen: settings.optional(
+                "admin-listen",
+                "Address for /live, /ready and /metrics; without it they are served beside the API.",
+            ),
+            grace: settings.within(
+                "grace",
+                "20s",
+                "0s"..="10m",
+                "Time that a drain may take before it is cut short.",
+            ),
+            log: LogConfig::read(settings),
+            plane: control_plane::config::Config::read(settings),
+            gateway: edge_gateway::Config::read(settings),
+        }
+    }
+}
+
+/// The command with its flags.
+pub(crate) fn command() -> Command {
+    config::augment::<StandaloneConfig>(
+        Command::new(NAME).about("Run a registry in this process, with nothing else installed"),
+    )
+}
+
+/// Runs until a signal or a failure.
+pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
+    let config = match config::resolve::<StandaloneConfig>(matches) {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
+    if let Err(e) = config.log.init() {
+        eprintln!("muster: {e}");
+        return ExitCode::from(failure::SOFTWARE);
+    }
+    let run = async { run(config).await.inspect_err(|e| error!("cannot run: {e:#}")) };
+    match tokio::runtime::Runtime::new().map(|runtime| runtime.block_on(run)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(_)) | Err(_) => ExitCode::from(failure::SOFTWARE),
+    }
+}
+
+async fn run(config: StandaloneConfig) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    tasks.listen_for_signals()?;
+    let metrics = Metrics::new([KeyValue::new("service.name", "muster-standalone")])?;
+    let readiness = Readiness::new(&tasks);
+    let api = bind(config.gateway.listen).await?;
+    let listening = api.local_addr()?;
+
+    let file = config.data_dir.join("muster.redb");
+    let bus = Arc::new(LocalBus::new());
+    let parts = Parts {
+        store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)
+            .with_context(|| format!("the store in {} cannot be opened", file.display()))?,
+        bus: bus.clone(),
+        config: config.plane,
+        listening,
+        meter: metrics.meter("control-plane"),
+        readiness: readiness.clone(),
+    };
+    let App { service, rest, .. } = App::build(parts, &tasks);
+    let meter = metrics.meter("edge-gateway");
+    let admin = admin::router(readiness.clone(), metrics, Router::new());
+    let routes = match config.admin_listen {
+        None => admin.fallback_service(service),
+        Some(address) => {
+            let listener = bind(address).await?;
+            let limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
+            let tasks = tasks.clone();
+            tasks.clone().spawn_vital("admin", async move { serve(listener, admin, limits, &tasks).await });
+            Router::new().fallback_service(service)
+        }
+    };
+    let forward = Arc::new(InProcess::new(routes));
+    let gateway = edge_gateway::App::build_on(api, config.gateway, bus, forward, &meter, &readiness, &tasks)?;
+    info!(plane = "both", api = %listening, data = %file.display(), "listening");
+    tasks.spawn_vital("gateway", async move {
+        gateway.run().await;
+        // No request and no watcher is left: the rooms behind may stop.
+        rest.begin().await;
+    });
+    let greeted = tasks.clone();
+    tasks.spawn(async move {
+        let ready = greeted.drain().run_until_cancelled(readiness.ready()).await;
+        if ready.is_some() {
+            println!("{}", greeting(listening));
+        }
+    });
+    anyhow::ensure!(tasks.finish(config.grace).await, "the drain did not end in time");
+    Ok(())
+}
+
+/// What someone who started it by hand wants to do next; each line works when pasted.
+fn greeting(listening: SocketAddr) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "muster".into());
+    // An address that means "all" is no address to go to.
+    let host =
+        if listening.ip().is_unspecified() { "127.0.0.1".to_owned() } else { listening.ip().to_string() };
+    let server = format!("http://{host}:{}", listening.port());
+    let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
+    let name = Name::new("", "default", "consumer");
+    let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
+    format!(
+        "\nThe registry is ready at {server} (state: {server}/ready, figures: {server}/metrics).\n\
+         To watch a change arrive, paste into another terminal:\n\n  \
+         {program} register{at} --name consumer\n  \
+         {program} watch{at} --service {consumer} --provider provider &\n  \
+         sleep 1; {program} register{at} --name provider --endpoint rest://127.0.0.1:8080\n\n\
+         Ctrl-C stops it; the data stay."
+    )
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
+}

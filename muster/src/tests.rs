@@ -1,0 +1,327 @@
+//! The command line against a small registry that answers as Service-Center does.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use futures_util::SinkExt as _;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::screen::Screen;
+
+/// What the registry was asked, and what its watches are to say.
+#[derive(Clone, Default)]
+struct Fake {
+    asked: Arc<Mutex<Vec<String>>>,
+    frames: Arc<Mutex<Vec<Vec<&'static str>>>>,
+    beats: Arc<AtomicU64>,
+}
+
+struct Json(Value);
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        self.0.to_string().into_response()
+    }
+}
+
+type Params = Query<std::collections::BTreeMap<String, String>>;
+
+async fn start(fake: &Fake) -> String {
+    let service = json!({"services": [
+        {"serviceId": "s2", "appId": "shop", "serviceName": "order", "version": "2.0.0", "status": "UP"},
+        {"serviceId": "s1", "appId": "shop", "serviceName": "cart", "version": "1.0.0", "status": "DOWN"},
+        {"serviceId": "s3", "appId": "bank", "serviceName": "\u{1b}[2Jevil", "version": "1.0.0", "status": "UP"}]});
+    let router = Router::new()
+        .route(
+            "/v4/default/registry/microservices",
+            get(move || async move { Json(service) }).post(registered),
+        )
+        .route("/v4/default/registry/instances", get(found))
+        .route("/v4/default/registry/microservices/{id}", delete(removed))
+        .route("/v4/default/registry/microservices/{id}/instances", post(registered).get(found))
+        .route("/v4/default/registry/microservices/{id}/instances/{instance}", delete(removed))
+        .route("/v4/default/registry/microservices/{id}/instances/{instance}/heartbeat", put(beat))
+        .route("/v4/default/registry/microservices/{id}/watcher", get(watch))
+        .route(
+            "/v4/default/registry/version",
+            get(|| async { Json(json!({"version": "1", "apiVersion": "4.0.0"})) }),
+        )
+        .with_state(fake.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+async fn found(State(fake): State<Fake>, Query(query): Params, headers: HeaderMap) -> Response {
+    let consumer = headers.get("x-consumerid").map(|it| it.to_str().expect("is text").to_owned());
+    fake.asked.lock().push(format!("{query:?} {consumer:?}"));
+    match query.get("serviceName").map(String::as_str) {
+        Some("busy") => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")], "").into_response(),
+        Some("unknown") => refused("400012", "Micro-service does not exist", "no such name"),
+        _ if query.get("rev").is_some_and(|rev| rev == "r9") => {
+            (StatusCode::NOT_MODIFIED, [("X-Resource-Revision", "r9")]).into_response()
+        }
+        _ => {
+            let instance = json!({"instanceId": "i1", "serviceId": "s2", "status": "UP", "version": "2.0.0",
+                "hostName": "node-7", "endpoints": ["rest://10.0.0.7:8080"]});
+            ([("X-Resource-Revision", "r9")], Json(json!({"instances": [instance]}))).into_response()
+        }
+    }
+}
+
+fn refused(code: &str, message: &str, detail: &str) -> Response {
+    let body = json!({"errorCode": code, "errorMessage": message, "detail": detail});
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+}
+
+async fn registered(State(fake): State<Fake>, body: String) -> Json {
+    let service = body.contains("\"service\":");
+    fake.asked.lock().push(body);
+    Json(match service {
+        true => json!({"serviceId": "s9"}),
+        false => json!({"instanceId": "i9"}),
+    })
+}
+
+async fn removed(State(fake): State<Fake>, request: Request) -> Response {
+    fake.asked.lock().push(format!("{} {}", request.method(), request.uri()));
+    if request.uri().path().ends_with("/absent") {
+        return refused("400017", "Instance does not exist", "");
+    }
+    ().into_response()
+}
+
+async fn beat(State(fake): State<Fake>) -> Response {
+    match fake.beats.fetch_add(1, Ordering::SeqCst) {
+        0 => refused("400017", "Instance does not exist", ""),
+        _ => ().into_response(),
+    }
+}
+
+async fn watch(
+    State(fake): State<Fake>,
+    Path(id): Path<String>,
+    Query(query): Params,
+    request: Request,
+) -> Response {
+    fake.asked.lock().push(format!("watch {id} {query:?}"));
+    let key = request.headers().get("sec-websocket-key").map(|key| derive_accept_key(key.as_bytes()));
+    let Some(accept) = key else { return StatusCode::BAD_REQUEST.into_response() };
+    let mut scripts = fake.frames.lock();
+    let frames = if scripts.is_empty() { Vec::new() } else { scripts.remove(0) };
+    drop(scripts);
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let io = hyper_util::rt::TokioIo::new(upgrade.await.expect("upgrades"));
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        for frame in frames {
+            socket.send(Message::text(frame)).await.expect("is sent");
+        }
+    });
+    let headers = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", &accept)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// What a command wrote, and its exit status.
+#[derive(Debug)]
+struct Done {
+    out: String,
+    notes: String,
+    status: u8,
+}
+
+#[derive(Clone, Default)]
+struct Pipe(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Pipe {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).expect("is text")
+    }
+}
+
+async fn muster(server: &str, arguments: &[&str]) -> Done {
+    let (out, notes) = (Pipe::default(), Pipe::default());
+    let arguments = [&["muster"], arguments, &["--server", server]].concat();
+    let matches = crate::cli::command().try_get_matches_from(arguments).expect("is a command line");
+    let status = crate::cli::run(&matches, Screen::plain(out.clone(), notes.clone())).await;
+    Done { out: out.text(), notes: notes.text(), status }
+}
+
+#[tokio::test]
+async fn services_are_listed_in_aligned_columns_without_control_characters() {
+    let server = start(&Fake::default()).await;
+    let done = muster(&server, &["services"]).await;
+    assert_eq!(
+        done.out,
+        "APP   NAME      VERSION  ENV  STATUS  SERVICE ID\n\
+         bank  \u{fffd}[2Jevil  1.0.0         UP      s3\n\
+         shop  cart      1.0.0         DOWN    s1\n\
+         shop  order     2.0.0         UP      s2\n"
+    );
+    let done = muster(&server, &["services", "--app", "shop", "--name", "cart", "--output", "json"]).await;
+    let json: Value = serde_json::from_str(&done.out).expect("is JSON");
+    assert_eq!(json[0]["serviceId"], "s1");
+    assert_eq!(json.as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn find_asks_as_the_consumer_and_tells_the_revision() {
+    let fake = Fake::default();
+    let server = start(&fake).await;
+    let arguments =
+        ["find", "--app", "shop", "--name", "order", "--version-rule", "1.0.0+", "--consumer", "s1"];
+    let done = muster(&server, &arguments).await;
+    assert!(done.out.contains("rest://10.0.0.7:8080  UP      2.0.0    node-7"), "{}", done.out);
+    assert_eq!(done.notes, "muster: revision r9\n");
+    let asked = fake.asked.lock().remove(0);
+    assert!(asked.contains(r#""version": "1.0.0+""#) && asked.contains(r#"Some("s1")"#), "{asked}");
+    let done = muster(&server, &["find", "--name", "order", "--rev", "r9"]).await;
+    assert_eq!((done.out.as_str(), done.notes.as_str()), ("", "muster: unchanged since revision r9\n"));
+}
+
+#[tokio::test]
+async fn failures_have_one_line_and_a_status_of_their_own() {
+    let server = start(&Fake::default()).await;
+    let refused = muster(&server, &["find", "--name", "unknown"]).await;
+    assert_eq!(refused.status, 1);
+    assert_eq!(
+        refused.notes,
+        "muster: the registry refused: Micro-service does not exist: no such name (400012)\n"
+    );
+    let busy = muster(&server, &["find", "--name", "busy"]).await;
+    assert_eq!(busy.status, 75);
+    assert!(busy.notes.contains("try again in 3s"), "{}", busy.notes);
+    // Nobody listens on a port that was given back.
+    let free =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.and_then(|it| it.local_addr()).expect("binds");
+    let unreachable = muster(&format!("http://{free}"), &["services"]).await;
+    assert_eq!(unreachable.status, 69);
+    assert!(unreachable.notes.contains("refused"), "{}", unreachable.notes);
+    assert_eq!(muster("https://localhost", &["services"]).await.status, 64);
+}
+
+#[tokio::test]
+async fn a_service_and_its_instance_are_registered_and_removed() {
+    let fake = Fake::default();
+    let server = start(&fake).await;
+    let arguments = [
+        "register",
+        "--app",
+        "shop",
+        "--name",
+        "order",
+        "--endpoint",
+        "rest://10.0.0.7:8080",
+        "--property",
+        "zone=a",
+    ];
+    let done = muster(&server, &arguments).await;
+    assert_eq!(done.out, "SERVICE ID  INSTANCE ID\ns9          i9\n");
+    let instance: Value = serde_json::from_str(&fake.asked.lock()[1]).expect("is JSON");
+    assert_eq!(instance["instance"]["properties"]["zone"], "a");
+    assert_eq!(instance["instance"]["healthCheck"], json!({"mode": "push", "interval": 30, "times": 3}));
+
+    assert_eq!(muster(&server, &["unregister", "--service", "s9", "--instance", "i9"]).await.status, 0);
+    assert_eq!(muster(&server, &["unregister", "--service", "s9", "--instance", "absent"]).await.status, 1);
+    assert_eq!(muster(&server, &["unregister", "--service", "a/b", "--force"]).await.status, 0);
+    let asked = fake.asked.lock().pop();
+    assert_eq!(asked.as_deref(), Some("DELETE /v4/default/registry/microservices/a%2Fb?force=true"));
+}
+
+#[tokio::test]
+async fn a_lost_instance_is_registered_again_by_its_heartbeats() {
+    let fake = Fake::default();
+    let server = start(&fake).await;
+    let arguments =
+        ["register", "--name", "order", "--endpoint", "rest://a:1", "--keep-alive", "--interval", "1s"];
+    let beating = tokio::spawn(async move { muster(&server, &arguments).await });
+    // The second beat follows the new registration.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fake.beats.load(Ordering::SeqCst) < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "no second beat");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    beating.abort();
+    let instances = fake.asked.lock().iter().filter(|it| it.contains("endpoints")).count();
+    assert_eq!(instances, 2);
+}
+
+#[tokio::test]
+async fn a_watch_resumes_after_the_last_revision_and_ends_when_told() {
+    let fake = Fake::default();
+    let event = r#"{"action":"CREATE","key":{"appId":"shop","serviceName":"order","version":"1.0.0"},"instance":{"instanceId":"i1","status":"UP","endpoints":["rest://a:1"]},"rev":5}"#;
+    let reset = r#"{"action":"RESET","key":{"appId":"shop","serviceName":"cart","version":"1.0.0"},"instances":[{"instanceId":"i2","status":"DOWN"}],"rev":6}"#;
+    *fake.frames.lock() =
+        vec![vec![event, reset, r#"{"action":"BOOKMARK","rev":8}"#], vec!["service does not exist"]];
+    let server = start(&fake).await;
+    let done = muster(&server, &["watch", "--service", "s1"]).await;
+    assert_eq!(done.status, 1);
+    let lines: Vec<_> = done.out.lines().map(|line| &line[10..]).collect();
+    assert_eq!(
+        lines,
+        [
+            "CREATE  shop/order 1.0.0  UP  rest://a:1  i1",
+            "RESET   shop/cart 1.0.0  1 instances",
+            "        shop/cart 1.0.0  DOWN    i2",
+        ]
+    );
+    assert!(done.notes.contains("reconnected; nothing is missing"), "{}", done.notes);
+    assert!(done.notes.ends_with("muster: the registry refused: service does not exist\n"), "{}", done.notes);
+    assert_eq!(*fake.asked.lock(), [r#"watch s1 {"rev": "0"}"#, r#"watch s1 {"rev": "8"}"#]);
+}
+
+#[tokio::test]
+async fn raw_frames_are_passed_on_as_they_are() {
+    let fake = Fake::default();
+    *fake.frames.lock() = vec![vec![r#"{"action":"BOOKMARK","rev":8,"new":1}"#, "gone"]];
+    let server = start(&fake).await;
+    let done = muster(&server, &["watch", "--service", "s1", "--live", "--output", "json"]).await;
+    assert_eq!(done.out, "{\"action\":\"BOOKMARK\",\"rev\":8,\"new\":1}\n");
+    assert_eq!(*fake.asked.lock(), ["watch s1 {}"]);
+}
+
+#[tokio::test]
+async fn the_status_of_a_registry_that_knows_no_readiness_is_told_as_unknown() {
+    let done = muster(&start(&Fake::default()).await, &["status"]).await;
+    assert!(done.out.contains("api      4.0.0\nready    unknown\n"), "{}", done.out);
+}
+
+#[tokio::test]
+async fn completions_and_version_need_no_registry() {
+    for arguments in [&["completions", "bash"][..], &["version"]] {
+        let (out, notes) = (Pipe::default(), Pipe::default());
+        let matches = crate::cli::command()
+            .try_get_matches_from([&["muster"], arguments].concat())
+            .expect("is a command line");
+        assert_eq!(crate::cli::run(&matches, Screen::plain(out.clone(), notes)).await, 0);
+        assert!(out.text().contains("muster"));
+    }
+}
+
+#[test]
+fn every_command_line_is_well_formed() {
+    crate::cli::command().debug_assert();
+}

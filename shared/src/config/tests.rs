@@ -1,0 +1,215 @@
+//! What the one who starts a process may rely on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Colour {
+    Red,
+    Blue,
+}
+
+impl Choice for Colour {
+    const ALL: &'static [(&'static str, Self)] = &[("red", Self::Red), ("blue", Self::Blue)];
+}
+
+#[derive(Debug, PartialEq)]
+struct Sample {
+    listen: SocketAddr,
+    interval: Duration,
+    limit: Size,
+    urls: Vec<Url>,
+    colour: Colour,
+    loud: bool,
+    connections: usize,
+    token: Option<Secret>,
+}
+
+impl Config for Sample {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        Self {
+            listen: settings.get("listen", "127.0.0.1:30100", "Address to serve on."),
+            interval: settings.within("watch.ping-interval", "30s", "1s"..="1h", "Pause between pings."),
+            limit: settings.get("watch.frame-limit", "64KiB", "Largest frame."),
+            urls: settings.get("nats.url", "nats://127.0.0.1:4222", "Addresses of the bus."),
+            colour: settings.get("colour", "red", "A choice."),
+            loud: settings.get("loud", "false", "A switch."),
+            connections: settings.get("connections", "100", "A number."),
+            token: settings.optional("nats.token", "A secret."),
+        }
+    }
+}
+
+fn mistakes(sources: &Sources) -> String {
+    parse::<Sample>(sources).expect_err("is wrong").to_string()
+}
+
+fn from_arguments(arguments: &[&str]) -> Sample {
+    let matches = augment::<Sample>(clap::Command::new("sample"))
+        .try_get_matches_from(std::iter::once(&"sample").chain(arguments))
+        .expect("flags exist");
+    resolve_in(&matches, |_| None).expect("no mistakes")
+}
+
+#[test]
+fn what_nobody_sets_has_its_default() {
+    let sample: Sample = defaults().expect("no mistakes");
+    assert_eq!(sample.interval, Duration::from_secs(30));
+    assert_eq!(sample.limit, Size(65_536));
+    assert_eq!((sample.colour, sample.loud, sample.token), (Colour::Red, false, None));
+}
+
+#[test]
+fn flag_beats_environment_beats_file_beats_default() {
+    let file = Sources::default().with_file("muster.toml", "[watch]\nping-interval = '3s'").expect("is toml");
+    let variable = file.clone().with_variable("MUSTER_WATCH_PING_INTERVAL", "2s");
+    let flag = variable.clone().with_flag("watch.ping-interval", "1s");
+    for (sources, seconds) in [(flag, 1), (variable, 2), (file, 3)] {
+        assert_eq!(parse::<Sample>(&sources).expect("no mistakes").interval, Duration::from_secs(seconds));
+    }
+}
+
+#[test]
+fn an_empty_variable_is_absent() {
+    let sources = Sources::default().with_variable("MUSTER_LISTEN", "");
+    assert_eq!(parse::<Sample>(&sources).expect("no mistakes").listen.port(), 30100);
+}
+
+#[test]
+fn all_mistakes_are_told_together_with_place_and_expectation() {
+    let sources = Sources::default()
+        .with_file("muster.toml", "connections = 'many'\n[watch]\nping-intervall = '1s'")
+        .expect("is toml")
+        .with_variable("MUSTER_WATCH_PING_INTERVAL", "2h")
+        .with_flag("colour", "green");
+    assert_eq!(
+        mistakes(&sources),
+        "4 mistakes in the configuration:\n  \
+         MUSTER_WATCH_PING_INTERVAL: `2h` is not valid; expected a duration such as 500ms, 30s or 5m from 1s to 1h\n  \
+         --colour: `green` is not valid; expected red or blue\n  \
+         muster.toml: connections: `many` is not valid; expected a whole number\n  \
+         muster.toml: watch.ping-intervall: there is no such setting; did you mean `watch.ping-interval`?"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_refused() {
+    let mistakes = Sources::default().with_file("muster.toml", "listen").expect_err("is wrong").to_string();
+    assert!(mistakes.contains("muster.toml: TOML parse error at line 1"), "{mistakes}");
+}
+
+#[test]
+fn lists_come_with_commas_repeated_flags_or_arrays() {
+    let two = ["nats://a:1", "nats://b:2"].map(|it| it.parse().expect("is a url"));
+    let file =
+        Sources::default().with_file("f", "[nats]\nurl = ['nats://a:1', 'nats://b:2']").expect("is toml");
+    assert_eq!(parse::<Sample>(&file).expect("no mistakes").urls, two);
+    assert_eq!(from_arguments(&["--nats-url=nats://a:1,nats://b:2"]).urls, two);
+    assert_eq!(from_arguments(&["--nats-url", "nats://a:1", "--nats-url", "nats://b:2"]).urls, two);
+}
+
+#[test]
+fn a_switch_needs_no_value_but_takes_one() {
+    assert!(from_arguments(&["--loud"]).loud);
+    assert!(!from_arguments(&["--loud=false"]).loud);
+}
+
+#[test]
+fn what_is_printed_sets_the_same_again() {
+    let sources = Sources::default()
+        .with_flag("watch.frame-limit", "3MiB")
+        .with_flag("nats.url", "nats://a:1,nats://b:2")
+        .with_variable("MUSTER_COLOUR", "blue");
+    let mut settings = Settings::new(&sources);
+    let sample = Sample::read(&mut settings);
+    let printed = render::toml(&settings.finish().expect("no mistakes"));
+    assert!(printed.contains("frame-limit = \"3MiB\" # flag\n"), "{printed}");
+    let again = Sources::default().with_file("printed", &printed).expect("is toml");
+    assert_eq!(parse::<Sample>(&again).expect("no mistakes"), sample);
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let sources = Sources::default()
+        .with_flag("nats.token", "hunter2")
+        .with_flag("nats.url", "nats://user:hunter2@a:1")
+        .with_flag("loud", "maybe");
+    let mut settings = Settings::new(&sources);
+    let sample = Sample::read(&mut settings);
+    let seen = format!(
+        "{sample:?} {} {settings_mistakes}",
+        render::toml(settings.declared()),
+        settings_mistakes = mistakes(&sources)
+    );
+    assert!(!seen.contains("hunter2"), "{seen}");
+    assert_eq!(sample.token.expect("is set").expose(), "hunter2");
+    assert!(sample.urls[0].as_str().contains("hunter2"));
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file() {
+    let file = tempfile::NamedTempFile::new().expect("is made");
+    std::fs::write(file.path(), "hunter2\n").expect("is written");
+    let secret = Secret::parse(&format!("@{}", file.path().display())).expect("is readable");
+    assert_eq!(secret.expose(), "hunter2");
+    assert_eq!(Secret::parse("@@home").expect("is literal").expose(), "@home");
+    assert_eq!(Secret::parse("@/nowhere/at/all"), None);
+}
+
+#[test]
+fn the_help_tells_environment_and_default() {
+    let help = augment::<Sample>(clap::Command::new("sample")).render_long_help().to_string();
+    assert!(help.contains("--watch-ping-interval <DURATION>"), "{help}");
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("Pause between pings. [env: MUSTER_WATCH_PING_INTERVAL] [default: 30s]"),
+        "{help}"
+    );
+}
+
+#[test]
+fn sections_and_other_defaults_make_settings_fit_another_program() {
+    struct Both(Duration, u16);
+    impl Config for Both {
+        fn read(settings: &mut Settings<'_>) -> Self {
+            settings.set_default("edge.port", "2");
+            Self(
+                settings.get("grace", "10s", "Shared."),
+                settings.section("edge", |settings| {
+                    let _: Duration = settings.get("x.grace", "9s", "Elsewhere.");
+                    settings.get("port", "1", "Prefixed.")
+                }),
+            )
+        }
+    }
+    let both: Both = defaults().expect("no mistakes");
+    assert_eq!((both.0, both.1), (Duration::from_secs(10), 2));
+    assert!(render_markdown::<Both>().contains(
+        "| `edge.port` | `MUSTER_EDGE_PORT` | `2` | Prefixed. Expects a whole number below 65536. |"
+    ));
+}
+
+#[test]
+fn two_meanings_of_one_key_are_noticed() {
+    struct Torn;
+    impl Config for Torn {
+        fn read(settings: &mut Settings<'_>) -> Self {
+            let _: Duration = settings.get("a.b", "1s", "One.");
+            let _: Duration = settings.get("a-b", "1s", "Another with the same flag.");
+            Self
+        }
+    }
+    assert!(defaults::<Torn>().is_err());
+}
+
+#[test]
+fn sizes_have_units() {
+    for (text, size) in [("512B", 512), ("64KiB", 65_536), ("2 MiB", 2 << 20), ("1GiB", 1 << 30)] {
+        assert_eq!(Size::parse(text), Some(Size(size)), "{text}");
+    }
+    for bad in ["", "5", "-1KiB", "1.5MiB", "99999999999999GiB", "KiB"] {
+        assert_eq!(Size::parse(bad), None, "{bad}");
+    }
+}

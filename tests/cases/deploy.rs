@@ -1,0 +1,269 @@
+//! What we ship to run and watch Muster, held against the programs: files that are named exist, settings that
+//! are set are settings, figures that are asked for are told.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use shared::config::render_markdown;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn yaml(path: impl AsRef<Path>) -> Value {
+    let path = path.as_ref();
+    serde_saphyr::from_str(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Every file below `folder` whose name ends in `suffix`.
+fn files(folder: &str, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.expect("is readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(suffix) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The words of `text` that can be names of metrics.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+}
+
+fn is_ours(name: &str) -> bool {
+    ["muster_", "muster:", "service_center_", "process_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The names that the programs' sources give to their instruments.
+fn instruments() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for folder in ["shared/src", "control-plane/src", "edge-gateway/src"] {
+        for file in files(folder, ".rs") {
+            let text = read(&file);
+            let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let literals = product.split('"').skip(1).step_by(2);
+            names.extend(literals.filter(|it| is_ours(it) && words(it).count() == 1).map(str::to_owned));
+        }
+    }
+    assert!(names.len() > 20, "the sources were not understood: {names:?}");
+    names
+}
+
+/// Names that rules add.
+fn recorded() -> BTreeSet<String> {
+    each(&yaml("grafana/rules.yml"), "record").iter().map(|it| text(it)).collect()
+}
+
+/// Every value called `name`, at any depth.
+fn each(value: &Value, name: &str) -> Vec<Value> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, it)| if key == name { vec![it.clone()] } else { each(it, name) })
+            .collect(),
+        Value::Array(list) => list.iter().flat_map(|it| each(it, name)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+}
+
+fn services(compose: &Value) -> Vec<(String, Value)> {
+    let services = compose["services"].as_object().expect("has services");
+    services.iter().map(|(name, it)| (name.clone(), it.clone())).collect()
+}
+
+const COMPOSE: [&str; 2] = ["docker-compose.yml", "docker-compose.cluster.yml"];
+
+/// The environment variables of a program, from the table of its settings.
+fn variables(image: &str) -> BTreeSet<String> {
+    let table = match image {
+        "muster/control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
+        "muster/edge-gateway" => render_markdown::<edge_gateway::process::ProcessConfig>(),
+        "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
+        other => panic!("who is {other}?"),
+    };
+    words(&table).filter(|word| word.starts_with("MUSTER_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_yaml_file_parses() {
+    let mut all = files("grafana", ".yml");
+    all.extend(COMPOSE.map(PathBuf::from));
+    assert!(all.len() >= 7, "{all:?}");
+    all.iter().for_each(|file| drop(yaml(file)));
+}
+
+#[test]
+fn files_that_compose_mounts_and_targets_that_it_builds_exist() {
+    let dockerfile = read("Dockerfile");
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            for volume in service["volumes"].as_array().into_iter().flatten().map(text) {
+                let source = volume.split(':').next().unwrap_or_default().to_owned();
+                assert!(
+                    !source.starts_with("./") || root().join(&source).exists(),
+                    "{file}: {name}: {source}"
+                );
+            }
+            if let Some(target) = service["build"]["target"].as_str() {
+                assert!(dockerfile.contains(&format!(" AS {target}\n")), "{file}: {name}: {target}");
+            }
+        }
+    }
+}
+
+#[test]
+fn variables_that_containers_get_are_settings_of_their_programs() {
+    let base = yaml(COMPOSE[0]);
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            let image = service["image"].as_str().or_else(|| base["services"][&name]["image"].as_str());
+            let Some(image) = image.filter(|image| image.starts_with("muster/")) else { continue };
+            let known = variables(image);
+            for variable in service["environment"].as_object().into_iter().flatten().map(|(name, _)| name) {
+                assert!(known.contains(variable), "{file}: {name} sets {variable}");
+            }
+        }
+    }
+    for part in read("Dockerfile").split(" AS ").skip(1) {
+        let image =
+            format!("muster/{}", words(&part.replace('-', "_")).next().unwrap_or_default().replace('_', "-"));
+        let set: Vec<_> = part
+            .lines()
+            .filter_map(|line| line.strip_prefix("ENV "))
+            .flat_map(|line| line.split(' ').filter_map(|it| it.split_once('=')))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        if image == "muster/muster" {
+            assert_eq!(set, ["MUSTER_LISTEN", "MUSTER_DATA_DIR"]);
+        } else {
+            set.iter().for_each(|it| assert!(variables(&image).contains(it), "{image} sets {it}"));
+        }
+    }
+}
+
+#[test]
+fn ports_agree() {
+    let dockerfile = read("Dockerfile");
+    let probes = dockerfile.matches("http://127.0.0.1:30101/ready").count();
+    assert_eq!((probes, dockerfile.matches("MUSTER_ADMIN_LISTEN=0.0.0.0:30101").count()), (2, 2));
+    let balancer = read("deploy/haproxy.cfg");
+    for line in ["bind :30100", "check port 30101", "edge-gateway:30100", "bind :8404"] {
+        assert!(balancer.contains(line), "haproxy.cfg lacks `{line}`");
+    }
+    let compose = yaml(COMPOSE[0]);
+    let hosts: BTreeSet<String> = services(&compose).into_iter().map(|(name, _)| name).collect();
+    let scrape = yaml("grafana/prometheus.yml");
+    for target in each(&scrape, "targets").iter().flat_map(|it| it.as_array().cloned().unwrap_or_default()) {
+        let (host, port) =
+            text(&target).split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("has a port");
+        assert!(hosts.contains(&host), "{host} is scraped and not there");
+        let expected = match host.as_str() {
+            "etcd" => "2379",
+            "load-balancer" => "8404",
+            _ => "30101",
+        };
+        assert_eq!(port, expected, "{host}");
+    }
+    let gateways = text(&compose["services"]["edge-gateway"]["environment"]["MUSTER_CONTROL_PLANE"]);
+    for url in gateways.split(',') {
+        let host = url.trim_start_matches("http://").trim_end_matches(":30100");
+        assert!(hosts.contains(host), "{url} is forwarded to and not there");
+    }
+}
+
+#[test]
+fn every_figure_that_is_asked_for_is_told() {
+    let mut known = instruments();
+    known.extend(recorded());
+    let mut queries: Vec<(String, String)> = Vec::new();
+    for file in files("grafana/dashboards", ".json") {
+        let board: Value = serde_json::from_str(&read(&file)).expect("is JSON");
+        queries.extend(each(&board, "expr").iter().map(|it| (file.display().to_string(), text(it))));
+    }
+    for file in ["grafana/rules.yml", "grafana/alerts.yml"] {
+        queries.extend(each(&yaml(file), "expr").iter().map(|it| (file.to_owned(), text(it))));
+    }
+    assert!(queries.len() > 60, "{}", queries.len());
+    for (file, query) in queries {
+        for name in words(&query).filter(|word| is_ours(word)) {
+            let bare =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(known.contains(name) || known.contains(bare), "{file}: nobody tells {name}\n{query}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
+    let alerts = yaml("grafana/alerts.yml");
+    let named: BTreeSet<PathBuf> =
+        each(&alerts, "runbook_url").iter().map(|it| root().join(text(it))).collect();
+    assert_eq!(named.len(), each(&alerts, "alert").len());
+    let there: BTreeSet<PathBuf> =
+        files("docs/runbooks", ".md").into_iter().filter(|it| !it.ends_with("README.md")).collect();
+    assert_eq!(named, there);
+}
+
+#[test]
+fn every_metric_is_explained() {
+    let page = read("docs/metrics.md");
+    let told: BTreeSet<&str> = words(&page).collect();
+    let missing: Vec<_> = instruments().into_iter().filter(|name| !told.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "docs/metrics.md does not explain {missing:?}");
+}
+
+/// With MUSTER_UPDATE_DOCS set the page is written instead.
+#[test]
+fn the_page_of_settings_is_the_settings() {
+    let tables = [
+        ("control-plane", render_markdown::<control_plane::process::ProcessConfig>()),
+        ("edge-gateway", render_markdown::<edge_gateway::process::ProcessConfig>()),
+    ];
+    let path = "docs/configuration.md";
+    let mut page = read(path);
+    for (program, table) in tables {
+        let (begin, end) = (format!("<!-- begin {program} -->\n"), format!("<!-- end {program} -->"));
+        let (before, rest) = page.split_once(&begin).expect("the page has a place for the table");
+        let (_, after) = rest.split_once(&end).expect("the place has an end");
+        page = format!("{before}{begin}\n{table}\n{end}{after}");
+    }
+    if std::env::var_os("MUSTER_UPDATE_DOCS").is_some() {
+        std::fs::write(root().join(path), &page).expect("is written");
+    }
+    assert!(page == read(path), "{path} is stale; run this test with MUSTER_UPDATE_DOCS=1");
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let mut pages = files("docs", ".md");
+    pages.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    for page in pages {
+        let content = read(&page);
+        for link in content.split("](").skip(1).filter_map(|it| it.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let folder = page.parent().expect("is in a folder");
+            assert!(folder.join(target).exists(), "{}: {link}", page.display());
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Two control planes, two gateways, real etcd and NATS: every change reaches every interested watcher, in
+//! order, exactly once.
+
+use std::time::{Duration, Instant};
+
+use harness::{Client, World, eventually};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_reach_watchers_on_every_gateway_in_order() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let consumer = a.service("cart").await;
+    let provider = b.service("order").await;
+    a.find(&consumer, "order", "").await.ok();
+    let mut watchers = vec![
+        world.watch(0, &consumer).await,
+        world.watch(1, &consumer).await,
+        world.watch(1, &consumer).await,
+    ];
+    // Writes alternate between the gateways, and so between the control planes.
+    b.instance(&provider, "i").await;
+    for n in 0..20 {
+        [&a, &b][n % 2].tag(&provider, "i", &n.to_string()).await;
+    }
+    a.unregister(&provider, "i").await;
+    for watcher in &mut watchers {
+        watcher.expect("CREATE", "i", "").await;
+        for n in 0..20 {
+            watcher.expect("UPDATE", "i", &n.to_string()).await;
+        }
+        watcher.expect("DELETE", "i", "19").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_takes_milliseconds() {
+    let world = World::start(1, 1).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(0, &consumer).await;
+    client.instance(&provider, "i").await;
+    watcher.expect("CREATE", "i", "").await;
+    let mut took = Vec::new();
+    for n in 0..50 {
+        let started = Instant::now();
+        let tag = n.to_string();
+        let ((), seen) = tokio::join!(client.tag(&provider, "i", &tag), watcher.seen());
+        took.push(started.elapsed());
+        assert_eq!(seen.2, n.to_string());
+    }
+    took.sort();
+    println!("PUT to frame: p50 {:?}, worst {:?}", took[25], took[49]);
+    // Not a measurement (benches measure): a debounce of the old kind would show as 300 ms each.
+    assert!(took[25] < Duration::from_millis(250), "a push is delayed on purpose: {:?}", took[25]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let consumer = a.service("cart").await;
+    let mut watcher = world.watch(1, &consumer).await;
+    assert_eq!(a.find(&consumer, "order", "").await.status, 400, "nothing has the name yet");
+    let provider = b.service("order").await;
+    b.instance(&provider, "first").await;
+    watcher.expect("CREATE", "first", "").await;
+    b.instance(&provider, "second").await;
+    watcher.expect("CREATE", "second", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dependency_is_effective_when_the_find_answers() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let consumer = a.service("cart").await;
+    let mut watchers = vec![world.watch(0, &consumer).await, world.watch(1, &consumer).await];
+    for round in 0..10 {
+        let name = format!("provider-{round}");
+        let provider = b.service(&name).await;
+        a.find(&consumer, &name, "").await.ok();
+        b.instance(&provider, &name).await;
+        for watcher in &mut watchers {
+            watcher.expect("CREATE", &name, "").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_after_a_push_is_never_stale() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let consumer = a.service("cart").await;
+    let provider = a.service("order").await;
+    a.instance(&provider, "i").await;
+    let mut rev = a.find(&consumer, "order", "").await.revision().to_owned();
+    let mut watcher = world.watch(0, &consumer).await;
+    for n in 0..60 {
+        let tag = n.to_string();
+        let (_, seen) = tokio::join!(b.tag(&provider, "i", &tag), watcher.seen());
+        assert_eq!(seen.2, tag);
+        // The gateway sends it to either control plane.
+        let pulled = a.find(&consumer, "order", &rev).await;
+        assert_eq!(pulled.status, 200, "304 after a push");
+        assert_eq!(pulled.ok()["instances"][0]["properties"]["tag"], tag);
+        rev = pulled.revision().to_owned();
+        assert_eq!(b.find(&consumer, "order", &rev).await.status, 304);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_instance_is_told_and_a_beating_one_lives() {
+    let world = World::start(2, 1).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(0, &consumer).await;
+    client.instance_with(&provider, "beats", 1).await;
+    client.instance_with(&provider, "silent", 1).await;
+    watcher.expect("CREATE", "beats", "").await;
+    watcher.expect("CREATE", "silent", "").await;
+    let beat = || async {
+        let path = format!("/microservices/{provider}/instances/beats/heartbeat");
+        client.call("PUT", &path, "", &Value::Null).await.ok();
+    };
+    let expired = loop {
+        tokio::select! {
+            seen = watcher.seen() => break seen,
+            () = tokio::time::sleep(Duration::from_millis(500)) => beat().await,
+        }
+    };
+    assert_eq!((expired.0.as_str(), expired.1.as_str()), ("DELETE", "silent"));
+    let left = client.find(&consumer, "order", "").await.ok();
+    assert_eq!(left["instances"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_consumer_is_told_at_once_and_its_watch_ends() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let mut watchers = vec![world.watch(0, &consumer).await, world.watch(1, &consumer).await];
+    client.call("DELETE", &format!("/microservices/{consumer}?force=1"), "", &Value::Null).await.ok();
+    for watcher in &mut watchers {
+        assert_eq!(watcher.text().await.as_deref(), Some("service does not exist"));
+        assert_eq!(watcher.text().await, None);
+    }
+    let mut never = world.watch(0, "no-such-service").await;
+    assert_eq!(never.text().await.as_deref(), Some("service does not exist"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_provider_is_told_instance_by_instance() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(1, &consumer).await;
+    for n in 0..30 {
+        client.instance(&provider, &format!("i{n:02}")).await;
+        watcher.expect("CREATE", &format!("i{n:02}"), "").await;
+    }
+    client.call("DELETE", &format!("/microservices/{provider}?force=1"), "", &Value::Null).await.ok();
+    let mut gone: Vec<String> = Vec::new();
+    for _ in 0..30 {
+        let (action, id, _) = watcher.seen().await;
+        assert_eq!(action, "DELETE");
+        gone.push(id);
+    }
+    gone.sort();
+    gone.dedup();
+    assert_eq!(gone.len(), 30, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_come_up_in_any_order_and_say_when_they_are_ready() {
+    let world = World::start(1, 1).await;
+    world.nats.kill();
+    world.etcd.kill();
+    for node in world.control_planes.iter().chain(&world.gateways) {
+        node.process.kill();
+        node.process.start();
+    }
+    let cp = Client::new(world.control_planes[0].api);
+    let refused =
+        eventually("the control plane answers", || cp.try_get("/v4/default/registry/microservices")).await;
+    assert_eq!(
+        (refused.status, refused.headers.contains_key("retry-after")),
+        (503, true),
+        "{}",
+        refused.text()
+    );
+    for node in world.control_planes.iter().chain(&world.gateways) {
+        let admin = Client::new(node.admin);
+        let report = eventually("the admin port answers", || admin.try_get("/ready")).await;
+        assert_eq!(report.status, 503);
+    }
+    world.etcd.restart().await;
+    world.nats.restart().await;
+    for node in world.control_planes.iter().chain(&world.gateways) {
+        node.ready().await;
+    }
+    world.client(0).service("works").await;
+}

@@ -1,0 +1,15 @@
+//! The contract of all stores on a real etcd.
+
+use control_plane::store::contract::Subject;
+use control_plane::store::etcd::{EtcdConfig, EtcdStore};
+use harness::Etcd;
+use shared::lifecycle::Tasks;
+
+async fn subject() -> Subject {
+    let etcd = Etcd::start().await;
+    let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
+    let store = EtcdStore::connect(config, &Tasks::new());
+    Subject::new(store, etcd)
+}
+
+control_plane::store_contract!(subject());

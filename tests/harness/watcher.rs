@@ -1,0 +1,70 @@
+//! A watcher as an old client is one: connects, reads frames, answers pings.
+
+use std::net::SocketAddr;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::deadline;
+
+/// An open watch.
+pub struct Watcher {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// What a frame says, in short: action, instance id, the property `tag`.
+pub type Seen = (String, String, String);
+
+impl Watcher {
+    /// Opens a watch of a consumer's providers.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn connect(gateway: SocketAddr, consumer: &str) -> Self {
+        let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher");
+        let (socket, _) = tokio_tungstenite::connect_async(&url).await.expect("a watch is granted");
+        Self { socket }
+    }
+
+    /// The next text; `None` when the connection ended.
+    ///
+    /// # Panics
+    /// When nothing comes before the deadline.
+    pub async fn text(&mut self) -> Option<String> {
+        let next = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => {}
+                }
+            }
+        };
+        tokio::time::timeout(deadline(), next).await.expect("a frame within the deadline")
+    }
+
+    /// The next event.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn event(&mut self) -> Value {
+        let text = self.text().await.expect("an event, not the end");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The next event in short.
+    pub async fn seen(&mut self) -> Seen {
+        let event = self.event().await;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let instance = &event["instance"];
+        (text(&event["action"]), text(&instance["instanceId"]), text(&instance["properties"]["tag"]))
+    }
+
+    /// Asserts that the next event is this.
+    pub async fn expect(&mut self, action: &str, instance: &str, tag: &str) {
+        assert_eq!(self.seen().await, (action.to_owned(), instance.to_owned(), tag.to_owned()));
+    }
+}

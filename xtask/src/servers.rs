@@ -1,0 +1,74 @@
+//! The servers that system tests start: installed here when possible, else named.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::run;
+
+/// Program and Debian package.
+const SERVERS: [(&str, &str); 2] = [("etcd", "etcd-server"), ("nats-server", "nats-server")];
+/// Forbids the packages to start their services; tests start their own.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing (on Debian, as root).
+///
+/// # Errors
+/// When something is missing and cannot be installed; the error says what to install.
+pub fn ensure_installed() -> Result<()> {
+    let missing: Vec<_> =
+        SERVERS.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    if !Path::new("/etc/debian_version").exists() || !rustix::process::geteuid().is_root() {
+        bail!(
+            "the system tests need etcd and nats-server on the search path. \
+             On Debian, as root: apt-get install --no-install-recommends {packages}"
+        );
+    }
+    let _policy = NoServices::new()?;
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(&missing)
+        .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    match SERVERS.iter().find(|(program, _)| !is_installed(program)) {
+        Some((program, package)) => bail!("{package} was installed but {program} is not found"),
+        None => Ok(()),
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).any(|directory| directory.join(program).is_file())
+}
+
+/// While it lives, package scripts start no services.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(POLICY, "#!/bin/sh\nexit 101\n")?;
+            std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            // Left behind it would only keep services from starting.
+            _ = std::fs::remove_file(POLICY);
+        }
+    }
+}
