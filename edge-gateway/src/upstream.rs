@@ -9,19 +9,15 @@
 //! only for a shard whose queue is full.
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
-use futures_util::{Stream as _, StreamExt as _};
+use futures_util::StreamExt as _;
+use futures_util::stream::AbortHandle;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
-use shared::event::InstanceEvent;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -29,18 +25,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::hub::push::{Encoding, Push};
+use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
 use crate::metrics::UpstreamMetrics;
-use crate::session::close::Reason;
 
 mod core;
+mod effects;
+mod inbox;
+mod joining;
 mod requests;
 mod topic;
 
-use core::{Core, Digests, Effect, Interest, InterestChange, Preface, Want};
-use requests::{AskError, Asker};
-use topic::{Fate, Replayed};
+use core::{Core, Digests};
+use effects::Done;
+use inbox::{Source, Subscriptions, tagged};
+use joining::Resuming;
+use requests::Asker;
 
 /// How the gateway keeps up with the control plane.
 #[derive(Clone, Debug)]
@@ -199,54 +199,10 @@ impl UpstreamHandle {
 
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
-/// Messages that are taken together.
-const BATCH: usize = 1024;
-/// Subscriptions made at once for one consumer.
-const SUBSCRIBING: usize = 32;
 /// The task's own pace for what is not urgent.
 const PACE: Duration = Duration::from_secs(1);
 /// Bytes that a name in a digest request takes at most, generously.
 const DIGEST_ENTRY_BYTES: usize = 256;
-
-/// A session whose place is to be reserved.
-struct Joining {
-    group: GroupId,
-    shard: usize,
-    encoding: Encoding,
-    done: oneshot::Sender<Joined>,
-}
-
-/// A session that must be told what it missed before.
-struct Resuming {
-    joining: Joining,
-    since: Revision,
-    asking: bool,
-    known: HashMap<ServiceRef, Replayed>,
-}
-
-/// What came out of a question.
-enum Done {
-    Interest(GroupId, Option<Messages>, Interest),
-    Loaded(Vec<(Want, Messages, Replayed)>),
-    Replayed(Vec<(Want, Replayed)>),
-    CaughtUp(GroupId, Want, Replayed),
-    Resumed(u64, Vec<(Want, Replayed)>),
-    Bookmarks(Messages),
-    Digest(Digests, Result<(Vec<u32>, Vec<u32>), AskError>),
-}
-
-/// Where a message of the bus came from.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    Event,
-    Interest(GroupId),
-}
-
-/// A message of the bus that was understood.
-enum Heard {
-    Interest(GroupId, InterestChange),
-    Event(InstanceEvent),
-}
 
 /// The task's state.
 pub(crate) struct Upstream {
@@ -256,11 +212,13 @@ pub(crate) struct Upstream {
     shards: Vec<ShardHandle>,
     commands: mpsc::Receiver<Command>,
     left: Vec<mpsc::Receiver<Left>>,
-    messages: SelectAll<BoxStream<'static, (Source, Message)>>,
+    messages: Subscriptions,
     bookmarks: Option<Messages>,
     topics: HashMap<ServiceRef, AbortHandle>,
     interests: HashMap<GroupId, AbortHandle>,
     questions: JoinSet<Done>,
+    /// The question about each group's interest, the last one asked.
+    asking: HashMap<GroupId, tokio::task::AbortHandle>,
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
     opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
@@ -304,11 +262,12 @@ impl Upstream {
             shards,
             commands,
             left,
-            messages: SelectAll::new(),
+            messages: Subscriptions::new(),
             bookmarks: None,
             topics: HashMap::new(),
             interests: HashMap::new(),
             questions: JoinSet::new(),
+            asking: HashMap::new(),
             opening: HashMap::new(),
             resuming: HashMap::new(),
             next_resume: 0,
@@ -360,142 +319,6 @@ impl Upstream {
                 self.resume().await;
             }
         }
-    }
-
-    async fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Join { selector, encoding, since, done } => {
-                let (group, shard) = self.core.join(&selector);
-                match since {
-                    None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
-                    Some(since) => {
-                        self.next_resume += 1;
-                        let joining = Joining { group, shard, encoding, done };
-                        let resuming = Resuming { joining, since, asking: false, known: HashMap::new() };
-                        self.resuming.insert(self.next_resume, resuming);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reserves the place of a session. In the shard's queue this comes before any later push: that is what makes
-    /// the session's view begin now.
-    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
-        let Joining { group, shard, encoding, done } = joining;
-        let Some(shard) = self.shards.get(shard).cloned() else { return };
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
-            return;
-        }
-        let gone = !self.core.has(group);
-        if gone {
-            // It ended while this session was waiting: tell it like the others.
-            shard.send(ToShard::End { group, reason: Reason::NoService }).await;
-        }
-        let joined = Joined { shard, ticket };
-        if gone || self.core.is_open(group) {
-            // When nobody waits any more the shard lets the place go after a while.
-            let _ = done.send(joined);
-        } else {
-            self.opening.entry(group).or_default().push((done, joined));
-        }
-    }
-
-    /// Lets those go on who resume from a revision and whose groups have arrived at one.
-    async fn resume(&mut self) {
-        let ready: Vec<u64> = self.resuming.keys().copied().collect();
-        for id in ready {
-            let Some(it) = self.resuming.get_mut(&id) else { continue };
-            let (group, encoding) = (it.joining.group, it.joining.encoding);
-            if it.joining.done.is_closed() {
-                let left = Left { group, sessions: 1 };
-                let shard = it.joining.shard;
-                self.resuming.remove(&id);
-                self.core.left(shard, left, Instant::now());
-                continue;
-            }
-            let preface = match self.core.preface(group, it.since, &it.known) {
-                None if !self.core.has(group) => Vec::new(),
-                None => continue,
-                Some(Ok(preface)) => encode(encoding, &preface),
-                Some(Err(_)) if it.asking => continue,
-                Some(Err(wants)) => {
-                    it.asking = true;
-                    let asker = self.asker.clone();
-                    self.ask(async move {
-                        let replayed = asker.replay(&wants).await;
-                        Done::Resumed(id, wants.into_iter().zip(replayed).collect())
-                    });
-                    continue;
-                }
-            };
-            if let Some(it) = self.resuming.remove(&id) {
-                self.reserve(it.joining, preface).await;
-            }
-        }
-    }
-
-    /// Takes what has come together, in the order of revisions: subjects have channels of their own, so it comes
-    /// in any. A change of interest counts after all events that were published before it: the deletes of a
-    /// provider's instances come before the news that the provider is gone.
-    async fn on_messages(&mut self, first: Option<(Source, Message)>) {
-        let mut messages: Vec<_> = first.into_iter().collect();
-        let mut interests = Vec::new();
-        loop {
-            drain(&mut self.messages, BATCH, &mut messages).await;
-            let more = messages.len() >= BATCH;
-            let mut events = Vec::new();
-            for (source, message) in messages.drain(..) {
-                match self.understand(source, &message) {
-                    Some(Heard::Event(event)) => events.push(event),
-                    Some(Heard::Interest(group, change)) => interests.push((group, change)),
-                    None => {}
-                }
-            }
-            events.sort_by_key(|event| event.at);
-            for event in events {
-                let fate = self.core.on_event(event);
-                self.metrics.event(fate.map_or("unwatched", fate_label), 1);
-            }
-            self.act().await;
-            if !more {
-                break;
-            }
-        }
-        interests.sort_by_key(|(_, change)| change.rev);
-        for (group, change) in interests {
-            self.core.on_interest_change(group, change);
-        }
-        self.act().await;
-    }
-
-    fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
-        match source {
-            Source::Event => match InstanceEvent::decode(&message.payload) {
-                Ok(event) => return Some(Heard::Event(event)),
-                Err(error) => self.malformed(&message.subject, &error),
-            },
-            Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
-                Ok(change) => {
-                    let change = InterestChange {
-                        rev: change.rev,
-                        added: change.added.into_iter().map(Into::into).collect(),
-                        removed: change.removed.into_iter().map(Into::into).collect(),
-                        deleted: change.consumer_deleted,
-                    };
-                    return Some(Heard::Interest(group, change));
-                }
-                Err(error) => self.malformed(&message.subject, &error),
-            },
-        }
-        None
-    }
-
-    fn malformed(&self, subject: &str, error: &dyn std::fmt::Display) {
-        self.metrics.malformed();
-        debug!(subject, %error, "a message of the bus cannot be understood");
     }
 
     /// A bookmark counts after everything that came before it. One publisher's messages arrive in order, but in
@@ -641,135 +464,10 @@ impl Upstream {
         }
         self.asker.seen.fetch_max(self.core.seen(), Ordering::Relaxed);
     }
-
-    async fn carry_out(&mut self, effect: Effect) {
-        let asker = self.asker.clone();
-        match effect {
-            Effect::Append(push, groups) => self.append(push, groups).await,
-            Effect::End(group, reason) => {
-                for shard in &self.shards {
-                    shard.send(ToShard::End { group, reason }).await;
-                }
-            }
-            Effect::OpenInterest(group, consumer) => {
-                self.ask(async move {
-                    let messages = asker.subscribe(&subject::interest(&consumer)).await;
-                    let interest = asker.interest(&consumer).await;
-                    Done::Interest(group, Some(messages), interest)
-                });
-            }
-            Effect::AskInterest(group, consumer) => {
-                let jitter = self.config.resync_jitter;
-                self.ask(async move {
-                    tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                    Done::Interest(group, None, asker.interest(&consumer).await)
-                });
-            }
-            Effect::Opened(group) => {
-                for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
-                    let _ = done.send(joined);
-                }
-            }
-            Effect::CloseInterest(group) => {
-                if let Some(handle) = self.interests.remove(&group) {
-                    handle.abort();
-                }
-            }
-            Effect::OpenTopics(wants) => {
-                for wants in batches(wants, self.config.replay_batch) {
-                    let asker = asker.clone();
-                    self.ask(async move {
-                        let subscribe = |want: Want| {
-                            let asker = &asker;
-                            async move {
-                                let messages = asker.subscribe(&subject::event(&want.provider)).await;
-                                (want, messages)
-                            }
-                        };
-                        let opened: Vec<(Want, Messages)> = futures_util::stream::iter(wants)
-                            .map(subscribe)
-                            .buffered(SUBSCRIBING)
-                            .collect()
-                            .await;
-                        let (wants, messages): (Vec<Want>, Vec<Messages>) = opened.into_iter().unzip();
-                        let replayed = asker.replay(&wants).await;
-                        let loaded = wants.into_iter().zip(messages).zip(replayed);
-                        Done::Loaded(loaded.map(|((want, messages), it)| (want, messages, it)).collect())
-                    });
-                }
-            }
-            Effect::CloseTopic(provider) => {
-                if let Some(handle) = self.topics.remove(&provider) {
-                    handle.abort();
-                }
-            }
-            Effect::Replay(cause, wants) => {
-                self.metrics.resync(cause, wants.len() as u64);
-                let jitter = match cause {
-                    Cause::Gap => Duration::ZERO,
-                    Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again => self.config.resync_jitter,
-                };
-                for wants in batches(wants, self.config.replay_batch) {
-                    let (asker, replays) = (asker.clone(), self.replays.clone());
-                    self.ask(async move {
-                        tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                        let _permit = replays.acquire().await;
-                        let replayed = asker.replay(&wants).await;
-                        Done::Replayed(wants.into_iter().zip(replayed).collect())
-                    });
-                }
-            }
-            Effect::CatchUp(group, want) => {
-                self.ask(async move {
-                    let replayed = asker.replay(std::slice::from_ref(&want)).await;
-                    Done::CaughtUp(group, want, replayed.into_iter().next().unwrap_or_default())
-                });
-            }
-        }
-    }
-
-    async fn append(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
-        // Before the shards: whoever reacts to the push finds that reads ask for at least its revision.
-        self.pushed.fetch_max(push.at.rev, Ordering::Relaxed);
-        for (number, shard) in self.shards.iter().enumerate() {
-            let has_sessions =
-                |group: &&GroupId| self.core.sessions(**group).get(number).is_some_and(|n| *n > 0);
-            let groups: Vec<GroupId> = groups.iter().filter(has_sessions).copied().collect();
-            if !groups.is_empty() {
-                shard.send(ToShard::Append { push: push.clone(), groups }).await;
-            }
-        }
-    }
-
-    fn ask(&mut self, question: impl Future<Output = Done> + Send + 'static) {
-        self.questions.spawn(question);
-    }
-}
-
-fn fate_label(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Applied => "applied",
-        Fate::Duplicate => "duplicate",
-        Fate::Gap => "gap",
-    }
 }
 
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-fn batches(mut wants: Vec<Want>, size: usize) -> Vec<Vec<Want>> {
-    let mut batches = Vec::new();
-    while wants.len() > size.max(1) {
-        batches.push(wants.split_off(wants.len() - size.max(1)));
-    }
-    batches.push(wants);
-    batches
-}
-
-fn tagged(messages: Messages, source: Source) -> (BoxStream<'static, (Source, Message)>, AbortHandle) {
-    let (handle, registration) = AbortHandle::new_pair();
-    (Abortable::new(messages.map(move |message| (source, message)), registration).boxed(), handle)
 }
 
 async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
@@ -777,48 +475,4 @@ async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
         Some(messages) => messages.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// Everything that is ready now, without waiting, up to `most`.
-///
-/// A poll that is pending does not prove that nothing is ready: the set yields after a while to be fair, and
-/// says so by waking at once. So it is polled until it is pending without having woken.
-async fn drain(
-    messages: &mut SelectAll<BoxStream<'static, (Source, Message)>>,
-    most: usize,
-    ready: &mut Vec<(Source, Message)>,
-) {
-    struct Woken(AtomicBool);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Release);
-        }
-    }
-    let woken = Arc::new(Woken(AtomicBool::new(false)));
-    let waker = Waker::from(woken.clone());
-    // Outside the task's budget, which would also make ready streams look pending.
-    tokio::task::unconstrained(std::future::poll_fn(|_| {
-        while ready.len() < most {
-            match Pin::new(&mut *messages).poll_next(&mut Context::from_waker(&waker)) {
-                Poll::Ready(Some(message)) => ready.push(message),
-                Poll::Ready(None) => break,
-                Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(())
-    }))
-    .await;
-}
-
-/// The frames of a preface, for a transport that knows states and bookmarks.
-fn encode(encoding: Encoding, preface: &Preface) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (key, instances) in &preface.states {
-        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev).unwrap_or_default());
-    }
-    for push in &preface.events {
-        bytes.extend_from_slice(push.frame(encoding));
-    }
-    bytes
 }

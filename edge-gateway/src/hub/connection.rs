@@ -164,10 +164,10 @@ impl Connection {
         !matches!(self.reading, Reading::Live(_))
     }
 
-    /// Events that have not been handed to the kernel, nearly: those in `tail` are not counted.
+    /// Events that have not been handed to the kernel, nearly: those in `tail` are not counted, bookmarks are.
     pub(super) fn pending_events(&self, log: &Log) -> usize {
         match &self.reading {
-            Reading::Live(cursor) | Reading::Behind(cursor) => log.events_from(*cursor).count(),
+            Reading::Live(cursor) | Reading::Behind(cursor) => log.frames_from(*cursor),
             Reading::Merging(merged) => merged.len(),
         }
     }

@@ -45,6 +45,11 @@ impl Log {
         self.frames.range(first..).filter_map(|(_, push)| push.as_ref())
     }
 
+    /// How many frames lie after `cursor`.
+    pub(crate) fn frames_from(&self, cursor: u64) -> usize {
+        self.frames.len() - self.frames.partition_point(|(end, _)| *end <= cursor)
+    }
+
     /// Events between two cursors.
     pub(crate) fn events_between(&self, from: u64, to: u64) -> usize {
         let first = self.frames.partition_point(|(end, _)| *end <= from);

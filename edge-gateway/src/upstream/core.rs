@@ -13,13 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::event::{InstanceEvent, Position};
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+use shared::model::{Revision, ServiceRef};
 
 use super::topic::{Fate, Member, Replayed, Topic};
 use super::{Cause, Selector};
 use crate::hub::push::Push;
 use crate::hub::{GroupId, Left};
 use crate::session::close::Reason;
+
+mod preface;
+
+pub(crate) use preface::Preface;
 
 /// How long a group without sessions is kept: watchers that reconnect find everything in place.
 const LINGER: Duration = Duration::from_secs(10);
@@ -93,6 +97,8 @@ struct Group {
     providers: BTreeSet<ServiceRef>,
     /// The revision of the last answer about the interest; 0 before the first.
     confirmed: Revision,
+    /// The revision of the last change; an earlier one is a repetition.
+    changed: Revision,
     /// The answer is awaited; changes that come meanwhile.
     asking: Option<Vec<InterestChange>>,
     /// Sessions in each shard.
@@ -109,27 +115,6 @@ enum Slot {
         members: HashMap<GroupId, Position>,
     },
     Live(Topic),
-}
-
-impl Slot {
-    /// Nothing is being asked about it.
-    fn is_settled(&self) -> bool {
-        match self {
-            Self::Loading { .. } => false,
-            Self::Live(topic) => !topic.asking && topic.members.values().all(|member| !member.closed),
-        }
-    }
-}
-
-/// What a session is told before it goes on with its group.
-#[derive(Debug, Default)]
-pub(crate) struct Preface {
-    /// Complete states of providers.
-    pub states: Vec<(Arc<ServiceKey>, Vec<Arc<Instance>>)>,
-    /// What happened, in order.
-    pub events: Vec<Arc<Push>>,
-    /// Up to here the states, and what follows them, leave nothing out.
-    pub rev: Revision,
 }
 
 /// The whole of it.
@@ -192,48 +177,6 @@ impl Core {
         self.groups.contains_key(&group)
     }
 
-    /// Everything in (…, the last bookmark] has been told to everyone it concerns.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.topics.values().all(Slot::is_settled)
-    }
-
-    /// What a session of the group that has everything up to `since` must be told to be where the group is now;
-    /// from 0, or when history does not reach back so far, the state. `None` while the group itself is not
-    /// there yet.
-    pub(crate) fn preface(
-        &self,
-        id: GroupId,
-        since: Revision,
-        known: &HashMap<ServiceRef, Replayed>,
-    ) -> Option<Result<Preface, Vec<Want>>> {
-        let group = self.groups.get(&id).filter(|group| group.confirmed > 0 && group.asking.is_none())?;
-        if since > self.seen {
-            // Another gateway is further than this one; soon this one is there too.
-            return None;
-        }
-        let (mut preface, mut wanted) = (Preface::default(), Vec::new());
-        let mut rev = Revision::MAX;
-        let base = Position::end_of(since);
-        for provider in &group.providers {
-            let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_settled()) else {
-                return None;
-            };
-            rev = rev.min(topic.at().rev.max(self.bookmark.unwrap_or(0)));
-            match events_since(topic, base, known.get(provider)) {
-                Some(events) if since > 0 => preface.events.extend(events),
-                None if since > 0 && !known.contains_key(provider) => {
-                    wanted.push(Want { provider: provider.clone(), since: base, snapshot: false });
-                }
-                Some(_) | None => preface.states.extend(topic.key().map(|key| {
-                    (key.clone(), topic.instances().map(|(instance, _)| instance.clone()).collect())
-                })),
-            }
-        }
-        preface.rev = if rev == Revision::MAX { group.confirmed } else { rev };
-        preface.events.sort_by_key(|push| push.at);
-        Some(if wanted.is_empty() { Ok(preface) } else { Err(wanted) })
-    }
-
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
     pub(crate) fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
         let id = match self.by_selector.get(selector) {
@@ -259,6 +202,7 @@ impl Core {
             selector,
             providers: BTreeSet::new(),
             confirmed: 0,
+            changed: 0,
             asking: Some(Vec::new()),
             sessions: vec![0; self.shards],
             empty_since: None,
@@ -345,9 +289,11 @@ impl Core {
             }
             return kept.push(change);
         }
-        if change.rev <= group.confirmed || matches!(group.selector, Selector::Providers(_)) {
+        let known = change.rev <= group.confirmed || change.rev < group.changed;
+        if known || matches!(group.selector, Selector::Providers(_)) {
             return;
         }
+        group.changed = change.rev;
         // What was committed together with the new interest belongs to it.
         let base = Position::end_of(change.rev.saturating_sub(1));
         self.change_interest(id, &change.removed, change.added, base);
@@ -568,17 +514,6 @@ fn join_live(
             effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
         }
     }
-}
-
-/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that.
-fn events_since(topic: &Topic, base: Position, told: Option<&Replayed>) -> Option<Vec<Arc<Push>>> {
-    if let Some(events) = topic.since(base) {
-        return Some(events);
-    }
-    let told = told.filter(|told| told.continuous)?;
-    let later = topic.since(told.at)?;
-    let events = told.events.iter().filter(|event| event.at > base && event.at <= topic.at());
-    Some(events.map(|event| Arc::new(Push::of(topic.id, event))).chain(later).collect())
 }
 
 fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
