@@ -66,6 +66,8 @@ pub(crate) enum ToShard {
     /// A session of the group begins here, in this place of the order; its socket follows. `preface` goes out
     /// before everything else.
     Reserve { ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8> },
+    /// The socket of a reserved session will not come.
+    Release { ticket: Ticket },
     /// What a reserved session writes to.
     Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// An event for some groups.

@@ -58,8 +58,8 @@ impl From<&SessionConfig> for Pace {
 /// How long a client may take to end its side after the last words.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Later than any session lives: some seven years.
-const NEVER: Tick = Tick::MAX / 2;
+/// Later than any session lives: some seven years. A deadline from here on needs no timer.
+pub(crate) const NEVER: Tick = Tick::MAX / 2;
 
 /// What happened to a session.
 #[derive(Debug)]

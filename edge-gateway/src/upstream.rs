@@ -312,7 +312,10 @@ impl Upstream {
                     let now = *link.borrow_and_update();
                     self.on_link(now);
                 }
-                _ = pace.tick() => self.on_pace(),
+                _ = pace.tick() => {
+                    self.release_abandoned().await;
+                    self.on_pace();
+                }
             }
             self.act().await;
             if !self.resuming.is_empty() {

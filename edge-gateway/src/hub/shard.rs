@@ -33,7 +33,7 @@ use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
 use crate::metrics::HubMetrics;
 use crate::session::close::Reason;
-use crate::session::{Input, Pace};
+use crate::session::{Input, NEVER, Pace};
 
 mod sessions;
 
@@ -67,7 +67,7 @@ enum Alarm {
     /// The machine's deadline, if it is still the one that counts.
     Deadline(Key, Tick),
     /// A reserved place whose socket should have come.
-    Attach(Key),
+    Attach(Ticket),
     /// A session's turn to be drained.
     Drain(Key),
 }
@@ -178,6 +178,7 @@ impl Shard {
                 self.reserve(ticket, group, encoding, preface);
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
+            ToShard::Release { ticket } => self.release(ticket),
             ToShard::Bookmark { rev } => self.bookmark(rev),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
@@ -331,7 +332,7 @@ impl Shard {
         let now = self.wheel.now();
         let Some(connection) = self.get(key) else { return };
         let at = connection.machine.deadline(&pace).max(now + 1);
-        if connection.armed > now && connection.armed <= at {
+        if at >= NEVER || (connection.armed > now && connection.armed <= at) {
             return;
         }
         connection.armed = at;
@@ -348,11 +349,7 @@ impl Shard {
         for alarm in fired {
             match alarm {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
-                Alarm::Attach(key) => {
-                    if self.get(key).is_some_and(|it| it.outlet.is_none()) {
-                        self.remove(key, Reason::NeverAttached);
-                    }
-                }
+                Alarm::Attach(ticket) => self.release(ticket),
                 Alarm::Drain(key) => self.on_drain(key, now),
             }
         }

@@ -71,6 +71,15 @@ impl Upstream {
         }
     }
 
+    /// Gives up the places of those who did not wait for their group's view to begin.
+    pub(super) async fn release_abandoned(&mut self) {
+        for waiting in self.opening.values_mut() {
+            for (_, joined) in waiting.extract_if(.., |(done, _)| done.is_closed()) {
+                joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
+            }
+        }
+    }
+
     /// Lets those go on who resume from a revision and whose groups have arrived at one.
     pub(super) async fn resume(&mut self) {
         let ready: Vec<u64> = self.resuming.keys().copied().collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use edge_gateway::Config;
-use edge_gateway::config::UpstreamConfig;
+use edge_gateway::config::{HubConfig, SessionConfig, UpstreamConfig};
 use proto::event::v1::Action;
 use proto::servicecenter::WatchInstanceRequest;
 use proto::servicecenter::service_instance_ctrl_client::ServiceInstanceCtrlClient;
@@ -26,6 +26,13 @@ async fn channel(world: &World) -> Channel {
         .connect()
         .await
         .expect("connects")
+}
+
+/// A channel that buffers as little as HTTP/2 allows.
+async fn narrow(world: &World) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{}", world.api)).expect("an address");
+    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    endpoint.connect().await.expect("connects")
 }
 
 async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, tonic::Status> {
@@ -97,6 +104,48 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
     // A client that leaves is noticed.
     drop(streams);
     world.until("muster_edge_sessions", |count| count == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_merged_and_ends_up_with_the_truth() {
+    let hub = HubConfig { slow_after_bytes: 16 * 1024, ..config().hub };
+    let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };
+    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut client = WatchClient::new(narrow(&world).await);
+    let mut stream = client.watch(watch(None)).await.expect("streams").into_inner();
+    for _ in 0..15_000 {
+        world.control_plane.tell("p", Update, "i").await;
+    }
+    world.until("muster_edge_events_merged_total", |merged| merged > 500.0).await;
+    let last = world.control_plane.tell("p", Delete, "i").await;
+    let (mut heard, mut before) = (0, 0);
+    while before < last.at.rev {
+        let Some(What::Event(told)) = next(&mut stream).await.expect("good").expect("open").what else {
+            panic!("an event was expected")
+        };
+        assert!(told.rev > before, "in order");
+        before = told.rev;
+        heard += 1;
+    }
+    assert!(heard < 14_600, "merged: {heard}");
+    let next_one = world.control_plane.tell("p", Create, "i").await;
+    let told = next(&mut stream).await.expect("good").expect("open").what;
+    assert!(matches!(told, Some(What::Event(told)) if told.rev == next_one.at.rev));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_never_read_is_let_go() {
+    let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
+    let world = World::with(Config { session, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut client = WatchClient::new(narrow(&world).await);
+    let stream = client.watch(watch(None)).await.expect("streams").into_inner();
+    for _ in 0..15_000 {
+        world.control_plane.tell("p", Update, "i").await;
+    }
+    world.until(r#"muster_edge_sessions_closed_total{reason="write_timeout"}"#, |count| count == 1.0).await;
+    drop(stream);
 }
 
 #[tokio::test]

@@ -42,8 +42,15 @@ impl Shard {
         it.members.push(key);
         it.slow.push(key);
         self.tickets.insert(ticket, key);
-        self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(key));
+        self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(ticket));
         self.setup.metrics.opened();
+    }
+
+    /// Gives up a place, if its socket has not come.
+    pub(super) fn release(&mut self, ticket: Ticket) {
+        if let Some(key) = self.tickets.remove(&ticket) {
+            self.remove(key, Reason::NeverAttached);
+        }
     }
 
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
