@@ -526,3 +526,7 @@ fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core/tests.rs"]
+mod tests;
