@@ -11,12 +11,14 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod dependency_queue;
 pub mod election;
 pub mod failure;
 pub mod keys;
 pub mod metrics;
 #[cfg(feature = "etcd")]
 pub mod process;
+pub mod protector;
 pub mod publisher;
 pub mod record;
 pub mod registry;

@@ -22,11 +22,13 @@ mod entry;
 pub mod follow;
 pub mod history;
 pub mod interest;
+pub mod protection;
 mod snapshot;
 mod writer;
 
-pub use entry::{InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
+pub use entry::{FindBody, Held, InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
 pub use history::{Change, History};
+pub use protection::Protection;
 pub use snapshot::{Snapshot, TenantView, select};
 pub use writer::Writer;
 
@@ -87,12 +89,12 @@ impl View {
 }
 
 /// An empty view, and the only handle that can change it.
-pub fn view(history: History, clock: shared::clock::Clock) -> (Writer, View) {
+pub fn view(history: History, protection: Protection, clock: shared::clock::Clock) -> (Writer, View) {
     let history = Arc::new(history);
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (sender, revision) = watch::channel(0);
     let skipped = Arc::new(AtomicU64::new(0));
-    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock, skipped.clone());
+    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());
     (writer, View { snapshot, revision, history, skipped })
 }
 

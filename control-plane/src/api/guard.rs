@@ -12,6 +12,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::FutureExt;
@@ -170,20 +171,26 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 async fn compressed(response: Response) -> Response {
+    let ready = response.extensions().get::<super::reply::Ready>().map(super::reply::Ready::gzip);
     let (mut parts, body) = response.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => return Failure::new(Code::Internal, "").into_response(),
+    let small = match ready {
+        Some(small) => small,
+        None => match squeezed(body).await {
+            Ok(small) => small,
+            Err(failure) => return failure.into_response(),
+        },
     };
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    Response::from_parts(parts, Body::from(small))
+}
+
+async fn squeezed(body: Body) -> Result<Bytes, Failure> {
+    let broken = |_| Failure::new(Code::Internal, "");
+    let body = body.collect().await.map_err(broken)?.to_bytes();
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    match encoder.write_all(&body).and_then(|()| encoder.finish()) {
-        Ok(small) => {
-            parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-            Response::from_parts(parts, Body::from(small))
-        }
-        Err(_) => Response::from_parts(parts, Body::from(body)),
-    }
+    let small = encoder.write_all(&body).and_then(|()| encoder.finish());
+    small.map(Bytes::from).map_err(|error| Failure::new(Code::Internal, error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Answers in the contract's form: compact JSON without a newline, empty means absent.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::failure::{Code, Failure};
 use crate::registry::find::Found;
+use crate::view::{FindBody, ServiceView};
 
 /// What a handler returns.
 pub(super) type Answer = Result<Response, Failure>;
@@ -40,18 +44,31 @@ pub(super) fn empty() -> Answer {
 
 /// The instances of what was found, or 304, with the revision either way.
 pub(super) fn instances(found: &Found) -> Answer {
-    let response = if found.not_modified { not_modified() } else { raw_json(instances_body(found)) };
+    if found.not_modified {
+        return Ok(with_revision(not_modified(), &found.rev));
+    }
+    let bodies: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
+    let response = match bodies.as_slice() {
+        [] => raw_json("{}"),
+        [only] => {
+            let plain = only.answer().map_or_else(Bytes::new, |body| body.plain().clone());
+            let mut response = raw_json(plain);
+            response.extensions_mut().insert(Ready((*only).clone()));
+            response
+        }
+        several => raw_json(FindBody::joined(several.iter().filter_map(|view| view.answer()))),
+    };
     Ok(with_revision(response, &found.rev))
 }
 
-fn instances_body(found: &Found) -> Vec<u8> {
-    let mut body = Vec::with_capacity(64);
-    for part in found.services.iter().map(|view| view.instances_json()).filter(|part| !part.is_empty()) {
-        body.extend_from_slice(if body.is_empty() { br#"{"instances":["# } else { b"," });
-        body.extend_from_slice(part);
+/// The service whose answer a response carries; its compressed form is kept there.
+#[derive(Clone)]
+pub(super) struct Ready(Arc<ServiceView>);
+
+impl Ready {
+    pub(super) fn gzip(&self) -> Bytes {
+        self.0.answer().map_or_else(Bytes::new, |body| body.gzip().clone())
     }
-    body.extend_from_slice(if body.is_empty() { b"{}" } else { b"]}" });
-    body
 }
 
 /// 304 without a body.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use shared::model::{HealthCheck, Instance, ServiceRef};
 use uuid::Uuid;
 
-use super::service::{existing, quota};
-use super::{Caller, Registry, validate};
+use super::quota::{Place, Resource};
+use super::service::existing;
+use super::{Caller, Registry, RegistryConfig, validate};
 use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
+use crate::view::protection::Size;
 use crate::view::{InstanceView, Snapshot};
 
 /// The health check of an instance that names none: a heartbeat each 30 s, three may be missed.
@@ -29,7 +31,7 @@ impl Registry {
         mut instance: Instance,
     ) -> Result<String, Failure> {
         validate::instance(&instance)?;
-        fill_defaults(&mut instance)?;
+        fill_defaults(&mut instance, &self.config)?;
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
         let absent = || Failure::new(Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop).map_err(|_| absent())).await?;
@@ -39,7 +41,7 @@ impl Registry {
         let instance = &instance;
         self.until_won(|snapshot| async move {
             let record = existing(&snapshot, service).map_err(|_| absent())?;
-            let known = record.instances.get(&instance.instance_id);
+            let known = record.instance(&instance.instance_id);
             if let Some(known) = known
                 && self.renewed(known).await?
             {
@@ -49,11 +51,15 @@ impl Registry {
                 let moved = Instance { status: known.instance.status.clone(), ..instance.clone() };
                 return self.rewrite(service, known, moved).await;
             }
-            if known.is_none() {
-                self.check_instance_quota(&snapshot, service)?;
-            }
+            let _place = match known {
+                Some(_) => None,
+                None => self.place_for_instance(&snapshot, service)?,
+            };
             let version = record.service.as_ref().map(|s| s.version.clone()).unwrap_or_default();
-            self.create_instance(service, Instance { version, ..instance.clone() }, known.map(|k| &**k)).await
+            let shown = record.instances.contains_key(&instance.instance_id);
+            let size = record.instances.size() + usize::from(!shown);
+            self.create_instance(service, Instance { version, ..instance.clone() }, known.map(|k| &**k), size)
+                .await
         })
         .await?;
         Ok(instance.instance_id.clone())
@@ -73,6 +79,7 @@ impl Registry {
         service: &ServiceRef,
         mut instance: Instance,
         known: Option<&InstanceView>,
+        size: usize,
     ) -> Result<Option<()>, Failure> {
         instance.service_id = service.id.clone();
         instance.timestamp = self.seconds();
@@ -91,6 +98,9 @@ impl Registry {
                     value: lease.to_string().into(),
                     lease: Some(lease),
                 },
+                put_size(service, size, ""),
+                // It may have been held until now.
+                Op::Delete(keys::held(service, &instance.instance_id)),
             ],
             ..Txn::default()
         };
@@ -102,13 +112,20 @@ impl Registry {
         Ok(reply?.succeeded.then_some(()))
     }
 
-    fn check_instance_quota(&self, snapshot: &Snapshot, service: &ServiceRef) -> Result<(), Failure> {
-        let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
-        let limit = self.config.instance_quota;
+    fn place_for_instance(
+        &self,
+        snapshot: &Snapshot,
+        service: &ServiceRef,
+    ) -> Result<Option<Place>, Failure> {
         let own = existing(snapshot, service).is_ok_and(|view| {
-            view.service.as_ref().is_some_and(|s| self.is_shared(&service.tenant, &s.app_id, &s.service_name))
+            let record = view.service.as_ref();
+            record.is_some_and(|s| self.is_shared(&service.tenant, &s.app_id, &s.service_name))
         });
-        if used < limit || own { Ok(()) } else { Err(quota("INSTANCE", limit, used)) }
+        if own {
+            return Ok(None);
+        }
+        let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
+        self.pending.take(&service.tenant, Resource::Instance, used, self.config.instance_quota).map(Some)
     }
 
     /// The seconds that an instance lives without a heartbeat.
@@ -216,22 +233,46 @@ impl Registry {
     /// Ends an instance. Its lease is revoked, so that every node sees the same deletes.
     pub async fn unregister_instance(&self, service: &ServiceRef, id: &str) -> Result<(), Failure> {
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let known = self.answer(&caller, |snapshot| living(snapshot, service, id)).await?;
-        match known.lease {
-            Some(lease) => self.store.revoke(lease).await?,
-            None => {
-                let keys = [keys::instance(service, id), keys::lease(service, id)];
-                self.store.txn(Txn { then: keys.map(Op::Delete).to_vec(), ..Txn::default() }).await?;
-            }
+        let known = self
+            .answer(&caller, |snapshot| {
+                let view = existing(snapshot, service).map_err(|_| Failure::no_instance())?;
+                let known = view.instances.get(id).cloned().ok_or_else(Failure::no_instance)?;
+                Ok((known, view.instances.size().saturating_sub(1)))
+            })
+            .await?;
+        let (known, left) = known;
+        // The size tells that it left, as opposed to expired; so the keys go in this transaction, not with their
+        // lease.
+        let txn = Txn {
+            compare: vec![Compare::Exists(keys::service(service))],
+            then: vec![
+                put_size(service, left, id),
+                Op::Delete(keys::instance(service, id)),
+                Op::Delete(keys::lease(service, id)),
+                Op::Delete(keys::held(service, id)),
+            ],
+            ..Txn::default()
+        };
+        if !self.commit(txn).await?.succeeded {
+            return Err(Failure::no_instance());
         }
-        self.confirmed().await.map(drop)
+        if let Some(lease) = known.lease {
+            let _ = self.store.revoke(lease).await; // nothing lives on it any more
+        }
+        Ok(())
     }
 
     /// The lease of an instance, looked for in the store when the view does not know it (yet).
     pub(super) async fn lease_of(&self, service: &ServiceRef, id: &str) -> Result<Option<LeaseId>, Failure> {
         let snapshot = self.view.now()?;
-        if let Some(known) = snapshot.any_service(service).and_then(|view| view.instances.get(id)) {
-            return Ok(known.lease);
+        if let Some(view) = snapshot.any_service(service) {
+            if let Some(known) = view.instance(id) {
+                return Ok(known.lease);
+            }
+            if view.held.contains_key(id) {
+                // It lives only in our memory; its owner is to register it again.
+                return Err(Failure::no_instance());
+            }
         }
         let reply = self.store.range(crate::store::RangeRequest::key(keys::instance(service, id))).await?;
         match reply.items.first() {
@@ -262,8 +303,13 @@ fn matching(
 }
 
 fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<InstanceView>, Failure> {
-    let view = snapshot.service(service).and_then(|(view, _)| view.instances.get(id));
+    let view = snapshot.service(service).and_then(|(view, _)| view.instance(id));
     view.cloned().ok_or_else(Failure::no_instance)
+}
+
+fn put_size(service: &ServiceRef, size: usize, left: &str) -> Op {
+    let size = Size { size, left: left.to_owned() };
+    Op::put(keys::size(service), record::render(&size, None))
 }
 
 /// Whether consumers would reach the instance as before.
@@ -274,7 +320,7 @@ fn same_place(a: &Instance, b: &Instance) -> bool {
         && a.data_center_info == b.data_center_info
 }
 
-fn fill_defaults(instance: &mut Instance) -> Result<(), Failure> {
+fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(), Failure> {
     if instance.status.is_empty() {
         instance.status = "UP".into();
     }
@@ -286,6 +332,9 @@ fn fill_defaults(instance: &mut Instance) -> Result<(), Failure> {
     });
     if check.mode == "pull" {
         (check.interval, check.times) = (DEFAULT_INTERVAL, DEFAULT_TIMES);
+    } else {
+        check.interval = check.interval.max(config.min_interval);
+        check.times = check.times.max(config.min_times);
     }
     // The old arithmetic has 32 bits; what overflows there is refused here.
     let ttl = i64::from(check.interval) * (i64::from(check.times) + 1);

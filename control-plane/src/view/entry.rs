@@ -1,9 +1,12 @@
 //! What the view knows of one service.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,6 +15,61 @@ use shared::model::{Instance, Revision, Service, ServiceKey, null_default};
 
 use crate::store::LeaseId;
 use crate::version::Version;
+
+/// An answer that is ready to be sent, plain and compressed.
+#[derive(Debug)]
+pub struct FindBody {
+    plain: Bytes,
+    gzip: OnceLock<Bytes>,
+}
+
+const OPENING: &[u8] = br#"{"instances":["#;
+const CLOSING: &[u8] = b"]}";
+
+impl FindBody {
+    fn of(instances: &RedBlackTreeMapSync<String, Arc<InstanceView>>) -> Self {
+        let mut plain = OPENING.to_vec();
+        for (index, view) in instances.values().enumerate() {
+            if index > 0 {
+                plain.push(b',');
+            }
+            serde_json::to_writer(&mut plain, &*view.instance).expect("plain fields always serialise");
+        }
+        plain.extend_from_slice(CLOSING);
+        Self { plain: plain.into(), gzip: OnceLock::new() }
+    }
+
+    /// The whole answer.
+    pub fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
+    /// The whole answer, compressed once.
+    pub fn gzip(&self) -> &Bytes {
+        self.gzip.get_or_init(|| {
+            let mut encoder =
+                GzEncoder::new(Vec::with_capacity(self.plain.len() / 4), Compression::default());
+            encoder
+                .write_all(&self.plain)
+                .and_then(|()| encoder.finish())
+                .expect("memory takes what is written")
+                .into()
+        })
+    }
+
+    /// One answer out of several services' answers.
+    pub fn joined<'a>(bodies: impl Iterator<Item = &'a Self>) -> Vec<u8> {
+        let mut joined = OPENING.to_vec();
+        for (index, body) in bodies.enumerate() {
+            if index > 0 {
+                joined.push(b',');
+            }
+            joined.extend_from_slice(&body.plain[OPENING.len()..body.plain.len() - CLOSING.len()]);
+        }
+        joined.extend_from_slice(CLOSING);
+        joined
+    }
+}
 
 /// An instance as stored.
 #[derive(Clone, Debug)]
@@ -53,6 +111,15 @@ pub struct ServiceRule {
     pub mod_timestamp: String,
 }
 
+/// How an expired instance is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The revision at which it expired.
+    pub since: Revision,
+    /// The store says so too; until then it is this replica's conclusion.
+    pub recorded: bool,
+}
+
 /// What is known of a schema without its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaView {
@@ -79,6 +146,10 @@ pub struct ServiceView {
     pub digest: u64,
     /// Where the last change of an instance stands.
     pub last: Position,
+    /// How many instances it has when nothing is wrong; 0 when nobody said so.
+    pub size: usize,
+    /// Which of `instances` have expired and are held.
+    pub held: RedBlackTreeMapSync<String, Held>,
     /// Its tags.
     pub tags: Arc<BTreeMap<String, String>>,
     /// The revision that wrote the tags last; 0 when there are none.
@@ -87,22 +158,23 @@ pub struct ServiceView {
     pub rules: Arc<BTreeMap<String, ServiceRule>>,
     /// Its schemas, by id.
     pub schemas: Arc<BTreeMap<String, SchemaView>>,
-    pub(crate) body: Arc<OnceLock<Bytes>>,
+    pub(crate) body: Arc<OnceLock<FindBody>>,
 }
 
 impl ServiceView {
-    /// The instances as JSON objects joined by commas: made once per state of the service.
-    pub fn instances_json(&self) -> &Bytes {
-        self.body.get_or_init(|| {
-            let mut out = Vec::new();
-            for view in self.instances.values() {
-                if !out.is_empty() {
-                    out.push(b',');
-                }
-                serde_json::to_writer(&mut out, &*view.instance).expect("plain fields always serialise");
-            }
-            out.into()
-        })
+    /// The answer to a find of this service alone, made once per state of the service. `None` without instances.
+    pub fn answer(&self) -> Option<&FindBody> {
+        (!self.instances.is_empty()).then(|| self.body.get_or_init(|| FindBody::of(&self.instances)))
+    }
+
+    /// Instances that live, as opposed to held ones.
+    pub fn living(&self) -> usize {
+        self.instances.size() - self.held.size()
+    }
+
+    /// An instance that lives.
+    pub fn instance(&self, id: &str) -> Option<&Arc<InstanceView>> {
+        if self.held.contains_key(id) { None } else { self.instances.get(id) }
     }
 
     /// Nothing is known of it any more.
@@ -126,6 +198,7 @@ impl ServiceView {
     pub(super) fn take_instance(&mut self, id: &str) -> Option<Arc<InstanceView>> {
         let before = self.instances.get(id)?.clone();
         self.instances.remove_mut(id);
+        self.held.remove_mut(id);
         self.digest = self.digest.wrapping_sub(digest_of(id, before.mod_rev));
         self.body = Arc::default();
         Some(before)

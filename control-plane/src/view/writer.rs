@@ -19,10 +19,12 @@ use tracing::warn;
 use super::entry::{InstanceView, ServiceView};
 use super::history::{Change, History};
 use super::interest;
+use super::protection::Protection;
 use super::snapshot::{Snapshot, TenantView};
 use crate::keys::{Key, Name};
 use crate::store::{KeyValue, KvEvent};
 
+mod hold;
 mod put;
 mod relist;
 
@@ -41,6 +43,7 @@ pub struct Writer {
     gone: HashMap<ServiceRef, Position>,
     /// Before this revision nothing is known of providers that are not in the view.
     floor: Revision,
+    protection: Protection,
     skipped: Arc<AtomicU64>,
 }
 
@@ -57,6 +60,8 @@ struct Round {
     /// Consumers known by name and version only.
     named_consumers: BTreeSet<(Tenant, Name, String)>,
     touched: BTreeSet<ServiceRef>,
+    /// Instances that were unregistered, as opposed to those that expired.
+    left: BTreeSet<(ServiceRef, String)>,
 }
 
 impl Writer {
@@ -65,6 +70,7 @@ impl Writer {
         revision: watch::Sender<Revision>,
         history: Arc<History>,
         clock: Clock,
+        protection: Protection,
         skipped: Arc<AtomicU64>,
     ) -> Self {
         Self {
@@ -75,6 +81,7 @@ impl Writer {
             clock,
             gone: HashMap::new(),
             floor: 0,
+            protection,
             skipped,
         }
     }
@@ -124,11 +131,21 @@ impl Writer {
                 self.put(key, kv, round);
             }
         }
+        let ended = |service: &ServiceRef| {
+            keyed.iter().any(|(key, event)| {
+            matches!((key, event), (Key::Service(gone), KvEvent::Delete { .. }) if gone == service)
+        })
+        };
         for (key, event) in &keyed {
             let Key::Instance(service, id) = key else { continue };
             match event {
                 KvEvent::Put(kv) => self.put_instance(service, id, kv, round),
-                KvEvent::Delete { .. } => self.delete_instance(service, id, round),
+                KvEvent::Delete { .. } => {
+                    let left = round.left.contains(&(service.clone(), id.clone())) || ended(service);
+                    if left || !self.hold(service, id, round) {
+                        self.delete_instance(service, id, round);
+                    }
+                }
             }
         }
         for (key, event) in &keyed {
@@ -142,6 +159,7 @@ impl Writer {
         let Some(view) = self.parse_instance(service, id, kv) else { return };
         let instance = view.instance.clone();
         let before = self.service_mut(service).put_instance(view);
+        self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
         let action = if before.is_some() { Action::Update } else { Action::Create };
         if before.is_none() {
             self.tenant_mut(&service.tenant).instance_count += 1;
@@ -155,6 +173,7 @@ impl Writer {
         if !known {
             return;
         }
+        self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
         if let Some(before) = self.service_mut(service).take_instance(id) {
             self.tenant_mut(&service.tenant).instance_count -= 1;
             self.announce(service, Action::Delete, before.instance.clone(), round.rev, round);
