@@ -54,7 +54,7 @@ fn instruments() -> BTreeSet<String> {
     for folder in ["shared/src", "control-plane/src", "edge-gateway/src"] {
         for file in files(folder, ".rs") {
             let text = read(&file);
-            let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let product = text.split("\nmod tests {").next().unwrap_or_default();
             let literals = product.split('"').skip(1).step_by(2);
             names.extend(literals.filter(|it| is_ours(it) && words(it).count() == 1).map(str::to_owned));
         }
@@ -65,7 +65,7 @@ fn instruments() -> BTreeSet<String> {
 
 /// Names that rules add.
 fn recorded() -> BTreeSet<String> {
-    each(&yaml("grafana/rules.yml"), "record").iter().map(|it| text(it)).collect()
+    each(&yaml("grafana/rules.yml"), "record").iter().map(text).collect()
 }
 
 /// Every value called `name`, at any depth.
@@ -117,7 +117,10 @@ fn files_that_compose_mounts_and_targets_that_it_builds_exist() {
         for (name, service) in services(&yaml(file)) {
             for volume in service["volumes"].as_array().into_iter().flatten().map(text) {
                 let source = volume.split(':').next().unwrap_or_default().to_owned();
-                assert!(!source.starts_with("./") || root().join(&source).exists(), "{file}: {name}: {source}");
+                assert!(
+                    !source.starts_with("./") || root().join(&source).exists(),
+                    "{file}: {name}: {source}"
+                );
             }
             if let Some(target) = service["build"]["target"].as_str() {
                 assert!(dockerfile.contains(&format!(" AS {target}\n")), "{file}: {name}: {target}");
@@ -140,7 +143,8 @@ fn variables_that_containers_get_are_settings_of_their_programs() {
         }
     }
     for part in read("Dockerfile").split(" AS ").skip(1) {
-        let image = format!("muster/{}", words(&part.replace('-', "_")).next().unwrap_or_default().replace('_', "-"));
+        let image =
+            format!("muster/{}", words(&part.replace('-', "_")).next().unwrap_or_default().replace('_', "-"));
         let set: Vec<_> = part
             .lines()
             .filter_map(|line| line.strip_prefix("ENV "))
@@ -168,7 +172,8 @@ fn ports_agree() {
     let hosts: BTreeSet<String> = services(&compose).into_iter().map(|(name, _)| name).collect();
     let scrape = yaml("grafana/prometheus.yml");
     for target in each(&scrape, "targets").iter().flat_map(|it| it.as_array().cloned().unwrap_or_default()) {
-        let (host, port) = text(&target).split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("has a port");
+        let (host, port) =
+            text(&target).split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("has a port");
         assert!(hosts.contains(&host), "{host} is scraped and not there");
         let expected = match host.as_str() {
             "etcd" => "2379",
@@ -199,7 +204,8 @@ fn every_figure_that_is_asked_for_is_told() {
     assert!(queries.len() > 60, "{}", queries.len());
     for (file, query) in queries {
         for name in words(&query).filter(|word| is_ours(word)) {
-            let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let bare =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             assert!(known.contains(name) || known.contains(bare), "{file}: nobody tells {name}\n{query}");
         }
     }
@@ -208,7 +214,8 @@ fn every_figure_that_is_asked_for_is_told() {
 #[test]
 fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let alerts = yaml("grafana/alerts.yml");
-    let named: BTreeSet<PathBuf> = each(&alerts, "runbook_url").iter().map(|it| root().join(text(it))).collect();
+    let named: BTreeSet<PathBuf> =
+        each(&alerts, "runbook_url").iter().map(|it| root().join(text(it))).collect();
     assert_eq!(named.len(), each(&alerts, "alert").len());
     let there: BTreeSet<PathBuf> =
         files("docs/runbooks", ".md").into_iter().filter(|it| !it.ends_with("README.md")).collect();
