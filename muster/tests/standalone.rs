@@ -126,6 +126,11 @@ async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_to
         assert_eq!(report[none], 0, "{none}: {report}");
     }
 
+    let findings = json(&["doctor"], &url).await;
+    let states: Vec<_> =
+        findings.as_array().expect("is a list").iter().map(|it| it["state"].clone()).collect();
+    assert_eq!(states, ["ok"; 6], "{findings}");
+
     assert_eq!(server.end().await, Some(0));
     let (server, url) = registry(data.path()).await;
     let services = json(&["services"], &url).await;
