@@ -8,5 +8,6 @@ pub(crate) mod probe;
 pub(crate) mod register;
 pub(crate) mod services;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod unregister;
 pub(crate) mod watch;
