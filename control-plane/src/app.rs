@@ -16,6 +16,7 @@ use crate::api::guard::Guarded;
 use crate::config::{Config, host_name};
 use crate::election::{self, Role};
 use crate::metrics::{ApiMetrics, PublisherMetrics, observe_view};
+use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::{Registry, own};
 use crate::responder::Responder;
@@ -72,7 +73,7 @@ impl App {
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
         let Parts { store, bus, config, listening, meter, readiness } = parts;
         let clock = Clock::system();
-        let (writer, view) = view::view(History::new(config.history), clock.clone());
+        let (writer, view) = view::view(History::new(config.history), config.protection, clock.clone());
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone());
         let address =
             if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
@@ -84,6 +85,8 @@ impl App {
         let campaign =
             election::campaign(store, config.name.clone(), config.publisher_ttl, role_sender, stop.clone());
         tasks.spawn_vital("election", campaign);
+        let protector = protector::run(registry.clone(), config.protection_hold, role.clone(), stop.clone());
+        tasks.spawn_vital("protector", protector);
         let metrics = PublisherMetrics::new(&meter, clock);
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         tasks.spawn_vital("publisher", publisher.run(stop.clone()));

@@ -6,6 +6,7 @@ use shared::config::{Config as Read, Settings, Size};
 
 use crate::api::BodyLimits;
 use crate::registry::RegistryConfig;
+use crate::view::Protection;
 
 /// What a control plane needs to know besides its store and its bus.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct Config {
     pub history: usize,
     /// How soon a publisher that died is replaced.
     pub publisher_ttl: Duration,
+    /// When expired instances are held.
+    pub protection: Protection,
+    /// For how long.
+    pub protection_hold: Duration,
 }
 
 impl Read for Config {
@@ -90,6 +95,25 @@ impl Read for Config {
                 "100000",
                 "100"..="10000000",
                 "Changes kept in memory so that gateways catch up without the full state.",
+            ),
+            protection: Protection {
+                from_size: settings.get(
+                    "protection.from-size",
+                    "4",
+                    "Services with at least so many instances are protected against mass expiry; 0 protects none.",
+                ),
+                keep_percent: settings.within(
+                    "protection.keep-percent",
+                    "50",
+                    "1"..="100",
+                    "Part of its instances, in percent, that a protected service keeps whatever expires.",
+                ),
+            },
+            protection_hold: settings.within(
+                "protection.hold",
+                "5m",
+                "1s"..="1h",
+                "How long an expired instance is held at most.",
             ),
             publisher_ttl: settings.within(
                 "publisher.ttl",

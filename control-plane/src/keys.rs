@@ -66,6 +66,10 @@ pub enum Key {
     Project(Tenant),
     /// A consumer wants to hear of a name although no dependency rule says so.
     Wanted(ServiceRef, Tenant, Name),
+    /// How many instances a service has when nothing is wrong, and who left it last.
+    Size(ServiceRef),
+    /// An instance that expired together with too many others and is held.
+    Held(ServiceRef, String),
     /// Something the view does not use.
     Other,
 }
@@ -107,6 +111,8 @@ impl Key {
             ("ms", "dep-rules", [_, _, "p", env, app, name, rule]) => {
                 Self::ProviderRule(tenant(&rest), Name::new(env, app, name), (*rule).into())
             }
+            ("muster", "size", [_, _, _]) => Self::Size(service(&rest)),
+            ("muster", "held", [_, _, _, id]) => Self::Held(service(&rest), (*id).into()),
             ("muster", "wanted", [_, _, _, domain, project, env, app, name]) => {
                 Self::Wanted(service(&rest), Tenant::new(*domain, *project), Name::new(env, app, name))
             }
@@ -143,6 +149,8 @@ impl Key {
             Self::Wanted(consumer, t, n) => {
                 format!("{ROOT}muster/wanted/{consumer}/{t}/{}/{}/{}", n.environment, n.app_id, n.name)
             }
+            Self::Size(s) => format!("{ROOT}muster/size/{s}"),
+            Self::Held(s, id) => format!("{ROOT}muster/held/{s}/{id}"),
             Self::Other => return None,
         })
     }
@@ -198,6 +206,21 @@ pub fn belongings(service: &ServiceRef) -> Vec<String> {
     .to_vec()
 }
 
+/// The key of a service's usual size.
+pub fn size(service: &ServiceRef) -> String {
+    format!("{ROOT}muster/size/{service}")
+}
+
+/// The key of a held instance.
+pub fn held(service: &ServiceRef, id: &str) -> String {
+    format!("{ROOT}muster/held/{service}/{id}")
+}
+
+/// The prefix of a service's held instances.
+pub fn held_of(service: &ServiceRef) -> String {
+    format!("{ROOT}muster/held/{service}/")
+}
+
 /// The prefix of what a consumer wants to hear of.
 pub fn wanted_by(consumer: &ServiceRef) -> String {
     format!("{ROOT}muster/wanted/{consumer}/")
@@ -242,7 +265,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_comes_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..17) {
+        fn every_key_comes_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..19) {
             let [d, p, sid, id, app, name, version, d2, p2] =
                 <[String; 9]>::try_from(segments).expect("nine segments");
             let tenant = Tenant::new(d, p);
@@ -265,6 +288,8 @@ mod tests {
                 13 => Key::DependencyQueue(service, id),
                 14 => Key::Domain(tenant.domain),
                 15 => Key::Project(tenant),
+                16 => Key::Size(service),
+                17 => Key::Held(service, id),
                 _ => Key::Wanted(service, Tenant::new(d2, p2), name),
             };
             prop_assert_eq!(Key::parse(&key.render().expect("known")), key);

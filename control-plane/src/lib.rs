@@ -17,6 +17,7 @@ pub mod keys;
 pub mod metrics;
 #[cfg(feature = "etcd")]
 pub mod process;
+pub mod protector;
 pub mod publisher;
 pub mod record;
 pub mod registry;

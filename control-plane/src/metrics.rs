@@ -108,6 +108,18 @@ pub fn observe_view(meter: &Meter, view: &View, instance: &str) {
         view.now().map_or(0, |snapshot| snapshot.revision)
     });
     gauge("muster_view_history_changes", "Changes kept for replays.", |view| view.history().len() as u64);
+    gauge("muster_protection_held_instances", "Expired instances that are held.", |view| {
+        let services = |tenant: &Arc<crate::view::TenantView>| {
+            tenant.services.values().map(|service| service.held.size() as u64).sum::<u64>()
+        };
+        view.now().map_or(0, |snapshot| snapshot.tenants.values().map(services).sum())
+    });
+    let skipped = view.clone();
+    meter
+        .u64_observable_counter("muster_view_skipped_values_total")
+        .with_description("Stored values that could not be read and were passed over.")
+        .with_callback(move |observer| observer.observe(skipped.skipped(), &[]))
+        .build();
     observe_totals(meter, view, instance);
 }
 

@@ -22,6 +22,7 @@ pub mod find;
 pub mod heartbeat;
 pub mod instance;
 pub mod own;
+pub mod protection;
 pub mod rule;
 pub mod schema;
 pub mod service;

@@ -274,7 +274,7 @@ impl Parts {
         };
         let mut provider = head();
         let mut size = 0;
-        let events = events.iter().filter(|_| complete).map(|event| Item::Event(event.to_proto()));
+        let events = events.iter().filter(|_| complete).map(|event| Item::Event(Box::new(event.to_proto())));
         let instances = view.into_iter().filter(|_| has_snapshot).flat_map(|view| view.instances.values());
         let instances = instances.map(|it| {
             Item::Instance(pb::SnapshotInstance {
@@ -292,7 +292,7 @@ impl Parts {
             }
             size += more;
             match item {
-                Item::Event(event) => provider.events.push(event),
+                Item::Event(event) => provider.events.push(*event),
                 Item::Instance(instance) => provider.instances.push(instance),
             }
         }
@@ -323,7 +323,7 @@ impl Parts {
 }
 
 enum Item {
-    Event(pb::InstanceEvent),
+    Event(Box<pb::InstanceEvent>),
     Instance(pb::SnapshotInstance),
 }
 

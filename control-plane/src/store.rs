@@ -217,7 +217,8 @@ pub enum StoreError {
     /// The lease has expired, was revoked, or never was.
     #[error("the lease does not exist")]
     LeaseNotFound,
-    /// The revision is older than the history that is kept; `0` names the oldest kept revision.
+    /// The revision is older than the history that is kept. Carries the revision up to which history is gone: the
+    /// keys can still be read at exactly this revision, and watched after it.
     #[error("history before revision {0} has been compacted")]
     Compacted(Revision),
     /// The store refused the request as such (too large, malformed).
@@ -246,12 +247,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Watches every key with `prefix`, from revision `from` on (inclusive).
     ///
-    /// The stream's first error is [`StoreError::Compacted`] when `from` is no longer kept. A stream that is
-    /// silent for longer than its progress interval is broken by the store itself.
+    /// The stream's first error is [`StoreError::Compacted`] when `from` is no longer kept, that is, not after the
+    /// compacted revision. A stream whose store gives no sign of life is ended by the store itself. Reading it
+    /// late costs nobody else anything; it may be dropped at any time.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError>;
 
     /// A revision that covers everything committed before the call, and that each open watch of `prefix`
-    /// reports (by events or progress) without anyone writing anything else.
+    /// reports (by events or progress) without anyone writing anything else. An implementation may write a key of
+    /// its own under `prefix` for it.
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError>;
 
     /// Drops history before `rev`.

@@ -11,6 +11,7 @@
 //! events in the history, and an event leaves only after the snapshot has it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,11 +22,13 @@ mod entry;
 pub mod follow;
 pub mod history;
 pub mod interest;
+pub mod protection;
 mod snapshot;
 mod writer;
 
-pub use entry::{InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
+pub use entry::{Held, InstanceView, RuleSet, SchemaView, ServiceRule, ServiceView, VersionEntry};
 pub use history::{Change, History};
+pub use protection::Protection;
 pub use snapshot::{Snapshot, TenantView, select};
 pub use writer::Writer;
 
@@ -46,6 +49,7 @@ pub struct View {
     snapshot: Arc<ArcSwap<Snapshot>>,
     revision: watch::Receiver<Revision>,
     history: Arc<History>,
+    skipped: Arc<AtomicU64>,
 }
 
 impl View {
@@ -73,6 +77,11 @@ impl View {
         self.revision.clone()
     }
 
+    /// Stored values that could not be read, and were passed over, so far.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
     /// What happened lately.
     pub fn history(&self) -> &Arc<History> {
         &self.history
@@ -80,12 +89,13 @@ impl View {
 }
 
 /// An empty view, and the only handle that can change it.
-pub fn view(history: History, clock: shared::clock::Clock) -> (Writer, View) {
+pub fn view(history: History, protection: Protection, clock: shared::clock::Clock) -> (Writer, View) {
     let history = Arc::new(history);
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (sender, revision) = watch::channel(0);
-    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock);
-    (writer, View { snapshot, revision, history })
+    let skipped = Arc::new(AtomicU64::new(0));
+    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());
+    (writer, View { snapshot, revision, history, skipped })
 }
 
 #[cfg(test)]

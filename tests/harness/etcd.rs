@@ -1,17 +1,37 @@
-//! A real etcd of one member.
+//! A real etcd, of one member or several.
 
 use std::ops::Deref;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::certificates::Authority;
 use crate::process::Process;
 use crate::{eventually, port};
 
 /// An etcd with data and ports of its own. Killed when dropped.
 pub struct Etcd {
     process: Process,
-    port: u16,
+    ports: Ports,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    client: u16,
+    peer: u16,
+    /// Its health is told on a port of its own, without TLS.
+    health: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self { client: port::free(), peer: port::free(), health: port::free() }
+    }
+
+    /// How its peers know it.
+    fn member(&self, name: &str) -> String {
+        format!("{name}=http://127.0.0.1:{}", self.peer)
+    }
 }
 
 impl Etcd {
@@ -28,24 +48,68 @@ impl Etcd {
     /// # Panics
     /// When etcd is not installed or does not start.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        let (port, peer) = (port::free(), port::free());
-        let (client_url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
-        let process = Process::installed("etcd", "etcd-server")
-            // What surrounds the tests must not configure it.
-            .env("ETCD_UNSUPPORTED_ARCH", std::env::var("ETCD_UNSUPPORTED_ARCH").unwrap_or_default())
-            .args(["--data-dir", "data", "--logger", "zap", "--log-level", "warn"])
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}")])
-            .args(arguments.iter().copied());
-        let etcd = Self { process, port };
+        let etcd = Self::single("http", arguments);
         etcd.restart().await;
         etcd
+    }
+
+    /// Starts a cluster and waits until each member is healthy.
+    ///
+    /// # Panics
+    /// When etcd is not installed or does not start.
+    pub async fn start_cluster(size: usize) -> Vec<Self> {
+        let members: Vec<_> = (0..size).map(|n| (format!("member-{n}"), Ports::free())).collect();
+        let cluster = members.iter().map(|(name, ports)| ports.member(name)).collect::<Vec<_>>().join(",");
+        let prepare = |(name, ports): &(String, Ports)| Self::prepare("http", name, *ports, &cluster, &[]);
+        let members: Vec<_> = members.iter().map(prepare).collect();
+        members.iter().for_each(|member| member.process.start());
+        for member in &members {
+            member.wait_until_healthy().await;
+        }
+        members
+    }
+
+    /// Starts one that speaks TLS and asks its clients for a certificate of the same authority.
+    ///
+    /// # Panics
+    /// When etcd is not installed or does not start.
+    pub async fn start_with_tls(authority: &Authority) -> Self {
+        let files = ["--trusted-ca-file", "ca.pem", "--cert-file", "etcd.pem", "--key-file", "etcd.key"];
+        let etcd = Self::single("https", &[&files[..], &["--client-cert-auth"]].concat());
+        let identity = authority.issue(&["localhost", "127.0.0.1"]);
+        let contents = [authority.certificate_pem(), identity.certificate_pem, identity.key_pem];
+        for (file, content) in ["ca.pem", "etcd.pem", "etcd.key"].iter().zip(contents) {
+            std::fs::write(etcd.directory().join(file), content).expect("a writable directory");
+        }
+        etcd.restart().await;
+        etcd
+    }
+
+    fn single(scheme: &str, arguments: &[&str]) -> Self {
+        let ports = Ports::free();
+        Self::prepare(scheme, "single", ports, &ports.member("single"), arguments)
+    }
+
+    fn prepare(scheme: &str, name: &str, ports: Ports, cluster: &str, arguments: &[&str]) -> Self {
+        let client_url = format!("{scheme}://127.0.0.1:{}", ports.client);
+        let [peer_url, health_url] =
+            [ports.peer, ports.health].map(|port| format!("http://127.0.0.1:{port}"));
+        let process = Process::installed("etcd", "etcd-server")
+            .args(["--name", name, "--data-dir", "data", "--logger", "zap", "--log-level", "warn"])
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--listen-metrics-urls", &health_url, "--initial-cluster", cluster])
+            .args(arguments.iter().copied());
+        Self { process, ports }
     }
 
     /// Starts it again on the same port and data, and waits until it is healthy.
     pub async fn restart(&self) {
         self.process.start();
+        self.wait_until_healthy().await;
+    }
+
+    async fn wait_until_healthy(&self) {
         eventually("etcd is healthy", || async {
             assert!(self.process.is_running(), "etcd has ended");
             self.is_healthy().await.then_some(())
@@ -55,12 +119,12 @@ impl Etcd {
 
     /// `host:port` of its clients.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.ports.client)
     }
 
     async fn is_healthy(&self) -> bool {
         let asked = async {
-            let mut stream = TcpStream::connect(self.endpoint()).await?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.ports.health)).await?;
             stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n").await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;

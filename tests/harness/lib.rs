@@ -7,11 +7,13 @@
 //! | [`link`] | a TCP link that can be cut, frozen and slowed |
 //! | [`world`] | a whole system of our programs |
 //! | [`client`], [`watcher`] | who uses it |
+//! | [`certificates`] | an authority of a moment and what it signs |
 //! | [`eventually()`] | waiting for something, never for a time |
 //!
 //! Everything started here is ended, by its process id, when it is dropped. When a test fails, the logs of its
 //! processes are printed.
 
+pub mod certificates;
 pub mod client;
 pub mod etcd;
 pub mod eventually;
@@ -22,6 +24,7 @@ pub mod process;
 pub mod watcher;
 pub mod world;
 
+pub use certificates::{Authority, Identity};
 pub use client::{Answer, Client};
 pub use etcd::Etcd;
 pub use eventually::{deadline, eventually};

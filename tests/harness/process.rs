@@ -27,11 +27,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Prepares a program found on the search path or in `/usr/sbin`; [`Process::start`] starts it.
+    /// Prepares a program found on the search path or in `/usr/sbin`; [`Process::start`] starts it. To test with
+    /// another version, set for example `MUSTER_TEST_ETCD` to its file.
     ///
     /// # Panics
     /// When it is not installed; `package` names the Debian package that holds it.
     pub fn installed(program: &str, package: &str) -> Self {
+        let chosen = format!("MUSTER_TEST_{}", program.to_uppercase().replace('-', "_"));
+        if let Some(chosen) = std::env::var_os(chosen) {
+            return Self::at(program, chosen.into());
+        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
         let found = directories.map(|directory| directory.join(program)).find(|file| file.is_file());

@@ -1,5 +1,6 @@
 //! The chores of the workspace, as functions; `cargo xtask` lists them.
 
+pub mod bench;
 pub mod ci;
 pub mod codegen;
 pub mod licences;

@@ -51,10 +51,23 @@ struct Sources {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+    resolve: Resolve,
+}
+
+/// What is built; `packages` also has what only switched-off features would need.
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
 }
 
 #[derive(Deserialize)]
 struct Package {
+    id: String,
     name: String,
     version: String,
     license: Option<String>,
@@ -101,7 +114,8 @@ fn packages(target: &str) -> Result<Vec<Package>> {
     }
     let metadata: Metadata =
         serde_json::from_slice(&output.stdout).context("the answer of cargo metadata")?;
-    Ok(metadata.packages)
+    let built: BTreeSet<_> = metadata.resolve.nodes.into_iter().map(|node| node.id).collect();
+    Ok(metadata.packages.into_iter().filter(|package| built.contains(&package.id)).collect())
 }
 
 /// Why a package may not be used.

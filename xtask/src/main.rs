@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use xtask::{ci, codegen, licences, tests};
+use xtask::{bench, ci, codegen, licences, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
        cargo xtask ci              everything that must hold before a change is merged
+       cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         ["test"] => tests::test(None),
         ["test", filter] => tests::test(Some(filter)),
         ["ci"] => ci::ci(),
+        ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {

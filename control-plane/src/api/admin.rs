@@ -86,6 +86,20 @@ fn cache(snapshot: &Snapshot) -> serde_json::Map<String, Value> {
     cache
 }
 
+pub(super) async fn protections(State(api): State<Api>, call: Call) -> Answer {
+    let protected = api.registry().protected(&call.caller.tenant).await?;
+    if protected.is_empty() {
+        reply::json(&json!({}))
+    } else {
+        reply::json(&json!({ "protections": protected }))
+    }
+}
+
+pub(super) async fn release(State(api): State<Api>, call: Call) -> Answer {
+    api.registry().release(&call.service()?).await?;
+    reply::empty()
+}
+
 pub(super) async fn clusters(State(api): State<Api>, _call: Call) -> Answer {
     reply::json(&json!({ "clusters": { "default": api.registry().store().endpoints() } }))
 }

@@ -248,7 +248,7 @@ impl Registry {
         filter: PartnerFilter,
     ) -> Vec<Arc<Service>> {
         let keep = |partner: &ServiceRef| {
-            !(filter.same_domain && partner.tenant != own.tenant) && !(filter.no_self && partner == own)
+            (!filter.same_domain || partner.tenant == own.tenant) && (!filter.no_self || partner != own)
         };
         partners.iter().filter(|p| keep(p)).filter_map(|p| Some(snapshot.service(p)?.1.clone())).collect()
     }

@@ -12,6 +12,7 @@ use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
+use crate::view::protection::Size;
 use crate::view::{InstanceView, Snapshot};
 
 /// The health check of an instance that names none: a heartbeat each 30 s, three may be missed.
@@ -39,7 +40,7 @@ impl Registry {
         let instance = &instance;
         self.until_won(|snapshot| async move {
             let record = existing(&snapshot, service).map_err(|_| absent())?;
-            let known = record.instances.get(&instance.instance_id);
+            let known = record.instance(&instance.instance_id);
             if let Some(known) = known
                 && self.renewed(known).await?
             {
@@ -53,7 +54,10 @@ impl Registry {
                 self.check_instance_quota(&snapshot, service)?;
             }
             let version = record.service.as_ref().map(|s| s.version.clone()).unwrap_or_default();
-            self.create_instance(service, Instance { version, ..instance.clone() }, known.map(|k| &**k)).await
+            let shown = record.instances.contains_key(&instance.instance_id);
+            let size = record.instances.size() + usize::from(!shown);
+            self.create_instance(service, Instance { version, ..instance.clone() }, known.map(|k| &**k), size)
+                .await
         })
         .await?;
         Ok(instance.instance_id.clone())
@@ -73,6 +77,7 @@ impl Registry {
         service: &ServiceRef,
         mut instance: Instance,
         known: Option<&InstanceView>,
+        size: usize,
     ) -> Result<Option<()>, Failure> {
         instance.service_id = service.id.clone();
         instance.timestamp = self.seconds();
@@ -91,6 +96,9 @@ impl Registry {
                     value: lease.to_string().into(),
                     lease: Some(lease),
                 },
+                put_size(service, size, ""),
+                // It may have been held until now.
+                Op::Delete(keys::held(service, &instance.instance_id)),
             ],
             ..Txn::default()
         };
@@ -216,22 +224,46 @@ impl Registry {
     /// Ends an instance. Its lease is revoked, so that every node sees the same deletes.
     pub async fn unregister_instance(&self, service: &ServiceRef, id: &str) -> Result<(), Failure> {
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let known = self.answer(&caller, |snapshot| living(snapshot, service, id)).await?;
-        match known.lease {
-            Some(lease) => self.store.revoke(lease).await?,
-            None => {
-                let keys = [keys::instance(service, id), keys::lease(service, id)];
-                self.store.txn(Txn { then: keys.map(Op::Delete).to_vec(), ..Txn::default() }).await?;
-            }
+        let known = self
+            .answer(&caller, |snapshot| {
+                let view = existing(snapshot, service).map_err(|_| Failure::no_instance())?;
+                let known = view.instances.get(id).cloned().ok_or_else(Failure::no_instance)?;
+                Ok((known, view.instances.size().saturating_sub(1)))
+            })
+            .await?;
+        let (known, left) = known;
+        // The size tells that it left, as opposed to expired; so the keys go in this transaction, not with their
+        // lease.
+        let txn = Txn {
+            compare: vec![Compare::Exists(keys::service(service))],
+            then: vec![
+                put_size(service, left, id),
+                Op::Delete(keys::instance(service, id)),
+                Op::Delete(keys::lease(service, id)),
+                Op::Delete(keys::held(service, id)),
+            ],
+            ..Txn::default()
+        };
+        if !self.commit(txn).await?.succeeded {
+            return Err(Failure::no_instance());
         }
-        self.confirmed().await.map(drop)
+        if let Some(lease) = known.lease {
+            let _ = self.store.revoke(lease).await; // nothing lives on it any more
+        }
+        Ok(())
     }
 
     /// The lease of an instance, looked for in the store when the view does not know it (yet).
     pub(super) async fn lease_of(&self, service: &ServiceRef, id: &str) -> Result<Option<LeaseId>, Failure> {
         let snapshot = self.view.now()?;
-        if let Some(known) = snapshot.any_service(service).and_then(|view| view.instances.get(id)) {
-            return Ok(known.lease);
+        if let Some(view) = snapshot.any_service(service) {
+            if let Some(known) = view.instance(id) {
+                return Ok(known.lease);
+            }
+            if view.held.contains_key(id) {
+                // It lives only in our memory; its owner is to register it again.
+                return Err(Failure::no_instance());
+            }
         }
         let reply = self.store.range(crate::store::RangeRequest::key(keys::instance(service, id))).await?;
         match reply.items.first() {
@@ -262,8 +294,13 @@ fn matching(
 }
 
 fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<InstanceView>, Failure> {
-    let view = snapshot.service(service).and_then(|(view, _)| view.instances.get(id));
+    let view = snapshot.service(service).and_then(|(view, _)| view.instance(id));
     view.cloned().ok_or_else(Failure::no_instance)
+}
+
+fn put_size(service: &ServiceRef, size: usize, left: &str) -> Op {
+    let size = Size { size, left: left.to_owned() };
+    Op::put(keys::size(service), record::render(&size, None))
 }
 
 /// Whether consumers would reach the instance as before.

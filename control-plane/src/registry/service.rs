@@ -262,6 +262,8 @@ fn deletion(service: &ServiceRef, view: &ServiceView) -> Txn {
     then.extend(keys::belongings(service).into_iter().map(Op::DeletePrefix));
     then.extend(Key::Tags(service.clone()).render().map(Op::Delete));
     then.push(Op::DeletePrefix(keys::wanted_by(service)));
+    then.push(Op::Delete(keys::size(service)));
+    then.push(Op::DeletePrefix(keys::held_of(service)));
     Txn { compare: vec![Compare::ModRev(file, view.mod_rev)], then, ..Txn::default() }
 }
 

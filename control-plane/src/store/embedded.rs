@@ -40,7 +40,7 @@ mod tests;
 
 pub use file::OpenError;
 
-use file::{File, Loaded};
+use file::File;
 use log::Bounds;
 use shared_state::Shared;
 use writer::{Command, Writer};
@@ -91,7 +91,8 @@ impl EmbeddedStore {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
         let path = path.as_ref().to_path_buf();
-        let Loaded { file, state, log } = File::open(&path)?;
+        let file = File::open(&path)?;
+        let (state, log) = file.load()?;
         let (commands, waiting) = mpsc::channel(WAITING);
         let (head, head_receiver) = watch::channel(state.rev);
         let shared = Arc::new(Shared::new(state, log));

@@ -53,6 +53,15 @@ pub struct ServiceRule {
     pub mod_timestamp: String,
 }
 
+/// How an expired instance is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The revision at which it expired.
+    pub since: Revision,
+    /// The store says so too; until then it is this replica's conclusion.
+    pub recorded: bool,
+}
+
 /// What is known of a schema without its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaView {
@@ -79,6 +88,10 @@ pub struct ServiceView {
     pub digest: u64,
     /// Where the last change of an instance stands.
     pub last: Position,
+    /// How many instances it has when nothing is wrong; 0 when nobody said so.
+    pub size: usize,
+    /// Which of `instances` have expired and are held.
+    pub held: RedBlackTreeMapSync<String, Held>,
     /// Its tags.
     pub tags: Arc<BTreeMap<String, String>>,
     /// The revision that wrote the tags last; 0 when there are none.
@@ -105,6 +118,16 @@ impl ServiceView {
         })
     }
 
+    /// Instances that live, as opposed to held ones.
+    pub fn living(&self) -> usize {
+        self.instances.size() - self.held.size()
+    }
+
+    /// An instance that lives.
+    pub fn instance(&self, id: &str) -> Option<&Arc<InstanceView>> {
+        if self.held.contains_key(id) { None } else { self.instances.get(id) }
+    }
+
     /// Nothing is known of it any more.
     pub fn is_void(&self) -> bool {
         self.service.is_none()
@@ -126,6 +149,7 @@ impl ServiceView {
     pub(super) fn take_instance(&mut self, id: &str) -> Option<Arc<InstanceView>> {
         let before = self.instances.get(id)?.clone();
         self.instances.remove_mut(id);
+        self.held.remove_mut(id);
         self.digest = self.digest.wrapping_sub(digest_of(id, before.mod_rev));
         self.body = Arc::default();
         Some(before)

@@ -19,6 +19,10 @@ pub struct Snapshot {
     pub tenants: HashTrieMapSync<Tenant, Arc<TenantView>>,
     /// Who wants to hear of a name (of a tenant) although no dependency rule says so.
     pub wanted: HashTrieMapSync<(Tenant, Name), Arc<BTreeSet<ServiceRef>>>,
+    /// Held instances of which the store does not know yet.
+    pub unrecorded: HashTrieMapSync<(ServiceRef, String), Revision>,
+    /// Services whose size in the store is larger than what the end of a protection left of them.
+    pub shrunk: HashTrieMapSync<ServiceRef, ()>,
     /// The recorded domains.
     pub domains: HashTrieMapSync<String, ()>,
     /// The recorded projects.

@@ -216,7 +216,8 @@ impl Followers {
 }
 
 fn start() -> (Writer, View, Store, Followers) {
-    let (mut writer, view) = view(History::new(100_000), Clock::manual(1));
+    let (mut writer, view) =
+        view(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
     let store = Store { rev: 1, ..Store::default() };
     writer.reset(Vec::new(), 1);
     let followers = Followers { seen: 1, known: BTreeMap::new(), interest: BTreeMap::new() };
@@ -297,13 +298,13 @@ fn instances_wait_for_their_service() {
 fn a_value_that_cannot_be_read_is_counted_and_skipped() {
     let (mut writer, view, mut store, _) = start();
     writer.apply(store.commit(&[Write::Service(0), Write::Junk(0)]));
-    assert_eq!(writer.skipped(), 1);
+    assert_eq!(view.skipped(), 1);
     assert_eq!(view.now().expect("listed").tenant(&Tenant::default()).map(|t| t.instance_count), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_said_before_the_first_list() {
-    let (mut writer, view) = view(History::new(10), Clock::manual(1));
+    let (mut writer, view) = view(History::new(10), Protection::default(), Clock::manual(1));
     assert_eq!(view.now().err(), Some(NotYet::NotListed));
     assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(NotYet::NotListed));
     writer.reset(Vec::new(), 4);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use proto::event::v1 as pb;
@@ -18,10 +19,12 @@ use tracing::warn;
 use super::entry::{InstanceView, ServiceView};
 use super::history::{Change, History};
 use super::interest;
+use super::protection::Protection;
 use super::snapshot::{Snapshot, TenantView};
 use crate::keys::{Key, Name};
 use crate::store::{KeyValue, KvEvent};
 
+mod hold;
 mod put;
 mod relist;
 
@@ -40,7 +43,8 @@ pub struct Writer {
     gone: HashMap<ServiceRef, Position>,
     /// Before this revision nothing is known of providers that are not in the view.
     floor: Revision,
-    skipped: u64,
+    protection: Protection,
+    skipped: Arc<AtomicU64>,
 }
 
 /// What one revision did, until it is told.
@@ -56,6 +60,8 @@ struct Round {
     /// Consumers known by name and version only.
     named_consumers: BTreeSet<(Tenant, Name, String)>,
     touched: BTreeSet<ServiceRef>,
+    /// Instances that were unregistered, as opposed to those that expired.
+    left: BTreeSet<(ServiceRef, String)>,
 }
 
 impl Writer {
@@ -64,6 +70,8 @@ impl Writer {
         revision: watch::Sender<Revision>,
         history: Arc<History>,
         clock: Clock,
+        protection: Protection,
+        skipped: Arc<AtomicU64>,
     ) -> Self {
         Self {
             current: Snapshot::default(),
@@ -73,18 +81,14 @@ impl Writer {
             clock,
             gone: HashMap::new(),
             floor: 0,
-            skipped: 0,
+            protection,
+            skipped,
         }
     }
 
     /// The revision that the view has reached.
     pub fn revision(&self) -> Revision {
         self.current.revision
-    }
-
-    /// Stored values that could not be read so far.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
     }
 
     /// Applies changes as the watch delivered them. What the view already has is passed over.
@@ -127,11 +131,21 @@ impl Writer {
                 self.put(key, kv, round);
             }
         }
+        let ended = |service: &ServiceRef| {
+            keyed.iter().any(|(key, event)| {
+            matches!((key, event), (Key::Service(gone), KvEvent::Delete { .. }) if gone == service)
+        })
+        };
         for (key, event) in &keyed {
             let Key::Instance(service, id) = key else { continue };
             match event {
                 KvEvent::Put(kv) => self.put_instance(service, id, kv, round),
-                KvEvent::Delete { .. } => self.delete_instance(service, id, round),
+                KvEvent::Delete { .. } => {
+                    let left = round.left.contains(&(service.clone(), id.clone())) || ended(service);
+                    if left || !self.hold(service, id, round) {
+                        self.delete_instance(service, id, round);
+                    }
+                }
             }
         }
         for (key, event) in &keyed {
@@ -145,6 +159,7 @@ impl Writer {
         let Some(view) = self.parse_instance(service, id, kv) else { return };
         let instance = view.instance.clone();
         let before = self.service_mut(service).put_instance(view);
+        self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
         let action = if before.is_some() { Action::Update } else { Action::Create };
         if before.is_none() {
             self.tenant_mut(&service.tenant).instance_count += 1;
@@ -158,6 +173,7 @@ impl Writer {
         if !known {
             return;
         }
+        self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
         if let Some(before) = self.service_mut(service).take_instance(id) {
             self.tenant_mut(&service.tenant).instance_count -= 1;
             self.announce(service, Action::Delete, before.instance.clone(), round.rev, round);
@@ -296,7 +312,7 @@ impl Writer {
         match crate::record::Record::parse(&kv.value) {
             Ok(record) => Some(record),
             Err(error) => {
-                self.skipped += 1;
+                self.skipped.fetch_add(1, Ordering::Relaxed);
                 warn!(key = kv.key, revision = kv.mod_rev, %error, "a stored value cannot be read; skipped");
                 None
             }

@@ -40,7 +40,23 @@ impl Probe {
         probe
     }
 
+    /// With settings given as environment variables.
+    pub async fn start_with(variables: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut probe = Self::start_configured(directory.path(), variables).await;
+        probe._directory = Some(directory);
+        probe
+    }
+
     pub async fn start_in(directory: &Path) -> Self {
+        Self::start_configured(directory, &[]).await
+    }
+
+    async fn start_configured(directory: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut sources = config::Sources::default();
+        for (name, value) in variables {
+            sources = sources.with_variable(name, *value);
+        }
         let tasks = Tasks::new();
         let store = EmbeddedStore::open(directory.join("registry.redb"), EmbeddedConfig::default(), &tasks);
         let metrics = Metrics::new([]).expect("metrics");
@@ -48,7 +64,7 @@ impl Probe {
         let parts = Parts {
             store: store.expect("the store opens"),
             bus: Arc::new(LocalBus::new()),
-            config: config::defaults::<Config>().expect("defaults are right"),
+            config: config::parse::<Config>(&sources).expect("settings are right"),
             listening: "127.0.0.1:30100".parse().expect("an address"),
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),
@@ -70,6 +86,16 @@ impl Probe {
         // The store closes with its last handle.
         drop((service, registry, view, role));
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");
+    }
+
+    /// Follows the view.
+    pub fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.app.view.revisions()
+    }
+
+    /// Held instances of which the store does not know yet.
+    pub fn unrecorded(&self) -> usize {
+        self.app.view.now().map_or(0, |snapshot| snapshot.unrecorded.size())
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Answer {

@@ -65,6 +65,8 @@ pub async fn an_unknown_lease_is_not_found(subject: Subject) {
     assert!(matches!(subject.store.revoke(4711).await, Err(StoreError::LeaseNotFound)));
     let txn = writes([Op::put("/t/b", "2"), put_on("/t/a", "2", 4711)]);
     assert!(matches!(subject.store.txn(txn).await, Err(StoreError::LeaseNotFound)));
+    let endless = subject.store.grant(i64::MAX).await;
+    assert!(matches!(endless, Err(StoreError::Refused(_))), "{endless:?}");
     // An unknown lease must not disturb the renewal of a known one.
     let lease = subject.store.grant(60).await.expect("grant");
     let (gone, known) = tokio::join!(subject.store.keep_alive(4712), subject.store.keep_alive(lease));

@@ -88,30 +88,21 @@ impl Batch {
     }
 }
 
-/// What a file holds.
-pub(super) struct Loaded {
-    pub(super) file: File,
-    pub(super) state: State,
-    pub(super) log: Log,
-}
-
 /// An open file. Calls block on the disk.
 pub(super) struct File {
+    path: PathBuf,
     database: Database,
     /// Batches written so far.
     pub(super) batch: u64,
 }
 
 impl File {
-    /// Opens or makes the file at `path` and reads all of it.
-    pub(super) fn open(path: &Path) -> Result<Loaded, OpenError> {
-        // The database asserts what no file of its own violates; a damaged one may.
-        catch_unwind(AssertUnwindSafe(|| Self::open_checked(path))).unwrap_or_else(|_| {
-            Err(OpenError::Corrupt { path: path.into(), reason: "the database could not read it".into() })
-        })
+    /// Opens or makes the file at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        guarded(path, || Self::open_checked(path))
     }
 
-    fn open_checked(path: &Path) -> Result<Loaded, OpenError> {
+    fn open_checked(path: &Path) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.into(), source };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
@@ -122,9 +113,15 @@ impl File {
             .map_err(|error| open_error(path, error))?;
         // A new file's name is durable only once its directory is.
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
-        let mut file = Self { database, batch: 0 };
-        file.prepare().map_err(|error| open_error(path, DatabaseError::Storage(storage(error))))?;
-        file.load(path)
+        let mut file = Self { path: path.into(), database, batch: 0 };
+        let failed = |error| open_error(path, DatabaseError::Storage(storage(error)));
+        file.prepare().map_err(failed)?;
+        match file.number("format").map_err(failed)? {
+            FORMAT => {}
+            found => return Err(OpenError::UnknownFormat { path: path.into(), found }),
+        }
+        file.batch = file.number("batch").map_err(failed)?;
+        Ok(file)
     }
 
     /// Makes the tables of a new file.
@@ -146,43 +143,38 @@ impl File {
         Ok(())
     }
 
-    fn load(mut self, path: &Path) -> Result<Loaded, OpenError> {
-        let corrupt = |reason: String| OpenError::Corrupt { path: path.into(), reason };
-        let database = |error: redb::Error| corrupt(error.to_string());
-        let transaction = self.database.begin_read().map_err(|error| database(error.into()))?;
-        let meta = transaction.open_table(META).map_err(|error| database(error.into()))?;
-        let number = |name: &str| -> Result<u64, OpenError> {
-            let found = meta.get(name).map_err(|error| database(error.into()))?;
-            Ok(found.map_or(0, |found| found.value()))
-        };
-        match number("format")? {
-            FORMAT => {}
-            found => return Err(OpenError::UnknownFormat { path: path.into(), found }),
+    fn number(&self, name: &str) -> Result<u64, redb::Error> {
+        let found = self.database.begin_read()?.open_table(META)?.get(name)?;
+        Ok(found.map_or(0, |found| found.value()))
+    }
+
+    /// Reads all of it.
+    pub(super) fn load(&self) -> Result<(State, Log), OpenError> {
+        guarded(&self.path, || {
+            let corrupt =
+                |error: LoadError| OpenError::Corrupt { path: self.path.clone(), reason: error.to_string() };
+            self.load_checked().map_err(corrupt)
+        })
+    }
+
+    fn load_checked(&self) -> Result<(State, Log), LoadError> {
+        let mut state = State { rev: self.number("revision")?, ..State::new() };
+        let mut log = Log::new(self.number("compacted")?);
+        let transaction = self.database.begin_read()?;
+        for entry in transaction.open_table(LEASES)?.iter()? {
+            let (id, ttl) = entry?;
+            let lease = Lease { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
+            state.leases.insert_mut(id.value(), lease);
         }
-        self.batch = number("batch")?;
-        let mut state = State::new();
-        state.rev = number("revision")?;
-        let mut log = Log::new(number("compacted")?);
-        let mut read = || -> Result<(), Box<dyn std::error::Error>> {
-            for entry in transaction.open_table(LEASES)?.iter()? {
-                let (id, ttl) = entry?;
-                let lease = Lease { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
-                state.leases.insert_mut(id.value(), lease);
-            }
-            for entry in transaction.open_table(KEYS)?.iter()? {
-                let (key, value) = entry?;
-                state.restore(record::decode_value(key.value(), value.value())?);
-            }
-            for entry in transaction.open_table(LOG)?.range(log.compacted() + 1..)? {
-                let (rev, commit) = entry?;
-                log.push(Arc::new(record::decode_commit(rev.value(), commit.value())?));
-            }
-            Ok(())
-        };
-        read().map_err(|error| corrupt(error.to_string()))?;
-        drop(meta);
-        drop(transaction);
-        Ok(Loaded { file: self, state, log })
+        for entry in transaction.open_table(KEYS)?.iter()? {
+            let (key, value) = entry?;
+            state.restore(record::decode_value(key.value(), value.value())?);
+        }
+        for entry in transaction.open_table(LOG)?.range(log.compacted() + 1..)? {
+            let (rev, commit) = entry?;
+            log.push(Arc::new(record::decode_commit(rev.value(), commit.value())?));
+        }
+        Ok((state, log))
     }
 
     /// Writes a batch; when it returns, the batch survives a crash.
@@ -221,6 +213,16 @@ impl File {
         self.batch += 1;
         Ok(())
     }
+}
+
+/// Why the contents could not be read: the database's error, or a record's.
+type LoadError = Box<dyn std::error::Error>;
+
+/// Turns a panic into an error: the database asserts what no file of its own violates; a damaged one may.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(OpenError::Corrupt { path: path.into(), reason: "the database could not read it".into() })
+    })
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> OpenError {

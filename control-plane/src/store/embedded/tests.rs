@@ -245,16 +245,17 @@ async fn what_was_answered_survives_kill_9_at_any_moment() {
         child.wait().expect("reaped");
         assert!(last > floor, "the victim has written");
 
-        let loaded = File::open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        assert!(loaded.state.rev >= last, "revision {last} was answered, the file has {}", loaded.state.rev);
+        let file = File::open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let (state, _) = file.load().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(state.rev >= last, "revision {last} was answered, the file has {}", state.rev);
         for (writer, answered) in answered.iter().enumerate() {
             let side = |side: &str| {
-                let kv = loaded.state.keys.get(format!("/t/{writer}/{side}").as_str());
+                let kv = state.keys.get(format!("/t/{writer}/{side}").as_str());
                 kv.map(|kv| String::from_utf8_lossy(&kv.value).parse::<u64>().expect("a number"))
             };
             assert_eq!(side("left"), side("right"), "a transaction is whole or not there");
             assert!(side("left") >= *answered, "writer {writer}: {answered:?} was answered");
         }
-        floor = loaded.state.rev;
+        floor = state.rev;
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::file::{Batch, File, WriteError};
+use super::file::{Batch, File, OpenError, WriteError};
 use super::log::Bounds;
 use super::shared_state::Shared;
 use super::state::{Lease, State};
@@ -30,6 +30,11 @@ use crate::store::{LeaseId, StoreError, Txn, TxnReply};
 /// Commands in one batch at most: bounds what a crash can leave unanswered and how long a reader's
 /// write lock is held.
 const BATCH: usize = 512;
+
+/// Seconds of a lease at most, as etcd has it.
+const LONGEST_LEASE: i64 = 9_000_000_000;
+/// The longest sleep: timers have an end, leases hardly.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Tells one caller, once it is known whether the batch was written.
 type AnswerLater = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -76,7 +81,8 @@ impl Writer {
     pub(super) async fn run(mut self, abort: CancellationToken) {
         let mut unresolved = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut retry = Instant::now();
+        // After a failed write, none is tried before this: a full disk stays full for a while.
+        let mut pause = Instant::now();
         let mut commands = Vec::new();
         loop {
             let due = self.shared.deadlines.next();
@@ -84,16 +90,12 @@ impl Writer {
                 () = abort.cancelled() => break,
                 taken = self.commands.recv_many(&mut commands, BATCH) => if taken == 0 { break },
                 () = wait_until(due) => {}
-                () = tokio::time::sleep_until(retry), if self.file.is_none() => {}
+                () = tokio::time::sleep_until(pause), if self.file.is_none() => {}
             }
-            if self.file.is_none() {
-                if Instant::now() >= retry && self.reopen(&mut unresolved).await {
-                    backoff.reset();
-                } else if Instant::now() >= retry {
-                    retry = Instant::now() + backoff.next_wait();
-                }
+            if self.file.is_none() && Instant::now() >= pause && !self.reopen(&mut unresolved).await {
+                pause = Instant::now() + backoff.next_wait();
             }
-            if self.file.is_none() {
+            if self.file.is_none() || Instant::now() < pause {
                 commands.drain(..).for_each(|command| refuse(command, "its file cannot be written"));
                 // A lease cannot end now; it is looked at again in a second.
                 self.put_off_due();
@@ -104,13 +106,14 @@ impl Writer {
                 draft.answer(Ok(()));
                 continue;
             }
-            if let Err(lost) = self.write(draft).await {
-                unresolved = Some(lost);
-                if self.reopen(&mut unresolved).await {
-                    backoff.reset();
-                } else {
-                    retry = Instant::now() + backoff.next_wait();
-                    if let Some(Unresolved { draft: Some(draft), .. }) = &mut unresolved {
+            match self.write(draft).await {
+                Ok(()) => backoff.reset(),
+                Err(lost) => {
+                    pause = Instant::now() + backoff.next_wait();
+                    unresolved = Some(lost);
+                    if !self.reopen(&mut unresolved).await
+                        && let Some(Unresolved { draft: Some(draft), .. }) = &mut unresolved
+                    {
                         draft.fail("its file cannot be written");
                     }
                 }
@@ -163,9 +166,14 @@ impl Writer {
     /// Opens the file again and settles what became of the last batch. False when it cannot be opened.
     async fn reopen(&mut self, unresolved: &mut Option<Unresolved>) -> bool {
         let path = self.path.clone();
-        let opened = tokio::task::spawn_blocking(move || File::open(&path)).await;
-        let loaded = match opened {
-            Ok(Ok(loaded)) => loaded,
+        let read_all = matches!(unresolved, Some(Unresolved { draft: None, .. }));
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = File::open(&path)?;
+            let contents = if read_all { Some(file.load()?) } else { None };
+            Ok::<_, OpenError>((file, contents))
+        });
+        let (file, contents) = match opened.await {
+            Ok(Ok(opened)) => opened,
             Ok(Err(reason)) => {
                 warn!(%reason, "the store's file cannot be opened again");
                 return false;
@@ -175,17 +183,20 @@ impl Writer {
                 return false;
             }
         };
-        info!(revision = loaded.state.rev, "the store's file is open again");
-        let held = loaded.file.batch;
-        self.file = Some(loaded.file);
+        info!("the store's file is open again");
+        let held = file.batch;
+        self.file = Some(file);
         match unresolved.take() {
             Some(Unresolved { draft: Some(draft), number }) if held == number => self.publish(draft),
             Some(Unresolved { draft: Some(mut draft), .. }) => {
                 draft.fail("the write did not reach its file");
                 draft.due.iter().for_each(|(lease, ttl)| self.shared.deadlines.retry(*lease, *ttl));
             }
-            Some(Unresolved { draft: None, .. }) => self.adopt(loaded.state, loaded.log),
-            None => {}
+            Some(Unresolved { draft: None, .. }) | None => {
+                if let Some((state, log)) = contents {
+                    self.adopt(state, log);
+                }
+            }
         }
         true
     }
@@ -254,6 +265,9 @@ impl Draft {
     }
 
     fn grant(&mut self, ttl: i64) -> Result<LeaseId, StoreError> {
+        if ttl > LONGEST_LEASE {
+            return Err(StoreError::Refused(format!("too long a lease: {ttl} > {LONGEST_LEASE} seconds")));
+        }
         let ttl = ttl.max(1);
         let id = std::iter::repeat_with(|| fastrand::i64(1..))
             .find(|id| !self.state.leases.contains_key(id))
@@ -309,7 +323,7 @@ fn refuse(command: Command, why: &str) {
 
 async fn wait_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => tokio::time::sleep_until(at.min(Instant::now() + DAY)).await,
         None => std::future::pending().await,
     }
 }

@@ -17,6 +17,7 @@ use etcd_client::{Channel, Client, ConnectOptions, TlsOptions};
 use shared::backoff::Backoff;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::{Certificate, Endpoint, Identity};
 use tracing::{info, warn};
 
@@ -151,8 +152,8 @@ impl Connector {
             }
             let client = Client::from_channel(Channel::Tonic(channel), Some(options));
             let mut client = client.await.map_err(|error| error.to_string())?;
-            let status = client.status().await.map_err(|error| error.to_string())?;
-            Ok((client, status.version().to_owned()))
+            let version = version_of(&mut client).await.map_err(|error| error.to_string())?;
+            Ok((client, version))
         };
         let (client, version) = tokio::time::timeout(self.config.connect_timeout, dialled)
             .await
@@ -191,7 +192,7 @@ impl Connector {
         loop {
             connection.suspected.notified().await;
             let mut client = connection.client.clone();
-            match tokio::time::timeout(self.config.connect_timeout, client.status()).await {
+            match tokio::time::timeout(self.config.connect_timeout, version_of(&mut client)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("no answer within {:?}", self.config.connect_timeout),
@@ -199,6 +200,18 @@ impl Connector {
             // Many calls fail together; one look a moment is enough.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// The version of the member, if it is alive and has a leader.
+async fn version_of(client: &mut Client) -> Result<String, etcd_client::Error> {
+    match client.status().await {
+        Ok(status) => Ok(status.version().to_owned()),
+        // Since 3.6 this is for administrators only, and no earlier version denies it.
+        Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {
+            Ok("3.6.0".into())
+        }
+        Err(error) => Err(error),
     }
 }
 

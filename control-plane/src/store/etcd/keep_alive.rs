@@ -89,6 +89,8 @@ impl Renewer {
     /// Serves until `closed` or `abort`.
     pub(super) async fn run(mut self, closed: CancellationToken, abort: CancellationToken) {
         tokio::select! {
+            // In this order: a store that was closed has not lost its stream.
+            biased;
             () = closed.cancelled() => {}
             () = abort.cancelled() => {}
             () = self.serve() => {}
@@ -105,7 +107,21 @@ impl Renewer {
                 asks.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
                 continue;
             }
-            match self.open().await {
+            // Why there is no connection, and when it is tried again, is not decided here.
+            let connection = match self.link.connection().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.fail(&error);
+                    continue;
+                }
+            };
+            // Asking early does not put it off: the wait grows with failures only.
+            if Instant::now() < self.retry {
+                let why = "the keep-alive stream is about to be opened again";
+                self.fail(&StoreError::Unavailable(why.into()));
+                continue;
+            }
+            match self.open(connection).await {
                 Ok(Some(mut stream)) => {
                     let error = self.pipeline(&mut stream).await;
                     warn!(endpoint = stream.connection.endpoint, reason = %error, "the keep-alive stream is broken");
@@ -123,11 +139,7 @@ impl Renewer {
 
     /// Opens the stream with the first lease in line, whose answer comes with it. `None` when that lease is
     /// unknown: etcd's client gives no stream then.
-    async fn open(&mut self) -> Result<Option<Stream>, StoreError> {
-        if Instant::now() < self.retry {
-            return Err(StoreError::Unavailable("the keep-alive stream is about to be opened again".into()));
-        }
-        let connection = self.link.connection().await?;
+    async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<Stream>, StoreError> {
         let Some(lease) = self.unsent.pop_front() else { return Ok(None) };
         let mut client = connection.client.lease_client();
         match tokio::time::timeout(self.timeout, client.keep_alive(lease)).await {

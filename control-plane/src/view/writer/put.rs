@@ -66,6 +66,8 @@ impl Writer {
             Key::Domain(domain) => self.current.domains.insert_mut(domain.clone(), ()),
             Key::Project(tenant) => self.current.projects.insert_mut(tenant.clone(), ()),
             Key::Wanted(consumer, tenant, name) => self.put_wanted(consumer, tenant, name, round),
+            Key::Size(service) => self.put_size(service, kv, round),
+            Key::Held(service, id) => self.put_held(service, id, kv, round),
             Key::Instance(..) | Key::Lease(..) | Key::DependencyQueue(..) | Key::Other => {}
         }
     }
@@ -146,6 +148,12 @@ impl Writer {
                 self.current.projects.remove_mut(tenant);
             }
             Key::Wanted(consumer, tenant, name) => self.delete_wanted(consumer, tenant, name, round),
+            Key::Size(service) if self.current.any_service(service).is_some() => {
+                self.service_mut(service).size = 0;
+                self.current.shrunk.remove_mut(service);
+                round.touched.insert(service.clone());
+            }
+            Key::Held(service, id) => self.delete_held(service, id, round),
             _ => {}
         }
     }

@@ -27,7 +27,9 @@ impl Writer {
         let mut round = Round { rev: at, committed_at: self.clock.micros(), ..Round::default() };
         self.load(items, &mut round);
         self.current.revision = at;
-        if !first {
+        if first {
+            self.forget_void(&round);
+        } else {
             // What loading noted does not count: everything was put into an empty view.
             round = Round { rev: at, committed_at: round.committed_at, ..Round::default() };
             for provider in services(&before).union(&services(&self.current)) {
@@ -42,7 +44,10 @@ impl Writer {
     }
 
     fn load(&mut self, items: Vec<KeyValue>, round: &mut Round) {
-        for kv in &items {
+        // Held instances last: one that lives again has precedence.
+        let (held, others): (Vec<&KeyValue>, Vec<&KeyValue>) =
+            items.iter().partition(|kv| matches!(Key::parse(&kv.key), Key::Held(..)));
+        for kv in others.into_iter().chain(held) {
             match Key::parse(&kv.key) {
                 Key::Instance(service, id) => {
                     let Some(view) = self.parse_instance(&service, &id, kv) else { continue };

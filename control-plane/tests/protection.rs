@@ -1,0 +1,101 @@
+//! Mass expiry is held back per service, visibly and for a bounded time; ordinary deletes are not.
+
+mod probe;
+
+use std::time::Duration;
+
+use probe::Probe;
+use serde_json::{Value, json};
+
+/// Waits for the view to move until `done` holds.
+async fn until(probe: &Probe, done: impl AsyncFn() -> bool) {
+    let mut revisions = probe.revisions();
+    let wait = async {
+        while !done().await {
+            revisions.changed().await.expect("the view lives");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("within the deadline");
+}
+
+async fn living(probe: &Probe, service: &str) -> usize {
+    let answer = probe.get(&format!("/microservices/{service}/instances")).await.ok();
+    answer["instances"].as_array().map_or(0, Vec::len)
+}
+
+async fn protections(probe: &Probe) -> Value {
+    probe.send("GET", "/v4/default/admin/protections", &[], String::new()).await.ok()
+}
+
+/// Ten instances that expire together, two seconds from now.
+async fn ten(probe: &Probe) -> String {
+    let service = probe.service(json!({"serviceName": "order"})).await;
+    for n in 0..10 {
+        let check = json!({"mode": "push", "interval": 1, "times": 1});
+        probe
+            .instance(&service, json!({"hostName": "n", "instanceId": format!("i{n}"), "healthCheck": check}))
+            .await;
+    }
+    service
+}
+
+#[tokio::test]
+async fn half_of_a_service_stays_when_all_of_it_expires_and_returns_by_registering() {
+    let probe = Probe::start().await;
+    let service = ten(&probe).await;
+    let held = async || protections(&probe).await["protections"][0]["held"].as_array().map_or(0, Vec::len);
+    until(&probe, async || held().await == 5).await;
+    assert_eq!(living(&probe, &service).await, 5, "half of them are shown as before");
+    let kept = protections(&probe).await["protections"][0]["held"][0]["instanceId"].clone();
+    let kept = kept.as_str().expect("an id");
+    let beat = format!("/microservices/{service}/instances/{kept}/heartbeat");
+    probe.put(&beat, &Value::Null).await.refused("400017");
+    probe.instance(&service, json!({"hostName": "n", "instanceId": kept})).await;
+    probe.put(&beat, &Value::Null).await.empty();
+    assert_eq!((held().await, living(&probe, &service).await), (4, 5));
+    let release = format!("/v4/default/admin/protections/{service}");
+    probe.send("DELETE", &release, &[], String::new()).await.empty();
+    assert_eq!(protections(&probe).await, json!({}), "an operator's word ends it");
+    assert_eq!(living(&probe, &service).await, 1);
+}
+
+#[tokio::test]
+async fn the_protection_ends_by_itself() {
+    let probe = Probe::start_with(&[("MUSTER_PROTECTION_HOLD", "2s")]).await;
+    let service = ten(&probe).await;
+    until(&probe, async || living(&probe, &service).await == 5).await;
+    until(&probe, async || living(&probe, &service).await == 0).await;
+    assert_eq!(protections(&probe).await, json!({}));
+}
+
+#[tokio::test]
+async fn whoever_unregisters_goes_at_once_however_many_they_are() {
+    let probe = Probe::start().await;
+    let service = probe.service(json!({"serviceName": "order"})).await;
+    for n in 0..10 {
+        probe.instance(&service, json!({"hostName": "n", "instanceId": format!("i{n}")})).await;
+    }
+    for n in (0..10).rev() {
+        probe.delete(&format!("/microservices/{service}/instances/i{n}")).await.empty();
+        assert_eq!(living(&probe, &service).await, n);
+    }
+    assert_eq!(protections(&probe).await, json!({}));
+}
+
+#[tokio::test]
+async fn a_restarted_registry_still_holds_what_it_held() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = Probe::start_in(directory.path()).await;
+    let service = ten(&probe).await;
+    let recorded = async || {
+        let held = protections(&probe).await["protections"][0]["held"].as_array().map_or(0, Vec::len);
+        held == 5 && probe.unrecorded() == 0
+    };
+    until(&probe, recorded).await;
+    probe.stop().await;
+    let probe = Probe::start_in(directory.path()).await;
+    assert_eq!(living(&probe, &service).await, 5);
+    probe.delete(&format!("/microservices/{service}?force=1")).await.empty();
+    assert_eq!(protections(&probe).await, json!({}));
+    probe.stop().await;
+}

@@ -1,0 +1,82 @@
+//! What goes on while the store or the bus is away.
+
+use harness::{World, eventually};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
+    let world = World::start(1, 1).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.instance(&provider, "i").await;
+    let rev = client.find(&consumer, "order", "").await.revision().to_owned();
+    let mut watcher = world.watch(0, &consumer).await;
+    world.etcd.kill();
+    let pulled = client.find(&consumer, "order", &rev).await;
+    assert_eq!(pulled.status, 200, "nothing vanishes, and nothing is claimed to be unchanged");
+    assert_eq!(pulled.ok()["instances"][0]["instanceId"], "i");
+    let body = json!({"service": {"appId": "shop", "serviceName": "late", "version": "1.0.0"}});
+    let refused = client.call("POST", "/microservices", "", &body).await;
+    assert!(refused.text().contains(r#""errorCode":"500011""#), "{} {}", refused.status, refused.text());
+    world.etcd.restart().await;
+    eventually("writes go on", || async {
+        let path = format!("/microservices/{provider}/instances/i/properties");
+        let answer = client.call("PUT", &path, "", &json!({"properties": {"tag": "back"}})).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    watcher.expect("UPDATE", "i", "back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_bus_the_registry_serves_and_nothing_is_missed_after() {
+    let world = World::start(2, 1).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(0, &consumer).await;
+    client.instance(&provider, "before").await;
+    watcher.expect("CREATE", "before", "").await;
+    world.nats.kill();
+    for n in 0..20 {
+        client.instance(&provider, &format!("during-{n:02}")).await;
+    }
+    world.nats.restart().await;
+    for n in 0..20 {
+        watcher.expect("CREATE", &format!("during-{n:02}"), "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_is_killed_is_replaced_without_a_gap() {
+    let world = World::start(2, 1).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    client.find(&consumer, "order", "").await.ok();
+    client.instance(&provider, "i").await;
+    let mut watcher = world.watch(0, &consumer).await;
+    let mut publisher = 0;
+    for (index, node) in world.control_planes.iter().enumerate() {
+        if node.metric("muster_publisher_active", "").await > 0.0 {
+            publisher = index;
+        }
+    }
+    client.tag(&provider, "i", "0").await;
+    watcher.expect("UPDATE", "i", "0").await;
+    world.control_planes[publisher].process.kill();
+    for n in 1..50 {
+        let tag = n.to_string();
+        eventually("the other control plane takes the write", || async {
+            let path = format!("/microservices/{provider}/instances/i/properties");
+            let answer = client.call("PUT", &path, "", &json!({"properties": {"tag": tag}})).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+    for n in 1..50 {
+        watcher.expect("UPDATE", "i", &n.to_string()).await;
+    }
+}

@@ -1,0 +1,46 @@
+//! An authority of a moment and what it signs, for tests of TLS.
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+
+/// An authority that nobody but the test trusts.
+pub struct Authority {
+    certificate: Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, both in PEM.
+pub struct Identity {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its key.
+    pub key_pem: String,
+}
+
+impl Authority {
+    /// Makes one.
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        let mut parameters = parameters(&[]);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        Self { certificate, issuer: Issuer::new(parameters, key) }
+    }
+
+    /// What those who trust it are given.
+    pub fn certificate_pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    /// Signs a certificate for these host names and addresses; servers and clients can use it.
+    pub fn issue(&self, names: &[&str]) -> Identity {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters(names).signed_by(&key, &self.issuer).expect("a certificate");
+        Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+}
+
+fn parameters(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).expect("names that a certificate can hold")
+}
