@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::api::guard::Guarded;
 use crate::config::{Config, host_name};
+use crate::dependency_queue;
 use crate::election::{self, Role};
 use crate::metrics::{ApiMetrics, PublisherMetrics, observe_view};
 use crate::protector;
@@ -87,6 +88,8 @@ impl App {
         tasks.spawn_vital("election", campaign);
         let protector = protector::run(registry.clone(), config.protection_hold, role.clone(), stop.clone());
         tasks.spawn_vital("protector", protector);
+        let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
+        tasks.spawn_vital("dependency_queue", queue);
         let metrics = PublisherMetrics::new(&meter, clock);
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         tasks.spawn_vital("publisher", publisher.run(stop.clone()));

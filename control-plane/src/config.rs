@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::config::{Config as Read, Settings, Size};
+use shared::model::DataCenter;
 
 use crate::api::BodyLimits;
 use crate::registry::RegistryConfig;
@@ -23,6 +24,8 @@ pub struct Config {
     pub history: usize,
     /// How soon a publisher that died is replaced.
     pub publisher_ttl: Duration,
+    /// How often dependencies are looked for that Service-Center nodes left behind.
+    pub queue_pause: Duration,
     /// When expired instances are held.
     pub protection: Protection,
     /// For how long.
@@ -70,6 +73,19 @@ impl Read for Config {
                     "Seconds that an instance lives without a heartbeat, whatever it asked for; 0: as it asked.",
                 )
                 .into(),
+                min_interval: settings.within::<u16>(
+                    "registry.instance-min-interval",
+                    "0",
+                    "0"..="3600",
+                    "Seconds between heartbeats that an instance must allow at least; shorter ones are raised.",
+                ).into(),
+                min_times: settings.within::<u16>(
+                    "registry.instance-min-times",
+                    "0",
+                    "0"..="1000",
+                    "Missed heartbeats that an instance must allow at least; fewer are raised.",
+                ).into(),
+                data_center: data_center(settings),
                 shared_services: settings
                     .optional::<String>(
                         "registry.shared-services",
@@ -96,6 +112,12 @@ impl Read for Config {
                 "100"..="10000000",
                 "Changes kept in memory so that gateways catch up without the full state.",
             ),
+            queue_pause: settings.within(
+                "registry.queue-pause",
+                "30s",
+                "100ms"..="1h",
+                "Pause between two looks for dependencies that Service-Center nodes queued and left behind.",
+            ),
             protection: Protection {
                 from_size: settings.get(
                     "protection.from-size",
@@ -121,6 +143,23 @@ impl Read for Config {
                 "1s"..="1m",
                 "How soon a publisher that died is replaced.",
             ),
+        }
+    }
+}
+
+/// Where this node runs: all three parts or none.
+fn data_center(settings: &mut Settings<'_>) -> Option<DataCenter> {
+    let name: Option<String> = settings.optional("data-center.name", "Data centre of this node.");
+    let region: Option<String> =
+        settings.optional("data-center.region", "Region of this node's data centre.");
+    let zone: Option<String> = settings
+        .optional("data-center.zone", "Zone of this node; clients prefer registries of their own zone.");
+    match (name, region, zone) {
+        (None, None, None) => None,
+        (Some(name), Some(region), Some(available_zone)) => Some(DataCenter { name, region, available_zone }),
+        _ => {
+            settings.mistake("data-center.name", "name, region and zone of a data centre go together");
+            None
         }
     }
 }

@@ -11,6 +11,13 @@ pub const ROOT: &str = "/cse-sr/";
 /// The seat of the publisher; outside the root, because its changes are no registry changes.
 pub const PUBLISHER: &str = "/muster/publisher";
 
+/// What a Service-Center node holds while it rewrites dependency rules, in its two generations. It reads the rules
+/// after it has the lock and writes them without a comparison, so nobody else may write meanwhile.
+pub const DEPENDENCY_LOCKS: [&str; 2] = ["/cse/etcdsync/cse-sr/lock/dep-queue", "/lock//dep-queue"];
+
+/// Where Service-Center nodes queue dependencies.
+pub const DEPENDENCY_QUEUE: &str = "/cse-sr/ms/dep-queue/";
+
 /// All versions of one name: environment, application and service name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {

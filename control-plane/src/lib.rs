@@ -11,6 +11,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod dependency_queue;
 pub mod election;
 pub mod failure;
 pub mod keys;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::Clock;
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
 use tracing::debug;
 
 use crate::failure::{Code, Failure};
@@ -23,6 +23,7 @@ pub mod heartbeat;
 pub mod instance;
 pub mod own;
 pub mod protection;
+pub mod quota;
 pub mod rule;
 pub mod schema;
 pub mod service;
@@ -47,6 +48,12 @@ pub struct RegistryConfig {
     pub wanted_quota: usize,
     /// When above zero, the time of every lease in seconds (`registry.instance.ttl`).
     pub instance_ttl: i64,
+    /// Seconds between heartbeats that an instance must allow at least (`registry.instance.minInterval`); 0: any.
+    pub min_interval: i32,
+    /// Missed heartbeats that an instance must allow at least (`registry.instance.minTimes`).
+    pub min_times: i32,
+    /// Where this node runs, told by its own instance (`registry.instance.datacenter`).
+    pub data_center: Option<DataCenter>,
     /// Names of services of `default/default`, application `default`, that every tenant finds.
     pub shared_services: Vec<String>,
     /// Environment of the registry's own service, where shared services live.
@@ -61,6 +68,9 @@ impl Default for RegistryConfig {
             schema_quota: 100,
             wanted_quota: 1_000,
             instance_ttl: 0,
+            min_interval: 0,
+            min_times: 0,
+            data_center: None,
             shared_services: Vec::new(),
             own_environment: "production".into(),
         }
@@ -92,12 +102,13 @@ pub struct Registry {
     view: View,
     clock: Clock,
     config: Arc<RegistryConfig>,
+    pending: quota::Pending,
 }
 
 impl Registry {
     /// The operations over a store and its view.
     pub fn new(store: Arc<dyn Store>, view: View, clock: Clock, config: RegistryConfig) -> Self {
-        Self { store, view, clock, config: Arc::new(config) }
+        Self { store, view, clock, config: Arc::new(config), pending: quota::Pending::default() }
     }
 
     /// The view behind the registry.

@@ -267,6 +267,20 @@ async fn a_renewal_under_way_when_the_link_freezes_ends_within_its_deadline() {
     assert!(start.elapsed() < 2 * TIMEOUT, "{:?}", start.elapsed());
 }
 
+#[tokio::test]
+async fn a_lease_renewed_a_moment_ago_is_renewed_without_etcd() {
+    let rig = Rig::new().await;
+    let lease = rig.store.grant(60).await.expect("grant");
+    // The first one opens the stream and does not learn how long the lease lives.
+    rig.store.keep_alive(lease).await.expect("renewed");
+    let start = Instant::now();
+    rig.store.keep_alive(lease).await.expect("renewed");
+    rig.link.freeze(Direction::Both);
+    let again = rig.store.keep_alive(lease).await;
+    assert!(again.is_ok() || start.elapsed() > TIMEOUT / 2, "renewed a moment ago: {again:?}");
+    eventually("the moment passes", || async { rig.store.keep_alive(lease).await.err() }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_leases_beat_in_one_burst() {
     let etcd = Etcd::start().await;

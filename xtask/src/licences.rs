@@ -16,7 +16,6 @@ struct Rules {
     graph: Graph,
     licenses: Licenses,
     bans: Bans,
-    sources: Sources,
 }
 
 #[derive(Deserialize)]
@@ -40,12 +39,6 @@ struct Skip {
     #[serde(rename = "crate")]
     version: String,
     reason: String,
-}
-
-#[derive(Deserialize)]
-struct Sources {
-    #[serde(rename = "allow-registry")]
-    registries: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +83,11 @@ pub fn check() -> Result<()> {
                 judge(package, &rules).map(|why| format!("{} {}: {why}", package.name, package.version)),
             );
         }
+        let registries: BTreeSet<_> =
+            packages.iter().filter_map(|package| package.source.as_deref()).collect();
+        if registries.len() > 1 {
+            violations.insert(format!("several sources: {registries:?}"));
+        }
         violations.extend(duplicates(&packages, &rules.bans.skip, &mut used));
     }
     for skip in &rules.bans.skip {
@@ -122,8 +120,7 @@ fn packages(target: &str) -> Result<Vec<Package>> {
 fn judge(package: &Package, rules: &Rules) -> Option<String> {
     // Our own packages have no source.
     let source = package.source.as_deref()?;
-    let registry = source.strip_prefix("registry+").or_else(|| source.strip_prefix("sparse+"));
-    if !registry.is_some_and(|registry| rules.sources.registries.iter().any(|allowed| allowed == registry)) {
+    if !source.starts_with("registry+") {
         return Some(format!("comes from {source}"));
     }
     let Some(licence) = &package.license else { return Some("names no licence".into()) };

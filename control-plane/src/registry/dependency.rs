@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
+use serde::Deserialize;
+use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
 
 use super::{Registry, validate};
 use crate::failure::{Code, Failure};
@@ -18,6 +20,9 @@ use crate::view::{RuleSet, Snapshot, interest};
 
 /// Providers whose rules change in one transaction; etcd takes 128 steps.
 const CHANGES_PER_TXN: usize = 50;
+
+/// Wait for a Service-Center node that holds the lock of the rules.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether new providers join the old ones or replace them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,17 @@ pub struct Declaration {
     pub consumer: ServiceKey,
     /// Keys whose versions are rules; `*` as name means everything in the consumer's environment.
     pub providers: Vec<ServiceKey>,
+}
+
+/// The value of a queued dependency.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct QueuedDependency {
+    consumer: Option<ServiceKey>,
+    #[serde(deserialize_with = "null_default")]
+    providers: Vec<ServiceKey>,
+    #[serde(rename = "override", deserialize_with = "null_default")]
+    overrides: bool,
 }
 
 /// What partners to leave out of a list.
@@ -190,11 +206,19 @@ impl Registry {
                 let Some(txn) = change(&snapshot, consumer, &current, &step) else {
                     return Err(Failure::invalid("a tenant of the dependency is not {domain}/{project}"));
                 };
-                match self.commit(txn).await?.succeeded {
-                    true if done => return Ok(Some(())),
-                    true => snapshot = self.view.now()?,
-                    false => return Ok(None),
+                let reply = self.commit(txn).await?;
+                if reply.succeeded {
+                    if done {
+                        return Ok(Some(()));
+                    }
+                    snapshot = self.view.now()?;
+                    continue;
                 }
+                if reply.got.iter().any(Option::is_some) {
+                    // A Service-Center node is at it; it takes milliseconds, or its lock ends with its lease.
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                return Ok(None);
             }
         })
         .await
@@ -251,6 +275,14 @@ impl Registry {
             (!filter.same_domain || partner.tenant == own.tenant) && (!filter.no_self || partner != own)
         };
         partners.iter().filter(|p| keep(p)).filter_map(|p| Some(snapshot.service(p)?.1.clone())).collect()
+    }
+
+    /// Applies a dependency that a Service-Center node has queued. What it names need not exist any more.
+    pub(crate) async fn apply_queued(&self, queued: QueuedDependency) -> Result<(), Failure> {
+        let QueuedDependency { consumer, providers, overrides } = queued;
+        let Some(consumer) = consumer else { return Ok(()) };
+        let mode = if overrides { Mode::Overwrite } else { Mode::Add };
+        self.set_rules(&ServiceKey { alias: String::new(), ..consumer }, providers, mode).await
     }
 
     /// Forgets the rules of a deleted service and those of others that it leaves without any provider.
@@ -353,7 +385,11 @@ fn change(snapshot: &Snapshot, consumer: &ServiceKey, current: &RuleSet, next: &
         sides.insert(key, (set, true));
     }
     let consumer_key = Key::ConsumerRule(own, rule_name(consumer), consumer.version.clone()).render()?;
-    let mut txn = Txn::default();
+    let mut txn = Txn {
+        compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
+        otherwise: keys::DEPENDENCY_LOCKS.map(|lock| Op::Get(lock.into())).to_vec(),
+        ..Txn::default()
+    };
     txn.compare.push(Compare::ModRev(consumer_key.clone(), current.mod_rev));
     txn.then.push(write_set(consumer_key, next.to_vec()));
     for (key, (set, joins)) in sides {

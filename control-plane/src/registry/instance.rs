@@ -6,8 +6,9 @@ use std::sync::Arc;
 use shared::model::{HealthCheck, Instance, ServiceRef};
 use uuid::Uuid;
 
-use super::service::{existing, quota};
-use super::{Caller, Registry, validate};
+use super::quota::{Place, Resource};
+use super::service::existing;
+use super::{Caller, Registry, RegistryConfig, validate};
 use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::record;
@@ -30,7 +31,7 @@ impl Registry {
         mut instance: Instance,
     ) -> Result<String, Failure> {
         validate::instance(&instance)?;
-        fill_defaults(&mut instance)?;
+        fill_defaults(&mut instance, &self.config)?;
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
         let absent = || Failure::new(Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop).map_err(|_| absent())).await?;
@@ -50,9 +51,10 @@ impl Registry {
                 let moved = Instance { status: known.instance.status.clone(), ..instance.clone() };
                 return self.rewrite(service, known, moved).await;
             }
-            if known.is_none() {
-                self.check_instance_quota(&snapshot, service)?;
-            }
+            let _place = match known {
+                Some(_) => None,
+                None => self.place_for_instance(&snapshot, service)?,
+            };
             let version = record.service.as_ref().map(|s| s.version.clone()).unwrap_or_default();
             let shown = record.instances.contains_key(&instance.instance_id);
             let size = record.instances.size() + usize::from(!shown);
@@ -110,13 +112,20 @@ impl Registry {
         Ok(reply?.succeeded.then_some(()))
     }
 
-    fn check_instance_quota(&self, snapshot: &Snapshot, service: &ServiceRef) -> Result<(), Failure> {
-        let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
-        let limit = self.config.instance_quota;
+    fn place_for_instance(
+        &self,
+        snapshot: &Snapshot,
+        service: &ServiceRef,
+    ) -> Result<Option<Place>, Failure> {
         let own = existing(snapshot, service).is_ok_and(|view| {
-            view.service.as_ref().is_some_and(|s| self.is_shared(&service.tenant, &s.app_id, &s.service_name))
+            let record = view.service.as_ref();
+            record.is_some_and(|s| self.is_shared(&service.tenant, &s.app_id, &s.service_name))
         });
-        if used < limit || own { Ok(()) } else { Err(quota("INSTANCE", limit, used)) }
+        if own {
+            return Ok(None);
+        }
+        let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
+        self.pending.take(&service.tenant, Resource::Instance, used, self.config.instance_quota).map(Some)
     }
 
     /// The seconds that an instance lives without a heartbeat.
@@ -311,7 +320,7 @@ fn same_place(a: &Instance, b: &Instance) -> bool {
         && a.data_center_info == b.data_center_info
 }
 
-fn fill_defaults(instance: &mut Instance) -> Result<(), Failure> {
+fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(), Failure> {
     if instance.status.is_empty() {
         instance.status = "UP".into();
     }
@@ -323,6 +332,9 @@ fn fill_defaults(instance: &mut Instance) -> Result<(), Failure> {
     });
     if check.mode == "pull" {
         (check.interval, check.times) = (DEFAULT_INTERVAL, DEFAULT_TIMES);
+    } else {
+        check.interval = check.interval.max(config.min_interval);
+        check.times = check.times.max(config.min_times);
     }
     // The old arithmetic has 32 bits; what overflows there is refused here.
     let ttl = i64::from(check.interval) * (i64::from(check.times) + 1);

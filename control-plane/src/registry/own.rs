@@ -87,6 +87,7 @@ async fn beat(
         instance_id: registered.unwrap_or_default(),
         host_name: host.to_owned(),
         endpoints: vec![endpoint.to_owned()],
+        data_center_info: registry.config().data_center.clone(),
         health_check: Some(HealthCheck {
             mode: "push".into(),
             interval: 30,

@@ -3,7 +3,8 @@
 use shared::model::ServiceRef;
 use uuid::Uuid;
 
-use super::service::{existing, quota};
+use super::quota::exceeded;
+use super::service::existing;
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
@@ -73,7 +74,7 @@ impl Registry {
             new.push(ServiceRule { rule_id, timestamp: now.clone(), mod_timestamp: now, ..rule.clone() });
         }
         let (used, limit) = (view.rules.len(), self.config.schema_quota);
-        if used + new.len() > limit { Err(quota("RULE", limit, used)) } else { Ok(new) }
+        if used + new.len() > limit { Err(exceeded("RULE", limit, used)) } else { Ok(new) }
     }
 
     /// Changes a rule; its type stays.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shared::model::{ServiceRef, null_default};
 
-use super::service::{existing, quota};
+use super::quota::exceeded;
+use super::service::existing;
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
@@ -93,7 +94,7 @@ impl Registry {
             let view = existing(&snapshot, service)?;
             let known = listed_ids(view);
             if !known.contains(&schema.schema_id) && known.len() >= self.config.schema_quota {
-                return Err(quota("SCHEMA", self.config.schema_quota, known.len()));
+                return Err(exceeded("SCHEMA", self.config.schema_quota, known.len()));
             }
             let mut txn = self.schema_txn(service, view, std::slice::from_ref(schema))?;
             let declared = view.service.as_ref().is_some_and(|s| s.schemas.contains(&schema.schema_id));

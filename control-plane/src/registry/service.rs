@@ -8,6 +8,7 @@ use sha1::{Digest, Sha1};
 use shared::model::{Framework, Service, ServiceRef, Tenant};
 use tracing::warn;
 
+use super::quota::{Place, Resource};
 use super::{Caller, Registry, own, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key, Name};
@@ -51,7 +52,7 @@ impl Registry {
         if let Some(known) = known_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
             return same_id(known, &service.service_id);
         }
-        self.check_service_quota(&snapshot, tenant, &service)?;
+        let _place = self.place_for_service(&snapshot, tenant, &service)?;
         if service.service_id.is_empty() {
             service.service_id = derived_id(tenant, &name, &service.version);
         }
@@ -97,18 +98,17 @@ impl Registry {
         }
     }
 
-    fn check_service_quota(
+    fn place_for_service(
         &self,
         snapshot: &Snapshot,
         tenant: &Tenant,
         service: &Service,
-    ) -> Result<(), Failure> {
-        let used = snapshot.tenant(tenant).map_or(0, |view| view.service_count);
-        let limit = self.config.service_quota;
-        if used < limit || self.is_shared(tenant, &service.app_id, &service.service_name) {
-            return Ok(());
+    ) -> Result<Option<Place>, Failure> {
+        if self.is_shared(tenant, &service.app_id, &service.service_name) {
+            return Ok(None);
         }
-        Err(quota("SERVICE", limit, used))
+        let used = snapshot.tenant(tenant).map_or(0, |view| view.service_count);
+        self.pending.take(tenant, Resource::Service, used, self.config.service_quota).map(Some)
     }
 
     /// Replaces a service's properties, and its framework where one is given.
@@ -243,11 +243,6 @@ fn same_id(known: String, asked: &str) -> Result<String, Failure> {
 
 fn conflict() -> Failure {
     Failure::new(Code::ServiceConflict, "ServiceID conflict or found the same service with different id.")
-}
-
-pub(super) fn quota(what: &str, limit: usize, used: usize) -> Failure {
-    let detail = format!("no quota to create {what}, max num is {limit}, curNum is {used}, apply num is 1");
-    Failure::new(Code::NotEnoughQuota, detail)
 }
 
 fn deletion(service: &ServiceRef, view: &ServiceView) -> Txn {

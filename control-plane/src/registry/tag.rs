@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use shared::model::ServiceRef;
 
-use super::service::{existing, quota};
+use super::quota::exceeded;
+use super::service::existing;
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
@@ -23,7 +24,7 @@ impl Registry {
     pub async fn replace_tags(&self, service: &ServiceRef, tags: Tags) -> Result<(), Failure> {
         let limit = self.config.schema_quota;
         if tags.len() > limit {
-            return Err(quota("TAG", limit, tags.len()));
+            return Err(exceeded("TAG", limit, tags.len()));
         }
         for (key, value) in &tags {
             validate::tag(key)?;

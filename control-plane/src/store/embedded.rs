@@ -103,6 +103,7 @@ impl EmbeddedStore {
             commands: waiting,
             head,
             bounds: Bounds { commits: config.revisions_kept, bytes: config.history_bytes },
+            trouble: String::new(),
         };
         tasks.spawn(writer.run(tasks.abort().clone()));
         let request_timeout = config.request_timeout;

@@ -10,6 +10,7 @@ use axum::body::Body;
 use control_plane::app::{App, Parts};
 use control_plane::config::Config;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use control_plane::view::interest;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use shared::admin::Readiness;
 use shared::bus::local::LocalBus;
 use shared::config;
 use shared::lifecycle::Tasks;
+use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::metrics::Metrics;
 
 pub struct Probe {
@@ -91,6 +93,19 @@ impl Probe {
     /// Follows the view.
     pub fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
         self.app.view.revisions()
+    }
+
+    /// The store behind the registry.
+    pub fn store(&self) -> &dyn control_plane::store::Store {
+        &**self.app.registry.store()
+    }
+
+    /// The ids of the providers whose changes a consumer is to hear of.
+    pub fn providers_in(&self, domain: &str, consumer: &str) -> Vec<String> {
+        let consumer = ServiceRef::new(Tenant::new(domain, "default"), consumer);
+        let snapshot = self.app.view.now().expect("listed");
+        let providers = interest::providers(&snapshot, &consumer).expect("the consumer exists");
+        providers.into_iter().map(|provider| provider.id).collect()
     }
 
     /// Held instances of which the store does not know yet.

@@ -102,6 +102,22 @@ impl File {
         guarded(path, || Self::open_checked(path))
     }
 
+    /// Opens the file at `path` again after a failed write. It must be the same one: `tried` is the number of the
+    /// batch that failed, so the file has that or the one before. A file that was removed is not made anew,
+    /// since what it held is only in memory now.
+    pub(super) fn reopen(path: &Path, tried: u64) -> Result<Self, OpenError> {
+        if !path.exists() {
+            return Err(OpenError::Io { path: path.into(), source: io::ErrorKind::NotFound.into() });
+        }
+        let file = Self::open(path)?;
+        if file.batch != tried && file.batch + 1 != tried {
+            let reason =
+                format!("it was replaced: it has batch {}, not {tried} or the one before", file.batch);
+            return Err(OpenError::Corrupt { path: path.into(), reason });
+        }
+        Ok(file)
+    }
+
     fn open_checked(path: &Path) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.into(), source };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());

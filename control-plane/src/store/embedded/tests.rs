@@ -192,6 +192,17 @@ async fn a_file_of_another_format_is_refused_with_both_numbers() {
     assert!(error.to_string().ends_with("has the format 7; this program reads 1"), "{error}");
 }
 
+#[test]
+fn a_file_that_was_removed_or_replaced_is_not_taken_for_the_old_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("muster.redb");
+    assert!(matches!(File::reopen(&path, 1).err(), Some(OpenError::Io { .. })));
+    assert!(!path.exists());
+    drop(File::open(&path).unwrap_or_else(|error| panic!("{error}")));
+    assert!(File::reopen(&path, 1).is_ok());
+    assert!(matches!(File::reopen(&path, 7).err(), Some(OpenError::Corrupt { .. })));
+}
+
 /// Set for the child process of the test below: the file it writes to.
 const VICTIM: &str = "MUSTER_STORE_VICTIM";
 

@@ -10,6 +10,7 @@
 //! latency. What is shared is never ahead of the file. After a failed write the file is opened anew, which
 //! tells whether the batch is in it; until that succeeds every write is answered with the reason.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::file::{Batch, File, OpenError, WriteError};
 use super::log::Bounds;
@@ -57,6 +58,8 @@ pub(super) struct Writer {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) head: watch::Sender<Revision>,
     pub(super) bounds: Bounds,
+    /// Why writes are refused, while they are.
+    pub(super) trouble: String,
 }
 
 /// A state that is not yet in the file, and who waits for it to be.
@@ -79,7 +82,7 @@ struct Unresolved {
 impl Writer {
     /// Serves until every handle of the store is dropped, or `abort`.
     pub(super) async fn run(mut self, abort: CancellationToken) {
-        let mut unresolved = None;
+        let mut unresolved: Option<Unresolved> = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         // After a failed write, none is tried before this: a full disk stays full for a while.
         let mut pause = Instant::now();
@@ -92,11 +95,16 @@ impl Writer {
                 () = wait_until(due) => {}
                 () = tokio::time::sleep_until(pause), if self.file.is_none() => {}
             }
-            if self.file.is_none() && Instant::now() >= pause && !self.reopen(&mut unresolved).await {
-                pause = Instant::now() + backoff.next_wait();
+            if Instant::now() >= pause
+                && let Some(lost) = unresolved.take()
+            {
+                unresolved = self.reopen(lost).await;
+                if unresolved.is_some() {
+                    pause = Instant::now() + backoff.next_wait();
+                }
             }
             if self.file.is_none() || Instant::now() < pause {
-                commands.drain(..).for_each(|command| refuse(command, "its file cannot be written"));
+                commands.drain(..).for_each(|command| refuse(command, &self.trouble));
                 // A lease cannot end now; it is looked at again in a second.
                 self.put_off_due();
                 continue;
@@ -110,11 +118,9 @@ impl Writer {
                 Ok(()) => backoff.reset(),
                 Err(lost) => {
                     pause = Instant::now() + backoff.next_wait();
-                    unresolved = Some(lost);
-                    if !self.reopen(&mut unresolved).await
-                        && let Some(Unresolved { draft: Some(draft), .. }) = &mut unresolved
-                    {
-                        draft.fail("its file cannot be written");
+                    unresolved = self.reopen(lost).await;
+                    if let Some(Unresolved { draft: Some(draft), .. }) = &mut unresolved {
+                        draft.fail(&self.trouble);
                     }
                 }
             }
@@ -151,6 +157,7 @@ impl Writer {
             }
             Ok((file, draft, Err(WriteError(reason)))) => {
                 error!(%reason, "the store's file cannot be written; opening it again");
+                self.trouble = format!("its file cannot be written: {reason}");
                 // Closing takes the disk too.
                 _ = tokio::task::spawn_blocking(move || drop(file)).await;
                 Err(Unresolved { draft: Some(draft), number })
@@ -158,47 +165,47 @@ impl Writer {
             Err(panic) => {
                 // The draft is lost with its callers, who get "unavailable"; what the file holds is read again.
                 error!(%panic, "the store's database failed; opening the file again");
+                self.trouble = "its database failed".into();
                 Err(Unresolved { draft: None, number })
             }
         }
     }
 
-    /// Opens the file again and settles what became of the last batch. False when it cannot be opened.
-    async fn reopen(&mut self, unresolved: &mut Option<Unresolved>) -> bool {
-        let path = self.path.clone();
-        let read_all = matches!(unresolved, Some(Unresolved { draft: None, .. }));
+    /// Opens the file again and settles what became of the last batch. Gives it back when that cannot be known yet.
+    async fn reopen(&mut self, lost: Unresolved) -> Option<Unresolved> {
+        let (path, number, read_all) = (self.path.clone(), lost.number, lost.draft.is_none());
         let opened = tokio::task::spawn_blocking(move || {
-            let file = File::open(&path)?;
+            let file = File::reopen(&path, number)?;
             let contents = if read_all { Some(file.load()?) } else { None };
             Ok::<_, OpenError>((file, contents))
         });
-        let (file, contents) = match opened.await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(reason)) => {
-                warn!(%reason, "the store's file cannot be opened again");
-                return false;
-            }
+        let opened = match opened.await {
+            Ok(opened) => opened.map_err(|error| match error.source() {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            }),
+            Err(panic) => Err(panic.to_string()),
+        };
+        let (file, contents) = match opened {
+            Ok(opened) => opened,
             Err(reason) => {
-                warn!(%reason, "the store's file cannot be opened again");
-                return false;
+                error!(reason, "the store's file cannot be opened again");
+                return Some(lost);
             }
         };
         info!("the store's file is open again");
         let held = file.batch;
         self.file = Some(file);
-        match unresolved.take() {
-            Some(Unresolved { draft: Some(draft), number }) if held == number => self.publish(draft),
-            Some(Unresolved { draft: Some(mut draft), .. }) => {
-                draft.fail("the write did not reach its file");
+        match (lost.draft, contents) {
+            (Some(draft), _) if held == number => self.publish(draft),
+            (Some(mut draft), _) => {
+                draft.fail(&self.trouble);
                 draft.due.iter().for_each(|(lease, ttl)| self.shared.deadlines.retry(*lease, *ttl));
             }
-            Some(Unresolved { draft: None, .. }) | None => {
-                if let Some((state, log)) = contents {
-                    self.adopt(state, log);
-                }
-            }
+            (None, Some((state, log))) => self.adopt(state, log),
+            (None, None) => {}
         }
-        true
+        None
     }
 
     /// Shares what is now in the file, then answers: whoever is answered reads their write.

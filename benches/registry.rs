@@ -1,0 +1,295 @@
+//! What the registry API does per second, each figure beside a bare handler that returns as many bytes.
+//!
+//! The control plane runs in this process on a real etcd, the load comes from the same machine over loopback: what
+//! compares is the ratio within one run. A find is answered from the view, a heartbeat renews a lease without a
+//! write, a registration is one etcd transaction.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::routing::get;
+use benches::Latencies;
+use control_plane::app::{App, Parts};
+use control_plane::config::Config;
+use control_plane::keys;
+use control_plane::store::etcd::{EtcdConfig, EtcdStore};
+use control_plane::store::{Op, Store, Txn};
+use control_plane::view::{self, History, Protection, follow};
+use futures_util::future::try_join_all;
+use harness::Etcd;
+use shared::admin::Readiness;
+use shared::bus::local::LocalBus;
+use shared::clock::Clock;
+use shared::http::{ServerLimits, serve};
+use shared::lifecycle::Tasks;
+use shared::model::{ServiceRef, Tenant};
+use shared::telemetry::metrics::Metrics;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const LONG: Duration = Duration::from_secs(3);
+const CLIENTS: usize = 16;
+const V4: &str = "/v4/default/registry";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    eprintln!("{:<28} {:>10} {:>9} {:>9} {:>8}", "what", "per s", "p50 ms", "p99 ms", "ratio");
+    let etcd = Etcd::start().await;
+    let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
+    let tasks = Tasks::new();
+    let store = EtcdStore::connect(config, &tasks);
+    let api = start(store.clone(), &tasks).await?;
+    for instances in [1, 100, 1000] {
+        find(&api, instances, &tasks).await?;
+    }
+    heartbeat(&api, &tasks).await?;
+    register(&api, &*store).await?;
+    large_view(&store).await
+}
+
+/// Starts a control plane and waits until it serves.
+async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let metrics = Metrics::new([])?;
+    let readiness = Readiness::new(tasks);
+    let parts = Parts {
+        store,
+        bus: Arc::new(LocalBus::new()),
+        config: shared::config::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
+        listening: address,
+        meter: metrics.meter("bench"),
+        readiness: readiness.clone(),
+    };
+    let app = App::build(parts, tasks);
+    let (service, serving) = (app.service.clone(), tasks.clone());
+    tasks.spawn(async move { serve(listener, service, ServerLimits::default(), &serving).await });
+    let mut revisions = app.view.revisions();
+    revisions.wait_for(|rev| *rev > 0).await?;
+    Ok(address.to_string())
+}
+
+/// A handler that returns a constant body on the same kind of server.
+async fn bare(bytes: usize, tasks: &Tasks) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let body = bytes::Bytes::from(vec![b'x'; bytes]);
+    let routes = Router::new().route(
+        "/",
+        get(move || {
+            let body = body.clone();
+            async move { body }
+        })
+        .put(|| async {}),
+    );
+    let serving = tasks.clone();
+    tasks.spawn(async move { serve(listener, routes, ServerLimits::default(), &serving).await });
+    Ok(address.to_string())
+}
+
+async fn find(api: &str, instances: usize, tasks: &Tasks) -> Result<()> {
+    let name = format!("find-{instances}");
+    let service = post(
+        api,
+        "/microservices",
+        &format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench","version":"1.0.0"}}}}"#),
+    )
+    .await?;
+    let id = field(&service, "serviceId")?;
+    for n in 0..instances {
+        post(api, &format!("/microservices/{id}/instances"), &instance(n)).await?;
+    }
+    let path = format!("{V4}/instances?appId=bench&serviceName={name}&version=0%2B");
+    let answer = Client::connect(api).await?.call("GET", &path, "").await?;
+    let floor = load(&bare(answer.len(), tasks).await?, "GET", |_| ("/".into(), String::new())).await?;
+    let found = load(api, "GET", |_| (path.clone(), String::new())).await?;
+    report(&format!("bare handler, {} bytes", answer.len()), &floor, None);
+    report(&format!("find {instances}"), &found, Some(&floor));
+    Ok(())
+}
+
+async fn heartbeat(api: &str, tasks: &Tasks) -> Result<()> {
+    let service =
+        post(api, "/microservices", r#"{"service":{"serviceName":"beats","appId":"bench"}}"#).await?;
+    let id = field(&service, "serviceId")?;
+    let ids: Vec<String> = (0..500).map(|n| format!("beat-{n}")).collect();
+    for n in &ids {
+        let body = format!(r#"{{"instance":{{"hostName":"n","instanceId":"{n}"}}}}"#);
+        post(api, &format!("/microservices/{id}/instances"), &body).await?;
+    }
+    let path = |n: usize| format!("{V4}/microservices/{id}/instances/{}/heartbeat", ids[n % ids.len()]);
+    let floor = load(&bare(0, tasks).await?, "PUT", |_| ("/".into(), String::new())).await?;
+    let beats = load(api, "PUT", |n| (path(n), String::new())).await?;
+    report("bare handler, empty", &floor, None);
+    report("heartbeat", &beats, Some(&floor));
+    Ok(())
+}
+
+/// A registration against the bare transaction that it needs, one after the other.
+async fn register(api: &str, store: &dyn Store) -> Result<()> {
+    let service =
+        post(api, "/microservices", r#"{"service":{"serviceName":"grows","appId":"bench"}}"#).await?;
+    let id = field(&service, "serviceId")?;
+    let reference = ServiceRef::new(Tenant::default(), "floor");
+    let (mut floor, mut taken) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    for n in 0..400 {
+        let begun = Instant::now();
+        let lease = store.grant(120).await?;
+        let put = |key: String| Op::Put { key, value: vec![b'x'; 300].into(), lease: Some(lease) };
+        let name = n.to_string();
+        let then = vec![put(keys::instance(&reference, &name)), put(keys::lease(&reference, &name))];
+        store.txn(Txn { then, ..Txn::default() }).await?;
+        floor.push(begun.elapsed());
+    }
+    let floor = Latencies::new(floor, started.elapsed());
+    let mut client = Client::connect(api).await?;
+    let started = Instant::now();
+    for n in 0..400 {
+        let begun = Instant::now();
+        client.call("POST", &format!("{V4}/microservices/{id}/instances"), &instance(n)).await?;
+        taken.push(begun.elapsed());
+    }
+    let taken = Latencies::new(taken, started.elapsed());
+    report("bare lease and transaction", &floor, None);
+    report("register an instance", &taken, Some(&floor));
+    Ok(())
+}
+
+/// Time and memory of a view of 100 000 instances.
+async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
+    const INSTANCES: usize = 100_000;
+    let tenant = Tenant::default();
+    for chunk in (0..INSTANCES).collect::<Vec<_>>().chunks(100) {
+        let service = ServiceRef::new(tenant.clone(), format!("large-{}", chunk[0] / 100));
+        let mut then = vec![Op::put(
+            keys::service(&service),
+            format!(
+                r#"{{"serviceId":"{}","appId":"bench","serviceName":"{}","version":"1.0.0"}}"#,
+                service.id, service.id
+            ),
+        )];
+        for n in chunk {
+            let record: serde_json::Value = serde_json::from_str(&instance(*n))?;
+            then.push(Op::put(keys::instance(&service, &n.to_string()), record["instance"].to_string()));
+        }
+        store.txn(Txn { then, ..Txn::default() }).await?;
+    }
+    let before = resident()?;
+    let (writer, view) = view::view(History::new(1000), Protection::default(), Clock::system());
+    let tasks = Tasks::new();
+    let started = Instant::now();
+    tasks.spawn(follow::follow(store.clone(), writer, tasks.abort().clone()));
+    view.revisions().wait_for(|rev| *rev > 0).await?;
+    let (took, bytes) = (started.elapsed(), resident()?.saturating_sub(before));
+    let count: usize = view.now()?.tenants.values().map(|tenant| tenant.instance_count).sum();
+    eprintln!(
+        "{count} instances listed and indexed in {:.2} s, {} bytes each",
+        took.as_secs_f64(),
+        bytes / count
+    );
+    println!(
+        "{}",
+        serde_json::json!({"bench": "registry", "what": "view", "instances": count, "seconds": took.as_secs_f64(), "bytes_per_instance": bytes / count})
+    );
+    tasks.abort().cancel();
+    Ok(())
+}
+
+fn resident() -> Result<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: usize = statm.split_whitespace().nth(1).context("resident pages")?.parse()?;
+    Ok(pages * 4096)
+}
+
+fn instance(n: usize) -> String {
+    format!(
+        r#"{{"instance":{{"hostName":"node-{n}","endpoints":["rest://10.{}.{}.{}:8080?sslEnabled=false"],"status":"UP","properties":{{"zone":"east","build":"{n}"}},"healthCheck":{{"mode":"push","interval":30,"times":3}},"dataCenterInfo":{{"name":"dc1","region":"north","availableZone":"az1"}},"timestamp":"1700000000","modTimestamp":"1700000000","version":"1.0.0"}}}}"#,
+        n >> 16 & 255,
+        n >> 8 & 255,
+        n & 255
+    )
+}
+
+fn field(body: &[u8], name: &str) -> Result<String> {
+    let body: serde_json::Value = serde_json::from_slice(body)?;
+    Ok(body[name].as_str().context("a field of the answer")?.to_owned())
+}
+
+async fn post(api: &str, path: &str, body: &str) -> Result<Vec<u8>> {
+    Client::connect(api).await?.call("POST", &format!("{V4}{path}"), body).await
+}
+
+/// Calls as fast as `CLIENTS` connections can, for `LONG`.
+async fn load(server: &str, method: &str, request: impl Fn(usize) -> (String, String)) -> Result<Latencies> {
+    let until = Instant::now() + LONG;
+    let request = &request;
+    let clients = (0..CLIENTS).map(|first| async move {
+        let mut client = Client::connect(server).await?;
+        let (mut calls, mut n) = (Vec::new(), first);
+        while Instant::now() < until {
+            let (path, body) = request(n);
+            let begun = Instant::now();
+            client.call(method, &path, &body).await?;
+            calls.push(begun.elapsed());
+            n += CLIENTS;
+        }
+        Ok::<_, anyhow::Error>(calls)
+    });
+    let calls = try_join_all(clients).await?.concat();
+    Ok(Latencies::new(calls, LONG))
+}
+
+fn report(what: &str, figures: &Latencies, floor: Option<&Latencies>) {
+    let (p50, p99) = (figures.quantile_ms(0.5), figures.quantile_ms(0.99));
+    let ratio = floor.map_or(1.0, |floor| figures.per_second() / floor.per_second());
+    eprintln!("{what:<28} {:>10.0} {p50:>9.2} {p99:>9.2} {ratio:>8.2}", figures.per_second());
+    let figure = serde_json::json!({
+        "bench": "registry", "what": what, "per_second": figures.per_second(), "p50_ms": p50, "p99_ms": p99,
+        "ratio": ratio, "optimised": !cfg!(debug_assertions),
+    });
+    println!("{figure}");
+}
+
+/// A client that costs little: one connection, one request at a time.
+struct Client {
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(server: &str) -> Result<Self> {
+        let socket = TcpStream::connect(server).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, read: Vec::with_capacity(1 << 16) })
+    }
+
+    async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.socket.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+        self.read.clear();
+        loop {
+            anyhow::ensure!(
+                self.socket.read_buf(&mut self.read).await? > 0,
+                "the server closed the connection"
+            );
+            let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let head = std::str::from_utf8(&self.read[..end])?;
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+            let (start, length) = (end + 4, length.context("a length")?.parse::<usize>()?);
+            let ok = head.starts_with("HTTP/1.1 200");
+            while self.read.len() < start + length {
+                anyhow::ensure!(
+                    self.socket.read_buf(&mut self.read).await? > 0,
+                    "the server closed the connection"
+                );
+            }
+            let body = self.read[start..start + length].to_vec();
+            anyhow::ensure!(ok, "refused: {}", String::from_utf8_lossy(&body));
+            return Ok(body);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What an operator sets: quotas, lease times, shared services.
+
+mod probe;
+
+use probe::Probe;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn quotas_hold_under_concurrency_and_do_not_hinder_what_exists() {
+    let probe = Probe::start_with(&[("MUSTER_QUOTA_SERVICES", "6"), ("MUSTER_QUOTA_INSTANCES", "4")]).await;
+    // One service and one instance of the tenant are the registry's own.
+    let register = |n: usize| {
+        let body = json!({"service": {"serviceName": format!("s{n}")}});
+        let probe = &probe;
+        async move { probe.post("/microservices", &body).await.status }
+    };
+    let answers = futures_util::future::join_all((0..20).map(register)).await;
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 5);
+    let refused = probe.post("/microservices", &json!({"service": {"serviceName": "more"}})).await;
+    assert!(refused.refused("400100")["detail"].as_str().is_some_and(|d| d.contains("max num is 6")));
+    let known = probe.get("/microservices").await.ok()["services"].as_array().expect("a list").clone();
+    let known = known.iter().find(|s| s["serviceName"] != "SERVICECENTER").expect("one of ours").clone();
+    let name = known["serviceName"].as_str().expect("a name");
+    probe.service(json!({ "serviceName": name })).await;
+    let id = known["serviceId"].as_str().expect("an id");
+    for n in 0..3 {
+        probe.instance(id, json!({"hostName": "n", "instanceId": format!("i{n}")})).await;
+    }
+    let body = json!({"instance": {"hostName": "n"}});
+    probe.post(&format!("/microservices/{id}/instances"), &body).await.refused("400100");
+    probe.instance(id, json!({"hostName": "n", "instanceId": "i0"})).await;
+    probe.delete(&format!("/microservices/{id}/instances/i0")).await.empty();
+    probe.instance(id, json!({"hostName": "n"})).await;
+}
+
+#[tokio::test]
+async fn a_shared_service_is_found_from_every_domain_and_its_changes_are_told() {
+    let probe = Probe::start_with(&[("MUSTER_REGISTRY_SHARED_SERVICES", "config-center, other")]).await;
+    let shared = json!({"serviceName": "config-center", "environment": "production", "version": "1.0.0"});
+    let provider = probe.service(shared).await;
+    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    let elsewhere = |method: &'static str, path: &'static str, consumer: String, body: String| {
+        let probe = &probe;
+        async move {
+            let headers = [("X-Domain-Name", "tenant-b"), ("X-ConsumerId", consumer.as_str())];
+            probe.send(method, &format!("/v4/default/registry{path}"), &headers, body).await
+        }
+    };
+    let body = json!({"service": {"serviceName": "cart", "appId": "shop", "version": "1.0.0"}}).to_string();
+    let consumer = elsewhere("POST", "/microservices", String::new(), body).await.ok()["serviceId"].clone();
+    let consumer = consumer.as_str().expect("an id").to_owned();
+    let find = "/instances?appId=default&serviceName=config-center&version=0%2B&env=";
+    let found = elsewhere("GET", find, consumer.clone(), String::new()).await;
+    let rev = found.revision();
+    assert_eq!(
+        found.ok()["instances"][0]["instanceId"],
+        "i",
+        "another application and environment, all the same"
+    );
+    // Who is to hear of it: the consumer of the other domain, from now on.
+    let interested = probe.providers_in("tenant-b", &consumer);
+    assert_eq!(interested, [provider.clone()]);
+    probe
+        .put(&format!("/microservices/{provider}/instances/i/status?value=DOWN"), &Value::Null)
+        .await
+        .empty();
+    let again = "/instances?appId=default&serviceName=config-center&version=0%2B&env=";
+    let found = elsewhere("GET", again, consumer, String::new()).await;
+    assert_ne!(found.revision(), rev);
+    // Not shared: of the caller's own domain only.
+    let plain = "/instances?appId=default&serviceName=plain&version=0%2B";
+    probe.service(json!({"serviceName": "plain"})).await;
+    elsewhere("GET", plain, String::new(), String::new()).await.refused("400012");
+}
+
+#[tokio::test]
+async fn heartbeat_floors_and_a_fixed_lease_time_are_kept() {
+    let variables =
+        [("MUSTER_REGISTRY_INSTANCE_MIN_INTERVAL", "5"), ("MUSTER_REGISTRY_INSTANCE_MIN_TIMES", "3")];
+    let probe = Probe::start_with(&variables).await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let check = json!({"mode": "push", "interval": 1, "times": 1});
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "i", "healthCheck": check})).await;
+    let read = probe.get(&format!("/microservices/{id}/instances/i")).await.ok();
+    assert_eq!(read["instance"]["healthCheck"], json!({"mode": "push", "interval": 5, "times": 3}));
+    let pull = json!({"mode": "pull", "interval": 7, "times": 9, "port": 80, "url": "/health"});
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "p", "healthCheck": pull})).await;
+    let read = probe.get(&format!("/microservices/{id}/instances/p")).await.ok();
+    let forced = json!({"mode": "pull", "interval": 30, "times": 3, "port": 80, "url": "/health"});
+    assert_eq!(read["instance"]["healthCheck"], forced);
+    let overflow = json!({"mode": "push", "interval": 2_147_483_647, "times": 2_147_483_647});
+    let body = json!({"instance": {"hostName": "n", "healthCheck": overflow}});
+    probe.post(&format!("/microservices/{id}/instances"), &body).await.refused("400001");
+}
+
+#[tokio::test]
+async fn the_registrys_own_instance_carries_what_clients_sync() {
+    let variables = [
+        ("MUSTER_ADVERTISE", "registry.example:443"),
+        ("MUSTER_DATA_CENTER_NAME", "dc1"),
+        ("MUSTER_DATA_CENTER_REGION", "north"),
+        ("MUSTER_DATA_CENTER_ZONE", "az1"),
+    ];
+    let probe = Probe::start_with(&variables).await;
+    let own = probe.get("/health").await.ok()["instances"][0].clone();
+    assert_eq!(own["endpoints"], json!(["rest://registry.example:443/"]));
+    assert_eq!(own["dataCenterInfo"], json!({"name": "dc1", "region": "north", "availableZone": "az1"}));
+    let find = "/instances?appId=default&serviceName=SERVICECENTER&version=latest&env=production";
+    assert!(probe.get(find).await.ok()["instances"].is_array());
+    for other in ["KIE", "CseConfigCenter"] {
+        let find = format!("/instances?appId=default&serviceName={other}&version=latest");
+        probe.get(&find).await.refused("400012");
+    }
+    let id = own["serviceId"].as_str().expect("an id");
+    probe.delete(&format!("/microservices/{id}?force=1")).await.refused("400001");
+}
