@@ -1,6 +1,7 @@
 //! System tests.
 
 mod deploy;
+mod faults;
 mod outage;
 mod push;
 mod standalone;

@@ -85,6 +85,12 @@ impl Client {
         self.try_get(path).await.unwrap_or_else(|| panic!("no answer: GET {path}"))
     }
 
+    /// A call below the registry's base path of the default project; `None` when no answer came.
+    pub async fn try_call(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.try_send(method, &format!("/v4/default/registry{path}"), &[], body).await
+    }
+
     /// A call below the registry's base path of the default project.
     pub async fn call(&self, method: &str, path: &str, consumer: &str, body: &Value) -> Answer {
         let path = format!("/v4/default/registry{path}");
@@ -121,6 +127,13 @@ impl Client {
     /// Unregisters an instance.
     pub async fn unregister(&self, service: &str, id: &str) {
         self.call("DELETE", &format!("/microservices/{service}/instances/{id}"), "", &Value::Null).await.ok();
+    }
+
+    /// Finds a provider as a consumer; `None` when no answer came.
+    pub async fn try_find(&self, consumer: &str, provider: &str) -> Option<Answer> {
+        let path =
+            format!("/v4/default/registry/instances?appId=shop&serviceName={provider}&version=0%2B&rev=");
+        self.try_send("GET", &path, &[("X-ConsumerId", consumer)], String::new()).await
     }
 
     /// Finds a provider as a consumer, which is recorded as a dependency.

@@ -7,6 +7,8 @@
 //! | [`link`] | a TCP link that can be cut, frozen and slowed |
 //! | [`world`] | a whole system of our programs |
 //! | [`client`], [`watcher`] | who uses it |
+//! | [`oracle`] | what was true, what watchers were told, and whether the two agree |
+//! | [`load`] | random writers, bursts, and readers that are not to be lied to |
 //! | [`certificates`] | an authority of a moment and what it signs |
 //! | [`eventually()`] | waiting for something, never for a time |
 //!
@@ -18,7 +20,9 @@ pub mod client;
 pub mod etcd;
 pub mod eventually;
 pub mod link;
+pub mod load;
 pub mod nats;
+pub mod oracle;
 pub mod port;
 pub mod process;
 pub mod watcher;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{Client, Etcd, Nats, Process, Watcher, eventually, port};
+use crate::{Client, Etcd, Link, Nats, Process, Watcher, eventually, port};
 
 /// The processes of a system. All of them end with it.
 pub struct World {
@@ -24,6 +24,10 @@ pub struct Node {
     pub api: SocketAddr,
     /// Where it tells its state.
     pub admin: SocketAddr,
+    /// Its own way to the bus, in a world of links.
+    pub bus: Option<Link>,
+    /// Its own way to the store, in a world of links; control planes only.
+    pub store: Option<Link>,
 }
 
 impl World {
@@ -64,6 +68,59 @@ impl World {
         Self { etcd, nats, control_planes, gateways }
     }
 
+    /// Starts a system in which every program has links of its own to the store and the bus, and settings beyond
+    /// the usual.
+    pub async fn linked(
+        control_planes: usize,
+        gateways: usize,
+        control_plane_flags: &[(&str, &str)],
+        gateway_flags: &[(&str, &str)],
+    ) -> Self {
+        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
+        let mut planes = Vec::new();
+        for _ in 0..control_planes {
+            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to(nats.endpoint()).await);
+            let (etcd, nats) = (format!("http://{}", store.endpoint()), format!("nats://{}", bus.endpoint()));
+            let mut flags = vec![("--etcd", etcd.as_str()), ("--nats", &nats)];
+            flags.extend(control_plane_flags);
+            let node = Node::prepare("control-plane", &flags);
+            planes.push(Node { store: Some(store), bus: Some(bus), ..node });
+        }
+        let urls: Vec<String> = planes.iter().map(|node| format!("http://{}", node.api)).collect();
+        let urls = urls.join(",");
+        let mut edges = Vec::new();
+        for _ in 0..gateways {
+            let bus = Link::to(nats.endpoint()).await;
+            let nats = format!("nats://{}", bus.endpoint());
+            let mut flags =
+                vec![("--nats", nats.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
+            flags.extend(gateway_flags);
+            edges.push(Node { bus: Some(bus), ..Node::prepare("edge-gateway", &flags) });
+        }
+        let world = Self { etcd, nats, control_planes: planes, gateways: edges };
+        let nodes = || world.control_planes.iter().chain(&world.gateways);
+        nodes().for_each(|node| node.process.start());
+        for node in nodes() {
+            node.ready().await;
+        }
+        world
+    }
+
+    /// The control plane that publishes.
+    pub async fn publisher(&self) -> &Node {
+        eventually("a control plane publishes", || async {
+            for node in &self.control_planes {
+                if node.process.is_running()
+                    && node.try_metric("muster_publisher_active", "").await == Some(1.0)
+                {
+                    return Some(node);
+                }
+            }
+            None
+        })
+        .await
+    }
+
     /// A client of a gateway.
     pub fn client(&self, gateway: usize) -> Client {
         Client::new(self.gateways[gateway].api)
@@ -83,7 +140,7 @@ impl Node {
         let mut arguments =
             vec!["--listen".to_owned(), api.to_string(), "--admin-listen".into(), admin.to_string()];
         arguments.extend(flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]));
-        Self { process: Process::ours(program).args(arguments), api, admin }
+        Self { process: Process::ours(program).args(arguments), api, admin, bus: None, store: None }
     }
 
     /// Waits until it says that it may be given work.
@@ -97,12 +154,20 @@ impl Node {
     }
 
     /// A figure of its metrics: the sum over all series of a name whose labels contain `labels`.
+    ///
+    /// # Panics
+    /// When it does not answer.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
-        let text = Client::new(self.admin).get("/metrics").await.text();
+        self.try_metric(name, labels).await.unwrap_or_else(|| panic!("no answer: {}", self.admin))
+    }
+
+    /// Like [`Node::metric`]; `None` when it does not answer.
+    pub async fn try_metric(&self, name: &str, labels: &str) -> Option<f64> {
+        let text = Client::new(self.admin).try_get("/metrics").await?.text();
         let series = text.lines().filter(|line| {
             let rest = line.strip_prefix(name);
             rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
         });
-        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        Some(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 }

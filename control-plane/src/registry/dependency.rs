@@ -292,7 +292,8 @@ impl Registry {
         self.drop_dangling(tenant).await
     }
 
-    /// Drops the rules of a tenant's consumers whose provider has no registered service any more.
+    /// Drops the rules of a tenant's consumers whose provider has no registered service any more. The consumers
+    /// go on waiting for the names, so that nothing is missed when a provider is deleted and registered again.
     async fn drop_dangling(&self, tenant: &Tenant) -> Result<(), Failure> {
         let snapshot = self.view.now()?;
         let Some(view) = snapshot.tenant(tenant) else { return Ok(()) };
@@ -309,6 +310,12 @@ impl Registry {
                 alias: String::new(),
                 version: version.clone(),
             };
+            if let Some(waiting) = snapshot.by_key(&consumer) {
+                for rule in rules.keys.iter().filter(|rule| !stays(rule)) {
+                    let of = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
+                    self.want(&waiting, &of, &rule_name(rule)).await?;
+                }
+            }
             let left = rules.keys.iter().filter(|rule| stays(rule)).cloned().collect();
             self.set_rules(&consumer, left, Mode::Overwrite).await?;
         }

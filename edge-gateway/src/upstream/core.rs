@@ -8,7 +8,7 @@
 //! A group's interest has a revision. Changes of it that come while it is being asked for are kept and applied
 //! to the answer if they are newer, so that none is lost whichever comes first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,18 @@ use crate::hub::push::Push;
 use crate::hub::{GroupId, Left};
 use crate::session::close::Reason;
 
+#[cfg(test)]
+mod model;
 mod preface;
 
 pub(crate) use preface::Preface;
 
 /// How long a group without sessions is kept: watchers that reconnect find everything in place.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// Bookmarks after which everything published before a subscription began counts as covered: the first may
+/// have been on its way already.
+const SETTLED_AFTER: u64 = 2;
 
 /// Changes of an interest that are kept while it is being asked for; more than a replica makes in the time of
 /// an answer. The oldest goes first: the answer most likely knows it.
@@ -101,6 +107,8 @@ struct Group {
     changed: Revision,
     /// The answer is awaited; changes that come meanwhile.
     asking: Option<Vec<InterestChange>>,
+    /// Something was lost meanwhile, which the answer may be too old to know.
+    again: bool,
     /// Sessions in each shard.
     sessions: Vec<u64>,
     empty_since: Option<Instant>,
@@ -113,6 +121,8 @@ enum Slot {
         id: u32,
         since: Position,
         members: HashMap<GroupId, Position>,
+        /// Something was lost meanwhile, which the answer may be too old to know.
+        again: bool,
     },
     Live(Topic),
 }
@@ -128,7 +138,18 @@ pub(crate) struct Core {
     next_group: GroupId,
     seen: Revision,
     bookmark: Option<Revision>,
+    /// Bookmarks heard.
+    bookmarks: u64,
+    /// What is to be asked for once more at a bookmark; see [`Core::settle`].
+    unsettled: VecDeque<(u64, Unsettled)>,
     effects: Vec<Effect>,
+}
+
+/// What was asked for right after a subscription began.
+#[derive(Clone, Debug)]
+enum Unsettled {
+    Topic(ServiceRef),
+    Group(GroupId),
 }
 
 impl Core {
@@ -143,6 +164,8 @@ impl Core {
             next_group: 1,
             seen: 0,
             bookmark: None,
+            bookmarks: 0,
+            unsettled: VecDeque::new(),
             effects: Vec::new(),
         }
     }
@@ -204,6 +227,7 @@ impl Core {
             confirmed: 0,
             changed: 0,
             asking: Some(Vec::new()),
+            again: false,
             sessions: vec![0; self.shards],
             empty_since: None,
         };
@@ -254,6 +278,9 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(kept) = group.asking.take() else { return };
         let first = group.confirmed == 0;
+        if first {
+            self.unsettled.push_back((self.bookmarks + SETTLED_AFTER, Unsettled::Group(id)));
+        }
         let providers: BTreeSet<ServiceRef> = match &group.selector {
             Selector::Consumer(_) if !answer.exists => return self.end_group(id, Reason::NoService),
             Selector::Consumer(_) => answer.providers.into_iter().collect(),
@@ -273,6 +300,12 @@ impl Core {
             if change.rev > answer.rev {
                 self.on_interest_change(id, change);
             }
+        }
+        if let Some(group) = self.groups.get_mut(&id)
+            && std::mem::take(&mut group.again)
+        {
+            group.asking = Some(Vec::new());
+            self.effects.push(Effect::AskInterest(id, group.selector.consumer().clone()));
         }
     }
 
@@ -319,7 +352,7 @@ impl Core {
                 None => {
                     self.next_topic += 1;
                     let members = HashMap::from([(id, base)]);
-                    let slot = Slot::Loading { id: self.next_topic, since: base, members };
+                    let slot = Slot::Loading { id: self.next_topic, since: base, members, again: false };
                     self.topics.insert(provider.clone(), slot);
                     wanted.push(Want { provider, since: base, snapshot: true });
                 }
@@ -356,12 +389,17 @@ impl Core {
     pub(crate) fn on_loaded(&mut self, provider: &ServiceRef, since: Position, replayed: Replayed) -> bool {
         self.seen = self.seen.max(replayed.at.rev);
         let Some(slot) = self.topics.get_mut(provider) else { return false };
-        let Slot::Loading { id, since: wanted, members } = slot else { return false };
+        let Slot::Loading { id, since: wanted, members, again } = slot else { return false };
         if since > *wanted {
             return false;
         }
         let mut out = Vec::new();
         let mut topic = Topic::load(*id, since, replayed, &mut out);
+        if *again {
+            topic.asking = true;
+            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
+            self.effects.push(Effect::Replay(Cause::Again, vec![want]));
+        }
         let members = std::mem::take(members);
         for (group, base) in members {
             if base >= since {
@@ -372,6 +410,7 @@ impl Core {
         }
         append(&topic, out, &mut self.effects);
         *slot = Slot::Live(topic);
+        self.unsettled.push_back((self.bookmarks + SETTLED_AFTER, Unsettled::Topic(provider.clone())));
         true
     }
 
@@ -401,7 +440,7 @@ impl Core {
         let mut out = Vec::new();
         let again = topic.on_replayed(replayed, &mut out);
         append(topic, out, &mut self.effects);
-        if again.needed {
+        if std::mem::take(&mut topic.again) || again.needed {
             topic.asking = true;
             let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
             self.effects.push(Effect::Replay(Cause::Again, vec![want]));
@@ -429,17 +468,61 @@ impl Core {
         let lost = self.bookmark.is_some_and(|known| since > known);
         self.bookmark = Some(self.bookmark.unwrap_or(0).max(rev));
         self.seen = self.seen.max(rev);
+        self.bookmarks += 1;
+        self.settle(rev);
         if lost {
-            self.resync_topics(Cause::Bookmark);
+            // Changes of interest are lost with the events.
+            self.resync(Cause::Bookmark);
         }
         lost
     }
 
+    /// Asks once more for what was asked for when a subscription began or messages were lost. A replica that was
+    /// behind the publisher may have answered: what it did not know yet may have been published before the
+    /// subscription was there. By the publisher's progress since then it is known how far an answer must reach.
+    fn settle(&mut self, rev: Revision) {
+        let mut wanted = Vec::new();
+        while let Some((due, _)) = self.unsettled.front()
+            && *due <= self.bookmarks
+        {
+            let Some((_, what)) = self.unsettled.pop_front() else { break };
+            match what {
+                Unsettled::Topic(provider) => match self.topics.get_mut(&provider) {
+                    Some(Slot::Loading { .. }) | None => {}
+                    Some(Slot::Live(topic)) if topic.asking => topic.again = true,
+                    Some(Slot::Live(topic)) if topic.at().rev < rev => {
+                        topic.asking = true;
+                        wanted.push(Want { provider, since: topic.at(), snapshot: false });
+                    }
+                    Some(Slot::Live(_)) => {}
+                },
+                Unsettled::Group(id) => match self.groups.get_mut(&id) {
+                    Some(group) if group.asking.is_some() => group.again = true,
+                    Some(group) if group.confirmed < rev => {
+                        group.asking = Some(Vec::new());
+                        self.effects.push(Effect::AskInterest(id, group.selector.consumer().clone()));
+                    }
+                    Some(_) | None => {}
+                },
+            }
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Replay(Cause::Again, wanted));
+        }
+    }
+
     /// Messages may have been lost: everything is asked for again.
     pub(crate) fn resync(&mut self, cause: Cause) {
+        let due = self.bookmarks + SETTLED_AFTER;
+        let topics = self.topics.keys().cloned().map(Unsettled::Topic);
+        // Whatever waited already is among them.
+        self.unsettled =
+            topics.chain(self.groups.keys().copied().map(Unsettled::Group)).map(|it| (due, it)).collect();
         self.resync_topics(cause);
         for (id, group) in &mut self.groups {
-            if group.asking.is_none() {
+            if group.asking.is_some() {
+                group.again = true;
+            } else {
                 group.asking = Some(Vec::new());
                 self.effects.push(Effect::AskInterest(*id, group.selector.consumer().clone()));
             }
@@ -449,10 +532,14 @@ impl Core {
     fn resync_topics(&mut self, cause: Cause) {
         let mut wanted = Vec::new();
         for (provider, slot) in &mut self.topics {
-            if let Slot::Live(topic) = slot
-                && !std::mem::replace(&mut topic.asking, true)
-            {
-                wanted.push(Want { provider: provider.clone(), since: topic.at(), snapshot: false });
+            match slot {
+                // The answer under way may be older than what was lost.
+                Slot::Loading { again, .. } => *again = true,
+                Slot::Live(topic) if topic.asking => topic.again = true,
+                Slot::Live(topic) => {
+                    topic.asking = true;
+                    wanted.push(Want { provider: provider.clone(), since: topic.at(), snapshot: false });
+                }
             }
         }
         if !wanted.is_empty() {

@@ -66,6 +66,8 @@ pub(crate) struct Topic {
     pub(crate) members: HashMap<GroupId, Member>,
     /// A replay was asked for and has not come.
     pub(crate) asking: bool,
+    /// Something was lost meanwhile, which the answer may be too old to know.
+    pub(crate) again: bool,
     key: Option<Arc<ServiceKey>>,
     at: Position,
     instances: HashMap<String, Known>,
@@ -85,6 +87,7 @@ impl Topic {
             id,
             members: HashMap::new(),
             asking: false,
+            again: false,
             key: replayed.key,
             at: replayed.at.max(since),
             instances: HashMap::new(),

@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -96,7 +98,9 @@ impl fmt::Debug for NatsAuth {
 #[derive(Clone, Debug)]
 pub struct NatsBus {
     client: Client,
-    link: watch::Receiver<Link>,
+    link: watch::Sender<Link>,
+    /// Connections that the link's generation has counted.
+    counted: Arc<AtomicU64>,
 }
 
 impl NatsBus {
@@ -112,7 +116,9 @@ impl NatsBus {
         if urls.is_empty() || urls.iter().any(|url| url.host().is_empty()) {
             return Err(BusError::Refused("a server's address is missing".to_owned()));
         }
-        let (state, link) = watch::channel(Link::default());
+        let link = watch::Sender::new(Link::default());
+        let counted = Arc::new(AtomicU64::new(0));
+        let (of_events, counted_by_events, connections) = (link.clone(), counted.clone(), AtomicU64::new(0));
         let mut options = ConnectOptions::new()
             .name(config.name)
             .retry_on_initial_connect()
@@ -120,7 +126,11 @@ impl NatsBus {
             .ping_interval(config.ping_interval)
             .reconnect_delay_callback(reconnect_wait)
             .event_callback(move |event| {
-                note(&state, &event);
+                if matches!(event, Event::Connected) {
+                    let connection = connections.fetch_add(1, Ordering::AcqRel) + 1;
+                    counted_by_events.fetch_max(connection, Ordering::AcqRel);
+                }
+                note(&of_events, &event);
                 std::future::ready(())
             });
         options = match config.auth {
@@ -132,8 +142,8 @@ impl NatsBus {
             options = options.add_root_certificates(path);
         }
         let client = options.connect(urls).await.map_err(|error| refused(&error))?;
-        tasks.spawn(report(link.clone(), tasks.drain().clone()));
-        Ok(Self { client, link })
+        tasks.spawn(report(link.subscribe(), tasks.drain().clone()));
+        Ok(Self { client, link, counted })
     }
 
     fn connected(&self) -> Result<(), BusError> {
@@ -182,7 +192,16 @@ impl Bus for NatsBus {
     async fn flush(&self) -> Result<(), BusError> {
         self.connected()?;
         match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                // The client answers a flush that spans a reconnect on the new connection, though what was
+                // published on the old one is lost, and tells of the reconnect later. Who compares generations
+                // around a flush must see it now; that the event raises it once more is harmless.
+                let connections = self.client.statistics().connects.load(Ordering::Acquire);
+                if self.counted.fetch_max(connections, Ordering::AcqRel) < connections {
+                    self.link.send_modify(|link| link.generation += 1);
+                }
+                Ok(())
+            }
             Ok(Err(_)) | Err(_) => Err(BusError::Disconnected),
         }
     }
@@ -212,7 +231,7 @@ impl Bus for NatsBus {
     }
 
     fn link(&self) -> watch::Receiver<Link> {
-        self.link.clone()
+        self.link.subscribe()
     }
 
     fn max_payload(&self) -> usize {

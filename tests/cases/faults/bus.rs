@@ -1,0 +1,142 @@
+//! NATS and the ways to it: down, cut, one-way, too fast, telling twice and in disorder.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use harness::Direction;
+use harness::oracle::Holes;
+use tokio::time::Instant;
+
+use super::stage::{Stage, bus, lasts, long};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_down_for_a_while_loses_nothing() {
+    for outage in if long() { vec![10.0, 60.0] } else { vec![5.0] } {
+        let mut stage = Stage::set().await;
+        stage.rounds(5).await;
+        stage.world.nats.kill();
+        stage.rounds(10).await;
+        lasts(outage).await;
+        stage.world.nats.restart().await;
+        let over = Instant::now();
+        stage.rounds(5).await;
+        lasts(1.0).await;
+        stage.end(&format!("NATS down {outage} s"), over, Holes::Lost).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_cut_off_again_and_again_in_a_burst_loses_nothing() {
+    let mut stage = Stage::set().await;
+    for _ in 0..6 {
+        stage.rounds(8).await;
+        let link = bus(stage.world.publisher().await);
+        link.cut().await;
+        stage.burst.rounds(2).await.expect("etcd is there");
+        link.mend().await;
+    }
+    let over = Instant::now();
+    lasts(1.0).await;
+    stage.end("publisher cut off from NATS six times", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
+    let mut stage = Stage::set().await;
+    for direction in [Direction::ToClient, Direction::ToServer] {
+        stage.rounds(3).await;
+        let link = bus(&stage.world.gateways[0]);
+        link.freeze(direction);
+        stage.burst.rounds(10).await.expect("etcd is there");
+        lasts(3.0).await;
+        // What was on its way is lost, as when the network gives up.
+        let link = bus(&stage.world.gateways[0]);
+        link.cut().await;
+        link.mend().await;
+    }
+    let over = Instant::now();
+    stage.rounds(3).await;
+    lasts(1.0).await;
+    stage.end("one-way partition gateway - NATS", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_nats_drops_as_slow_catches_up() {
+    let mut stage = Stage::set().await;
+    let before = stage.of_gateways("muster_edge_resyncs_total", "link").await;
+    let gateway = &stage.world.gateways[0];
+    gateway.process.freeze();
+    // More than the sockets on the way and the server keep for it: the server has two seconds of patience.
+    stage.burst.rounds(100).await.expect("etcd is there");
+    lasts(4.0).await;
+    // A server that gave up has closed the connection; so that it does not depend on the sizes of buffers here:
+    bus(&stage.world.gateways[0]).cut().await;
+    bus(&stage.world.gateways[0]).mend().await;
+    stage.world.gateways[0].process.thaw();
+    let over = Instant::now();
+    stage.rounds(3).await;
+    lasts(1.0).await;
+    let (_, stage) = stage.end("gateway stopped and dropped by NATS", over, Holes::Merged).await;
+    assert!(stage.of_gateways("muster_edge_resyncs_total", "link").await > before, "the loss was noticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_event_lost_with_nothing_after_it_is_repaired() {
+    let mut stage = Stage::set_with(&[], &[("--watch-digest-interval", "2s")], None).await;
+    stage.stop_load().await;
+    for _ in 0..5 {
+        bus(&stage.world.gateways[0]).cut().await;
+        stage.rounds(1).await;
+        bus(&stage.world.gateways[0]).mend().await;
+        lasts(0.3).await;
+    }
+    let over = Instant::now();
+    // No further change: nothing but the repair can tell.
+    let verdict = stage.oracle.judge(Holes::Lost, over).await;
+    verdict.hold("the last event lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_delivered_twice_or_in_disorder_is_told_once_and_in_order() {
+    let mut stage = Stage::set().await;
+    let client = async_nats::connect(stage.world.nats.url()).await.expect("NATS is there");
+    let mut events = client.subscribe("muster.event.>").await.expect("subscribes");
+    let (captured, mut captures) = tokio::sync::mpsc::channel::<(async_nats::Subject, Bytes)>(100_000);
+    let capture = tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            // Full: enough was captured.
+            _ = captured.try_send((event.subject, event.payload));
+        }
+    });
+    let mut sent = 0_usize;
+    for round in 0..10 {
+        stage.rounds(4).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut again = Vec::new();
+        while let Ok(event) = captures.try_recv() {
+            again.push(event);
+        }
+        match round % 3 {
+            0 => {}
+            1 => again.reverse(),
+            _ => fastrand::shuffle(&mut again),
+        }
+        for (subject, payload) in again.into_iter().take(2000) {
+            sent += 1;
+            client.publish(subject, payload).await.expect("publishes");
+        }
+        client.flush().await.expect("flushes");
+        // What was sent again is heard again: not once more.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while captures.try_recv().is_ok() {}
+    }
+    // Early too: a copy of what is to come cannot be had, but a later event before an earlier one can. The
+    // gateway's way to the bus is slowed while the injected copies take the same way: order is kept by NATS per
+    // publisher only, and these are two.
+    let over = Instant::now();
+    capture.abort();
+    println!("  injected {sent} copies");
+    let (_, stage) = stage.end("delivered again and in disorder", over, Holes::Lost).await;
+    assert!(stage.of_gateways("muster_edge_events_total", "duplicate").await > 0.0, "copies arrived");
+}

@@ -1,0 +1,81 @@
+//! Control planes and gateways die and come back.
+
+use harness::oracle::Holes;
+use tokio::time::Instant;
+
+use super::stage::{Stage, lasts};
+
+/// Rounds over all fixed instances that make ten thousand changes.
+const TEN_THOUSAND: usize = 97;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_killed_in_a_burst_of_ten_thousand_loses_nothing() {
+    let mut stage = Stage::set().await;
+    stage.rounds(TEN_THOUSAND / 2).await;
+    stage.world.publisher().await.process.kill();
+    let over = Instant::now();
+    stage.rounds(TEN_THOUSAND - TEN_THOUSAND / 2).await;
+    lasts(1.0).await;
+    stage.end("publisher killed in a burst", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_planes_restarted_in_turn_lose_nothing() {
+    let mut stage = Stage::set().await;
+    for number in [0, 1] {
+        stage.rounds(3).await;
+        let node = &stage.world.control_planes[number];
+        assert_eq!(node.process.terminate().await, Some(0), "a drain ends well");
+        stage.burst.rounds(3).await.expect("etcd is there");
+        node.process.start();
+        node.ready().await;
+    }
+    let over = Instant::now();
+    stage.rounds(3).await;
+    lasts(1.0).await;
+    stage.end("control planes restarted in turn", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_while_all_control_planes_are_down_is_told_after() {
+    let mut stage = Stage::set().await;
+    let outage = if super::stage::long() { 30.0 } else { 6.0 };
+    let client = stage.world.client(0);
+    for number in 0..20 {
+        let stamp = stage.oracle.ledger.stamp();
+        let service = &stage.providers[number % stage.providers.len()];
+        let id = format!("expires-{number}");
+        let status = harness::load::register(&client, service, &id, 3, stamp).await;
+        assert_eq!(status, Some(200));
+    }
+    for node in &stage.world.control_planes {
+        node.process.kill();
+    }
+    stage.rounds(3).await;
+    lasts(outage).await;
+    for node in &stage.world.control_planes {
+        node.process.start();
+    }
+    let over = Instant::now();
+    for node in &stage.world.control_planes {
+        node.ready().await;
+    }
+    stage.rounds(2).await;
+    let deletes = |told: &harness::oracle::Sight| told.told == harness::oracle::Told::Delete;
+    let (_, stage) = stage.end("all control planes down", over, Holes::Merged).await;
+    let told = |w: &harness::oracle::Witness| w.look(|it| it.segments[0].sights.iter().any(deletes));
+    assert!(stage.oracle.witnesses.iter().all(|w| !w.mind.whole || told(w)), "expiry is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_of_a_gateway_that_was_killed_go_to_the_other_one() {
+    let mut stage = Stage::set().await;
+    stage.rounds(10).await;
+    stage.world.gateways[0].process.kill();
+    let over = Instant::now();
+    stage.rounds(20).await;
+    lasts(1.0).await;
+    stage.world.gateways[0].process.start();
+    let (verdict, _) = stage.end("gateway killed", over, Holes::Lost).await;
+    assert!(verdict.reconnects >= 100, "half of the watchers moved");
+}

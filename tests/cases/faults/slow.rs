@@ -1,0 +1,58 @@
+//! Those who do not read.
+
+use harness::oracle::{Holes, Witness};
+use tokio::time::Instant;
+
+use super::stage::{Stage, lasts, long};
+
+/// Receive buffer of those that stall, so that the gateway notices soon.
+const SMALL: u32 = 4096;
+
+fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
+    stage.oracle.witnesses.iter().filter(|witness| witness.mind.receive_buffer.is_some())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
+    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
+    let mut stage = Stage::set_with(&[], &gateway, Some(SMALL)).await;
+    let stopped = stalling(&stage).count();
+    assert!(stopped >= 16, "{stopped}");
+    stalling(&stage).for_each(|witness| witness.read(false));
+    // Loopback sockets keep megabytes; so much that it does not fit is written.
+    for _ in 0..if long() { 60 } else { 8 } {
+        stage.rounds(50).await;
+        lasts(0.8).await;
+    }
+    let over = Instant::now();
+    stalling(&stage).for_each(|witness| witness.read(true));
+    let merged = stage.of_gateways("muster_edge_merging_watchers_total", "").await;
+    let (verdict, stage) = stage.end("watchers that stop reading", over, Holes::Merged).await;
+    assert!(merged > 0.0, "they were slow enough to be merged");
+    assert_eq!(verdict.reconnects, 0, "nobody was closed");
+    let others = stage.oracle.witnesses.iter().filter(|w| w.mind.receive_buffer.is_none() && w.mind.whole);
+    let total = others.map(|w| w.look(|it| it.segments[0].sights.len())).min();
+    assert!(total >= Some(13 * 400), "the others were told everything: {total:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_for_the_write_deadline_is_closed_and_comes_back() {
+    let gateway = [("--watch-write-timeout", "1s"), ("--watch-slow-after", "64KiB")];
+    let mut stage = Stage::set_with(&[], &gateway, Some(SMALL)).await;
+    let stopped = stalling(&stage).count();
+    stalling(&stage).for_each(|witness| witness.read(false));
+    for _ in 0..8 {
+        stage.rounds(50).await;
+        lasts(0.5).await;
+    }
+    harness::eventually("they are closed", || async {
+        let closed = stage.of_gateways("muster_edge_sessions_closed_total", "write_timeout").await;
+        (closed >= stopped as f64).then_some(())
+    })
+    .await;
+    let over = Instant::now();
+    stalling(&stage).for_each(|witness| witness.read(true));
+    let (verdict, _) =
+        stage.end("watchers that do not read for the write deadline", over, Holes::Merged).await;
+    assert!(verdict.reconnects >= stopped, "they came back");
+}

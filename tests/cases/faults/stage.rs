@@ -1,0 +1,197 @@
+//! What the cases have in common: a system, its services, its watchers, its load, and the last word.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use harness::load::{Burst, Field, Load, register, seed};
+use harness::oracle::{Holes, Mind, Oracle, Verdict};
+use harness::{Client, Node, World, eventually};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+/// Providers that the burst writes to, each with a consumer of its own.
+const PROVIDERS: usize = 8;
+/// Instances of each that only the burst writes.
+const FIXED: usize = 13;
+/// Watchers.
+const WATCHERS: usize = 200;
+/// Random writers, and the longest pause between two writes of one.
+const WRITERS: u64 = 6;
+const PAUSE: Duration = Duration::from_millis(120);
+/// The provider that is deleted and registered again.
+const VOLATILE: &str = "volatile";
+
+/// One case at a time: each has the machine to itself, or its times would mean nothing.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+pub(super) struct Stage {
+    pub(super) world: World,
+    pub(super) oracle: Oracle,
+    pub(super) burst: Burst,
+    /// Ids of the providers.
+    pub(super) providers: Vec<String>,
+    load: Option<Load>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// A name and what it is a name of.
+fn provider(number: usize) -> String {
+    format!("provider-{number}")
+}
+
+impl Stage {
+    pub(super) async fn set() -> Self {
+        Self::set_with(&[], &[], None).await
+    }
+
+    /// With further settings of control planes and gateways; `stalls` is the receive buffer of every tenth
+    /// watcher, those that a case may stop.
+    pub(super) async fn set_with(
+        control_plane: &[(&str, &str)],
+        gateway: &[(&str, &str)],
+        stalls: Option<u32>,
+    ) -> Self {
+        let turn = TURN.lock().await;
+        let seed = seed();
+        let world = World::linked(2, 2, control_plane, gateway).await;
+        let mut oracle = Oracle::on(world.etcd.endpoint()).await;
+        let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
+        let client = world.client(0);
+        let volatile = client.service(VOLATILE).await;
+        let fickle = client.service("fickle").await;
+        let (mut providers, mut anchored, mut minds) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..PROVIDERS {
+            let id = client.service(&provider(number)).await;
+            let consumer = client.service(&format!("consumer-{number}")).await;
+            let registered = (0..FIXED).map(|n| {
+                let (client, id, stamp) = (client.clone(), id.clone(), oracle.ledger.stamp());
+                async move { register(&client, &id, &format!("fixed-{n:02}"), 600, stamp).await }
+            });
+            let registered = futures_util::future::join_all(registered).await;
+            assert!(registered.iter().all(|status| *status == Some(200)), "{registered:?}");
+            let (mut names, mut services) = (vec![provider(number)], vec![id.clone()]);
+            if number == 0 {
+                names.push(VOLATILE.into());
+                services.push(volatile.clone());
+            }
+            for name in &names {
+                client.find(&consumer, name, "").await.ok();
+            }
+            anchored.push((consumer.clone(), provider(number)));
+            for watcher in 0..WATCHERS / PROVIDERS {
+                let mut gateways = gateways.clone();
+                gateways.rotate_left(watcher % 2);
+                let receive_buffer = stalls.filter(|_| watcher % 10 < 2);
+                minds.push(Mind {
+                    consumer: consumer.clone(),
+                    // Only those that always have an instance are pulled: of others nothing would be no lie.
+                    providers: vec![provider(number)],
+                    services: services.clone(),
+                    gateways,
+                    whole: true,
+                    receive_buffer,
+                });
+            }
+            providers.push(id);
+        }
+        // Their interest comes and goes: what they are told must be true, but need not be all.
+        minds.extend((0..4).map(|n| Mind {
+            consumer: fickle.clone(),
+            providers: Vec::new(),
+            services: vec![volatile.clone()],
+            gateways: vec![gateways[n % 2]],
+            whole: false,
+            receive_buffer: None,
+        }));
+        oracle.watch(minds).await;
+        let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &providers, "fixed").await;
+        assert_eq!(burst.len(), PROVIDERS * FIXED);
+        // Nobody counts before everybody is told of changes.
+        burst.round().await.expect("etcd is there");
+        eventually("every watcher is told of changes", || async {
+            let told = |w: &harness::oracle::Witness| w.look(|it| it.segments[0].sights.len() >= FIXED);
+            oracle.witnesses.iter().filter(|w| w.mind.whole).all(told).then_some(())
+        })
+        .await;
+        oracle.begin().await;
+        let field = Field {
+            gateways,
+            providers: providers.iter().cloned().enumerate().map(|(n, id)| (id, provider(n))).collect(),
+            anchored,
+            volatile: (volatile, VOLATILE.into()),
+            fickle: ("fickle".into(), providers[1].clone()),
+        };
+        let load = Some(Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE));
+        Self { world, oracle, burst, providers, load, _turn: turn }
+    }
+
+    /// Changes each fixed instance `rounds` times.
+    pub(super) async fn rounds(&mut self, rounds: usize) {
+        self.burst.rounds(rounds).await.expect("etcd is there");
+    }
+
+    /// A figure summed over the gateways that run.
+    pub(super) async fn of_gateways(&self, name: &str, labels: &str) -> f64 {
+        let mut sum = 0.0;
+        for node in &self.world.gateways {
+            sum += node.try_metric(name, labels).await.unwrap_or(0.0);
+        }
+        sum
+    }
+
+    /// Ends writers and readers, and asserts that nobody was lied to.
+    pub(super) async fn stop_load(&mut self) {
+        if let Some(load) = self.load.take() {
+            load.stop().await;
+        }
+    }
+
+    /// Ends the load, changes everything once more, and lets the oracle judge.
+    pub(super) async fn end(mut self, fault: &str, over: Instant, holes: Holes) -> (Verdict, Self) {
+        self.stop_load().await;
+        self.rounds(1).await;
+        let verdict = self.oracle.judge(holes, over).await;
+        verdict.hold(fault);
+        let lies = self.oracle.lies();
+        assert!(lies.is_empty(), "{fault}: {lies:?}");
+        let (differences, merged) = (
+            self.of_gateways("muster_edge_differences_total", "").await,
+            self.of_gateways("muster_edge_events_merged_total", "").await,
+        );
+        println!(
+            "  gateways: resyncs {}, gaps {}, duplicates dropped {}, differences {differences}, merged {merged}",
+            self.of_gateways("muster_edge_resyncs_total", "").await,
+            self.of_gateways("muster_edge_events_total", "gap").await,
+            self.of_gateways("muster_edge_events_total", "duplicate").await,
+        );
+        if holes == Holes::Lost {
+            assert_eq!(merged, 0.0, "{fault}: nobody was slow");
+        }
+        (verdict, self)
+    }
+}
+
+/// Waits for a time that belongs to the fault, such as an outage; nothing is decided by it.
+pub(super) async fn lasts(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+/// Whether the long variants are wanted.
+pub(super) fn long() -> bool {
+    std::env::var_os("MUSTER_TEST_LONG").is_some()
+}
+
+/// A way to the bus.
+pub(super) fn bus(node: &Node) -> &harness::Link {
+    node.bus.as_ref().expect("a world of links")
+}
+
+/// A way to the store.
+pub(super) fn store(node: &Node) -> &harness::Link {
+    node.store.as_ref().expect("a world of links")
+}
+
+/// A client that asks a control plane itself.
+pub(super) fn ask(node: &Node) -> Client {
+    Client::new(node.api)
+}

@@ -1,0 +1,72 @@
+//! etcd and the ways to it: killed, cut off, compacted meanwhile.
+
+use harness::oracle::Holes;
+use tokio::time::Instant;
+
+use super::stage::{Stage, lasts, store};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_killed_and_restarted_loses_nothing() {
+    let mut stage = Stage::set().await;
+    stage.rounds(5).await;
+    for outage in [0.0, 4.0] {
+        stage.world.etcd.kill();
+        lasts(outage).await;
+        stage.world.etcd.restart().await;
+        stage.rounds(3).await;
+    }
+    let over = Instant::now();
+    stage.rounds(3).await;
+    lasts(1.0).await;
+    stage.end("etcd killed twice", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_difference_across_a_compaction_is_told() {
+    let mut stage = Stage::set().await;
+    stage.rounds(3).await;
+    // Both control planes are cut off; what happens meanwhile is compacted away.
+    for node in &stage.world.control_planes {
+        store(node).cut().await;
+    }
+    stage.rounds(5).await;
+    let at = stage.oracle.truth.reaches().await;
+    let mut client = etcd_client::Client::connect([stage.world.etcd.endpoint()], None).await.expect("etcd");
+    client.compact(at.cast_signed(), None).await.expect("compacts");
+    for node in &stage.world.control_planes {
+        store(node).mend().await;
+    }
+    let over = Instant::now();
+    for node in &stage.world.control_planes {
+        node.process.line(&["the registry was listed", "again=true"], 0).await;
+    }
+    stage.rounds(3).await;
+    stage.end("etcd compacted while control planes were cut off", over, Holes::Merged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
+    let mut stage = Stage::set_with(&[], &[("--watch-digest-interval", "2s")], None).await;
+    let publisher = stage.world.publisher().await.api;
+    for (number, publishes) in [(0, true), (1, false)] {
+        // Once the one that publishes, once the other.
+        let now = stage.world.publisher().await.api;
+        let node = stage.world.control_planes.iter().find(|node| (node.api == now) == publishes);
+        let node = node.expect("two control planes, one publishes");
+        store(node).cut().await;
+        stage.burst.rounds(4).await.expect("etcd is there");
+        let at = stage.oracle.truth.reaches().await;
+        let mut client =
+            etcd_client::Client::connect([stage.world.etcd.endpoint()], None).await.expect("etcd");
+        client.compact(at.cast_signed(), None).await.expect("compacts");
+        let from = node.process.log().len();
+        store(node).mend().await;
+        node.process.line(&["the registry was listed", "again=true"], from).await;
+        stage.burst.rounds(2).await.expect("etcd is there");
+        tracing::debug!(number, %publisher, "listed again");
+    }
+    let over = Instant::now();
+    stage.rounds(2).await;
+    lasts(3.0).await;
+    stage.end("one control plane at a time cut off and compacted past", over, Holes::Merged).await;
+}

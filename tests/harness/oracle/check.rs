@@ -1,0 +1,228 @@
+//! Whether a watcher was told the truth. Pure: commits and what was seen go in, findings come out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::truth::{Commit, Commits};
+use super::{Ledger, Segment, Sight, Told};
+
+/// How much later than a reply of the registry the truth may hear of what the reply knew.
+const HEARD: Duration = Duration::from_millis(500);
+
+/// What holes mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holes {
+    /// Each is a loss.
+    Lost,
+    /// An intermediate state may have been passed over, as a resync or a merge does; the final state counts.
+    Merged,
+}
+
+/// What one watcher's record shows.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Commits that it was to be told of.
+    pub due: usize,
+    /// Of these, told as events.
+    pub told: usize,
+    /// Commits passed over where that was allowed, or covered by a pull after a reconnect.
+    pub merged: usize,
+    /// Commits that it was never told of, nor of anything later where that would do.
+    pub lost: usize,
+    /// Frames that tell of a commit again.
+    pub repeated: usize,
+    /// Frames that tell of a commit after a later one of the same instance.
+    pub reordered: usize,
+    /// Frames that tell of nothing that was ever committed, or of something before it was written.
+    pub invented: usize,
+    /// The longest delay of an event, counted from its commit or the end of the fault, whichever was later.
+    pub delay: Duration,
+    /// The first few faults in words.
+    pub words: Vec<String>,
+}
+
+impl Findings {
+    /// Nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.lost + self.repeated + self.reordered + self.invented == 0
+    }
+
+    fn say(&mut self, words: impl FnOnce() -> String) {
+        if self.words.len() < 5 {
+            self.words.push(words());
+        }
+    }
+}
+
+/// From where on, and how strictly.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Commits at or before this revision were there before the watcher was.
+    pub from: u64,
+    /// What holes mean.
+    pub holes: Holes,
+    /// Whether the watcher is to have been told everything in the end; not while its interest changes.
+    pub whole: bool,
+    /// The end of the fault, from which delays count.
+    pub over: Instant,
+}
+
+/// Checks the record of one watcher against the commits of the instances it watches.
+pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: Terms) -> Findings {
+    let mut findings = Findings::default();
+    let mut places: std::collections::HashMap<u32, Walk<'_>> =
+        commits.iter().map(|(key, commits)| (*key, Walk::new(commits, terms.from))).collect();
+    for (number, segment) in segments.iter().enumerate() {
+        for walk in places.values_mut() {
+            walk.begin_segment();
+        }
+        if let Some(pulled) = &segment.pulled {
+            for (key, walk) in &mut places {
+                walk.pull(pulled.instances.get(key).copied(), pulled.at);
+            }
+        }
+        for sight in &segment.sights {
+            let Some(walk) = places.get_mut(&sight.key) else {
+                findings.invented += 1;
+                findings.say(|| format!("{}: never committed: {sight:?}", ledger.name(sight.key)));
+                continue;
+            };
+            walk.see(ledger, sight, number, terms, &mut findings);
+        }
+    }
+    for (key, walk) in &places {
+        findings.due += walk.commits.len() - walk.base;
+        if terms.whole {
+            walk.finish(ledger, *key, terms.holes, &mut findings);
+        }
+    }
+    findings
+}
+
+/// One instance's commits and how far the watcher knows them: a count of commits from the oldest.
+struct Walk<'a> {
+    commits: &'a [Commit],
+    /// Commits that were there before the watcher.
+    base: usize,
+    /// Commits told, or covered by a pull.
+    known: usize,
+    /// Commits covered by the pull of this segment: events in this order may still tell of them.
+    pulled: usize,
+    /// Commits told of in this segment, when any was.
+    here: Option<usize>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(commits: &'a [Commit], from: u64) -> Self {
+        let base = commits.partition_point(|commit| commit.rev <= from);
+        Self { commits, base, known: base, pulled: 0, here: None }
+    }
+
+    fn begin_segment(&mut self) {
+        (self.here, self.pulled) = (None, 0);
+    }
+
+    /// What the state pulled at some time says: at least the commits up to the one with its stamp are known. An
+    /// instance that is not in it was gone, by the newest delete before that time.
+    fn pull(&mut self, stamp: Option<u64>, at: Instant) {
+        let place = match stamp {
+            Some(stamp) => self.commits.iter().rposition(|commit| commit.stamp == Some(stamp)),
+            None => self.commits.iter().rposition(|commit| commit.stamp.is_none() && commit.at <= at + HEARD),
+        };
+        self.pulled = place.map_or(0, |place| place + 1);
+    }
+
+    fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: Terms, out: &mut Findings) {
+        let start = self.here.unwrap_or(0);
+        let Some(place) = self.place(sight, start, terms.holes) else {
+            let known = self.place(sight, 0, terms.holes);
+            let name = ledger.name(sight.key);
+            match known {
+                Some(place) if place + 1 == start => {
+                    out.repeated += 1;
+                    out.say(|| format!("{name}: told again: {:?} {}", sight.told, sight.stamp));
+                }
+                Some(place) => {
+                    out.reordered += 1;
+                    out.say(|| format!("{name}: {:?} {} ({place}) after {start}", sight.told, sight.stamp));
+                }
+                None => {
+                    out.invented += 1;
+                    out.say(|| format!("{name}: not committed: {:?} {}", sight.told, sight.stamp));
+                }
+            }
+            return;
+        };
+        let commit = self.commits[place];
+        if sight.rev.is_some_and(|rev| rev < commit.rev)
+            || commit
+                .stamp
+                .is_some_and(|stamp| stamp != 0 && ledger.given(stamp).is_none_or(|at| at > sight.at))
+        {
+            out.invented += 1;
+            out.say(|| format!("{}: told before it was written: {}", ledger.name(sight.key), sight.stamp));
+        }
+        // What a reconnected watcher is told first may lie behind what it knew, or what it pulled.
+        let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
+        if place >= self.base {
+            out.told += 1;
+            let due = commit.at.max(terms.over);
+            out.delay = out.delay.max(sight.at.saturating_duration_since(due));
+        }
+        let pulled_over = self.pulled.saturating_sub(self.known.max(self.base));
+        if self.here.is_none() && pulled_over > 0 {
+            out.merged += pulled_over.min(place.saturating_sub(self.known));
+        }
+        let hole = place.saturating_sub(before.max(self.base));
+        if hole > 0 && terms.whole {
+            match terms.holes {
+                Holes::Merged => out.merged += hole,
+                Holes::Lost => {
+                    out.lost += hole;
+                    let name = ledger.name(sight.key);
+                    out.say(|| format!("{name}: {hole} lost before {} (connection {segment})", sight.stamp));
+                }
+            }
+        }
+        self.here = Some(place + 1);
+        self.known = self.known.max(place + 1);
+    }
+
+    /// The first commit at or after `start` that the sight tells of.
+    fn place(&self, sight: &Sight, start: usize, holes: Holes) -> Option<usize> {
+        let tells = |place: usize| match (sight.told, self.commits[place].stamp) {
+            (Told::Create | Told::Update, Some(stamp)) => stamp == sight.stamp,
+            (Told::Delete, None) => {
+                let last = self.commits[..place].iter().rev().find_map(|commit| commit.stamp);
+                last == Some(sight.stamp)
+            }
+            _ => false,
+        };
+        let found = (start..self.commits.len()).find(|place| tells(*place));
+        // Where changes may be passed over a delete tells of the last state that was known.
+        let any_delete = sight.told == Told::Delete && holes == Holes::Merged && found.is_none();
+        let is_delete = |place: &usize| self.commits[*place].stamp.is_none();
+        found.or_else(|| any_delete.then(|| (start..self.commits.len()).find(is_delete)).flatten())
+    }
+
+    fn finish(&self, ledger: &Ledger, key: u32, holes: Holes, out: &mut Findings) {
+        let known = self.known.max(self.pulled).max(self.base);
+        let missing = self.commits.len() - known;
+        if missing == 0 {
+            return;
+        }
+        let gone = |place: Option<usize>| place.is_none_or(|place| self.commits[place].stamp.is_none());
+        if holes == Holes::Merged && gone(known.checked_sub(1)) && gone(Some(self.commits.len() - 1)) {
+            // Created and deleted again: where changes are merged there is nothing to tell.
+            out.merged += missing;
+            return;
+        }
+        out.lost += missing;
+        out.say(|| format!("{}: the last {missing} of {} lost", ledger.name(key), self.commits.len()));
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

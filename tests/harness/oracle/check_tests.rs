@@ -1,0 +1,100 @@
+use std::collections::HashMap;
+
+use super::*;
+use crate::oracle::Pulled;
+
+/// A ledger whose key 0 is the one instance of these tests, with the stamps 1 to 9 given out.
+fn ledger() -> Ledger {
+    let ledger = Ledger::default();
+    ledger.key("s", "i");
+    (0..9).for_each(|_| _ = ledger.stamp());
+    ledger
+}
+
+/// Commits with the revisions 1, 2, …; a 0 is a delete.
+fn commits(stamps: &[u64]) -> Commits {
+    let at = Instant::now();
+    let commit = |(rev, stamp): (u64, &u64)| Commit { rev, stamp: (*stamp > 0).then_some(*stamp), at };
+    HashMap::from([(0, (1..).zip(stamps).map(commit).collect())])
+}
+
+fn told(stamps: &[(Told, u64)]) -> Segment {
+    let at = Instant::now();
+    let sight = |(told, stamp): &(Told, u64)| Sight { key: 0, told: *told, stamp: *stamp, rev: None, at };
+    Segment { sights: stamps.iter().map(sight).collect(), pulled: None }
+}
+
+fn judge(commits: &Commits, segments: &[Segment], holes: Holes) -> Findings {
+    let terms = Terms { from: 0, holes, whole: true, over: Instant::now() };
+    check(&ledger(), commits, segments, terms)
+}
+
+use Told::{Create, Delete, Update};
+
+#[test]
+fn the_whole_story_is_clean() {
+    let story = told(&[(Create, 1), (Update, 2), (Delete, 2), (Create, 3)]);
+    let found = judge(&commits(&[1, 2, 0, 3]), &[story], Holes::Lost);
+    assert!(found.is_clean(), "{found:?}");
+    assert_eq!((found.due, found.told), (4, 4));
+}
+
+#[test]
+fn every_kind_of_untruth_is_found() {
+    let commits = commits(&[1, 2, 0, 3]);
+    let of = |story: &[(Told, u64)]| judge(&commits, &[told(story)], Holes::Lost);
+    assert_eq!(of(&[(Create, 1), (Update, 2), (Delete, 2)]).lost, 1, "the end");
+    assert_eq!(of(&[(Create, 1), (Delete, 2), (Create, 3)]).lost, 1, "the middle");
+    assert_eq!(of(&[(Update, 2), (Delete, 2), (Create, 3)]).lost, 1, "the beginning");
+    assert_eq!(of(&[]).lost, 4, "all");
+    assert_eq!(of(&[(Create, 1), (Create, 1), (Update, 2), (Delete, 2), (Create, 3)]).repeated, 1);
+    assert_eq!(of(&[(Create, 1), (Update, 2), (Delete, 2), (Create, 1), (Create, 3)]).reordered, 1);
+    assert_eq!(of(&[(Create, 1), (Update, 9), (Update, 2), (Delete, 2), (Create, 3)]).invented, 1);
+    assert_eq!(
+        of(&[(Create, 1), (Update, 2), (Delete, 1), (Create, 3)]).invented,
+        1,
+        "a delete of another state"
+    );
+}
+
+#[test]
+fn where_changes_may_be_merged_only_the_final_state_counts() {
+    let of = |truth: &[u64], story: &[(Told, u64)]| judge(&commits(truth), &[told(story)], Holes::Merged);
+    let found = of(&[1, 2, 0, 3], &[(Create, 1), (Update, 3)]);
+    assert!(found.is_clean() && found.merged == 2, "{found:?}");
+    assert!(of(&[1, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean(), "a delete of the state that was known");
+    assert!(of(&[1, 0], &[]).is_clean(), "never known, and gone");
+    assert_eq!(of(&[1, 2], &[(Create, 1)]).lost, 1, "the final state is due");
+    assert_eq!(of(&[1, 0], &[(Create, 1)]).lost, 1, "a delete is due");
+    assert_eq!(of(&[1, 2], &[(Update, 2), (Update, 2)]).repeated, 1);
+}
+
+#[test]
+fn a_reconnected_client_knows_what_it_pulled_and_no_more() {
+    let truth = commits(&[1, 2, 0, 3]);
+    let pulled = |stamp: Option<u64>, sights: &[(Told, u64)]| Segment {
+        pulled: Some(Pulled {
+            instances: stamp.map(|stamp| (0, stamp)).into_iter().collect(),
+            at: Instant::now(),
+        }),
+        ..told(sights)
+    };
+    let of = |second: Segment| judge(&truth, &[told(&[(Create, 1)]), second], Holes::Lost);
+    assert!(of(pulled(Some(3), &[])).is_clean());
+    assert!(of(pulled(Some(2), &[(Delete, 2), (Create, 3)])).is_clean());
+    assert!(
+        of(pulled(Some(3), &[(Update, 2), (Delete, 2), (Create, 3)])).is_clean(),
+        "told again, from the start"
+    );
+    assert_eq!(of(pulled(None, &[])).lost, 1, "what came after the delete");
+    assert_eq!(of(pulled(Some(2), &[(Create, 3)])).lost, 1, "between the pull and the first event");
+    assert_eq!(of(told(&[(Delete, 2), (Create, 3)])).lost, 1, "without a pull");
+}
+
+#[test]
+fn what_was_there_before_the_watcher_need_not_be_told() {
+    let terms = Terms { from: 2, holes: Holes::Lost, whole: true, over: Instant::now() };
+    let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], terms);
+    assert!(found.is_clean(), "{found:?}");
+    assert_eq!((found.due, found.told), (1, 1));
+}

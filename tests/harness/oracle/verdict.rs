@@ -1,0 +1,142 @@
+//! The oracle over all witnesses: waits until they have been told everything, then judges.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::check::{Findings, Holes, Terms, check};
+use super::{Ledger, Mind, Truth, Witness};
+use crate::deadline;
+
+/// Witnesses that are opened at once.
+const AT_ONCE: usize = 32;
+/// How often it is looked whether everything was told.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The truth and those who watch.
+pub struct Oracle {
+    /// Stamps and names.
+    pub ledger: Ledger,
+    /// What etcd says.
+    pub truth: Truth,
+    /// Who watches.
+    pub witnesses: Vec<Witness>,
+    from: u64,
+}
+
+/// What the oracle says of a case.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Commits since the oracle began to count.
+    pub events: usize,
+    /// Watchers.
+    pub watchers: usize,
+    /// The sums over all watchers.
+    pub all: Findings,
+    /// Delay of half of the watchers at most.
+    pub p50: Duration,
+    /// Delay of the worst of them.
+    pub worst: Duration,
+    /// Connections that watchers opened again.
+    pub reconnects: usize,
+}
+
+impl Oracle {
+    /// An oracle on an etcd, without witnesses.
+    pub async fn on(endpoint: String) -> Self {
+        let ledger = Ledger::default();
+        let truth = Truth::follow(endpoint, ledger.clone()).await;
+        Self { ledger, truth, witnesses: Vec::new(), from: 0 }
+    }
+
+    /// Opens watches.
+    pub async fn watch(&mut self, minds: Vec<Mind>) {
+        for minds in minds.chunks(AT_ONCE) {
+            let begun = minds.iter().map(|mind| Witness::begin(mind.clone(), self.ledger.clone()));
+            self.witnesses.extend(futures_util::future::join_all(begun).await);
+        }
+    }
+
+    /// From now on everything counts. To be called when every witness is known to be told of changes.
+    pub async fn begin(&mut self) {
+        self.from = self.truth.reaches().await;
+    }
+
+    /// Waits until every witness was told everything, or the deadline has passed, and judges. Delays count
+    /// from `over`, the end of the fault.
+    pub async fn judge(&self, holes: Holes, over: Instant) -> Verdict {
+        let give_up = Instant::now() + deadline();
+        self.truth.reaches().await;
+        let mut waiting: Vec<usize> = (0..self.witnesses.len()).collect();
+        let mut found: Vec<Findings> = vec![Findings::default(); self.witnesses.len()];
+        loop {
+            for number in &waiting {
+                found[*number] = self.check(&self.witnesses[*number], holes, over);
+            }
+            waiting.retain(|number| !found[*number].is_clean());
+            if waiting.is_empty() || Instant::now() >= give_up {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let events = self.truth.count_after(self.from);
+        let reconnects = self.witnesses.iter().map(|it| it.connections().saturating_sub(1)).sum();
+        Verdict::of(events, reconnects, &found)
+    }
+
+    /// Pulls that claimed that there is nothing.
+    pub fn lies(&self) -> Vec<String> {
+        self.witnesses.iter().flat_map(|witness| witness.look(|record| record.lies.clone())).collect()
+    }
+
+    fn check(&self, witness: &Witness, holes: Holes, over: Instant) -> Findings {
+        let commits = self.truth.commits(&witness.mind.services);
+        let terms = Terms { from: self.from, holes, whole: witness.mind.whole, over };
+        check(&self.ledger, &commits, &witness.segments(), terms)
+    }
+}
+
+impl Verdict {
+    fn of(events: usize, reconnects: usize, found: &[Findings]) -> Self {
+        let mut all = Findings::default();
+        for it in found {
+            all.due += it.due;
+            all.told += it.told;
+            all.merged += it.merged;
+            all.lost += it.lost;
+            all.repeated += it.repeated;
+            all.reordered += it.reordered;
+            all.invented += it.invented;
+            let room = 8_usize.saturating_sub(all.words.len());
+            all.words.extend(it.words.iter().take(room).cloned());
+        }
+        let mut delays: Vec<Duration> = found.iter().map(|it| it.delay).collect();
+        delays.sort();
+        let at = |place: usize| delays.get(place).copied().unwrap_or_default();
+        let (p50, worst) = (at(delays.len() / 2), at(delays.len().saturating_sub(1)));
+        Self { events, watchers: found.len(), all, p50, worst, reconnects }
+    }
+
+    /// Prints one line and asserts that nothing was lost, repeated, reordered or invented.
+    ///
+    /// # Panics
+    /// When something was.
+    pub fn hold(&self, fault: &str) {
+        println!("{fault}: {self}");
+        assert!(self.all.is_clean(), "{fault}: {self}\n{}", self.all.words.join("\n"));
+        assert!(self.all.told > 0, "{fault}: nobody was told anything");
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Findings { told, merged, lost, repeated, reordered, invented, .. } = &self.all;
+        write!(
+            f,
+            "events {}, watchers {}, told {told}, merged {merged}, lost {lost}, repeated {repeated}, \
+             reordered {reordered}, invented {invented}, reconnects {}, recovery p50 {:.0?} max {:.0?}",
+            self.events, self.watchers, self.reconnects, self.p50, self.worst
+        )
+    }
+}

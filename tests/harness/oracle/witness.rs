@@ -1,0 +1,212 @@
+//! A watcher as an old client is one, that remembers everything it is told.
+//!
+//! When its connection ends it goes to the next gateway and, once it watches again, pulls the state of its
+//! providers, as old clients do. A pull that says "there is nothing" of a provider that is known to have
+//! instances is remembered as a lie.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::net::TcpSocket;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use super::{Ledger, Pulled, STAMP, Segment, read};
+use crate::{Client, deadline};
+
+/// Wait before a refused connection is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long an upgrade may take.
+const UPGRADE: Duration = Duration::from_secs(5);
+
+/// What a witness watches and how.
+#[derive(Clone, Debug)]
+pub struct Mind {
+    /// The consumer's id.
+    pub consumer: String,
+    /// Names of its providers, which it pulls after a reconnect.
+    pub providers: Vec<String>,
+    /// Ids of the services it is to be told of.
+    pub services: Vec<String>,
+    /// Gateways, the first of which it begins with.
+    pub gateways: Vec<SocketAddr>,
+    /// Its interest does not change: it is to be told everything.
+    pub whole: bool,
+    /// Bytes that the kernel keeps for it; small for one that is to be slow. `None`: as usual.
+    pub receive_buffer: Option<u32>,
+}
+
+/// What happened to a witness so far.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Its connections.
+    pub segments: Vec<Segment>,
+    /// Pulls that claimed that there is nothing.
+    pub lies: Vec<String>,
+    /// It watches now.
+    pub open: bool,
+}
+
+/// A running witness. Ends when dropped.
+pub struct Witness {
+    /// What it watches.
+    pub mind: Mind,
+    record: Arc<Mutex<Record>>,
+    reading: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Witness {
+    /// Opens the watch and begins to remember.
+    ///
+    /// # Panics
+    /// When the watch is not granted before the deadline.
+    pub async fn begin(mind: Mind, ledger: Ledger) -> Self {
+        let record = Arc::new(Mutex::new(Record::default()));
+        let (reading, reads) = watch::channel(true);
+        let (of_task, plan) = (record.clone(), mind.clone());
+        let task = tokio::spawn(async move { live(&plan, &ledger, &of_task, reads).await });
+        let witness = Self { mind, record, reading, task };
+        tokio::time::timeout(deadline(), async {
+            while !witness.record.lock().open {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("a watch is granted");
+        witness
+    }
+
+    /// Stops or goes on reading from its connection.
+    pub fn read(&self, on: bool) {
+        self.reading.send_replace(on);
+    }
+
+    /// What it remembers.
+    pub fn segments(&self) -> Vec<Segment> {
+        self.record.lock().segments.clone()
+    }
+
+    /// Looks at what it remembers.
+    pub fn look<T>(&self, at: impl FnOnce(&Record) -> T) -> T {
+        at(&self.record.lock())
+    }
+
+    /// Connections that it has had.
+    pub fn connections(&self) -> usize {
+        self.record.lock().segments.len()
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: watch::Receiver<bool>) {
+    for attempt in 0.. {
+        let gateway = mind.gateways[attempt % mind.gateways.len()];
+        let Ok(Some(socket)) = tokio::time::timeout(UPGRADE, connect(mind, gateway)).await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let number = {
+            let mut record = record.lock();
+            record.segments.push(Segment::default());
+            record.open = true;
+            record.segments.len() - 1
+        };
+        let hears = hear(socket, ledger, record, number, &mut reads);
+        if number == 0 {
+            hears.await;
+        } else {
+            // Both at once: events of the new connection come while the state is pulled.
+            let pulls = async {
+                let pulled = pull(mind, ledger, gateway, record).await;
+                record.lock().segments[number].pulled = Some(pulled);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! { () = hears => {}, () = pulls => {} }
+        }
+        record.lock().open = false;
+    }
+}
+
+async fn connect(mind: &Mind, gateway: SocketAddr) -> Option<WebSocketStream<tokio::net::TcpStream>> {
+    let socket = TcpSocket::new_v4().ok()?;
+    if let Some(bytes) = mind.receive_buffer {
+        socket.set_recv_buffer_size(bytes).ok()?;
+    }
+    let stream = socket.connect(gateway).await.ok()?;
+    let url = format!("ws://{gateway}/v4/default/registry/microservices/{}/watcher", mind.consumer);
+    Some(client_async(url, stream).await.ok()?.0)
+}
+
+async fn hear(
+    mut socket: WebSocketStream<tokio::net::TcpStream>,
+    ledger: &Ledger,
+    record: &Mutex<Record>,
+    number: usize,
+    reads: &mut watch::Receiver<bool>,
+) {
+    loop {
+        if reads.wait_for(|on| *on).await.is_err() {
+            return;
+        }
+        let message = tokio::select! {
+            message = socket.next() => message,
+            _ = reads.changed() => continue,
+        };
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                if let Some(sight) = read(ledger, &text) {
+                    record.lock().segments[number].sights.push(sight);
+                }
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            Some(Ok(_)) => {}
+        }
+    }
+}
+
+/// Pulls every provider until each has answered. Asks the gateway it watches on, as old clients do.
+async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<Record>) -> Pulled {
+    let client = Client::new(gateway);
+    let (mut instances, mut at) = (HashMap::new(), None);
+    for provider in &mind.providers {
+        loop {
+            match client.try_find(&mind.consumer, provider).await {
+                Some(answer) if answer.status == 200 => {
+                    at.get_or_insert_with(Instant::now);
+                    let found = answer.ok();
+                    let found = found["instances"].as_array().map_or(&[][..], Vec::as_slice);
+                    if found.is_empty() {
+                        record.lock().lies.push(format!("{provider} was said to have no instance"));
+                    }
+                    for instance in found {
+                        let text = |name: &str| instance[name].as_str().unwrap_or_default();
+                        let stamp = instance["properties"][STAMP].as_str().and_then(|it| it.parse().ok());
+                        let key = ledger.key(text("serviceId"), text("instanceId"));
+                        instances.insert(key, stamp.unwrap_or(0));
+                    }
+                    break;
+                }
+                // The service does not exist (now).
+                Some(answer) if answer.status == 400 => {
+                    at.get_or_insert_with(Instant::now);
+                    break;
+                }
+                _ => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+    Pulled { instances, at: at.unwrap_or_else(Instant::now) }
+}
