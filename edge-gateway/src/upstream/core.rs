@@ -469,10 +469,11 @@ impl Core {
         self.bookmark = Some(self.bookmark.unwrap_or(0).max(rev));
         self.seen = self.seen.max(rev);
         self.bookmarks += 1;
-        self.settle(rev);
         if lost {
-            // Changes of interest are lost with the events.
+            // Changes of interest are lost with the events. This asks for all that was to be settled, too.
             self.resync(Cause::Bookmark);
+        } else {
+            self.settle(rev);
         }
         lost
     }
