@@ -87,7 +87,7 @@ limits! {
     "healthCheck.url" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"push","interval":1,"url":"$"}}}"#: "/a", "/a b";
     "dataCenterInfo" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","dataCenterInfo":{"name":"$","region":"r","availableZone":"z"}}}"#: a(128), a(129);
     "dataCenterInfo, empty" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","dataCenterInfo":{"name":"n","region":"$","availableZone":"z"}}}"#: "r", "";
-    "instance registration, bytes" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","properties":{"p":"$"}}}"#: a(5120 - 46), a(5120 - 45);
+    "instance registration, bytes" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","properties":{"p":"$"}}}"#: a(5120 - 51), a(5120 - 50);
     "properties of a service, bytes" PUT "/microservices/s/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
     "properties of an instance, bytes" PUT "/microservices/s/instances/i/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
     "any body, bytes" PUT "/heartbeats" r#"{"instances":[{"serviceId":"$"}]}"#: a((2 << 20) - 32), a((2 << 20) - 31);

@@ -94,7 +94,8 @@ impl Guarded {
             }
         };
         if let Some(allowed) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
-            let methods: Vec<_> = allowed.split(',').map(str::trim).filter(|name| *name != "HEAD").collect();
+            let has = |method: &&str| allowed.split(',').any(|name| name.trim() == *method);
+            let methods: Vec<_> = ["GET", "POST", "PUT", "DELETE"].into_iter().filter(has).collect();
             if let Ok(value) = HeaderValue::try_from(methods.join(", ")) {
                 response.headers_mut().insert(header::ALLOW, value);
             }
@@ -191,6 +192,8 @@ async fn compressed(response: Response) -> Response {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
     match encoder.write_all(&body).and_then(|()| encoder.finish()) {
         Ok(small) => {
+            // The router has written the length that the answer had.
+            parts.headers.remove(header::CONTENT_LENGTH);
             parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             Response::from_parts(parts, Body::from(small))

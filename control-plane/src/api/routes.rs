@@ -175,7 +175,7 @@ fn instances() -> Vec<Operation> {
             "Keep many instances alive; each is answered for.",
         )
         .takes(object! { "instances": Vec<Beat> })
-        .gives(object! { "instances": Vec<Beat> }),
+        .gives(object! { "instances": Vec<KeptInstance> }),
     ]
 }
 
@@ -448,6 +448,19 @@ mod shapes {
         err_message: String,
     }
 
+    /// An instance that was kept alive; with what went wrong, if it could not be.
+    #[derive(JsonSchema)]
+    #[serde(rename_all = "camelCase")]
+    #[expect(dead_code, reason = "only its form counts")]
+    pub(super) struct KeptInstance {
+        #[serde(default)]
+        service_id: String,
+        #[serde(default)]
+        instance_id: String,
+        #[serde(default)]
+        err_message: String,
+    }
+
     /// A consumer and its providers.
     #[derive(JsonSchema)]
     #[expect(dead_code, reason = "only its form counts")]
@@ -496,4 +509,4 @@ mod shapes {
     }
 }
 
-use shapes::{DeletedService, Dependency, DumpEntry, Line, Matches, Statistics};
+use shapes::{DeletedService, Dependency, DumpEntry, KeptInstance, Line, Matches, Statistics};
