@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod proto_codec;
@@ -75,7 +76,7 @@ impl fmt::Display for ServiceRef {
 }
 
 /// The name under which clients know a version of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServiceKey {
     /// `{domain}/{project}`; empty in a request means the caller's.
@@ -99,7 +100,7 @@ pub struct ServiceKey {
 }
 
 /// How an instance is kept alive.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HealthCheck {
     /// `push` (heartbeats) or `pull`.
@@ -120,7 +121,7 @@ pub struct HealthCheck {
 }
 
 /// Where an instance runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DataCenter {
     /// Name of the data centre.
@@ -135,7 +136,7 @@ pub struct DataCenter {
 }
 
 /// One running copy of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Instance {
     /// The instance's id, unique in its service.
@@ -154,7 +155,7 @@ pub struct Instance {
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub status: String,
     /// Free key-value pairs.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
     /// How it is kept alive.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,9 +187,24 @@ where
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
+/// Reads `null` as an empty map, and a `null` in it as an empty text: Java clients send both.
+pub fn null_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let texts: Option<BTreeMap<String, Option<String>>> = Option::deserialize(deserializer)?;
+    let filled = texts.unwrap_or_default().into_iter().map(|(key, text)| (key, text.unwrap_or_default()));
+    Ok(filled.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_null_in_a_map_is_an_empty_text() {
+        let instance: Instance =
+            serde_json::from_str(r#"{"properties":{"a":null,"b":"x"}}"#).expect("a body");
+        let expected = [("a", ""), ("b", "x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(instance.properties, expected.into());
+    }
 
     #[test]
     fn nulls_and_unknown_fields_are_read_as_absent() {

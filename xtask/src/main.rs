@@ -6,6 +6,8 @@ use xtask::{bench, ci, codegen, licences, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
+       cargo xtask conformance [--server URL]
+                                   hold a server (or muster standalone) against the contract of the registry API
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
@@ -17,6 +19,8 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["test"] => tests::test(None),
         ["test", filter] => tests::test(Some(filter)),
+        ["conformance"] => tests::conformance(None),
+        ["conformance", "--server", url] => tests::conformance(Some(url)),
         ["ci"] => ci::ci(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["licences"] => licences::check(),

@@ -19,3 +19,15 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     run(&mut build)?;
     run(cargo(&["test", "--locked", "--workspace"]).args(filter))
 }
+
+/// Runs the conformance suite against a server by address, or against our own.
+///
+/// # Errors
+/// When something does not build, or a case fails.
+pub fn conformance(server: Option<&str>) -> Result<()> {
+    if server.is_none() {
+        run(&mut cargo(&["build", "--locked", "--package", "muster"]))?;
+    }
+    let mut suite = cargo(&["test", "--locked", "--package", "integration-tests", "--test", "conformance"]);
+    run(suite.env("MUSTER_CONFORMANCE_SERVER", server.unwrap_or_default()))
+}

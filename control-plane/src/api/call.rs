@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use axum::RequestPartsExt;
+use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use shared::model::{Revision, ServiceRef, Tenant};
 
@@ -16,6 +17,9 @@ use crate::registry::{Caller, validate};
 
 /// The header by which a gateway (or any client) says which revision an answer must contain at least.
 pub const MIN_REVISION: &str = "x-muster-min-revision";
+
+/// Bytes beyond a limit that are read before the connection is closed.
+const THROWN_AWAY: usize = 4 << 20;
 
 /// Everything a handler needs of a request.
 #[derive(Debug)]
@@ -96,15 +100,26 @@ impl FromRequest<Api> for Call {
         let params: HashMap<String, String> = params.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let caller = caller(&parts.headers, params.get("project").map(String::as_str))?;
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
-        let body = match Limited::new(body, limit).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Failure::invalid("http: request body too large"));
-            }
-            Err(_) => return Err(Failure::invalid("the body ended before it was complete")),
-        };
+        let body = read(body, limit).await?;
         Ok(Self { caller, params, query: parse_query(parts.uri.query().unwrap_or_default()), body })
     }
+}
+
+/// The whole body. What is beyond the limit is read and thrown away, up to a bound: a client that is still sending
+/// when its connection is closed does not hear why.
+async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
+    let (mut kept, mut size) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Failure::invalid("the body ended before it was complete"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.len();
+        if size <= limit {
+            kept.extend_from_slice(&data);
+        } else if size > limit + THROWN_AWAY {
+            break;
+        }
+    }
+    if size > limit { Err(Failure::invalid("http: request body too large")) } else { Ok(kept.freeze()) }
 }
 
 fn parse_query(query: &str) -> HashMap<String, Vec<String>> {

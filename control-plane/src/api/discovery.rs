@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, ServiceKey, null_default};
@@ -45,29 +46,30 @@ fn checked_tags(call: &Call) -> Result<Vec<String>, Failure> {
     Ok(tags)
 }
 
-#[derive(Deserialize)]
-struct BatchBody {
+/// What to find: services by key, instances by id.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct BatchBody {
     #[serde(default, deserialize_with = "null_default")]
     services: Vec<ServiceElement>,
     #[serde(default, deserialize_with = "null_default")]
     instances: Vec<InstanceElement>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct ServiceElement {
     service: Option<ServiceKey>,
     #[serde(default, deserialize_with = "null_default")]
     rev: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct InstanceElement {
     instance: Option<InstanceId>,
     #[serde(default, deserialize_with = "null_default")]
     rev: String,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct InstanceId {
     #[serde(deserialize_with = "null_default")]
@@ -77,9 +79,9 @@ struct InstanceId {
 }
 
 /// One section of the answer. Every element of the request's section stands in exactly one of the lists.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Section {
+pub(super) struct Section {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failed: Vec<FailedGroup>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -88,7 +90,7 @@ struct Section {
     updated: Vec<Updated>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct FailedGroup {
     indexes: Vec<usize>,
     error: serde_json::Value,
@@ -96,7 +98,7 @@ struct FailedGroup {
     code: Code,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Updated {
     index: usize,
     rev: String,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::model::{Instance, Service, ServiceRef, Tenant};
@@ -17,9 +18,9 @@ use crate::registry::service::existing;
 use crate::view::{ServiceRule, ServiceView, Snapshot};
 
 /// Everything about a service; what was not asked for, or is empty, is absent.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Detail {
+pub(super) struct Detail {
     #[serde(skip_serializing_if = "Option::is_none")]
     micro_service: Option<Service>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -254,9 +255,9 @@ pub(super) async fn apps(State(api): State<Api>, call: Call) -> Answer {
 }
 
 /// A node or an end of a line; here everything is always written.
-#[derive(Clone, Default, Serialize)]
+#[derive(Clone, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Node {
+pub(super) struct Node {
     id: String,
     name: String,
     app_id: String,

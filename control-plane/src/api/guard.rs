@@ -75,18 +75,7 @@ impl Guarded {
         let gzip = accepts_gzip(request.headers());
         let mut response = match *request.method() {
             Method::OPTIONS => Response::new(Body::empty()),
-            Method::GET | Method::POST | Method::PUT | Method::DELETE => {
-                let answer = AssertUnwindSafe(self.router.oneshot(request)).catch_unwind();
-                match answer.await {
-                    Ok(Ok(response)) => response,
-                    Ok(Err(never)) => match never {},
-                    Err(_) => {
-                        error!("a handler panicked");
-                        Failure::new(Code::Internal, "").into_response()
-                    }
-                }
-            }
-            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".into()),
+            _ => self.route(request).await,
         };
         if gzip && response.body().size_hint().exact().is_some_and(|size| size >= GZIP_FROM) {
             response = compressed(response).await;
@@ -95,6 +84,31 @@ impl Guarded {
         headers.insert(header::SERVER, SERVER);
         if from_browser {
             allow_origins(headers);
+        }
+        response
+    }
+}
+
+impl Guarded {
+    async fn route(self, mut request: Request<Body>) -> Response {
+        if !matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE) {
+            // The router would answer HEAD like GET. No route has this one, so that it says what there is.
+            *request.method_mut() = Method::TRACE;
+        }
+        let mut response = match AssertUnwindSafe(self.router.oneshot(request)).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                error!("a handler panicked");
+                Failure::new(Code::Internal, "").into_response()
+            }
+        };
+        if let Some(allowed) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
+            let has = |method: &&str| allowed.split(',').any(|name| name.trim() == *method);
+            let methods: Vec<_> = ["GET", "POST", "PUT", "DELETE"].into_iter().filter(has).collect();
+            if let Ok(value) = HeaderValue::try_from(methods.join(", ")) {
+                response.headers_mut().insert(header::ALLOW, value);
+            }
         }
         response
     }
@@ -189,6 +203,8 @@ async fn compressed(response: Response) -> Response {
             Err(failure) => return failure.into_response(),
         },
     };
+    // The router has written the length that the answer had.
+    parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     Response::from_parts(parts, Body::from(small))

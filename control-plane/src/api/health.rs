@@ -4,8 +4,8 @@ use axum::extract::State;
 use serde_json::json;
 use shared::model::{ServiceRef, Tenant};
 
+use super::Api;
 use super::reply::{self, Answer};
-use super::{Api, Call};
 use crate::failure::{Code, Failure};
 use crate::registry::{Caller, own};
 
@@ -47,7 +47,7 @@ pub(super) async fn cluster(State(api): State<Api>) -> Answer {
 }
 
 /// 200 once the registry has been read; probes of old clients take 200 or 404 for "go on".
-pub(super) async fn readiness(State(api): State<Api>, _call: Call) -> Answer {
+pub(super) async fn readiness(State(api): State<Api>) -> Answer {
     api.registry().view().now()?;
     reply::empty()
 }

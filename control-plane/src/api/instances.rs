@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::json;
-use shared::model::{Instance, null_default};
+use shared::model::{Instance, null_default, null_texts};
 
 use super::reply::{self, Answer};
 use super::{Api, Call};
@@ -49,7 +49,7 @@ pub(super) async fn heartbeats(State(api): State<Api>, call: Call) -> Answer {
 pub(super) async fn update_properties(State(api): State<Api>, call: Call) -> Answer {
     #[derive(Deserialize)]
     struct Body {
-        #[serde(default, deserialize_with = "null_default")]
+        #[serde(default, deserialize_with = "null_texts")]
         properties: BTreeMap<String, String>,
     }
     let body: Body = call.json().map_err(unmarshal)?;
@@ -67,7 +67,7 @@ pub(super) async fn update_status_of_many(State(api): State<Api>, call: Call) ->
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Matches {
-        #[serde(deserialize_with = "null_default")]
+        #[serde(deserialize_with = "null_texts")]
         properties: BTreeMap<String, String>,
     }
     #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::model::{Framework, Instance, Service, null_default};
+use shared::model::{Framework, Instance, Service, null_default, null_texts};
 
 use super::reply::{self, Answer};
 use super::{Api, Call};
@@ -20,7 +20,7 @@ struct RegisterBody {
     service: Option<Service>,
     #[serde(default, deserialize_with = "null_default")]
     rules: Vec<ServiceRule>,
-    #[serde(default, deserialize_with = "null_default")]
+    #[serde(default, deserialize_with = "null_texts")]
     tags: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "null_default")]
     instances: Vec<Instance>,
@@ -70,7 +70,7 @@ pub(super) async fn get(State(api): State<Api>, call: Call) -> Answer {
 pub(super) async fn update(State(api): State<Api>, call: Call) -> Answer {
     #[derive(Deserialize)]
     struct Body {
-        #[serde(default, deserialize_with = "null_default")]
+        #[serde(default, deserialize_with = "null_texts")]
         properties: BTreeMap<String, String>,
         framework: Option<Framework>,
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::model::null_default;
+use shared::model::{null_default, null_texts};
 
 use super::reply::{self, Answer};
 use super::{Api, Call};
@@ -13,7 +13,7 @@ use crate::view::ServiceRule;
 
 #[derive(Deserialize, Serialize)]
 struct Tags {
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_texts", skip_serializing_if = "BTreeMap::is_empty")]
     tags: BTreeMap<String, String>,
 }
 

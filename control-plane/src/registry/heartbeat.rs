@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::model::{ServiceRef, Tenant, null_default};
 
@@ -14,7 +15,7 @@ use crate::failure::Failure;
 const BEATS_AT_ONCE: usize = 1024;
 
 /// One instance of a batch; in the answer with what went wrong.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Beat {
     /// The instance's service.

@@ -1,5 +1,6 @@
 //! What is held, and the operator's word that it is not to be.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use shared::model::{Revision, ServiceRef, Tenant};
 
@@ -9,7 +10,7 @@ use crate::keys;
 use crate::store::{Op, Txn};
 
 /// A service some of whose expired instances are held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Protected {
     /// The service.
@@ -25,7 +26,7 @@ pub struct Protected {
 }
 
 /// An expired instance that is held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldInstance {
     /// The instance.

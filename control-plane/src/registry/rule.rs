@@ -12,6 +12,9 @@ use crate::record;
 use crate::store::{Compare, Op, Txn};
 use crate::view::{ServiceRule, ServiceView};
 
+/// Rules that change in one transaction, two steps each; etcd takes 128 steps.
+const RULES_PER_TXN: usize = 50;
+
 impl Registry {
     /// The rules of a service.
     pub async fn rules(&self, caller: &Caller, service: &ServiceRef) -> Result<Vec<ServiceRule>, Failure> {
@@ -36,7 +39,19 @@ impl Registry {
             _ => failure,
         };
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await.map_err(absent)?;
-        let rules = &rules;
+        self.new_rules(existing(&*self.view.now()?, service)?, &rules)?;
+        let mut added = Vec::new();
+        for rules in rules.chunks(RULES_PER_TXN) {
+            added.extend(self.add_few_rules(service, rules).await?);
+        }
+        Ok(added)
+    }
+
+    async fn add_few_rules(
+        &self,
+        service: &ServiceRef,
+        rules: &[ServiceRule],
+    ) -> Result<Vec<String>, Failure> {
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
             let new = self.new_rules(view, rules)?;
@@ -118,9 +133,16 @@ impl Registry {
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
         let all_known = |view: &ServiceView| ids.iter().try_for_each(|id| known_rule(view, id).map(drop));
         self.answer(&caller, |snapshot| all_known(existing(snapshot, service)?)).await?;
+        for ids in ids.chunks(RULES_PER_TXN) {
+            self.delete_few_rules(service, ids).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_few_rules(&self, service: &ServiceRef, ids: &[String]) -> Result<(), Failure> {
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            all_known(view)?;
+            ids.iter().try_for_each(|id| known_rule(view, id).map(drop))?;
             let mut txn = rules_unchanged(service, view);
             for rule in ids.iter().filter_map(|id| view.rules.get(id)) {
                 txn.then.extend(Key::Rule(service.clone(), rule.rule_id.clone()).render().map(Op::Delete));

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::model::{ServiceRef, null_default};
 
@@ -24,7 +25,7 @@ const BYTES_PER_TXN: usize = 1 << 20;
 const SCHEMAS_PER_TXN: usize = 30;
 
 /// A schema on the wire.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Schema {
     /// Its id, unique in its service.

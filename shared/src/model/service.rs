@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ServiceKey, Tenant, null_default};
+use super::{ServiceKey, Tenant, null_default, null_texts};
 
 /// One version of a service ("MicroService" in Service-Center's documents).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Service {
     /// The service's id, unique in its tenant.
@@ -38,7 +39,7 @@ pub struct Service {
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub status: String,
     /// Free key-value pairs; `allowCrossApp` opens the service to other applications.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
     /// Registration, unix seconds as decimal text.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
@@ -52,7 +53,7 @@ pub struct Service {
     /// Load-balancing strategy.
     #[serde(
         rename = "LBStrategy",
-        deserialize_with = "null_default",
+        deserialize_with = "null_texts",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub lb_strategy: BTreeMap<String, String>,
@@ -85,19 +86,19 @@ impl Service {
 }
 
 /// A path a service answers, with free properties.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ServicePath {
     /// The path.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Free key-value pairs.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub property: BTreeMap<String, String>,
 }
 
 /// A framework and its version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Framework {
     /// Name.

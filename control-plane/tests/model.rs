@@ -1,0 +1,377 @@
+//! Random requests, answered alike by the API and by a plain model of the contract.
+
+mod probe;
+
+use std::collections::BTreeMap;
+
+use probe::{Answer, Probe};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const VERSIONS: [&str; 3] = ["1.0.0", "1.5", "2.0.0"];
+const RULES: [&str; 6] = ["0+", "1.5.0+", "latest", "1.0.0", "1.0-2.0", "9+"];
+const STATES: [&str; 3] = ["UP", "DOWN", "AWAY"];
+
+/// A service by its places in [`NAMES`] and [`VERSIONS`].
+type Key = (usize, usize);
+
+#[derive(Clone, Debug)]
+enum Request {
+    Register(Key),
+    Delete(Key, bool),
+    Properties(Key, String),
+    Tags(Key, String),
+    Tag(Key, String),
+    DeleteTag(Key),
+    Instance(Key, usize),
+    End(Key, usize),
+    Beat(Key, usize),
+    State(Key, usize, usize),
+    InstanceProperties(Key, usize, String),
+    Find(Option<Key>, usize, usize),
+    Declare(Key, usize, usize, bool),
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let key = || (0..NAMES.len(), 0..VERSIONS.len());
+    let (instance, text) = (|| 0..2_usize, || "[a-c]");
+    prop_oneof![
+        4 => key().prop_map(Request::Register),
+        1 => (key(), any::<bool>()).prop_map(|(k, force)| Request::Delete(k, force)),
+        1 => (key(), text()).prop_map(|(k, t)| Request::Properties(k, t)),
+        1 => (key(), text()).prop_map(|(k, t)| Request::Tags(k, t)),
+        1 => (key(), text()).prop_map(|(k, t)| Request::Tag(k, t)),
+        1 => key().prop_map(Request::DeleteTag),
+        4 => (key(), instance()).prop_map(|(k, i)| Request::Instance(k, i)),
+        1 => (key(), instance()).prop_map(|(k, i)| Request::End(k, i)),
+        1 => (key(), instance()).prop_map(|(k, i)| Request::Beat(k, i)),
+        1 => (key(), instance(), 0..STATES.len()).prop_map(|(k, i, s)| Request::State(k, i, s)),
+        1 => (key(), instance(), text()).prop_map(|(k, i, t)| Request::InstanceProperties(k, i, t)),
+        5 => (prop::option::weighted(0.8, key()), 0..NAMES.len(), 0..RULES.len())
+            .prop_map(|(c, n, r)| Request::Find(c, n, r)),
+        2 => (key(), 0..NAMES.len(), 0..RULES.len(), any::<bool>())
+            .prop_map(|(c, n, r, overwrite)| Request::Declare(c, n, r, overwrite)),
+    ]
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ModelService {
+    property: Option<String>,
+    tag: Option<String>,
+    /// State and property by id.
+    instances: BTreeMap<usize, (&'static str, Option<String>)>,
+}
+
+/// What the contract says there is.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    services: BTreeMap<Key, ModelService>,
+    /// The rule by consumer and name of the provider.
+    dependencies: BTreeMap<(Key, usize), usize>,
+}
+
+/// A code, or none for success.
+type Refusal = Option<&'static str>;
+
+impl Model {
+    fn versions(&self, name: usize) -> Vec<usize> {
+        let mut versions: Vec<usize> =
+            self.services.keys().filter(|(n, _)| *n == name).map(|(_, version)| *version).collect();
+        versions.reverse();
+        versions
+    }
+
+    /// The versions of a name that a rule takes, newest first.
+    fn taken(&self, name: usize, rule: usize) -> Vec<usize> {
+        let versions = self.versions(name);
+        let newest = versions.first().copied();
+        let takes = |version: usize| match RULES[rule] {
+            "0+" => true,
+            "1.5.0+" => version >= 1,
+            "latest" => Some(version) == newest,
+            "1.0.0" => version == 0,
+            "1.0-2.0" => version < 2,
+            _ => false,
+        };
+        versions.into_iter().filter(|version| takes(*version)).collect()
+    }
+
+    fn consumers(&self, (name, version): Key) -> Vec<Key> {
+        let rules = self.dependencies.iter().filter(|((_, provider), _)| *provider == name);
+        rules
+            .filter(|(_, rule)| self.taken(name, **rule).contains(&version))
+            .map(|((consumer, _), _)| *consumer)
+            .collect()
+    }
+
+    /// Rules whose provider has no service that they could ever take are dropped.
+    fn tidy(&mut self) {
+        let services = &self.services;
+        self.dependencies.retain(|(_, name), rule| match RULES[*rule] {
+            "1.0.0" => services.contains_key(&(*name, 0)),
+            _ => services.keys().any(|(n, _)| n == name),
+        });
+    }
+
+    fn service(&mut self, key: Key, change: impl FnOnce(&mut ModelService) -> Refusal) -> Refusal {
+        self.services.get_mut(&key).map_or(Some("400012"), change)
+    }
+
+    fn instance(
+        &mut self,
+        key: Key,
+        id: usize,
+        change: impl FnOnce(&mut (&'static str, Option<String>)),
+    ) -> Refusal {
+        let found = self.services.get_mut(&key).and_then(|service| service.instances.get_mut(&id));
+        found.map(change).map_or(Some("400017"), |()| None)
+    }
+
+    fn apply(&mut self, request: &Request) -> Refusal {
+        match request {
+            Request::Register(key) => {
+                self.services.entry(*key).or_default();
+                None
+            }
+            Request::Delete(key, force) => {
+                let service = self.services.get(key)?.clone();
+                if !force && self.consumers(*key).iter().any(|consumer| consumer != key) {
+                    return Some("400023");
+                }
+                if !force && !service.instances.is_empty() {
+                    return Some("400013");
+                }
+                self.services.remove(key);
+                self.dependencies.retain(|(consumer, _), _| consumer != key);
+                self.tidy();
+                None
+            }
+            Request::Properties(key, text) => self.service(*key, |s| {
+                s.property = Some(text.clone());
+                None
+            }),
+            Request::Tags(key, text) => self.service(*key, |s| {
+                s.tag = Some(text.clone());
+                None
+            }),
+            Request::Tag(key, text) => self.service(*key, |s| match &mut s.tag {
+                Some(tag) => {
+                    text.clone_into(tag);
+                    None
+                }
+                None => Some("400018"),
+            }),
+            Request::DeleteTag(key) => self.service(*key, |s| s.tag.take().map_or(Some("400018"), |_| None)),
+            Request::Instance(key, id) => self.service(*key, |s| {
+                s.instances.entry(*id).or_insert(("UP", None));
+                None
+            }),
+            Request::End(key, id) => {
+                let service = self.services.get_mut(key);
+                service.and_then(|s| s.instances.remove(id)).map_or(Some("400017"), |_| None)
+            }
+            Request::Beat(key, id) => self.instance(*key, *id, |_| ()),
+            Request::State(_, _, 2) => Some("400001"),
+            Request::State(key, id, state) => self.instance(*key, *id, |i| i.0 = STATES[*state]),
+            Request::InstanceProperties(key, id, text) => {
+                self.instance(*key, *id, |i| i.1 = Some(text.clone()))
+            }
+            Request::Find(consumer, name, rule) => {
+                if consumer.is_some_and(|consumer| !self.services.contains_key(&consumer)) {
+                    return Some("400012");
+                }
+                let taken = self.taken(*name, *rule);
+                let exact = RULES[*rule] == "1.0.0";
+                if self.versions(*name).is_empty() || (exact && taken.is_empty()) {
+                    return Some("400012");
+                }
+                if let Some(consumer) = consumer.filter(|_| !taken.is_empty()) {
+                    self.dependencies.insert((consumer, *name), *rule);
+                }
+                None
+            }
+            Request::Declare(consumer, name, rule, overwrite) => {
+                if !self.services.contains_key(consumer) {
+                    return Some("400012");
+                }
+                if *overwrite {
+                    self.dependencies.retain(|(other, _), _| other != consumer);
+                }
+                self.dependencies.insert((*consumer, *name), *rule);
+                if *overwrite {
+                    self.tidy();
+                }
+                None
+            }
+        }
+    }
+
+    /// The instances that a find of the model's gives: service, id, state, property.
+    fn found(&self, name: usize, rule: usize) -> Vec<(String, String, String, Option<String>)> {
+        let services = self.taken(name, rule).into_iter().map(|version| (name, version));
+        let instances = services.flat_map(|key| self.services[&key].instances.iter().map(move |i| (key, i)));
+        instances
+            .map(|(key, (id, (state, text)))| {
+                (id_of(key), format!("i{id}"), (*state).to_owned(), text.clone())
+            })
+            .collect()
+    }
+}
+
+fn id_of((name, version): Key) -> String {
+    format!("{}-{}", NAMES[name], VERSIONS[version])
+}
+
+fn found(body: &Value) -> Vec<(String, String, String, Option<String>)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let instances = body["instances"].as_array().into_iter().flatten();
+    instances
+        .map(|i| {
+            let property = i["properties"]["p"].as_str().map(str::to_owned);
+            (text(&i["serviceId"]), text(&i["instanceId"]), text(&i["status"]), property)
+        })
+        .collect()
+}
+
+/// A tenant of the registry.
+struct Real<'a> {
+    probe: &'a Probe,
+    domain: String,
+}
+
+impl Real<'_> {
+    async fn send(&self, method: &str, path: &str, consumer: &str, body: Value) -> Answer {
+        let path = format!("/v4/default/registry{path}");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [("X-Domain-Name", self.domain.as_str()), ("X-ConsumerId", consumer)];
+        self.probe.send(method, &path, &headers, body).await
+    }
+
+    async fn answer(&self, request: &Request) -> Answer {
+        let service = |key: &Key| format!("/microservices/{}", id_of(*key));
+        let instance = |key: &Key, id: &usize| format!("{}/instances/i{id}", service(key));
+        let (method, path, body) = match request {
+            Request::Register(key) => {
+                let body = json!({"serviceId": id_of(*key), "appId": "shop", "serviceName": NAMES[key.0], "version": VERSIONS[key.1]});
+                ("POST", "/microservices".into(), json!({ "service": body }))
+            }
+            Request::Delete(key, force) => ("DELETE", format!("{}?force={force}", service(key)), Value::Null),
+            Request::Properties(key, text) => {
+                ("PUT", format!("{}/properties", service(key)), json!({"properties": {"p": text}}))
+            }
+            Request::Tags(key, text) => {
+                ("POST", format!("{}/tags", service(key)), json!({"tags": {"t": text}}))
+            }
+            Request::Tag(key, text) => ("PUT", format!("{}/tags/t?value={text}", service(key)), Value::Null),
+            Request::DeleteTag(key) => ("DELETE", format!("{}/tags/t", service(key)), Value::Null),
+            Request::Instance(key, id) => {
+                let body = json!({"instance": {"instanceId": format!("i{id}"), "hostName": "n"}});
+                ("POST", format!("{}/instances", service(key)), body)
+            }
+            Request::End(key, id) => ("DELETE", instance(key, id), Value::Null),
+            Request::Beat(key, id) => ("PUT", format!("{}/heartbeat", instance(key, id)), Value::Null),
+            Request::State(key, id, state) => {
+                ("PUT", format!("{}/status?value={}", instance(key, id), STATES[*state]), Value::Null)
+            }
+            Request::InstanceProperties(key, id, text) => {
+                ("PUT", format!("{}/properties", instance(key, id)), json!({"properties": {"p": text}}))
+            }
+            Request::Find(consumer, name, rule) => {
+                let consumer = consumer.map(id_of).unwrap_or_default();
+                return self.send("GET", &find_path(*name, *rule), &consumer, Value::Null).await;
+            }
+            Request::Declare(consumer, name, rule, overwrite) => {
+                let consumer = json!({"appId": "shop", "serviceName": NAMES[consumer.0], "version": VERSIONS[consumer.1]});
+                let provider = json!({"serviceName": NAMES[*name], "version": RULES[*rule]});
+                let body = json!({"dependencies": [{"consumer": consumer, "providers": [provider]}]});
+                (if *overwrite { "PUT" } else { "POST" }, "/dependencies".into(), body)
+            }
+        };
+        self.send(method, &path, "", body).await
+    }
+
+    /// Everything that can be read is as the model has it.
+    async fn compare(&self, model: &Model) {
+        let listed = self.send("GET", "/microservices", "", Value::Null).await.ok();
+        let count = listed["services"].as_array().map_or(0, Vec::len);
+        assert_eq!(count, model.services.len());
+        for (key, expected) in &model.services {
+            let service = format!("/microservices/{}", id_of(*key));
+            let read =
+                async |rest: &str| self.send("GET", &format!("{service}{rest}"), "", Value::Null).await.ok();
+            let record = read("").await;
+            assert_eq!(record["service"]["properties"]["p"].as_str(), expected.property.as_deref());
+            assert_eq!(read("/tags").await["tags"]["t"].as_str(), expected.tag.as_deref());
+            let instances = expected.instances.iter();
+            let instances: Vec<_> = instances
+                .map(|(id, (state, text))| (id_of(*key), format!("i{id}"), (*state).to_owned(), text.clone()))
+                .collect();
+            assert_eq!(found(&read("/instances").await), instances);
+            let ids = |body: &Value, list: &str| -> Vec<String> {
+                let services = body[list].as_array().into_iter().flatten();
+                let mut ids: Vec<_> =
+                    services.map(|s| s["serviceId"].as_str().unwrap_or_default().to_owned()).collect();
+                ids.sort();
+                ids
+            };
+            let mut consumers: Vec<_> = model.consumers(*key).into_iter().map(id_of).collect();
+            consumers.sort();
+            assert_eq!(ids(&read("/consumers").await, "consumers"), consumers, "consumers of {key:?}");
+            let rules = model.dependencies.iter().filter(|((consumer, _), _)| consumer == key);
+            let providers = rules.flat_map(|((_, name), rule)| {
+                model.taken(*name, *rule).into_iter().map(|version| id_of((*name, version)))
+            });
+            let mut providers: Vec<_> = providers.collect();
+            providers.sort();
+            assert_eq!(ids(&read("/providers").await, "providers"), providers, "providers of {key:?}");
+        }
+    }
+}
+
+fn find_path(name: usize, rule: usize) -> String {
+    format!("/instances?appId=shop&serviceName={}&version={}", NAMES[name], RULES[rule].replace('+', "%2B"))
+}
+
+async fn run(probe: &Probe, domain: String, requests: &[Request]) {
+    let (real, mut model) = (Real { probe, domain }, Model::default());
+    for request in requests {
+        let expected = match request {
+            // Absent is told before everything else.
+            Request::Delete(key, _) if !model.services.contains_key(key) => Some("400012"),
+            request => model.apply(request),
+        };
+        let answer = real.answer(request).await;
+        match (expected, request) {
+            (Some(code), _) => _ = answer.refused(code),
+            (None, Request::Find(consumer, name, rule)) => {
+                let rev = answer.revision();
+                assert_eq!(found(&answer.ok()), model.found(*name, *rule), "{request:?}");
+                // The same again: nothing has changed.
+                let path = format!("{}&rev={rev}", find_path(*name, *rule));
+                let consumer = consumer.map(id_of).unwrap_or_default();
+                assert_eq!(real.send("GET", &path, &consumer, Value::Null).await.status, 304, "{request:?}");
+            }
+            (None, _) => assert_eq!(answer.status, 200, "{request:?}: {answer:?}"),
+        }
+    }
+    real.compare(&model).await;
+}
+
+#[test]
+fn the_api_answers_random_requests_like_a_plain_model() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let probe = runtime.block_on(Probe::start());
+    let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
+    let domains = std::cell::Cell::new(0);
+    let outcome = runner.run(&prop::collection::vec(request(), 1..60), |requests| {
+        domains.set(domains.get() + 1);
+        runtime.block_on(run(&probe, format!("d{}", domains.get()), &requests));
+        Ok(())
+    });
+    runtime.block_on(probe.stop());
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}

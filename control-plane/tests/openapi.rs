@@ -1,0 +1,131 @@
+//! The OpenAPI document: whole, and true of the routes.
+
+mod probe;
+
+use std::collections::BTreeSet;
+
+use probe::Probe;
+use serde_json::Value;
+
+async fn document(probe: &Probe) -> Value {
+    probe.send("GET", "/openapi.json", &[], String::new()).await.ok()
+}
+
+fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
+    let paths = document["paths"].as_object().expect("paths");
+    paths.iter().flat_map(|(path, methods)| {
+        let methods = methods.as_object().expect("methods");
+        methods.iter().map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
+    })
+}
+
+#[tokio::test]
+async fn every_documented_operation_is_answered_as_documented() {
+    let probe = Probe::start().await;
+    let document = document(&probe).await;
+    assert!(operations(&document).count() > 80, "v4, v3 and what stands at the root");
+    for (path, method, operation) in operations(&document) {
+        let filled: String = path
+            .split('/')
+            .map(|segment| if segment.starts_with('{') { "x" } else { segment })
+            .collect::<Vec<_>>()
+            .join("/");
+        let answer = probe.send(&method.to_uppercase(), &filled, &[], "{}".into()).await;
+        assert!(![404, 405].contains(&answer.status), "{method} {path} is not routed");
+        let response = &operation["responses"][answer.status.to_string()];
+        assert!(response.is_object(), "{method} {path}: {} is not documented", answer.status);
+        if answer.status >= 400 {
+            let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+            let codes = &response["content"]["application/json"]["schema"]["properties"]["errorCode"]["enum"];
+            let known = codes.as_array().expect("codes").contains(&body["errorCode"]);
+            assert!(known, "{method} {path}: {body} is not among {codes}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_documented_is_not_routed() {
+    let probe = Probe::start().await;
+    let document = document(&probe).await;
+    let paths = document["paths"].as_object().expect("paths");
+    for (path, methods) in paths {
+        let filled = path.replace(['{', '}'], "");
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            let answer = probe.send(method, &filled, &[], "{}".into()).await;
+            // Another documented path may take the same segments.
+            let documented = paths.iter().any(|(other, methods)| {
+                takes(other, &filled) && methods.get(method.to_lowercase()).is_some()
+            });
+            assert_eq!(answer.status != 405, documented, "{method} {path}: {methods}");
+        }
+    }
+}
+
+fn takes(template: &str, path: &str) -> bool {
+    let (a, b): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b || a.starts_with('{'))
+}
+
+#[tokio::test]
+async fn the_document_has_the_structure_of_openapi_3_1() {
+    let probe = Probe::start().await;
+    let document = document(&probe).await;
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
+    assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
+    let mut ids = BTreeSet::new();
+    for (path, method, operation) in operations(&document) {
+        let place = format!("{method} {path}");
+        assert!(path.starts_with('/') && ["get", "put", "post", "delete"].contains(&method), "{place}");
+        assert!(ids.insert(operation["operationId"].as_str().expect("an id")), "{place}: its id is taken");
+        assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{place}");
+        let parameters = operation["parameters"].as_array().expect("parameters");
+        let mut names = BTreeSet::new();
+        for parameter in parameters {
+            let (name, place_of) = (&parameter["name"], parameter["in"].as_str().expect("a place"));
+            assert!(names.insert((place_of, name.as_str())), "{place}: {name} stands twice");
+            assert!(["path", "query", "header"].contains(&place_of) && parameter["schema"].is_object());
+            assert_eq!(parameter["required"] == true, place_of == "path", "{place}: {name}");
+            assert!(parameter["description"].as_str().is_some_and(|text| !text.is_empty()), "{place}");
+        }
+        let segments: BTreeSet<_> =
+            path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
+        let in_path: BTreeSet<_> =
+            names.iter().filter(|(place, _)| *place == "path").filter_map(|(_, name)| *name).collect();
+        assert_eq!(segments, in_path, "{place}");
+        for (status, response) in operation["responses"].as_object().expect("responses") {
+            assert!(status.parse::<u16>().is_ok_and(|status| (200..600).contains(&status)), "{place}");
+            assert!(response["description"].is_string(), "{place}");
+        }
+        assert!(operation["responses"]["200"].is_object(), "{place}");
+    }
+    let mut references = Vec::new();
+    collect_references(&document, &mut references);
+    assert!(!references.is_empty());
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("a reference into the document");
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect_references(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, into)),
+        Value::Object(members) => {
+            into.extend(members.get("$ref").and_then(Value::as_str).map(String::from));
+            members.values().for_each(|member| collect_references(member, into));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_page_needs_nothing_from_elsewhere() {
+    let probe = Probe::start().await;
+    let page = probe.send("GET", "/openapi", &[], String::new()).await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let text = String::from_utf8(page.body).expect("text");
+    assert!(text.contains("openapi.json"));
+    for outside in ["http://", "https://", "src=", "@import", "url("] {
+        assert!(!text.contains(outside), "{outside}");
+    }
+}
