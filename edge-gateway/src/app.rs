@@ -42,6 +42,9 @@ pub enum StartError {
     /// The shards' threads.
     #[error("cannot start the shards")]
     Shards(#[source] std::io::Error),
+    /// The descriptors that reflection serves.
+    #[error("cannot serve gRPC reflection")]
+    Grpc(#[source] tonic_reflection::server::Error),
 }
 
 /// A gateway whose socket is bound and whose rooms are joined; nothing is served before [`App::run`].
@@ -113,6 +116,8 @@ impl App {
             limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
             metrics: metrics.sessions,
             authorize: config.authorize,
+            heartbeat: config.heartbeat.clone(),
+            grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
         });
         let conditions = [
@@ -159,6 +164,16 @@ impl App {
         };
         tokio::join!(serve_counted(listener, gateway, server.0, server.1, &tasks), draining);
     }
+}
+
+/// The standard services that gRPC clients expect: health, and reflection over our contracts.
+fn grpc_services() -> Result<axum::Router, tonic_reflection::server::Error> {
+    let (_, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(tonic::service::Routes::new(health).add_service(reflection).into_axum_router())
 }
 
 /// Shows a state as a condition of readiness.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::hub::HubConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::session::SessionConfig;
@@ -21,6 +22,8 @@ pub struct Config {
     pub hub: HubConfig,
     /// Pings and deadlines of sessions.
     pub session: SessionConfig,
+    /// Connections that carry heartbeats.
+    pub heartbeat: HeartbeatConfig,
     /// How the gateway keeps up with the control plane.
     pub upstream: UpstreamConfig,
     /// Over what time watchers are disconnected in a drain, so that they do not come all at once elsewhere.
@@ -38,6 +41,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             hub: HubConfig::default(),
             session: SessionConfig::default(),
+            heartbeat: HeartbeatConfig::default(),
             upstream: UpstreamConfig::default(),
             // Within the thirty seconds that orchestrators usually grant, with some to spare.
             drain_over: Duration::from_secs(15),

@@ -1,7 +1,8 @@
-//! The API port: a watch is upgraded and moved to a shard, everything else is passed on.
+//! The API port: a watch is upgraded, or answered with a stream, and moved to a shard; everything else is passed on.
 //!
 //! The order of a watch matters: its place in the shard is reserved *before* the client has its answer, so that
-//! whatever is committed after the client knows it watches, is in its view.
+//! whatever is committed after the client knows it watches, is in its view. A gateway that cannot say from when
+//! on that is, refuses.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -14,29 +15,38 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use shared::http::take_socket;
 use shared::lifecycle::Tasks;
-use tower::Service;
+use shared::model::{ServiceRef, Tenant};
+use tokio::sync::{mpsc, oneshot};
+use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
-use crate::hub::ToShard;
+use crate::heartbeat::{self, Beats, HeartbeatConfig};
 use crate::hub::push::Encoding;
-use crate::limits::{Full, Limits};
+use crate::hub::{Attached, ToShard};
+use crate::limits::{Full, Limits, Permit};
 use crate::metrics::SessionMetrics;
-use crate::upstream::{Joined, Selector, UpstreamHandle};
+use crate::upstream::{Joined, UpstreamHandle};
+use crate::wire::grpc::{self, Code};
 use crate::wire::{refusal, route, ws};
 
 /// Reads wait for this revision: the highest that a watcher of this gateway was told of.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Value of the label `scheme`, as Service-Center spells it.
-const SCHEME: &str = "Websocket";
+/// Values of the label `scheme`, as Service-Center spells them.
+const WEBSOCKET: &str = "Websocket";
+const GRPC: &str = "gRPC";
+/// Chunks of a stream that wait for the connection; a chunk has everything that was pending.
+const STREAM_CHUNKS: usize = 8;
+const NO_WORD: &str = "this node has no word from a control plane";
 
 /// The service behind the API port. Cheap to clone.
 #[derive(Clone)]
@@ -49,6 +59,9 @@ pub(crate) struct Inner {
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: SessionMetrics,
     pub(crate) authorize: bool,
+    pub(crate) heartbeat: HeartbeatConfig,
+    /// Health and reflection.
+    pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
 }
 
@@ -89,19 +102,38 @@ impl Service<Request<Incoming>> for Gateway {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let it = self.0.clone();
         Box::pin(async move {
-            match route::watch(request.uri().path(), request.headers()) {
-                Some(watch) => Ok(it.watch(Selector::Consumer(watch.consumer.clone()), watch, request).await),
-                None => it.pass_on(request.map(Body::new)).await,
+            if let Some(watch) = route::watch(request.uri(), request.headers()) {
+                return Ok(it.watch(watch, request).await);
+            }
+            if route::is_heartbeat_channel(request.method(), request.uri().path()) {
+                return Ok(it.carry_heartbeats(request));
+            }
+            let request = request.map(Body::new);
+            match request.uri().path() {
+                grpc::HISTORICAL => Ok(it.watch_historical(request).await),
+                grpc::WATCH => Ok(it.watch_grpc(request).await),
+                path if path.starts_with("/grpc.") => {
+                    it.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)
+                }
+                _ => it.pass_on(request).await,
             }
         })
     }
 }
 
+/// Why a watch is not granted.
+enum Refused {
+    Full(Full),
+    /// Nobody can say from when on it would be.
+    NoWord,
+    /// The control plane says so.
+    Answer(Response<Body>),
+}
+
 impl Inner {
     async fn watch(
         &self,
-        selector: Selector,
-        watch: route::WatchRoute,
+        watch: Result<route::WatchRoute, &'static str>,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
         if request.method() != Method::GET {
@@ -111,26 +143,18 @@ impl Inner {
             self.metrics.bad_handshake();
             return refusal::bad_handshake();
         };
-        if self.tasks.drain().is_cancelled() {
-            return refusal::unavailable("this node is being drained");
-        }
-        let permit = match self.limits.take(&watch.consumer, SCHEME) {
-            Ok(permit) => permit,
-            Err(full) => {
-                self.metrics.refused(full);
-                return match full {
-                    Full::Node => refusal::unavailable(&full.to_string()),
-                    Full::Domain | Full::Consumer => refusal::too_many(&full.to_string()),
-                };
-            }
+        let watch = match watch {
+            Ok(watch) => watch,
+            Err(words) => return refusal::bad_request(words),
         };
-        if self.authorize
-            && let Some(refused) = self.unauthorized(&request).await
-        {
-            return refused;
-        }
-        let Some(Joined { shard, ticket }) = self.upstream.join(selector, Encoding::Plain).await else {
-            return refusal::unavailable("this node is being drained");
+        let encoding = if watch.since.is_some() { Encoding::Resumable } else { Encoding::Plain };
+        let admitted = self.admit(&watch, encoding, WEBSOCKET, request.headers()).await;
+        let (permit, Joined { shard, ticket }) = match admitted {
+            Ok(admitted) => admitted,
+            Err(Refused::Answer(answer)) => return answer,
+            Err(Refused::NoWord) => return refusal::unavailable(NO_WORD),
+            Err(Refused::Full(Full::Node)) => return refusal::unavailable(&Full::Node.to_string()),
+            Err(Refused::Full(full)) => return refusal::too_many(&full.to_string()),
         };
         let upgrade = hyper::upgrade::on(&mut request);
         self.tasks.spawn(async move {
@@ -142,7 +166,8 @@ impl Inner {
             let (stream, slot) = socket.into_parts();
             match stream.into_std() {
                 Ok(socket) => {
-                    shard.send(ToShard::Attach { ticket, socket, read, slot, permit }).await;
+                    let to = Attached::Socket { socket, read, slot };
+                    shard.send(ToShard::Attach { ticket, to, permit }).await;
                 }
                 Err(error) => debug!(%error, "an upgraded connection broke"),
             }
@@ -150,12 +175,112 @@ impl Inner {
         answer
     }
 
+    fn carry_heartbeats(&self, mut request: Request<Incoming>) -> Response<Body> {
+        let Some(answer) = ws::accept(request.headers()) else {
+            self.metrics.bad_handshake();
+            return refusal::bad_handshake();
+        };
+        if self.tasks.drain().is_cancelled() {
+            return refusal::unavailable("this node is being drained");
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let mut headers = std::mem::take(request.headers_mut());
+        remove_hop_by_hop(&mut headers);
+        for name in
+            [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL]
+        {
+            headers.remove(name);
+        }
+        let beats = Beats { forward: self.forward.clone(), path: request.uri().path().to_owned(), headers };
+        let (metrics, config, tasks) = (self.metrics.clone(), self.heartbeat.clone(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok((socket, read)) = take_socket(upgraded) else { return };
+            let (stream, slot) = socket.into_parts();
+            heartbeat::carry(stream, &read, beats, &config, &metrics, &tasks).await;
+            drop(slot);
+        });
+        answer
+    }
+
+    async fn watch_historical(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let Some(asked) = grpc::request::<proto::servicecenter::WatchInstanceRequest>(body).await else {
+            return grpc::refuse(Code::InvalidArgument, "not a request");
+        };
+        if asked.self_service_id.is_empty() {
+            return grpc::refuse(Code::InvalidArgument, "the consumer's service id is missing");
+        }
+        let consumer = ServiceRef::new(route::tenant(&parts.headers), asked.self_service_id);
+        let watch = route::WatchRoute::of(consumer);
+        self.stream(watch, Encoding::Historical, &parts.headers).await
+    }
+
+    async fn watch_grpc(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let Some(asked) = grpc::request::<proto::watch::v1::WatchRequest>(body).await else {
+            return grpc::refuse(Code::InvalidArgument, "not a request");
+        };
+        let default = route::tenant(&parts.headers);
+        let or = |given: String, default: String| if given.is_empty() { default } else { given };
+        let tenant = Tenant::new(or(asked.domain, default.domain), or(asked.project, default.project));
+        match route::WatchRoute::new(tenant, asked.consumer_id, asked.providers, asked.rev) {
+            Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,
+            Err(words) => grpc::refuse(Code::InvalidArgument, words),
+        }
+    }
+
+    async fn stream(
+        &self,
+        watch: route::WatchRoute,
+        encoding: Encoding,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let (permit, Joined { shard, ticket }) = match self.admit(&watch, encoding, GRPC, headers).await {
+            Ok(admitted) => admitted,
+            Err(Refused::NoWord) => return grpc::refuse(Code::Unavailable, NO_WORD),
+            Err(Refused::Full(full)) => return grpc::refuse(Code::ResourceExhausted, &full.to_string()),
+            Err(Refused::Answer(answer)) => return grpc::refuse_like(answer.status()),
+        };
+        // Full: the client takes nothing, and the session waits like one whose socket is full.
+        let (body, messages) = mpsc::channel(STREAM_CHUNKS);
+        let (verdict, reason) = oneshot::channel();
+        shard.send(ToShard::Attach { ticket, to: Attached::Body { body, verdict }, permit }).await;
+        grpc::stream(messages, reason)
+    }
+
+    /// Lets a watch in: limits, the control plane's consent, a place in its shard.
+    async fn admit(
+        &self,
+        watch: &route::WatchRoute,
+        encoding: Encoding,
+        scheme: &'static str,
+        headers: &HeaderMap,
+    ) -> Result<(Permit, Joined), Refused> {
+        if self.tasks.drain().is_cancelled() {
+            return Err(Refused::NoWord);
+        }
+        let permit = self.limits.take(&watch.who, scheme).map_err(|full| {
+            self.metrics.refused(full);
+            Refused::Full(full)
+        })?;
+        if self.authorize {
+            for service in watch.selector.services() {
+                if let Some(refused) = self.unauthorized(service, headers).await {
+                    return Err(Refused::Answer(refused));
+                }
+            }
+        }
+        let joined = self.upstream.join(watch.selector.clone(), encoding, watch.since).await;
+        Ok((permit, joined.ok_or(Refused::NoWord)?))
+    }
+
     /// Asks the control plane, in the client's name, whether it may read the service it watches for.
-    async fn unauthorized(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+    async fn unauthorized(&self, service: &ServiceRef, headers: &HeaderMap) -> Option<Response<Body>> {
         let mut question = Request::new(Body::empty());
-        let path = request.uri().path().trim_end_matches("/watcher");
-        *question.uri_mut() = path.parse().ok()?;
-        *question.headers_mut() = request.headers().clone();
+        let Ok(uri) = route::service_path(service).parse() else { return Some(refusal::bad_handshake()) };
+        *question.uri_mut() = uri;
+        *question.headers_mut() = headers.clone();
         remove_hop_by_hop(question.headers_mut());
         match self.forward.forward(question).await {
             Ok(answer) if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use shared::clock::Clock;
 use shared::http::Slot;
 use shared::lifecycle::Tasks;
+use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::Permit;
@@ -62,16 +63,30 @@ const SHARD_QUEUE: usize = 1024;
 /// What a shard is told.
 #[derive(Debug)]
 pub(crate) enum ToShard {
-    /// A session of the group begins here, in this place of the order; its socket follows.
-    Reserve { ticket: Ticket, group: GroupId, encoding: Encoding },
-    /// The socket of a reserved session, with what was already read from it.
-    Attach { ticket: Ticket, socket: TcpStream, read: Bytes, slot: Slot, permit: Permit },
+    /// A session of the group begins here, in this place of the order; its socket follows. `preface` goes out
+    /// before everything else.
+    Reserve { ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8> },
+    /// The socket of a reserved session will not come.
+    Release { ticket: Ticket },
+    /// What a reserved session writes to.
+    Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// An event for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
+    /// Everything up to this revision has been appended.
+    Bookmark { rev: Revision },
     /// All sessions of the group end.
     End { group: GroupId, reason: Reason },
     /// All sessions end, spread over this time; the shard ends with the last.
     Drain { over: Duration },
+}
+
+/// What a session writes to.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    /// An upgraded connection, with what was already read from it.
+    Socket { socket: TcpStream, read: Bytes, slot: Slot },
+    /// The body of an answer, and where to say why it ends.
+    Body { body: mpsc::Sender<Bytes>, verdict: oneshot::Sender<Reason> },
 }
 
 /// Sessions of a group that are gone from a shard.

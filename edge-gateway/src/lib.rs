@@ -12,6 +12,7 @@
 //! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
 //! | `hub` | pushes, sockets | bytes, written once per session whatever is pending |
 //! | `session` | frames, time | what to write, when and why to end |
+//! | `heartbeat` | pongs | heartbeats for `forward` |
 //! | `wire` | bytes | frames, handshakes, refusals |
 //! | [`forward`] | requests | answers of a control plane |
 //! | `limits` | who wants to watch | a permit, or which limit is met |
@@ -20,6 +21,7 @@ pub mod app;
 pub mod config;
 pub mod forward;
 mod gateway;
+mod heartbeat;
 mod hub;
 mod limits;
 mod metrics;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use parking_lot::Mutex;
 use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 
@@ -166,6 +165,8 @@ pub(crate) struct SessionMetrics {
     subscribers: UpDownCounter<i64>,
     refused: Counter<u64>,
     handshakes: Counter<u64>,
+    heartbeat_sessions: UpDownCounter<i64>,
+    heartbeats: Counter<u64>,
     instance: KeyValue,
     domains: Arc<Mutex<HashSet<String>>>,
 }
@@ -185,9 +186,21 @@ impl SessionMetrics {
                 .u64_counter("muster_edge_handshakes_failed_total")
                 .with_description("Watches that asked in a wrong way")
                 .build(),
+            heartbeat_sessions: meter
+                .i64_up_down_counter("muster_edge_heartbeat_sessions")
+                .with_description("Connections that carry heartbeats")
+                .build(),
+            heartbeats: meter
+                .u64_counter("muster_edge_heartbeats_total")
+                .with_description("Heartbeats passed on for connections, by outcome")
+                .build(),
             instance: instance.clone(),
             domains: Arc::default(),
         };
+        it.heartbeat_sessions.add(0, &[]);
+        for outcome in ["ok", "no_instance", "failed"] {
+            it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
         for full in [Full::Node, Full::Domain, Full::Consumer] {
             it.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
@@ -196,8 +209,11 @@ impl SessionMetrics {
     }
 
     /// Instruments that nobody reads.
+    #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"), &KeyValue::new("instance", ""))
+        let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build();
+        let meter = opentelemetry::metrics::MeterProvider::meter(&provider, "none");
+        Self::new(&meter, &KeyValue::new("instance", ""))
     }
 
     fn labels(&self, domain: &str, scheme: &'static str) -> [KeyValue; 3] {
@@ -223,6 +239,16 @@ impl SessionMetrics {
     /// A watcher met a limit.
     pub(crate) fn refused(&self, full: Full) {
         self.refused.add(1, &[KeyValue::new("limit", full.label())]);
+    }
+
+    /// A connection for heartbeats came (1) or left (-1).
+    pub(crate) fn heartbeat_session(&self, change: i64) {
+        self.heartbeat_sessions.add(change, &[]);
+    }
+
+    /// A heartbeat was passed on: `ok`, `no_instance` or `failed`.
+    pub(crate) fn heartbeat(&self, outcome: &'static str) {
+        self.heartbeats.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
     /// A handshake was none.
@@ -299,11 +325,6 @@ impl UpstreamMetrics {
         it
     }
 
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"))
-    }
-
     /// Events came and were `applied`, a `duplicate`, beyond a `gap`, or `unwatched`.
     pub(crate) fn event(&self, fate: &'static str, count: u64) {
         self.events.add(count, &[KeyValue::new("fate", fate)]);
@@ -375,11 +396,6 @@ impl ForwardMetrics {
         }
         it.retries.add(0, &[]);
         it
-    }
-
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self::new(&SdkMeterProvider::builder().build().meter("none"))
     }
 
     /// A request was answered (`ok`, `error` for a 5xx) or could not be (`unavailable`).

@@ -9,12 +9,18 @@ use shared::bus::NatsConfig;
 use shared::config::{Config as Read, Settings, Size, Url};
 use shared::telemetry::LogConfig;
 
-use crate::config::{Config, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
+use crate::config::{Config, HeartbeatConfig, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
 use crate::forward::ForwardConfig;
 
 impl Read for Config {
     fn read(settings: &mut Settings<'_>) -> Self {
         let default = Self::default();
+        let drain_over = settings.within(
+            "drain-over",
+            "15s",
+            "0s"..="1h",
+            "Time over which watchers are disconnected at the end, so that they do not come back all at once.",
+        );
         Self {
             listen: settings.get("listen", "0.0.0.0:30100", "Address that clients connect to."),
             limits: LimitsConfig {
@@ -67,14 +73,32 @@ impl Read for Config {
                     "1s"..="1h",
                     "Pause between two comparisons of the gateway's state with a control plane's.",
                 ),
+                bookmark_interval: settings.within(
+                    "watch.bookmark-interval",
+                    "10s",
+                    "1s"..="1h",
+                    "Pause between two bookmarks to clients that resume, at least.",
+                ),
                 ..default.upstream
             },
-            drain_over: settings.within(
-                "drain-over",
-                "15s",
-                "0s"..="1h",
-                "Time over which watchers are disconnected at the end, so that they do not come back all at once.",
+            heartbeat: HeartbeatConfig {
+                session: SessionConfig {
+                    ping_interval: settings.within(
+                        "heartbeat.websocket-ping-interval",
+                        "30s",
+                        "1s"..="1h",
+                        "Pause between two pings to a client that sends its heartbeats over a WebSocket: its pace.",
+                    ),
+                    ..SessionConfig::default()
+                },
+                drain_over,
+            },
+            authorize: settings.get(
+                "watch.authorize",
+                "false",
+                "Ask a control plane, in the client's name, before a watch is granted; needed with access control.",
             ),
+            drain_over,
             ..default
         }
     }

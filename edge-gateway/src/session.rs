@@ -58,6 +58,9 @@ impl From<&SessionConfig> for Pace {
 /// How long a client may take to end its side after the last words.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Later than any session lives: some seven years. A deadline from here on needs no timer.
+pub(crate) const NEVER: Tick = Tick::MAX / 2;
+
 /// What happened to a session.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
@@ -122,6 +125,20 @@ impl Machine {
         }
     }
 
+    /// A session whose protocol sees to pings and deadlines of reading itself.
+    pub(crate) fn without_pings() -> Self {
+        Self {
+            phase: Phase::Open,
+            heard: NEVER,
+            ping_at: NEVER,
+            blocked: None,
+            linger: 0,
+            ping_due: false,
+            pong: None,
+            last_words: None,
+        }
+    }
+
     /// Where it stands.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
@@ -144,9 +161,9 @@ impl Machine {
                 self.close(Reason::Protocol, words, now)
             }
             (Phase::Open, Input::Violation(Violation::TooBig)) => {
-                self.close(Reason::TooBig, "message too big", now)
+                self.close(Reason::TooBig, Reason::TooBig.words(), now)
             }
-            (Phase::Open, Input::End(reason)) => self.close(reason, "", now),
+            (Phase::Open, Input::End(reason)) => self.close(reason, reason.words(), now),
         }
     }
 

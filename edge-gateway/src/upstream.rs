@@ -9,18 +9,15 @@
 //! only for a shard whose queue is full.
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
-use futures_util::{Stream as _, StreamExt as _};
+use futures_util::stream::AbortHandle;
+use futures_util::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
-use shared::event::InstanceEvent;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -28,25 +25,34 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::hub::push::{Encoding, Push};
+use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
 use crate::metrics::UpstreamMetrics;
 
 mod core;
+mod effects;
+mod inbox;
+mod joining;
 mod requests;
 mod topic;
 
-use core::{Core, Effect, Interest, InterestChange, Want};
-use requests::{AskError, Asker};
-use topic::{Fate, Replayed};
+use core::{Core, Digests};
+use effects::Done;
+use inbox::{Source, Subscriptions, tagged};
+use joining::Resuming;
+use requests::Asker;
 
 /// How the gateway keeps up with the control plane.
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
     /// How long a part of an answer may take before the question is asked again.
     pub request_timeout: Duration,
+    /// How long a watch may wait for the control plane to say whom it concerns; then it is refused with 503.
+    pub open_timeout: Duration,
     /// Between two comparisons with a replica, jittered: the repair of last resort.
     pub digest_interval: Duration,
+    /// Between two bookmarks for clients that can resume, at least.
+    pub bookmark_interval: Duration,
     /// Providers asked for in one request.
     pub replay_batch: usize,
     /// Requests for replay under way at once.
@@ -59,7 +65,11 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(3),
+            // Clients wait longer for a handshake, and a gateway that knows nothing should say so.
+            open_timeout: Duration::from_secs(5),
             digest_interval: Duration::from_secs(30),
+            // As often as an idle client needs to resume without being told everything again.
+            bookmark_interval: Duration::from_secs(10),
             // A few instances each keep an answer within a handful of parts.
             replay_batch: 128,
             replays: 4,
@@ -109,6 +119,15 @@ pub(crate) enum Selector {
 }
 
 impl Selector {
+    /// The services it names.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceRef> {
+        let (consumer, providers) = match self {
+            Self::Consumer(consumer) => (Some(consumer), None),
+            Self::Providers(providers) => (None, Some(providers)),
+        };
+        consumer.into_iter().chain(providers.into_iter().flatten())
+    }
+
     /// Who is asked about: the consumer, or one of the providers, to learn the revision.
     fn consumer(&self) -> &ServiceRef {
         match self {
@@ -131,7 +150,13 @@ pub(crate) struct Joined {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A session begins: from now on nothing it should see is missed.
-    Join { selector: Selector, encoding: Encoding, done: oneshot::Sender<Joined> },
+    Join {
+        selector: Selector,
+        encoding: Encoding,
+        /// What the client has already; the rest is told first.
+        since: Option<Revision>,
+        done: oneshot::Sender<Joined>,
+    },
 }
 
 /// What others may know of the upstream.
@@ -141,17 +166,27 @@ pub(crate) struct UpstreamHandle {
     commands: mpsc::Sender<Command>,
     pushed: Arc<AtomicU64>,
     joined: watch::Receiver<bool>,
+    open_timeout: Duration,
 }
 
 impl UpstreamHandle {
-    /// Reserves a place for a session; `None` when the gateway ends.
-    pub(crate) async fn join(&self, selector: Selector, encoding: Encoding) -> Option<Joined> {
-        let (done, joined) = oneshot::channel();
-        self.commands.send(Command::Join { selector, encoding, done }).await.ok()?;
-        joined.await.ok()
+    /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
+    /// told to the session, and with `since` also what was committed after that revision. `None` when the control plane cannot be asked in time, or the gateway ends.
+    pub(crate) async fn join(
+        &self,
+        selector: Selector,
+        encoding: Encoding,
+        since: Option<Revision>,
+    ) -> Option<Joined> {
+        let joining = async {
+            let (done, joined) = oneshot::channel();
+            self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
+            joined.await.ok()
+        };
+        tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
     }
 
-    /// The highest revision that any watcher was told of.
+    /// The highest revision that any watcher was told of, or from which on one is.
     pub(crate) fn pushed(&self) -> Revision {
         self.pushed.load(Ordering::Relaxed)
     }
@@ -164,29 +199,10 @@ impl UpstreamHandle {
 
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
-/// Subscriptions made at once for one consumer.
-const SUBSCRIBING: usize = 32;
 /// The task's own pace for what is not urgent.
 const PACE: Duration = Duration::from_secs(1);
 /// Bytes that a name in a digest request takes at most, generously.
 const DIGEST_ENTRY_BYTES: usize = 256;
-
-/// What came out of a question.
-enum Done {
-    Interest(GroupId, Option<Messages>, Interest),
-    Loaded(Vec<(Want, Messages, Replayed)>),
-    Replayed(Vec<(Want, Replayed)>),
-    CaughtUp(GroupId, Want, Replayed),
-    Bookmarks(Messages),
-    Digest(Vec<(ServiceRef, u64)>, Vec<(GroupId, ServiceRef)>, Result<(Vec<u32>, Vec<u32>), AskError>),
-}
-
-/// Where a message of the bus came from.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    Event,
-    Interest(GroupId),
-}
 
 /// The task's state.
 pub(crate) struct Upstream {
@@ -196,11 +212,19 @@ pub(crate) struct Upstream {
     shards: Vec<ShardHandle>,
     commands: mpsc::Receiver<Command>,
     left: Vec<mpsc::Receiver<Left>>,
-    messages: SelectAll<BoxStream<'static, (Source, Message)>>,
+    messages: Subscriptions,
     bookmarks: Option<Messages>,
     topics: HashMap<ServiceRef, AbortHandle>,
     interests: HashMap<GroupId, AbortHandle>,
     questions: JoinSet<Done>,
+    /// The question about each group's interest, the last one asked.
+    asking: HashMap<GroupId, tokio::task::AbortHandle>,
+    /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
+    opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
+    /// Sessions that resume. Bounded by the connections that are being upgraded.
+    resuming: HashMap<u64, Resuming>,
+    next_resume: u64,
+    next_bookmark: Instant,
     replays: Arc<Semaphore>,
     pushed: Arc<AtomicU64>,
     joined: watch::Sender<bool>,
@@ -226,18 +250,28 @@ impl Upstream {
         let pushed = Arc::new(AtomicU64::new(0));
         let seen = Arc::new(AtomicU64::new(0));
         let asker = Asker { bus, timeout: config.request_timeout, seen, metrics: metrics.clone() };
-        let handle = UpstreamHandle { commands: commands_in, pushed: pushed.clone(), joined: joined_out };
+        let handle = UpstreamHandle {
+            commands: commands_in,
+            pushed: pushed.clone(),
+            joined: joined_out,
+            open_timeout: config.open_timeout,
+        };
         let it = Self {
             core: Core::new(shards.len()),
             asker,
             shards,
             commands,
             left,
-            messages: SelectAll::new(),
+            messages: Subscriptions::new(),
             bookmarks: None,
             topics: HashMap::new(),
             interests: HashMap::new(),
             questions: JoinSet::new(),
+            asking: HashMap::new(),
+            opening: HashMap::new(),
+            resuming: HashMap::new(),
+            next_resume: 0,
+            next_bookmark: Instant::now(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             pushed,
             joined,
@@ -264,10 +298,13 @@ impl Upstream {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
-                Some((source, message)) = self.messages.next() => self.on_ready(source, message).await,
+                Some(first) = self.messages.next() => self.on_messages(Some(first)).await,
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
                 Some(done) = self.questions.join_next() => match done {
-                    Ok(done) => self.on_done(done),
+                    Ok(done) => {
+                        self.take_bookmarks().await;
+                        self.on_done(done);
+                    }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
                         warn!(%error, "a question to the control plane broke off");
@@ -276,83 +313,28 @@ impl Upstream {
                 },
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();
+                    self.take_bookmarks().await;
                     self.on_link(now);
                 }
-                _ = pace.tick() => self.on_pace(),
+                _ = pace.tick() => {
+                    self.release_abandoned().await;
+                    self.on_pace();
+                }
             }
             self.act().await;
-        }
-    }
-
-    async fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Join { selector, encoding, done } => {
-                let (group, shard) = self.core.join(&selector);
-                let Some(shard) = self.shards.get(shard).cloned() else { return };
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                // Before any later push in the shard's queue: this is what makes the session's view begin now.
-                if shard.send(ToShard::Reserve { ticket, group, encoding }).await {
-                    // When nobody waits any more the shard lets the place go after a while.
-                    let _ = done.send(Joined { shard, ticket });
-                }
+            if !self.resuming.is_empty() {
+                self.resume().await;
             }
         }
     }
 
-    /// A change of interest counts after the events that were published before it: the deletes of a provider's
-    /// instances come before the news that the provider is gone, but in channels of their own.
-    async fn on_ready(&mut self, source: Source, message: Message) {
-        match source {
-            Source::Event => self.on_message(source, &message),
-            Source::Interest(_) => self.take_ready(vec![(source, message)]).await,
+    /// Takes the bookmarks that are there, so that those heard after an answer or a loss were sent after it.
+    async fn take_bookmarks(&mut self) {
+        while let Some(message) =
+            tokio::task::unconstrained(next_of(&mut self.bookmarks)).now_or_never().flatten()
+        {
+            self.on_bookmark(&message).await;
         }
-    }
-
-    /// Takes in everything that is ready now: events first, then `interests` and those that are ready.
-    async fn take_ready(&mut self, mut interests: Vec<(Source, Message)>) {
-        for (source, message) in drain(&mut self.messages).await {
-            match source {
-                Source::Event => {
-                    self.on_message(source, &message);
-                    self.act().await;
-                }
-                Source::Interest(_) => interests.push((source, message)),
-            }
-        }
-        for (source, message) in interests {
-            self.on_message(source, &message);
-            self.act().await;
-        }
-    }
-
-    fn on_message(&mut self, source: Source, message: &Message) {
-        match source {
-            Source::Event => match InstanceEvent::decode(&message.payload) {
-                Ok(event) => {
-                    let fate = self.core.on_event(event);
-                    self.metrics.event(fate.map_or("unwatched", fate_label), 1);
-                }
-                Err(error) => self.malformed(&message.subject, &error),
-            },
-            Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
-                Ok(change) => self.core.on_interest_change(
-                    group,
-                    InterestChange {
-                        rev: change.rev,
-                        added: change.added.into_iter().map(Into::into).collect(),
-                        removed: change.removed.into_iter().map(Into::into).collect(),
-                        deleted: change.consumer_deleted,
-                    },
-                ),
-                Err(error) => self.malformed(&message.subject, &error),
-            },
-        }
-    }
-
-    fn malformed(&self, subject: &str, error: &dyn std::fmt::Display) {
-        self.metrics.malformed();
-        debug!(subject, %error, "a message of the bus cannot be understood");
     }
 
     /// A bookmark counts after everything that came before it. One publisher's messages arrive in order, but in
@@ -362,10 +344,16 @@ impl Upstream {
             Ok(bookmark) => bookmark,
             Err(error) => return self.malformed(&message.subject, &error),
         };
-        self.take_ready(Vec::new()).await;
+        self.on_messages(None).await;
         self.heard = Instant::now();
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
+        }
+        if self.heard >= self.next_bookmark && self.core.is_settled() {
+            self.next_bookmark = self.heard + self.config.bookmark_interval;
+            for shard in &self.shards {
+                shard.send(ToShard::Bookmark { rev: bookmark.rev }).await;
+            }
         }
     }
 
@@ -397,6 +385,9 @@ impl Upstream {
                     self.messages.push(stream);
                     self.interests.insert(group, handle);
                 }
+                // Before the first session of the group goes on: a pull that follows must know what the session
+                // will not be told because it was there before.
+                self.pushed.fetch_max(interest.rev, Ordering::Relaxed);
                 self.core.on_interest(group, interest);
             }
             Done::Loaded(loaded) => {
@@ -416,6 +407,12 @@ impl Upstream {
                     self.metrics.repaired(differences);
                 }
             }
+            Done::Resumed(id, replayed) => {
+                if let Some(resuming) = self.resuming.get_mut(&id) {
+                    resuming.asking = false;
+                    resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
+                }
+            }
             Done::CaughtUp(group, want, replayed) => self.core.on_caught_up(group, &want.provider, replayed),
             Done::Bookmarks(messages) => {
                 self.bookmarks = Some(messages);
@@ -423,7 +420,7 @@ impl Upstream {
                 self.joined.send_replace(connected);
                 info!("joined the bus");
             }
-            Done::Digest(entries, consumers, answer) => {
+            Done::Digest(Digests { entries, consumers }, answer) => {
                 self.comparing = false;
                 match answer {
                     Ok((differing, gone)) => {
@@ -458,7 +455,7 @@ impl Upstream {
 
     /// Asks replicas to compare, in requests that the bus carries.
     fn compare(&mut self) {
-        let (mut entries, mut consumers) = self.core.digests();
+        let Digests { mut entries, mut consumers } = self.core.digests();
         let batch = (self.asker.bus.max_payload() / DIGEST_ENTRY_BYTES / 2).max(1);
         while !entries.is_empty() || !consumers.is_empty() {
             let entries = entries.split_off(entries.len().saturating_sub(batch));
@@ -468,7 +465,7 @@ impl Upstream {
             self.questions.spawn(async move {
                 let names: Vec<ServiceRef> = consumers.iter().map(|(_, name)| name.clone()).collect();
                 let answer = asker.digest(&entries, &names).await;
-                Done::Digest(entries, consumers, answer)
+                Done::Digest(Digests { entries, consumers }, answer)
             });
         }
     }
@@ -486,130 +483,10 @@ impl Upstream {
         }
         self.asker.seen.fetch_max(self.core.seen(), Ordering::Relaxed);
     }
-
-    async fn carry_out(&mut self, effect: Effect) {
-        let asker = self.asker.clone();
-        match effect {
-            Effect::Append(push, groups) => self.append(push, groups).await,
-            Effect::End(group, reason) => {
-                for shard in &self.shards {
-                    shard.send(ToShard::End { group, reason }).await;
-                }
-            }
-            Effect::OpenInterest(group, consumer) => {
-                self.ask(async move {
-                    let messages = asker.subscribe(&subject::interest(&consumer)).await;
-                    let interest = asker.interest(&consumer).await;
-                    Done::Interest(group, Some(messages), interest)
-                });
-            }
-            Effect::AskInterest(group, consumer) => {
-                let jitter = self.config.resync_jitter;
-                self.ask(async move {
-                    tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                    Done::Interest(group, None, asker.interest(&consumer).await)
-                });
-            }
-            Effect::CloseInterest(group) => {
-                if let Some(handle) = self.interests.remove(&group) {
-                    handle.abort();
-                }
-            }
-            Effect::OpenTopics(wants) => {
-                for wants in batches(wants, self.config.replay_batch) {
-                    let asker = asker.clone();
-                    self.ask(async move {
-                        let subscribe = |want: Want| {
-                            let asker = &asker;
-                            async move {
-                                let messages = asker.subscribe(&subject::event(&want.provider)).await;
-                                (want, messages)
-                            }
-                        };
-                        let opened: Vec<(Want, Messages)> = futures_util::stream::iter(wants)
-                            .map(subscribe)
-                            .buffered(SUBSCRIBING)
-                            .collect()
-                            .await;
-                        let (wants, messages): (Vec<Want>, Vec<Messages>) = opened.into_iter().unzip();
-                        let replayed = asker.replay(&wants).await;
-                        let loaded = wants.into_iter().zip(messages).zip(replayed);
-                        Done::Loaded(loaded.map(|((want, messages), it)| (want, messages, it)).collect())
-                    });
-                }
-            }
-            Effect::CloseTopic(provider) => {
-                if let Some(handle) = self.topics.remove(&provider) {
-                    handle.abort();
-                }
-            }
-            Effect::Replay(cause, wants) => {
-                self.metrics.resync(cause, wants.len() as u64);
-                let jitter = match cause {
-                    Cause::Gap => Duration::ZERO,
-                    Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again => self.config.resync_jitter,
-                };
-                for wants in batches(wants, self.config.replay_batch) {
-                    let (asker, replays) = (asker.clone(), self.replays.clone());
-                    self.ask(async move {
-                        tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                        let _permit = replays.acquire().await;
-                        let replayed = asker.replay(&wants).await;
-                        Done::Replayed(wants.into_iter().zip(replayed).collect())
-                    });
-                }
-            }
-            Effect::CatchUp(group, want) => {
-                self.ask(async move {
-                    let replayed = asker.replay(std::slice::from_ref(&want)).await;
-                    Done::CaughtUp(group, want, replayed.into_iter().next().unwrap_or_default())
-                });
-            }
-        }
-    }
-
-    async fn append(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
-        // Before the shards: whoever reacts to the push finds that reads ask for at least its revision.
-        self.pushed.fetch_max(push.at.rev, Ordering::Relaxed);
-        for (number, shard) in self.shards.iter().enumerate() {
-            let has_sessions =
-                |group: &&GroupId| self.core.sessions(**group).get(number).is_some_and(|n| *n > 0);
-            let groups: Vec<GroupId> = groups.iter().filter(has_sessions).copied().collect();
-            if !groups.is_empty() {
-                shard.send(ToShard::Append { push: push.clone(), groups }).await;
-            }
-        }
-    }
-
-    fn ask(&mut self, question: impl Future<Output = Done> + Send + 'static) {
-        self.questions.spawn(question);
-    }
-}
-
-fn fate_label(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Applied => "applied",
-        Fate::Duplicate => "duplicate",
-        Fate::Gap => "gap",
-    }
 }
 
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-fn batches(mut wants: Vec<Want>, size: usize) -> Vec<Vec<Want>> {
-    let mut batches = Vec::new();
-    while wants.len() > size.max(1) {
-        batches.push(wants.split_off(wants.len() - size.max(1)));
-    }
-    batches.push(wants);
-    batches
-}
-
-fn tagged(messages: Messages, source: Source) -> (BoxStream<'static, (Source, Message)>, AbortHandle) {
-    let (handle, registration) = AbortHandle::new_pair();
-    (Abortable::new(messages.map(move |message| (source, message)), registration).boxed(), handle)
 }
 
 async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
@@ -618,36 +495,3 @@ async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
         None => std::future::pending().await,
     }
 }
-
-/// Everything that is ready now, without waiting.
-///
-/// A poll that is pending does not prove that nothing is ready: the set yields after a while to be fair, and
-/// says so by waking at once. So it is polled until it is pending without having woken.
-async fn drain(messages: &mut SelectAll<BoxStream<'static, (Source, Message)>>) -> Vec<(Source, Message)> {
-    struct Woken(std::sync::atomic::AtomicBool);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Release);
-        }
-    }
-    let woken = Arc::new(Woken(std::sync::atomic::AtomicBool::new(false)));
-    let waker = Waker::from(woken.clone());
-    let mut ready = Vec::new();
-    // Outside the task's budget, which would also make ready streams look pending.
-    tokio::task::unconstrained(std::future::poll_fn(|_| {
-        loop {
-            match std::pin::Pin::new(&mut *messages).poll_next(&mut Context::from_waker(&waker)) {
-                Poll::Ready(Some(message)) => ready.push(message),
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
-                Poll::Pending => return Poll::Ready(()),
-            }
-        }
-    }))
-    .await;
-    ready
-}
-
-#[cfg(test)]
-#[path = "upstream/tests.rs"]
-mod tests;

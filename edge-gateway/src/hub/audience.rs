@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use shared::model::Revision;
+
 use super::GroupId;
 use super::connection::Key;
 use super::log::Log;
@@ -41,7 +43,18 @@ impl Audience {
 
     /// Appends an event. True when a round must be queued.
     pub(super) fn append(&mut self, push: &Arc<Push>) -> bool {
-        self.log.append(push, push.frame(self.encoding));
+        self.log.append(Some(push), push.frame(self.encoding));
+        self.queue()
+    }
+
+    /// Appends a bookmark, if these clients understand one. True when a round must be queued.
+    pub(super) fn bookmark(&mut self, rev: Revision) -> bool {
+        let Some(frame) = self.encoding.bookmark(rev) else { return false };
+        self.log.append(None, &frame);
+        self.queue()
+    }
+
+    fn queue(&mut self) -> bool {
         if self.queued {
             self.again |= self.visited > 0;
             return false;

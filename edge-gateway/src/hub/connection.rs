@@ -4,8 +4,10 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::log::Log;
@@ -16,6 +18,7 @@ use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Pace, Phase};
 use crate::wire::frame::Decoder;
+use shared::http::Slot;
 
 /// Names a connection for as long as it lives; a later one in the same place has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,56 @@ pub(super) struct Key {
 const MERGED_CHUNK: usize = 64 * 1024;
 /// Bytes that one connection may write before others get their turn.
 const TURN_BYTES: usize = 1 << 20;
+
+/// Where a connection's bytes go.
+#[derive(Clone, Debug)]
+pub(super) enum Outlet {
+    /// A socket of its own.
+    Socket(Rc<TcpStream>),
+    /// The body of an answer whose connection is someone else's. Full counts as a socket that takes nothing.
+    Body(mpsc::Sender<Bytes>),
+}
+
+impl Outlet {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.try_write(bytes),
+            Self::Body(body) => match body.try_send(Bytes::copy_from_slice(bytes)) {
+                Ok(()) => Ok(bytes.len()),
+                Err(mpsc::error::TrySendError::Full(_)) => Err(ErrorKind::WouldBlock.into()),
+                Err(mpsc::error::TrySendError::Closed(_)) => Err(ErrorKind::BrokenPipe.into()),
+            },
+        }
+    }
+
+    /// Resolves when something may be written; false when nothing ever will be.
+    pub(super) async fn writable(&self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.writable().await.is_ok(),
+            Self::Body(body) => body.reserve().await.is_ok(),
+        }
+    }
+
+    /// Resolves when something may be read: frames, or the end.
+    pub(super) async fn readable(&self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.readable().await.is_ok(),
+            Self::Body(body) => {
+                body.closed().await;
+                true
+            }
+        }
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.try_read(into),
+            Self::Body(body) if body.is_closed() => Ok(0),
+            Self::Body(_) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
 
 /// What is pending, apart from `tail`.
 #[derive(Debug)]
@@ -68,16 +121,26 @@ pub(super) struct Connection {
     tail: Vec<u8>,
     /// Only while a frame is incomplete.
     pub(super) decoder: Option<Box<Decoder>>,
-    pub(super) socket: Option<Rc<TcpStream>>,
+    pub(super) outlet: Option<Outlet>,
+    /// Told why the session ended, for who ends the answer.
+    pub(super) verdict: Option<oneshot::Sender<Reason>>,
     pub(super) reader: Option<AbortHandle>,
     pub(super) writer: Option<AbortHandle>,
-    pub(super) permit: Option<(shared::http::Slot, Permit)>,
+    /// Held for their drop.
+    pub(super) permit: Option<(Option<Slot>, Permit)>,
     shut: bool,
 }
 
 impl Connection {
-    /// A place in the order, without a socket yet.
-    pub(super) fn reserved(serial: u32, audience: u32, place: u32, cursor: u64, machine: Machine) -> Self {
+    /// A place in the order, without a socket yet; `preface` goes out first.
+    pub(super) fn reserved(
+        serial: u32,
+        audience: u32,
+        place: u32,
+        cursor: u64,
+        machine: Machine,
+        preface: Vec<u8>,
+    ) -> Self {
         Self {
             serial,
             audience,
@@ -85,9 +148,10 @@ impl Connection {
             armed: 0,
             machine,
             reading: Reading::Behind(cursor),
-            tail: Vec::new(),
+            tail: preface,
             decoder: None,
-            socket: None,
+            outlet: None,
+            verdict: None,
             reader: None,
             writer: None,
             permit: None,
@@ -100,10 +164,10 @@ impl Connection {
         !matches!(self.reading, Reading::Live(_))
     }
 
-    /// Events that have not been handed to the kernel, nearly: those in `tail` are not counted.
+    /// Events that have not been handed to the kernel, nearly: those in `tail` are not counted, bookmarks are.
     pub(super) fn pending_events(&self, log: &Log) -> usize {
         match &self.reading {
-            Reading::Live(cursor) | Reading::Behind(cursor) => log.events_from(*cursor).len(),
+            Reading::Live(cursor) | Reading::Behind(cursor) => log.frames_from(*cursor),
             Reading::Merging(merged) => merged.len(),
         }
     }
@@ -126,7 +190,7 @@ impl Connection {
         pace: &Pace,
         delivered: &mut u64,
     ) -> Pumped {
-        let Some(socket) = &self.socket else { return Pumped::Blocked };
+        let Some(outlet) = &self.outlet else { return Pumped::Blocked };
         let mut turn = TURN_BYTES;
         loop {
             if let Phase::Over(reason) = self.machine.phase() {
@@ -134,9 +198,14 @@ impl Connection {
             }
             if self.tail.is_empty() && self.machine.wants_to_write() {
                 self.machine.put(&mut self.tail);
+                if let Outlet::Body(_) = outlet {
+                    // Its protocol has pings and last words of its own.
+                    self.tail = Vec::new();
+                }
             }
             if self.tail.is_empty() {
-                if let Phase::Closing(_) = self.machine.phase() {
+                if let Phase::Closing(reason) = self.machine.phase() {
+                    let Outlet::Socket(socket) = outlet else { return Pumped::Over(reason) };
                     if !std::mem::replace(&mut self.shut, true)
                         && SockRef::from(&**socket).shutdown(Shutdown::Write).is_err()
                     {
@@ -166,7 +235,7 @@ impl Connection {
             if pending.is_empty() {
                 return Pumped::Idle;
             }
-            let written = match socket.try_write(pending) {
+            let written = match outlet.try_write(pending) {
                 Ok(written) => written,
                 Err(error) if is_full(&error) => return Pumped::Blocked,
                 Err(_) => {
@@ -180,12 +249,12 @@ impl Connection {
                     self.tail = Vec::new();
                 }
             } else if let Reading::Live(cursor) | Reading::Behind(cursor) = &mut self.reading {
-                let before = log.events_from(*cursor).len();
+                let before = *cursor;
                 let reached = *cursor + written as u64;
                 // Whole frames only: the rest of one goes out before anything else, whatever comes between.
                 *cursor = log.boundary(reached);
                 self.tail.extend_from_slice(&log.pending(reached)[..(*cursor - reached) as usize]);
-                *delivered += (before - log.events_from(*cursor).len()) as u64;
+                *delivered += log.events_between(before, *cursor) as u64;
             }
             if self.is_slow() {
                 self.machine.on(Input::Progress, now, pace);

@@ -17,8 +17,8 @@ pub(crate) struct Log {
     /// Offset of the first byte still here.
     start: u64,
     bytes: Vec<u8>,
-    /// Where each event ends.
-    events: VecDeque<(u64, Arc<Push>)>,
+    /// Where each frame ends, and its event if it is one's.
+    frames: VecDeque<(u64, Option<Arc<Push>>)>,
 }
 
 impl Log {
@@ -27,10 +27,10 @@ impl Log {
         self.start + self.bytes.len() as u64
     }
 
-    /// Appends an event's frame.
-    pub(crate) fn append(&mut self, push: &Arc<Push>, frame: &[u8]) {
+    /// Appends a frame: an event's, or one that means nothing to who comes too late for it.
+    pub(crate) fn append(&mut self, push: Option<&Arc<Push>>, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
-        self.events.push_back((self.end(), push.clone()));
+        self.frames.push_back((self.end(), push.cloned()));
     }
 
     /// Everything from `cursor` on.
@@ -39,21 +39,36 @@ impl Log {
         &self.bytes[(cursor.saturating_sub(self.start) as usize).min(self.bytes.len())..]
     }
 
-    /// The events from `cursor` on, which stands between two events.
-    pub(crate) fn events_from(&self, cursor: u64) -> impl ExactSizeIterator<Item = &Arc<Push>> {
-        let first = self.events.partition_point(|(end, _)| *end <= cursor);
-        self.events.range(first..).map(|(_, push)| push)
+    /// The events from `cursor` on, which stands between two frames.
+    pub(crate) fn events_from(&self, cursor: u64) -> impl Iterator<Item = &Arc<Push>> {
+        let first = self.frames.partition_point(|(end, _)| *end <= cursor);
+        self.frames.range(first..).filter_map(|(_, push)| push.as_ref())
     }
 
-    /// The newest event, if it has not been trimmed.
+    /// How many frames lie after `cursor`.
+    pub(crate) fn frames_from(&self, cursor: u64) -> usize {
+        self.frames.len() - self.frames.partition_point(|(end, _)| *end <= cursor)
+    }
+
+    /// Events between two cursors.
+    pub(crate) fn events_between(&self, from: u64, to: u64) -> usize {
+        let first = self.frames.partition_point(|(end, _)| *end <= from);
+        self.frames
+            .range(first..)
+            .take_while(|(end, _)| *end <= to)
+            .filter(|(_, push)| push.is_some())
+            .count()
+    }
+
+    /// The newest frame's event, if it is one and has not been trimmed.
     pub(crate) fn last(&self) -> Option<&Push> {
-        self.events.back().map(|(_, push)| &**push)
+        self.frames.back().and_then(|(_, push)| push.as_deref())
     }
 
-    /// The end of the event that `offset` lies in, or `offset` itself between two events.
+    /// The end of the frame that `offset` lies in, or `offset` itself between two frames.
     pub(crate) fn boundary(&self, offset: u64) -> u64 {
-        let first = self.events.partition_point(|(end, _)| *end < offset);
-        self.events.get(first).map_or(offset, |(end, _)| *end)
+        let first = self.frames.partition_point(|(end, _)| *end < offset);
+        self.frames.get(first).map_or(offset, |(end, _)| *end)
     }
 
     /// Forgets what lies before `cursor`, for an audience of `members`. Amortised: bytes are only moved when
@@ -63,13 +78,13 @@ impl Log {
         let gone = cursor.saturating_sub(self.start) as usize;
         if gone == self.bytes.len() {
             self.start = cursor;
-            self.events.clear();
+            self.frames.clear();
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_PER_MEMBER * members);
-            self.events.shrink_to(members);
+            self.frames.shrink_to(members);
         } else if gone > self.bytes.len() / 2 {
-            let gone_events = self.events.partition_point(|(end, _)| *end <= cursor);
-            self.events.drain(..gone_events);
+            let gone_frames = self.frames.partition_point(|(end, _)| *end <= cursor);
+            self.frames.drain(..gone_frames);
             self.bytes.drain(..gone);
             self.start = cursor;
         }
@@ -108,9 +123,9 @@ mod tests {
                 match step {
                     Step::Append(size) => {
                         let at = Position::first_of(number as u64);
-                        let push = Push::found(0, at, Action::Create, Arc::default(), Arc::default(), 0);
+                        let push = Push::found(0, at, Action::Create, Arc::default(), Arc::default());
                         let frame = vec![number as u8; size.into()];
-                        log.append(&Arc::new(push), &frame);
+                        log.append(Some(&Arc::new(push)), &frame);
                         whole.extend_from_slice(&frame);
                     }
                     Step::Read(who, most) => {

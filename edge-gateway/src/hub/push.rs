@@ -7,6 +7,7 @@ use shared::event::{Action, InstanceEvent, Position, frame_json};
 use shared::model::{Instance, Revision, ServiceKey};
 
 use crate::wire::frame::text_frame;
+use crate::wire::{self, grpc};
 
 /// In which shape a watcher receives events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,15 +16,37 @@ pub(crate) enum Encoding {
     Plain,
     /// The same with `rev`, for clients that asked to resume.
     Resumable,
+    /// A message of the historical gRPC watch.
+    Historical,
+    /// A message of `muster.watch.v1.Watch`.
+    Grpc,
 }
 
 impl Encoding {
     /// All of them, in the order of [`Encoding::index`].
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Resumable];
+    pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
 
     /// Its place in tables.
     pub(crate) fn index(self) -> usize {
         self as usize
+    }
+
+    /// What tells a client that it has everything up to `rev`; `None` for clients that would not understand it.
+    pub(crate) fn bookmark(self, rev: Revision) -> Option<Bytes> {
+        match self {
+            Self::Plain | Self::Historical => None,
+            Self::Resumable => Some(text_frame(&wire::bookmark_json(rev))),
+            Self::Grpc => Some(grpc::bookmark(rev)),
+        }
+    }
+
+    /// What tells a client the complete state of a provider; `None` for clients that would not understand it.
+    pub(crate) fn reset(self, key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision) -> Option<Bytes> {
+        match self {
+            Self::Plain | Self::Historical => None,
+            Self::Resumable => Some(text_frame(&wire::reset_json(key, instances, rev))),
+            Self::Grpc => Some(grpc::reset(key, instances, rev)),
+        }
     }
 }
 
@@ -40,8 +63,6 @@ pub(crate) struct Push {
     pub key: Arc<ServiceKey>,
     /// The instance, as the event says.
     pub instance: Arc<Instance>,
-    /// The revision of this change of the instance.
-    pub mod_rev: Revision,
     /// Unix microseconds of the commit, 0 when not known (a difference, not an event).
     pub committed_at: u64,
     frames: [OnceLock<Bytes>; Encoding::ALL.len()],
@@ -56,7 +77,6 @@ impl Push {
             action: event.action,
             key: event.key.clone(),
             instance: event.instance.clone(),
-            mod_rev: event.mod_rev,
             committed_at: event.committed_at,
             frames: Default::default(),
         }
@@ -69,9 +89,8 @@ impl Push {
         action: Action,
         key: Arc<ServiceKey>,
         instance: Arc<Instance>,
-        mod_rev: Revision,
     ) -> Self {
-        Self { topic, at, action, key, instance, mod_rev, committed_at: 0, frames: Default::default() }
+        Self { topic, at, action, key, instance, committed_at: 0, frames: Default::default() }
     }
 
     /// The bytes for a transport; encoded by whoever needs them first.
@@ -85,10 +104,12 @@ impl Push {
     }
 
     fn encode(&self, encoding: Encoding, action: Action) -> Bytes {
-        let rev = match encoding {
-            Encoding::Plain => None,
-            Encoding::Resumable => Some(self.at.rev),
-        };
-        text_frame(&frame_json(action, &self.key, &self.instance, rev))
+        let (key, instance, rev) = (&*self.key, &*self.instance, self.at.rev);
+        match encoding {
+            Encoding::Plain => text_frame(&frame_json(action, key, instance, None)),
+            Encoding::Resumable => text_frame(&frame_json(action, key, instance, Some(rev))),
+            Encoding::Historical => grpc::historical(action, key, instance),
+            Encoding::Grpc => grpc::event(action, key, instance, rev),
+        }
     }
 }

@@ -12,32 +12,30 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::io::ErrorKind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use shared::clock::Clock;
-use shared::http::Slot;
+use shared::model::Revision;
 use slab::Slab;
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::connection::{Connection, Key, Pumped, Reading, is_full};
+use super::connection::{Connection, Key, Pumped, Reading};
 use super::push::{Encoding, Push};
 use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
-use crate::limits::Permit;
 use crate::metrics::HubMetrics;
 use crate::session::close::Reason;
-use crate::session::{Input, Machine, Pace, Phase};
+use crate::session::{Input, NEVER, Pace};
+
+mod sessions;
 
 /// Members that are served before the inbox is looked at again.
 const CHUNK: usize = 128;
@@ -49,6 +47,8 @@ const SCRATCH: usize = 16 * 1024;
 const READS: usize = 4;
 /// How long the socket of a reserved session may take to come.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the events that wait are counted.
+const COUNT_PENDING: Duration = Duration::from_secs(1);
 /// How often a drained session that is behind is looked at again.
 const DRAIN_RECHECK: Duration = Duration::from_millis(200);
 
@@ -67,7 +67,7 @@ enum Alarm {
     /// The machine's deadline, if it is still the one that counts.
     Deadline(Key, Tick),
     /// A reserved place whose socket should have come.
-    Attach(Key),
+    Attach(Ticket),
     /// A session's turn to be drained.
     Drain(Key),
 }
@@ -97,6 +97,7 @@ struct Shard {
     left: HashMap<GroupId, u64>,
     tally: Tally,
     pending_shown: i64,
+    count_pending_at: Tick,
     draining: Option<Duration>,
 }
 
@@ -166,16 +167,19 @@ impl Shard {
             left: HashMap::new(),
             tally: Tally::default(),
             pending_shown: 0,
+            count_pending_at: 0,
             draining: None,
         }
     }
 
     fn take(&mut self, message: ToShard) {
         match message {
-            ToShard::Reserve { ticket, group, encoding } => self.reserve(ticket, group, encoding),
-            ToShard::Attach { ticket, socket, read, slot, permit } => {
-                self.attach(ticket, socket, &read, slot, permit);
+            ToShard::Reserve { ticket, group, encoding, preface } => {
+                self.reserve(ticket, group, encoding, preface);
             }
+            ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
+            ToShard::Release { ticket } => self.release(ticket),
+            ToShard::Bookmark { rev } => self.bookmark(rev),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
             ToShard::Drain { over } => self.drain(over),
@@ -186,58 +190,12 @@ impl Shard {
         self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
     }
 
-    fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding) {
-        let slots = self.groups.entry(group).or_default();
-        let audience = *slots[encoding.index()]
-            .get_or_insert_with(|| self.audiences.insert(Audience::new(group, encoding)) as u32);
-        let it = &mut self.audiences[audience as usize];
-        let now = self.wheel.now();
-        let machine = Machine::new(now, &self.setup.pace);
-        self.serial = self.serial.wrapping_add(1);
-        let connection =
-            Connection::reserved(self.serial, audience, it.members.len() as u32, it.log.end(), machine);
-        let key = Key { index: self.connections.insert(connection) as u32, serial: self.serial };
-        it.members.push(key);
-        it.slow.push(key);
-        self.tickets.insert(ticket, key);
-        self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(key));
-        self.setup.metrics.opened();
-    }
-
-    fn attach(
-        &mut self,
-        ticket: Ticket,
-        socket: std::net::TcpStream,
-        read: &Bytes,
-        slot: Slot,
-        permit: Permit,
-    ) {
-        let Some(key) = self.tickets.remove(&ticket) else { return };
-        let Some(connection) = self.get(key) else { return };
-        let socket = match TcpStream::from_std(socket) {
-            Ok(socket) => Rc::new(socket),
-            Err(_) => return self.remove(key, Reason::Broken),
-        };
-        connection.socket = Some(socket.clone());
-        connection.permit = Some((slot, permit));
-        let this = self.this.clone();
-        let reader = spawn_local(async move {
-            loop {
-                let alive = socket.readable().await.is_ok();
-                let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_readable(key, alive) {
-                    return;
-                }
+    fn bookmark(&mut self, rev: Revision) {
+        for (index, audience) in &mut self.audiences {
+            if audience.bookmark(rev) {
+                self.rounds.push_back(index as u32);
             }
-        });
-        if let Some(connection) = self.get(key) {
-            connection.reader = Some(reader.abort_handle());
         }
-        if let Some(over) = self.draining {
-            self.set_drain_alarm(key, over);
-        }
-        self.decode(key, read);
-        self.serve(key);
     }
 
     fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
@@ -260,7 +218,7 @@ impl Shard {
                             }
                         }
                     }
-                    if connection.socket.is_some() {
+                    if connection.outlet.is_some() {
                         connection.machine.on(Input::Blocked, now, &self.setup.pace);
                     }
                 }
@@ -368,106 +326,13 @@ impl Shard {
         true
     }
 
-    /// Has a task go on writing whenever the client takes more, unless there is one.
-    fn write_on(&mut self, key: Key) {
-        let this = self.this.clone();
-        let Some(connection) = self.get(key) else { return };
-        let Some(socket) = connection.socket.clone() else { return };
-        if connection.writer.is_some() {
-            return;
-        }
-        let writer = spawn_local(async move {
-            loop {
-                let writable = socket.writable().await.is_ok();
-                let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_writable(key, writable) {
-                    return;
-                }
-                // A client that takes everything must not keep the others waiting.
-                yield_now().await;
-            }
-        });
-        connection.writer = Some(writer.abort_handle());
-    }
-
-    /// False when the writing task is not needed any more.
-    fn on_writable(&mut self, key: Key, alive: bool) -> bool {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let Some(connection) = self.get(key) else { return false };
-        if !alive {
-            connection.machine.on(Input::Broken, now, &pace);
-        }
-        if !self.serve(key) {
-            return false;
-        }
-        let Some(connection) = self.get(key) else { return false };
-        if connection.is_slow() {
-            return true;
-        }
-        connection.writer = None;
-        false
-    }
-
-    /// False when the reading task is not needed any more.
-    fn on_readable(&mut self, key: Key, alive: bool) -> bool {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        for _ in 0..READS {
-            let Some(connection) = self.get(key) else { break };
-            let Some(socket) = connection.socket.clone() else { break };
-            match socket.try_read(&mut scratch) {
-                _ if !alive => connection.machine.on(Input::Broken, now, &pace),
-                Ok(0) => connection.machine.on(Input::Ended, now, &pace),
-                Ok(read) => {
-                    self.decode(key, &scratch[..read]);
-                    if read == SCRATCH {
-                        continue;
-                    }
-                }
-                Err(error) if is_full(&error) => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    connection.machine.on(Input::Ended, now, &pace);
-                }
-                Err(_) => connection.machine.on(Input::Broken, now, &pace),
-            }
-            break;
-        }
-        self.scratch = scratch;
-        let Some(connection) = self.get(key) else { return false };
-        if connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open {
-            return self.serve(key);
-        }
-        true
-    }
-
-    fn decode(&mut self, key: Key, bytes: &[u8]) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let Some(connection) = self.get(key) else { return };
-        if bytes.is_empty() || connection.machine.phase() != Phase::Open {
-            return;
-        }
-        let mut decoder = connection.decoder.take().unwrap_or_default();
-        let machine = &mut connection.machine;
-        let result = decoder.read(bytes, |frame| {
-            machine.on(Input::Frame(frame), now, &pace);
-            machine.phase() == Phase::Open
-        });
-        match result {
-            Err(violation) => {
-                machine.on(Input::Violation(violation), now, &pace);
-            }
-            Ok(()) if decoder.is_idle() => {}
-            Ok(()) => connection.decoder = Some(decoder),
-        }
-    }
-
     /// Sets the wheel for the connection's deadline, if that is earlier than what it is set for.
     fn arm(&mut self, key: Key) {
         let pace = self.setup.pace;
         let now = self.wheel.now();
         let Some(connection) = self.get(key) else { return };
         let at = connection.machine.deadline(&pace).max(now + 1);
-        if connection.armed > now && connection.armed <= at {
+        if at >= NEVER || (connection.armed > now && connection.armed <= at) {
             return;
         }
         connection.armed = at;
@@ -484,21 +349,17 @@ impl Shard {
         for alarm in fired {
             match alarm {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
-                Alarm::Attach(key) => {
-                    if self.get(key).is_some_and(|it| it.socket.is_none()) {
-                        self.remove(key, Reason::NeverAttached);
-                    }
-                }
+                Alarm::Attach(ticket) => self.release(ticket),
                 Alarm::Drain(key) => self.on_drain(key, now),
             }
         }
-        self.report();
+        self.report(now);
     }
 
     fn on_deadline(&mut self, key: Key, at: Tick, now: Tick) {
         let pace = self.setup.pace;
         let Some(connection) = self.get(key) else { return };
-        if connection.armed != at || connection.socket.is_none() {
+        if connection.armed != at || connection.outlet.is_none() {
             return;
         }
         connection.machine.on(Input::Timer, now, &pace);
@@ -508,12 +369,12 @@ impl Shard {
     fn on_drain(&mut self, key: Key, now: Tick) {
         let pace = self.setup.pace;
         let Some(connection) = self.get(key) else { return };
-        if connection.socket.is_some() && connection.is_slow() {
+        if connection.outlet.is_some() && connection.is_slow() {
             // What is pending goes out first; the write deadline bounds how long that may take.
             return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key));
         }
         connection.machine.on(Input::End(Reason::Drained), now, &pace);
-        if connection.socket.is_none() {
+        if connection.outlet.is_none() {
             self.remove(key, Reason::Drained);
         } else {
             self.serve(key);
@@ -555,7 +416,10 @@ impl Shard {
         if self.get(key).is_none() {
             return;
         }
-        let connection = self.connections.remove(key.index as usize);
+        let mut connection = self.connections.remove(key.index as usize);
+        if let Some(verdict) = connection.verdict.take() {
+            let _ = verdict.send(reason);
+        }
         for task in [&connection.reader, &connection.writer].into_iter().flatten() {
             task.abort();
         }
@@ -571,16 +435,27 @@ impl Shard {
     }
 
     /// Counts what was tallied, and tells the upstream who is gone as far as it can take it now.
-    fn report(&mut self) {
-        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+    fn report(&mut self, now: Tick) {
         let sender = &self.setup.left;
         self.left
             .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
-        let slow = self.audiences.iter().flat_map(|(_, audience)| {
-            audience.slow.iter().map(|key| self.connections[key.index as usize].pending_events(&audience.log))
-        });
-        let pending = slow.sum::<usize>() as i64;
+        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+        let pending = if now >= self.count_pending_at {
+            self.count_pending_at = now + ticks(COUNT_PENDING);
+            self.pending_events()
+        } else {
+            self.pending_shown
+        };
         self.setup.metrics.tally(delivered, failed, merged, pending - self.pending_shown);
         self.pending_shown = pending;
+    }
+
+    /// Events that wait for slow watchers.
+    fn pending_events(&self) -> i64 {
+        let of = |audience: &Audience| {
+            let slow = audience.slow.iter().map(|key| &self.connections[key.index as usize]);
+            slow.map(|it| it.pending_events(&audience.log)).sum::<usize>()
+        };
+        self.audiences.iter().map(|(_, audience)| of(audience)).sum::<usize>() as i64
     }
 }

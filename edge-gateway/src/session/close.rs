@@ -26,11 +26,15 @@ pub(crate) enum Reason {
     Drained,
     /// The connection was accepted but its socket never came.
     NeverAttached,
+    /// The instance whose heartbeats the connection carries does not exist.
+    NoInstance,
+    /// A heartbeat could not be passed on.
+    HeartbeatFailed,
 }
 
 impl Reason {
-    /// All of them, in the order of [`Reason::index`].
-    pub(crate) const ALL: [Self; 10] = [
+    /// All of them.
+    pub(crate) const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -41,12 +45,9 @@ impl Reason {
         Self::NoService,
         Self::Drained,
         Self::NeverAttached,
+        Self::NoInstance,
+        Self::HeartbeatFailed,
     ];
-
-    /// Its place in tables.
-    pub(crate) fn index(self) -> usize {
-        self as usize
-    }
 
     /// The value of the label `reason`.
     pub(crate) fn label(self) -> &'static str {
@@ -61,6 +62,8 @@ impl Reason {
             Self::NoService => "no_service",
             Self::Drained => "drained",
             Self::NeverAttached => "never_attached",
+            Self::NoInstance => "no_instance",
+            Self::HeartbeatFailed => "heartbeat_failed",
         }
     }
 
@@ -69,6 +72,7 @@ impl Reason {
         match self {
             Self::Protocol => Some(1002),
             Self::TooBig => Some(1009),
+            Self::NoInstance => Some(4001),
             Self::ClientClosed
             | Self::ClientGone
             | Self::ReadTimeout
@@ -76,24 +80,22 @@ impl Reason {
             | Self::Broken
             | Self::NoService
             | Self::Drained
-            | Self::NeverAttached => None,
+            | Self::NeverAttached
+            | Self::HeartbeatFailed => None,
+        }
+    }
+
+    /// The reason in the close frame, where it is always the same. The words of `NoInstance` are a contract.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::TooBig => "message too big",
+            Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
+            _ => "",
         }
     }
 
     /// The text frame that goes out before the end. Its words are a contract: clients look for them.
     pub(crate) fn text(self) -> Option<&'static str> {
         (self == Self::NoService).then_some("service does not exist")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_in_order() {
-        for (index, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason.index(), index, "{}", reason.label());
-        }
     }
 }

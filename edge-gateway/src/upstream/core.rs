@@ -23,6 +23,9 @@ use crate::session::close::Reason;
 
 #[cfg(test)]
 mod model;
+mod preface;
+
+pub(crate) use preface::Preface;
 
 /// How long a group without sessions is kept: watchers that reconnect find everything in place.
 const LINGER: Duration = Duration::from_secs(10);
@@ -50,6 +53,8 @@ pub(crate) enum Effect {
     OpenInterest(GroupId, ServiceRef),
     /// Ask for it again.
     AskInterest(GroupId, ServiceRef),
+    /// The group's view has begun, or the group has ended: who joined it can be told.
+    Opened(GroupId),
     /// Stop listening.
     CloseInterest(GroupId),
     /// Listen to the providers' events, then ask for what happened since, and the state.
@@ -64,6 +69,15 @@ pub(crate) enum Effect {
     Append(Arc<Push>, Vec<GroupId>),
     /// End all sessions of a group.
     End(GroupId, Reason),
+}
+
+/// What replicas are asked to compare with theirs.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    /// Each provider's sum.
+    pub entries: Vec<(ServiceRef, u64)>,
+    /// Every consumer that is taken to exist.
+    pub consumers: Vec<(GroupId, ServiceRef)>,
 }
 
 /// The answer about a consumer's interest.
@@ -89,6 +103,8 @@ struct Group {
     providers: BTreeSet<ServiceRef>,
     /// The revision of the last answer about the interest; 0 before the first.
     confirmed: Revision,
+    /// The revision of the last change; an earlier one is a repetition.
+    changed: Revision,
     /// The answer is awaited; changes that come meanwhile.
     asking: Option<Vec<InterestChange>>,
     /// Something was lost meanwhile, which the answer may be too old to know.
@@ -174,6 +190,16 @@ impl Core {
         self.groups.get(&group).map_or(&[], |group| &group.sessions)
     }
 
+    /// The revision is known after which the group's sessions are told of everything.
+    pub(crate) fn is_open(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.confirmed > 0)
+    }
+
+    /// The group is still there.
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
     pub(crate) fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
         let id = match self.by_selector.get(selector) {
@@ -199,6 +225,7 @@ impl Core {
             selector,
             providers: BTreeSet::new(),
             confirmed: 0,
+            changed: 0,
             asking: Some(Vec::new()),
             again: false,
             sessions: vec![0; self.shards],
@@ -232,7 +259,7 @@ impl Core {
     fn close_group(&mut self, id: GroupId) {
         let Some(group) = self.groups.remove(&id) else { return };
         self.by_selector.remove(&group.selector);
-        self.effects.push(Effect::CloseInterest(id));
+        self.effects.extend([Effect::CloseInterest(id), Effect::Opened(id)]);
         for provider in &group.providers {
             self.leave_topic(id, provider);
         }
@@ -263,6 +290,9 @@ impl Core {
         // When the interest grew while we did not hear of it, what happened since we last knew is told.
         let base = Position::end_of(if first { answer.rev } else { group.confirmed });
         group.confirmed = answer.rev.max(1);
+        if first {
+            self.effects.push(Effect::Opened(id));
+        }
         let removed: Vec<_> = group.providers.difference(&providers).cloned().collect();
         let added: Vec<_> = providers.difference(&group.providers).cloned().collect();
         self.change_interest(id, &removed, added, base);
@@ -292,9 +322,11 @@ impl Core {
             }
             return kept.push(change);
         }
-        if change.rev <= group.confirmed || matches!(group.selector, Selector::Providers(_)) {
+        let known = change.rev <= group.confirmed || change.rev < group.changed;
+        if known || matches!(group.selector, Selector::Providers(_)) {
             return;
         }
+        group.changed = change.rev;
         // What was committed together with the new interest belongs to it.
         let base = Position::end_of(change.rev.saturating_sub(1));
         self.change_interest(id, &change.removed, change.added, base);
@@ -516,7 +548,7 @@ impl Core {
     }
 
     /// The sums of all providers, and all consumers, for comparison with a replica.
-    pub(crate) fn digests(&self) -> (Vec<(ServiceRef, u64)>, Vec<(GroupId, ServiceRef)>) {
+    pub(crate) fn digests(&self) -> Digests {
         let live = self.topics.iter().filter_map(|(provider, slot)| match slot {
             Slot::Live(topic) if !topic.asking => Some((provider.clone(), topic.digest())),
             Slot::Live(_) | Slot::Loading { .. } => None,
@@ -525,7 +557,7 @@ impl Core {
             Selector::Consumer(consumer) => Some((*id, consumer.clone())),
             Selector::Providers(_) => None,
         });
-        (live.collect(), consumers.collect())
+        Digests { entries: live.collect(), consumers: consumers.collect() }
     }
 
     /// These providers' sums, as they were sent, differ from the replica's; those that have not moved since are
@@ -581,3 +613,7 @@ fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core/tests.rs"]
+mod tests;

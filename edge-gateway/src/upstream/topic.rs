@@ -103,9 +103,8 @@ impl Topic {
                 topic.note(Arc::new(Push::of(id, event)), out);
             }
         } else if let Some(key) = topic.key.clone() {
-            for (instance, mod_rev) in snapshot.iter().filter(|(_, mod_rev)| *mod_rev > since.rev) {
-                let found =
-                    Push::found(id, replayed.at, Action::Update, key.clone(), instance.clone(), *mod_rev);
+            for (instance, _) in snapshot.iter().filter(|(_, mod_rev)| *mod_rev > since.rev) {
+                let found = Push::found(id, replayed.at, Action::Update, key.clone(), instance.clone());
                 out.push(Arc::new(found));
             }
         }
@@ -196,7 +195,7 @@ impl Topic {
         newer.sort_by_key(|known| known.mod_rev);
         let push = |known: &Known| {
             let (instance, key) = (known.instance.clone(), key.clone());
-            Arc::new(Push::found(self.id, self.at, Action::Update, key, instance, known.mod_rev))
+            Arc::new(Push::found(self.id, self.at, Action::Update, key, instance))
         };
         newer.into_iter().map(push).collect()
     }
@@ -270,10 +269,7 @@ impl Topic {
         let mut differences = 0;
         for id in gone {
             let (Some(known), Some(key)) = (self.take(&id), self.key.clone()) else { continue };
-            self.note(
-                Arc::new(Push::found(self.id, place, Action::Delete, key, known.instance, at.rev)),
-                out,
-            );
+            self.note(Arc::new(Push::found(self.id, place, Action::Delete, key, known.instance)), out);
             differences += 1;
         }
         let mut newer: Vec<_> = snapshot
@@ -288,7 +284,7 @@ impl Topic {
         for (instance, mod_rev) in newer {
             self.put(instance.clone(), mod_rev);
             let Some(key) = self.key.clone() else { continue };
-            self.note(Arc::new(Push::found(self.id, place, Action::Update, key, instance, mod_rev)), out);
+            self.note(Arc::new(Push::found(self.id, place, Action::Update, key, instance)), out);
             differences += 1;
         }
         differences

@@ -79,13 +79,14 @@ impl Watcher {
     fn hear(&mut self, pushes: &[Arc<Push>]) -> Result<(), TestCaseError> {
         for push in pushes {
             let id = push.instance.instance_id.clone();
+            let rev: Revision = push.instance.host_name.parse().expect("a revision");
             prop_assert!(push.at >= self.last, "in order: {:?} after {:?}", push.at, self.last);
             self.last = push.at;
             match push.action {
-                Action::Create => prop_assert!(self.known.insert(id, push.mod_rev).is_none(), "created once"),
+                Action::Create => prop_assert!(self.known.insert(id, rev).is_none(), "created once"),
                 Action::Update => {
-                    let before = self.known.insert(id, push.mod_rev);
-                    prop_assert!(before.is_none_or(|before| before < push.mod_rev), "never back");
+                    let before = self.known.insert(id, rev);
+                    prop_assert!(before.is_none_or(|before| before < rev), "never back");
                 }
                 Action::Delete => prop_assert!(self.known.remove(&id).is_some(), "only what is there goes"),
             }

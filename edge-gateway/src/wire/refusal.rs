@@ -24,6 +24,13 @@ pub(crate) fn bad_handshake() -> Response<Body> {
     answer
 }
 
+/// 400, for a query that cannot be understood.
+pub(crate) fn bad_request(detail: &str) -> Response<Body> {
+    let mut answer = json(StatusCode::BAD_REQUEST, "400001", "Invalid parameter(s)", detail);
+    answer.headers_mut().remove(RETRY_AFTER);
+    answer
+}
+
 /// 405, for another method than GET.
 pub(crate) fn method_not_allowed() -> Response<Body> {
     let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");

@@ -226,6 +226,7 @@ impl Sim {
                 }
                 Effect::CloseTopic(provider) => _ = self.topics.remove(&provider.id),
                 Effect::CloseInterest(_) => self.interest = None,
+                Effect::Opened(_) => {}
                 Effect::End(..) => panic!("nothing ends here"),
             }
         }

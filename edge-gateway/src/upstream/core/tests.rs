@@ -1,0 +1,217 @@
+//! Who is told what, whichever of answer and change comes first.
+
+use shared::event::Action;
+use shared::model::{Instance, Tenant};
+
+use super::*;
+
+fn service(id: &str) -> ServiceRef {
+    ServiceRef::new(Tenant::default(), id)
+}
+
+fn interest(rev: Revision, providers: &[&str]) -> Interest {
+    Interest { exists: true, rev, providers: providers.iter().map(|id| service(id)).collect() }
+}
+
+fn added(rev: Revision, provider: &str) -> InterestChange {
+    InterestChange { rev, added: vec![service(provider)], ..InterestChange::default() }
+}
+
+fn removed(rev: Revision, provider: &str) -> InterestChange {
+    InterestChange { rev, removed: vec![service(provider)], ..InterestChange::default() }
+}
+
+fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {
+    InstanceEvent {
+        provider: service(provider),
+        at: Position::first_of(rev),
+        prev: Position::first_of(prev),
+        action: Action::Create,
+        key: Arc::default(),
+        instance: Arc::new(Instance { instance_id: rev.to_string(), ..Instance::default() }),
+        mod_rev: rev,
+        committed_at: 0,
+    }
+}
+
+/// A core, and what its sessions are told.
+struct Told {
+    core: Core,
+    told: Vec<(GroupId, Revision)>,
+    asked: Vec<Want>,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { core: Core::new(1), told: Vec::new(), asked: Vec::new() }
+    }
+
+    fn join(&mut self, consumer: &str) -> GroupId {
+        let group = self.core.join(&Selector::Consumer(service(consumer))).0;
+        self.settle();
+        group
+    }
+
+    /// Does what is to be done; providers that are opened answer that nothing has happened up to `rev`.
+    fn settle(&mut self) {
+        loop {
+            let effects = self.core.take_effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Append(push, groups) => {
+                        self.told.extend(groups.into_iter().map(|group| (group, push.at.rev)));
+                    }
+                    Effect::OpenTopics(wants) => {
+                        for want in wants {
+                            let replayed =
+                                Replayed { continuous: true, at: want.since, ..Replayed::default() };
+                            // Perhaps nobody wants it any more.
+                            self.core.on_loaded(&want.provider, want.since, replayed);
+                        }
+                    }
+                    Effect::Replay(_, wants) => self.asked.extend(wants),
+                    Effect::CatchUp(_, want) => self.asked.push(want),
+                    Effect::OpenInterest(..)
+                    | Effect::AskInterest(..)
+                    | Effect::CloseInterest(_)
+                    | Effect::CloseTopic(_)
+                    | Effect::Opened(_)
+                    | Effect::End(..) => {}
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, event: InstanceEvent) {
+        self.core.on_event(event);
+        self.settle();
+    }
+
+    fn change(&mut self, group: GroupId, change: InterestChange) {
+        self.core.on_interest_change(group, change);
+        self.settle();
+    }
+
+    fn answer(&mut self, group: GroupId, answer: Interest) {
+        self.core.on_interest(group, answer);
+        self.settle();
+    }
+}
+
+#[test]
+fn a_change_that_overtakes_the_answer_is_not_lost_and_one_that_the_answer_knows_counts_once() {
+    for answer_rev in [9, 10, 12] {
+        let mut it = Told::new();
+        let group = it.join("c");
+        it.change(group, added(10, "p"));
+        it.change(group, removed(11, "q"));
+        let providers: &[&str] = match answer_rev {
+            9 => &["q"],
+            10 => &["p", "q"],
+            _ => &["p"],
+        };
+        it.answer(group, interest(answer_rev, providers));
+        it.hear(event("p", 0, 20));
+        it.hear(event("q", 0, 21));
+        assert_eq!(it.told, [(group, 20)], "answered at {answer_rev}");
+    }
+}
+
+#[test]
+fn what_is_committed_with_the_interest_is_told_and_what_was_before_is_not() {
+    let mut it = Told::new();
+    let (a, b) = (it.join("a"), it.join("b"));
+    it.answer(a, interest(5, &["p"]));
+    it.answer(b, interest(5, &[]));
+    it.hear(event("p", 0, 9));
+    it.hear(event("p", 9, 10));
+    it.change(b, added(10, "p"));
+    it.hear(event("p", 10, 11));
+    it.told.sort_unstable();
+    assert_eq!(it.told, [(a, 9), (a, 10), (a, 11), (b, 10), (b, 11)]);
+}
+
+#[test]
+fn changes_that_a_new_publisher_repeats_change_nothing() {
+    let mut it = Told::new();
+    let (a, b) = (it.join("a"), it.join("b"));
+    it.answer(a, interest(5, &["p"]));
+    it.answer(b, interest(5, &[]));
+    let changes = [added(10, "p"), removed(12, "p")];
+    for change in changes.clone() {
+        it.change(b, change);
+    }
+    it.hear(event("p", 0, 11));
+    for change in changes {
+        it.change(b, change);
+    }
+    assert_eq!(it.told, [(a, 11)]);
+}
+
+#[test]
+fn a_hole_is_asked_for_once_and_what_follows_waits() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    it.hear(event("p", 7, 8));
+    it.hear(event("p", 8, 9));
+    assert_eq!((it.told.len(), it.asked.len()), (0, 1));
+    let missed = Replayed {
+        continuous: true,
+        events: vec![event("p", 0, 7)],
+        at: Position::first_of(7),
+        ..Replayed::default()
+    };
+    it.core.on_replayed(&service("p"), it.asked[0].since, missed);
+    it.settle();
+    assert_eq!(it.told, [(group, 7), (group, 8), (group, 9)]);
+}
+
+#[test]
+fn an_answer_for_an_earlier_topic_of_the_provider_is_not_mistaken_for_this_ones() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    let late = Replayed {
+        continuous: true,
+        events: vec![event("p", 60, 70)],
+        at: Position::first_of(70),
+        ..Replayed::default()
+    };
+    it.core.on_replayed(&service("p"), Position::first_of(60), late);
+    it.settle();
+    assert_eq!(it.told, [], "50 to 60 would be missing");
+}
+
+#[test]
+fn an_empty_group_is_kept_for_a_while_and_then_forgotten_with_its_topics() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    let now = Instant::now();
+    it.core.left(0, Left { group, sessions: 1 }, now);
+    it.core.forget_empty(now + LINGER / 2);
+    assert_eq!(it.core.sizes(), (1, 1));
+    assert_eq!(it.join("c"), group, "who comes back finds everything in place");
+    it.core.left(0, Left { group, sessions: 1 }, now);
+    it.core.forget_empty(now + LINGER);
+    assert_eq!(it.core.sizes(), (0, 0));
+    assert_ne!(it.join("c"), group);
+}
+
+#[test]
+fn a_bookmark_that_starts_after_the_last_one_shows_a_loss() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    assert!(!it.core.on_bookmark(10, 7), "the first one shows nothing");
+    assert!(!it.core.on_bookmark(12, 10));
+    assert!(!it.core.on_bookmark(13, 9), "a new publisher's, that begins earlier");
+    assert!(it.core.on_bookmark(16, 15));
+    it.settle();
+    assert_eq!(it.asked.len(), 1);
+    assert!(!it.core.is_settled());
+}

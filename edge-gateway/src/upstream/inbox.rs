@@ -1,0 +1,146 @@
+//! What the bus delivers: subscriptions merged into one stream, taken in batches, in the order of revisions.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
+use futures_util::{Stream as _, StreamExt as _};
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::bus::{Message, Messages};
+use shared::event::InstanceEvent;
+use tracing::debug;
+
+use super::Upstream;
+use super::core::InterestChange;
+use super::topic::Fate;
+use crate::hub::GroupId;
+
+/// Messages that are taken together.
+const BATCH: usize = 1024;
+
+/// All subscriptions.
+pub(super) type Subscriptions = SelectAll<BoxStream<'static, (Source, Message)>>;
+
+/// Where a message of the bus came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Event,
+    Interest(GroupId),
+}
+
+/// A message of the bus that was understood.
+enum Heard {
+    Interest(GroupId, InterestChange),
+    Event(InstanceEvent),
+}
+
+impl Upstream {
+    /// Takes what has come together, in the order of revisions: subjects have channels of their own, so it comes
+    /// in any. A change of interest counts after all events that were published before it: the deletes of a
+    /// provider's instances come before the news that the provider is gone.
+    pub(super) async fn on_messages(&mut self, first: Option<(Source, Message)>) {
+        let mut messages: Vec<_> = first.into_iter().collect();
+        let mut interests = Vec::new();
+        loop {
+            drain(&mut self.messages, BATCH, &mut messages).await;
+            let more = messages.len() >= BATCH;
+            let mut events = Vec::new();
+            for (source, message) in messages.drain(..) {
+                match self.understand(source, &message) {
+                    Some(Heard::Event(event)) => events.push(event),
+                    Some(Heard::Interest(group, change)) => interests.push((group, change)),
+                    None => {}
+                }
+            }
+            events.sort_by_key(|event| event.at);
+            for event in events {
+                let fate = self.core.on_event(event);
+                self.metrics.event(fate.map_or("unwatched", fate_label), 1);
+            }
+            self.act().await;
+            if !more {
+                break;
+            }
+        }
+        interests.sort_by_key(|(_, change)| change.rev);
+        for (group, change) in interests {
+            self.core.on_interest_change(group, change);
+        }
+        self.act().await;
+    }
+
+    fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
+        match source {
+            Source::Event => match InstanceEvent::decode(&message.payload) {
+                Ok(event) => return Some(Heard::Event(event)),
+                Err(error) => self.malformed(&message.subject, &error),
+            },
+            Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
+                Ok(change) => {
+                    let change = InterestChange {
+                        rev: change.rev,
+                        added: change.added.into_iter().map(Into::into).collect(),
+                        removed: change.removed.into_iter().map(Into::into).collect(),
+                        deleted: change.consumer_deleted,
+                    };
+                    return Some(Heard::Interest(group, change));
+                }
+                Err(error) => self.malformed(&message.subject, &error),
+            },
+        }
+        None
+    }
+
+    pub(super) fn malformed(&self, subject: &str, error: &dyn std::fmt::Display) {
+        self.metrics.malformed();
+        debug!(subject, %error, "a message of the bus cannot be understood");
+    }
+}
+
+fn fate_label(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Applied => "applied",
+        Fate::Duplicate => "duplicate",
+        Fate::Gap => "gap",
+    }
+}
+
+/// A subscription, and how to end it.
+pub(super) fn tagged(
+    messages: Messages,
+    source: Source,
+) -> (BoxStream<'static, (Source, Message)>, AbortHandle) {
+    let (handle, registration) = AbortHandle::new_pair();
+    (Abortable::new(messages.map(move |message| (source, message)), registration).boxed(), handle)
+}
+
+/// Everything that is ready now, without waiting, up to `most`.
+///
+/// A poll that is pending does not prove that nothing is ready: the set yields after a while to be fair, and
+/// says so by waking at once. So it is polled until it is pending without having woken.
+async fn drain(messages: &mut Subscriptions, most: usize, ready: &mut Vec<(Source, Message)>) {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(woken.clone());
+    // Outside the task's budget, which would also make ready streams look pending.
+    tokio::task::unconstrained(std::future::poll_fn(|_| {
+        while ready.len() < most {
+            match Pin::new(&mut *messages).poll_next(&mut Context::from_waker(&waker)) {
+                Poll::Ready(Some(message)) => ready.push(message),
+                Poll::Ready(None) => break,
+                Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(())
+    }))
+    .await;
+}

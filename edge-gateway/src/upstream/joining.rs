@@ -1,0 +1,128 @@
+//! Sessions that begin: their place in the order, and what they are told before it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use shared::model::{Revision, ServiceRef};
+use tokio::sync::oneshot;
+
+use super::core::Preface;
+use super::topic::Replayed;
+use super::{Command, Done, Joined, Upstream};
+use crate::hub::push::Encoding;
+use crate::hub::{GroupId, Left, ToShard};
+use crate::session::close::Reason;
+
+/// A session whose place is to be reserved.
+pub(super) struct Joining {
+    group: GroupId,
+    shard: usize,
+    encoding: Encoding,
+    done: oneshot::Sender<Joined>,
+}
+
+/// A session that must be told what it missed before.
+pub(super) struct Resuming {
+    joining: Joining,
+    since: Revision,
+    pub(super) asking: bool,
+    pub(super) known: HashMap<ServiceRef, Replayed>,
+}
+
+impl Upstream {
+    pub(super) async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Join { selector, encoding, since, done } => {
+                let (group, shard) = self.core.join(&selector);
+                match since {
+                    None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
+                    Some(since) => {
+                        self.next_resume += 1;
+                        let joining = Joining { group, shard, encoding, done };
+                        let resuming = Resuming { joining, since, asking: false, known: HashMap::new() };
+                        self.resuming.insert(self.next_resume, resuming);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reserves the place of a session. In the shard's queue this comes before any later push: that is what makes
+    /// the session's view begin now.
+    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
+        let Joining { group, shard, encoding, done } = joining;
+        let Some(shard) = self.shards.get(shard).cloned() else { return };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
+            return;
+        }
+        let gone = !self.core.has(group);
+        if gone {
+            // It ended while this session was waiting: tell it like the others.
+            shard.send(ToShard::End { group, reason: Reason::NoService }).await;
+        }
+        let joined = Joined { shard, ticket };
+        if gone || self.core.is_open(group) {
+            // When nobody waits any more the shard lets the place go after a while.
+            let _ = done.send(joined);
+        } else {
+            self.opening.entry(group).or_default().push((done, joined));
+        }
+    }
+
+    /// Gives up the places of those who did not wait for their group's view to begin.
+    pub(super) async fn release_abandoned(&mut self) {
+        for waiting in self.opening.values_mut() {
+            for (_, joined) in waiting.extract_if(.., |(done, _)| done.is_closed()) {
+                joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
+            }
+        }
+    }
+
+    /// Lets those go on who resume from a revision and whose groups have arrived at one.
+    pub(super) async fn resume(&mut self) {
+        let ready: Vec<u64> = self.resuming.keys().copied().collect();
+        for id in ready {
+            let Some(it) = self.resuming.get_mut(&id) else { continue };
+            let (group, encoding) = (it.joining.group, it.joining.encoding);
+            if it.joining.done.is_closed() {
+                let left = Left { group, sessions: 1 };
+                let shard = it.joining.shard;
+                self.resuming.remove(&id);
+                self.core.left(shard, left, Instant::now());
+                continue;
+            }
+            let preface = match self.core.preface(group, it.since, &it.known) {
+                None if !self.core.has(group) => Vec::new(),
+                None => continue,
+                Some(Ok(preface)) => encode(encoding, &preface),
+                Some(Err(_)) if it.asking => continue,
+                Some(Err(wants)) => {
+                    it.asking = true;
+                    let asker = self.asker.clone();
+                    self.ask(async move {
+                        let replayed = asker.replay(&wants).await;
+                        Done::Resumed(id, wants.into_iter().zip(replayed).collect())
+                    });
+                    continue;
+                }
+            };
+            if let Some(it) = self.resuming.remove(&id) {
+                self.reserve(it.joining, preface).await;
+            }
+        }
+    }
+}
+
+/// The frames of a preface, for a transport that knows states and bookmarks.
+fn encode(encoding: Encoding, preface: &Preface) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, instances) in &preface.states {
+        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev).unwrap_or_default());
+    }
+    for push in &preface.events {
+        bytes.extend_from_slice(push.frame(encoding));
+    }
+    bytes
+}

@@ -1,0 +1,309 @@
+//! A control plane that does what the test says: a history of commits, of which the test publishes what it likes,
+//! and honest answers to the gateway's questions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::bus::{Bus, Message};
+use shared::event::{Action, InstanceEvent, Position, digest_of};
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
+use shared::subject;
+use tokio::task::JoinSet;
+
+#[derive(Clone)]
+pub(crate) struct ControlPlane {
+    pub(crate) bus: Arc<dyn Bus>,
+    truth: Arc<Mutex<Truth>>,
+    _responders: Arc<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Truth {
+    rev: Revision,
+    providers: HashMap<ServiceRef, Provider>,
+    interests: HashMap<ServiceRef, BTreeSet<ServiceRef>>,
+    bookmark: Revision,
+    /// Events up to here are forgotten.
+    forgotten: Revision,
+    /// Requests that will be declined before one is answered.
+    declining: usize,
+    replays: usize,
+}
+
+#[derive(Default)]
+struct Provider {
+    events: Vec<InstanceEvent>,
+    instances: BTreeMap<String, (Arc<Instance>, Revision)>,
+}
+
+pub(crate) fn service(id: &str) -> ServiceRef {
+    ServiceRef::new(Tenant::default(), id)
+}
+
+fn key(id: &str) -> Arc<ServiceKey> {
+    let (tenant, service_name) = ("default/default".to_owned(), id.to_owned());
+    Arc::new(ServiceKey {
+        tenant,
+        app_id: "app".into(),
+        service_name,
+        version: "1.0.0".into(),
+        ..Default::default()
+    })
+}
+
+impl ControlPlane {
+    pub(crate) async fn start(bus: Arc<dyn Bus>) -> Self {
+        let truth = Arc::new(Mutex::new(Truth { rev: 100, ..Truth::default() }));
+        let mut responders = JoinSet::new();
+        for (subject, answer) in [
+            (subject::RPC_INTEREST, interest as fn(&mut Truth, &[u8]) -> Vec<Vec<u8>>),
+            (subject::RPC_REPLAY, replay),
+            (subject::RPC_DIGEST, digest),
+        ] {
+            let (bus, truth) = (bus.clone(), truth.clone());
+            let mut requests = bus.serve(subject, subject::REPLICAS).await.expect("serves");
+            responders.spawn(async move {
+                while let Some(request) = requests.next().await {
+                    let parts = answer(&mut truth.lock().expect("not poisoned"), &request.payload);
+                    let reply = request.reply.expect("a request names where to answer");
+                    for part in parts {
+                        bus.publish(Message::new(reply.clone(), part)).await.expect("publishes");
+                    }
+                }
+            });
+        }
+        Self { bus, truth, _responders: Arc::new(responders) }
+    }
+
+    fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().expect("not poisoned")
+    }
+
+    /// A consumer's service exists and is interested in these; told to nobody.
+    pub(crate) fn consumer(&self, id: &str, providers: &[&str]) {
+        let mut truth = self.truth();
+        truth.rev += 1;
+        truth.interests.insert(service(id), providers.iter().map(|id| service(id)).collect());
+    }
+
+    /// Commits a change of an instance; the event is not published yet.
+    pub(crate) fn commit(&self, provider: &str, action: Action, id: &str) -> InstanceEvent {
+        let mut truth = self.truth();
+        truth.rev += 1;
+        let rev = truth.rev;
+        let it = truth.providers.entry(service(provider)).or_default();
+        let instance = Arc::new(Instance {
+            instance_id: id.to_owned(),
+            service_id: provider.to_owned(),
+            host_name: format!("rev-{rev}"),
+            status: "UP".to_owned(),
+            ..Instance::default()
+        });
+        match action {
+            Action::Delete => assert!(it.instances.remove(id).is_some(), "the test deletes what is there"),
+            Action::Create | Action::Update => {
+                it.instances.insert(id.to_owned(), (instance.clone(), rev));
+            }
+        }
+        let event = InstanceEvent {
+            provider: service(provider),
+            at: Position::first_of(rev),
+            prev: it.events.last().map_or(Position::default(), |last| last.at),
+            action,
+            key: key(provider),
+            instance,
+            mod_rev: rev,
+            committed_at: 1,
+        };
+        it.events.push(event.clone());
+        event
+    }
+
+    pub(crate) async fn publish(&self, event: &InstanceEvent) {
+        let message = Message::new(subject::event(&event.provider), event.encode());
+        self.bus.publish(message).await.expect("publishes");
+    }
+
+    /// Commits and publishes.
+    pub(crate) async fn tell(&self, provider: &str, action: Action, id: &str) -> InstanceEvent {
+        let event = self.commit(provider, action, id);
+        self.publish(&event).await;
+        event
+    }
+
+    /// The consumer becomes interested in a provider, and that is published.
+    pub(crate) async fn interest(&self, consumer: &str, provider: &str) {
+        let rev = {
+            let mut truth = self.truth();
+            truth.rev += 1;
+            truth.interests.entry(service(consumer)).or_default().insert(service(provider));
+            truth.rev
+        };
+        let added = vec![(&service(provider)).into()];
+        self.change(consumer, pb::InterestChange { rev, added, ..Default::default() }).await;
+    }
+
+    /// The consumer is not interested in a provider any more, and that is published.
+    pub(crate) async fn no_interest(&self, consumer: &str, provider: &str) {
+        let rev = {
+            let mut truth = self.truth();
+            truth.rev += 1;
+            truth.interests.entry(service(consumer)).or_default().remove(&service(provider));
+            truth.rev
+        };
+        let removed = vec![(&service(provider)).into()];
+        self.change(consumer, pb::InterestChange { rev, removed, ..Default::default() }).await;
+    }
+
+    /// The consumer's service is deleted; `told`, or to be found out.
+    pub(crate) async fn delete_consumer(&self, consumer: &str, told: bool) {
+        let rev = {
+            let mut truth = self.truth();
+            truth.rev += 1;
+            truth.interests.remove(&service(consumer));
+            truth.rev
+        };
+        if told {
+            self.change(consumer, pb::InterestChange { rev, consumer_deleted: true, ..Default::default() })
+                .await;
+        }
+    }
+
+    async fn change(&self, consumer: &str, change: pb::InterestChange) {
+        let change = pb::InterestChange { consumer: Some((&service(consumer)).into()), ..change };
+        let message = Message::new(subject::interest(&service(consumer)), change.encode_to_vec());
+        self.bus.publish(message).await.expect("publishes");
+    }
+
+    /// Claims that everything so far has been published.
+    pub(crate) async fn bookmark(&self) {
+        let bookmark = {
+            let mut truth = self.truth();
+            let rev = truth.rev;
+            let since = std::mem::replace(&mut truth.bookmark, rev);
+            pb::Bookmark { epoch: 1, rev: truth.bookmark, since, publisher: "test".to_owned() }
+        };
+        self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await.expect("publishes");
+    }
+
+    /// Everything so far was published, say the bookmarks to come, whoever heard the last one.
+    pub(crate) fn forget_bookmark(&self) {
+        let mut truth = self.truth();
+        truth.bookmark = truth.rev;
+    }
+
+    /// The events so far are not remembered any more, only the state.
+    pub(crate) fn forget_history(&self) {
+        let mut truth = self.truth();
+        truth.forgotten = truth.rev;
+    }
+
+    pub(crate) fn decline(&self, requests: usize) {
+        self.truth().declining = requests;
+    }
+
+    pub(crate) fn replays(&self) -> usize {
+        self.truth().replays
+    }
+}
+
+impl Truth {
+    fn declined(&mut self) -> String {
+        match self.declining.checked_sub(1) {
+            None => String::new(),
+            Some(left) => {
+                self.declining = left;
+                "not now".to_owned()
+            }
+        }
+    }
+}
+
+fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
+    let request = pb::InterestRequest::decode(request).expect("a request");
+    let consumer: ServiceRef = request.consumer.expect("a consumer").into();
+    let providers = truth.interests.get(&consumer);
+    let reply = pb::InterestReply {
+        exists: providers.is_some(),
+        rev: truth.rev,
+        providers: providers.into_iter().flatten().map(Into::into).collect(),
+        error: truth.declined(),
+    };
+    vec![reply.encode_to_vec()]
+}
+
+/// One part per provider and hundred events, so that answers have many.
+fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
+    let request = pb::ReplayRequest::decode(request).expect("a request");
+    truth.replays += 1;
+    let mut parts = Vec::new();
+    for want in request.providers {
+        let provider: ServiceRef = want.provider.expect("a provider").into();
+        let since: Position = want.since.expect("a position").into();
+        let known = truth.providers.get(&provider);
+        let continuous = known.is_none_or(|it| {
+            it.events.iter().all(|event| event.at <= since || event.at.rev > truth.forgotten)
+        });
+        let events =
+            known.into_iter().flat_map(|it| &it.events).filter(|event| continuous && event.at > since);
+        let events: Vec<_> = events.map(InstanceEvent::to_proto).collect();
+        let instances = known.into_iter().flat_map(|it| it.instances.values());
+        let instances = instances
+            .map(|(it, mod_rev)| pb::SnapshotInstance { instance: Some((&**it).into()), mod_rev: *mod_rev });
+        let mut pages: Vec<_> = events.chunks(100).map(<[_]>::to_vec).collect();
+        pages.push(Vec::new());
+        let last = pages.len() - 1;
+        for (number, events) in pages.into_iter().enumerate() {
+            let has_snapshot = (want.snapshot || !continuous) && number == last;
+            parts.push(pb::replay_reply::Provider {
+                provider: Some((&provider).into()),
+                key: known.map(|_| (&*key(&provider.id)).into()),
+                continuous,
+                events,
+                has_snapshot,
+                instances: if has_snapshot { instances.clone().collect() } else { Vec::new() },
+                at: Some(Position::end_of(truth.rev).into()),
+                more: number != last,
+            });
+        }
+    }
+    let count = parts.len();
+    let error = truth.declined();
+    let reply = |(number, part)| {
+        let reply = pb::ReplayReply {
+            rev: truth.rev,
+            providers: vec![part],
+            part: number as u32,
+            last: number + 1 == count,
+            error: error.clone(),
+        };
+        reply.encode_to_vec()
+    };
+    parts.into_iter().enumerate().map(reply).collect()
+}
+
+fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
+    let request = pb::DigestRequest::decode(request).expect("a request");
+    let sum = |provider: &ServiceRef| {
+        let instances = truth.providers.get(provider).into_iter().flat_map(|it| &it.instances);
+        instances.map(|(id, (_, rev))| digest_of(id, *rev)).fold(0, u64::wrapping_add)
+    };
+    let differs = |entry: &pb::digest_request::Entry| {
+        sum(&entry.provider.clone().expect("a provider").into()) != entry.hash
+    };
+    let differing =
+        request.entries.iter().enumerate().filter(|(_, entry)| differs(entry)).map(|(n, _)| n as u32);
+    let gone = |consumer: &pb::ServiceRef| !truth.interests.contains_key(&consumer.clone().into());
+    let gone_consumers =
+        request.consumers.iter().enumerate().filter(|(_, it)| gone(it)).map(|(n, _)| n as u32);
+    let reply = pb::DigestReply {
+        rev: truth.rev,
+        differing: differing.collect(),
+        gone_consumers: gone_consumers.collect(),
+        error: String::new(),
+    };
+    vec![reply.encode_to_vec()]
+}

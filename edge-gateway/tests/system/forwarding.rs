@@ -1,0 +1,176 @@
+//! Everything that is not a watch.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::routing::{any, get, put};
+use edge_gateway::Config;
+use edge_gateway::forward::{Forward, ForwardConfig, InProcess, Replicas};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use shared::bus::LocalBus;
+use shared::event::Action::Create;
+use shared::http::{ServerLimits, serve};
+use shared::lifecycle::Tasks;
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::world::{PATIENCE, World, config};
+
+async fn ask(world: &World, method: &str, path: &str, body: &'static str) -> Result<(u16, String), String> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
+    let request = http::Request::builder()
+        .method(method)
+        .uri(format!("http://{}{path}", world.api))
+        .header("x-muster-min-revision", "999999")
+        .header("connection", "x-private, keep-alive")
+        .header("x-private", "between us")
+        .header("x-forwarded-for", "10.0.0.1")
+        .body(Full::from(body))
+        .expect("a request");
+    let answer = client.request(request).await.map_err(|error| error.to_string())?;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok((status, String::from_utf8(body.to_vec()).expect("text")))
+}
+
+/// Answers with what it got.
+fn echo() -> Router {
+    any(async |request: Request| {
+        let (parts, body) = request.into_parts();
+        let header = |name| parts.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or("-").to_owned();
+        let body = axum::body::to_bytes(body, 10_000_000).await.expect("reads");
+        format!(
+            "{} {} {} {} {} {}",
+            parts.method,
+            parts.uri.path_and_query().expect("a path"),
+            header("x-muster-min-revision"),
+            header("x-forwarded-for"),
+            header("x-private"),
+            body.len(),
+        )
+    })
+    .into_router()
+}
+
+trait IntoRouter {
+    fn into_router(self) -> Router;
+}
+
+impl IntoRouter for axum::routing::MethodRouter {
+    fn into_router(self) -> Router {
+        Router::new().fallback_service(self)
+    }
+}
+
+/// A control plane that serves `router` until the test ends, and its address.
+async fn served(router: Router, tasks: &Tasks) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let of_server = tasks.clone();
+    tasks.spawn(async move { serve(listener, router, ServerLimits::default(), &of_server).await });
+    address
+}
+
+fn replicas(control_planes: Vec<String>, tasks: &Tasks) -> Arc<Replicas> {
+    let metrics = shared::telemetry::metrics::Metrics::new([]).expect("sets up");
+    let config = ForwardConfig { control_planes, ..ForwardConfig::default() };
+    Arc::new(Replicas::new(config, &metrics.meter("test"), tasks).expect("good addresses"))
+}
+
+#[tokio::test]
+async fn requests_are_passed_on_with_what_the_control_plane_needs_to_know() {
+    let tasks = Tasks::new();
+    let over_network: Arc<dyn Forward> = replicas(vec![served(echo(), &tasks).await], &tasks);
+    let in_process: Arc<dyn Forward> = Arc::new(InProcess::new(echo()));
+    for forward in [over_network, in_process] {
+        let world = World::with_forward(config(), LocalBus::new(), forward).await;
+        // Nobody was told anything yet; what a client claims to have been told does not count.
+        let answer = ask(&world, "GET", "/v4/default/registry/instances?x=%20y", "").await;
+        assert_eq!(
+            answer,
+            Ok((200, "GET /v4/default/registry/instances?x=%20y - 10.0.0.1, 127.0.0.1 - 0".into()))
+        );
+
+        world.control_plane.consumer("c", &["p"]);
+        let mut watcher = world.watch("c").await;
+        let event = world.control_plane.tell("p", Create, "1").await;
+        watcher.expect(&event).await;
+        let answer = ask(&world, "GET", "/a", "").await.expect("answered");
+        assert_eq!(answer.1, format!("GET /a {} 10.0.0.1, 127.0.0.1 - 0", event.at.rev));
+        let answer = ask(&world, "POST", "/b", "body").await.expect("answered");
+        assert_eq!(answer.1, "POST /b - 10.0.0.1, 127.0.0.1 - 4");
+    }
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_answer_is_passed_over() {
+    let tasks = Tasks::new();
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let nobody = format!("http://{}", gone.local_addr().expect("bound"));
+    drop(gone);
+    let busy = Router::new().fallback(async || (StatusCode::SERVICE_UNAVAILABLE, "not yet"));
+    let addresses = vec![nobody, served(busy, &tasks).await, served(echo(), &tasks).await];
+    let world = World::with_forward(config(), LocalBus::new(), replicas(addresses, &tasks)).await;
+    let mut good = 0;
+    for _ in 0..30 {
+        let (status, _) = ask(&world, "GET", "/a", "").await.expect("answered");
+        good += usize::from(status == 200);
+    }
+    assert!(good >= 28, "{good} of 30: at most while nothing is known of a replica");
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn without_a_control_plane_requests_get_503_and_heartbeats_no_answer() {
+    let tasks = Tasks::new();
+    let address = served(echo(), &tasks).await;
+    let world = World::with_forward(config(), LocalBus::new(), replicas(vec![address], &tasks)).await;
+    let heartbeat = "/v4/default/registry/microservices/s/instances/i/heartbeat";
+    assert_eq!(ask(&world, "PUT", heartbeat, "").await.expect("answered").0, 200);
+    tasks.drain().cancel();
+    assert!(tasks.finish(PATIENCE).await);
+
+    let (status, body) = ask(&world, "GET", "/a", "").await.expect("answered");
+    assert_eq!(status, 503);
+    assert_eq!(
+        body,
+        r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered"}"#
+    );
+    ask(&world, "PUT", heartbeat, "").await.expect_err("no answer at all");
+}
+
+#[tokio::test]
+async fn errors_of_heartbeats_that_are_ours_are_not_passed_on_but_those_of_the_client_are() {
+    let router = Router::new()
+        .route("/ours/heartbeat", put(async || StatusCode::INTERNAL_SERVER_ERROR))
+        .route("/theirs/heartbeat", put(async || StatusCode::BAD_REQUEST));
+    let world = World::with_forward(config(), LocalBus::new(), Arc::new(InProcess::new(router))).await;
+    ask(&world, "PUT", "/ours/heartbeat", "").await.expect_err("no answer at all");
+    assert_eq!(ask(&world, "PUT", "/theirs/heartbeat", "").await.expect("answered").0, 400);
+}
+
+#[tokio::test]
+async fn with_access_control_a_watch_is_granted_by_the_control_plane() {
+    let router = Router::new().route(
+        "/v4/default/registry/microservices/{id}",
+        get(async |axum::extract::Path(id): axum::extract::Path<String>| match id.as_str() {
+            "secret" => (StatusCode::UNAUTHORIZED, r#"{"errorCode":"401002"}"#),
+            _ => (StatusCode::OK, "{}"),
+        }),
+    );
+    let config = Config { authorize: true, ..config() };
+    let world = World::with_forward(config, LocalBus::new(), Arc::new(InProcess::new(router))).await;
+    world.control_plane.consumer("open", &["p"]);
+    let mut watcher = world.watch("open").await;
+    let event = world.control_plane.tell("p", Create, "1").await;
+    watcher.expect(&event).await;
+    let url = format!("ws://{}/v4/default/registry/microservices/secret/watcher", world.api);
+    let Err(Error::Http(answer)) = tokio_tungstenite::connect_async(url).await else { panic!("refused") };
+    assert_eq!(answer.status(), 401);
+    assert_eq!(answer.body().as_deref(), Some(&br#"{"errorCode":"401002"}"#[..]));
+}

@@ -1,0 +1,78 @@
+//! Heartbeats over a WebSocket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::put;
+use edge_gateway::Config;
+use edge_gateway::config::{HeartbeatConfig, SessionConfig};
+use edge_gateway::forward::InProcess;
+use futures_util::StreamExt as _;
+use shared::bus::LocalBus;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::world::{World, config};
+
+const PATH: &str = "/v4/default/registry/microservices/s/instances";
+
+async fn world(router: Router) -> World {
+    let session = SessionConfig { ping_interval: Duration::from_millis(200), ..SessionConfig::default() };
+    let heartbeat = HeartbeatConfig { session, drain_over: Duration::from_millis(10) };
+    let config = Config { heartbeat, ..config() };
+    World::with_forward(config, LocalBus::new(), Arc::new(InProcess::new(router))).await
+}
+
+#[tokio::test]
+async fn every_pong_is_a_heartbeat_in_the_clients_name() {
+    let beats = Arc::new(AtomicUsize::new(0));
+    let counted = beats.clone();
+    let router = Router::new().route(
+        "/v4/default/registry/microservices/s/instances/i/heartbeat",
+        put(async move |headers: HeaderMap| {
+            assert!(headers.contains_key("host") && !headers.contains_key("upgrade"));
+            assert!(!headers.contains_key("sec-websocket-key"));
+            counted.fetch_add(1, Ordering::SeqCst);
+        }),
+    );
+    let world = world(router).await;
+    let mut client = world.watch_path(&format!("{PATH}/i/heartbeat")).await;
+    for _ in 0..4 {
+        let message = client.stream.next().await.expect("open").expect("good");
+        assert_eq!(message, Message::Ping("".into()));
+    }
+    // The first three pongs have gone out before the fourth ping came.
+    world.until(r#"muster_edge_heartbeats_total{outcome="ok"}"#, |count| count >= 3.0).await;
+    assert!(beats.load(Ordering::SeqCst) >= 3);
+    drop(client);
+    world.until("muster_edge_heartbeat_sessions", |count| count == 0.0).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_exist_is_told_and_a_failure_ends_without_a_word() {
+    let router = Router::new()
+        .route(
+            &format!("{PATH}/gone/heartbeat"),
+            put(async || (StatusCode::BAD_REQUEST, r#"{"errorCode":"400017"}"#)),
+        )
+        .route(&format!("{PATH}/broken/heartbeat"), put(async || StatusCode::SERVICE_UNAVAILABLE));
+    let world = world(router).await;
+    let mut gone = world.watch_path(&format!("{PATH}/gone/heartbeat")).await;
+    let Some(Ok(Message::Close(Some(frame)))) = gone.next().await else { panic!("a close was expected") };
+    assert_eq!(u16::from(frame.code), 4001);
+    assert_eq!(frame.reason, "heartbeat reporting failed because the instance does not exist");
+
+    let mut broken = world.watch_path(&format!("{PATH}/broken/heartbeat")).await;
+    broken.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_these_connections_too() {
+    let world = world(Router::new()).await;
+    let mut client = world.watch_path(&format!("{PATH}/i/heartbeat")).await;
+    world.tasks.drain().cancel();
+    client.expect_end().await;
+    assert!(world.tasks.finish(crate::world::PATIENCE).await);
+}

@@ -1,0 +1,13 @@
+//! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind it.
+
+mod control_plane;
+mod forwarding;
+mod grpc;
+mod heartbeat;
+mod over_nats;
+mod resume;
+mod resync;
+mod slow;
+mod watch;
+mod wire;
+mod world;

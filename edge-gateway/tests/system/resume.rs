@@ -1,0 +1,126 @@
+//! Clients that say what they have already, and observers who name what they watch.
+
+use std::time::Duration;
+
+use edge_gateway::Config;
+use edge_gateway::config::UpstreamConfig;
+use serde_json::{Value, json};
+use shared::bus::LocalBus;
+use shared::event::Action::{Create, Delete, Update};
+use shared::event::InstanceEvent;
+
+use crate::world::{Watcher, World, config};
+
+fn path(rest: &str) -> String {
+    format!("/v4/default/registry/microservices/c/watcher?{rest}")
+}
+
+async fn frame(watcher: &mut Watcher) -> Value {
+    serde_json::from_str(&watcher.text().await).expect("JSON")
+}
+
+async fn expect(watcher: &mut Watcher, event: &InstanceEvent) {
+    let frame = frame(watcher).await;
+    assert_eq!(frame["action"], event.action.as_str(), "{frame}");
+    assert_eq!(frame["instance"]["instanceId"], event.instance.instance_id.as_str(), "{frame}");
+    assert_eq!(frame["rev"], event.at.rev, "{frame}");
+}
+
+#[tokio::test]
+async fn from_revision_zero_the_state_is_listed_first() {
+    let world = World::start().await;
+    for id in ["a", "b"] {
+        world.control_plane.tell("p", Create, id).await;
+    }
+    world.control_plane.consumer("c", &["p", "empty"]);
+    let mut watcher = world.watch_path(&path("rev=0")).await;
+    let list = frame(&mut watcher).await;
+    assert_eq!(list["action"], "RESET");
+    assert_eq!(list["key"]["serviceName"], "p");
+    let mut ids: Vec<_> =
+        list["instances"].as_array().expect("a list").iter().map(|it| &it["instanceId"]).collect();
+    ids.sort_by_key(|id| id.to_string());
+    assert_eq!(ids, [&json!("a"), &json!("b")]);
+    let rev = list["rev"].as_u64().expect("a revision");
+
+    let event = world.control_plane.tell("p", Update, "a").await;
+    assert!(rev < event.at.rev);
+    expect(&mut watcher, &event).await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_told_what_it_missed_and_nothing_twice() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let first = world.control_plane.tell("p", Create, "a").await;
+    let missed = [
+        world.control_plane.tell("q", Create, "b").await,
+        world.control_plane.tell("p", Update, "a").await,
+        world.control_plane.tell("q", Delete, "b").await,
+    ];
+    // A gateway that knows nothing yet, then one that remembers.
+    for _ in 0..2 {
+        let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
+        for event in &missed {
+            expect(&mut watcher, event).await;
+        }
+    }
+    let mut watcher = world.watch_path(&path(&format!("rev={}", missed[1].at.rev))).await;
+    expect(&mut watcher, &missed[2]).await;
+    let next = world.control_plane.tell("p", Delete, "a").await;
+    expect(&mut watcher, &next).await;
+}
+
+#[tokio::test]
+async fn a_revision_that_nobody_remembers_leads_to_the_state() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    let old = world.control_plane.tell("p", Create, "a").await;
+    world.control_plane.tell("p", Create, "b").await;
+    world.control_plane.tell("p", Delete, "a").await;
+    world.control_plane.forget_history();
+    let mut watcher = world.watch_path(&path(&format!("rev={}", old.at.rev))).await;
+    let state = frame(&mut watcher).await;
+    assert_eq!((&state["action"], state["instances"].as_array().map(Vec::len)), (&json!("RESET"), Some(1)));
+    let event = world.control_plane.tell("p", Delete, "b").await;
+    expect(&mut watcher, &event).await;
+}
+
+#[tokio::test]
+async fn bookmarks_are_for_those_who_asked_and_for_nobody_else() {
+    let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
+    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let (mut old, mut new) = (world.watch("c").await, world.watch_path(&path("rev=1")).await);
+    let first = world.control_plane.tell("p", Create, "a").await;
+    old.expect(&first).await;
+    expect(&mut new, &first).await;
+    world.control_plane.bookmark().await;
+    assert_eq!(new.text().await, format!(r#"{{"action":"BOOKMARK","rev":{}}}"#, first.at.rev));
+    let second = world.control_plane.tell("p", Delete, "a").await;
+    old.expect(&second).await;
+    expect(&mut new, &second).await;
+}
+
+#[tokio::test]
+async fn a_resuming_client_of_a_service_that_does_not_exist_is_told_so() {
+    let world = World::start().await;
+    let mut watcher = world.watch_path(&path("rev=5")).await;
+    assert_eq!(watcher.text().await, "service does not exist");
+    watcher.expect_end().await;
+}
+
+#[tokio::test]
+async fn an_observer_names_what_it_watches() {
+    let world = World::start().await;
+    world.control_plane.tell("p", Create, "old").await;
+    let mut watcher = world.watch_path(&path("providers=p,q")).await;
+    let mut listing = world.watch_path(&path("providers=p&rev=0")).await;
+    assert_eq!(frame(&mut listing).await["instances"][0]["instanceId"], "old");
+    for provider in ["p", "r", "q"] {
+        let event = world.control_plane.tell(provider, Create, "new").await;
+        if provider != "r" {
+            watcher.expect(&event).await;
+        }
+    }
+}

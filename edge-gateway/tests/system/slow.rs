@@ -1,0 +1,100 @@
+//! Watchers that do not read: merged, then let go, and never anyone else's trouble.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use edge_gateway::Config;
+use edge_gateway::config::{HubConfig, SessionConfig};
+use futures_util::StreamExt as _;
+use shared::bus::LocalBus;
+use shared::event::Action::{Create, Delete, Update};
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::world::{PATIENCE, World, config, parse};
+
+/// A watcher whose kernel takes little: it blocks the gateway soon.
+async fn narrow(world: &World, consumer: &str) -> WebSocketStream<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(&world.api.into()).expect("connects");
+    socket.set_nonblocking(true).expect("does not block");
+    let stream = TcpStream::from_std(socket.into()).expect("a stream");
+    let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", world.api);
+    tokio_tungstenite::client_async(url, stream).await.expect("upgrades").0
+}
+
+#[tokio::test]
+async fn a_slow_watcher_is_merged_and_ends_up_with_the_truth_while_others_see_everything() {
+    let hub = HubConfig { slow_after_bytes: 16 * 1024, ..config().hub };
+    let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };
+    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut slow = narrow(&world, "c").await;
+    let mut fast = world.watch("c").await;
+
+    let mut told = vec![
+        world.control_plane.tell("p", Create, "kept").await,
+        world.control_plane.tell("p", Create, "gone").await,
+    ];
+    for _ in 0..15_000 {
+        told.push(world.control_plane.tell("p", Update, "kept").await);
+    }
+    for _ in 0..2000 {
+        told.push(world.control_plane.tell("p", Create, "never seen").await);
+        told.push(world.control_plane.tell("p", Delete, "never seen").await);
+    }
+    told.push(world.control_plane.tell("p", Delete, "gone").await);
+    told.push(world.control_plane.tell("p", Create, "last").await);
+    for event in &told {
+        fast.expect(event).await;
+    }
+    world.until("muster_edge_events_merged_total", |merged| merged > 500.0).await;
+
+    let (mut known, mut heard, mut last) = (BTreeMap::new(), 0, 0);
+    while !known.contains_key("last") {
+        let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
+        let Some(Ok(Message::Text(text))) = message else { panic!("{message:?}") };
+        let (action, id, rev) = parse(&text);
+        assert!(rev > last, "in order");
+        last = rev;
+        heard += 1;
+        match action.as_str() {
+            "CREATE" => assert!(known.insert(id, rev).is_none()),
+            "UPDATE" => assert!(known.insert(id, rev).is_some()),
+            _ => assert!(known.remove(&id).is_some()),
+        }
+    }
+    assert!(heard < told.len(), "merged: {heard} of {}", told.len());
+    let kept = told.iter().rev().find(|event| event.instance.instance_id == "kept").expect("told");
+    assert_eq!(known["kept"], kept.at.rev);
+    assert_eq!(known.keys().collect::<Vec<_>>(), ["kept", "last"]);
+    // Back in the log: the next one comes at once.
+    let next = world.control_plane.tell("p", Create, "next").await;
+    let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
+    let Some(Ok(Message::Text(text))) = message else { panic!("{message:?}") };
+    assert_eq!(parse(&text).2, next.at.rev);
+}
+
+#[tokio::test]
+async fn a_watcher_that_reads_nothing_is_let_go_and_nobody_else_waits() {
+    let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
+    let world = World::with(Config { session, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let _stuck = narrow(&world, "c").await;
+    let mut fast = world.watch("c").await;
+    let closed = r#"muster_edge_sessions_closed_total{reason="write_timeout"}"#;
+    let first = world.control_plane.tell("p", Create, "1").await;
+    fast.expect(&first).await;
+    while world.metric(closed) == 0.0 {
+        for _ in 0..200 {
+            let event = world.control_plane.tell("p", Update, "1").await;
+            fast.expect(&event).await;
+        }
+    }
+    assert_eq!(world.metric(closed), 1.0);
+    let event = world.control_plane.tell("p", Delete, "1").await;
+    fast.expect(&event).await;
+}

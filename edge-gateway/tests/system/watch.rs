@@ -1,0 +1,161 @@
+//! What a watcher sees when all goes well, and whom it concerns.
+
+use shared::event::Action::{Create, Delete, Update};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn every_watcher_of_a_consumer_sees_every_event_in_order() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let mut watchers = Vec::new();
+    for _ in 0..5 {
+        watchers.push(world.watch("c").await);
+    }
+    let mut told = Vec::new();
+    for n in 0..20 {
+        told.push(world.control_plane.tell("p", Create, &n.to_string()).await);
+        told.push(world.control_plane.tell("p", Update, &n.to_string()).await);
+        told.push(world.control_plane.tell("p", Delete, &n.to_string()).await);
+    }
+    for watcher in &mut watchers {
+        for event in &told {
+            watcher.expect(event).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_frame_is_byte_for_byte_what_old_clients_know() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watcher = world.watch("c").await;
+    let event = world.control_plane.tell("p", Create, "i").await;
+    let expected = format!(
+        concat!(
+            r#"{{"action":"CREATE","key":{{"tenant":"default/default","appId":"app","serviceName":"p","version":"1.0.0"}},"#,
+            r#""instance":{{"instanceId":"i","serviceId":"p","hostName":"rev-{}","status":"UP"}}}}"#
+        ),
+        event.at.rev
+    );
+    assert_eq!(watcher.text().await, expected);
+}
+
+#[tokio::test]
+async fn what_is_committed_right_after_the_upgrade_is_never_missed() {
+    let world = World::start().await;
+    for n in 0..50 {
+        let consumer = format!("c{}", n % 10);
+        if n < 10 {
+            world.control_plane.consumer(&consumer, &["p"]);
+        }
+        let mut watcher = world.watch(&consumer).await;
+        let event = world.control_plane.tell("p", Create, &n.to_string()).await;
+        watcher.expect(&event).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_before_the_interest_is_not_told() {
+    let world = World::start().await;
+    world.control_plane.tell("p", Create, "old").await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watcher = world.watch("c").await;
+    let event = world.control_plane.tell("p", Create, "new").await;
+    watcher.expect(&event).await;
+}
+
+#[tokio::test]
+async fn only_those_concerned_are_told() {
+    let world = World::start().await;
+    world.control_plane.consumer("a", &["p"]);
+    world.control_plane.consumer("b", &["q"]);
+    let (mut a, mut b) = (world.watch("a").await, world.watch("b").await);
+    let p = world.control_plane.tell("p", Create, "1").await;
+    let q = world.control_plane.tell("q", Create, "1").await;
+    a.expect(&p).await;
+    b.expect(&q).await;
+    let p = world.control_plane.tell("p", Delete, "1").await;
+    let q = world.control_plane.tell("q", Update, "1").await;
+    a.expect(&p).await;
+    b.expect(&q).await;
+}
+
+#[tokio::test]
+async fn a_provider_found_later_is_told_from_the_interest_on() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &[]);
+    world.control_plane.consumer("other", &["q"]);
+    let (mut watcher, mut other) = (world.watch("c").await, world.watch("other").await);
+    world.control_plane.tell("p", Create, "before").await;
+    let q = world.control_plane.tell("q", Create, "before").await;
+    other.expect(&q).await;
+    for provider in ["p", "q"] {
+        world.control_plane.interest("c", provider).await;
+        let event = world.control_plane.tell(provider, Create, "after").await;
+        watcher.expect(&event).await;
+        world.control_plane.no_interest("c", provider).await;
+    }
+    world.control_plane.tell("p", Update, "after").await;
+    world.control_plane.interest("c", "p").await;
+    let event = world.control_plane.tell("p", Delete, "after").await;
+    watcher.expect(&event).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_does_not_exist_is_told_and_let_go() {
+    let world = World::start().await;
+    let mut watcher = world.watch("nobody").await;
+    assert_eq!(watcher.text().await, "service does not exist");
+    watcher.expect_end().await;
+    // Once it exists, it can watch.
+    world.control_plane.consumer("nobody", &["p"]);
+    let mut watcher = world.watch("nobody").await;
+    let event = world.control_plane.tell("p", Create, "1").await;
+    watcher.expect(&event).await;
+}
+
+#[tokio::test]
+async fn a_deleted_consumer_is_told_at_once_and_all_its_watchers_end() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    world.control_plane.consumer("d", &["p"]);
+    let mut watchers = [world.watch("c").await, world.watch("c").await, world.watch("c").await];
+    let mut other = world.watch("d").await;
+    let event = world.control_plane.tell("p", Create, "1").await;
+    for watcher in &mut watchers {
+        watcher.expect(&event).await;
+    }
+    world.control_plane.delete_consumer("c", true).await;
+    for watcher in &mut watchers {
+        assert_eq!(watcher.text().await, "service does not exist");
+        watcher.expect_end().await;
+    }
+    other.expect(&event).await;
+    world.until(r#"muster_edge_sessions_closed_total{reason="no_service"}"#, |count| count == 3.0).await;
+    world.until(r#"muster_edge_sessions"#, |count| count == 1.0).await;
+}
+
+#[tokio::test]
+async fn the_older_path_works_too() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watcher = world.watch_path("/registry/v3/microservices/c/watcher").await;
+    let event = world.control_plane.tell("p", Create, "1").await;
+    watcher.expect(&event).await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_all_watchers_without_a_close_frame_and_then_the_process() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watchers = [world.watch("c").await, world.watch("c").await];
+    let event = world.control_plane.tell("p", Create, "1").await;
+    world.tasks.drain().cancel();
+    for watcher in &mut watchers {
+        watcher.expect(&event).await;
+        watcher.expect_end().await;
+    }
+    assert!(world.tasks.finish(crate::world::PATIENCE).await, "everything ended by itself");
+    assert!(!world.readiness.report().ready);
+}
