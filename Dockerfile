@@ -4,6 +4,8 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
+# The image's own toolchain: rust-toolchain.toml would fetch it again with what only development needs.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 COPY . .
 ARG PROFILE=dist
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -158,6 +158,8 @@ fn admin_routes() -> Router<Api> {
     Router::new()
         .route("/dump", get(admin::dump).layer(named("Dump")))
         .route("/clusters", get(admin::clusters).layer(named("Clusters")))
+        .route("/alarms", get(admin::alarms).layer(named("ListAlarm")))
+        .route("/alarms", delete(admin::forget_alarms).layer(named("ClearAlarm")))
         .route("/protections", get(admin::protections).layer(named("ListProtection")))
         .route("/protections/{serviceId}", delete(admin::release).layer(named("ReleaseProtection")))
 }

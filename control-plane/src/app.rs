@@ -107,7 +107,8 @@ impl App {
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
 
         let api = Api::new(registry.clone(), config.bodies);
-        let service = Guarded::new(api.router(), ApiMetrics::new(&meter, &address));
+        let service =
+            Guarded::new(api.router(), ApiMetrics::new(&meter, &address), registry.alarms().clone());
         Self { service, registry, view, role, rest: Rest { idle: stop, unregistered } }
     }
 }

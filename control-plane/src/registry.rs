@@ -11,11 +11,13 @@ use shared::clock::Clock;
 use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
 use tracing::debug;
 
+use self::alarm::{AlarmId, Alarms};
 use crate::failure::{Code, Failure};
 use crate::keys::ROOT;
 use crate::store::{Store, StoreError, Txn, TxnReply};
 use crate::view::{Snapshot, View};
 
+pub mod alarm;
 pub mod dependency;
 pub mod existence;
 pub mod find;
@@ -103,12 +105,20 @@ pub struct Registry {
     clock: Clock,
     config: Arc<RegistryConfig>,
     pending: quota::Pending,
+    alarms: Alarms,
 }
 
 impl Registry {
     /// The operations over a store and its view.
     pub fn new(store: Arc<dyn Store>, view: View, clock: Clock, config: RegistryConfig) -> Self {
-        Self { store, view, clock, config: Arc::new(config), pending: quota::Pending::default() }
+        Self {
+            store,
+            view,
+            clock,
+            config: Arc::new(config),
+            pending: quota::Pending::default(),
+            alarms: Alarms::default(),
+        }
     }
 
     /// The view behind the registry.
@@ -119,6 +129,22 @@ impl Registry {
     /// The store behind the registry.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// What went wrong.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// Tells operators whether the store answers, on the way.
+    fn noted<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &outcome {
+            Err(StoreError::Unavailable(reason)) => {
+                self.alarms.raise(AlarmId::BackendConnectionRefuse, reason.clone());
+            }
+            Err(_) | Ok(_) => self.alarms.clear(AlarmId::BackendConnectionRefuse),
+        }
+        outcome
     }
 
     /// What the operator set.
@@ -138,7 +164,7 @@ impl Registry {
     /// A view that contains everything committed before the call, or `None` when the store cannot be asked:
     /// then the view as it is remains the best answer there is.
     pub async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, Failure> {
-        match self.store.barrier(ROOT).await {
+        match self.noted(self.store.barrier(ROOT).await) {
             Ok(revision) => Ok(Some(self.view.at(revision, PATIENCE).await?)),
             Err(error) => {
                 debug!(%error, "the view could not be confirmed");
@@ -166,7 +192,7 @@ impl Registry {
     /// Runs a transaction that writes something when it succeeds, and returns when this view has the write, or
     /// what it lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        let reply = self.store.txn(txn).await?;
+        let reply = self.noted(self.store.txn(txn).await)?;
         if reply.succeeded {
             self.reached(reply.revision).await;
         } else if self.confirmed().await.is_err() {

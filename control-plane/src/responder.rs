@@ -4,7 +4,7 @@
 //! little and then declines, so that the gateway asks again and another one answers. All of an answer comes
 //! from one snapshot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use crate::view::{Change, ServiceView, Snapshot, interest};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions worked on at once; more wait in their subscription.
 const AT_ONCE: usize = 64;
+/// Providers named in a part of an answer about interest: some 200 KB.
+const PROVIDERS_PER_PART: usize = 2000;
 /// An answer's part is closed when it has about this many bytes.
 const PART_BYTES: usize = 256 << 10;
 
@@ -97,7 +99,7 @@ impl Responder {
     async fn answer(&self, question: Question, message: Message) {
         let Some(reply) = message.reply.clone() else { return };
         let answers = match question {
-            Question::Interest => vec![self.interest(&message).await],
+            Question::Interest => self.interest(&message).await,
             Question::Replay => self.replay(&message).await,
             Question::Digest => vec![self.digest(&message).await],
         };
@@ -115,7 +117,7 @@ impl Responder {
         self.registry.view().at(min_rev, PATIENCE).await.map_err(|error| error.to_string())
     }
 
-    async fn interest(&self, message: &Message) -> Vec<u8> {
+    async fn interest(&self, message: &Message) -> Vec<Vec<u8>> {
         let answer = async {
             let request = pb::InterestRequest::decode(&message.payload[..]).map_err(|e| e.to_string())?;
             let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
@@ -125,15 +127,12 @@ impl Responder {
                 let confirmed = self.registry.confirmed().await.map_err(|e| e.to_string())?;
                 snapshot = confirmed.ok_or("the store cannot be asked")?;
             }
-            let providers = interest::providers(&snapshot, &consumer);
-            Ok::<_, String>(pb::InterestReply {
-                exists: providers.is_some(),
-                rev: snapshot.revision,
-                providers: providers.unwrap_or_default().iter().map(Into::into).collect(),
-                error: String::new(),
-            })
+            Ok::<_, String>((snapshot.revision, interest::providers(&snapshot, &consumer)))
         };
-        answer.await.unwrap_or_else(|error| pb::InterestReply { error, ..Default::default() }).encode_to_vec()
+        match answer.await {
+            Ok((rev, providers)) => interest_parts(rev, providers),
+            Err(error) => vec![pb::InterestReply { error, ..Default::default() }.encode_to_vec()],
+        }
     }
 
     async fn digest(&self, message: &Message) -> Vec<u8> {
@@ -222,6 +221,26 @@ impl Responder {
         }
         found
     }
+}
+
+/// The providers of a consumer, `None` when it does not exist, in messages that the bus takes.
+fn interest_parts(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -> Vec<Vec<u8>> {
+    let exists = providers.is_some();
+    let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
+    let mut chunks: Vec<&[pb::ServiceRef]> = providers.chunks(PROVIDERS_PER_PART).collect();
+    if chunks.is_empty() {
+        chunks.push(&[]);
+    }
+    let last = chunks.len() - 1;
+    let part = |(number, chunk): (usize, &[pb::ServiceRef])| pb::InterestReply {
+        exists,
+        rev,
+        providers: chunk.to_vec(),
+        part: number as u32,
+        more: number < last,
+        error: String::new(),
+    };
+    chunks.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
 }
 
 /// The digest over what has been announced: instances of a service without a record have not.
@@ -333,5 +352,24 @@ impl Item {
             Self::Event(event) => event.encoded_len() + 8,
             Self::Instance(instance) => instance.encoded_len() + 8,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::model::Tenant;
+
+    use super::*;
+
+    #[test]
+    fn a_consumer_of_everything_is_answered_in_parts() {
+        let services = (0..4500).map(|n| ServiceRef::new(Tenant::default(), format!("s{n:05}")));
+        let parts = interest_parts(7, Some(services.collect()));
+        let read = |part: &Vec<u8>| pb::InterestReply::decode(&part[..]).expect("decodes");
+        let shape: Vec<_> =
+            parts.iter().map(read).map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
+        assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
+        let nobody = interest_parts(7, None);
+        assert_eq!(nobody.iter().map(read).map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
     }
 }

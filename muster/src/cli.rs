@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::command::{find, instances, loadgen, probe, register, services, status, unregister, watch};
+use crate::command::{
+    doctor, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
+};
 use crate::failure::{Failure, STATUSES};
 use crate::screen::{Format, Screen};
 use crate::standalone;
@@ -33,6 +35,10 @@ enum Command {
     Status(status::Status),
     /// Follow the changes of a service's providers.
     Watch(watch::Watch),
+    /// Show what each process is doing.
+    Top(top::Top),
+    /// Look for what usually goes wrong, from the address to a push.
+    Doctor(doctor::Doctor),
     /// Put watchers and changes on a registry and measure how soon each watcher sees each change.
     Loadgen(loadgen::Loadgen),
     /// Ask an address once; for health checks in containers.
@@ -103,6 +109,8 @@ async fn carry_out(command: Command, screen: &mut Screen) -> Result<(), Failure>
         Command::Unregister(it) => it.run(screen).await,
         Command::Status(it) => it.run(screen).await,
         Command::Watch(it) => it.run(screen).await,
+        Command::Top(it) => it.run(screen).await,
+        Command::Doctor(it) => it.run(screen).await,
         Command::Loadgen(it) => it.run(screen).await,
         Command::Probe(it) => it.run().await,
         Command::Completions { shell } => {

@@ -1,5 +1,6 @@
 //! The commands, a file each: arguments in, requests to the registry, lines on the screen.
 
+pub(crate) mod doctor;
 pub(crate) mod find;
 pub(crate) mod instances;
 pub(crate) mod loadgen;
@@ -7,5 +8,6 @@ pub(crate) mod probe;
 pub(crate) mod register;
 pub(crate) mod services;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod unregister;
 pub(crate) mod watch;

@@ -16,6 +16,9 @@ pub(crate) enum Failure {
     /// The registry understood and said no.
     #[error("the registry refused: {0}")]
     Refused(Refusal),
+    /// Something was looked at and is not as it should be.
+    #[error("{0}")]
+    Unwell(String),
     /// There was no answer.
     #[error("cannot reach {server}: {problem}")]
     Unreachable {
@@ -77,7 +80,7 @@ impl Failure {
     /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Refused(_) => 1,
+            Self::Refused(_) | Self::Unwell(_) => 1,
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => 69,
             Self::Output(_) => 74,
@@ -106,7 +109,7 @@ impl Failure {
 pub(crate) const STATUSES: &str = "\
 Exit status:
   0   done
-  1   the registry refused
+  1   the registry refused, or a check failed
   64  the command line makes no sense
   69  the registry cannot be reached
   74  the result cannot be written

@@ -98,15 +98,21 @@ impl Registry {
         Call { registry: self, method, url, consumer: None, body: None }
     }
 
-    /// A GET of a path from the root of the server, such as `/ready`: status and text.
-    pub(crate) async fn root(&self, path: &str) -> Result<(u16, String), Failure> {
+    /// Host and port.
+    pub(crate) fn address(&self) -> (String, u16) {
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        (host.to_owned(), self.base.port_or_known_default().unwrap_or(80))
+    }
+
+    /// A GET of a path from the root of the server, such as `/ready`, whatever the status.
+    pub(crate) async fn root(&self, path: &str) -> Result<Response<String>, Failure> {
         let mut url = self.base.clone();
         url.set_path(path);
         let request = Request::get(url.as_str())
             .body(Full::default())
             .map_err(|e| Failure::Usage(format!("`{url}`: {e}")))?;
         let (head, body) = self.send(request).await?;
-        Ok((head.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+        Ok(Response::from_parts(head, String::from_utf8_lossy(&body).into_owned()))
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(http::response::Parts, Bytes), Failure> {

@@ -46,6 +46,11 @@ impl Screen {
         Ok(self.out.flush()?)
     }
 
+    /// Begins a new screen, on a terminal; elsewhere an empty line.
+    pub(crate) fn clear(&mut self) -> Result<(), Failure> {
+        self.line(if self.colours { "\x1b[H\x1b[2J" } else { "" })
+    }
+
     /// The result as JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;

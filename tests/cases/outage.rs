@@ -19,6 +19,8 @@ async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
     let body = json!({"service": {"appId": "shop", "serviceName": "late", "version": "1.0.0"}});
     let refused = client.call("POST", "/microservices", "", &body).await;
     assert!(refused.text().contains(r#""errorCode":"500011""#), "{} {}", refused.status, refused.text());
+    let alarms = client.get("/v4/default/admin/alarms").await.ok();
+    assert!(alarms.to_string().contains("BackendConnectionRefuse"), "{alarms}");
     world.etcd.restart().await;
     eventually("writes go on", || async {
         let path = format!("/microservices/{provider}/instances/i/properties");

@@ -100,6 +100,16 @@ pub(super) async fn release(State(api): State<Api>, call: Call) -> Answer {
     reply::empty()
 }
 
+pub(super) async fn alarms(State(api): State<Api>, _call: Call) -> Answer {
+    let alarms = api.registry().alarms().list();
+    if alarms.is_empty() { reply::json(&json!({})) } else { reply::json(&json!({ "alarms": alarms })) }
+}
+
+pub(super) async fn forget_alarms(State(api): State<Api>, _call: Call) -> Answer {
+    api.registry().alarms().forget();
+    reply::empty()
+}
+
 pub(super) async fn clusters(State(api): State<Api>, _call: Call) -> Answer {
     reply::json(&json!({ "clusters": { "default": api.registry().store().endpoints() } }))
 }

@@ -24,6 +24,7 @@ use tracing::error;
 
 use crate::failure::{Code, Failure};
 use crate::metrics::ApiMetrics;
+use crate::registry::alarm::{AlarmId, Alarms};
 
 /// A request target of this length or more is refused.
 const TARGET_LIMIT: usize = 2048;
@@ -36,20 +37,27 @@ const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", e
 pub struct Guarded {
     router: Router,
     metrics: ApiMetrics,
+    alarms: Alarms,
 }
 
 impl Guarded {
     /// Puts the guard before the routes.
-    pub fn new(router: Router, metrics: ApiMetrics) -> Self {
-        Self { router, metrics }
+    pub fn new(router: Router, metrics: ApiMetrics, alarms: Alarms) -> Self {
+        Self { router, metrics, alarms }
     }
 
     /// Answers a request; never fails.
     pub async fn answer(self, request: Request<Body>) -> Response {
         let (started, method) = (Instant::now(), method_label(request.method()));
-        let metrics = self.metrics.clone();
+        let (metrics, alarms) = (self.metrics.clone(), self.alarms.clone());
         let response = self.answer_uncounted(request).await;
         let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
+        if response.status().is_server_error() {
+            alarms.raise(
+                AlarmId::InternalError,
+                format!("{method} {api} was answered with {}", response.status()),
+            );
+        }
         if !api.is_empty() {
             metrics.answered(method, api, response.status().as_u16(), started.elapsed());
         }

@@ -49,6 +49,8 @@ const READS: usize = 4;
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the events that wait are counted.
 const COUNT_PENDING: Duration = Duration::from_secs(1);
+/// How long a drained session that is behind may go on.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a drained session that is behind is looked at again.
 const DRAIN_RECHECK: Duration = Duration::from_millis(200);
 
@@ -68,8 +70,8 @@ enum Alarm {
     Deadline(Key, Tick),
     /// A reserved place whose socket should have come.
     Attach(Ticket),
-    /// A session's turn to be drained.
-    Drain(Key),
+    /// A session's turn to be drained, which came at this tick first.
+    Drain(Key, Tick),
 }
 
 /// Counted per turn of the wheel, not per frame.
@@ -350,7 +352,7 @@ impl Shard {
             match alarm {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
                 Alarm::Attach(ticket) => self.release(ticket),
-                Alarm::Drain(key) => self.on_drain(key, now),
+                Alarm::Drain(key, since) => self.on_drain(key, since, now),
             }
         }
         self.report(now);
@@ -366,12 +368,12 @@ impl Shard {
         self.serve(key);
     }
 
-    fn on_drain(&mut self, key: Key, now: Tick) {
+    fn on_drain(&mut self, key: Key, since: Tick, now: Tick) {
         let pace = self.setup.pace;
         let Some(connection) = self.get(key) else { return };
-        if connection.outlet.is_some() && connection.is_slow() {
-            // What is pending goes out first; the write deadline bounds how long that may take.
-            return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key));
+        if connection.outlet.is_some() && connection.is_slow() && now < since + ticks(DRAIN_PATIENCE) {
+            // What is pending goes out first, within reason: more may come as long as it is slow.
+            return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key, since));
         }
         connection.machine.on(Input::End(Reason::Drained), now, &pace);
         if connection.outlet.is_none() {
@@ -383,7 +385,8 @@ impl Shard {
 
     fn set_drain_alarm(&mut self, key: Key, over: Duration) {
         let delay = fastrand::u32(0..=ticks(over));
-        self.wheel.set(self.wheel.now() + delay, Alarm::Drain(key));
+        let at = self.wheel.now() + delay;
+        self.wheel.set(at, Alarm::Drain(key, at));
     }
 
     fn drain(&mut self, over: Duration) {

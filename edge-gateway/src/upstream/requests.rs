@@ -121,11 +121,20 @@ impl Asker {
     async fn try_interest(&self, consumer: &ServiceRef) -> Result<Interest, AskError> {
         let request = pb::InterestRequest { consumer: Some(consumer.into()), min_rev: self.min_rev() };
         let mut parts = self.ask(subject::RPC_INTEREST, &request).await?;
-        let part = parts.next().await.ok_or(AskError::Incomplete)?;
-        let reply = pb::InterestReply::decode(part.payload)?;
-        accepted(reply.error)?;
-        let providers = reply.providers.into_iter().map(Into::into).collect();
-        Ok(Interest { exists: reply.exists, rev: reply.rev, providers })
+        let mut providers = Vec::new();
+        for number in 0..MAX_PARTS {
+            let part = parts.next().await.ok_or(AskError::Incomplete)?;
+            let reply = pb::InterestReply::decode(part.payload)?;
+            accepted(reply.error)?;
+            if reply.part != number {
+                return Err(AskError::Incomplete);
+            }
+            providers.extend(reply.providers.into_iter().map(Into::into));
+            if !reply.more {
+                return Ok(Interest { exists: reply.exists, rev: reply.rev, providers });
+            }
+        }
+        Err(AskError::Incomplete)
     }
 
     async fn try_replay(&self, wants: &[Want]) -> Result<Vec<Replayed>, AskError> {

@@ -222,17 +222,28 @@ impl Truth {
     }
 }
 
+/// One provider per part, so that answers have many.
 fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::InterestRequest::decode(request).expect("a request");
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
+    let (rev, error) = (truth.rev, truth.declined());
     let providers = truth.interests.get(&consumer);
-    let reply = pb::InterestReply {
-        exists: providers.is_some(),
-        rev: truth.rev,
-        providers: providers.into_iter().flatten().map(Into::into).collect(),
-        error: truth.declined(),
+    let exists = providers.is_some();
+    let mut named: Vec<Option<pb::ServiceRef>> =
+        providers.into_iter().flatten().map(|provider| Some(provider.into())).collect();
+    if named.is_empty() {
+        named.push(None);
+    }
+    let last = named.len() - 1;
+    let part = |(number, provider): (usize, Option<pb::ServiceRef>)| pb::InterestReply {
+        exists,
+        rev,
+        providers: provider.into_iter().collect(),
+        error: error.clone(),
+        part: number as u32,
+        more: number < last,
     };
-    vec![reply.encode_to_vec()]
+    named.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
 }
 
 /// One part per provider and hundred events, so that answers have many.

@@ -53,6 +53,9 @@ pub(crate) struct Loadgen {
     /// Of the watchers, how many read only ten frames a second until the changes end.
     #[arg(long, default_value_t = 0)]
     slow: u32,
+    /// Bytes to add to each change, and so to each frame; registries take about 3 KiB.
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=2800))]
+    payload: u16,
     /// How long to wait for the last changes to arrive.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     settle: Duration,
@@ -117,6 +120,11 @@ impl Loadgen {
         let changes = self.change(registry, world, &tally).await?;
         let changing = begun.elapsed();
         tally.end();
+        if (changes as f64) < 0.95 * self.rate * changing.as_secs_f64() {
+            screen.note(
+                "the rate was not reached: changes of one provider wait for each other; take more providers",
+            );
+        }
         let deadline = Instant::now() + self.settle;
         let ended = tokio::time::timeout_at(deadline, async {
             while !tally.is_settled(self.watchers as usize) {
@@ -204,6 +212,7 @@ impl Loadgen {
         let mut beat = interval(Duration::from_secs(30));
         let mut running: JoinSet<Result<(), Failure>> = JoinSet::new();
         let mut made = 0u64;
+        let payload = "x".repeat(self.payload.into());
         while Instant::now() < end {
             tokio::select! {
                 _ = beat.tick() => {
@@ -217,12 +226,16 @@ impl Loadgen {
                     made += 1;
                     // One change of an instance after the other: their order is what watchers are held to.
                     let (service, instance) = world.providers[number].clone();
-                    let (registry, tally) = (registry.clone(), tally.clone());
+                    let (registry, tally, payload) = (registry.clone(), tally.clone(), payload.clone());
                     running.spawn(async move {
                         let mut turn = tally.turn(number).await;
                         let (seq, at) = turn.next();
                         let path = ["registry", "microservices", &service, "instances", &instance, "properties"];
-                        let body = json!({"properties": {"owner": number.to_string(), "seq": seq.to_string(), "at": at.to_string()}});
+                        let mut properties = json!({"owner": number.to_string(), "seq": seq.to_string(), "at": at.to_string()});
+                        if !payload.is_empty() {
+                            properties["payload"] = json!(payload);
+                        }
+                        let body = json!({ "properties": properties });
                         registry.call(Method::PUT, &path).body(body).send().await?;
                         turn.made();
                         Ok(())

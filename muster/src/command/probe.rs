@@ -30,13 +30,13 @@ impl Probe {
             output: Format::Table,
             timeout: self.timeout,
         };
-        match Registry::new(&target)?.root(&path).await? {
-            (200, _) => Ok(()),
-            (status, text) => {
-                let detail = text.lines().next().unwrap_or_default().chars().take(300).collect();
-                let message = format!("HTTP status {status}");
-                Err(Failure::Refused(Refusal { status, message, detail, ..Refusal::default() }))
-            }
+        let answer = Registry::new(&target)?.root(&path).await?;
+        let status = answer.status().as_u16();
+        if status == 200 {
+            return Ok(());
         }
+        let detail = answer.body().lines().next().unwrap_or_default().chars().take(300).collect();
+        let message = format!("HTTP status {status}");
+        Err(Failure::Refused(Refusal { status, message, detail, ..Refusal::default() }))
     }
 }

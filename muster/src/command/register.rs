@@ -57,8 +57,9 @@ impl Register {
             false => Some(self.register_instance(&registry, &service).await?),
         };
         match (self.target.output, &instance) {
-            (Format::Json, instance) => {
-                screen.json(&json!({"serviceId": service, "instanceId": instance}))?
+            (Format::Json, None) => screen.json(&json!({ "serviceId": service }))?,
+            (Format::Json, Some(instance)) => {
+                screen.json(&json!({"serviceId": service, "instanceId": instance}))?;
             }
             (Format::Table, Some(instance)) => {
                 screen.table(&["SERVICE ID", "INSTANCE ID"], &[vec![service.clone(), instance.clone()]])?;

@@ -48,8 +48,9 @@ impl Status {
 
     async fn of_registry(&self, registry: &Registry, screen: &mut Screen) -> Result<(), Failure> {
         let version = registry.get(&["registry", "version"]).send().await?;
-        let (status, ready) = registry.root("/ready").await?;
-        let ready: Value = serde_json::from_str(&ready).unwrap_or(Value::Null);
+        let answer = registry.root("/ready").await?;
+        let status = answer.status().as_u16();
+        let ready: Value = serde_json::from_str(answer.body()).unwrap_or(Value::Null);
         if self.target.output == Format::Json {
             return screen
                 .json(&json!({"server": registry.server(), "version": version.body, "ready": ready}));

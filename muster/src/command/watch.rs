@@ -71,6 +71,7 @@ impl Watch {
         }
         let mut since = (!self.live).then_some(self.since);
         let mut socket = self.connect(registry, since).await?;
+        screen.note("watching");
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
             let lost = self.read(&mut socket, &mut since, &mut backoff, screen).await?;

@@ -145,6 +145,7 @@ pub struct InterestRequest {
     #[prost(uint64, tag = "2")]
     pub min_rev: u64,
 }
+/// One part of the answer to an InterestRequest; a consumer of everything has more providers than one message holds.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InterestReply {
     #[prost(bool, tag = "1")]
@@ -156,6 +157,11 @@ pub struct InterestReply {
     /// Not empty: the replica could not answer (for example, it has not caught up); ask again.
     #[prost(string, tag = "4")]
     pub error: ::prost::alloc::string::String,
+    /// Number of this part, from 0, and whether more follow.
+    #[prost(uint32, tag = "5")]
+    pub part: u32,
+    #[prost(bool, tag = "6")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReplayRequest {

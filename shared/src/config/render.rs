@@ -1,5 +1,6 @@
 //! The declarations as flags with help, as a file, and as a table for the documentation.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
@@ -62,8 +63,8 @@ pub(super) fn toml(declared: &[Declared]) -> String {
         if let Some(section) = section {
             let _ = writeln!(text, "\n[{section}]");
         }
-        for it in declared.iter().filter(|it| split(&it.key).0 == section) {
-            let name = split(&it.key).1;
+        for it in declared.iter().filter(|it| place(declared, &it.key).0 == section) {
+            let name = place(declared, &it.key).1;
             let origin = match &it.origin {
                 Origin::Flag => "flag",
                 Origin::Variable => "environment",
@@ -83,7 +84,7 @@ pub(super) fn toml(declared: &[Declared]) -> String {
 fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
     let mut sections = vec![None];
     for it in declared {
-        let section = split(&it.key).0;
+        let section = place(declared, &it.key).0;
         if !sections.contains(&section) {
             sections.push(section);
         }
@@ -91,8 +92,16 @@ fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
     sections
 }
 
-fn split(key: &str) -> (Option<&str>, &str) {
-    key.split_once('.').map_or((None, key), |(section, name)| (Some(section), name))
+/// A key's section, and its name there. A key cannot stand in a section that is itself the name of a setting
+/// (`etcd` and `etcd.user`): it is then quoted and stands in none.
+fn place<'a>(declared: &[Declared], key: &'a str) -> (Option<&'a str>, Cow<'a, str>) {
+    match key.split_once('.') {
+        None => (None, key.into()),
+        Some((section, _)) if declared.iter().any(|it| it.key == section) => {
+            (None, format!("\"{key}\"").into())
+        }
+        Some((section, name)) => (Some(section), name.into()),
+    }
 }
 
 fn literal(kind: Kind, shown: &str) -> String {

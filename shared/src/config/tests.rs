@@ -131,6 +131,25 @@ fn what_is_printed_sets_the_same_again() {
 }
 
 #[test]
+fn a_setting_and_a_section_of_one_name_fit_into_one_file() {
+    #[derive(Debug, PartialEq)]
+    struct Etcd(Vec<Url>, String);
+    impl Config for Etcd {
+        fn read(settings: &mut Settings<'_>) -> Self {
+            Self(settings.get("etcd", "http://a:1", "Members."), settings.get("etcd.user", "me", "Name."))
+        }
+    }
+    let text = "etcd = ['http://b:2']\n'etcd.user' = 'you'";
+    let sources = Sources::default().with_file("f", text).expect("is toml");
+    let mut settings = Settings::new(&sources);
+    let etcd = Etcd::read(&mut settings);
+    assert_eq!(etcd.1, "you");
+    let printed = render::toml(settings.declared());
+    let again = Sources::default().with_file("printed", &printed).expect("is toml");
+    assert_eq!(parse::<Etcd>(&again).expect("no mistakes"), etcd);
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let sources = Sources::default()
         .with_flag("nats.token", "hunter2")

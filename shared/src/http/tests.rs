@@ -245,3 +245,35 @@ async fn http2_by_prior_knowledge_shares_the_port() {
     server.tasks.drain().cancel();
     server.ended.await.expect("ends");
 }
+
+#[tokio::test]
+async fn connections_are_counted_in_and_out_by_reason() {
+    let metrics = crate::telemetry::Metrics::new([]).expect("sets up");
+    let counted = ServerMetrics::new(&metrics.meter("http"), "api");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    let tasks = Tasks::new();
+    let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
+    let serving = tasks.clone();
+    let ended =
+        tokio::spawn(async move { serve_counted(listener, hello(), limits, counted, &serving).await });
+
+    for request in [GET_AND_CLOSE, b"GET / HT"] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(request).await.expect("writes");
+        read_to_end(&mut stream).await;
+    }
+    let mut open = TcpStream::connect(address).await.expect("connects");
+    open.write_all(GET).await.expect("writes");
+    open.read_exact(&mut [0; 12]).await.expect("answers");
+    assert!(metrics.render().contains("muster_http_connections{listener=\"api\"} 1\n"));
+    tasks.drain().cancel();
+    ended.await.expect("ends");
+
+    let text = metrics.render();
+    assert!(text.contains("muster_http_connections{listener=\"api\"} 0\n"), "{text}");
+    for (reason, count) in [("done", 1), ("header_timeout", 1), ("drained", 1), ("aborted", 0)] {
+        let line = format!("closed_total{{listener=\"api\",reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Mind, Oracle, Verdict};
-use harness::{Client, Node, World, eventually};
+use harness::{Node, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -130,6 +130,12 @@ impl Stage {
         self.burst.rounds(rounds).await.expect("etcd is there");
     }
 
+    /// From now on the burst writes to the first provider only.
+    pub(super) async fn write_to_one(&mut self) {
+        let (etcd, ledger) = (self.world.etcd.endpoint(), self.oracle.ledger.clone());
+        self.burst = Burst::over(etcd, ledger, &self.providers[..1], "fixed").await;
+    }
+
     /// A figure summed over the gateways that run.
     pub(super) async fn of_gateways(&self, name: &str, labels: &str) -> f64 {
         let mut sum = 0.0;
@@ -189,9 +195,4 @@ pub(super) fn bus(node: &Node) -> &harness::Link {
 /// A way to the store.
 pub(super) fn store(node: &Node) -> &harness::Link {
     node.store.as_ref().expect("a world of links")
-}
-
-/// A client that asks a control plane itself.
-pub(super) fn ask(node: &Node) -> Client {
-    Client::new(node.api)
 }

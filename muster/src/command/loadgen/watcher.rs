@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::tally::Tally;
@@ -32,16 +33,33 @@ impl Watcher {
         slow: bool,
     ) -> Result<Self, Failure> {
         let socket = socket::connect(registry, consumer, None, timeout).await?;
-        Ok(Self { socket, slow, seen: vec![0; tally.providers()], settled: false, tally })
+        let watcher = Self { socket, slow, seen: vec![0; tally.providers()], settled: false, tally };
+        if slow {
+            // A slow reader for whom the kernel reads would not be one.
+            watcher.receive_buffer(16 * 1024);
+        }
+        Ok(watcher)
+    }
+
+    fn receive_buffer(&self, bytes: usize) {
+        if let MaybeTlsStream::Plain(stream) = self.socket.get_ref() {
+            // Without it the watcher is only less slow.
+            let _ = socket2::SockRef::from(stream).set_recv_buffer_size(bytes);
+        }
     }
 
     /// Reads until the connection ends.
     pub(super) async fn run(mut self) {
         // The last frame may have come before the changes were declared at an end.
+        let mut hurries = false;
         let mut look = tokio::time::interval(Duration::from_millis(100));
         loop {
-            if self.slow && !self.tally.has_ended() {
+            if self.slow && !hurries {
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                hurries = self.tally.has_ended();
+                if hurries {
+                    self.receive_buffer(4 << 20);
+                }
             }
             let message = tokio::select! {
                 biased;

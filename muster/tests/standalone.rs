@@ -1,0 +1,154 @@
+//! The binary as someone who has just downloaded it uses it: a registry, a watch, a load, the end, a restart.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// One deadline for everything that is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn muster(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // Settings of whoever runs the test are not ours.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The first line that `wanted` picks something from.
+async fn find<T>(lines: &mut (impl AsyncBufRead + Unpin), wanted: impl Fn(&str) -> Option<T>) -> T {
+    let searching = async {
+        let (mut line, mut seen) = (String::new(), String::new());
+        while lines.read_line(&mut line).await.expect("is readable") > 0 {
+            if let Some(found) = wanted(&line) {
+                return found;
+            }
+            seen.push_str(&line);
+            line.clear();
+        }
+        panic!("ended after:\n{seen}")
+    };
+    timeout(DEADLINE, searching).await.expect("comes in time")
+}
+
+struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    notes: BufReader<ChildStderr>,
+}
+
+fn start(arguments: &[&str]) -> Running {
+    let mut child = muster(arguments).spawn().expect("starts");
+    let out = BufReader::new(child.stdout.take().expect("is piped"));
+    let notes = BufReader::new(child.stderr.take().expect("is piped"));
+    Running { child, out, notes }
+}
+
+/// A registry on a port of its own, and its address.
+async fn registry(data: &Path) -> (Running, String) {
+    let data = data.to_str().expect("is text");
+    let mut running =
+        start(&["standalone", "--listen", "127.0.0.1:0", "--data-dir", data, "--log-level", "warn"]);
+    let address = find(&mut running.out, |line| {
+        let rest = line.split("ready at ").nth(1)?;
+        Some(rest.split([' ', '\n']).next().unwrap_or_default().to_owned())
+    });
+    let address = address.await;
+    (running, address)
+}
+
+impl Running {
+    async fn end(mut self) -> Option<i32> {
+        let id = self.child.id().expect("runs").to_string();
+        let killed = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill is there");
+        assert!(killed.success());
+        // Its logs are read on, so that it cannot block on them.
+        let reading = tokio::spawn(async move {
+            while self.notes.read_line(&mut String::new()).await.is_ok_and(|n| n > 0) {}
+        });
+        let status = timeout(DEADLINE, self.child.wait()).await.expect("ends in time").expect("is ours");
+        reading.await.expect("ends");
+        status.code()
+    }
+}
+
+async fn json(arguments: &[&str], server: &str) -> Value {
+    let arguments = [arguments, &["--server", server, "--output", "json"]].concat();
+    let done = timeout(DEADLINE, muster(&arguments).output()).await.expect("ends in time").expect("starts");
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("is JSON")
+}
+
+#[tokio::test]
+async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_told() {
+    let data = tempfile::tempdir().expect("is made");
+    let (server, url) = registry(data.path()).await;
+
+    let consumer = json(&["register", "--name", "consumer"], &url).await;
+    let consumer = consumer["serviceId"].as_str().expect("has an id").to_owned();
+    let watch =
+        ["watch", "--service", &consumer, "--provider", "provider", "--server", &url, "--output", "json"];
+    let mut watch = start(&watch);
+    find(&mut watch.notes, |line| line.contains("watching").then_some(())).await;
+    json(&["register", "--name", "provider", "--endpoint", "rest://10.0.0.7:8080"], &url).await;
+    let frame: Value = find(&mut watch.out, |line| {
+        let frame: Value = serde_json::from_str(line).ok()?;
+        frame.get("instance").is_some().then_some(frame)
+    })
+    .await;
+    assert_eq!(frame["key"]["serviceName"], "provider");
+    assert_eq!(frame["instance"]["endpoints"][0], "rest://10.0.0.7:8080");
+    assert_eq!(watch.end().await, Some(0));
+
+    let load = [
+        "loadgen",
+        "--watchers",
+        "20",
+        "--consumers",
+        "2",
+        "--providers",
+        "3",
+        "--rate",
+        "50",
+        "--for",
+        "1s",
+    ];
+    let report = json(&load, &url).await;
+    assert_eq!(report["watchers_settled"], 20, "{report}");
+    for none in ["watchers_lost", "frames_out_of_order", "changes_merged_or_missed"] {
+        assert_eq!(report[none], 0, "{none}: {report}");
+    }
+
+    let findings = json(&["doctor"], &url).await;
+    let states: Vec<_> =
+        findings.as_array().expect("is a list").iter().map(|it| it["state"].clone()).collect();
+    assert_eq!(states, ["ok"; 6], "{findings}");
+
+    assert_eq!(server.end().await, Some(0));
+    let (server, url) = registry(data.path()).await;
+    let services = json(&["services"], &url).await;
+    let names: Vec<_> =
+        services.as_array().expect("is a list").iter().map(|it| it["serviceName"].clone()).collect();
+    assert!(names.contains(&"provider".into()) && names.contains(&"consumer".into()), "{names:?}");
+    assert!(
+        names.iter().all(|name| !name.as_str().unwrap_or_default().starts_with("provider-")),
+        "{names:?}"
+    );
+    assert_eq!(server.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn mistakes_in_the_settings_are_told_together_with_status_64() {
+    let done = muster(&["standalone", "--grace", "soon", "--watch-ping-interval", "1ms"]).output().await;
+    let done = done.expect("starts");
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(64), "{told}");
+    assert!(told.contains("--grace: `soon`") && told.contains("--watch-ping-interval: `1ms`"), "{told}");
+}
