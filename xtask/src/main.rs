@@ -6,6 +6,7 @@ use xtask::{bench, ci, codegen, licences, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
+       cargo xtask faults [--times N]  break every part under load, N times in a row
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["test"] => tests::test(None),
         ["test", filter] => tests::test(Some(filter)),
+        ["faults"] => tests::faults("1"),
+        ["faults", "--times", times] => tests::faults(times),
         ["ci"] => ci::ci(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["licences"] => licences::check(),

@@ -87,6 +87,7 @@ impl Stage {
                     // Only those that always have an instance are pulled: of others nothing would be no lie.
                     providers: vec![provider(number)],
                     services: services.clone(),
+                    passing: vec![volatile.clone()],
                     gateways,
                     whole: true,
                     receive_buffer,
@@ -99,6 +100,7 @@ impl Stage {
             consumer: fickle.clone(),
             providers: Vec::new(),
             services: vec![volatile.clone()],
+            passing: vec![volatile.clone()],
             gateways: vec![gateways[n % 2]],
             whole: false,
             receive_buffer: None,

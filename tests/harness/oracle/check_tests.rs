@@ -25,8 +25,8 @@ fn told(stamps: &[(Told, u64)]) -> Segment {
 }
 
 fn judge(commits: &Commits, segments: &[Segment], holes: Holes) -> Findings {
-    let terms = Terms { from: 0, holes, whole: true, over: Instant::now() };
-    check(&ledger(), commits, segments, terms)
+    let terms = Terms { from: 0, holes, whole: true, over: Instant::now(), passing: HashSet::new() };
+    check(&ledger(), commits, segments, &terms)
 }
 
 use Told::{Create, Delete, Update};
@@ -93,8 +93,9 @@ fn a_reconnected_client_knows_what_it_pulled_and_no_more() {
 
 #[test]
 fn what_was_there_before_the_watcher_need_not_be_told() {
-    let terms = Terms { from: 2, holes: Holes::Lost, whole: true, over: Instant::now() };
-    let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], terms);
+    let terms =
+        Terms { from: 2, holes: Holes::Lost, whole: true, over: Instant::now(), passing: HashSet::new() };
+    let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], &terms);
     assert!(found.is_clean(), "{found:?}");
     assert_eq!((found.due, found.told), (1, 1));
 }
