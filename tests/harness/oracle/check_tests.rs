@@ -19,7 +19,8 @@ fn commits(stamps: &[u64]) -> Commits {
 }
 
 fn told(stamps: &[(Told, u64)]) -> Segment {
-    let at = Instant::now();
+    // After the stamps were given, whichever is made first in a test.
+    let at = Instant::now() + Duration::from_secs(1);
     let sight = |(told, stamp): &(Told, u64)| Sight { key: 0, told: *told, stamp: *stamp, rev: None, at };
     Segment { sights: stamps.iter().map(sight).collect(), pulled: None }
 }
