@@ -16,12 +16,13 @@ use crate::api::guard::Guarded;
 use crate::config::{Config, host_name};
 use crate::dependency_queue;
 use crate::election::{self, Role};
-use crate::metrics::{ApiMetrics, PublisherMetrics, observe_view};
+use crate::metrics::{ApiMetrics, HeartbeatMetrics, PublisherMetrics, observe_view};
 use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::{Registry, own};
 use crate::responder::Responder;
 use crate::store::Store;
+use crate::store::measured::Measured;
 use crate::view::{self, History, View, follow};
 
 /// A control plane, running among its [`Tasks`] from the moment it is built.
@@ -75,9 +76,12 @@ impl App {
         let Parts { store, bus, config, listening, meter, readiness } = parts;
         let clock = Clock::system();
         let (writer, view) = view::view(History::new(config.history), config.protection, clock.clone());
-        let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone());
         let address =
             if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
+        let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
+        let heartbeats = HeartbeatMetrics::new(&meter, &address);
+        let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
+            .reporting(heartbeats);
         observe_view(&meter, &view, &address);
 
         let stop = tasks.abort().child_token();

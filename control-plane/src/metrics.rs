@@ -3,12 +3,15 @@
 //! Old names (`service_center_…`) keep their labels, so that existing dashboards work; ours start with
 //! `muster_`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderMap;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
+use parking_lot::Mutex;
 use shared::clock::Clock;
 use shared::model::Revision;
 use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
@@ -164,6 +167,44 @@ fn observe_totals(meter: &Meter, view: &View, instance: &str) {
 /// Tenants with a series of their own.
 const TENANTS_TOLD: usize = 100;
 
+/// Figures of heartbeats, under their old names.
+#[derive(Clone)]
+pub struct HeartbeatMetrics {
+    labels: [[KeyValue; 2]; 2],
+    beats: Counter<u64>,
+    durations: Histogram<f64>,
+}
+
+impl HeartbeatMetrics {
+    /// Makes the instruments; `instance` is the address that labels this node.
+    pub fn new(meter: &Meter, instance: &str) -> Self {
+        let labels = |status: &'static str| {
+            [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
+        };
+        Self {
+            labels: [labels("FAILURE"), labels("SUCCESS")],
+            beats: meter
+                .u64_counter("service_center_db_heartbeat_total")
+                .with_description("Counter of heartbeat renew")
+                .build(),
+            durations: meter
+                .f64_histogram("service_center_db_heartbeat_durations_microseconds")
+                .with_description("Latency of heartbeat renew")
+                .with_boundaries(LATENCY_MICROSECONDS.to_vec())
+                .build(),
+        }
+    }
+
+    pub(crate) fn beat(&self, renewed: bool, took: Duration) {
+        let labels = &self.labels[usize::from(renewed)];
+        self.beats.add(1, labels);
+        self.durations.record(took.as_secs_f64() * 1e6, labels);
+    }
+}
+
+/// Domains with series of their own; the rest, which clients can make as many of as they like, share `other`.
+const DOMAINS_TOLD: usize = 100;
+
 /// Figures of the API, under their old names.
 #[derive(Clone)]
 pub struct ApiMetrics {
@@ -171,6 +212,7 @@ pub struct ApiMetrics {
     requests: Counter<u64>,
     successes: Counter<u64>,
     durations: Histogram<f64>,
+    domains: Arc<Mutex<HashSet<String>>>,
 }
 
 impl ApiMetrics {
@@ -191,18 +233,36 @@ impl ApiMetrics {
                 .with_description("HTTP request latency of ROA handler")
                 .with_boundaries(LATENCY_MICROSECONDS.to_vec())
                 .build(),
+            domains: Arc::default(),
         }
     }
 
-    pub(crate) fn answered(&self, method: &'static str, api: &'static str, code: u16, took: Duration) {
+    /// The label of a domain: its name while there are few, else `other`.
+    pub(crate) fn domain(&self, headers: &HeaderMap) -> String {
+        let sent = headers.get("x-domain-name").and_then(|value| value.to_str().ok());
+        let domain = sent.map(str::trim).filter(|domain| !domain.is_empty()).unwrap_or("default");
+        let mut told = self.domains.lock();
+        let known = told.contains(domain) || (told.len() < DOMAINS_TOLD && told.insert(domain.to_owned()));
+        if known { domain.to_owned() } else { "other".to_owned() }
+    }
+
+    pub(crate) fn answered(
+        &self,
+        method: &'static str,
+        api: &'static str,
+        domain: String,
+        code: u16,
+        took: Duration,
+    ) {
         let common = [
             KeyValue::new("method", method),
             KeyValue::new("instance", self.instance.clone()),
             KeyValue::new("api", api),
+            KeyValue::new("domain", domain),
         ];
         self.durations.record(took.as_secs_f64() * 1e6, &common);
-        let [method, instance, api] = common;
-        let counted = [method, instance, api, KeyValue::new("code", code.to_string())];
+        let [method, instance, api, domain] = common;
+        let counted = [method, instance, api, domain, KeyValue::new("code", code.to_string())];
         self.requests.add(1, &counted);
         if code < 400 {
             self.successes.add(1, &counted);

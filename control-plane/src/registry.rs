@@ -14,6 +14,7 @@ use tracing::debug;
 use self::alarm::{AlarmId, Alarms};
 use crate::failure::{Code, Failure};
 use crate::keys::ROOT;
+use crate::metrics::HeartbeatMetrics;
 use crate::store::{Store, StoreError, Txn, TxnReply};
 use crate::view::{Snapshot, View};
 
@@ -106,6 +107,7 @@ pub struct Registry {
     config: Arc<RegistryConfig>,
     pending: quota::Pending,
     alarms: Alarms,
+    heartbeats: Option<HeartbeatMetrics>,
 }
 
 impl Registry {
@@ -118,7 +120,14 @@ impl Registry {
             config: Arc::new(config),
             pending: quota::Pending::default(),
             alarms: Alarms::default(),
+            heartbeats: None,
         }
+    }
+
+    /// The same, reporting its heartbeats.
+    #[must_use]
+    pub fn reporting(self, heartbeats: HeartbeatMetrics) -> Self {
+        Self { heartbeats: Some(heartbeats), ..self }
     }
 
     /// The view behind the registry.

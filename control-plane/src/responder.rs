@@ -296,10 +296,10 @@ impl Parts {
         let events = events.iter().filter(|_| complete).map(|event| Item::Event(Box::new(event.to_proto())));
         let instances = view.into_iter().filter(|_| has_snapshot).flat_map(|view| view.instances.values());
         let instances = instances.map(|it| {
-            Item::Instance(pb::SnapshotInstance {
+            Item::Instance(Box::new(pb::SnapshotInstance {
                 instance: Some((&*it.instance).into()),
                 mod_rev: it.mod_rev,
-            })
+            }))
         });
         for item in events.chain(instances) {
             let more = item.size();
@@ -312,7 +312,7 @@ impl Parts {
             size += more;
             match item {
                 Item::Event(event) => provider.events.push(*event),
-                Item::Instance(instance) => provider.instances.push(instance),
+                Item::Instance(instance) => provider.instances.push(*instance),
             }
         }
         self.push(provider, size);
@@ -343,7 +343,7 @@ impl Parts {
 
 enum Item {
     Event(Box<pb::InstanceEvent>),
-    Instance(pb::SnapshotInstance),
+    Instance(Box<pb::SnapshotInstance>),
 }
 
 impl Item {

@@ -16,6 +16,7 @@ pub mod contract;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod measured;
 
 /// A lease's id. Never zero.
 pub type LeaseId = i64;

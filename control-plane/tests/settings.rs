@@ -114,3 +114,34 @@ async fn the_registrys_own_instance_carries_what_clients_sync() {
     let id = own["serviceId"].as_str().expect("an id");
     probe.delete(&format!("/microservices/{id}?force=1")).await.refused("400001");
 }
+
+#[tokio::test]
+async fn figures_have_their_old_names_and_bounded_labels() {
+    let probe = Probe::start().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "i"})).await;
+    probe.put(&format!("/microservices/{id}/instances/i/heartbeat"), &Value::Null).await.empty();
+    probe.put(&format!("/microservices/{id}/instances/x/heartbeat"), &Value::Null).await.refused("400017");
+    for n in 0..150 {
+        let domain = format!("domain-{n}");
+        let headers = [("X-Domain-Name", domain.as_str())];
+        probe.send("GET", "/v4/default/registry/microservices", &headers, String::new()).await.ok();
+    }
+    let text = probe.figures();
+    let has = |name: &str, labels: &[&str]| {
+        text.lines().any(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+    };
+    assert!(has("service_center_db_heartbeat_total{", &[r#"status="SUCCESS""#]));
+    assert!(has("service_center_db_heartbeat_total{", &[r#"status="FAILURE""#]));
+    assert!(has(
+        "service_center_db_backend_operation_total{",
+        &[r#"operation="LEASE_RENEW""#, r#"status="SUCCESS""#]
+    ));
+    let requests = "service_center_http_request_total{";
+    assert!(has(
+        requests,
+        &[r#"api="SendHeartbeat""#, r#"code="400""#, r#"domain="default""#, r#"method="PUT""#]
+    ));
+    assert!(has(requests, &[r#"api="ListService""#, r#"domain="domain-0""#]));
+    assert!(has(requests, &[r#"api="ListService""#, r#"domain="other""#]) && !text.contains("domain-149"));
+}

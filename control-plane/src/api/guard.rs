@@ -50,6 +50,7 @@ impl Guarded {
     pub async fn answer(self, request: Request<Body>) -> Response {
         let (started, method) = (Instant::now(), method_label(request.method()));
         let (metrics, alarms) = (self.metrics.clone(), self.alarms.clone());
+        let domain = metrics.domain(request.headers());
         let response = self.answer_uncounted(request).await;
         let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
         if response.status().is_server_error() {
@@ -59,7 +60,7 @@ impl Guarded {
             );
         }
         if !api.is_empty() {
-            metrics.answered(method, api, response.status().as_u16(), started.elapsed());
+            metrics.answered(method, api, domain, response.status().as_u16(), started.elapsed());
         }
         response
     }

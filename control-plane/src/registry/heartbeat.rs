@@ -1,6 +1,7 @@
 //! Heartbeats: a lease is renewed, nothing is written.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -33,10 +34,16 @@ impl Registry {
     /// # Errors
     /// `InstanceNotFound` only when it is really absent: clients register again when they hear it.
     pub async fn heartbeat(&self, service: &ServiceRef, id: &str) -> Result<(), Failure> {
-        match self.lease_of(service, id).await? {
-            Some(lease) => Ok(self.store.keep_alive(lease).await?),
-            None => Ok(()), // an instance of a foreign writer that does not expire
+        let begun = Instant::now();
+        let outcome = match self.lease_of(service, id).await {
+            Ok(Some(lease)) => self.store.keep_alive(lease).await.map_err(Failure::from),
+            Ok(None) => Ok(()), // an instance of a foreign writer that does not expire
+            Err(failure) => Err(failure),
+        };
+        if let Some(metrics) = &self.heartbeats {
+            metrics.beat(outcome.is_ok(), begun.elapsed());
         }
+        outcome
     }
 
     /// Renews many; each answer stands at its instance's first place in the request.

@@ -24,6 +24,7 @@ use shared::telemetry::metrics::Metrics;
 pub struct Probe {
     app: App,
     tasks: Tasks,
+    metrics: Metrics,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -72,7 +73,7 @@ impl Probe {
             readiness: readiness.clone(),
         };
         let app = App::build(parts, &tasks);
-        let probe = Self { app, tasks, _directory: None };
+        let probe = Self { app, tasks, metrics, _directory: None };
         // The registry's own registration belongs to a started node.
         let mut revisions = probe.app.view.revisions();
         while !probe.send("GET", "/health", &[], String::new()).await.text().contains("instances") {
@@ -88,6 +89,11 @@ impl Probe {
         // The store closes with its last handle.
         drop((service, registry, view, role));
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");
+    }
+
+    /// The figures as Prometheus reads them.
+    pub fn figures(&self) -> String {
+        self.metrics.render()
     }
 
     /// Follows the view.
