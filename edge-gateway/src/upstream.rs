@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
+use futures_util::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
@@ -186,7 +186,7 @@ impl UpstreamHandle {
         tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
     }
 
-    /// The highest revision that any watcher was told of.
+    /// The highest revision that any watcher was told of, or from which on one is.
     pub(crate) fn pushed(&self) -> Revision {
         self.pushed.load(Ordering::Relaxed)
     }
@@ -301,7 +301,10 @@ impl Upstream {
                 Some(first) = self.messages.next() => self.on_messages(Some(first)).await,
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
                 Some(done) = self.questions.join_next() => match done {
-                    Ok(done) => self.on_done(done),
+                    Ok(done) => {
+                        self.take_bookmarks().await;
+                        self.on_done(done);
+                    }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
                         warn!(%error, "a question to the control plane broke off");
@@ -310,6 +313,7 @@ impl Upstream {
                 },
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();
+                    self.take_bookmarks().await;
                     self.on_link(now);
                 }
                 _ = pace.tick() => {
@@ -321,6 +325,15 @@ impl Upstream {
             if !self.resuming.is_empty() {
                 self.resume().await;
             }
+        }
+    }
+
+    /// Takes the bookmarks that are there, so that those heard after an answer or a loss were sent after it.
+    async fn take_bookmarks(&mut self) {
+        while let Some(message) =
+            tokio::task::unconstrained(next_of(&mut self.bookmarks)).now_or_never().flatten()
+        {
+            self.on_bookmark(&message).await;
         }
     }
 
@@ -372,6 +385,9 @@ impl Upstream {
                     self.messages.push(stream);
                     self.interests.insert(group, handle);
                 }
+                // Before the first session of the group goes on: a pull that follows must know what the session
+                // will not be told because it was there before.
+                self.pushed.fetch_max(interest.rev, Ordering::Relaxed);
                 self.core.on_interest(group, interest);
             }
             Done::Loaded(loaded) => {

@@ -8,6 +8,7 @@ const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
        cargo xtask conformance [--server URL]
                                    hold a server (or muster standalone) against the contract of the registry API
+       cargo xtask faults [--times N]  break every part under load, N times in a row
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         ["test", filter] => tests::test(Some(filter)),
         ["conformance"] => tests::conformance(None),
         ["conformance", "--server", url] => tests::conformance(Some(url)),
+        ["faults"] => tests::faults("1"),
+        ["faults", "--times", times] => tests::faults(times),
         ["ci"] => ci::ci(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["licences"] => licences::check(),

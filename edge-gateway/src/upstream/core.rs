@@ -101,6 +101,10 @@ pub(crate) struct InterestChange {
 struct Group {
     selector: Selector,
     providers: BTreeSet<ServiceRef>,
+    /// Of these, those that an answer does not name any more: left when everything up to its revision was told.
+    leaving: HashMap<ServiceRef, Revision>,
+    /// How far those that were left had been told, where that is further than the last answer.
+    left: HashMap<ServiceRef, Position>,
     /// The revision of the last answer about the interest; 0 before the first.
     confirmed: Revision,
     /// The revision of the last change; an earlier one is a repetition.
@@ -224,6 +228,8 @@ impl Core {
         let group = Group {
             selector,
             providers: BTreeSet::new(),
+            leaving: HashMap::new(),
+            left: HashMap::new(),
             confirmed: 0,
             changed: 0,
             asking: Some(Vec::new()),
@@ -288,14 +294,17 @@ impl Core {
             Selector::Providers(providers) => providers.iter().cloned().collect(),
         };
         // When the interest grew while we did not hear of it, what happened since we last knew is told.
-        let base = Position::end_of(if first { answer.rev } else { group.confirmed });
+        let base = Position::end_of(if first { answer.rev } else { group.confirmed.max(group.changed) });
         group.confirmed = answer.rev.max(1);
         if first {
             self.effects.push(Effect::Opened(id));
         }
         let removed: Vec<_> = group.providers.difference(&providers).cloned().collect();
         let added: Vec<_> = providers.difference(&group.providers).cloned().collect();
-        self.change_interest(id, &removed, added, base);
+        group.leaving.retain(|provider, _| !providers.contains(provider));
+        // The answer may be ahead of events that are on their way, such as the deletes of a provider that is gone.
+        group.leaving.extend(removed.into_iter().map(|provider| (provider, answer.rev)));
+        self.change_interest(id, &[], added, base);
         for change in kept {
             if change.rev > answer.rev {
                 self.on_interest_change(id, change);
@@ -340,14 +349,24 @@ impl Core {
         base: Position,
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
+        added.iter().chain(removed).for_each(|provider| _ = group.leaving.remove(provider));
         let added: Vec<_> =
             added.into_iter().filter(|provider| group.providers.insert(provider.clone())).collect();
         let removed: Vec<_> = removed.iter().filter(|provider| group.providers.remove(provider)).collect();
+        let (mut left, confirmed) = (std::mem::take(&mut group.left), group.confirmed);
         for provider in removed {
+            // Events have channels of their own: some that came later may have been told already.
+            let told = match self.topics.get(provider) {
+                Some(Slot::Live(topic)) => Some(topic.at()),
+                Some(Slot::Loading { members, .. }) => members.get(&id).copied(),
+                None => None,
+            };
+            left.extend(told.map(|told| (provider.clone(), told)));
             self.leave_topic(id, provider);
         }
         let mut wanted = Vec::new();
         for provider in added {
+            let base = left.remove(&provider).map_or(base, |told| told.max(base));
             match self.topics.get_mut(&provider) {
                 None => {
                     self.next_topic += 1;
@@ -361,6 +380,10 @@ impl Core {
                 }
                 Some(Slot::Live(topic)) => join_live(topic, provider, id, base, &mut self.effects),
             }
+        }
+        left.retain(|_, told| told.rev > confirmed);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.left = left;
         }
         if !wanted.is_empty() {
             self.effects.push(Effect::OpenTopics(wanted));
@@ -415,9 +438,15 @@ impl Core {
     }
 
     /// An event came over the bus.
-    pub(crate) fn on_event(&mut self, event: InstanceEvent) -> Option<Fate> {
+    pub(crate) fn on_event(&mut self, mut event: InstanceEvent) -> Option<Fate> {
         self.seen = self.seen.max(event.at.rev);
         let Some(Slot::Live(topic)) = self.topics.get_mut(&event.provider) else { return None };
+        // A publisher that began at a revision does not know what came last before it. Bookmarks say that it was
+        // published; unless something may have been lost since, it has arrived.
+        let covered = event.prev == Position::end_of(event.prev.rev) && Some(event.prev.rev) <= self.bookmark;
+        if covered && !topic.asking && self.unsettled.is_empty() {
+            event.prev = event.prev.min(topic.at());
+        }
         let provider = event.provider.clone();
         let mut out = Vec::new();
         let fate = topic.on_event(event, &mut out);
@@ -474,8 +503,33 @@ impl Core {
             self.resync(Cause::Bookmark);
         } else {
             self.settle(rev);
+            self.leave(rev);
         }
         lost
+    }
+
+    /// Leaves the providers that answers did not name any more, now that everything up to then was told.
+    fn leave(&mut self, rev: Revision) {
+        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| match topics.get(provider) {
+            Some(Slot::Live(topic)) => topic.asking,
+            Some(Slot::Loading { .. }) => true,
+            None => false,
+        };
+        let mut left = Vec::new();
+        for (id, group) in &mut self.groups {
+            let ready = |provider: &ServiceRef, at: &Revision| *at <= rev && !asking(&self.topics, provider);
+            let ready: Vec<_> = group.leaving.extract_if(|provider, at| ready(provider, at)).collect();
+            for (provider, _) in ready {
+                group.providers.remove(&provider);
+                if let Some(Slot::Live(topic)) = self.topics.get(&provider) {
+                    group.left.insert(provider.clone(), topic.at());
+                }
+                left.push((*id, provider));
+            }
+        }
+        for (id, provider) in left {
+            self.leave_topic(id, &provider);
+        }
     }
 
     /// Asks once more for what was asked for when a subscription began or messages were lost. A replica that was

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::stage::{Stage, bus, lasts, long};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn nats_down_for_a_while_loses_nothing() {
     for outage in if long() { vec![10.0, 60.0] } else { vec![5.0] } {
         let mut stage = Stage::set().await;
@@ -27,6 +28,7 @@ async fn nats_down_for_a_while_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_publisher_cut_off_again_and_again_in_a_burst_loses_nothing() {
     let mut stage = Stage::set().await;
     for _ in 0..6 {
@@ -42,6 +44,7 @@ async fn a_publisher_cut_off_again_and_again_in_a_burst_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
     let mut stage = Stage::set().await;
     for direction in [Direction::ToClient, Direction::ToServer] {
@@ -62,6 +65,7 @@ async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     let mut stage = Stage::set().await;
     let before = stage.of_gateways("muster_edge_resyncs_total", "link").await;
@@ -82,8 +86,10 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn the_last_event_lost_with_nothing_after_it_is_repaired() {
     let mut stage = Stage::set_with(&[], &[("--watch-digest-interval", "2s")], None).await;
+    lasts(2.0).await;
     stage.stop_load().await;
     for _ in 0..5 {
         bus(&stage.world.gateways[0]).cut().await;
@@ -98,6 +104,7 @@ async fn the_last_event_lost_with_nothing_after_it_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn what_is_delivered_twice_or_in_disorder_is_told_once_and_in_order() {
     let mut stage = Stage::set().await;
     let client = async_nats::connect(stage.world.nats.url()).await.expect("NATS is there");
@@ -131,9 +138,6 @@ async fn what_is_delivered_twice_or_in_disorder_is_told_once_and_in_order() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         while captures.try_recv().is_ok() {}
     }
-    // Early too: a copy of what is to come cannot be had, but a later event before an earlier one can. The
-    // gateway's way to the bus is slowed while the injected copies take the same way: order is kept by NATS per
-    // publisher only, and these are two.
     let over = Instant::now();
     capture.abort();
     println!("  injected {sent} copies");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Mind, Oracle, Verdict};
-use harness::{Client, Node, World, eventually};
+use harness::{Node, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -87,6 +87,7 @@ impl Stage {
                     // Only those that always have an instance are pulled: of others nothing would be no lie.
                     providers: vec![provider(number)],
                     services: services.clone(),
+                    passing: vec![volatile.clone()],
                     gateways,
                     whole: true,
                     receive_buffer,
@@ -99,6 +100,7 @@ impl Stage {
             consumer: fickle.clone(),
             providers: Vec::new(),
             services: vec![volatile.clone()],
+            passing: vec![volatile.clone()],
             gateways: vec![gateways[n % 2]],
             whole: false,
             receive_buffer: None,
@@ -128,6 +130,12 @@ impl Stage {
     /// Changes each fixed instance `rounds` times.
     pub(super) async fn rounds(&mut self, rounds: usize) {
         self.burst.rounds(rounds).await.expect("etcd is there");
+    }
+
+    /// From now on the burst writes to the first provider only.
+    pub(super) async fn write_to_one(&mut self) {
+        let (etcd, ledger) = (self.world.etcd.endpoint(), self.oracle.ledger.clone());
+        self.burst = Burst::over(etcd, ledger, &self.providers[..1], "fixed").await;
     }
 
     /// A figure summed over the gateways that run.
@@ -189,9 +197,4 @@ pub(super) fn bus(node: &Node) -> &harness::Link {
 /// A way to the store.
 pub(super) fn store(node: &Node) -> &harness::Link {
     node.store.as_ref().expect("a world of links")
-}
-
-/// A client that asks a control plane itself.
-pub(super) fn ask(node: &Node) -> Client {
-    Client::new(node.api)
 }

@@ -1,5 +1,6 @@
 //! Whether a watcher was told the truth. Pure: commits and what was seen go in, findings come out.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -56,7 +57,7 @@ impl Findings {
 }
 
 /// From where on, and how strictly.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// Commits at or before this revision were there before the watcher was.
     pub from: u64,
@@ -66,10 +67,19 @@ pub struct Terms {
     pub whole: bool,
     /// The end of the fault, from which delays count.
     pub over: Instant,
+    /// Instances of providers that come and go as a whole. An answer about the interest that is ahead of the news
+    /// passes over a provider that came and went: for these holes are always merges, and the final state counts.
+    pub passing: HashSet<u32>,
+}
+
+impl Terms {
+    fn holes(&self, key: u32) -> Holes {
+        if self.passing.contains(&key) { Holes::Merged } else { self.holes }
+    }
 }
 
 /// Checks the record of one watcher against the commits of the instances it watches.
-pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: Terms) -> Findings {
+pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &Terms) -> Findings {
     let mut findings = Findings::default();
     let mut places: std::collections::HashMap<u32, Walk<'_>> =
         commits.iter().map(|(key, commits)| (*key, Walk::new(commits, terms.from))).collect();
@@ -94,7 +104,7 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: Te
     for (key, walk) in &places {
         findings.due += walk.commits.len() - walk.base;
         if terms.whole {
-            walk.finish(ledger, *key, terms.holes, &mut findings);
+            walk.finish(ledger, *key, terms.holes(*key), &mut findings);
         }
     }
     findings
@@ -133,10 +143,10 @@ impl<'a> Walk<'a> {
         self.pulled = place.map_or(0, |place| place + 1);
     }
 
-    fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: Terms, out: &mut Findings) {
-        let start = self.here.unwrap_or(0);
-        let Some(place) = self.place(sight, start, terms.holes) else {
-            let known = self.place(sight, 0, terms.holes);
+    fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: &Terms, out: &mut Findings) {
+        let (start, holes) = (self.here.unwrap_or(0), terms.holes(sight.key));
+        let Some(place) = self.place(sight, start, holes) else {
+            let known = self.place(sight, 0, holes);
             let name = ledger.name(sight.key);
             match known {
                 Some(place) if place + 1 == start => {
@@ -176,7 +186,7 @@ impl<'a> Walk<'a> {
         }
         let hole = place.saturating_sub(before.max(self.base));
         if hole > 0 && terms.whole {
-            match terms.holes {
+            match holes {
                 Holes::Merged => out.merged += hole,
                 Holes::Lost => {
                     out.lost += hole;

@@ -92,8 +92,9 @@ impl Oracle {
 
     fn check(&self, witness: &Witness, holes: Holes, over: Instant) -> Findings {
         let commits = self.truth.commits(&witness.mind.services);
-        let terms = Terms { from: self.from, holes, whole: witness.mind.whole, over };
-        check(&self.ledger, &commits, &witness.segments(), terms)
+        let passing = self.truth.commits(&witness.mind.passing).into_keys().collect();
+        let terms = Terms { from: self.from, holes, whole: witness.mind.whole, over, passing };
+        check(&self.ledger, &commits, &witness.segments(), &terms)
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Mind {
     pub providers: Vec<String>,
     /// Ids of the services it is to be told of.
     pub services: Vec<String>,
+    /// Of these, those that are deleted and registered again.
+    pub passing: Vec<String>,
     /// Gateways, the first of which it begins with.
     pub gateways: Vec<SocketAddr>,
     /// Its interest does not change: it is to be told everything.

@@ -101,7 +101,7 @@ impl Sim {
     fn commit(&mut self) {
         self.rev += 1;
         let which = self.dice.usize(0..PROVIDERS);
-        let id = self.dice.u8(0..2).to_string();
+        let id = format!("{which}-{}", self.dice.u8(0..2));
         let chain = &self.chains[which];
         let there = state(chain, Position::end_of(self.rev)).contains_key(&id);
         let action = match (there, self.dice.u8(0..3)) {
@@ -123,7 +123,20 @@ impl Sim {
         self.bus.push_back(News::Event(event));
     }
 
-    /// A provider joins the interest and stays in it.
+    /// The last provider leaves the interest.
+    fn narrow(&mut self) {
+        let (_, mut next) = self.interests.last().expect("there is a first").clone();
+        let removed = provider(PROVIDERS - 1);
+        if next.remove(&removed) {
+            self.rev += 1;
+            self.interests.push((self.rev, next));
+            let change =
+                InterestChange { rev: self.rev, removed: vec![removed], ..InterestChange::default() };
+            self.bus.push_back(News::Interest(change));
+        }
+    }
+
+    /// A provider joins the interest.
     fn widen(&mut self) {
         let (_, now) = self.interests.last().expect("there is a first").clone();
         let Some(added) = (0..PROVIDERS).map(provider).find(|it| !now.contains(it)) else { return };
@@ -305,7 +318,8 @@ impl Sim {
     }
 
     fn step(&mut self) {
-        match self.dice.u8(0..18) {
+        match self.dice.u8(0..19) {
+            18 => self.narrow(),
             16 => self.bus.push_back(News::Bookmark(self.rev)),
             17 => self.take_bookmark(),
             0..4 => self.commit(),
@@ -345,21 +359,20 @@ impl Sim {
         panic!("it does not come to rest");
     }
 
-    /// Told of each provider: from some change on all of them, in order, once. That change is at the latest the
-    /// first after the revision at which the provider's interest began.
+    /// Told of each provider in order, each change once, and all since the provider came into the interest for
+    /// good.
     fn judge(&self, since: &BTreeMap<String, Revision>) -> Result<(), String> {
         for (which, chain) in self.chains.iter().enumerate() {
-            let topic = self.core.topics.get(&provider(which));
-            let Some(Slot::Live(topic)) = topic else {
+            if !matches!(self.core.topics.get(&provider(which)), Some(Slot::Live(_))) {
                 return Err(format!("provider {which} is not live"));
-            };
-            let told: Vec<Position> =
-                self.told.iter().filter(|push| push.topic == topic.id).map(|push| push.at).collect();
-            let since = Position::end_of(since.get(&which.to_string()).copied().unwrap_or(Revision::MAX));
-            let due: Vec<Position> = chain.iter().map(|event| event.at).filter(|at| *at > since).collect();
-            let all: Vec<Position> = chain.iter().map(|event| event.at).collect();
-            if !all.ends_with(&told) || told.len() < due.len() {
-                return Err(format!("provider {which}: told {told:?}, due {due:?} of {all:?}"));
+            }
+            let own = format!("{which}-");
+            let told = self.told.iter().filter(|push| push.instance.instance_id.starts_with(&own));
+            let told: Vec<Revision> = told.map(|push| push.at.rev).collect();
+            let since = since.get(&which.to_string()).copied().unwrap_or(Revision::MAX);
+            let due: Vec<Revision> = chain.iter().map(|it| it.at.rev).filter(|rev| *rev > since).collect();
+            if !told.is_sorted_by(|a, b| a < b) || !told.ends_with(&due) {
+                return Err(format!("provider {which}: told {told:?}, due {due:?}"));
             }
         }
         Ok(())
@@ -404,10 +417,11 @@ fn explore(seed: u64) -> Result<(), String> {
     sim.widen();
     sim.rest();
     // When each provider came into the interest, and not before the group itself began.
-    let since = sim.interests.iter().flat_map(|(rev, providers)| providers.iter().map(move |it| (it, *rev)));
     let mut begins: BTreeMap<String, Revision> = BTreeMap::new();
-    for (provider, rev) in since {
-        begins.entry(provider.id.clone()).or_insert(rev);
+    let mut before = BTreeSet::new();
+    for (rev, providers) in &sim.interests {
+        begins.extend(providers.difference(&before).map(|it| (it.id.clone(), *rev)));
+        before.clone_from(providers);
     }
     let opened = sim.opened.expect("answered, now that it rests");
     let begins = begins.into_iter().map(|(id, rev)| (id, rev.max(opened))).collect();

@@ -25,7 +25,7 @@ pub(crate) struct Preface {
 impl Core {
     /// Everything in (…, the last bookmark] has been told to everyone it concerns.
     pub(crate) fn is_settled(&self) -> bool {
-        self.topics.values().all(Slot::is_settled)
+        self.unsettled.is_empty() && self.topics.values().all(Slot::is_settled)
     }
 
     /// What a session of the group that has everything up to `since` must be told to be where the group is now;
