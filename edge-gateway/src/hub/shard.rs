@@ -58,6 +58,7 @@ const DRAIN_RECHECK: Duration = Duration::from_millis(200);
 pub(super) struct Setup {
     pub(super) pace: Pace,
     pub(super) slow_after: usize,
+    pub(super) send_buffer: usize,
     pub(super) metrics: HubMetrics,
     pub(super) left: mpsc::Sender<Left>,
     pub(super) clock: Clock,
@@ -364,6 +365,11 @@ impl Shard {
         if connection.armed != at || connection.outlet.is_none() {
             return;
         }
+        connection.insist();
+        if !self.serve(key) {
+            return;
+        }
+        let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
         self.serve(key);
     }
