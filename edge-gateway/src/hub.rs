@@ -77,8 +77,9 @@ pub(crate) enum ToShard {
     Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// An event for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
-    /// Everything up to this revision has been appended.
-    Bookmark { rev: Revision },
+    /// Everything up to this revision has been appended: to be said to everyone, or to those only who have been
+    /// told of events since it was said last.
+    Bookmark { rev: Revision, everyone: bool },
     /// All sessions of the group end.
     End { group: GroupId, reason: Reason },
     /// All sessions end, spread over this time; the shard ends with the last.

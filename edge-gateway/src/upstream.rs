@@ -18,6 +18,7 @@ use futures_util::stream::AbortHandle;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
+use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -201,6 +202,8 @@ impl UpstreamHandle {
 const COMMANDS: usize = 1024;
 /// The task's own pace for what is not urgent.
 const PACE: Duration = Duration::from_secs(1);
+/// Between two bookmarks for those who have been told of events, at least.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 /// Bytes that a name in a digest request takes at most, generously.
 const DIGEST_ENTRY_BYTES: usize = 256;
 
@@ -225,6 +228,7 @@ pub(crate) struct Upstream {
     resuming: HashMap<u64, Resuming>,
     next_resume: u64,
     next_bookmark: Instant,
+    next_confirmation: Instant,
     replays: Arc<Semaphore>,
     pushed: Arc<AtomicU64>,
     joined: watch::Sender<bool>,
@@ -272,6 +276,7 @@ impl Upstream {
             resuming: HashMap::new(),
             next_resume: 0,
             next_bookmark: Instant::now(),
+            next_confirmation: Instant::now(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             pushed,
             joined,
@@ -333,13 +338,24 @@ impl Upstream {
         };
         self.on_messages(None).await;
         self.heard = Instant::now();
+        let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
+        let providers = bookmark.providers.into_iter().filter_map(reached);
+        let consumers = bookmark.consumers.into_iter().filter_map(reached);
+        let behind = self.core.on_reached(providers, consumers);
+        if behind > 0 {
+            info!(behind, "events that the publisher sent did not come; asking for them");
+        }
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
         }
-        if self.heard >= self.next_bookmark && self.core.is_settled() {
-            self.next_bookmark = self.heard + self.config.bookmark_interval;
+        let (rev, everyone) = (self.core.told(), self.heard >= self.next_bookmark);
+        if rev == bookmark.rev && (everyone || self.heard >= self.next_confirmation) {
+            self.next_confirmation = self.heard + self.config.bookmark_interval.min(CONFIRMATION);
+            if everyone {
+                self.next_bookmark = self.heard + self.config.bookmark_interval;
+            }
             for shard in &self.shards {
-                shard.send(ToShard::Bookmark { rev: bookmark.rev }).await;
+                shard.send(ToShard::Bookmark { rev, everyone }).await;
             }
         }
     }

@@ -182,7 +182,7 @@ impl Shard {
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),
-            ToShard::Bookmark { rev } => self.bookmark(rev),
+            ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
             ToShard::Drain { over } => self.drain(over),
@@ -193,9 +193,9 @@ impl Shard {
         self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
     }
 
-    fn bookmark(&mut self, rev: Revision) {
+    fn bookmark(&mut self, rev: Revision, everyone: bool) {
         for (index, audience) in &mut self.audiences {
-            if audience.bookmark(rev) {
+            if (everyone || audience.unconfirmed) && audience.bookmark(rev) {
                 self.rounds.push_back(index as u32);
             }
         }

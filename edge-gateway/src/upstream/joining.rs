@@ -96,7 +96,7 @@ impl Upstream {
             let preface = match self.core.preface(group, it.since, &it.known) {
                 None if !self.core.has(group) => Vec::new(),
                 None => continue,
-                Some(Ok(preface)) => encode(encoding, &preface),
+                Some(Ok(preface)) => encode(encoding, it.since, &preface),
                 Some(Err(_)) if it.asking => continue,
                 Some(Err(wants)) => {
                     it.asking = true;
@@ -116,13 +116,17 @@ impl Upstream {
 }
 
 /// The frames of a preface, for a transport that knows states and bookmarks.
-fn encode(encoding: Encoding, preface: &Preface) -> Vec<u8> {
+fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, instances) in &preface.states {
-        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev).unwrap_or_default());
+        // Until all states are there the client is where it was.
+        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev, since).unwrap_or_default());
     }
     for push in &preface.events {
-        bytes.extend_from_slice(push.frame(encoding));
+        bytes.extend_from_slice(&push.frame_after(encoding, preface.told));
+    }
+    if !preface.states.is_empty() && preface.told > since {
+        bytes.extend_from_slice(&encoding.bookmark(preface.told).unwrap_or_default());
     }
     bytes
 }
