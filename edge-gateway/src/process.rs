@@ -75,6 +75,11 @@ impl Read for Config {
                 ),
             },
             upstream: UpstreamConfig {
+                topics: settings.get(
+                    "watch.services",
+                    "100000",
+                    "Services whose instances this node follows for its watchers; 0 is no limit.",
+                ),
                 digest_interval: settings.within(
                     "watch.digest-interval",
                     "30s",

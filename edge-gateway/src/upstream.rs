@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
+use crate::limits::Full;
 use crate::metrics::UpstreamMetrics;
 
 mod core;
@@ -58,6 +59,9 @@ pub struct UpstreamConfig {
     pub replay_batch: usize,
     /// Requests for replay under way at once.
     pub replays: usize,
+    /// Providers followed at once; 0 is no limit. Who would need more is refused, before it is known what a
+    /// consumer is interested in: the last one let in may bring more.
+    pub topics: usize,
     /// Resyncs after a reconnect begin within this time at random, so that gateways do not come all at once.
     pub resync_jitter: Duration,
 }
@@ -74,6 +78,8 @@ impl Default for UpstreamConfig {
             // A few instances each keep an answer within a handful of parts.
             replay_batch: 128,
             replays: 4,
+            // Some tens of KiB each at most, mostly much less.
+            topics: 100_000,
             resync_jitter: Duration::from_millis(200),
         }
     }
@@ -156,7 +162,7 @@ pub(crate) enum Command {
         encoding: Encoding,
         /// What the client has already; the rest is told first.
         since: Option<Revision>,
-        done: oneshot::Sender<Joined>,
+        done: oneshot::Sender<Result<Joined, Full>>,
     },
 }
 
@@ -172,19 +178,24 @@ pub(crate) struct UpstreamHandle {
 
 impl UpstreamHandle {
     /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
-    /// told to the session, and with `since` also what was committed after that revision. `None` when the control plane cannot be asked in time, or the gateway ends.
+    /// told to the session, and with `since` also what was committed after that revision.
+    ///
+    /// # Errors
+    /// `Some` when the node follows as many providers as it may; `None` when the control plane cannot be asked
+    /// in time, or the gateway ends.
     pub(crate) async fn join(
         &self,
         selector: Selector,
         encoding: Encoding,
         since: Option<Revision>,
-    ) -> Option<Joined> {
+    ) -> Result<Joined, Option<Full>> {
         let joining = async {
             let (done, joined) = oneshot::channel();
             self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
             joined.await.ok()
         };
-        tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
+        let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();
+        joined.ok_or(None)?.map_err(Some)
     }
 
     /// The highest revision that any watcher was told of.
@@ -223,7 +234,7 @@ pub(crate) struct Upstream {
     /// The question about each group's interest, the last one asked.
     asking: HashMap<GroupId, tokio::task::AbortHandle>,
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
-    opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
+    opening: HashMap<GroupId, Vec<(oneshot::Sender<Result<Joined, Full>>, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
     resuming: HashMap<u64, Resuming>,
     next_resume: u64,

@@ -214,6 +214,19 @@ impl Core {
         self.groups.contains_key(&group)
     }
 
+    /// A session with this selector may begin when there may be `most` topics; 0 is no limit. What a consumer
+    /// will bring is not known yet and counts as one.
+    pub(crate) fn has_room(&self, selector: &Selector, most: usize) -> bool {
+        let new = match selector {
+            _ if most == 0 || self.by_selector.contains_key(selector) => return true,
+            Selector::Consumer(_) => 1,
+            Selector::Providers(providers) => {
+                providers.iter().filter(|it| !self.topics.contains_key(*it)).count()
+            }
+        };
+        self.topics.len().saturating_add(new) <= most
+    }
+
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
     pub(crate) fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
         let id = match self.by_selector.get(selector) {

@@ -11,6 +11,7 @@ use super::topic::Replayed;
 use super::{Command, Done, Joined, Upstream};
 use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ToShard};
+use crate::limits::Full;
 use crate::session::close::Reason;
 
 /// A session whose place is to be reserved.
@@ -18,7 +19,7 @@ pub(super) struct Joining {
     group: GroupId,
     shard: usize,
     encoding: Encoding,
-    done: oneshot::Sender<Joined>,
+    done: oneshot::Sender<Result<Joined, Full>>,
 }
 
 /// A session that must be told what it missed before.
@@ -33,6 +34,11 @@ impl Upstream {
     pub(super) async fn on_command(&mut self, command: Command) {
         match command {
             Command::Join { selector, encoding, since, done } => {
+                if !self.core.has_room(&selector, self.config.topics) {
+                    // Nobody waits any more: nothing was taken.
+                    let _ = done.send(Err(Full::Topics));
+                    return;
+                }
                 let (group, shard) = self.core.join(&selector);
                 match since {
                     None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
@@ -65,7 +71,7 @@ impl Upstream {
         let joined = Joined { shard, ticket };
         if gone || self.core.is_open(group) {
             // When nobody waits any more the shard lets the place go after a while.
-            let _ = done.send(joined);
+            let _ = done.send(Ok(joined));
         } else {
             self.opening.entry(group).or_default().push((done, joined));
         }
