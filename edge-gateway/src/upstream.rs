@@ -153,6 +153,9 @@ pub(crate) struct Joined {
     pub ticket: Ticket,
 }
 
+/// Where a session that wants to begin hears whether it may.
+pub(crate) type Admission = oneshot::Sender<Result<Joined, Full>>;
+
 /// What the upstream is asked.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -162,7 +165,7 @@ pub(crate) enum Command {
         encoding: Encoding,
         /// What the client has already; the rest is told first.
         since: Option<Revision>,
-        done: oneshot::Sender<Result<Joined, Full>>,
+        done: Admission,
     },
 }
 
@@ -234,7 +237,7 @@ pub(crate) struct Upstream {
     /// The question about each group's interest, the last one asked.
     asking: HashMap<GroupId, tokio::task::AbortHandle>,
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
-    opening: HashMap<GroupId, Vec<(oneshot::Sender<Result<Joined, Full>>, Joined)>>,
+    opening: HashMap<GroupId, Vec<(Admission, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
     resuming: HashMap<u64, Resuming>,
     next_resume: u64,

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use shared::model::{Revision, ServiceRef};
-use tokio::sync::oneshot;
 
 use super::core::Preface;
 use super::topic::Replayed;
-use super::{Command, Done, Joined, Upstream};
+use super::{Admission, Command, Done, Joined, Upstream};
 use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ToShard};
 use crate::limits::Full;
@@ -19,7 +18,7 @@ pub(super) struct Joining {
     group: GroupId,
     shard: usize,
     encoding: Encoding,
-    done: oneshot::Sender<Result<Joined, Full>>,
+    done: Admission,
 }
 
 /// A session that must be told what it missed before.
