@@ -8,8 +8,9 @@
 //! Every replica keeps the history and hears the bookmarks; only the one with the seat publishes. It starts
 //! after the last bookmark it heard, and starts again from what was settled when the bus lost its connection:
 //! sending twice is harmless, not sending is not. A bookmark that starts after the last one heard tells gateways
-//! that something may have been missed.
+//! that something may have been missed; what it names tells them whether it was.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use futures_util::StreamExt;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, BusError, Message, Messages};
+use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
@@ -36,6 +38,8 @@ const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(200);
 /// Services named in one interest message: some 200 KB.
 const SERVICES_PER_MESSAGE: usize = 2000;
+/// Services named in one bookmark: some 200 KB.
+const REACHED_PER_BOOKMARK: usize = 2000;
 
 /// The publisher's task. Owns the cursor.
 pub struct Publisher {
@@ -58,6 +62,10 @@ struct Term {
     /// The bus connection that the cursor was made on.
     generation: u64,
     bookmark_at: Instant,
+    /// What was published after `settled`: how far each provider, and each consumer's interest, has come. As
+    /// long as the history at most.
+    providers: HashMap<ServiceRef, Position>,
+    consumers: HashMap<ServiceRef, Position>,
 }
 
 impl Publisher {
@@ -152,7 +160,16 @@ impl Publisher {
                 let since = self.heard.max(self.view.history().complete_since());
                 self.metrics.takes_over(epoch);
                 let bookmark_at = Instant::now();
-                *term = Some(Term { epoch, since, cursor: since, settled: since, generation, bookmark_at });
+                *term = Some(Term {
+                    epoch,
+                    since,
+                    cursor: since,
+                    settled: since,
+                    generation,
+                    bookmark_at,
+                    providers: HashMap::new(),
+                    consumers: HashMap::new(),
+                });
             }
         }
     }
@@ -171,6 +188,15 @@ impl Publisher {
             for message in messages(change) {
                 self.bus.publish(message).await?;
             }
+            match change {
+                Change::Instance(event) => {
+                    term.providers.insert(event.provider.clone(), event.at);
+                }
+                Change::Interest(it) => {
+                    let consumer = it.consumer.clone().map(ServiceRef::from);
+                    term.consumers.extend(consumer.map(|consumer| (consumer, Position::end_of(it.rev))));
+                }
+            }
         }
         let events = news.changes.len() as u64;
         if events > 0 {
@@ -183,17 +209,14 @@ impl Publisher {
 
     async fn bookmark(&mut self) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
-        let bookmark = pb::Bookmark {
-            epoch: term.epoch,
-            rev: term.cursor,
-            since: term.since,
-            publisher: self.name.clone(),
-        };
-        self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
+        for bookmark in bookmarks(term, &self.name) {
+            self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
+        }
         self.bus.flush().await?;
         // Flushed on the connection that the cursor was made on: all of it has left.
         if self.bus.link().borrow().generation == term.generation {
             term.settled = term.cursor;
+            (term.providers, term.consumers) = Default::default();
         }
         term.bookmark_at = Instant::now() + IDLE_BOOKMARK;
         self.metrics.bookmarked(term.cursor);
@@ -213,6 +236,34 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+/// The term's progress since the last bookmark that has left: who missed that one finds it starts too late.
+fn bookmarks(term: &Term, publisher: &str) -> Vec<pb::Bookmark> {
+    let since = term.settled.max(term.since).min(term.cursor);
+    let reached = |(service, at): (&ServiceRef, &Position)| pb::Reached {
+        service: Some(service.into()),
+        at: Some((*at).into()),
+    };
+    let empty = || pb::Bookmark {
+        epoch: term.epoch,
+        rev: since,
+        since,
+        publisher: publisher.to_owned(),
+        ..pb::Bookmark::default()
+    };
+    let providers: Vec<_> = term.providers.iter().map(reached).collect();
+    let consumers: Vec<_> = term.consumers.iter().map(reached).collect();
+    let providers =
+        providers.chunks(REACHED_PER_BOOKMARK).map(|it| pb::Bookmark { providers: it.to_vec(), ..empty() });
+    let consumers =
+        consumers.chunks(REACHED_PER_BOOKMARK).map(|it| pb::Bookmark { consumers: it.to_vec(), ..empty() });
+    let mut all: Vec<_> = providers.chain(consumers).collect();
+    match &mut all[..] {
+        [] => all.push(pb::Bookmark { rev: term.cursor, ..empty() }),
+        [.., last] => last.rev = term.cursor,
+    }
+    all
 }
 
 /// When the oldest of the changes was learnt of, unix microseconds.

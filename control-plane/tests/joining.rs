@@ -206,16 +206,16 @@ async fn rules_are_not_written_while_a_service_center_node_holds_their_lock() {
         let body = json!({"dependencies": [{"consumer": consumer, "providers": []}]});
         let clear = probe.put("/dependencies", &body);
         let unlock = async {
-            let key = format!("/cse-sr/ms/dep-rules/default/default/c/production/springmvc/consumer/1.0.0");
+            let key = "/cse-sr/ms/dep-rules/default/default/c/production/springmvc/consumer/1.0.0";
             tokio::time::sleep(Duration::from_millis(200)).await;
-            assert!(value(probe.store(), &key).await.is_some(), "nothing was written under {lock}");
+            assert!(value(probe.store(), key).await.is_some(), "nothing was written under {lock}");
             let then = vec![Op::Delete(lock.into())];
             probe.store().txn(Txn { then, ..Txn::default() }).await.expect("unlocks");
         };
         let (cleared, ()) = tokio::join!(clear, unlock);
         cleared.empty();
-        let again = format!("/instances?appId=springmvc&serviceName=provider&version=0%2B");
-        probe.get_as(CONSUMER, &again).await.ok();
+        let again = "/instances?appId=springmvc&serviceName=provider&version=0%2B";
+        probe.get_as(CONSUMER, again).await.ok();
     }
 }
 

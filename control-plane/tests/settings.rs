@@ -59,7 +59,7 @@ async fn a_shared_service_is_found_from_every_domain_and_its_changes_are_told() 
     );
     // Who is to hear of it: the consumer of the other domain, from now on.
     let interested = probe.providers_in("tenant-b", &consumer);
-    assert_eq!(interested, [provider.clone()]);
+    assert_eq!(interested, std::slice::from_ref(&provider));
     probe
         .put(&format!("/microservices/{provider}/instances/i/status?value=DOWN"), &Value::Null)
         .await

@@ -80,7 +80,7 @@ async fn gateway(count: usize) -> anyhow::Result<()> {
             let mut told = Vec::new();
             for _ in 0..events {
                 let event = control_plane.commit("p", Action::Update, "an-instance-of-the-usual-length");
-                size = frame_json(event.action, &event.key, &event.instance, None).len();
+                size = frame_json(event.action, &event.key, &event.instance).len();
                 bytes += size + if size < 126 { 2 } else { 4 };
                 told.push(event);
             }

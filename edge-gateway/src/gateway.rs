@@ -153,7 +153,10 @@ impl Inner {
             Ok(admitted) => admitted,
             Err(Refused::Answer(answer)) => return answer,
             Err(Refused::NoWord) => return refusal::unavailable(NO_WORD),
-            Err(Refused::Full(Full::Node)) => return refusal::unavailable(&Full::Node.to_string()),
+            // Another node may have room.
+            Err(Refused::Full(full @ (Full::Node | Full::Topics))) => {
+                return refusal::unavailable(&full.to_string());
+            }
             Err(Refused::Full(full)) => return refusal::too_many(&full.to_string()),
         };
         let upgrade = hyper::upgrade::on(&mut request);
@@ -272,7 +275,14 @@ impl Inner {
             }
         }
         let joined = self.upstream.join(watch.selector.clone(), encoding, watch.since).await;
-        Ok((permit, joined.ok_or(Refused::NoWord)?))
+        let joined = joined.map_err(|refused| match refused {
+            Some(full) => {
+                self.metrics.refused(full);
+                Refused::Full(full)
+            }
+            None => Refused::NoWord,
+        })?;
+        Ok((permit, joined))
     }
 
     /// Asks the control plane, in the client's name, whether it may read the service it watches for.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use serde::Deserialize;
 use shared::lifecycle::Tasks;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -47,6 +49,10 @@ pub(crate) struct Beats {
     pub(crate) headers: HeaderMap,
 }
 
+/// The control plane's code for an instance that does not exist.
+const NO_INSTANCE: &str = "400017";
+/// Bytes of a refusal at most.
+const REFUSAL_BYTES: usize = 64 * 1024;
 /// Bytes read at a time: nothing but pongs is expected.
 const SCRATCH: usize = 512;
 
@@ -60,15 +66,30 @@ impl Beats {
         *request.headers_mut() = self.headers.clone();
         let (outcome, end) = match self.forward.forward(request).await {
             Ok(answer) if answer.status().is_success() => ("ok", None),
-            // The only thing that a control plane refuses a well-formed heartbeat for.
-            Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => {
-                ("no_instance", Some(Reason::NoInstance))
-            }
-            Ok(_) | Err(_) => ("failed", Some(Reason::HeartbeatFailed)),
+            Ok(answer) => match says_no_instance(answer).await {
+                true => ("no_instance", Some(Reason::NoInstance)),
+                false => ("failed", Some(Reason::HeartbeatFailed)),
+            },
+            Err(_) => ("failed", Some(Reason::HeartbeatFailed)),
         };
         metrics.heartbeat(outcome);
         end
     }
+}
+
+/// Whether a refusal says that the instance does not exist. Any other may be gone on another replica.
+async fn says_no_instance(answer: Response<Body>) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Refusal {
+        error_code: String,
+    }
+    if answer.status() != StatusCode::BAD_REQUEST {
+        return false;
+    }
+    let Ok(body) = Limited::new(answer.into_body(), REFUSAL_BYTES).collect().await else { return false };
+    let refusal: Result<Refusal, _> = serde_json::from_slice(&body.to_bytes());
+    refusal.is_ok_and(|it| it.error_code == NO_INSTANCE)
 }
 
 /// Carries heartbeats until the connection ends.

@@ -45,6 +45,9 @@ pub struct HubConfig {
     /// Bytes that a watcher may be behind before its pending events are merged per instance. The shared log
     /// keeps so much for the slowest, once per consumer and shard.
     pub slow_after_bytes: usize,
+    /// Bytes that the kernel may hold for a watcher on a socket of its own (it doubles this, for its own needs).
+    /// More is told to who reads slowly although newer is known; less needs more system calls in a burst.
+    pub send_buffer_bytes: usize,
 }
 
 impl Default for HubConfig {
@@ -53,6 +56,8 @@ impl Default for HubConfig {
             shards: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             // Two thousand events of the usual size: more than a burst, less than a stall.
             slow_after_bytes: 1 << 20,
+            // A burst of two hundred events, at once.
+            send_buffer_bytes: 128 * 1024,
         }
     }
 }
@@ -72,8 +77,9 @@ pub(crate) enum ToShard {
     Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// An event for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
-    /// Everything up to this revision has been appended.
-    Bookmark { rev: Revision },
+    /// Everything up to this revision has been appended: to be said to everyone, or to those only who have been
+    /// told of events since it was said last.
+    Bookmark { rev: Revision, everyone: bool },
     /// All sessions of the group end.
     End { group: GroupId, reason: Reason },
     /// All sessions end, spread over this time; the shard ends with the last.
@@ -138,6 +144,7 @@ pub(crate) fn start(
             let shard = shard::Setup {
                 pace: Pace::from(session),
                 slow_after: config.slow_after_bytes,
+                send_buffer: config.send_buffer_bytes,
                 metrics: metrics.clone(),
                 left,
                 clock: Clock::system(),

@@ -37,6 +37,9 @@ pub(crate) enum Full {
     /// The domain's.
     #[error("the domain has as many watchers as it may")]
     Domain,
+    /// The node's for services that are watched: another may watch this one already.
+    #[error("this node watches as many services as it may")]
+    Topics,
     /// The consumer's.
     #[error("the service has as many watchers as it may")]
     Consumer,
@@ -49,6 +52,7 @@ impl Full {
             Self::Node => "node",
             Self::Domain => "domain",
             Self::Consumer => "consumer",
+            Self::Topics => "topics",
         }
     }
 }

@@ -45,6 +45,14 @@ impl Read for Config {
                         "How far a watcher may be behind before what it misses is merged per instance.",
                     )
                     .0,
+                send_buffer_bytes: settings
+                    .within::<Size>(
+                        "watch.send-buffer",
+                        "128KiB",
+                        "4KiB"..="16MiB",
+                        "What the kernel may hold for a watcher; what is there cannot be merged any more.",
+                    )
+                    .0,
             },
             session: SessionConfig {
                 ping_interval: settings.within(
@@ -63,10 +71,15 @@ impl Read for Config {
                     "watch.write-timeout",
                     "5s",
                     "100ms"..="10m",
-                    "A watcher that takes nothing of what is pending for so long is let go.",
+                    "A watcher that takes nothing at all of what is pending for so long is let go.",
                 ),
             },
             upstream: UpstreamConfig {
+                topics: settings.get(
+                    "watch.services",
+                    "100000",
+                    "Services whose instances this node follows for its watchers; 0 is no limit.",
+                ),
                 digest_interval: settings.within(
                     "watch.digest-interval",
                     "30s",

@@ -18,6 +18,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
+use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -27,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
+use crate::limits::Full;
 use crate::metrics::UpstreamMetrics;
 
 mod core;
@@ -57,6 +59,9 @@ pub struct UpstreamConfig {
     pub replay_batch: usize,
     /// Requests for replay under way at once.
     pub replays: usize,
+    /// Providers followed at once; 0 is no limit. Who would need more is refused, before it is known what a
+    /// consumer is interested in: the last one let in may bring more.
+    pub topics: usize,
     /// Resyncs after a reconnect begin within this time at random, so that gateways do not come all at once.
     pub resync_jitter: Duration,
 }
@@ -73,6 +78,8 @@ impl Default for UpstreamConfig {
             // A few instances each keep an answer within a handful of parts.
             replay_batch: 128,
             replays: 4,
+            // Some tens of KiB each at most, mostly much less.
+            topics: 100_000,
             resync_jitter: Duration::from_millis(200),
         }
     }
@@ -146,6 +153,9 @@ pub(crate) struct Joined {
     pub ticket: Ticket,
 }
 
+/// Where a session that wants to begin hears whether it may.
+pub(crate) type Admission = oneshot::Sender<Result<Joined, Full>>;
+
 /// What the upstream is asked.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -155,7 +165,7 @@ pub(crate) enum Command {
         encoding: Encoding,
         /// What the client has already; the rest is told first.
         since: Option<Revision>,
-        done: oneshot::Sender<Joined>,
+        done: Admission,
     },
 }
 
@@ -171,19 +181,24 @@ pub(crate) struct UpstreamHandle {
 
 impl UpstreamHandle {
     /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
-    /// told to the session, and with `since` also what was committed after that revision. `None` when the control plane cannot be asked in time, or the gateway ends.
+    /// told to the session, and with `since` also what was committed after that revision.
+    ///
+    /// # Errors
+    /// `Some` when the node follows as many providers as it may; `None` when the control plane cannot be asked
+    /// in time, or the gateway ends.
     pub(crate) async fn join(
         &self,
         selector: Selector,
         encoding: Encoding,
         since: Option<Revision>,
-    ) -> Option<Joined> {
+    ) -> Result<Joined, Option<Full>> {
         let joining = async {
             let (done, joined) = oneshot::channel();
             self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
             joined.await.ok()
         };
-        tokio::time::timeout(self.open_timeout, joining).await.ok().flatten()
+        let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();
+        joined.ok_or(None)?.map_err(Some)
     }
 
     /// The highest revision that any watcher was told of, or from which on one is.
@@ -201,6 +216,8 @@ impl UpstreamHandle {
 const COMMANDS: usize = 1024;
 /// The task's own pace for what is not urgent.
 const PACE: Duration = Duration::from_secs(1);
+/// Between two bookmarks for those who have been told of events, at least.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 /// Bytes that a name in a digest request takes at most, generously.
 const DIGEST_ENTRY_BYTES: usize = 256;
 
@@ -220,11 +237,12 @@ pub(crate) struct Upstream {
     /// The question about each group's interest, the last one asked.
     asking: HashMap<GroupId, tokio::task::AbortHandle>,
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
-    opening: HashMap<GroupId, Vec<(oneshot::Sender<Joined>, Joined)>>,
+    opening: HashMap<GroupId, Vec<(Admission, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
     resuming: HashMap<u64, Resuming>,
     next_resume: u64,
     next_bookmark: Instant,
+    next_confirmation: Instant,
     replays: Arc<Semaphore>,
     pushed: Arc<AtomicU64>,
     joined: watch::Sender<bool>,
@@ -272,6 +290,7 @@ impl Upstream {
             resuming: HashMap::new(),
             next_resume: 0,
             next_bookmark: Instant::now(),
+            next_confirmation: Instant::now(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             pushed,
             joined,
@@ -346,13 +365,24 @@ impl Upstream {
         };
         self.on_messages(None).await;
         self.heard = Instant::now();
+        let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
+        let providers = bookmark.providers.into_iter().filter_map(reached);
+        let consumers = bookmark.consumers.into_iter().filter_map(reached);
+        let behind = self.core.on_reached(providers, consumers);
+        if behind > 0 {
+            info!(behind, "events that the publisher sent did not come; asking for them");
+        }
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
         }
-        if self.heard >= self.next_bookmark && self.core.is_settled() {
-            self.next_bookmark = self.heard + self.config.bookmark_interval;
+        let (rev, everyone) = (self.core.told(), self.heard >= self.next_bookmark);
+        if rev == bookmark.rev && (everyone || self.heard >= self.next_confirmation) {
+            self.next_confirmation = self.heard + self.config.bookmark_interval.min(CONFIRMATION);
+            if everyone {
+                self.next_bookmark = self.heard + self.config.bookmark_interval;
+            }
             for shard in &self.shards {
-                shard.send(ToShard::Bookmark { rev: bookmark.rev }).await;
+                shard.send(ToShard::Bookmark { rev, everyone }).await;
             }
         }
     }

@@ -23,6 +23,7 @@ struct Reset<'a> {
     key: &'a ServiceKey,
     instances: &'a [Arc<Instance>],
     rev: Revision,
+    since: Revision,
 }
 
 /// The text that tells a resumable client that it has everything up to `rev`.
@@ -30,8 +31,14 @@ pub(crate) fn bookmark_json(rev: Revision) -> Vec<u8> {
     serde_json::to_vec(&Bookmark { action: "BOOKMARK", rev }).expect("plain fields always serialise")
 }
 
-/// The text that tells a resumable client the complete state of a provider.
-pub(crate) fn reset_json(key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision) -> Vec<u8> {
-    serde_json::to_vec(&Reset { action: "RESET", key, instances, rev })
+/// The text that tells a resumable client the complete state of a provider at `rev`; of the others it has
+/// everything up to `since`.
+pub(crate) fn reset_json(
+    key: &ServiceKey,
+    instances: &[Arc<Instance>],
+    rev: Revision,
+    since: Revision,
+) -> Vec<u8> {
+    serde_json::to_vec(&Reset { action: "RESET", key, instances, rev, since })
         .expect("maps with text keys and plain fields always serialise")
 }

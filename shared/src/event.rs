@@ -160,15 +160,33 @@ pub struct WatchFrame<K, I> {
     pub key: K,
     /// The instance; always present, because go clients read it without looking.
     pub instance: I,
-    /// The revision up to which the client has everything; only sent to clients that asked to resume.
+    /// The revision of the change; only sent to clients that asked to resume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rev: Option<Revision>,
+    /// Present: the revision up to which the client has everything; absent: that is `rev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Revision>,
 }
 
 /// The text of the frame that tells old clients of a change.
-pub fn frame_json(action: Action, key: &ServiceKey, instance: &Instance, rev: Option<Revision>) -> Vec<u8> {
-    serde_json::to_vec(&WatchFrame { action, key, instance, rev })
-        .expect("maps with text keys and plain fields always serialise")
+pub fn frame_json(action: Action, key: &ServiceKey, instance: &Instance) -> Vec<u8> {
+    frame(&WatchFrame { action, key, instance, rev: None, since: None })
+}
+
+/// The text of the frame that tells clients of a change which can resume: its revision, and up to where they
+/// have everything, if that is not the same.
+pub fn resumable_json(
+    action: Action,
+    key: &ServiceKey,
+    instance: &Instance,
+    rev: Revision,
+    since: Option<Revision>,
+) -> Vec<u8> {
+    frame(&WatchFrame { action, key, instance, rev: Some(rev), since })
+}
+
+fn frame(frame: &WatchFrame<&ServiceKey, &Instance>) -> Vec<u8> {
+    serde_json::to_vec(frame).expect("maps with text keys and plain fields always serialise")
 }
 
 /// What one instance adds to its provider's digest.
@@ -232,7 +250,7 @@ mod tests {
     #[test]
     fn the_frame_of_an_old_client_has_exactly_the_old_fields() {
         let event = event();
-        let text = frame_json(event.action, &event.key, &event.instance, None);
+        let text = frame_json(event.action, &event.key, &event.instance);
         assert_eq!(
             String::from_utf8(text).expect("utf-8"),
             concat!(

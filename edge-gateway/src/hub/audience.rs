@@ -25,6 +25,8 @@ pub(super) struct Audience {
     pub(super) queued: bool,
     /// Something was appended, or someone moved, behind the round's back: another one follows.
     pub(super) again: bool,
+    /// Events have been appended since the last bookmark.
+    pub(super) unconfirmed: bool,
 }
 
 impl Audience {
@@ -38,18 +40,21 @@ impl Audience {
             visited: 0,
             queued: false,
             again: false,
+            unconfirmed: false,
         }
     }
 
     /// Appends an event. True when a round must be queued.
     pub(super) fn append(&mut self, push: &Arc<Push>) -> bool {
         self.log.append(Some(push), push.frame(self.encoding));
+        self.unconfirmed = true;
         self.queue()
     }
 
     /// Appends a bookmark, if these clients understand one. True when a round must be queued.
     pub(super) fn bookmark(&mut self, rev: Revision) -> bool {
         let Some(frame) = self.encoding.bookmark(rev) else { return false };
+        self.unconfirmed = false;
         self.log.append(None, &frame);
         self.queue()
     }

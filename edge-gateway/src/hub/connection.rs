@@ -29,6 +29,8 @@ pub(super) struct Key {
 
 /// Bytes of merged events that are prepared at a time.
 const MERGED_CHUNK: usize = 64 * 1024;
+/// Bytes of a chunk of a stream at most: one that is taken is what shows that its client reads.
+const BODY_CHUNK: usize = 16 * 1024;
 /// Bytes that one connection may write before others get their turn.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -42,14 +44,20 @@ pub(super) enum Outlet {
 }
 
 impl Outlet {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes what there is room for. `insist` asks the kernel itself: it tells of room only when a third of
+    /// its buffer is free, but takes bytes as soon as the client has taken any.
+    fn try_write(&self, bytes: &[u8], insist: bool) -> io::Result<usize> {
         match self {
+            Self::Socket(socket) if insist => SockRef::from(&**socket).send(bytes),
             Self::Socket(socket) => socket.try_write(bytes),
-            Self::Body(body) => match body.try_send(Bytes::copy_from_slice(bytes)) {
-                Ok(()) => Ok(bytes.len()),
-                Err(mpsc::error::TrySendError::Full(_)) => Err(ErrorKind::WouldBlock.into()),
-                Err(mpsc::error::TrySendError::Closed(_)) => Err(ErrorKind::BrokenPipe.into()),
-            },
+            Self::Body(body) => {
+                let chunk = &bytes[..bytes.len().min(BODY_CHUNK)];
+                match body.try_send(Bytes::copy_from_slice(chunk)) {
+                    Ok(()) => Ok(chunk.len()),
+                    Err(mpsc::error::TrySendError::Full(_)) => Err(ErrorKind::WouldBlock.into()),
+                    Err(mpsc::error::TrySendError::Closed(_)) => Err(ErrorKind::BrokenPipe.into()),
+                }
+            }
         }
     }
 
@@ -129,6 +137,8 @@ pub(super) struct Connection {
     /// Held for their drop.
     pub(super) permit: Option<(Option<Slot>, Permit)>,
     shut: bool,
+    /// The next write asks the kernel itself whether there is room.
+    insist: bool,
 }
 
 impl Connection {
@@ -156,7 +166,13 @@ impl Connection {
             writer: None,
             permit: None,
             shut: false,
+            insist: false,
         }
+    }
+
+    /// Before a judgement about who does not read: has the client taken anything that nobody told us of?
+    pub(super) fn insist(&mut self) {
+        self.insist = self.is_slow();
     }
 
     /// Not served by the round.
@@ -192,6 +208,7 @@ impl Connection {
     ) -> Pumped {
         let Some(outlet) = &self.outlet else { return Pumped::Blocked };
         let mut turn = TURN_BYTES;
+        let insist = std::mem::take(&mut self.insist);
         loop {
             if let Phase::Over(reason) = self.machine.phase() {
                 return Pumped::Over(reason);
@@ -235,7 +252,7 @@ impl Connection {
             if pending.is_empty() {
                 return Pumped::Idle;
             }
-            let written = match outlet.try_write(pending) {
+            let written = match outlet.try_write(pending, insist) {
                 Ok(written) => written,
                 Err(error) if is_full(&error) => return Pumped::Blocked,
                 Err(_) => {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use shared::event::{Action, InstanceEvent, Position, frame_json};
+use shared::event::{Action, InstanceEvent, Position, frame_json, resumable_json};
 use shared::model::{Instance, Revision, ServiceKey};
 
 use crate::wire::frame::text_frame;
@@ -41,11 +41,17 @@ impl Encoding {
     }
 
     /// What tells a client the complete state of a provider; `None` for clients that would not understand it.
-    pub(crate) fn reset(self, key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision) -> Option<Bytes> {
+    pub(crate) fn reset(
+        self,
+        key: &ServiceKey,
+        instances: &[Arc<Instance>],
+        rev: Revision,
+        since: Revision,
+    ) -> Option<Bytes> {
         match self {
             Self::Plain | Self::Historical => None,
-            Self::Resumable => Some(text_frame(&wire::reset_json(key, instances, rev))),
-            Self::Grpc => Some(grpc::reset(key, instances, rev)),
+            Self::Resumable => Some(text_frame(&wire::reset_json(key, instances, rev, since))),
+            Self::Grpc => Some(grpc::reset(key, instances, rev, since)),
         }
     }
 }
@@ -65,6 +71,7 @@ pub(crate) struct Push {
     pub instance: Arc<Instance>,
     /// Unix microseconds of the commit, 0 when not known (a difference, not an event).
     pub committed_at: u64,
+    since: OnceLock<Revision>,
     frames: [OnceLock<Bytes>; Encoding::ALL.len()],
 }
 
@@ -78,6 +85,7 @@ impl Push {
             key: event.key.clone(),
             instance: event.instance.clone(),
             committed_at: event.committed_at,
+            since: OnceLock::new(),
             frames: Default::default(),
         }
     }
@@ -90,26 +98,43 @@ impl Push {
         key: Arc<ServiceKey>,
         instance: Arc<Instance>,
     ) -> Self {
-        Self { topic, at, action, key, instance, committed_at: 0, frames: Default::default() }
+        let since = OnceLock::new();
+        Self { topic, at, action, key, instance, committed_at: 0, since, frames: Default::default() }
+    }
+
+    /// It is told to groups that have been told everything up to `told`. What comes late says nothing about
+    /// how far they are. The first call counts.
+    pub(crate) fn is_told_after(&self, told: Revision) {
+        let _ = self.since.set(if told < self.at.rev { told } else { 0 });
+    }
+
+    /// The bytes for a session that has everything up to `told`, and the changes before this one.
+    pub(crate) fn frame_after(&self, encoding: Encoding, told: Revision) -> Bytes {
+        self.encode(encoding, self.action, (told < self.at.rev).then_some(told))
     }
 
     /// The bytes for a transport; encoded by whoever needs them first.
     pub(crate) fn frame(&self, encoding: Encoding) -> &Bytes {
-        self.frames[encoding.index()].get_or_init(|| self.encode(encoding, self.action))
+        self.frames[encoding.index()]
+            .get_or_init(|| self.encode(encoding, self.action, self.since.get().copied()))
     }
 
     /// The bytes when merging has changed what happened.
     pub(crate) fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes {
-        if action == self.action { self.frame(encoding).clone() } else { self.encode(encoding, action) }
+        if action == self.action {
+            self.frame(encoding).clone()
+        } else {
+            self.encode(encoding, action, self.since.get().copied())
+        }
     }
 
-    fn encode(&self, encoding: Encoding, action: Action) -> Bytes {
+    fn encode(&self, encoding: Encoding, action: Action, since: Option<Revision>) -> Bytes {
         let (key, instance, rev) = (&*self.key, &*self.instance, self.at.rev);
         match encoding {
-            Encoding::Plain => text_frame(&frame_json(action, key, instance, None)),
-            Encoding::Resumable => text_frame(&frame_json(action, key, instance, Some(rev))),
+            Encoding::Plain => text_frame(&frame_json(action, key, instance)),
+            Encoding::Resumable => text_frame(&resumable_json(action, key, instance, rev, since)),
             Encoding::Historical => grpc::historical(action, key, instance),
-            Encoding::Grpc => grpc::event(action, key, instance, rev),
+            Encoding::Grpc => grpc::event(action, key, instance, rev, since),
         }
     }
 }

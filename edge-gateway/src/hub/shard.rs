@@ -58,6 +58,7 @@ const DRAIN_RECHECK: Duration = Duration::from_millis(200);
 pub(super) struct Setup {
     pub(super) pace: Pace,
     pub(super) slow_after: usize,
+    pub(super) send_buffer: usize,
     pub(super) metrics: HubMetrics,
     pub(super) left: mpsc::Sender<Left>,
     pub(super) clock: Clock,
@@ -181,7 +182,7 @@ impl Shard {
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),
-            ToShard::Bookmark { rev } => self.bookmark(rev),
+            ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
             ToShard::Drain { over } => self.drain(over),
@@ -192,9 +193,9 @@ impl Shard {
         self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
     }
 
-    fn bookmark(&mut self, rev: Revision) {
+    fn bookmark(&mut self, rev: Revision, everyone: bool) {
         for (index, audience) in &mut self.audiences {
-            if audience.bookmark(rev) {
+            if (everyone || audience.unconfirmed) && audience.bookmark(rev) {
                 self.rounds.push_back(index as u32);
             }
         }
@@ -364,6 +365,11 @@ impl Shard {
         if connection.armed != at || connection.outlet.is_none() {
             return;
         }
+        connection.insist();
+        if !self.serve(key) {
+            return;
+        }
+        let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
         self.serve(key);
     }

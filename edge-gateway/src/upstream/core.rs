@@ -142,6 +142,9 @@ pub(crate) struct Core {
     next_group: GroupId,
     seen: Revision,
     bookmark: Option<Revision>,
+    /// Everything up to here has been told to everyone it concerns: a bookmark said what there was, and nothing
+    /// was missing.
+    told: Revision,
     /// Bookmarks heard.
     bookmarks: u64,
     /// What is to be asked for once more at a bookmark; see [`Core::settle`].
@@ -168,6 +171,7 @@ impl Core {
             next_group: 1,
             seen: 0,
             bookmark: None,
+            told: 0,
             bookmarks: 0,
             unsettled: VecDeque::new(),
             effects: Vec::new(),
@@ -176,7 +180,17 @@ impl Core {
 
     /// What is to be done now.
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        for effect in &self.effects {
+            if let Effect::Append(push, _) = effect {
+                push.is_told_after(self.told);
+            }
+        }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Everything up to here has been told to everyone it concerns.
+    pub(crate) fn told(&self) -> Revision {
+        self.told
     }
 
     /// The highest revision heard of.
@@ -202,6 +216,19 @@ impl Core {
     /// The group is still there.
     pub(crate) fn has(&self, group: GroupId) -> bool {
         self.groups.contains_key(&group)
+    }
+
+    /// A session with this selector may begin when there may be `most` topics; 0 is no limit. What a consumer
+    /// will bring is not known yet and counts as one.
+    pub(crate) fn has_room(&self, selector: &Selector, most: usize) -> bool {
+        let new = match selector {
+            _ if most == 0 || self.by_selector.contains_key(selector) => return true,
+            Selector::Consumer(_) => 1,
+            Selector::Providers(providers) => {
+                providers.iter().filter(|it| !self.topics.contains_key(*it)).count()
+            }
+        };
+        self.topics.len().saturating_add(new) <= most
     }
 
     /// A session begins in the shard that has the fewest of its group; names the group and the shard.
@@ -504,6 +531,9 @@ impl Core {
         } else {
             self.settle(rev);
             self.leave(rev);
+            if self.is_settled() {
+                self.told = self.told.max(rev);
+            }
         }
         lost
     }
@@ -530,6 +560,46 @@ impl Core {
         for (id, provider) in left {
             self.leave_topic(id, &provider);
         }
+    }
+
+    /// How far providers and interests have come, says the publisher. Asks for those that are behind; how many.
+    pub(crate) fn on_reached(
+        &mut self,
+        providers: impl Iterator<Item = (ServiceRef, Position)>,
+        consumers: impl Iterator<Item = (ServiceRef, Position)>,
+    ) -> usize {
+        let (mut wanted, mut behind) = (Vec::new(), 0);
+        for (provider, at) in providers {
+            match self.topics.get_mut(&provider) {
+                None => {}
+                // The answer under way may be older.
+                Some(Slot::Loading { again, .. }) => *again = true,
+                Some(Slot::Live(topic)) if topic.at() >= at => {}
+                Some(Slot::Live(topic)) if topic.asking => topic.again = true,
+                Some(Slot::Live(topic)) => {
+                    topic.asking = true;
+                    wanted.push(Want { provider, since: topic.at(), snapshot: false });
+                }
+            }
+        }
+        for (consumer, at) in consumers {
+            let Some(id) = self.by_selector.get(&Selector::Consumer(consumer.clone())) else { continue };
+            let Some(group) = self.groups.get_mut(id) else { continue };
+            match &group.asking {
+                Some(kept) => group.again |= kept.iter().all(|change| change.rev < at.rev),
+                None if group.confirmed.max(group.changed) >= at.rev => {}
+                None => {
+                    behind += 1;
+                    group.asking = Some(Vec::new());
+                    self.effects.push(Effect::AskInterest(*id, consumer));
+                }
+            }
+        }
+        behind += wanted.len();
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Replay(Cause::Bookmark, wanted));
+        }
+        behind
     }
 
     /// Asks once more for what was asked for when a subscription began or messages were lost. A replica that was

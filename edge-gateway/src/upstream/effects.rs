@@ -58,7 +58,7 @@ impl Upstream {
             }
             Effect::Opened(group) => {
                 for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
-                    let _ = done.send(joined);
+                    let _ = done.send(Ok(joined));
                 }
             }
             Effect::CloseInterest(group) => {

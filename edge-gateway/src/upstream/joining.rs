@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use shared::model::{Revision, ServiceRef};
-use tokio::sync::oneshot;
 
 use super::core::Preface;
 use super::topic::Replayed;
-use super::{Command, Done, Joined, Upstream};
+use super::{Admission, Command, Done, Joined, Upstream};
 use crate::hub::push::Encoding;
 use crate::hub::{GroupId, Left, ToShard};
+use crate::limits::Full;
 use crate::session::close::Reason;
 
 /// A session whose place is to be reserved.
@@ -18,7 +18,7 @@ pub(super) struct Joining {
     group: GroupId,
     shard: usize,
     encoding: Encoding,
-    done: oneshot::Sender<Joined>,
+    done: Admission,
 }
 
 /// A session that must be told what it missed before.
@@ -33,6 +33,11 @@ impl Upstream {
     pub(super) async fn on_command(&mut self, command: Command) {
         match command {
             Command::Join { selector, encoding, since, done } => {
+                if !self.core.has_room(&selector, self.config.topics) {
+                    // Nobody waits any more: nothing was taken.
+                    let _ = done.send(Err(Full::Topics));
+                    return;
+                }
                 let (group, shard) = self.core.join(&selector);
                 match since {
                     None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
@@ -65,7 +70,7 @@ impl Upstream {
         let joined = Joined { shard, ticket };
         if gone || self.core.is_open(group) {
             // When nobody waits any more the shard lets the place go after a while.
-            let _ = done.send(joined);
+            let _ = done.send(Ok(joined));
         } else {
             self.opening.entry(group).or_default().push((done, joined));
         }
@@ -96,7 +101,7 @@ impl Upstream {
             let preface = match self.core.preface(group, it.since, &it.known) {
                 None if !self.core.has(group) => Vec::new(),
                 None => continue,
-                Some(Ok(preface)) => encode(encoding, &preface),
+                Some(Ok(preface)) => encode(encoding, it.since, &preface),
                 Some(Err(_)) if it.asking => continue,
                 Some(Err(wants)) => {
                     it.asking = true;
@@ -116,13 +121,17 @@ impl Upstream {
 }
 
 /// The frames of a preface, for a transport that knows states and bookmarks.
-fn encode(encoding: Encoding, preface: &Preface) -> Vec<u8> {
+fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, instances) in &preface.states {
-        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev).unwrap_or_default());
+        // Until all states are there the client is where it was.
+        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev, since).unwrap_or_default());
     }
     for push in &preface.events {
-        bytes.extend_from_slice(push.frame(encoding));
+        bytes.extend_from_slice(&push.frame_after(encoding, preface.told));
+    }
+    if !preface.states.is_empty() && preface.told > since {
+        bytes.extend_from_slice(&encoding.bookmark(preface.told).unwrap_or_default());
     }
     bytes
 }

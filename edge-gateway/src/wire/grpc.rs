@@ -62,9 +62,15 @@ fn action(it: Action) -> pb::Action {
 }
 
 /// An event for `muster.watch.v1`.
-pub(crate) fn event(it: Action, key: &ServiceKey, instance: &Instance, rev: Revision) -> Bytes {
-    let event =
-        new::Event { action: action(it).into(), key: Some(key.into()), instance: Some(instance.into()), rev };
+pub(crate) fn event(
+    it: Action,
+    key: &ServiceKey,
+    instance: &Instance,
+    rev: Revision,
+    since: Option<Revision>,
+) -> Bytes {
+    let (key, instance) = (Some(key.into()), Some(instance.into()));
+    let event = new::Event { action: action(it).into(), key, instance, rev, since };
     message(&new::WatchResponse { what: Some(new::watch_response::What::Event(event)) })
 }
 
@@ -74,9 +80,9 @@ pub(crate) fn bookmark(rev: Revision) -> Bytes {
 }
 
 /// A provider's state for `muster.watch.v1`.
-pub(crate) fn reset(key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision) -> Bytes {
+pub(crate) fn reset(key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision, since: Revision) -> Bytes {
     let instances = instances.iter().map(|it| (&**it).into()).collect();
-    let reset = new::Reset { key: Some(key.into()), instances, rev };
+    let reset = new::Reset { key: Some(key.into()), instances, rev, since: Some(since) };
     message(&new::WatchResponse { what: Some(new::watch_response::What::Reset(reset)) })
 }
 

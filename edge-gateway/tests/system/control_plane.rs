@@ -178,13 +178,19 @@ impl ControlPlane {
         self.bus.publish(message).await.expect("publishes");
     }
 
-    /// Claims that everything so far has been published.
+    /// Claims that everything so far has been published, and names who changed since it said so last.
     pub(crate) async fn bookmark(&self) {
         let bookmark = {
             let mut truth = self.truth();
             let rev = truth.rev;
             let since = std::mem::replace(&mut truth.bookmark, rev);
-            pb::Bookmark { epoch: 1, rev: truth.bookmark, since, publisher: "test".to_owned() }
+            let last = |(provider, it): (&ServiceRef, &Provider)| {
+                let at = it.events.last().filter(|event| event.at.rev > since)?.at;
+                Some(pb::Reached { service: Some(provider.into()), at: Some(at.into()) })
+            };
+            let providers = truth.providers.iter().filter_map(last).collect();
+            let publisher = "test".to_owned();
+            pb::Bookmark { epoch: 1, rev, since, publisher, providers, ..pb::Bookmark::default() }
         };
         self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await.expect("publishes");
     }

@@ -83,7 +83,14 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
         assert_eq!(state.instances.len(), 1);
     }
     let event = world.control_plane.tell("p", Delete, "a").await;
-    world.control_plane.bookmark().await;
+    // The publisher goes on: a bookmark is passed on when it is certain that nothing is missing.
+    let publisher = world.control_plane.clone();
+    let publishing = tokio::spawn(async move {
+        loop {
+            publisher.bookmark().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
     for stream in &mut streams {
         let Some(What::Event(told)) = next(stream).await.expect("good").expect("open").what else {
             panic!("an event was expected")
@@ -94,6 +101,7 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
         };
         assert_eq!(bookmark.rev, event.at.rev);
     }
+    publishing.abort();
     assert_eq!(
         world.metric(&format!(
             r#"service_center_notify_subscriber_total{{domain="default",instance="{}",scheme="gRPC"}}"#,

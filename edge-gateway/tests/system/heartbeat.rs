@@ -57,6 +57,10 @@ async fn an_instance_that_does_not_exist_is_told_and_a_failure_ends_without_a_wo
             &format!("{PATH}/gone/heartbeat"),
             put(async || (StatusCode::BAD_REQUEST, r#"{"errorCode":"400017"}"#)),
         )
+        .route(
+            &format!("{PATH}/refused/heartbeat"),
+            put(async || (StatusCode::BAD_REQUEST, r#"{"errorCode":"400001"}"#)),
+        )
         .route(&format!("{PATH}/broken/heartbeat"), put(async || StatusCode::SERVICE_UNAVAILABLE));
     let world = world(router).await;
     let mut gone = world.watch_path(&format!("{PATH}/gone/heartbeat")).await;
@@ -64,8 +68,10 @@ async fn an_instance_that_does_not_exist_is_told_and_a_failure_ends_without_a_wo
     assert_eq!(u16::from(frame.code), 4001);
     assert_eq!(frame.reason, "heartbeat reporting failed because the instance does not exist");
 
-    let mut broken = world.watch_path(&format!("{PATH}/broken/heartbeat")).await;
-    broken.expect_end().await;
+    for other in ["refused", "broken"] {
+        let mut other = world.watch_path(&format!("{PATH}/{other}/heartbeat")).await;
+        other.expect_end().await;
+    }
 }
 
 #[tokio::test]

@@ -15,8 +15,27 @@ fn path(rest: &str) -> String {
     format!("/v4/default/registry/microservices/c/watcher?{rest}")
 }
 
+/// The next frame that is no bookmark.
 async fn frame(watcher: &mut Watcher) -> Value {
-    serde_json::from_str(&watcher.text().await).expect("JSON")
+    loop {
+        let frame: Value = serde_json::from_str(&watcher.text().await).expect("JSON");
+        if frame["action"] != "BOOKMARK" {
+            return frame;
+        }
+    }
+}
+
+/// The publisher goes on until the gateway is sure that nothing is missing.
+async fn confirmed(world: &World, watcher: &mut Watcher) -> u64 {
+    loop {
+        world.control_plane.bookmark().await;
+        let text = tokio::time::timeout(Duration::from_millis(20), watcher.next()).await;
+        if let Ok(Some(Ok(message))) = text {
+            let frame: Value = serde_json::from_str(message.to_text().expect("text")).expect("JSON");
+            assert_eq!(frame["action"], "BOOKMARK", "{frame}");
+            return frame["rev"].as_u64().expect("a revision");
+        }
+    }
 }
 
 async fn expect(watcher: &mut Watcher, event: &InstanceEvent) {
@@ -95,11 +114,39 @@ async fn bookmarks_are_for_those_who_asked_and_for_nobody_else() {
     let first = world.control_plane.tell("p", Create, "a").await;
     old.expect(&first).await;
     expect(&mut new, &first).await;
-    world.control_plane.bookmark().await;
-    assert_eq!(new.text().await, format!(r#"{{"action":"BOOKMARK","rev":{}}}"#, first.at.rev));
+    assert_eq!(confirmed(&world, &mut new).await, first.at.rev);
     let second = world.control_plane.tell("p", Delete, "a").await;
     old.expect(&second).await;
     expect(&mut new, &second).await;
+}
+
+#[tokio::test]
+async fn what_the_bus_lost_is_not_lost_to_a_client_that_leaves_before_anyone_knew() {
+    let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
+    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let (mut stays, mut leaves) = (world.watch("c").await, world.watch_path(&path("rev=1")).await);
+    let first = world.control_plane.tell("p", Create, "a").await;
+    stays.expect(&first).await;
+    expect(&mut leaves, &first).await;
+    assert_eq!(confirmed(&world, &mut leaves).await, first.at.rev);
+
+    let lost = world.control_plane.commit("p", Update, "a");
+    let heard = world.control_plane.tell("q", Create, "b").await;
+    let last = frame(&mut leaves).await;
+    assert_eq!((&last["rev"], &last["since"]), (&json!(heard.at.rev), &json!(first.at.rev)));
+    drop(leaves);
+    stays.expect(&heard).await;
+    // The publisher names both providers: the loss shows.
+    world.control_plane.bookmark().await;
+    stays.expect(&lost).await;
+
+    let mut again = world.watch_path(&path(&format!("rev={}", last["since"]))).await;
+    expect(&mut again, &lost).await;
+    // With the same revision as the first time, by which the client knows it.
+    expect(&mut again, &heard).await;
+    let next = world.control_plane.tell("p", Delete, "a").await;
+    expect(&mut again, &next).await;
 }
 
 #[tokio::test]

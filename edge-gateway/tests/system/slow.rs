@@ -79,6 +79,42 @@ async fn a_slow_watcher_is_merged_and_ends_up_with_the_truth_while_others_see_ev
 }
 
 #[tokio::test]
+async fn a_watcher_that_reads_a_little_all_the_time_is_merged_and_never_let_go() {
+    let hub = HubConfig { slow_after_bytes: 64 * 1024, ..config().hub };
+    let session = SessionConfig { write_timeout: Duration::from_secs(1), ..SessionConfig::default() };
+    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut slow = narrow(&world, "c").await;
+    let first = world.control_plane.tell("p", Create, "1").await;
+    let mut heard = 0;
+    // Far more than it takes, for several write deadlines.
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    while tokio::time::Instant::now() < until {
+        for _ in 0..100 {
+            world.control_plane.tell("p", Update, "1").await;
+        }
+        pace.tick().await;
+        for _ in 0..4 {
+            let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
+            let Some(Ok(Message::Text(text))) = message else { panic!("{message:?} after {heard}") };
+            let (_, _, rev) = parse(&text);
+            assert!(rev >= first.at.rev.max(heard), "in order");
+            heard = rev;
+        }
+        assert_eq!(world.metric("muster_edge_sessions"), 1.0, "still open");
+    }
+    assert!(world.metric("muster_edge_events_merged_total") > 0.0);
+    let last = world.control_plane.tell("p", Update, "1").await;
+    while heard < last.at.rev {
+        let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
+        if let Some(Ok(Message::Text(text))) = message {
+            heard = parse(&text).2;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_watcher_that_reads_nothing_is_let_go_and_nobody_else_waits() {
     let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
     let world = World::with(Config { session, ..config() }, LocalBus::new()).await;

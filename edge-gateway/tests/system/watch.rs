@@ -1,8 +1,12 @@
 //! What a watcher sees when all goes well, and whom it concerns.
 
+use edge_gateway::Config;
+use edge_gateway::config::UpstreamConfig;
+use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
+use tokio_tungstenite::tungstenite::Error;
 
-use crate::world::World;
+use crate::world::{World, config};
 
 #[tokio::test]
 async fn every_watcher_of_a_consumer_sees_every_event_in_order() {
@@ -158,4 +162,25 @@ async fn a_drain_ends_all_watchers_without_a_close_frame_and_then_the_process() 
     }
     assert!(world.tasks.finish(crate::world::PATIENCE).await, "everything ended by itself");
     assert!(!world.readiness.report().ready);
+}
+
+#[tokio::test]
+async fn a_node_that_follows_as_many_services_as_it_may_refuses_others_before_the_upgrade() {
+    let upstream = UpstreamConfig { topics: 2, ..config().upstream };
+    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let mut first = world.watch("c").await;
+    let event = world.control_plane.tell("p", Create, "1").await;
+    first.expect(&event).await;
+    let path = |query: &str| {
+        format!("ws://{}/v4/default/registry/microservices/d/watcher?providers={query}", world.api)
+    };
+    let refused = tokio_tungstenite::connect_async(path("p,r")).await;
+    let Err(Error::Http(answer)) = refused else { panic!("a refusal was expected") };
+    assert_eq!(answer.status(), 503);
+    // What is followed already costs nothing more.
+    let mut second = world.watch_path("/v4/default/registry/microservices/d/watcher?providers=p").await;
+    let event = world.control_plane.tell("p", Update, "1").await;
+    first.expect(&event).await;
+    second.expect(&event).await;
 }

@@ -3,6 +3,7 @@
 //! Reconnects by itself and, where the server knows revisions, continues after the last one seen. Ends when
 //! interrupted, or when the server says that there is nothing to watch.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -53,6 +54,32 @@ struct Frame {
     instance: Option<Instance>,
     instances: Vec<Instance>,
     rev: Option<Revision>,
+    since: Option<Revision>,
+}
+
+/// Up to where everything was shown, and what was shown of what comes after that.
+struct Place {
+    /// `None`: the watch cannot be resumed.
+    since: Option<Revision>,
+    /// May come again after a break. The bookmark that follows a burst empties it.
+    shown: HashSet<(String, Revision)>,
+}
+
+impl Place {
+    /// Takes a frame in; false when it was shown before a break.
+    fn is_news(&mut self, frame: &Frame) -> bool {
+        // A server that sends no revisions cannot be asked to continue after one.
+        let (Some(since), Some(rev)) = (self.since.as_mut(), frame.rev) else { return true };
+        *since = frame.since.unwrap_or(rev).max(*since);
+        match &frame.instance {
+            Some(instance) => self.shown.insert((instance.instance_id.clone(), rev)),
+            None => {
+                let since = *since;
+                self.shown.retain(|(_, rev)| *rev > since);
+                true
+            }
+        }
+    }
 }
 
 impl Watch {
@@ -69,23 +96,23 @@ impl Watch {
         for provider in &self.providers {
             self.depend_on(provider, registry).await?;
         }
-        let mut since = (!self.live).then_some(self.since);
-        let mut socket = self.connect(registry, since).await?;
+        let mut place = Place { since: (!self.live).then_some(self.since), shown: HashSet::new() };
+        let mut socket = self.connect(registry, place.since).await?;
         screen.note("watching");
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            let lost = self.read(&mut socket, &mut since, &mut backoff, screen).await?;
+            let lost = self.read(&mut socket, &mut place, &mut backoff, screen).await?;
             screen.note(&format!("{lost}; reconnecting"));
             socket = loop {
                 tokio::time::sleep(backoff.next_wait()).await;
-                match self.connect(registry, since).await {
+                match self.connect(registry, place.since).await {
                     Ok(socket) => break socket,
                     Err(Failure::TryAgain { wait: Some(wait), .. }) => tokio::time::sleep(wait).await,
                     Err(e) if e.is_passing() => {}
                     Err(e) => return Err(e),
                 }
             };
-            screen.note(if since.is_some() {
+            screen.note(if place.since.is_some() {
                 "reconnected; nothing is missing"
             } else {
                 "reconnected; changes meanwhile are missing"
@@ -119,7 +146,7 @@ impl Watch {
     async fn read(
         &self,
         socket: &mut Socket,
-        since: &mut Option<Revision>,
+        place: &mut Place,
         backoff: &mut Backoff,
         screen: &mut Screen,
     ) -> Result<String, Failure> {
@@ -133,10 +160,9 @@ impl Watch {
             backoff.reset();
             match message {
                 Message::Text(text) => {
-                    let frame = self.show(text.as_str(), screen)?;
-                    // A server that sends no revisions cannot be asked to continue after one.
-                    if let (Some(since), Some(rev)) = (since.as_mut(), frame.rev) {
-                        *since = rev;
+                    let frame = read_frame(text.as_str())?;
+                    if place.is_news(&frame) {
+                        self.show(text.as_str(), &frame, screen)?;
                     }
                 }
                 Message::Close(_) => return Ok("the server closed the connection".to_owned()),
@@ -146,15 +172,9 @@ impl Watch {
         }
     }
 
-    fn show(&self, text: &str, screen: &mut Screen) -> Result<Frame, Failure> {
-        // By contract a text that is no JSON is the reason for which the watch ends.
-        let frame: Frame = serde_json::from_str(text).map_err(|_| {
-            let refusal = Refusal { message: text.chars().take(500).collect(), ..Refusal::default() };
-            Failure::Refused(refusal)
-        })?;
+    fn show(&self, text: &str, frame: &Frame, screen: &mut Screen) -> Result<(), Failure> {
         if self.target.output == Format::Json {
-            screen.line(text)?;
-            return Ok(frame);
+            return screen.line(text);
         }
         let key = &frame.key;
         let name = format!("{}/{} {}", key.app_id, key.service_name, key.version);
@@ -171,8 +191,16 @@ impl Watch {
                 line(screen, action, &name, &instance.map_or_else(String::new, |it| described(it, screen)))?;
             }
         }
-        Ok(frame)
+        Ok(())
     }
+}
+
+/// By contract a text that is no JSON is the reason for which the watch ends.
+fn read_frame(text: &str) -> Result<Frame, Failure> {
+    serde_json::from_str(text).map_err(|_| {
+        let refusal = Refusal { message: text.chars().take(500).collect(), ..Refusal::default() };
+        Failure::Refused(refusal)
+    })
 }
 
 fn line(screen: &mut Screen, action: &str, name: &str, rest: &str) -> Result<(), Failure> {

@@ -126,7 +126,7 @@ pub struct InterestChange {
     pub committed_at: u64,
 }
 /// Sent once a second and after each burst: everything in (since, rev\] has been published by `epoch`.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Bookmark {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
@@ -136,6 +136,20 @@ pub struct Bookmark {
     pub since: u64,
     #[prost(string, tag = "4")]
     pub publisher: ::prost::alloc::string::String,
+    /// The last event of each provider, and the last change of each consumer's interest, in (since, rev\]. Who has
+    /// heard less of one of them has lost something. Long lists are spread over several bookmarks, of which
+    /// only the last one advances `rev`.
+    #[prost(message, repeated, tag = "5")]
+    pub providers: ::prost::alloc::vec::Vec<Reached>,
+    #[prost(message, repeated, tag = "6")]
+    pub consumers: ::prost::alloc::vec::Vec<Reached>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reached {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<Position>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InterestRequest {

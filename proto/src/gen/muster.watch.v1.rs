@@ -42,6 +42,9 @@ pub struct Event {
     pub instance: ::core::option::Option<super::super::event::v1::Instance>,
     #[prost(uint64, tag = "4")]
     pub rev: u64,
+    /// Present: everything up to here has been sent; absent: everything up to `rev` has.
+    #[prost(uint64, optional, tag = "5")]
+    pub since: ::core::option::Option<u64>,
 }
 /// Everything up to `rev` has been sent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -58,6 +61,9 @@ pub struct Reset {
     pub instances: ::prost::alloc::vec::Vec<super::super::event::v1::Instance>,
     #[prost(uint64, tag = "3")]
     pub rev: u64,
+    /// As in an event.
+    #[prost(uint64, optional, tag = "4")]
+    pub since: ::core::option::Option<u64>,
 }
 /// Generated client implementations.
 pub mod watch_client {
@@ -150,7 +156,7 @@ pub mod watch_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Streams every change of the selected providers' instances, in order, each exactly once.
+        /// Streams every change of the selected providers' instances, in order, each once until the watch is resumed.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -196,7 +202,7 @@ pub mod watch_server {
             >
             + std::marker::Send
             + 'static;
-        /// Streams every change of the selected providers' instances, in order, each exactly once.
+        /// Streams every change of the selected providers' instances, in order, each once until the watch is resumed.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

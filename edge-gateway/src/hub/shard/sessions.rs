@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::{spawn_local, yield_now};
 
@@ -55,10 +56,13 @@ impl Shard {
 
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
         let Some(key) = self.tickets.remove(&ticket) else { return };
+        let send_buffer = self.setup.send_buffer;
         let Some(connection) = self.get(key) else { return };
         let (outlet, read) = match to {
             Attached::Socket { socket, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
+                // What waits in the kernel can neither be merged nor taken back. Refused: it is the kernel's size.
+                let _ = SockRef::from(&socket).set_send_buffer_size(send_buffer);
                 match TcpStream::from_std(socket) {
                     Ok(socket) => (Outlet::Socket(Rc::new(socket)), read),
                     Err(_) => return self.remove(key, Reason::Broken),

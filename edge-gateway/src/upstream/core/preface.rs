@@ -18,14 +18,18 @@ pub(crate) struct Preface {
     pub states: Vec<(Arc<ServiceKey>, Vec<Arc<Instance>>)>,
     /// What happened, in order.
     pub events: Vec<Arc<Push>>,
-    /// Up to here the states, and what follows them, leave nothing out.
+    /// The revision of the states, at least.
     pub rev: Revision,
+    /// Up to here nothing is left out.
+    pub told: Revision,
 }
 
 impl Core {
-    /// Everything in (…, the last bookmark] has been told to everyone it concerns.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.unsettled.is_empty() && self.topics.values().all(Slot::is_settled)
+    /// Nothing is being asked, or has to be asked again, about anyone.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+            && self.topics.values().all(Slot::is_settled)
+            && self.groups.values().all(|group| group.asking.is_none())
     }
 
     /// What a session of the group that has everything up to `since` must be told to be where the group is now;
@@ -49,7 +53,7 @@ impl Core {
             let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_settled()) else {
                 return None;
             };
-            rev = rev.min(topic.at().rev.max(self.bookmark.unwrap_or(0)));
+            rev = rev.min(topic.at().rev.max(self.told));
             match events_since(topic, base, known.get(provider)) {
                 Some(events) if since > 0 => preface.events.extend(events),
                 None if since > 0 && !known.contains_key(provider) => {
@@ -61,6 +65,7 @@ impl Core {
             }
         }
         preface.rev = if rev == Revision::MAX { group.confirmed } else { rev };
+        preface.told = self.told;
         preface.events.sort_by_key(|push| push.at);
         Some(if wanted.is_empty() { Ok(preface) } else { Err(wanted) })
     }

@@ -215,3 +215,38 @@ fn a_bookmark_that_starts_after_the_last_one_shows_a_loss() {
     assert_eq!(it.asked.len(), 1);
     assert!(!it.core.is_settled());
 }
+
+#[test]
+fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certain_meanwhile() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.core.on_interest(group, interest(10, &["p"]));
+    it.settle();
+    for _ in 0..=SETTLED_AFTER {
+        it.core.on_bookmark(10, 10);
+    }
+    it.settle();
+    assert_eq!(it.core.told(), 10);
+
+    let at = |id: &str, rev| [(service(id), Position::first_of(rev))].into_iter();
+    let none = || std::iter::empty();
+    assert_eq!(it.core.on_reached(at("p", 10), at("c", 10)), 0, "is known");
+    assert_eq!(it.core.on_reached(at("other", 12), at("other", 12)), 0, "concerns nobody here");
+    assert_eq!(it.core.on_reached(at("p", 12), none()), 1);
+    it.core.on_bookmark(12, 10);
+    it.settle();
+    assert_eq!(it.asked.last().map(|want| want.provider.clone()), Some(service("p")));
+    assert_eq!(it.core.told(), 10, "not before the answer");
+
+    let replayed = Replayed { continuous: true, at: Position::end_of(12), ..Replayed::default() };
+    it.core.on_replayed(&service("p"), Position::end_of(10), replayed);
+    it.core.on_bookmark(12, 10);
+    assert_eq!(it.core.told(), 12);
+
+    assert_eq!(it.core.on_reached(none(), at("c", 13)), 1);
+    it.core.on_bookmark(13, 12);
+    assert_eq!(it.core.told(), 12);
+    it.core.on_interest(group, interest(13, &["p"]));
+    it.core.on_bookmark(13, 12);
+    assert_eq!(it.core.told(), 13);
+}
