@@ -7,7 +7,7 @@ use xtask::{bench, ci, codegen, licences, tests};
 const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
        cargo xtask ci              everything that must hold before a change is merged
-       cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
+       cargo xtask bench <name>    measure fanout, idle, seed, many, path, publish, slow, registry or store
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
