@@ -3,7 +3,24 @@
 //! A bench prints one JSON object per figure to standard output, with the shape of its input, and a table to
 //! standard error. Figures of different runs or machines do not compare; those of one run do.
 
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`stage`] | a system of real processes, with who is watched and who watches |
+//! | [`crowd`] | the watchers, in a process of their own |
+//! | [`floor`] | the bare loop that fan-out is held against |
+//! | [`stamp`] | what a change carries so that its receipt can be timed and its order checked |
+//! | [`usage`] | what a process has used |
+//! | [`report`] | figures as a table and as JSON |
+
 use std::time::Duration;
+
+pub mod crowd;
+pub mod floor;
+pub mod report;
+pub mod stage;
+pub mod stamp;
+pub mod usage;
 
 /// What a number of calls took.
 #[derive(Clone, Debug)]

@@ -86,7 +86,9 @@ impl Publisher {
         let mut bookmarks: Option<Messages> = None;
         let mut retry_at = None;
         loop {
-            if bookmarks.is_none() && retry_at.is_none() {
+            // Without this a subscription that failed once would never be tried again, and changes would wait for
+            // the retry each time.
+            if bookmarks.is_none() && retry_at.is_none_or(|at| at <= Instant::now()) {
                 bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
             }
             let due = retry_at.or(self.term.as_ref().map(|term| term.bookmark_at));

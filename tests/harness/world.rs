@@ -68,6 +68,24 @@ impl World {
         Self { etcd, nats, control_planes, gateways }
     }
 
+    /// Starts a system of one control plane and one gateway without links, with settings beyond the usual.
+    pub async fn tuned(control_plane_flags: &[(&str, &str)], gateway_flags: &[(&str, &str)]) -> Self {
+        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
+        let (store, bus) = (format!("http://{}", etcd.endpoint()), nats.url());
+        let mut flags = vec![("--etcd", store.as_str()), ("--nats", &bus)];
+        flags.extend(control_plane_flags);
+        let control_plane = Node::prepare("control-plane", &flags);
+        let url = format!("http://{}", control_plane.api);
+        let mut flags = vec![("--nats", bus.as_str()), ("--control-plane", &url), ("--drain-over", "1s")];
+        flags.extend(gateway_flags);
+        let gateway = Node::prepare("edge-gateway", &flags);
+        control_plane.process.start();
+        gateway.process.start();
+        control_plane.ready().await;
+        gateway.ready().await;
+        Self { etcd, nats, control_planes: vec![control_plane], gateways: vec![gateway] }
+    }
+
     /// Starts a system in which every program has links of its own to the store and the bus, and settings beyond
     /// the usual.
     pub async fn linked(

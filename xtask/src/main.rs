@@ -10,7 +10,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
                                    hold a server (or muster standalone) against the contract of the registry API
        cargo xtask faults [--times N]  break every part under load, N times in a row
        cargo xtask ci              everything that must hold before a change is merged
-       cargo xtask bench <name>    measure: store, …; figures as JSON lines, a table on standard error
+       cargo xtask bench <name>    measure fanout, idle, seed, many, path, publish, slow, registry or store
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 

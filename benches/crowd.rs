@@ -1,0 +1,188 @@
+//! Many watchers in a process of their own, so that what they cost is not counted as the server's.
+//!
+//! The parent's side. The child is this same program, told so by its first argument; it reads commands from its
+//! standard input and answers each by a line of JSON.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+mod frames;
+mod member;
+mod seen;
+
+/// The first argument of a child.
+const ROLE: &str = "crowd-of-watchers";
+
+/// Becomes the child if that is what this process was started for. First in `main` of each bench with a crowd.
+///
+/// # Errors
+/// When a command cannot be done.
+pub fn become_child_if_asked() -> Result<bool> {
+    if std::env::args().nth(1).as_deref() != Some(ROLE) {
+        return Ok(false);
+    }
+    member::run()?;
+    Ok(true)
+}
+
+/// A child process with its watchers. Ended when dropped.
+pub struct Crowd {
+    child: Child,
+    ask: ChildStdin,
+    answer: BufReader<ChildStdout>,
+}
+
+/// What the watchers have seen since they were last asked. Times in milliseconds since the change was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    /// Stamped frames.
+    pub received: u64,
+    /// Changes that a watcher saw a later one of without having seen them.
+    pub lost: u64,
+    /// Frames told twice in a row.
+    pub repeated: u64,
+    /// Frames older than one before them.
+    pub reordered: u64,
+    /// Connections that ended, since the watchers were opened.
+    pub ended: u64,
+    /// Receipt of the first watcher, median over changes.
+    pub first_ms: f64,
+    /// Receipt of the last watcher, median over changes.
+    pub last_ms: f64,
+    /// Half of all receipts.
+    pub p50_ms: f64,
+    /// 99 % of all receipts.
+    pub p99_ms: f64,
+    /// The latest receipt.
+    pub max_ms: f64,
+}
+
+impl Crowd {
+    /// Starts a child without watchers.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start() -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(ROLE)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (ask, answer) = (child.stdin.take().context("piped")?, child.stdout.take().context("piped")?);
+        Ok(Self { child, ask, answer: BufReader::new(answer) })
+    }
+
+    /// Opens so many WebSocket watches, over these consumers in turn; the first `narrow` of them with a receive
+    /// buffer so small that the kernel does not read for them. Gives the seconds that it took.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn open(&mut self, to: SocketAddr, consumers: &[String], count: usize, narrow: usize) -> Result<f64> {
+        let ids = consumers.join(",");
+        let answer = self.call(&format!("open {to} {count} {narrow} {ids}"))?;
+        answer["seconds"].as_f64().context("seconds")
+    }
+
+    /// Opens so many gRPC watches of a consumer on each of so many connections.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn open_grpc(
+        &mut self,
+        to: SocketAddr,
+        consumer: &str,
+        connections: usize,
+        each: usize,
+    ) -> Result<()> {
+        self.call(&format!("grpc {to} {connections} {each} {consumer}")).map(drop)
+    }
+
+    /// Ends all WebSocket watches at once and opens them again. Gives the seconds until all are open.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn reopen(&mut self) -> Result<f64> {
+        self.call("reopen")?["seconds"].as_f64().context("seconds")
+    }
+
+    /// The first `count` watchers do not read from now on.
+    ///
+    /// # Errors
+    /// When the child has ended.
+    pub fn stop(&mut self, count: usize) -> Result<()> {
+        self.call(&format!("stop {count}")).map(drop)
+    }
+
+    /// Waits until all watchers together have received so many frames since the last question, and tells what they
+    /// saw. Waits a moment longer for frames that must not come.
+    ///
+    /// # Errors
+    /// When the child has ended.
+    pub fn collect(&mut self, frames: u64, within: Duration) -> Result<Sight> {
+        let told = self.call(&format!("collect {frames} {}", within.as_millis()))?;
+        let (number, ms) =
+            (|name: &str| told[name].as_u64().unwrap_or(0), |name: &str| told[name].as_f64().unwrap_or(0.0));
+        Ok(Sight {
+            received: number("received"),
+            lost: number("lost"),
+            repeated: number("repeated"),
+            reordered: number("reordered"),
+            ended: number("ended"),
+            first_ms: ms("first_ms"),
+            last_ms: ms("last_ms"),
+            p50_ms: ms("p50_ms"),
+            p99_ms: ms("p99_ms"),
+            max_ms: ms("max_ms"),
+        })
+    }
+
+    /// A frame as it came, with its header.
+    ///
+    /// # Errors
+    /// When none has come.
+    pub fn sample(&mut self) -> Result<Vec<u8>> {
+        let told = self.call("sample")?;
+        let frame: Vec<u8> = serde_json::from_value(told["frame"].clone())?;
+        ensure!(!frame.is_empty(), "no frame has come");
+        Ok(frame)
+    }
+
+    fn call(&mut self, command: &str) -> Result<Value> {
+        writeln!(self.ask, "{command}")?;
+        let mut line = String::new();
+        ensure!(self.answer.read_line(&mut line)? > 0, "the watchers ended");
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Sight {
+    /// Everything came, once, in order, and nobody was let go.
+    ///
+    /// # Errors
+    /// When not, saying what.
+    pub fn check(&self, expected: u64) -> Result<()> {
+        ensure!(
+            self.received == expected && self.lost + self.repeated + self.reordered + self.ended == 0,
+            "{} of {expected} frames, {} lost, {} repeated, {} reordered, {} connections ended",
+            self.received,
+            self.lost,
+            self.repeated,
+            self.reordered,
+            self.ended
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

@@ -1,0 +1,144 @@
+//! Many small audiences: 10 000 watchers of 1000 consumers over 1000 providers, of which few are popular.
+//!
+//! Each consumer depends on five providers, chosen by Zipf's law; changes meet providers evenly, with random gaps, as
+//! one etcd put each. A change of the rate must not change how long a receipt takes. Times are from asking etcd for the
+//! change. Arguments: watchers, consumers (and as many providers), seconds per rate.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use benches::crowd::{self, Crowd};
+use benches::report::Report;
+use benches::stage::{self, Provider, Stage};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+const RATES: [f64; 3] = [10.0, 100.0, 1000.0];
+const EACH: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> Result<()> {
+    if crowd::become_child_if_asked()? {
+        return Ok(());
+    }
+    let mut arguments = std::env::args().skip(1).map(|it| it.parse::<usize>());
+    let watchers = arguments.next().unwrap_or(Ok(10_000))?;
+    let consumers = arguments.next().unwrap_or(Ok(1000))?;
+    let seconds = arguments.next().unwrap_or(Ok(10))?;
+    tokio::runtime::Runtime::new()?.block_on(run(watchers, consumers, seconds))
+}
+
+async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
+    // The same fleet in each run.
+    let mut dice = fastrand::Rng::with_seed(4);
+    let interests: Vec<Vec<u32>> = (0..count).map(|_| interest(&mut dice, count)).collect();
+    let mut audience = vec![0_u64; count];
+    for watcher in 0..watchers {
+        interests[watcher % count].iter().for_each(|provider| audience[*provider as usize] += 1);
+    }
+    let largest = audience.iter().max().copied().unwrap_or(0);
+
+    let stage = Stage::start("30s").await;
+    let mut providers: Vec<Option<Provider>> =
+        stage::providers(&stage, count as u32).await.into_iter().map(Some).collect();
+    let consumers = stage.consumers(0, count, |number| interests[number].clone()).await;
+    let mut crowd = Crowd::start()?;
+    let opened = crowd.open(stage.world.gateways[0].api, &consumers, watchers, 0)?;
+    eprintln!("{watchers} watchers opened in {opened:.1} s; the most popular provider has {largest}");
+    let columns = ["events/s", "frames/s", "p50 ms", "p99 ms", "max ms", "ratio of p99", "gateway CPU %"];
+    let report = Report::new("many", &columns);
+    let mut floor = None;
+    for rate in RATES {
+        let (cpu, began) = (stage.gateway_cpu()?, Instant::now());
+        let (events, expected) =
+            change(&stage, &mut providers, &audience, rate, seconds as f64, &mut dice).await?;
+        let took = began.elapsed().as_secs_f64();
+        let cpu = stage.gateway_cpu()? - cpu;
+        let sight = crowd.collect(expected, PATIENCE)?;
+        let ratio = sight.p99_ms / *floor.get_or_insert(sight.p99_ms);
+        report.row(
+            &format!("{watchers} watchers, {rate:.0} events/s"),
+            &[
+                Some(events as f64 / took),
+                Some(expected as f64 / took),
+                Some(sight.p50_ms),
+                Some(sight.p99_ms),
+                Some(sight.max_ms),
+                Some(ratio),
+                Some(cpu / took * 100.0),
+            ],
+        );
+        sight.check(expected)?;
+    }
+    Ok(())
+}
+
+/// Makes changes at the rate; gives how many there were, and how many frames they are.
+async fn change(
+    stage: &Stage,
+    providers: &mut [Option<Provider>],
+    audience: &[u64],
+    rate: f64,
+    seconds: f64,
+    dice: &mut fastrand::Rng,
+) -> Result<(u64, u64)> {
+    let etcd = stage::etcd(stage).await?;
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut at = Instant::now();
+    let mut running = FuturesUnordered::new();
+    let (mut events, mut expected) = (0, 0);
+    loop {
+        // The gaps of changes that know nothing of each other.
+        at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
+        if at > until {
+            break;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(at) => break,
+                Some(done) = running.next() => put_back(providers, done)?,
+            }
+        }
+        // A provider whose change is under way is passed over: its changes are to have an order.
+        let index = loop {
+            let index = dice.usize(..providers.len());
+            if providers[index].is_some() {
+                break index;
+            }
+            if let Some(done) = running.next().await {
+                put_back(providers, done)?;
+            }
+        };
+        let Some(mut provider) = providers[index].take() else { continue };
+        (events, expected) = (events + 1, expected + audience[index]);
+        let mut etcd = etcd.clone();
+        running.push(async move {
+            provider.burst(&mut etcd, 1).await?;
+            anyhow::Ok((index, provider))
+        });
+    }
+    while let Some(done) = running.next().await {
+        put_back(providers, done)?;
+    }
+    Ok((events, expected))
+}
+
+fn put_back(providers: &mut [Option<Provider>], done: Result<(usize, Provider)>) -> Result<()> {
+    let (index, provider) = done?;
+    providers[index] = Some(provider);
+    Ok(())
+}
+
+/// Some providers, the lower the number the likelier.
+fn interest(dice: &mut fastrand::Rng, count: usize) -> Vec<u32> {
+    let mut chosen = BTreeSet::new();
+    while chosen.len() < EACH.min(count) {
+        // The inverse of Zipf's distribution with exponent 1, near enough.
+        let place = (count as f64).powf(dice.f64()) as usize - 1;
+        chosen.insert(place.min(count - 1) as u32);
+    }
+    chosen.into_iter().collect()
+}

@@ -1,0 +1,72 @@
+//! What a change carries so that whoever sees it knows which one it is and when it was asked for.
+//!
+//! A text of fixed length in the property `stamp`, found by a search: parsing each frame would measure the parser.
+
+use serde_json::{Value, json};
+
+/// What stands before a stamp in JSON.
+pub const NAME: &[u8] = b"\"stamp\":\"";
+/// Bytes of a stamp.
+pub const LENGTH: usize = 6 + 1 + 10 + 1 + 16;
+
+/// A change of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which provider, below a million.
+    pub provider: u32,
+    /// Which change of it, from 1.
+    pub seq: u64,
+    /// When it was asked for: unix time in microseconds.
+    pub at: u64,
+}
+
+impl Stamp {
+    /// As text.
+    pub fn text(&self) -> String {
+        format!("{:06}-{:010}-{:016}", self.provider, self.seq, self.at)
+    }
+
+    /// The properties of an instance with this stamp.
+    pub fn properties(&self) -> Value {
+        json!({ "stamp": self.text() })
+    }
+
+    /// Where in some bytes the first stamp begins.
+    pub fn find(bytes: &[u8]) -> Option<usize> {
+        bytes.windows(NAME.len()).position(|some| some == NAME).map(|at| at + NAME.len())
+    }
+
+    /// Reads the stamp at a place that [`Stamp::find`] gave.
+    pub fn read(bytes: &[u8], at: usize) -> Option<Self> {
+        let text = std::str::from_utf8(bytes.get(at..at + LENGTH)?).ok()?;
+        Some(Self {
+            provider: text.get(..6)?.parse().ok()?,
+            seq: text.get(7..17)?.parse().ok()?,
+            at: text.get(18..)?.parse().ok()?,
+        })
+    }
+
+    /// The first stamp in JSON, or in a message of protobuf, where a tag and a length stand before name and value.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        if let Some(at) = Self::find(bytes) {
+            return Self::read(bytes, at);
+        }
+        let name = b"stamp";
+        let at = bytes.windows(name.len()).position(|some| some == name)? + name.len();
+        Self::read(bytes, at + 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_found_again() {
+        let stamp = Stamp { provider: 7, seq: 42, at: 1_700_000_000_123_456 };
+        let frame = format!(r#"{{"action":"UPDATE","properties":{}}}"#, stamp.properties()).into_bytes();
+        let at = Stamp::find(&frame).expect("it is there");
+        assert_eq!(Stamp::read(&frame, at), Some(stamp));
+        assert_eq!(Stamp::read(&frame[..frame.len() - 5], at), None);
+    }
+}
