@@ -86,9 +86,7 @@ impl Publisher {
         let mut bookmarks: Option<Messages> = None;
         let mut retry_at = None;
         loop {
-            // Without this a subscription that failed once would never be tried again, and changes would wait for
-            // the retry each time.
-            if bookmarks.is_none() && retry_at.is_none_or(|at| at <= Instant::now()) {
+            if bookmarks.is_none() && retry_at.is_none() {
                 bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
             }
             let due = retry_at.or(self.term.as_ref().map(|term| term.bookmark_at));
@@ -103,8 +101,11 @@ impl Publisher {
                 Ok(()) = revisions.changed(), if retry_at.is_none() => {}
                 () = sleep_until(due) => {}
             }
+            let waited = retry_at.is_some_and(|at| at <= Instant::now());
             retry_at = match self.step().await {
-                Ok(()) if bookmarks.is_some() => None,
+                // After the wait the subscription is tried again; put off each time, it never would be, and every
+                // change would wait.
+                Ok(()) if bookmarks.is_some() || waited => None,
                 Ok(()) => Some(Instant::now() + RETRY),
                 Err(error) => {
                     debug!(%error, "publishing waits for the bus");
