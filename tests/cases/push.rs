@@ -53,8 +53,8 @@ async fn a_push_takes_milliseconds() {
     }
     took.sort();
     println!("PUT to frame: p50 {:?}, worst {:?}", took[25], took[49]);
-    // Not a measurement (benches measure): a debounce of the old kind would show as 300 ms each.
-    assert!(took[25] < Duration::from_millis(250), "a push is delayed on purpose: {:?}", took[25]);
+    // Not a measurement (benches measure): a debounce, or a wait for a retry, would show in each.
+    assert!(took[25] < Duration::from_millis(100), "a push is delayed on purpose: {:?}", took[25]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
