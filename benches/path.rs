@@ -47,7 +47,7 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
 
     let (mut puts, mut hops, mut path, mut answers) = (vec![], vec![], vec![], vec![]);
     for round in 0..WARM + rounds {
-        let stamp = provider.next();
+        let stamp = provider.next_stamp();
         let value = json!({"padding": "x".repeat(300), "properties": stamp.properties()}).to_string();
         let began = Instant::now();
         etcd.put("/bare/key", value.as_str(), None).await?;

@@ -116,7 +116,7 @@ impl Provider {
     }
 
     /// The stamp of the next change, which is asked for now.
-    pub fn next(&mut self) -> Stamp {
+    pub fn next_stamp(&mut self) -> Stamp {
         self.seq += 1;
         Stamp { provider: self.number, seq: self.seq, at: self.clock.micros() }
     }
@@ -127,7 +127,7 @@ impl Provider {
     /// When it is refused.
     pub async fn change(&mut self, registry: &Client) {
         let path = format!("/microservices/{}/instances/{}/properties", self.id, self.instances[0]);
-        let body = json!({ "properties": self.next().properties() });
+        let body = json!({ "properties": self.next_stamp().properties() });
         registry.call("PUT", &path, "", &body).await.ok();
     }
 
@@ -142,7 +142,7 @@ impl Provider {
             let count = left.min(at_once);
             let mut puts = Vec::with_capacity(count);
             for n in 0..count {
-                let stamp = self.next();
+                let stamp = self.next_stamp();
                 let (instance, service) = (&self.instances[n], &self.id);
                 let value = json!({"instanceId": instance, "serviceId": service, "hostName": "node",
                     "endpoints": [format!("rest://10.0.0.1:80/{instance}")], "status": "UP",
