@@ -4,12 +4,12 @@ use shared::model::ServiceRef;
 use uuid::Uuid;
 
 use super::quota::exceeded;
-use super::service::existing;
+use super::service::{existing, unchanged};
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
 use crate::record;
-use crate::store::{Compare, Op, Txn};
+use crate::store::{Compare, Op};
 use crate::view::{ServiceRule, ServiceView};
 
 /// Rules that change in one transaction, two steps each; etcd takes 128 steps.
@@ -58,7 +58,7 @@ impl Registry {
             if new.is_empty() {
                 return Ok(Some(Vec::new()));
             }
-            let mut txn = rules_unchanged(service, view);
+            let mut txn = unchanged(service, view);
             for rule in &new {
                 txn.then.extend(put_rule(service, rule));
                 txn.compare.push(Compare::Absent(keys::rule_index(service, &rule.attribute, &rule.pattern)));
@@ -115,7 +115,7 @@ impl Registry {
                 mod_timestamp: self.seconds(),
                 ..rule.clone()
             };
-            let mut txn = rules_unchanged(service, view);
+            let mut txn = unchanged(service, view);
             txn.then.extend(put_rule(service, &changed));
             let old = keys::rule_index(service, &known.attribute, &known.pattern);
             let new = keys::rule_index(service, &changed.attribute, &changed.pattern);
@@ -143,7 +143,7 @@ impl Registry {
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
             ids.iter().try_for_each(|id| known_rule(view, id).map(drop))?;
-            let mut txn = rules_unchanged(service, view);
+            let mut txn = unchanged(service, view);
             for rule in ids.iter().filter_map(|id| view.rules.get(id)) {
                 txn.then.extend(Key::Rule(service.clone(), rule.rule_id.clone()).render().map(Op::Delete));
                 txn.then.push(Op::Delete(keys::rule_index(service, &rule.attribute, &rule.pattern)));
@@ -156,10 +156,6 @@ impl Registry {
 
 fn known_rule<'a>(view: &'a ServiceView, id: &str) -> Result<&'a ServiceRule, Failure> {
     view.rules.get(id).ok_or_else(|| Failure::new(Code::RuleNotFound, "rule does not exist."))
-}
-
-fn rules_unchanged(service: &ServiceRef, view: &ServiceView) -> Txn {
-    Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
 }
 
 fn put_rule(service: &ServiceRef, rule: &ServiceRule) -> Option<Op> {

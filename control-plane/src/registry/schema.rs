@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use shared::model::{ServiceRef, null_default};
 
 use super::quota::exceeded;
-use super::service::existing;
+use super::service::{existing, unchanged};
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
 use crate::record;
-use crate::store::{Compare, Op, RangeRequest, Txn};
+use crate::store::{Op, RangeRequest, Txn};
 use crate::view::ServiceView;
 
 /// Bytes of contents written in one transaction; etcd takes 1.5 MiB.
@@ -141,7 +141,7 @@ impl Registry {
             let gone: Vec<String> =
                 view.schemas.keys().filter(|id| !order.contains(id)).take(40).cloned().collect();
             let all = view.schemas.keys().filter(|id| !order.contains(id)).count() == gone.len();
-            let mut txn = self.unchanged(service, view);
+            let mut txn = unchanged(service, view);
             txn.then.extend(gone.iter().flat_map(|id| forget(service, id)));
             txn.then.push(self.declare_schemas(service, view, order.clone()));
             let done = self.commit(txn).await?.succeeded && all;
@@ -159,7 +159,7 @@ impl Registry {
             let view = existing(&snapshot, service)?;
             let mut ids = view.service.as_ref().map(|s| s.schemas.clone()).unwrap_or_default();
             ids.retain(|declared| declared != id);
-            let mut txn = self.unchanged(service, view);
+            let mut txn = unchanged(service, view);
             txn.then.extend(forget(service, id));
             txn.then.push(self.declare_schemas(service, view, ids));
             Ok(self.commit(txn).await?.succeeded.then_some(()))
@@ -173,7 +173,7 @@ impl Registry {
         view: &ServiceView,
         schemas: &[Schema],
     ) -> Result<Txn, Failure> {
-        let mut txn = self.unchanged(service, view);
+        let mut txn = unchanged(service, view);
         for schema in schemas {
             let of =
                 |key: fn(ServiceRef, String) -> Key| key(service.clone(), schema.schema_id.clone()).render();
@@ -184,11 +184,6 @@ impl Registry {
             txn.then.extend(of(Key::SchemaRef).map(Op::Delete));
         }
         Ok(txn)
-    }
-
-    /// A transaction that happens only while the service's record is as the view has it.
-    fn unchanged(&self, service: &ServiceRef, view: &ServiceView) -> Txn {
-        Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
     }
 
     fn declare_schemas(&self, service: &ServiceRef, view: &ServiceView, ids: Vec<String>) -> Op {

@@ -224,6 +224,11 @@ pub fn existing<'a>(snapshot: &'a Snapshot, service: &ServiceRef) -> Result<&'a 
     snapshot.service(service).map(|(view, _)| view).ok_or_else(Failure::no_service)
 }
 
+/// A transaction that happens only while the service's record is as the view has it.
+pub(super) fn unchanged(service: &ServiceRef, view: &ServiceView) -> Txn {
+    Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
+}
+
 fn known_id(
     snapshot: &Snapshot,
     tenant: &Tenant,
