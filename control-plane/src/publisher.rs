@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 
 use crate::election::Role;
 use crate::metrics::PublisherMetrics;
+use crate::trace;
 use crate::view::{Change, View};
 
 /// How often a bookmark is sent when nothing happens.
@@ -188,7 +189,7 @@ impl Publisher {
             term.since = self.view.history().complete_since();
         }
         for change in &news.changes {
-            for message in messages(change) {
+            for message in messages(change, self.metrics.now()) {
                 self.bus.publish(message).await?;
             }
             match change {
@@ -201,18 +202,19 @@ impl Publisher {
                 }
             }
         }
-        let events = news.changes.len() as u64;
-        if events > 0 {
+        if !news.changes.is_empty() {
             term.bookmark_at = term.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
-            self.metrics.published(events, oldest(&news.changes));
+            self.metrics.published(&news.changes);
         }
         term.cursor = revision;
+        self.metrics.reached(revision);
         Ok(())
     }
 
     async fn bookmark(&mut self) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
-        for bookmark in bookmarks(term, &self.name) {
+        for mut bookmark in bookmarks(term, &self.name) {
+            bookmark.sent_at = self.metrics.now();
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }
         self.bus.flush().await?;
@@ -269,18 +271,16 @@ fn bookmarks(term: &Term, publisher: &str) -> Vec<pb::Bookmark> {
     all
 }
 
-/// When the oldest of the changes was learnt of, unix microseconds.
-fn oldest(changes: &[Change]) -> u64 {
-    let learnt = |change: &Change| match change {
-        Change::Instance(event) => event.committed_at,
-        Change::Interest(change) => change.committed_at,
-    };
-    changes.first().map_or(0, learnt)
-}
-
-fn messages(change: &Change) -> Vec<Message> {
+/// The messages that tell of a change, handed to the bus at `now`, unix microseconds.
+fn messages(change: &Change, now: u64) -> Vec<Message> {
     match change {
-        Change::Instance(event) => vec![Message::new(subject::event(&event.provider), event.encode())],
+        Change::Instance(event) => {
+            let told = pb::InstanceEvent { published_at: now, ..event.to_proto() };
+            let traceparent =
+                event.via.trace.as_deref().and_then(|cause| trace::published(cause, event, &told));
+            let message = Message::new(subject::event(&event.provider), told.encode_to_vec());
+            vec![Message { traceparent, ..message }]
+        }
         Change::Interest(change) => {
             let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
             let subject = subject::interest(&consumer);
@@ -375,7 +375,7 @@ mod tests {
             writer.reset(Vec::new(), 1);
             let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
             let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
-            let metrics = PublisherMetrics::new(&meter, Clock::manual(1));
+            let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
             let publisher = Publisher::new(view, late, "p".into(), role, metrics);
             let stop = CancellationToken::new();
             let running = tokio::spawn(publisher.run(stop.clone()));

@@ -27,6 +27,7 @@ mod limits;
 mod metrics;
 pub mod process;
 mod session;
+mod trace;
 mod upstream;
 mod wire;
 

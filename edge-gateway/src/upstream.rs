@@ -18,6 +18,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
+use shared::clock::Clock;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
@@ -35,6 +36,7 @@ mod core;
 mod effects;
 mod inbox;
 mod joining;
+mod offset;
 mod requests;
 mod topic;
 
@@ -42,6 +44,7 @@ use core::{Core, Digests};
 use effects::Done;
 use inbox::{Source, Subscriptions, tagged};
 use joining::Resuming;
+use offset::Offset;
 use requests::Asker;
 
 /// How the gateway keeps up with the control plane.
@@ -248,6 +251,8 @@ pub(crate) struct Upstream {
     joined: watch::Sender<bool>,
     generation: u64,
     heard: Instant,
+    clock: Clock,
+    offset: Offset,
     next_ticket: Ticket,
     comparing: bool,
     next_digest: Instant,
@@ -296,6 +301,8 @@ impl Upstream {
             joined,
             generation: 0,
             heard: Instant::now(),
+            clock: Clock::system(),
+            offset: Offset::new(Instant::now()),
             next_ticket: 1,
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
@@ -365,6 +372,11 @@ impl Upstream {
         };
         self.on_messages(None).await;
         self.heard = Instant::now();
+        self.metrics.heard(self.heard);
+        if bookmark.sent_at > 0 {
+            let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), self.heard);
+            self.metrics.clock_offset(shortest);
+        }
         let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
         let providers = bookmark.providers.into_iter().filter_map(reached);
         let consumers = bookmark.consumers.into_iter().filter_map(reached);
@@ -480,7 +492,7 @@ impl Upstream {
         }
         let (topics, groups) = self.core.sizes();
         let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
-        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed), self.heard.elapsed());
+        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed));
     }
 
     /// Asks replicas to compare, in requests that the bus carries.

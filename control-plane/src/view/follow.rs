@@ -9,7 +9,7 @@
 //! Only compaction leads back to a list. The loop waits longer after each failure and says so once per step.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use shared::backoff::Backoff;
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::Writer;
 use crate::keys::{Key, ROOT};
+use crate::metrics::view::Applied;
 use crate::store::{KeyValue, RangeRequest, Store, StoreError, WatchItem, prefix_end};
 
 /// Keys read in one page of a list: about 4 MB of instances of usual size.
@@ -43,6 +44,8 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
                     again = writer.revision() != 0,
                     "the registry was listed"
                 );
+                let again = writer.revision() != 0;
+                writer.report(|metrics| metrics.listed(again));
                 writer.reset(items, at);
                 listed = true;
             }
@@ -51,10 +54,12 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
         let outcome = tokio::select! { biased; () = stop.cancelled() => return, outcome = step => outcome };
         match outcome {
             Err(StoreError::Compacted(oldest)) => {
+                writer.report(|metrics| metrics.broke());
                 warn!(oldest, seen = writer.revision(), "history was compacted past the view; listing again");
                 listed = false;
             }
             Err(error) => {
+                writer.report(|metrics| metrics.broke());
                 let wait = backoff.next_wait();
                 warn!(%error, attempt = backoff.failures(), wait_ms = wait.as_millis() as u64, "the store cannot be followed; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
@@ -113,7 +118,11 @@ async fn watch(store: &dyn Store, writer: &mut Writer, backoff: &mut Backoff) ->
     let mut stream = store.watch(ROOT, writer.revision() + 1).await?;
     while let Some(item) = stream.next().await {
         match item? {
-            WatchItem::Events(events) => writer.apply(events),
+            WatchItem::Events(events) => {
+                let (counts, begun) = (Applied::of(&events), Instant::now());
+                writer.apply(events);
+                writer.report(|metrics| metrics.applied(counts, begun.elapsed()));
+            }
             WatchItem::Progress(rev) => writer.progress(rev),
         }
         backoff.reset();

@@ -28,6 +28,14 @@ impl Change {
             Self::Interest(change) => change.rev,
         }
     }
+
+    /// When it was learnt of, unix microseconds.
+    pub fn committed_at(&self) -> u64 {
+        match self {
+            Self::Instance(event) => event.committed_at,
+            Self::Interest(change) => change.committed_at,
+        }
+    }
 }
 
 /// The changes after some revision, in order.

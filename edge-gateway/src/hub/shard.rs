@@ -31,7 +31,7 @@ use super::connection::{Connection, Key, Pumped, Reading};
 use super::push::{Encoding, Push};
 use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
-use crate::metrics::HubMetrics;
+use crate::metrics::{HubMetrics, Tallied};
 use crate::session::close::Reason;
 use crate::session::{Input, NEVER, Pace};
 
@@ -81,6 +81,9 @@ struct Tally {
     delivered: u64,
     failed: u64,
     merged: u64,
+    asked: u64,
+    answered: u64,
+    given_up: u64,
 }
 
 struct Shard {
@@ -203,10 +206,15 @@ impl Shard {
 
     fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
         let now = self.wheel.now();
+        let micros = self.setup.clock.micros();
+        self.setup.metrics.queued(push.committed_at, micros);
         for group in groups {
             let Some(slots) = self.groups.get(group) else { continue };
             for index in slots.iter().flatten() {
                 let audience = &mut self.audiences[*index as usize];
+                if let Some(cause) = push.dispatched() {
+                    audience.traced.begin(cause, audience.encoding.label(), micros);
+                }
                 if audience.append(push) {
                     self.rounds.push_back(*index);
                 }
@@ -240,11 +248,15 @@ impl Shard {
             if let Some(&key) = audience.members.get(audience.visited) {
                 audience.visited += 1;
                 if let Some(push) = audience.log.last() {
-                    last = Some(push.committed_at);
+                    last = Some((push.committed_at, push.via.received_at));
                 }
                 if !self.connections[key.index as usize].is_slow() {
                     budget -= 1;
+                    let first = audience.visited == 1 && !audience.traced.is_empty();
                     self.serve(key);
+                    if first && let Some(audience) = self.audiences.get_mut(index as usize) {
+                        audience.traced.first(self.setup.clock.micros());
+                    }
                 }
                 continue;
             }
@@ -254,11 +266,14 @@ impl Shard {
             if audience.queued {
                 self.rounds.push_back(index);
             } else {
+                if !audience.traced.is_empty() {
+                    audience.traced.last(audience.members.len(), self.setup.clock.micros());
+                }
                 self.tidy(index);
             }
         }
-        if let Some(committed_at) = last {
-            self.setup.metrics.lag(committed_at, self.setup.clock.micros());
+        if let Some((committed_at, received_at)) = last {
+            self.setup.metrics.lag(committed_at, received_at, self.setup.clock.micros());
         }
         !self.rounds.is_empty()
     }
@@ -371,6 +386,7 @@ impl Shard {
         }
         let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
+        self.tally.asked += u64::from(connection.machine.is_asking());
         self.serve(key);
     }
 
@@ -440,6 +456,7 @@ impl Shard {
             self.connections[moved.index as usize].place = connection.place;
         }
         self.tidy(index);
+        self.tally.given_up += u64::from(reason == Reason::ReadTimeout);
         self.setup.metrics.closed(reason);
     }
 
@@ -448,14 +465,22 @@ impl Shard {
         let sender = &self.setup.left;
         self.left
             .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
-        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+        let tally = std::mem::take(&mut self.tally);
         let pending = if now >= self.count_pending_at {
             self.count_pending_at = now + ticks(COUNT_PENDING);
             self.pending_events()
         } else {
             self.pending_shown
         };
-        self.setup.metrics.tally(delivered, failed, merged, pending - self.pending_shown);
+        self.setup.metrics.tally(Tallied {
+            delivered: tally.delivered,
+            failed: tally.failed,
+            merged: tally.merged,
+            pending: pending - self.pending_shown,
+            asked: tally.asked,
+            answered: tally.answered,
+            given_up: tally.given_up,
+        });
         self.pending_shown = pending;
     }
 

@@ -17,6 +17,7 @@ use crate::hub::{Attached, GroupId, Ticket};
 use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Phase};
+use crate::wire::frame::Incoming;
 
 impl Shard {
     pub(super) fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
@@ -175,7 +176,9 @@ impl Shard {
         }
         let mut decoder = connection.decoder.take().unwrap_or_default();
         let machine = &mut connection.machine;
+        let mut answered = 0;
         let result = decoder.read(bytes, |frame| {
+            answered += u64::from(matches!(frame, Incoming::Pong));
             machine.on(Input::Frame(frame), now, &pace);
             machine.phase() == Phase::Open
         });
@@ -186,5 +189,6 @@ impl Shard {
             Ok(()) if decoder.is_idle() => {}
             Ok(()) => connection.decoder = Some(decoder),
         }
+        self.tally.answered += answered;
     }
 }
