@@ -1,5 +1,6 @@
 //! System tests.
 
+mod dashboards;
 mod deploy;
 mod faults;
 mod outage;
@@ -10,3 +11,4 @@ mod store_disk;
 mod store_etcd;
 mod store_faults;
 mod store_security;
+mod traces;

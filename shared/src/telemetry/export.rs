@@ -31,7 +31,7 @@ use http::Client;
 const SAMPLED: f64 = 0.01;
 /// Spans, or log records, that may wait for the exporter; more are lost and counted.
 const QUEUE: usize = 4096;
-/// How long one export may take, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
+/// How long handing over what is left may take at the end, for each signal.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// What the environment says.
@@ -193,7 +193,7 @@ pub(super) fn logs(
     Ok(Some(provider.build()))
 }
 
-/// How long the end may take, for all that is left.
+/// How long the end may take, for each signal.
 pub(super) fn drain() -> Duration {
     DRAIN
 }
