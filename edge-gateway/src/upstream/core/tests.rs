@@ -1,9 +1,10 @@
 //! Who is told what, whichever of answer and change comes first.
 
-use shared::event::Action;
+use shared::event::{Action, InstanceEvent};
 use shared::model::{Instance, Tenant};
 
 use super::*;
+use crate::upstream::topic::Replayed;
 
 fn service(id: &str) -> ServiceRef {
     ServiceRef::new(Tenant::default(), id)
