@@ -214,7 +214,7 @@ impl Upstream {
             self.next_digest = now + jittered(self.config.digest_interval);
             self.compare();
         }
-        let (topics, groups) = self.core.sizes();
+        let (topics, groups) = (self.core.topic_count(), self.core.groups_by_kind());
         let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
         self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed), self.heard.elapsed());
     }

@@ -21,6 +21,9 @@ impl Upstream {
                     self.messages.push(stream);
                     self.interests.insert(group, handle);
                 }
+                if self.core.refuse_too_many(group, &interest, self.config.topics) {
+                    return;
+                }
                 // Before the first session of the group goes on: a pull that follows must know what the session
                 // will not be told because it was there before.
                 self.pushed.fetch_max(interest.rev, Ordering::Relaxed);

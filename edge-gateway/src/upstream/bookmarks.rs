@@ -35,7 +35,8 @@ impl Upstream {
         let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
         let providers = bookmark.providers.into_iter().filter_map(reached);
         let consumers = bookmark.consumers.into_iter().filter_map(reached);
-        let behind = self.core.on_reached(providers, consumers);
+        let tenants = bookmark.tenants.into_iter().filter_map(reached).map(|(it, at)| (it.tenant, at));
+        let behind = self.core.on_reached(providers, consumers, tenants);
         if behind > 0 {
             info!(behind, "events that the publisher sent did not come; asking for them");
         }

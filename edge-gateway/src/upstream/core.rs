@@ -19,6 +19,7 @@ use super::topic::Topic;
 use super::{Cause, Selector};
 use crate::hub::push::Push;
 use crate::hub::{GroupId, Left};
+use crate::limits::Full;
 use crate::session::close::Reason;
 
 mod interest;
@@ -52,12 +53,14 @@ pub(crate) struct Want {
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Listen to the consumer's interest, then ask for it.
-    OpenInterest(GroupId, ServiceRef),
+    /// Listen to who is watched, then ask for it.
+    OpenInterest(GroupId, Selector),
     /// Ask for it again.
-    AskInterest(GroupId, ServiceRef),
+    AskInterest(GroupId, Selector),
     /// The group's view has begun, or the group has ended: who joined it can be told.
     Opened(GroupId),
+    /// The group cannot begin: who joined it is told.
+    Refused(GroupId, Full),
     /// Stop listening.
     CloseInterest(GroupId),
     /// Listen to the providers' events, then ask for what happened since, and the state.
@@ -201,9 +204,9 @@ impl Core {
         self.seen
     }
 
-    /// Topics and groups.
-    pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.topics.len(), self.groups.len())
+    /// Providers that are followed.
+    pub(crate) fn topic_count(&self) -> usize {
+        self.topics.len()
     }
 
     /// Sessions of the group in each shard.
@@ -216,17 +219,47 @@ impl Core {
         self.groups.get(&group).is_some_and(|group| group.confirmed > 0)
     }
 
+    /// What the group watches.
+    pub(crate) fn selector(&self, group: GroupId) -> Option<&Selector> {
+        self.groups.get(&group).map(|group| &group.selector)
+    }
+
+    /// Groups, by the kind of what they watch.
+    pub(crate) fn groups_by_kind(&self) -> HashMap<&'static str, u64> {
+        let mut counts: HashMap<_, _> = Selector::LABELS.map(|label| (label, 0)).into();
+        for group in self.groups.values() {
+            *counts.entry(group.selector.label()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Ends a group that would bring more topics than there may be; 0 is no limit. True when it did. Those that
+    /// come later are let in: who watches is not to miss them.
+    pub(crate) fn refuse_too_many(&mut self, id: GroupId, interest: &Interest, most: usize) -> bool {
+        let Some(group) = self.groups.get(&id) else { return false };
+        if most == 0 || group.confirmed > 0 || group.selector.scope().is_none() {
+            return false;
+        }
+        let new = interest.providers.iter().filter(|it| !self.topics.contains_key(*it)).count();
+        if self.topics.len().saturating_add(new) <= most {
+            return false;
+        }
+        self.effects.push(Effect::Refused(id, Full::Topics));
+        self.close_group(id);
+        true
+    }
+
     /// The group is still there.
     pub(crate) fn has(&self, group: GroupId) -> bool {
         self.groups.contains_key(&group)
     }
 
     /// A session with this selector may begin when there may be `most` topics; 0 is no limit. What a consumer
-    /// will bring is not known yet and counts as one.
+    /// or a scope will bring is not known yet and counts as one.
     pub(crate) fn has_room(&self, selector: &Selector, most: usize) -> bool {
         let new = match selector {
             _ if most == 0 || self.by_selector.contains_key(selector) => return true,
-            Selector::Consumer(_) => 1,
+            Selector::Consumer(_) | Selector::Scope(_) => 1,
             Selector::Providers(providers) => {
                 providers.iter().filter(|it| !self.topics.contains_key(*it)).count()
             }
@@ -253,7 +286,7 @@ impl Core {
     fn open_group(&mut self, selector: Selector) -> GroupId {
         let id = self.next_group;
         self.next_group += 1;
-        self.effects.push(Effect::OpenInterest(id, selector.consumer().clone()));
+        self.effects.push(Effect::OpenInterest(id, selector.clone()));
         self.by_selector.insert(selector.clone(), id);
         let group = Group {
             selector,

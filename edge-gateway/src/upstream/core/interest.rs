@@ -26,7 +26,7 @@ impl Core {
         }
         let providers: BTreeSet<ServiceRef> = match &group.selector {
             Selector::Consumer(_) if !answer.exists => return self.end_group(id, Reason::NoService),
-            Selector::Consumer(_) => answer.providers.into_iter().collect(),
+            Selector::Consumer(_) | Selector::Scope(_) => answer.providers.into_iter().collect(),
             // For these the answer only tells the revision.
             Selector::Providers(providers) => providers.iter().cloned().collect(),
         };
@@ -51,7 +51,7 @@ impl Core {
             && std::mem::take(&mut group.again)
         {
             group.asking = Some(Vec::new());
-            self.effects.push(Effect::AskInterest(id, group.selector.consumer().clone()));
+            self.effects.push(Effect::AskInterest(id, group.selector.clone()));
         }
     }
 

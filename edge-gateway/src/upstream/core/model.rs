@@ -242,7 +242,7 @@ impl Sim {
                 Effect::CloseInterest(_) => self.interest = None,
                 // Who joined may be told now; the model asks for nothing that depends on it.
                 Effect::Opened(_) => {}
-                Effect::End(..) => panic!("nothing ends here"),
+                Effect::Refused(..) | Effect::End(..) => panic!("nothing ends here"),
             }
         }
     }

@@ -3,9 +3,10 @@
 //! Nothing is asked twice at once. What is asked for while an answer is under way is asked for again after it.
 
 use shared::event::Position;
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::{Core, Digests, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
+use super::{Core, Digests, Effect, Group, SETTLED_AFTER, Slot, Unsettled, Want};
+use crate::hub::GroupId;
 use crate::upstream::{Cause, Selector};
 
 impl Core {
@@ -28,11 +29,12 @@ impl Core {
         lost
     }
 
-    /// How far providers and interests have come, says the publisher. Asks for those that are behind; how many.
+    /// How far providers, interests and tenants' services have come, says the publisher. Asks for those that are behind; how many.
     pub(crate) fn on_reached(
         &mut self,
         providers: impl Iterator<Item = (ServiceRef, Position)>,
         consumers: impl Iterator<Item = (ServiceRef, Position)>,
+        tenants: impl Iterator<Item = (Tenant, Position)>,
     ) -> usize {
         let (mut wanted, mut behind) = (Vec::new(), 0);
         for (provider, at) in providers {
@@ -48,16 +50,22 @@ impl Core {
                 }
             }
         }
-        for (consumer, at) in consumers {
-            let Some(id) = self.by_selector.get(&Selector::Consumer(consumer.clone())) else { continue };
-            let Some(group) = self.groups.get_mut(id) else { continue };
+        let consumers = consumers
+            .filter_map(|(consumer, at)| Some((*self.by_selector.get(&Selector::Consumer(consumer))?, at)));
+        let mut told: Vec<(GroupId, Position)> = consumers.collect();
+        for (tenant, at) in tenants {
+            let of = |group: &Group| group.selector.scope().is_some_and(|scope| scope.tenant == tenant);
+            told.extend(self.groups.iter().filter(|(_, group)| of(group)).map(|(id, _)| (*id, at)));
+        }
+        for (id, at) in told {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
             match &group.asking {
                 Some(kept) => group.again |= kept.iter().all(|change| change.rev < at.rev),
                 None if group.confirmed.max(group.changed) >= at.rev => {}
                 None => {
                     behind += 1;
                     group.asking = Some(Vec::new());
-                    self.effects.push(Effect::AskInterest(*id, consumer));
+                    self.effects.push(Effect::AskInterest(id, group.selector.clone()));
                 }
             }
         }
@@ -91,7 +99,7 @@ impl Core {
                     Some(group) if group.asking.is_some() => group.again = true,
                     Some(group) if group.confirmed < rev => {
                         group.asking = Some(Vec::new());
-                        self.effects.push(Effect::AskInterest(id, group.selector.consumer().clone()));
+                        self.effects.push(Effect::AskInterest(id, group.selector.clone()));
                     }
                     Some(_) | None => {}
                 },
@@ -115,7 +123,7 @@ impl Core {
                 group.again = true;
             } else {
                 group.asking = Some(Vec::new());
-                self.effects.push(Effect::AskInterest(*id, group.selector.consumer().clone()));
+                self.effects.push(Effect::AskInterest(*id, group.selector.clone()));
             }
         }
     }
@@ -146,7 +154,7 @@ impl Core {
         });
         let consumers = self.groups.iter().filter_map(|(id, group)| match &group.selector {
             Selector::Consumer(consumer) => Some((*id, consumer.clone())),
-            Selector::Providers(_) => None,
+            Selector::Providers(_) | Selector::Scope(_) => None,
         });
         Digests { entries: live.collect(), consumers: consumers.collect() }
     }
