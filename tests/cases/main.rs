@@ -5,6 +5,7 @@ mod faults;
 mod outage;
 mod push;
 mod sdks;
+mod selectors;
 mod standalone;
 mod store_cluster;
 mod store_disk;

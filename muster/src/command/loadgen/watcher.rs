@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::tally::Tally;
 use crate::failure::Failure;
 use crate::registry::Registry;
-use crate::registry::socket::{self, Socket};
+use crate::registry::socket::{self, Socket, Watched};
 
 /// An open watch with what it has seen.
 pub(super) struct Watcher {
@@ -34,7 +34,7 @@ impl Watcher {
         tally: Arc<Tally>,
         slow: bool,
     ) -> Result<Self, Failure> {
-        let socket = socket::connect_from(source, registry, consumer, None, timeout).await?;
+        let socket = socket::connect_from(source, registry, Watched::Consumer(consumer), None, timeout).await?;
         let watcher = Self { socket, slow, seen: vec![0; tally.providers()], settled: false, tally };
         if slow {
             // A slow reader for whom the kernel reads would not be one.
