@@ -80,6 +80,15 @@ impl Default for RegistryConfig {
     }
 }
 
+impl RegistryConfig {
+    /// Whether a service is visible to every tenant.
+    pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
+        *tenant == Tenant::default()
+            && app_id == "default"
+            && (name == own::NAME || self.shared_services.iter().any(|shared| shared == name))
+    }
+}
+
 /// Who asks, and how fresh the answer has to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -244,8 +253,6 @@ impl Registry {
 
     /// Whether a service is visible to every tenant.
     pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
-        *tenant == Tenant::default()
-            && app_id == "default"
-            && (name == own::NAME || self.config.shared_services.iter().any(|shared| shared == name))
+        self.config.is_shared(tenant, app_id, name)
     }
 }

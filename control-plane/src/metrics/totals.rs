@@ -3,15 +3,16 @@
 //! Service-Center leaves its own service and shared ones out of these figures; so do we.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use parking_lot::Mutex;
 use shared::model::Revision;
 
-use crate::registry::Registry;
-use crate::view::Snapshot;
+use crate::registry::{Registry, RegistryConfig};
+use crate::store::Store;
+use crate::view::{Snapshot, View};
 
 /// Combinations of framework and tenant with series of their own; the rest, which clients can make as many of as
 /// they like, is told in one sum.
@@ -46,17 +47,20 @@ struct Totals {
 /// Where figures of the registry come from.
 #[derive(Clone)]
 struct Source {
-    registry: Registry,
+    view: View,
+    config: Arc<RegistryConfig>,
+    /// Not held: a store ends with its last handle, and figures are asked for until the end.
+    store: Weak<dyn Store>,
     last: Arc<Mutex<Arc<Totals>>>,
     instance: String,
 }
 
 impl Source {
     fn now(&self) -> Option<Arc<Totals>> {
-        let snapshot = self.registry.view().now().ok()?;
+        let snapshot = self.view.now().ok()?;
         let mut last = self.last.lock();
         if last.at != snapshot.revision {
-            *last = Arc::new(count(&self.registry, &snapshot));
+            *last = Arc::new(count(&self.config, &snapshot));
         }
         Some(last.clone())
     }
@@ -72,7 +76,7 @@ impl Source {
     }
 }
 
-fn count(registry: &Registry, snapshot: &Snapshot) -> Totals {
+fn count(config: &RegistryConfig, snapshot: &Snapshot) -> Totals {
     let mut totals = Totals { at: snapshot.revision, ..Totals::default() };
     let mut domains: BTreeSet<&str> = snapshot.domains.keys().map(String::as_str).collect();
     for (tenant, part) in snapshot.tenants.iter() {
@@ -81,7 +85,7 @@ fn count(registry: &Registry, snapshot: &Snapshot) -> Totals {
         totals.fullest.instances = totals.fullest.instances.max(part.instance_count as u64);
         for view in part.services.values() {
             let Some(service) = &view.service else { continue };
-            if registry.is_shared(tenant, &service.app_id, &service.service_name) {
+            if config.is_shared(tenant, &service.app_id, &service.service_name) {
                 continue;
             }
             let framework = service.framework.as_ref();
@@ -112,7 +116,13 @@ fn count(registry: &Registry, snapshot: &Snapshot) -> Totals {
 
 /// Makes the gauges; `instance` is the address that labels this node.
 pub fn observe_totals(meter: &Meter, registry: &Registry, instance: &str) {
-    let source = Source { registry: registry.clone(), last: Arc::default(), instance: instance.to_owned() };
+    let source = Source {
+        view: registry.view().clone(),
+        config: Arc::new(registry.config().clone()),
+        store: Arc::downgrade(registry.store()),
+        last: Arc::default(),
+        instance: instance.to_owned(),
+    };
     let by_kind = |name: &'static str, help: &'static str, read: fn(&Count) -> u64| {
         let source = source.clone();
         let observe = move |observer: &dyn AsyncInstrument<u64>| {
@@ -162,18 +172,18 @@ pub fn observe_totals(meter: &Meter, registry: &Registry, instance: &str) {
     plain(
         "service_center_db_service_usage",
         "Share of its quota of services that the fullest tenant uses",
-        |it| Some(it.now()?.fullest.services as f64 / it.registry.config().service_quota.max(1) as f64),
+        |it| Some(it.now()?.fullest.services as f64 / it.config.service_quota.max(1) as f64),
     );
     plain(
         "service_center_db_instance_usage",
         "Share of its quota of instances that the fullest tenant uses",
-        |it| Some(it.now()?.fullest.instances as f64 / it.registry.config().instance_quota.max(1) as f64),
+        |it| Some(it.now()?.fullest.instances as f64 / it.config.instance_quota.max(1) as f64),
     );
     plain("service_center_db_sc_total", "Gauge of service center instances", |_| Some(1.0));
     plain(
         "service_center_db_backend_total",
         "Gauge of the members of the store that this node knows",
-        |it| Some(it.registry.store().endpoints().len().max(1) as f64),
+        |it| Some(it.store.upgrade()?.endpoints().len().max(1) as f64),
     );
     plain("muster_view_services", "Services in the view, shared ones excepted.", |it| {
         Some(it.now()?.all.services as f64)
