@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::election::Role;
 use crate::metrics::PublisherMetrics;
-use crate::view::{Change, View};
+use crate::view::View;
 
 mod messages;
 pub mod term;

@@ -85,7 +85,9 @@ fn queries(file: &Path, document: &Value) -> Vec<Query> {
 }
 
 fn of_dashboards() -> Vec<Query> {
-    let files = std::fs::read_dir(grafana().join("dashboards")).expect("a folder").map(|it| it.expect("a file").path());
+    let files = std::fs::read_dir(grafana().join("dashboards"))
+        .expect("a folder")
+        .map(|it| it.expect("a file").path());
     let read = |file: PathBuf| {
         let text = std::fs::read_to_string(&file).expect("is readable");
         queries(&file, &serde_json::from_str(&text).expect("is JSON"))
@@ -128,7 +130,8 @@ fn selectors(query: &str) -> BTreeSet<String> {
 
 #[test]
 fn selectors_are_found_in_queries() {
-    let query = r#"sum by (le) (rate(muster_x_bucket{a="b c"}[1m])) / on () muster:y > 3 or up{job="go_z"} == 0"#;
+    let query =
+        r#"sum by (le) (rate(muster_x_bucket{a="b c"}[1m])) / on () muster:y > 3 or up{job="go_z"} == 0"#;
     let expected = [r#"muster_x_bucket{a="b c"}"#, "muster:y", r#"up{job="go_z"}"#];
     assert_eq!(selectors(query), expected.map(str::to_owned).into());
 }

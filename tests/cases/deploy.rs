@@ -201,7 +201,10 @@ fn telemetry_goes_where_someone_listens() {
         let endpoint = text(&compose["services"][name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]);
         let (host, port) = endpoint.trim_start_matches("http://").split_once(':').expect("has a port");
         assert!(hosts.contains(host), "{name} sends to {host}, which is not there");
-        assert!(listening.contains(&format!("0.0.0.0:{port}")), "nobody listens on {endpoint}: {listening:?}");
+        assert!(
+            listening.contains(&format!("0.0.0.0:{port}")),
+            "nobody listens on {endpoint}: {listening:?}"
+        );
     }
     let passed_on = each(&collector["exporters"], "endpoint");
     assert!(!passed_on.is_empty());
@@ -213,7 +216,10 @@ fn telemetry_goes_where_someone_listens() {
     for (name, pipeline) in pipelines {
         for part in ["receivers", "processors", "exporters"] {
             for used in pipeline[part].as_array().into_iter().flatten().map(text) {
-                assert!(collector[part].get(&used).is_some(), "{name} uses {part} {used}, which is not there");
+                assert!(
+                    collector[part].get(&used).is_some(),
+                    "{name} uses {part} {used}, which is not there"
+                );
             }
         }
     }
@@ -229,7 +235,9 @@ fn telemetry_goes_where_someone_listens() {
 fn images_are_pinned() {
     for file in COMPOSE {
         for (name, service) in services(&yaml(file)) {
-            let Some(image) = service["image"].as_str().filter(|image| !image.starts_with("muster/")) else { continue };
+            let Some(image) = service["image"].as_str().filter(|image| !image.starts_with("muster/")) else {
+                continue;
+            };
             let version = image.rsplit_once(':').map_or("", |(_, version)| version);
             assert!(version.contains('.') && version != "latest", "{file}: {name}: {image}");
         }

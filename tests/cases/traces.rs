@@ -68,14 +68,19 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
             ["POST forward", "publish", "dispatch", "write"].iter().all(|it| !named(spans, it).is_empty())
                 && named(spans, "view").len() == 2
         };
-        let spans = eventually("the trace is complete", || async {
-            Some(collector.spans(&trace)).filter(complete)
-        })
-        .await;
+        let spans =
+            eventually("the trace is complete", || async { Some(collector.spans(&trace)).filter(complete) })
+                .await;
         let forward = named(&spans, "POST forward")[0];
-        assert_eq!((forward.parent.as_str(), forward.service.as_str()), (root.as_str(), "muster-edge-gateway"));
+        assert_eq!(
+            (forward.parent.as_str(), forward.service.as_str()),
+            (root.as_str(), "muster-edge-gateway")
+        );
         let request = spans.iter().find(|it| it.parent == forward.id).expect("a request of the gateway's");
-        assert!(request.name.starts_with("POST ") && request.service == "muster-control-plane", "{request:?}");
+        assert!(
+            request.name.starts_with("POST ") && request.service == "muster-control-plane",
+            "{request:?}"
+        );
         let publish = named(&spans, "publish")[0];
         let view = spans.iter().find(|it| it.id == publish.parent).expect("published out of a view");
         let commit = spans.iter().find(|it| it.id == view.parent).expect("a view of a transaction");
