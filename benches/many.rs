@@ -2,18 +2,26 @@
 //!
 //! Each consumer depends on five providers, chosen by Zipf's law; changes meet providers evenly, with random gaps, as
 //! one etcd put each. A change of the rate must not change how long a receipt takes. Times are from asking etcd for the
-//! change. Arguments: watchers, consumers (and as many providers), seconds per rate.
+//! change. The floor of each rate is one put after another at that rate, seen by an etcd watch that hands it to NATS,
+//! seen by a subscriber: the way of a change without us, to one watcher. Arguments: watchers, consumers (and as many
+//! providers), seconds per rate.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use benches::Latencies;
 use benches::crowd::{self, Crowd};
 use benches::report::Report;
 use benches::stage::{self, Provider, Stage};
+use benches::stamp::Stamp;
+use etcd_client::WatchOptions;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep_until};
+use serde_json::json;
+use shared::clock::Clock;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 const RATES: [f64; 3] = [10.0, 100.0, 1000.0];
 const EACH: usize = 5;
@@ -51,6 +59,14 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     let report = Report::new("many", &columns);
     let mut floor = None;
     for rate in RATES {
+        let (bare, took) = bare(&stage, rate, (seconds as f64 / 2.0).max(1.0), &mut dice).await?;
+        let changes = bare.len() as f64 / took.as_secs_f64();
+        let bare = Latencies::new(bare, took);
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| Some(bare.quantile_ms(share)));
+        report.row(
+            &format!("bare etcd and NATS, {rate:.0} events/s"),
+            &[Some(changes), Some(changes), p50, p99, max],
+        );
         let (cpu, began) = (stage.gateway_cpu()?, Instant::now());
         let (events, expected) =
             change(&stage, &mut providers, &audience, rate, seconds as f64, &mut dice).await?;
@@ -73,6 +89,58 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
         sight.check(expected)?;
     }
     Ok(())
+}
+
+/// The way of a change without us: what it took each, and all together.
+async fn bare(
+    stage: &Stage,
+    rate: f64,
+    seconds: f64,
+    dice: &mut fastrand::Rng,
+) -> Result<(Vec<Duration>, Duration)> {
+    let (mut watching, etcd) = (stage::etcd(stage).await?, stage::etcd(stage).await?);
+    let mut watch = watching.watch("/bare/", Some(WatchOptions::new().with_prefix())).await?;
+    let nats = async_nats::connect(stage.world.nats.url()).await?;
+    let receiver = async_nats::connect(stage.world.nats.url()).await?;
+    let mut messages = receiver.subscribe("bare.many").await?;
+    receiver.flush().await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Some(Ok(answer)) = watch.next().await {
+            for kv in answer.events().iter().filter_map(|event| event.kv()) {
+                // What cannot be sent is missing at the other end.
+                _ = nats.publish("bare.many", kv.value().to_vec().into()).await;
+            }
+        }
+    });
+    let (began, clock) = (Instant::now(), Clock::system());
+    let mut at = began;
+    let (mut running, mut took, mut asked) = (FuturesUnordered::new(), vec![], 0);
+    let over = began + Duration::from_secs_f64(seconds);
+    loop {
+        if at <= over {
+            at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
+        }
+        loop {
+            tokio::select! {
+                () = sleep_until(at), if at <= over => break,
+                Some(done) = running.next() => {
+                    let _: etcd_client::PutResponse = done?;
+                }
+                message = timeout(PATIENCE, messages.next()), if took.len() < asked => {
+                    let message = message.context("a change is missing")?.context("NATS ended")?;
+                    let stamp = Stamp::of(&message.payload).context("a stamp")?;
+                    took.push(Duration::from_micros(clock.micros().saturating_sub(stamp.at)));
+                }
+                else => return Ok((took, began.elapsed())),
+            }
+        }
+        asked += 1;
+        let stamp = Stamp { provider: 0, seq: asked as u64, at: clock.micros() };
+        let value = json!({"padding": "x".repeat(300), "properties": stamp.properties()}).to_string();
+        let mut etcd = etcd.clone();
+        running.push(async move { etcd.put(format!("/bare/{}", asked % 1000), value, None).await });
+    }
 }
 
 /// Makes changes at the rate; gives how many there were, and how many frames they are.
