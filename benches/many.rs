@@ -1,7 +1,9 @@
 //! Many small audiences: 10 000 watchers of 1000 consumers over 1000 providers, of which few are popular.
 //!
-//! Each consumer depends on five providers, chosen by Zipf's law; changes meet providers evenly, with random gaps, as
-//! one etcd put each. A change of the rate must not change how long a receipt takes. Times are from asking etcd for the
+//! Each consumer depends on five providers, chosen by Zipf's law. Every tenth provider by popularity changes, from the
+//! sixth on, all of them equally often at each rate: how long a receipt takes depends on the size of the audience, and
+//! is to be compared for the same ones. Changes have random gaps and are one etcd put each. The rate must not change
+//! how long a receipt takes. Times are from asking etcd for the
 //! change. The floor of each rate is one put after another at that rate, seen by an etcd watch that hands it to NATS,
 //! seen by a subscriber: the way of a change without us, to one watcher. Arguments: watchers, consumers (and as many
 //! providers), seconds per rate.
@@ -25,6 +27,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 const RATES: [f64; 3] = [10.0, 100.0, 1000.0];
 const EACH: usize = 5;
+/// Providers more popular than all that change.
+const FIRST: usize = 5;
+/// Of so many providers, one changes.
+const STEP: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
@@ -46,7 +52,7 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     for watcher in 0..watchers {
         interests[watcher % count].iter().for_each(|provider| audience[*provider as usize] += 1);
     }
-    let largest = audience.iter().max().copied().unwrap_or(0);
+    let largest = changing(&audience).first().map_or(0, |index| audience[*index]);
 
     let stage = Stage::start("30s").await;
     let mut providers: Vec<Option<Provider>> =
@@ -54,12 +60,15 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     let consumers = stage.consumers(0, count, |number| interests[number].clone()).await;
     let mut crowd = Crowd::start()?;
     let opened = crowd.open(stage.world.gateways[0].api, &consumers, watchers, 0)?;
-    eprintln!("{watchers} watchers opened in {opened:.1} s; the most popular provider has {largest}");
+    eprintln!(
+        "{watchers} watchers opened in {opened:.1} s; the most popular provider that changes has {largest}"
+    );
     let columns = ["events/s", "frames/s", "p50 ms", "p99 ms", "max ms", "ratio of p99", "gateway CPU %"];
     let report = Report::new("many", &columns);
     let mut floor = None;
     for rate in RATES {
-        let (bare, took) = bare(&stage, rate, (seconds as f64 / 2.0).max(1.0), &mut dice).await?;
+        let half = (seconds as f64 / 2.0).max(1.0);
+        let (bare, took) = Box::pin(bare(&stage, rate, half, &mut dice)).await?;
         let changes = bare.len() as f64 / took.as_secs_f64();
         let bare = Latencies::new(bare, took);
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| Some(bare.quantile_ms(share)));
@@ -156,7 +165,8 @@ async fn change(
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let mut at = Instant::now();
     let mut running = FuturesUnordered::new();
-    let (mut events, mut expected) = (0, 0);
+    let changing = changing(audience);
+    let (mut events, mut expected, mut turn) = (0, 0, Vec::new());
     loop {
         // The gaps of changes that know nothing of each other.
         at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
@@ -170,16 +180,17 @@ async fn change(
                 Some(done) = running.next() => put_back(providers, done)?,
             }
         }
-        // A provider whose change is under way is passed over: its changes are to have an order.
-        let index = loop {
-            let index = dice.usize(..providers.len());
-            if providers[index].is_some() {
-                break index;
-            }
-            if let Some(done) = running.next().await {
-                put_back(providers, done)?;
-            }
-        };
+        if turn.is_empty() {
+            turn = changing.to_vec();
+            dice.shuffle(&mut turn);
+        }
+        let index = turn.pop().context("some provider changes")?;
+        // The changes of a provider are to have an order.
+        while providers[index].is_none()
+            && let Some(done) = running.next().await
+        {
+            put_back(providers, done)?;
+        }
         let Some(mut provider) = providers[index].take() else { continue };
         (events, expected) = (events + 1, expected + audience[index]);
         let mut etcd = etcd.clone();
@@ -192,6 +203,13 @@ async fn change(
         put_back(providers, done)?;
     }
     Ok((events, expected))
+}
+
+/// The providers that change.
+fn changing(audience: &[u64]) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..audience.len()).collect();
+    all.sort_by_key(|index| std::cmp::Reverse(audience[*index]));
+    all.into_iter().skip(FIRST).step_by(STEP).collect()
 }
 
 fn put_back(providers: &mut [Option<Provider>], done: Result<(usize, Provider)>) -> Result<()> {

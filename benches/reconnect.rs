@@ -41,8 +41,17 @@ struct Opened {
 }
 
 async fn run(watchers: usize) -> Result<()> {
-    let columns =
-        ["open s", "ratio", "CPU s", "ratio of CPU", "µs each", "all told s", "changes", "told again", "lost"];
+    let columns = [
+        "open s",
+        "ratio",
+        "CPU s",
+        "ratio of CPU",
+        "µs each",
+        "all told s",
+        "changes",
+        "told again",
+        "lost",
+    ];
     let report = Report::new("reconnect", &columns);
     let bare = bare(watchers)?;
     let row = |what: &str, it: &Opened, rest: [Option<f64>; 4]| {

@@ -37,6 +37,11 @@ pub(super) fn since(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(tail[at..].strip_suffix(b"}")?).ok()?.parse().ok()
 }
 
+/// The text is the state of a provider, not a change.
+pub(super) fn is_reset(text: &[u8]) -> bool {
+    text.starts_with(br#"{"action":"RESET""#)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,6 +32,12 @@ impl Memory {
         self.known.iter_mut().for_each(|it| it.resuming = true);
     }
 
+    /// The state of the provider's one instance was told: nothing up to this change is missing.
+    fn knows(&mut self, stamp: Stamp) {
+        self.known.retain(|it| it.provider != stamp.provider);
+        self.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
+    }
+
     /// The provider's change with this number has come.
     pub(super) fn has(&self, provider: u32, seq: u64) -> bool {
         self.known.iter().any(|it| it.provider == provider && it.seq >= seq)
@@ -79,8 +85,11 @@ impl Seen {
         if let Some(since) = frames::since(payload) {
             memory.since = since;
         }
-        let stamp = Stamp::find(payload).and_then(|at| Stamp::read(payload, at));
-        stamp.into_iter().for_each(|stamp| self.saw(stamp, memory));
+        let Some(stamp) = Stamp::find(payload).and_then(|at| Stamp::read(payload, at)) else { return };
+        if frames::is_reset(payload) {
+            return memory.knows(stamp);
+        }
+        self.saw(stamp, memory);
     }
 
     /// A watcher was told of a change.

@@ -91,13 +91,7 @@ pub(super) async fn watch(
 }
 
 /// Takes note of the whole frames in `rest` and `read`, and leaves in `rest` what is incomplete. True at the end.
-fn note(
-    rest: &mut Vec<u8>,
-    read: &[u8],
-    memory: &mut Memory,
-    shared: &Shared,
-    pongs: &mut Vec<u8>,
-) -> bool {
+fn note(rest: &mut Vec<u8>, read: &[u8], memory: &mut Memory, shared: &Shared, pongs: &mut Vec<u8>) -> bool {
     let mut seen = shared.seen.borrow_mut();
     let joined;
     let mut bytes = if rest.is_empty() {

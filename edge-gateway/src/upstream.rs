@@ -35,6 +35,8 @@ mod core;
 mod effects;
 mod inbox;
 mod joining;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod requests;
 mod topic;
 

@@ -1,6 +1,7 @@
 //! System tests.
 
 mod deploy;
+mod descriptors;
 mod faults;
 mod outage;
 mod push;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::{AbortHandle, spawn_local, yield_now};
 
 use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
 use crate::hub::audience::Audience;
@@ -57,7 +57,7 @@ impl Shard {
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
         let Some(key) = self.tickets.remove(&ticket) else { return };
         let send_buffer = self.setup.send_buffer;
-        let Some(connection) = self.get(key) else { return };
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         let (outlet, read) = match to {
             Attached::Socket { socket, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
@@ -68,31 +68,42 @@ impl Shard {
                     Err(_) => return self.remove(key, Reason::Broken),
                 }
             }
-            Attached::Body { body, verdict } => {
+            Attached::Stream(stream) => {
                 connection.permit = Some((None, permit));
-                connection.verdict = Some(verdict);
-                (Outlet::Body(body), Bytes::new())
+                stream.tell(&self.leavers, key);
+                (Outlet::Stream(Rc::new(stream)), Bytes::new())
             }
         };
-        connection.outlet = Some(outlet.clone());
-        let this = self.this.clone();
-        let reader = spawn_local(async move {
-            loop {
-                let alive = outlet.readable().await;
-                let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_readable(key, alive) {
-                    return;
-                }
-            }
-        });
+        let reader = match &outlet {
+            Outlet::Socket(socket) => Some(self.read_on(key, socket.clone())),
+            Outlet::Stream(_) => None,
+        };
         if let Some(connection) = self.get(key) {
-            connection.reader = Some(reader.abort_handle());
+            connection.outlet = Some(outlet);
+            connection.reader = reader;
         }
         if let Some(over) = self.draining {
             self.set_drain_alarm(key, over);
         }
         self.decode(key, &read);
         self.serve(key);
+    }
+
+    /// Has a task read whatever comes.
+    fn read_on(&self, key: Key, socket: Rc<TcpStream>) -> AbortHandle {
+        let this = self.this.clone();
+        let reader = spawn_local(async move {
+            loop {
+                let alive = socket.readable().await.is_ok();
+                let Some(shard) = this.upgrade() else { return };
+                if !shard.borrow_mut().on_readable(key, alive) {
+                    return;
+                }
+                // A client that sends all the time must not keep the others waiting.
+                yield_now().await;
+            }
+        });
+        reader.abort_handle()
     }
 
     /// Has a task go on writing whenever the client takes more, unless there is one.
