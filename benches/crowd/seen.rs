@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn what_is_lost_repeated_or_out_of_order_is_counted() {
         let (mut seen, mut memory) = (Seen::new(), Memory::default());
-        [5, 6, 9, 9, 7].map(|seq| seen.saw(stamp(seq), &mut memory));
+        [5, 6, 9, 9, 7].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
         let told = seen.take();
         let counted = ["received", "lost", "repeated", "reordered", "again"].map(|name| told[name].as_u64());
         assert_eq!(counted, [5, 2, 1, 1, 0].map(Some));
@@ -161,9 +161,9 @@ mod tests {
     #[test]
     fn after_a_break_the_same_may_come_again_but_nothing_may_be_missing() {
         let (mut seen, mut memory) = (Seen::new(), Memory::default());
-        [1, 2, 3].map(|seq| seen.saw(stamp(seq), &mut memory));
+        [1, 2, 3].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
         memory.resume();
-        [2, 3, 4, 4, 6].map(|seq| seen.saw(stamp(seq), &mut memory));
+        [2, 3, 4, 4, 6].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
         let told = seen.take();
         let counted = ["lost", "repeated", "reordered", "again"].map(|name| told[name].as_u64());
         assert_eq!(counted, [1, 1, 0, 2].map(Some));
