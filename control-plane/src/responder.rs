@@ -13,7 +13,7 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, BusError, Message};
 use shared::event::{InstanceEvent, Position};
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, Scope, ServiceRef};
 use shared::subject;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -120,8 +120,11 @@ impl Responder {
     async fn interest(&self, message: &Message) -> Vec<Vec<u8>> {
         let answer = async {
             let request = pb::InterestRequest::decode(&message.payload[..]).map_err(|e| e.to_string())?;
-            let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
             let mut snapshot = self.snapshot(request.min_rev).await?;
+            if let Some(scope) = request.scope.map(Scope::from) {
+                return Ok((snapshot.revision, Some(interest::scoped(&snapshot, &scope))));
+            }
+            let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
             if snapshot.service(&consumer).is_none() {
                 // That it does not exist ends its watches: said only of a confirmed view.
                 let confirmed = self.registry.confirmed().await.map_err(|e| e.to_string())?;

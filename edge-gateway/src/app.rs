@@ -28,8 +28,6 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::upstream::{Upstream, UpstreamHandle};
 
-/// Connections beyond those of watchers: requests that are passed on.
-const REQUEST_CONNECTIONS: usize = 20_000;
 /// News of ended sessions that may wait for the upstream; more is kept, added up, in the shard.
 const LEFT_QUEUE: usize = 1024;
 
@@ -105,11 +103,8 @@ impl App {
         let (upstream, handle) =
             Upstream::new(config.upstream.clone(), bus, shards.clone(), left, metrics.upstream);
         let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
-        let server = ServerLimits {
-            name: "api",
-            connections: watchers.saturating_add(REQUEST_CONNECTIONS),
-            ..ServerLimits::default()
-        };
+        let connections = watchers.saturating_add(config.http.connections);
+        let server = ServerLimits { connections, ..config.http.clone() };
         let gateway = Gateway::new(Inner {
             upstream: handle.clone(),
             forward: forward.clone(),

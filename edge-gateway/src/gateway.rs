@@ -225,7 +225,15 @@ impl Inner {
         let default = route::tenant(&parts.headers);
         let or = |given: String, default: String| if given.is_empty() { default } else { given };
         let tenant = Tenant::new(or(asked.domain, default.domain), or(asked.project, default.project));
-        match route::WatchRoute::new(tenant, asked.consumer_id, asked.providers, asked.rev) {
+        let selection =
+            asked.selection.map(|it| route::Selection { app_id: it.app_id, environment: it.environment });
+        let asked = route::Asked {
+            consumer: asked.consumer_id,
+            providers: asked.providers,
+            selection,
+            since: asked.rev,
+        };
+        match route::WatchRoute::new(tenant, asked) {
             Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,
             Err(words) => grpc::refuse(Code::InvalidArgument, words),
         }
@@ -264,8 +272,8 @@ impl Inner {
             Refused::Full(full)
         })?;
         if self.authorize {
-            for service in watch.selector.services() {
-                if let Some(refused) = self.unauthorized(service, headers).await {
+            for path in route::read_paths(&watch.selector) {
+                if let Some(refused) = self.unauthorized(&path, headers).await {
                     return Err(Refused::Answer(refused));
                 }
             }
@@ -281,10 +289,10 @@ impl Inner {
         Ok((permit, joined))
     }
 
-    /// Asks the control plane, in the client's name, whether it may read the service it watches for.
-    async fn unauthorized(&self, service: &ServiceRef, headers: &HeaderMap) -> Option<Response<Body>> {
+    /// Asks the control plane, in the client's name, whether it may read what it watches.
+    async fn unauthorized(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let mut question = Request::new(Body::empty());
-        let Ok(uri) = route::service_path(service).parse() else { return Some(refusal::bad_handshake()) };
+        let Ok(uri) = path.parse() else { return Some(refusal::bad_handshake()) };
         *question.uri_mut() = uri;
         *question.headers_mut() = headers.clone();
         remove_hop_by_hop(question.headers_mut());

@@ -298,7 +298,7 @@ impl UpstreamMetrics {
             topics: meter.u64_gauge("muster_edge_topics").with_description("Providers with interest").build(),
             groups: meter
                 .u64_gauge("muster_edge_groups")
-                .with_description("Consumers with open watches")
+                .with_description("Groups of watchers that watch the same, by what they watch by")
                 .build(),
             depth: meter
                 .u64_gauge("muster_edge_shard_queue_depth")
@@ -351,9 +351,18 @@ impl UpstreamMetrics {
     }
 
     /// How things stand.
-    pub(crate) fn stand(&self, topics: usize, groups: usize, depth: usize, revision: u64, stale: Duration) {
+    pub(crate) fn stand(
+        &self,
+        topics: usize,
+        groups: impl IntoIterator<Item = (&'static str, u64)>,
+        depth: usize,
+        revision: u64,
+        stale: Duration,
+    ) {
         self.topics.record(topics as u64, &[]);
-        self.groups.record(groups as u64, &[]);
+        for (kind, count) in groups {
+            self.groups.record(count, &[KeyValue::new("selector", kind)]);
+        }
         self.depth.record(depth as u64, &[]);
         self.revision.record(revision, &[]);
         self.staleness.record(stale.as_secs_f64(), &[]);

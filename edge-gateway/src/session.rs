@@ -163,6 +163,9 @@ impl Machine {
             (Phase::Open, Input::Violation(Violation::TooBig)) => {
                 self.close(Reason::TooBig, Reason::TooBig.words(), now)
             }
+            (Phase::Open, Input::Violation(Violation::NotText)) => {
+                self.close(Reason::NotText, Reason::NotText.words(), now)
+            }
             (Phase::Open, Input::End(reason)) => self.close(reason, reason.words(), now),
         }
     }

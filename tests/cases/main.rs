@@ -5,6 +5,8 @@ mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod sdks;
+mod selectors;
 mod standalone;
 mod store_cluster;
 mod store_disk;

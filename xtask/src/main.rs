@@ -9,6 +9,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask conformance [--server URL]
                                    hold a server (or muster standalone) against the contract of the registry API
        cargo xtask faults [--times N]  break every part under load, N times in a row
+       cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK and Maven)
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench           list what can be measured
        cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         ["conformance", "--server", url] => tests::conformance(Some(url)),
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
+        ["sdks"] => tests::sdks(),
         ["ci"] => ci::ci(),
         ["bench"] => {
             bench::BENCHES.iter().for_each(|(name, _)| println!("{name}"));

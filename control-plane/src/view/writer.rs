@@ -4,7 +4,7 @@
 //! same transaction is known), then deletes of records (so that a deleted provider's instances are still
 //! announced under its name), then what all that means for who hears of whom.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,6 +60,8 @@ struct Round {
     /// Consumers known by name and version only.
     named_consumers: BTreeSet<(Tenant, Name, String)>,
     touched: BTreeSet<ServiceRef>,
+    /// Services whose record came, went or was written.
+    records: BTreeSet<ServiceRef>,
     /// Instances that were unregistered, as opposed to those that expired.
     left: BTreeSet<(ServiceRef, String)>,
 }
@@ -231,6 +233,34 @@ impl Writer {
                 round.events.push(Change::Interest(Arc::new(change)));
             }
         }
+        self.tell_services(before, round);
+    }
+
+    /// Compares which services each tenant had before the revision with after it, for who watches by what
+    /// services are.
+    fn tell_services(&self, before: &Snapshot, round: &mut Round) {
+        let mut changes: BTreeMap<Tenant, pb::ServicesChange> = BTreeMap::new();
+        for service in std::mem::take(&mut round.records) {
+            let key = |snapshot: &Snapshot| snapshot.service(&service).map(|(view, _)| view.key.clone());
+            let (old, new) = (key(before), key(&self.current));
+            if old == new {
+                continue;
+            }
+            let change = changes.entry(service.tenant.clone()).or_insert_with(|| pb::ServicesChange {
+                domain: service.tenant.domain.clone(),
+                project: service.tenant.project.clone(),
+                rev: round.rev,
+                committed_at: round.committed_at,
+                ..pb::ServicesChange::default()
+            });
+            match new {
+                Some(key) => change
+                    .added
+                    .push(pb::NamedService { service: Some((&service).into()), key: Some((&*key).into()) }),
+                None => change.removed.push((&service).into()),
+            }
+        }
+        round.events.extend(changes.into_values().map(|change| Change::Services(Arc::new(change))));
     }
 
     fn interest_change(

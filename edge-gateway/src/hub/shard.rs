@@ -106,7 +106,8 @@ struct Shard {
     tally: Tally,
     pending_shown: i64,
     count_pending_at: Tick,
-    draining: Option<Duration>,
+    /// When the last session is to be ended.
+    draining: Option<Tick>,
 }
 
 /// Runs a shard on this thread, to its end.
@@ -400,17 +401,25 @@ impl Shard {
         }
     }
 
-    fn set_drain_alarm(&mut self, key: Key, over: Duration) {
-        let delay = fastrand::u32(0..=ticks(over));
-        let at = self.wheel.now() + delay;
+    /// Has a session that came too late for its place in the order end before the others have.
+    fn drain_late(&mut self, key: Key, until: Tick) {
+        let now = self.wheel.now();
+        let at = fastrand::u32(now..=until.max(now));
         self.wheel.set(at, Alarm::Drain(key, at));
     }
 
+    /// Ends the sessions evenly over the time, each tick its share and not one more: whom they come to next
+    /// must accept no faster than that. Their order is random, so that no consumer loses all of its at once.
     fn drain(&mut self, over: Duration) {
-        self.draining = Some(over);
-        let all: Vec<Key> = self.keys().collect();
-        for key in all {
-            self.set_drain_alarm(key, over);
+        let (now, over) = (self.wheel.now(), ticks(over));
+        self.draining = Some(now + over);
+        let mut all: Vec<Key> = self.keys().collect();
+        fastrand::shuffle(&mut all);
+        let count = all.len() as u64;
+        for (place, key) in all.into_iter().enumerate() {
+            let share = place as u64 * u64::from(over) / count;
+            let at = now + 1 + share as Tick;
+            self.wheel.set(at, Alarm::Drain(key, at));
         }
     }
 
@@ -479,3 +488,7 @@ impl Shard {
         self.audiences.iter().map(|(_, audience)| of(audience)).sum::<usize>() as i64
     }
 }
+
+#[cfg(test)]
+#[path = "shard/drain_tests.rs"]
+mod drain_tests;

@@ -40,19 +40,19 @@ impl Upstream {
                     shard.send(ToShard::End { group, reason }).await;
                 }
             }
-            Effect::OpenInterest(group, consumer) => {
+            Effect::OpenInterest(group, selector) => {
                 let question = self.questions.spawn(async move {
-                    let messages = asker.subscribe(&subject::interest(&consumer)).await;
-                    let interest = asker.interest(&consumer).await;
+                    let messages = asker.subscribe(&selector.subject()).await;
+                    let interest = asker.interest(&selector).await;
                     Done::Interest(group, Some(messages), interest)
                 });
                 self.asking.insert(group, question);
             }
-            Effect::AskInterest(group, consumer) => {
+            Effect::AskInterest(group, selector) => {
                 let jitter = self.config.resync_jitter;
                 let question = self.questions.spawn(async move {
                     tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                    Done::Interest(group, None, asker.interest(&consumer).await)
+                    Done::Interest(group, None, asker.interest(&selector).await)
                 });
                 self.asking.insert(group, question);
             }
@@ -61,6 +61,7 @@ impl Upstream {
                     let _ = done.send(Ok(joined));
                 }
             }
+            Effect::Refused(group, full) => self.refuse(group, full).await,
             Effect::CloseInterest(group) => {
                 if let Some(handle) = self.interests.remove(&group) {
                     handle.abort();

@@ -11,11 +11,12 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Message, Messages};
 use shared::event::InstanceEvent;
+use shared::model::ServiceRef;
 use tracing::debug;
 
-use super::Upstream;
 use super::core::InterestChange;
 use super::topic::Fate;
+use super::{Selector, Upstream};
 use crate::hub::GroupId;
 
 /// Messages that are taken together.
@@ -78,16 +79,8 @@ impl Upstream {
                 Ok(event) => return Some(Heard::Event(event)),
                 Err(error) => self.malformed(&message.subject, &error),
             },
-            Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
-                Ok(change) => {
-                    let change = InterestChange {
-                        rev: change.rev,
-                        added: change.added.into_iter().map(Into::into).collect(),
-                        removed: change.removed.into_iter().map(Into::into).collect(),
-                        deleted: change.consumer_deleted,
-                    };
-                    return Some(Heard::Interest(group, change));
-                }
+            Source::Interest(group) => match interest_change(self.core.selector(group)?, &message.payload) {
+                Ok(change) => return Some(Heard::Interest(group, change)),
                 Err(error) => self.malformed(&message.subject, &error),
             },
         }
@@ -98,6 +91,29 @@ impl Upstream {
         self.metrics.malformed();
         debug!(subject, %error, "a message of the bus cannot be understood");
     }
+}
+
+/// What a change means for who watches this.
+fn interest_change(selector: &Selector, payload: &[u8]) -> Result<InterestChange, prost::DecodeError> {
+    let Some(scope) = selector.scope() else {
+        let change = pb::InterestChange::decode(payload)?;
+        return Ok(InterestChange {
+            rev: change.rev,
+            added: change.added.into_iter().map(Into::into).collect(),
+            removed: change.removed.into_iter().map(Into::into).collect(),
+            deleted: change.consumer_deleted,
+        });
+    };
+    let told = pb::ServicesChange::decode(payload)?;
+    let mut change = InterestChange { rev: told.rev, ..InterestChange::default() };
+    change.removed.extend(told.removed.into_iter().map(ServiceRef::from));
+    for it in told.added {
+        let (Some(service), Some(key)) = (it.service, it.key) else { continue };
+        // A service that has left the scope is told of by what it is now.
+        let side = if scope.matches(&key.into()) { &mut change.added } else { &mut change.removed };
+        side.push(service.into());
+    }
+    Ok(change)
 }
 
 fn fate_label(fate: Fate) -> &'static str {

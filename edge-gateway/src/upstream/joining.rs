@@ -76,6 +76,17 @@ impl Upstream {
         }
     }
 
+    /// Tells those who wait for a group's view that it will not begin.
+    pub(super) async fn refuse(&mut self, group: GroupId, full: Full) {
+        for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
+            joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
+            let _ = done.send(Err(full));
+        }
+        for (_, it) in self.resuming.extract_if(|_, it| it.joining.group == group) {
+            let _ = it.joining.done.send(Err(full));
+        }
+    }
+
     /// Gives up the places of those who did not wait for their group's view to begin.
     pub(super) async fn release_abandoned(&mut self) {
         for waiting in self.opening.values_mut() {

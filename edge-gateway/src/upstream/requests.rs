@@ -19,6 +19,7 @@ use shared::model::ServiceRef;
 use shared::subject;
 use tracing::debug;
 
+use super::Selector;
 use super::core::{Interest, Want};
 use super::topic::Replayed;
 use crate::metrics::UpstreamMetrics;
@@ -74,11 +75,11 @@ impl Asker {
         }
     }
 
-    /// Who is the consumer interested in?
-    pub(super) async fn interest(&self, consumer: &ServiceRef) -> Interest {
+    /// Who is watched?
+    pub(super) async fn interest(&self, selector: &Selector) -> Interest {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
-            match self.try_interest(consumer).await {
+            match self.try_interest(selector).await {
                 Ok(interest) => return interest,
                 Err(error) => self.failed(&error, &mut backoff).await,
             }
@@ -118,8 +119,12 @@ impl Asker {
         Ok((reply.differing, reply.gone_consumers))
     }
 
-    async fn try_interest(&self, consumer: &ServiceRef) -> Result<Interest, AskError> {
-        let request = pb::InterestRequest { consumer: Some(consumer.into()), min_rev: self.min_rev() };
+    async fn try_interest(&self, selector: &Selector) -> Result<Interest, AskError> {
+        let request = pb::InterestRequest {
+            consumer: selector.consumer().map(Into::into),
+            min_rev: self.min_rev(),
+            scope: selector.scope().map(Into::into),
+        };
         let mut parts = self.ask(subject::RPC_INTEREST, &request).await?;
         let mut providers = Vec::new();
         for number in 0..MAX_PARTS {

@@ -181,6 +181,7 @@ fn status_of(reason: Reason) -> HeaderMap {
         | Reason::Broken
         | Reason::Protocol
         | Reason::TooBig
+        | Reason::NotText
         | Reason::NeverAttached
         | Reason::NoInstance
         | Reason::HeartbeatFailed => status(Code::Unavailable, "watch again"),

@@ -1,4 +1,5 @@
 //! Clients that send as fast as they can what no watcher should send: closed or borne, never anyone else's trouble.
+//! Floods of pings are in `hostile`.
 
 use shared::event::Action::Update;
 use tokio::io::AsyncWriteExt as _;
@@ -6,8 +7,6 @@ use tokio::task::JoinSet;
 
 use crate::world::World;
 
-/// A masked ping with a payload: of many that come at once, one is answered.
-const PING: &[u8] = b"\x89\x84\0\0\0\0ping";
 /// A masked text of a few bytes, which means nothing and is not punished.
 const TEXT: &[u8] = b"\x81\x84\0\0\0\0text";
 /// The beginning of a message of a terabyte.
@@ -33,7 +32,7 @@ async fn clients_that_flood_are_let_go_or_borne_and_nobody_else_waits() {
     // One in each shard.
     let mut others = [world.watch("c").await, world.watch("c").await];
     let mut floods = JoinSet::new();
-    for what in [GARBAGE, ENDLESS, PING, TEXT] {
+    for what in [GARBAGE, ENDLESS, TEXT] {
         floods.spawn(flood(&world, what).await);
     }
     for _ in 0..100 {

@@ -36,6 +36,7 @@ impl Writer {
                 self.announce_difference(&before, provider, &mut round);
             }
             round.consumers = services(&before).union(&services(&self.current)).cloned().collect();
+            round.records.clone_from(&round.consumers);
             self.tell_interest(&before, &mut round);
             self.forget_void(&round);
             self.history.extend(round.events);

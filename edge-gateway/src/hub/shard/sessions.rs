@@ -18,6 +18,17 @@ use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Phase};
 
+/// What became of a turn to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Everything that was there has been read.
+    All,
+    /// There may be more, but others wait.
+    More,
+    /// The reading task is not needed any more.
+    Over,
+}
+
 impl Shard {
     pub(super) fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
         let slots = self.groups.entry(group).or_default();
@@ -82,8 +93,8 @@ impl Shard {
             connection.outlet = Some(outlet);
             connection.reader = reader;
         }
-        if let Some(over) = self.draining {
-            self.set_drain_alarm(key, over);
+        if let Some(until) = self.draining {
+            self.drain_late(key, until);
         }
         self.decode(key, &read);
         self.serve(key);
@@ -96,11 +107,14 @@ impl Shard {
             loop {
                 let alive = socket.readable().await.is_ok();
                 let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_readable(key, alive) {
-                    return;
+                let read = shard.borrow_mut().on_readable(key, alive);
+                match read {
+                    Read::Over => return,
+                    Read::All => {}
+                    // A client that never stops talking must not keep the others, and the clock, waiting: without
+                    // this it is polled again dozens of times before anything else is.
+                    Read::More => yield_now().await,
                 }
-                // A client that sends all the time must not keep the others waiting.
-                yield_now().await;
             }
         });
         reader.abort_handle()
@@ -146,8 +160,9 @@ impl Shard {
         false
     }
 
-    /// False when the reading task is not needed any more.
-    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> bool {
+    /// Reads what a turn allows.
+    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> Read {
+        let mut outcome = Read::More;
         let (now, pace) = (self.wheel.now(), self.setup.pace);
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS {
@@ -168,14 +183,13 @@ impl Shard {
                 }
                 Err(_) => connection.machine.on(Input::Broken, now, &pace),
             }
+            outcome = Read::All;
             break;
         }
         self.scratch = scratch;
-        let Some(connection) = self.get(key) else { return false };
-        if connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open {
-            return self.serve(key);
-        }
-        true
+        let Some(connection) = self.get(key) else { return Read::Over };
+        let served = connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open;
+        if served && !self.serve(key) { Read::Over } else { outcome }
     }
 
     pub(super) fn decode(&mut self, key: Key, bytes: &[u8]) {
