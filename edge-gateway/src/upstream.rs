@@ -36,6 +36,8 @@ mod effects;
 mod handle;
 mod inbox;
 mod joining;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod offset;
 mod requests;
 mod selector;

@@ -2,6 +2,7 @@
 
 mod dashboards;
 mod deploy;
+mod descriptors;
 mod faults;
 mod outage;
 mod push;
