@@ -4,6 +4,7 @@ mod deploy;
 mod faults;
 mod outage;
 mod push;
+mod restore;
 mod selectors;
 mod standalone;
 mod store_cluster;

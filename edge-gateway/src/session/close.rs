@@ -30,11 +30,13 @@ pub(crate) enum Reason {
     NoInstance,
     /// A heartbeat could not be passed on.
     HeartbeatFailed,
+    /// The store was restored from a backup: the revisions that the client was told are of another history.
+    Restored,
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -47,6 +49,7 @@ impl Reason {
         Self::NeverAttached,
         Self::NoInstance,
         Self::HeartbeatFailed,
+        Self::Restored,
     ];
 
     /// The value of the label `reason`.
@@ -64,6 +67,7 @@ impl Reason {
             Self::NeverAttached => "never_attached",
             Self::NoInstance => "no_instance",
             Self::HeartbeatFailed => "heartbeat_failed",
+            Self::Restored => "restored",
         }
     }
 
@@ -81,7 +85,8 @@ impl Reason {
             | Self::NoService
             | Self::Drained
             | Self::NeverAttached
-            | Self::HeartbeatFailed => None,
+            | Self::HeartbeatFailed
+            | Self::Restored => None,
         }
     }
 
