@@ -6,6 +6,7 @@ mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod restore;
 mod sdks;
 mod selectors;
 mod standalone;

@@ -200,6 +200,7 @@ impl Shard {
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
+            ToShard::Restored => self.end_resumable(),
             ToShard::Drain { over } => self.drain(over),
         }
     }
@@ -444,11 +445,20 @@ impl Shard {
     }
 
     fn end(&mut self, group: GroupId, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
         let Some(slots) = self.groups.get(&group) else { return };
         let audiences = slots.iter().flatten();
-        let members: Vec<Key> =
-            audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        self.end_all(members, reason);
+    }
+
+    fn end_resumable(&mut self) {
+        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
+        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
+        self.end_all(members, Reason::Restored);
+    }
+
+    fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
         for key in members {
             if let Some(connection) = self.get(key) {
                 connection.machine.on(Input::End(reason), now, &pace);
