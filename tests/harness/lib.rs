@@ -36,4 +36,4 @@ pub use link::{Direction, Link};
 pub use nats::Nats;
 pub use process::Process;
 pub use watcher::{Seen, Watcher};
-pub use world::{Node, World};
+pub use world::{Node, Tuning, World};

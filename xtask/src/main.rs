@@ -9,6 +9,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask conformance [--server URL]
                                    hold a server (or muster standalone) against the contract of the registry API
        cargo xtask faults [--times N]  break every part under load, N times in a row
+       cargo xtask soak [--minutes N]  churn for N minutes (3), nothing lost and nothing growing
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench <name>    measure fanout, idle, seed, many, path, publish, slow, registry or store
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         ["conformance", "--server", url] => tests::conformance(Some(url)),
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
+        ["soak"] => tests::soak("3"),
+        ["soak", "--minutes", minutes] => tests::soak(minutes),
         ["ci"] => ci::ci(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["licences"] => licences::check(),
