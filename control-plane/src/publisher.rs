@@ -128,6 +128,10 @@ impl Publisher {
         if !link.connected {
             return Err(BusError::Disconnected);
         }
+        if self.term.as_ref().is_some_and(|term| term.is_undone(snapshot.revision)) {
+            self.heard = 0;
+            self.term = None;
+        }
         self.start_term(epoch, link.generation);
         self.publish_until(snapshot.revision).await?;
         if self.term.is_some() && Instant::now() >= self.bookmark_at {

@@ -182,7 +182,12 @@ impl Registry {
     /// A view that contains everything committed before the call, or `None` when the store cannot be asked:
     /// then the view as it is remains the best answer there is.
     pub async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, Failure> {
+        let before = self.view.now().map_or(0, |view| view.revision);
         match self.noted(self.store.barrier(ROOT).await) {
+            Ok(revision) if revision < before => {
+                debug!(revision, before, "the store was restored, and this view does not know yet");
+                Ok(None)
+            }
             Ok(revision) => Ok(Some(self.view.at(revision, PATIENCE).await?)),
             Err(error) => {
                 debug!(%error, "the view could not be confirmed");

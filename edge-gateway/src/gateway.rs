@@ -26,13 +26,14 @@ use shared::http::take_socket;
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::trace::{self, SpanKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
 use crate::heartbeat::{self, Beats, HeartbeatConfig};
 use crate::hub::push::Encoding;
+use crate::hub::stream::stream;
 use crate::hub::{Attached, ToShard};
 use crate::limits::{Full, Limits, Permit};
 use crate::metrics::SessionMetrics;
@@ -46,8 +47,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Values of the label `scheme`, as Service-Center spells them.
 const WEBSOCKET: &str = "Websocket";
 const GRPC: &str = "gRPC";
-/// Chunks of a stream that wait for the connection; a chunk has everything that was pending.
-const STREAM_CHUNKS: usize = 8;
 const NO_WORD: &str = "this node has no word from a control plane";
 
 /// The service behind the API port. Cheap to clone.
@@ -255,11 +254,9 @@ impl Inner {
             Err(Refused::Full(full)) => return grpc::refuse(Code::ResourceExhausted, &full.to_string()),
             Err(Refused::Answer(answer)) => return grpc::refuse_like(answer.status()),
         };
-        // Full: the client takes nothing, and the session waits like one whose socket is full.
-        let (body, messages) = mpsc::channel(STREAM_CHUNKS);
-        let (verdict, reason) = oneshot::channel();
-        shard.send(ToShard::Attach { ticket, to: Attached::Body { body, verdict }, permit }).await;
-        grpc::stream(messages, reason)
+        let (writer, reader) = stream();
+        shard.send(ToShard::Attach { ticket, to: Attached::Stream(writer), permit }).await;
+        grpc::stream(reader)
     }
 
     /// Lets a watch in: limits, the control plane's consent, a place in its shard.

@@ -25,6 +25,8 @@ mod heartbeat;
 mod hub;
 mod limits;
 mod metrics;
+#[cfg(feature = "micro")]
+pub mod micro;
 pub mod process;
 mod session;
 mod trace;

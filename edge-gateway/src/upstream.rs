@@ -36,8 +36,11 @@ mod effects;
 mod handle;
 mod inbox;
 mod joining;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod offset;
 mod requests;
+mod restore;
 mod selector;
 mod topic;
 
@@ -94,6 +97,8 @@ pub(crate) struct Upstream {
     next_ticket: Ticket,
     comparing: bool,
     next_digest: Instant,
+    /// Since when bookmarks have been behind what is known here, and what is found out about it.
+    suspicion: restore::Suspicion,
     metrics: UpstreamMetrics,
 }
 
@@ -144,6 +149,7 @@ impl Upstream {
             next_ticket: 1,
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
+            suspicion: restore::Suspicion::default(),
             metrics,
             config,
         };
@@ -154,8 +160,7 @@ impl Upstream {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut link = self.asker.bus.link();
         self.generation = link.borrow_and_update().generation;
-        let asker = self.asker.clone();
-        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
+        self.subscribe_to_bookmarks();
         let mut pace = tokio::time::interval(PACE);
         loop {
             // Not biased: a flood of one kind must not keep the answers of another waiting.
@@ -167,7 +172,9 @@ impl Upstream {
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => {
                         self.take_bookmarks().await;
-                        self.on_done(done);
+                        if let Some(rev) = self.on_done(done) {
+                            self.restore(rev).await;
+                        }
                     }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
@@ -190,6 +197,11 @@ impl Upstream {
                 self.resume().await;
             }
         }
+    }
+
+    fn subscribe_to_bookmarks(&mut self) {
+        let asker = self.asker.clone();
+        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
     }
 
     fn on_link(&mut self, link: shared::bus::Link) {

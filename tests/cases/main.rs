@@ -2,9 +2,11 @@
 
 mod dashboards;
 mod deploy;
+mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod restore;
 mod sdks;
 mod selectors;
 mod standalone;

@@ -30,6 +30,21 @@ pub struct Node {
     pub store: Option<Link>,
 }
 
+/// Settings beyond the usual.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning<'a> {
+    /// Flags of control planes.
+    pub control_plane: &'a [(&'a str, &'a str)],
+    /// Flags of gateways.
+    pub gateway: &'a [(&'a str, &'a str)],
+    /// Environment of our programs.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Arguments of etcd.
+    pub etcd: &'a [&'a str],
+    /// The configuration of nats-server.
+    pub nats: &'a str,
+}
+
 impl World {
     /// Starts a system and waits until every part of it is ready.
     pub async fn start(control_planes: usize, gateways: usize) -> Self {
@@ -108,34 +123,35 @@ impl World {
         Self { etcd, nats, control_planes: vec![control_plane], gateways: vec![gateway] }
     }
 
-    /// Starts a system in which every program has links of its own to the store and the bus, and settings beyond
-    /// the usual.
-    pub async fn linked(
-        control_planes: usize,
-        gateways: usize,
-        control_plane_flags: &[(&str, &str)],
-        gateway_flags: &[(&str, &str)],
-    ) -> Self {
-        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
+    /// Starts a system in which every program has links of its own to the store and the bus.
+    pub async fn linked(control_planes: usize, gateways: usize, tuning: &Tuning<'_>) -> Self {
+        let (etcd, nats) = tokio::join!(Etcd::start_with(tuning.etcd), Nats::configured(tuning.nats));
+        let prepare = |program: &str, flags: &[(&str, &str)]| {
+            let mut node = Node::prepare(program, flags);
+            for (name, value) in tuning.environment {
+                node.process = node.process.env(*name, *value);
+            }
+            node
+        };
         let mut planes = Vec::new();
         for _ in 0..control_planes {
-            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to(nats.endpoint()).await);
+            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to_bus(nats.endpoint()).await);
             let (etcd, nats) = (format!("http://{}", store.endpoint()), format!("nats://{}", bus.endpoint()));
             let mut flags = vec![("--etcd", etcd.as_str()), ("--nats", &nats)];
-            flags.extend(control_plane_flags);
-            let node = Node::prepare("control-plane", &flags);
+            flags.extend(tuning.control_plane);
+            let node = prepare("control-plane", &flags);
             planes.push(Node { store: Some(store), bus: Some(bus), ..node });
         }
         let urls: Vec<String> = planes.iter().map(|node| format!("http://{}", node.api)).collect();
         let urls = urls.join(",");
         let mut edges = Vec::new();
         for _ in 0..gateways {
-            let bus = Link::to(nats.endpoint()).await;
+            let bus = Link::to_bus(nats.endpoint()).await;
             let nats = format!("nats://{}", bus.endpoint());
             let mut flags =
                 vec![("--nats", nats.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
-            flags.extend(gateway_flags);
-            edges.push(Node { bus: Some(bus), ..Node::prepare("edge-gateway", &flags) });
+            flags.extend(tuning.gateway);
+            edges.push(Node { bus: Some(bus), ..prepare("edge-gateway", &flags) });
         }
         let world = Self { etcd, nats, control_planes: planes, gateways: edges };
         let nodes = || world.control_planes.iter().chain(&world.gateways);

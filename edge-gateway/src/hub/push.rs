@@ -42,6 +42,11 @@ impl Encoding {
         self as usize
     }
 
+    /// Its clients remember revisions.
+    pub(crate) fn is_resumable(self) -> bool {
+        matches!(self, Self::Resumable | Self::Grpc)
+    }
+
     /// What tells a client that it has everything up to `rev`; `None` for clients that would not understand it.
     pub(crate) fn bookmark(self, rev: Revision) -> Option<Bytes> {
         match self {

@@ -27,14 +27,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::connection::{Connection, Key, Pumped, Reading};
+use super::connection::{Connection, Key, Outlet, Pumped, Reading};
 use super::push::{Encoding, Push};
+use super::stream::Leavers;
 use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
 use crate::metrics::{HubMetrics, Tallied};
 use crate::session::close::Reason;
 use crate::session::{Input, NEVER, Pace};
 
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod sessions;
 
 /// Members that are served before the inbox is looked at again.
@@ -93,6 +96,8 @@ struct Shard {
     audiences: Slab<Audience>,
     groups: HashMap<GroupId, [Option<u32>; Encoding::ALL.len()]>,
     tickets: HashMap<Ticket, Key>,
+    /// Streams whose clients have gone.
+    leavers: Arc<Leavers>,
     /// Audiences that wait for a round, the first perhaps in one.
     rounds: VecDeque<u32>,
     wheel: Wheel<Alarm>,
@@ -126,6 +131,7 @@ pub(super) fn run(
 async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let leavers = shard.borrow().leavers.clone();
     loop {
         let more = {
             let mut shard = shard.borrow_mut();
@@ -134,6 +140,9 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
                     Ok(message) => shard.take(message),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
+            }
+            for key in leavers.take() {
+                shard.on_readable(key, true);
             }
             let more = shard.walk();
             shard.turn();
@@ -152,6 +161,7 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
                 Some(message) => shard.borrow_mut().take(message),
                 None => return,
             },
+            () = leavers.wait() => {}
             _ = clock.tick() => {}
         }
     }
@@ -166,6 +176,7 @@ impl Shard {
             audiences: Slab::new(),
             groups: HashMap::new(),
             tickets: HashMap::new(),
+            leavers: Arc::default(),
             rounds: VecDeque::new(),
             wheel: Wheel::new(),
             began: Instant::now(),
@@ -189,6 +200,7 @@ impl Shard {
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
+            ToShard::Restored => self.end_resumable(),
             ToShard::Drain { over } => self.drain(over),
         }
     }
@@ -433,11 +445,20 @@ impl Shard {
     }
 
     fn end(&mut self, group: GroupId, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
         let Some(slots) = self.groups.get(&group) else { return };
         let audiences = slots.iter().flatten();
-        let members: Vec<Key> =
-            audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        self.end_all(members, reason);
+    }
+
+    fn end_resumable(&mut self) {
+        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
+        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
+        self.end_all(members, Reason::Restored);
+    }
+
+    fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
         for key in members {
             if let Some(connection) = self.get(key) {
                 connection.machine.on(Input::End(reason), now, &pace);
@@ -450,9 +471,9 @@ impl Shard {
         if self.get(key).is_none() {
             return;
         }
-        let mut connection = self.connections.remove(key.index as usize);
-        if let Some(verdict) = connection.verdict.take() {
-            let _ = verdict.send(reason);
+        let connection = self.connections.remove(key.index as usize);
+        if let Some(Outlet::Stream(stream)) = &connection.outlet {
+            stream.end(reason);
         }
         for task in [&connection.reader, &connection.writer].into_iter().flatten() {
             task.abort();

@@ -45,6 +45,7 @@ impl Upstream {
         if behind > 0 {
             info!(behind, "events that the publisher sent did not come; asking for them");
         }
+        self.suspect(bookmark.rev, self.heard);
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
         }

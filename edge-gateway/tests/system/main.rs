@@ -1,6 +1,7 @@
 //! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind it.
 
 mod control_plane;
+mod flood;
 mod forwarding;
 mod grpc;
 mod heartbeat;

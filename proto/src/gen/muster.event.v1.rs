@@ -304,6 +304,9 @@ pub struct DigestRequest {
     pub consumers: ::prost::alloc::vec::Vec<ServiceRef>,
     #[prost(uint64, tag = "3")]
     pub min_rev: u64,
+    /// Only the store's own revision is asked for, as it is after the request was made.
+    #[prost(bool, tag = "4")]
+    pub confirm: bool,
 }
 /// Nested message and enum types in `DigestRequest`.
 pub mod digest_request {
@@ -327,6 +330,9 @@ pub struct DigestReply {
     pub gone_consumers: ::prost::alloc::vec::Vec<u32>,
     #[prost(string, tag = "4")]
     pub error: ::prost::alloc::string::String,
+    /// `rev` is the store's, asked for this request.
+    #[prost(bool, tag = "5")]
+    pub confirmed: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

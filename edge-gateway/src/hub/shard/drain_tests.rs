@@ -1,13 +1,15 @@
 //! A drain, in virtual time: who ends when.
 
+use std::future::poll_fn;
+
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use shared::model::{ServiceRef, Tenant};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::hub::Attached;
+use crate::hub::stream::{Next, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
@@ -32,18 +34,15 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
     let (queue, inbox) = mpsc::channel(16);
     let driver = runtime.spawn(async move {
         let mut ends = JoinSet::new();
-        let mut bodies = Vec::new();
         let mut attach = Vec::new();
         for ticket in 0..sessions {
             let (group, encoding) = (ticket % 7, Encoding::Grpc);
             let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new() };
             queue.send(reserve).await.expect("the shard runs");
-            let (body, messages) = mpsc::channel(1);
-            let (verdict, reason) = oneshot::channel();
-            bodies.push(messages);
-            ends.spawn(async move { (reason.await, Instant::now()) });
+            let (writer, reader) = stream();
+            ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });
             let permit = limits.take(&consumer, "gRPC").expect("no limit");
-            attach.push(ToShard::Attach { ticket, to: Attached::Body { body, verdict }, permit });
+            attach.push(ToShard::Attach { ticket, to: Attached::Stream(writer), permit });
         }
         let behind = attach.split_off((sessions - late) as usize);
         for message in attach {
@@ -63,7 +62,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         let mut slices = Vec::new();
         while let Some(ended) = ends.join_next().await {
             let (reason, at) = ended.expect("does not panic");
-            assert!(matches!(reason, Ok(Reason::Drained) | Err(_)), "{reason:?}");
+            assert!(matches!(reason, Next::End(Reason::Drained | Reason::Broken)), "{reason:?}");
             let slice = ((at - began).as_millis() / 100) as usize;
             slices.resize(slices.len().max(slice + 1), 0);
             slices[slice] += 1;

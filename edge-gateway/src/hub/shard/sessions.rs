@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::{AbortHandle, spawn_local, yield_now};
 
 use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
 use crate::hub::audience::Audience;
@@ -21,7 +21,7 @@ use crate::wire::frame::Incoming;
 
 /// What became of a turn to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
+pub(super) enum Read {
     /// Everything that was there has been read.
     All,
     /// There may be more, but others wait.
@@ -69,7 +69,7 @@ impl Shard {
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
         let Some(key) = self.tickets.remove(&ticket) else { return };
         let send_buffer = self.setup.send_buffer;
-        let Some(connection) = self.get(key) else { return };
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         let (outlet, read) = match to {
             Attached::Socket { socket, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
@@ -80,17 +80,33 @@ impl Shard {
                     Err(_) => return self.remove(key, Reason::Broken),
                 }
             }
-            Attached::Body { body, verdict } => {
+            Attached::Stream(stream) => {
                 connection.permit = Some((None, permit));
-                connection.verdict = Some(verdict);
-                (Outlet::Body(body), Bytes::new())
+                stream.tell(&self.leavers, key);
+                (Outlet::Stream(Rc::new(stream)), Bytes::new())
             }
         };
-        connection.outlet = Some(outlet.clone());
+        let reader = match &outlet {
+            Outlet::Socket(socket) => Some(self.read_on(key, socket.clone())),
+            Outlet::Stream(_) => None,
+        };
+        if let Some(connection) = self.get(key) {
+            connection.outlet = Some(outlet);
+            connection.reader = reader;
+        }
+        if let Some(until) = self.draining {
+            self.drain_late(key, until);
+        }
+        self.decode(key, &read);
+        self.serve(key);
+    }
+
+    /// Has a task read whatever comes.
+    fn read_on(&self, key: Key, socket: Rc<TcpStream>) -> AbortHandle {
         let this = self.this.clone();
         let reader = spawn_local(async move {
             loop {
-                let alive = outlet.readable().await;
+                let alive = socket.readable().await.is_ok();
                 let Some(shard) = this.upgrade() else { return };
                 let read = shard.borrow_mut().on_readable(key, alive);
                 match read {
@@ -102,14 +118,7 @@ impl Shard {
                 }
             }
         });
-        if let Some(connection) = self.get(key) {
-            connection.reader = Some(reader.abort_handle());
-        }
-        if let Some(until) = self.draining {
-            self.drain_late(key, until);
-        }
-        self.decode(key, &read);
-        self.serve(key);
+        reader.abort_handle()
     }
 
     /// Has a task go on writing whenever the client takes more, unless there is one.
@@ -153,7 +162,7 @@ impl Shard {
     }
 
     /// Reads what a turn allows.
-    fn on_readable(&mut self, key: Key, alive: bool) -> Read {
+    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> Read {
         let mut outcome = Read::More;
         let (now, pace) = (self.wheel.now(), self.setup.pace);
         let mut scratch = std::mem::take(&mut self.scratch);
