@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::gateway::{Gateway, Inner};
+use crate::heartbeat::Batches;
 use crate::hub::{self, ShardHandle, ToShard};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -108,12 +109,14 @@ impl App {
         let server = ServerLimits {
             name: "api",
             connections: watchers.saturating_add(REQUEST_CONNECTIONS),
+            access_log: config.access_log,
             ..ServerLimits::default()
         };
         let gateway = Gateway::new(Inner {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
+            batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             authorize: config.authorize,
             heartbeat: config.heartbeat.clone(),

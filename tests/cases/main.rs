@@ -1,9 +1,11 @@
 //! System tests.
 
+mod concurrent;
 mod deploy;
 mod faults;
 mod outage;
 mod push;
+mod requests;
 mod standalone;
 mod store_cluster;
 mod store_disk;

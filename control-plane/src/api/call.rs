@@ -171,8 +171,13 @@ impl axum::response::IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
         let mut body =
             serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
-        if !self.detail.is_empty() {
-            body["detail"] = self.detail.into_owned().into();
+        // What is not the client's mistake is looked up in logs.
+        let detail = match self.code.status() {
+            500.. => shared::http::with_request_id(&self.detail),
+            _ => self.detail.into_owned(),
+        };
+        if !detail.is_empty() {
+            body["detail"] = detail.into();
         }
         let mut response = super::reply::raw_json(body.to_string());
         *response.status_mut() = http::StatusCode::from_u16(self.code.status()).unwrap_or_default();

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Service, ServiceExt};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::failure::{Code, Failure};
 use crate::metrics::ApiMetrics;
@@ -58,6 +58,8 @@ impl Guarded {
                 AlarmId::InternalError,
                 format!("{method} {api} was answered with {}", response.status()),
             );
+            let (status, id) = (response.status().as_u16(), shared::http::request_id());
+            debug!(request.id = id, method, api, status, "a request failed for no fault of the client");
         }
         if !api.is_empty() {
             metrics.answered(method, api, domain, response.status().as_u16(), started.elapsed());
@@ -99,7 +101,7 @@ impl Guarded {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                error!("a handler panicked");
+                error!(request.id = shared::http::request_id(), "a handler panicked");
                 Failure::new(Code::Internal, "").into_response()
             }
         };
