@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::model::{Framework, Instance, Service, ServiceKey};
+use shared::model::{Framework, Instance, Service};
 
 use super::operation::{Operation, delete, get, object, of, post, put};
 use super::{dependencies, discovery, health, instances, schemas, services, tags};

@@ -19,7 +19,7 @@ use crate::view::{Snapshot, interest};
 
 mod sides;
 
-use sides::{change, has_provider, rule_name, rules_of, same_service, step, target};
+use sides::{change, has_provider, rule_name, rules_of, step, target};
 
 /// Wait for a Service-Center node that holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);

@@ -107,7 +107,7 @@ pub(super) fn change(
     Some(txn)
 }
 
-pub(super) fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
+fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
     a.tenant == b.tenant && rule_name(a) == rule_name(b) && a.version == b.version
 }
 
