@@ -33,7 +33,19 @@ impl Watcher {
     /// # Panics
     /// When it is refused.
     pub async fn connect_in(gateway: SocketAddr, domain: &str, consumer: &str) -> Self {
-        let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher");
+        Self::open_in(gateway, domain, &format!("microservices/{consumer}/watcher")).await
+    }
+
+    /// Opens a watch of a path below the registry's base path of the default project.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn open(gateway: SocketAddr, path: &str) -> Self {
+        Self::open_in(gateway, "default", path).await
+    }
+
+    async fn open_in(gateway: SocketAddr, domain: &str, path: &str) -> Self {
+        let url = format!("ws://{gateway}/v4/default/registry/{path}");
         let mut request = url.into_client_request().expect("a request");
         let domain = domain.parse().expect("a domain that may stand in a header");
         request.headers_mut().insert("X-Domain-Name", domain);
