@@ -38,6 +38,15 @@ impl Registry {
     }
 }
 
+/// Waits until a replica shows what another has answered for. A lost change never comes.
+async fn shows(client: &Client, path: &str, what: &str, holds: impl Fn(&Value) -> bool) {
+    eventually(&format!("{path} shows {what}"), || async {
+        let read = client.call("GET", path, "", &Value::Null).await.ok();
+        holds(&read).then_some(())
+    })
+    .await;
+}
+
 /// Properties and status are parts of one record: who changes one must not undo the other.
 async fn updates_of_one_instance(registry: Registry) {
     let client = &registry.clients[0];
@@ -59,8 +68,11 @@ async fn updates_of_one_instance(registry: Registry) {
             .await;
         answers.iter().for_each(|answer| _ = answer.ok());
         for client in &registry.clients {
-            let read = client.call("GET", &path, "", &Value::Null).await.ok()["instance"].clone();
-            assert_eq!((&read["properties"]["tag"], &read["status"]), (&json!(tag), &json!(status)));
+            shows(client, &path, "both changes", |read| {
+                let instance = &read["instance"];
+                instance["properties"]["tag"] == json!(tag) && instance["status"] == json!(status)
+            })
+            .await;
         }
         // Moving replaces the properties and keeps the status.
         let answers = registry
@@ -70,8 +82,12 @@ async fn updates_of_one_instance(registry: Registry) {
             ])
             .await;
         answers.iter().for_each(|answer| _ = answer.ok());
-        let read = client.call("GET", &path, "", &Value::Null).await.ok()["instance"].clone();
-        assert_eq!((&read["hostName"], &read["status"]), (&json!(format!("node-{round}")), &json!("DOWN")));
+        let host = format!("node-{round}");
+        shows(client, &path, "the move and the state", |read| {
+            let instance = &read["instance"];
+            instance["hostName"] == json!(host) && instance["status"] == "DOWN"
+        })
+        .await;
     }
 }
 
@@ -84,10 +100,10 @@ async fn updates_of_one_record(registry: Registry) {
     registry.clients[0].call("POST", &tags, "", &json!({"tags": initial})).await.ok();
     let calls = (0..WRITERS).map(|n| ("PUT", format!("{tags}/t{n}?value=new{n}"), Value::Null)).collect();
     registry.at_once(calls).await.iter().for_each(|answer| _ = answer.ok());
-    let read = registry.clients[1].call("GET", &tags, "", &Value::Null).await.ok()["tags"].clone();
-    for n in 0..WRITERS {
-        assert_eq!(read[format!("t{n}")], format!("new{n}"));
-    }
+    shows(&registry.clients[1], &tags, "all changes", |read| {
+        (0..WRITERS).all(|n| read["tags"][format!("t{n}")] == format!("new{n}"))
+    })
+    .await;
 }
 
 /// Rules of both types are added at the same moment: one type wins, the others are told.
@@ -110,10 +126,11 @@ async fn rules_of_both_types(registry: Registry) {
             "{:?}",
             answers.iter().map(harness::Answer::text).collect::<Vec<_>>()
         );
-        let read = registry.clients[1].call("GET", &path, "", &Value::Null).await.ok();
-        let rules = read["rules"].as_array().expect("rules").clone();
-        assert_eq!(rules.len(), 2);
-        assert_eq!(rules[0]["ruleType"], rules[1]["ruleType"]);
+        shows(&registry.clients[1], &path, "two rules of one type", |read| {
+            let rules = read["rules"].as_array().map_or(&[][..], Vec::as_slice);
+            rules.len() == 2 && rules[0]["ruleType"] == rules[1]["ruleType"]
+        })
+        .await;
     }
 }
 
@@ -155,6 +172,8 @@ async fn schemas_replaced_and_deleted(registry: Registry) {
         json!({"schemas": (0..60).map(one).collect::<Vec<_>>()})
     };
     registry.clients[0].call("POST", &path, "", &all("a")).await.ok();
+    let is_there = |read: &Value| read["schemas"].as_array().is_some_and(|schemas| schemas.len() == 60);
+    shows(&registry.clients[1], &path, "the first set", is_there).await;
     let writes = async {
         for prefix in ["b", "a", "b", "a"] {
             let answers = registry
