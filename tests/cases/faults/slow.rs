@@ -41,7 +41,10 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
     assert!(merged > 0.0, "they were slow enough to be merged");
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
     let beside = |w: &&Witness| {
-        w.mind.receive_buffer.is_none() && w.mind.way == Way::Old && w.mind.whole && w.mind.services.contains(&stage.providers[0])
+        w.mind.receive_buffer.is_none()
+            && w.mind.way == Way::Old
+            && w.mind.whole
+            && w.mind.services.contains(&stage.providers[0])
     };
     let others = stage.oracle.witnesses.iter().filter(beside);
     let total = others.map(|w| w.look(|it| it.segments[0].sights.len())).min();

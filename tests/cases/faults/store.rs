@@ -50,7 +50,9 @@ async fn the_difference_across_a_compaction_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
-    let mut stage = Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None).await;
+    let mut stage =
+        Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None)
+            .await;
     let publisher = stage.world.publisher().await.api;
     for (number, publishes) in [(0, true), (1, false)] {
         // Once the one that publishes, once the other.
