@@ -11,6 +11,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask faults [--times N]  break every part under load, N times in a row
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench <name>    measure fanout, idle, seed, many, path, publish, slow, registry or store
+       cargo xtask scale [--watchers N …]  what a fleet asks of each part, from the benches' figures (--help: all)
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
@@ -26,6 +27,10 @@ fn main() -> ExitCode {
         ["faults", "--times", times] => tests::faults(times),
         ["ci"] => ci::ci(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
+        ["scale", ref arguments @ ..] => {
+            let name = std::iter::once("cargo xtask scale".to_owned());
+            scale::command::run(name.chain(arguments.iter().map(|it| (*it).to_owned())))
+        }
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {
