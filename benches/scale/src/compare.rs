@@ -16,8 +16,6 @@ const FILE: &str = include_str!("../measured.toml");
 struct Runs {
     /// Cores of the machine.
     cores: u32,
-    /// CPU of the load generator for a frame, in microseconds.
-    client_frame_us: f64,
     /// CPU of the load generator for a handshake, in microseconds.
     client_open_us: f64,
     /// Handshakes that it has under way.
@@ -33,6 +31,8 @@ struct Run {
     providers: u32,
     rate: f64,
     seconds: f64,
+    /// CPU of the load generator for a frame, in microseconds; less when it reads several together.
+    client_frame_us: f64,
     frames: u64,
     p50_ms: f64,
     p99_ms: f64,
@@ -62,7 +62,7 @@ pub fn table(with: &Coefficients, seed: u64) -> Result<Table> {
             rate: run.rate,
             regular: true,
             seconds: run.seconds,
-            client_us: runs.client_frame_us,
+            client_us: run.client_frame_us,
             processors: Some(runs.cores),
         };
         let pushed = simulation::play(&tree, with, seed);
