@@ -11,10 +11,8 @@
 //! | [`bus`] | NATS and the ways to it |
 //! | [`store`] | etcd and the ways to it |
 //! | [`slow`] | those who do not read |
-//! | [`drain`] | nothing: gateways that end in order, under five thousand connections |
 
 mod bus;
-mod drain;
 mod planes;
 mod slow;
 mod stage;
