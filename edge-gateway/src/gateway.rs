@@ -21,16 +21,19 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use opentelemetry::KeyValue;
 use shared::http::take_socket;
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
-use tokio::sync::{mpsc, oneshot};
+use shared::telemetry::trace::{self, SpanKind};
+use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
 use crate::heartbeat::{self, Beats, HeartbeatConfig};
 use crate::hub::push::Encoding;
+use crate::hub::stream::stream;
 use crate::hub::{Attached, ToShard};
 use crate::limits::{Full, Limits, Permit};
 use crate::metrics::SessionMetrics;
@@ -44,8 +47,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Values of the label `scheme`, as Service-Center spells them.
 const WEBSOCKET: &str = "Websocket";
 const GRPC: &str = "gRPC";
-/// Chunks of a stream that wait for the connection; a chunk has everything that was pending.
-const STREAM_CHUNKS: usize = 8;
 const NO_WORD: &str = "this node has no word from a control plane";
 
 /// The service behind the API port. Cheap to clone.
@@ -253,11 +254,9 @@ impl Inner {
             Err(Refused::Full(full)) => return grpc::refuse(Code::ResourceExhausted, &full.to_string()),
             Err(Refused::Answer(answer)) => return grpc::refuse_like(answer.status()),
         };
-        // Full: the client takes nothing, and the session waits like one whose socket is full.
-        let (body, messages) = mpsc::channel(STREAM_CHUNKS);
-        let (verdict, reason) = oneshot::channel();
-        shard.send(ToShard::Attach { ticket, to: Attached::Body { body, verdict }, permit }).await;
-        grpc::stream(messages, reason)
+        let (writer, reader) = stream();
+        shard.send(ToShard::Attach { ticket, to: Attached::Stream(writer), permit }).await;
+        grpc::stream(reader)
     }
 
     /// Lets a watch in: limits, the control plane's consent, a place in its shard.
@@ -325,7 +324,18 @@ impl Inner {
         if pushed > 0 && matches!(*request.method(), Method::GET | Method::HEAD) {
             request.headers_mut().insert(MIN_REVISION, HeaderValue::from(pushed));
         }
-        match self.forward.forward(request).await {
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "forward");
+        let method = traced.as_ref().map(|it| {
+            it.pass_on(request.headers_mut());
+            request.method().clone()
+        });
+        let answer = self.forward.forward(request).await;
+        if let (Some(traced), Some(method)) = (traced, method) {
+            let status = answer.as_ref().map_or(StatusCode::SERVICE_UNAVAILABLE, Response::status);
+            let about = vec![KeyValue::new("http.request.method", method.to_string())];
+            traced.answered(format!("{method} forward"), status.as_u16(), about);
+        }
+        match answer {
             // Old Java clients take any answer but 200 as "not registered" and start over; none at all they
             // take as a reason to try again, which is what it is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),

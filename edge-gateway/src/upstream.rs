@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
 use shared::bus::{Bus, Message, Messages};
+use shared::clock::Clock;
 use shared::model::ServiceRef;
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -35,6 +36,9 @@ mod effects;
 mod handle;
 mod inbox;
 mod joining;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
+mod offset;
 mod requests;
 mod restore;
 mod selector;
@@ -49,6 +53,7 @@ use core::{Core, Digests};
 use effects::Done;
 use inbox::Subscriptions;
 use joining::Resuming;
+use offset::Offset;
 use requests::Asker;
 
 /// Commands that may wait.
@@ -87,6 +92,8 @@ pub(crate) struct Upstream {
     joined: watch::Sender<bool>,
     generation: u64,
     heard: Instant,
+    clock: Clock,
+    offset: Offset,
     next_ticket: Ticket,
     comparing: bool,
     next_digest: Instant,
@@ -137,6 +144,8 @@ impl Upstream {
             joined,
             generation: 0,
             heard: Instant::now(),
+            clock: Clock::system(),
+            offset: Offset::new(Instant::now()),
             next_ticket: 1,
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
@@ -226,7 +235,7 @@ impl Upstream {
         }
         let (topics, groups) = (self.core.topic_count(), self.core.groups_by_kind());
         let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
-        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed), self.heard.elapsed());
+        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed));
     }
 
     /// Asks replicas to compare, in requests that the bus carries.

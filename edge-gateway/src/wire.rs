@@ -9,6 +9,7 @@ pub(crate) mod frame;
 pub(crate) mod grpc;
 pub(crate) mod refusal;
 pub(crate) mod route;
+mod text;
 pub(crate) mod ws;
 
 #[derive(Serialize)]

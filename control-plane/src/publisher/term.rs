@@ -48,9 +48,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// What gateways are told.
-    pub fn messages(&self) -> impl Iterator<Item = Message> + '_ {
-        self.changes.iter().flat_map(messages::of)
+    /// What gateways are told, handed to the bus at `now`, unix microseconds.
+    pub fn messages(&self, now: u64) -> impl Iterator<Item = Message> + '_ {
+        self.changes.iter().flat_map(move |change| messages::of(change, now))
     }
 
     /// The changes, in order.

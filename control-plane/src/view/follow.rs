@@ -11,7 +11,7 @@
 //! watch is opened again. The loop waits longer after each failure and says so once per step.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use shared::backoff::Backoff;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::Writer;
 use crate::keys::{Key, ROOT};
+use crate::metrics::view::Applied;
 use crate::store::{KeyValue, KvEvent, LeaseId, RangeRequest, Store, StoreError, WatchItem, prefix_end};
 
 /// Keys read in one page of a list: about 4 MB of instances of usual size.
@@ -50,6 +51,8 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
                     again = writer.revision() != 0,
                     "the registry was listed"
                 );
+                let again = writer.revision() != 0;
+                writer.report(|metrics| metrics.listed(again));
                 let newest = items.iter().max_by_key(|kv| kv.mod_rev);
                 witness = newest.map(|kv| Witness::Written(kv.key.clone(), Writing::of(kv)));
                 writer.reset(items, at);
@@ -60,10 +63,12 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
         let outcome = tokio::select! { biased; () = stop.cancelled() => return, outcome = step => outcome };
         match outcome {
             Err(StoreError::Compacted(oldest)) => {
+                writer.report(|metrics| metrics.broke());
                 warn!(oldest, seen = writer.revision(), "history was compacted past the view; listing again");
                 listed = false;
             }
             Err(error) => {
+                writer.report(|metrics| metrics.broke());
                 let wait = backoff.next_wait();
                 warn!(%error, attempt = backoff.failures(), wait_ms = wait.as_millis() as u64, "the store cannot be followed; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
@@ -196,7 +201,9 @@ async fn watch(
         match item? {
             WatchItem::Events(events) => {
                 *witness = events.last().map(Witness::of).or(witness.take());
+                let (counts, begun) = (Applied::of(&events), Instant::now());
                 writer.apply(events);
+                writer.report(|metrics| metrics.applied(counts, begun.elapsed()));
             }
             WatchItem::Progress(rev) => writer.progress(rev),
         }

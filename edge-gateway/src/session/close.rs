@@ -20,6 +20,8 @@ pub(crate) enum Reason {
     Protocol,
     /// The client sent a message that is too big.
     TooBig,
+    /// The client sent a text that is not UTF-8.
+    NotText,
     /// The consumer's service does not exist (any more).
     NoService,
     /// The gateway is being drained.
@@ -36,7 +38,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -44,6 +46,7 @@ impl Reason {
         Self::Broken,
         Self::Protocol,
         Self::TooBig,
+        Self::NotText,
         Self::NoService,
         Self::Drained,
         Self::NeverAttached,
@@ -62,6 +65,7 @@ impl Reason {
             Self::Broken => "broken",
             Self::Protocol => "protocol",
             Self::TooBig => "too_big",
+            Self::NotText => "not_text",
             Self::NoService => "no_service",
             Self::Drained => "drained",
             Self::NeverAttached => "never_attached",
@@ -76,6 +80,7 @@ impl Reason {
         match self {
             Self::Protocol => Some(1002),
             Self::TooBig => Some(1009),
+            Self::NotText => Some(1007),
             Self::NoInstance => Some(4001),
             Self::ClientClosed
             | Self::ClientGone
@@ -94,6 +99,7 @@ impl Reason {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::TooBig => "message too big",
+            Self::NotText => "not UTF-8",
             Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
             _ => "",
         }

@@ -16,6 +16,7 @@ use super::topic::Replayed;
 use super::{Cause, Upstream};
 use crate::hub::push::Push;
 use crate::hub::{GroupId, ToShard};
+use crate::trace;
 
 /// Subscriptions made at once for one consumer.
 const SUBSCRIBING: usize = 32;
@@ -133,6 +134,12 @@ impl Upstream {
     async fn append(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
         // Before the shards: whoever reacts to the push finds that reads ask for at least its revision.
         self.pushed.fetch_max(push.at.rev, Ordering::Relaxed);
+        if let Some(cause) = &push.via.trace {
+            let dispatched = trace::dispatched(cause, push.via.received_at, push.at.rev, self.clock.micros());
+            if let Some(span) = dispatched {
+                push.is_dispatched_in(span);
+            }
+        }
         for (number, shard) in self.shards.iter().enumerate() {
             let has_sessions =
                 |group: &&GroupId| self.core.sessions(**group).get(number).is_some_and(|n| *n > 0);

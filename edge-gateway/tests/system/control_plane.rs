@@ -117,6 +117,7 @@ impl ControlPlane {
             instance,
             mod_rev: rev,
             committed_at: 1,
+            via: shared::event::Via::default(),
         };
         it.events.push(event.clone());
         event

@@ -107,6 +107,9 @@ pub struct InstanceEvent {
     /// Unix time in microseconds at which the publisher's replica learnt of the commit.
     #[prost(uint64, tag = "8")]
     pub committed_at: u64,
+    /// Unix time in microseconds at which the publisher handed it to the bus, by the same clock.
+    #[prost(uint64, tag = "9")]
+    pub published_at: u64,
 }
 /// Who is interested in what: sent to the subject of the consumer.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -183,6 +186,9 @@ pub struct Bookmark {
     /// The last change of each tenant's services; `service_id` is empty.
     #[prost(message, repeated, tag = "7")]
     pub tenants: ::prost::alloc::vec::Vec<Reached>,
+    /// Unix time in microseconds at which it was sent: tells how far the clocks are apart at least.
+    #[prost(uint64, tag = "8")]
+    pub sent_at: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reached {
