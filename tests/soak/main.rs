@@ -111,7 +111,8 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
             services.push(volatile.clone());
             names.push("volatile".to_owned());
         }
-        for (turn, way) in [Way::Old, Way::Resumed, Way::OldGrpc, Way::Grpc, Way::Old].into_iter().enumerate() {
+        for (turn, way) in [Way::Old, Way::Resumed, Way::OldGrpc, Way::Grpc, Way::Old].into_iter().enumerate()
+        {
             let mut gateways = gateways.to_vec();
             gateways.rotate_left(turn % 2);
             minds.push(Mind {

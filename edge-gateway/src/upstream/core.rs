@@ -131,6 +131,16 @@ enum Slot {
     Live(Topic),
 }
 
+impl Slot {
+    /// An answer about it is awaited.
+    fn is_asking(&self) -> bool {
+        match self {
+            Self::Live(topic) => topic.asking,
+            Self::Loading { .. } => true,
+        }
+    }
+}
+
 /// The whole of it.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -377,9 +387,19 @@ impl Core {
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         added.iter().chain(removed).for_each(|provider| _ = group.leaving.remove(provider));
+        // What was told last of a provider that is gone, its deletes, may be among what is being asked for.
+        let (unsettled, removed): (Vec<_>, Vec<_>) =
+            removed.iter().partition(|it| self.topics.get(*it).is_some_and(Slot::is_asking));
+        group.leaving.extend(
+            unsettled
+                .into_iter()
+                .filter(|provider| group.providers.contains(*provider))
+                .map(|provider| (provider.clone(), group.changed)),
+        );
         let added: Vec<_> =
             added.into_iter().filter(|provider| group.providers.insert(provider.clone())).collect();
-        let removed: Vec<_> = removed.iter().filter(|provider| group.providers.remove(provider)).collect();
+        let removed: Vec<_> =
+            removed.into_iter().filter(|provider| group.providers.remove(*provider)).collect();
         let (mut left, confirmed) = (std::mem::take(&mut group.left), group.confirmed);
         for provider in removed {
             // Events have channels of their own: some that came later may have been told already.
@@ -540,10 +560,8 @@ impl Core {
 
     /// Leaves the providers that answers did not name any more, now that everything up to then was told.
     fn leave(&mut self, rev: Revision) {
-        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| match topics.get(provider) {
-            Some(Slot::Live(topic)) => topic.asking,
-            Some(Slot::Loading { .. }) => true,
-            None => false,
+        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| {
+            topics.get(provider).is_some_and(Slot::is_asking)
         };
         let mut left = Vec::new();
         for (id, group) in &mut self.groups {

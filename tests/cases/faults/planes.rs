@@ -72,7 +72,10 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
     let told = |w: &harness::oracle::Witness| {
         w.look(|it| it.segments.iter().any(|it| it.sights.iter().any(deletes)))
     };
-    assert!(stage.oracle.witnesses.iter().all(|w| !w.mind.whole || w.mind.way.resumes() || told(w)), "expiry is told");
+    assert!(
+        stage.oracle.witnesses.iter().all(|w| !w.mind.whole || w.mind.way.resumes() || told(w)),
+        "expiry is told"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
     let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, Some(SMALL)).await;
     stage.write_to_one().await;
     let stopped = stalling(&stage).count();
-    assert!(stopped >= 6, "{stopped}");
+    assert!(stopped >= 4, "{stopped}");
     stalling(&stage).for_each(|witness| witness.read(false));
     // Loopback sockets keep megabytes; so much that it does not fit is written.
     for _ in 0..if long() { 60 } else { 8 } {
@@ -41,7 +41,10 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
     assert!(merged > 0.0, "they were slow enough to be merged");
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
     let beside = |w: &&Witness| {
-        w.mind.receive_buffer.is_none() && w.mind.way == Way::Old && w.mind.whole && w.mind.services.contains(&stage.providers[0])
+        w.mind.receive_buffer.is_none()
+            && w.mind.way == Way::Old
+            && w.mind.whole
+            && w.mind.services.contains(&stage.providers[0])
     };
     let others = stage.oracle.witnesses.iter().filter(beside);
     let total = others.map(|w| w.look(|it| it.segments[0].sights.len())).min();
@@ -119,7 +122,7 @@ fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_thousand_that_stop_reading_cost_bounded_memory_and_delay_nobody() {
-    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "16KiB")];
+    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
     let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, None).await;
     stage.stop_load().await;
     let consumer = stage.oracle.witnesses[0].mind.consumer.clone();

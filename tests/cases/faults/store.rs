@@ -50,7 +50,9 @@ async fn the_difference_across_a_compaction_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
-    let mut stage = Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None).await;
+    let mut stage =
+        Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None)
+            .await;
     let publisher = stage.world.publisher().await.api;
     for (number, publishes) in [(0, true), (1, false)] {
         // Once the one that publishes, once the other.
@@ -99,8 +101,13 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let at = stage.oracle.truth.reaches().await;
     client.compact(at.cast_signed(), None).await.expect("compacts");
     client.defragment().await.expect("gives space back");
-    let (off, space) = (etcd_client::AlarmAction::Deactivate, etcd_client::AlarmType::Nospace);
-    client.alarm(off, space, None).await.expect("disarms");
+    let space = etcd_client::AlarmType::Nospace;
+    let raised = client.alarm(etcd_client::AlarmAction::Get, space, None).await.expect("tells alarms");
+    for alarm in raised.alarms() {
+        let member = etcd_client::AlarmOptions::new().with_member(alarm.member_id());
+        let off = etcd_client::AlarmAction::Deactivate;
+        client.alarm(off, space, Some(member)).await.expect("disarms");
+    }
     let over = Instant::now();
     stage.rounds(3).await;
     lasts(1.0).await;

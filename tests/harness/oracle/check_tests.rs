@@ -123,7 +123,11 @@ fn a_resumed_watch_repeats_what_it_was_not_sure_of_and_nothing_else() {
     assert!(of(resumed(Some(2), &[(Update, 3, 3)], &[])).is_clean());
     assert_eq!(of(resumed(Some(2), &[(Update, 2, 2), (Update, 3, 3)], &[])).repeated, 1);
     assert_eq!(of(resumed(Some(2), &[], &[])).lost, 1);
-    assert_eq!(of(resumed(Some(1), &[(Update, 3, 2)], &[])).invented, 2, "another revision, before its commit");
+    assert_eq!(
+        of(resumed(Some(1), &[(Update, 3, 2)], &[])).invented,
+        2,
+        "another revision, before its commit"
+    );
 }
 
 #[test]

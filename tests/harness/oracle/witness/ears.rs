@@ -45,9 +45,7 @@ impl Ears {
     pub(super) async fn open(mind: &Mind, gateway: SocketAddr, certain: u64) -> Option<Self> {
         match mind.way {
             Way::Old => Some(Self::Old(socket(mind, gateway, "").await?)),
-            Way::Resumed => {
-                Some(Self::Resumed(socket(mind, gateway, &format!("?rev={certain}")).await?))
-            }
+            Way::Resumed => Some(Self::Resumed(socket(mind, gateway, &format!("?rev={certain}")).await?)),
             Way::OldGrpc => {
                 let request = WatchInstanceRequest { self_service_id: mind.consumer.clone() };
                 let mut client = ServiceInstanceCtrlClient::new(channel(gateway).await?);
