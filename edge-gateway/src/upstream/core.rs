@@ -388,8 +388,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         added.iter().chain(removed).for_each(|provider| _ = group.leaving.remove(provider));
         // What was told last of a provider that is gone, its deletes, may be among what is being asked for.
-        let (unsettled, removed): (Vec<_>, Vec<_>) =
-            removed.iter().partition(|it| self.topics.get(*it).is_some_and(Slot::is_asking));
+        let is_asked_for = |it: &ServiceRef| matches!(self.topics.get(it), Some(Slot::Live(t)) if t.asking);
+        let (unsettled, removed): (Vec<_>, Vec<_>) = removed.iter().partition(|it| is_asked_for(it));
         group.leaving.extend(
             unsettled
                 .into_iter()

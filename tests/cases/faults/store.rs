@@ -104,7 +104,8 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let space = etcd_client::AlarmType::Nospace;
     let raised = client.alarm(etcd_client::AlarmAction::Get, space, None).await.expect("tells alarms");
     for alarm in raised.alarms() {
-        let member = etcd_client::AlarmOptions::new().with_member(alarm.member_id());
+        let mut member = etcd_client::AlarmOptions::new();
+        member.with_member(alarm.member_id());
         let off = etcd_client::AlarmAction::Deactivate;
         client.alarm(off, space, Some(member)).await.expect("disarms");
     }
