@@ -93,7 +93,8 @@ fn bodies() {
         }
         let answer = runtime.block_on(probe.send(method, path, &[], body.to_owned()));
         assert!(answer.status < 500, "{text}\n{} {}", answer.status, String::from_utf8_lossy(&answer.body));
-        if answer.status == 400 {
+        // Of an address that ends in an empty query Service-Center says so in plain words, and so do we.
+        if answer.status == 400 && !answer.body.starts_with(b"Invalid Request URI") {
             let error: Value = serde_json::from_slice(&answer.body).expect("an error is JSON");
             assert!(error["errorCode"].is_string(), "{text}\n{error}");
         }

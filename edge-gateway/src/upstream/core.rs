@@ -131,16 +131,6 @@ enum Slot {
     Live(Topic),
 }
 
-impl Slot {
-    /// An answer about it is awaited.
-    fn is_asking(&self) -> bool {
-        match self {
-            Self::Live(topic) => topic.asking,
-            Self::Loading { .. } => true,
-        }
-    }
-}
-
 /// The whole of it.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -560,8 +550,10 @@ impl Core {
 
     /// Leaves the providers that answers did not name any more, now that everything up to then was told.
     fn leave(&mut self, rev: Revision) {
-        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| {
-            topics.get(provider).is_some_and(Slot::is_asking)
+        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| match topics.get(provider) {
+            Some(Slot::Live(topic)) => topic.asking,
+            Some(Slot::Loading { .. }) => true,
+            None => false,
         };
         let mut left = Vec::new();
         for (id, group) in &mut self.groups {

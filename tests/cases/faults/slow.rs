@@ -124,6 +124,8 @@ fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
 async fn a_thousand_that_stop_reading_cost_bounded_memory_and_delay_nobody() {
     let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
     let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, None).await;
+    lasts(2.0).await;
+    // What is measured is the burst, alone.
     stage.stop_load().await;
     let consumer = stage.oracle.witnesses[0].mind.consumer.clone();
     let (api, pid) = (stage.world.gateways[0].api, stage.world.gateways[0].process.pid());
