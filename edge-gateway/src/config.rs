@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shared::http::ServerLimits;
+
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::hub::HubConfig;
 pub use crate::limits::LimitsConfig;
@@ -16,6 +18,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The label `instance` of the metrics that keep Service-Center's names; empty takes `listen`.
     pub instance: String,
+    /// What clients may do before and beside watching; its `connections` are those beyond the watchers'.
+    pub http: ServerLimits,
     /// Sessions that may be open.
     pub limits: LimitsConfig,
     /// Fan-out.
@@ -38,6 +42,7 @@ impl Default for Config {
             // Service-Center's port, on all addresses: a gateway is there to be reached.
             listen: SocketAddr::from(([0, 0, 0, 0], 30100)),
             instance: String::new(),
+            http: ServerLimits { name: "api", ..ServerLimits::default() },
             limits: LimitsConfig::default(),
             hub: HubConfig::default(),
             session: SessionConfig::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shared::bus::NatsConfig;
 use shared::config::{Config as Read, Settings, Size, Url};
+use shared::http::ServerLimits;
 use shared::telemetry::LogConfig;
 
 use crate::config::{Config, HeartbeatConfig, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
@@ -23,6 +24,11 @@ impl Read for Config {
         );
         Self {
             listen: settings.get("listen", "0.0.0.0:30100", "Address that clients connect to."),
+            http: ServerLimits::read(
+                settings,
+                "api",
+                "Connections open at once beyond those of watchers; more wait until one ends.",
+            ),
             limits: LimitsConfig {
                 node: settings.get("watch.per-node", "100000", "Watchers of this node; 0 is no limit."),
                 domain: settings.get("watch.per-domain", "0", "Watchers of one domain on this node; 0 is no limit."),

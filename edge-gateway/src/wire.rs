@@ -11,6 +11,7 @@ mod fuzz;
 pub(crate) mod grpc;
 pub(crate) mod refusal;
 pub(crate) mod route;
+mod text;
 pub(crate) mod ws;
 
 #[derive(Serialize)]

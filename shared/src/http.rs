@@ -80,16 +80,12 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// Declares the limits in the section `http` and takes their values; `name` names the listener.
-    pub fn read(settings: &mut Settings<'_>, name: &'static str) -> Self {
+    /// Declares the limits in the section `http` and takes their values; `name` names the listener,
+    /// `connections` says what that limit means there.
+    pub fn read(settings: &mut Settings<'_>, name: &'static str, connections: &'static str) -> Self {
         Self {
             name,
-            connections: settings.within(
-                "http.connections",
-                "20000",
-                "1"..="10000000",
-                "Connections open at once; more wait until one ends.",
-            ),
+            connections: settings.within("http.connections", "20000", "1"..="10000000", connections),
             header_bytes: settings
                 .within::<Size>("http.header-bytes", "32KiB", "8KiB"..="1MiB", "Largest head of a request.")
                 .0,

@@ -1,12 +1,18 @@
 //! System tests.
 
+mod dashboards;
 mod deploy;
+mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod restore;
+mod sdks;
+mod selectors;
 mod standalone;
 mod store_cluster;
 mod store_disk;
 mod store_etcd;
 mod store_faults;
 mod store_security;
+mod traces;

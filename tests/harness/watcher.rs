@@ -24,7 +24,15 @@ impl Watcher {
     /// # Panics
     /// When it is refused.
     pub async fn connect(gateway: SocketAddr, consumer: &str) -> Self {
-        let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher");
+        Self::open(gateway, &format!("microservices/{consumer}/watcher")).await
+    }
+
+    /// Opens a watch of a path below the registry's base path of the default project.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn open(gateway: SocketAddr, path: &str) -> Self {
+        let url = format!("ws://{gateway}/v4/default/registry/{path}");
         let (socket, _) = tokio_tungstenite::connect_async(&url).await.expect("a watch is granted");
         Self { socket }
     }

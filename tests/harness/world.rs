@@ -48,9 +48,31 @@ pub struct Tuning<'a> {
 impl World {
     /// Starts a system and waits until every part of it is ready.
     pub async fn start(control_planes: usize, gateways: usize) -> Self {
+        Self::start_with(control_planes, gateways, &[]).await
+    }
+
+    /// Like [`World::start`], with variables in the environment of our programs.
+    pub async fn start_with(control_planes: usize, gateways: usize, environment: &[(&str, &str)]) -> Self {
         let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
-        let (store, bus) = (etcd.endpoint(), nats.url());
-        Self::start_on(etcd, nats, &store, &bus, control_planes, gateways).await
+        let (store, bus) = (format!("http://{}", etcd.endpoint()), nats.url());
+        let prepare = |program, flags: &[(&str, &str)]| {
+            let node = Node::prepare(program, flags);
+            let process = environment.iter().fold(node.process, |it, (name, value)| it.env(name, value));
+            Node { process, ..node }
+        };
+        let planes = || prepare("control-plane", &[("--etcd", &store), ("--nats", &bus)]);
+        let control_planes: Vec<Node> = (0..control_planes).map(|_| planes()).collect();
+        let urls: Vec<String> = control_planes.iter().map(|node| format!("http://{}", node.api)).collect();
+        let urls = urls.join(",");
+        let flags = [("--nats", bus.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
+        let gateways: Vec<Node> = (0..gateways).map(|_| prepare("edge-gateway", &flags)).collect();
+        let world = Self { etcd, nats, control_planes, gateways };
+        let nodes = || world.control_planes.iter().chain(&world.gateways);
+        nodes().for_each(|node| node.process.start());
+        for node in nodes() {
+            node.ready().await;
+        }
+        world
     }
 
     /// Like [`World::start`], with etcd and NATS reached under other addresses, such as links that can be cut.

@@ -4,15 +4,14 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::log::Log;
 use super::merge::Merged;
 use super::push::Encoding;
+use super::stream::Writer;
 use super::wheel::Tick;
 use crate::limits::Permit;
 use crate::session::close::Reason;
@@ -29,8 +28,6 @@ pub(super) struct Key {
 
 /// Bytes of merged events that are prepared at a time.
 const MERGED_CHUNK: usize = 64 * 1024;
-/// Bytes of a chunk of a stream at most: one that is taken is what shows that its client reads.
-const BODY_CHUNK: usize = 16 * 1024;
 /// Bytes that one connection may write before others get their turn.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -39,8 +36,8 @@ const TURN_BYTES: usize = 1 << 20;
 pub(super) enum Outlet {
     /// A socket of its own.
     Socket(Rc<TcpStream>),
-    /// The body of an answer whose connection is someone else's. Full counts as a socket that takes nothing.
-    Body(mpsc::Sender<Bytes>),
+    /// A stream whose connection is someone else's. Full counts as a socket that takes nothing.
+    Stream(Rc<Writer>),
 }
 
 impl Outlet {
@@ -50,14 +47,7 @@ impl Outlet {
         match self {
             Self::Socket(socket) if insist => SockRef::from(&**socket).send(bytes),
             Self::Socket(socket) => socket.try_write(bytes),
-            Self::Body(body) => {
-                let chunk = &bytes[..bytes.len().min(BODY_CHUNK)];
-                match body.try_send(Bytes::copy_from_slice(chunk)) {
-                    Ok(()) => Ok(chunk.len()),
-                    Err(mpsc::error::TrySendError::Full(_)) => Err(ErrorKind::WouldBlock.into()),
-                    Err(mpsc::error::TrySendError::Closed(_)) => Err(ErrorKind::BrokenPipe.into()),
-                }
-            }
+            Self::Stream(stream) => stream.try_write(bytes),
         }
     }
 
@@ -65,18 +55,7 @@ impl Outlet {
     pub(super) async fn writable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.writable().await.is_ok(),
-            Self::Body(body) => body.reserve().await.is_ok(),
-        }
-    }
-
-    /// Resolves when something may be read: frames, or the end.
-    pub(super) async fn readable(&self) -> bool {
-        match self {
-            Self::Socket(socket) => socket.readable().await.is_ok(),
-            Self::Body(body) => {
-                body.closed().await;
-                true
-            }
+            Self::Stream(stream) => stream.writable().await,
         }
     }
 
@@ -84,8 +63,8 @@ impl Outlet {
     pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.try_read(into),
-            Self::Body(body) if body.is_closed() => Ok(0),
-            Self::Body(_) => Err(ErrorKind::WouldBlock.into()),
+            Self::Stream(stream) if stream.is_gone() => Ok(0),
+            Self::Stream(_) => Err(ErrorKind::WouldBlock.into()),
         }
     }
 }
@@ -130,8 +109,6 @@ pub(super) struct Connection {
     /// Only while a frame is incomplete.
     pub(super) decoder: Option<Box<Decoder>>,
     pub(super) outlet: Option<Outlet>,
-    /// Told why the session ended, for who ends the answer.
-    pub(super) verdict: Option<oneshot::Sender<Reason>>,
     pub(super) reader: Option<AbortHandle>,
     pub(super) writer: Option<AbortHandle>,
     /// Held for their drop.
@@ -161,7 +138,6 @@ impl Connection {
             tail: preface,
             decoder: None,
             outlet: None,
-            verdict: None,
             reader: None,
             writer: None,
             permit: None,
@@ -215,7 +191,7 @@ impl Connection {
             }
             if self.tail.is_empty() && self.machine.wants_to_write() {
                 self.machine.put(&mut self.tail);
-                if let Outlet::Body(_) = outlet {
+                if let Outlet::Stream(_) = outlet {
                     // Its protocol has pings and last words of its own.
                     self.tail = Vec::new();
                 }

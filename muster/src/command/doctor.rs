@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use super::register::id;
 use crate::cli::Target;
 use crate::failure::Failure;
-use crate::registry::{Registry, socket};
+use crate::registry::Registry;
+use crate::registry::socket::{self, Watched};
 use crate::screen::{Format, Screen};
 
 /// Clocks further apart than this make latencies and leases hard to read.
@@ -188,7 +189,8 @@ impl Doctor {
             .query("env", "")
             .query("version", "0+");
         find.consumer(Some(consumer)).send().await?;
-        let mut watch = socket::connect(registry, consumer, None, self.target.timeout).await?;
+        let mut watch =
+            socket::connect(registry, Watched::Consumer(consumer), None, self.target.timeout).await?;
         let begun = Instant::now();
         let instance =
             json!({"instance": {"endpoints": ["rest://192.0.2.1:1"], "hostName": "doctor", "status": "UP"}});

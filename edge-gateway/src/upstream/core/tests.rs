@@ -1,9 +1,10 @@
 //! Who is told what, whichever of answer and change comes first.
 
-use shared::event::Action;
+use shared::event::{Action, InstanceEvent, Via};
 use shared::model::{Instance, Tenant};
 
 use super::*;
+use crate::upstream::topic::Replayed;
 
 fn service(id: &str) -> ServiceRef {
     ServiceRef::new(Tenant::default(), id)
@@ -31,6 +32,7 @@ fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {
         instance: Arc::new(Instance { instance_id: rev.to_string(), ..Instance::default() }),
         mod_rev: rev,
         committed_at: 0,
+        via: Via::default(),
     }
 }
 
@@ -79,6 +81,7 @@ impl Told {
                     | Effect::CloseInterest(_)
                     | Effect::CloseTopic(_)
                     | Effect::Opened(_)
+                    | Effect::Refused(..)
                     | Effect::End(..) => {}
                 }
             }
@@ -217,11 +220,11 @@ fn an_empty_group_is_kept_for_a_while_and_then_forgotten_with_its_topics() {
     let now = Instant::now();
     it.core.left(0, Left { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER / 2);
-    assert_eq!(it.core.sizes(), (1, 1));
+    assert_eq!((it.core.topic_count(), it.core.groups.len()), (1, 1));
     assert_eq!(it.join("c"), group, "who comes back finds everything in place");
     it.core.left(0, Left { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER);
-    assert_eq!(it.core.sizes(), (0, 0));
+    assert_eq!((it.core.topic_count(), it.core.groups.len()), (0, 0));
     assert_ne!(it.join("c"), group);
 }
 
@@ -253,9 +256,10 @@ fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certai
 
     let at = |id: &str, rev| [(service(id), Position::first_of(rev))].into_iter();
     let none = || std::iter::empty();
-    assert_eq!(it.core.on_reached(at("p", 10), at("c", 10)), 0, "is known");
-    assert_eq!(it.core.on_reached(at("other", 12), at("other", 12)), 0, "concerns nobody here");
-    assert_eq!(it.core.on_reached(at("p", 12), none()), 1);
+    let tenants = || std::iter::empty();
+    assert_eq!(it.core.on_reached(at("p", 10), at("c", 10), tenants()), 0, "is known");
+    assert_eq!(it.core.on_reached(at("other", 12), at("other", 12), tenants()), 0, "concerns nobody here");
+    assert_eq!(it.core.on_reached(at("p", 12), none(), tenants()), 1);
     it.core.on_bookmark(12, 10);
     it.settle();
     assert_eq!(it.asked.last().map(|want| want.provider.clone()), Some(service("p")));
@@ -266,7 +270,7 @@ fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certai
     it.core.on_bookmark(12, 10);
     assert_eq!(it.core.told(), 12);
 
-    assert_eq!(it.core.on_reached(none(), at("c", 13)), 1);
+    assert_eq!(it.core.on_reached(none(), at("c", 13), tenants()), 1);
     it.core.on_bookmark(13, 12);
     assert_eq!(it.core.told(), 12);
     it.core.on_interest(group, interest(13, &["p"]));
