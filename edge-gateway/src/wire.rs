@@ -6,6 +6,8 @@ use serde::Serialize;
 use shared::model::{Instance, Revision, ServiceKey};
 
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod grpc;
 pub(crate) mod refusal;
 pub(crate) mod route;

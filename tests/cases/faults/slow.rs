@@ -27,7 +27,7 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
     let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, Some(SMALL)).await;
     stage.write_to_one().await;
     let stopped = stalling(&stage).count();
-    assert!(stopped >= 6, "{stopped}");
+    assert!(stopped >= 4, "{stopped}");
     stalling(&stage).for_each(|witness| witness.read(false));
     // Loopback sockets keep megabytes; so much that it does not fit is written.
     for _ in 0..if long() { 60 } else { 8 } {
@@ -122,8 +122,10 @@ fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_thousand_that_stop_reading_cost_bounded_memory_and_delay_nobody() {
-    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "16KiB")];
+    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
     let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, None).await;
+    lasts(2.0).await;
+    // What is measured is the burst, alone.
     stage.stop_load().await;
     let consumer = stage.oracle.witnesses[0].mind.consumer.clone();
     let (api, pid) = (stage.world.gateways[0].api, stage.world.gateways[0].process.pid());

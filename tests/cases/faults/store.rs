@@ -101,8 +101,14 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let at = stage.oracle.truth.reaches().await;
     client.compact(at.cast_signed(), None).await.expect("compacts");
     client.defragment().await.expect("gives space back");
-    let (off, space) = (etcd_client::AlarmAction::Deactivate, etcd_client::AlarmType::Nospace);
-    client.alarm(off, space, None).await.expect("disarms");
+    let space = etcd_client::AlarmType::Nospace;
+    let raised = client.alarm(etcd_client::AlarmAction::Get, space, None).await.expect("tells alarms");
+    for alarm in raised.alarms() {
+        let mut member = etcd_client::AlarmOptions::new();
+        member.with_member(alarm.member_id());
+        let off = etcd_client::AlarmAction::Deactivate;
+        client.alarm(off, space, Some(member)).await.expect("disarms");
+    }
     let over = Instant::now();
     stage.rounds(3).await;
     lasts(1.0).await;

@@ -87,9 +87,19 @@ impl Core {
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         added.iter().chain(removed).for_each(|provider| _ = group.leaving.remove(provider));
+        // What was told last of a provider that is gone, its deletes, may be among what is being asked for.
+        let is_asked_for = |it: &ServiceRef| matches!(self.topics.get(it), Some(Slot::Live(t)) if t.asking);
+        let (unsettled, removed): (Vec<_>, Vec<_>) = removed.iter().partition(|it| is_asked_for(it));
+        group.leaving.extend(
+            unsettled
+                .into_iter()
+                .filter(|provider| group.providers.contains(*provider))
+                .map(|provider| (provider.clone(), group.changed)),
+        );
         let added: Vec<_> =
             added.into_iter().filter(|provider| group.providers.insert(provider.clone())).collect();
-        let removed: Vec<_> = removed.iter().filter(|provider| group.providers.remove(provider)).collect();
+        let removed: Vec<_> =
+            removed.into_iter().filter(|provider| group.providers.remove(*provider)).collect();
         let (mut left, confirmed) = (std::mem::take(&mut group.left), group.confirmed);
         for provider in removed {
             // Events have channels of their own: some that came later may have been told already.

@@ -174,6 +174,29 @@ fn a_hole_is_asked_for_once_and_what_follows_waits() {
 }
 
 #[test]
+fn the_deletes_of_a_provider_that_is_gone_are_told_when_they_were_still_being_asked_for() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    // Deleted with its instances while something before that was missing.
+    it.hear(event("p", 7, 8));
+    it.change(group, removed(8, "p"));
+    assert_eq!((it.told.len(), it.asked.len()), (0, 1));
+    let missed = Replayed {
+        continuous: true,
+        events: vec![event("p", 0, 7)],
+        at: Position::first_of(7),
+        ..Replayed::default()
+    };
+    it.core.on_replayed(&service("p"), it.asked[0].since, missed);
+    it.settle();
+    assert_eq!(it.told, [(group, 7), (group, 8)]);
+    it.core.on_bookmark(9, 8);
+    it.settle();
+    assert_eq!(it.core.sizes(), (0, 1), "then it is left");
+}
+
+#[test]
 fn an_answer_for_an_earlier_topic_of_the_provider_is_not_mistaken_for_this_ones() {
     let mut it = Told::new();
     let group = it.join("c");
