@@ -15,7 +15,7 @@ use shared::bus::NatsBus;
 use shared::config;
 use shared::http::{ServerLimits, ServerMetrics, serve, serve_counted};
 use shared::lifecycle::Tasks;
-use shared::telemetry::metrics::Metrics;
+use shared::telemetry::{Metrics, Telemetry};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
@@ -27,25 +27,33 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(status) => return status,
     };
-    let started = config.log.init().map_err(anyhow::Error::from).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(run(config))
-    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let started = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(start(config)));
     match started {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             error!(reason = format!("{reason:#}"), "the control plane cannot run");
+            if !tracing::dispatcher::has_been_set() {
+                eprintln!("the control plane cannot run: {reason:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// Runs with telemetry around it, which is handed over last.
+async fn start(config: ProcessConfig) -> Result<bool> {
+    let telemetry = Telemetry::start("muster-control-plane", &config.log)?;
+    let ended = run(config, telemetry.metrics().clone()).await;
+    telemetry.finish().await;
+    ended
+}
+
 /// True when everything ended by itself.
-async fn run(config: ProcessConfig) -> Result<bool> {
+async fn run(config: ProcessConfig, metrics: Metrics) -> Result<bool> {
     let tasks = Tasks::new();
     tasks.listen_for_signals()?;
-    let metrics = Metrics::new([opentelemetry::KeyValue::new("service.name", "muster-control-plane")])?;
     let api = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
     let listening = api.local_addr()?;

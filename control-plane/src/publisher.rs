@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::election::Role;
 use crate::metrics::PublisherMetrics;
-use crate::view::{Change, View};
+use crate::view::View;
 
 mod messages;
 pub mod term;
@@ -128,6 +128,10 @@ impl Publisher {
         if !link.connected {
             return Err(BusError::Disconnected);
         }
+        if self.term.as_ref().is_some_and(|term| term.is_undone(snapshot.revision)) {
+            self.heard = 0;
+            self.term = None;
+        }
         self.start_term(epoch, link.generation);
         self.publish_until(snapshot.revision).await?;
         if self.term.is_some() && Instant::now() >= self.bookmark_at {
@@ -150,21 +154,22 @@ impl Publisher {
     async fn publish_until(&mut self, revision: Revision) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
         let Some(batch) = term.due(self.view.history(), revision) else { return Ok(()) };
-        for message in batch.messages() {
+        for message in batch.messages(self.metrics.now()) {
             self.bus.publish(message).await?;
         }
-        let events = batch.changes().len() as u64;
-        if events > 0 {
+        if !batch.changes().is_empty() {
             self.bookmark_at = self.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
-            self.metrics.published(events, oldest(batch.changes()));
+            self.metrics.published(batch.changes());
         }
         term.published(batch);
+        self.metrics.reached(term.cursor());
         Ok(())
     }
 
     async fn bookmark(&mut self) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
-        for bookmark in term.bookmarks(&self.name) {
+        for mut bookmark in term.bookmarks(&self.name) {
+            bookmark.sent_at = self.metrics.now();
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }
         self.bus.flush().await?;
@@ -174,11 +179,6 @@ impl Publisher {
         self.metrics.bookmarked(term.cursor());
         Ok(())
     }
-}
-
-/// When the oldest of the changes was learnt of, unix microseconds.
-fn oldest(changes: &[Change]) -> u64 {
-    changes.first().map_or(0, Change::committed_at)
 }
 
 async fn next(messages: &mut Option<Messages>) -> Option<Message> {

@@ -16,6 +16,7 @@ use shared::admin::{Condition, Readiness};
 use shared::bus::Bus;
 use shared::http::{ServerLimits, ServerMetrics, serve_counted};
 use shared::lifecycle::Tasks;
+use shared::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ pub enum StartError {
 pub struct App {
     /// Where clients connect: the bound address.
     pub api_addr: SocketAddr,
+    /// The name of this node in figures.
+    pub instance: String,
     listener: TcpListener,
     gateway: Gateway,
     upstream: Upstream,
@@ -76,7 +79,9 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        Self::build_on(listener, config, bus, forward, meter, readiness, tasks)
+        let it = Self::build_on(listener, config, bus, forward, meter, readiness, tasks)?;
+        observe_usage(meter, &it.instance);
+        Ok(it)
     }
 
     /// Like [`App::build`], on a socket that is bound already.
@@ -121,6 +126,7 @@ impl App {
         ];
         Ok(Self {
             api_addr,
+            instance,
             listener,
             gateway,
             upstream,

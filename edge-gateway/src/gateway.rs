@@ -21,9 +21,12 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use opentelemetry::KeyValue;
 use shared::http::take_socket;
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
+use shared::telemetry::trace::{self, SpanKind};
+use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
@@ -321,7 +324,18 @@ impl Inner {
         if pushed > 0 && matches!(*request.method(), Method::GET | Method::HEAD) {
             request.headers_mut().insert(MIN_REVISION, HeaderValue::from(pushed));
         }
-        match self.forward.forward(request).await {
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "forward");
+        let method = traced.as_ref().map(|it| {
+            it.pass_on(request.headers_mut());
+            request.method().clone()
+        });
+        let answer = self.forward.forward(request).await;
+        if let (Some(traced), Some(method)) = (traced, method) {
+            let status = answer.as_ref().map_or(StatusCode::SERVICE_UNAVAILABLE, Response::status);
+            let about = vec![KeyValue::new("http.request.method", method.to_string())];
+            traced.answered(format!("{method} forward"), status.as_u16(), about);
+        }
+        match answer {
             // Old Java clients take any answer but 200 as "not registered" and start over; none at all they
             // take as a reason to try again, which is what it is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),

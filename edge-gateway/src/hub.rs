@@ -84,6 +84,8 @@ pub(crate) enum ToShard {
     Bookmark { rev: Revision, everyone: bool },
     /// All sessions of the group end.
     End { group: GroupId, reason: Reason },
+    /// The store was restored from a backup: sessions that resume by revision end, to begin anew.
+    Restored,
     /// All sessions end, spread over this time; the shard ends with the last.
     Drain { over: Duration },
 }

@@ -29,6 +29,7 @@ mod metrics;
 pub mod micro;
 pub mod process;
 mod session;
+mod trace;
 mod upstream;
 mod wire;
 

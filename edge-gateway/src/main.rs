@@ -10,13 +10,12 @@ use anyhow::{Context, Result};
 use edge_gateway::App;
 use edge_gateway::forward::Replicas;
 use edge_gateway::process::ProcessConfig;
-use opentelemetry::KeyValue;
 use shared::admin::{self, Readiness};
 use shared::bus::NatsBus;
 use shared::config;
 use shared::http::{ServerLimits, serve};
 use shared::lifecycle::Tasks;
-use shared::telemetry::metrics::Metrics;
+use shared::telemetry::{Metrics, Telemetry};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
@@ -28,25 +27,33 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(status) => return status,
     };
-    let ended = config.log.init().map_err(anyhow::Error::from).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(run(config))
-    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(start(config)));
     match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             error!(reason = format!("{reason:#}"), "the edge gateway cannot run");
+            if !tracing::dispatcher::has_been_set() {
+                eprintln!("the edge gateway cannot run: {reason:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// Runs with telemetry around it, which is handed over last.
+async fn start(config: ProcessConfig) -> Result<bool> {
+    let telemetry = Telemetry::start("muster-edge-gateway", &config.log)?;
+    let ended = run(config, telemetry.metrics().clone()).await;
+    telemetry.finish().await;
+    ended
+}
+
 /// True when everything ended by itself.
-async fn run(config: ProcessConfig) -> Result<bool> {
+async fn run(config: ProcessConfig, metrics: Metrics) -> Result<bool> {
     let tasks = Tasks::new();
     tasks.listen_for_signals().context("cannot listen for signals")?;
-    let metrics = Metrics::new([KeyValue::new("service.name", "muster-edge-gateway")])?;
     let meter = metrics.meter("edge-gateway");
     let readiness = Readiness::new(&tasks);
     let address = config.admin_listen;

@@ -226,6 +226,11 @@ impl Machine {
         self.blocked.map_or(next, |since| next.min(since + pace.write))
     }
 
+    /// A ping is to be written.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.ping_due
+    }
+
     /// Something of our own is to be written, between two events.
     pub(crate) fn wants_to_write(&self) -> bool {
         self.ping_due || self.pong.is_some() || self.last_words.is_some()

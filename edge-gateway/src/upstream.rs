@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
 use shared::bus::{Bus, Message, Messages};
+use shared::clock::Clock;
 use shared::model::ServiceRef;
 use shared::subject;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -37,7 +38,9 @@ mod inbox;
 mod joining;
 #[cfg(feature = "micro")]
 pub(crate) mod micro;
+mod offset;
 mod requests;
+mod restore;
 mod selector;
 mod topic;
 
@@ -50,6 +53,7 @@ use core::{Core, Digests};
 use effects::Done;
 use inbox::Subscriptions;
 use joining::Resuming;
+use offset::Offset;
 use requests::Asker;
 
 /// Commands that may wait.
@@ -88,9 +92,13 @@ pub(crate) struct Upstream {
     joined: watch::Sender<bool>,
     generation: u64,
     heard: Instant,
+    clock: Clock,
+    offset: Offset,
     next_ticket: Ticket,
     comparing: bool,
     next_digest: Instant,
+    /// Since when bookmarks have been behind what is known here, and what is found out about it.
+    suspicion: restore::Suspicion,
     metrics: UpstreamMetrics,
 }
 
@@ -136,9 +144,12 @@ impl Upstream {
             joined,
             generation: 0,
             heard: Instant::now(),
+            clock: Clock::system(),
+            offset: Offset::new(Instant::now()),
             next_ticket: 1,
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
+            suspicion: restore::Suspicion::default(),
             metrics,
             config,
         };
@@ -149,8 +160,7 @@ impl Upstream {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut link = self.asker.bus.link();
         self.generation = link.borrow_and_update().generation;
-        let asker = self.asker.clone();
-        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
+        self.subscribe_to_bookmarks();
         let mut pace = tokio::time::interval(PACE);
         loop {
             // Not biased: a flood of one kind must not keep the answers of another waiting.
@@ -162,7 +172,9 @@ impl Upstream {
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => {
                         self.take_bookmarks().await;
-                        self.on_done(done);
+                        if let Some(rev) = self.on_done(done) {
+                            self.restore(rev).await;
+                        }
                     }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
@@ -185,6 +197,11 @@ impl Upstream {
                 self.resume().await;
             }
         }
+    }
+
+    fn subscribe_to_bookmarks(&mut self) {
+        let asker = self.asker.clone();
+        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
     }
 
     fn on_link(&mut self, link: shared::bus::Link) {
@@ -218,7 +235,7 @@ impl Upstream {
         }
         let (topics, groups) = (self.core.topic_count(), self.core.groups_by_kind());
         let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
-        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed), self.heard.elapsed());
+        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed));
     }
 
     /// Asks replicas to compare, in requests that the bus carries.

@@ -14,7 +14,6 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
-use opentelemetry::KeyValue;
 use shared::admin::{self, Readiness};
 use shared::bus::local::LocalBus;
 use shared::config::{self, Config, Settings};
@@ -22,7 +21,7 @@ use shared::http::{ServerLimits, serve};
 use shared::lifecycle::Tasks;
 use shared::model::Tenant;
 use shared::telemetry::logs::LogConfig;
-use shared::telemetry::metrics::Metrics;
+use shared::telemetry::{Metrics, Telemetry};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
@@ -89,21 +88,23 @@ pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(status) => return status,
     };
-    if let Err(e) = config.log.init() {
-        eprintln!("muster: {e}");
-        return ExitCode::from(failure::SOFTWARE);
-    }
-    let run = async { run(config).await.inspect_err(|e| error!("cannot run: {e:#}")) };
+    let run = async {
+        let telemetry =
+            Telemetry::start("muster-standalone", &config.log).inspect_err(|e| eprintln!("muster: {e}"))?;
+        let ended = run(config, telemetry.metrics().clone()).await;
+        let ended = ended.inspect_err(|e| error!("cannot run: {e:#}"));
+        telemetry.finish().await;
+        ended
+    };
     match tokio::runtime::Runtime::new().map(|runtime| runtime.block_on(run)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(_)) | Err(_) => ExitCode::from(failure::SOFTWARE),
     }
 }
 
-async fn run(config: StandaloneConfig) -> anyhow::Result<()> {
+async fn run(config: StandaloneConfig, metrics: Metrics) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     tasks.listen_for_signals()?;
-    let metrics = Metrics::new([KeyValue::new("service.name", "muster-standalone")])?;
     let readiness = Readiness::new(&tasks);
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;

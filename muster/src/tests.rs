@@ -310,10 +310,10 @@ async fn services_are_watched_by_what_they_are_and_never_together_with_a_consume
             r#"watch services {"all": "true", "rev": "0"}"#
         ]
     );
-    for wrong in
-        [&["watch"][..], &["watch", "--all", "--service", "s1"], &["watch", "--app", "a", "--provider", "p"]]
-    {
-        assert_eq!(muster(&server, wrong).await.status, 2, "{wrong:?}");
+    let together = ["--all", "--service", "s1"];
+    for wrong in [&[][..], &together, &["--app", "a", "--provider", "p"]] {
+        let arguments = [&["muster", "watch"], wrong].concat();
+        assert!(crate::cli::command().try_get_matches_from(arguments).is_err(), "{wrong:?}");
     }
 }
 

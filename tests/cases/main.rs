@@ -1,10 +1,12 @@
 //! System tests.
 
+mod dashboards;
 mod deploy;
 mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod restore;
 mod sdks;
 mod selectors;
 mod standalone;
@@ -13,3 +15,4 @@ mod store_disk;
 mod store_etcd;
 mod store_faults;
 mod store_security;
+mod traces;

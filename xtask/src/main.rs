@@ -10,6 +10,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
                                    hold a server (or muster standalone) against the contract of the registry API
        cargo xtask faults [--times N]  break every part under load, N times in a row
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK and Maven)
+       cargo xtask soak [--minutes N]  churn for N minutes (3), nothing lost and nothing growing
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench           list what can be measured
        cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
         ["sdks"] => tests::sdks(),
+        ["soak"] => tests::soak("3"),
+        ["soak", "--minutes", minutes] => tests::soak(minutes),
         ["ci"] => ci::ci(),
         ["bench"] => {
             bench::BENCHES.iter().for_each(|(name, _)| println!("{name}"));

@@ -43,6 +43,16 @@ fn set_apart(cases: &str) -> Result<()> {
     run(cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]))
 }
 
+/// Churn of connections and instances for so many minutes, with the oracle on.
+///
+/// # Errors
+/// When something is missing, does not build, is told wrong, or grows.
+pub fn soak(minutes: &str) -> Result<()> {
+    prepare()?;
+    let soak = ["run", "--locked", "--package", "integration-tests", "--bin", "soak", "--", minutes];
+    run(&mut cargo(&soak))
+}
+
 fn prepare() -> Result<()> {
     servers::ensure_installed()?;
     let mut build = cargo(&["build", "--locked", "--bins"]);

@@ -8,6 +8,7 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use shared::subject;
 
 use super::term::Reached;
+use crate::trace;
 use crate::view::Change;
 
 /// Services named in one message: some 200 KB, or twice that with their names.
@@ -15,10 +16,16 @@ const SERVICES_PER_MESSAGE: usize = 2000;
 /// Services named in one bookmark: some 200 KB.
 pub(super) const REACHED_PER_BOOKMARK: usize = 2000;
 
-/// The messages of a change.
-pub(super) fn of(change: &Change) -> Vec<Message> {
+/// The messages of a change that is handed to the bus at `now`, unix microseconds.
+pub(super) fn of(change: &Change, now: u64) -> Vec<Message> {
     match change {
-        Change::Instance(event) => vec![Message::new(subject::event(&event.provider), event.encode())],
+        Change::Instance(event) => {
+            let told = pb::InstanceEvent { published_at: now, ..event.to_proto() };
+            let cause = event.via.trace.as_deref();
+            let traceparent = cause.and_then(|cause| trace::published(cause, event, &told));
+            let message = Message::new(subject::event(&event.provider), told.encode_to_vec());
+            vec![Message { traceparent, ..message }]
+        }
         Change::Interest(change) => {
             let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
             let subject = subject::interest(&consumer);

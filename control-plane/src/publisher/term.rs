@@ -48,9 +48,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// What gateways are told.
-    pub fn messages(&self) -> impl Iterator<Item = Message> + '_ {
-        self.changes.iter().flat_map(messages::of)
+    /// What gateways are told, handed to the bus at `now`, unix microseconds.
+    pub fn messages(&self, now: u64) -> impl Iterator<Item = Message> + '_ {
+        self.changes.iter().flat_map(move |change| messages::of(change, now))
     }
 
     /// The changes, in order.
@@ -62,6 +62,9 @@ impl Batch {
 impl Term {
     /// A term that goes on where the bookmarks that were heard end, or where the history begins.
     pub fn begin(epoch: Revision, heard: Revision, history: &History, generation: u64) -> Self {
+        // Whoever had the seat before published nothing after the epoch, at which it was taken. A bookmark that
+        // says so is of a history that a backup has undone.
+        let heard = if heard <= epoch { heard } else { 0 };
         let since = heard.max(history.complete_since());
         Self { epoch, since, cursor: since, settled: since, generation, reached: Reached::default() }
     }
@@ -74,6 +77,11 @@ impl Term {
     /// What was handed to the bus.
     pub fn cursor(&self) -> Revision {
         self.cursor
+    }
+
+    /// The view has fallen behind what was published: the store was restored, and this term is of another history.
+    pub fn is_undone(&self, view: Revision) -> bool {
+        view < self.cursor
     }
 
     /// Another connection of the bus: what was on its way may be lost, so once more from what has left.

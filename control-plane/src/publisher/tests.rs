@@ -66,7 +66,7 @@ async fn a_change_leaves_at_once_also_when_the_bus_came_late() {
         writer.reset(Vec::new(), 1);
         let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
         let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
-        let metrics = PublisherMetrics::new(&meter, Clock::manual(1));
+        let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
         let publisher = Publisher::new(view, late, "p".into(), role, metrics);
         let stop = CancellationToken::new();
         let running = tokio::spawn(publisher.run(stop.clone()));

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use opentelemetry::trace::SpanContext;
 use proto::event::v1 as pb;
 use shared::clock::Clock;
-use shared::event::{Action, InstanceEvent, Position};
+use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 use tracing::warn;
@@ -22,7 +23,9 @@ use super::interest;
 use super::protection::Protection;
 use super::snapshot::{Snapshot, TenantView};
 use crate::keys::{Key, Name};
+use crate::metrics::ViewMetrics;
 use crate::store::{KeyValue, KvEvent};
+use crate::trace;
 
 mod hold;
 mod put;
@@ -45,6 +48,7 @@ pub struct Writer {
     floor: Revision,
     protection: Protection,
     skipped: Arc<AtomicU64>,
+    metrics: Option<ViewMetrics>,
 }
 
 /// What one revision did, until it is told.
@@ -52,6 +56,8 @@ pub struct Writer {
 struct Round {
     rev: Revision,
     committed_at: u64,
+    /// The span that applies it, when the change is traced.
+    trace: Option<Box<SpanContext>>,
     events: Vec<Change>,
     /// Names whose versions, or whose providers' rules, changed.
     names: BTreeSet<(Tenant, Name)>,
@@ -85,6 +91,19 @@ impl Writer {
             floor: 0,
             protection,
             skipped,
+            metrics: None,
+        }
+    }
+
+    /// The same, reporting its figures.
+    #[must_use]
+    pub fn reporting(self, metrics: ViewMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    pub(super) fn report(&mut self, what: impl FnOnce(&mut ViewMetrics)) {
+        if let Some(metrics) = &mut self.metrics {
+            what(metrics);
         }
     }
 
@@ -103,11 +122,15 @@ impl Writer {
             }
             let before = self.current.clone();
             let mut round = Round { rev, committed_at, ..Round::default() };
+            let step = trace::applying(batch, committed_at);
+            round.trace = step.as_ref().map(|step| Box::new(step.context()));
             self.apply_revision(batch, &mut round);
             self.current.revision = rev;
             self.tell_interest(&before, &mut round);
             self.forget_void(&round);
             self.history.extend(round.events);
+            // Ends here; the snapshot follows with the last revision of the batch.
+            drop(step);
         }
         self.publish();
     }
@@ -211,6 +234,7 @@ impl Writer {
             instance,
             mod_rev,
             committed_at: round.committed_at,
+            via: Via { trace: round.trace.clone(), ..Via::default() },
         })));
     }
 

@@ -32,7 +32,7 @@ use super::push::{Encoding, Push};
 use super::stream::Leavers;
 use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
-use crate::metrics::HubMetrics;
+use crate::metrics::{HubMetrics, Tallied};
 use crate::session::close::Reason;
 use crate::session::{Input, NEVER, Pace};
 
@@ -84,6 +84,9 @@ struct Tally {
     delivered: u64,
     failed: u64,
     merged: u64,
+    asked: u64,
+    answered: u64,
+    given_up: u64,
 }
 
 struct Shard {
@@ -197,6 +200,7 @@ impl Shard {
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
+            ToShard::Restored => self.end_resumable(),
             ToShard::Drain { over } => self.drain(over),
         }
     }
@@ -215,10 +219,15 @@ impl Shard {
 
     fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
         let now = self.wheel.now();
+        let micros = self.setup.clock.micros();
+        self.setup.metrics.queued(push.committed_at, micros);
         for group in groups {
             let Some(slots) = self.groups.get(group) else { continue };
             for index in slots.iter().flatten() {
                 let audience = &mut self.audiences[*index as usize];
+                if let Some(cause) = push.dispatched() {
+                    audience.traced.begin(cause, audience.encoding.label(), micros);
+                }
                 if audience.append(push) {
                     self.rounds.push_back(*index);
                 }
@@ -252,11 +261,15 @@ impl Shard {
             if let Some(&key) = audience.members.get(audience.visited) {
                 audience.visited += 1;
                 if let Some(push) = audience.log.last() {
-                    last = Some(push.committed_at);
+                    last = Some((push.committed_at, push.via.received_at));
                 }
                 if !self.connections[key.index as usize].is_slow() {
                     budget -= 1;
+                    let first = audience.visited == 1 && !audience.traced.is_empty();
                     self.serve(key);
+                    if first && let Some(audience) = self.audiences.get_mut(index as usize) {
+                        audience.traced.first(self.setup.clock.micros());
+                    }
                 }
                 continue;
             }
@@ -266,11 +279,14 @@ impl Shard {
             if audience.queued {
                 self.rounds.push_back(index);
             } else {
+                if !audience.traced.is_empty() {
+                    audience.traced.last(audience.members.len(), self.setup.clock.micros());
+                }
                 self.tidy(index);
             }
         }
-        if let Some(committed_at) = last {
-            self.setup.metrics.lag(committed_at, self.setup.clock.micros());
+        if let Some((committed_at, received_at)) = last {
+            self.setup.metrics.lag(committed_at, received_at, self.setup.clock.micros());
         }
         !self.rounds.is_empty()
     }
@@ -383,6 +399,7 @@ impl Shard {
         }
         let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
+        self.tally.asked += u64::from(connection.machine.is_asking());
         self.serve(key);
     }
 
@@ -428,11 +445,20 @@ impl Shard {
     }
 
     fn end(&mut self, group: GroupId, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
         let Some(slots) = self.groups.get(&group) else { return };
         let audiences = slots.iter().flatten();
-        let members: Vec<Key> =
-            audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        self.end_all(members, reason);
+    }
+
+    fn end_resumable(&mut self) {
+        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
+        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
+        self.end_all(members, Reason::Restored);
+    }
+
+    fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
         for key in members {
             if let Some(connection) = self.get(key) {
                 connection.machine.on(Input::End(reason), now, &pace);
@@ -460,6 +486,7 @@ impl Shard {
             self.connections[moved.index as usize].place = connection.place;
         }
         self.tidy(index);
+        self.tally.given_up += u64::from(reason == Reason::ReadTimeout);
         self.setup.metrics.closed(reason);
     }
 
@@ -468,14 +495,22 @@ impl Shard {
         let sender = &self.setup.left;
         self.left
             .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
-        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+        let tally = std::mem::take(&mut self.tally);
         let pending = if now >= self.count_pending_at {
             self.count_pending_at = now + ticks(COUNT_PENDING);
             self.pending_events()
         } else {
             self.pending_shown
         };
-        self.setup.metrics.tally(delivered, failed, merged, pending - self.pending_shown);
+        self.setup.metrics.tally(Tallied {
+            delivered: tally.delivered,
+            failed: tally.failed,
+            merged: tally.merged,
+            pending: pending - self.pending_shown,
+            asked: tally.asked,
+            answered: tally.answered,
+            given_up: tally.given_up,
+        });
         self.pending_shown = pending;
     }
 

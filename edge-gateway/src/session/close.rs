@@ -32,6 +32,8 @@ pub(crate) enum Reason {
     NoInstance,
     /// A heartbeat could not be passed on.
     HeartbeatFailed,
+    /// The store was restored from a backup: the revisions that the client was told are of another history.
+    Restored,
 }
 
 impl Reason {
@@ -50,6 +52,7 @@ impl Reason {
         Self::NeverAttached,
         Self::NoInstance,
         Self::HeartbeatFailed,
+        Self::Restored,
     ];
 
     /// The value of the label `reason`.
@@ -68,6 +71,7 @@ impl Reason {
             Self::NeverAttached => "never_attached",
             Self::NoInstance => "no_instance",
             Self::HeartbeatFailed => "heartbeat_failed",
+            Self::Restored => "restored",
         }
     }
 
@@ -86,7 +90,8 @@ impl Reason {
             | Self::NoService
             | Self::Drained
             | Self::NeverAttached
-            | Self::HeartbeatFailed => None,
+            | Self::HeartbeatFailed
+            | Self::Restored => None,
         }
     }
 

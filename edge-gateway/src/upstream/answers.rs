@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use shared::model::Revision;
 use tracing::{debug, info};
 
 use super::Upstream;
@@ -10,19 +11,20 @@ use super::effects::Done;
 use super::inbox::{Source, tagged};
 
 impl Upstream {
-    pub(super) fn on_done(&mut self, done: Done) {
+    /// Takes an answer in; where the store has gone back to, if it says that it has.
+    pub(super) fn on_done(&mut self, done: Done) -> Option<Revision> {
         match done {
             Done::Interest(group, messages, interest) => {
                 if let Some(messages) = messages {
                     let (stream, handle) = tagged(messages, Source::Interest(group));
                     if self.core.sessions(group).is_empty() {
-                        return;
+                        return None;
                     }
                     self.messages.push(stream);
                     self.interests.insert(group, handle);
                 }
                 if self.core.refuse_too_many(group, &interest, self.config.topics) {
-                    return;
+                    return None;
                 }
                 // Before the first session of the group goes on: a pull that follows must know what the session
                 // will not be told because it was there before.
@@ -52,6 +54,12 @@ impl Upstream {
                     resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
                 }
             }
+            Done::Probed(id, rev) => {
+                if let Some(resuming) = self.resuming.get_mut(&id) {
+                    resuming.compare(rev);
+                }
+            }
+            Done::Confirmed(told, seen) => return self.judge(told, seen),
             Done::CaughtUp(group, want, replayed) => self.core.on_caught_up(group, &want.provider, replayed),
             Done::Bookmarks(messages) => {
                 self.bookmarks = Some(messages);
@@ -73,5 +81,6 @@ impl Upstream {
                 }
             }
         }
+        None
     }
 }

@@ -32,6 +32,11 @@ impl Upstream {
         };
         self.on_messages(None).await;
         self.heard = Instant::now();
+        self.metrics.heard(self.heard);
+        if bookmark.sent_at > 0 {
+            let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), self.heard);
+            self.metrics.clock_offset(shortest);
+        }
         let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
         let providers = bookmark.providers.into_iter().filter_map(reached);
         let consumers = bookmark.consumers.into_iter().filter_map(reached);
@@ -40,6 +45,7 @@ impl Upstream {
         if behind > 0 {
             info!(behind, "events that the publisher sent did not come; asking for them");
         }
+        self.suspect(bookmark.rev, self.heard);
         if self.core.on_bookmark(bookmark.rev, bookmark.since) {
             info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
         }

@@ -13,11 +13,14 @@ pub(crate) enum Cause {
     Digest,
     /// The last answer did not reach far enough.
     Again,
+    /// The store was restored from a backup.
+    Restored,
 }
 
 impl Cause {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Gap, Self::Link, Self::Bookmark, Self::Digest, Self::Again];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Gap, Self::Link, Self::Bookmark, Self::Digest, Self::Again, Self::Restored];
 
     /// The value of the label `cause`.
     pub(crate) fn label(self) -> &'static str {
@@ -27,6 +30,7 @@ impl Cause {
             Self::Bookmark => "bookmark",
             Self::Digest => "digest",
             Self::Again => "again",
+            Self::Restored => "restored",
         }
     }
 }

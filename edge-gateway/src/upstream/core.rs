@@ -28,6 +28,7 @@ mod model;
 mod preface;
 mod providers;
 mod repair;
+mod restore;
 
 pub(crate) use preface::Preface;
 

@@ -18,6 +18,8 @@ use super::core::InterestChange;
 use super::topic::Fate;
 use super::{Selector, Upstream};
 use crate::hub::GroupId;
+use crate::metrics::UpstreamMetrics;
+use crate::trace;
 
 /// Messages that are taken together.
 const BATCH: usize = 1024;
@@ -57,10 +59,12 @@ impl Upstream {
                 }
             }
             events.sort_by_key(|event| event.at);
+            self.count_way(&mut events);
+            let mut fates = Fates::default();
             for event in events {
-                let fate = self.core.on_event(event);
-                self.metrics.event(fate.map_or("unwatched", fate_label), 1);
+                fates.note(self.core.on_event(event));
             }
+            fates.tell(&self.metrics);
             self.act().await;
             if !more {
                 break;
@@ -73,10 +77,23 @@ impl Upstream {
         self.act().await;
     }
 
+    /// Notes when a batch was taken from the bus.
+    fn count_way(&self, events: &mut [InstanceEvent]) {
+        let Some(oldest) = events.first().map(|event| event.via.published_at) else { return };
+        let now = self.clock.micros();
+        self.metrics.took(oldest, now);
+        for event in events {
+            event.via.received_at = now;
+        }
+    }
+
     fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
         match source {
             Source::Event => match InstanceEvent::decode(&message.payload) {
-                Ok(event) => return Some(Heard::Event(event)),
+                Ok(mut event) => {
+                    event.via.trace = trace::publisher(message.traceparent.as_deref());
+                    return Some(Heard::Event(event));
+                }
                 Err(error) => self.malformed(&message.subject, &error),
             },
             Source::Interest(group) => match interest_change(self.core.selector(group)?, &message.payload) {
@@ -116,11 +133,35 @@ fn interest_change(selector: &Selector, payload: &[u8]) -> Result<InterestChange
     Ok(change)
 }
 
-fn fate_label(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Applied => "applied",
-        Fate::Duplicate => "duplicate",
-        Fate::Gap => "gap",
+/// What became of a batch of events; told to the metrics in one go.
+#[derive(Default)]
+struct Fates {
+    applied: u64,
+    duplicate: u64,
+    gap: u64,
+    unwatched: u64,
+}
+
+impl Fates {
+    fn note(&mut self, fate: Option<Fate>) {
+        match fate {
+            Some(Fate::Applied) => self.applied += 1,
+            Some(Fate::Duplicate) => self.duplicate += 1,
+            Some(Fate::Gap) => self.gap += 1,
+            None => self.unwatched += 1,
+        }
+    }
+
+    fn tell(&self, metrics: &UpstreamMetrics) {
+        let all = [
+            ("applied", self.applied),
+            ("duplicate", self.duplicate),
+            ("gap", self.gap),
+            ("unwatched", self.unwatched),
+        ];
+        for (fate, count) in all.into_iter().filter(|(_, count)| *count > 0) {
+            metrics.event(fate, count);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use proto::event::v1 as pb;
 use shared::backoff::Backoff;
 use shared::bus::{Bus, BusError, Message, Messages};
 use shared::event::{DecodeError, InstanceEvent};
-use shared::model::ServiceRef;
+use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tracing::debug;
 
@@ -111,12 +111,36 @@ impl Asker {
             entries: entries.iter().map(entry).collect(),
             consumers: consumers.iter().map(Into::into).collect(),
             min_rev: self.min_rev(),
+            confirm: false,
         };
         let mut parts = self.ask(subject::RPC_DIGEST, &request).await?;
         let part = parts.next().await.ok_or(AskError::Incomplete)?;
         let reply = pb::DigestReply::decode(part.payload)?;
         accepted(reply.error)?;
         Ok((reply.differing, reply.gone_consumers))
+    }
+
+    /// What is the store's revision now? Asked until it is answered.
+    pub(super) async fn probe(&self) -> Revision {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.confirm().await {
+                Ok(rev) => return rev,
+                Err(error) => self.failed(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// What is the store's revision now? Any revision that was known before is at most this, unless the store
+    /// was restored from a backup.
+    pub(super) async fn confirm(&self) -> Result<Revision, AskError> {
+        let request = pb::DigestRequest { confirm: true, ..pb::DigestRequest::default() };
+        let mut parts = self.ask(subject::RPC_DIGEST, &request).await?;
+        let part = parts.next().await.ok_or(AskError::Incomplete)?;
+        let reply = pb::DigestReply::decode(part.payload)?;
+        accepted(reply.error)?;
+        // A replica that does not know this question tells its view's revision, which proves nothing.
+        if reply.confirmed { Ok(reply.rev) } else { Err(AskError::Incomplete) }
     }
 
     async fn try_interest(&self, selector: &Selector) -> Result<Interest, AskError> {

@@ -184,7 +184,8 @@ fn status_of(reason: Reason) -> HeaderMap {
         | Reason::NotText
         | Reason::NeverAttached
         | Reason::NoInstance
-        | Reason::HeartbeatFailed => status(Code::Unavailable, "watch again"),
+        | Reason::HeartbeatFailed
+        | Reason::Restored => status(Code::Unavailable, "watch again"),
     }
 }
 

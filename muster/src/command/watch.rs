@@ -81,6 +81,11 @@ impl Place {
     fn is_news(&mut self, frame: &Frame) -> bool {
         // A server that sends no revisions cannot be asked to continue after one.
         let (Some(since), Some(rev)) = (self.since.as_mut(), frame.rev) else { return true };
+        if frame.action == "RESET" && rev < *since {
+            // The registry's store was restored: what was told until now is of another history.
+            *since = 0;
+            self.shown.clear();
+        }
         *since = frame.since.unwrap_or(rev).max(*since);
         match &frame.instance {
             Some(instance) => self.shown.insert((instance.instance_id.clone(), rev)),

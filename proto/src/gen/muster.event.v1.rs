@@ -107,6 +107,9 @@ pub struct InstanceEvent {
     /// Unix time in microseconds at which the publisher's replica learnt of the commit.
     #[prost(uint64, tag = "8")]
     pub committed_at: u64,
+    /// Unix time in microseconds at which the publisher handed it to the bus, by the same clock.
+    #[prost(uint64, tag = "9")]
+    pub published_at: u64,
 }
 /// Who is interested in what: sent to the subject of the consumer.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -183,6 +186,9 @@ pub struct Bookmark {
     /// The last change of each tenant's services; `service_id` is empty.
     #[prost(message, repeated, tag = "7")]
     pub tenants: ::prost::alloc::vec::Vec<Reached>,
+    /// Unix time in microseconds at which it was sent: tells how far the clocks are apart at least.
+    #[prost(uint64, tag = "8")]
+    pub sent_at: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reached {
@@ -298,6 +304,9 @@ pub struct DigestRequest {
     pub consumers: ::prost::alloc::vec::Vec<ServiceRef>,
     #[prost(uint64, tag = "3")]
     pub min_rev: u64,
+    /// Only the store's own revision is asked for, as it is after the request was made.
+    #[prost(bool, tag = "4")]
+    pub confirm: bool,
 }
 /// Nested message and enum types in `DigestRequest`.
 pub mod digest_request {
@@ -321,6 +330,9 @@ pub struct DigestReply {
     pub gone_consumers: ::prost::alloc::vec::Vec<u32>,
     #[prost(string, tag = "4")]
     pub error: ::prost::alloc::string::String,
+    /// `rev` is the store's, asked for this request.
+    #[prost(bool, tag = "5")]
+    pub confirmed: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

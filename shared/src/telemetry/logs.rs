@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal as _;
 
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::TelemetryError;
@@ -70,22 +73,30 @@ impl LogConfig {
     ///
     /// # Errors
     /// When logs were set up before.
-    pub fn init(&self) -> Result<(), TelemetryError> {
-        init(self.format, &self.filter.0)
+    pub(super) fn init(&self, exporter: Option<&SdkLoggerProvider>) -> Result<(), TelemetryError> {
+        init(self.format, &self.filter.0, exporter)
     }
 }
 
-/// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error.
+/// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error, and to an
+/// exporter if there is one.
 ///
 /// # Errors
 /// When the filter cannot be read, or when logs were set up before.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+fn init(format: LogFormat, filter: &str, exporter: Option<&SdkLoggerProvider>) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    let builder = SubscriberBuilder::default().with_writer(std::io::stderr).with_env_filter(filter);
-    let done = match format {
-        LogFormat::Text => builder.with_ansi(colours()).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(colours()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    // What the exporter itself logs would come back to it for ever.
+    let exported = exporter.map(|it| {
+        let quiet =
+            EnvFilter::new("trace,opentelemetry=off,shared::telemetry=off,tonic=off,h2=off,hyper=off");
+        OpenTelemetryTracingBridge::new(it).with_filter(quiet)
+    });
+    let done = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
     done.map_err(|_| TelemetryError::LogsAlreadySetUp)
 }
 
@@ -102,6 +113,6 @@ mod tests {
     fn a_filter_that_is_none_is_refused() {
         assert!(LogFilter::parse("info,shared::http=debug").is_some());
         assert!(LogFilter::parse("shared=loud").is_none());
-        assert!(matches!(init(LogFormat::Text, "shared=loud"), Err(TelemetryError::Filter(_))));
+        assert!(matches!(init(LogFormat::Text, "shared=loud", None), Err(TelemetryError::Filter(_))));
     }
 }

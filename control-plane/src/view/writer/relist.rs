@@ -1,5 +1,8 @@
 //! Starting from a full list: at first, and again when the watch's history was compacted away.
 //!
+//! A list at an earlier revision than the view's is that of a store that was restored from a backup. It counts
+//! as a first one: what was told so far has no place in this history. Gateways notice it by themselves.
+//!
 //! The first list announces nothing. A later one announces the difference to what the view had, each
 //! provider's part as further links of its chain, so that gateways need not know that it came from a list.
 
@@ -19,9 +22,10 @@ impl Writer {
     /// Replaces the view by the list `items`, read at revision `at`.
     pub fn reset(&mut self, items: Vec<KeyValue>, at: Revision) {
         let before = std::mem::take(&mut self.current);
-        let first = before.revision == 0;
+        let first = before.revision == 0 || at < before.revision;
         if first {
             self.floor = at;
+            self.gone.clear();
             self.history.restart(at);
         }
         let mut round = Round { rev: at, committed_at: self.clock.micros(), ..Round::default() };
@@ -93,7 +97,8 @@ impl Writer {
         for (id, is) in new_instances.iter() {
             let action = match old_instances.get(id) {
                 None => Action::Create,
-                Some(was) if was.mod_rev != is.mod_rev => Action::Update,
+                // In the history of a backup another writing may have the same revision.
+                Some(was) if was.mod_rev != is.mod_rev || was.instance != is.instance => Action::Update,
                 Some(_) => continue,
             };
             self.announce(provider, action, is.instance.clone(), is.mod_rev, round);

@@ -17,6 +17,7 @@ use crate::hub::{Attached, GroupId, Ticket};
 use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Phase};
+use crate::wire::frame::Incoming;
 
 /// What became of a turn to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +201,9 @@ impl Shard {
         }
         let mut decoder = connection.decoder.take().unwrap_or_default();
         let machine = &mut connection.machine;
+        let mut answered = 0;
         let result = decoder.read(bytes, |frame| {
+            answered += u64::from(matches!(frame, Incoming::Pong));
             machine.on(Input::Frame(frame), now, &pace);
             machine.phase() == Phase::Open
         });
@@ -211,5 +214,6 @@ impl Shard {
             Ok(()) if decoder.is_idle() => {}
             Ok(()) => connection.decoder = Some(decoder),
         }
+        self.tally.answered += answered;
     }
 }

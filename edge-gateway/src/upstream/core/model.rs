@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use shared::event::{Action, InstanceEvent};
+use shared::event::{Action, InstanceEvent, Via};
 use shared::model::{Instance, ServiceKey, Tenant};
 
 use super::*;
@@ -119,6 +119,7 @@ impl Sim {
             instance: Arc::new(Instance { instance_id: id, ..Instance::default() }),
             mod_rev: self.rev,
             committed_at: 0,
+            via: Via::default(),
         };
         self.chains[which].push(event.clone());
         self.bus.push_back(News::Event(event));

@@ -75,7 +75,7 @@ impl Core {
         append(topic, out, &mut self.effects);
         if std::mem::take(&mut topic.again) || again.needed {
             topic.asking = true;
-            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
+            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: topic.needs_state() };
             self.effects.push(Effect::Replay(Cause::Again, vec![want]));
         }
         again.differences

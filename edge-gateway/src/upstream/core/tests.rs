@@ -1,6 +1,6 @@
 //! Who is told what, whichever of answer and change comes first.
 
-use shared::event::{Action, InstanceEvent};
+use shared::event::{Action, InstanceEvent, Via};
 use shared::model::{Instance, Tenant};
 
 use super::*;
@@ -32,6 +32,7 @@ fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {
         instance: Arc::new(Instance { instance_id: rev.to_string(), ..Instance::default() }),
         mod_rev: rev,
         committed_at: 0,
+        via: Via::default(),
     }
 }
 

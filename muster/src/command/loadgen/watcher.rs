@@ -34,7 +34,8 @@ impl Watcher {
         tally: Arc<Tally>,
         slow: bool,
     ) -> Result<Self, Failure> {
-        let socket = socket::connect_from(source, registry, Watched::Consumer(consumer), None, timeout).await?;
+        let socket =
+            socket::connect_from(source, registry, Watched::Consumer(consumer), None, timeout).await?;
         let watcher = Self { socket, slow, seen: vec![0; tally.providers()], settled: false, tally };
         if slow {
             // A slow reader for whom the kernel reads would not be one.
