@@ -50,7 +50,9 @@ pub fn become_child_if_asked() -> Result<bool> {
     let frame = Frame::new(serde_json::from_str(&line(&mut commands)?)?)?;
     match kind.as_str() {
         "Loop" => serve(watchers.parse()?, frame, commands)?,
-        "Tokio" => tokio::runtime::Runtime::new()?.block_on(serve_tokio(watchers.parse()?, frame))?,
+        "Tokio" => {
+            tokio::runtime::Runtime::new()?.block_on(serve_tokio(watchers.parse()?, frame, commands))?
+        }
         other => bail!("no such floor: {other}"),
     }
     Ok(true)
@@ -177,7 +179,7 @@ fn shake_hands(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-async fn serve_tokio(watchers: usize, mut frame: Frame) -> Result<()> {
+async fn serve_tokio(watchers: usize, mut frame: Frame, commands: impl std::io::BufRead) -> Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let (events, _) = broadcast::channel(WAITING);
@@ -189,7 +191,7 @@ async fn serve_tokio(watchers: usize, mut frame: Frame) -> Result<()> {
     }
     let clock = Clock::system();
     // Lines are rare, and nothing else is to be done here.
-    for command in std::io::stdin().lock().lines() {
+    for command in commands.lines() {
         let at = clock.micros();
         for _ in 0..command?.parse()? {
             let bytes = frame.next(at);

@@ -67,7 +67,8 @@ impl Dispatch {
     /// once a tick, not once a chunk.
     pub fn count(&self) -> usize {
         let shard = self.shard.borrow();
-        shard.setup.metrics.lag(1, 1, shard.setup.clock.micros());
+        let now = shard.setup.clock.micros();
+        shard.setup.metrics.lag(now, now, now);
         shard.setup.metrics.tally(Tallied { delivered: CHUNK as u64, ..Tallied::default() });
         CHUNK
     }
