@@ -26,7 +26,6 @@ use shared::http::take_socket;
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::trace::{self, SpanKind};
-use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
