@@ -3,7 +3,7 @@
 //! A process of its own like the gateway, so that its CPU time is counted the same way. It answers every upgrade,
 //! then writes the bytes of a real frame, with stamps of its own, to all sockets, once per event.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 

@@ -44,7 +44,7 @@ struct Run {
 ///
 /// # Errors
 /// When the file of the runs is not what it should be.
-pub fn table(with: &Coefficients, seed: u64) -> Result<Table> {
+pub(crate) fn table(with: &Coefficients, seed: u64) -> Result<Table> {
     let runs: Runs = toml::from_str(FILE).context("measured.toml")?;
     let mut table = Table::new(&["run", "figure", "predicted", "measured", "predicted ÷ measured"]);
     for run in &runs.run {

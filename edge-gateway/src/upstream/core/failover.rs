@@ -235,7 +235,7 @@ impl Sim {
         let (rev, history) = (replica.rev(), replica.view.history().clone());
         let Some(term) = &mut replica.term else { return };
         let Some(batch) = term.due(&history, rev) else { return };
-        let messages: Vec<Message> = batch.messages().collect();
+        let messages: Vec<Message> = batch.messages(0).collect();
         let dies = messages.len() > most;
         term.published(batch);
         self.bus[who].extend(messages.into_iter().take(most));
@@ -500,7 +500,7 @@ fn explore(seed: u64) -> Result<bool, String> {
 }
 
 #[test]
-#[ignore = "new: has not passed its first whole run yet"]
+
 fn whoever_publishes_and_dies_and_whatever_the_bus_does_each_change_is_told_once_and_in_order() {
     let outcomes: Vec<Result<bool, String>> = (0..SEEDS).map(explore).collect();
     let failed: Vec<&String> = outcomes.iter().filter_map(|it| it.as_ref().err()).collect();
