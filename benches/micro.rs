@@ -57,6 +57,7 @@ fn event(rev: u64) -> InstanceEvent {
         instance: Arc::new(instance),
         mod_rev: rev,
         committed_at: 1_700_000_000_000_000,
+        via: shared::event::Via::default(),
     }
 }
 

@@ -76,8 +76,9 @@ async fn run(config: ProcessConfig, metrics: Metrics) -> Result<bool> {
     let admin_limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
     tasks.spawn_vital("admin", async move { serve(admin, routes, admin_limits, &admin_tasks).await });
     let (service, rest, api_tasks) = (app.service, app.rest, tasks.clone());
+    let limits = ServerLimits { access_log: config.log.access, ..config.http };
     tasks.spawn_vital("api", async move {
-        serve_counted(api, service, config.http, counted, &api_tasks).await;
+        serve_counted(api, service, limits, counted, &api_tasks).await;
         rest.begin().await;
     });
     drop((app.registry, app.view, app.role));

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::gateway::{Gateway, Inner};
+use crate::heartbeat::Batches;
 use crate::hub::{self, ShardHandle, ToShard};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -109,11 +110,12 @@ impl App {
             Upstream::new(config.upstream.clone(), bus, shards.clone(), left, metrics.upstream);
         let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
         let connections = watchers.saturating_add(config.http.connections);
-        let server = ServerLimits { connections, ..config.http.clone() };
+        let server = ServerLimits { connections, access_log: config.access_log, ..config.http.clone() };
         let gateway = Gateway::new(Inner {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
+            batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             authorize: config.authorize,
             heartbeat: config.heartbeat.clone(),

@@ -34,6 +34,8 @@ pub struct Config {
     pub drain_over: Duration,
     /// Ask the control plane, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
+    /// Each request becomes a line in the log.
+    pub access_log: bool,
 }
 
 impl Default for Config {
@@ -51,6 +53,7 @@ impl Default for Config {
             // Within the thirty seconds that orchestrators usually grant, with some to spare.
             drain_over: Duration::from_secs(15),
             authorize: false,
+            access_log: false,
         }
     }
 }

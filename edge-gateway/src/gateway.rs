@@ -26,12 +26,11 @@ use shared::http::take_socket;
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::trace::{self, SpanKind};
-use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
-use crate::heartbeat::{self, Beats, HeartbeatConfig};
+use crate::heartbeat::{self, Batches, Beat, HeartbeatConfig};
 use crate::hub::push::Encoding;
 use crate::hub::stream::stream;
 use crate::hub::{Attached, ToShard};
@@ -61,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: SessionMetrics,
     pub(crate) authorize: bool,
     pub(crate) heartbeat: HeartbeatConfig,
+    pub(crate) batches: Arc<Batches>,
     /// Health and reflection.
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
@@ -195,13 +195,14 @@ impl Inner {
         {
             headers.remove(name);
         }
-        let beats = Beats { forward: self.forward.clone(), path: request.uri().path().to_owned(), headers };
+        let Ok(path) = request.uri().path().parse() else { return refusal::bad_handshake() };
+        let (beat, batches) = (Beat::new(path, headers), self.batches.clone());
         let (metrics, config, tasks) = (self.metrics.clone(), self.heartbeat.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok((socket, read)) = take_socket(upgraded) else { return };
             let (stream, slot) = socket.into_parts();
-            heartbeat::carry(stream, &read, beats, &config, &metrics, &tasks).await;
+            heartbeat::carry(stream, &read, (beat, &batches), &config, &metrics, &tasks).await;
             drop(slot);
         });
         answer

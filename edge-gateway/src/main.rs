@@ -60,8 +60,8 @@ async fn run(config: ProcessConfig, metrics: Metrics) -> Result<bool> {
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bus = NatsBus::connect(config.nats, &tasks).await.context("the address of NATS is wrong")?;
     let forward = Replicas::new(config.forward, &meter, &tasks)?;
-    let app =
-        App::build(config.gateway, Arc::new(bus), Arc::new(forward), &meter, &readiness, &tasks).await?;
+    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
+    let app = App::build(gateway, Arc::new(bus), Arc::new(forward), &meter, &readiness, &tasks).await?;
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
     let routes = admin::router(readiness, metrics, axum::Router::new());

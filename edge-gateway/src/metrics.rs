@@ -240,6 +240,7 @@ pub(crate) struct SessionMetrics {
     handshakes: Counter<u64>,
     heartbeat_sessions: UpDownCounter<i64>,
     heartbeats: Counter<u64>,
+    heartbeat_requests: Counter<u64>,
     instance: KeyValue,
     domains: Arc<Mutex<HashSet<String>>>,
 }
@@ -267,10 +268,15 @@ impl SessionMetrics {
                 .u64_counter("muster_edge_heartbeats_total")
                 .with_description("Heartbeats passed on for connections, by outcome")
                 .build(),
+            heartbeat_requests: meter
+                .u64_counter("muster_edge_heartbeat_requests_total")
+                .with_description("Requests in which heartbeats of connections were passed on, many in one")
+                .build(),
             instance: instance.clone(),
             domains: Arc::default(),
         };
         it.heartbeat_sessions.add(0, &[]);
+        it.heartbeat_requests.add(0, &[]);
         for outcome in ["ok", "no_instance", "failed"] {
             it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
@@ -322,6 +328,11 @@ impl SessionMetrics {
     /// A heartbeat was passed on: `ok`, `no_instance` or `failed`.
     pub(crate) fn heartbeat(&self, outcome: &'static str) {
         self.heartbeats.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// One or many heartbeats were sent in a request.
+    pub(crate) fn heartbeats_sent(&self) {
+        self.heartbeat_requests.add(1, &[]);
     }
 
     /// A handshake was none.

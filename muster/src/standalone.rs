@@ -134,7 +134,8 @@ async fn run(config: StandaloneConfig, metrics: Metrics) -> anyhow::Result<()> {
         }
     };
     let forward = Arc::new(InProcess::new(routes));
-    let gateway = edge_gateway::App::build_on(api, config.gateway, bus, forward, &meter, &readiness, &tasks)?;
+    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
+    let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
     info!(plane = "both", api = %listening, data = %file.display(), "listening");
     tasks.spawn_vital("gateway", async move {
         gateway.run().await;

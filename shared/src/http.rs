@@ -5,12 +5,13 @@
 //!
 //! It promises:
 //! - header names in title case on HTTP/1.1: old Java clients look up `X-Resource-Revision` in this case;
+//! - every request has an id, its own or a new one, and every answer names it in `X-Request-Id`;
 //! - nothing a client does or leaves undone holds a connection for ever: a slow head, an idle connection and
 //!   an answer that nobody reads end after the times in [`ServerLimits`];
 //! - each connection is owned here until it ends or is upgraded. Drain: accept nothing, finish what runs.
 //!   Abort: drop all.
 //!
-//! It never looks into a request or its answer. Who upgrades a connection owns the upgraded socket.
+//! It never looks into a request or its answer, that id apart. Who upgrades a connection owns the upgraded socket.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -32,11 +33,13 @@ use crate::lifecycle::Tasks;
 mod activity;
 mod connection;
 mod metrics;
+mod request;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::ServerMetrics;
+pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{Slot, Socket, take_socket};
 
 use connection::Connections;
@@ -60,6 +63,8 @@ pub struct ServerLimits {
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
     pub http2_streams: u32,
+    /// Each request is a line in the log.
+    pub access_log: bool,
 }
 
 impl Default for ServerLimits {
@@ -75,6 +80,7 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
+            access_log: false,
         }
     }
 }
@@ -119,6 +125,7 @@ impl ServerLimits {
                 "1"..="1000000",
                 "HTTP/2 streams open at once on a connection.",
             ),
+            access_log: false,
         }
     }
 }

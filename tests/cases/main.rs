@@ -1,11 +1,13 @@
 //! System tests.
 
+mod concurrent;
 mod dashboards;
 mod deploy;
 mod descriptors;
 mod faults;
 mod outage;
 mod push;
+mod requests;
 mod restore;
 mod sdks;
 mod selectors;

@@ -60,6 +60,8 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
         watcher.expect("CREATE", &id, "").await;
         client.tag(&provider, &id, "untraced").await;
         watcher.expect("UPDATE", &id, "untraced").await;
+        // The third request of the round, so that the next change goes to the other one.
+        client.call("GET", &format!("/microservices/{provider}"), "", &serde_json::Value::Null).await.ok();
     }
     let mut crossed = 0;
     for n in 0..changes {

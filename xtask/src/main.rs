@@ -14,6 +14,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask ci              everything that must hold before a change is merged
        cargo xtask bench           list what can be measured
        cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
+       cargo xtask scale [--watchers N …]  what a fleet asks of each part, from the benches' figures (--help: all)
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
@@ -38,6 +39,10 @@ fn main() -> ExitCode {
         }
         ["bench", "all"] => bench::all(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
+        ["scale", ref arguments @ ..] => {
+            let name = std::iter::once("cargo xtask scale".to_owned());
+            scale::command::run(name.chain(arguments.iter().map(|it| (*it).to_owned())))
+        }
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {

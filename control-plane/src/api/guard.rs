@@ -22,7 +22,7 @@ use http_body_util::BodyExt;
 use opentelemetry::KeyValue;
 use shared::telemetry::trace::{self, FutureExt as _, SpanKind};
 use tower::{Service, ServiceExt};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::failure::{Code, Failure};
 use crate::metrics::ApiMetrics;
@@ -64,6 +64,8 @@ impl Guarded {
                 AlarmId::InternalError,
                 format!("{method} {api} was answered with {}", response.status()),
             );
+            let (status, id) = (response.status().as_u16(), shared::http::request_id());
+            debug!(request.id = id, method, api, status, "a request failed for no fault of the client");
         }
         if let Some(traced) = traced {
             let about = vec![KeyValue::new("http.request.method", method), KeyValue::new("muster.api", api)];
@@ -110,7 +112,7 @@ impl Guarded {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                error!("a handler panicked");
+                error!(request.id = shared::http::request_id(), "a handler panicked");
                 Failure::new(Code::Internal, "").into_response()
             }
         };

@@ -354,6 +354,8 @@ impl Writer {
         // The key is the truth; a foreign writer may have left the ids out.
         instance.instance_id = id.to_owned();
         instance.service_id = service.id.clone();
+        // There may be a hundred thousand; most have one address where a list grows by four.
+        instance.endpoints.shrink_to_fit();
         Some(InstanceView {
             instance: Arc::new(instance),
             unknown: (!record.unknown.is_empty()).then(|| Box::new(record.unknown)),

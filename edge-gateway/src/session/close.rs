@@ -38,7 +38,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,

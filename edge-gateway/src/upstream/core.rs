@@ -22,6 +22,8 @@ use crate::hub::{GroupId, Left};
 use crate::limits::Full;
 use crate::session::close::Reason;
 
+#[cfg(test)]
+mod failover;
 mod interest;
 #[cfg(test)]
 mod model;

@@ -111,7 +111,10 @@ impl Upstream {
 }
 
 /// What a change means for who watches this.
-fn interest_change(selector: &Selector, payload: &[u8]) -> Result<InterestChange, prost::DecodeError> {
+pub(super) fn interest_change(
+    selector: &Selector,
+    payload: &[u8],
+) -> Result<InterestChange, prost::DecodeError> {
     let Some(scope) = selector.scope() else {
         let change = pb::InterestChange::decode(payload)?;
         return Ok(InterestChange {

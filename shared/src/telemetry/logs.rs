@@ -53,6 +53,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What becomes a line.
     pub filter: LogFilter,
+    /// Each request becomes a line.
+    pub access: bool,
 }
 
 impl Config for LogConfig {
@@ -63,6 +65,11 @@ impl Config for LogConfig {
                 "log.level",
                 "info",
                 "What is logged: a level, or levels by part of the program.",
+            ),
+            access: settings.get(
+                "log.access",
+                "false",
+                "Log each request: method, path without query, status, duration, request id.",
             ),
         }
     }

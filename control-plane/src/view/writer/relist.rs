@@ -50,18 +50,22 @@ impl Writer {
 
     fn load(&mut self, items: Vec<KeyValue>, round: &mut Round) {
         // Held instances last: one that lives again has precedence.
-        let (held, others): (Vec<&KeyValue>, Vec<&KeyValue>) =
-            items.iter().partition(|kv| matches!(Key::parse(&kv.key), Key::Held(..)));
-        for kv in others.into_iter().chain(held) {
+        let mut held = Vec::new();
+        // Each item is dropped where its part of the view has been made, which takes its memory.
+        for kv in items {
             match Key::parse(&kv.key) {
+                Key::Held(..) => held.push(kv),
                 Key::Instance(service, id) => {
-                    let Some(view) = self.parse_instance(&service, &id, kv) else { continue };
+                    let Some(view) = self.parse_instance(&service, &id, &kv) else { continue };
                     if self.service_mut(&service).put_instance(view).is_none() {
                         self.tenant_mut(&service.tenant).instance_count += 1;
                     }
                 }
-                key => self.put(&key, kv, round),
+                key => self.put(&key, &kv, round),
             }
+        }
+        for kv in held {
+            self.put(&Key::parse(&kv.key), &kv, round);
         }
         // No announcement of the loading counts, so no place in the order was taken by it.
         for service in services(&self.current) {

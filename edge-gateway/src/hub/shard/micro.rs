@@ -11,7 +11,7 @@ use super::*;
 use crate::hub::Attached;
 use crate::hub::stream::{Next, Reader, stream};
 use crate::limits::{Limits, LimitsConfig};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Tallied};
 use crate::session::SessionConfig;
 
 /// A group of streams in a shard, and their readers.
@@ -67,8 +67,8 @@ impl Dispatch {
     /// once a tick, not once a chunk.
     pub fn count(&self) -> usize {
         let shard = self.shard.borrow();
-        shard.setup.metrics.lag(1, shard.setup.clock.micros());
-        shard.setup.metrics.tally(CHUNK as u64, 0, 0, 0);
+        shard.setup.metrics.lag(1, 1, shard.setup.clock.micros());
+        shard.setup.metrics.tally(Tallied { delivered: CHUNK as u64, ..Tallied::default() });
         CHUNK
     }
 }
