@@ -235,7 +235,7 @@ impl Sim {
         let (rev, history) = (replica.rev(), replica.view.history().clone());
         let Some(term) = &mut replica.term else { return };
         let Some(batch) = term.due(&history, rev) else { return };
-        let messages: Vec<Message> = batch.messages().collect();
+        let messages: Vec<Message> = batch.messages(0).collect();
         let dies = messages.len() > most;
         term.published(batch);
         self.bus[who].extend(messages.into_iter().take(most));
