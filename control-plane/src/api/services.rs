@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Framework, Instance, Service, null_default, null_texts};
@@ -90,6 +91,9 @@ pub(super) async fn delete(State(api): State<Api>, call: Call) -> Answer {
     reply::empty()
 }
 
+/// Deletes of a batch that are under way at once: they share what the store is asked to prove absence.
+const DELETES_AT_ONCE: usize = 64;
+
 pub(super) async fn delete_many(State(api): State<Api>, call: Call) -> Answer {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -104,15 +108,16 @@ pub(super) async fn delete_many(State(api): State<Api>, call: Call) -> Answer {
         return Err(Failure::invalid("'serviceIDs' is empty"));
     }
     service_ids.iter().try_for_each(|id| validate::service_id(id))?;
-    let mut answers = Vec::new();
-    for id in service_ids.iter().collect::<BTreeSet<_>>() {
+    let (registry, caller) = (api.registry(), &call.caller);
+    let delete = |id: String| async move {
         let mut answer = json!({ "serviceId": id });
-        let outcome = api.registry().delete_service(&call.caller.service(id), DeleteOptions { force }).await;
-        if let Err(failure) = outcome {
+        if let Err(failure) = registry.delete_service(&caller.service(&id), DeleteOptions { force }).await {
             answer["errMessage"] = failure.to_string().into();
         }
-        answers.push(answer);
-    }
+        answer
+    };
+    let ids: BTreeSet<_> = service_ids.into_iter().collect();
+    let answers: Vec<_> = stream::iter(ids).map(delete).buffered(DELETES_AT_ONCE).collect().await;
     reply::json(&json!({ "services": answers }))
 }
 
