@@ -37,7 +37,8 @@ impl Observer {
         Self { watcher, instances: BTreeSet::new(), since: 0 }
     }
 
-    async fn take(&mut self) {
+    /// Takes a frame; its action.
+    async fn take(&mut self) -> String {
         let frame = self.watcher.event().await;
         let id = |instance: &Value| instance["instanceId"].as_str().expect("an id").to_owned();
         let name = frame["key"]["serviceName"].as_str().unwrap_or_default();
@@ -57,6 +58,12 @@ impl Observer {
         }
         let told = frame["since"].as_u64().or(frame["rev"].as_u64()).unwrap_or_default();
         self.since = self.since.max(told);
+        frame["action"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Takes frames until a bookmark comes.
+    async fn is_certain(&mut self) {
+        while self.take().await != "BOOKMARK" {}
     }
 
     /// Takes frames until these instances are there, and no others.
@@ -127,12 +134,68 @@ async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_bookmark() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let (order, loans) = (service(&client, "shop", "", "order").await, client.service("loans").await);
+    for name in ["order", "loans"] {
+        client.find(&consumer, name, "").await.ok();
+    }
+    client.instance(&loans, "loans-1").await;
+    let own = format!("microservices/{consumer}/watcher");
+    let queries =
+        [format!("{own}?"), format!("{own}?providers={order},{loans}&"), "watcher?app=shop&".to_owned()];
+    let mut observers = Vec::new();
+    for query in &queries {
+        let watcher = Watcher::open(world.gateways[0].api, &format!("{query}rev=0")).await;
+        let mut observer = Observer { watcher, instances: BTreeSet::new(), since: 0 };
+        observer.reaches(&["loans-1"]).await;
+        observers.push(observer);
+    }
+    client.instance(&order, "order-1").await;
+    client.instance(&order, "order-2").await;
+    for observer in &mut observers {
+        observer.reaches(&["loans-1", "order-1", "order-2"]).await;
+        observer.is_certain().await;
+    }
+    let since: Vec<u64> = observers.iter().map(|it| it.since).collect();
+    // They go away; then the service does, with its instances.
+    let instances: Vec<_> = observers.into_iter().map(|it| it.instances).collect();
+    delete(&client, &order).await;
+    for gateway in [0, 1] {
+        for ((query, since), instances) in queries.iter().zip(&since).zip(&instances) {
+            let watcher = Watcher::open(world.gateways[gateway].api, &format!("{query}rev={since}")).await;
+            let mut observer = Observer { watcher, instances: instances.clone(), since: *since };
+            observer.is_certain().await;
+            let left: Vec<&str> = observer.instances.iter().map(String::as_str).collect();
+            assert_eq!(left, ["loans-1"], "{query} at gateway {gateway}: before the bookmark");
+        }
+        let request = WatchRequest { consumer_id: consumer.clone(), rev: Some(since[0]), ..selecting(None) };
+        let mut stream = grpc(&world, gateway, request).await.expect("granted");
+        let mut told = Vec::new();
+        loop {
+            match stream.message().await.expect("goes on").expect("no end").what {
+                Some(What::Event(event)) => {
+                    told.push((event.action, event.instance.unwrap_or_default().instance_id))
+                }
+                Some(What::Bookmark(_)) => break,
+                other => panic!("not a state: {other:?}"),
+            }
+        }
+        told.sort();
+        assert_eq!(told, [(3, "order-1".to_owned()), (3, "order-2".to_owned())]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
     let world = World::start(2, 2).await;
     let client = world.client(0);
-    let mut stream = grpc(&world, Some(Selection { app_id: Some("shop".into()), environment: None }))
-        .await
-        .expect("a watch is granted");
+    let mut stream =
+        grpc(&world, 1, selecting(Some(Selection { app_id: Some("shop".into()), environment: None })))
+            .await
+            .expect("a watch is granted");
     let order = service(&client, "shop", "testing", "order").await;
     client.instance(&order, "order-1").await;
     let other = service(&client, "bank", "testing", "loans").await;
@@ -149,7 +212,7 @@ async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
     }
     let empty = Selection { app_id: Some(String::new()), environment: None };
     for bad in [Some(empty), None] {
-        let refused = grpc(&world, bad).await.expect_err("refused");
+        let refused = grpc(&world, 1, selecting(bad)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
     for bad in ["", "?app=", "?all=maybe", "?all&providers=x"] {
@@ -183,13 +246,16 @@ async fn a_selection_that_a_gateway_has_no_room_for_is_refused_before_the_upgrad
     Observer::open(&world, 0, "?app=other").await;
 }
 
+fn selecting(selection: Option<Selection>) -> WatchRequest {
+    WatchRequest { project: "default".into(), selection, rev: Some(0), ..WatchRequest::default() }
+}
+
 async fn grpc(
     world: &World,
-    selection: Option<Selection>,
+    gateway: usize,
+    request: WatchRequest,
 ) -> Result<Streaming<WatchResponse>, tonic::Status> {
-    let endpoint = format!("http://{}", world.gateways[1].api);
+    let endpoint = format!("http://{}", world.gateways[gateway].api);
     let channel = Channel::from_shared(endpoint).expect("an address").connect().await.expect("connects");
-    let request =
-        WatchRequest { project: "default".into(), selection, rev: Some(0), ..WatchRequest::default() };
     WatchClient::new(channel).watch(request).await.map(tonic::Response::into_inner)
 }
