@@ -27,18 +27,18 @@ async fn delete(client: &Client, service: &str) {
 struct Observer {
     watcher: Watcher,
     instances: BTreeSet<String>,
-    /// From where it would go on.
+    /// From where it would go on, and the revision of the newest change.
     since: u64,
+    newest: u64,
 }
 
 impl Observer {
     async fn open(world: &World, gateway: usize, query: &str) -> Self {
         let watcher = Watcher::open(world.gateways[gateway].api, &format!("watcher{query}")).await;
-        Self { watcher, instances: BTreeSet::new(), since: 0 }
+        Self { watcher, instances: BTreeSet::new(), since: 0, newest: 0 }
     }
 
-    /// Takes a frame; its action.
-    async fn take(&mut self) -> String {
+    async fn take(&mut self) {
         let frame = self.watcher.event().await;
         let id = |instance: &Value| instance["instanceId"].as_str().expect("an id").to_owned();
         let name = frame["key"]["serviceName"].as_str().unwrap_or_default();
@@ -58,12 +58,16 @@ impl Observer {
         }
         let told = frame["since"].as_u64().or(frame["rev"].as_u64()).unwrap_or_default();
         self.since = self.since.max(told);
-        frame["action"].as_str().unwrap_or_default().to_owned()
+        if !frame["instance"].is_null() {
+            self.newest = self.newest.max(frame["rev"].as_u64().unwrap_or_default());
+        }
     }
 
-    /// Takes frames until a bookmark comes.
+    /// Takes frames until a bookmark covers the newest change.
     async fn is_certain(&mut self) {
-        while self.take().await != "BOOKMARK" {}
+        while self.since < self.newest {
+            self.take().await;
+        }
     }
 
     /// Takes frames until these instances are there, and no others.
@@ -149,7 +153,7 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
     let mut observers = Vec::new();
     for query in &queries {
         let watcher = Watcher::open(world.gateways[0].api, &format!("{query}rev=0")).await;
-        let mut observer = Observer { watcher, instances: BTreeSet::new(), since: 0 };
+        let mut observer = Observer { watcher, instances: BTreeSet::new(), since: 0, newest: 0 };
         observer.reaches(&["loans-1"]).await;
         observers.push(observer);
     }
@@ -160,31 +164,34 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
         observer.is_certain().await;
     }
     let since: Vec<u64> = observers.iter().map(|it| it.since).collect();
-    // They go away; then the service does, with its instances.
+    // They go away; then the service does, with its instances, and after that something else happens.
     let instances: Vec<_> = observers.into_iter().map(|it| it.instances).collect();
     delete(&client, &order).await;
+    client.instance(&loans, "loans-2").await;
     for gateway in [0, 1] {
         for ((query, since), instances) in queries.iter().zip(&since).zip(&instances) {
             let watcher = Watcher::open(world.gateways[gateway].api, &format!("{query}rev={since}")).await;
-            let mut observer = Observer { watcher, instances: instances.clone(), since: *since };
+            let mut observer =
+                Observer { watcher, instances: instances.clone(), since: *since, newest: *since };
+            while !observer.instances.contains("loans-2") {
+                observer.take().await;
+            }
             observer.is_certain().await;
             let left: Vec<&str> = observer.instances.iter().map(String::as_str).collect();
-            assert_eq!(left, ["loans-1"], "{query} at gateway {gateway}: before the bookmark");
+            assert_eq!(left, ["loans-1", "loans-2"], "{query} at gateway {gateway}: before the bookmark");
         }
         let request = WatchRequest { consumer_id: consumer.clone(), rev: Some(since[0]), ..selecting(None) };
-        let mut stream = grpc(&world, gateway, request).await.expect("granted");
+        let mut stream = grpc(&world, gateway, request).await.expect("a watch is granted");
         let mut told = Vec::new();
-        loop {
+        while told.last().is_none_or(|(_, instance)| instance != "loans-2") {
             match stream.message().await.expect("goes on").expect("no end").what {
-                Some(What::Event(event)) => {
-                    told.push((event.action, event.instance.unwrap_or_default().instance_id))
-                }
-                Some(What::Bookmark(_)) => break,
-                other => panic!("not a state: {other:?}"),
+                Some(What::Event(it)) => told.push((it.action, it.instance.unwrap_or_default().instance_id)),
+                Some(What::Bookmark(_)) => {}
+                other => panic!("nothing is so old that a state is told: {other:?}"),
             }
         }
         told.sort();
-        assert_eq!(told, [(3, "order-1".to_owned()), (3, "order-2".to_owned())]);
+        assert_eq!(told, [(1, "loans-2".to_owned()), (3, "order-1".to_owned()), (3, "order-2".to_owned())]);
     }
 }
 
