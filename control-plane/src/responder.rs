@@ -23,6 +23,8 @@ use crate::keys::ROOT;
 use crate::registry::Registry;
 use crate::view::{Change, ServiceView, Snapshot, interest};
 
+mod left;
+
 /// How long a question waits for the view.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions worked on at once; more wait in their subscription.
@@ -122,21 +124,26 @@ impl Responder {
         let answer = async {
             let request = pb::InterestRequest::decode(&message.payload[..]).map_err(|e| e.to_string())?;
             let mut snapshot = self.snapshot(request.min_rev).await?;
+            let (history, rev) = (self.registry.view().history(), snapshot.revision);
             if let Some(scope) = request.scope.map(Scope::from) {
-                return Ok((snapshot.revision, Some(interest::scoped(&snapshot, &scope))));
+                return Ok(match request.left_since {
+                    None => interest_parts(rev, Some(interest::scoped(&snapshot, &scope))),
+                    Some(since) => left::by_scope(history, &scope, since, rev).parts(rev),
+                });
             }
             let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
+            if let Some(since) = request.left_since {
+                return Ok(left::by_consumer(history, &consumer, since, rev).parts(rev));
+            }
             if snapshot.service(&consumer).is_none() {
                 // That it does not exist ends its watches: said only of a confirmed view.
                 let confirmed = self.registry.confirmed().await.map_err(|e| e.to_string())?;
                 snapshot = confirmed.ok_or("the store cannot be asked")?;
             }
-            Ok::<_, String>((snapshot.revision, interest::providers(&snapshot, &consumer)))
+            Ok::<_, String>(interest_parts(snapshot.revision, interest::providers(&snapshot, &consumer)))
         };
-        match answer.await {
-            Ok((rev, providers)) => interest_parts(rev, providers),
-            Err(error) => vec![pb::InterestReply { error, ..Default::default() }.encode_to_vec()],
-        }
+        let failed = |error| vec![pb::InterestReply { error, ..Default::default() }];
+        answer.await.unwrap_or_else(failed).iter().map(prost::Message::encode_to_vec).collect()
     }
 
     async fn digest(&self, message: &Message) -> Vec<u8> {
@@ -233,23 +240,29 @@ impl Responder {
 }
 
 /// The providers of a consumer, `None` when it does not exist, in messages that the bus takes.
-fn interest_parts(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -> Vec<Vec<u8>> {
+fn interest_parts(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -> Vec<pb::InterestReply> {
     let exists = providers.is_some();
     let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
-    let mut chunks: Vec<&[pb::ServiceRef]> = providers.chunks(PROVIDERS_PER_PART).collect();
-    if chunks.is_empty() {
-        chunks.push(&[]);
-    }
-    let last = chunks.len() - 1;
-    let part = |(number, chunk): (usize, &[pb::ServiceRef])| pb::InterestReply {
+    numbered(chunks(&providers).map(|chunk| pb::InterestReply {
         exists,
         rev,
         providers: chunk.to_vec(),
-        part: number as u32,
-        more: number < last,
-        error: String::new(),
-    };
-    chunks.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
+        ..pb::InterestReply::default()
+    }))
+}
+
+/// What fits into a part each; one that is empty when there is nothing.
+fn chunks<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
+    all.chunks(PROVIDERS_PER_PART).chain(all.is_empty().then_some(all))
+}
+
+fn numbered(parts: impl Iterator<Item = pb::InterestReply>) -> Vec<pb::InterestReply> {
+    let mut parts: Vec<_> = parts.collect();
+    let count = parts.len();
+    for (number, part) in parts.iter_mut().enumerate() {
+        (part.part, part.more) = (number as u32, number + 1 < count);
+    }
+    parts
 }
 
 /// The digest over what has been announced: instances of a service without a record have not.
@@ -374,11 +387,9 @@ mod tests {
     fn a_consumer_of_everything_is_answered_in_parts() {
         let services = (0..4500).map(|n| ServiceRef::new(Tenant::default(), format!("s{n:05}")));
         let parts = interest_parts(7, Some(services.collect()));
-        let read = |part: &Vec<u8>| pb::InterestReply::decode(&part[..]).expect("decodes");
-        let shape: Vec<_> =
-            parts.iter().map(read).map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
+        let shape: Vec<_> = parts.iter().map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
         let nobody = interest_parts(7, None);
-        assert_eq!(nobody.iter().map(read).map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
+        assert_eq!(nobody.iter().map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
     }
 }

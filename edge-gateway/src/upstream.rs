@@ -8,7 +8,7 @@
 //! whose answer is applied like events. All waiting is done in tasks that this one owns; it waits itself
 //! only for a shard whose queue is full.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -85,6 +85,8 @@ pub(crate) struct Upstream {
     /// Sessions that resume. Bounded by the connections that are being upgraded.
     resuming: HashMap<u64, Resuming>,
     next_resume: u64,
+    /// Groups of which it is being asked who has left them.
+    departing: HashSet<GroupId>,
     next_bookmark: Instant,
     next_confirmation: Instant,
     replays: Arc<Semaphore>,
@@ -137,6 +139,7 @@ impl Upstream {
             opening: HashMap::new(),
             resuming: HashMap::new(),
             next_resume: 0,
+            departing: HashSet::new(),
             next_bookmark: Instant::now(),
             next_confirmation: Instant::now(),
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
@@ -179,6 +182,7 @@ impl Upstream {
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
                         warn!(%error, "a question to the control plane broke off");
+                        self.departing.clear();
                         self.core.resync(Cause::Again);
                     }
                 },
@@ -229,6 +233,8 @@ impl Upstream {
             }
         }
         self.core.forget_empty(now);
+        let resuming: HashSet<GroupId> = self.resuming.values().map(Resuming::group).collect();
+        self.core.forget_departed(|group| resuming.contains(&group));
         if now >= self.next_digest && !self.comparing {
             self.next_digest = now + jittered(self.config.digest_interval);
             self.compare();

@@ -23,7 +23,8 @@ struct Bookmark {
 #[derive(Serialize)]
 struct Reset<'a> {
     action: &'static str,
-    key: &'a ServiceKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a ServiceKey>,
     instances: &'a [Arc<Instance>],
     rev: Revision,
     since: Revision,
@@ -35,9 +36,9 @@ pub(crate) fn bookmark_json(rev: Revision) -> Vec<u8> {
 }
 
 /// The text that tells a resumable client the complete state of a provider at `rev`; of the others it has
-/// everything up to `since`.
+/// everything up to `since`. Without a provider: nothing that it knows counts any more.
 pub(crate) fn reset_json(
-    key: &ServiceKey,
+    key: Option<&ServiceKey>,
     instances: &[Arc<Instance>],
     rev: Revision,
     since: Revision,

@@ -27,14 +27,15 @@ async fn delete(client: &Client, service: &str) {
 struct Observer {
     watcher: Watcher,
     instances: BTreeSet<String>,
-    /// From where it would go on.
+    /// From where it would go on, and the revision of the newest change.
     since: u64,
+    newest: u64,
 }
 
 impl Observer {
     async fn open(world: &World, gateway: usize, query: &str) -> Self {
         let watcher = Watcher::open(world.gateways[gateway].api, &format!("watcher{query}")).await;
-        Self { watcher, instances: BTreeSet::new(), since: 0 }
+        Self { watcher, instances: BTreeSet::new(), since: 0, newest: 0 }
     }
 
     async fn take(&mut self) {
@@ -57,6 +58,16 @@ impl Observer {
         }
         let told = frame["since"].as_u64().or(frame["rev"].as_u64()).unwrap_or_default();
         self.since = self.since.max(told);
+        if !frame["instance"].is_null() {
+            self.newest = self.newest.max(frame["rev"].as_u64().unwrap_or_default());
+        }
+    }
+
+    /// Takes frames until a bookmark covers the newest change.
+    async fn is_certain(&mut self) {
+        while self.since < self.newest {
+            self.take().await;
+        }
     }
 
     /// Takes frames until these instances are there, and no others.
@@ -127,12 +138,71 @@ async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_bookmark() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let (order, loans) = (service(&client, "shop", "", "order").await, client.service("loans").await);
+    for name in ["order", "loans"] {
+        client.find(&consumer, name, "").await.ok();
+    }
+    client.instance(&loans, "loans-1").await;
+    let own = format!("microservices/{consumer}/watcher");
+    let queries =
+        [format!("{own}?"), format!("{own}?providers={order},{loans}&"), "watcher?app=shop&".to_owned()];
+    let mut observers = Vec::new();
+    for query in &queries {
+        let watcher = Watcher::open(world.gateways[0].api, &format!("{query}rev=0")).await;
+        let mut observer = Observer { watcher, instances: BTreeSet::new(), since: 0, newest: 0 };
+        observer.reaches(&["loans-1"]).await;
+        observers.push(observer);
+    }
+    client.instance(&order, "order-1").await;
+    client.instance(&order, "order-2").await;
+    for observer in &mut observers {
+        observer.reaches(&["loans-1", "order-1", "order-2"]).await;
+        observer.is_certain().await;
+    }
+    let since: Vec<u64> = observers.iter().map(|it| it.since).collect();
+    // They go away; then the service does, with its instances, and after that something else happens.
+    let instances: Vec<_> = observers.into_iter().map(|it| it.instances).collect();
+    delete(&client, &order).await;
+    client.instance(&loans, "loans-2").await;
+    for gateway in [0, 1] {
+        for ((query, since), instances) in queries.iter().zip(&since).zip(&instances) {
+            let watcher = Watcher::open(world.gateways[gateway].api, &format!("{query}rev={since}")).await;
+            let mut observer =
+                Observer { watcher, instances: instances.clone(), since: *since, newest: *since };
+            while !observer.instances.contains("loans-2") {
+                observer.take().await;
+            }
+            observer.is_certain().await;
+            let left: Vec<&str> = observer.instances.iter().map(String::as_str).collect();
+            assert_eq!(left, ["loans-1", "loans-2"], "{query} at gateway {gateway}: before the bookmark");
+        }
+        let request = WatchRequest { consumer_id: consumer.clone(), rev: Some(since[0]), ..selecting(None) };
+        let mut stream = grpc(&world, gateway, request).await.expect("a watch is granted");
+        let mut told = Vec::new();
+        while told.last().is_none_or(|(_, instance)| instance != "loans-2") {
+            match stream.message().await.expect("goes on").expect("no end").what {
+                Some(What::Event(it)) => told.push((it.action, it.instance.unwrap_or_default().instance_id)),
+                Some(What::Bookmark(_)) => {}
+                other => panic!("nothing is so old that a state is told: {other:?}"),
+            }
+        }
+        told.sort();
+        assert_eq!(told, [(1, "loans-2".to_owned()), (3, "order-1".to_owned()), (3, "order-2".to_owned())]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
     let world = World::start(2, 2).await;
     let client = world.client(0);
-    let mut stream = grpc(&world, Some(Selection { app_id: Some("shop".into()), environment: None }))
-        .await
-        .expect("a watch is granted");
+    let mut stream =
+        grpc(&world, 1, selecting(Some(Selection { app_id: Some("shop".into()), environment: None })))
+            .await
+            .expect("a watch is granted");
     let order = service(&client, "shop", "testing", "order").await;
     client.instance(&order, "order-1").await;
     let other = service(&client, "bank", "testing", "loans").await;
@@ -149,7 +219,7 @@ async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
     }
     let empty = Selection { app_id: Some(String::new()), environment: None };
     for bad in [Some(empty), None] {
-        let refused = grpc(&world, bad).await.expect_err("refused");
+        let refused = grpc(&world, 1, selecting(bad)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
     for bad in ["", "?app=", "?all=maybe", "?all&providers=x"] {
@@ -183,13 +253,16 @@ async fn a_selection_that_a_gateway_has_no_room_for_is_refused_before_the_upgrad
     Observer::open(&world, 0, "?app=other").await;
 }
 
+fn selecting(selection: Option<Selection>) -> WatchRequest {
+    WatchRequest { project: "default".into(), selection, rev: Some(0), ..WatchRequest::default() }
+}
+
 async fn grpc(
     world: &World,
-    selection: Option<Selection>,
+    gateway: usize,
+    request: WatchRequest,
 ) -> Result<Streaming<WatchResponse>, tonic::Status> {
-    let endpoint = format!("http://{}", world.gateways[1].api);
+    let endpoint = format!("http://{}", world.gateways[gateway].api);
     let channel = Channel::from_shared(endpoint).expect("an address").connect().await.expect("connects");
-    let request =
-        WatchRequest { project: "default".into(), selection, rev: Some(0), ..WatchRequest::default() };
     WatchClient::new(channel).watch(request).await.map(tonic::Response::into_inner)
 }

@@ -148,9 +148,11 @@ impl World {
         for _ in 0..gateways {
             let bus = Link::to_bus(nats.endpoint()).await;
             let nats = format!("nats://{}", bus.endpoint());
-            let mut flags =
-                vec![("--nats", nats.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
+            let mut flags = vec![("--nats", nats.as_str()), ("--control-plane", &urls)];
             flags.extend(tuning.gateway);
+            if !flags.iter().any(|(flag, _)| *flag == "--drain-over") {
+                flags.push(("--drain-over", "1s"));
+            }
             edges.push(Node { bus: Some(bus), ..prepare("edge-gateway", &flags) });
         }
         let world = Self { etcd, nats, control_planes: planes, gateways: edges };

@@ -70,6 +70,15 @@ impl History {
         Self { inner: RwLock::default(), most: most.max(1) }
     }
 
+    /// One that is complete after `since`, for tests.
+    #[cfg(test)]
+    pub(crate) fn holding(since: Revision, changes: Vec<Change>) -> Self {
+        let history = Self::new(changes.len());
+        history.restart(since);
+        history.extend(changes);
+        history
+    }
+
     /// Starts over: nothing is known of what was at or before `rev`.
     pub(super) fn restart(&self, rev: Revision) {
         let mut inner = self.inner.write();

@@ -56,10 +56,10 @@ impl Encoding {
         }
     }
 
-    /// What tells a client the complete state of a provider; `None` for clients that would not understand it.
+    /// What tells a client the complete state of a provider, or without one that it knows nothing any more; `None` for clients that would not understand it.
     pub(crate) fn reset(
         self,
-        key: &ServiceKey,
+        key: Option<&ServiceKey>,
         instances: &[Arc<Instance>],
         rev: Revision,
         since: Revision,

@@ -54,6 +54,10 @@ impl Upstream {
                     resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
                 }
             }
+            Done::Departed(group, departed) => {
+                self.departing.remove(&group);
+                self.core.on_departed(group, departed);
+            }
             Done::Probed(id, rev) => {
                 if let Some(resuming) = self.resuming.get_mut(&id) {
                     resuming.compare(rev);

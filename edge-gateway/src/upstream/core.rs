@@ -22,6 +22,7 @@ use crate::hub::{GroupId, Left};
 use crate::limits::Full;
 use crate::session::close::Reason;
 
+mod departed;
 #[cfg(test)]
 mod failover;
 mod interest;
@@ -32,7 +33,8 @@ mod providers;
 mod repair;
 mod restore;
 
-pub(crate) use preface::Preface;
+pub(crate) use departed::Departed;
+pub(crate) use preface::{Missing, Preface};
 
 /// How long a group without sessions is kept: watchers that reconnect find everything in place.
 const LINGER: Duration = Duration::from_secs(10);
@@ -122,6 +124,8 @@ struct Group {
     asking: Option<Vec<InterestChange>>,
     /// Something was lost meanwhile, which the answer may be too old to know.
     again: bool,
+    /// Who has left it, while sessions resume.
+    departed: Option<Departed>,
     /// Sessions in each shard.
     sessions: Vec<u64>,
     empty_since: Option<Instant>,
@@ -300,6 +304,7 @@ impl Core {
             changed: 0,
             asking: Some(Vec::new()),
             again: false,
+            departed: None,
             sessions: vec![0; self.shards],
             empty_since: None,
         };

@@ -10,7 +10,7 @@ use shared::bus::Messages;
 use shared::model::Revision;
 use shared::subject;
 
-use super::core::{Digests, Effect, Interest, Want};
+use super::core::{Departed, Digests, Effect, Interest, Want};
 use super::requests::AskError;
 use super::topic::Replayed;
 use super::{Cause, Upstream};
@@ -28,6 +28,7 @@ pub(super) enum Done {
     Replayed(Vec<(Want, Replayed)>),
     CaughtUp(GroupId, Want, Replayed),
     Resumed(u64, Vec<(Want, Replayed)>),
+    Departed(GroupId, Departed),
     /// The store's own revision, for a session that resumes from a later one than is known here.
     Probed(u64, Revision),
     /// The same for this gateway, which was as far as the second when it asked.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use shared::model::{Revision, ServiceRef};
 
-use super::core::Preface;
+use super::core::{Missing, Preface};
 use super::topic::Replayed;
 use super::{Admission, Command, Done, Joined, Upstream};
 use crate::hub::push::Encoding;
@@ -32,6 +32,10 @@ pub(super) struct Resuming {
 }
 
 impl Resuming {
+    pub(super) fn group(&self) -> GroupId {
+        self.joining.group
+    }
+
     /// What was asked is of no use any more.
     pub(super) fn start_over(&mut self) {
         (self.asking, self.probed) = (false, false);
@@ -139,8 +143,12 @@ impl Upstream {
                 None if !self.core.has(group) => Vec::new(),
                 None => continue,
                 Some(Ok(preface)) => encode(encoding, it.since, &preface),
-                Some(Err(_)) if it.asking => continue,
-                Some(Err(wants)) => {
+                Some(Err(Missing::Departed)) => {
+                    self.ask_departed(group);
+                    continue;
+                }
+                Some(Err(Missing::Events(_))) if it.asking => continue,
+                Some(Err(Missing::Events(wants))) => {
                     it.asking = true;
                     let asker = self.asker.clone();
                     self.ask(async move {
@@ -157,17 +165,35 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// Asks who has left a group, once for all who resume.
+    fn ask_departed(&mut self, group: GroupId) {
+        let Some(selector) = self.core.selector(group).cloned() else { return };
+        let of_group = self.resuming.values().filter(|it| it.joining.group == group && it.since > 0);
+        let Some(since) = of_group.map(|it| it.since).min() else { return };
+        if !self.departing.insert(group) {
+            return;
+        }
+        let (asker, batch) = (self.asker.clone(), self.config.replay_batch);
+        self.ask(async move { Done::Departed(group, asker.departed(&selector, since, batch).await) });
+    }
+}
+
 /// The frames of a preface, for a transport that knows states and bookmarks.
 fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
     let mut bytes = Vec::new();
+    if preface.void {
+        bytes.extend_from_slice(&encoding.reset(None, &[], preface.rev, since).unwrap_or_default());
+    }
     for (key, instances) in &preface.states {
         // Until all states are there the client is where it was.
-        bytes.extend_from_slice(&encoding.reset(key, instances, preface.rev, since).unwrap_or_default());
+        bytes
+            .extend_from_slice(&encoding.reset(Some(key), instances, preface.rev, since).unwrap_or_default());
     }
     for push in &preface.events {
         bytes.extend_from_slice(&push.frame_after(encoding, preface.told));
     }
-    if !preface.states.is_empty() && preface.told > since {
+    if (preface.void || !preface.states.is_empty()) && preface.told > since {
         bytes.extend_from_slice(&encoding.bookmark(preface.told).unwrap_or_default());
     }
     bytes

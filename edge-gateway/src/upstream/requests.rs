@@ -14,14 +14,15 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::backoff::Backoff;
 use shared::bus::{Bus, BusError, Message, Messages};
-use shared::event::{DecodeError, InstanceEvent};
+use shared::event::{DecodeError, InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tracing::debug;
 
 use super::Selector;
-use super::core::{Interest, Want};
+use super::core::{Departed, Interest, Want};
 use super::topic::Replayed;
+use crate::hub::push::Push;
 use crate::metrics::UpstreamMetrics;
 
 /// First and longest wait between two attempts of a question.
@@ -81,6 +82,18 @@ impl Asker {
         loop {
             match self.try_interest(selector).await {
                 Ok(interest) => return interest,
+                Err(error) => self.failed(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// What happened to those that are not watched any more, since this revision and until they left? They are
+    /// asked for in batches.
+    pub(super) async fn departed(&self, selector: &Selector, since: Revision, batch: usize) -> Departed {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.try_departed(selector, since, batch).await {
+                Ok(departed) => return departed,
                 Err(error) => self.failed(&error, &mut backoff).await,
             }
         }
@@ -148,19 +161,80 @@ impl Asker {
             consumer: selector.consumer().map(Into::into),
             min_rev: self.min_rev(),
             scope: selector.scope().map(Into::into),
+            left_since: None,
         };
-        let mut parts = self.ask(subject::RPC_INTEREST, &request).await?;
-        let mut providers = Vec::new();
+        let mut interest = Interest::default();
+        for reply in self.interest_parts(&request).await? {
+            (interest.exists, interest.rev) = (reply.exists, reply.rev);
+            interest.providers.extend(reply.providers.into_iter().map(ServiceRef::from));
+        }
+        Ok(interest)
+    }
+
+    async fn try_departed(
+        &self,
+        selector: &Selector,
+        since: Revision,
+        batch: usize,
+    ) -> Result<Departed, AskError> {
+        let request = pb::InterestRequest {
+            consumer: selector.consumer().map(Into::into),
+            min_rev: self.min_rev(),
+            scope: selector.scope().map(Into::into),
+            left_since: Some(since),
+        };
+        // A replica that does not know this question cannot say who left.
+        let mut departed = Departed { since, ..Departed::default() };
+        let mut left = Vec::new();
+        for reply in self.interest_parts(&request).await? {
+            departed.rev = reply.rev;
+            departed.after = reply.left_after.unwrap_or(reply.rev).max(since);
+            for it in reply.left {
+                let provider: ServiceRef = it.provider.ok_or(DecodeError::Missing("provider"))?.into();
+                left.push((provider, it.rev));
+            }
+        }
+        let base = Position::end_of(departed.after);
+        for left in left.chunks(batch.max(1)) {
+            let want = |(provider, _): &(ServiceRef, _)| Want {
+                provider: provider.clone(),
+                since: base,
+                snapshot: false,
+            };
+            let wants: Vec<Want> = left.iter().map(want).collect();
+            for ((provider, until), replayed) in left.iter().zip(self.try_replay(&wants).await?) {
+                if !replayed.continuous {
+                    // Forgotten since, or by this replica.
+                    return Ok(Departed { after: departed.rev, events: Vec::new(), ..departed });
+                }
+                let in_scope = |event: &&InstanceEvent| {
+                    event.at.rev <= *until && selector.scope().is_none_or(|scope| scope.matches(&event.key))
+                };
+                let told = replayed.events.iter().filter(in_scope);
+                departed.events.extend(told.map(|event| (provider.clone(), Arc::new(Push::of(0, event)))));
+            }
+        }
+        departed.events.sort_by_key(|(_, push)| push.at);
+        Ok(departed)
+    }
+
+    async fn interest_parts(
+        &self,
+        request: &pb::InterestRequest,
+    ) -> Result<Vec<pb::InterestReply>, AskError> {
+        let mut parts = self.ask(subject::RPC_INTEREST, request).await?;
+        let mut replies = Vec::new();
         for number in 0..MAX_PARTS {
             let part = parts.next().await.ok_or(AskError::Incomplete)?;
-            let reply = pb::InterestReply::decode(part.payload)?;
-            accepted(reply.error)?;
+            let mut reply = pb::InterestReply::decode(part.payload)?;
+            accepted(std::mem::take(&mut reply.error))?;
             if reply.part != number {
                 return Err(AskError::Incomplete);
             }
-            providers.extend(reply.providers.into_iter().map(Into::into));
-            if !reply.more {
-                return Ok(Interest { exists: reply.exists, rev: reply.rev, providers });
+            let more = reply.more;
+            replies.push(reply);
+            if !more {
+                return Ok(replies);
             }
         }
         Err(AskError::Incomplete)

@@ -66,6 +66,7 @@ impl Upstream {
         // Answers under way are of the old history, or make no difference any more.
         self.questions = JoinSet::new();
         self.asking.clear();
+        self.departing.clear();
         self.comparing = false;
         self.suspicion = Suspicion::default();
         for resuming in self.resuming.values_mut() {

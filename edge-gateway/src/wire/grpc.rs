@@ -79,10 +79,15 @@ pub(crate) fn bookmark(rev: Revision) -> Bytes {
     message(&new::WatchResponse { what: Some(new::watch_response::What::Bookmark(new::Bookmark { rev })) })
 }
 
-/// A provider's state for `muster.watch.v1`.
-pub(crate) fn reset(key: &ServiceKey, instances: &[Arc<Instance>], rev: Revision, since: Revision) -> Bytes {
+/// A provider's state for `muster.watch.v1`, or without one that nothing counts any more.
+pub(crate) fn reset(
+    key: Option<&ServiceKey>,
+    instances: &[Arc<Instance>],
+    rev: Revision,
+    since: Revision,
+) -> Bytes {
     let instances = instances.iter().map(|it| (&**it).into()).collect();
-    let reset = new::Reset { key: Some(key.into()), instances, rev, since: Some(since) };
+    let reset = new::Reset { key: key.map(Into::into), instances, rev, since: Some(since) };
     message(&new::WatchResponse { what: Some(new::watch_response::What::Reset(reset)) })
 }
 

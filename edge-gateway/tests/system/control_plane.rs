@@ -25,6 +25,8 @@ struct Truth {
     rev: Revision,
     providers: HashMap<ServiceRef, Provider>,
     interests: HashMap<ServiceRef, BTreeSet<ServiceRef>>,
+    /// Consumers, the providers that left them, and when.
+    left: Vec<(ServiceRef, ServiceRef, Revision)>,
     bookmark: Revision,
     /// Events up to here are forgotten.
     forgotten: Revision,
@@ -153,7 +155,9 @@ impl ControlPlane {
             let mut truth = self.truth();
             truth.rev += 1;
             truth.interests.entry(service(consumer)).or_default().remove(&service(provider));
-            truth.rev
+            let rev = truth.rev;
+            truth.left.push((service(consumer), service(provider), rev));
+            rev
         };
         let removed = vec![(&service(provider)).into()];
         self.change(consumer, pb::InterestChange { rev, removed, ..Default::default() }).await;
@@ -234,6 +238,13 @@ fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::InterestRequest::decode(request).expect("a request");
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
     let (rev, error) = (truth.rev, truth.declined());
+    if let Some(since) = request.left_since {
+        let left = truth.left.iter().filter(|(who, _, at)| *who == consumer && *at > since);
+        let left = left.map(|(_, provider, rev)| pb::Left { provider: Some(provider.into()), rev: *rev });
+        let left_after = Some(since.max(truth.forgotten));
+        let reply = pb::InterestReply { rev, left: left.collect(), left_after, error, ..Default::default() };
+        return vec![reply.encode_to_vec()];
+    }
     let providers = truth.interests.get(&consumer);
     let exists = providers.is_some();
     let mut named: Vec<Option<pb::ServiceRef>> =
@@ -249,6 +260,7 @@ fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
         error: error.clone(),
         part: number as u32,
         more: number < last,
+        ..pb::InterestReply::default()
     };
     named.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
 }

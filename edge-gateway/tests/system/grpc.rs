@@ -115,6 +115,29 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
 }
 
 #[tokio::test]
+async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let first = world.control_plane.tell("q", Create, "b").await;
+    let deleted = world.control_plane.tell("q", Delete, "b").await;
+    world.control_plane.no_interest("c", "q").await;
+    let mut client = WatchClient::new(channel(&world).await);
+    let mut stream = client.watch(watch(Some(first.at.rev))).await.expect("streams").into_inner();
+    let Some(What::Event(told)) = next(&mut stream).await.expect("good").expect("open").what else {
+        panic!("an event was expected")
+    };
+    assert_eq!((told.action(), told.rev), (Action::Delete, deleted.at.rev));
+    world.control_plane.forget_history();
+    // The gateway's answer of a moment ago is good for a moment.
+    world.control_plane.no_interest("c", "p").await;
+    let mut stream = client.watch(watch(Some(first.at.rev))).await.expect("streams").into_inner();
+    let Some(What::Reset(void)) = next(&mut stream).await.expect("good").expect("open").what else {
+        panic!("a reset was expected")
+    };
+    assert_eq!((void.key, void.instances.len(), void.since), (None, 0, Some(first.at.rev)));
+}
+
+#[tokio::test]
 async fn a_stream_that_is_not_read_is_merged_and_ends_up_with_the_truth() {
     let hub = HubConfig { slow_after_bytes: 16 * 1024, ..config().hub };
     let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };

@@ -99,10 +99,40 @@ async fn a_revision_that_nobody_remembers_leads_to_the_state() {
     world.control_plane.tell("p", Delete, "a").await;
     world.control_plane.forget_history();
     let mut watcher = world.watch_path(&path(&format!("rev={}", old.at.rev))).await;
+    // It may know of providers that nobody remembers either.
+    let void = frame(&mut watcher).await;
+    assert_eq!(
+        (&void["action"], &void["key"], &void["since"]),
+        (&json!("RESET"), &json!(null), &json!(old.at.rev))
+    );
     let state = frame(&mut watcher).await;
     assert_eq!((&state["action"], state["instances"].as_array().map(Vec::len)), (&json!("RESET"), Some(1)));
     let event = world.control_plane.tell("p", Delete, "b").await;
     expect(&mut watcher, &event).await;
+}
+
+#[tokio::test]
+async fn who_comes_back_is_told_what_happened_to_a_provider_until_it_left() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p", "q"]);
+    let first = world.control_plane.tell("q", Create, "b").await;
+    let missed = [
+        world.control_plane.tell("p", Create, "a").await,
+        world.control_plane.tell("q", Update, "b").await,
+        world.control_plane.tell("q", Delete, "b").await,
+    ];
+    world.control_plane.no_interest("c", "q").await;
+    world.control_plane.tell("q", Create, "not for c any more").await;
+    // A gateway that knows nothing yet, then one that follows the consumer.
+    for _ in 0..2 {
+        let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
+        for event in &missed {
+            expect(&mut watcher, event).await;
+        }
+    }
+    let mut watcher = world.watch_path(&path(&format!("rev={}", missed[2].at.rev))).await;
+    let next = world.control_plane.tell("p", Update, "a").await;
+    expect(&mut watcher, &next).await;
 }
 
 #[tokio::test]

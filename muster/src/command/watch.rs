@@ -201,6 +201,9 @@ impl Watch {
         match frame.action.as_str() {
             "BOOKMARK" => {}
             "RESET" => {
+                if key.service_name.is_empty() {
+                    return line(screen, "RESET", "everything", "what was known is void; states follow");
+                }
                 line(screen, "RESET", &name, &format!("{} instances", frame.instances.len()))?;
                 for instance in &frame.instances {
                     line(screen, "", &name, &described(instance, screen))?;

@@ -207,6 +207,18 @@ pub struct InterestRequest {
     /// Instead of the consumer's providers: the services of this scope.
     #[prost(message, optional, tag = "3")]
     pub scope: ::core::option::Option<Scope>,
+    /// Asked is not who is watched now, but who was and is not any more: those that left after this revision.
+    #[prost(uint64, optional, tag = "4")]
+    pub left_since: ::core::option::Option<u64>,
+}
+/// A provider that is not watched any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Left {
+    #[prost(message, optional, tag = "1")]
+    pub provider: ::core::option::Option<ServiceRef>,
+    /// The revision up to which it was.
+    #[prost(uint64, tag = "2")]
+    pub rev: u64,
 }
 /// One part of the answer to an InterestRequest; a consumer of everything has more providers than one message holds.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -225,6 +237,13 @@ pub struct InterestReply {
     pub part: u32,
     #[prost(bool, tag = "6")]
     pub more: bool,
+    /// Those that left, when that was asked.
+    #[prost(message, repeated, tag = "7")]
+    pub left: ::prost::alloc::vec::Vec<Left>,
+    /// Each that left after this revision is named; absent when that was not asked, or the replica does not know the
+    /// question.
+    #[prost(uint64, optional, tag = "8")]
+    pub left_after: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReplayRequest {

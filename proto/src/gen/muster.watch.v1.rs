@@ -67,6 +67,7 @@ pub struct Bookmark {
 /// The complete state of one provider; what was known before is void.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reset {
+    /// Absent: everything that was known is void, of every provider; the states of all that there are follow.
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<super::super::event::v1::ServiceKey>,
     #[prost(message, repeated, tag = "2")]

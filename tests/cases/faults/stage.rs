@@ -78,12 +78,8 @@ impl Stage {
                 client.find(&consumer, name, "").await.ok();
             }
             anchored.push((consumer.clone(), provider(number)));
-            // Of each new kind one on each gateway, and of the historical kind one. Not beside a provider that comes
-            // and goes: its end, when it falls between two connections, is not told to who resumes.
-            let ways: &[Way] = match number {
-                ..VOLATILE => &[Way::OldGrpc],
-                _ => &[Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::OldGrpc],
-            };
+            // Of each new kind one on each gateway, and of the historical kind one.
+            let ways = [Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::OldGrpc];
             for watcher in 0..WATCHERS / PROVIDERS + ways.len() {
                 let mut gateways = gateways.clone();
                 gateways.rotate_left(watcher % 2);

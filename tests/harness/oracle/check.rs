@@ -143,6 +143,12 @@ fn heed(
         Mark::Bookmark(_) => {}
         Mark::State(state) => {
             out.resets += 1;
+            if state.service.is_empty() {
+                for walk in places.values_mut() {
+                    walk.void(state.rev);
+                }
+                return;
+            }
             for (key, walk) in places {
                 if ledger.name(*key).split_once('/').is_some_and(|(service, _)| service == state.service) {
                     walk.state(ledger, *key, state, out);
@@ -214,6 +220,12 @@ impl<'a> Walk<'a> {
         out.merged += place.saturating_sub(self.known.max(self.base));
         self.here = Some(self.here.unwrap_or(0).max(place));
         self.known = self.known.max(place);
+    }
+
+    /// The watcher was told that nothing it knows counts: what is there at `rev` a state must tell it.
+    fn void(&mut self, rev: u64) {
+        let gone = self.commits[..self.upto(rev)].iter().rposition(|commit| commit.stamp.is_none());
+        self.known = self.known.max(gone.map_or(0, |place| place + 1));
     }
 
     /// What the state pulled at some time says: at least the commits up to the one with its stamp are known. An

@@ -6,22 +6,37 @@ use std::sync::Arc;
 use shared::event::Position;
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
+use super::departed::Known;
 use super::{Core, Slot, Want};
 use crate::hub::GroupId;
 use crate::hub::push::Push;
 use crate::upstream::topic::{Replayed, Topic};
 
+/// A provider and its instances.
+type State = (Arc<ServiceKey>, Vec<Arc<Instance>>);
+
 /// What a session is told before it goes on with its group.
 #[derive(Debug, Default)]
 pub(crate) struct Preface {
+    /// Nothing that it knows counts any more: the states are all there is.
+    pub void: bool,
     /// Complete states of providers.
-    pub states: Vec<(Arc<ServiceKey>, Vec<Arc<Instance>>)>,
+    pub states: Vec<State>,
     /// What happened, in order.
     pub events: Vec<Arc<Push>>,
     /// The revision of the states, at least.
     pub rev: Revision,
     /// Up to here nothing is left out.
     pub told: Revision,
+}
+
+/// What a replica must be asked before a session can be told.
+#[derive(Debug)]
+pub(crate) enum Missing {
+    /// Who has left the group.
+    Departed,
+    /// What happened to these.
+    Events(Vec<Want>),
 }
 
 impl Core {
@@ -40,37 +55,62 @@ impl Core {
         id: GroupId,
         since: Revision,
         known: &HashMap<ServiceRef, Replayed>,
-    ) -> Option<Result<Preface, Vec<Want>>> {
+    ) -> Option<Result<Preface, Missing>> {
         let group = self.groups.get(&id).filter(|group| group.confirmed > 0 && group.asking.is_none())?;
         if since > self.seen {
             // Another gateway is further than this one; soon this one is there too.
             return None;
         }
-        let (mut preface, mut wanted) = (Preface::default(), Vec::new());
-        let mut rev = Revision::MAX;
-        let base = Position::end_of(since);
+        let mut topics = Vec::with_capacity(group.providers.len());
         for provider in &group.providers {
             let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_settled()) else {
                 return None;
             };
-            rev = rev.min(topic.at().rev.max(self.told));
-            match events_since(topic, base, known.get(provider)) {
-                Some(events) if since > 0 => preface.events.extend(events),
-                None if since > 0 && !known.contains_key(provider) => {
-                    wanted.push(Want { provider: provider.clone(), since: base, snapshot: false });
+            topics.push((provider, topic));
+        }
+        let rev = topics.iter().map(|(_, topic)| topic.at().rev.max(self.told)).min();
+        let mut preface =
+            Preface { rev: rev.unwrap_or(group.confirmed), told: self.told, ..Preface::default() };
+        if since == 0 {
+            preface.states = topics.iter().filter_map(|(_, topic)| state(topic)).collect();
+            return Some(Ok(preface));
+        }
+        match group.departures(since) {
+            Known::Unknown => return Some(Err(Missing::Departed)),
+            Known::Forgotten => preface.void = true,
+            Known::Events(events) => preface.events.extend(events.into_iter().cloned()),
+        }
+        let (base, mut wanted, mut nameless) = (Position::end_of(since), Vec::new(), false);
+        for (provider, topic) in topics.iter().filter(|_| !preface.void) {
+            match events_since(topic, base, known.get(*provider)) {
+                Some(events) => preface.events.extend(events),
+                None if !known.contains_key(*provider) => {
+                    wanted.push(Want { provider: (*provider).clone(), since: base, snapshot: false });
                 }
-                Some(_) | None => preface.states.extend(topic.key().map(|key| {
-                    (key.clone(), topic.instances().map(|(instance, _)| instance.clone()).collect())
-                })),
+                None => match state(topic) {
+                    Some(state) => preface.states.push(state),
+                    // One that is gone has no name by which to say that nothing is left of it.
+                    None => nameless = true,
+                },
             }
         }
-        preface.rev = if rev == Revision::MAX { group.confirmed } else { rev };
-        preface.told = self.told;
+        if !wanted.is_empty() {
+            return Some(Err(Missing::Events(wanted)));
+        }
+        preface.void |= nameless;
+        if preface.void {
+            preface.states = topics.iter().filter_map(|(_, topic)| state(topic)).collect();
+            preface.events.clear();
+        }
         preface.events.sort_by_key(|push| push.at);
-        Some(if wanted.is_empty() { Ok(preface) } else { Err(wanted) })
+        Some(Ok(preface))
     }
 }
 
+fn state(topic: &Topic) -> Option<State> {
+    let instances = topic.instances().map(|(instance, _)| instance.clone()).collect();
+    topic.key().map(|key| (key.clone(), instances))
+}
 impl Slot {
     /// Nothing is being asked about it.
     fn is_settled(&self) -> bool {

@@ -22,6 +22,7 @@ impl Core {
         self.unsettled = topics.chain(groups).map(|it| (due, it)).collect();
         for (id, group) in &mut self.groups {
             (group.leaving, group.left) = (HashMap::new(), HashMap::new());
+            group.departed = None;
             (group.asking, group.again, group.changed) = (Some(Vec::new()), false, 0);
             let selector = group.selector.clone();
             self.effects.push(match group.confirmed {

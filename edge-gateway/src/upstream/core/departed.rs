@@ -1,0 +1,186 @@
+//! Providers that a group was told of once and is not any more: for sessions that resume from before they left.
+//!
+//! A group follows those that it has now. Who was away is told what happened to the others until they left, as
+//! those who stayed were. A replica is asked for it, once for all sessions of a group that resume, and the answer
+//! is good until the interest changes.
+
+use std::sync::Arc;
+
+use shared::model::{Revision, ServiceRef};
+
+use super::{Core, Group};
+use crate::hub::GroupId;
+use crate::hub::push::Push;
+use crate::upstream::Selector;
+
+/// What a replica told of those that left.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Departed {
+    /// It was asked who left after this revision,
+    pub since: Revision,
+    /// and the answer is complete after this one.
+    pub after: Revision,
+    /// The revision of the answer.
+    pub rev: Revision,
+    /// What happened to each until it left, in order.
+    pub events: Vec<(ServiceRef, Arc<Push>)>,
+}
+
+/// How a group's departures are known to a session that resumes.
+pub(super) enum Known<'a> {
+    /// A replica must be asked.
+    Unknown,
+    /// History does not reach back so far.
+    Forgotten,
+    /// What happened after the session's revision.
+    Events(Vec<&'a Arc<Push>>),
+}
+
+impl Group {
+    /// What happened after `since` to providers that have left.
+    pub(super) fn departures(&self, since: Revision) -> Known<'_> {
+        if let Selector::Providers(_) = self.selector {
+            // These stay whatever happens to them.
+            return Known::Events(Vec::new());
+        }
+        let current = |it: &&Departed| it.since <= since && it.rev >= self.confirmed.max(self.changed);
+        let Some(departed) = self.departed.as_ref().filter(current) else { return Known::Unknown };
+        if since < departed.after {
+            return Known::Forgotten;
+        }
+        let events = departed.events.iter().filter(|(provider, push)| {
+            // Of one that is still followed here, or again, its topic tells everything.
+            push.at.rev > since && !self.providers.contains(provider)
+        });
+        Known::Events(events.map(|(_, push)| push).collect())
+    }
+}
+
+impl Core {
+    /// A replica told who left the group.
+    pub(crate) fn on_departed(&mut self, id: GroupId, departed: Departed) {
+        self.seen = self.seen.max(departed.rev);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.departed = Some(departed);
+        }
+    }
+
+    /// Nobody of the group resumes any more.
+    pub(crate) fn forget_departed(&mut self, resumes: impl Fn(GroupId) -> bool) {
+        for (id, group) in &mut self.groups {
+            if !resumes(*id) {
+                group.departed = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use shared::event::{Action, Position};
+    use shared::model::{Instance, Tenant};
+
+    use super::super::preface::{Missing, Preface};
+    use super::super::{Effect, Interest, InterestChange};
+    use super::*;
+    use crate::upstream::topic::Replayed;
+
+    fn service(id: &str) -> ServiceRef {
+        ServiceRef::new(Tenant::default(), id)
+    }
+
+    /// A group of a consumer of `p`, known since revision 20, at rest.
+    fn group() -> (Core, GroupId) {
+        let mut core = Core::new(1);
+        let id = core.join(&Selector::Consumer(service("c"))).0;
+        core.on_interest(id, Interest { exists: true, rev: 20, providers: vec![service("p")] });
+        for effect in core.take_effects() {
+            if let Effect::OpenTopics(wants) = effect {
+                for want in wants {
+                    let key = Some(Arc::default());
+                    let replayed = Replayed { key, continuous: true, at: want.since, ..Replayed::default() };
+                    core.on_loaded(&want.provider, want.since, replayed);
+                }
+            }
+        }
+        (core, id)
+    }
+
+    fn delete(provider: &str, rev: Revision) -> (ServiceRef, Arc<Push>) {
+        let instance = Arc::new(Instance { instance_id: provider.into(), ..Instance::default() });
+        let push = Push::found(0, Position::first_of(rev), Action::Delete, Arc::default(), instance);
+        (service(provider), Arc::new(push))
+    }
+
+    fn preface(core: &Core, id: GroupId, since: Revision) -> Result<Preface, Missing> {
+        // The provider's own history is known, and empty.
+        let at = Position::end_of(20);
+        let known = HashMap::from([(service("p"), Replayed { continuous: true, at, ..Replayed::default() })]);
+        core.preface(id, since, &known).expect("the group is there")
+    }
+
+    fn told(preface: Result<Preface, Missing>) -> Vec<Revision> {
+        preface.expect("nothing is missing").events.iter().map(|push| push.at.rev).collect()
+    }
+
+    #[test]
+    fn who_resumes_is_told_what_happened_meanwhile_to_providers_that_left() {
+        let (mut core, id) = group();
+        assert!(matches!(preface(&core, id, 12), Err(Missing::Departed)), "a replica is asked first");
+        let events = vec![delete("early", 12), delete("gone", 14), delete("p", 15)];
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events });
+        assert_eq!(told(preface(&core, id, 12)), [14], "of what is followed the topic tells");
+        assert_eq!(told(preface(&core, id, 14)), [] as [Revision; 0]);
+        assert!(matches!(preface(&core, id, 11), Err(Missing::Departed)), "it was not asked so far back");
+    }
+
+    #[test]
+    fn an_answer_is_good_until_the_interest_changes() {
+        let (mut core, id) = group();
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
+        assert!(preface(&core, id, 12).is_ok());
+        let removed = vec![service("p")];
+        core.on_interest_change(id, InterestChange { rev: 21, removed, ..InterestChange::default() });
+        assert!(matches!(preface(&core, id, 12), Err(Missing::Departed)));
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 21, events: vec![delete("p", 21)] });
+        assert_eq!(told(preface(&core, id, 12)), [21]);
+        core.forget_departed(|_| false);
+        assert!(matches!(preface(&core, id, 12), Err(Missing::Departed)));
+    }
+
+    #[test]
+    fn when_history_does_not_reach_back_everything_is_void_and_the_states_follow() {
+        let (mut core, id) = group();
+        core.on_departed(id, Departed { since: 12, after: 16, rev: 20, events: vec![delete("gone", 18)] });
+        let preface_of = |since| preface(&core, id, since).expect("nothing is missing");
+        let voided = preface_of(15);
+        assert!(voided.void);
+        assert_eq!((voided.states.len(), voided.events.len()), (1, 0));
+        let told = preface_of(16);
+        assert!(!told.void);
+        assert_eq!((told.states.len(), told.events.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_listed_provider_that_is_gone_and_forgotten_makes_everything_void() {
+        let mut core = Core::new(1);
+        let providers = [service("p"), service("q")].into();
+        let id = core.join(&Selector::Providers(providers)).0;
+        core.on_interest(id, Interest { exists: true, rev: 20, providers: Vec::new() });
+        for effect in core.take_effects() {
+            let Effect::OpenTopics(wants) = effect else { continue };
+            for want in wants {
+                let key = (want.provider.id == "p").then(Arc::default);
+                let replayed = Replayed { key, continuous: true, at: want.since, ..Replayed::default() };
+                core.on_loaded(&want.provider, want.since, replayed);
+            }
+        }
+        let forgotten = || Replayed { at: Position::end_of(20), ..Replayed::default() };
+        let known = HashMap::from([(service("p"), forgotten()), (service("q"), forgotten())]);
+        let preface = core.preface(id, 12, &known).expect("is there").expect("nothing is missing");
+        assert!(preface.void, "there is no name to reset `q` by");
+        assert_eq!(preface.states.len(), 1);
+    }
+}
