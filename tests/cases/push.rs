@@ -83,7 +83,6 @@ async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_regist
     b.call("DELETE", &format!("/microservices/{provider}?force=1"), "", &Value::Null).await.ok();
     watcher.expect("DELETE", "before", "").await;
     let again = b.service("order").await;
-    assert_ne!(again, provider, "another service of the same name");
     b.instance(&again, "after").await;
     watcher.expect("CREATE", "after", "").await;
 }
