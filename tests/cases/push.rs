@@ -72,6 +72,46 @@ async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_registered_anew() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let consumer = a.service("cart").await;
+    let provider = b.service("order").await;
+    b.instance(&provider, "before").await;
+    a.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(1, &consumer).await;
+    b.call("DELETE", &format!("/microservices/{provider}?force=1"), "", &Value::Null).await.ok();
+    watcher.expect("DELETE", "before", "").await;
+    let again = b.service("order").await;
+    b.instance(&again, "after").await;
+    watcher.expect("CREATE", "after", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_changes_write_no_line_each_into_any_log() {
+    let world = World::start(1, 1).await;
+    let client = world.client(0);
+    let (consumer, provider) = (client.service("cart").await, client.service("order").await);
+    client.instance(&provider, "i").await;
+    client.find(&consumer, "order", "").await.ok();
+    let mut watcher = world.watch(0, &consumer).await;
+    let lines = || {
+        let nodes = world.control_planes.iter().chain(&world.gateways);
+        let shown = |line: &&str| ["INFO", "WARN", "ERROR"].iter().any(|level| line.contains(level));
+        nodes.map(|node| node.process.log().lines().filter(shown).count()).collect::<Vec<_>>()
+    };
+    let before = lines();
+    assert!(before.iter().all(|count| *count > 0), "they do write a log: {before:?}");
+    for n in 0..1000 {
+        let tag = n.to_string();
+        client.tag(&provider, "i", &tag).await;
+        watcher.expect("UPDATE", "i", &tag).await;
+    }
+    let after = lines();
+    assert!(before.iter().zip(&after).all(|(before, after)| after - before < 20), "{before:?}, {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dependency_is_effective_when_the_find_answers() {
     let world = World::start(2, 2).await;
     let (a, b) = (world.client(0), world.client(1));

@@ -7,12 +7,14 @@ use anyhow::{Result, bail};
 
 use crate::run::run;
 
-/// Program and Debian package.
-const SERVERS: [(&str, &str); 4] = [
+/// Program, or library, and Debian package.
+const SERVERS: [(&str, &str); 5] = [
     ("etcd", "etcd-server"),
     ("nats-server", "nats-server"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    // The case that moves the clocks of our programs loads it into them.
+    ("faketime/libfaketimeMT.so.1", "libfaketime"),
 ];
 /// Forbids the packages to start their services; tests start their own.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -31,7 +33,7 @@ pub fn ensure_installed() -> Result<()> {
     let packages = missing.join(" ");
     if !Path::new("/etc/debian_version").exists() || !rustix::process::geteuid().is_root() {
         bail!(
-            "the system tests need etcd, nats-server and prometheus on the search path. \
+            "the system tests need etcd, nats-server and prometheus on the search path, and libfaketime. \
              On Debian, as root: apt-get install --no-install-recommends {packages}"
         );
     }
@@ -49,7 +51,8 @@ pub fn ensure_installed() -> Result<()> {
 
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let usual = ["/usr/sbin", "/usr/local/sbin", &libraries].map(PathBuf::from);
     std::env::split_paths(&path).chain(usual).any(|directory| directory.join(program).is_file())
 }
 

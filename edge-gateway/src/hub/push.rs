@@ -133,6 +133,11 @@ impl Push {
         }
     }
 
+    /// A comparison showed it: it stands for changes that were not told.
+    pub(crate) fn is_found(&self) -> bool {
+        self.committed_at == 0
+    }
+
     /// It is told to groups that have been told everything up to `told`. What comes late says nothing about
     /// how far they are. The first call counts.
     pub(crate) fn is_told_after(&self, told: Revision) {

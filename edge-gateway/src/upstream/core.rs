@@ -112,8 +112,8 @@ pub(crate) struct InterestChange {
 struct Group {
     selector: Selector,
     providers: BTreeSet<ServiceRef>,
-    /// Of these, those that an answer does not name any more: left when everything up to its revision was told.
-    leaving: HashMap<ServiceRef, Revision>,
+    /// Of these, those that are of no interest any more: left when everything up to then was told.
+    leaving: HashMap<ServiceRef, Leaving>,
     /// How far those that were left had been told, where that is further than the last answer.
     left: HashMap<ServiceRef, Position>,
     /// The revision of the last answer about the interest; 0 before the first.
@@ -129,6 +129,15 @@ struct Group {
     /// Sessions in each shard.
     sessions: Vec<u64>,
     empty_since: Option<Instant>,
+}
+
+/// A provider that a group is about to leave.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    /// The revision up to which it was of interest.
+    until: Revision,
+    /// How far it had been told when that became known.
+    told: Position,
 }
 
 #[derive(Debug)]
@@ -170,6 +179,12 @@ pub(crate) struct Core {
 enum Unsettled {
     Topic(ServiceRef),
     Group(GroupId),
+}
+
+impl Unsettled {
+    fn is_group(&self, id: GroupId) -> bool {
+        matches!(self, Self::Group(it) if *it == id)
+    }
 }
 
 impl Core {

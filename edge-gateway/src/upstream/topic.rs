@@ -49,6 +49,8 @@ pub(crate) enum Fate {
 pub(crate) struct Member {
     /// What is not after this was before the group's interest.
     pub base: Position,
+    /// What is after this is of no interest to the group any more.
+    pub until: Option<Position>,
     /// Closed while an older part of the order is being fetched for the group.
     pub closed: bool,
 }
@@ -167,7 +169,7 @@ impl Topic {
         self.overflowed = false;
         self.restored = true;
         for member in self.members.values_mut() {
-            *member = Member { base: Position::default(), closed: false };
+            *member = Member { base: Position::default(), until: None, closed: false };
         }
     }
 

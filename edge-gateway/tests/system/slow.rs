@@ -53,6 +53,8 @@ async fn a_slow_watcher_is_merged_and_ends_up_with_the_truth_while_others_see_ev
     }
     world.until("muster_edge_events_merged_total", |merged| merged > 500.0).await;
 
+    assert_eq!(world.metric("muster_edge_merging_watchers_total"), 1.0, "the other one is not merged");
+
     let (mut known, mut heard, mut last) = (BTreeMap::new(), 0, 0);
     while !known.contains_key("last") {
         let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");

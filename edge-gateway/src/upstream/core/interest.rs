@@ -9,7 +9,7 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::providers::join_live;
-use super::{Core, Effect, Interest, InterestChange, KEPT, SETTLED_AFTER, Slot, Unsettled, Want};
+use super::{Core, Effect, Interest, InterestChange, KEPT, Leaving, SETTLED_AFTER, Slot, Unsettled, Want};
 use crate::hub::GroupId;
 use crate::session::close::Reason;
 use crate::upstream::Selector;
@@ -30,18 +30,17 @@ impl Core {
             // For these the answer only tells the revision.
             Selector::Providers(providers) => providers.iter().cloned().collect(),
         };
-        // When the interest grew while we did not hear of it, what happened since we last knew is told.
-        let base = Position::end_of(if first { answer.rev } else { group.confirmed.max(group.changed) });
+        // When the interest grew while we did not hear of it, what happened since we last knew is told. A later
+        // change that was heard says nothing of those before it.
+        let base = Position::end_of(if first { answer.rev } else { group.confirmed.max(self.told) });
         group.confirmed = answer.rev.max(1);
         if first {
             self.effects.push(Effect::Opened(id));
         }
+        let is_new = |it: &&ServiceRef| !group.providers.contains(*it) || group.leaving.contains_key(*it);
         let removed: Vec<_> = group.providers.difference(&providers).cloned().collect();
-        let added: Vec<_> = providers.difference(&group.providers).cloned().collect();
-        group.leaving.retain(|provider, _| !providers.contains(provider));
-        // The answer may be ahead of events that are on their way, such as the deletes of a provider that is gone.
-        group.leaving.extend(removed.into_iter().map(|provider| (provider, answer.rev)));
-        self.change_interest(id, &[], added, base);
+        let added: Vec<_> = providers.iter().filter(is_new).cloned().collect();
+        self.change_interest(id, (&removed, answer.rev), added, base);
         for change in kept {
             if change.rev > answer.rev {
                 self.on_interest_change(id, change);
@@ -75,44 +74,43 @@ impl Core {
         group.changed = change.rev;
         // What was committed together with the new interest belongs to it.
         let base = Position::end_of(change.rev.saturating_sub(1));
-        self.change_interest(id, &change.removed, change.added, base);
+        self.change_interest(id, (&change.removed, change.rev), change.added, base);
     }
 
     pub(super) fn change_interest(
         &mut self,
         id: GroupId,
-        removed: &[ServiceRef],
+        (removed, until): (&[ServiceRef], Revision),
         added: Vec<ServiceRef>,
         base: Position,
     ) {
+        self.begin_to_leave(id, removed, until);
         let Some(group) = self.groups.get_mut(&id) else { return };
-        added.iter().chain(removed).for_each(|provider| _ = group.leaving.remove(provider));
-        // What was told last of a provider that is gone, its deletes, may be among what is being asked for.
-        let is_asked_for = |it: &ServiceRef| matches!(self.topics.get(it), Some(Slot::Live(t)) if t.asking);
-        let (unsettled, removed): (Vec<_>, Vec<_>) = removed.iter().partition(|it| is_asked_for(it));
-        group.leaving.extend(
-            unsettled
-                .into_iter()
-                .filter(|provider| group.providers.contains(*provider))
-                .map(|provider| (provider.clone(), group.changed)),
-        );
-        let added: Vec<_> =
-            added.into_iter().filter(|provider| group.providers.insert(provider.clone())).collect();
-        let removed: Vec<_> =
-            removed.into_iter().filter(|provider| group.providers.remove(*provider)).collect();
         let (mut left, confirmed) = (std::mem::take(&mut group.left), group.confirmed);
-        for provider in removed {
-            // Events have channels of their own: some that came later may have been told already.
-            let told = match self.topics.get(provider) {
-                Some(Slot::Live(topic)) => Some(topic.at()),
-                Some(Slot::Loading { members, .. }) => members.get(&id).copied(),
-                None => None,
-            };
-            left.extend(told.map(|told| (provider.clone(), told)));
-            self.leave_topic(id, provider);
+        let (mut new, mut back) = (Vec::new(), Vec::new());
+        for provider in added {
+            match group.leaving.remove(&provider) {
+                Some(leaving) => back.push((provider, leaving)),
+                None if group.providers.insert(provider.clone()) => new.push(provider),
+                None => {}
+            }
+        }
+        for (provider, leaving) in back {
+            // While it loads, it is told from the position that it waited for.
+            if let Some(Slot::Live(topic)) = self.topics.get_mut(&provider) {
+                let until = Position::end_of(leaving.until);
+                let complete = topic.at() >= until;
+                match topic.members.get_mut(&id) {
+                    // What it was not told of the time before is on its way to it.
+                    Some(member) if member.closed || !complete || member.until.is_none() => {
+                        member.until = None
+                    }
+                    _ => join_live(topic, provider, id, base.max(leaving.told).max(until), &mut self.effects),
+                }
+            }
         }
         let mut wanted = Vec::new();
-        for provider in added {
+        for provider in new {
             let base = left.remove(&provider).map_or(base, |told| told.max(base));
             match self.topics.get_mut(&provider) {
                 None => {
@@ -137,6 +135,29 @@ impl Core {
         }
     }
 
+    /// Nothing after `until` of these is told any more. They are left when a bookmark has covered it: what was told
+    /// last of a provider that is gone, its deletes, may be on its way or lost.
+    fn begin_to_leave(&mut self, id: GroupId, removed: &[ServiceRef], until: Revision) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let stays = |it: &&ServiceRef| group.providers.contains(*it) && !group.leaving.contains_key(*it);
+        let removed: Vec<_> = removed.iter().filter(stays).collect();
+        for provider in removed {
+            // Events have channels of their own: some that came later may have been told already.
+            let told = match self.topics.get_mut(provider) {
+                Some(Slot::Live(topic)) => {
+                    // Told of what came later, it is to be told how that ended: the news of it is on its way, too.
+                    let known = topic.at().rev <= until;
+                    if let Some(member) = topic.members.get_mut(&id).filter(|_| known) {
+                        member.until = Some(Position::end_of(until));
+                    }
+                    topic.at()
+                }
+                Some(Slot::Loading { .. }) | None => Position::default(),
+            };
+            group.leaving.insert(provider.clone(), Leaving { until, told });
+        }
+    }
+
     pub(super) fn leave_topic(&mut self, id: GroupId, provider: &ServiceRef) {
         let unused = match self.topics.get_mut(provider) {
             None => return,
@@ -155,7 +176,7 @@ impl Core {
         }
     }
 
-    /// Leaves the providers that answers did not name any more, now that everything up to then was told.
+    /// Leaves the providers that are not of interest any more, now that everything up to then was told.
     pub(super) fn leave(&mut self, rev: Revision) {
         let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| match topics.get(provider) {
             Some(Slot::Live(topic)) => topic.asking,
@@ -164,13 +185,26 @@ impl Core {
         };
         let mut left = Vec::new();
         for (id, group) in &mut self.groups {
-            let ready = |provider: &ServiceRef, at: &Revision| *at <= rev && !asking(&self.topics, provider);
-            let ready: Vec<_> = group.leaving.extract_if(|provider, at| ready(provider, at)).collect();
-            for (provider, _) in ready {
+            if group.leaving.is_empty() {
+                continue;
+            }
+            if group.asking.is_some() || self.unsettled.iter().any(|(_, it)| it.is_group(*id)) {
+                // It may come back.
+                continue;
+            }
+            let ready = |provider: &ServiceRef, it: &Leaving| {
+                it.until.max(it.told.rev) <= rev && !asking(&self.topics, provider)
+            };
+            let ready: Vec<_> = group.leaving.extract_if(|provider, it| ready(provider, it)).collect();
+            for (provider, leaving) in ready {
                 group.providers.remove(&provider);
-                if let Some(Slot::Live(topic)) = self.topics.get(&provider) {
-                    group.left.insert(provider.clone(), topic.at());
-                }
+                let told = match self.topics.get(&provider) {
+                    Some(Slot::Live(it)) if it.members.get(id).is_some_and(|it| it.until.is_none()) => {
+                        it.at()
+                    }
+                    _ => leaving.told.max(Position::end_of(leaving.until)),
+                };
+                group.left.insert(provider.clone(), told);
                 left.push((*id, provider));
             }
         }

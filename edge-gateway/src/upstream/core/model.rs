@@ -118,7 +118,7 @@ impl Sim {
             key: Arc::new(ServiceKey::default()),
             instance: Arc::new(Instance { instance_id: id, ..Instance::default() }),
             mod_rev: self.rev,
-            committed_at: 0,
+            committed_at: 1,
             via: Via::default(),
         };
         self.chains[which].push(event.clone());

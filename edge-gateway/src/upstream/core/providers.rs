@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::event::{InstanceEvent, Position};
+use shared::event::{Action, InstanceEvent, Position};
 use shared::model::ServiceRef;
 
 use super::{Core, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
@@ -29,8 +29,10 @@ impl Core {
         }
         let members = std::mem::take(members);
         for (group, base) in members {
+            let leaving = self.groups.get(&group).and_then(|it| it.leaving.get(provider));
+            let until = leaving.map(|it| Position::end_of(it.until));
             if base >= since {
-                topic.members.insert(group, Member { base, closed: false });
+                topic.members.insert(group, Member { base, until, closed: false });
             } else {
                 join_live(&mut topic, provider.clone(), group, base, &mut self.effects);
             }
@@ -86,9 +88,11 @@ impl Core {
         let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return };
         let at = topic.at();
         let Some(member) = topic.members.get_mut(&id) else { return };
-        let base = std::mem::replace(member, Member { base: at, closed: false }).base;
+        let until = member.until;
+        let base = std::mem::replace(member, Member { base: at, until, closed: false }).base;
         let missed = if replayed.continuous && replayed.at >= at {
-            let events = replayed.events.iter().filter(|event| event.at > base && event.at <= at);
+            let missed = |place: Position| place > base && place <= until.map_or(at, |until| at.min(until));
+            let events = replayed.events.iter().filter(|event| missed(event.at));
             events.map(|event| Arc::new(Push::of(topic.id, event))).collect()
         } else {
             topic.written_after(base.rev)
@@ -108,10 +112,10 @@ pub(super) fn join_live(
     match topic.since(base) {
         Some(missed) => {
             effects.extend(missed.into_iter().map(|push| Effect::Append(push, vec![id])));
-            topic.members.insert(id, Member { base: base.max(topic.at()), closed: false });
+            topic.members.insert(id, Member { base: base.max(topic.at()), until: None, closed: false });
         }
         None => {
-            topic.members.insert(id, Member { base, closed: true });
+            topic.members.insert(id, Member { base, until: None, closed: true });
             effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
         }
     }
@@ -119,7 +123,12 @@ pub(super) fn join_live(
 
 fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
     for push in pushes {
-        let wants = |member: &Member| !member.closed && push.at > member.base;
+        let wants = |member: &Member| {
+            let open = !member.closed && push.at > member.base;
+            // A delete that only a comparison showed has no place of its own.
+            let was_there = push.is_found() && push.action == Action::Delete;
+            open && (was_there || member.until.is_none_or(|until| push.at <= until))
+        };
         let groups: Vec<GroupId> =
             topic.members.iter().filter(|(_, member)| wants(member)).map(|(id, _)| *id).collect();
         if !groups.is_empty() {

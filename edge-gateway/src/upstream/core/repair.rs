@@ -13,7 +13,9 @@ impl Core {
     /// The publisher's progress: everything in (since, rev] was published. True when that shows a loss.
     pub(crate) fn on_bookmark(&mut self, rev: Revision, since: Revision) -> bool {
         let lost = self.bookmark.is_some_and(|known| since > known);
-        self.bookmark = Some(self.bookmark.unwrap_or(0).max(rev));
+        // Who has lost the seat and has not noticed says less than was heard before.
+        let rev = self.bookmark.unwrap_or(0).max(rev);
+        self.bookmark = Some(rev);
         self.seen = self.seen.max(rev);
         self.bookmarks += 1;
         if lost {
