@@ -105,6 +105,7 @@ pub struct Registry {
     view: View,
     clock: Clock,
     config: Arc<RegistryConfig>,
+    quotas: quota::Quotas,
     pending: quota::Pending,
     alarms: Alarms,
     heartbeats: Option<HeartbeatMetrics>,
@@ -117,6 +118,7 @@ impl Registry {
             store,
             view,
             clock,
+            quotas: quota::Quotas::new(&config),
             config: Arc::new(config),
             pending: quota::Pending::default(),
             alarms: Alarms::default(),
@@ -128,6 +130,11 @@ impl Registry {
     #[must_use]
     pub fn reporting(self, heartbeats: HeartbeatMetrics) -> Self {
         Self { heartbeats: Some(heartbeats), ..self }
+    }
+
+    /// The limits in force, to be changed while it runs.
+    pub fn quotas(&self) -> quota::Quotas {
+        self.quotas.clone()
     }
 
     /// The view behind the registry.

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::forward::Forward;
 use crate::gateway::{Gateway, Inner};
 use crate::hub::{self, ShardHandle, ToShard};
@@ -53,6 +53,7 @@ pub struct App {
     pub api_addr: SocketAddr,
     listener: TcpListener,
     gateway: Gateway,
+    limits: Arc<Limits>,
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
@@ -108,12 +109,17 @@ impl App {
         let server = ServerLimits {
             name: "api",
             connections: watchers.saturating_add(REQUEST_CONNECTIONS),
+            tls: config.tls.clone(),
             ..ServerLimits::default()
         };
+        if let Some(tls) = &config.tls {
+            tls.keep_fresh(meter, tasks);
+        }
+        let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
         let gateway = Gateway::new(Inner {
             upstream: handle.clone(),
             forward: forward.clone(),
-            limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
+            limits: limits.clone(),
             metrics: metrics.sessions,
             authorize: config.authorize,
             heartbeat: config.heartbeat.clone(),
@@ -128,6 +134,7 @@ impl App {
             api_addr,
             listener,
             gateway,
+            limits,
             upstream,
             handle,
             shards,
@@ -136,6 +143,12 @@ impl App {
             config,
             tasks: tasks.clone(),
         })
+    }
+
+    /// Changes the limits on watchers while it runs.
+    pub fn on_limits(&self) -> impl Fn(&LimitsConfig) + Send + 'static {
+        let limits = self.limits.clone();
+        move |config| limits.set(config.clone())
     }
 
     /// Serves until the drain has ended: every session is closed and every request answered.

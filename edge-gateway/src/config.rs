@@ -9,6 +9,8 @@ pub use crate::limits::LimitsConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::UpstreamConfig;
 
+use shared::tls::ServerTls;
+
 /// What a gateway needs to know; [`Default`] is meant for production.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +32,8 @@ pub struct Config {
     pub drain_over: Duration,
     /// Ask the control plane, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
+    /// With it clients speak TLS.
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for Config {
@@ -46,6 +50,7 @@ impl Default for Config {
             // Within the thirty seconds that orchestrators usually grant, with some to spare.
             drain_over: Duration::from_secs(15),
             authorize: false,
+            tls: None,
         }
     }
 }

@@ -13,9 +13,9 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
+use shared::http::Stream;
 use shared::lifecycle::Tasks;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::forward::Forward;
@@ -94,7 +94,7 @@ async fn says_no_instance(answer: Response<Body>) -> bool {
 
 /// Carries heartbeats until the connection ends.
 pub(crate) async fn carry(
-    mut stream: TcpStream,
+    mut stream: Stream,
     read: &[u8],
     beats: Beats,
     config: &HeartbeatConfig,
@@ -117,6 +117,7 @@ pub(crate) async fn carry(
     };
     let mut drain = std::pin::pin!(drain);
     let mut drained = false;
+    let mut scratch = [0; SCRATCH];
     let mut beating: Option<Pin<Box<dyn Future<Output = Option<Reason>> + Send + '_>>> = None;
     loop {
         if beating.is_none() && std::mem::take(&mut session.pongs) {
@@ -146,7 +147,7 @@ pub(crate) async fn carry(
                 drained = true;
                 session.on(Input::End(Reason::Drained));
             }
-            readable = stream.readable() => session.read(&stream, readable.is_ok()),
+            read = stream.read(&mut scratch) => session.read(read, &scratch),
             end = poll_some(&mut beating) => {
                 beating = None;
                 if let Some(reason) = end {
@@ -184,13 +185,10 @@ impl Session {
         self.machine.on(input, self.now(), &self.pace);
     }
 
-    fn read(&mut self, stream: &TcpStream, alive: bool) {
-        let mut scratch = [0; SCRATCH];
-        match stream.try_read(&mut scratch) {
-            _ if !alive => self.on(Input::Broken),
+    fn read(&mut self, read: std::io::Result<usize>, scratch: &[u8]) {
+        match read {
             Ok(0) => self.on(Input::Ended),
             Ok(read) => self.decode(scratch.get(..read).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => self.on(Input::Broken),
         }
     }

@@ -28,16 +28,19 @@ use tracing::{debug, error, warn};
 use crate::backoff::Backoff;
 use crate::config::{Settings, Size};
 use crate::lifecycle::Tasks;
+use crate::tls::ServerTls;
 
 mod activity;
 mod connection;
 mod metrics;
 mod socket;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::ServerMetrics;
 pub use socket::{Slot, Socket, take_socket};
+pub use stream::Stream;
 
 use connection::Connections;
 
@@ -60,6 +63,8 @@ pub struct ServerLimits {
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
     pub http2_streams: u32,
+    /// With it clients speak TLS, and nothing else.
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for ServerLimits {
@@ -75,6 +80,7 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
+            tls: None,
         }
     }
 }
@@ -123,6 +129,7 @@ impl ServerLimits {
                 "1"..="1000000",
                 "HTTP/2 streams open at once on a connection.",
             ),
+            tls: ServerTls::read(settings),
         }
     }
 }

@@ -8,7 +8,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 
-pub use logs::{LogConfig, LogFormat};
+pub use logs::{LogConfig, LogFormat, LogLevel};
 pub use metrics::Metrics;
 
 /// Why telemetry could not be set up.

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +14,7 @@ use tokio::task::AbortHandle;
 use super::log::Log;
 use super::merge::Merged;
 use super::push::Encoding;
+use super::secure::Secure;
 use super::wheel::Tick;
 use crate::limits::Permit;
 use crate::session::close::Reason;
@@ -39,17 +41,28 @@ const TURN_BYTES: usize = 1 << 20;
 pub(super) enum Outlet {
     /// A socket of its own.
     Socket(Rc<TcpStream>),
+    /// The same, within TLS.
+    Secure(Rc<Secure>),
     /// The body of an answer whose connection is someone else's. Full counts as a socket that takes nothing.
     Body(mpsc::Sender<Bytes>),
 }
 
 impl Outlet {
+    /// That of a socket, within TLS if there is a session of it.
+    pub(super) fn of(socket: TcpStream, tls: Option<Box<ServerConnection>>) -> Self {
+        match tls {
+            None => Self::Socket(Rc::new(socket)),
+            Some(tls) => Self::Secure(Rc::new(Secure::new(socket, tls))),
+        }
+    }
+
     /// Writes what there is room for. `insist` asks the kernel itself: it tells of room only when a third of
     /// its buffer is free, but takes bytes as soon as the client has taken any.
     fn try_write(&self, bytes: &[u8], insist: bool) -> io::Result<usize> {
         match self {
             Self::Socket(socket) if insist => SockRef::from(&**socket).send(bytes),
             Self::Socket(socket) => socket.try_write(bytes),
+            Self::Secure(secure) => secure.try_write(bytes, insist),
             Self::Body(body) => {
                 let chunk = &bytes[..bytes.len().min(BODY_CHUNK)];
                 match body.try_send(Bytes::copy_from_slice(chunk)) {
@@ -61,10 +74,28 @@ impl Outlet {
         }
     }
 
+    /// Hands on what was taken and not yet written.
+    fn try_flush(&self) -> io::Result<()> {
+        match self {
+            Self::Secure(secure) => secure.try_flush(),
+            Self::Socket(_) | Self::Body(_) => Ok(()),
+        }
+    }
+
+    /// Says that nothing more will be written; false when there is nobody to say it to.
+    fn try_shut(&self) -> io::Result<bool> {
+        match self {
+            Self::Socket(socket) => SockRef::from(&**socket).shutdown(Shutdown::Write).map(|()| true),
+            Self::Secure(secure) => secure.try_shut().map(|()| true),
+            Self::Body(_) => Ok(false),
+        }
+    }
+
     /// Resolves when something may be written; false when nothing ever will be.
     pub(super) async fn writable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.writable().await.is_ok(),
+            Self::Secure(secure) => secure.socket().writable().await.is_ok(),
             Self::Body(body) => body.reserve().await.is_ok(),
         }
     }
@@ -73,6 +104,7 @@ impl Outlet {
     pub(super) async fn readable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.readable().await.is_ok(),
+            Self::Secure(secure) => secure.readable().await,
             Self::Body(body) => {
                 body.closed().await;
                 true
@@ -84,6 +116,7 @@ impl Outlet {
     pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.try_read(into),
+            Self::Secure(secure) => secure.try_read(into),
             Self::Body(body) if body.is_closed() => Ok(0),
             Self::Body(_) => Err(ErrorKind::WouldBlock.into()),
         }
@@ -222,12 +255,18 @@ impl Connection {
             }
             if self.tail.is_empty() {
                 if let Phase::Closing(reason) = self.machine.phase() {
-                    let Outlet::Socket(socket) = outlet else { return Pumped::Over(reason) };
-                    if !std::mem::replace(&mut self.shut, true)
-                        && SockRef::from(&**socket).shutdown(Shutdown::Write).is_err()
-                    {
-                        self.machine.on(Input::Broken, now, pace);
-                        continue;
+                    if self.shut {
+                        return Pumped::Idle;
+                    }
+                    match outlet.try_shut() {
+                        Ok(true) => self.shut = true,
+                        Ok(false) => return Pumped::Over(reason),
+                        Err(error) if is_full(&error) => return Pumped::Blocked,
+                        Err(_) => {
+                            self.shut = true;
+                            self.machine.on(Input::Broken, now, pace);
+                            continue;
+                        }
                     }
                     return Pumped::Idle;
                 }
@@ -250,7 +289,14 @@ impl Connection {
                 Reading::Merging(_) => &[],
             };
             if pending.is_empty() {
-                return Pumped::Idle;
+                match outlet.try_flush() {
+                    Ok(()) => return Pumped::Idle,
+                    Err(error) if is_full(&error) => return Pumped::Blocked,
+                    Err(_) => {
+                        self.machine.on(Input::Broken, now, pace);
+                        continue;
+                    }
+                }
             }
             let written = match outlet.try_write(pending, insist) {
                 Ok(written) => written,

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Registry, refusal};
+use super::{Registry, Wire, refusal};
 use crate::failure::Failure;
 
 /// An open watch.
-pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<Wire>;
 
 /// Opens the watch of the service `consumer`; with `since`, the one that knows revisions.
 pub(crate) async fn connect(
@@ -27,7 +26,7 @@ pub(crate) async fn connect(
         url.query_pairs_mut().append_pair("rev", &rev.to_string());
     }
     // Between two schemes of the same kind this is always allowed.
-    let _ = url.set_scheme("ws");
+    let _ = url.set_scheme(if url.scheme() == "https" { "wss" } else { "ws" });
     let server = || registry.server();
     let usage = |problem: String| Failure::Usage(format!("cannot watch at `{}`: {problem}", server()));
     let mut request = url.as_str().into_client_request().map_err(|e| usage(e.to_string()))?;
@@ -35,7 +34,10 @@ pub(crate) async fn connect(
     request.headers_mut().insert("X-Domain-Name", domain);
     // Thousands of watches may be open in one process; frames are small.
     let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);
-    let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
+    let connecting = async {
+        let wire = registry.open().await?;
+        tokio_tungstenite::client_async_with_config(request, wire, Some(config)).await
+    };
     match tokio::time::timeout(timeout, connecting).await {
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(Error::Http(answer))) => {

@@ -2,9 +2,9 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use super::TelemetryError;
 use crate::config::{Choice, Config, Setting, Settings};
@@ -56,11 +56,9 @@ impl Config for LogConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             format: settings.get("log.format", "text", "How log lines look."),
-            filter: settings.get(
-                "log.level",
-                "info",
-                "What is logged: a level, or levels by part of the program.",
-            ),
+            filter: settings.live(|it| {
+                it.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
+            }),
         }
     }
 }
@@ -70,7 +68,7 @@ impl LogConfig {
     ///
     /// # Errors
     /// When logs were set up before.
-    pub fn init(&self) -> Result<(), TelemetryError> {
+    pub fn init(&self) -> Result<LogLevel, TelemetryError> {
         init(self.format, &self.filter.0)
     }
 }
@@ -79,14 +77,30 @@ impl LogConfig {
 ///
 /// # Errors
 /// When the filter cannot be read, or when logs were set up before.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let builder = SubscriberBuilder::default().with_writer(std::io::stderr).with_env_filter(filter);
-    let done = match format {
-        LogFormat::Text => builder.with_ansi(colours()).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+pub fn init(format: LogFormat, filter: &str) -> Result<LogLevel, TelemetryError> {
+    let (filter, level) = reload::Layer::new(EnvFilter::builder().parse(filter)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(colours()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    done.map_err(|_| TelemetryError::LogsAlreadySetUp)
+    let done = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    done.map_err(|_| TelemetryError::LogsAlreadySetUp)?;
+    Ok(LogLevel(level))
+}
+
+/// Changes what is logged while the process runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// From now on what `config` says is logged; its format counts at the next start.
+    pub fn set(&self, config: &LogConfig) {
+        if let Ok(filter) = EnvFilter::builder().parse(&config.filter.0) {
+            // Fails only when the subscriber is gone: then nothing is logged at all.
+            let _ = self.0.reload(filter);
+        }
+    }
 }
 
 fn colours() -> bool {

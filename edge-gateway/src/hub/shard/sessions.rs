@@ -59,12 +59,12 @@ impl Shard {
         let send_buffer = self.setup.send_buffer;
         let Some(connection) = self.get(key) else { return };
         let (outlet, read) = match to {
-            Attached::Socket { socket, read, slot } => {
+            Attached::Socket { socket, tls, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
                 // What waits in the kernel can neither be merged nor taken back. Refused: it is the kernel's size.
                 let _ = SockRef::from(&socket).set_send_buffer_size(send_buffer);
                 match TcpStream::from_std(socket) {
-                    Ok(socket) => (Outlet::Socket(Rc::new(socket)), read),
+                    Ok(socket) => (Outlet::of(socket, tls), read),
                     Err(_) => return self.remove(key, Reason::Broken),
                 }
             }
