@@ -1,7 +1,9 @@
 //! System tests.
 
 mod deploy;
+mod doctor;
 mod faults;
+mod operate;
 mod outage;
 mod push;
 mod standalone;

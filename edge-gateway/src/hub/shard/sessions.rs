@@ -1,7 +1,6 @@
 //! The life of a connection in a shard: its place, its socket, what it reads, when it writes on.
 
 use std::io::ErrorKind;
-use std::rc::Rc;
 
 use bytes::Bytes;
 use socket2::SockRef;
