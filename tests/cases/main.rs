@@ -3,6 +3,7 @@
 mod deploy;
 mod doctor;
 mod faults;
+mod helm;
 mod operate;
 mod outage;
 mod push;
