@@ -60,13 +60,17 @@ impl Registry {
         muster(&[&["services", "--server", &server], flags].concat()).await
     }
 
-    async fn figure(&self, name: &str) -> f64 {
+    async fn figure(&self, name: &str, label: &str) -> f64 {
         let text = Client::new(self.admin).try_get("/metrics").await.expect("answers").text();
-        let line =
-            text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(label));
+        let line = line.unwrap_or_else(|| panic!("no {name} {label}"));
         line.rsplit(' ').next().and_then(|it| it.parse().ok()).expect("is a number")
     }
 }
+
+const RELOADS: &str = "muster_config_reloads_total";
+const APPLIED: &str = r#"result="applied""#;
+const REFUSED: &str = r#"result="refused""#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_within_tls_serves_and_pushes_to_who_trusts_it_only() {
@@ -102,11 +106,13 @@ async fn a_certificate_is_replaced_while_it_is_used_and_a_broken_one_is_not_take
     let (status, text) = it.services(&["--ca", &of_old]).await;
     assert!(status == 69 && text.contains("expired"), "{status}: {text}");
     let expiry = "muster_tls_certificate_expiry_timestamp_seconds";
-    assert!(it.figure(expiry).await < 1.1e9, "it ended in 2002");
+    assert!(it.figure(expiry, "").await < 1.1e9, "it ended in 2002");
 
     write(directory.path(), "certificate.pem", "junk");
-    let refused = r#"muster_tls_reloads_total{result="refused""#;
-    eventually("the junk is refused", || async { (it.figure(refused).await >= 1.0).then_some(()) }).await;
+    eventually("the junk is refused", || async {
+        (it.figure("muster_tls_reloads_total", REFUSED).await >= 1.0).then_some(())
+    })
+    .await;
     let (status, _) = it.services(&["--ca", &of_old]).await;
     assert_eq!(status, 69, "the old one is still there");
 
@@ -115,7 +121,7 @@ async fn a_certificate_is_replaced_while_it_is_used_and_a_broken_one_is_not_take
         (it.services(&["--ca", &of_new]).await.0 == 0).then_some(())
     })
     .await;
-    assert!(it.figure(expiry).await > 2e9);
+    assert!(it.figure(expiry, "").await > 2e9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,11 +173,8 @@ async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
     client.service("first").await;
 
     write(directory.path(), "muster.toml", "[quota]\nservices = 1\n");
-    let (applied, refused) = (
-        r#"muster_config_reloads_total{result="applied""#,
-        r#"muster_config_reloads_total{result="refused""#,
-    );
-    eventually("the quota is read", || async { (it.figure(applied).await >= 1.0).then_some(()) }).await;
+    eventually("the quota is read", || async { (it.figure(RELOADS, APPLIED).await >= 1.0).then_some(()) })
+        .await;
     let body =
         json!({"service": {"appId": "default", "serviceName": "second", "version": "1.0.0"}}).to_string();
     let path = "/v4/default/registry/microservices";
@@ -179,7 +182,8 @@ async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
     assert!(answer.text().contains("400100"), "{}", answer.text());
 
     write(directory.path(), "muster.toml", "[quota]\nservices = 0\nservice = 3\n");
-    eventually("the file is refused", || async { (it.figure(refused).await >= 1.0).then_some(()) }).await;
+    eventually("the file is refused", || async { (it.figure(RELOADS, REFUSED).await >= 1.0).then_some(()) })
+        .await;
     let log = it.process.log();
     assert!(log.contains("2 mistakes") && log.contains("did you mean `quota.services`"), "{log}");
     let config = admin.try_get("/config").await.expect("answers").text();

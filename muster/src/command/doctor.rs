@@ -40,7 +40,7 @@ pub(crate) struct Doctor {
     #[arg(long, value_enum, conflicts_with = "admin")]
     program: Option<machine::Program>,
     /// The program's configuration file.
-    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE", requires = "program")]
+    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check instead the processes with these admin addresses.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
