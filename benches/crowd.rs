@@ -14,6 +14,7 @@ use serde_json::Value;
 mod frames;
 mod member;
 mod seen;
+mod websocket;
 
 /// The first argument of a child.
 const ROLE: &str = "crowd-of-watchers";
@@ -48,6 +49,8 @@ pub struct Sight {
     pub repeated: u64,
     /// Frames older than one before them.
     pub reordered: u64,
+    /// Frames of before a break that were told again after it, as may be.
+    pub again: u64,
     /// Connections that ended, since the watchers were opened.
     pub ended: u64,
     /// Receipt of the first watcher, median over changes.
@@ -84,7 +87,17 @@ impl Crowd {
     /// When one is refused.
     pub fn open(&mut self, to: SocketAddr, consumers: &[String], count: usize, narrow: usize) -> Result<f64> {
         let ids = consumers.join(",");
-        let answer = self.call(&format!("open {to} {count} {narrow} {ids}"))?;
+        let answer = self.call(&format!("open {to} {count} {narrow} false {ids}"))?;
+        answer["seconds"].as_f64().context("seconds")
+    }
+
+    /// Opens so many WebSocket watches of a consumer that are told how far they are, and resume from there when
+    /// they are opened again. Gives the seconds that it took.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn open_resumable(&mut self, to: SocketAddr, consumer: &str, count: usize) -> Result<f64> {
+        let answer = self.call(&format!("open {to} {count} 0 true {consumer}"))?;
         answer["seconds"].as_f64().context("seconds")
     }
 
@@ -118,6 +131,15 @@ impl Crowd {
         self.call(&format!("stop {count}")).map(drop)
     }
 
+    /// Waits until every WebSocket watcher has this change of this provider, or a later one. Gives how many do.
+    ///
+    /// # Errors
+    /// When the child has ended.
+    pub fn reach(&mut self, provider: u32, seq: u64, within: Duration) -> Result<u64> {
+        let told = self.call(&format!("reach {provider} {seq} {}", within.as_millis()))?;
+        told["reached"].as_u64().context("a number")
+    }
+
     /// Waits until all watchers together have received so many frames since the last question, and tells what they
     /// saw. Waits a moment longer for frames that must not come.
     ///
@@ -132,6 +154,7 @@ impl Crowd {
             lost: number("lost"),
             repeated: number("repeated"),
             reordered: number("reordered"),
+            again: number("again"),
             ended: number("ended"),
             first_ms: ms("first_ms"),
             last_ms: ms("last_ms"),

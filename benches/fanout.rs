@@ -1,20 +1,21 @@
 //! What does one event cost for N watchers of one consumer, alone and in a burst, and when does who have it?
 //!
-//! The gateway, fed by a real control plane, beside a bare loop that writes the same bytes to as many sockets. Single
-//! events are `PUT`s; a burst is one etcd transaction of 100 changes. CPU is the server process's own.
+//! The gateway, fed by a real control plane, beside a bare loop that writes the same bytes to as many sockets, and
+//! beside a plain server of tokio-tungstenite. Single events are `PUT`s; a burst is one etcd transaction of 100
+//! changes. CPU is the server process's own. Ratios are to the bare loop.
 //! Arguments: the numbers of watchers, else 100, 1000 and 10000.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use benches::crowd::{self, Crowd, Sight};
-use benches::floor::{self, Floor};
+use benches::floor::{self, Floor, Kind};
 use benches::report::Report;
 use benches::stage::{self, Stage};
 use benches::usage;
 
 const BURST: usize = 100;
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Figures of a phase on one server.
 #[derive(Default)]
@@ -36,14 +37,17 @@ fn main() -> Result<()> {
     let report = Report::new("fanout", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
     for count in counts {
-        let singles = (300_000 / count).clamp(20, 400);
-        let bursts = (20_000 / count).clamp(2, 50);
+        let singles = (200_000 / count).clamp(20, 400);
+        let bursts = (20_000 / count).clamp(3, 50);
         let (single, burst, frame) = runtime.block_on(gateway(count, singles, bursts))?;
-        let (bare_single, bare_burst) = bare(count, singles, bursts, &frame)?;
+        let (bare_single, bare_burst) = bare(Kind::Loop, count, singles, bursts, &frame)?;
+        let (plain_single, plain_burst) = bare(Kind::Tokio, count, singles, bursts, &frame)?;
         eprintln!("{count} watchers, frames of {} bytes", frame.len());
         bare_single.tell(&report, &format!("bare loop, {count}, single"), None);
+        plain_single.tell(&report, &format!("plain tokio, {count}, single"), Some(&bare_single));
         single.tell(&report, &format!("gateway, {count}, single"), Some(&bare_single));
         bare_burst.tell(&report, &format!("bare loop, {count}, 100 at once"), None);
+        plain_burst.tell(&report, &format!("plain tokio, {count}, 100 at once"), Some(&bare_burst));
         burst.tell(&report, &format!("gateway, {count}, 100 at once"), Some(&bare_burst));
     }
     Ok(())
@@ -76,8 +80,8 @@ async fn gateway(count: usize, singles: usize, bursts: usize) -> Result<(Phase, 
     Ok((single, burst, crowd.sample()?))
 }
 
-fn bare(count: usize, singles: usize, bursts: usize, frame: &[u8]) -> Result<(Phase, Phase)> {
-    let mut floor = Floor::start(count, frame)?;
+fn bare(kind: Kind, count: usize, singles: usize, bursts: usize, frame: &[u8]) -> Result<(Phase, Phase)> {
+    let mut floor = Floor::start(kind, count, frame)?;
     let mut crowd = Crowd::start()?;
     crowd.open(floor.address, &["any".to_owned()], count, 0)?;
     floor.write(1)?;

@@ -1,22 +1,36 @@
 //! Many small audiences: 10 000 watchers of 1000 consumers over 1000 providers, of which few are popular.
 //!
-//! Each consumer depends on five providers, chosen by Zipf's law; changes meet providers evenly, with random gaps, as
-//! one etcd put each. A change of the rate must not change how long a receipt takes. Times are from asking etcd for the
-//! change. Arguments: watchers, consumers (and as many providers), seconds per rate.
+//! Each consumer depends on five providers, chosen by Zipf's law. Every tenth provider by popularity changes, from the
+//! sixth on, all of them equally often at each rate: how long a receipt takes depends on the size of the audience, and
+//! is to be compared for the same ones. Changes have random gaps and are one etcd put each. The rate must not change
+//! how long a receipt takes. Times are from asking etcd for the
+//! change. The floor of each rate is one put after another at that rate, seen by an etcd watch that hands it to NATS,
+//! seen by a subscriber: the way of a change without us, to one watcher. Arguments: watchers, consumers (and as many
+//! providers), seconds per rate.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use benches::Latencies;
 use benches::crowd::{self, Crowd};
 use benches::report::Report;
 use benches::stage::{self, Provider, Stage};
+use benches::stamp::Stamp;
+use etcd_client::WatchOptions;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep_until};
+use serde_json::json;
+use shared::clock::Clock;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 const RATES: [f64; 3] = [10.0, 100.0, 1000.0];
 const EACH: usize = 5;
+/// Providers more popular than all that change.
+const FIRST: usize = 5;
+/// Of so many providers, one changes.
+const STEP: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
@@ -38,7 +52,7 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     for watcher in 0..watchers {
         interests[watcher % count].iter().for_each(|provider| audience[*provider as usize] += 1);
     }
-    let largest = audience.iter().max().copied().unwrap_or(0);
+    let largest = changing(&audience).first().map_or(0, |index| audience[*index]);
 
     let stage = Stage::start("30s").await;
     let mut providers: Vec<Option<Provider>> =
@@ -46,11 +60,22 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     let consumers = stage.consumers(0, count, |number| interests[number].clone()).await;
     let mut crowd = Crowd::start()?;
     let opened = crowd.open(stage.world.gateways[0].api, &consumers, watchers, 0)?;
-    eprintln!("{watchers} watchers opened in {opened:.1} s; the most popular provider has {largest}");
+    eprintln!(
+        "{watchers} watchers opened in {opened:.1} s; the most popular provider that changes has {largest}"
+    );
     let columns = ["events/s", "frames/s", "p50 ms", "p99 ms", "max ms", "ratio of p99", "gateway CPU %"];
     let report = Report::new("many", &columns);
     let mut floor = None;
     for rate in RATES {
+        let half = (seconds as f64 / 2.0).max(1.0);
+        let (bare, took) = Box::pin(bare(&stage, rate, half, &mut dice)).await?;
+        let changes = bare.len() as f64 / took.as_secs_f64();
+        let bare = Latencies::new(bare, took);
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| Some(bare.quantile_ms(share)));
+        report.row(
+            &format!("bare etcd and NATS, {rate:.0} events/s"),
+            &[Some(changes), Some(changes), p50, p99, max],
+        );
         let (cpu, began) = (stage.gateway_cpu()?, Instant::now());
         let (events, expected) =
             change(&stage, &mut providers, &audience, rate, seconds as f64, &mut dice).await?;
@@ -75,6 +100,58 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     Ok(())
 }
 
+/// The way of a change without us: what it took each, and all together.
+async fn bare(
+    stage: &Stage,
+    rate: f64,
+    seconds: f64,
+    dice: &mut fastrand::Rng,
+) -> Result<(Vec<Duration>, Duration)> {
+    let (mut watching, etcd) = (stage::etcd(stage).await?, stage::etcd(stage).await?);
+    let mut watch = watching.watch("/bare/", Some(WatchOptions::new().with_prefix())).await?;
+    let nats = async_nats::connect(stage.world.nats.url()).await?;
+    let receiver = async_nats::connect(stage.world.nats.url()).await?;
+    let mut messages = receiver.subscribe("bare.many").await?;
+    receiver.flush().await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Some(Ok(answer)) = watch.next().await {
+            for kv in answer.events().iter().filter_map(|event| event.kv()) {
+                // What cannot be sent is missing at the other end.
+                _ = nats.publish("bare.many", kv.value().to_vec().into()).await;
+            }
+        }
+    });
+    let (began, clock) = (Instant::now(), Clock::system());
+    let mut at = began;
+    let (mut running, mut took, mut asked) = (FuturesUnordered::new(), vec![], 0);
+    let over = began + Duration::from_secs_f64(seconds);
+    loop {
+        if at <= over {
+            at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
+        }
+        loop {
+            tokio::select! {
+                () = sleep_until(at), if at <= over => break,
+                Some(done) = running.next() => {
+                    let _: etcd_client::PutResponse = done?;
+                }
+                message = timeout(PATIENCE, messages.next()), if took.len() < asked => {
+                    let message = message.context("a change is missing")?.context("NATS ended")?;
+                    let stamp = Stamp::of(&message.payload).context("a stamp")?;
+                    took.push(Duration::from_micros(clock.micros().saturating_sub(stamp.at)));
+                }
+                else => return Ok((took, began.elapsed())),
+            }
+        }
+        asked += 1;
+        let stamp = Stamp { provider: 0, seq: asked as u64, at: clock.micros() };
+        let value = json!({"padding": "x".repeat(300), "properties": stamp.properties()}).to_string();
+        let mut etcd = etcd.clone();
+        running.push(async move { etcd.put(format!("/bare/{}", asked % 1000), value, None).await });
+    }
+}
+
 /// Makes changes at the rate; gives how many there were, and how many frames they are.
 async fn change(
     stage: &Stage,
@@ -88,7 +165,8 @@ async fn change(
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let mut at = Instant::now();
     let mut running = FuturesUnordered::new();
-    let (mut events, mut expected) = (0, 0);
+    let changing = changing(audience);
+    let (mut events, mut expected, mut turn) = (0, 0, Vec::new());
     loop {
         // The gaps of changes that know nothing of each other.
         at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
@@ -102,16 +180,17 @@ async fn change(
                 Some(done) = running.next() => put_back(providers, done)?,
             }
         }
-        // A provider whose change is under way is passed over: its changes are to have an order.
-        let index = loop {
-            let index = dice.usize(..providers.len());
-            if providers[index].is_some() {
-                break index;
-            }
-            if let Some(done) = running.next().await {
-                put_back(providers, done)?;
-            }
-        };
+        if turn.is_empty() {
+            turn = changing.to_vec();
+            dice.shuffle(&mut turn);
+        }
+        let index = turn.pop().context("some provider changes")?;
+        // The changes of a provider are to have an order.
+        while providers[index].is_none()
+            && let Some(done) = running.next().await
+        {
+            put_back(providers, done)?;
+        }
         let Some(mut provider) = providers[index].take() else { continue };
         (events, expected) = (events + 1, expected + audience[index]);
         let mut etcd = etcd.clone();
@@ -124,6 +203,13 @@ async fn change(
         put_back(providers, done)?;
     }
     Ok((events, expected))
+}
+
+/// The providers that change.
+fn changing(audience: &[u64]) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..audience.len()).collect();
+    all.sort_by_key(|index| std::cmp::Reverse(audience[*index]));
+    all.into_iter().skip(FIRST).step_by(STEP).collect()
 }
 
 fn put_back(providers: &mut [Option<Provider>], done: Result<(usize, Provider)>) -> Result<()> {

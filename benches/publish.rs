@@ -1,66 +1,152 @@
 //! What does an event cost the publisher, and how many a second does it sustain, with 1, 100 and 10 000 consumers that
-//! are interested in the provider?
+//! are interested in the provider, and with so many that watch?
 //!
 //! Changes are etcd transactions of 100; a subscriber of this process counts what the publisher hands to NATS, in
-//! order. No watches are open: what a gateway does with an event is measured elsewhere and would take the
-//! publisher's cores. Arguments: numbers of consumers, rising.
+//! order, and every watcher must have the last one. Where consumers watch, fewer changes are made, so that it does not
+//! take longer to tell everyone. The floor is a client that publishes the same bytes to NATS and does nothing else.
+//! Arguments: numbers of consumers, rising.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use benches::crowd::{self, Crowd};
 use benches::report::Report;
-use benches::stage::{self, Stage};
+use benches::stage::{self, Provider, Stage};
 use benches::stamp::Stamp;
+use benches::usage;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-const EVENTS: usize = 20_000;
+const EVENTS: usize = 40_000;
 const WARM: usize = 2_000;
+/// Frames that watchers are told at most in one measurement.
+const FRAMES: usize = 10_000_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
+    if crowd::become_child_if_asked()? {
+        return Ok(());
+    }
     let mut counts = std::env::args().skip(1).map(|it| it.parse()).collect::<Result<Vec<usize>, _>>()?;
     if counts.is_empty() {
         counts = vec![1, 100, 10_000];
     }
-    let report = Report::new("publish", &["events/s", "CPU µs/event", "ratio of CPU"]);
-    tokio::runtime::Runtime::new()?.block_on(run(&report, &counts))
+    tokio::runtime::Runtime::new()?.block_on(run(&counts))
 }
 
-async fn run(report: &Report, counts: &[usize]) -> Result<()> {
+async fn run(counts: &[usize]) -> Result<()> {
     let stage = Stage::start("1h").await;
-    let mut provider = stage.provider(0, 100).await;
-    let mut etcd = stage::etcd(&stage).await?;
-    let nats = async_nats::connect(stage.world.nats.url()).await?;
-    let mut events = nats.subscribe("muster.event.>").await?;
-    nats.flush().await?;
-    let (mut registered, mut floor, mut last) = (0, None, 0);
+    let mut play = Play {
+        provider: stage.provider(0, 100).await,
+        etcd: stage::etcd(&stage).await?,
+        events: subscribe(&stage, "muster.event.>").await?,
+        last: 0,
+        sample: Bytes::new(),
+        report: Report::new("publish", &["events/s", "CPU µs/event", "ratio of CPU"]),
+        stage,
+    };
+    play.events(WARM).await?;
+    play.bare().await?;
+    let (mut registered, mut floor) = (Vec::new(), None);
     for count in counts {
-        stage.consumers(registered, *count, |_| vec![0]).await;
-        registered = registered.max(*count);
-        for (changes, measured) in [(WARM, false), (EVENTS, true)] {
-            let (cpu, began) = (stage.control_plane_cpu()?, Instant::now());
-            let counting = async {
-                for _ in 0..changes {
-                    let event = timeout(PATIENCE, events.next()).await.context("an event is missing")?;
-                    let stamp = event.and_then(|event| Stamp::of(&event.payload)).context("a stamp")?;
-                    ensure!(stamp.seq == last + 1, "{} came after {last}", stamp.seq);
-                    last = stamp.seq;
-                }
-                anyhow::Ok(())
-            };
-            tokio::try_join!(provider.burst(&mut etcd, changes), counting)?;
-            if !measured {
-                continue;
-            }
-            let (took, cpu) = (began.elapsed().as_secs_f64(), stage.control_plane_cpu()? - cpu);
-            let each = cpu / changes as f64 * 1e6;
-            let ratio = each / *floor.get_or_insert(each);
-            report.row(
-                &format!("{count} interested consumers"),
-                &[Some(changes as f64 / took), Some(each), Some(ratio)],
-            );
-        }
+        registered.extend(play.stage.consumers(registered.len(), *count, |_| vec![0]).await);
+        play.events(WARM).await?;
+        play.measure(&format!("{count} interested consumers"), EVENTS, &mut floor).await?;
+    }
+    let mut floor = None;
+    for count in counts {
+        let mut crowd = Crowd::start()?;
+        crowd.open(play.stage.world.gateways[0].api, &registered[..*count], *count, 0)?;
+        play.events(100).await?;
+        crowd.collect((100 * count) as u64, PATIENCE)?.check((100 * count) as u64)?;
+        // A hundred are a transaction.
+        let events = (FRAMES / count / 100 * 100).min(EVENTS);
+        play.measure(&format!("{count} consumers that watch"), events, &mut floor).await?;
+        // Who falls behind such a rate is told what is newest only: nobody may lack the last.
+        let reached = crowd.reach(0, play.last, PATIENCE)?;
+        let sight = crowd.collect(0, PATIENCE)?;
+        ensure!(
+            reached == *count as u64 && sight.repeated + sight.reordered + sight.ended == 0,
+            "{reached} of {count} watchers have the last change, {} repeated, {} reordered, {} ended",
+            sight.repeated,
+            sight.reordered,
+            sight.ended
+        );
     }
     Ok(())
+}
+
+async fn subscribe(stage: &Stage, subject: &'static str) -> Result<async_nats::Subscriber> {
+    let client = async_nats::connect(stage.world.nats.url()).await?;
+    let events = client.subscribe(subject).await?;
+    client.flush().await?;
+    Ok(events)
+}
+
+struct Play {
+    stage: Stage,
+    provider: Provider,
+    etcd: etcd_client::Client,
+    events: async_nats::Subscriber,
+    last: u64,
+    sample: Bytes,
+    report: Report,
+}
+
+impl Play {
+    /// Makes changes and sees each of them on the bus, in order.
+    async fn events(&mut self, changes: usize) -> Result<()> {
+        let (events, last, sample) = (&mut self.events, &mut self.last, &mut self.sample);
+        let counting = async {
+            for _ in 0..changes {
+                let event = timeout(PATIENCE, events.next()).await.context("an event is missing")?;
+                let payload = event.context("NATS ended")?.payload;
+                let stamp = Stamp::of(&payload).context("a stamp")?;
+                ensure!(stamp.seq == *last + 1, "{} came after {last}", stamp.seq);
+                (*last, *sample) = (stamp.seq, payload);
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(self.provider.burst(&mut self.etcd, changes), counting)?;
+        Ok(())
+    }
+
+    async fn measure(&mut self, what: &str, changes: usize, floor: &mut Option<f64>) -> Result<()> {
+        let (cpu, began) = (self.stage.control_plane_cpu()?, Instant::now());
+        self.events(changes).await?;
+        let (took, cpu) = (began.elapsed().as_secs_f64(), self.stage.control_plane_cpu()? - cpu);
+        let each = cpu / changes as f64 * 1e6;
+        let ratio = each / *floor.get_or_insert(each);
+        self.report.row(what, &[Some(changes as f64 / took), Some(each), Some(ratio)]);
+        Ok(())
+    }
+
+    /// As many messages of the same bytes, from one client to another: how many a second pass, and what it costs to
+    /// send them, which is measured without a receiver in the same process.
+    async fn bare(&self) -> Result<()> {
+        let client = async_nats::connect(self.stage.world.nats.url()).await?;
+        let publish = async |subject: &'static str| {
+            for _ in 0..EVENTS {
+                client.publish(subject, self.sample.clone()).await?;
+            }
+            client.flush().await?;
+            anyhow::Ok(())
+        };
+        let cpu = usage::cpu_seconds(std::process::id())?;
+        publish("bare.unheard").await?;
+        let cpu = usage::cpu_seconds(std::process::id())? - cpu;
+        let mut messages = subscribe(&self.stage, "bare.heard").await?;
+        let counting = async {
+            for _ in 0..EVENTS {
+                timeout(PATIENCE, messages.next()).await.context("a message is missing")?;
+            }
+            anyhow::Ok(())
+        };
+        let began = Instant::now();
+        tokio::try_join!(publish("bare.heard"), counting)?;
+        let rate = EVENTS as f64 / began.elapsed().as_secs_f64();
+        self.report.row("bare NATS publish", &[Some(rate), Some(cpu / EVENTS as f64 * 1e6), None]);
+        Ok(())
+    }
 }

@@ -33,20 +33,41 @@ const LONG: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 16;
 const V4: &str = "/v4/default/registry";
 
+/// What is measured, in this order; the arguments name some of them.
+const PARTS: [&str; 5] = ["view", "find", "unchanged", "heartbeat", "register"];
+
 #[tokio::main]
 async fn main() -> Result<()> {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|it| !PARTS.contains(&it.as_str())) {
+        anyhow::bail!("no part {unknown}; there are {}", PARTS.join(", "));
+    }
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|it| it == part);
     eprintln!("{:<28} {:>10} {:>9} {:>9} {:>8}", "what", "per s", "p50 ms", "p99 ms", "ratio");
     let etcd = Etcd::start().await;
     let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
     let tasks = Tasks::new();
     let store = EtcdStore::connect(config, &tasks);
+    if wanted("view") {
+        // First, while nothing else in this process holds or has freed memory.
+        large_view(&store).await?;
+    }
     let api = start(store.clone(), &tasks).await?;
     for instances in [1, 100, 1000] {
-        find(&api, instances, &tasks).await?;
+        if wanted("find") {
+            find(&api, instances, &tasks).await?;
+        }
     }
-    heartbeat(&api, &tasks).await?;
-    register(&api, &*store).await?;
-    large_view(&store).await
+    if wanted("unchanged") {
+        unchanged(&api, &tasks).await?;
+    }
+    if wanted("heartbeat") {
+        heartbeat(&api, &tasks).await?;
+    }
+    if wanted("register") {
+        register(&api, &*store).await?;
+    }
+    Ok(())
 }
 
 /// Starts a control plane and waits until it serves.
@@ -89,24 +110,40 @@ async fn bare(bytes: usize, tasks: &Tasks) -> Result<String> {
     Ok(address.to_string())
 }
 
-async fn find(api: &str, instances: usize, tasks: &Tasks) -> Result<()> {
-    let name = format!("find-{instances}");
-    let service = post(
-        api,
-        "/microservices",
-        &format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench","version":"1.0.0"}}}}"#),
-    )
-    .await?;
-    let id = field(&service, "serviceId")?;
+/// Registers a service with so many instances; the path of its find.
+async fn provider(api: &str, name: &str, instances: usize) -> Result<String> {
+    let service = format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench","version":"1.0.0"}}}}"#);
+    let id = field(&post(api, "/microservices", &service).await?, "serviceId")?;
     for n in 0..instances {
         post(api, &format!("/microservices/{id}/instances"), &instance(n)).await?;
     }
-    let path = format!("{V4}/instances?appId=bench&serviceName={name}&version=0%2B");
-    let answer = Client::connect(api).await?.call("GET", &path, "").await?;
-    let floor = load(&bare(answer.len(), tasks).await?, "GET", |_| ("/".into(), String::new())).await?;
-    let found = load(api, "GET", |_| (path.clone(), String::new())).await?;
-    report(&format!("bare handler, {} bytes", answer.len()), &floor, None);
-    report(&format!("find {instances}"), &found, Some(&floor));
+    Ok(format!("{V4}/instances?appId=bench&serviceName={name}&version=0%2B"))
+}
+
+async fn find(api: &str, instances: usize, tasks: &Tasks) -> Result<()> {
+    let path = provider(api, &format!("find-{instances}"), instances).await?;
+    let plain = Client::connect(api).await?.call(&ask(&path, "")).await?;
+    let small = Client::connect(api).await?.call(&ask(&path, GZIP)).await?;
+    for (what, answer, headers) in [("", plain, ""), (", gzip", small, GZIP)] {
+        let size = answer.body.len();
+        let floor = load(&bare(size, tasks).await?, |_| ask("/", "")).await?;
+        let found = load(api, |_| ask(&path, headers)).await?;
+        report(&format!("bare handler, {size} bytes"), &floor, None);
+        report(&format!("find {instances}{what}"), &found, Some(&floor));
+    }
+    Ok(())
+}
+
+/// A find by who has the answer already.
+async fn unchanged(api: &str, tasks: &Tasks) -> Result<()> {
+    let path = provider(api, "known", 100).await?;
+    let rev = Client::connect(api).await?.call(&ask(&path, "")).await?.revision.context("a revision")?;
+    let path = format!("{path}&rev={rev}");
+    anyhow::ensure!(Client::connect(api).await?.call(&ask(&path, "")).await?.status == 304, "a 304");
+    let floor = load(&bare(0, tasks).await?, |_| ask("/", "")).await?;
+    let known = load(api, |_| ask(&path, "")).await?;
+    report("bare handler, empty", &floor, None);
+    report("find unchanged (304)", &known, Some(&floor));
     Ok(())
 }
 
@@ -120,8 +157,8 @@ async fn heartbeat(api: &str, tasks: &Tasks) -> Result<()> {
         post(api, &format!("/microservices/{id}/instances"), &body).await?;
     }
     let path = |n: usize| format!("{V4}/microservices/{id}/instances/{}/heartbeat", ids[n % ids.len()]);
-    let floor = load(&bare(0, tasks).await?, "PUT", |_| ("/".into(), String::new())).await?;
-    let beats = load(api, "PUT", |n| (path(n), String::new())).await?;
+    let floor = load(&bare(0, tasks).await?, |_| request("PUT", "/", "", "")).await?;
+    let beats = load(api, |n| request("PUT", &path(n), "", "")).await?;
     report("bare handler, empty", &floor, None);
     report("heartbeat", &beats, Some(&floor));
     Ok(())
@@ -149,7 +186,8 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
     let started = Instant::now();
     for n in 0..400 {
         let begun = Instant::now();
-        client.call("POST", &format!("{V4}/microservices/{id}/instances"), &instance(n)).await?;
+        let path = format!("{V4}/microservices/{id}/instances");
+        client.call(&request("POST", &path, "", &instance(n))).await?;
         taken.push(begun.elapsed());
     }
     let taken = Latencies::new(taken, started.elapsed());
@@ -219,20 +257,20 @@ fn field(body: &[u8], name: &str) -> Result<String> {
 }
 
 async fn post(api: &str, path: &str, body: &str) -> Result<Vec<u8>> {
-    Client::connect(api).await?.call("POST", &format!("{V4}{path}"), body).await
+    Ok(Client::connect(api).await?.call(&request("POST", &format!("{V4}{path}"), "", body)).await?.body)
 }
 
 /// Calls as fast as `CLIENTS` connections can, for `LONG`.
-async fn load(server: &str, method: &str, request: impl Fn(usize) -> (String, String)) -> Result<Latencies> {
+async fn load(server: &str, request: impl Fn(usize) -> Vec<u8>) -> Result<Latencies> {
     let until = Instant::now() + LONG;
     let request = &request;
     let clients = (0..CLIENTS).map(|first| async move {
         let mut client = Client::connect(server).await?;
         let (mut calls, mut n) = (Vec::new(), first);
         while Instant::now() < until {
-            let (path, body) = request(n);
+            let request = request(n);
             let begun = Instant::now();
-            client.call(method, &path, &body).await?;
+            client.call(&request).await?;
             calls.push(begun.elapsed());
             n += CLIENTS;
         }
@@ -253,10 +291,30 @@ fn report(what: &str, figures: &Latencies, floor: Option<&Latencies>) {
     println!("{figure}");
 }
 
+const GZIP: &str = "Accept-Encoding: gzip\r\n";
+
+/// A request as it goes over the wire.
+fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+        .into()
+}
+
+fn ask(path: &str, headers: &str) -> Vec<u8> {
+    request("GET", path, headers, "")
+}
+
 /// A client that costs little: one connection, one request at a time.
 struct Client {
     socket: TcpStream,
     read: Vec<u8>,
+}
+
+/// What a server answered.
+struct Answered {
+    status: u16,
+    revision: Option<String>,
+    body: Vec<u8>,
 }
 
 impl Client {
@@ -266,30 +324,31 @@ impl Client {
         Ok(Self { socket, read: Vec::with_capacity(1 << 16) })
     }
 
-    async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n", body.len());
-        self.socket.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+    async fn call(&mut self, request: &[u8]) -> Result<Answered> {
+        self.socket.write_all(request).await?;
         self.read.clear();
         loop {
-            anyhow::ensure!(
-                self.socket.read_buf(&mut self.read).await? > 0,
-                "the server closed the connection"
-            );
+            self.more().await?;
             let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&self.read[..end])?;
-            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-            let (start, length) = (end + 4, length.context("a length")?.parse::<usize>()?);
-            let ok = head.starts_with("HTTP/1.1 200");
+            let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+            let status: u16 = head.get(9..12).context("a status")?.parse()?;
+            let length =
+                if status == 304 { 0 } else { header("Content-Length: ").context("a length")?.parse()? };
+            let revision = header("X-Resource-Revision: ").map(String::from);
+            let start = end + 4;
             while self.read.len() < start + length {
-                anyhow::ensure!(
-                    self.socket.read_buf(&mut self.read).await? > 0,
-                    "the server closed the connection"
-                );
+                self.more().await?;
             }
             let body = self.read[start..start + length].to_vec();
-            anyhow::ensure!(ok, "refused: {}", String::from_utf8_lossy(&body));
-            return Ok(body);
+            anyhow::ensure!(matches!(status, 200 | 304), "refused: {}", String::from_utf8_lossy(&body));
+            return Ok(Answered { status, revision, body });
         }
+    }
+
+    async fn more(&mut self) -> Result<()> {
+        let read = self.socket.read_buf(&mut self.read).await?;
+        anyhow::ensure!(read > 0, "the server closed the connection");
+        Ok(())
     }
 }

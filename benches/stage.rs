@@ -42,12 +42,18 @@ pub struct Provider {
 impl Stage {
     /// Starts it. Watchers are not limited, and pinged each `ping`.
     pub async fn start(ping: &str) -> Self {
-        let flags = [
+        Self::tuned(ping, &[]).await
+    }
+
+    /// Like [`Stage::start`], with further settings of the gateway.
+    pub async fn tuned(ping: &str, more: &[(&str, &str)]) -> Self {
+        let mut flags = vec![
             ("--watch-per-node", "0"),
             ("--watch-per-consumer", "0"),
             ("--watch-ping-interval", ping),
             ("--watch-read-timeout", "3h"),
         ];
+        flags.extend(more);
         let quota = [("--quota-services", "1000000")];
         let world = World::tuned(&quota, &flags).await;
         world.publisher().await;

@@ -2,20 +2,23 @@
 
 use anyhow::{Context, Result};
 
-/// Ticks of the kernel's CPU accounting per second, the same on every Linux that we run on.
-const TICKS: f64 = 100.0;
 /// Bytes of a page on the machines that we run on.
 const PAGE: f64 = 4096.0;
 
-/// User and system time of a process in seconds, in steps of a hundredth.
+/// CPU seconds of a process' threads, user and system, as the scheduler counts them: in nanoseconds, where the
+/// usual accounting has ticks of a hundredth. What a thread has used goes with it when it ends, so the process must
+/// keep those that do the work.
 ///
 /// # Errors
 /// When there is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a process that was started")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n).and_then(|it| it.parse::<f64>().ok()).context("CPU time");
-    Ok((ticks(11)? + ticks(12)?) / TICKS)
+    let mut nanoseconds = 0.0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("a process that was started")? {
+        // One that ended between the two looks has nothing to tell.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        nanoseconds += text.split_whitespace().next().context("CPU time")?.parse::<f64>()?;
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 /// Resident bytes of a process.
@@ -33,4 +36,22 @@ pub fn resident(pid: u32) -> Result<f64> {
 pub fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn work_shows_as_cpu_time() {
+        let (before, began) = (cpu_seconds(std::process::id()).expect("runs"), Instant::now());
+        while began.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        // On a busy machine part of the time is others'.
+        let used = cpu_seconds(std::process::id()).expect("runs") - before;
+        assert!(used > 0.0005, "{used}");
+    }
 }

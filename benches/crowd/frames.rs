@@ -27,6 +27,21 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// From where a client resumes that was told this text; nothing when the text says nothing about that.
+pub(super) fn since(text: &[u8]) -> Option<u64> {
+    // Both stand at the end; names and values of an instance before them do not matter.
+    let tail = &text[text.len().saturating_sub(48)..];
+    let name: &[u8] =
+        if text.starts_with(br#"{"action":"BOOKMARK""#) { br#","rev":"# } else { br#","since":"# };
+    let at = tail.windows(name.len()).rposition(|some| some == name)? + name.len();
+    std::str::from_utf8(tail[at..].strip_suffix(b"}")?).ok()?.parse().ok()
+}
+
+/// The text is the state of a provider, not a change.
+pub(super) fn is_reset(text: &[u8]) -> bool {
+    text.starts_with(br#"{"action":"RESET""#)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +55,12 @@ mod tests {
         let (opcode, payload, rest) = cut(rest).expect("whole");
         assert_eq!((opcode, payload.len()), (PING, 0));
         assert_eq!(cut(rest), None, "a byte is missing");
+    }
+
+    #[test]
+    fn frames_say_from_where_to_resume() {
+        assert_eq!(since(br#"{"action":"UPDATE","instance":{},"rev":4711,"since":4690}"#), Some(4690));
+        assert_eq!(since(br#"{"action":"BOOKMARK","rev":4720}"#), Some(4720));
+        assert_eq!(since(br#"{"action":"UPDATE","instance":{},"rev":4711}"#), None);
     }
 }

@@ -6,10 +6,43 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use shared::clock::Clock;
 
+use super::frames;
 use crate::stamp::Stamp;
 
-/// The last change that a watcher saw of each provider. Few providers, so a list.
-pub(super) type Known = Vec<(u32, u64)>;
+/// What a watcher knows, and keeps over a break.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The last change that it saw of each provider. Few providers, so a list.
+    known: Vec<Known>,
+    /// From where it resumes.
+    pub(super) since: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    provider: u32,
+    seq: u64,
+    /// Nothing new has come since the break: what came shortly before it may be told again.
+    resuming: bool,
+}
+
+impl Memory {
+    /// The connection broke.
+    pub(super) fn resume(&mut self) {
+        self.known.iter_mut().for_each(|it| it.resuming = true);
+    }
+
+    /// The state of the provider's one instance was told: nothing up to this change is missing.
+    fn knows(&mut self, stamp: Stamp) {
+        self.known.retain(|it| it.provider != stamp.provider);
+        self.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
+    }
+
+    /// The provider's change with this number has come.
+    pub(super) fn has(&self, provider: u32, seq: u64) -> bool {
+        self.known.iter().any(|it| it.provider == provider && it.seq >= seq)
+    }
+}
 
 /// First and last receipt of a change, in microseconds since it was asked for.
 struct Spread {
@@ -23,6 +56,7 @@ pub(super) struct Seen {
     lost: u64,
     repeated: u64,
     reordered: u64,
+    again: u64,
     pub(super) ended: u64,
     changes: HashMap<(u32, u64), Spread>,
     receipts: Histogram<u64>,
@@ -37,6 +71,7 @@ impl Seen {
             lost: 0,
             repeated: 0,
             reordered: 0,
+            again: 0,
             ended: 0,
             changes: HashMap::new(),
             // A microsecond to ten minutes, three digits.
@@ -45,9 +80,37 @@ impl Seen {
         }
     }
 
-    /// A watcher got a frame. Frames without a stamp are not of this measurement.
-    pub(super) fn note(&mut self, payload: &[u8], known: &mut Known) {
+    /// A watcher got a text frame. Frames without a stamp are not of this measurement.
+    pub(super) fn note(&mut self, payload: &[u8], memory: &mut Memory) {
+        if let Some(since) = frames::since(payload) {
+            memory.since = since;
+        }
         let Some(stamp) = Stamp::find(payload).and_then(|at| Stamp::read(payload, at)) else { return };
+        if frames::is_reset(payload) {
+            return memory.knows(stamp);
+        }
+        self.saw(stamp, memory);
+    }
+
+    /// A watcher was told of a change.
+    pub(super) fn saw(&mut self, stamp: Stamp, memory: &mut Memory) {
+        let known = memory.known.iter_mut().find(|it| it.provider == stamp.provider);
+        match known {
+            Some(it) if it.resuming && stamp.seq <= it.seq => {
+                self.again += 1;
+                return;
+            }
+            Some(it) if stamp.seq > it.seq => {
+                self.lost += stamp.seq - it.seq - 1;
+                it.seq = stamp.seq;
+                it.resuming = false;
+            }
+            Some(it) if stamp.seq == it.seq => self.repeated += 1,
+            Some(_) => self.reordered += 1,
+            None => {
+                memory.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
+            }
+        }
         self.received += 1;
         let took = self.clock.micros().saturating_sub(stamp.at);
         self.receipts.saturating_record(took);
@@ -55,15 +118,6 @@ impl Seen {
             self.changes.entry((stamp.provider, stamp.seq)).or_insert(Spread { first: took, last: took });
         spread.first = spread.first.min(took);
         spread.last = spread.last.max(took);
-        match known.iter_mut().find(|(provider, _)| *provider == stamp.provider) {
-            None => known.push((stamp.provider, stamp.seq)),
-            Some((_, last)) if stamp.seq > *last => {
-                self.lost += stamp.seq - *last - 1;
-                *last = stamp.seq;
-            }
-            Some((_, last)) if stamp.seq == *last => self.repeated += 1,
-            Some(_) => self.reordered += 1,
-        }
     }
 
     /// The figures, which begin anew; connections that ended stay counted.
@@ -75,14 +129,44 @@ impl Seen {
         let ms = |share: f64| self.receipts.value_at_quantile(share) as f64 / 1000.0;
         let told = json!({
             "received": self.received, "lost": self.lost, "repeated": self.repeated,
-            "reordered": self.reordered, "ended": self.ended,
+            "reordered": self.reordered, "again": self.again, "ended": self.ended,
             "first_ms": median(self.changes.values().map(|it| it.first).collect()),
             "last_ms": median(self.changes.values().map(|it| it.last).collect()),
             "p50_ms": ms(0.5), "p99_ms": ms(0.99), "max_ms": self.receipts.max() as f64 / 1000.0,
         });
-        (self.received, self.lost, self.repeated, self.reordered) = (0, 0, 0, 0);
+        (self.received, self.lost, self.repeated, self.reordered, self.again) = (0, 0, 0, 0, 0);
         self.changes.clear();
         self.receipts.reset();
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(seq: u64) -> Stamp {
+        Stamp { provider: 1, seq, at: 0 }
+    }
+
+    #[test]
+    fn what_is_lost_repeated_or_out_of_order_is_counted() {
+        let (mut seen, mut memory) = (Seen::new(), Memory::default());
+        [5, 6, 9, 9, 7].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
+        let told = seen.take();
+        let counted = ["received", "lost", "repeated", "reordered", "again"].map(|name| told[name].as_u64());
+        assert_eq!(counted, [5, 2, 1, 1, 0].map(Some));
+    }
+
+    #[test]
+    fn after_a_break_the_same_may_come_again_but_nothing_may_be_missing() {
+        let (mut seen, mut memory) = (Seen::new(), Memory::default());
+        [1, 2, 3].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
+        memory.resume();
+        [2, 3, 4, 4, 6].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
+        let told = seen.take();
+        let counted = ["lost", "repeated", "reordered", "again"].map(|name| told[name].as_u64());
+        assert_eq!(counted, [1, 1, 0, 2].map(Some));
+        assert!(memory.has(1, 6) && !memory.has(1, 7) && !memory.has(2, 1));
     }
 }

@@ -8,6 +8,7 @@ use shared::admin::Readiness;
 use shared::bus::Bus;
 use shared::clock::Clock;
 use shared::lifecycle::Tasks;
+use shared::telemetry::process::observe_usage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,9 @@ use crate::api::guard::Guarded;
 use crate::config::{Config, host_name};
 use crate::dependency_queue;
 use crate::election::{self, Role};
-use crate::metrics::{ApiMetrics, HeartbeatMetrics, PublisherMetrics, observe_view};
+use crate::metrics::{
+    ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics, observe_totals, observe_view,
+};
 use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::{Registry, own};
@@ -79,11 +82,13 @@ impl App {
         let address =
             if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
-        let heartbeats = HeartbeatMetrics::new(&meter, &address);
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
-            .reporting(heartbeats);
-        observe_view(&meter, &view, &address);
+            .reporting(RegistryMetrics::new(&meter, &address));
+        observe_view(&meter, &view);
+        observe_totals(&meter, &registry, &address);
+        observe_usage(&meter, &address);
 
+        let writer = writer.reporting(ViewMetrics::new(&meter, &address));
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
         let (role_sender, role) = watch::channel(Role::Standby);
@@ -94,7 +99,8 @@ impl App {
         tasks.spawn_vital("protector", protector);
         let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
         tasks.spawn_vital("dependency_queue", queue);
-        let metrics = PublisherMetrics::new(&meter, clock);
+        let metrics = PublisherMetrics::new(&meter, clock, &address);
+        metrics.observe_backlog(&meter, &view);
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         tasks.spawn_vital("publisher", publisher.run(stop.clone()));
         tasks.spawn_vital("responder", Responder::new(registry.clone(), bus).run(stop.clone()));

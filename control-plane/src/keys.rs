@@ -8,6 +8,8 @@ use shared::model::{ServiceRef, Tenant};
 
 /// The prefix of everything the view follows.
 pub const ROOT: &str = "/cse-sr/";
+/// The context of the last sampled request that changed something, written with the change.
+pub const TRACE: &str = "/cse-sr/muster/trace";
 /// The seat of the publisher; outside the root, because its changes are no registry changes.
 pub const PUBLISHER: &str = "/muster/publisher";
 

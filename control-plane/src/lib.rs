@@ -24,5 +24,6 @@ pub mod record;
 pub mod registry;
 pub mod responder;
 pub mod store;
+mod trace;
 pub mod version;
 pub mod view;

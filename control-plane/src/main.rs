@@ -13,7 +13,7 @@ use control_plane::store::etcd::EtcdStore;
 use shared::bus::NatsBus;
 use shared::config;
 use shared::frame::{self, Frame};
-use shared::http::{ServerMetrics, serve_counted};
+use shared::http::{ServerLimits, ServerMetrics, serve_counted};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -51,8 +51,9 @@ async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Resul
     frame.on_change(move |config| quotas.set(&config.plane.registry));
     frame.serve_admin(admin);
     let (service, rest) = (app.service, app.rest);
+    let limits = ServerLimits { access_log: config.log.access, ..config.http };
     frame.tasks.spawn_vital("api", async move {
-        serve_counted(api, service, config.http, counted, &tasks).await;
+        serve_counted(api, service, limits, counted, &tasks).await;
         rest.begin().await;
     });
     drop((app.registry, app.view, app.role));

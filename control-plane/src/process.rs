@@ -54,7 +54,7 @@ impl Read for ProcessConfig {
                 "0s"..="10m",
                 "How long open requests may take after SIGTERM before they are dropped.",
             ),
-            http: ServerLimits::read(settings, "api"),
+            http: ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends."),
             log: LogConfig::read(settings),
             etcd: etcd(settings),
             nats: NatsConfig::read(settings, &plane.name),

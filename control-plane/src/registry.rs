@@ -5,7 +5,7 @@
 //! behind a [`Registry::confirmed`] view.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::clock::Clock;
 use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
@@ -14,7 +14,7 @@ use tracing::debug;
 use self::alarm::{AlarmId, Alarms};
 use crate::failure::{Code, Failure};
 use crate::keys::ROOT;
-use crate::metrics::HeartbeatMetrics;
+use crate::metrics::RegistryMetrics;
 use crate::store::{Store, StoreError, Txn, TxnReply};
 use crate::view::{Snapshot, View};
 
@@ -80,6 +80,15 @@ impl Default for RegistryConfig {
     }
 }
 
+impl RegistryConfig {
+    /// Whether a service is visible to every tenant.
+    pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
+        *tenant == Tenant::default()
+            && app_id == "default"
+            && (name == own::NAME || self.shared_services.iter().any(|shared| shared == name))
+    }
+}
+
 /// Who asks, and how fresh the answer has to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -108,7 +117,7 @@ pub struct Registry {
     quotas: quota::Quotas,
     pending: quota::Pending,
     alarms: Alarms,
-    heartbeats: Option<HeartbeatMetrics>,
+    metrics: Option<RegistryMetrics>,
 }
 
 impl Registry {
@@ -122,14 +131,14 @@ impl Registry {
             config: Arc::new(config),
             pending: quota::Pending::default(),
             alarms: Alarms::default(),
-            heartbeats: None,
+            metrics: None,
         }
     }
 
-    /// The same, reporting its heartbeats.
+    /// The same, reporting its figures.
     #[must_use]
-    pub fn reporting(self, heartbeats: HeartbeatMetrics) -> Self {
-        Self { heartbeats: Some(heartbeats), ..self }
+    pub fn reporting(self, metrics: RegistryMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// The limits in force, to be changed while it runs.
@@ -180,7 +189,12 @@ impl Registry {
     /// A view that contains everything committed before the call, or `None` when the store cannot be asked:
     /// then the view as it is remains the best answer there is.
     pub async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, Failure> {
+        let before = self.view.now().map_or(0, |view| view.revision);
         match self.noted(self.store.barrier(ROOT).await) {
+            Ok(revision) if revision < before => {
+                debug!(revision, before, "the store was restored, and this view does not know yet");
+                Ok(None)
+            }
             Ok(revision) => Ok(Some(self.view.at(revision, PATIENCE).await?)),
             Err(error) => {
                 debug!(%error, "the view could not be confirmed");
@@ -221,7 +235,12 @@ impl Registry {
     /// Waits until the view has a revision that the store has reported. A view that lags longer than anyone
     /// wants to wait does not make the write undone: the answer is a success all the same.
     async fn reached(&self, revision: Revision) {
-        if self.view.at(revision, PATIENCE).await.is_err() {
+        let answered = Instant::now();
+        let reached = self.view.at(revision, PATIENCE).await;
+        if let Some(metrics) = &self.metrics {
+            metrics.reached(answered.elapsed());
+        }
+        if reached.is_err() {
             debug!(revision, "answering a write that the view has not reached");
         }
     }
@@ -246,8 +265,6 @@ impl Registry {
 
     /// Whether a service is visible to every tenant.
     pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
-        *tenant == Tenant::default()
-            && app_id == "default"
-            && (name == own::NAME || self.config.shared_services.iter().any(|shared| shared == name))
+        self.config.is_shared(tenant, app_id, name)
     }
 }

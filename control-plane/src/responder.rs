@@ -13,12 +13,13 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Bus, BusError, Message};
 use shared::event::{InstanceEvent, Position};
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, Scope, ServiceRef};
 use shared::subject;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::keys::ROOT;
 use crate::registry::Registry;
 use crate::view::{Change, ServiceView, Snapshot, interest};
 
@@ -120,8 +121,11 @@ impl Responder {
     async fn interest(&self, message: &Message) -> Vec<Vec<u8>> {
         let answer = async {
             let request = pb::InterestRequest::decode(&message.payload[..]).map_err(|e| e.to_string())?;
-            let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
             let mut snapshot = self.snapshot(request.min_rev).await?;
+            if let Some(scope) = request.scope.map(Scope::from) {
+                return Ok((snapshot.revision, Some(interest::scoped(&snapshot, &scope))));
+            }
+            let consumer = ServiceRef::from(request.consumer.ok_or("the request lacks `consumer`")?);
             if snapshot.service(&consumer).is_none() {
                 // That it does not exist ends its watches: said only of a confirmed view.
                 let confirmed = self.registry.confirmed().await.map_err(|e| e.to_string())?;
@@ -138,6 +142,10 @@ impl Responder {
     async fn digest(&self, message: &Message) -> Vec<u8> {
         let answer = async {
             let request = pb::DigestRequest::decode(&message.payload[..]).map_err(|e| e.to_string())?;
+            if request.confirm {
+                let rev = self.registry.store().barrier(ROOT).await.map_err(|e| e.to_string())?;
+                return Ok(pb::DigestReply { rev, confirmed: true, ..pb::DigestReply::default() });
+            }
             let mut snapshot = self.snapshot(request.min_rev).await?;
             let exists =
                 |snapshot: &Snapshot, it: &pb::ServiceRef| snapshot.service(&it.clone().into()).is_some();
@@ -157,7 +165,7 @@ impl Responder {
                 rev: snapshot.revision,
                 differing: places(request.entries.iter().map(differs).collect()),
                 gone_consumers: places(request.consumers.iter().map(|c| !exists(&snapshot, c)).collect()),
-                error: String::new(),
+                ..pb::DigestReply::default()
             })
         };
         answer.await.unwrap_or_else(|error| pb::DigestReply { error, ..Default::default() }).encode_to_vec()
@@ -216,7 +224,8 @@ impl Responder {
         }
         for wanted in wanted {
             if let Some((_, complete)) = found.get_mut(&wanted.provider) {
-                *complete = wanted.since >= floor;
+                // Who asks from a later position knows another history.
+                *complete = wanted.since >= floor && wanted.since.rev <= snapshot.revision;
             }
         }
         found

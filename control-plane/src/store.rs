@@ -139,6 +139,26 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
+/// Entries of each list of a transaction that always fit, as etcd has it (`--max-txn-ops`).
+pub const SHORT_LIST: usize = 128;
+/// Steps that fit when the other lists have no more than [`BESIDE_LONG`] entries.
+pub const LONG_LIST: usize = 1000;
+/// Conditions, and steps otherwise, that may stand beside a list longer than [`SHORT_LIST`].
+pub const BESIDE_LONG: usize = 112;
+
+impl Txn {
+    /// Refuses a transaction that is longer than every store takes at one revision.
+    pub(crate) fn check_length(&self) -> Result<(), StoreError> {
+        let beside = self.compare.len().max(self.otherwise.len());
+        let most = if beside <= BESIDE_LONG { LONG_LIST } else { SHORT_LIST };
+        let longest = beside.max(self.then.len());
+        if longest <= most {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!("too many operations in one transaction: {longest} > {most}")))
+    }
+}
+
 /// What a transaction did.
 #[derive(Clone, Debug)]
 pub struct TxnReply {

@@ -16,6 +16,7 @@ use shared::admin::{Condition, Readiness};
 use shared::bus::Bus;
 use shared::http::{ServerLimits, ServerMetrics, serve_counted};
 use shared::lifecycle::Tasks;
+use shared::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,13 +24,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, LimitsConfig};
 use crate::forward::Forward;
 use crate::gateway::{Gateway, Inner};
+use crate::heartbeat::Batches;
 use crate::hub::{self, ShardHandle, ToShard};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::upstream::{Upstream, UpstreamHandle};
 
-/// Connections beyond those of watchers: requests that are passed on.
-const REQUEST_CONNECTIONS: usize = 20_000;
 /// News of ended sessions that may wait for the upstream; more is kept, added up, in the shard.
 const LEFT_QUEUE: usize = 1024;
 
@@ -51,6 +51,8 @@ pub enum StartError {
 pub struct App {
     /// Where clients connect: the bound address.
     pub api_addr: SocketAddr,
+    /// The name of this node in figures.
+    pub instance: String,
     listener: TcpListener,
     gateway: Gateway,
     limits: Arc<Limits>,
@@ -79,7 +81,9 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        Self::build_on(listener, config, bus, forward, meter, readiness, tasks)
+        let it = Self::build_on(listener, config, bus, forward, meter, readiness, tasks)?;
+        observe_usage(meter, &it.instance);
+        Ok(it)
     }
 
     /// Like [`App::build`], on a socket that is bound already.
@@ -106,13 +110,9 @@ impl App {
         let (upstream, handle) =
             Upstream::new(config.upstream.clone(), bus, shards.clone(), left, metrics.upstream);
         let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
-        let server = ServerLimits {
-            name: "api",
-            connections: watchers.saturating_add(REQUEST_CONNECTIONS),
-            tls: config.tls.clone(),
-            ..ServerLimits::default()
-        };
-        if let Some(tls) = &config.tls {
+        let connections = watchers.saturating_add(config.http.connections);
+        let server = ServerLimits { connections, access_log: config.access_log, ..config.http.clone() };
+        if let Some(tls) = &server.tls {
             tls.keep_fresh(meter, tasks);
         }
         let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
@@ -120,6 +120,7 @@ impl App {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: limits.clone(),
+            batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             authorize: config.authorize,
             heartbeat: config.heartbeat.clone(),
@@ -132,6 +133,7 @@ impl App {
         ];
         Ok(Self {
             api_addr,
+            instance,
             listener,
             gateway,
             limits,

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shared::http::ServerLimits;
+
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::hub::HubConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::UpstreamConfig;
-
-use shared::tls::ServerTls;
 
 /// What a gateway needs to know; [`Default`] is meant for production.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The label `instance` of the metrics that keep Service-Center's names; empty takes `listen`.
     pub instance: String,
+    /// What clients may do before and beside watching; its `connections` are those beyond the watchers'.
+    pub http: ServerLimits,
     /// Sessions that may be open.
     pub limits: LimitsConfig,
     /// Fan-out.
@@ -32,8 +34,8 @@ pub struct Config {
     pub drain_over: Duration,
     /// Ask the control plane, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
-    /// With it clients speak TLS.
-    pub tls: Option<ServerTls>,
+    /// Each request becomes a line in the log.
+    pub access_log: bool,
 }
 
 impl Default for Config {
@@ -42,6 +44,7 @@ impl Default for Config {
             // Service-Center's port, on all addresses: a gateway is there to be reached.
             listen: SocketAddr::from(([0, 0, 0, 0], 30100)),
             instance: String::new(),
+            http: ServerLimits { name: "api", ..ServerLimits::default() },
             limits: LimitsConfig::default(),
             hub: HubConfig::default(),
             session: SessionConfig::default(),
@@ -50,7 +53,7 @@ impl Default for Config {
             // Within the thirty seconds that orchestrators usually grant, with some to spare.
             drain_over: Duration::from_secs(15),
             authorize: false,
-            tls: None,
+            access_log: false,
         }
     }
 }

@@ -21,16 +21,18 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use opentelemetry::KeyValue;
 use shared::http::{Stream, take_socket};
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
-use tokio::sync::{mpsc, oneshot};
+use shared::telemetry::trace::{self, SpanKind};
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
 use crate::forward::Forward;
-use crate::heartbeat::{self, Beats, HeartbeatConfig};
+use crate::heartbeat::{self, Batches, Beat, HeartbeatConfig};
 use crate::hub::push::Encoding;
+use crate::hub::stream::stream;
 use crate::hub::{Attached, ToShard};
 use crate::limits::{Full, Limits, Permit};
 use crate::metrics::SessionMetrics;
@@ -44,8 +46,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Values of the label `scheme`, as Service-Center spells them.
 const WEBSOCKET: &str = "Websocket";
 const GRPC: &str = "gRPC";
-/// Chunks of a stream that wait for the connection; a chunk has everything that was pending.
-const STREAM_CHUNKS: usize = 8;
 const NO_WORD: &str = "this node has no word from a control plane";
 
 /// The service behind the API port. Cheap to clone.
@@ -60,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: SessionMetrics,
     pub(crate) authorize: bool,
     pub(crate) heartbeat: HeartbeatConfig,
+    pub(crate) batches: Arc<Batches>,
     /// Health and reflection.
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
@@ -201,13 +202,14 @@ impl Inner {
         {
             headers.remove(name);
         }
-        let beats = Beats { forward: self.forward.clone(), path: request.uri().path().to_owned(), headers };
+        let Ok(path) = request.uri().path().parse() else { return refusal::bad_handshake() };
+        let (beat, batches) = (Beat::new(path, headers), self.batches.clone());
         let (metrics, config, tasks) = (self.metrics.clone(), self.heartbeat.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok((socket, read)) = take_socket(upgraded) else { return };
             let (stream, slot) = socket.into_parts();
-            heartbeat::carry(stream, &read, beats, &config, &metrics, &tasks).await;
+            heartbeat::carry(stream, &read, (beat, &batches), &config, &metrics, &tasks).await;
             drop(slot);
         });
         answer
@@ -234,7 +236,15 @@ impl Inner {
         let default = route::tenant(&parts.headers);
         let or = |given: String, default: String| if given.is_empty() { default } else { given };
         let tenant = Tenant::new(or(asked.domain, default.domain), or(asked.project, default.project));
-        match route::WatchRoute::new(tenant, asked.consumer_id, asked.providers, asked.rev) {
+        let selection =
+            asked.selection.map(|it| route::Selection { app_id: it.app_id, environment: it.environment });
+        let asked = route::Asked {
+            consumer: asked.consumer_id,
+            providers: asked.providers,
+            selection,
+            since: asked.rev,
+        };
+        match route::WatchRoute::new(tenant, asked) {
             Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,
             Err(words) => grpc::refuse(Code::InvalidArgument, words),
         }
@@ -252,11 +262,9 @@ impl Inner {
             Err(Refused::Full(full)) => return grpc::refuse(Code::ResourceExhausted, &full.to_string()),
             Err(Refused::Answer(answer)) => return grpc::refuse_like(answer.status()),
         };
-        // Full: the client takes nothing, and the session waits like one whose socket is full.
-        let (body, messages) = mpsc::channel(STREAM_CHUNKS);
-        let (verdict, reason) = oneshot::channel();
-        shard.send(ToShard::Attach { ticket, to: Attached::Body { body, verdict }, permit }).await;
-        grpc::stream(messages, reason)
+        let (writer, reader) = stream();
+        shard.send(ToShard::Attach { ticket, to: Attached::Stream(writer), permit }).await;
+        grpc::stream(reader)
     }
 
     /// Lets a watch in: limits, the control plane's consent, a place in its shard.
@@ -275,8 +283,8 @@ impl Inner {
             Refused::Full(full)
         })?;
         if self.authorize {
-            for service in watch.selector.services() {
-                if let Some(refused) = self.unauthorized(service, headers).await {
+            for path in route::read_paths(&watch.selector) {
+                if let Some(refused) = self.unauthorized(&path, headers).await {
                     return Err(Refused::Answer(refused));
                 }
             }
@@ -292,10 +300,10 @@ impl Inner {
         Ok((permit, joined))
     }
 
-    /// Asks the control plane, in the client's name, whether it may read the service it watches for.
-    async fn unauthorized(&self, service: &ServiceRef, headers: &HeaderMap) -> Option<Response<Body>> {
+    /// Asks the control plane, in the client's name, whether it may read what it watches.
+    async fn unauthorized(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let mut question = Request::new(Body::empty());
-        let Ok(uri) = route::service_path(service).parse() else { return Some(refusal::bad_handshake()) };
+        let Ok(uri) = path.parse() else { return Some(refusal::bad_handshake()) };
         *question.uri_mut() = uri;
         *question.headers_mut() = headers.clone();
         remove_hop_by_hop(question.headers_mut());
@@ -324,7 +332,18 @@ impl Inner {
         if pushed > 0 && matches!(*request.method(), Method::GET | Method::HEAD) {
             request.headers_mut().insert(MIN_REVISION, HeaderValue::from(pushed));
         }
-        match self.forward.forward(request).await {
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "forward");
+        let method = traced.as_ref().map(|it| {
+            it.pass_on(request.headers_mut());
+            request.method().clone()
+        });
+        let answer = self.forward.forward(request).await;
+        if let (Some(traced), Some(method)) = (traced, method) {
+            let status = answer.as_ref().map_or(StatusCode::SERVICE_UNAVAILABLE, Response::status);
+            let about = vec![KeyValue::new("http.request.method", method.to_string())];
+            traced.answered(format!("{method} forward"), status.as_u16(), about);
+        }
+        match answer {
             // Old Java clients take any answer but 200 as "not registered" and start over; none at all they
             // take as a reason to try again, which is what it is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),

@@ -1,29 +1,29 @@
 //! Heartbeats over a WebSocket: the server pings, each pong is one heartbeat of the instance.
 //!
-//! In: an upgraded connection. Out: a `PUT …/heartbeat` for each pong, in the client's name, one at a time; pongs
-//! that come meanwhile are one more. An instance that does not exist is told with code 4001; any other
-//! failure ends the connection, so that the client connects again elsewhere. When the connection ends nothing
-//! else happens: the lease runs out by itself.
+//! In: an upgraded connection. Out: a heartbeat for each pong, in the client's name, one at a time; pongs that come
+//! meanwhile are one more. [`batch`] sends those of many connections together. An instance that does not exist is
+//! told with code 4001; any other failure ends the connection, so that the client connects again elsewhere. When
+//! the connection ends nothing else happens: the lease runs out by itself.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use serde::Deserialize;
 use shared::http::Stream;
 use shared::lifecycle::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::forward::Forward;
 use crate::hub::wheel::{TICK, Tick};
 use crate::metrics::SessionMetrics;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Pace, Phase, SessionConfig};
 use crate::wire::frame::{Decoder, Incoming};
+
+mod batch;
+
+pub(crate) use batch::{Batches, Beat};
+
+use batch::Outcome;
 
 /// How connections that carry heartbeats live.
 #[derive(Clone, Debug)]
@@ -40,63 +40,14 @@ impl Default for HeartbeatConfig {
     }
 }
 
-/// Whose heartbeats, and how they are passed on.
-pub(crate) struct Beats {
-    pub(crate) forward: Arc<dyn Forward>,
-    /// The path of the upgrade, which is that of the heartbeat.
-    pub(crate) path: String,
-    /// What the client said about itself.
-    pub(crate) headers: HeaderMap,
-}
-
-/// The control plane's code for an instance that does not exist.
-const NO_INSTANCE: &str = "400017";
-/// Bytes of a refusal at most.
-const REFUSAL_BYTES: usize = 64 * 1024;
 /// Bytes read at a time: nothing but pongs is expected.
 const SCRATCH: usize = 512;
-
-impl Beats {
-    /// Passes one heartbeat on; why the connection must end, if it must.
-    async fn beat(&self, metrics: &SessionMetrics) -> Option<Reason> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::PUT;
-        let Ok(uri) = self.path.parse() else { return Some(Reason::HeartbeatFailed) };
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
-        let (outcome, end) = match self.forward.forward(request).await {
-            Ok(answer) if answer.status().is_success() => ("ok", None),
-            Ok(answer) => match says_no_instance(answer).await {
-                true => ("no_instance", Some(Reason::NoInstance)),
-                false => ("failed", Some(Reason::HeartbeatFailed)),
-            },
-            Err(_) => ("failed", Some(Reason::HeartbeatFailed)),
-        };
-        metrics.heartbeat(outcome);
-        end
-    }
-}
-
-/// Whether a refusal says that the instance does not exist. Any other may be gone on another replica.
-async fn says_no_instance(answer: Response<Body>) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Refusal {
-        error_code: String,
-    }
-    if answer.status() != StatusCode::BAD_REQUEST {
-        return false;
-    }
-    let Ok(body) = Limited::new(answer.into_body(), REFUSAL_BYTES).collect().await else { return false };
-    let refusal: Result<Refusal, _> = serde_json::from_slice(&body.to_bytes());
-    refusal.is_ok_and(|it| it.error_code == NO_INSTANCE)
-}
 
 /// Carries heartbeats until the connection ends.
 pub(crate) async fn carry(
     mut stream: Stream,
     read: &[u8],
-    beats: Beats,
+    (beat, batches): (Beat, &Batches),
     config: &HeartbeatConfig,
     metrics: &SessionMetrics,
     tasks: &Tasks,
@@ -118,10 +69,10 @@ pub(crate) async fn carry(
     let mut drain = std::pin::pin!(drain);
     let mut drained = false;
     let mut scratch = [0; SCRATCH];
-    let mut beating: Option<Pin<Box<dyn Future<Output = Option<Reason>> + Send + '_>>> = None;
+    let mut beating: Option<Pin<Box<dyn Future<Output = Outcome> + Send + '_>>> = None;
     loop {
         if beating.is_none() && std::mem::take(&mut session.pongs) {
-            beating = Some(Box::pin(beats.beat(metrics)));
+            beating = Some(Box::pin(batches.beat(&beat)));
         }
         if session.machine.wants_to_write() {
             let mut out = Vec::new();
@@ -148,10 +99,12 @@ pub(crate) async fn carry(
                 session.on(Input::End(Reason::Drained));
             }
             read = stream.read(&mut scratch) => session.read(read, &scratch),
-            end = poll_some(&mut beating) => {
+            outcome = poll_some(&mut beating) => {
                 beating = None;
-                if let Some(reason) = end {
-                    session.on(Input::End(reason));
+                match outcome {
+                    Outcome::Lives => {}
+                    Outcome::NoInstance => session.on(Input::End(Reason::NoInstance)),
+                    Outcome::Failed => session.on(Input::End(Reason::HeartbeatFailed)),
                 }
             }
             () = sleep_until(deadline) => session.on(Input::Timer),

@@ -25,13 +25,15 @@ use crate::session::{Pace, SessionConfig};
 mod audience;
 mod connection;
 mod log;
-mod merge;
+pub(crate) mod merge;
 pub(crate) mod push;
 mod secure;
-mod shard;
+pub(crate) mod shard;
+pub(crate) mod stream;
 pub(crate) mod wheel;
 
 use push::{Encoding, Push};
+use stream::Writer;
 
 /// A group of sessions that receive the same events: one per consumer.
 pub(crate) type GroupId = u64;
@@ -84,6 +86,8 @@ pub(crate) enum ToShard {
     Bookmark { rev: Revision, everyone: bool },
     /// All sessions of the group end.
     End { group: GroupId, reason: Reason },
+    /// The store was restored from a backup: sessions that resume by revision end, to begin anew.
+    Restored,
     /// All sessions end, spread over this time; the shard ends with the last.
     Drain { over: Duration },
 }
@@ -93,8 +97,8 @@ pub(crate) enum ToShard {
 pub(crate) enum Attached {
     /// An upgraded connection, with what was already read from it.
     Socket { socket: TcpStream, tls: Option<Box<ServerConnection>>, read: Bytes, slot: Slot },
-    /// The body of an answer, and where to say why it ends.
-    Body { body: mpsc::Sender<Bytes>, verdict: oneshot::Sender<Reason> },
+    /// A stream that someone else's connection carries.
+    Stream(Writer),
 }
 
 /// Sessions of a group that are gone from a shard.

@@ -25,8 +25,11 @@ mod heartbeat;
 mod hub;
 mod limits;
 mod metrics;
+#[cfg(feature = "micro")]
+pub mod micro;
 pub mod process;
 mod session;
+mod trace;
 mod upstream;
 mod wire;
 

@@ -31,7 +31,8 @@ async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Resul
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bus = NatsBus::connect(config.nats, tasks).await.context("the address of NATS is wrong")?;
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
-    let app = App::build(config.gateway, Arc::new(bus), forward, &meter, &frame.readiness, tasks).await?;
+    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
+    let app = App::build(gateway, Arc::new(bus), forward, &meter, &frame.readiness, tasks).await?;
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
     let set_limits = app.on_limits();

@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
@@ -31,11 +32,29 @@ impl Metrics {
     /// Every instrument, at zero. `instance` names this node, as Service-Center's metrics do.
     pub(crate) fn new(meter: &Meter, instance: &str) -> Self {
         let instance = KeyValue::new("instance", instance.to_owned());
+        let skew = Skew::default();
         Self {
-            hub: HubMetrics::new(meter, &instance),
+            hub: HubMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
-            upstream: UpstreamMetrics::new(meter),
+            upstream: UpstreamMetrics::new(meter, skew),
         }
+    }
+}
+
+/// How far the publisher's clock is ahead of ours at least, as its bookmarks show: nothing arrives before it was
+/// sent. Times of both are compared by it. A clock that is behind cannot be told from a slow way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Skew(Arc<AtomicU64>);
+
+impl Skew {
+    /// The publisher's clock is so many microseconds ahead.
+    fn set(&self, micros: u64) {
+        self.0.store(micros, Ordering::Relaxed);
+    }
+
+    /// Microseconds from `then`, by the publisher's clock, to `now`, by ours.
+    fn between(&self, then: u64, now: u64) -> u64 {
+        now.saturating_add(self.0.load(Ordering::Relaxed)).saturating_sub(then)
     }
 }
 
@@ -45,6 +64,10 @@ pub(crate) struct HubMetrics {
     published: Counter<u64>,
     publish_micros: Histogram<f64>,
     lag: Histogram<f64>,
+    write_lag: Histogram<f64>,
+    queue_micros: Histogram<f64>,
+    health: Counter<u64>,
+    skew: Skew,
     pending: UpDownCounter<i64>,
     merged: Counter<u64>,
     slow: Counter<u64>,
@@ -57,7 +80,7 @@ pub(crate) struct HubMetrics {
 }
 
 impl HubMetrics {
-    fn new(meter: &Meter, instance: &KeyValue) -> Self {
+    fn new(meter: &Meter, instance: &KeyValue, skew: Skew) -> Self {
         let source = KeyValue::new("source", "INSTANCE");
         let with = |status| vec![instance.clone(), source.clone(), KeyValue::new("status", status)];
         let it = Self {
@@ -77,6 +100,23 @@ impl HubMetrics {
                 )
                 .with_boundaries(LATENCY_SECONDS.into())
                 .build(),
+            write_lag: meter
+                .f64_histogram("muster_edge_write_lag_seconds")
+                .with_description(
+                    "From taking an event from the bus to its writing, the newest of each chunk of sessions",
+                )
+                .with_boundaries(LATENCY_SECONDS.into())
+                .build(),
+            queue_micros: meter
+                .f64_histogram("service_center_notify_pending_durations_microseconds")
+                .with_description("Latency of pending instance events")
+                .with_boundaries(LATENCY_MICROSECONDS.into())
+                .build(),
+            health: meter
+                .u64_counter("muster_edge_health_checks_total")
+                .with_description("Checks of watchers: asked by a ping, answered, or given up")
+                .build(),
+            skew,
             pending: meter
                 .i64_up_down_counter("service_center_notify_pending_total")
                 .with_description("Gauge of pending instance events")
@@ -109,7 +149,7 @@ impl HubMetrics {
             failure: with("FAILURE"),
             waiting: vec![instance.clone(), source.clone()],
         };
-        it.tally(0, 0, 0, 0);
+        it.tally(Tallied::default());
         it.open.add(0, &[]);
         it.slow.add(0, &[]);
         it.merging.add(0, &[]);
@@ -120,21 +160,35 @@ impl HubMetrics {
     }
 
     /// What a shard has done since it last told.
-    pub(crate) fn tally(&self, delivered: u64, failed: u64, merged: u64, pending: i64) {
-        self.published.add(delivered, &self.success);
-        self.published.add(failed, &self.failure);
-        self.merged.add(merged, &[]);
-        self.pending.add(pending, &self.waiting);
+    pub(crate) fn tally(&self, it: Tallied) {
+        self.published.add(it.delivered, &self.success);
+        self.published.add(it.failed, &self.failure);
+        self.merged.add(it.merged, &[]);
+        self.pending.add(it.pending, &self.waiting);
+        let checks = [("asked", it.asked), ("answered", it.answered), ("given_up", it.given_up)];
+        for (outcome, count) in checks {
+            self.health.add(count, &[KeyValue::new("outcome", outcome)]);
+        }
     }
 
-    /// An event was written; both in unix microseconds. Without a time of commit nothing is recorded.
-    pub(crate) fn lag(&self, committed_at: u64, now: u64) {
+    /// An event was written; all in unix microseconds. Without a time of commit nothing is recorded.
+    pub(crate) fn lag(&self, committed_at: u64, received_at: u64, now: u64) {
         if committed_at == 0 {
             return;
         }
-        let micros = now.saturating_sub(committed_at) as f64;
+        let micros = self.skew.between(committed_at, now) as f64;
         self.publish_micros.record(micros, &self.success);
         self.lag.record(micros / 1e6, &[]);
+        if received_at > 0 {
+            self.write_lag.record(now.saturating_sub(received_at) as f64 / 1e6, &[]);
+        }
+    }
+
+    /// An event was queued for sessions; both in unix microseconds.
+    pub(crate) fn queued(&self, committed_at: u64, now: u64) {
+        if committed_at > 0 {
+            self.queue_micros.record(self.skew.between(committed_at, now) as f64, &self.waiting);
+        }
     }
 
     /// A session begins.
@@ -159,6 +213,25 @@ impl HubMetrics {
     }
 }
 
+/// What a shard has done since it last told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallied {
+    /// Events that were written.
+    pub delivered: u64,
+    /// Events of sessions that ended before.
+    pub failed: u64,
+    /// Events that were merged into others.
+    pub merged: u64,
+    /// How much the number of events that wait has changed.
+    pub pending: i64,
+    /// Pings sent.
+    pub asked: u64,
+    /// Pongs that came.
+    pub answered: u64,
+    /// Sessions that said nothing for too long.
+    pub given_up: u64,
+}
+
 /// Of admission and the count of watchers.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionMetrics {
@@ -167,6 +240,7 @@ pub(crate) struct SessionMetrics {
     handshakes: Counter<u64>,
     heartbeat_sessions: UpDownCounter<i64>,
     heartbeats: Counter<u64>,
+    heartbeat_requests: Counter<u64>,
     instance: KeyValue,
     domains: Arc<Mutex<HashSet<String>>>,
 }
@@ -194,10 +268,15 @@ impl SessionMetrics {
                 .u64_counter("muster_edge_heartbeats_total")
                 .with_description("Heartbeats passed on for connections, by outcome")
                 .build(),
+            heartbeat_requests: meter
+                .u64_counter("muster_edge_heartbeat_requests_total")
+                .with_description("Requests in which heartbeats of connections were passed on, many in one")
+                .build(),
             instance: instance.clone(),
             domains: Arc::default(),
         };
         it.heartbeat_sessions.add(0, &[]);
+        it.heartbeat_requests.add(0, &[]);
         for outcome in ["ok", "no_instance", "failed"] {
             it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
@@ -251,6 +330,11 @@ impl SessionMetrics {
         self.heartbeats.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
+    /// One or many heartbeats were sent in a request.
+    pub(crate) fn heartbeats_sent(&self) {
+        self.heartbeat_requests.add(1, &[]);
+    }
+
     /// A handshake was none.
     pub(crate) fn bad_handshake(&self) {
         self.handshakes.add(1, &[]);
@@ -268,12 +352,30 @@ pub(crate) struct UpstreamMetrics {
     topics: Gauge<u64>,
     groups: Gauge<u64>,
     depth: Gauge<u64>,
-    staleness: Gauge<f64>,
     revision: Gauge<u64>,
+    bus_lag: Histogram<f64>,
+    skew: Skew,
+    clock: Arc<ClockState>,
+}
+
+/// What is read when it is scraped.
+#[derive(Debug)]
+struct ClockState {
+    began: Instant,
+    /// When the publisher was last heard of, in microseconds since `began`.
+    heard: AtomicU64,
+    /// The shortest way of a bookmark, by both clocks, in microseconds.
+    offset: AtomicI64,
 }
 
 impl UpstreamMetrics {
-    fn new(meter: &Meter) -> Self {
+    fn new(meter: &Meter, skew: Skew) -> Self {
+        let clock = Arc::new(ClockState {
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
+            offset: AtomicI64::new(0),
+        });
+        observe_clock(meter, &clock);
         let it = Self {
             events: meter
                 .u64_counter("muster_edge_events_total")
@@ -298,20 +400,25 @@ impl UpstreamMetrics {
             topics: meter.u64_gauge("muster_edge_topics").with_description("Providers with interest").build(),
             groups: meter
                 .u64_gauge("muster_edge_groups")
-                .with_description("Consumers with open watches")
+                .with_description("Groups of watchers that watch the same, by what they watch by")
                 .build(),
             depth: meter
                 .u64_gauge("muster_edge_shard_queue_depth")
                 .with_description("Messages that wait for the fullest shard")
                 .build(),
-            staleness: meter
-                .f64_gauge("muster_edge_staleness_seconds")
-                .with_description("Since the last word of the publisher, or the loss of the bus")
-                .build(),
             revision: meter
                 .u64_gauge("muster_edge_revision")
                 .with_description("The highest revision pushed")
                 .build(),
+            bus_lag: meter
+                .f64_histogram("muster_edge_bus_lag_seconds")
+                .with_description(
+                    "From handing an event to the bus to taking it there, the oldest of each batch",
+                )
+                .with_boundaries(LATENCY_SECONDS.into())
+                .build(),
+            skew,
+            clock,
         };
         for cause in Cause::ALL {
             it.resyncs.add(0, &[KeyValue::new("cause", cause.label())]);
@@ -351,13 +458,58 @@ impl UpstreamMetrics {
     }
 
     /// How things stand.
-    pub(crate) fn stand(&self, topics: usize, groups: usize, depth: usize, revision: u64, stale: Duration) {
+    pub(crate) fn stand(
+        &self,
+        topics: usize,
+        groups: impl IntoIterator<Item = (&'static str, u64)>,
+        depth: usize,
+        revision: u64,
+    ) {
         self.topics.record(topics as u64, &[]);
-        self.groups.record(groups as u64, &[]);
+        for (kind, count) in groups {
+            self.groups.record(count, &[KeyValue::new("selector", kind)]);
+        }
         self.depth.record(depth as u64, &[]);
         self.revision.record(revision, &[]);
-        self.staleness.record(stale.as_secs_f64(), &[]);
     }
+
+    /// The publisher was heard of.
+    pub(crate) fn heard(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.clock.began);
+        self.clock.heard.store(since.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The shortest way of a bookmark lately, by the clocks of both ends, in microseconds; negative when the
+    /// publisher's clock is ahead by more than the way takes.
+    pub(crate) fn clock_offset(&self, shortest: i64) {
+        self.clock.offset.store(shortest, Ordering::Relaxed);
+        self.skew.set(u64::try_from(-shortest.min(0)).unwrap_or(0));
+    }
+
+    /// A batch was taken from the bus, whose oldest event was handed to it then; both in unix microseconds.
+    pub(crate) fn took(&self, published_at: u64, now: u64) {
+        if published_at > 0 {
+            self.bus_lag.record(self.skew.between(published_at, now) as f64 / 1e6, &[]);
+        }
+    }
+}
+
+fn observe_clock(meter: &Meter, clock: &Arc<ClockState>) {
+    let of = clock.clone();
+    meter
+        .f64_observable_gauge("muster_edge_staleness_seconds")
+        .with_description("Since the last word of the publisher, or since the start")
+        .with_callback(move |it| {
+            let heard = Duration::from_micros(of.heard.load(Ordering::Relaxed));
+            it.observe(of.began.elapsed().saturating_sub(heard).as_secs_f64(), &[]);
+        })
+        .build();
+    let of = clock.clone();
+    meter
+        .f64_observable_gauge("muster_edge_clock_offset_seconds")
+        .with_description("The shortest way of a bookmark lately, by both clocks: what is negative is skew")
+        .with_callback(move |it| it.observe(of.offset.load(Ordering::Relaxed) as f64 / 1e6, &[]))
+        .build();
 }
 
 /// Of the requests that are passed on.

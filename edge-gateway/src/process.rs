@@ -9,8 +9,9 @@ use std::time::Duration;
 use shared::bus::NatsConfig;
 use shared::config::{Config as Read, Secret, Settings, Size, Url};
 use shared::frame::Program;
+use shared::http::ServerLimits;
 use shared::telemetry::LogConfig;
-use shared::tls::{self, ClientFiles, ServerTls};
+use shared::tls::{self, ClientFiles};
 
 use crate::config::{Config, HeartbeatConfig, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
 use crate::forward::ForwardConfig;
@@ -26,6 +27,11 @@ impl Read for Config {
         );
         Self {
             listen: settings.get("listen", "0.0.0.0:30100", "Address that clients connect to."),
+            http: ServerLimits::read(
+                settings,
+                "api",
+                "Connections open at once beyond those of watchers; more wait until one ends.",
+            ),
             limits: settings.live(|settings| LimitsConfig {
                 node: settings.get("watch.per-node", "100000", "Watchers of this node; 0 is no limit."),
                 domain: settings.get("watch.per-domain", "0", "Watchers of one domain on this node; 0 is no limit."),
@@ -115,7 +121,6 @@ impl Read for Config {
                 "Ask a control plane, in the client's name, before a watch is granted; needed with access control.",
             ),
             drain_over,
-            tls: ServerTls::read(settings),
             ..default
         }
     }

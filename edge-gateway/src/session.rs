@@ -163,6 +163,9 @@ impl Machine {
             (Phase::Open, Input::Violation(Violation::TooBig)) => {
                 self.close(Reason::TooBig, Reason::TooBig.words(), now)
             }
+            (Phase::Open, Input::Violation(Violation::NotText)) => {
+                self.close(Reason::NotText, Reason::NotText.words(), now)
+            }
             (Phase::Open, Input::End(reason)) => self.close(reason, reason.words(), now),
         }
     }
@@ -221,6 +224,11 @@ impl Machine {
             Phase::Closing(_) | Phase::Over(_) => self.linger,
         };
         self.blocked.map_or(next, |since| next.min(since + pace.write))
+    }
+
+    /// A ping is to be written.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.ping_due
     }
 
     /// Something of our own is to be written, between two events.

@@ -8,209 +8,53 @@
 //! whose answer is applied like events. All waiting is done in tasks that this one owns; it waits itself
 //! only for a shard whose queue is full.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
-use futures_util::{FutureExt as _, StreamExt as _};
-use prost::Message as _;
-use proto::event::v1 as pb;
 use shared::bus::{Bus, Message, Messages};
-use shared::event::Position;
-use shared::model::{Revision, ServiceRef};
+use shared::clock::Clock;
+use shared::model::ServiceRef;
 use shared::subject;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::hub::push::Encoding;
-use crate::hub::{GroupId, Left, ShardHandle, Ticket, ToShard};
-use crate::limits::Full;
+use crate::hub::{GroupId, Left, ShardHandle, Ticket};
 use crate::metrics::UpstreamMetrics;
 
+mod answers;
+mod bookmarks;
+mod cause;
+mod config;
 mod core;
 mod effects;
+mod handle;
 mod inbox;
 mod joining;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
+mod offset;
 mod requests;
+mod restore;
+mod selector;
 mod topic;
+
+pub(crate) use cause::Cause;
+pub use config::UpstreamConfig;
+pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
+pub(crate) use selector::Selector;
 
 use core::{Core, Digests};
 use effects::Done;
-use inbox::{Source, Subscriptions, tagged};
+use inbox::Subscriptions;
 use joining::Resuming;
+use offset::Offset;
 use requests::Asker;
-
-/// How the gateway keeps up with the control plane.
-#[derive(Clone, Debug)]
-pub struct UpstreamConfig {
-    /// How long a part of an answer may take before the question is asked again.
-    pub request_timeout: Duration,
-    /// How long a watch may wait for the control plane to say whom it concerns; then it is refused with 503.
-    pub open_timeout: Duration,
-    /// Between two comparisons with a replica, jittered: the repair of last resort.
-    pub digest_interval: Duration,
-    /// Between two bookmarks for clients that can resume, at least.
-    pub bookmark_interval: Duration,
-    /// Providers asked for in one request.
-    pub replay_batch: usize,
-    /// Requests for replay under way at once.
-    pub replays: usize,
-    /// Providers followed at once; 0 is no limit. Who would need more is refused, before it is known what a
-    /// consumer is interested in: the last one let in may bring more.
-    pub topics: usize,
-    /// Resyncs after a reconnect begin within this time at random, so that gateways do not come all at once.
-    pub resync_jitter: Duration,
-}
-
-impl Default for UpstreamConfig {
-    fn default() -> Self {
-        Self {
-            request_timeout: Duration::from_secs(3),
-            // Clients wait longer for a handshake, and a gateway that knows nothing should say so.
-            open_timeout: Duration::from_secs(5),
-            digest_interval: Duration::from_secs(30),
-            // As often as an idle client needs to resume without being told everything again.
-            bookmark_interval: Duration::from_secs(10),
-            // A few instances each keep an answer within a handful of parts.
-            replay_batch: 128,
-            replays: 4,
-            // Some tens of KiB each at most, mostly much less.
-            topics: 100_000,
-            resync_jitter: Duration::from_millis(200),
-        }
-    }
-}
-
-/// Why providers are asked for again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// An event's predecessor is missing.
-    Gap,
-    /// The link to the bus lost messages, or was lost.
-    Link,
-    /// The publisher's progress shows a loss.
-    Bookmark,
-    /// The sums differ.
-    Digest,
-    /// The last answer did not reach far enough.
-    Again,
-}
-
-impl Cause {
-    /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Gap, Self::Link, Self::Bookmark, Self::Digest, Self::Again];
-
-    /// The value of the label `cause`.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::Link => "link",
-            Self::Bookmark => "bookmark",
-            Self::Digest => "digest",
-            Self::Again => "again",
-        }
-    }
-}
-
-/// What a watcher watches. Sessions that watch the same are one group.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Selector {
-    /// The providers that this consumer is interested in.
-    Consumer(ServiceRef),
-    /// These providers; never empty.
-    Providers(BTreeSet<ServiceRef>),
-}
-
-impl Selector {
-    /// The services it names.
-    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceRef> {
-        let (consumer, providers) = match self {
-            Self::Consumer(consumer) => (Some(consumer), None),
-            Self::Providers(providers) => (None, Some(providers)),
-        };
-        consumer.into_iter().chain(providers.into_iter().flatten())
-    }
-
-    /// Who is asked about: the consumer, or one of the providers, to learn the revision.
-    fn consumer(&self) -> &ServiceRef {
-        match self {
-            Self::Consumer(consumer) => consumer,
-            Self::Providers(providers) => providers.first().expect("a selector names at least one provider"),
-        }
-    }
-}
-
-/// Where a session that is being upgraded belongs.
-#[derive(Debug)]
-pub(crate) struct Joined {
-    /// Its shard.
-    pub shard: ShardHandle,
-    /// Its place there.
-    pub ticket: Ticket,
-}
-
-/// Where a session that wants to begin hears whether it may.
-pub(crate) type Admission = oneshot::Sender<Result<Joined, Full>>;
-
-/// What the upstream is asked.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A session begins: from now on nothing it should see is missed.
-    Join {
-        selector: Selector,
-        encoding: Encoding,
-        /// What the client has already; the rest is told first.
-        since: Option<Revision>,
-        done: Admission,
-    },
-}
-
-/// What others may know of the upstream.
-#[derive(Clone, Debug)]
-pub(crate) struct UpstreamHandle {
-    // Full: who opens a watch waits.
-    commands: mpsc::Sender<Command>,
-    pushed: Arc<AtomicU64>,
-    joined: watch::Receiver<bool>,
-    open_timeout: Duration,
-}
-
-impl UpstreamHandle {
-    /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
-    /// told to the session, and with `since` also what was committed after that revision.
-    ///
-    /// # Errors
-    /// `Some` when the node follows as many providers as it may; `None` when the control plane cannot be asked
-    /// in time, or the gateway ends.
-    pub(crate) async fn join(
-        &self,
-        selector: Selector,
-        encoding: Encoding,
-        since: Option<Revision>,
-    ) -> Result<Joined, Option<Full>> {
-        let joining = async {
-            let (done, joined) = oneshot::channel();
-            self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
-            joined.await.ok()
-        };
-        let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();
-        joined.ok_or(None)?.map_err(Some)
-    }
-
-    /// The highest revision that any watcher was told of, or from which on one is.
-    pub(crate) fn pushed(&self) -> Revision {
-        self.pushed.load(Ordering::Relaxed)
-    }
-
-    /// Whether the bus is joined, and its changes.
-    pub(crate) fn bus_joined(&self) -> watch::Receiver<bool> {
-        self.joined.clone()
-    }
-}
 
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
@@ -248,9 +92,13 @@ pub(crate) struct Upstream {
     joined: watch::Sender<bool>,
     generation: u64,
     heard: Instant,
+    clock: Clock,
+    offset: Offset,
     next_ticket: Ticket,
     comparing: bool,
     next_digest: Instant,
+    /// Since when bookmarks have been behind what is known here, and what is found out about it.
+    suspicion: restore::Suspicion,
     metrics: UpstreamMetrics,
 }
 
@@ -296,9 +144,12 @@ impl Upstream {
             joined,
             generation: 0,
             heard: Instant::now(),
+            clock: Clock::system(),
+            offset: Offset::new(Instant::now()),
             next_ticket: 1,
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
+            suspicion: restore::Suspicion::default(),
             metrics,
             config,
         };
@@ -309,8 +160,7 @@ impl Upstream {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut link = self.asker.bus.link();
         self.generation = link.borrow_and_update().generation;
-        let asker = self.asker.clone();
-        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
+        self.subscribe_to_bookmarks();
         let mut pace = tokio::time::interval(PACE);
         loop {
             // Not biased: a flood of one kind must not keep the answers of another waiting.
@@ -322,7 +172,9 @@ impl Upstream {
                 Some(done) = self.questions.join_next() => match done {
                     Ok(done) => {
                         self.take_bookmarks().await;
-                        self.on_done(done);
+                        if let Some(rev) = self.on_done(done) {
+                            self.restore(rev).await;
+                        }
                     }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
@@ -347,44 +199,9 @@ impl Upstream {
         }
     }
 
-    /// Takes the bookmarks that are there, so that those heard after an answer or a loss were sent after it.
-    async fn take_bookmarks(&mut self) {
-        while let Some(message) =
-            tokio::task::unconstrained(next_of(&mut self.bookmarks)).now_or_never().flatten()
-        {
-            self.on_bookmark(&message).await;
-        }
-    }
-
-    /// A bookmark counts after everything that came before it. One publisher's messages arrive in order, but in
-    /// channels of their own, so what is ready in the others goes first.
-    async fn on_bookmark(&mut self, message: &Message) {
-        let bookmark = match pb::Bookmark::decode(message.payload.clone()) {
-            Ok(bookmark) => bookmark,
-            Err(error) => return self.malformed(&message.subject, &error),
-        };
-        self.on_messages(None).await;
-        self.heard = Instant::now();
-        let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
-        let providers = bookmark.providers.into_iter().filter_map(reached);
-        let consumers = bookmark.consumers.into_iter().filter_map(reached);
-        let behind = self.core.on_reached(providers, consumers);
-        if behind > 0 {
-            info!(behind, "events that the publisher sent did not come; asking for them");
-        }
-        if self.core.on_bookmark(bookmark.rev, bookmark.since) {
-            info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
-        }
-        let (rev, everyone) = (self.core.told(), self.heard >= self.next_bookmark);
-        if rev == bookmark.rev && (everyone || self.heard >= self.next_confirmation) {
-            self.next_confirmation = self.heard + self.config.bookmark_interval.min(CONFIRMATION);
-            if everyone {
-                self.next_bookmark = self.heard + self.config.bookmark_interval;
-            }
-            for shard in &self.shards {
-                shard.send(ToShard::Bookmark { rev, everyone }).await;
-            }
-        }
+    fn subscribe_to_bookmarks(&mut self) {
+        let asker = self.asker.clone();
+        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
     }
 
     fn on_link(&mut self, link: shared::bus::Link) {
@@ -404,68 +221,6 @@ impl Upstream {
         });
     }
 
-    fn on_done(&mut self, done: Done) {
-        match done {
-            Done::Interest(group, messages, interest) => {
-                if let Some(messages) = messages {
-                    let (stream, handle) = tagged(messages, Source::Interest(group));
-                    if self.core.sessions(group).is_empty() {
-                        return;
-                    }
-                    self.messages.push(stream);
-                    self.interests.insert(group, handle);
-                }
-                // Before the first session of the group goes on: a pull that follows must know what the session
-                // will not be told because it was there before.
-                self.pushed.fetch_max(interest.rev, Ordering::Relaxed);
-                self.core.on_interest(group, interest);
-            }
-            Done::Loaded(loaded) => {
-                for (want, messages, replayed) in loaded {
-                    if self.core.on_loaded(&want.provider, want.since, replayed) {
-                        let (stream, handle) = tagged(messages, Source::Event);
-                        self.messages.push(stream);
-                        if let Some(old) = self.topics.insert(want.provider, handle) {
-                            old.abort();
-                        }
-                    }
-                }
-            }
-            Done::Replayed(replayed) => {
-                for (want, replayed) in replayed {
-                    let differences = self.core.on_replayed(&want.provider, want.since, replayed);
-                    self.metrics.repaired(differences);
-                }
-            }
-            Done::Resumed(id, replayed) => {
-                if let Some(resuming) = self.resuming.get_mut(&id) {
-                    resuming.asking = false;
-                    resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
-                }
-            }
-            Done::CaughtUp(group, want, replayed) => self.core.on_caught_up(group, &want.provider, replayed),
-            Done::Bookmarks(messages) => {
-                self.bookmarks = Some(messages);
-                let connected = self.asker.bus.link().borrow().connected;
-                self.joined.send_replace(connected);
-                info!("joined the bus");
-            }
-            Done::Digest(Digests { entries, consumers }, answer) => {
-                self.comparing = false;
-                match answer {
-                    Ok((differing, gone)) => {
-                        let differing = differing.iter().filter_map(|n| entries.get(*n as usize).cloned());
-                        self.core.on_differing(differing.collect());
-                        for (group, _) in gone.iter().filter_map(|n| consumers.get(*n as usize)) {
-                            self.core.on_consumer_gone(*group);
-                        }
-                    }
-                    Err(error) => debug!(%error, "no replica compared its state with ours"),
-                }
-            }
-        }
-    }
-
     fn on_pace(&mut self) {
         let now = Instant::now();
         for (shard, left) in self.left.iter_mut().enumerate() {
@@ -478,9 +233,9 @@ impl Upstream {
             self.next_digest = now + jittered(self.config.digest_interval);
             self.compare();
         }
-        let (topics, groups) = self.core.sizes();
+        let (topics, groups) = (self.core.topic_count(), self.core.groups_by_kind());
         let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
-        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed), self.heard.elapsed());
+        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed));
     }
 
     /// Asks replicas to compare, in requests that the bus carries.

@@ -6,9 +6,12 @@ use serde::Serialize;
 use shared::model::{Instance, Revision, ServiceKey};
 
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod grpc;
 pub(crate) mod refusal;
 pub(crate) mod route;
+mod text;
 pub(crate) mod ws;
 
 #[derive(Serialize)]

@@ -2,6 +2,7 @@
 //!
 //! Speaks the v4 REST API over HTTP/1.1, within TLS at `https://` addresses, so it works against Service-Center as well.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
 use shared::tls::{self, ClientFiles};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::cli::Target;
@@ -131,9 +131,13 @@ impl Registry {
 
     /// A connection of one's own, within TLS if the address says so.
     pub(crate) async fn open(&self) -> std::io::Result<Wire> {
+        self.open_from(None).await
+    }
+
+    /// Like [`Registry::open`], from an address of this machine.
+    async fn open_from(&self, source: Option<IpAddr>) -> std::io::Result<Wire> {
         let (host, port) = self.address();
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
-        stream.set_nodelay(true)?;
+        let stream = wire::reach((host.clone(), port), source).await?;
         if self.base.scheme() != "https" {
             return Ok(Wire::Plain(stream));
         }

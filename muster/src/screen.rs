@@ -21,6 +21,10 @@ pub(crate) struct Screen {
     out: Box<dyn Write + Send>,
     notes: Box<dyn Write + Send>,
     colours: bool,
+    /// The notes go to a terminal, where a line can be written anew.
+    terminal: bool,
+    /// Such a line stands there.
+    unfinished: bool,
 }
 
 impl Screen {
@@ -31,17 +35,34 @@ impl Screen {
             out: Box::new(std::io::stdout()),
             notes: Box::new(std::io::stderr()),
             colours: wanted && std::io::stdout().is_terminal(),
+            terminal: std::io::stderr().is_terminal(),
+            unfinished: false,
         }
     }
 
     /// Writes to the given places, without colours.
     #[cfg(test)]
     pub(crate) fn plain(out: impl Write + Send + 'static, notes: impl Write + Send + 'static) -> Self {
-        Self { out: Box::new(out), notes: Box::new(notes), colours: false }
+        Self {
+            out: Box::new(out),
+            notes: Box::new(notes),
+            colours: false,
+            terminal: false,
+            unfinished: false,
+        }
+    }
+
+    /// Takes away the line of [`Screen::progress`].
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.unfinished) {
+            let _ = write!(self.notes, "\r\x1b[K");
+            let _ = self.notes.flush();
+        }
     }
 
     /// A line of the result.
     pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
+        self.settle();
         writeln!(self.out, "{line}")?;
         Ok(self.out.flush()?)
     }
@@ -59,6 +80,7 @@ impl Screen {
 
     /// Rows below their heads, columns aligned.
     pub(crate) fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+        self.settle();
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
         let width = |column: usize| {
@@ -83,8 +105,19 @@ impl Screen {
         self.paint(colour_of(word), &format!("{:width$}", harmless(word)))
     }
 
+    /// How far something has come, on a terminal; elsewhere nothing.
+    pub(crate) fn progress(&mut self, what: &str, done: f64, words: &str) {
+        if self.terminal {
+            self.unfinished = true;
+            // As with a note.
+            let _ = write!(self.notes, "\r\x1b[K{what} {} {}", bar(done), harmless(words));
+            let _ = self.notes.flush();
+        }
+    }
+
     /// Something worth knowing that is not the result.
     pub(crate) fn note(&mut self, note: &str) {
+        self.settle();
         // A note that cannot be written changes nothing about the result.
         let _ = writeln!(self.notes, "muster: {}", harmless(note));
     }
@@ -92,6 +125,13 @@ impl Screen {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// A bar that is full at 1.
+fn bar(done: f64) -> String {
+    const WIDTH: usize = 30;
+    let full = (done.clamp(0.0, 1.0) * WIDTH as f64).round() as usize;
+    format!("[{}{}] {:3.0} %", "#".repeat(full), "-".repeat(WIDTH - full), done.clamp(0.0, 1.0) * 100.0)
 }
 
 fn colour_of(word: &str) -> &'static str {
@@ -111,6 +151,15 @@ pub(crate) fn harmless(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_as_full_as_it_says_whatever_it_is_told() {
+        assert_eq!(bar(0.0), format!("[{}]   0 %", "-".repeat(30)));
+        assert_eq!(bar(0.5), format!("[{}{}]  50 %", "#".repeat(15), "-".repeat(15)));
+        for full in [1.0, 7.0, f64::INFINITY] {
+            assert_eq!(bar(full), format!("[{}] 100 %", "#".repeat(30)));
+        }
+    }
 
     #[test]
     fn control_characters_never_reach_the_terminal() {

@@ -132,9 +132,10 @@ async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) ->
             Router::new().fallback_service(service)
         }
     };
-    let secure = config.gateway.tls.is_some();
+    let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
-    let gateway = edge_gateway::App::build_on(api, config.gateway, bus, forward, &meter, &readiness, &tasks)?;
+    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
+    let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
     info!(plane = "both", api = %listening, data = %file.display(), "listening");
     let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
     drop(registry);

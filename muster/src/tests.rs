@@ -53,6 +53,7 @@ async fn start(fake: &Fake) -> String {
         .route("/v4/default/registry/microservices/{id}/instances/{instance}", delete(removed))
         .route("/v4/default/registry/microservices/{id}/instances/{instance}/heartbeat", put(beat))
         .route("/v4/default/registry/microservices/{id}/watcher", get(watch))
+        .route("/v4/default/registry/watcher", get(watch))
         .route(
             "/v4/default/registry/version",
             get(|| async { Json(json!({"version": "1", "apiVersion": "4.0.0"})) }),
@@ -112,10 +113,11 @@ async fn beat(State(fake): State<Fake>) -> Response {
 
 async fn watch(
     State(fake): State<Fake>,
-    Path(id): Path<String>,
+    id: Option<Path<String>>,
     Query(query): Params,
     request: Request,
 ) -> Response {
+    let id = id.map_or_else(|| "services".to_owned(), |Path(id)| id);
     fake.asked.lock().push(format!("watch {id} {query:?}"));
     let key = request.headers().get("sec-websocket-key").map(|key| derive_accept_key(key.as_bytes()));
     let Some(accept) = key else { return StatusCode::BAD_REQUEST.into_response() };
@@ -291,6 +293,28 @@ async fn a_watch_resumes_after_the_last_revision_and_ends_when_told() {
     assert!(done.notes.contains("reconnected; nothing is missing"), "{}", done.notes);
     assert!(done.notes.ends_with("muster: the registry refused: service does not exist\n"), "{}", done.notes);
     assert_eq!(*fake.asked.lock(), [r#"watch s1 {"rev": "0"}"#, r#"watch s1 {"rev": "8"}"#]);
+}
+
+#[tokio::test]
+async fn services_are_watched_by_what_they_are_and_never_together_with_a_consumer() {
+    let fake = Fake::default();
+    let server = start(&fake).await;
+    for arguments in [&["watch", "--app", "shop", "--env", ""][..], &["watch", "--all"]] {
+        *fake.frames.lock() = vec![vec!["gone"]];
+        assert_eq!(muster(&server, arguments).await.status, 1, "the watch ended");
+    }
+    assert_eq!(
+        *fake.asked.lock(),
+        [
+            r#"watch services {"all": "true", "app": "shop", "env": "", "rev": "0"}"#,
+            r#"watch services {"all": "true", "rev": "0"}"#
+        ]
+    );
+    let together = ["--all", "--service", "s1"];
+    for wrong in [&[][..], &together, &["--app", "a", "--provider", "p"]] {
+        let arguments = [&["muster", "watch"], wrong].concat();
+        assert!(crate::cli::command().try_get_matches_from(arguments).is_err(), "{wrong:?}");
+    }
 }
 
 #[tokio::test]

@@ -119,9 +119,12 @@ async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_to
         "50",
         "--for",
         "1s",
+        "--source",
+        "127.0.0.2-127.0.0.4",
     ];
     let report = json(&load, &url).await;
     assert_eq!(report["watchers_settled"], 20, "{report}");
+    assert_eq!(report["sources"], 3, "{report}");
     for none in ["watchers_lost", "frames_out_of_order", "changes_merged_or_missed"] {
         assert_eq!(report[none], 0, "{none}: {report}");
     }

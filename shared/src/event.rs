@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use opentelemetry::trace::SpanContext;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,19 @@ pub struct InstanceEvent {
     pub mod_rev: Revision,
     /// Unix microseconds at which the publisher's replica learnt of the commit.
     pub committed_at: u64,
+    /// How it travels.
+    pub via: Via,
+}
+
+/// What is noted on an event's way, for figures and traces only.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Via {
+    /// Unix microseconds at which the publisher handed it to the bus; 0 before.
+    pub published_at: u64,
+    /// Unix microseconds at which the gateway took it from the bus, by its own clock; 0 before.
+    pub received_at: u64,
+    /// The span that caused it to be here, when the change is traced. Travels beside the event, as a header.
+    pub trace: Option<Box<SpanContext>>,
 }
 
 /// A message of the bus that cannot be understood.
@@ -115,6 +129,7 @@ impl InstanceEvent {
             instance: Some((&*self.instance).into()),
             mod_rev: self.mod_rev,
             committed_at: self.committed_at,
+            published_at: self.via.published_at,
         }
     }
 
@@ -135,6 +150,7 @@ impl InstanceEvent {
             instance: Arc::new(it.instance.ok_or(DecodeError::Missing("instance"))?.into()),
             mod_rev: it.mod_rev,
             committed_at: it.committed_at,
+            via: Via { published_at: it.published_at, ..Via::default() },
         })
     }
 }
@@ -233,6 +249,7 @@ mod tests {
             }),
             mod_rev: 9,
             committed_at: 1_700_000_000_000_000,
+            via: Via { published_at: 1_700_000_000_000_042, ..Via::default() },
         }
     }
 

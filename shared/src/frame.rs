@@ -1,7 +1,7 @@
 //! What every program of ours has around its rooms: logs, signals, figures, the admin port, settings that change.
 //!
 //! In: settings, and a body that starts the rooms. Out: the exit status. Order: settings → logs → runtime → signals →
-//! body → until the drain has ended. SIGHUP, or a change of the configuration file, reads the settings again: what is
+//! body → until the drain has ended → the rest of the telemetry. SIGHUP, or a change of the configuration file, reads the settings again: what is
 //! live counts from then on, what is not is named, and a configuration with mistakes changes nothing.
 //!
 //! The admin port has, besides [`admin`]'s routes, two for operators only: `GET /config` (the settings in force, without
@@ -30,7 +30,7 @@ use crate::admin::{self, Readiness};
 use crate::config::{Again, Config, Loaded, Secret};
 use crate::http::{ServerLimits, serve};
 use crate::lifecycle::Tasks;
-use crate::telemetry::{LogConfig, LogLevel, Metrics};
+use crate::telemetry::{LogConfig, Metrics, Telemetry};
 
 /// Between two looks at the configuration file.
 const FILE_PACE: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 
 /// Settings of a whole program.
 pub trait Program: Config + Send + 'static {
-    /// Its name in metrics.
+    /// Its name in metrics and traces.
     const SERVICE: &'static str;
     /// Its logs.
     fn log(&self) -> &LogConfig;
@@ -82,45 +82,62 @@ where
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let level = match config.log().init() {
-        Ok(level) => level,
-        Err(e) => {
-            eprintln!("cannot log: {e}");
-            return ExitCode::from(failure);
-        }
-    };
-    notes.iter().for_each(|note| warn!("{note}"));
-    let grace = config.grace();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            error!(reason = %e, "this program cannot run");
+            eprintln!("this program cannot run: {e}");
             return ExitCode::from(failure);
         }
     };
-    let ended = runtime.block_on(async {
-        let tasks = Tasks::new();
+    let in_time = runtime.block_on(async {
         let cannot = |e: &dyn Display| error!(reason = format!("{e:#}"), "this program cannot run");
-        tasks.listen_for_signals().map_err(|e| cannot(&e))?;
-        let metrics = Metrics::new([KeyValue::new("service.name", C::SERVICE)]).map_err(|e| cannot(&e))?;
-        let readiness = Readiness::new(&tasks);
-        let token = config.admin_token().cloned();
-        let last = Tasks::new();
-        let mut frame =
-            Frame { tasks, metrics, readiness, again, last: last.clone(), token, appliers: Vec::new() };
-        body(config, &mut frame).await.map_err(|e| cannot(&e))?;
-        let tasks = frame.tasks.clone();
-        frame.appliers.push(Box::new(move |config| level_of(&level, config)));
-        frame.keep_current().map_err(|e| cannot(&e))?;
-        let in_time = tasks.finish(grace).await;
-        last.drain().cancel();
-        Ok::<_, ()>(in_time & last.finish(LAST_GRACE).await)
+        let telemetry = match Telemetry::start(C::SERVICE, config.log()) {
+            Ok(telemetry) => telemetry,
+            Err(e) => {
+                cannot(&e);
+                if !tracing::dispatcher::has_been_set() {
+                    eprintln!("this program cannot run: {e}");
+                }
+                return false;
+            }
+        };
+        notes.iter().for_each(|note| warn!("{note}"));
+        let ended = rooms(config, again, &telemetry, body).await;
+        telemetry.finish().await;
+        ended.unwrap_or_else(|e| {
+            cannot(&e);
+            false
+        })
     });
-    if ended == Ok(true) { ExitCode::SUCCESS } else { ExitCode::from(failure) }
+    if in_time { ExitCode::SUCCESS } else { ExitCode::from(failure) }
 }
 
-fn level_of<C: Program>(level: &LogLevel, config: &C) {
-    level.set(config.log());
+/// Starts the rooms and waits for their end; whether it came in time.
+async fn rooms<C, E>(
+    config: C,
+    again: Again,
+    telemetry: &Telemetry,
+    body: impl AsyncFnOnce(C, &mut Frame<C>) -> Result<(), E>,
+) -> Result<bool, String>
+where
+    C: Program,
+    E: Display,
+{
+    let told = |e: &dyn Display| format!("{e:#}");
+    let tasks = Tasks::new();
+    tasks.listen_for_signals().map_err(|e| told(&e))?;
+    let (grace, token) = (config.grace(), config.admin_token().cloned());
+    let (metrics, readiness) = (telemetry.metrics().clone(), Readiness::new(&tasks));
+    let last = Tasks::new();
+    let mut frame =
+        Frame { tasks, metrics, readiness, again, last: last.clone(), token, appliers: Vec::new() };
+    body(config, &mut frame).await.map_err(|e| told(&e))?;
+    let (tasks, level) = (frame.tasks.clone(), telemetry.level().clone());
+    frame.appliers.push(Box::new(move |config| level.set(config.log())));
+    frame.keep_current().map_err(|e| told(&e))?;
+    let in_time = tasks.finish(grace).await;
+    last.drain().cancel();
+    Ok(in_time & last.finish(LAST_GRACE).await)
 }
 
 impl<C: Program> Frame<C> {

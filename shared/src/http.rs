@@ -5,12 +5,13 @@
 //!
 //! It promises:
 //! - header names in title case on HTTP/1.1: old Java clients look up `X-Resource-Revision` in this case;
+//! - every request has an id, its own or a new one, and every answer names it in `X-Request-Id`;
 //! - nothing a client does or leaves undone holds a connection for ever: a slow head, an idle connection and
 //!   an answer that nobody reads end after the times in [`ServerLimits`];
 //! - each connection is owned here until it ends or is upgraded. Drain: accept nothing, finish what runs.
 //!   Abort: drop all.
 //!
-//! It never looks into a request or its answer. Who upgrades a connection owns the upgraded socket.
+//! It never looks into a request or its answer, that id apart. Who upgrades a connection owns the upgraded socket.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -33,12 +34,14 @@ use crate::tls::ServerTls;
 mod activity;
 mod connection;
 mod metrics;
+mod request;
 mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::ServerMetrics;
+pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{Slot, Socket, take_socket};
 pub use stream::Stream;
 
@@ -65,6 +68,8 @@ pub struct ServerLimits {
     pub http2_streams: u32,
     /// With it clients speak TLS, and nothing else.
     pub tls: Option<ServerTls>,
+    /// Each request is a line in the log.
+    pub access_log: bool,
 }
 
 impl Default for ServerLimits {
@@ -81,21 +86,18 @@ impl Default for ServerLimits {
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
             tls: None,
+            access_log: false,
         }
     }
 }
 
 impl ServerLimits {
-    /// Declares the limits in the section `http` and takes their values; `name` names the listener.
-    pub fn read(settings: &mut Settings<'_>, name: &'static str) -> Self {
+    /// Declares the limits in the section `http` and takes their values; `name` names the listener,
+    /// `connections` says what that limit means there.
+    pub fn read(settings: &mut Settings<'_>, name: &'static str, connections: &'static str) -> Self {
         Self {
             name,
-            connections: settings.within(
-                "http.connections",
-                "20000",
-                "1"..="10000000",
-                "Connections open at once; more wait until one ends.",
-            ),
+            connections: settings.within("http.connections", "20000", "1"..="10000000", connections),
             header_bytes: settings
                 .within::<Size>("http.header-bytes", "32KiB", "8KiB"..="1MiB", "Largest head of a request.")
                 .0,
@@ -130,6 +132,7 @@ impl ServerLimits {
                 "HTTP/2 streams open at once on a connection.",
             ),
             tls: ServerTls::read(settings),
+            access_log: false,
         }
     }
 }

@@ -11,8 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod proto_codec;
+mod scope;
 mod service;
 
+pub use scope::Scope;
 pub use service::{Framework, Service, ServicePath};
 
 /// A place in the store's order of commits. Zero is before every commit.

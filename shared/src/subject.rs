@@ -31,6 +31,12 @@ pub fn interest(consumer: &ServiceRef) -> String {
     subject("muster.interest", consumer)
 }
 
+/// The subject on which a tenant's services come and go.
+pub fn services(tenant: &Tenant) -> String {
+    let encode = |token| utf8_percent_encode(token, TOKEN);
+    format!("muster.services.{}.{}", encode(&tenant.domain), encode(&tenant.project))
+}
+
 /// The service of an event or interest subject.
 pub fn service_of(subject: &str) -> Option<ServiceRef> {
     let tokens =
@@ -58,6 +64,7 @@ mod tests {
         let provider = ServiceRef::new(Tenant::default(), "d8ff48ad");
         assert_eq!(event(&provider), "muster.event.default.default.d8ff48ad");
         assert_eq!(interest(&provider), "muster.interest.default.default.d8ff48ad");
+        assert_eq!(services(&provider.tenant), "muster.services.default.default");
     }
 
     proptest! {

@@ -45,7 +45,7 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_ours(name: &str) -> bool {
-    ["muster_", "muster:", "service_center_", "process_"].iter().any(|prefix| name.starts_with(prefix))
+    ["muster_", "muster:", "service_center_", "process_", "go_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The names that the programs' sources give to their instruments.
@@ -99,7 +99,8 @@ fn variables(image: &str) -> BTreeSet<String> {
         "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
         other => panic!("who is {other}?"),
     };
-    words(&table).filter(|word| word.starts_with("MUSTER_")).map(str::to_owned).collect()
+    let telemetry = shared::telemetry::VARIABLES.map(str::to_owned);
+    words(&table).filter(|word| word.starts_with("MUSTER_")).map(str::to_owned).chain(telemetry).collect()
 }
 
 #[test]
@@ -187,6 +188,67 @@ fn ports_agree() {
     for url in gateways.split(',') {
         let host = url.trim_start_matches("http://").trim_end_matches(":30100");
         assert!(hosts.contains(host), "{url} is forwarded to and not there");
+    }
+}
+
+#[test]
+fn telemetry_goes_where_someone_listens() {
+    let compose = yaml(COMPOSE[0]);
+    let hosts: BTreeSet<String> = services(&compose).into_iter().map(|(name, _)| name).collect();
+    let collector = yaml("deploy/otel-collector.yml");
+    let listening: Vec<String> = each(&collector["receivers"], "endpoint").iter().map(text).collect();
+    for name in ["control-plane-1", "control-plane-2", "edge-gateway"] {
+        let endpoint = text(&compose["services"][name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]);
+        let (host, port) = endpoint.trim_start_matches("http://").split_once(':').expect("has a port");
+        assert!(hosts.contains(host), "{name} sends to {host}, which is not there");
+        assert!(
+            listening.contains(&format!("0.0.0.0:{port}")),
+            "nobody listens on {endpoint}: {listening:?}"
+        );
+    }
+    let passed_on = each(&collector["exporters"], "endpoint");
+    assert!(!passed_on.is_empty());
+    for target in passed_on.iter().map(text) {
+        let host = target.split(':').next().unwrap_or_default();
+        assert!(hosts.contains(host), "the collector sends to {host}, which is not there");
+    }
+    let pipelines = collector["service"]["pipelines"].as_object().expect("has pipelines");
+    for (name, pipeline) in pipelines {
+        for part in ["receivers", "processors", "exporters"] {
+            for used in pipeline[part].as_array().into_iter().flatten().map(text) {
+                assert!(
+                    collector[part].get(&used).is_some(),
+                    "{name} uses {part} {used}, which is not there"
+                );
+            }
+        }
+    }
+    for file in files("grafana/provisioning/datasources", ".yml") {
+        for url in each(&yaml(&file), "url").iter().map(text) {
+            let host = url.trim_start_matches("http://").split(':').next().unwrap_or_default().to_owned();
+            assert!(hosts.contains(&host), "{}: {url}", file.display());
+        }
+    }
+}
+
+#[test]
+fn images_are_pinned() {
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            let Some(image) = service["image"].as_str().filter(|image| !image.starts_with("muster/")) else {
+                continue;
+            };
+            let version = image.rsplit_once(':').map_or("", |(_, version)| version);
+            assert!(version.contains('.') && version != "latest", "{file}: {name}: {image}");
+        }
+    }
+}
+
+#[test]
+fn variables_of_telemetry_are_explained() {
+    let page = read("docs/operations.md");
+    for variable in shared::telemetry::VARIABLES {
+        assert!(page.contains(variable), "docs/operations.md does not explain {variable}");
     }
 }
 

@@ -1,15 +1,23 @@
 //! System tests.
 
+mod concurrent;
+mod dashboards;
 mod deploy;
+mod descriptors;
 mod doctor;
 mod faults;
 mod helm;
 mod operate;
 mod outage;
 mod push;
+mod requests;
+mod restore;
+mod sdks;
+mod selectors;
 mod standalone;
 mod store_cluster;
 mod store_disk;
 mod store_etcd;
 mod store_faults;
 mod store_security;
+mod traces;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use harness::{Client, World, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_reach_watchers_on_every_gateway_in_order() {
@@ -150,6 +150,57 @@ async fn a_deleted_consumer_is_told_at_once_and_its_watch_ends() {
     }
     let mut never = world.watch(0, "no-such-service").await;
     assert_eq!(never.text().await.as_deref(), Some("service does not exist"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_service_is_pushed_to_watchers_of_every_domain() {
+    let world = World::tuned(&[("--registry-shared-services", "weather")], &[]).await;
+    let gateway = world.client(0);
+    let send = async |domain: &str, method: &str, path: &str, consumer: &str, body: Value| {
+        let path = format!("/v4/default/registry{path}");
+        let headers = [("X-Domain-Name", domain), ("X-ConsumerId", consumer)];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        gateway.try_send(method, &path, &headers, body).await.expect("an answer")
+    };
+    let register = async |domain: &str, app: &str, name: &str, environment: &str| {
+        let body = json!({"service": {"appId": app, "serviceName": name, "version": "1.0.0", "environment": environment}});
+        let answer = send(domain, "POST", "/microservices", "", body).await.ok();
+        answer["serviceId"].as_str().expect("an id").to_owned()
+    };
+    // Shared services are those of the registry's own tenant and environment.
+    let provider = register("default", "default", "weather", "production").await;
+    let (near, far) =
+        (register("default", "shop", "near", "").await, register("tenant-1", "shop", "far", "").await);
+    let find = "/instances?appId=default&serviceName=weather&version=0%2B&env=production";
+    let mut watchers = Vec::new();
+    for (domain, consumer) in [("default", &near), ("tenant-1", &far)] {
+        send(domain, "GET", find, consumer, Value::Null).await.ok();
+        watchers.push(harness::Watcher::connect_in(world.gateways[0].api, domain, consumer).await);
+    }
+    // One that has not asked for it hears nothing of it.
+    let other = register("tenant-2", "shop", "other", "").await;
+    let own = register("tenant-2", "shop", "own", "").await;
+    let path = "/instances?appId=shop&serviceName=own&version=0%2B";
+    send("tenant-2", "GET", path, &other, Value::Null).await.ok();
+    let mut elsewhere = harness::Watcher::connect_in(world.gateways[0].api, "tenant-2", &other).await;
+
+    gateway.instance(&provider, "i").await;
+    gateway.tag(&provider, "i", "sunny").await;
+    gateway.unregister(&provider, "i").await;
+    for watcher in &mut watchers {
+        for (action, tag) in [("CREATE", ""), ("UPDATE", "sunny"), ("DELETE", "sunny")] {
+            let event = watcher.event().await;
+            assert_eq!((&event["action"], &event["instance"]["instanceId"]), (&json!(action), &json!("i")));
+            assert_eq!(event["key"]["serviceName"], "weather");
+            assert_eq!(event["instance"]["properties"]["tag"].as_str().unwrap_or_default(), tag);
+        }
+    }
+    let body = json!({"instance": {"instanceId": "mine", "hostName": "n"}});
+    send("tenant-2", "POST", &format!("/microservices/{own}/instances"), "", body).await.ok();
+    elsewhere.expect("CREATE", "mine", "").await;
+    // A pull agrees.
+    let pulled = send("tenant-1", "GET", find, &far, Value::Null).await;
+    assert_eq!(pulled.text(), "{}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,18 +81,37 @@ limits! {
     "status of an instance" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","status":"$"}}"#: "TESTING", "UNKNOWN";
     "healthCheck.mode" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"$","interval":1}}}"#: "push", "";
     "healthCheck.port" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"push","interval":1,"port":$}}}"#: 65535, 65536;
+    "healthCheck.port, lowest" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"push","interval":1,"port":$}}}"#: 0, -1;
+    "healthCheck.times, lowest" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"push","interval":1,"times":$}}}"#: 0, -1;
     "healthCheck.interval" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"pull","interval":$}}}"#: 1, 0;
     "healthCheck.interval, highest" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"pull","interval":$}}}"#: i32::MAX, 2_147_483_648_u32;
     "healthCheck.times" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"pull","interval":1,"times":$}}}"#: i32::MAX, 2_147_483_648_u32;
     "healthCheck.url" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","healthCheck":{"mode":"push","interval":1,"url":"$"}}}"#: "/a", "/a b";
     "dataCenterInfo" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","dataCenterInfo":{"name":"$","region":"r","availableZone":"z"}}}"#: a(128), a(129);
     "dataCenterInfo, empty" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","dataCenterInfo":{"name":"n","region":"$","availableZone":"z"}}}"#: "r", "";
+    "status of an instance, changed" PUT "/microservices/s/instances/i/status?value=$" "": "OUTOFSERVICE", "UNKNOWN";
+    "status of an instance, none" PUT "/microservices/s/instances/i/status?value=$" "": "UP", "";
+    "instanceId of a path" PUT "/microservices/s/instances/$/heartbeat" "": "i", "i:";
+    "appId, ends" POST "/microservices" r#"{"service":{"serviceName":"x","appId":"$"}}"#: "a_-.b", "_a";
+    "alias, form" POST "/microservices" r#"{"service":{"serviceName":"x","alias":"$"}}"#: "-a:b_.", "a/b";
+    "registerBy, length" POST "/microservices" r#"{"service":{"serviceName":"x","registerBy":"$"}}"#: "SDK".repeat(21), "SDK".repeat(22);
+    "framework.name, form" POST "/microservices" r#"{"service":{"serviceName":"x","framework":{"name":"$"}}}"#: "go-chassis", "go chassis";
     "instance registration, bytes" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","properties":{"p":"$"}}}"#: a(5120 - 51), a(5120 - 50);
     "properties of a service, bytes" PUT "/microservices/s/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
     "properties of an instance, bytes" PUT "/microservices/s/instances/i/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
     "any body, bytes" PUT "/heartbeats" r#"{"instances":[{"serviceId":"$"}]}"#: a((2 << 20) - 32), a((2 << 20) - 31);
     "tag" POST "/microservices/s/tags" r#"{"tags":{"k":"$"}}"#: a(64), a(65);
     "tag, key" POST "/microservices/s/tags" r#"{"tags":{"$":"v"}}"#: a(64), a(65);
+    "tag, form" POST "/microservices/s/tags" r#"{"tags":{"k":"$"}}"#: "a1_-.", "1a";
+    "schemaId, ends" PUT "/microservices/s/schemas/$" r#"{"schema":"S"}"#: "a_-.b", "a.";
+    "summary, form" PUT "/microservices/s/schemas/x" r#"{"schema":"S","summary":"$"}"#: "aB0", "a-b";
+    "appId of a dependency's consumer" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"$","serviceName":"s","version":"0.0.1"},"providers":[{"serviceName":"p","version":"1+"}]}]}"#: "default", "";
+    "name of a dependency's consumer" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"$","version":"0.0.1"},"providers":[{"serviceName":"p","version":"1+"}]}]}"#: "s", "";
+    "version of a dependency's consumer" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"s","version":"$"},"providers":[{"serviceName":"p","version":"1+"}]}]}"#: "0.0.1", "0.0.1+";
+    "appId of a dependency's provider" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"s","version":"0.0.1"},"providers":[{"appId":"$","serviceName":"p","version":"1+"}]}]}"#: a(160), a(161);
+    "name of a dependency's provider" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"s","version":"0.0.1"},"providers":[{"serviceName":"$","version":"1+"}]}]}"#: a(128), a(129);
+    "version of a dependency's provider" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"s","version":"0.0.1"},"providers":[{"serviceName":"p","version":"$"}]}]}"#: "1.0-2.0", "1.0-x";
+    "environment of a dependency's provider" POST "/dependencies" r#"{"dependencies":[{"consumer":{"appId":"default","serviceName":"s","version":"0.0.1"},"providers":[{"serviceName":"p","version":"1+","environment":"$"}]}]}"#: "testing", "prod";
     "schemaId" PUT "/microservices/s/schemas/$" r#"{"schema":"S"}"#: a(160), a(161);
     "schema" PUT "/microservices/s/schemas/x" r#"{"schema":"$"}"#: "S", "";
     "summary" PUT "/microservices/s/schemas/x" r#"{"schema":"S","summary":"$"}"#: a(128), a(129);
@@ -105,6 +124,7 @@ limits! {
     "rules" POST "/microservices/s/rules" r#"{"rules":[$]}"#: rules(100), rules(101);
     "tags of a find" GET "/instances?appId=default&serviceName=s&version=0%2B&tags=$" "": a(64), a(65);
     "version of a find" GET "/instances?appId=default&serviceName=s&version=$" "": "0-1.2.3.4", "0-1.2.3.4.5";
+    "version of a find, length" GET "/instances?appId=default&serviceName=s&version=$" "": format!("{:0128}%2B", 0), format!("{:0129}%2B", 0);
     "environment of a find" GET "/instances?appId=default&serviceName=s&version=0%2B&env=$" "": "", "prod";
 }
 

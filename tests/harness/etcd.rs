@@ -1,6 +1,7 @@
 //! A real etcd, of one member or several.
 
 use std::ops::Deref;
+use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -109,6 +110,28 @@ impl Etcd {
         self.wait_until_healthy().await;
     }
 
+    /// Copies its data aside; it is down meanwhile.
+    ///
+    /// # Panics
+    /// When the data cannot be copied.
+    pub async fn back_up(&self) {
+        self.process.kill();
+        copy(&self.directory().join("data"), &self.directory().join("backup"));
+        self.restart().await;
+    }
+
+    /// Ends it, and starts it on what was copied aside.
+    ///
+    /// # Panics
+    /// When there is no copy.
+    pub async fn restore(&self) {
+        self.process.kill();
+        let data = self.directory().join("data");
+        std::fs::remove_dir_all(&data).expect("its data");
+        copy(&self.directory().join("backup"), &data);
+        self.restart().await;
+    }
+
     async fn wait_until_healthy(&self) {
         eventually("etcd is healthy", || async {
             assert!(self.process.is_running(), "etcd has ended");
@@ -131,6 +154,19 @@ impl Etcd {
             std::io::Result::Ok(answer)
         };
         asked.await.is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    }
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a writable directory");
+    for entry in std::fs::read_dir(from).expect("a readable directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy(&entry.path(), &target),
+            false => _ = std::fs::copy(entry.path(), &target).expect("a readable file"),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`process`] | a child process: its log, its signals, its end |
 //! | [`etcd`], [`nats`] | the two servers we depend on, on ports and directories of their own |
+//! | [`prometheus`] | who scrapes our programs, and answers queries |
+//! | [`collector`] | who takes what they export |
 //! | [`link`] | a TCP link that can be cut, frozen and slowed |
 //! | [`world`] | a whole system of our programs |
 //! | [`client`], [`watcher`] | who uses it |
@@ -17,6 +19,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod collector;
 pub mod etcd;
 pub mod eventually;
 pub mod link;
@@ -25,15 +28,18 @@ pub mod nats;
 pub mod oracle;
 pub mod port;
 pub mod process;
+pub mod prometheus;
 pub mod watcher;
 pub mod world;
 
 pub use certificates::{Authority, Identity};
 pub use client::{Answer, Client};
+pub use collector::Collector;
 pub use etcd::Etcd;
 pub use eventually::{deadline, eventually};
 pub use link::{Direction, Link};
 pub use nats::Nats;
 pub use process::Process;
+pub use prometheus::Prometheus;
 pub use watcher::{Seen, Watcher};
-pub use world::{Node, World};
+pub use world::{Node, Tuning, World};

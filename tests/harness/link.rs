@@ -11,6 +11,8 @@
 use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +25,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::{eventually, port};
+
+mod sieve;
+
+use sieve::Sieve;
 
 /// Chunks that wait in a direction; when they are more, the sender is no longer read from.
 const WAITING: usize = 1024;
@@ -43,6 +49,8 @@ pub enum Direction {
 struct Fault {
     frozen: bool,
     delay: Duration,
+    /// Subjects whose messages are lost, by their beginning; on a link to a bus.
+    loses: Option<&'static str>,
 }
 
 /// A link to a server. Its connections end when it is dropped.
@@ -52,14 +60,25 @@ pub struct Link {
     to_server: watch::Sender<Fault>,
     to_client: watch::Sender<Fault>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    /// The server is a nats-server; messages that were lost.
+    bus: Option<Arc<AtomicU64>>,
 }
 
 impl Link {
     /// Opens a link to `server` (`host:port`).
     pub async fn to(server: impl Into<String>) -> Self {
+        Self::opened(server.into(), None).await
+    }
+
+    /// Opens a link to a nats-server, which can also lose messages.
+    pub async fn to_bus(server: impl Into<String>) -> Self {
+        Self::opened(server.into(), Some(Arc::default())).await
+    }
+
+    async fn opened(server: String, bus: Option<Arc<AtomicU64>>) -> Self {
         let (to_server, to_client) = (watch::channel(Fault::default()).0, watch::channel(Fault::default()).0);
         let accepting = Mutex::new(None);
-        let link = Self { port: port::free(), server: server.into(), to_server, to_client, accepting };
+        let link = Self { port: port::free(), server, to_server, to_client, accepting, bus };
         link.open().await;
         link
     }
@@ -94,6 +113,16 @@ impl Link {
         self.set(direction, |fault| fault.delay = delay);
     }
 
+    /// Loses the messages to the client whose subject begins so; the connection stays.
+    pub fn lose(&self, subject: &'static str) {
+        self.set(Direction::ToClient, |fault| fault.loses = Some(subject));
+    }
+
+    /// Messages that were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.bus.as_ref().map_or(0, |lost| lost.load(Ordering::Relaxed))
+    }
+
     /// Whatever was wrong is over.
     pub async fn mend(&self) {
         self.set(Direction::Both, |fault| *fault = Fault::default());
@@ -115,7 +144,7 @@ impl Link {
         let listener =
             eventually("the link's port is free", || async { TcpListener::bind(self.address()).await.ok() })
                 .await;
-        let server = self.server.clone();
+        let (server, bus) = (self.server.clone(), self.bus.clone());
         let (to_server, to_client) = (self.to_server.subscribe(), self.to_client.subscribe());
         let accepting = tokio::spawn(async move {
             // Aborted with this task.
@@ -123,7 +152,9 @@ impl Link {
             loop {
                 tokio::select! {
                     accepted = listener.accept() => if let Ok((client, _)) = accepted {
-                        connections.spawn(connect(client, server.clone(), to_server.clone(), to_client.clone()));
+                        let sieve = bus.clone().map(Sieve::new);
+                        let faults = (to_server.clone(), to_client.clone());
+                        connections.spawn(connect(client, server.clone(), faults, sieve));
                     },
                     _ = connections.join_next(), if !connections.is_empty() => {}
                 }
@@ -144,8 +175,8 @@ impl Drop for Link {
 async fn connect(
     client: TcpStream,
     server: String,
-    to_server: watch::Receiver<Fault>,
-    to_client: watch::Receiver<Fault>,
+    (to_server, to_client): (watch::Receiver<Fault>, watch::Receiver<Fault>),
+    sieve: Option<Sieve>,
 ) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     // Delays are for the test to choose.
@@ -154,8 +185,8 @@ async fn connect(
     let (server_read, server_write) = server.into_split();
     // The end of either direction, after what it carried has arrived, ends the connection.
     tokio::select! {
-        _ = pass(client_read, server_write, to_server) => {}
-        _ = pass(server_read, client_write, to_client) => {}
+        _ = pass(client_read, server_write, to_server, None) => {}
+        _ = pass(server_read, client_write, to_client, sieve) => {}
     }
 }
 
@@ -163,6 +194,7 @@ async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut fault: watch::Receiver<Fault>,
+    mut sieve: Option<Sieve>,
 ) -> io::Result<()> {
     let (chunks, mut waiting) = mpsc::channel::<(Instant, Bytes)>(WAITING);
     let read = async move {
@@ -180,13 +212,17 @@ async fn pass(
     };
     let write = async move {
         while let Some((read_at, chunk)) = waiting.recv().await {
-            loop {
-                let Fault { frozen, delay } = *fault.borrow_and_update();
+            let loses = loop {
+                let Fault { frozen, delay, loses } = *fault.borrow_and_update();
                 tokio::select! {
                     changed = fault.changed() => if changed.is_err() { return Ok(()) },
-                    () = tokio::time::sleep_until(read_at + delay), if !frozen => break,
+                    () = tokio::time::sleep_until(read_at + delay), if !frozen => break loses,
                 }
-            }
+            };
+            let chunk = match &mut sieve {
+                Some(sieve) => sieve.sift(&chunk, loses),
+                None => chunk,
+            };
             to.write_all(&chunk).await?;
         }
         Ok(())

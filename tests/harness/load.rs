@@ -20,8 +20,6 @@ pub use burst::Burst;
 pub use writer::register;
 use writer::{Volatile, Writer};
 
-/// Pause between two questions of a reader.
-const READ_EVERY: Duration = Duration::from_millis(40);
 /// What a call of a writer or reader may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,10 +40,10 @@ pub struct Field {
     pub providers: Vec<(String, String)>,
     /// Providers that always have an instance, with a consumer that finds them.
     pub anchored: Vec<(String, String)>,
-    /// A provider that is deleted and registered again; id and name.
-    pub volatile: (String, String),
-    /// The name of a consumer whose dependencies change, and a provider whose rules do; name and id.
-    pub fickle: (String, String),
+    /// Providers that are deleted and registered again; id and name.
+    pub volatile: Vec<(String, String)>,
+    /// The name of a consumer whose dependencies change.
+    pub fickle: String,
 }
 
 /// Writers and readers at work. Dropped without [`Load::stop`] they end at once.
@@ -73,7 +71,8 @@ pub struct Counts {
 }
 
 impl Load {
-    /// Starts `writers` that pause for up to `pause` between two writes each, and a reader on each gateway.
+    /// Starts `writers` that pause for up to `pause` between two writes each, and a reader on each gateway that asks
+    /// twice in that time.
     pub fn start(field: &Field, ledger: &Ledger, seed: u64, writers: u64, pause: Duration) -> Self {
         let (stopping, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let mut tasks = JoinSet::new();
@@ -92,21 +91,23 @@ impl Load {
             };
             tasks.spawn(writer.run());
         }
-        let dice = fastrand::Rng::with_seed(!seed);
-        let clients = field.gateways.iter().map(|gateway| Client::new(*gateway)).collect();
-        let volatile = Volatile {
-            dice,
-            clients,
-            provider: field.volatile.clone(),
-            fickle: field.fickle.clone(),
-            ledger: ledger.clone(),
-            counts: counts.clone(),
-            stopping: stopping.clone(),
-        };
-        tasks.spawn(volatile.run());
+        for (number, provider) in (0..).zip(&field.volatile) {
+            let volatile = Volatile {
+                dice: fastrand::Rng::with_seed((!seed).wrapping_add(number)),
+                clients: field.gateways.iter().map(|gateway| Client::new(*gateway)).collect(),
+                provider: provider.clone(),
+                fickle: field.fickle.clone(),
+                ruled: field.providers.clone(),
+                ledger: ledger.clone(),
+                counts: counts.clone(),
+                stopping: stopping.clone(),
+                pause,
+            };
+            tasks.spawn(volatile.run());
+        }
         for gateway in &field.gateways {
             let (counts, stopping) = (counts.clone(), stopping.clone());
-            tasks.spawn(read(Client::new(*gateway), field.anchored.clone(), counts, stopping));
+            tasks.spawn(read(Client::new(*gateway), field.anchored.clone(), counts, stopping, pause / 2));
         }
         Self { stopping, counts, tasks }
     }
@@ -141,7 +142,13 @@ impl Load {
     }
 }
 
-async fn read(client: Client, anchored: Vec<(String, String)>, counts: Arc<Counts>, stop: Arc<AtomicBool>) {
+async fn read(
+    client: Client,
+    anchored: Vec<(String, String)>,
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    pause: Duration,
+) {
     let mut turn = 0;
     while !stop.load(Ordering::Relaxed) && !anchored.is_empty() {
         let (consumer, provider) = &anchored[turn % anchored.len()];
@@ -157,6 +164,6 @@ async fn read(client: Client, anchored: Vec<(String, String)>, counts: Arc<Count
             _ => &counts.unavailable,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(READ_EVERY).await;
+        tokio::time::sleep(pause).await;
     }
 }

@@ -23,6 +23,26 @@ impl Nats {
         Self::start_with(&[]).await
     }
 
+    /// Starts one with this configuration.
+    ///
+    /// # Panics
+    /// When nats-server is not installed or does not start.
+    pub async fn configured(configuration: &str) -> Self {
+        let port = port::free();
+        let process = Process::installed("nats-server", "nats-server").args([
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--config",
+            "nats.conf",
+        ]);
+        std::fs::write(process.directory().join("nats.conf"), configuration).expect("a writable directory");
+        let nats = Self { process, port };
+        nats.restart().await;
+        nats
+    }
+
     /// Starts one with more arguments.
     ///
     /// # Panics

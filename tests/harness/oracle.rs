@@ -24,7 +24,7 @@ pub mod witness;
 pub use check::{Findings, Holes};
 pub use truth::{Commit, Truth};
 pub use verdict::{Oracle, Verdict};
-pub use witness::{Mind, Witness};
+pub use witness::{Mind, Way, Witness};
 
 /// The property that holds the stamp.
 pub const STAMP: &str = "stamp";
@@ -105,8 +105,32 @@ pub struct Sight {
 pub struct Segment {
     /// What it was told, in order.
     pub sights: Vec<Sight>,
+    /// What else a resumable watch said, each with the number of sights before it.
+    pub marks: Vec<(usize, Mark)>,
     /// What it pulled after the connection was opened, as old clients do after a reconnect.
     pub pulled: Option<Pulled>,
+    /// The revision from which it was resumed.
+    pub resumed: Option<u64>,
+}
+
+/// What a resumable watch says besides changes.
+#[derive(Clone, Debug)]
+pub enum Mark {
+    /// Everything up to here has been told.
+    Bookmark(u64),
+    /// The complete state of a service.
+    State(State),
+}
+
+/// The complete state of a service, as a watch told it.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its id.
+    pub service: String,
+    /// Instance and stamp.
+    pub instances: HashMap<u32, u64>,
+    /// The revision at which it was so, or soon after which.
+    pub rev: u64,
 }
 
 /// The state of all providers, as the registry gave it.

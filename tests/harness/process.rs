@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -165,9 +165,25 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Files that it has open.
+    pub fn files(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        files.unwrap_or_else(|error| panic!("{}: {error}", self.name)).count() as u64
+    }
+
+    /// From now on it may have so many files open.
+    pub fn limit_files(&self, most: u64) {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        prlimit(Some(self.id()), Resource::Nofile, limit)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name));
+    }
+
+    fn id(&self) -> Pid {
+        Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero")
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero");
-        kill_process(pid, signal).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        kill_process(self.id(), signal).unwrap_or_else(|error| panic!("{}: {error}", self.name));
     }
 
     fn log_file(&self) -> PathBuf {

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::deadline;
@@ -24,8 +25,31 @@ impl Watcher {
     /// # Panics
     /// When it is refused.
     pub async fn connect(gateway: SocketAddr, consumer: &str) -> Self {
-        let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher");
-        let (socket, _) = tokio_tungstenite::connect_async(&url).await.expect("a watch is granted");
+        Self::connect_in(gateway, "default", consumer).await
+    }
+
+    /// Like [`Watcher::connect`], as a consumer of another domain.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn connect_in(gateway: SocketAddr, domain: &str, consumer: &str) -> Self {
+        Self::open_in(gateway, domain, &format!("microservices/{consumer}/watcher")).await
+    }
+
+    /// Opens a watch of a path below the registry's base path of the default project.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn open(gateway: SocketAddr, path: &str) -> Self {
+        Self::open_in(gateway, "default", path).await
+    }
+
+    async fn open_in(gateway: SocketAddr, domain: &str, path: &str) -> Self {
+        let url = format!("ws://{gateway}/v4/default/registry/{path}");
+        let mut request = url.into_client_request().expect("a request");
+        let domain = domain.parse().expect("a domain that may stand in a header");
+        request.headers_mut().insert("X-Domain-Name", domain);
+        let (socket, _) = tokio_tungstenite::connect_async(request).await.expect("a watch is granted");
         Self { socket }
     }
 

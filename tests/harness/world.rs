@@ -30,12 +30,49 @@ pub struct Node {
     pub store: Option<Link>,
 }
 
+/// Settings beyond the usual.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning<'a> {
+    /// Flags of control planes.
+    pub control_plane: &'a [(&'a str, &'a str)],
+    /// Flags of gateways.
+    pub gateway: &'a [(&'a str, &'a str)],
+    /// Environment of our programs.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Arguments of etcd.
+    pub etcd: &'a [&'a str],
+    /// The configuration of nats-server.
+    pub nats: &'a str,
+}
+
 impl World {
     /// Starts a system and waits until every part of it is ready.
     pub async fn start(control_planes: usize, gateways: usize) -> Self {
+        Self::start_with(control_planes, gateways, &[]).await
+    }
+
+    /// Like [`World::start`], with variables in the environment of our programs.
+    pub async fn start_with(control_planes: usize, gateways: usize, environment: &[(&str, &str)]) -> Self {
         let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
-        let (store, bus) = (etcd.endpoint(), nats.url());
-        Self::start_on(etcd, nats, &store, &bus, control_planes, gateways).await
+        let (store, bus) = (format!("http://{}", etcd.endpoint()), nats.url());
+        let prepare = |program, flags: &[(&str, &str)]| {
+            let node = Node::prepare(program, flags);
+            let process = environment.iter().fold(node.process, |it, (name, value)| it.env(name, value));
+            Node { process, ..node }
+        };
+        let planes = || prepare("control-plane", &[("--etcd", &store), ("--nats", &bus)]);
+        let control_planes: Vec<Node> = (0..control_planes).map(|_| planes()).collect();
+        let urls: Vec<String> = control_planes.iter().map(|node| format!("http://{}", node.api)).collect();
+        let urls = urls.join(",");
+        let flags = [("--nats", bus.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
+        let gateways: Vec<Node> = (0..gateways).map(|_| prepare("edge-gateway", &flags)).collect();
+        let world = Self { etcd, nats, control_planes, gateways };
+        let nodes = || world.control_planes.iter().chain(&world.gateways);
+        nodes().for_each(|node| node.process.start());
+        for node in nodes() {
+            node.ready().await;
+        }
+        world
     }
 
     /// Like [`World::start`], with etcd and NATS reached under other addresses, such as links that can be cut.
@@ -86,34 +123,35 @@ impl World {
         Self { etcd, nats, control_planes: vec![control_plane], gateways: vec![gateway] }
     }
 
-    /// Starts a system in which every program has links of its own to the store and the bus, and settings beyond
-    /// the usual.
-    pub async fn linked(
-        control_planes: usize,
-        gateways: usize,
-        control_plane_flags: &[(&str, &str)],
-        gateway_flags: &[(&str, &str)],
-    ) -> Self {
-        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
+    /// Starts a system in which every program has links of its own to the store and the bus.
+    pub async fn linked(control_planes: usize, gateways: usize, tuning: &Tuning<'_>) -> Self {
+        let (etcd, nats) = tokio::join!(Etcd::start_with(tuning.etcd), Nats::configured(tuning.nats));
+        let prepare = |program: &str, flags: &[(&str, &str)]| {
+            let mut node = Node::prepare(program, flags);
+            for (name, value) in tuning.environment {
+                node.process = node.process.env(*name, *value);
+            }
+            node
+        };
         let mut planes = Vec::new();
         for _ in 0..control_planes {
-            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to(nats.endpoint()).await);
+            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to_bus(nats.endpoint()).await);
             let (etcd, nats) = (format!("http://{}", store.endpoint()), format!("nats://{}", bus.endpoint()));
             let mut flags = vec![("--etcd", etcd.as_str()), ("--nats", &nats)];
-            flags.extend(control_plane_flags);
-            let node = Node::prepare("control-plane", &flags);
+            flags.extend(tuning.control_plane);
+            let node = prepare("control-plane", &flags);
             planes.push(Node { store: Some(store), bus: Some(bus), ..node });
         }
         let urls: Vec<String> = planes.iter().map(|node| format!("http://{}", node.api)).collect();
         let urls = urls.join(",");
         let mut edges = Vec::new();
         for _ in 0..gateways {
-            let bus = Link::to(nats.endpoint()).await;
+            let bus = Link::to_bus(nats.endpoint()).await;
             let nats = format!("nats://{}", bus.endpoint());
             let mut flags =
                 vec![("--nats", nats.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
-            flags.extend(gateway_flags);
-            edges.push(Node { bus: Some(bus), ..Node::prepare("edge-gateway", &flags) });
+            flags.extend(tuning.gateway);
+            edges.push(Node { bus: Some(bus), ..prepare("edge-gateway", &flags) });
         }
         let world = Self { etcd, nats, control_planes: planes, gateways: edges };
         let nodes = || world.control_planes.iter().chain(&world.gateways);

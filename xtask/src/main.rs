@@ -9,8 +9,12 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask conformance [--server URL]
                                    hold a server (or muster standalone) against the contract of the registry API
        cargo xtask faults [--times N]  break every part under load, N times in a row
+       cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK and Maven)
+       cargo xtask soak [--minutes N]  churn for N minutes (3), nothing lost and nothing growing
        cargo xtask ci              everything that must hold before a change is merged
-       cargo xtask bench <name>    measure fanout, idle, seed, many, path, publish, slow, registry or store
+       cargo xtask bench           list what can be measured
+       cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
+       cargo xtask scale [--watchers N …]  what a fleet asks of each part, from the benches' figures (--help: all)
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
@@ -24,8 +28,21 @@ fn main() -> ExitCode {
         ["conformance", "--server", url] => tests::conformance(Some(url)),
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
+        ["sdks"] => tests::sdks(),
+        ["soak"] => tests::soak("3"),
+        ["soak", "--minutes", minutes] => tests::soak(minutes),
         ["ci"] => ci::ci(),
+        ["bench"] => {
+            bench::BENCHES.iter().for_each(|(name, _)| println!("{name}"));
+            println!("{}", bench::MICRO);
+            Ok(())
+        }
+        ["bench", "all"] => bench::all(),
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
+        ["scale", ref arguments @ ..] => {
+            let name = std::iter::once("cargo xtask scale".to_owned());
+            scale::command::run(name.chain(arguments.iter().map(|it| (*it).to_owned())))
+        }
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {

@@ -8,7 +8,12 @@ use anyhow::{Result, bail};
 use crate::run::run;
 
 /// Program and Debian package.
-const SERVERS: [(&str, &str); 2] = [("etcd", "etcd-server"), ("nats-server", "nats-server")];
+const SERVERS: [(&str, &str); 4] = [
+    ("etcd", "etcd-server"),
+    ("nats-server", "nats-server"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
+];
 /// Forbids the packages to start their services; tests start their own.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -17,15 +22,16 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// # Errors
 /// When something is missing and cannot be installed; the error says what to install.
 pub fn ensure_installed() -> Result<()> {
-    let missing: Vec<_> =
+    let mut missing: Vec<_> =
         SERVERS.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
+    missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }
     let packages = missing.join(" ");
     if !Path::new("/etc/debian_version").exists() || !rustix::process::geteuid().is_root() {
         bail!(
-            "the system tests need etcd and nats-server on the search path. \
+            "the system tests need etcd, nats-server and prometheus on the search path. \
              On Debian, as root: apt-get install --no-install-recommends {packages}"
         );
     }

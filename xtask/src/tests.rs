@@ -25,11 +25,32 @@ pub fn test(filter: Option<&str>) -> Result<()> {
 pub fn faults(times: &str) -> Result<()> {
     let times: u32 = times.parse().context("--times takes a number")?;
     prepare()?;
-    for _ in 0..times {
-        let cases = ["test", "--locked", "--package", "integration-tests", "--test", "cases"];
-        run(cargo(&cases).args(["faults::", "--", "--ignored", "--nocapture", "--test-threads", "1"]))?;
-    }
-    Ok(())
+    (0..times).try_for_each(|_| set_apart("faults::"))
+}
+
+/// Drives both planes with the SDKs that applications use.
+///
+/// # Errors
+/// When Go, a JDK or Maven is missing, or an SDK sees something that it does not expect.
+pub fn sdks() -> Result<()> {
+    prepare()?;
+    set_apart("sdks::")
+}
+
+/// Runs the cases of a file that other test runs leave out, one at a time, with what they print.
+fn set_apart(cases: &str) -> Result<()> {
+    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", cases];
+    run(cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]))
+}
+
+/// Churn of connections and instances for so many minutes, with the oracle on.
+///
+/// # Errors
+/// When something is missing, does not build, is told wrong, or grows.
+pub fn soak(minutes: &str) -> Result<()> {
+    prepare()?;
+    let soak = ["run", "--locked", "--package", "integration-tests", "--bin", "soak", "--", minutes];
+    run(&mut cargo(&soak))
 }
 
 fn prepare() -> Result<()> {

@@ -1,7 +1,5 @@
 //! A request taken apart: who asks, which object, which parameters, which body.
 
-use std::collections::HashMap;
-
 use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
@@ -26,25 +24,25 @@ const THROWN_AWAY: usize = 4 << 20;
 pub struct Call {
     /// Who asks.
     pub caller: Caller,
-    params: HashMap<String, String>,
-    query: HashMap<String, Vec<String>>,
+    params: Vec<(String, String)>,
+    query: Vec<(String, String)>,
     body: Bytes,
 }
 
 impl Call {
     /// A segment of the path.
     pub fn param(&self, name: &str) -> &str {
-        self.params.get(name).map_or("", String::as_str)
+        first(&self.params, name)
     }
 
     /// A query parameter; empty when absent. Of a repeated one the first counts.
     pub fn query(&self, name: &str) -> &str {
-        self.query.get(name).and_then(|values| values.first()).map_or("", String::as_str)
+        first(&self.query, name)
     }
 
     /// All values of a query parameter that may be repeated.
-    pub fn all(&self, name: &str) -> &[String] {
-        self.query.get(name).map_or(&[], Vec::as_slice)
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &String> {
+        self.query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// Whether a query flag is set: `1` or `true` in any case.
@@ -97,8 +95,9 @@ impl FromRequest<Api> for Call {
             .extract::<RawPathParams>()
             .await
             .map_err(|_| Failure::invalid("the path is not percent-encoded UTF-8"))?;
-        let params: HashMap<String, String> = params.iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let caller = caller(&parts.headers, params.get("project").map(String::as_str))?;
+        let params: Vec<(String, String)> = params.iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let project = params.iter().find(|(name, _)| name == "project").map(|(_, project)| project.as_str());
+        let caller = caller(&parts.headers, project)?;
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
         let body = read(body, limit).await?;
         Ok(Self { caller, params, query: parse_query(parts.uri.query().unwrap_or_default()), body })
@@ -122,12 +121,13 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     if size > limit { Err(Failure::invalid("http: request body too large")) } else { Ok(kept.freeze()) }
 }
 
-fn parse_query(query: &str) -> HashMap<String, Vec<String>> {
-    let mut parsed: HashMap<String, Vec<String>> = HashMap::new();
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        parsed.entry(key.into_owned()).or_default().push(value.into_owned());
-    }
-    parsed
+/// A query has a handful of parameters (its length is bounded): a list is found through faster than a map is made.
+fn parse_query(query: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+}
+
+fn first<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
+    pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
 /// Who asks: v4 has the project in its path, v3 prefers the header `X-Tenant-Name`.
@@ -171,8 +171,13 @@ impl axum::response::IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
         let mut body =
             serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
-        if !self.detail.is_empty() {
-            body["detail"] = self.detail.into_owned().into();
+        // What is not the client's mistake is looked up in logs.
+        let detail = match self.code.status() {
+            500.. => shared::http::with_request_id(&self.detail),
+            _ => self.detail.into_owned(),
+        };
+        if !detail.is_empty() {
+            body["detail"] = detail.into();
         }
         let mut response = super::reply::raw_json(body.to_string());
         *response.status_mut() = http::StatusCode::from_u16(self.code.status()).unwrap_or_default();

@@ -167,7 +167,7 @@ impl Filter {
             app_id: call.query("appId").into(),
             service_name: call.query("serviceName").into(),
             environment: call.query("env").into(),
-            properties: call.all("property").iter().map(pair).collect::<Result<_, _>>()?,
+            properties: call.all("property").map(pair).collect::<Result<_, _>>()?,
         })
     }
 

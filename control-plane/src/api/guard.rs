@@ -19,8 +19,10 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use opentelemetry::KeyValue;
+use shared::telemetry::trace::{self, FutureExt as _, SpanKind};
 use tower::{Service, ServiceExt};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::failure::{Code, Failure};
 use crate::metrics::ApiMetrics;
@@ -51,13 +53,24 @@ impl Guarded {
         let (started, method) = (Instant::now(), method_label(request.method()));
         let (metrics, alarms) = (self.metrics.clone(), self.alarms.clone());
         let domain = metrics.domain(request.headers());
-        let response = self.answer_uncounted(request).await;
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "request");
+        let response = match traced.as_ref().filter(|it| it.is_sampled()) {
+            None => self.answer_uncounted(request).await,
+            Some(traced) => Box::pin(self.answer_uncounted(request)).with_context(traced.context()).await,
+        };
         let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
         if response.status().is_server_error() {
             alarms.raise(
                 AlarmId::InternalError,
                 format!("{method} {api} was answered with {}", response.status()),
             );
+            let (status, id) = (response.status().as_u16(), shared::http::request_id());
+            debug!(request.id = id, method, api, status, "a request failed for no fault of the client");
+        }
+        if let Some(traced) = traced {
+            let about = vec![KeyValue::new("http.request.method", method), KeyValue::new("muster.api", api)];
+            let name = if api.is_empty() { method.to_owned() } else { format!("{method} {api}") };
+            traced.answered(name, response.status().as_u16(), about);
         }
         if !api.is_empty() {
             metrics.answered(method, api, domain, response.status().as_u16(), started.elapsed());
@@ -99,7 +112,7 @@ impl Guarded {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                error!("a handler panicked");
+                error!(request.id = shared::http::request_id(), "a handler panicked");
                 Failure::new(Code::Internal, "").into_response()
             }
         };

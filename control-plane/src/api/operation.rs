@@ -78,61 +78,25 @@ pub(super) struct Operation {
     route: MethodRouter<Api>,
 }
 
-/// Declares the answer to GET.
-pub(super) fn get<H, T>(
-    path: &'static str,
-    handler: H,
-    name: &'static str,
-    summary: &'static str,
-) -> Operation
-where
-    H: Handler<T, Api>,
-    T: 'static,
-{
-    Operation::new(Method::GET, path, on(MethodFilter::GET, handler), name, summary)
+/// One function for each method, which declares the answer to it.
+macro_rules! methods {
+    ($($name:ident $method:ident)*) => {$(
+        #[doc = concat!("Declares the answer to ", stringify!($method), ".")]
+        pub(super) fn $name<H, T>(
+            path: &'static str,
+            handler: H,
+            name: &'static str,
+            summary: &'static str,
+        ) -> Operation
+        where
+            H: Handler<T, Api>,
+            T: 'static,
+        {
+            Operation::new(Method::$method, path, on(MethodFilter::$method, handler), name, summary)
+        }
+    )*};
 }
-
-/// Declares the answer to POST.
-pub(super) fn post<H, T>(
-    path: &'static str,
-    handler: H,
-    name: &'static str,
-    summary: &'static str,
-) -> Operation
-where
-    H: Handler<T, Api>,
-    T: 'static,
-{
-    Operation::new(Method::POST, path, on(MethodFilter::POST, handler), name, summary)
-}
-
-/// Declares the answer to PUT.
-pub(super) fn put<H, T>(
-    path: &'static str,
-    handler: H,
-    name: &'static str,
-    summary: &'static str,
-) -> Operation
-where
-    H: Handler<T, Api>,
-    T: 'static,
-{
-    Operation::new(Method::PUT, path, on(MethodFilter::PUT, handler), name, summary)
-}
-
-/// Declares the answer to DELETE.
-pub(super) fn delete<H, T>(
-    path: &'static str,
-    handler: H,
-    name: &'static str,
-    summary: &'static str,
-) -> Operation
-where
-    H: Handler<T, Api>,
-    T: 'static,
-{
-    Operation::new(Method::DELETE, path, on(MethodFilter::DELETE, handler), name, summary)
-}
+methods! { get GET post POST put PUT delete DELETE }
 
 impl Operation {
     fn new(

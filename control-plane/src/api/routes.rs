@@ -2,18 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use shared::model::{Framework, Instance, Service, ServiceKey};
+use shared::model::{Framework, Instance, Service};
 
 use super::operation::{Operation, delete, get, object, of, post, put};
-use super::{admin, dependencies, discovery, govern, health, instances, schemas, services, tags};
+use super::{dependencies, discovery, health, instances, schemas, services, tags};
 use crate::failure::Code::{
-    Forbidden, HasConsumers, HasInstances, InstanceNotFound, MixedRules, NotEnoughQuota, RuleNotFound,
-    RuleTypeFixed, SchemaNotFound, ServiceConflict, ServiceNotFound, TagNotFound, Unhealthy, VersionNotFound,
+    HasConsumers, HasInstances, InstanceNotFound, MixedRules, NotEnoughQuota, RuleNotFound, RuleTypeFixed,
+    SchemaNotFound, ServiceConflict, ServiceNotFound, TagNotFound, VersionNotFound,
 };
 use crate::registry::heartbeat::Beat;
-use crate::registry::protection::Protected;
 use crate::registry::schema::Schema;
 use crate::view::ServiceRule;
+
+mod operator;
+mod shapes;
+
+pub(super) use operator::{admin, govern, govern_v3, root};
+
+use operator::{HEALTH, version};
+use shapes::{DeletedService, Dependency, KeptInstance, Matches};
 
 type Text = BTreeMap<String, String>;
 
@@ -342,183 +349,3 @@ pub(super) fn registry_v4() -> Vec<Operation> {
             .refuses(&[crate::failure::Code::NotReady]),
     ]
 }
-
-const HEALTH: &[crate::failure::Code] = &[Unhealthy, ServiceNotFound, crate::failure::Code::Internal];
-
-fn version() -> super::operation::SchemaOf {
-    object! { "version": String, "buildTag": String, "os": String, "arch": String, "apiVersion": String }
-}
-
-pub(super) fn govern() -> Vec<Operation> {
-    vec![
-        service_detail("/microservices/{serviceId}"),
-        services_info("/microservices"),
-        graph("/relations"),
-        get("/apps", govern::apps, "GetApplications", "The applications with a service in an environment.")
-            .query(&[("env", "The environment, exactly."), SHARED])
-            .gives(object! { "appIds": Vec<String> }),
-        get("/statistics", govern::statistics_only, "GetStatistics", "How many there are of what.")
-            .gives(object! { "statistics": Statistics }),
-    ]
-}
-
-/// Singular words, and fewer of them.
-pub(super) fn govern_v3() -> Vec<Operation> {
-    vec![service_detail("/service/{serviceId}"), services_info("/services"), graph("/relation")]
-}
-
-const SHARED: super::operation::Parameter = ("withShared", "`1` or `true`: with the shared services.");
-
-fn service_detail(path: &'static str) -> Operation {
-    get(path, govern::one, "GetServiceDetail", "Everything about a service.")
-        .gives(object! { "service": govern::Detail })
-        .refuses(&[ServiceNotFound])
-}
-
-fn services_info(path: &'static str) -> Operation {
-    get(path, govern::list, "GetServicesInfo", "All services of the tenant with what was asked for.")
-        .query(&[
-            ("options", "Comma list of `tags`, `rules`, `instances`, `schemas`, `dependencies`, `statistics`, or `all`."),
-            ("appId", "Only services of this application."),
-            ("serviceName", "Only services of this name."),
-            ("env", "Only services of this environment."),
-            ("property", "`key:value` that the service's properties must have; may be repeated."),
-            ("countOnly", "`1`: numbers in place of instances."),
-            SHARED,
-        ])
-        .gives(object! { "allServicesDetail": Vec<govern::Detail>, "statistics": Statistics })
-}
-
-fn graph(path: &'static str) -> Operation {
-    get(path, govern::relations, "GetGraph", "Who depends on whom.")
-        .query(&[SHARED])
-        .gives(object! { "nodes": Option<Vec<govern::Node>>, "lines": Option<Vec<Line>>, "circles": Option<Vec<Line>> })
-}
-
-pub(super) fn admin() -> Vec<Operation> {
-    vec![
-        get("/dump", admin::dump, "Dump", "Everything that this node knows, of all tenants.")
-            .query(&[("options", "Comma list of `cache`, `info`, or `all`; `cache` without it.")])
-            .gives(object! { "info": Text, "cache": BTreeMap<String, Vec<DumpEntry>> })
-            .refuses(&[Forbidden]),
-        get("/clusters", admin::clusters, "Clusters", "The addresses of the store.")
-            .gives(object! { "clusters": BTreeMap<String, Vec<String>> }),
-        get("/alarms", admin::alarms, "ListAlarm", "What went wrong on this node.")
-            .gives(object! { "alarms": Vec<AlarmEntry> }),
-        delete("/alarms", admin::forget_alarms, "ClearAlarm", "Forget what went wrong on this node."),
-        get(
-            "/protections",
-            admin::protections,
-            "ListProtection",
-            "The services some of whose expired instances are held.",
-        )
-        .gives(object! { "protections": Vec<Protected> }),
-        delete(
-            "/protections/{serviceId}",
-            admin::release,
-            "ReleaseProtection",
-            "Let the held instances of a service go.",
-        )
-        .refuses(&[ServiceNotFound]),
-    ]
-}
-
-pub(super) fn root() -> Vec<Operation> {
-    vec![
-        get("/version", health::version_v3, "GetVersion", "The release of this node.")
-            .tenantless()
-            .gives(version()),
-        get("/health", health::cluster, "ClusterHealth", "The live nodes of this release.")
-            .tenantless()
-            .gives(object! { "instances": Vec<Instance> })
-            .refuses(HEALTH),
-    ]
-}
-
-/// Shapes that exist only in the document: their JSON is put together where it is sent.
-mod shapes {
-    use schemars::JsonSchema;
-
-    use super::{BTreeMap, Text, govern};
-
-    /// A deleted service; with what went wrong, if it could not be.
-    #[derive(JsonSchema)]
-    #[serde(rename_all = "camelCase")]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct DeletedService {
-        service_id: String,
-        #[serde(default)]
-        err_message: String,
-    }
-
-    /// An instance that was kept alive; with what went wrong, if it could not be.
-    #[derive(JsonSchema)]
-    #[serde(rename_all = "camelCase")]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct KeptInstance {
-        #[serde(default)]
-        service_id: String,
-        #[serde(default)]
-        instance_id: String,
-        #[serde(default)]
-        err_message: String,
-    }
-
-    /// A consumer and its providers.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct Dependency {
-        /// Application, name and exact version.
-        consumer: super::ServiceKey,
-        /// Their versions are rules; the name `*` means everything in the consumer's environment.
-        providers: Vec<super::ServiceKey>,
-    }
-
-    /// What an instance must have.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct Matches {
-        properties: Text,
-    }
-
-    /// Numbers of a tenant; zeros are left out.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct Statistics {
-        services: BTreeMap<String, u64>,
-        instances: BTreeMap<String, u64>,
-        apps: BTreeMap<String, u64>,
-    }
-
-    /// A dependency in the graph.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct Line {
-        from: govern::Node,
-        to: govern::Node,
-        r#type: String,
-        color: String,
-        descriptor: String,
-    }
-
-    /// A key of the store with its value.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct DumpEntry {
-        key: String,
-        rev: u64,
-        cluster: String,
-        value: serde_json::Value,
-    }
-
-    /// What went wrong, and whether it is over.
-    #[derive(JsonSchema)]
-    #[expect(dead_code, reason = "only its form counts")]
-    pub(super) struct AlarmEntry {
-        status: String,
-        id: String,
-        fields: BTreeMap<String, String>,
-    }
-}
-
-use shapes::{AlarmEntry, DeletedService, Dependency, DumpEntry, KeptInstance, Line, Matches, Statistics};

@@ -3,7 +3,7 @@
 //! A rule stands twice in the store, under the consumer and under each provider; both sides change in one
 //! compare-and-swap transaction, so that no lock is needed and no rule is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
 use super::{Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key, Name};
-use crate::record::{self, DependencySet};
 use crate::store::{Compare, Op, Txn};
 use crate::version::{Version, VersionRule};
-use crate::view::{RuleSet, Snapshot, interest};
+use crate::view::{Snapshot, interest};
 
-/// Providers whose rules change in one transaction; etcd takes 128 steps.
-const CHANGES_PER_TXN: usize = 50;
+mod sides;
+
+use sides::{change, has_provider, rule_name, rules_of, step, target};
 
 /// Wait for a Service-Center node that holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -320,124 +320,5 @@ impl Registry {
             self.set_rules(&consumer, left, Mode::Overwrite).await?;
         }
         Ok(())
-    }
-}
-
-fn rule_name(key: &ServiceKey) -> Name {
-    Name::new(&key.environment, &key.app_id, &key.service_name)
-}
-
-fn has_provider(snapshot: &Snapshot, own: &Tenant, rule: &ServiceKey) -> bool {
-    let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| own.clone());
-    let versions = snapshot.versions(&tenant, &rule_name(rule));
-    match VersionRule::parse(&rule.version) {
-        _ if rule.service_name == "*" => true,
-        Some(VersionRule::Exact(text)) => versions.iter().any(|v| v.text == text),
-        _ => !versions.is_empty(),
-    }
-}
-
-fn rules_of(snapshot: &Snapshot, consumer: &ServiceKey) -> RuleSet {
-    let place = (rule_name(consumer), consumer.version.clone());
-    Tenant::parse(&consumer.tenant)
-        .and_then(|tenant| snapshot.tenant(&tenant)?.consumer_rules.get(&place).cloned())
-        .unwrap_or_default()
-}
-
-/// The rules that a consumer is to have: one per provider name, and only `*` where that is among them.
-fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mode) -> Vec<ServiceKey> {
-    if let Some(all) = providers.iter().find(|provider| provider.service_name == "*") {
-        return vec![all.clone()];
-    }
-    if mode == Mode::Overwrite {
-        return providers.to_vec();
-    }
-    if current.iter().any(|rule| rule.service_name == "*") {
-        return current.to_vec();
-    }
-    let same = |a: &ServiceKey, b: &ServiceKey| a.tenant == b.tenant && rule_name(a) == rule_name(b);
-    let mut rules = current.to_vec();
-    for provider in providers {
-        match rules.iter_mut().find(|rule| same(rule, provider)) {
-            Some(rule) => rule.clone_from(provider),
-            None => rules.push(provider.clone()),
-        }
-    }
-    rules
-}
-
-/// The next set on the way from `current` to `target`, and whether it is the target.
-fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<ServiceKey>, bool) {
-    let removed: Vec<_> = current.iter().filter(|rule| !target.contains(rule)).collect();
-    let added: Vec<_> = target.iter().filter(|rule| !current.contains(rule)).collect();
-    if removed.len() + added.len() <= CHANGES_PER_TXN {
-        return (target.to_vec(), true);
-    }
-    let drop: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
-    let mut next: Vec<_> = current.iter().filter(|rule| !drop.contains(rule)).cloned().collect();
-    next.extend(added.into_iter().take(CHANGES_PER_TXN / 2).cloned());
-    (next, false)
-}
-
-/// The transaction that takes a consumer's rules from `current` to `next`. `None` when a tenant cannot be read.
-fn change(snapshot: &Snapshot, consumer: &ServiceKey, current: &RuleSet, next: &[ServiceKey]) -> Option<Txn> {
-    let own = Tenant::parse(&consumer.tenant)?;
-    let mut sides: BTreeMap<String, (RuleSet, bool)> = BTreeMap::new();
-    for rule in current.keys.iter().filter(|rule| !next.contains(rule)) {
-        let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
-        sides.insert(key, (set, false));
-    }
-    for rule in next.iter().filter(|rule| !current.keys.contains(rule)) {
-        let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
-        sides.insert(key, (set, true));
-    }
-    let consumer_key = Key::ConsumerRule(own, rule_name(consumer), consumer.version.clone()).render()?;
-    let mut txn = Txn {
-        compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
-        otherwise: keys::DEPENDENCY_LOCKS.map(|lock| Op::Get(lock.into())).to_vec(),
-        ..Txn::default()
-    };
-    txn.compare.push(Compare::ModRev(consumer_key.clone(), current.mod_rev));
-    txn.then.push(write_set(consumer_key, next.to_vec()));
-    for (key, (set, joins)) in sides {
-        let mut consumers: Vec<_> =
-            set.keys.iter().filter(|key| !same_service(key, consumer)).cloned().collect();
-        if joins {
-            consumers.push(consumer.clone());
-        }
-        txn.compare.push(Compare::ModRev(key.clone(), set.mod_rev));
-        txn.then.push(write_set(key, consumers));
-    }
-    Some(txn)
-}
-
-fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
-    a.tenant == b.tenant && rule_name(a) == rule_name(b) && a.version == b.version
-}
-
-/// Where a rule stands under its provider, and what stands there now.
-fn provider_side(
-    snapshot: &Snapshot,
-    own: &Tenant,
-    consumer: &ServiceKey,
-    rule: &ServiceKey,
-) -> Option<(String, RuleSet)> {
-    let tenant = if rule.tenant.is_empty() { own.clone() } else { Tenant::parse(&rule.tenant)? };
-    let view = snapshot.tenant(&tenant);
-    if rule.service_name == "*" {
-        let set = view.and_then(|view| view.provider_rules_all.get(&consumer.environment).cloned());
-        let key = Key::ProviderRuleAll(tenant, consumer.environment.clone()).render()?;
-        return Some((key, set.unwrap_or_default()));
-    }
-    let name = rule_name(rule);
-    let set = view.and_then(|view| view.provider_rules.get(&name)?.get(&rule.version).cloned());
-    Some((Key::ProviderRule(tenant, name, rule.version.clone()).render()?, set.unwrap_or_default()))
-}
-
-fn write_set(key: String, keys: Vec<ServiceKey>) -> Op {
-    if keys.is_empty() {
-        Op::Delete(key)
-    } else {
-        Op::put(key, record::render(&DependencySet { keys }, None))
     }
 }

@@ -98,14 +98,25 @@ impl Registry {
             true => work(&self.view.now()?)?,
             false => found,
         };
-        if !found.not_modified {
+        self.settled(found, |found| &mut found.not_modified, work).await
+    }
+
+    /// "Nothing changed" is a claim about now: it is worked out again on a confirmed view, and not made where the
+    /// store cannot be asked.
+    async fn settled<T>(
+        &self,
+        mut found: T,
+        not_modified: impl Fn(&mut T) -> &mut bool,
+        work: impl Fn(&Arc<Snapshot>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if !*not_modified(&mut found) {
             return Ok(found);
         }
-        // "Nothing changed" is a claim about now.
-        match self.confirmed().await? {
-            Some(confirmed) => work(&confirmed),
-            None => Ok(Found { not_modified: false, ..found }),
+        if let Some(confirmed) = self.confirmed().await? {
+            return work(&confirmed);
         }
+        *not_modified(&mut found) = false;
+        Ok(found)
     }
 
     fn find_in(
@@ -199,13 +210,7 @@ impl Registry {
             Ok(Found { services, rev: rev_now, not_modified, provider: None, shared: None })
         };
         let found = self.answer(caller, work).await?;
-        if !found.not_modified {
-            return Ok(found);
-        }
-        match self.confirmed().await? {
-            Some(confirmed) => work(&confirmed),
-            None => Ok(Found { not_modified: false, ..found }),
-        }
+        self.settled(found, |found| &mut found.not_modified, work).await
     }
 
     /// One instance, for a caller that may see it, with the revision of what is seen.
@@ -225,14 +230,8 @@ impl Registry {
             let same = !rev.is_empty() && rev == rev_now;
             Ok((found.instance.clone(), rev_now, same))
         };
-        let (instance, rev_now, same) = self.answer(caller, work).await?;
-        if !same {
-            return Ok((instance, rev_now, same));
-        }
-        match self.confirmed().await? {
-            Some(confirmed) => work(&confirmed),
-            None => Ok((instance, rev_now, false)),
-        }
+        let found = self.answer(caller, work).await?;
+        self.settled(found, |(_, _, same)| same, work).await
     }
 }
 

@@ -41,7 +41,7 @@ impl Registry {
             Ok(None) => Ok(()), // an instance of a foreign writer that does not expire
             Err(failure) => Err(failure),
         };
-        if let Some(metrics) = &self.heartbeats {
+        if let Some(metrics) = &self.metrics {
             metrics.beat(outcome.is_ok(), begun.elapsed());
         }
         outcome

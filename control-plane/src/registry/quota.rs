@@ -36,9 +36,9 @@ pub struct Quotas(Arc<Mutex<Quota>>);
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quota {
-    pub(super) services: usize,
-    pub(super) instances: usize,
+pub(crate) struct Quota {
+    pub(crate) services: usize,
+    pub(crate) instances: usize,
     pub(super) schemas: usize,
     pub(super) wanted: usize,
 }
@@ -53,7 +53,7 @@ impl Quotas {
         *self.0.lock() = Quota::of(config);
     }
 
-    pub(super) fn now(&self) -> Quota {
+    pub(crate) fn now(&self) -> Quota {
         *self.0.lock()
     }
 }

@@ -1,10 +1,15 @@
 //! Black and white rules of a service: who may see its instances.
+//!
+//! A service's rules have one type, so whoever changes any of them excludes everybody else who does: a request
+//! happens as a whole, at one revision, or not at all.
+
+use std::collections::BTreeSet;
 
 use shared::model::ServiceRef;
 use uuid::Uuid;
 
 use super::quota::exceeded;
-use super::service::{existing, unchanged};
+use super::service::{exclusive, existing};
 use super::{Caller, Registry, validate};
 use crate::failure::{Code, Failure};
 use crate::keys::{self, Key};
@@ -12,8 +17,8 @@ use crate::record;
 use crate::store::{Compare, Op};
 use crate::view::{ServiceRule, ServiceView};
 
-/// Rules that change in one transaction, two steps each; etcd takes 128 steps.
-const RULES_PER_TXN: usize = 50;
+/// Rules that a request may add.
+const RULES_AT_ONCE: usize = 100;
 
 impl Registry {
     /// The rules of a service.
@@ -28,7 +33,7 @@ impl Registry {
         service: &ServiceRef,
         rules: Vec<ServiceRule>,
     ) -> Result<Vec<String>, Failure> {
-        if rules.is_empty() || rules.len() > 100 {
+        if rules.is_empty() || rules.len() > RULES_AT_ONCE {
             return Err(Failure::invalid("field 'rules' must have 1 to 100 items"));
         }
         rules.iter().try_for_each(validate::rule)?;
@@ -39,33 +44,20 @@ impl Registry {
             _ => failure,
         };
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await.map_err(absent)?;
-        self.new_rules(existing(&*self.view.now()?, service)?, &rules)?;
-        let mut added = Vec::new();
-        for rules in rules.chunks(RULES_PER_TXN) {
-            added.extend(self.add_few_rules(service, rules).await?);
-        }
-        Ok(added)
-    }
-
-    async fn add_few_rules(
-        &self,
-        service: &ServiceRef,
-        rules: &[ServiceRule],
-    ) -> Result<Vec<String>, Failure> {
+        let rules = &rules;
         self.until_won(|snapshot| async move {
-            let view = existing(&snapshot, service)?;
+            let view = existing(&snapshot, service).map_err(absent)?;
             let new = self.new_rules(view, rules)?;
             if new.is_empty() {
                 return Ok(Some(Vec::new()));
             }
-            let mut txn = unchanged(service, view);
+            let mut txn = exclusive(service, view);
             for rule in &new {
+                let index = keys::rule_index(service, &rule.attribute, &rule.pattern);
                 txn.then.extend(put_rule(service, rule));
-                txn.compare.push(Compare::Absent(keys::rule_index(service, &rule.attribute, &rule.pattern)));
-                txn.then.push(Op::put(
-                    keys::rule_index(service, &rule.attribute, &rule.pattern),
-                    rule.rule_id.clone(),
-                ));
+                // A Service-Center that adds the same rule does not write the record.
+                txn.compare.push(Compare::Absent(index.clone()));
+                txn.then.push(Op::put(index, rule.rule_id.clone()));
             }
             let ids = new.into_iter().map(|rule| rule.rule_id).collect();
             Ok(self.commit(txn).await?.succeeded.then_some(ids))
@@ -115,7 +107,7 @@ impl Registry {
                 mod_timestamp: self.seconds(),
                 ..rule.clone()
             };
-            let mut txn = unchanged(service, view);
+            let mut txn = exclusive(service, view);
             txn.then.extend(put_rule(service, &changed));
             let old = keys::rule_index(service, &known.attribute, &known.pattern);
             let new = keys::rule_index(service, &changed.attribute, &changed.pattern);
@@ -133,18 +125,12 @@ impl Registry {
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
         let all_known = |view: &ServiceView| ids.iter().try_for_each(|id| known_rule(view, id).map(drop));
         self.answer(&caller, |snapshot| all_known(existing(snapshot, service)?)).await?;
-        for ids in ids.chunks(RULES_PER_TXN) {
-            self.delete_few_rules(service, ids).await?;
-        }
-        Ok(())
-    }
-
-    async fn delete_few_rules(&self, service: &ServiceRef, ids: &[String]) -> Result<(), Failure> {
+        let ids: &BTreeSet<&String> = &ids.iter().collect();
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            ids.iter().try_for_each(|id| known_rule(view, id).map(drop))?;
-            let mut txn = unchanged(service, view);
-            for rule in ids.iter().filter_map(|id| view.rules.get(id)) {
+            let mut txn = exclusive(service, view);
+            for id in ids {
+                let rule = known_rule(view, id)?;
                 txn.then.extend(Key::Rule(service.clone(), rule.rule_id.clone()).render().map(Op::Delete));
                 txn.then.push(Op::Delete(keys::rule_index(service, &rule.attribute, &rule.pattern)));
             }

@@ -21,8 +21,8 @@ use crate::view::ServiceView;
 
 /// Bytes of contents written in one transaction; etcd takes 1.5 MiB.
 const BYTES_PER_TXN: usize = 1 << 20;
-/// Schemas written in one transaction; etcd takes 128 steps.
-const SCHEMAS_PER_TXN: usize = 30;
+/// Schemas written, and schemas deleted, in one transaction, three steps each.
+const SCHEMAS_PER_TXN: usize = 150;
 
 /// A schema on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,7 +109,9 @@ impl Registry {
         .await
     }
 
-    /// Replaces all schemas of a service.
+    /// Replaces all schemas of a service, at one revision where their contents fit into a transaction. Otherwise
+    /// contents are written ahead, and count when the last transaction declares them; should a schema be
+    /// declared or deleted meanwhile, all is written again.
     pub async fn replace_schemas(&self, service: &ServiceRef, schemas: Vec<Schema>) -> Result<(), Failure> {
         let invalid = || Failure::invalid("Invalid request.");
         if schemas.is_empty() || schemas.len() > self.quotas.now().schemas {
@@ -127,22 +129,19 @@ impl Registry {
         let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let wanted: Vec<&Schema> = order.iter().filter_map(|id| unique.get(id)).collect();
-        let (chunks, order) = (chunks(&wanted), &order);
-        for chunk in chunks {
-            let chunk = &chunk;
-            self.until_won(|snapshot| async move {
-                let txn = self.schema_txn(service, existing(&snapshot, service)?, chunk)?;
-                Ok(self.commit(txn).await?.succeeded.then_some(()))
-            })
-            .await?;
-        }
+        let (chunks, order) = (&chunks(&wanted), &order);
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            let gone: Vec<String> =
-                view.schemas.keys().filter(|id| !order.contains(id)).take(40).cloned().collect();
-            let all = view.schemas.keys().filter(|id| !order.contains(id)).count() == gone.len();
-            let mut txn = unchanged(service, view);
-            txn.then.extend(gone.iter().flat_map(|id| forget(service, id)));
+            let (last, ahead) = chunks.split_last().ok_or_else(invalid)?;
+            for chunk in ahead {
+                if !self.commit(self.schema_txn(service, view, chunk)?).await?.succeeded {
+                    return Ok(None);
+                }
+            }
+            let gone = || view.schemas.keys().filter(|id| !order.contains(id));
+            let all = gone().count() <= SCHEMAS_PER_TXN;
+            let mut txn = self.schema_txn(service, view, last)?;
+            txn.then.extend(gone().take(SCHEMAS_PER_TXN).flat_map(|id| forget(service, id)));
             txn.then.push(self.declare_schemas(service, view, order.clone()));
             let done = self.commit(txn).await?.succeeded && all;
             Ok(done.then_some(()))

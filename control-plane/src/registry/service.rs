@@ -229,6 +229,17 @@ pub(super) fn unchanged(service: &ServiceRef, view: &ServiceView) -> Txn {
     Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
 }
 
+/// Like [`unchanged`], and makes every other change that is bound to the record lose: the record is written again
+/// as it is. For what belongs to a service in several keys that have to fit together.
+pub(super) fn exclusive(service: &ServiceRef, view: &ServiceView) -> Txn {
+    let mut txn = unchanged(service, view);
+    if let Some(record) = &view.service {
+        let again = record::render(&**record, view.unknown.as_deref());
+        txn.then.push(Op::put(keys::service(service), again));
+    }
+    txn
+}
+
 fn known_id(
     snapshot: &Snapshot,
     tenant: &Tenant,

@@ -139,6 +139,7 @@ macro_rules! store_contract {
             txns: a_prefix_delete_spares_the_neighbours;
             txns: a_transaction_that_changes_nothing_has_no_revision_of_its_own;
             txns: malformed_transactions_are_refused_and_change_nothing;
+            txns: a_long_transaction_is_one_revision;
             txns: concurrent_compare_and_swap_loses_nothing;
             ranges: a_limited_range_says_that_there_is_more;
             ranges: a_prefix_ends_where_its_last_byte_does;

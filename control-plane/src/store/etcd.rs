@@ -214,6 +214,7 @@ impl Store for EtcdStore {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        txn.check_length()?;
         let txn = convert::txn(txn);
         let reply = self.call(|client| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);

@@ -1,4 +1,5 @@
-//! A store that counts and times what is asked of it, under the names that existing dashboards know.
+//! A store that counts and times what is asked of it, under the names that existing dashboards know, and that puts
+//! the context of a sampled request beside what it changes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,10 +7,16 @@ use std::time::Instant;
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
+use shared::clock::Clock;
 use shared::model::Revision;
 use shared::telemetry::metrics::LATENCY_MICROSECONDS;
+use shared::telemetry::trace::{self, SpanKind, Step};
 
 use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
+use crate::trace::beside;
+
+/// What a call can be.
+const OPERATIONS: [&str; 7] = ["GET", "TXN", "LEASE_GRANT", "LEASE_RENEW", "LEASE_REVOKE", "SYNC", "COMPACT"];
 
 /// Passes every call on, and reports it.
 pub struct Measured {
@@ -22,7 +29,7 @@ pub struct Measured {
 impl Measured {
     /// Reports the calls of `inner`; `instance` labels this node.
     pub fn new(inner: Arc<dyn Store>, meter: &Meter, instance: &str) -> Self {
-        Self {
+        let it = Self {
             inner,
             instance: instance.to_owned(),
             operations: meter
@@ -34,7 +41,21 @@ impl Measured {
                 .with_description("Latency of backend operation")
                 .with_boundaries(LATENCY_MICROSECONDS.to_vec())
                 .build(),
+        };
+        for operation in OPERATIONS {
+            for failed in [false, true] {
+                it.operations.add(0, &it.labels(operation, failed));
+            }
         }
+        it
+    }
+
+    fn labels(&self, operation: &'static str, failed: bool) -> [KeyValue; 3] {
+        [
+            KeyValue::new("instance", self.instance.clone()),
+            KeyValue::new("operation", operation),
+            KeyValue::new("status", if failed { "FAILURE" } else { "SUCCESS" }),
+        ]
     }
 
     fn report<T>(
@@ -45,11 +66,7 @@ impl Measured {
     ) -> Result<T, StoreError> {
         // That a lease is gone is an answer, not a failure of the store.
         let failed = matches!(&outcome, Err(error) if !matches!(error, StoreError::LeaseNotFound));
-        let labels = [
-            KeyValue::new("instance", self.instance.clone()),
-            KeyValue::new("operation", operation),
-            KeyValue::new("status", if failed { "FAILURE" } else { "SUCCESS" }),
-        ];
+        let labels = self.labels(operation, failed);
         self.operations.add(1, &labels);
         self.durations.record(begun.elapsed().as_secs_f64() * 1e6, &labels);
         outcome
@@ -63,9 +80,18 @@ impl Store for Measured {
         self.report("GET", begun, self.inner.range(request).await)
     }
 
-    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+    async fn txn(&self, mut txn: Txn) -> Result<TxnReply, StoreError> {
         let begun = Instant::now();
-        self.report("TXN", begun, self.inner.txn(txn).await)
+        let mut step = trace::current()
+            .and_then(|cause| Step::begin("transaction", SpanKind::Client, &cause, Clock::system().micros()));
+        if let Some(step) = &step {
+            txn.then.extend(beside(&txn.then, &step.context()));
+        }
+        let outcome = self.inner.txn(txn).await;
+        if let (Some(step), Err(error)) = (&mut step, &outcome) {
+            step.fail(error.to_string());
+        }
+        self.report("TXN", begun, outcome)
     }
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {

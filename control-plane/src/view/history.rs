@@ -18,6 +18,8 @@ pub enum Change {
     Instance(Arc<InstanceEvent>),
     /// A consumer's set of providers changed.
     Interest(Arc<pb::InterestChange>),
+    /// A tenant's services changed.
+    Services(Arc<pb::ServicesChange>),
 }
 
 impl Change {
@@ -26,6 +28,16 @@ impl Change {
         match self {
             Self::Instance(event) => event.at.rev,
             Self::Interest(change) => change.rev,
+            Self::Services(change) => change.rev,
+        }
+    }
+
+    /// When this replica learnt of it, unix microseconds.
+    pub fn committed_at(&self) -> u64 {
+        match self {
+            Self::Instance(event) => event.committed_at,
+            Self::Interest(change) => change.committed_at,
+            Self::Services(change) => change.committed_at,
         }
     }
 }

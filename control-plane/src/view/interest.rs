@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
+use shared::model::{Scope, Service, ServiceKey, ServiceRef, Tenant};
 
 use super::snapshot::{Snapshot, select};
 use crate::access;
@@ -31,6 +31,15 @@ pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<
         snapshot.service(provider).is_some_and(|(p, _)| access::rules_allow(&p.rules, service, &view.tags))
     });
     Some(found)
+}
+
+/// The services of a scope now.
+pub fn scoped(snapshot: &Snapshot, scope: &Scope) -> BTreeSet<ServiceRef> {
+    let services = snapshot.tenant(&scope.tenant).into_iter().flat_map(|tenant| tenant.services.iter());
+    services
+        .filter(|(_, view)| view.service.is_some() && scope.matches(&view.key))
+        .map(|(id, _)| ServiceRef::new(scope.tenant.clone(), id))
+        .collect()
 }
 
 /// The services that a dependency rule matches now.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use shared::clock::Clock;
 use shared::event::{Action, Position, digest_of};
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
 use super::*;
 use crate::keys::{self, Key, Name};
@@ -85,7 +85,8 @@ impl Store {
         for write in writes {
             match write {
                 Write::Service(n) => {
-                    let record = json!({"serviceId": format!("s{n}"), "appId": "shop", "serviceName": format!("name{n}"), "version": "1.0.0"});
+                    let environment = if self.rev.is_multiple_of(3) { "" } else { "test" };
+                    let record = json!({"serviceId": format!("s{n}"), "appId": "shop", "environment": environment, "serviceName": format!("name{n}"), "version": "1.0.0"});
                     self.put(keys::service(&service_ref(*n)), record, &mut events);
                     let index = keys::index(&Tenant::default(), &name(*n), "1.0.0");
                     self.put(index, json!(format!("s{n}")), &mut events);
@@ -147,6 +148,8 @@ struct Followers {
     seen: Revision,
     known: BTreeMap<ServiceRef, Follower>,
     interest: BTreeMap<ServiceRef, BTreeSet<ServiceRef>>,
+    /// The services of a scope, as who watches it knows them.
+    scoped: BTreeSet<ServiceRef>,
 }
 
 impl Followers {
@@ -186,12 +189,25 @@ impl Followers {
                         self.interest.remove(&consumer);
                     }
                 }
+                Change::Services(change) => {
+                    for added in &change.added {
+                        let service = ServiceRef::from(added.service.clone().expect("a service"));
+                        match scope().matches(&added.key.clone().expect("a name").into()) {
+                            true => self.scoped.insert(service),
+                            false => self.scoped.remove(&service),
+                        };
+                    }
+                    for removed in &change.removed {
+                        self.scoped.remove(&removed.clone().into());
+                    }
+                }
             }
         }
     }
 
     fn agree_with(&self, view: &View) {
         let now = view.now().expect("listed");
+        assert_eq!(self.scoped, interest::scoped(&now, &scope()));
         for n in 0..3 {
             let service = service_ref(n);
             let expected: BTreeMap<String, Revision> = match now.service(&service) {
@@ -215,12 +231,18 @@ impl Followers {
     }
 }
 
+/// The services of one environment; which one a service is in changes when a foreign writer says so.
+fn scope() -> Scope {
+    Scope { environment: Some("test".into()), ..Scope::all(Tenant::default()) }
+}
+
 fn start() -> (Writer, View, Store, Followers) {
     let (mut writer, view) =
         view(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
     let store = Store { rev: 1, ..Store::default() };
     writer.reset(Vec::new(), 1);
-    let followers = Followers { seen: 1, known: BTreeMap::new(), interest: BTreeMap::new() };
+    let followers =
+        Followers { seen: 1, known: BTreeMap::new(), interest: BTreeMap::new(), scoped: BTreeSet::new() };
     (writer, view, store, followers)
 }
 
@@ -261,7 +283,7 @@ fn a_revision_that_was_seen_is_passed_over() {
     writer.apply(events.clone());
     writer.apply(events);
     followers.catch_up(&view);
-    assert_eq!(view.history().len(), 1, "the instance, once; nobody is interested");
+    assert_eq!(view.history().len(), 2, "the service and its instance, once; nobody is interested");
 }
 
 #[test]
@@ -276,7 +298,7 @@ fn a_deleted_provider_is_announced_under_the_name_it_had() {
             Change::Instance(event) => {
                 Some((event.action, event.at.rev, event.at.sub, event.key.service_name.as_str()))
             }
-            Change::Interest(_) => None,
+            Change::Interest(_) | Change::Services(_) => None,
         })
         .collect();
     assert_eq!(deletes, [(Action::Delete, 3, 0, "name0"), (Action::Delete, 3, 1, "name0")]);
@@ -287,7 +309,7 @@ fn a_deleted_provider_is_announced_under_the_name_it_had() {
 fn instances_wait_for_their_service() {
     let (mut writer, view, mut store, mut followers) = start();
     writer.apply(store.commit(&[Write::Instance(0, 0)]));
-    assert!(view.history().is_empty());
+    assert!(view.history().is_empty(), "an instance without a service is nobody's");
     writer.apply(store.commit(&[Write::Service(0)]));
     followers.catch_up(&view);
     followers.agree_with(&view);

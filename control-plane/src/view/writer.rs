@@ -4,14 +4,15 @@
 //! same transaction is known), then deletes of records (so that a deleted provider's instances are still
 //! announced under its name), then what all that means for who hears of whom.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use opentelemetry::trace::SpanContext;
 use proto::event::v1 as pb;
 use shared::clock::Clock;
-use shared::event::{Action, InstanceEvent, Position};
+use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 use tracing::warn;
@@ -22,7 +23,9 @@ use super::interest;
 use super::protection::Protection;
 use super::snapshot::{Snapshot, TenantView};
 use crate::keys::{Key, Name};
+use crate::metrics::ViewMetrics;
 use crate::store::{KeyValue, KvEvent};
+use crate::trace;
 
 mod hold;
 mod put;
@@ -45,6 +48,7 @@ pub struct Writer {
     floor: Revision,
     protection: Protection,
     skipped: Arc<AtomicU64>,
+    metrics: Option<ViewMetrics>,
 }
 
 /// What one revision did, until it is told.
@@ -52,6 +56,8 @@ pub struct Writer {
 struct Round {
     rev: Revision,
     committed_at: u64,
+    /// The span that applies it, when the change is traced.
+    trace: Option<Box<SpanContext>>,
     events: Vec<Change>,
     /// Names whose versions, or whose providers' rules, changed.
     names: BTreeSet<(Tenant, Name)>,
@@ -60,6 +66,8 @@ struct Round {
     /// Consumers known by name and version only.
     named_consumers: BTreeSet<(Tenant, Name, String)>,
     touched: BTreeSet<ServiceRef>,
+    /// Services whose record came, went or was written.
+    records: BTreeSet<ServiceRef>,
     /// Instances that were unregistered, as opposed to those that expired.
     left: BTreeSet<(ServiceRef, String)>,
 }
@@ -83,6 +91,19 @@ impl Writer {
             floor: 0,
             protection,
             skipped,
+            metrics: None,
+        }
+    }
+
+    /// The same, reporting its figures.
+    #[must_use]
+    pub fn reporting(self, metrics: ViewMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    pub(super) fn report(&mut self, what: impl FnOnce(&mut ViewMetrics)) {
+        if let Some(metrics) = &mut self.metrics {
+            what(metrics);
         }
     }
 
@@ -101,11 +122,15 @@ impl Writer {
             }
             let before = self.current.clone();
             let mut round = Round { rev, committed_at, ..Round::default() };
+            let step = trace::applying(batch, committed_at);
+            round.trace = step.as_ref().map(|step| Box::new(step.context()));
             self.apply_revision(batch, &mut round);
             self.current.revision = rev;
             self.tell_interest(&before, &mut round);
             self.forget_void(&round);
             self.history.extend(round.events);
+            // Ends here; the snapshot follows with the last revision of the batch.
+            drop(step);
         }
         self.publish();
     }
@@ -209,6 +234,7 @@ impl Writer {
             instance,
             mod_rev,
             committed_at: round.committed_at,
+            via: Via { trace: round.trace.clone(), ..Via::default() },
         })));
     }
 
@@ -231,6 +257,34 @@ impl Writer {
                 round.events.push(Change::Interest(Arc::new(change)));
             }
         }
+        self.tell_services(before, round);
+    }
+
+    /// Compares which services each tenant had before the revision with after it, for who watches by what
+    /// services are.
+    fn tell_services(&self, before: &Snapshot, round: &mut Round) {
+        let mut changes: BTreeMap<Tenant, pb::ServicesChange> = BTreeMap::new();
+        for service in std::mem::take(&mut round.records) {
+            let key = |snapshot: &Snapshot| snapshot.service(&service).map(|(view, _)| view.key.clone());
+            let (old, new) = (key(before), key(&self.current));
+            if old == new {
+                continue;
+            }
+            let change = changes.entry(service.tenant.clone()).or_insert_with(|| pb::ServicesChange {
+                domain: service.tenant.domain.clone(),
+                project: service.tenant.project.clone(),
+                rev: round.rev,
+                committed_at: round.committed_at,
+                ..pb::ServicesChange::default()
+            });
+            match new {
+                Some(key) => change
+                    .added
+                    .push(pb::NamedService { service: Some((&service).into()), key: Some((&*key).into()) }),
+                None => change.removed.push((&service).into()),
+            }
+        }
+        round.events.extend(changes.into_values().map(|change| Change::Services(Arc::new(change))));
     }
 
     fn interest_change(
@@ -300,6 +354,8 @@ impl Writer {
         // The key is the truth; a foreign writer may have left the ids out.
         instance.instance_id = id.to_owned();
         instance.service_id = service.id.clone();
+        // There may be a hundred thousand; most have one address where a list grows by four.
+        instance.endpoints.shrink_to_fit();
         Some(InstanceView {
             instance: Arc::new(instance),
             unknown: (!record.unknown.is_empty()).then(|| Box::new(record.unknown)),

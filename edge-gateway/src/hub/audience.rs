@@ -8,6 +8,7 @@ use super::GroupId;
 use super::connection::Key;
 use super::log::Log;
 use super::push::{Encoding, Push};
+use crate::trace::Writes;
 
 /// Who shares a log, and how far the round to all of them has come.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Audience {
     pub(super) again: bool,
     /// Events have been appended since the last bookmark.
     pub(super) unconfirmed: bool,
+    /// Traced events that are being written.
+    pub(super) traced: Writes,
 }
 
 impl Audience {
@@ -41,6 +44,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: false,
+            traced: Writes::default(),
         }
     }
 

@@ -4,17 +4,16 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::log::Log;
 use super::merge::Merged;
 use super::push::Encoding;
 use super::secure::Secure;
+use super::stream::Writer;
 use super::wheel::Tick;
 use crate::limits::Permit;
 use crate::session::close::Reason;
@@ -31,8 +30,6 @@ pub(super) struct Key {
 
 /// Bytes of merged events that are prepared at a time.
 const MERGED_CHUNK: usize = 64 * 1024;
-/// Bytes of a chunk of a stream at most: one that is taken is what shows that its client reads.
-const BODY_CHUNK: usize = 16 * 1024;
 /// Bytes that one connection may write before others get their turn.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -43,8 +40,8 @@ pub(super) enum Outlet {
     Socket(Rc<TcpStream>),
     /// The same, within TLS.
     Secure(Rc<Secure>),
-    /// The body of an answer whose connection is someone else's. Full counts as a socket that takes nothing.
-    Body(mpsc::Sender<Bytes>),
+    /// A stream whose connection is someone else's. Full counts as a socket that takes nothing.
+    Stream(Rc<Writer>),
 }
 
 impl Outlet {
@@ -63,14 +60,7 @@ impl Outlet {
             Self::Socket(socket) if insist => SockRef::from(&**socket).send(bytes),
             Self::Socket(socket) => socket.try_write(bytes),
             Self::Secure(secure) => secure.try_write(bytes, insist),
-            Self::Body(body) => {
-                let chunk = &bytes[..bytes.len().min(BODY_CHUNK)];
-                match body.try_send(Bytes::copy_from_slice(chunk)) {
-                    Ok(()) => Ok(chunk.len()),
-                    Err(mpsc::error::TrySendError::Full(_)) => Err(ErrorKind::WouldBlock.into()),
-                    Err(mpsc::error::TrySendError::Closed(_)) => Err(ErrorKind::BrokenPipe.into()),
-                }
-            }
+            Self::Stream(stream) => stream.try_write(bytes),
         }
     }
 
@@ -78,7 +68,7 @@ impl Outlet {
     fn try_flush(&self) -> io::Result<()> {
         match self {
             Self::Secure(secure) => secure.try_flush(),
-            Self::Socket(_) | Self::Body(_) => Ok(()),
+            Self::Socket(_) | Self::Stream(_) => Ok(()),
         }
     }
 
@@ -87,7 +77,7 @@ impl Outlet {
         match self {
             Self::Socket(socket) => SockRef::from(&**socket).shutdown(Shutdown::Write).map(|()| true),
             Self::Secure(secure) => secure.try_shut().map(|()| true),
-            Self::Body(_) => Ok(false),
+            Self::Stream(_) => Ok(false),
         }
     }
 
@@ -96,19 +86,16 @@ impl Outlet {
         match self {
             Self::Socket(socket) => socket.writable().await.is_ok(),
             Self::Secure(secure) => secure.socket().writable().await.is_ok(),
-            Self::Body(body) => body.reserve().await.is_ok(),
+            Self::Stream(stream) => stream.writable().await,
         }
     }
 
-    /// Resolves when something may be read: frames, or the end.
+    /// Resolves when something may be read: frames, or the end. Never for a stream, whose leaving its reader tells.
     pub(super) async fn readable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.readable().await.is_ok(),
             Self::Secure(secure) => secure.readable().await,
-            Self::Body(body) => {
-                body.closed().await;
-                true
-            }
+            Self::Stream(_) => std::future::pending().await,
         }
     }
 
@@ -117,8 +104,8 @@ impl Outlet {
         match self {
             Self::Socket(socket) => socket.try_read(into),
             Self::Secure(secure) => secure.try_read(into),
-            Self::Body(body) if body.is_closed() => Ok(0),
-            Self::Body(_) => Err(ErrorKind::WouldBlock.into()),
+            Self::Stream(stream) if stream.is_gone() => Ok(0),
+            Self::Stream(_) => Err(ErrorKind::WouldBlock.into()),
         }
     }
 }
@@ -163,8 +150,6 @@ pub(super) struct Connection {
     /// Only while a frame is incomplete.
     pub(super) decoder: Option<Box<Decoder>>,
     pub(super) outlet: Option<Outlet>,
-    /// Told why the session ended, for who ends the answer.
-    pub(super) verdict: Option<oneshot::Sender<Reason>>,
     pub(super) reader: Option<AbortHandle>,
     pub(super) writer: Option<AbortHandle>,
     /// Held for their drop.
@@ -194,7 +179,6 @@ impl Connection {
             tail: preface,
             decoder: None,
             outlet: None,
-            verdict: None,
             reader: None,
             writer: None,
             permit: None,
@@ -248,7 +232,7 @@ impl Connection {
             }
             if self.tail.is_empty() && self.machine.wants_to_write() {
                 self.machine.put(&mut self.tail);
-                if let Outlet::Body(_) = outlet {
+                if let Outlet::Stream(_) = outlet {
                     // Its protocol has pings and last words of its own.
                     self.tail = Vec::new();
                 }

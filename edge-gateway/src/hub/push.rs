@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use shared::event::{Action, InstanceEvent, Position, frame_json, resumable_json};
+use shared::event::{Action, InstanceEvent, Position, Via, frame_json, resumable_json};
 use shared::model::{Instance, Revision, ServiceKey};
+use shared::telemetry::trace::SpanContext;
 
 use crate::wire::frame::text_frame;
 use crate::wire::{self, grpc};
@@ -26,9 +27,24 @@ impl Encoding {
     /// All of them, in the order of [`Encoding::index`].
     pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
 
+    /// Its name in traces.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Resumable => "resumable",
+            Self::Historical => "historical",
+            Self::Grpc => "grpc",
+        }
+    }
+
     /// Its place in tables.
     pub(crate) fn index(self) -> usize {
         self as usize
+    }
+
+    /// Its clients remember revisions.
+    pub(crate) fn is_resumable(self) -> bool {
+        matches!(self, Self::Resumable | Self::Grpc)
     }
 
     /// What tells a client that it has everything up to `rev`; `None` for clients that would not understand it.
@@ -71,7 +87,10 @@ pub(crate) struct Push {
     pub instance: Arc<Instance>,
     /// Unix microseconds of the commit, 0 when not known (a difference, not an event).
     pub committed_at: u64,
+    /// How it came.
+    pub via: Via,
     since: OnceLock<Revision>,
+    dispatched: OnceLock<Box<SpanContext>>,
     frames: [OnceLock<Bytes>; Encoding::ALL.len()],
 }
 
@@ -85,7 +104,9 @@ impl Push {
             key: event.key.clone(),
             instance: event.instance.clone(),
             committed_at: event.committed_at,
+            via: event.via.clone(),
             since: OnceLock::new(),
+            dispatched: OnceLock::new(),
             frames: Default::default(),
         }
     }
@@ -98,14 +119,34 @@ impl Push {
         key: Arc<ServiceKey>,
         instance: Arc<Instance>,
     ) -> Self {
-        let since = OnceLock::new();
-        Self { topic, at, action, key, instance, committed_at: 0, since, frames: Default::default() }
+        Self {
+            topic,
+            at,
+            action,
+            key,
+            instance,
+            committed_at: 0,
+            via: Via::default(),
+            since: OnceLock::new(),
+            dispatched: OnceLock::new(),
+            frames: Default::default(),
+        }
     }
 
     /// It is told to groups that have been told everything up to `told`. What comes late says nothing about
     /// how far they are. The first call counts.
     pub(crate) fn is_told_after(&self, told: Revision) {
         let _ = self.since.set(if told < self.at.rev { told } else { 0 });
+    }
+
+    /// It was handed to the shards, in this span. The first call counts.
+    pub(crate) fn is_dispatched_in(&self, span: Box<SpanContext>) {
+        let _ = self.dispatched.set(span);
+    }
+
+    /// The span that handed it to the shards, when it is traced.
+    pub(crate) fn dispatched(&self) -> Option<&SpanContext> {
+        self.dispatched.get().map(|it| &**it)
     }
 
     /// The bytes for a session that has everything up to `told`, and the changes before this one.

@@ -27,14 +27,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::connection::{Connection, Key, Pumped, Reading};
+use super::connection::{Connection, Key, Outlet, Pumped, Reading};
 use super::push::{Encoding, Push};
+use super::stream::Leavers;
 use super::wheel::{TICK, Tick, Wheel, ticks};
 use super::{GroupId, Left, Ticket, ToShard};
-use crate::metrics::HubMetrics;
+use crate::metrics::{HubMetrics, Tallied};
 use crate::session::close::Reason;
 use crate::session::{Input, NEVER, Pace};
 
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod sessions;
 
 /// Members that are served before the inbox is looked at again.
@@ -81,6 +84,9 @@ struct Tally {
     delivered: u64,
     failed: u64,
     merged: u64,
+    asked: u64,
+    answered: u64,
+    given_up: u64,
 }
 
 struct Shard {
@@ -90,6 +96,8 @@ struct Shard {
     audiences: Slab<Audience>,
     groups: HashMap<GroupId, [Option<u32>; Encoding::ALL.len()]>,
     tickets: HashMap<Ticket, Key>,
+    /// Streams whose clients have gone.
+    leavers: Arc<Leavers>,
     /// Audiences that wait for a round, the first perhaps in one.
     rounds: VecDeque<u32>,
     wheel: Wheel<Alarm>,
@@ -101,7 +109,8 @@ struct Shard {
     tally: Tally,
     pending_shown: i64,
     count_pending_at: Tick,
-    draining: Option<Duration>,
+    /// When the last session is to be ended.
+    draining: Option<Tick>,
 }
 
 /// Runs a shard on this thread, to its end.
@@ -122,6 +131,7 @@ pub(super) fn run(
 async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let leavers = shard.borrow().leavers.clone();
     loop {
         let more = {
             let mut shard = shard.borrow_mut();
@@ -130,6 +140,9 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
                     Ok(message) => shard.take(message),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
+            }
+            for key in leavers.take() {
+                shard.on_readable(key, true);
             }
             let more = shard.walk();
             shard.turn();
@@ -148,6 +161,7 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
                 Some(message) => shard.borrow_mut().take(message),
                 None => return,
             },
+            () = leavers.wait() => {}
             _ = clock.tick() => {}
         }
     }
@@ -162,6 +176,7 @@ impl Shard {
             audiences: Slab::new(),
             groups: HashMap::new(),
             tickets: HashMap::new(),
+            leavers: Arc::default(),
             rounds: VecDeque::new(),
             wheel: Wheel::new(),
             began: Instant::now(),
@@ -185,6 +200,7 @@ impl Shard {
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end(group, reason),
+            ToShard::Restored => self.end_resumable(),
             ToShard::Drain { over } => self.drain(over),
         }
     }
@@ -203,10 +219,15 @@ impl Shard {
 
     fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
         let now = self.wheel.now();
+        let micros = self.setup.clock.micros();
+        self.setup.metrics.queued(push.committed_at, micros);
         for group in groups {
             let Some(slots) = self.groups.get(group) else { continue };
             for index in slots.iter().flatten() {
                 let audience = &mut self.audiences[*index as usize];
+                if let Some(cause) = push.dispatched() {
+                    audience.traced.begin(cause, audience.encoding.label(), micros);
+                }
                 if audience.append(push) {
                     self.rounds.push_back(*index);
                 }
@@ -240,11 +261,15 @@ impl Shard {
             if let Some(&key) = audience.members.get(audience.visited) {
                 audience.visited += 1;
                 if let Some(push) = audience.log.last() {
-                    last = Some(push.committed_at);
+                    last = Some((push.committed_at, push.via.received_at));
                 }
                 if !self.connections[key.index as usize].is_slow() {
                     budget -= 1;
+                    let first = audience.visited == 1 && !audience.traced.is_empty();
                     self.serve(key);
+                    if first && let Some(audience) = self.audiences.get_mut(index as usize) {
+                        audience.traced.first(self.setup.clock.micros());
+                    }
                 }
                 continue;
             }
@@ -254,11 +279,14 @@ impl Shard {
             if audience.queued {
                 self.rounds.push_back(index);
             } else {
+                if !audience.traced.is_empty() {
+                    audience.traced.last(audience.members.len(), self.setup.clock.micros());
+                }
                 self.tidy(index);
             }
         }
-        if let Some(committed_at) = last {
-            self.setup.metrics.lag(committed_at, self.setup.clock.micros());
+        if let Some((committed_at, received_at)) = last {
+            self.setup.metrics.lag(committed_at, received_at, self.setup.clock.micros());
         }
         !self.rounds.is_empty()
     }
@@ -371,6 +399,7 @@ impl Shard {
         }
         let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
+        self.tally.asked += u64::from(connection.machine.is_asking());
         self.serve(key);
     }
 
@@ -389,17 +418,25 @@ impl Shard {
         }
     }
 
-    fn set_drain_alarm(&mut self, key: Key, over: Duration) {
-        let delay = fastrand::u32(0..=ticks(over));
-        let at = self.wheel.now() + delay;
+    /// Has a session that came too late for its place in the order end before the others have.
+    fn drain_late(&mut self, key: Key, until: Tick) {
+        let now = self.wheel.now();
+        let at = fastrand::u32(now..=until.max(now));
         self.wheel.set(at, Alarm::Drain(key, at));
     }
 
+    /// Ends the sessions evenly over the time, each tick its share and not one more: whom they come to next
+    /// must accept no faster than that. Their order is random, so that no consumer loses all of its at once.
     fn drain(&mut self, over: Duration) {
-        self.draining = Some(over);
-        let all: Vec<Key> = self.keys().collect();
-        for key in all {
-            self.set_drain_alarm(key, over);
+        let (now, over) = (self.wheel.now(), ticks(over));
+        self.draining = Some(now + over);
+        let mut all: Vec<Key> = self.keys().collect();
+        fastrand::shuffle(&mut all);
+        let count = all.len() as u64;
+        for (place, key) in all.into_iter().enumerate() {
+            let share = place as u64 * u64::from(over) / count;
+            let at = now + 1 + share as Tick;
+            self.wheel.set(at, Alarm::Drain(key, at));
         }
     }
 
@@ -408,11 +445,20 @@ impl Shard {
     }
 
     fn end(&mut self, group: GroupId, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
         let Some(slots) = self.groups.get(&group) else { return };
         let audiences = slots.iter().flatten();
-        let members: Vec<Key> =
-            audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
+        self.end_all(members, reason);
+    }
+
+    fn end_resumable(&mut self) {
+        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
+        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
+        self.end_all(members, Reason::Restored);
+    }
+
+    fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
+        let (now, pace) = (self.wheel.now(), self.setup.pace);
         for key in members {
             if let Some(connection) = self.get(key) {
                 connection.machine.on(Input::End(reason), now, &pace);
@@ -425,9 +471,9 @@ impl Shard {
         if self.get(key).is_none() {
             return;
         }
-        let mut connection = self.connections.remove(key.index as usize);
-        if let Some(verdict) = connection.verdict.take() {
-            let _ = verdict.send(reason);
+        let connection = self.connections.remove(key.index as usize);
+        if let Some(Outlet::Stream(stream)) = &connection.outlet {
+            stream.end(reason);
         }
         for task in [&connection.reader, &connection.writer].into_iter().flatten() {
             task.abort();
@@ -440,6 +486,7 @@ impl Shard {
             self.connections[moved.index as usize].place = connection.place;
         }
         self.tidy(index);
+        self.tally.given_up += u64::from(reason == Reason::ReadTimeout);
         self.setup.metrics.closed(reason);
     }
 
@@ -448,14 +495,22 @@ impl Shard {
         let sender = &self.setup.left;
         self.left
             .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
-        let Tally { delivered, failed, merged } = std::mem::take(&mut self.tally);
+        let tally = std::mem::take(&mut self.tally);
         let pending = if now >= self.count_pending_at {
             self.count_pending_at = now + ticks(COUNT_PENDING);
             self.pending_events()
         } else {
             self.pending_shown
         };
-        self.setup.metrics.tally(delivered, failed, merged, pending - self.pending_shown);
+        self.setup.metrics.tally(Tallied {
+            delivered: tally.delivered,
+            failed: tally.failed,
+            merged: tally.merged,
+            pending: pending - self.pending_shown,
+            asked: tally.asked,
+            answered: tally.answered,
+            given_up: tally.given_up,
+        });
         self.pending_shown = pending;
     }
 
@@ -468,3 +523,7 @@ impl Shard {
         self.audiences.iter().map(|(_, audience)| of(audience)).sum::<usize>() as i64
     }
 }
+
+#[cfg(test)]
+#[path = "shard/drain_tests.rs"]
+mod drain_tests;

@@ -20,6 +20,8 @@ pub(crate) enum Reason {
     Protocol,
     /// The client sent a message that is too big.
     TooBig,
+    /// The client sent a text that is not UTF-8.
+    NotText,
     /// The consumer's service does not exist (any more).
     NoService,
     /// The gateway is being drained.
@@ -30,11 +32,13 @@ pub(crate) enum Reason {
     NoInstance,
     /// A heartbeat could not be passed on.
     HeartbeatFailed,
+    /// The store was restored from a backup: the revisions that the client was told are of another history.
+    Restored,
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -42,11 +46,13 @@ impl Reason {
         Self::Broken,
         Self::Protocol,
         Self::TooBig,
+        Self::NotText,
         Self::NoService,
         Self::Drained,
         Self::NeverAttached,
         Self::NoInstance,
         Self::HeartbeatFailed,
+        Self::Restored,
     ];
 
     /// The value of the label `reason`.
@@ -59,11 +65,13 @@ impl Reason {
             Self::Broken => "broken",
             Self::Protocol => "protocol",
             Self::TooBig => "too_big",
+            Self::NotText => "not_text",
             Self::NoService => "no_service",
             Self::Drained => "drained",
             Self::NeverAttached => "never_attached",
             Self::NoInstance => "no_instance",
             Self::HeartbeatFailed => "heartbeat_failed",
+            Self::Restored => "restored",
         }
     }
 
@@ -72,6 +80,7 @@ impl Reason {
         match self {
             Self::Protocol => Some(1002),
             Self::TooBig => Some(1009),
+            Self::NotText => Some(1007),
             Self::NoInstance => Some(4001),
             Self::ClientClosed
             | Self::ClientGone
@@ -81,7 +90,8 @@ impl Reason {
             | Self::NoService
             | Self::Drained
             | Self::NeverAttached
-            | Self::HeartbeatFailed => None,
+            | Self::HeartbeatFailed
+            | Self::Restored => None,
         }
     }
 
@@ -89,6 +99,7 @@ impl Reason {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::TooBig => "message too big",
+            Self::NotText => "not UTF-8",
             Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
             _ => "",
         }

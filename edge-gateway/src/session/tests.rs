@@ -77,6 +77,7 @@ fn violations_and_endings_say_what_the_table_says() {
     let table = [
         (Input::Violation(Violation::Protocol("no")), &b"\x88\x04\x03\xeano"[..]),
         (Input::Violation(Violation::TooBig), b"\x88\x11\x03\xf1message too big"),
+        (Input::Violation(Violation::NotText), b"\x88\x0b\x03\xefnot UTF-8"),
         (Input::End(Reason::NoService), b"\x81\x16service does not exist"),
         (Input::End(Reason::Drained), b""),
     ];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use shared::bus::Messages;
+use shared::model::Revision;
 use shared::subject;
 
 use super::core::{Digests, Effect, Interest, Want};
@@ -15,6 +16,7 @@ use super::topic::Replayed;
 use super::{Cause, Upstream};
 use crate::hub::push::Push;
 use crate::hub::{GroupId, ToShard};
+use crate::trace;
 
 /// Subscriptions made at once for one consumer.
 const SUBSCRIBING: usize = 32;
@@ -26,6 +28,10 @@ pub(super) enum Done {
     Replayed(Vec<(Want, Replayed)>),
     CaughtUp(GroupId, Want, Replayed),
     Resumed(u64, Vec<(Want, Replayed)>),
+    /// The store's own revision, for a session that resumes from a later one than is known here.
+    Probed(u64, Revision),
+    /// The same for this gateway, which was as far as the second when it asked.
+    Confirmed(Result<Revision, AskError>, Revision),
     Bookmarks(Messages),
     Digest(Digests, Result<(Vec<u32>, Vec<u32>), AskError>),
 }
@@ -40,19 +46,19 @@ impl Upstream {
                     shard.send(ToShard::End { group, reason }).await;
                 }
             }
-            Effect::OpenInterest(group, consumer) => {
+            Effect::OpenInterest(group, selector) => {
                 let question = self.questions.spawn(async move {
-                    let messages = asker.subscribe(&subject::interest(&consumer)).await;
-                    let interest = asker.interest(&consumer).await;
+                    let messages = asker.subscribe(&selector.subject()).await;
+                    let interest = asker.interest(&selector).await;
                     Done::Interest(group, Some(messages), interest)
                 });
                 self.asking.insert(group, question);
             }
-            Effect::AskInterest(group, consumer) => {
+            Effect::AskInterest(group, selector) => {
                 let jitter = self.config.resync_jitter;
                 let question = self.questions.spawn(async move {
                     tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                    Done::Interest(group, None, asker.interest(&consumer).await)
+                    Done::Interest(group, None, asker.interest(&selector).await)
                 });
                 self.asking.insert(group, question);
             }
@@ -61,6 +67,7 @@ impl Upstream {
                     let _ = done.send(Ok(joined));
                 }
             }
+            Effect::Refused(group, full) => self.refuse(group, full).await,
             Effect::CloseInterest(group) => {
                 if let Some(handle) = self.interests.remove(&group) {
                     handle.abort();
@@ -101,7 +108,9 @@ impl Upstream {
                 self.metrics.resync(cause, wants.len() as u64);
                 let jitter = match cause {
                     Cause::Gap => Duration::ZERO,
-                    Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again => self.config.resync_jitter,
+                    Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again | Cause::Restored => {
+                        self.config.resync_jitter
+                    }
                 };
                 for wants in batches(wants, self.config.replay_batch) {
                     let (asker, replays) = (asker.clone(), self.replays.clone());
@@ -125,6 +134,12 @@ impl Upstream {
     async fn append(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
         // Before the shards: whoever reacts to the push finds that reads ask for at least its revision.
         self.pushed.fetch_max(push.at.rev, Ordering::Relaxed);
+        if let Some(cause) = &push.via.trace {
+            let dispatched = trace::dispatched(cause, push.via.received_at, push.at.rev, self.clock.micros());
+            if let Some(span) = dispatched {
+                push.is_dispatched_in(span);
+            }
+        }
         for (number, shard) in self.shards.iter().enumerate() {
             let has_sessions =
                 |group: &&GroupId| self.core.sessions(**group).get(number).is_some_and(|n| *n > 0);

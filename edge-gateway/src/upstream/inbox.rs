@@ -11,12 +11,15 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Message, Messages};
 use shared::event::InstanceEvent;
+use shared::model::ServiceRef;
 use tracing::debug;
 
-use super::Upstream;
 use super::core::InterestChange;
 use super::topic::Fate;
+use super::{Selector, Upstream};
 use crate::hub::GroupId;
+use crate::metrics::UpstreamMetrics;
+use crate::trace;
 
 /// Messages that are taken together.
 const BATCH: usize = 1024;
@@ -56,10 +59,12 @@ impl Upstream {
                 }
             }
             events.sort_by_key(|event| event.at);
+            self.count_way(&mut events);
+            let mut fates = Fates::default();
             for event in events {
-                let fate = self.core.on_event(event);
-                self.metrics.event(fate.map_or("unwatched", fate_label), 1);
+                fates.note(self.core.on_event(event));
             }
+            fates.tell(&self.metrics);
             self.act().await;
             if !more {
                 break;
@@ -72,22 +77,27 @@ impl Upstream {
         self.act().await;
     }
 
+    /// Notes when a batch was taken from the bus.
+    fn count_way(&self, events: &mut [InstanceEvent]) {
+        let Some(oldest) = events.first().map(|event| event.via.published_at) else { return };
+        let now = self.clock.micros();
+        self.metrics.took(oldest, now);
+        for event in events {
+            event.via.received_at = now;
+        }
+    }
+
     fn understand(&self, source: Source, message: &Message) -> Option<Heard> {
         match source {
             Source::Event => match InstanceEvent::decode(&message.payload) {
-                Ok(event) => return Some(Heard::Event(event)),
+                Ok(mut event) => {
+                    event.via.trace = trace::publisher(message.traceparent.as_deref());
+                    return Some(Heard::Event(event));
+                }
                 Err(error) => self.malformed(&message.subject, &error),
             },
-            Source::Interest(group) => match pb::InterestChange::decode(message.payload.clone()) {
-                Ok(change) => {
-                    let change = InterestChange {
-                        rev: change.rev,
-                        added: change.added.into_iter().map(Into::into).collect(),
-                        removed: change.removed.into_iter().map(Into::into).collect(),
-                        deleted: change.consumer_deleted,
-                    };
-                    return Some(Heard::Interest(group, change));
-                }
+            Source::Interest(group) => match interest_change(self.core.selector(group)?, &message.payload) {
+                Ok(change) => return Some(Heard::Interest(group, change)),
                 Err(error) => self.malformed(&message.subject, &error),
             },
         }
@@ -100,11 +110,61 @@ impl Upstream {
     }
 }
 
-fn fate_label(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Applied => "applied",
-        Fate::Duplicate => "duplicate",
-        Fate::Gap => "gap",
+/// What a change means for who watches this.
+pub(super) fn interest_change(
+    selector: &Selector,
+    payload: &[u8],
+) -> Result<InterestChange, prost::DecodeError> {
+    let Some(scope) = selector.scope() else {
+        let change = pb::InterestChange::decode(payload)?;
+        return Ok(InterestChange {
+            rev: change.rev,
+            added: change.added.into_iter().map(Into::into).collect(),
+            removed: change.removed.into_iter().map(Into::into).collect(),
+            deleted: change.consumer_deleted,
+        });
+    };
+    let told = pb::ServicesChange::decode(payload)?;
+    let mut change = InterestChange { rev: told.rev, ..InterestChange::default() };
+    change.removed.extend(told.removed.into_iter().map(ServiceRef::from));
+    for it in told.added {
+        let (Some(service), Some(key)) = (it.service, it.key) else { continue };
+        // A service that has left the scope is told of by what it is now.
+        let side = if scope.matches(&key.into()) { &mut change.added } else { &mut change.removed };
+        side.push(service.into());
+    }
+    Ok(change)
+}
+
+/// What became of a batch of events; told to the metrics in one go.
+#[derive(Default)]
+struct Fates {
+    applied: u64,
+    duplicate: u64,
+    gap: u64,
+    unwatched: u64,
+}
+
+impl Fates {
+    fn note(&mut self, fate: Option<Fate>) {
+        match fate {
+            Some(Fate::Applied) => self.applied += 1,
+            Some(Fate::Duplicate) => self.duplicate += 1,
+            Some(Fate::Gap) => self.gap += 1,
+            None => self.unwatched += 1,
+        }
+    }
+
+    fn tell(&self, metrics: &UpstreamMetrics) {
+        let all = [
+            ("applied", self.applied),
+            ("duplicate", self.duplicate),
+            ("gap", self.gap),
+            ("unwatched", self.unwatched),
+        ];
+        for (fate, count) in all.into_iter().filter(|(_, count)| *count > 0) {
+            metrics.event(fate, count);
+        }
     }
 }
 

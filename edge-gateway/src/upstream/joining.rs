@@ -27,6 +27,25 @@ pub(super) struct Resuming {
     since: Revision,
     pub(super) asking: bool,
     pub(super) known: HashMap<ServiceRef, Replayed>,
+    /// The store was asked whether it has come as far as `since`.
+    probed: bool,
+}
+
+impl Resuming {
+    /// What was asked is of no use any more.
+    pub(super) fn start_over(&mut self) {
+        (self.asking, self.probed) = (false, false);
+        self.known.clear();
+    }
+
+    /// Takes the store's revision. A client that is further was told of a history that a backup has undone: it
+    /// is told the state.
+    pub(super) fn compare(&mut self, rev: Revision) {
+        self.asking = false;
+        if rev < self.since {
+            self.since = 0;
+        }
+    }
 }
 
 impl Upstream {
@@ -44,7 +63,8 @@ impl Upstream {
                     Some(since) => {
                         self.next_resume += 1;
                         let joining = Joining { group, shard, encoding, done };
-                        let resuming = Resuming { joining, since, asking: false, known: HashMap::new() };
+                        let resuming =
+                            Resuming { joining, since, asking: false, known: HashMap::new(), probed: false };
                         self.resuming.insert(self.next_resume, resuming);
                     }
                 }
@@ -76,6 +96,17 @@ impl Upstream {
         }
     }
 
+    /// Tells those who wait for a group's view that it will not begin.
+    pub(super) async fn refuse(&mut self, group: GroupId, full: Full) {
+        for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
+            joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
+            let _ = done.send(Err(full));
+        }
+        for (_, it) in self.resuming.extract_if(|_, it| it.joining.group == group) {
+            let _ = it.joining.done.send(Err(full));
+        }
+    }
+
     /// Gives up the places of those who did not wait for their group's view to begin.
     pub(super) async fn release_abandoned(&mut self) {
         for waiting in self.opening.values_mut() {
@@ -96,6 +127,12 @@ impl Upstream {
                 let shard = it.joining.shard;
                 self.resuming.remove(&id);
                 self.core.left(shard, left, Instant::now());
+                continue;
+            }
+            if it.since > self.core.seen() && !it.probed {
+                (it.asking, it.probed) = (true, true);
+                let asker = self.asker.clone();
+                self.ask(async move { Done::Probed(id, asker.probe().await) });
                 continue;
             }
             let preface = match self.core.preface(group, it.since, &it.known) {

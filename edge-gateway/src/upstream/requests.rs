@@ -15,10 +15,11 @@ use proto::event::v1 as pb;
 use shared::backoff::Backoff;
 use shared::bus::{Bus, BusError, Message, Messages};
 use shared::event::{DecodeError, InstanceEvent};
-use shared::model::ServiceRef;
+use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tracing::debug;
 
+use super::Selector;
 use super::core::{Interest, Want};
 use super::topic::Replayed;
 use crate::metrics::UpstreamMetrics;
@@ -74,11 +75,11 @@ impl Asker {
         }
     }
 
-    /// Who is the consumer interested in?
-    pub(super) async fn interest(&self, consumer: &ServiceRef) -> Interest {
+    /// Who is watched?
+    pub(super) async fn interest(&self, selector: &Selector) -> Interest {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
-            match self.try_interest(consumer).await {
+            match self.try_interest(selector).await {
                 Ok(interest) => return interest,
                 Err(error) => self.failed(&error, &mut backoff).await,
             }
@@ -110,6 +111,7 @@ impl Asker {
             entries: entries.iter().map(entry).collect(),
             consumers: consumers.iter().map(Into::into).collect(),
             min_rev: self.min_rev(),
+            confirm: false,
         };
         let mut parts = self.ask(subject::RPC_DIGEST, &request).await?;
         let part = parts.next().await.ok_or(AskError::Incomplete)?;
@@ -118,8 +120,35 @@ impl Asker {
         Ok((reply.differing, reply.gone_consumers))
     }
 
-    async fn try_interest(&self, consumer: &ServiceRef) -> Result<Interest, AskError> {
-        let request = pb::InterestRequest { consumer: Some(consumer.into()), min_rev: self.min_rev() };
+    /// What is the store's revision now? Asked until it is answered.
+    pub(super) async fn probe(&self) -> Revision {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            match self.confirm().await {
+                Ok(rev) => return rev,
+                Err(error) => self.failed(&error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// What is the store's revision now? Any revision that was known before is at most this, unless the store
+    /// was restored from a backup.
+    pub(super) async fn confirm(&self) -> Result<Revision, AskError> {
+        let request = pb::DigestRequest { confirm: true, ..pb::DigestRequest::default() };
+        let mut parts = self.ask(subject::RPC_DIGEST, &request).await?;
+        let part = parts.next().await.ok_or(AskError::Incomplete)?;
+        let reply = pb::DigestReply::decode(part.payload)?;
+        accepted(reply.error)?;
+        // A replica that does not know this question tells its view's revision, which proves nothing.
+        if reply.confirmed { Ok(reply.rev) } else { Err(AskError::Incomplete) }
+    }
+
+    async fn try_interest(&self, selector: &Selector) -> Result<Interest, AskError> {
+        let request = pb::InterestRequest {
+            consumer: selector.consumer().map(Into::into),
+            min_rev: self.min_rev(),
+            scope: selector.scope().map(Into::into),
+        };
         let mut parts = self.ask(subject::RPC_INTEREST, &request).await?;
         let mut providers = Vec::new();
         for number in 0..MAX_PARTS {

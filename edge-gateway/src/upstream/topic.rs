@@ -78,6 +78,8 @@ pub(crate) struct Topic {
     held: BTreeMap<Position, InstanceEvent>,
     /// Something that should have been held was not.
     overflowed: bool,
+    /// The store was restored: what is known here is of another history, until a state of this one has come.
+    restored: bool,
 }
 
 impl Topic {
@@ -96,6 +98,7 @@ impl Topic {
             recent_after: if replayed.continuous { since } else { replayed.at.max(since) },
             held: BTreeMap::new(),
             overflowed: false,
+            restored: false,
         };
         let snapshot = replayed.snapshot.unwrap_or_default();
         if replayed.continuous {
@@ -117,6 +120,11 @@ impl Topic {
     /// How far it is complete.
     pub(crate) fn at(&self) -> Position {
         self.at
+    }
+
+    /// Events alone do not tell what became of what it knows.
+    pub(crate) fn needs_state(&self) -> bool {
+        self.restored
     }
 
     /// The sum over its instances that both sides compare.
@@ -148,15 +156,31 @@ impl Topic {
         Fate::Applied
     }
 
+    /// The store was restored from a backup. What is known stays known to watchers, but has no place in the
+    /// order any more; a state of the new history is to be asked for, and the difference will be told.
+    pub(crate) fn restore(&mut self) {
+        self.at = Position::default();
+        (self.asking, self.again) = (true, false);
+        self.recent.clear();
+        self.recent_after = Position::default();
+        self.held.clear();
+        self.overflowed = false;
+        self.restored = true;
+        for member in self.members.values_mut() {
+            *member = Member { base: Position::default(), closed: false };
+        }
+    }
+
     /// Takes the answer to a replay asked for from a position that this topic had reached.
     pub(crate) fn on_replayed(&mut self, replayed: Replayed, out: &mut Vec<Arc<Push>>) -> Again {
         self.asking = false;
         let mut again =
             std::mem::take(&mut self.overflowed) || !(replayed.continuous || replayed.snapshot.is_some());
+        again |= self.restored && replayed.snapshot.is_none();
         if replayed.key.is_some() {
             self.key = replayed.key;
         }
-        if replayed.continuous {
+        if replayed.continuous && !self.restored {
             for event in replayed.events {
                 if event.at > self.at {
                     self.apply(&event, out);
@@ -171,6 +195,7 @@ impl Topic {
                 again = true;
             } else {
                 differences = self.compare(snapshot, replayed.at, out);
+                self.restored = false;
                 self.at = self.at.max(replayed.at);
             }
         }
@@ -276,8 +301,11 @@ impl Topic {
             .into_iter()
             .filter(|(instance, mod_rev)| {
                 let known = self.instances.get(&instance.instance_id);
-                known.is_none_or(|known| known.mod_rev < *mod_rev)
-                    && !changed_since.contains(&instance.instance_id)
+                let is_news = |known: &Known| match self.restored {
+                    true => known.mod_rev != *mod_rev || known.instance != *instance,
+                    false => known.mod_rev < *mod_rev,
+                };
+                known.is_none_or(is_news) && !changed_since.contains(&instance.instance_id)
             })
             .collect();
         newer.sort_by_key(|(_, mod_rev)| *mod_rev);

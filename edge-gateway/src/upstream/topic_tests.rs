@@ -44,6 +44,7 @@ impl Truth {
                 instance: instance(&id, rev),
                 mod_rev: rev,
                 committed_at: 0,
+                via: shared::event::Via::default(),
             };
             prev = at;
             it.events.push(event);

@@ -1,10 +1,12 @@
 //! WebSocket frames (RFC 6455), the server's side: building what goes out, reading what comes in.
 //!
 //! The [`Decoder`] is a pure machine: bytes in, whole control frames out. A watcher has nothing to say in data
-//! frames, so their payload is counted and passed over, never kept; what is kept between two reads is an
-//! incomplete header or control frame, 139 bytes at most.
+//! frames, so their payload is counted, held against UTF-8 and passed over, never kept; what is kept between two
+//! reads is an incomplete header or control frame, 139 bytes at most.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::text::Text;
 
 /// Bytes that a client's message may have: nothing a watcher sends has a meaning, but one that says
 /// something small is not punished.
@@ -85,6 +87,8 @@ pub(crate) enum Violation {
     Protocol(&'static str),
     /// A message of more than the bound.
     TooBig,
+    /// A text that is not UTF-8.
+    NotText,
 }
 
 /// Reads the frames of one client. Small and cheap to make: keep it only while a frame is incomplete.
@@ -94,8 +98,12 @@ pub(crate) struct Decoder {
     partial: Vec<u8>,
     /// Bytes of a data frame's payload still to be passed over.
     skip: u64,
+    /// What the next four of them are masked with.
+    mask: [u8; 4],
     /// Bytes of the message so far, when its last frame has not come.
     message: Option<u64>,
+    /// How far a message of text has come.
+    text: Option<Text>,
 }
 
 struct Header {
@@ -119,9 +127,7 @@ impl Decoder {
         mut on: impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<(), Violation> {
         loop {
-            let passed = self.skip.min(input.len() as u64);
-            self.skip -= passed;
-            input = &input[passed as usize..];
+            input = self.pass_over(input)?;
             if input.is_empty() {
                 return Ok(());
             }
@@ -169,6 +175,28 @@ impl Decoder {
         }
     }
 
+    /// Passes over what is there of a data frame's payload; gives what is behind it.
+    fn pass_over<'a>(&mut self, input: &'a [u8]) -> Result<&'a [u8], Violation> {
+        let passed = self.skip.min(input.len() as u64);
+        let (payload, rest) = input.split_at(passed as usize);
+        self.skip -= passed;
+        if let Some(text) = &mut self.text {
+            let mut clear = payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+            if !clear.all(|byte| text.take(byte)) {
+                return Err(Violation::NotText);
+            }
+        }
+        if self.skip > 0 {
+            self.mask.rotate_left(payload.len() % 4);
+        } else {
+            self.mask = [0; 4];
+            if self.message.is_none() && self.text.take().is_some_and(|text| !text.is_whole()) {
+                return Err(Violation::NotText);
+            }
+        }
+        Ok(rest)
+    }
+
     /// How many bytes of `available` to add to the partial frame before looking again: never past its end.
     fn missing(&self, available: usize) -> usize {
         let have = self.partial.len();
@@ -202,7 +230,10 @@ impl Decoder {
         on: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<bool, Violation> {
         if header.opcode & 0x8 == 0 {
-            self.skip = header.payload;
+            (self.skip, self.mask) = (header.payload, header.mask);
+            if header.opcode == TEXT {
+                self.text = Some(Text::default());
+            }
             self.message = (!header.fin).then(|| self.message.unwrap_or(0).saturating_add(header.payload));
             return Ok(on(Incoming::Data));
         }
@@ -255,6 +286,9 @@ fn parse_header(bytes: &[u8], in_message: bool) -> Result<Option<Header>, Violat
     if payload >> 63 != 0 {
         return Err(Violation::Protocol("bad length"));
     }
+    if matches!((size, payload), (8, ..=125) | (14, ..=0xffff)) {
+        return Err(Violation::Protocol("length not in its shortest form"));
+    }
     let mask = [head[size - 4], head[size - 3], head[size - 2], head[size - 1]];
     Ok(Some(Header { opcode, fin, size, mask, payload }))
 }
@@ -268,7 +302,7 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::Protocol("bad close code"));
     }
-    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Protocol("bad close reason"))?;
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation::NotText)?;
     Ok(Some((code, reason)))
 }
 

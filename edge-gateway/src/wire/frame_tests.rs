@@ -25,6 +25,14 @@ fn client(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Five bytes, whose length takes `width` bytes.
+fn long_form(width: usize) -> Vec<u8> {
+    let mut frame = vec![0x82, MASKED | if width == 2 { 126 } else { 127 }];
+    frame.extend_from_slice(&5_u64.to_be_bytes()[8 - width..]);
+    frame.extend_from_slice(&[0; 9]);
+    frame
+}
+
 /// What a decoder makes of the bytes, in words, when they come in pieces of `size`.
 fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<Violation>) {
     let (mut decoder, mut heard) = (Decoder::default(), Vec::new());
@@ -44,7 +52,10 @@ fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<Violation>) {
 #[test]
 fn good_frames_are_understood_however_they_are_torn() {
     let close = [&1000_u16.to_be_bytes()[..], b"bye"].concat();
-    let table: [(&str, Vec<u8>, &[&str]); 12] = [
+    let accents = [client(0x01, b"caf\xc3"), client(0x80, b"\xa9 \xe2\x82\xac")].concat();
+    let table: [(&str, Vec<u8>, &[&str]); 14] = [
+        ("text whose character is torn", accents, &["Data", "Data"]),
+        ("binary that is no text", client(0x82, b"\xc0\xaf"), &["Data"]),
         ("empty ping", client(0x89, b""), &["Ping([])"]),
         ("ping with payload", client(0x89, b"ab"), &["Ping([97, 98])"]),
         ("pong", client(0x8a, b"x"), &["Pong"]),
@@ -81,7 +92,9 @@ fn violations_are_named() {
     let negative = [&[0x82, MASKED | 127][..], &u64::MAX.to_be_bytes(), &MASK].concat();
     let many = [client(0x01, &[0; 3000]), client(0x00, &[0; 3000])].concat();
     let bad_utf8 = [&1000_u16.to_be_bytes()[..], &[0xff, 0xfe]].concat();
-    let table: [(&str, Vec<u8>, Violation); 16] = [
+    let torn = [client(0x01, b"caf\xc3"), client(0x89, b""), client(0x80, b"t\xe9")].concat();
+    let cut_off = [client(0x01, b"caf\xc3"), client(0x80, b"")].concat();
+    let table: [(&str, Vec<u8>, Violation); 21] = [
         ("not masked", unmasked, Violation::Protocol("frame not masked")),
         ("reserved bit", client(0xc1, b""), Violation::Protocol("reserved bits set")),
         ("unknown data opcode", client(0x83, b""), Violation::Protocol("unknown opcode")),
@@ -98,6 +111,11 @@ fn violations_are_named() {
         ("too big as announced", huge, Violation::TooBig),
         ("too big together", many, Violation::TooBig),
         ("length over 63 bits", negative, Violation::Protocol("bad length")),
+        ("text that is none", client(0x81, b"\xc0\xaf"), Violation::NotText),
+        ("text that is none in its second frame", torn, Violation::NotText),
+        ("text that ends within a character", cut_off, Violation::NotText),
+        ("length of 5 in 16 bits", long_form(2), Violation::Protocol("length not in its shortest form")),
+        ("length of 5 in 64 bits", long_form(8), Violation::Protocol("length not in its shortest form")),
         ("close of one byte", client(0x88, b"x"), Violation::Protocol("bad close frame")),
         (
             "close code that is never sent",
@@ -105,7 +123,7 @@ fn violations_are_named() {
             Violation::Protocol("bad close code"),
         ),
         ("close code of nobody", client(0x88, &999_u16.to_be_bytes()), Violation::Protocol("bad close code")),
-        ("close reason that is no text", client(0x88, &bad_utf8), Violation::Protocol("bad close reason")),
+        ("close reason that is no text", client(0x88, &bad_utf8), Violation::NotText),
     ];
     for (name, bytes, expected) in table {
         for size in [1, 3, bytes.len()] {
@@ -134,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn good_frames_in_a_row_are_all_heard(payloads in prop::collection::vec((prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a]), prop::collection::vec(any::<u8>(), 0..126)), 0..20), size in 1..64_usize) {
+    fn good_frames_in_a_row_are_all_heard(payloads in prop::collection::vec((prop::sample::select(vec![0x82_u8, 0x89, 0x8a]), prop::collection::vec(any::<u8>(), 0..126)), 0..20), size in 1..64_usize) {
         let bytes: Vec<u8> = payloads.iter().flat_map(|(first, payload)| client(*first, payload)).collect();
         let (heard, violation) = read(&bytes, size);
         prop_assert_eq!(heard.len(), payloads.len());

@@ -18,8 +18,8 @@ use proto::servicecenter as old;
 use proto::watch::v1 as new;
 use shared::event::Action;
 use shared::model::{Instance, Revision, ServiceKey};
-use tokio::sync::{mpsc, oneshot};
 
+use crate::hub::stream::{Next, Reader};
 use crate::session::close::Reason;
 
 /// The path of the historical watch.
@@ -151,8 +151,8 @@ pub(crate) fn refuse_like(status: StatusCode) -> Response<Body> {
 }
 
 /// An answer that streams messages and ends with what the session ended for.
-pub(crate) fn stream(messages: mpsc::Receiver<Bytes>, verdict: oneshot::Receiver<Reason>) -> Response<Body> {
-    head(Body::new(Messages { messages: Some(messages), verdict }))
+pub(crate) fn stream(messages: Reader) -> Response<Body> {
+    head(Body::new(Messages { messages: Some(messages) }))
 }
 
 fn head(body: Body) -> Response<Body> {
@@ -181,16 +181,17 @@ fn status_of(reason: Reason) -> HeaderMap {
         | Reason::Broken
         | Reason::Protocol
         | Reason::TooBig
+        | Reason::NotText
         | Reason::NeverAttached
         | Reason::NoInstance
-        | Reason::HeartbeatFailed => status(Code::Unavailable, "watch again"),
+        | Reason::HeartbeatFailed
+        | Reason::Restored => status(Code::Unavailable, "watch again"),
     }
 }
 
 /// The body of a stream.
 struct Messages {
-    messages: Option<mpsc::Receiver<Bytes>>,
-    verdict: oneshot::Receiver<Reason>,
+    messages: Option<Reader>,
 }
 
 impl http_body::Body for Messages {
@@ -201,13 +202,14 @@ impl http_body::Body for Messages {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(messages) = &mut self.messages else { return Poll::Ready(None) };
-        if let Some(bytes) = ready!(messages.poll_recv(cx)) {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        let Some(messages) = &self.messages else { return Poll::Ready(None) };
+        match ready!(messages.poll_next(cx)) {
+            Next::Chunk(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Next::End(reason) => {
+                self.messages = None;
+                Poll::Ready(Some(Ok(Frame::trailers(status_of(reason)))))
+            }
         }
-        self.messages = None;
-        let reason = self.verdict.try_recv().unwrap_or(Reason::Broken);
-        Poll::Ready(Some(Ok(Frame::trailers(status_of(reason)))))
     }
 }
 

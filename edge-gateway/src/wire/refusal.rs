@@ -5,6 +5,7 @@ use axum::body::Body;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
+use shared::http::with_request_id;
 
 /// When to come back after a refusal for lack of room or of a control plane.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -40,7 +41,8 @@ pub(crate) fn method_not_allowed() -> Response<Body> {
 
 /// 503: this node cannot, another may.
 pub(crate) fn unavailable(detail: &str) -> Response<Body> {
-    json(StatusCode::SERVICE_UNAVAILABLE, "500011", "Registry service is unavailable", detail)
+    let detail = with_request_id(detail);
+    json(StatusCode::SERVICE_UNAVAILABLE, "500011", "Registry service is unavailable", &detail)
 }
 
 /// 429: the client's own limit; another node would say the same.

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use http::{HeaderMap, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
 use crate::upstream::Selector;
 
 const DEFAULT: &str = "default";
 /// Providers that one watch may name.
 const MAX_PROVIDERS: usize = 1000;
+/// Bytes that the name of an application or an environment has at most, generously.
+const MAX_NAME: usize = 256;
 
 /// A request for a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,23 +25,41 @@ pub(crate) struct WatchRoute {
     pub since: Option<Revision>,
 }
 
+/// What a request says of whom it watches.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// The consumer, or who the watcher is; empty when nobody is named.
+    pub consumer: String,
+    /// These services.
+    pub providers: Vec<String>,
+    /// Services that are so; `None` when none is asked for by what it is.
+    pub selection: Option<Selection>,
+    /// What the client has already, if it can resume.
+    pub since: Option<Revision>,
+}
+
+/// Services by what they are; what is `None` matches everything.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// The application.
+    pub app_id: Option<String>,
+    /// The environment; the default one is empty.
+    pub environment: Option<String>,
+}
+
 impl WatchRoute {
     /// A consumer's watch over its providers, from now on.
     pub(crate) fn of(consumer: ServiceRef) -> Self {
         Self { who: consumer.clone(), selector: Selector::Consumer(consumer), since: None }
     }
 
-    /// A watch over these providers, or over the consumer's when none is named.
+    /// A watch over what is asked for: named providers, a selection, or the consumer's providers.
     ///
     /// # Errors
-    /// When neither is named, or too many are.
-    pub(crate) fn new(
-        tenant: Tenant,
-        consumer: String,
-        providers: Vec<String>,
-        since: Option<Revision>,
-    ) -> Result<Self, &'static str> {
-        let providers: BTreeSet<ServiceRef> = providers
+    /// When nothing is named, too much is, or two things that exclude each other.
+    pub(crate) fn new(tenant: Tenant, asked: Asked) -> Result<Self, &'static str> {
+        let providers: BTreeSet<ServiceRef> = asked
+            .providers
             .into_iter()
             .filter(|id| !id.is_empty())
             .map(|id| ServiceRef::new(tenant.clone(), id))
@@ -47,16 +67,27 @@ impl WatchRoute {
         if providers.len() > MAX_PROVIDERS {
             return Err("too many providers");
         }
-        if consumer.is_empty() && providers.is_empty() {
-            return Err("neither a consumer nor providers are named");
-        }
-        let who = ServiceRef::new(tenant, consumer);
-        let selector = if providers.is_empty() {
-            Selector::Consumer(who.clone())
-        } else {
-            Selector::Providers(providers)
+        let who = ServiceRef::new(tenant, asked.consumer);
+        let selector = match asked.selection {
+            Some(_) if !providers.is_empty() => {
+                return Err("providers and a selection exclude each other");
+            }
+            Some(Selection { app_id, environment }) => {
+                if app_id.as_deref() == Some("") {
+                    return Err("the application is empty");
+                }
+                if [&app_id, &environment].into_iter().flatten().any(|it| it.len() > MAX_NAME) {
+                    return Err("the application or the environment is longer than any name");
+                }
+                Selector::Scope(Scope { tenant: who.tenant.clone(), app_id, environment })
+            }
+            None if !providers.is_empty() => Selector::Providers(providers),
+            None if who.id.is_empty() => {
+                return Err("nothing is named: neither a consumer, nor providers, nor a selection");
+            }
+            None => Selector::Consumer(who.clone()),
         };
-        Ok(Self { who, selector, since })
+        Ok(Self { who, selector, since: asked.since })
     }
 }
 
@@ -65,24 +96,42 @@ impl WatchRoute {
 pub(crate) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchRoute, &'static str>> {
     let segments: Vec<&str> = uri.path().strip_prefix('/')?.split('/').collect();
     let (project, id, tenant_header) = match segments[..] {
-        ["v4", project, "registry", "microservices", id, "watcher"] => (decoded(project)?, id, None),
-        ["registry", "v3", "microservices", id, "watcher"] => {
-            (DEFAULT.to_owned(), id, header(headers, "x-tenant-name"))
+        ["v4", project, "registry", "microservices", id, "watcher"] => {
+            (decoded(project)?, decoded(id)?, None)
         }
+        ["registry", "v3", "microservices", id, "watcher"] => {
+            (DEFAULT.to_owned(), decoded(id)?, header(headers, "x-tenant-name"))
+        }
+        // For observers, who need not be a service themselves.
+        ["v4", project, "registry", "watcher"] => (decoded(project)?, String::new(), None),
         _ => return None,
     };
-    let id = decoded(id)?;
     let domain = tenant_header.unwrap_or_else(|| tenant(headers).domain);
-    let (mut since, mut providers) = (None, Vec::new());
-    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+    let asked = query(uri.query().unwrap_or_default(), id);
+    Some(asked.and_then(|asked| WatchRoute::new(Tenant::new(domain, project), asked)))
+}
+
+fn query(query: &str, consumer: String) -> Result<Asked, &'static str> {
+    let mut asked = Asked { consumer, ..Asked::default() };
+    let (mut app_id, mut environment, mut all) = (None, None, false);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             // Old clients may send an opaque `rev` on any request; only a number asks to resume.
-            "rev" => since = value.parse().ok(),
-            "providers" => providers.extend(value.split(',').map(str::to_owned)),
+            "rev" => asked.since = value.parse().ok(),
+            "providers" => asked.providers.extend(value.split(',').map(str::to_owned)),
+            "app" if app_id.is_some() => return Err("more than one application is named"),
+            "app" => app_id = Some(value.into_owned()),
+            "env" if environment.is_some() => return Err("more than one environment is named"),
+            "env" => environment = Some(value.into_owned()),
+            "all" if matches!(&*value, "" | "true") => all = true,
+            "all" => return Err("`all` takes no value but `true`"),
             _ => {}
         }
     }
-    Some(WatchRoute::new(Tenant::new(domain, project), id, providers, since))
+    if all || app_id.is_some() || environment.is_some() {
+        asked.selection = Some(Selection { app_id, environment });
+    }
+    Ok(asked)
 }
 
 /// The tenant that headers name: the domain, and the default project.
@@ -90,10 +139,31 @@ pub(crate) fn tenant(headers: &HeaderMap) -> Tenant {
     Tenant::new(header(headers, "x-domain-name").unwrap_or_else(|| DEFAULT.to_owned()), DEFAULT)
 }
 
+/// What somebody must be allowed to read to watch this.
+pub(crate) fn read_paths(selector: &Selector) -> Vec<String> {
+    match selector {
+        Selector::Scope(scope) => vec![scope_path(scope)],
+        Selector::Consumer(_) | Selector::Providers(_) => selector.services().map(service_path).collect(),
+    }
+}
+
 /// Where a control plane tells about a service.
-pub(crate) fn service_path(service: &ServiceRef) -> String {
+fn service_path(service: &ServiceRef) -> String {
     let encode = |segment| utf8_percent_encode(segment, NON_ALPHANUMERIC);
     format!("/v4/{}/registry/microservices/{}", encode(&service.tenant.project), encode(&service.id))
+}
+
+/// Where a control plane tells whether somebody may read the services of a scope. A part that matches
+/// everything is asked for as `*`, which no name is: who may read only some of it is refused.
+fn scope_path(scope: &Scope) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let any = |part: &Option<String>| encode(part.as_deref().unwrap_or("*"));
+    format!(
+        "/v4/{}/registry/existence?type=microservice&serviceName=%2A&version=0%2B&appId={}&env={}",
+        encode(&scope.tenant.project),
+        any(&scope.app_id),
+        any(&scope.environment)
+    )
 }
 
 /// The path over which a connection carries the heartbeats of an instance, when it is upgraded.
@@ -169,6 +239,39 @@ mod tests {
         assert_eq!(providers, Ok(vec!["a".to_owned(), "b".to_owned()]));
         let many: Vec<String> = (0..=MAX_PROVIDERS).map(|n| n.to_string()).collect();
         assert!(read(&format!("?providers={}", many.join(","))).is_err());
+    }
+
+    #[test]
+    fn a_watch_selects_by_what_services_are_or_is_told_what_is_wrong() {
+        let read = |uri: &str| watch(&uri.parse().expect("a uri"), &HeaderMap::new()).expect("a watch");
+        let tenant = Tenant::new("default", "p");
+        let scope = |app: Option<&str>, environment: Option<&str>| {
+            let (app_id, environment) = (app.map(str::to_owned), environment.map(str::to_owned));
+            Ok(Selector::Scope(Scope { app_id, environment, ..Scope::all(tenant.clone()) }))
+        };
+        let observer = |query: &str| read(&format!("/v4/p/registry/watcher{query}"));
+        for (query, wanted) in [
+            ("?app=shop", scope(Some("shop"), None)),
+            ("?env=&rev=0", scope(None, Some(""))),
+            ("?app=a%20b&env=test", scope(Some("a b"), Some("test"))),
+            ("?all", scope(None, None)),
+            ("?all=true&app=shop", scope(Some("shop"), None)),
+        ] {
+            assert_eq!(observer(query).map(|it| it.selector), wanted, "{query}");
+        }
+        let of_a_service = read("/v4/p/registry/microservices/me/watcher?app=shop").expect("understood");
+        assert_eq!(
+            (of_a_service.who.id.as_str(), Ok(of_a_service.selector)),
+            ("me", scope(Some("shop"), None))
+        );
+        let long = format!("?app={}", "a".repeat(MAX_NAME + 1));
+        for bad in
+            ["", "?rev=0", "?app=", "?app=a&app=b", "?env=a&env=b", "?all=no", "?all&providers=a", &long]
+        {
+            assert!(observer(bad).is_err(), "{bad}");
+        }
+        let path = scope_path(&Scope { app_id: Some("a&b".into()), ..Scope::all(tenant.clone()) });
+        assert!(path.ends_with("&appId=a%26b&env=%2A"), "{path}");
     }
 
     #[test]

@@ -117,6 +117,7 @@ impl ControlPlane {
             instance,
             mod_rev: rev,
             committed_at: 1,
+            via: shared::event::Via::default(),
         };
         it.events.push(event.clone());
         event
@@ -321,6 +322,7 @@ fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
         differing: differing.collect(),
         gone_consumers: gone_consumers.collect(),
         error: String::new(),
+        confirmed: request.confirm,
     };
     vec![reply.encode_to_vec()]
 }

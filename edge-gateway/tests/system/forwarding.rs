@@ -137,10 +137,8 @@ async fn without_a_control_plane_requests_get_503_and_heartbeats_no_answer() {
 
     let (status, body) = ask(&world, "GET", "/a", "").await.expect("answered");
     assert_eq!(status, 503);
-    assert_eq!(
-        body,
-        r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered"}"#
-    );
+    let words = r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered (request "#;
+    assert!(body.starts_with(words) && body.ends_with(r#")"}"#), "{body}");
     ask(&world, "PUT", heartbeat, "").await.expect_err("no answer at all");
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::put;
 use edge_gateway::Config;
@@ -48,6 +49,44 @@ async fn every_pong_is_a_heartbeat_in_the_clients_name() {
     assert!(beats.load(Ordering::SeqCst) >= 3);
     drop(client);
     world.until("muster_edge_heartbeat_sessions", |count| count == 0.0).await;
+}
+
+#[tokio::test]
+async fn heartbeats_of_many_connections_travel_together_and_one_that_fails_is_told_alone() {
+    const CONNECTIONS: usize = 40;
+    let living = async |body: String| {
+        body.replace(r#""instanceId":"gone""#, r#""instanceId":"gone","errMessage":"no""#)
+    };
+    let router = Router::new().route("/v4/default/registry/heartbeats", put(living)).route(
+        &format!("{PATH}/{{id}}/heartbeat"),
+        put(async |Path(id): Path<String>| match id.as_str() {
+            "gone" => (StatusCode::BAD_REQUEST, r#"{"errorCode":"400017"}"#),
+            _ => (StatusCode::OK, ""),
+        }),
+    );
+    let world = world(router).await;
+    let mut clients = Vec::new();
+    for n in 0..CONNECTIONS {
+        clients.push(world.watch_path(&format!("{PATH}/i{n}/heartbeat")).await);
+    }
+    let mut gone = world.watch_path(&format!("{PATH}/gone/heartbeat")).await;
+    // Reading answers pings. A close that came would end one of these early.
+    let beating = async {
+        futures_util::future::join_all(clients.iter_mut().map(|client| client.next())).await;
+        panic!("a connection ended");
+    };
+    let watching = async {
+        let Some(Ok(Message::Close(Some(frame)))) = gone.next().await else { panic!("a close was expected") };
+        assert_eq!(u16::from(frame.code), 4001);
+        let many = (10 * CONNECTIONS) as f64;
+        world.until(r#"muster_edge_heartbeats_total{outcome="ok"}"#, |count| count >= many).await;
+    };
+    tokio::select! { () = beating => {} () = watching => {} }
+    let beats = world.metric(r#"muster_edge_heartbeats_total{outcome="ok"}"#);
+    let requests = world.metric("muster_edge_heartbeat_requests_total");
+    assert!(requests < beats / 2.0, "{requests} requests for {beats} heartbeats");
+    assert_eq!(world.metric(r#"muster_edge_heartbeats_total{outcome="failed"}"#), 0.0);
+    assert_eq!(world.metric(r#"muster_edge_heartbeats_total{outcome="no_instance"}"#), 1.0);
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind it.
 
 mod control_plane;
+mod flood;
 mod forwarding;
 mod grpc;
 mod heartbeat;
+mod hostile;
 mod over_nats;
 mod resume;
 mod resync;
+mod rfc6455;
 mod slow;
 mod watch;
 mod wire;

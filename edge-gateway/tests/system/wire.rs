@@ -9,6 +9,7 @@ use shared::bus::LocalBus;
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -189,6 +190,32 @@ async fn limits_are_told_before_the_upgrade() {
     drop(held);
     world.until(r#"muster_edge_sessions"#, |count| count == 1.0).await;
     let _again = world.watch("c").await;
+}
+
+#[tokio::test]
+async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
+    let limits = LimitsConfig { node: 0, domain: 2, consumer: 0 };
+    let world = world(SessionConfig::default(), limits).await;
+    world.control_plane.consumer("d", &[]);
+    let open = async |domain: &str, consumer: &str| {
+        let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", world.api);
+        let mut request = url.into_client_request().expect("a request");
+        request.headers_mut().insert("X-Domain-Name", domain.parse().expect("a value"));
+        tokio_tungstenite::connect_async(request).await.map(|(stream, _)| stream)
+    };
+    let held = [open("default", "c").await.expect("first"), open("default", "d").await.expect("second")];
+    let Err(Error::Http(answer)) = open("default", "d").await else { panic!("a refusal was expected") };
+    assert_eq!(answer.status(), 429);
+    assert!(answer.headers().contains_key("retry-after"));
+    let body = String::from_utf8(answer.body().clone().unwrap_or_default()).expect("text");
+    assert!(body.contains("the domain has as many watchers as it may"), "{body}");
+    // Refused, if at all, for what it asks and not for its place.
+    let other = open("other", "c").await;
+    assert!(!matches!(&other, Err(Error::Http(answer)) if answer.status() == 429), "{other:?}");
+    assert_eq!(world.metric(r#"muster_edge_sessions_refused_total{limit="domain"}"#), 1.0);
+    drop(held);
+    world.until(r#"muster_edge_sessions"#, |count| count <= 1.0).await;
+    let _again = open("default", "c").await.expect("places came back");
 }
 
 #[tokio::test]

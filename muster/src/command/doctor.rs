@@ -21,7 +21,8 @@ mod machine;
 use super::register::id;
 use crate::cli::Target;
 use crate::failure::Failure;
-use crate::registry::{Registry, Wire, socket};
+use crate::registry::socket::{self, Watched};
+use crate::registry::{Registry, Wire};
 use crate::screen::{Format, Screen};
 
 /// Clocks further apart than this make latencies and leases hard to read.
@@ -219,7 +220,8 @@ impl Doctor {
             .query("env", "")
             .query("version", "0+");
         find.consumer(Some(consumer)).send().await?;
-        let mut watch = socket::connect(registry, consumer, None, self.target.timeout).await?;
+        let mut watch =
+            socket::connect(registry, Watched::Consumer(consumer), None, self.target.timeout).await?;
         let begun = Instant::now();
         let instance =
             json!({"instance": {"endpoints": ["rest://192.0.2.1:1"], "hostName": "doctor", "status": "UP"}});

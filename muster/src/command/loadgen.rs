@@ -7,19 +7,23 @@
 //! is and whether one before it is missing. Everything that was registered is removed in the end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 mod report;
+mod source;
 mod tally;
 mod watcher;
 
 use report::Report;
+use source::Sources;
 use tally::Tally;
 use watcher::Watcher;
 
@@ -31,6 +35,8 @@ use crate::screen::{Format, Screen};
 
 /// Handshakes and changes under way at once: enough to be fast, few enough not to measure a queue of our own.
 const AT_ONCE: usize = 64;
+/// Finds of one consumer under way at once: each is a transaction over the same rules.
+const FINDS_AT_ONCE: usize = 8;
 
 /// Arguments of `muster loadgen`.
 #[derive(Clone, Debug, Args)]
@@ -59,8 +65,16 @@ pub(crate) struct Loadgen {
     /// How long to wait for the last changes to arrive.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     settle: Duration,
+    /// Addresses of this machine that the watches come from in turn, such as `127.0.0.2-127.0.0.9`: from each,
+    /// some 28 000 fit.
+    #[arg(long, value_name = "ADDRESSES", default_value = "", hide_default_value = true, value_parser = sources)]
+    source: Sources,
     #[command(flatten)]
     target: Target,
+}
+
+fn sources(text: &str) -> Result<Sources, String> {
+    if text.is_empty() { Ok(Sources::default()) } else { text.parse() }
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -85,6 +99,7 @@ impl Loadgen {
         if self.slow > self.watchers {
             return Err(Failure::Usage("there cannot be more slow watchers than watchers".to_owned()));
         }
+        source::room_for(self.watchers).map_err(Failure::Usage)?;
         let registry = Arc::new(Registry::new(&self.target)?);
         let mut world = World::default();
         let result = tokio::select! {
@@ -93,7 +108,7 @@ impl Loadgen {
             it = self.measure(&registry, &mut world, screen) => it.map(Some),
         };
         screen.note("removing what was registered");
-        let removed = remove(&registry, &world).await;
+        let removed = remove(&registry, &world, screen).await;
         if let Some(report) = result? {
             match self.target.output {
                 Format::Json => screen.json(&report)?,
@@ -109,15 +124,15 @@ impl Loadgen {
         world: &mut World,
         screen: &mut Screen,
     ) -> Result<Report, Failure> {
-        self.populate(registry, world).await?;
+        self.populate(registry, world, screen).await?;
         let tally = Arc::new(Tally::new(world.providers.len()));
         let opening = Instant::now();
-        let mut watchers = self.open(registry, world, &tally).await?;
+        let mut watchers = self.open(registry, world, &tally, screen).await?;
         let opened_in = opening.elapsed();
         screen.note(&format!("{} watches are open; making changes", watchers.len()));
 
         let begun = Instant::now();
-        let changes = self.change(registry, world, &tally).await?;
+        let changes = self.change(registry, world, &tally, screen).await?;
         let changing = begun.elapsed();
         tally.end();
         if (changes as f64) < 0.95 * self.rate * changing.as_secs_f64() {
@@ -127,8 +142,14 @@ impl Loadgen {
         }
         let deadline = Instant::now() + self.settle;
         let ended = tokio::time::timeout_at(deadline, async {
+            // Watchers that ended are no longer waited for.
             while !tally.is_settled(self.watchers as usize) {
-                // Watchers that ended are no longer waited for.
+                let settled = tally.settled();
+                screen.progress(
+                    "settling",
+                    settled as f64 / f64::from(self.watchers),
+                    &format!("{settled} of {} have seen the last state", self.watchers),
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -139,7 +160,15 @@ impl Loadgen {
     }
 
     /// Registers providers, then consumers that have asked for every one of them.
-    async fn populate(&self, registry: &Registry, world: &mut World) -> Result<(), Failure> {
+    async fn populate(
+        &self,
+        registry: &Registry,
+        world: &mut World,
+        screen: &mut Screen,
+    ) -> Result<(), Failure> {
+        let calls =
+            2.0 * f64::from(self.providers) + f64::from(self.consumers) * f64::from(self.providers + 1);
+        let mut made = 0.0;
         // Runs beside each other must not meet.
         let app = format!("loadgen-{:08x}", fastrand::u32(..));
         let service = async |name: String| {
@@ -149,6 +178,8 @@ impl Loadgen {
             id(&call.send().await?, "serviceId", registry)
         };
         for number in 0..self.providers {
+            screen.progress("registering", made / calls, &format!("provider {number}"));
+            made += 2.0;
             let provider = service(format!("provider-{number}")).await?;
             world.providers.push((provider.clone(), String::new()));
             let instance = json!({"instance": {"endpoints": [format!("rest://10.0.0.1:{}", 1024 + number % 60_000)],
@@ -158,17 +189,21 @@ impl Loadgen {
             world.providers[number as usize].1 = instance;
         }
         for number in 0..self.consumers {
+            screen.progress("registering", made / calls, &format!("consumer {number}"));
+            made += f64::from(self.providers + 1);
             let consumer = service(format!("consumer-{number}")).await?;
             world.consumers.push(consumer.clone());
-            for provider in 0..self.providers {
+            let finds = (0..self.providers).map(|provider| {
                 let find = registry
                     .get(&["registry", "instances"])
                     .query("appId", &app)
                     .query("serviceName", &format!("provider-{provider}"))
                     .query("env", "")
                     .query("version", "0+");
-                find.consumer(Some(&consumer)).send().await?;
-            }
+                find.consumer(Some(&consumer)).send()
+            });
+            let mut finding = stream::iter(finds).buffer_unordered(FINDS_AT_ONCE);
+            while finding.try_next().await?.is_some() {}
         }
         Ok(())
     }
@@ -179,6 +214,7 @@ impl Loadgen {
         registry: &Arc<Registry>,
         world: &World,
         tally: &Arc<Tally>,
+        screen: &mut Screen,
     ) -> Result<JoinSet<()>, Failure> {
         let (mut opening, mut watchers) = (JoinSet::new(), JoinSet::new());
         let mut next = 0;
@@ -187,12 +223,23 @@ impl Loadgen {
             if next < self.watchers && opening.len() < AT_ONCE {
                 let consumer = world.consumers[next as usize % world.consumers.len()].clone();
                 let (registry, tally, slow) = (registry.clone(), tally.clone(), next < self.slow);
-                opening.spawn(async move { Watcher::open(&registry, &consumer, timeout, tally, slow).await });
+                let from = self.source.of(next as usize);
+                opening.spawn(async move {
+                    Watcher::open(from, &registry, &consumer, timeout, tally, slow).await
+                });
                 next += 1;
                 continue;
             }
             if let Some(Ok(opened)) = opening.join_next().await {
                 watchers.spawn(opened?.run());
+                if watchers.len().is_multiple_of(100) {
+                    let (open, all) = (watchers.len(), self.watchers);
+                    screen.progress(
+                        "opening",
+                        open as f64 / f64::from(all),
+                        &format!("{open} of {all} watches"),
+                    );
+                }
             }
         }
         Ok(watchers)
@@ -204,12 +251,14 @@ impl Loadgen {
         registry: &Arc<Registry>,
         world: &World,
         tally: &Arc<Tally>,
+        screen: &mut Screen,
     ) -> Result<u64, Failure> {
-        let end = Instant::now() + self.lasting;
+        let (begun, end) = (Instant::now(), Instant::now() + self.lasting);
         let mut tick = interval(Duration::from_secs_f64(1.0 / self.rate));
         // What a stall held up is made up for: the rate is the claim.
         tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut beat = interval(Duration::from_secs(30));
+        let mut look = interval(Duration::from_millis(250));
         let mut running: JoinSet<Result<(), Failure>> = JoinSet::new();
         let mut made = 0u64;
         let payload = "x".repeat(self.payload.into());
@@ -220,6 +269,13 @@ impl Loadgen {
                         world.providers.iter().map(|(s, i)| json!({"serviceId": s, "instanceId": i})).collect();
                     let call = registry.call(Method::PUT, &["registry", "heartbeats"]);
                     call.body(json!({ "instances": instances })).send().await?;
+                }
+                _ = look.tick() => {
+                    let words = format!(
+                        "{made} changes, {} frames, p50 {:.1} ms, p99 {:.1} ms",
+                        tally.frames.load(Ordering::Relaxed), tally.lag_ms(0.5), tally.lag_ms(0.99),
+                    );
+                    screen.progress("changing", begun.elapsed().div_duration_f64(self.lasting), &words);
                 }
                 _ = tick.tick() => {
                     let number = (made % world.providers.len() as u64) as usize;
@@ -264,10 +320,12 @@ fn check(ended: Option<Result<Result<(), Failure>, tokio::task::JoinError>>) -> 
     }
 }
 
-async fn remove(registry: &Registry, world: &World) -> Result<(), Failure> {
+async fn remove(registry: &Registry, world: &World, screen: &mut Screen) -> Result<(), Failure> {
+    let all = (world.consumers.len() + world.providers.len()) as f64;
     let services = world.consumers.iter().chain(world.providers.iter().map(|(service, _)| service));
     let mut result = Ok(());
-    for service in services {
+    for (number, service) in services.enumerate() {
+        screen.progress("removing", number as f64 / all, "");
         let call = registry.call(Method::DELETE, &["registry", "microservices", service]);
         if let Err(failure) = call.query("force", "true").send().await {
             result = Err(failure);

@@ -1,4 +1,5 @@
-//! `muster watch`: the changes of a service's providers as they happen, one line each.
+//! `muster watch`: the changes of a service's providers, or of services chosen by what they are, as they happen,
+//! one line each.
 //!
 //! Reconnects by itself and, where the server knows revisions, continues after the last one seen. Ends when
 //! interrupted, or when the server says that there is nothing to watch.
@@ -17,7 +18,7 @@ use super::register::interrupted;
 use crate::cli::Target;
 use crate::failure::{Failure, Refusal};
 use crate::registry::Registry;
-use crate::registry::socket::{self, Socket};
+use crate::registry::socket::{self, Socket, Watched};
 use crate::screen::{Format, Screen};
 
 /// Servers ping every 30 seconds; three of them missed means that nobody is there.
@@ -25,12 +26,22 @@ const SILENCE: Duration = Duration::from_secs(95);
 
 /// Arguments of `muster watch`.
 #[derive(Debug, Args)]
+#[group(id = "watched", required = true, multiple = true, args = ["service", "app", "env", "all"])]
 pub(crate) struct Watch {
     /// The consumer's id: whatever happens to the services that it uses is shown.
-    #[arg(long, value_name = "ID")]
-    service: String,
+    #[arg(long, value_name = "ID", conflicts_with_all = ["app", "env", "all"])]
+    service: Option<String>,
+    /// Instead of one consumer's providers: every service of this application, those that come later included.
+    #[arg(long, value_name = "APP")]
+    app: Option<String>,
+    /// The same by environment; the default one is empty. With `--app` both must fit.
+    #[arg(long, value_name = "ENVIRONMENT")]
+    env: Option<String>,
+    /// Every service of the domain and project.
+    #[arg(long)]
+    all: bool,
     /// Make the consumer use the provider of this name first, whether it exists already or not.
-    #[arg(long = "provider", value_name = "NAME")]
+    #[arg(long = "provider", value_name = "NAME", requires = "service")]
     providers: Vec<String>,
     /// The providers' application.
     #[arg(long, value_name = "APP", default_value = "default", requires = "providers")]
@@ -70,6 +81,11 @@ impl Place {
     fn is_news(&mut self, frame: &Frame) -> bool {
         // A server that sends no revisions cannot be asked to continue after one.
         let (Some(since), Some(rev)) = (self.since.as_mut(), frame.rev) else { return true };
+        if frame.action == "RESET" && rev < *since {
+            // The registry's store was restored: what was told until now is of another history.
+            *since = 0;
+            self.shown.clear();
+        }
         *since = frame.since.unwrap_or(rev).max(*since);
         match &frame.instance {
             Some(instance) => self.shown.insert((instance.instance_id.clone(), rev)),
@@ -128,7 +144,7 @@ impl Watch {
             .query("serviceName", provider)
             .query("env", "")
             .query("version", "0+")
-            .consumer(Some(&self.service))
+            .consumer(self.service.as_deref())
             .send()
             .await;
         match found {
@@ -139,7 +155,11 @@ impl Watch {
     }
 
     async fn connect(&self, registry: &Registry, since: Option<Revision>) -> Result<Socket, Failure> {
-        socket::connect(registry, &self.service, since, self.target.timeout).await
+        let watched = match &self.service {
+            Some(id) => Watched::Consumer(id),
+            None => Watched::Services { app: self.app.as_deref(), environment: self.env.as_deref() },
+        };
+        socket::connect(registry, watched, since, self.target.timeout).await
     }
 
     /// Shows what comes until the connection is lost, and returns how that showed.

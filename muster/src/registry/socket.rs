@@ -1,5 +1,6 @@
 //! A watch's connection to a registry.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -14,14 +15,43 @@ use crate::failure::Failure;
 /// An open watch.
 pub(crate) type Socket = WebSocketStream<Wire>;
 
-/// Opens the watch of the service `consumer`; with `since`, the one that knows revisions.
+/// What is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Watched<'a> {
+    /// The providers of this consumer.
+    Consumer(&'a str),
+    /// Every service that is so; what is `None` matches everything.
+    Services { app: Option<&'a str>, environment: Option<&'a str> },
+}
+
+/// Opens a watch; with `since`, the one that knows revisions.
 pub(crate) async fn connect(
     registry: &Registry,
-    consumer: &str,
+    watched: Watched<'_>,
     since: Option<u64>,
     timeout: Duration,
 ) -> Result<Socket, Failure> {
-    let mut url = registry.url(["registry", "microservices", consumer, "watcher"]);
+    connect_from(None, registry, watched, since, timeout).await
+}
+
+/// Like [`connect`], from an address of this machine: each has ephemeral ports of its own.
+pub(crate) async fn connect_from(
+    source: Option<IpAddr>,
+    registry: &Registry,
+    watched: Watched<'_>,
+    since: Option<u64>,
+    timeout: Duration,
+) -> Result<Socket, Failure> {
+    let mut url = match watched {
+        Watched::Consumer(id) => registry.url(["registry", "microservices", id, "watcher"]),
+        Watched::Services { app, environment } => {
+            let mut url = registry.url(["registry", "watcher"]);
+            let given = [("app", app), ("env", environment)];
+            let pairs = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            url.query_pairs_mut().extend_pairs(pairs).append_pair("all", "true");
+            url
+        }
+    };
     if let Some(rev) = since {
         url.query_pairs_mut().append_pair("rev", &rev.to_string());
     }
@@ -35,7 +65,7 @@ pub(crate) async fn connect(
     // Thousands of watches may be open in one process; frames are small.
     let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);
     let connecting = async {
-        let wire = registry.open().await?;
+        let wire = registry.open_from(source).await?;
         tokio_tungstenite::client_async_with_config(request, wire, Some(config)).await
     };
     match tokio::time::timeout(timeout, connecting).await {

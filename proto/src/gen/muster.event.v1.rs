@@ -107,6 +107,9 @@ pub struct InstanceEvent {
     /// Unix time in microseconds at which the publisher's replica learnt of the commit.
     #[prost(uint64, tag = "8")]
     pub committed_at: u64,
+    /// Unix time in microseconds at which the publisher handed it to the bus, by the same clock.
+    #[prost(uint64, tag = "9")]
+    pub published_at: u64,
 }
 /// Who is interested in what: sent to the subject of the consumer.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -124,6 +127,43 @@ pub struct InterestChange {
     pub consumer_deleted: bool,
     #[prost(uint64, tag = "6")]
     pub committed_at: u64,
+}
+/// Which services a tenant has: sent to the subject of the tenant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServicesChange {
+    #[prost(string, tag = "1")]
+    pub domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub project: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub rev: u64,
+    /// Services that came, or whose name changed; removed are those that are gone.
+    #[prost(message, repeated, tag = "4")]
+    pub added: ::prost::alloc::vec::Vec<NamedService>,
+    #[prost(message, repeated, tag = "5")]
+    pub removed: ::prost::alloc::vec::Vec<ServiceRef>,
+    #[prost(uint64, tag = "6")]
+    pub committed_at: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamedService {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<ServiceRef>,
+    #[prost(message, optional, tag = "2")]
+    pub key: ::core::option::Option<ServiceKey>,
+}
+/// Services of a tenant by what they are. An absent field matches everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scope {
+    #[prost(string, tag = "1")]
+    pub domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub project: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "3")]
+    pub app_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// The default environment is empty.
+    #[prost(string, optional, tag = "4")]
+    pub environment: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Sent once a second and after each burst: everything in (since, rev\] has been published by `epoch`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -143,6 +183,12 @@ pub struct Bookmark {
     pub providers: ::prost::alloc::vec::Vec<Reached>,
     #[prost(message, repeated, tag = "6")]
     pub consumers: ::prost::alloc::vec::Vec<Reached>,
+    /// The last change of each tenant's services; `service_id` is empty.
+    #[prost(message, repeated, tag = "7")]
+    pub tenants: ::prost::alloc::vec::Vec<Reached>,
+    /// Unix time in microseconds at which it was sent: tells how far the clocks are apart at least.
+    #[prost(uint64, tag = "8")]
+    pub sent_at: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reached {
@@ -158,6 +204,9 @@ pub struct InterestRequest {
     /// The answer is given from a view that has reached this revision.
     #[prost(uint64, tag = "2")]
     pub min_rev: u64,
+    /// Instead of the consumer's providers: the services of this scope.
+    #[prost(message, optional, tag = "3")]
+    pub scope: ::core::option::Option<Scope>,
 }
 /// One part of the answer to an InterestRequest; a consumer of everything has more providers than one message holds.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -255,6 +304,9 @@ pub struct DigestRequest {
     pub consumers: ::prost::alloc::vec::Vec<ServiceRef>,
     #[prost(uint64, tag = "3")]
     pub min_rev: u64,
+    /// Only the store's own revision is asked for, as it is after the request was made.
+    #[prost(bool, tag = "4")]
+    pub confirm: bool,
 }
 /// Nested message and enum types in `DigestRequest`.
 pub mod digest_request {
@@ -278,6 +330,9 @@ pub struct DigestReply {
     pub gone_consumers: ::prost::alloc::vec::Vec<u32>,
     #[prost(string, tag = "4")]
     pub error: ::prost::alloc::string::String,
+    /// `rev` is the store's, asked for this request.
+    #[prost(bool, tag = "5")]
+    pub confirmed: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -14,6 +14,18 @@ pub struct WatchRequest {
     /// Instead of the consumer's providers: these services.
     #[prost(string, repeated, tag = "5")]
     pub providers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Instead of either: the services of the tenant that are so, those that come later included.
+    #[prost(message, optional, tag = "6")]
+    pub selection: ::core::option::Option<Selection>,
+}
+/// Services by what they are. An absent field matches everything; without any it is all services of the tenant.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Selection {
+    #[prost(string, optional, tag = "1")]
+    pub app_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// The default environment is empty.
+    #[prost(string, optional, tag = "2")]
+    pub environment: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchResponse {

@@ -24,6 +24,7 @@ use tracing::debug;
 
 use super::activity::{Activity, Overdue};
 use super::metrics::{Ended, ServerMetrics};
+use super::request::Noted;
 use super::{ServerLimits, Socket, Stream};
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
@@ -89,13 +90,14 @@ where
             };
             let activity = Arc::new(Activity::new(Instant::now()));
             let socket = Socket::new(stream, slot, activity.clone(), limits.write_timeout);
-            let noted = activity.clone();
+            let (shown, name, access_log) = (activity.clone(), limits.name, limits.access_log);
             let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                let running = Running::begin(noted.clone());
+                let running = Running::begin(shown.clone());
                 let service = service.clone();
                 request.extensions_mut().insert(ConnectInfo(peer));
+                let noted = Noted::begin(&mut request, name, access_log);
                 async move {
-                    let answer = service.oneshot(request).await?;
+                    let answer = noted.answer(service.oneshot(request)).await?;
                     Ok::<_, S::Error>(answer.map(|body| Answer { body, running }))
                 }
             });

@@ -54,7 +54,7 @@ struct Limits(ServerLimits);
 
 impl crate::config::Config for Limits {
     fn read(settings: &mut Settings<'_>) -> Self {
-        Self(ServerLimits::read(settings, "http"))
+        Self(ServerLimits::read(settings, "http", "Connections open at once."))
     }
 }
 

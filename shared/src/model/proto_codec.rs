@@ -2,7 +2,7 @@
 
 use proto::event::v1 as pb;
 
-use super::{DataCenter, HealthCheck, Instance, ServiceKey, ServiceRef, Tenant};
+use super::{DataCenter, HealthCheck, Instance, Scope, ServiceKey, ServiceRef, Tenant};
 
 impl From<&ServiceRef> for pb::ServiceRef {
     fn from(it: &ServiceRef) -> Self {
@@ -17,6 +17,24 @@ impl From<&ServiceRef> for pb::ServiceRef {
 impl From<pb::ServiceRef> for ServiceRef {
     fn from(it: pb::ServiceRef) -> Self {
         Self { tenant: Tenant { domain: it.domain, project: it.project }, id: it.service_id }
+    }
+}
+
+impl From<&Scope> for pb::Scope {
+    fn from(it: &Scope) -> Self {
+        Self {
+            domain: it.tenant.domain.clone(),
+            project: it.tenant.project.clone(),
+            app_id: it.app_id.clone(),
+            environment: it.environment.clone(),
+        }
+    }
+}
+
+impl From<pb::Scope> for Scope {
+    fn from(it: pb::Scope) -> Self {
+        let tenant = Tenant { domain: it.domain, project: it.project };
+        Self { tenant, app_id: it.app_id, environment: it.environment }
     }
 }
 

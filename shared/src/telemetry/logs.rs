@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal as _;
 
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
@@ -50,6 +52,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What becomes a line.
     pub filter: LogFilter,
+    /// Each request becomes a line.
+    pub access: bool,
 }
 
 impl Config for LogConfig {
@@ -59,6 +63,11 @@ impl Config for LogConfig {
             filter: settings.live(|it| {
                 it.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
             }),
+            access: settings.get(
+                "log.access",
+                "false",
+                "Log each request: method, path without query, status, duration, request id.",
+            ),
         }
     }
 }
@@ -68,23 +77,34 @@ impl LogConfig {
     ///
     /// # Errors
     /// When logs were set up before.
-    pub fn init(&self) -> Result<LogLevel, TelemetryError> {
-        init(self.format, &self.filter.0)
+    pub(super) fn init(&self, exporter: Option<&SdkLoggerProvider>) -> Result<LogLevel, TelemetryError> {
+        init(self.format, &self.filter.0, exporter)
     }
 }
 
-/// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error.
+/// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error, and to an
+/// exporter if there is one.
 ///
 /// # Errors
 /// When the filter cannot be read, or when logs were set up before.
-pub fn init(format: LogFormat, filter: &str) -> Result<LogLevel, TelemetryError> {
+fn init(
+    format: LogFormat,
+    filter: &str,
+    exporter: Option<&SdkLoggerProvider>,
+) -> Result<LogLevel, TelemetryError> {
     let (filter, level) = reload::Layer::new(EnvFilter::builder().parse(filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(colours()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let done = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    // What the exporter itself logs would come back to it for ever.
+    let exported = exporter.map(|it| {
+        let quiet =
+            EnvFilter::new("trace,opentelemetry=off,shared::telemetry=off,tonic=off,h2=off,hyper=off");
+        OpenTelemetryTracingBridge::new(it).with_filter(quiet)
+    });
+    let done = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
     done.map_err(|_| TelemetryError::LogsAlreadySetUp)?;
     Ok(LogLevel(level))
 }
@@ -116,6 +136,6 @@ mod tests {
     fn a_filter_that_is_none_is_refused() {
         assert!(LogFilter::parse("info,shared::http=debug").is_some());
         assert!(LogFilter::parse("shared=loud").is_none());
-        assert!(matches!(init(LogFormat::Text, "shared=loud"), Err(TelemetryError::Filter(_))));
+        assert!(matches!(init(LogFormat::Text, "shared=loud", None), Err(TelemetryError::Filter(_))));
     }
 }

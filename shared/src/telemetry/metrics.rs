@@ -4,13 +4,19 @@
 //! appended for units or counters. Name instruments as Prometheus would: `muster_gateway_resyncs_total`,
 //! `muster_gateway_event_lag_seconds`.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 use tracing::error;
 
+use super::derived::Derived;
 use super::{TelemetryError, process};
 
 /// The content type of [`Metrics::render`].
@@ -29,6 +35,7 @@ pub const LATENCY_MICROSECONDS: [f64; 16] =
 pub struct Metrics {
     provider: SdkMeterProvider,
     registry: Registry,
+    derived: Arc<Derived>,
 }
 
 impl Metrics {
@@ -38,6 +45,15 @@ impl Metrics {
     /// # Errors
     /// When the exporter cannot be registered.
     pub fn new(resource: impl IntoIterator<Item = KeyValue>) -> Result<Self, TelemetryError> {
+        let resource = Resource::builder_empty().with_attributes(resource).build();
+        Self::exported(resource, None)
+    }
+
+    /// Like [`Metrics::new`], read by an exporter too.
+    pub(super) fn exported(
+        resource: Resource,
+        reader: Option<PeriodicReader<MetricExporter>>,
+    ) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -47,12 +63,14 @@ impl Metrics {
             .scope_info_enabled(false)
             .build()
             .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
-        let provider = SdkMeterProvider::builder()
-            .with_reader(exporter)
-            .with_resource(Resource::builder_empty().with_attributes(resource).build())
-            .build();
+        let mut provider = SdkMeterProvider::builder().with_reader(exporter).with_resource(resource);
+        if let Some(reader) = reader {
+            provider = provider.with_reader(reader);
+        }
+        let provider = provider.build();
         process::observe(&provider.meter("process"));
-        Ok(Self { provider, registry })
+        observe_build(&provider.meter("build"));
+        Ok(Self { provider, registry, derived: Arc::default() })
     }
 
     /// A meter for the room `name`.
@@ -60,17 +78,30 @@ impl Metrics {
         self.provider.meter(name)
     }
 
-    /// All figures now, in the text format of Prometheus. A figure that cannot be written is left out and logged.
+    /// Exports a last time and ends.
+    pub(super) fn shutdown(&self, within: Duration) -> OTelSdkResult {
+        self.provider.shutdown_with_timeout(within)
+    }
+
+    /// All figures now, and what old dashboards derive from them, in the text format of Prometheus. A figure that cannot be written is left out and logged.
     pub fn render(&self) -> String {
         let encoder = TextEncoder::new();
         let mut text = String::new();
-        for family in self.registry.gather() {
+        for family in self.derived.expand(self.registry.gather(), Instant::now()) {
             if let Err(e) = encoder.encode_utf8(std::slice::from_ref(&family), &mut text) {
                 error!(metric = family.name(), error = %e, "a metric cannot be written");
             }
         }
         text
     }
+}
+
+fn observe_build(meter: &Meter) {
+    meter
+        .u64_observable_gauge("muster_build_info")
+        .with_description("Always 1; the version of the program is a label.")
+        .with_callback(|it| it.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]))
+        .build();
 }
 
 #[cfg(test)]
@@ -109,6 +140,32 @@ mod tests {
         assert!(text.contains(r#"muster_lag_seconds_bucket{le="0.0025"} 0"#), "{text}");
         assert!(text.contains(r#"muster_lag_seconds_bucket{le="0.005"} 1"#), "{text}");
         assert!(!text.contains("otel_scope") && !text.contains("target_info"), "{text}");
+    }
+
+    #[test]
+    fn what_was_a_summary_has_quantiles_and_buckets() {
+        let metrics = Metrics::new([]).expect("sets up");
+        let meter = metrics.meter("test");
+        let micros = meter.f64_histogram("service_center_db_heartbeat_durations_microseconds");
+        let micros = micros.with_boundaries(LATENCY_MICROSECONDS.into()).build();
+        for took in [150.0, 200.0, 240.0] {
+            micros.record(took, &[KeyValue::new("status", "SUCCESS")]);
+        }
+        let requests = meter.u64_counter("service_center_http_request_total").build();
+        requests.add(3, &[KeyValue::new("api", "FindInstances"), KeyValue::new("code", "200")]);
+        let text = metrics.render();
+        for line in [
+            "# TYPE service_center_db_heartbeat_durations_microseconds summary",
+            r#"service_center_db_heartbeat_durations_microseconds{status="SUCCESS",quantile="0.5"} 175"#,
+            r#"service_center_db_heartbeat_durations_microseconds_sum{status="SUCCESS"} 590"#,
+            r#"service_center_db_heartbeat_durations_microseconds_count{status="SUCCESS"} 3"#,
+            r#"service_center_db_heartbeat_durations_microseconds_bucket{status="SUCCESS",le="100"} 0"#,
+            r#"service_center_db_heartbeat_durations_microseconds_bucket{status="SUCCESS",le="250"} 3"#,
+            r#"service_center_db_heartbeat_durations_microseconds_bucket{status="SUCCESS",le="+Inf"} 3"#,
+            r#"service_center_http_query_per_seconds{api="FindInstances"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

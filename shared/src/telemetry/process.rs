@@ -2,7 +2,12 @@
 //!
 //! Where there is no `/proc`, or a line of it looks different, the figure is absent.
 
+use std::time::{Duration, Instant};
+
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 /// The unit of times in `/proc/<pid>/stat`: a constant of Linux's interface to programs, whatever the
 /// kernel's own tick is.
@@ -18,10 +23,44 @@ pub(super) fn observe(meter: &Meter) {
     gauge(meter, "process_resident_memory_bytes", "Memory in use, in bytes.", || status("VmRSS:"));
     gauge(meter, "process_virtual_memory_bytes", "Address space in use, in bytes.", || status("VmSize:"));
     gauge(meter, "process_threads", "Threads.", || status("Threads:"));
+    // Names of the Go runtime, which the old dashboard asks for: threads are threads, tasks are its goroutines.
+    gauge(meter, "go_threads", "Threads, under the name that old dashboards know.", || status("Threads:"));
+    if let Ok(runtime) = Handle::try_current() {
+        let tasks = move || Some(runtime.metrics().num_alive_tasks() as f64);
+        gauge(
+            meter,
+            "go_goroutines",
+            "Tasks of the runtime, under the name that old dashboards know.",
+            tasks,
+        );
+    }
     gauge(meter, "process_open_fds", "File descriptors in use.", open_fds);
     gauge(meter, "process_max_fds", "File descriptors allowed.", max_fds);
     let started = start_time();
     gauge(meter, "process_start_time_seconds", "Start of the process, in unix seconds.", move || started);
+}
+
+/// How often the share of the processor is worked out anew, at most; Service-Center does it every three seconds.
+const USAGE_OVER: Duration = Duration::from_secs(3);
+
+/// Reports the processor time used per second, 1.0 being one core, with the label that Service-Center gives it.
+/// Once in a process.
+pub fn observe_usage(meter: &Meter, instance: &str) {
+    let instance = [KeyValue::new("instance", instance.to_owned())];
+    let last = Mutex::new((Instant::now(), cpu_seconds().unwrap_or(0.0), 0.0));
+    meter
+        .f64_observable_gauge("service_center_process_cpu_usage")
+        .with_description("Processor time used per second; 1 is one core.")
+        .with_callback(move |it| {
+            let Some(used) = cpu_seconds() else { return };
+            let mut last = last.lock();
+            let passed = last.0.elapsed();
+            if passed >= USAGE_OVER {
+                *last = (Instant::now(), used, (used - last.1) / passed.as_secs_f64());
+            }
+            it.observe(last.2, &instance);
+        })
+        .build();
 }
 
 fn gauge(

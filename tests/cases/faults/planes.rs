@@ -1,5 +1,8 @@
 //! Control planes and gateways die and come back.
 
+use std::path::Path;
+
+use harness::Tuning;
 use harness::oracle::Holes;
 use tokio::time::Instant;
 
@@ -66,8 +69,13 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
     stage.rounds(2).await;
     let deletes = |told: &harness::oracle::Sight| told.told == harness::oracle::Told::Delete;
     let (_, stage) = stage.end("all control planes down", over, Holes::Merged).await;
-    let told = |w: &harness::oracle::Witness| w.look(|it| it.segments[0].sights.iter().any(deletes));
-    assert!(stage.oracle.witnesses.iter().all(|w| !w.mind.whole || told(w)), "expiry is told");
+    let told = |w: &harness::oracle::Witness| {
+        w.look(|it| it.segments.iter().any(|it| it.sights.iter().any(deletes)))
+    };
+    assert!(
+        stage.oracle.witnesses.iter().all(|w| !w.mind.whole || w.mind.way.resumes() || told(w)),
+        "expiry is told"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,4 +90,52 @@ async fn watchers_of_a_gateway_that_was_killed_go_to_the_other_one() {
     stage.world.gateways[0].process.start();
     let (verdict, _) = stage.end("gateway killed", over, Holes::Lost).await;
     assert!(verdict.reconnects >= 100, "half of the watchers moved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn without_a_fault_every_change_is_told_also_of_providers_that_come_and_go() {
+    let mut stage = Stage::set().await;
+    for _ in 0..10 {
+        stage.rounds(2).await;
+        lasts(0.5).await;
+    }
+    let over = Instant::now();
+    // Not even a whole life may be passed over by who stays connected.
+    stage.oracle.witnesses.iter_mut().for_each(|it| it.mind.passing.clear());
+    stage.end("no fault", over, Holes::Lost).await;
+}
+
+/// The library that lies about the time, from the package `libfaketime`.
+const LIAR: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn clocks_that_jump_by_hours_change_nothing() {
+    if !Path::new(LIAR).exists() {
+        eprintln!("skipped: libfaketime is not installed");
+        return;
+    }
+    // Wall clocks jump as when somebody sets them; the monotonic clock, by definition, does not.
+    let environment = [
+        ("LD_PRELOAD", LIAR),
+        ("FAKETIME_TIMESTAMP_FILE", "clock"),
+        ("FAKETIME_CACHE_DURATION", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let mut stage = Stage::set_with(&Tuning { environment: &environment, ..Tuning::default() }, None).await;
+    let offsets = ["+3h", "-5h", "-30d", "+400d", "+0"];
+    for turn in 0..offsets.len() {
+        let nodes = stage.world.control_planes.iter().chain(&stage.world.gateways);
+        for (number, node) in nodes.enumerate() {
+            let offset = offsets[(turn + number) % offsets.len()];
+            std::fs::write(node.process.directory().join("clock"), offset).expect("a writable directory");
+        }
+        stage.rounds(2).await;
+        lasts(2.0).await;
+    }
+    let over = Instant::now();
+    stage.rounds(2).await;
+    lasts(1.0).await;
+    stage.end("clocks jumped five times", over, Holes::Lost).await;
 }

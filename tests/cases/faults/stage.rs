@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::load::{Burst, Field, Load, register, seed};
-use harness::oracle::{Holes, Mind, Oracle, Verdict};
-use harness::{Node, World, eventually};
+use harness::oracle::{Holes, Mind, Oracle, Verdict, Way};
+use harness::{Node, Tuning, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -16,10 +16,10 @@ const FIXED: usize = 13;
 /// Watchers.
 const WATCHERS: usize = 200;
 /// Random writers, and the longest pause between two writes of one.
-const WRITERS: u64 = 6;
-const PAUSE: Duration = Duration::from_millis(120);
-/// The provider that is deleted and registered again.
-const VOLATILE: &str = "volatile";
+const WRITERS: u64 = 8;
+const PAUSE: Duration = Duration::from_millis(80);
+/// Providers that are deleted and registered again; each is watched beside the provider of the same number.
+const VOLATILE: usize = 2;
 
 /// One case at a time: each has the machine to itself, or its times would mean nothing.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -41,23 +41,23 @@ fn provider(number: usize) -> String {
 
 impl Stage {
     pub(super) async fn set() -> Self {
-        Self::set_with(&[], &[], None).await
+        Self::set_with(&Tuning::default(), None).await
     }
 
-    /// With further settings of control planes and gateways; `stalls` is the receive buffer of every tenth
-    /// watcher, those that a case may stop.
-    pub(super) async fn set_with(
-        control_plane: &[(&str, &str)],
-        gateway: &[(&str, &str)],
-        stalls: Option<u32>,
-    ) -> Self {
+    /// With further settings; `stalls` is the receive buffer of every tenth watcher, those that a case may stop.
+    pub(super) async fn set_with(tuning: &Tuning<'_>, stalls: Option<u32>) -> Self {
         let turn = TURN.lock().await;
         let seed = seed();
-        let world = World::linked(2, 2, control_plane, gateway).await;
+        let world = World::linked(2, 2, tuning).await;
         let mut oracle = Oracle::on(world.etcd.endpoint()).await;
         let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
         let client = world.client(0);
-        let volatile = client.service(VOLATILE).await;
+        let mut volatile = Vec::new();
+        for number in 0..VOLATILE {
+            let name = format!("volatile-{number}");
+            volatile.push((client.service(&name).await, name));
+        }
+        let passing: Vec<String> = volatile.iter().map(|(id, _)| id.clone()).collect();
         let fickle = client.service("fickle").await;
         let (mut providers, mut anchored, mut minds) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..PROVIDERS {
@@ -70,24 +70,31 @@ impl Stage {
             let registered = futures_util::future::join_all(registered).await;
             assert!(registered.iter().all(|status| *status == Some(200)), "{registered:?}");
             let (mut names, mut services) = (vec![provider(number)], vec![id.clone()]);
-            if number == 0 {
-                names.push(VOLATILE.into());
-                services.push(volatile.clone());
+            if let Some((id, name)) = volatile.get(number) {
+                names.push(name.clone());
+                services.push(id.clone());
             }
             for name in &names {
                 client.find(&consumer, name, "").await.ok();
             }
             anchored.push((consumer.clone(), provider(number)));
-            for watcher in 0..WATCHERS / PROVIDERS {
+            // Of each new kind one on each gateway, and of the historical kind one. Not beside a provider that comes
+            // and goes: its end, when it falls between two connections, is not told to who resumes.
+            let ways: &[Way] = match number {
+                ..VOLATILE => &[Way::OldGrpc],
+                _ => &[Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::OldGrpc],
+            };
+            for watcher in 0..WATCHERS / PROVIDERS + ways.len() {
                 let mut gateways = gateways.clone();
                 gateways.rotate_left(watcher % 2);
-                let receive_buffer = stalls.filter(|_| watcher % 10 < 2);
+                let way = ways.get(watcher).copied().unwrap_or(Way::Old);
+                let receive_buffer = stalls.filter(|_| way == Way::Old && watcher % 10 < 2);
                 minds.push(Mind {
                     consumer: consumer.clone(),
-                    // Only those that always have an instance are pulled: of others nothing would be no lie.
-                    providers: vec![provider(number)],
+                    way,
                     services: services.clone(),
-                    passing: vec![volatile.clone()],
+                    names: names.clone(),
+                    passing: passing.clone(),
                     gateways,
                     whole: true,
                     receive_buffer,
@@ -98,9 +105,10 @@ impl Stage {
         // Their interest comes and goes: what they are told must be true, but need not be all.
         minds.extend((0..4).map(|n| Mind {
             consumer: fickle.clone(),
-            providers: Vec::new(),
-            services: vec![volatile.clone()],
-            passing: vec![volatile.clone()],
+            way: [Way::Old, Way::OldGrpc][n / 2],
+            services: passing.clone(),
+            names: volatile.iter().map(|(_, name)| name.clone()).collect(),
+            passing: passing.clone(),
             gateways: vec![gateways[n % 2]],
             whole: false,
             receive_buffer: None,
@@ -111,7 +119,9 @@ impl Stage {
         // Nobody counts before everybody is told of changes.
         burst.round().await.expect("etcd is there");
         eventually("every watcher is told of changes", || async {
-            let told = |w: &harness::oracle::Witness| w.look(|it| it.segments[0].sights.len() >= FIXED);
+            let told = |w: &harness::oracle::Witness| {
+                w.look(|it| it.segments.iter().map(|it| it.sights.len()).sum::<usize>() >= FIXED)
+            };
             oracle.witnesses.iter().filter(|w| w.mind.whole).all(told).then_some(())
         })
         .await;
@@ -120,8 +130,8 @@ impl Stage {
             gateways,
             providers: providers.iter().cloned().enumerate().map(|(n, id)| (id, provider(n))).collect(),
             anchored,
-            volatile: (volatile, VOLATILE.into()),
-            fickle: ("fickle".into(), providers[1].clone()),
+            volatile,
+            fickle: "fickle".into(),
         };
         let load = Some(Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE));
         Self { world, oracle, burst, providers, load, _turn: turn }

@@ -1,5 +1,6 @@
 //! etcd and the ways to it: killed, cut off, compacted meanwhile.
 
+use harness::Tuning;
 use harness::oracle::Holes;
 use tokio::time::Instant;
 
@@ -49,7 +50,9 @@ async fn the_difference_across_a_compaction_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
-    let mut stage = Stage::set_with(&[], &[("--watch-digest-interval", "2s")], None).await;
+    let mut stage =
+        Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None)
+            .await;
     let publisher = stage.world.publisher().await.api;
     for (number, publishes) in [(0, true), (1, false)] {
         // Once the one that publishes, once the other.
@@ -72,4 +75,42 @@ async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
     stage.rounds(2).await;
     lasts(3.0).await;
     stage.end("one control plane at a time cut off and compacted past", over, Holes::Merged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
+    let etcd = &["--quota-backend-bytes", "33554432"];
+    let mut stage = Stage::set_with(&Tuning { etcd, ..Tuning::default() }, None).await;
+    stage.rounds(3).await;
+    let endpoint = stage.world.etcd.endpoint();
+    let mut client = etcd_client::Client::connect([&endpoint], None).await.expect("etcd");
+    let mut filled = 0;
+    while client.put(format!("/filler/{filled}"), vec![b'x'; 1 << 20], None).await.is_ok() {
+        filled += 1;
+        assert!(filled < 100, "the quota is small");
+    }
+    let consumer = stage.world.client(0);
+    let stamp = stage.oracle.ledger.stamp();
+    let status = harness::load::register(&consumer, &stage.providers[0], "no-room", 600, stamp).await;
+    assert!(status.is_some_and(|status| status >= 500), "a write without room is refused: {status:?}");
+    lasts(4.0).await;
+    // What an operator does: remove, compact, give the space back, disarm.
+    let prefix = etcd_client::DeleteOptions::new().with_prefix();
+    client.delete("/filler/", Some(prefix)).await.expect("deletes need no room");
+    let at = stage.oracle.truth.reaches().await;
+    client.compact(at.cast_signed(), None).await.expect("compacts");
+    client.defragment().await.expect("gives space back");
+    let space = etcd_client::AlarmType::Nospace;
+    let raised = client.alarm(etcd_client::AlarmAction::Get, space, None).await.expect("tells alarms");
+    for alarm in raised.alarms() {
+        let mut member = etcd_client::AlarmOptions::new();
+        member.with_member(alarm.member_id());
+        let off = etcd_client::AlarmAction::Deactivate;
+        client.alarm(off, space, Some(member)).await.expect("disarms");
+    }
+    let over = Instant::now();
+    stage.rounds(3).await;
+    lasts(1.0).await;
+    stage.end("etcd without space", over, Holes::Lost).await;
 }

@@ -37,6 +37,13 @@ impl Burst {
         Self { endpoint, ledger, instances }
     }
 
+    /// Makes every value larger by about so many bytes.
+    pub fn pad(&mut self, bytes: usize) {
+        for (_, value) in &mut self.instances {
+            value["properties"]["padding"] = "x".repeat(bytes).into();
+        }
+    }
+
     /// Instances that are written.
     pub fn len(&self) -> usize {
         self.instances.len()

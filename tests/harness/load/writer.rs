@@ -63,21 +63,24 @@ pub async fn register(client: &Client, service: &str, id: &str, seconds: u32, st
     call(client, "POST", &format!("/microservices/{service}/instances"), &body).await
 }
 
-/// Deletes a service and registers it again, and changes dependencies and rules.
+/// Deletes a service and registers it again, and changes dependencies and rules meanwhile.
 pub(super) struct Volatile {
     pub(super) dice: fastrand::Rng,
     pub(super) clients: Vec<Client>,
     pub(super) provider: (String, String),
-    pub(super) fickle: (String, String),
+    pub(super) fickle: String,
+    /// Providers whose rules change; id and name.
+    pub(super) ruled: Vec<(String, String)>,
     pub(super) ledger: Ledger,
     pub(super) counts: Arc<Counts>,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) pause: Duration,
 }
 
 impl Volatile {
     pub(super) async fn run(mut self) {
         let (id, name) = self.provider.clone();
-        let (consumer, ruled) = self.fickle.clone();
+        let consumer = self.fickle.clone();
         while !self.stopping.load(Ordering::Relaxed) {
             let client = self.clients[self.dice.usize(0..self.clients.len())].clone();
             let service = json!({"service": {"serviceId": id, "appId": "shop", "serviceName": name, "version": "1.0.0"}});
@@ -86,9 +89,12 @@ impl Volatile {
                 let stamp = self.ledger.stamp();
                 self.counts.note(register(&client, &id, &format!("v{number}"), 240, stamp).await);
             }
-            self.change_dependencies(&client, &consumer, &name).await;
-            self.change_rules(&client, &ruled).await;
-            tokio::time::sleep(Duration::from_millis(self.dice.u64(50..300))).await;
+            for _ in 0..self.dice.u8(1..4) {
+                self.change_dependencies(&client, &consumer, &name).await;
+                let ruled = self.ruled[self.dice.usize(0..self.ruled.len())].0.clone();
+                self.change_rules(&client, &ruled).await;
+                tokio::time::sleep(self.pause.mul_f64(self.dice.f64())).await;
+            }
             let path = format!("/microservices/{id}?force=1");
             self.counts.note(call(&client, "DELETE", &path, &Value::Null).await);
         }

@@ -1,12 +1,12 @@
 //! Whether a watcher was told the truth. Pure: commits and what was seen go in, findings come out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::truth::{Commit, Commits};
-use super::{Ledger, Segment, Sight, Told};
+use super::{Ledger, Mark, Segment, Sight, State, Told};
 
 /// How much later than a reply of the registry the truth may hear of what the reply knew.
 const HEARD: Duration = Duration::from_millis(500);
@@ -16,6 +16,8 @@ const HEARD: Duration = Duration::from_millis(500);
 pub enum Holes {
     /// Each is a loss.
     Lost,
+    /// Each is a loss, but that an instance was away, there and away again may have been passed over.
+    Lives,
     /// An intermediate state may have been passed over, as a resync or a merge does; the final state counts.
     Merged,
 }
@@ -37,6 +39,10 @@ pub struct Findings {
     pub reordered: usize,
     /// Frames that tell of nothing that was ever committed, or of something before it was written.
     pub invented: usize,
+    /// Complete states that it was told instead of changes.
+    pub resets: usize,
+    /// Claims to have told everything that were not true.
+    pub claimed: usize,
     /// The longest delay of an event, counted from its commit or the end of the fault, whichever was later.
     pub delay: Duration,
     /// The first few faults in words.
@@ -46,7 +52,7 @@ pub struct Findings {
 impl Findings {
     /// Nothing is wrong.
     pub fn is_clean(&self) -> bool {
-        self.lost + self.repeated + self.reordered + self.invented == 0
+        self.lost + self.repeated + self.reordered + self.invented + self.claimed == 0
     }
 
     fn say(&mut self, words: impl FnOnce() -> String) {
@@ -67,38 +73,48 @@ pub struct Terms {
     pub whole: bool,
     /// The end of the fault, from which delays count.
     pub over: Instant,
-    /// Instances of providers that come and go as a whole. An answer about the interest that is ahead of the news
-    /// passes over a provider that came and went: for these holes are always merges, and the final state counts.
+    /// Instances of providers that come and go as a whole. Who depends on whom is asked for as a state, so after a
+    /// loss a provider that came and went meanwhile is passed over, with all of its instances' lives; nothing else.
     pub passing: HashSet<u32>,
 }
 
 impl Terms {
     fn holes(&self, key: u32) -> Holes {
-        if self.passing.contains(&key) { Holes::Merged } else { self.holes }
+        match self.holes {
+            Holes::Lost if self.passing.contains(&key) => Holes::Lives,
+            holes => holes,
+        }
     }
 }
 
 /// Checks the record of one watcher against the commits of the instances it watches.
 pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &Terms) -> Findings {
     let mut findings = Findings::default();
-    let mut places: std::collections::HashMap<u32, Walk<'_>> =
+    let mut places: HashMap<u32, Walk<'_>> =
         commits.iter().map(|(key, commits)| (*key, Walk::new(commits, terms.from))).collect();
     for (number, segment) in segments.iter().enumerate() {
+        let mut marks = segment.marks.iter().peekable();
         for walk in places.values_mut() {
-            walk.begin_segment();
+            walk.begin_segment(segment.resumed);
         }
         if let Some(pulled) = &segment.pulled {
             for (key, walk) in &mut places {
                 walk.pull(pulled.instances.get(key).copied(), pulled.at);
             }
         }
-        for sight in &segment.sights {
+        for (place, sight) in segment.sights.iter().enumerate() {
+            while let Some((_, mark)) = marks.next_if(|(before, _)| *before <= place) {
+                heed(ledger, mark, &mut places, terms, &mut findings);
+            }
             let Some(walk) = places.get_mut(&sight.key) else {
                 findings.invented += 1;
                 findings.say(|| format!("{}: never committed: {sight:?}", ledger.name(sight.key)));
                 continue;
             };
             walk.see(ledger, sight, number, terms, &mut findings);
+        }
+        for (_, mark) in marks {
+            heed(ledger, mark, &mut places, terms, &mut findings);
         }
     }
     for (key, walk) in &places {
@@ -108,6 +124,32 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &T
         }
     }
     findings
+}
+
+/// Takes a resumable watch at its word.
+fn heed(
+    ledger: &Ledger,
+    mark: &Mark,
+    places: &mut HashMap<u32, Walk<'_>>,
+    terms: &Terms,
+    out: &mut Findings,
+) {
+    match mark {
+        Mark::Bookmark(rev) if terms.whole => {
+            for (key, walk) in places {
+                walk.claim(ledger, *key, *rev, terms.holes(*key), out);
+            }
+        }
+        Mark::Bookmark(_) => {}
+        Mark::State(state) => {
+            out.resets += 1;
+            for (key, walk) in places {
+                if ledger.name(*key).split_once('/').is_some_and(|(service, _)| service == state.service) {
+                    walk.state(ledger, *key, state, out);
+                }
+            }
+        }
+    }
 }
 
 /// One instance's commits and how far the watcher knows them: a count of commits from the oldest.
@@ -121,16 +163,57 @@ struct Walk<'a> {
     pulled: usize,
     /// Commits told of in this segment, when any was.
     here: Option<usize>,
+    /// The revision from which this segment was resumed: nothing up to it comes again.
+    resumed: Option<u64>,
 }
 
 impl<'a> Walk<'a> {
     fn new(commits: &'a [Commit], from: u64) -> Self {
         let base = commits.partition_point(|commit| commit.rev <= from);
-        Self { commits, base, known: base, pulled: 0, here: None }
+        Self { commits, base, known: base, pulled: 0, here: None, resumed: None }
     }
 
-    fn begin_segment(&mut self) {
-        (self.here, self.pulled) = (None, 0);
+    fn begin_segment(&mut self, resumed: Option<u64>) {
+        (self.here, self.pulled, self.resumed) = (None, 0, resumed);
+    }
+
+    /// The instance is there after so many commits.
+    fn is_there(&self, place: usize) -> bool {
+        place.checked_sub(1).is_some_and(|place| self.commits[place].stamp.is_some())
+    }
+
+    /// Commits up to a revision.
+    fn upto(&self, rev: u64) -> usize {
+        self.commits.partition_point(|commit| commit.rev <= rev)
+    }
+
+    /// The watcher was told that it has everything up to `rev`.
+    fn claim(&self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
+        let (known, due) = (self.known.max(self.pulled), self.upto(rev));
+        let passed_over = holes != Holes::Lost && !self.is_there(known) && !self.is_there(due);
+        if known < due && !passed_over {
+            out.claimed += 1;
+            out.say(|| format!("{}: bookmark {rev}, but told {known} of {due}", ledger.name(key)));
+        }
+    }
+
+    /// The watcher was told the state of the service at a revision or soon after.
+    fn state(&mut self, ledger: &Ledger, key: u32, state: &State, out: &mut Findings) {
+        // The state of each service is at least as new as the revision.
+        let said = state.instances.get(&key).copied();
+        let of = |place: usize| place.checked_sub(1).and_then(|place| self.commits[place].stamp);
+        let Some(place) = (self.upto(state.rev)..=self.commits.len()).find(|place| of(*place) == said) else {
+            out.invented += 1;
+            out.say(|| format!("{}: said to be {said:?} at {}", ledger.name(key), state.rev));
+            return;
+        };
+        if self.here.is_some_and(|here| here > place) {
+            out.reordered += 1;
+            out.say(|| format!("{}: a state at {} after a later change", ledger.name(key), state.rev));
+        }
+        out.merged += place.saturating_sub(self.known.max(self.base));
+        self.here = Some(self.here.unwrap_or(0).max(place));
+        self.known = self.known.max(place);
     }
 
     /// What the state pulled at some time says: at least the commits up to the one with its stamp are known. An
@@ -173,9 +256,17 @@ impl<'a> Walk<'a> {
             out.invented += 1;
             out.say(|| format!("{}: told before it was written: {}", ledger.name(sight.key), sight.stamp));
         }
+        if sight.rev.is_some_and(|rev| rev != commit.rev && holes == Holes::Lost) {
+            out.invented += 1;
+            out.say(|| format!("{}: {:?} is not of {}", ledger.name(sight.key), sight.rev, commit.rev));
+        }
+        if sight.rev.zip(self.resumed).is_some_and(|(rev, resumed)| rev <= resumed) {
+            out.repeated += 1;
+            out.say(|| format!("{}: {:?} told, resumed later", ledger.name(sight.key), sight.rev));
+        }
         // What a reconnected watcher is told first may lie behind what it knew, or what it pulled.
         let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
-        if place >= self.base {
+        if place >= self.known.max(self.base) {
             out.told += 1;
             let due = commit.at.max(terms.over);
             out.delay = out.delay.max(sight.at.saturating_duration_since(due));
@@ -184,11 +275,13 @@ impl<'a> Walk<'a> {
         if self.here.is_none() && pulled_over > 0 {
             out.merged += pulled_over.min(place.saturating_sub(self.known));
         }
-        let hole = place.saturating_sub(before.max(self.base));
+        let before = before.max(self.base);
+        let hole = place.saturating_sub(before);
         if hole > 0 && terms.whole {
             match holes {
                 Holes::Merged => out.merged += hole,
-                Holes::Lost => {
+                Holes::Lives if !self.is_there(before) && !self.is_there(place) => out.merged += hole,
+                Holes::Lost | Holes::Lives => {
                     out.lost += hole;
                     let name = ledger.name(sight.key);
                     out.say(|| format!("{name}: {hole} lost before {} (connection {segment})", sight.stamp));
@@ -222,8 +315,7 @@ impl<'a> Walk<'a> {
         if missing == 0 {
             return;
         }
-        let gone = |place: Option<usize>| place.is_none_or(|place| self.commits[place].stamp.is_none());
-        if holes == Holes::Merged && gone(known.checked_sub(1)) && gone(Some(self.commits.len() - 1)) {
+        if holes != Holes::Lost && !self.is_there(known) && !self.is_there(self.commits.len()) {
             // Created and deleted again: where changes are merged there is nothing to tell.
             out.merged += missing;
             return;

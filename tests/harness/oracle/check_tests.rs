@@ -22,7 +22,7 @@ fn told(stamps: &[(Told, u64)]) -> Segment {
     // After the stamps were given, whichever is made first in a test.
     let at = Instant::now() + Duration::from_secs(1);
     let sight = |(told, stamp): &(Told, u64)| Sight { key: 0, told: *told, stamp: *stamp, rev: None, at };
-    Segment { sights: stamps.iter().map(sight).collect(), pulled: None }
+    Segment { sights: stamps.iter().map(sight).collect(), ..Segment::default() }
 }
 
 fn judge(commits: &Commits, segments: &[Segment], holes: Holes) -> Findings {
@@ -99,4 +99,62 @@ fn what_was_there_before_the_watcher_need_not_be_told() {
     let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], &terms);
     assert!(found.is_clean(), "{found:?}");
     assert_eq!((found.due, found.told), (1, 1));
+}
+
+/// A resumable connection: each frame with the revision it tells of, then what else was said.
+fn resumed(from: Option<u64>, sights: &[(Told, u64, u64)], marks: &[(usize, Mark)]) -> Segment {
+    let plain: Vec<_> = sights.iter().map(|(told, stamp, _)| (*told, *stamp)).collect();
+    let mut segment = told(&plain);
+    segment.sights.iter_mut().zip(sights).for_each(|(sight, (.., rev))| sight.rev = Some(*rev));
+    Segment { resumed: from, marks: marks.to_vec(), ..segment }
+}
+
+fn state(rev: u64, stamp: Option<u64>) -> Mark {
+    let instances = stamp.map(|stamp| (0, stamp)).into_iter().collect();
+    Mark::State(State { service: "s".to_owned(), instances, rev })
+}
+
+#[test]
+fn a_resumed_watch_repeats_what_it_was_not_sure_of_and_nothing_else() {
+    let truth = commits(&[1, 2, 3]);
+    let first = resumed(None, &[(Create, 1, 1), (Update, 2, 2)], &[]);
+    let of = |second: Segment| judge(&truth, &[first.clone(), second], Holes::Lost);
+    assert!(of(resumed(Some(1), &[(Update, 2, 2), (Update, 3, 3)], &[])).is_clean());
+    assert!(of(resumed(Some(2), &[(Update, 3, 3)], &[])).is_clean());
+    assert_eq!(of(resumed(Some(2), &[(Update, 2, 2), (Update, 3, 3)], &[])).repeated, 1);
+    assert_eq!(of(resumed(Some(2), &[], &[])).lost, 1);
+    assert_eq!(
+        of(resumed(Some(1), &[(Update, 3, 2)], &[])).invented,
+        2,
+        "another revision, before its commit"
+    );
+}
+
+#[test]
+fn a_bookmark_and_a_state_are_taken_at_their_word() {
+    let truth = commits(&[1, 2, 0, 3]);
+    let of = |sights: &[_], marks: &[_]| judge(&truth, &[resumed(None, sights, marks)], Holes::Lost);
+    let all = [(Create, 1, 1), (Update, 2, 2), (Delete, 2, 3), (Create, 3, 4)];
+    assert!(of(&all, &[(2, Mark::Bookmark(2)), (4, Mark::Bookmark(9))]).is_clean());
+    assert_eq!(of(&all, &[(1, Mark::Bookmark(2))]).claimed, 1);
+    let found = of(&all[3..], &[(0, state(3, None))]);
+    assert!(found.is_clean() && found.merged == 3 && found.resets == 1, "{found:?}");
+    assert!(of(&all[3..], &[(0, state(2, None))]).is_clean(), "soon after");
+    assert_eq!(of(&all[3..], &[(0, state(4, None))]).invented, 1, "it was there");
+    assert_eq!(of(&all, &[(4, state(1, Some(1)))]).reordered, 1, "an older state");
+    assert_eq!(of(&[], &[(0, state(3, None))]).lost, 1);
+}
+
+#[test]
+fn of_a_provider_that_passes_whole_lives_may_be_missing_but_no_part_of_one() {
+    let of = |truth: &[u64], story: &[(Told, u64)]| {
+        let passing = HashSet::from([0]);
+        let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };
+        check(&ledger(), &commits(truth), &[told(story)], &terms)
+    };
+    assert!(of(&[1, 0, 2, 0, 3, 0], &[(Create, 1), (Delete, 1), (Create, 3), (Delete, 3)]).is_clean());
+    assert!(of(&[1, 0, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean());
+    assert_eq!(of(&[1, 2, 0], &[(Update, 2), (Delete, 2)]).lost, 1, "the beginning of a life");
+    assert_eq!(of(&[1, 0, 2], &[(Create, 1), (Update, 2)]).lost, 1, "the end of one");
+    assert_eq!(of(&[1, 0], &[(Create, 1)]).lost, 1, "it is gone");
 }

@@ -38,8 +38,10 @@ pub struct Verdict {
     pub p50: Duration,
     /// Delay of the worst of them.
     pub worst: Duration,
-    /// Connections that watchers opened again.
+    /// Connections that watchers opened again, not counting those that leave by themselves.
     pub reconnects: usize,
+    /// Watches that were resumed.
+    pub resumed: usize,
 }
 
 impl Oracle {
@@ -81,8 +83,11 @@ impl Oracle {
             tokio::time::sleep(LOOK).await;
         }
         let events = self.truth.count_after(self.from);
-        let reconnects = self.witnesses.iter().map(|it| it.connections().saturating_sub(1)).sum();
-        Verdict::of(events, reconnects, &found)
+        let again = |resumes: bool| {
+            let some = self.witnesses.iter().filter(|it| it.mind.way.resumes() == resumes);
+            some.map(|it| it.connections().saturating_sub(1)).sum()
+        };
+        Verdict::of(events, [again(false), again(true)], &found)
     }
 
     /// Pulls that claimed that there is nothing.
@@ -99,7 +104,7 @@ impl Oracle {
 }
 
 impl Verdict {
-    fn of(events: usize, reconnects: usize, found: &[Findings]) -> Self {
+    fn of(events: usize, [reconnects, resumed]: [usize; 2], found: &[Findings]) -> Self {
         let mut all = Findings::default();
         for it in found {
             all.due += it.due;
@@ -109,6 +114,8 @@ impl Verdict {
             all.repeated += it.repeated;
             all.reordered += it.reordered;
             all.invented += it.invented;
+            all.claimed += it.claimed;
+            all.resets += it.resets;
             let room = 8_usize.saturating_sub(all.words.len());
             all.words.extend(it.words.iter().take(room).cloned());
         }
@@ -116,7 +123,7 @@ impl Verdict {
         delays.sort();
         let at = |place: usize| delays.get(place).copied().unwrap_or_default();
         let (p50, worst) = (at(delays.len() / 2), at(delays.len().saturating_sub(1)));
-        Self { events, watchers: found.len(), all, p50, worst, reconnects }
+        Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed }
     }
 
     /// Prints one line and asserts that nothing was lost, repeated, reordered or invented.
@@ -132,12 +139,13 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Findings { told, merged, lost, repeated, reordered, invented, .. } = &self.all;
+        let Findings { told, merged, lost, repeated, reordered, invented, claimed, resets, .. } = &self.all;
         write!(
             f,
             "events {}, watchers {}, told {told}, merged {merged}, lost {lost}, repeated {repeated}, \
-             reordered {reordered}, invented {invented}, reconnects {}, recovery p50 {:.0?} max {:.0?}",
-            self.events, self.watchers, self.reconnects, self.p50, self.worst
+             reordered {reordered}, invented {invented}, claimed {claimed}, reconnects {}, resumed {} \
+             (states {resets}), recovery p50 {:.0?} max {:.0?}",
+            self.events, self.watchers, self.reconnects, self.resumed, self.p50, self.worst
         )
     }
 }

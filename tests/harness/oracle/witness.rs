@@ -1,40 +1,65 @@
-//! A watcher as an old client is one, that remembers everything it is told.
+//! A watcher that remembers everything it is told.
 //!
-//! When its connection ends it goes to the next gateway and, once it watches again, pulls the state of its
-//! providers, as old clients do. A pull that says "there is nothing" of a provider that is known to have
-//! instances is remembered as a lie.
+//! When the connection of an old client ends it goes to the next gateway and, once it watches again, pulls the
+//! state of its providers, as old clients do. A pull that says "there is nothing" of a provider that is known to
+//! have instances is remembered as a lie. A new client resumes from what it is certain to have been told; it also
+//! leaves by itself now and then, so that it resumes often.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::{Ledger, Pulled, STAMP, Segment, read};
+use super::{Ledger, Mark, Pulled, STAMP, Segment};
 use crate::{Client, deadline};
+
+mod ears;
+
+use ears::{Ears, What};
 
 /// Wait before a refused connection is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long an upgrade may take.
 const UPGRADE: Duration = Duration::from_secs(5);
+/// For how long a new client stays, at least and at most.
+const STAYS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
+
+/// How a witness watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The WebSocket of old clients.
+    Old,
+    /// The WebSocket that is resumed.
+    Resumed,
+    /// The historical gRPC method.
+    OldGrpc,
+    /// `muster.watch.v1`.
+    Grpc,
+}
+
+impl Way {
+    /// It goes on where it was.
+    pub fn resumes(self) -> bool {
+        matches!(self, Self::Resumed | Self::Grpc)
+    }
+}
 
 /// What a witness watches and how.
 #[derive(Clone, Debug)]
 pub struct Mind {
     /// The consumer's id.
     pub consumer: String,
-    /// Names of its providers, which it pulls after a reconnect.
-    pub providers: Vec<String>,
+    /// How it watches.
+    pub way: Way,
     /// Ids of the services it is to be told of.
     pub services: Vec<String>,
+    /// Their names, in the same order; what an old client pulls after a reconnect.
+    pub names: Vec<String>,
     /// Of these, those that are deleted and registered again.
     pub passing: Vec<String>,
     /// Gateways, the first of which it begins with.
@@ -114,20 +139,27 @@ impl Drop for Witness {
 }
 
 async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: watch::Receiver<bool>) {
+    let mut certain = 0;
     for attempt in 0.. {
         let gateway = mind.gateways[attempt % mind.gateways.len()];
-        let Ok(Some(socket)) = tokio::time::timeout(UPGRADE, connect(mind, gateway)).await else {
+        let opening = Ears::open(mind, gateway, certain);
+        let Ok(Some(ears)) = tokio::time::timeout(UPGRADE, opening).await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
         let number = {
             let mut record = record.lock();
-            record.segments.push(Segment::default());
+            let resumed = mind.way.resumes().then_some(certain);
+            record.segments.push(Segment { resumed, ..Segment::default() });
             record.open = true;
             record.segments.len() - 1
         };
-        let hears = hear(socket, ledger, record, number, &mut reads);
-        if number == 0 {
+        let hears = hear(ears, mind, ledger, record, number, &mut reads, &mut certain);
+        if mind.way.resumes() {
+            let stays = STAYS[0] + (STAYS[1] - STAYS[0]).mul_f64(fastrand::f64());
+            // Passed: it leaves without a word.
+            _ = tokio::time::timeout(stays, hears).await;
+        } else if number == 0 {
             hears.await;
         } else {
             // Both at once: events of the new connection come while the state is pulled.
@@ -142,40 +174,33 @@ async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: w
     }
 }
 
-async fn connect(mind: &Mind, gateway: SocketAddr) -> Option<WebSocketStream<tokio::net::TcpStream>> {
-    let socket = TcpSocket::new_v4().ok()?;
-    if let Some(bytes) = mind.receive_buffer {
-        socket.set_recv_buffer_size(bytes).ok()?;
-    }
-    let stream = socket.connect(gateway).await.ok()?;
-    let url = format!("ws://{gateway}/v4/default/registry/microservices/{}/watcher", mind.consumer);
-    Some(client_async(url, stream).await.ok()?.0)
-}
-
 async fn hear(
-    mut socket: WebSocketStream<tokio::net::TcpStream>,
+    mut ears: Ears,
+    mind: &Mind,
     ledger: &Ledger,
     record: &Mutex<Record>,
     number: usize,
     reads: &mut watch::Receiver<bool>,
+    certain: &mut u64,
 ) {
     loop {
         if reads.wait_for(|on| *on).await.is_err() {
             return;
         }
-        let message = tokio::select! {
-            message = socket.next() => message,
+        let heard = tokio::select! {
+            heard = ears.next(mind, ledger) => heard,
             _ = reads.changed() => continue,
         };
-        match message {
-            Some(Ok(Message::Text(text))) => {
-                if let Some(sight) = read(ledger, &text) {
-                    record.lock().segments[number].sights.push(sight);
-                }
-            }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-            Some(Ok(_)) => {}
+        let Some(heard) = heard else { return };
+        let mut record = record.lock();
+        let segment = &mut record.segments[number];
+        match heard.what {
+            What::Nothing => {}
+            What::Sight(sight) => segment.sights.push(sight),
+            What::State(state) => segment.marks.push((segment.sights.len(), Mark::State(state))),
+            What::Bookmark => segment.marks.push((segment.sights.len(), Mark::Bookmark(heard.certain))),
         }
+        *certain = (*certain).max(heard.certain);
     }
 }
 
@@ -183,14 +208,15 @@ async fn hear(
 async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<Record>) -> Pulled {
     let client = Client::new(gateway);
     let (mut instances, mut at) = (HashMap::new(), None);
-    for provider in &mind.providers {
+    for (service, provider) in mind.services.iter().zip(&mind.names) {
+        let passes = mind.passing.contains(service);
         loop {
             match client.try_find(&mind.consumer, provider).await {
                 Some(answer) if answer.status == 200 => {
                     at.get_or_insert_with(Instant::now);
                     let found = answer.ok();
                     let found = found["instances"].as_array().map_or(&[][..], Vec::as_slice);
-                    if found.is_empty() {
+                    if found.is_empty() && !passes {
                         record.lock().lies.push(format!("{provider} was said to have no instance"));
                     }
                     for instance in found {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Subject, within, writes};
-use crate::store::{Compare, Op, RangeRequest, Store, StoreError, Txn};
+use crate::store::{BESIDE_LONG, Compare, LONG_LIST, Op, RangeRequest, Store, StoreError, Txn};
 
 /// Revisions rise with each write; a key knows when it was created, written last, and how often.
 pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
@@ -101,7 +101,7 @@ pub async fn a_transaction_that_changes_nothing_has_no_revision_of_its_own(subje
 pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subject) {
     let rev = subject.put("/t/a", "1").await;
     let put = || Op::put("/t/b", "1");
-    let many = (0..129).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
+    let many = (0..=LONG_LIST).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
     let large = vec![b'x'; 4 * 1024 * 1024];
     let cases = [
         ("duplicate", vec![put(), put()]),
@@ -119,6 +119,32 @@ pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subj
     }
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
     assert_eq!((read.revision, read.items.len()), (rev, 1));
+}
+
+/// As many steps as a transaction may have, with as many conditions as may stand beside them.
+pub async fn a_long_transaction_is_one_revision(subject: Subject) {
+    let key = |n: usize| format!("/t/{n:04}");
+    let mut watch = subject.watch(1).await;
+    for conditions in [0, 1, BESIDE_LONG] {
+        let mut then: Vec<Op> = (0..LONG_LIST - 1).map(|n| Op::put(key(n), conditions.to_string())).collect();
+        then.push(Op::Get(key(LONG_LIST - 2)));
+        let compare = (0..conditions).map(|n| Compare::Absent(format!("/t/absent/{n}"))).collect();
+        let reply = subject.store.txn(Txn { compare, then, otherwise: vec![] }).await.expect("a long one");
+        assert!(reply.succeeded);
+        let got: Vec<_> = reply.got.iter().flatten().map(|kv| kv.value.to_vec()).collect();
+        assert_eq!(got, [conditions.to_string().into_bytes()], "a read sees the writes before it");
+        let seen = watch.events().await;
+        assert_eq!(seen.len(), LONG_LIST - 1);
+        assert!(seen.iter().all(|event| event.rev() == reply.revision));
+    }
+    let lost = Txn {
+        compare: vec![Compare::Exists("/t/none".into())],
+        then: (0..LONG_LIST).map(|n| Op::Delete(key(n))).collect(),
+        otherwise: vec![],
+    };
+    assert!(!subject.store.txn(lost).await.expect("an answer").succeeded);
+    let left = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
+    assert_eq!(left.items.len(), LONG_LIST - 1);
 }
 
 /// Many writers, one counter.

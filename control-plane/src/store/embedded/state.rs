@@ -15,8 +15,6 @@ use crate::store::{
     Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, prefix_end,
 };
 
-/// Conditions or operations in one list of a transaction at most, as etcd has it.
-pub(super) const MAX_TXN_OPS: usize = 128;
 /// Bytes of keys and values in one transaction at most, as etcd has it.
 pub(super) const MAX_TXN_BYTES: usize = 3 * 512 * 1024;
 
@@ -196,10 +194,7 @@ fn key_of((key, _): (&Arc<str>, &Arc<KeyValue>)) -> Arc<str> {
 
 /// Refuses what etcd refuses, so that nobody finds out in production.
 fn check(txn: &Txn) -> Result<(), StoreError> {
-    let longest = txn.compare.len().max(txn.then.len()).max(txn.otherwise.len());
-    if longest > MAX_TXN_OPS {
-        return Err(refused(format!("too many operations in one transaction: {longest} > {MAX_TXN_OPS}")));
-    }
+    txn.check_length()?;
     let mut bytes = 0;
     for compare in &txn.compare {
         let (Compare::Exists(key) | Compare::Absent(key) | Compare::ModRev(key, _)) = compare;

@@ -5,7 +5,7 @@ use etcd_client::proto::{PbEvent, PbKeyValue};
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, TxnOpResponse};
 use shared::model::Revision;
 
-use crate::store::{Compare, KeyValue, KvEvent, Op, RangeRequest, Txn, TxnReply, prefix_end};
+use crate::store::{Compare, KeyValue, KvEvent, Op, RangeRequest, SHORT_LIST, Txn, TxnReply, prefix_end};
 
 /// A revision as etcd counts it; it is never negative there.
 pub(super) fn revision(number: i64) -> Revision {
@@ -60,10 +60,29 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
+    let beside = txn.compare.len().max(txn.otherwise.len());
     etcd_client::Txn::new()
         .when(txn.compare.into_iter().map(compare).collect::<Vec<_>>())
-        .and_then(txn.then.into_iter().map(op).collect::<Vec<_>>())
+        .and_then(steps(txn.then, beside))
         .or_else(txn.otherwise.into_iter().map(op).collect::<Vec<_>>())
+}
+
+/// The steps of a branch. What etcd takes in one list goes as it is; more goes as unconditional transactions within
+/// this one, still at one revision. etcd grants those what the longest list of this one leaves of its limit.
+fn steps(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
+    if ops.len() <= SHORT_LIST {
+        return ops.into_iter().map(op).collect();
+    }
+    let left = |parts: usize| SHORT_LIST.saturating_sub(parts.max(beside));
+    let parts = (1..SHORT_LIST).find(|&parts| parts * left(parts) >= ops.len());
+    let each = left(parts.unwrap_or(1)).max(1);
+    let mut ops = ops.into_iter().peekable();
+    let mut nested = Vec::new();
+    while ops.peek().is_some() {
+        let part: Vec<TxnOp> = ops.by_ref().take(each).map(op).collect();
+        nested.push(TxnOp::txn(etcd_client::Txn::new().and_then(part)));
+    }
+    nested
 }
 
 fn compare(compare: Compare) -> etcd_client::Compare {
@@ -90,13 +109,23 @@ fn op(op: Op) -> TxnOp {
 }
 
 pub(super) fn txn_reply(reply: &etcd_client::TxnResponse) -> TxnReply {
-    let got = reply.op_responses().into_iter().filter_map(|response| match response {
-        TxnOpResponse::Get(mut get) => Some(get.take_kvs().into_iter().next().map(|kv| key_value(kv.0))),
-        TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
-    });
+    let mut got = Vec::new();
+    collect_gets(reply, &mut got);
     TxnReply {
         succeeded: reply.succeeded(),
         revision: revision(reply.header().map_or(0, |header| header.revision())),
-        got: got.collect(),
+        got,
+    }
+}
+
+fn collect_gets(reply: &etcd_client::TxnResponse, got: &mut Vec<Option<KeyValue>>) {
+    for response in reply.op_responses() {
+        match response {
+            TxnOpResponse::Get(mut get) => {
+                got.push(get.take_kvs().into_iter().next().map(|kv| key_value(kv.0)));
+            }
+            TxnOpResponse::Txn(nested) => collect_gets(&nested, got),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) => {}
+        }
     }
 }

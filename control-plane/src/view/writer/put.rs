@@ -84,6 +84,7 @@ impl Writer {
                 view.service = None;
                 view.unknown = None;
                 self.tenant_mut(&service.tenant).service_count -= 1;
+                round.records.insert(service.clone());
                 round.consumers.insert(service.clone());
                 round.touched.insert(service.clone());
             }
@@ -163,13 +164,18 @@ impl Writer {
         let value = Service { service_id: service.id.clone(), ..record.value };
         let view = self.service_mut(service);
         let is_new = view.service.is_none();
-        view.key = Arc::new(value.key(&service.tenant));
+        let key = value.key(&service.tenant);
+        let is_renamed = *view.key != key;
+        view.key = Arc::new(key);
         view.service = Some(Arc::new(value));
         view.unknown = (!record.unknown.is_empty()).then(|| Arc::new(record.unknown));
         view.mod_rev = kv.mod_rev;
+        round.records.insert(service.clone());
+        if is_new || is_renamed {
+            round.consumers.insert(service.clone());
+        }
         if is_new {
             self.tenant_mut(&service.tenant).service_count += 1;
-            round.consumers.insert(service.clone());
             self.announce_all(service, Action::Create, round);
         }
         self.note_name(service, round);

@@ -1,5 +1,8 @@
 //! Starting from a full list: at first, and again when the watch's history was compacted away.
 //!
+//! A list at an earlier revision than the view's is that of a store that was restored from a backup. It counts
+//! as a first one: what was told so far has no place in this history. Gateways notice it by themselves.
+//!
 //! The first list announces nothing. A later one announces the difference to what the view had, each
 //! provider's part as further links of its chain, so that gateways need not know that it came from a list.
 
@@ -19,9 +22,10 @@ impl Writer {
     /// Replaces the view by the list `items`, read at revision `at`.
     pub fn reset(&mut self, items: Vec<KeyValue>, at: Revision) {
         let before = std::mem::take(&mut self.current);
-        let first = before.revision == 0;
+        let first = before.revision == 0 || at < before.revision;
         if first {
             self.floor = at;
+            self.gone.clear();
             self.history.restart(at);
         }
         let mut round = Round { rev: at, committed_at: self.clock.micros(), ..Round::default() };
@@ -36,6 +40,7 @@ impl Writer {
                 self.announce_difference(&before, provider, &mut round);
             }
             round.consumers = services(&before).union(&services(&self.current)).cloned().collect();
+            round.records.clone_from(&round.consumers);
             self.tell_interest(&before, &mut round);
             self.forget_void(&round);
             self.history.extend(round.events);
@@ -45,18 +50,22 @@ impl Writer {
 
     fn load(&mut self, items: Vec<KeyValue>, round: &mut Round) {
         // Held instances last: one that lives again has precedence.
-        let (held, others): (Vec<&KeyValue>, Vec<&KeyValue>) =
-            items.iter().partition(|kv| matches!(Key::parse(&kv.key), Key::Held(..)));
-        for kv in others.into_iter().chain(held) {
+        let mut held = Vec::new();
+        // Each item is dropped where its part of the view has been made, which takes its memory.
+        for kv in items {
             match Key::parse(&kv.key) {
+                Key::Held(..) => held.push(kv),
                 Key::Instance(service, id) => {
-                    let Some(view) = self.parse_instance(&service, &id, kv) else { continue };
+                    let Some(view) = self.parse_instance(&service, &id, &kv) else { continue };
                     if self.service_mut(&service).put_instance(view).is_none() {
                         self.tenant_mut(&service.tenant).instance_count += 1;
                     }
                 }
-                key => self.put(&key, kv, round),
+                key => self.put(&key, &kv, round),
             }
+        }
+        for kv in held {
+            self.put(&Key::parse(&kv.key), &kv, round);
         }
         // No announcement of the loading counts, so no place in the order was taken by it.
         for service in services(&self.current) {
@@ -92,7 +101,8 @@ impl Writer {
         for (id, is) in new_instances.iter() {
             let action = match old_instances.get(id) {
                 None => Action::Create,
-                Some(was) if was.mod_rev != is.mod_rev => Action::Update,
+                // In the history of a backup another writing may have the same revision.
+                Some(was) if was.mod_rev != is.mod_rev || was.instance != is.instance => Action::Update,
                 Some(_) => continue,
             };
             self.announce(provider, action, is.instance.clone(), is.mod_rev, round);

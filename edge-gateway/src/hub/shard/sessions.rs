@@ -1,11 +1,12 @@
 //! The life of a connection in a shard: its place, its socket, what it reads, when it writes on.
 
 use std::io::ErrorKind;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::{AbortHandle, spawn_local, yield_now};
 
 use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
 use crate::hub::audience::Audience;
@@ -16,6 +17,18 @@ use crate::hub::{Attached, GroupId, Ticket};
 use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Phase};
+use crate::wire::frame::Incoming;
+
+/// What became of a turn to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Everything that was there has been read.
+    All,
+    /// There may be more, but others wait.
+    More,
+    /// The reading task is not needed any more.
+    Over,
+}
 
 impl Shard {
     pub(super) fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
@@ -56,7 +69,7 @@ impl Shard {
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
         let Some(key) = self.tickets.remove(&ticket) else { return };
         let send_buffer = self.setup.send_buffer;
-        let Some(connection) = self.get(key) else { return };
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         let (outlet, read) = match to {
             Attached::Socket { socket, tls, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
@@ -67,31 +80,45 @@ impl Shard {
                     Err(_) => return self.remove(key, Reason::Broken),
                 }
             }
-            Attached::Body { body, verdict } => {
+            Attached::Stream(stream) => {
                 connection.permit = Some((None, permit));
-                connection.verdict = Some(verdict);
-                (Outlet::Body(body), Bytes::new())
+                stream.tell(&self.leavers, key);
+                (Outlet::Stream(Rc::new(stream)), Bytes::new())
             }
         };
-        connection.outlet = Some(outlet.clone());
+        let reader = match &outlet {
+            Outlet::Socket(_) | Outlet::Secure(_) => Some(self.read_on(key, outlet.clone())),
+            Outlet::Stream(_) => None,
+        };
+        if let Some(connection) = self.get(key) {
+            connection.outlet = Some(outlet);
+            connection.reader = reader;
+        }
+        if let Some(until) = self.draining {
+            self.drain_late(key, until);
+        }
+        self.decode(key, &read);
+        self.serve(key);
+    }
+
+    /// Has a task read whatever comes.
+    fn read_on(&self, key: Key, outlet: Outlet) -> AbortHandle {
         let this = self.this.clone();
         let reader = spawn_local(async move {
             loop {
                 let alive = outlet.readable().await;
                 let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_readable(key, alive) {
-                    return;
+                let read = shard.borrow_mut().on_readable(key, alive);
+                match read {
+                    Read::Over => return,
+                    Read::All => {}
+                    // A client that never stops talking must not keep the others, and the clock, waiting: without
+                    // this it is polled again dozens of times before anything else is.
+                    Read::More => yield_now().await,
                 }
             }
         });
-        if let Some(connection) = self.get(key) {
-            connection.reader = Some(reader.abort_handle());
-        }
-        if let Some(over) = self.draining {
-            self.set_drain_alarm(key, over);
-        }
-        self.decode(key, &read);
-        self.serve(key);
+        reader.abort_handle()
     }
 
     /// Has a task go on writing whenever the client takes more, unless there is one.
@@ -134,8 +161,9 @@ impl Shard {
         false
     }
 
-    /// False when the reading task is not needed any more.
-    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> bool {
+    /// Reads what a turn allows.
+    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> Read {
+        let mut outcome = Read::More;
         let (now, pace) = (self.wheel.now(), self.setup.pace);
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS {
@@ -156,14 +184,13 @@ impl Shard {
                 }
                 Err(_) => connection.machine.on(Input::Broken, now, &pace),
             }
+            outcome = Read::All;
             break;
         }
         self.scratch = scratch;
-        let Some(connection) = self.get(key) else { return false };
-        if connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open {
-            return self.serve(key);
-        }
-        true
+        let Some(connection) = self.get(key) else { return Read::Over };
+        let served = connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open;
+        if served && !self.serve(key) { Read::Over } else { outcome }
     }
 
     pub(super) fn decode(&mut self, key: Key, bytes: &[u8]) {
@@ -174,7 +201,9 @@ impl Shard {
         }
         let mut decoder = connection.decoder.take().unwrap_or_default();
         let machine = &mut connection.machine;
+        let mut answered = 0;
         let result = decoder.read(bytes, |frame| {
+            answered += u64::from(matches!(frame, Incoming::Pong));
             machine.on(Input::Frame(frame), now, &pace);
             machine.phase() == Phase::Open
         });
@@ -185,5 +214,6 @@ impl Shard {
             Ok(()) if decoder.is_idle() => {}
             Ok(()) => connection.decoder = Some(decoder),
         }
+        self.tally.answered += answered;
     }
 }

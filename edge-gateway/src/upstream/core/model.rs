@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use shared::event::Action;
+use shared::event::{Action, InstanceEvent, Via};
 use shared::model::{Instance, ServiceKey, Tenant};
 
 use super::*;
+use crate::upstream::topic::Replayed;
 
 /// Seeds that are explored, and moves of each.
 const SEEDS: u64 = 3000;
@@ -118,6 +119,7 @@ impl Sim {
             instance: Arc::new(Instance { instance_id: id, ..Instance::default() }),
             mod_rev: self.rev,
             committed_at: 0,
+            via: Via::default(),
         };
         self.chains[which].push(event.clone());
         self.bus.push_back(News::Event(event));
@@ -241,7 +243,7 @@ impl Sim {
                 Effect::CloseInterest(_) => self.interest = None,
                 // Who joined may be told now; the model asks for nothing that depends on it.
                 Effect::Opened(_) => {}
-                Effect::End(..) => panic!("nothing ends here"),
+                Effect::Refused(..) | Effect::End(..) => panic!("nothing ends here"),
             }
         }
     }

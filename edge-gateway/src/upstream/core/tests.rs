@@ -1,9 +1,10 @@
 //! Who is told what, whichever of answer and change comes first.
 
-use shared::event::Action;
+use shared::event::{Action, InstanceEvent, Via};
 use shared::model::{Instance, Tenant};
 
 use super::*;
+use crate::upstream::topic::Replayed;
 
 fn service(id: &str) -> ServiceRef {
     ServiceRef::new(Tenant::default(), id)
@@ -31,6 +32,7 @@ fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {
         instance: Arc::new(Instance { instance_id: rev.to_string(), ..Instance::default() }),
         mod_rev: rev,
         committed_at: 0,
+        via: Via::default(),
     }
 }
 
@@ -79,6 +81,7 @@ impl Told {
                     | Effect::CloseInterest(_)
                     | Effect::CloseTopic(_)
                     | Effect::Opened(_)
+                    | Effect::Refused(..)
                     | Effect::End(..) => {}
                 }
             }
@@ -171,6 +174,29 @@ fn a_hole_is_asked_for_once_and_what_follows_waits() {
 }
 
 #[test]
+fn the_deletes_of_a_provider_that_is_gone_are_told_when_they_were_still_being_asked_for() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    // Deleted with its instances while something before that was missing.
+    it.hear(event("p", 7, 8));
+    it.change(group, removed(8, "p"));
+    assert_eq!((it.told.len(), it.asked.len()), (0, 1));
+    let missed = Replayed {
+        continuous: true,
+        events: vec![event("p", 0, 7)],
+        at: Position::first_of(7),
+        ..Replayed::default()
+    };
+    it.core.on_replayed(&service("p"), it.asked[0].since, missed);
+    it.settle();
+    assert_eq!(it.told, [(group, 7), (group, 8)]);
+    it.core.on_bookmark(9, 8);
+    it.settle();
+    assert_eq!(it.core.topic_count(), 0, "then it is left");
+}
+
+#[test]
 fn an_answer_for_an_earlier_topic_of_the_provider_is_not_mistaken_for_this_ones() {
     let mut it = Told::new();
     let group = it.join("c");
@@ -194,11 +220,11 @@ fn an_empty_group_is_kept_for_a_while_and_then_forgotten_with_its_topics() {
     let now = Instant::now();
     it.core.left(0, Left { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER / 2);
-    assert_eq!(it.core.sizes(), (1, 1));
+    assert_eq!((it.core.topic_count(), it.core.groups.len()), (1, 1));
     assert_eq!(it.join("c"), group, "who comes back finds everything in place");
     it.core.left(0, Left { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER);
-    assert_eq!(it.core.sizes(), (0, 0));
+    assert_eq!((it.core.topic_count(), it.core.groups.len()), (0, 0));
     assert_ne!(it.join("c"), group);
 }
 
@@ -230,9 +256,10 @@ fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certai
 
     let at = |id: &str, rev| [(service(id), Position::first_of(rev))].into_iter();
     let none = || std::iter::empty();
-    assert_eq!(it.core.on_reached(at("p", 10), at("c", 10)), 0, "is known");
-    assert_eq!(it.core.on_reached(at("other", 12), at("other", 12)), 0, "concerns nobody here");
-    assert_eq!(it.core.on_reached(at("p", 12), none()), 1);
+    let tenants = || std::iter::empty();
+    assert_eq!(it.core.on_reached(at("p", 10), at("c", 10), tenants()), 0, "is known");
+    assert_eq!(it.core.on_reached(at("other", 12), at("other", 12), tenants()), 0, "concerns nobody here");
+    assert_eq!(it.core.on_reached(at("p", 12), none(), tenants()), 1);
     it.core.on_bookmark(12, 10);
     it.settle();
     assert_eq!(it.asked.last().map(|want| want.provider.clone()), Some(service("p")));
@@ -243,7 +270,7 @@ fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certai
     it.core.on_bookmark(12, 10);
     assert_eq!(it.core.told(), 12);
 
-    assert_eq!(it.core.on_reached(none(), at("c", 13)), 1);
+    assert_eq!(it.core.on_reached(none(), at("c", 13), tenants()), 1);
     it.core.on_bookmark(13, 12);
     assert_eq!(it.core.told(), 12);
     it.core.on_interest(group, interest(13, &["p"]));

@@ -90,7 +90,7 @@ fn needs(program: Program, file: Option<&Path>) -> Result<Needs, config::Mistake
             Needs {
                 listen: vec![("listen", it.gateway.listen), ("admin-listen", it.admin_listen)],
                 connections: it.gateway.limits.node,
-                tls: it.gateway.tls,
+                tls: it.gateway.http.tls,
                 etcd: None,
                 nats: Some(it.nats),
             }
@@ -101,7 +101,7 @@ fn needs(program: Program, file: Option<&Path>) -> Result<Needs, config::Mistake
             Needs {
                 listen: std::iter::once(("listen", it.gateway.listen)).chain(admin).collect(),
                 connections: it.gateway.limits.node,
-                tls: it.gateway.tls,
+                tls: it.gateway.http.tls,
                 ..Needs::default()
             }
         }

@@ -18,6 +18,8 @@ pub(super) struct Report {
     consumers: u32,
     providers: u32,
     payload_bytes: u16,
+    /// Addresses that the watches came from; 0 is the system's choice.
+    sources: usize,
     changes: u64,
     changes_per_second: f64,
     watches_opened_per_second: f64,
@@ -61,6 +63,7 @@ impl Report {
             consumers: load.consumers,
             providers: load.providers,
             payload_bytes: load.payload,
+            sources: load.source.len(),
             changes,
             changes_per_second: changes as f64 / changing.as_secs_f64(),
             watches_opened_per_second: f64::from(load.watchers) / opened_in.as_secs_f64(),

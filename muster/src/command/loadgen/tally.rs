@@ -1,11 +1,11 @@
 //! What was changed and what was seen, shared by the changes and all watchers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use shared::clock::Clock;
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, watch};
 
 /// The run's figures.
 #[derive(Debug)]
@@ -15,7 +15,8 @@ pub(super) struct Tally {
     turns: Vec<tokio::sync::Mutex<u64>>,
     /// The last number that the registry has taken.
     taken: Vec<AtomicU64>,
-    ended: AtomicBool,
+    /// Whether the last change has been made.
+    ended: watch::Sender<bool>,
     /// Watchers that have seen the last number of every provider.
     settled: AtomicUsize,
     /// Watchers whose connection ended early.
@@ -55,7 +56,7 @@ impl Tally {
         Self {
             turns: (0..providers).map(|_| tokio::sync::Mutex::new(0)).collect(),
             taken: (0..providers).map(|_| AtomicU64::new(0)).collect(),
-            ended: AtomicBool::new(false),
+            ended: watch::channel(false).0,
             settled: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             frames: AtomicU64::new(0),
@@ -78,11 +79,21 @@ impl Tally {
 
     /// No further change will be made.
     pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.ended.send_replace(true);
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        *self.ended.borrow()
+    }
+
+    /// Tells when the last change has been made.
+    pub(super) fn end_of_changes(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// The quantile of the lag so far, in milliseconds.
+    pub(super) fn lag_ms(&self, quantile: f64) -> f64 {
+        self.lag.lock().value_at_quantile(quantile) as f64 / 1e3
     }
 
     /// Whoever has seen these numbers has seen the final state.

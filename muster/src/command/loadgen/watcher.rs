@@ -1,5 +1,6 @@
 //! One watch of the load: reads frames and holds them to the order in which the changes were made.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::tally::Tally;
 use crate::failure::Failure;
 use crate::registry::Registry;
-use crate::registry::socket::{self, Socket};
+use crate::registry::socket::{self, Socket, Watched};
 
 /// An open watch with what it has seen.
 pub(super) struct Watcher {
@@ -26,13 +27,15 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Opens the watch as old clients do.
     pub(super) async fn open(
+        source: Option<IpAddr>,
         registry: &Registry,
         consumer: &str,
         timeout: Duration,
         tally: Arc<Tally>,
         slow: bool,
     ) -> Result<Self, Failure> {
-        let socket = socket::connect(registry, consumer, None, timeout).await?;
+        let socket =
+            socket::connect_from(source, registry, Watched::Consumer(consumer), None, timeout).await?;
         let watcher = Self { socket, slow, seen: vec![0; tally.providers()], settled: false, tally };
         if slow {
             // A slow reader for whom the kernel reads would not be one.
@@ -50,9 +53,8 @@ impl Watcher {
 
     /// Reads until the connection ends.
     pub(super) async fn run(mut self) {
-        // The last frame may have come before the changes were declared at an end.
         let mut hurries = false;
-        let mut look = tokio::time::interval(Duration::from_millis(100));
+        let (mut end, mut ended) = (self.tally.end_of_changes(), false);
         loop {
             if self.slow && !hurries {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -64,7 +66,9 @@ impl Watcher {
             let message = tokio::select! {
                 biased;
                 message = self.socket.next() => message,
-                _ = look.tick() => {
+                // The last frame may have come before the changes were declared at an end.
+                _ = end.changed(), if !ended => {
+                    ended = true;
                     self.settle();
                     continue;
                 }

@@ -1,0 +1,118 @@
+//! A watcher of the crowd on a WebSocket: opens its watch, reads what comes, answers pings.
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::frames;
+use super::seen::{Memory, Seen};
+use crate::stamp::Stamp;
+
+/// What the kernel reads ahead for a watcher that is to be blocked soon; it doubles it.
+const NARROW: u32 = 8 * 1024;
+/// Watchers that share a source address: fewer than it has ports to give.
+const EACH_ADDRESS: usize = 20_000;
+
+/// What the watchers of a crowd share. One thread, so borrowed by one of them at a time.
+pub(super) struct Shared {
+    pub(super) seen: RefCell<Seen>,
+    /// What is read goes here.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    /// Watchers below this number do not read.
+    pub(super) stopped: Cell<usize>,
+}
+
+/// Opens a watch as clients do, `path` with the query; gives what came behind the head, too.
+pub(super) async fn open(
+    number: usize,
+    to: SocketAddr,
+    path: &str,
+    narrow: bool,
+) -> Result<(TcpStream, Vec<u8>)> {
+    let socket = TcpSocket::new_v4()?;
+    if number >= EACH_ADDRESS {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + (number / EACH_ADDRESS) as u32);
+        socket.bind(SocketAddr::from((address, 0)))?;
+    }
+    if narrow {
+        socket.set_recv_buffer_size(NARROW)?;
+    }
+    let mut socket = socket.connect(to).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await?;
+    let mut read = Vec::with_capacity(512);
+    loop {
+        ensure!(socket.read_buf(&mut read).await? > 0, "the server closed the connection");
+        let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&read[..end]);
+        ensure!(head.starts_with("HTTP/1.1 101 "), "refused: {head}");
+        return Ok((socket, read.split_off(end + 4)));
+    }
+}
+
+/// Watches until the server ends it.
+pub(super) async fn watch(
+    number: usize,
+    mut socket: TcpStream,
+    mut rest: Vec<u8>,
+    memory: &RefCell<Memory>,
+    shared: &Shared,
+) -> Result<()> {
+    let mut pongs = Vec::new();
+    let mut over = note(&mut rest, &[], &mut memory.borrow_mut(), shared, &mut pongs);
+    while !over {
+        socket.readable().await?;
+        if number < shared.stopped.get() {
+            std::future::pending::<()>().await;
+        }
+        {
+            let mut scratch = shared.scratch.borrow_mut();
+            let count = match socket.try_read(&mut scratch) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error.into()),
+            };
+            over = note(&mut rest, &scratch[..count], &mut memory.borrow_mut(), shared, &mut pongs);
+        }
+        if !pongs.is_empty() {
+            socket.write_all(&std::mem::take(&mut pongs)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes note of the whole frames in `rest` and `read`, and leaves in `rest` what is incomplete. True at the end.
+fn note(rest: &mut Vec<u8>, read: &[u8], memory: &mut Memory, shared: &Shared, pongs: &mut Vec<u8>) -> bool {
+    let mut seen = shared.seen.borrow_mut();
+    let joined;
+    let mut bytes = if rest.is_empty() {
+        read
+    } else {
+        rest.extend_from_slice(read);
+        joined = std::mem::take(rest);
+        &joined[..]
+    };
+    while let Some((opcode, payload, next)) = frames::cut(bytes) {
+        match opcode {
+            frames::TEXT => seen.note(payload, memory),
+            frames::PING => pongs.extend(frames::pong(payload)),
+            frames::CLOSE => return true,
+            _ => {}
+        }
+        if seen.sample.is_empty() && Stamp::find(payload).is_some() {
+            seen.sample = bytes[..bytes.len() - next.len()].to_vec();
+        }
+        bytes = next;
+    }
+    *rest = bytes.to_vec();
+    false
+}

@@ -1,0 +1,57 @@
+//! Figures of the registry: heartbeats, under their old names, and how long a write waits for the view.
+
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
+
+/// Instruments of the registry.
+#[derive(Clone)]
+pub struct RegistryMetrics {
+    labels: [[KeyValue; 2]; 2],
+    beats: Counter<u64>,
+    durations: Histogram<f64>,
+    commit_to_view: Histogram<f64>,
+}
+
+impl RegistryMetrics {
+    /// Makes the instruments; `instance` is the address that labels this node.
+    pub fn new(meter: &Meter, instance: &str) -> Self {
+        let labels = |status: &'static str| {
+            [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
+        };
+        let it = Self {
+            labels: [labels("FAILURE"), labels("SUCCESS")],
+            beats: meter
+                .u64_counter("service_center_db_heartbeat_total")
+                .with_description("Counter of heartbeat renew")
+                .build(),
+            durations: meter
+                .f64_histogram("service_center_db_heartbeat_durations_microseconds")
+                .with_description("Latency of heartbeat renew")
+                .with_boundaries(LATENCY_MICROSECONDS.to_vec())
+                .build(),
+            commit_to_view: meter
+                .f64_histogram("muster_commit_to_view_seconds")
+                .with_description("From a transaction's answer until this replica's view has it.")
+                .with_boundaries(LATENCY_SECONDS.to_vec())
+                .build(),
+        };
+        for labels in &it.labels {
+            it.beats.add(0, labels);
+        }
+        it
+    }
+
+    pub(crate) fn beat(&self, renewed: bool, took: Duration) {
+        let labels = &self.labels[usize::from(renewed)];
+        self.beats.add(1, labels);
+        self.durations.record(took.as_secs_f64() * 1e6, labels);
+    }
+
+    /// The view has what a transaction of ours wrote, so long after it answered.
+    pub(crate) fn reached(&self, took: Duration) {
+        self.commit_to_view.record(took.as_secs_f64(), &[]);
+    }
+}

@@ -1,0 +1,91 @@
+//! When changes leave, and what bookmarks say of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use opentelemetry::metrics::MeterProvider as _;
+use shared::bus::{Link, LocalBus};
+use shared::clock::Clock;
+use shared::model::{ServiceRef, Tenant};
+
+use super::*;
+use crate::keys;
+use crate::store::{KeyValue, KvEvent};
+use crate::view::{self, History, Protection};
+
+/// A bus that is not there yet when it is first asked, as a NATS that starts later.
+struct LateBus {
+    bus: LocalBus,
+    refusals: AtomicUsize,
+}
+
+#[async_trait]
+impl Bus for LateBus {
+    async fn publish(&self, message: Message) -> Result<(), BusError> {
+        self.bus.publish(message).await
+    }
+
+    async fn flush(&self) -> Result<(), BusError> {
+        self.bus.flush().await
+    }
+
+    async fn subscribe(&self, subject: &str) -> Result<Messages, BusError> {
+        let left =
+            self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() { Err(BusError::Disconnected) } else { self.bus.subscribe(subject).await }
+    }
+
+    async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError> {
+        self.bus.serve(subject, group).await
+    }
+
+    async fn request(&self, message: Message, timeout: Duration) -> Result<Messages, BusError> {
+        self.bus.request(message, timeout).await
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.bus.link()
+    }
+
+    fn max_payload(&self) -> usize {
+        self.bus.max_payload()
+    }
+}
+
+fn put(key: String, value: &str, rev: Revision) -> KvEvent {
+    let value = value.to_owned().into();
+    KvEvent::Put(KeyValue { key, value, create_rev: rev, mod_rev: rev, version: 1, lease: None })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_leaves_at_once_also_when_the_bus_came_late() {
+    for refusals in [0, 1, 3] {
+        let bus = LocalBus::new();
+        let late = Arc::new(LateBus { bus: bus.clone(), refusals: AtomicUsize::new(refusals) });
+        let (mut writer, view) = view::view(History::new(100), Protection::default(), Clock::manual(1));
+        writer.reset(Vec::new(), 1);
+        let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
+        let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+        let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
+        let publisher = Publisher::new(view, late, "p".into(), role, metrics);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(publisher.run(stop.clone()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+
+        let provider = ServiceRef::new(Tenant::default(), "s");
+        let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
+        for rev in 2..12 {
+            let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, rev);
+            let changed = Instant::now();
+            writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", rev)]);
+            events.next().await.expect("an event");
+            assert!(
+                changed.elapsed() < Duration::from_millis(20),
+                "{:?} after {refusals}",
+                changed.elapsed()
+            );
+        }
+        stop.cancel();
+        running.await.expect("ends");
+    }
+}

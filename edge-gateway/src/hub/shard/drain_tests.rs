@@ -1,0 +1,104 @@
+//! A drain, in virtual time: who ends when.
+
+use std::future::poll_fn;
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use shared::model::{ServiceRef, Tenant};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::hub::Attached;
+use crate::hub::stream::{Next, stream};
+use crate::limits::{Limits, LimitsConfig};
+use crate::metrics::{Metrics, SessionMetrics};
+use crate::session::SessionConfig;
+
+/// Sessions ended by slice of 100 ms, since the drain began; `late` of them are attached only a second into it.
+fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let meter = SdkMeterProvider::builder().build().meter("test");
+    let (left, _gone) = mpsc::channel(sessions as usize + 1);
+    let setup = Setup {
+        pace: Pace::from(&SessionConfig::default()),
+        slow_after: 1 << 20,
+        send_buffer: 1 << 16,
+        metrics: Metrics::new(&meter, "test").hub,
+        left,
+        clock: Clock::system(),
+    };
+    let none = LimitsConfig { node: 0, domain: 0, consumer: 0 };
+    let limits = Limits::new(none, SessionMetrics::none());
+    let consumer = ServiceRef::new(Tenant::new("default", "default"), "c");
+    let (queue, inbox) = mpsc::channel(16);
+    let driver = runtime.spawn(async move {
+        let mut ends = JoinSet::new();
+        let mut attach = Vec::new();
+        for ticket in 0..sessions {
+            let (group, encoding) = (ticket % 7, Encoding::Grpc);
+            let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new() };
+            queue.send(reserve).await.expect("the shard runs");
+            let (writer, reader) = stream();
+            ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });
+            let permit = limits.take(&consumer, "gRPC").expect("no limit");
+            attach.push(ToShard::Attach { ticket, to: Attached::Stream(writer), permit });
+        }
+        let behind = attach.split_off((sessions - late) as usize);
+        for message in attach {
+            queue.send(message).await.expect("the shard runs");
+        }
+        // The shard's clock stands between two of its ticks now, whatever came before.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let began = Instant::now();
+        queue.send(ToShard::Drain { over }).await.expect("the shard runs");
+        if late > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for message in behind {
+                // One whose turn has come already is gone.
+                _ = queue.send(message).await;
+            }
+        }
+        let mut slices = Vec::new();
+        while let Some(ended) = ends.join_next().await {
+            let (reason, at) = ended.expect("does not panic");
+            assert!(matches!(reason, Next::End(Reason::Drained | Reason::Broken)), "{reason:?}");
+            let slice = ((at - began).as_millis() / 100) as usize;
+            slices.resize(slices.len().max(slice + 1), 0);
+            slices[slice] += 1;
+        }
+        slices
+    });
+    run(&runtime, setup, inbox, CancellationToken::new());
+    runtime.block_on(driver).expect("does not panic")
+}
+
+#[test]
+fn a_drain_ends_an_even_share_in_each_tick_and_all_within_its_time() {
+    for (sessions, seconds) in [(5000, 10), (5000, 15), (333, 10), (7, 2), (1, 1)] {
+        let slices = drained(sessions, 0, Duration::from_secs(seconds));
+        assert_eq!(slices.iter().sum::<u64>(), sessions);
+        let share = sessions.div_ceil(seconds * 10);
+        assert!(slices.iter().all(|ended| *ended <= share), "at most {share} at once: {slices:?}");
+        // The tick in which it was told, and the time itself.
+        assert!(slices.len() as u64 <= seconds * 10 + 1, "{} slices", slices.len());
+        if sessions > seconds * 10 {
+            let empty = slices.iter().skip(1).filter(|ended| **ended == 0).count();
+            assert_eq!(empty, 0, "nothing stands still: {slices:?}");
+        }
+    }
+}
+
+#[test]
+fn who_comes_in_during_a_drain_ends_with_the_others() {
+    let slices = drained(1000, 100, Duration::from_secs(5));
+    assert_eq!(slices.iter().sum::<u64>(), 1000);
+    assert!(slices.len() <= 51, "{} slices", slices.len());
+}
+
+#[test]
+fn without_time_to_spread_all_end_at_once() {
+    let slices = drained(500, 0, Duration::ZERO);
+    assert_eq!(slices.iter().sum::<u64>(), 500);
+    assert!(slices.len() <= 2, "{slices:?}");
+}

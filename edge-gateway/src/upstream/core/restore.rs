@@ -1,0 +1,57 @@
+//! The store was restored from a backup: its revisions begin again at an earlier one.
+//!
+//! Everything that orders is of a history that was undone, so all of it is forgotten: positions, bookmarks, how
+//! far interests are known. What watchers were told stays, so that they are told the difference.
+
+use std::collections::HashMap;
+
+use shared::event::Position;
+use shared::model::Revision;
+
+use super::{Core, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
+use crate::upstream::Cause;
+
+impl Core {
+    /// The store has gone back to `rev`. Questions that are under way are of no use any more: who asks them drops
+    /// them, all that is needed is asked again.
+    pub(crate) fn restore(&mut self, rev: Revision) {
+        (self.seen, self.told, self.bookmark) = (rev, 0, None);
+        let due = self.bookmarks + SETTLED_AFTER;
+        let topics = self.topics.keys().cloned().map(Unsettled::Topic);
+        let groups = self.groups.keys().copied().map(Unsettled::Group);
+        self.unsettled = topics.chain(groups).map(|it| (due, it)).collect();
+        for (id, group) in &mut self.groups {
+            (group.leaving, group.left) = (HashMap::new(), HashMap::new());
+            (group.asking, group.again, group.changed) = (Some(Vec::new()), false, 0);
+            let selector = group.selector.clone();
+            self.effects.push(match group.confirmed {
+                0 => Effect::OpenInterest(*id, selector),
+                _ => Effect::AskInterest(*id, selector),
+            });
+            // Earlier than anything that is committed from now on.
+            group.confirmed = group.confirmed.min(1);
+        }
+        let (mut opened, mut asked) = (Vec::new(), Vec::new());
+        for (provider, slot) in &mut self.topics {
+            let want = Want { provider: provider.clone(), since: Position::default(), snapshot: true };
+            match slot {
+                Slot::Loading { since, members, again, .. } => {
+                    *since = Position::default();
+                    *again = false;
+                    members.values_mut().for_each(|base| *base = Position::default());
+                    opened.push(want);
+                }
+                Slot::Live(topic) => {
+                    topic.restore();
+                    asked.push(want);
+                }
+            }
+        }
+        if !opened.is_empty() {
+            self.effects.push(Effect::OpenTopics(opened));
+        }
+        if !asked.is_empty() {
+            self.effects.push(Effect::Replay(Cause::Restored, asked));
+        }
+    }
+}

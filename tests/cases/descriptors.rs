@@ -1,0 +1,38 @@
+//! A gateway that has no file descriptor left: who is in is served, who is not waits and is not lost.
+
+use std::net::TcpStream;
+
+use harness::{Client, World};
+
+/// Connections that get in before none is left.
+const ROOM: u64 = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_out_of_file_descriptors_serves_who_is_in_and_lets_others_in_when_some_leave() {
+    let world = World::start(1, 1).await;
+    let registry = Client::new(world.control_planes[0].api);
+    let consumer = registry.service("cart").await;
+    let provider = registry.service("order").await;
+    registry.find(&consumer, "order", "").await.ok();
+    let mut inside = world.watch(0, &consumer).await;
+    registry.instance(&provider, "i").await;
+    inside.expect("CREATE", "i", "").await;
+
+    let gateway = &world.gateways[0];
+    gateway.process.limit_files(gateway.process.files() + ROOM);
+    let crowd: Vec<TcpStream> =
+        (0..4 * ROOM).map(|_| TcpStream::connect(gateway.api).expect("the kernel takes it")).collect();
+    gateway.process.line(&["cannot accept connections"], 0).await;
+    for n in 0..20 {
+        let tag = n.to_string();
+        registry.tag(&provider, "i", &tag).await;
+        inside.expect("UPDATE", "i", &tag).await;
+    }
+
+    drop(crowd);
+    let mut outside = world.watch(0, &consumer).await;
+    registry.unregister(&provider, "i").await;
+    for watcher in [&mut inside, &mut outside] {
+        watcher.expect("DELETE", "i", "19").await;
+    }
+}

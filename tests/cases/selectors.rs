@@ -1,0 +1,195 @@
+//! Watches of services by what they are: application, environment, everything of a tenant.
+//!
+//! Two control planes, two gateways; each watcher sits on a gateway of its own, over WebSocket or gRPC.
+
+use std::collections::BTreeSet;
+
+use harness::{Client, Watcher, World};
+use proto::watch::v1::watch_client::WatchClient;
+use proto::watch::v1::watch_response::What;
+use proto::watch::v1::{Selection, WatchRequest, WatchResponse};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+/// A service of an application in an environment.
+async fn service(client: &Client, app: &str, environment: &str, name: &str) -> String {
+    let body = json!({"service": {"appId": app, "serviceName": name, "version": "1.0.0", "environment": environment}});
+    let answer = client.call("POST", "/microservices", "", &body).await.ok();
+    answer["serviceId"].as_str().expect("an id").to_owned()
+}
+
+async fn delete(client: &Client, service: &str) {
+    client.call("DELETE", &format!("/microservices/{service}?force=1"), "", &Value::Null).await.ok();
+}
+
+/// A watcher by selection, and what it makes of the frames: the instances there are.
+struct Observer {
+    watcher: Watcher,
+    instances: BTreeSet<String>,
+    /// From where it would go on.
+    since: u64,
+}
+
+impl Observer {
+    async fn open(world: &World, gateway: usize, query: &str) -> Self {
+        let watcher = Watcher::open(world.gateways[gateway].api, &format!("watcher{query}")).await;
+        Self { watcher, instances: BTreeSet::new(), since: 0 }
+    }
+
+    async fn take(&mut self) {
+        let frame = self.watcher.event().await;
+        let id = |instance: &Value| instance["instanceId"].as_str().expect("an id").to_owned();
+        let name = frame["key"]["serviceName"].as_str().unwrap_or_default();
+        // The registry is a service of its own.
+        let is_own = name == "SERVICECENTER";
+        match frame["action"].as_str().expect("an action") {
+            "BOOKMARK" => {}
+            _ if is_own => {}
+            "RESET" => {
+                let gone = |instance: &String| instance.starts_with(&format!("{name}-"));
+                self.instances.retain(|instance| !gone(instance));
+                self.instances.extend(frame["instances"].as_array().into_iter().flatten().map(id));
+            }
+            "CREATE" => assert!(self.instances.insert(id(&frame["instance"])), "twice: {frame}"),
+            "DELETE" => assert!(self.instances.remove(&id(&frame["instance"])), "never there: {frame}"),
+            _ => assert!(self.instances.contains(&id(&frame["instance"])), "never there: {frame}"),
+        }
+        let told = frame["since"].as_u64().or(frame["rev"].as_u64()).unwrap_or_default();
+        self.since = self.since.max(told);
+    }
+
+    /// Takes frames until these instances are there, and no others.
+    async fn reaches(&mut self, instances: &[&str]) {
+        let wanted: BTreeSet<String> = instances.iter().map(|&id| id.to_owned()).collect();
+        while self.instances != wanted {
+            self.take().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_watched_by_application_environment_or_all_of_them() {
+    let world = World::start(2, 2).await;
+    let (a, b) = (world.client(0), world.client(1));
+    let order = service(&a, "shop", "", "order").await;
+    a.instance(&order, "order-1").await;
+    let queries =
+        ["?app=shop&rev=0", "?env=&rev=0", "?env=testing&rev=0", "?app=shop&env=testing&rev=0", "?all&rev=0"];
+    let mut observers = Vec::new();
+    for (n, query) in queries.iter().enumerate() {
+        observers.push(Observer::open(&world, n % 2, query).await);
+    }
+    // Those that come later belong to it, from their first instance on.
+    let cart = service(&b, "shop", "testing", "cart").await;
+    b.instance(&cart, "cart-1").await;
+    let loans = service(&a, "bank", "testing", "loans").await;
+    a.instance(&loans, "loans-1").await;
+    a.instance(&loans, "loans-2").await;
+    let there: [&[&str]; 5] = [
+        &["order-1", "cart-1"],
+        &["order-1"],
+        &["cart-1", "loans-1", "loans-2"],
+        &["cart-1"],
+        &["order-1", "cart-1", "loans-1", "loans-2"],
+    ];
+    for (observer, there) in observers.iter_mut().zip(there) {
+        observer.reaches(there).await;
+    }
+    // A service that is deleted is told instance by instance.
+    delete(&b, &loans).await;
+    a.unregister(&order, "order-1").await;
+    let left: [&[&str]; 5] = [&["cart-1"], &[], &["cart-1"], &["cart-1"], &["cart-1"]];
+    for (observer, left) in observers.iter_mut().zip(left) {
+        observer.reaches(left).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let order = service(&client, "shop", "", "order").await;
+    client.instance(&order, "order-1").await;
+    let mut observer = Observer::open(&world, 0, "?app=shop&rev=0").await;
+    observer.reaches(&["order-1"]).await;
+    world.gateways[0].process.kill();
+    let other = world.client(1);
+    // While it is away: a service comes, one changes, one comes and goes.
+    let cart = service(&other, "shop", "", "cart").await;
+    other.instance(&cart, "cart-1").await;
+    other.unregister(&order, "order-1").await;
+    other.instance(&order, "order-2").await;
+    let watcher =
+        Watcher::open(world.gateways[1].api, &format!("watcher?app=shop&rev={}", observer.since)).await;
+    let mut observer = Observer { watcher, ..observer };
+    observer.reaches(&["cart-1", "order-2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
+    let world = World::start(2, 2).await;
+    let client = world.client(0);
+    let mut stream = grpc(&world, Some(Selection { app_id: Some("shop".into()), environment: None }))
+        .await
+        .expect("a watch is granted");
+    let order = service(&client, "shop", "testing", "order").await;
+    client.instance(&order, "order-1").await;
+    let other = service(&client, "bank", "testing", "loans").await;
+    client.instance(&other, "loans-1").await;
+    delete(&client, &order).await;
+    for action in [1, 3] {
+        let event = loop {
+            if let Some(What::Event(event)) = stream.message().await.expect("goes on").expect("no end").what {
+                break event;
+            }
+        };
+        let instance = event.instance.expect("an instance").instance_id;
+        assert_eq!((event.action, instance.as_str()), (action, "order-1"));
+    }
+    let empty = Selection { app_id: Some(String::new()), environment: None };
+    for bad in [Some(empty), None] {
+        let refused = grpc(&world, bad).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    for bad in ["", "?app=", "?all=maybe", "?all&providers=x"] {
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let path = format!("/v4/default/registry/watcher{bad}");
+        let answer = client.try_send("GET", &path, &headers, String::new()).await.expect("an answer");
+        assert_eq!(answer.status, 400, "{bad}");
+        assert!(answer.text().contains(r#""errorCode":"400001""#), "{}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selection_that_a_gateway_has_no_room_for_is_refused_before_the_upgrade() {
+    let world = World::tuned(&[], &[("--watch-services", "2")]).await;
+    let client = world.client(0);
+    for name in ["a", "b", "c"] {
+        service(&client, "shop", "", name).await;
+    }
+    let refused = tokio_tungstenite::connect_async(format!(
+        "ws://{}/v4/default/registry/watcher?all",
+        world.gateways[0].api
+    ))
+    .await;
+    let Err(tokio_tungstenite::tungstenite::Error::Http(answer)) = refused else { panic!("{refused:?}") };
+    assert_eq!(answer.status(), 503);
+    Observer::open(&world, 0, "?app=other").await;
+}
+
+async fn grpc(
+    world: &World,
+    selection: Option<Selection>,
+) -> Result<Streaming<WatchResponse>, tonic::Status> {
+    let endpoint = format!("http://{}", world.gateways[1].api);
+    let channel = Channel::from_shared(endpoint).expect("an address").connect().await.expect("connects");
+    let request =
+        WatchRequest { project: "default".into(), selection, rev: Some(0), ..WatchRequest::default() };
+    WatchClient::new(channel).watch(request).await.map(tonic::Response::into_inner)
+}

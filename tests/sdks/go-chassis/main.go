@@ -1,0 +1,203 @@
+// A go-chassis application that plays both sides: `provider NAME` serves, `consumer` calls the provider by its name, as
+// the framework discovers it, and `check` starts them and says whether the consumer learnt of each change by push.
+//
+// In: the registry's address in REGISTRY (host:port). The framework asks again only every ten minutes here, so what the
+// consumer learns earlier was pushed.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-chassis/go-chassis/v2"
+	_ "github.com/go-chassis/go-chassis/v2/bootstrap"
+	"github.com/go-chassis/go-chassis/v2/client/rest"
+	"github.com/go-chassis/go-chassis/v2/core"
+	"github.com/go-chassis/go-chassis/v2/pkg/util/httputil"
+	rf "github.com/go-chassis/go-chassis/v2/server/restful"
+)
+
+// How long a change may take until the consumer's calls show it.
+const patience = 30 * time.Second
+
+func main() {
+	registry := os.Getenv("REGISTRY")
+	if len(os.Args) < 2 || registry == "" {
+		fmt.Fprintln(os.Stderr, "expected: REGISTRY=HOST:PORT in the environment, and check, provider NAME or consumer")
+		os.Exit(2)
+	}
+	switch os.Args[1] {
+	case "provider":
+		provide(os.Args[2])
+	case "consumer":
+		consume()
+	default:
+		check(registry)
+	}
+}
+
+type named struct{ name string }
+
+func (n *named) Name(b *rf.Context) { _ = b.Write([]byte(n.name)) }
+
+// URLPatterns tells the framework the routes of this schema.
+func (n *named) URLPatterns() []rf.Route {
+	return []rf.Route{{Method: http.MethodGet, Path: "/name", ResourceFunc: n.Name, Returns: []*rf.Returns{{Code: 200}}}}
+}
+
+func provide(name string) {
+	chassis.RegisterSchema("rest", &named{name})
+	fail("the framework starts", chassis.Init())
+	fail("the framework runs", chassis.Run())
+}
+
+// Prints who answers, a line a call, until it is ended.
+func consume() {
+	fail("the framework starts", chassis.Init())
+	go func() { fail("the framework runs", chassis.Run()) }()
+	invoker := core.NewRestInvoker()
+	for {
+		request, err := rest.NewRequest(http.MethodGet, "http://"+os.Getenv("PROVIDER")+"/name", nil)
+		fail("a request is made", err)
+		answer, err := invoker.ContextDo(context.Background(), request)
+		if err != nil {
+			fmt.Println("ANSWER none")
+		} else {
+			fmt.Println("ANSWER", string(httputil.ReadBody(answer)))
+			_ = answer.Body.Close()
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func check(registry string) {
+	home, err := os.MkdirTemp("", "go-chassis")
+	fail("a folder is made", err)
+	defer os.RemoveAll(home)
+	service := fmt.Sprintf("sdk-provider-%d", time.Now().UnixNano())
+
+	one := start(home, registry, service, "provider", "one")
+	defer one.end(syscall.SIGKILL)
+	consumer := start(home, registry, service, "consumer")
+	defer consumer.end(syscall.SIGKILL)
+	consumer.hears("the first instance is called", "one")
+	two := start(home, registry, service, "provider", "two")
+	defer two.end(syscall.SIGKILL)
+	consumer.hears("a second instance is pushed and called", "two")
+	one.end(syscall.SIGTERM)
+	consumer.hearsOnly("an instance that left is called no more", "two")
+	two.end(syscall.SIGTERM)
+	consumer.hears("nobody is left to call", "none")
+	three := start(home, registry, service, "provider", "three")
+	defer three.end(syscall.SIGKILL)
+	consumer.hears("and one that comes after all were gone is", "three")
+	fmt.Println("go-chassis: all steps as expected")
+}
+
+type child struct {
+	command *exec.Cmd
+	lines   chan string
+}
+
+// Starts this program in another role, with settings of its own.
+func start(home, registry, service string, role ...string) *child {
+	folder := filepath.Join(home, strings.Join(role, "-"))
+	name := service
+	if role[0] == "consumer" {
+		name = strings.Replace(service, "provider", "consumer", 1)
+	}
+	fail("settings are written", os.MkdirAll(filepath.Join(folder, "conf"), 0o755))
+	write(folder, "chassis.yaml", fmt.Sprintf(`servicecomb:
+  registry:
+    type: servicecenter
+    address: http://%s
+    refreshInterval: 10m
+    watch: true
+  protocols:
+    rest:
+      listenAddress: 127.0.0.1:%d
+`, registry, port(role)))
+	write(folder, "microservice.yaml", "servicecomb:\n  service:\n    name: "+name+"\n    version: 1.0.0\n")
+	command := exec.Command(os.Args[0], role...)
+	command.Env = append(os.Environ(), "CHASSIS_HOME="+folder, "PROVIDER="+service)
+	command.Dir = folder
+	output, err := command.StdoutPipe()
+	fail("its output is read", err)
+	fail("a process starts", command.Start())
+	started := &child{command: command, lines: make(chan string, 1024)}
+	go func() {
+		lines := bufio.NewScanner(output)
+		for lines.Scan() {
+			if answer := strings.TrimPrefix(lines.Text(), "ANSWER "); answer != lines.Text() {
+				started.lines <- answer
+			}
+		}
+	}()
+	return started
+}
+
+func port(role []string) int {
+	base := 20000 + os.Getpid()%20000
+	return base + map[string]int{"one": 0, "two": 1, "three": 2, "consumer": 3}[role[len(role)-1]]
+}
+
+func write(folder, name, text string) {
+	fail("settings are written", os.WriteFile(filepath.Join(folder, "conf", name), []byte(text), 0o644))
+}
+
+func (c *child) end(signal syscall.Signal) {
+	if c.command.ProcessState == nil {
+		_ = c.command.Process.Signal(signal)
+		_ = c.command.Wait()
+	}
+}
+
+// Waits until the consumer's calls are answered by `name`.
+func (c *child) hears(step, name string) {
+	c.until(step, func(answer string) bool { return answer == name })
+}
+
+// Waits until twenty calls in a row are answered by `name`, so that nobody else is in the turn any more.
+func (c *child) hearsOnly(step, name string) {
+	row := 0
+	c.until(step, func(answer string) bool {
+		if answer != name {
+			row = 0
+			return false
+		}
+		row++
+		return row == 20
+	})
+}
+
+func (c *child) until(step string, holds func(string) bool) {
+	deadline := time.After(patience)
+	for {
+		select {
+		case answer := <-c.lines:
+			if holds(answer) {
+				fmt.Println("ok    ", step)
+				return
+			}
+		case <-deadline:
+			fmt.Println("FAILED", step, "- not within", patience)
+			c.end(syscall.SIGKILL)
+			os.Exit(1)
+		}
+	}
+}
+
+func fail(step string, err error) {
+	if err != nil {
+		fmt.Println("FAILED", step, "-", err)
+		os.Exit(1)
+	}
+}

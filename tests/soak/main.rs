@@ -1,0 +1,162 @@
+//! Churn of connections and instances for a long time, with the oracle on: does anything grow, is anything lost?
+//!
+//! Two control planes and two gateways, witnesses of every kind, watchers that come and go, writers at a modest
+//! rate. Ends by itself after the minutes it is given; prints what each process holds, and the same as one line of
+//! JSON. Fails when a watcher was told something wrong, or memory or descriptors grow.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::load::{Burst, Field, Load, register, seed};
+use harness::oracle::{Holes, Mind, Oracle, Way};
+use harness::{Process, Tuning, Watcher, World};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+mod sample;
+
+use sample::Series;
+
+/// Providers, each with a consumer; instances of each that always are there.
+const PROVIDERS: usize = 4;
+const FIXED: usize = 5;
+/// Watchers that come and go, and for how long one stays at most.
+const VISITORS: usize = 20;
+const STAYS: Duration = Duration::from_secs(10);
+/// Writers, and the longest pause of each.
+const WRITERS: u64 = 2;
+const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two bursts, and between two samples.
+const BURST: Duration = Duration::from_secs(3);
+const SAMPLE: Duration = Duration::from_secs(5);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let minutes = std::env::args().nth(1).context("usage: soak MINUTES")?;
+    let minutes: f64 = minutes.parse().context("MINUTES is a number")?;
+    let lasts = Duration::try_from_secs_f64(minutes * 60.0).context("MINUTES is a length of time")?;
+    let seed = seed();
+    let world = World::linked(2, 2, &Tuning::default()).await;
+    let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
+    let mut oracle = Oracle::on(world.etcd.endpoint()).await;
+    let (field, mut burst) = people(&world, &mut oracle, &gateways).await?;
+    let consumers: Vec<String> = field.anchored.iter().map(|(consumer, _)| consumer.clone()).collect();
+
+    let load = Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE);
+    let (visits, mut visitors) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
+    for number in 0..VISITORS {
+        let consumer = consumers[number % consumers.len()].clone();
+        visitors.spawn(visit(gateways.clone(), consumer, visits.clone()));
+    }
+    let names = ["control-plane-1", "control-plane-2", "gateway-1", "gateway-2", "nats-server"];
+    let nodes = world.control_planes.iter().chain(&world.gateways).map(|node| &node.process);
+    let processes: Vec<&Process> = nodes.chain([&*world.nats]).collect();
+    let mut series: Vec<Series> = names.into_iter().map(Series::new).collect();
+    let (began, mut bursts) = (Instant::now(), 0_u64);
+    let (mut bursting, mut sampling) = (tokio::time::interval(BURST), tokio::time::interval(SAMPLE));
+    while began.elapsed() < lasts {
+        tokio::select! {
+            _ = bursting.tick() => {
+                burst.round().await.context("etcd is there")?;
+                bursts += 1;
+            }
+            _ = sampling.tick() => {
+                let at = began.elapsed();
+                series.iter_mut().zip(&processes).for_each(|(series, it)| series.take(at, it.pid()));
+            }
+        }
+    }
+    visitors.shutdown().await;
+    load.stop().await;
+    burst.round().await.context("etcd is there")?;
+    let verdict = oracle.judge(Holes::Lost, Instant::now()).await;
+    println!("{}", Series::HEAD);
+    series.iter().for_each(|series| println!("{series}"));
+    let figures = json!({
+        "minutes": minutes, "events": verdict.events, "watchers": verdict.watchers, "told": verdict.all.told,
+        "lost": verdict.all.lost, "resumed": verdict.resumed, "visits": visits.load(Ordering::Relaxed),
+        "bursts": bursts, "processes": series.iter().map(Series::json).collect::<Vec<_>>(),
+    });
+    println!("{figures}");
+    verdict.hold(&format!("soak of {minutes} minutes"));
+    for it in &series {
+        ensure!(!it.grows(), "{} grows: {it}", it.name());
+    }
+    Ok(())
+}
+
+/// Registers everybody, opens all witnesses, and waits until they are told of changes.
+async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> Result<(Field, Burst)> {
+    let client = world.client(0);
+    let volatile = client.service("volatile").await;
+    client.service("fickle").await;
+    let (mut providers, mut anchored, mut minds) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..PROVIDERS {
+        let (name, id) = (format!("provider-{number}"), client.service(&format!("provider-{number}")).await);
+        let consumer = client.service(&format!("consumer-{number}")).await;
+        for instance in 0..FIXED {
+            let stamp = oracle.ledger.stamp();
+            let status = register(&client, &id, &format!("fixed-{instance}"), 86_400, stamp).await;
+            ensure!(status == Some(200), "registered: {status:?}");
+        }
+        client.find(&consumer, &name, "").await.ok();
+        let (mut services, mut names) = (vec![id.clone()], vec![name.clone()]);
+        if number == 0 {
+            client.find(&consumer, "volatile", "").await.ok();
+            services.push(volatile.clone());
+            names.push("volatile".to_owned());
+        }
+        // Who resumes is not told of a provider that left meanwhile, so nobody resumes beside one that comes and goes.
+        let ways = match number {
+            0 => [Way::Old, Way::Old, Way::OldGrpc, Way::OldGrpc, Way::Old],
+            _ => [Way::Old, Way::Resumed, Way::OldGrpc, Way::Grpc, Way::Old],
+        };
+        for (turn, way) in ways.into_iter().enumerate() {
+            let mut gateways = gateways.to_vec();
+            gateways.rotate_left(turn % 2);
+            minds.push(Mind {
+                consumer: consumer.clone(),
+                way,
+                services: services.clone(),
+                names: names.clone(),
+                passing: vec![volatile.clone()],
+                gateways,
+                whole: true,
+                receive_buffer: None,
+            });
+        }
+        anchored.push((consumer, name.clone()));
+        providers.push((id, name));
+    }
+    oracle.watch(minds).await;
+    let ids: Vec<String> = providers.iter().map(|(id, _)| id.clone()).collect();
+    let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &ids, "fixed").await;
+    burst.round().await?;
+    harness::eventually("every witness is told of changes", || async {
+        let told = |w: &harness::oracle::Witness| {
+            w.look(|it| it.segments.iter().map(|it| it.sights.len()).sum::<usize>() >= FIXED)
+        };
+        oracle.witnesses.iter().all(told).then_some(())
+    })
+    .await;
+    oracle.begin().await;
+    let volatile = vec![(volatile, "volatile".to_owned())];
+    let field =
+        Field { gateways: gateways.to_vec(), providers, anchored, volatile, fickle: "fickle".to_owned() };
+    Ok((field, burst))
+}
+
+/// Opens a watch, reads for a while, leaves; again and again.
+async fn visit(gateways: Vec<SocketAddr>, consumer: String, visits: Arc<AtomicU64>) {
+    loop {
+        let mut watcher = Watcher::connect(gateways[fastrand::usize(..gateways.len())], &consumer).await;
+        visits.fetch_add(1, Ordering::Relaxed);
+        let reads = async { while watcher.text().await.is_some() {} };
+        // Passed: it leaves without a word.
+        _ = tokio::time::timeout(STAYS.mul_f64(fastrand::f64()), reads).await;
+    }
+}

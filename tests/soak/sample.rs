@@ -1,0 +1,122 @@
+//! What a process holds, over time: resident memory, open descriptors, threads, from `/proc`.
+
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Growth beyond which a soak fails: MiB an hour, over the second half, and MiB in all. Allocators keep some of
+/// what was used once.
+const SLOPE: f64 = 30.0;
+const RISE: f64 = 4.0;
+/// Descriptors that may be open besides those at the middle: watchers come and go.
+const DESCRIPTORS: u64 = 60;
+
+/// What one process held.
+pub(crate) struct Series {
+    name: &'static str,
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    hours: f64,
+    memory: f64,
+    descriptors: u64,
+    threads: u64,
+}
+
+impl Series {
+    /// The head of a table of them.
+    pub(crate) const HEAD: &str =
+        "process          MiB first/middle/last  MiB/h   descriptors middle/last/most  threads";
+
+    /// Nothing yet.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, samples: Vec::new() }
+    }
+
+    /// Whose it is.
+    pub(crate) fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Looks at the process.
+    pub(crate) fn take(&mut self, at: Duration, pid: u32) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |all| all.count() as u64);
+        self.samples.push(Sample {
+            hours: at.as_secs_f64() / 3600.0,
+            memory: of("VmRSS:") / 1024.0,
+            descriptors,
+            threads: of("Threads:") as u64,
+        });
+    }
+
+    fn second_half(&self) -> &[Sample] {
+        &self.samples[self.samples.len() / 2..]
+    }
+
+    fn ends(&self) -> [Sample; 3] {
+        let at = |place: usize| self.samples.get(place).copied().unwrap_or_default();
+        [at(0), at(self.samples.len() / 2), at(self.samples.len().saturating_sub(1))]
+    }
+
+    /// MiB an hour by least squares over the second half: the first half fills caches and pools.
+    fn slope(&self) -> f64 {
+        let half = self.second_half();
+        let count = half.len() as f64;
+        let mean = |of: fn(&Sample) -> f64| half.iter().map(of).sum::<f64>() / count.max(1.0);
+        let (hours, memory) = (mean(|it| it.hours), mean(|it| it.memory));
+        let product: f64 = half.iter().map(|it| (it.hours - hours) * (it.memory - memory)).sum();
+        let square: f64 = half.iter().map(|it| (it.hours - hours).powi(2)).sum();
+        if square > 0.0 { product / square } else { 0.0 }
+    }
+
+    fn most_descriptors(&self) -> u64 {
+        self.samples.iter().map(|it| it.descriptors).max().unwrap_or(0)
+    }
+
+    /// Memory or descriptors grew beyond what is usual.
+    pub(crate) fn grows(&self) -> bool {
+        let [_, middle, last] = self.ends();
+        (self.slope() > SLOPE && last.memory > middle.memory + RISE)
+            || last.descriptors > middle.descriptors + DESCRIPTORS
+    }
+
+    /// The same for programs.
+    pub(crate) fn json(&self) -> Value {
+        let [first, middle, last] = self.ends();
+        json!({
+            "name": self.name,
+            "mib": [first.memory, middle.memory, last.memory],
+            "mib_per_hour": self.slope(),
+            "descriptors": { "middle": middle.descriptors, "last": last.descriptors, "most": self.most_descriptors() },
+            "threads": last.threads,
+        })
+    }
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, middle, last] = self.ends();
+        write!(
+            f,
+            "{:16} {:6.1} {:6.1} {:6.1}  {:+6.1}   {:6} {:6} {:6}             {:4}",
+            self.name,
+            first.memory,
+            middle.memory,
+            last.memory,
+            self.slope(),
+            middle.descriptors,
+            last.descriptors,
+            self.most_descriptors(),
+            last.threads
+        )
+    }
+}
