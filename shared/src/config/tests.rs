@@ -191,8 +191,8 @@ fn another_reading_tells_what_counts_now_and_what_later_and_a_bad_one_changes_no
     write("[quota]\nservices = 9\n[etcd]\nuser = 'you'");
     let change = again.read::<Etcd>().expect("no mistakes");
     assert_eq!(
-        (change.config.1, change.live, change.later),
-        (9, vec!["quota.services".into()], vec!["etcd.user".into()])
+        (change.config.1, change.config.2.as_str(), change.live, change.later),
+        (9, "you", vec!["quota.services".into()], vec!["etcd.user".into()])
     );
     assert!(
         shown.load().contains("services = 9") && shown.load().contains("user = \"me\""),
