@@ -1,5 +1,7 @@
 //! All tests, with the servers and our own programs that they start.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, run};
@@ -14,6 +16,9 @@ const PROGRAMS: [&str; 3] = ["control-plane", "edge-gateway", "muster"];
 /// When something is missing, does not build, or fails.
 pub fn test(filter: Option<&str>) -> Result<()> {
     prepare()?;
+    run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
+    // Gigabytes that the compiler wrote would stop the stores of the tests for seconds at a time.
+    run(&mut Command::new("sync"))?;
     run(cargo(&["test", "--locked", "--workspace"]).args(filter))
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     all: bool,
     /// Make the consumer use the provider of this name first, whether it exists already or not.
-    #[arg(long = "provider", value_name = "NAME", requires = "service")]
+    #[arg(long = "provider", value_name = "NAME", requires = "service", conflicts_with_all = ["app", "env", "all"])]
     providers: Vec<String>,
     /// The providers' application.
     #[arg(long, value_name = "APP", default_value = "default", requires = "providers")]
