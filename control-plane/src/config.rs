@@ -47,25 +47,25 @@ impl Read for Config {
                 )
                 .unwrap_or_default(),
             registry: RegistryConfig {
-                service_quota: settings.within(
+                service_quota: settings.live(|settings| settings.within(
                     "quota.services",
                     "50000",
                     "1"..="10000000",
                     "Services that a tenant may register.",
-                ),
-                instance_quota: settings.within(
+                )),
+                instance_quota: settings.live(|settings| settings.within(
                     "quota.instances",
                     "150000",
                     "1"..="10000000",
                     "Instances that a tenant may register.",
-                ),
-                schema_quota: settings.within("quota.schemas", "100", "1"..="10000", "Schemas and tags that a service may have."),
-                wanted_quota: settings.within(
+                )),
+                schema_quota: settings.live(|settings| settings.within("quota.schemas", "100", "1"..="10000", "Schemas and tags that a service may have.")),
+                wanted_quota: settings.live(|settings| settings.within(
                     "quota.wanted",
                     "1000",
                     "0"..="100000",
                     "Names that do not exist yet for which a consumer may wait.",
-                ),
+                )),
                 instance_ttl: settings.within::<u32>(
                     "registry.instance-ttl",
                     "0",

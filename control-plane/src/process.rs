@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shared::bus::NatsConfig;
 use shared::config::{Config as Read, Secret, Settings, Url};
+use shared::frame::Program;
 use shared::http::ServerLimits;
 use shared::telemetry::logs::LogConfig;
 
@@ -17,6 +18,8 @@ pub struct ProcessConfig {
     pub listen: SocketAddr,
     /// Where liveness, readiness and metrics are served.
     pub admin_listen: SocketAddr,
+    /// What proves from afar that an operator asks on the admin port.
+    pub admin_token: Option<Secret>,
     /// How long a drain may take.
     pub grace: Duration,
     /// Limits of the API's listener.
@@ -39,7 +42,11 @@ impl Read for ProcessConfig {
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30111",
-                "Address of /live, /ready and /metrics.",
+                "Address of /live, /ready, /metrics, and for operators /config and /drain.",
+            ),
+            admin_token: settings.optional(
+                "admin-token",
+                "Lets who sends it as a bearer token use /config and /drain from afar.",
             ),
             grace: settings.within(
                 "grace",
@@ -56,8 +63,26 @@ impl Read for ProcessConfig {
     }
 }
 
+impl Program for ProcessConfig {
+    const SERVICE: &'static str = "muster-control-plane";
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
+    }
+}
+
 fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
-    let endpoints: Vec<Url> = settings.get("etcd", "http://127.0.0.1:2379", "Members of the etcd cluster.");
+    settings.alias("etcd.endpoints", "etcd");
+    let endpoints: Vec<Url> =
+        settings.get("etcd.endpoints", "http://127.0.0.1:2379", "Members of the etcd cluster.");
     let timeout = |settings: &mut Settings<'_>| {
         settings.within("etcd.timeout", "5s", "100ms"..="1m", "Deadline of a call to etcd.")
     };

@@ -114,6 +114,7 @@ pub struct Registry {
     view: View,
     clock: Clock,
     config: Arc<RegistryConfig>,
+    quotas: quota::Quotas,
     pending: quota::Pending,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
@@ -126,6 +127,7 @@ impl Registry {
             store,
             view,
             clock,
+            quotas: quota::Quotas::new(&config),
             config: Arc::new(config),
             pending: quota::Pending::default(),
             alarms: Alarms::default(),
@@ -137,6 +139,11 @@ impl Registry {
     #[must_use]
     pub fn reporting(self, metrics: RegistryMetrics) -> Self {
         Self { metrics: Some(metrics), ..self }
+    }
+
+    /// The limits in force, to be changed while it runs.
+    pub fn quotas(&self) -> quota::Quotas {
+        self.quotas.clone()
     }
 
     /// The view behind the registry.

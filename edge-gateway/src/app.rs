@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::forward::Forward;
 use crate::gateway::{Gateway, Inner};
 use crate::heartbeat::Batches;
@@ -55,6 +55,7 @@ pub struct App {
     pub instance: String,
     listener: TcpListener,
     gateway: Gateway,
+    limits: Arc<Limits>,
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
@@ -111,10 +112,14 @@ impl App {
         let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
         let connections = watchers.saturating_add(config.http.connections);
         let server = ServerLimits { connections, access_log: config.access_log, ..config.http.clone() };
+        if let Some(tls) = &server.tls {
+            tls.keep_fresh(meter, tasks);
+        }
+        let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
         let gateway = Gateway::new(Inner {
             upstream: handle.clone(),
             forward: forward.clone(),
-            limits: Limits::new(config.limits.clone(), metrics.sessions.clone()),
+            limits: limits.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             authorize: config.authorize,
@@ -131,6 +136,7 @@ impl App {
             instance,
             listener,
             gateway,
+            limits,
             upstream,
             handle,
             shards,
@@ -139,6 +145,12 @@ impl App {
             config,
             tasks: tasks.clone(),
         })
+    }
+
+    /// Changes the limits on watchers while it runs.
+    pub fn on_limits(&self) -> impl Fn(&LimitsConfig) + Send + 'static {
+        let limits = self.limits.clone();
+        move |config| limits.set(config.clone())
     }
 
     /// Serves until the drain has ended: every session is closed and every request answered.

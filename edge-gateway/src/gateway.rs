@@ -22,7 +22,7 @@ use http::header::{
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use opentelemetry::KeyValue;
-use shared::http::take_socket;
+use shared::http::{Stream, take_socket};
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::trace::{self, SpanKind};
@@ -168,9 +168,16 @@ impl Inner {
                 return debug!("an upgraded connection is not one that was accepted here");
             };
             let (stream, slot) = socket.into_parts();
+            let (stream, tls) = match stream {
+                Stream::Plain(stream) => (stream, None),
+                Stream::Tls(stream) => {
+                    let (stream, tls) = stream.into_inner();
+                    (stream, Some(Box::new(tls)))
+                }
+            };
             match stream.into_std() {
                 Ok(socket) => {
-                    let to = Attached::Socket { socket, read, slot };
+                    let to = Attached::Socket { socket, tls, read, slot };
                     shard.send(ToShard::Attach { ticket, to, permit }).await;
                 }
                 Err(error) => debug!(%error, "an upgraded connection broke"),

@@ -8,9 +8,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use shared::http::Stream;
 use shared::lifecycle::Tasks;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::hub::wheel::{TICK, Tick};
@@ -45,7 +45,7 @@ const SCRATCH: usize = 512;
 
 /// Carries heartbeats until the connection ends.
 pub(crate) async fn carry(
-    mut stream: TcpStream,
+    mut stream: Stream,
     read: &[u8],
     (beat, batches): (Beat, &Batches),
     config: &HeartbeatConfig,
@@ -68,6 +68,7 @@ pub(crate) async fn carry(
     };
     let mut drain = std::pin::pin!(drain);
     let mut drained = false;
+    let mut scratch = [0; SCRATCH];
     let mut beating: Option<Pin<Box<dyn Future<Output = Outcome> + Send + '_>>> = None;
     loop {
         if beating.is_none() && std::mem::take(&mut session.pongs) {
@@ -97,7 +98,7 @@ pub(crate) async fn carry(
                 drained = true;
                 session.on(Input::End(Reason::Drained));
             }
-            readable = stream.readable() => session.read(&stream, readable.is_ok()),
+            read = stream.read(&mut scratch) => session.read(read, &scratch),
             outcome = poll_some(&mut beating) => {
                 beating = None;
                 match outcome {
@@ -137,13 +138,10 @@ impl Session {
         self.machine.on(input, self.now(), &self.pace);
     }
 
-    fn read(&mut self, stream: &TcpStream, alive: bool) {
-        let mut scratch = [0; SCRATCH];
-        match stream.try_read(&mut scratch) {
-            _ if !alive => self.on(Input::Broken),
+    fn read(&mut self, read: std::io::Result<usize>, scratch: &[u8]) {
+        match read {
             Ok(0) => self.on(Input::Ended),
             Ok(read) => self.decode(scratch.get(..read).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => self.on(Input::Broken),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::ServerConnection;
 use shared::clock::Clock;
 use shared::http::Slot;
 use shared::lifecycle::Tasks;
@@ -26,6 +27,7 @@ mod connection;
 mod log;
 pub(crate) mod merge;
 pub(crate) mod push;
+mod secure;
 pub(crate) mod shard;
 pub(crate) mod stream;
 pub(crate) mod wheel;
@@ -94,7 +96,7 @@ pub(crate) enum ToShard {
 #[derive(Debug)]
 pub(crate) enum Attached {
     /// An upgraded connection, with what was already read from it.
-    Socket { socket: TcpStream, read: Bytes, slot: Slot },
+    Socket { socket: TcpStream, tls: Option<Box<ServerConnection>>, read: Bytes, slot: Slot },
     /// A stream that someone else's connection carries.
     Stream(Writer),
 }

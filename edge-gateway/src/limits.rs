@@ -60,13 +60,13 @@ impl Full {
 /// Counts the sessions of this node.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    config: LimitsConfig,
     open: Mutex<Open>,
     metrics: SessionMetrics,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
+    config: LimitsConfig,
     node: usize,
     domains: HashMap<String, usize>,
     consumers: HashMap<Arc<ServiceRef>, usize>,
@@ -83,7 +83,13 @@ pub(crate) struct Permit {
 impl Limits {
     /// Nothing is open.
     pub(crate) fn new(config: LimitsConfig, metrics: SessionMetrics) -> Arc<Self> {
-        Arc::new(Self { config, open: Mutex::default(), metrics })
+        let open = Open { config, node: 0, domains: HashMap::new(), consumers: HashMap::new() };
+        Arc::new(Self { open: Mutex::new(open), metrics })
+    }
+
+    /// From now on these limits count. Who is in stays in.
+    pub(crate) fn set(&self, config: LimitsConfig) {
+        self.open.lock().config = config;
     }
 
     /// Takes a place for a session of `consumer`.
@@ -96,13 +102,13 @@ impl Limits {
         let mut open = self.open.lock();
         let of_domain = open.domains.get(&consumer.tenant.domain).copied().unwrap_or(0);
         let of_consumer = open.consumers.get(consumer).copied().unwrap_or(0);
-        if full(self.config.node, open.node) {
+        if full(open.config.node, open.node) {
             return Err(Full::Node);
         }
-        if full(self.config.domain, of_domain) {
+        if full(open.config.domain, of_domain) {
             return Err(Full::Domain);
         }
-        if full(self.config.consumer, of_consumer) {
+        if full(open.config.consumer, of_consumer) {
             return Err(Full::Consumer);
         }
         open.node += 1;

@@ -3,12 +3,15 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::bus::NatsConfig;
-use shared::config::{Config as Read, Settings, Size, Url};
+use shared::config::{Config as Read, Secret, Settings, Size, Url};
+use shared::frame::Program;
 use shared::http::ServerLimits;
 use shared::telemetry::LogConfig;
+use shared::tls::{self, ClientFiles};
 
 use crate::config::{Config, HeartbeatConfig, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
 use crate::forward::ForwardConfig;
@@ -29,7 +32,7 @@ impl Read for Config {
                 "api",
                 "Connections open at once beyond those of watchers; more wait until one ends.",
             ),
-            limits: LimitsConfig {
+            limits: settings.live(|settings| LimitsConfig {
                 node: settings.get("watch.per-node", "100000", "Watchers of this node; 0 is no limit."),
                 domain: settings.get("watch.per-domain", "0", "Watchers of one domain on this node; 0 is no limit."),
                 consumer: settings.get(
@@ -37,7 +40,7 @@ impl Read for Config {
                     "10000",
                     "Watchers of one service on this node; 0 is no limit.",
                 ),
-            },
+            }),
             hub: HubConfig {
                 shards: settings
                     .optional::<usize>("watch.shards", "Threads that hold watchers. Default: one per core.")
@@ -127,6 +130,8 @@ impl Read for Config {
 pub struct ProcessConfig {
     /// Where liveness, readiness and metrics are served.
     pub admin_listen: SocketAddr,
+    /// What proves from afar that an operator asks on the admin port.
+    pub admin_token: Option<Secret>,
     /// How long a drain may take.
     pub grace: Duration,
     /// Logs.
@@ -142,11 +147,22 @@ pub struct ProcessConfig {
 impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         let gateway = Config::read(settings);
+        settings.alias("control-plane.urls", "control-plane");
         let control_planes: Vec<Url> = settings.get(
-            "control-plane",
+            "control-plane.urls",
             "http://127.0.0.1:30110",
             "Control planes, which get everything that is not a watch.",
         );
+        let tls = settings.section("control-plane", control_plane_tls);
+        if control_planes.iter().any(|url| !is_base(url)) {
+            settings.mistake(
+                "control-plane.urls",
+                "expected http://host:port or https://host:port, nothing more",
+            );
+        }
+        if control_planes.is_empty() {
+            settings.mistake("control-plane.urls", "at least one control plane is needed");
+        }
         let grace: Duration = settings.within(
             "grace",
             "25s",
@@ -160,7 +176,11 @@ impl Read for ProcessConfig {
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30101",
-                "Address of /live, /ready and /metrics.",
+                "Address of /live, /ready, /metrics, and for operators /config and /drain.",
+            ),
+            admin_token: settings.optional(
+                "admin-token",
+                "Lets who sends it as a bearer token use /config and /drain from afar.",
             ),
             grace,
             log: LogConfig::read(settings),
@@ -170,9 +190,53 @@ impl Read for ProcessConfig {
                     .iter()
                     .map(|url| url.as_str().trim_end_matches('/').to_owned())
                     .collect(),
+                tls,
                 ..ForwardConfig::default()
             },
             gateway,
         }
     }
+}
+
+impl Program for ProcessConfig {
+    const SERVICE: &'static str = "muster-edge-gateway";
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
+    }
+}
+
+fn is_base(url: &Url) -> bool {
+    let parts = url.parts();
+    matches!(url.scheme(), "http" | "https") && parts.path() == "/" && parts.query().is_none()
+}
+
+/// What is trusted at control planes that speak TLS, and shown to those that ask.
+fn control_plane_tls(settings: &mut Settings<'_>) -> ClientFiles {
+    let ca = settings.optional(
+        "ca",
+        "PEM file with the authorities to trust at https:// control planes. Default: the system's.",
+    );
+    let certificate: Option<PathBuf> = settings
+        .optional("certificate", "PEM file with our certificate for control planes that ask for one.");
+    let key: Option<PathBuf> =
+        settings.optional("key", "PEM file with the key of our certificate for control planes.");
+    if certificate.is_some() != key.is_some() {
+        settings.mistake("certificate", "a certificate and its key go together");
+    }
+    let files = ClientFiles { ca, identity: certificate.zip(key) };
+    if files != ClientFiles::default()
+        && let Err(e) = tls::client(&files)
+    {
+        settings.mistake("ca", e.to_string());
+    }
+    files
 }

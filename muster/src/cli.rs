@@ -1,11 +1,12 @@
 //! The command line: every command and flag on one screen.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    doctor, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
+    doctor, drain, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
 };
 use crate::failure::{Failure, STATUSES};
 use crate::screen::{Format, Screen};
@@ -39,6 +40,8 @@ enum Command {
     Top(top::Top),
     /// Look for what usually goes wrong, from the address to a push.
     Doctor(doctor::Doctor),
+    /// Tell a process to drain, and wait until it has ended.
+    Drain(drain::Drain),
     /// Put watchers and changes on a registry and measure how soon each watcher sees each change.
     Loadgen(loadgen::Loadgen),
     /// Ask an address once; for health checks in containers.
@@ -71,6 +74,37 @@ pub(crate) struct Target {
     /// How long to wait for an answer.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
+}
+
+/// Whom to trust at `https://` addresses, and who to say that we are.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct Trust {
+    /// PEM file with the authorities to trust at https:// addresses. Default: the system's.
+    #[arg(long, env = "MUSTER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// PEM file with our certificate, for servers that ask for one.
+    #[arg(long, env = "MUSTER_CERTIFICATE", value_name = "FILE", requires = "key")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// PEM file with the key of our certificate.
+    #[arg(long, env = "MUSTER_KEY", value_name = "FILE", requires = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Target {
+    /// A server that is asked about itself, not about a tenant's services.
+    pub(crate) fn process(server: url::Url, timeout: Duration, trust: Trust) -> Self {
+        Self {
+            server,
+            domain: String::new(),
+            project: String::new(),
+            output: Format::default(),
+            timeout,
+            trust,
+        }
+    }
 }
 
 /// Parses `30s`, `5m`.
@@ -111,6 +145,7 @@ async fn carry_out(command: Command, screen: &mut Screen) -> Result<(), Failure>
         Command::Watch(it) => it.run(screen).await,
         Command::Top(it) => it.run(screen).await,
         Command::Doctor(it) => it.run(screen).await,
+        Command::Drain(it) => it.run(screen).await,
         Command::Loadgen(it) => it.run(screen).await,
         Command::Probe(it) => it.run().await,
         Command::Completions { shell } => {

@@ -1,6 +1,7 @@
 //! The commands, a file each: arguments in, requests to the registry, lines on the screen.
 
 pub(crate) mod doctor;
+pub(crate) mod drain;
 pub(crate) mod find;
 pub(crate) mod instances;
 pub(crate) mod loadgen;

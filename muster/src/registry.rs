@@ -1,22 +1,32 @@
 //! The registry as the command line sees it: a request, an answer or a [`Failure`].
 //!
-//! Speaks the v4 REST API over HTTP/1.1, so it works against Service-Center as well.
+//! Speaks the v4 REST API over HTTP/1.1, within TLS at `https://` addresses, so it works against Service-Center as well.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
+use shared::tls::{self, ClientFiles};
+use tokio_rustls::TlsConnector;
 
 use crate::cli::Target;
 use crate::failure::{Failure, Refusal};
 
 pub(crate) mod socket;
+mod wire;
+
+pub(crate) use wire::Wire;
 
 /// Answers larger than this are refused: more than a registry of 150 000 instances lists.
 const MOST_BYTES: usize = 512 << 20;
@@ -24,7 +34,8 @@ const MOST_BYTES: usize = 512 << 20;
 /// A registry in whose name a command is carried out.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    tls: Arc<ClientConfig>,
     base: url::Url,
     domain: String,
     project: String,
@@ -55,14 +66,28 @@ pub(crate) struct Call<'a> {
 impl Registry {
     pub(crate) fn new(target: &Target) -> Result<Self, Failure> {
         let base = target.server.clone();
-        if base.scheme() != "http" {
-            return Err(Failure::Usage(format!("`{base}`: only http:// addresses are supported")));
-        }
+        let trust = &target.trust;
+        let tls = match base.scheme() {
+            "http" => tls::unused_client(),
+            "https" => {
+                let identity = trust.certificate.clone().zip(trust.key.clone());
+                tls::client(&ClientFiles { ca: trust.ca.clone(), identity })
+            }
+            _ => return Err(Failure::Usage(format!("`{base}`: expected an http:// or https:// address"))),
+        };
+        let tls = tls.map_err(|e| Failure::Usage(e.to_string()))?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(target.timeout));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Ok(Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
+            tls: Arc::new(tls),
             base,
             domain: target.domain.clone(),
             project: target.project.clone(),
@@ -102,6 +127,41 @@ impl Registry {
     pub(crate) fn address(&self) -> (String, u16) {
         let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
         (host.to_owned(), self.base.port_or_known_default().unwrap_or(80))
+    }
+
+    /// A connection of one's own, within TLS if the address says so.
+    pub(crate) async fn open(&self) -> std::io::Result<Wire> {
+        self.open_from(None).await
+    }
+
+    /// Like [`Registry::open`], from an address of this machine.
+    async fn open_from(&self, source: Option<IpAddr>) -> std::io::Result<Wire> {
+        let (host, port) = self.address();
+        let stream = wire::reach((host.clone(), port), source).await?;
+        if self.base.scheme() != "https" {
+            return Ok(Wire::Plain(stream));
+        }
+        let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        Ok(Wire::Tls(Box::new(stream)))
+    }
+
+    /// A POST without a body to a path from the root of the server, whatever the status.
+    pub(crate) async fn post_root(
+        &self,
+        path: &str,
+        token: Option<&str>,
+    ) -> Result<Response<String>, Failure> {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        let mut request = Request::post(url.as_str());
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let request =
+            request.body(Full::default()).map_err(|e| Failure::Usage(format!("cannot ask for that: {e}")))?;
+        let (head, body) = self.send(request).await?;
+        Ok(Response::from_parts(head, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// A GET of a path from the root of the server, such as `/ready`, whatever the status.

@@ -14,16 +14,13 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
-use shared::admin::{self, Readiness};
 use shared::bus::local::LocalBus;
-use shared::config::{self, Config, Settings};
-use shared::http::{ServerLimits, serve};
-use shared::lifecycle::Tasks;
+use shared::config::{self, Config, Secret, Settings};
+use shared::frame::{self, Frame, Program};
 use shared::model::Tenant;
 use shared::telemetry::logs::LogConfig;
-use shared::telemetry::{Metrics, Telemetry};
 use tokio::net::TcpListener;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::failure;
 
@@ -36,6 +33,8 @@ pub(crate) struct StandaloneConfig {
     pub(crate) data_dir: PathBuf,
     /// A listener of their own for `/live`, `/ready`, `/metrics`; otherwise they share `listen`.
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// What proves from afar that an operator asks on the admin routes.
+    pub(crate) admin_token: Option<Secret>,
     /// How long a drain may take.
     pub(crate) grace: Duration,
     /// Logs.
@@ -62,6 +61,10 @@ impl Config for StandaloneConfig {
                 "admin-listen",
                 "Address for /live, /ready and /metrics; without it they are served beside the API.",
             ),
+            admin_token: settings.optional(
+                "admin-token",
+                "Lets who sends it as a bearer token use /config and /drain from afar.",
+            ),
             grace: settings.within(
                 "grace",
                 "20s",
@@ -82,30 +85,30 @@ pub(crate) fn command() -> Command {
     )
 }
 
-/// Runs until a signal or a failure.
-pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
-    let config = match config::resolve::<StandaloneConfig>(matches) {
-        Ok(config) => config,
-        Err(status) => return status,
-    };
-    let run = async {
-        let telemetry =
-            Telemetry::start("muster-standalone", &config.log).inspect_err(|e| eprintln!("muster: {e}"))?;
-        let ended = run(config, telemetry.metrics().clone()).await;
-        let ended = ended.inspect_err(|e| error!("cannot run: {e:#}"));
-        telemetry.finish().await;
-        ended
-    };
-    match tokio::runtime::Runtime::new().map(|runtime| runtime.block_on(run)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(_)) | Err(_) => ExitCode::from(failure::SOFTWARE),
+impl Program for StandaloneConfig {
+    const SERVICE: &'static str = "muster-standalone";
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
     }
 }
 
-async fn run(config: StandaloneConfig, metrics: Metrics) -> anyhow::Result<()> {
-    let tasks = Tasks::new();
-    tasks.listen_for_signals()?;
-    let readiness = Readiness::new(&tasks);
+/// Runs until a signal or a failure.
+pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
+    frame::run(config::resolve::<StandaloneConfig>(matches), failure::SOFTWARE, start)
+}
+
+/// Starts everything; it runs among the frame's tasks from then on.
+async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) -> anyhow::Result<()> {
+    let (tasks, readiness) = (frame.tasks.clone(), frame.readiness.clone());
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
@@ -117,49 +120,52 @@ async fn run(config: StandaloneConfig, metrics: Metrics) -> anyhow::Result<()> {
         bus: bus.clone(),
         config: config.plane,
         listening,
-        meter: metrics.meter("control-plane"),
+        meter: frame.metrics.meter("control-plane"),
         readiness: readiness.clone(),
     };
-    let App { service, rest, .. } = App::build(parts, &tasks);
-    let meter = metrics.meter("edge-gateway");
-    let admin = admin::router(readiness.clone(), metrics, Router::new());
+    let App { service, rest, registry, .. } = App::build(parts, &tasks);
+    let meter = frame.metrics.meter("edge-gateway");
     let routes = match config.admin_listen {
-        None => admin.fallback_service(service),
+        None => frame.admin_routes().fallback_service(service),
         Some(address) => {
-            let listener = bind(address).await?;
-            let limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
-            let tasks = tasks.clone();
-            tasks.clone().spawn_vital("admin", async move { serve(listener, admin, limits, &tasks).await });
+            frame.serve_admin(bind(address).await?);
             Router::new().fallback_service(service)
         }
     };
+    let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
     let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
     let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
     info!(plane = "both", api = %listening, data = %file.display(), "listening");
+    let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
+    drop(registry);
+    frame.on_change(move |config| {
+        quotas.set(&config.plane.registry);
+        set_limits(&config.gateway.limits);
+    });
     tasks.spawn_vital("gateway", async move {
         gateway.run().await;
         // No request and no watcher is left: the rooms behind may stop.
         rest.begin().await;
     });
-    let greeted = tasks.clone();
+    let drain = tasks.drain().clone();
     tasks.spawn(async move {
-        let ready = greeted.drain().run_until_cancelled(readiness.ready()).await;
+        let ready = drain.run_until_cancelled(readiness.ready()).await;
         if ready.is_some() {
-            println!("{}", greeting(listening));
+            println!("{}", greeting(listening, secure));
         }
     });
-    anyhow::ensure!(tasks.finish(config.grace).await, "the drain did not end in time");
     Ok(())
 }
 
 /// What someone who started it by hand wants to do next; each line works when pasted.
-fn greeting(listening: SocketAddr) -> String {
+fn greeting(listening: SocketAddr, secure: bool) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "muster".into());
     // An address that means "all" is no address to go to.
     let host =
         if listening.ip().is_unspecified() { "127.0.0.1".to_owned() } else { listening.ip().to_string() };
-    let server = format!("http://{host}:{}", listening.port());
+    let scheme = if secure { "https" } else { "http" };
+    let server = format!("{scheme}://{host}:{}", listening.port());
     let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
     let name = Name::new("", "default", "consumer");
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");

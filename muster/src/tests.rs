@@ -222,7 +222,7 @@ async fn failures_have_one_line_and_a_status_of_their_own() {
     let unreachable = muster(&format!("http://{free}"), &["services"]).await;
     assert_eq!(unreachable.status, 69);
     assert!(unreachable.notes.contains("refused"), "{}", unreachable.notes);
-    assert_eq!(muster("https://localhost", &["services"]).await.status, 64);
+    assert_eq!(muster("ftp://localhost", &["services"]).await.status, 64);
 }
 
 #[tokio::test]

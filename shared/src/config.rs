@@ -8,7 +8,8 @@
 //! - a line of `--help`, of `--print-config` and of the table in the documentation.
 //!
 //! The first of flag, environment, file and default that is present counts. An empty variable is absent; an
-//! unknown key in the file is a mistake. Nothing here touches the network or changes the environment.
+//! unknown key in the file is a mistake. Between environment and file stand the variables and the file of Service-Center.
+//! What is declared as live is read again while the process runs ([`Again`]). Nothing here touches the network or changes the environment.
 //!
 //! ```
 //! use shared::config::{self, Config, Settings, Sources};
@@ -26,18 +27,23 @@
 //! assert_eq!(pings.every.as_secs(), 5);
 //! ```
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ArgMatches;
 
+mod again;
 mod mistake;
 mod render;
+mod service_center;
 mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use again::{Again, Change, Loaded};
 pub use mistake::{Mistake, Mistakes};
 pub use render::render_markdown;
 pub use settings::Settings;
@@ -84,7 +90,7 @@ pub fn augment<C: Config>(command: clap::Command) -> clap::Command {
 ///
 /// # Errors
 /// The status with which the process is to exit now: 0 after an answer, 64 after mistakes.
-pub fn start<C: Config>(command: clap::Command) -> Result<C, ExitCode> {
+pub fn start<C: Config>(command: clap::Command) -> Result<Loaded<C>, ExitCode> {
     match augment::<C>(command).try_get_matches() {
         Ok(matches) => resolve(&matches),
         Err(e) => {
@@ -99,15 +105,30 @@ pub fn start<C: Config>(command: clap::Command) -> Result<C, ExitCode> {
 ///
 /// # Errors
 /// As [`start`].
-pub fn resolve<C: Config>(matches: &ArgMatches) -> Result<C, ExitCode> {
+pub fn resolve<C: Config>(matches: &ArgMatches) -> Result<Loaded<C>, ExitCode> {
     // What is not Unicode cannot be any setting's value; its parser will say so.
-    resolve_in(matches, |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    let text = |it: std::ffi::OsString| it.to_string_lossy().into_owned();
+    resolve_in(matches, std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
+}
+
+/// Reads what a program would with this environment and the given file, without starting anything.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn check<C: Config>(file: Option<&Path>) -> Result<C, Mistakes> {
+    let nothing = Sources::default();
+    let mut catalogue = Settings::new(&nothing);
+    C::read(&mut catalogue);
+    let flags = file.map(|path| format!("--{}={}", render::CONFIG, path.display()));
+    let matches = augment::<C>(clap::Command::new("check").no_binary_name(true)).get_matches_from(flags);
+    let lookup = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    parse(&Sources::of_process(&matches, catalogue.declared(), lookup)?)
 }
 
 fn resolve_in<C: Config>(
     matches: &ArgMatches,
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Result<C, ExitCode> {
+    environment: HashMap<String, String>,
+) -> Result<Loaded<C>, ExitCode> {
     let refuse = |mistakes: Mistakes| {
         eprintln!("{mistakes}");
         ExitCode::from(EXIT_USAGE)
@@ -115,14 +136,15 @@ fn resolve_in<C: Config>(
     let nothing = Sources::default();
     let mut catalogue = Settings::new(&nothing);
     C::read(&mut catalogue);
-    let sources = Sources::of_process(matches, catalogue.declared(), lookup).map_err(refuse)?;
+    let sources = Sources::of_process(matches, catalogue.declared(), |name| environment.get(name).cloned())
+        .map_err(refuse)?;
 
     let mut settings = Settings::new(&sources);
     let config = C::read(&mut settings);
-    let declared = settings.finish().map_err(refuse)?;
+    let (declared, notes) = settings.finish().map_err(refuse)?;
     if matches.get_flag(render::PRINT_CONFIG) {
         print!("{}", render::toml(&declared));
         return Err(ExitCode::SUCCESS);
     }
-    Ok(config)
+    Ok(Loaded { config, notes, again: Again::new(matches.clone(), environment, declared) })
 }

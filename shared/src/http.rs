@@ -29,18 +29,21 @@ use tracing::{debug, error, warn};
 use crate::backoff::Backoff;
 use crate::config::{Settings, Size};
 use crate::lifecycle::Tasks;
+use crate::tls::ServerTls;
 
 mod activity;
 mod connection;
 mod metrics;
 mod request;
 mod socket;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{Slot, Socket, take_socket};
+pub use stream::Stream;
 
 use connection::Connections;
 
@@ -63,6 +66,8 @@ pub struct ServerLimits {
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
     pub http2_streams: u32,
+    /// With it clients speak TLS, and nothing else.
+    pub tls: Option<ServerTls>,
     /// Each request is a line in the log.
     pub access_log: bool,
 }
@@ -80,6 +85,7 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
+            tls: None,
             access_log: false,
         }
     }
@@ -125,6 +131,7 @@ impl ServerLimits {
                 "1"..="1000000",
                 "HTTP/2 streams open at once on a connection.",
             ),
+            tls: ServerTls::read(settings),
             access_log: false,
         }
     }

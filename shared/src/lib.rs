@@ -10,7 +10,9 @@
 //! | [`http`] | serves HTTP on a listener: bounded, drained, in the header case of old clients |
 //! | [`telemetry`] | logs and metrics: the only room that names a subscriber or an exporter |
 //! | [`admin`] | `/live`, `/ready`, `/metrics` |
-//! | [`config`] | settings: declared once; flags, environment, file, help |
+//! | [`config`] | settings: declared once; flags, environment, file, help; read again while running |
+//! | [`frame`] | what every program has around its rooms: logs, signals, the admin port, settings that change |
+//! | [`tls`] | certificates for listeners, read again when they change, and for those who connect |
 //! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
 //!
 //! A thing that only one plane uses lives in that plane.
@@ -21,8 +23,10 @@ pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod frame;
 pub mod http;
 pub mod lifecycle;
 pub mod model;
 pub mod subject;
 pub mod telemetry;
+pub mod tls;

@@ -11,7 +11,7 @@ pub mod metrics;
 pub mod process;
 pub mod trace;
 
-pub use logs::{LogConfig, LogFormat};
+pub use logs::{LogConfig, LogFormat, LogLevel};
 pub use metrics::Metrics;
 
 use opentelemetry::trace::TracerProvider as _;
@@ -67,6 +67,7 @@ pub struct Telemetry {
     metrics: Metrics,
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
+    level: LogLevel,
 }
 
 impl Telemetry {
@@ -87,7 +88,7 @@ impl Telemetry {
         let metrics = Metrics::exported(resource.clone(), reader)?;
         let meter = metrics.meter("telemetry");
         let logs = export::logs(&lookup, &resource, &meter);
-        log.init(logs.as_ref().ok().and_then(Option::as_ref))?;
+        let level = log.init(logs.as_ref().ok().and_then(Option::as_ref))?;
         if let Some(mistake) = mistake {
             return Err(mistake);
         }
@@ -96,12 +97,17 @@ impl Telemetry {
         if let Some(traces) = &traces {
             trace::set(traces.tracer("muster"));
         }
-        Ok(Self { metrics, traces, logs })
+        Ok(Self { metrics, traces, logs, level })
     }
 
     /// Where instruments are made.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What is logged, to be changed while the process runs.
+    pub fn level(&self) -> &LogLevel {
+        &self.level
     }
 
     /// Hands over what is left, within a few seconds whatever the collector does.

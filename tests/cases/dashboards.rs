@@ -11,8 +11,9 @@ use harness::{Client, Prometheus, Watcher, World, deadline};
 use serde_json::Value;
 
 /// Selectors of series that are there only when something is set up that the test has not, or has gone wrong.
-const ABSENT: [(&str, &str); 2] = [
+const ABSENT: [(&str, &str); 3] = [
     ("muster_telemetry_items_total", "only with a collector (OTEL_*)"),
+    ("muster_tls_certificate_expiry_timestamp_seconds", "only with TLS"),
     ("service_center_http_request_total{code=~\"5..\"}", "only after a server error; queries add zero"),
 ];
 

@@ -11,18 +11,18 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(path: impl AsRef<Path>) -> String {
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
     let path = root().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn yaml(path: impl AsRef<Path>) -> Value {
+pub(crate) fn yaml(path: impl AsRef<Path>) -> Value {
     let path = path.as_ref();
     serde_saphyr::from_str(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Every file below `folder` whose name ends in `suffix`.
-fn files(folder: &str, suffix: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &str, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
@@ -40,7 +40,7 @@ fn files(folder: &str, suffix: &str) -> Vec<PathBuf> {
 }
 
 /// The words of `text` that can be names of metrics.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
 }
 
@@ -69,7 +69,7 @@ fn recorded() -> BTreeSet<String> {
 }
 
 /// Every value called `name`, at any depth.
-fn each(value: &Value, name: &str) -> Vec<Value> {
+pub(crate) fn each(value: &Value, name: &str) -> Vec<Value> {
     match value {
         Value::Object(map) => map
             .iter()
@@ -80,7 +80,7 @@ fn each(value: &Value, name: &str) -> Vec<Value> {
     }
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
 

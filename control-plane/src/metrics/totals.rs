@@ -10,6 +10,7 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use parking_lot::Mutex;
 use shared::model::Revision;
 
+use crate::registry::quota::Quotas;
 use crate::registry::{Registry, RegistryConfig};
 use crate::store::Store;
 use crate::view::{Snapshot, View};
@@ -49,6 +50,7 @@ struct Totals {
 struct Source {
     view: View,
     config: Arc<RegistryConfig>,
+    quotas: Quotas,
     /// Not held: a store ends with its last handle, and figures are asked for until the end.
     store: Weak<dyn Store>,
     last: Arc<Mutex<Arc<Totals>>>,
@@ -119,6 +121,7 @@ pub fn observe_totals(meter: &Meter, registry: &Registry, instance: &str) {
     let source = Source {
         view: registry.view().clone(),
         config: Arc::new(registry.config().clone()),
+        quotas: registry.quotas(),
         store: Arc::downgrade(registry.store()),
         last: Arc::default(),
         instance: instance.to_owned(),
@@ -172,12 +175,12 @@ pub fn observe_totals(meter: &Meter, registry: &Registry, instance: &str) {
     plain(
         "service_center_db_service_usage",
         "Share of its quota of services that the fullest tenant uses",
-        |it| Some(it.now()?.fullest.services as f64 / it.config.service_quota.max(1) as f64),
+        |it| Some(it.now()?.fullest.services as f64 / it.quotas.now().services.max(1) as f64),
     );
     plain(
         "service_center_db_instance_usage",
         "Share of its quota of instances that the fullest tenant uses",
-        |it| Some(it.now()?.fullest.instances as f64 / it.config.instance_quota.max(1) as f64),
+        |it| Some(it.now()?.fullest.instances as f64 / it.quotas.now().instances.max(1) as f64),
     );
     plain("service_center_db_sc_total", "Gauge of service center instances", |_| Some(1.0));
     plain(

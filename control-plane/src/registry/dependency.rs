@@ -159,7 +159,7 @@ impl Registry {
         }
         let wanted = snapshot.tenant(&consumer.tenant).and_then(|t| t.wanted.get(&consumer.id));
         if wanted.is_some_and(|names| {
-            names.contains(&(tenant.clone(), name.clone())) || names.len() >= self.config.wanted_quota
+            names.contains(&(tenant.clone(), name.clone())) || names.len() >= self.quotas.now().wanted
         }) {
             return Ok(false);
         }

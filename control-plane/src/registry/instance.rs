@@ -125,7 +125,7 @@ impl Registry {
             return Ok(None);
         }
         let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
-        self.pending.take(&service.tenant, Resource::Instance, used, self.config.instance_quota).map(Some)
+        self.pending.take(&service.tenant, Resource::Instance, used, self.quotas.now().instances).map(Some)
     }
 
     /// The seconds that an instance lives without a heartbeat.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use shared::model::Tenant;
 
+use super::RegistryConfig;
 use crate::failure::{Code, Failure};
 
 /// What is limited.
@@ -25,6 +26,45 @@ impl Resource {
         match self {
             Self::Service => "SERVICE",
             Self::Instance => "INSTANCE",
+        }
+    }
+}
+
+/// The limits in force. Cheap to clone; all clones see a change.
+#[derive(Clone, Debug)]
+pub struct Quotas(Arc<Mutex<Quota>>);
+
+/// How many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota {
+    pub(crate) services: usize,
+    pub(crate) instances: usize,
+    pub(super) schemas: usize,
+    pub(super) wanted: usize,
+}
+
+impl Quotas {
+    pub(super) fn new(config: &RegistryConfig) -> Self {
+        Self(Arc::new(Mutex::new(Quota::of(config))))
+    }
+
+    /// From now on the quotas of `config` count. What exists beyond them stays.
+    pub fn set(&self, config: &RegistryConfig) {
+        *self.0.lock() = Quota::of(config);
+    }
+
+    pub(crate) fn now(&self) -> Quota {
+        *self.0.lock()
+    }
+}
+
+impl Quota {
+    fn of(config: &RegistryConfig) -> Self {
+        Self {
+            services: config.service_quota,
+            instances: config.instance_quota,
+            schemas: config.schema_quota,
+            wanted: config.wanted_quota,
         }
     }
 }

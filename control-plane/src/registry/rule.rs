@@ -80,7 +80,7 @@ impl Registry {
             let rule_id = Uuid::new_v4().simple().to_string();
             new.push(ServiceRule { rule_id, timestamp: now.clone(), mod_timestamp: now, ..rule.clone() });
         }
-        let (used, limit) = (view.rules.len(), self.config.schema_quota);
+        let (used, limit) = (view.rules.len(), self.quotas.now().schemas);
         if used + new.len() > limit { Err(exceeded("RULE", limit, used)) } else { Ok(new) }
     }
 

@@ -94,8 +94,8 @@ impl Registry {
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
             let known = listed_ids(view);
-            if !known.contains(&schema.schema_id) && known.len() >= self.config.schema_quota {
-                return Err(exceeded("SCHEMA", self.config.schema_quota, known.len()));
+            if !known.contains(&schema.schema_id) && known.len() >= self.quotas.now().schemas {
+                return Err(exceeded("SCHEMA", self.quotas.now().schemas, known.len()));
             }
             let mut txn = self.schema_txn(service, view, std::slice::from_ref(schema))?;
             let declared = view.service.as_ref().is_some_and(|s| s.schemas.contains(&schema.schema_id));
@@ -114,7 +114,7 @@ impl Registry {
     /// declared or deleted meanwhile, all is written again.
     pub async fn replace_schemas(&self, service: &ServiceRef, schemas: Vec<Schema>) -> Result<(), Failure> {
         let invalid = || Failure::invalid("Invalid request.");
-        if schemas.is_empty() || schemas.len() > self.config.schema_quota {
+        if schemas.is_empty() || schemas.len() > self.quotas.now().schemas {
             return Err(invalid());
         }
         let mut unique: BTreeMap<String, Schema> = BTreeMap::new();

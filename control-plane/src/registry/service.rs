@@ -46,7 +46,7 @@ impl Registry {
     /// that it has is returned.
     pub async fn register_service(&self, tenant: &Tenant, mut service: Service) -> Result<String, Failure> {
         fill_defaults(&mut service);
-        validate::service(&service, self.config.schema_quota)?;
+        validate::service(&service, self.quotas.now().schemas)?;
         let snapshot = self.view.now()?;
         let (name, alias) = (name_of(&service), alias_of(&service));
         if let Some(known) = known_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
@@ -108,7 +108,7 @@ impl Registry {
             return Ok(None);
         }
         let used = snapshot.tenant(tenant).map_or(0, |view| view.service_count);
-        self.pending.take(tenant, Resource::Service, used, self.config.service_quota).map(Some)
+        self.pending.take(tenant, Resource::Service, used, self.quotas.now().services).map(Some)
     }
 
     /// Replaces a service's properties, and its framework where one is given.

@@ -22,7 +22,7 @@ impl Registry {
 
     /// Replaces all tags.
     pub async fn replace_tags(&self, service: &ServiceRef, tags: Tags) -> Result<(), Failure> {
-        let limit = self.config.schema_quota;
+        let limit = self.quotas.now().schemas;
         if tags.len() > limit {
             return Err(exceeded("TAG", limit, tags.len()));
         }

@@ -13,11 +13,13 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
 use shared::lifecycle::Tasks;
+use shared::tls::{self, ClientFiles, TlsError};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -31,6 +33,8 @@ use crate::wire::route::is_heartbeat;
 pub struct ForwardConfig {
     /// Addresses such as `http://10.0.0.5:30100`.
     pub control_planes: Vec<String>,
+    /// What is trusted at those that speak TLS, and shown to those that ask.
+    pub tls: ClientFiles,
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long the head of an answer may take.
@@ -45,6 +49,7 @@ impl Default for ForwardConfig {
     fn default() -> Self {
         Self {
             control_planes: Vec::new(),
+            tls: ClientFiles::default(),
             connect_timeout: Duration::from_secs(1),
             // A read that waits for a revision takes a few seconds at most.
             answer_timeout: Duration::from_secs(30),
@@ -59,8 +64,11 @@ impl Default for ForwardConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// Not `http://host:port`.
-    #[error("`{0}` is not the address of a control plane; expected http://host:port")]
+    #[error("`{0}` is not the address of a control plane; expected http://host:port or https://host:port")]
     Address(String),
+    /// What is needed for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No address at all.
     #[error("no control plane is given")]
     NoAddress,
@@ -76,8 +84,8 @@ const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
 pub struct Replicas(Arc<Inner>);
 
 struct Inner {
-    addresses: Vec<Authority>,
-    client: Client<HttpConnector, Body>,
+    addresses: Vec<(Scheme, Authority)>,
+    client: Client<HttpsConnector<HttpConnector>, Body>,
     health: Health,
     reachable: watch::Sender<bool>,
     config: ForwardConfig,
@@ -99,13 +107,19 @@ impl Replicas {
         tasks: &Tasks,
     ) -> Result<Self, ForwardError> {
         let addresses = config.control_planes.iter().map(|it| authority(it));
-        let addresses: Vec<Authority> = addresses.collect::<Result<_, _>>()?;
+        let addresses: Vec<(Scheme, Authority)> = addresses.collect::<Result<_, _>>()?;
         if addresses.is_empty() {
             return Err(ForwardError::NoAddress);
         }
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(config.connect_timeout));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::client(&config.tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -197,7 +211,8 @@ impl Inner {
     async fn attempt(&self, replica: usize, mut request: Request<Body>) -> Result<Response<Body>, Failed> {
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.addresses[replica].clone());
+        let (scheme, authority) = self.addresses[replica].clone();
+        let uri = Uri::builder().scheme(scheme).authority(authority);
         *request.uri_mut() = uri.path_and_query(path).build().map_err(|_| Failed::Unsent)?;
         *request.version_mut() = Version::HTTP_11;
         let answer = tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await;
@@ -207,12 +222,12 @@ impl Inner {
                 Ok(answer.map(Body::new))
             }
             Ok(Err(error)) => {
-                debug!(control_plane = %self.addresses[replica], %error, "a control plane did not answer");
+                debug!(control_plane = %self.addresses[replica].1, %error, "a control plane did not answer");
                 self.note(replica, false);
                 Err(if error.is_connect() { Failed::Unsent } else { Failed::Unknown })
             }
             Err(_) => {
-                debug!(control_plane = %self.addresses[replica], "a control plane took too long");
+                debug!(control_plane = %self.addresses[replica].1, "a control plane took too long");
                 self.note(replica, false);
                 Err(Failed::Unknown)
             }
@@ -220,7 +235,8 @@ impl Inner {
     }
 
     async fn probe(&self, replica: usize) {
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.addresses[replica].clone());
+        let (scheme, authority) = self.addresses[replica].clone();
+        let uri = Uri::builder().scheme(scheme).authority(authority);
         let Ok(uri) = uri.path_and_query(PROBE_PATH).build() else { return };
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = uri;
@@ -232,7 +248,7 @@ impl Inner {
 
     fn note(&self, replica: usize, well: bool) {
         let news = if well { self.health.answered(replica) } else { self.health.failed(replica) };
-        let address = &self.addresses[replica];
+        let address = &self.addresses[replica].1;
         match (news, well) {
             (false, _) => {}
             (true, true) => info!(control_plane = %address, "a control plane answers again"),
@@ -246,14 +262,15 @@ impl Inner {
     }
 }
 
-fn authority(address: &str) -> Result<Authority, ForwardError> {
+fn authority(address: &str) -> Result<(Scheme, Authority), ForwardError> {
     let wrong = || ForwardError::Address(address.to_owned());
     let uri: Uri = address.trim_end_matches('/').parse().map_err(|_| wrong())?;
     let parts = uri.into_parts();
-    let is_plain = parts.scheme.is_none_or(|scheme| scheme == Scheme::HTTP);
+    let scheme = parts.scheme.unwrap_or(Scheme::HTTP);
+    let is_known = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
     let has_path = parts.path_and_query.is_some_and(|path| path != "/");
     match parts.authority {
-        Some(authority) if is_plain && !has_path => Ok(authority),
+        Some(authority) if is_known && !has_path => Ok((scheme, authority)),
         _ => Err(wrong()),
     }
 }

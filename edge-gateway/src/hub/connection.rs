@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::rc::Rc;
 
+use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -11,6 +12,7 @@ use tokio::task::AbortHandle;
 use super::log::Log;
 use super::merge::Merged;
 use super::push::Encoding;
+use super::secure::Secure;
 use super::stream::Writer;
 use super::wheel::Tick;
 use crate::limits::Permit;
@@ -36,18 +38,46 @@ const TURN_BYTES: usize = 1 << 20;
 pub(super) enum Outlet {
     /// A socket of its own.
     Socket(Rc<TcpStream>),
+    /// The same, within TLS.
+    Secure(Rc<Secure>),
     /// A stream whose connection is someone else's. Full counts as a socket that takes nothing.
     Stream(Rc<Writer>),
 }
 
 impl Outlet {
+    /// That of a socket, within TLS if there is a session of it.
+    pub(super) fn of(socket: TcpStream, tls: Option<Box<ServerConnection>>) -> Self {
+        match tls {
+            None => Self::Socket(Rc::new(socket)),
+            Some(tls) => Self::Secure(Rc::new(Secure::new(socket, tls))),
+        }
+    }
+
     /// Writes what there is room for. `insist` asks the kernel itself: it tells of room only when a third of
     /// its buffer is free, but takes bytes as soon as the client has taken any.
     fn try_write(&self, bytes: &[u8], insist: bool) -> io::Result<usize> {
         match self {
             Self::Socket(socket) if insist => SockRef::from(&**socket).send(bytes),
             Self::Socket(socket) => socket.try_write(bytes),
+            Self::Secure(secure) => secure.try_write(bytes, insist),
             Self::Stream(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Hands on what was taken and not yet written.
+    fn try_flush(&self) -> io::Result<()> {
+        match self {
+            Self::Secure(secure) => secure.try_flush(),
+            Self::Socket(_) | Self::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Says that nothing more will be written; false when there is nobody to say it to.
+    fn try_shut(&self) -> io::Result<bool> {
+        match self {
+            Self::Socket(socket) => SockRef::from(&**socket).shutdown(Shutdown::Write).map(|()| true),
+            Self::Secure(secure) => secure.try_shut().map(|()| true),
+            Self::Stream(_) => Ok(false),
         }
     }
 
@@ -55,7 +85,17 @@ impl Outlet {
     pub(super) async fn writable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.writable().await.is_ok(),
+            Self::Secure(secure) => secure.socket().writable().await.is_ok(),
             Self::Stream(stream) => stream.writable().await,
+        }
+    }
+
+    /// Resolves when something may be read: frames, or the end. Never for a stream, whose leaving its reader tells.
+    pub(super) async fn readable(&self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.readable().await.is_ok(),
+            Self::Secure(secure) => secure.readable().await,
+            Self::Stream(_) => std::future::pending().await,
         }
     }
 
@@ -63,6 +103,7 @@ impl Outlet {
     pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.try_read(into),
+            Self::Secure(secure) => secure.try_read(into),
             Self::Stream(stream) if stream.is_gone() => Ok(0),
             Self::Stream(_) => Err(ErrorKind::WouldBlock.into()),
         }
@@ -198,12 +239,18 @@ impl Connection {
             }
             if self.tail.is_empty() {
                 if let Phase::Closing(reason) = self.machine.phase() {
-                    let Outlet::Socket(socket) = outlet else { return Pumped::Over(reason) };
-                    if !std::mem::replace(&mut self.shut, true)
-                        && SockRef::from(&**socket).shutdown(Shutdown::Write).is_err()
-                    {
-                        self.machine.on(Input::Broken, now, pace);
-                        continue;
+                    if self.shut {
+                        return Pumped::Idle;
+                    }
+                    match outlet.try_shut() {
+                        Ok(true) => self.shut = true,
+                        Ok(false) => return Pumped::Over(reason),
+                        Err(error) if is_full(&error) => return Pumped::Blocked,
+                        Err(_) => {
+                            self.shut = true;
+                            self.machine.on(Input::Broken, now, pace);
+                            continue;
+                        }
                     }
                     return Pumped::Idle;
                 }
@@ -226,7 +273,14 @@ impl Connection {
                 Reading::Merging(_) => &[],
             };
             if pending.is_empty() {
-                return Pumped::Idle;
+                match outlet.try_flush() {
+                    Ok(()) => return Pumped::Idle,
+                    Err(error) if is_full(&error) => return Pumped::Blocked,
+                    Err(_) => {
+                        self.machine.on(Input::Broken, now, pace);
+                        continue;
+                    }
+                }
             }
             let written = match outlet.try_write(pending, insist) {
                 Ok(written) => written,

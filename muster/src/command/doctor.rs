@@ -1,6 +1,10 @@
-//! `muster doctor`: asks a registry everything that usually goes wrong, from the address to a push, and says what
-//! to do. What it registers for that it removes again.
+//! `muster doctor`: looks for what usually goes wrong and says what to do.
+//!
+//! Three ways: a registry's address is asked everything from the connection to a push (what it registers for that
+//! it removes again); with `--program`, this machine is asked whether that program could run here; with `--admin`,
+//! processes that run are asked how they are.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,14 +13,16 @@ use http::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+mod fleet;
+mod machine;
 
 use super::register::id;
 use crate::cli::Target;
 use crate::failure::Failure;
-use crate::registry::Registry;
 use crate::registry::socket::{self, Watched};
+use crate::registry::{Registry, Wire};
 use crate::screen::{Format, Screen};
 
 /// Clocks further apart than this make latencies and leases hard to read.
@@ -31,6 +37,15 @@ pub(crate) struct Doctor {
     /// Only look; register nothing, so the push is not tried.
     #[arg(long)]
     read_only: bool,
+    /// Check instead whether this program could run here, with its environment and --config.
+    #[arg(long, value_enum, conflicts_with = "admin")]
+    program: Option<machine::Program>,
+    /// The program's configuration file.
+    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check instead the processes with these admin addresses.
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    admin: Vec<url::Url>,
     #[command(flatten)]
     target: Target,
 }
@@ -44,19 +59,31 @@ enum State {
     Failed,
 }
 
+/// A check, its result and what to do.
 #[derive(Debug, Serialize)]
 struct Finding {
-    check: &'static str,
+    check: String,
     state: State,
     detail: String,
 }
 
 impl Doctor {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
+        let findings = match self.program {
+            Some(program) => machine::check(program, self.config.as_deref(), self.target.timeout).await,
+            None if !self.admin.is_empty() => fleet::check(&self.admin, &self.target).await?,
+            None => self.registry().await?,
+        };
+        self.show(&findings, screen)
+    }
+
+    /// From the address to a push.
+    async fn registry(&self) -> Result<Vec<Finding>, Failure> {
         let registry = Registry::new(&self.target)?;
         let mut findings = Vec::new();
-        let mut note =
-            |check, (state, detail): (State, String)| findings.push(Finding { check, state, detail });
+        let mut note = |check: &str, (state, detail): (State, String)| {
+            findings.push(Finding { check: check.to_owned(), state, detail });
+        };
         let reached = self.reach(&registry).await;
         let is_there = reached.0 != State::Failed;
         note("address", reached);
@@ -70,6 +97,10 @@ impl Doctor {
                 note("push", self.push(&registry).await);
             }
         }
+        Ok(findings)
+    }
+
+    fn show(&self, findings: &[Finding], screen: &mut Screen) -> Result<(), Failure> {
         match self.target.output {
             Format::Json => screen.json(&findings)?,
             Format::Table => {
@@ -80,7 +111,7 @@ impl Doctor {
                 };
                 let rows: Vec<_> = findings
                     .iter()
-                    .map(|it| vec![it.check.to_owned(), state(it.state).to_owned(), it.detail.clone()])
+                    .map(|it| vec![it.check.clone(), state(it.state).to_owned(), it.detail.clone()])
                     .collect();
                 screen.table(&["CHECK", "STATE", "DETAIL"], &rows)?;
             }
@@ -91,9 +122,9 @@ impl Doctor {
         }
     }
 
-    async fn connect(&self, registry: &Registry) -> Result<TcpStream, String> {
+    async fn connect(&self, registry: &Registry) -> Result<Wire, String> {
         let (host, port) = registry.address();
-        match timeout(self.target.timeout, TcpStream::connect((host.as_str(), port))).await {
+        match timeout(self.target.timeout, registry.open()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(e)) => Err(format!("{host}:{port}: {e}")),
             Err(_) => Err(format!("{host}:{port}: no answer in time; a firewall?")),

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Target, duration};
+use crate::cli::{Target, Trust, duration};
 use crate::failure::{Failure, Refusal};
 use crate::registry::Registry;
-use crate::screen::Format;
 
 /// Arguments of `muster probe`.
 #[derive(Debug, Args)]
@@ -17,19 +16,15 @@ pub(crate) struct Probe {
     /// How long to wait for an answer.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 impl Probe {
     /// Succeeds when the answer's status is 200.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let path = self.url.path().to_owned();
-        let target = Target {
-            server: self.url,
-            domain: String::new(),
-            project: String::new(),
-            output: Format::Table,
-            timeout: self.timeout,
-        };
+        let target = Target::process(self.url, self.timeout, self.trust);
         let answer = Registry::new(&target)?.root(&path).await?;
         let status = answer.status().as_u16();
         if status == 200 {

@@ -6,12 +6,12 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-mod figures;
+pub(crate) mod figures;
 
 use figures::Figures;
 
 use super::register::interrupted;
-use crate::cli::{Target, duration};
+use crate::cli::{Target, Trust, duration};
 use crate::failure::Failure;
 use crate::registry::Registry;
 use crate::screen::{Format, Screen};
@@ -37,6 +37,8 @@ pub(crate) struct Top {
     /// How to write the result; as JSON, one line for each look.
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// A process with what it told last.
@@ -113,13 +115,8 @@ impl Top {
                 if server.set_ip_host(address.ip()).is_err() {
                     return Err(Failure::Usage(format!("`{admin}` is no address of a process")));
                 }
-                let target = Target {
-                    server,
-                    domain: String::new(),
-                    project: String::new(),
-                    output: self.output,
-                    timeout: self.every.max(Duration::from_secs(1)),
-                };
+                let timeout = self.every.max(Duration::from_secs(1));
+                let target = Target::process(server, timeout, self.trust.clone());
                 processes.push(Process {
                     name: address.to_string(),
                     registry: Registry::new(&target)?,

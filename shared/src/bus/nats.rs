@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, ServerAddr, StatusCode};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, StatusCode};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -119,7 +119,7 @@ impl NatsBus {
         let link = watch::Sender::new(Link::default());
         let counted = Arc::new(AtomicU64::new(0));
         let (of_events, counted_by_events, connections) = (link.clone(), counted.clone(), AtomicU64::new(0));
-        let mut options = ConnectOptions::new()
+        let options = options_of(config.auth, config.root_certificates)
             .name(config.name)
             .retry_on_initial_connect()
             .subscription_capacity(config.subscription_capacity.max(1))
@@ -133,17 +133,26 @@ impl NatsBus {
                 note(&of_events, &event);
                 std::future::ready(())
             });
-        options = match config.auth {
-            NatsAuth::None => options,
-            NatsAuth::Token(token) => options.token(token),
-            NatsAuth::User { name, password } => options.user_and_password(name, password),
-        };
-        if let Some(path) = config.root_certificates {
-            options = options.add_root_certificates(path);
-        }
         let client = options.connect(urls).await.map_err(|error| refused(&error))?;
         tasks.spawn(report(link.subscribe(), tasks.drain().clone()));
         Ok(Self { client, link, counted })
+    }
+
+    /// Connects once and leaves again: whether it would work, and what stands in the way, in words.
+    ///
+    /// # Errors
+    /// What the server or the network says.
+    pub async fn probe(config: NatsConfig) -> Result<(), String> {
+        let urls = config.urls.iter().map(|url| url.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+        let urls = urls.map_err(|error| error.to_string())?;
+        let options = options_of(config.auth, config.root_certificates).max_reconnects(1);
+        let client = options.connect(urls).await.map_err(|error| match error.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                format!("refused: {error}")
+            }
+            _ => error.to_string(),
+        })?;
+        client.flush().await.map_err(|error| error.to_string())
     }
 
     fn connected(&self) -> Result<(), BusError> {
@@ -236,6 +245,19 @@ impl Bus for NatsBus {
 
     fn max_payload(&self) -> usize {
         self.client.max_payload().saturating_sub(HEADER_ROOM)
+    }
+}
+
+/// As whom, and whom to trust.
+fn options_of(auth: NatsAuth, root_certificates: Option<PathBuf>) -> ConnectOptions {
+    let options = match auth {
+        NatsAuth::None => ConnectOptions::new(),
+        NatsAuth::Token(token) => ConnectOptions::new().token(token),
+        NatsAuth::User { name, password } => ConnectOptions::new().user_and_password(name, password),
+    };
+    match root_certificates {
+        Some(path) => options.add_root_certificates(path),
+        None => options,
     }
 }
 

@@ -1,6 +1,5 @@
 //! The declarations as flags with help, as a file, and as a table for the documentation.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
@@ -32,7 +31,7 @@ pub(super) fn flags(command: Command, declared: &[Declared]) -> Command {
 }
 
 fn flag(it: &Declared) -> Arg {
-    let mut help = format!("{} [env: {}]", it.help, variable_of(&it.key));
+    let mut help = format!("{} [env: {}]", it.help, variable_of(it.alias.unwrap_or(&it.key)));
     if let Some(default) = it.default.as_ref().filter(|default| !default.is_empty()) {
         // Writing to a String cannot fail.
         let _ = write!(help, " [default: {default}]");
@@ -42,6 +41,7 @@ fn flag(it: &Declared) -> Arg {
         .value_name(it.value_name)
         .help(help)
         .help_heading(heading(&it.key));
+    let arg = it.alias.map_or(arg.clone(), |alias| arg.visible_alias(alias));
     match it.kind {
         Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::List => arg.action(ArgAction::Append),
@@ -56,19 +56,23 @@ fn heading(key: &str) -> String {
     }
 }
 
-/// The settings in force as a file that sets the same; each with where it came from.
+/// The settings in force as a file that sets the same; each with what it does, its default and where it came from.
 pub(super) fn toml(declared: &[Declared]) -> String {
     let mut text = String::new();
     for section in sections(declared) {
         if let Some(section) = section {
             let _ = writeln!(text, "\n[{section}]");
         }
-        for it in declared.iter().filter(|it| place(declared, &it.key).0 == section) {
-            let name = place(declared, &it.key).1;
+        for it in declared.iter().filter(|it| place(&it.key).0 == section) {
+            let name = place(&it.key).1;
+            let default = it.default.as_deref().filter(|it| !it.is_empty());
+            let default = default.map_or(String::new(), |it| format!(" Default: {it}."));
+            let _ = writeln!(text, "# {} Expects {}.{default}", it.help, it.expected);
             let origin = match &it.origin {
                 Origin::Flag => "flag",
                 Origin::Variable => "environment",
                 Origin::File(_) => "file",
+                Origin::Foreign { name, .. } => name,
                 Origin::Default => "default",
             };
             let _ = match &it.shown {
@@ -84,7 +88,7 @@ pub(super) fn toml(declared: &[Declared]) -> String {
 fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
     let mut sections = vec![None];
     for it in declared {
-        let section = place(declared, &it.key).0;
+        let section = place(&it.key).0;
         if !sections.contains(&section) {
             sections.push(section);
         }
@@ -92,15 +96,11 @@ fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
     sections
 }
 
-/// A key's section, and its name there. A key cannot stand in a section that is itself the name of a setting
-/// (`etcd` and `etcd.user`): it is then quoted and stands in none.
-fn place<'a>(declared: &[Declared], key: &'a str) -> (Option<&'a str>, Cow<'a, str>) {
+/// A key's section, and its name there.
+fn place(key: &str) -> (Option<&str>, &str) {
     match key.split_once('.') {
-        None => (None, key.into()),
-        Some((section, _)) if declared.iter().any(|it| it.key == section) => {
-            (None, format!("\"{key}\"").into())
-        }
-        Some((section, name)) => (Some(section), name.into()),
+        None => (None, key),
+        Some((section, name)) => (Some(section), name),
     }
 }
 
@@ -128,11 +128,12 @@ pub fn render_markdown<C: Config>() -> String {
         };
         let _ = writeln!(
             text,
-            "| `{}` | `{}` | {default} | {} Expects {}. |",
+            "| `{}` | `{}` | {default} | {} Expects {}.{} |",
             it.key,
-            variable_of(&it.key),
+            variable_of(it.alias.unwrap_or(&it.key)),
             it.help,
-            it.expected
+            it.expected,
+            if it.live { " Takes effect while running." } else { "" }
         );
     }
     text

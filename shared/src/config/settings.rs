@@ -14,6 +14,10 @@ pub(super) struct Declared {
     pub(super) expected: String,
     pub(super) value_name: &'static str,
     pub(super) kind: Kind,
+    /// A shorter name of its flag and its variable.
+    pub(super) alias: Option<&'static str>,
+    /// A change takes effect while the process runs.
+    pub(super) live: bool,
     /// As [`Setting::show`] shows it: without secrets.
     pub(super) shown: Option<String>,
     pub(super) origin: Origin,
@@ -27,14 +31,26 @@ pub(super) struct Declared {
 pub struct Settings<'a> {
     sources: &'a Sources,
     section: Option<&'static str>,
+    live: bool,
+    aliases: BTreeMap<&'static str, &'static str>,
     defaults: BTreeMap<&'static str, &'static str>,
     declared: Vec<Declared>,
     mistakes: Vec<Mistake>,
+    notes: Vec<String>,
 }
 
 impl<'a> Settings<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        Self { sources, section: None, defaults: BTreeMap::new(), declared: Vec::new(), mistakes: Vec::new() }
+        Self {
+            sources,
+            section: None,
+            live: false,
+            aliases: BTreeMap::new(),
+            defaults: BTreeMap::new(),
+            declared: Vec::new(),
+            mistakes: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// The value of `key`, or of the text `default`. `help` is a sentence that says what it does, and its unit.
@@ -81,6 +97,19 @@ impl<'a> Settings<'a> {
         value
     }
 
+    /// Declares that the settings of `read` take effect while the process runs, when its configuration is read again.
+    pub fn live<C>(&mut self, read: impl FnOnce(&mut Self) -> C) -> C {
+        let outer = std::mem::replace(&mut self.live, true);
+        let value = read(self);
+        self.live = outer;
+        value
+    }
+
+    /// Gives the flag and the variable of `key`, which is declared later, a shorter name besides.
+    pub fn alias(&mut self, key: &'static str, alias: &'static str) {
+        self.aliases.insert(key, alias);
+    }
+
     /// Changes the default of a setting that is declared later, for a program in which another one fits better.
     pub fn set_default(&mut self, key: &'static str, default: &'static str) {
         self.defaults.insert(key, default);
@@ -98,10 +127,11 @@ impl<'a> Settings<'a> {
         &self.declared
     }
 
-    /// What was declared, if nothing is wrong.
-    pub(super) fn finish(mut self) -> Result<Vec<Declared>, Mistakes> {
+    /// What was declared, and what deserves a warning, if nothing is wrong.
+    pub(super) fn finish(mut self) -> Result<(Vec<Declared>, Vec<String>), Mistakes> {
         self.mistakes.extend(self.sources.unknown_keys(&self.declared));
-        if self.mistakes.is_empty() { Ok(self.declared) } else { Err(Mistakes(self.mistakes)) }
+        self.notes.extend(self.sources.notes());
+        if self.mistakes.is_empty() { Ok((self.declared, self.notes)) } else { Err(Mistakes(self.mistakes)) }
     }
 
     fn full(&self, key: &str) -> String {
@@ -124,7 +154,8 @@ impl<'a> Settings<'a> {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
         let key = self.full(key);
-        let found = self.sources.find(&key);
+        let alias = self.aliases.get(key.as_str()).copied();
+        let found = self.sources.find(&key, alias);
         let origin = found.as_ref().map_or(Origin::Default, |(_, origin)| origin.clone());
         let text = match found {
             Some((raw, _)) => raw.into_text(T::KIND).map(Some).map_err(str::to_owned),
@@ -139,7 +170,13 @@ impl<'a> Settings<'a> {
             },
         });
         let value = value.unwrap_or_else(|problem| {
-            self.mistakes.push(Mistake { origin: origin.clone(), key: key.clone(), problem });
+            match &origin {
+                // A variable of so general a name may be meant for someone else.
+                Origin::Foreign { name, ambient: true } => {
+                    self.notes.push(format!("{name} is ignored: {problem}"))
+                }
+                _ => self.mistakes.push(Mistake { origin: origin.clone(), key: key.clone(), problem }),
+            }
             None
         });
         let declared = Declared {
@@ -148,6 +185,8 @@ impl<'a> Settings<'a> {
             expected,
             value_name: T::NAME,
             kind: T::KIND,
+            alias,
+            live: self.live,
             shown: value.as_ref().map(T::show),
             origin,
             key,

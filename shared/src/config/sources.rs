@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 
 use super::render::CONFIG;
+use super::service_center::{self, Translated};
 use super::settings::{Declared, flag_of, variable_of};
 use super::{Kind, Mistake, Mistakes};
 
@@ -18,6 +19,13 @@ pub enum Origin {
     Variable,
     /// The file of this name.
     File(String),
+    /// A setting of Service-Center.
+    Foreign {
+        /// What it is called there, and where it stood.
+        name: String,
+        /// It came from the environment.
+        ambient: bool,
+    },
     /// The declaration.
     Default,
 }
@@ -30,6 +38,7 @@ impl Origin {
             Self::Variable => variable_of(key),
             Self::File(name) if key.is_empty() => name.clone(),
             Self::File(name) => format!("{name}: {key}"),
+            Self::Foreign { name, .. } => name.clone(),
             Self::Default => key.to_owned(),
         }
     }
@@ -48,6 +57,8 @@ pub struct Sources {
     flags: BTreeMap<String, String>,
     variables: BTreeMap<String, String>,
     file: Option<(String, BTreeMap<String, Raw>)>,
+    /// What Service-Center's variables, and its file, say.
+    foreign: Translated,
 }
 
 impl Sources {
@@ -67,12 +78,20 @@ impl Sources {
 
     /// With the content of a file called `name`.
     ///
+    /// A name that ends in `.yaml` or `.yml` is that of Service-Center's own file.
+    ///
     /// # Errors
-    /// When it is not TOML, or holds what no setting can be.
+    /// When it is not TOML (or YAML), or holds what no setting can be.
     pub fn with_file(mut self, name: &str, text: &str) -> Result<Self, Mistakes> {
         let wrong = |key: &str, problem: String| {
             Mistakes(vec![Mistake { origin: Origin::File(name.to_owned()), key: key.to_owned(), problem }])
         };
+        if name.ends_with(".yaml") || name.ends_with(".yml") {
+            let of_file = service_center::file(name, text).map_err(|problem| wrong("", problem))?;
+            // The environment counts more.
+            self.foreign = of_file.below(self.foreign);
+            return Ok(self);
+        }
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong("", e.to_string()))?;
         let mut values = BTreeMap::new();
         flatten("", table, &mut values).map_err(|(key, problem)| wrong(&key, problem))?;
@@ -92,18 +111,15 @@ impl Sources {
                 let values: Vec<_> = values.map(String::as_str).collect();
                 sources.flags.insert(it.key.clone(), values.join(","));
             }
-            let variable = variable_of(&it.key);
-            if let Some(value) = lookup(&variable) {
-                sources.variables.insert(variable, value);
+            for name in std::iter::once(it.key.as_str()).chain(it.alias) {
+                let variable = variable_of(name);
+                if let Some(value) = lookup(&variable) {
+                    sources.variables.insert(variable, value);
+                }
             }
         }
-        let (path, origin) = match matches.get_one::<String>(CONFIG) {
-            Some(path) => (PathBuf::from(path), Origin::Flag),
-            None => match lookup(&variable_of(CONFIG)).filter(|path| !path.is_empty()) {
-                Some(path) => (PathBuf::from(path), Origin::Variable),
-                None => return Ok(sources),
-            },
-        };
+        sources.foreign = service_center::variables(&lookup);
+        let Some((path, origin)) = file_of(matches, lookup) else { return Ok(sources) };
         let text = std::fs::read_to_string(&path).map_err(|e| {
             let problem = format!("cannot read `{}`: {e}", path.display());
             Mistakes(vec![Mistake { origin, key: CONFIG.to_owned(), problem }])
@@ -112,15 +128,26 @@ impl Sources {
     }
 
     /// The value of `key` that counts.
-    pub(super) fn find(&self, key: &str) -> Option<(Raw, Origin)> {
+    pub(super) fn find(&self, key: &str, alias: Option<&str>) -> Option<(Raw, Origin)> {
         if let Some(value) = self.flags.get(key) {
             return Some((Raw::Text(value.clone()), Origin::Flag));
         }
-        if let Some(value) = self.variables.get(&variable_of(key)).filter(|value| !value.is_empty()) {
-            return Some((Raw::Text(value.clone()), Origin::Variable));
+        for name in std::iter::once(key).chain(alias) {
+            if let Some(value) = self.variables.get(&variable_of(name)).filter(|value| !value.is_empty()) {
+                return Some((Raw::Text(value.clone()), Origin::Variable));
+            }
+        }
+        if let Some(it) = self.foreign.values.get(key) {
+            let origin = Origin::Foreign { name: it.name.clone(), ambient: it.ambient };
+            return Some((Raw::Text(it.text.clone()), origin));
         }
         let (name, values) = self.file.as_ref()?;
         Some((values.get(key)?.clone(), Origin::File(name.clone())))
+    }
+
+    /// What Service-Center's settings deserve to be said about.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.foreign.notes.clone()
     }
 
     /// A mistake for each key of the file that nobody declared.
@@ -132,7 +159,9 @@ impl Sources {
                 let nearest = declared.iter().max_by(|a, b| {
                     strsim::jaro_winkler(&a.key, key).total_cmp(&strsim::jaro_winkler(&b.key, key))
                 });
-                let problem = match nearest {
+                let alias = declared.iter().find(|it| it.alias == Some(key.as_str()));
+                let problem = match alias.or(nearest) {
+                    Some(it) if alias.is_some() => format!("it is called `{}` in a file", it.key),
                     Some(it) if strsim::jaro_winkler(&it.key, key) > 0.8 => {
                         format!("there is no such setting; did you mean `{}`?", it.key)
                     }
@@ -141,6 +170,20 @@ impl Sources {
                 Mistake { origin: Origin::File(name.clone()), key: key.clone(), problem }
             })
             .collect()
+    }
+}
+
+/// The file that the command line or the environment names.
+pub(super) fn file_of(
+    matches: &ArgMatches,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Option<(PathBuf, Origin)> {
+    match matches.get_one::<String>(CONFIG) {
+        Some(path) => Some((PathBuf::from(path), Origin::Flag)),
+        None => {
+            let path = lookup(&variable_of(CONFIG)).filter(|path| !path.is_empty())?;
+            Some((PathBuf::from(path), Origin::Variable))
+        }
     }
 }
 

@@ -50,7 +50,7 @@ fn from_arguments(arguments: &[&str]) -> Sample {
     let matches = augment::<Sample>(clap::Command::new("sample"))
         .try_get_matches_from(std::iter::once(&"sample").chain(arguments))
         .expect("flags exist");
-    resolve_in(&matches, |_| None).expect("no mistakes")
+    resolve_in(&matches, HashMap::new()).expect("no mistakes").config
 }
 
 #[test]
@@ -124,29 +124,86 @@ fn what_is_printed_sets_the_same_again() {
         .with_variable("MUSTER_COLOUR", "blue");
     let mut settings = Settings::new(&sources);
     let sample = Sample::read(&mut settings);
-    let printed = render::toml(&settings.finish().expect("no mistakes"));
+    let printed = render::toml(&settings.finish().expect("no mistakes").0);
     assert!(printed.contains("frame-limit = \"3MiB\" # flag\n"), "{printed}");
     let again = Sources::default().with_file("printed", &printed).expect("is toml");
     assert_eq!(parse::<Sample>(&again).expect("no mistakes"), sample);
 }
 
-#[test]
-fn a_setting_and_a_section_of_one_name_fit_into_one_file() {
-    #[derive(Debug, PartialEq)]
-    struct Etcd(Vec<Url>, String);
-    impl Config for Etcd {
-        fn read(settings: &mut Settings<'_>) -> Self {
-            Self(settings.get("etcd", "http://a:1", "Members."), settings.get("etcd.user", "me", "Name."))
-        }
+struct Etcd(Vec<Url>, usize, String);
+
+impl Config for Etcd {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        settings.alias("etcd.endpoints", "etcd");
+        Self(
+            settings.get("etcd.endpoints", "http://a:1", "Members."),
+            settings.live(|it| it.get("quota.services", "5", "Services.")),
+            settings.get("etcd.user", "me", "Name."),
+        )
     }
-    let text = "etcd = ['http://b:2']\n'etcd.user' = 'you'";
-    let sources = Sources::default().with_file("f", text).expect("is toml");
-    let mut settings = Settings::new(&sources);
-    let etcd = Etcd::read(&mut settings);
-    assert_eq!(etcd.1, "you");
-    let printed = render::toml(settings.declared());
-    let again = Sources::default().with_file("printed", &printed).expect("is toml");
-    assert_eq!(parse::<Etcd>(&again).expect("no mistakes"), etcd);
+}
+
+#[test]
+fn a_short_name_works_as_flag_and_variable_and_a_file_is_told_the_long_one() {
+    let url = |text: &str| vec![text.parse::<Url>().expect("is a url")];
+    let sources = Sources::default().with_variable("MUSTER_ETCD", "http://b:2");
+    assert_eq!(parse::<Etcd>(&sources).expect("no mistakes").0, url("http://b:2"));
+    let matches =
+        augment::<Etcd>(clap::Command::new("it")).try_get_matches_from(["it", "--etcd", "http://c:3"]);
+    let loaded = resolve_in::<Etcd>(&matches.expect("is a flag"), HashMap::new()).expect("no mistakes");
+    assert_eq!(loaded.config.0, url("http://c:3"));
+    let file = Sources::default().with_file("f", "etcd = 'http://d:4'").expect("is toml");
+    let mistakes = parse::<Etcd>(&file).err().expect("is wrong").to_string();
+    assert!(mistakes.contains("f: etcd: it is called `etcd.endpoints` in a file"), "{mistakes}");
+}
+
+#[test]
+fn service_centers_words_count_less_than_ours_and_more_than_defaults() {
+    let yaml = "registry: {etcd: {cluster: {endpoints: 'http://sc:2379'}}}\nrbac: {enable: true}";
+    let file = Sources::default().with_file("app.yaml", yaml).expect("is yaml");
+    let read = |sources: &Sources| parse::<Etcd>(sources).expect("no mistakes").0[0].as_str().to_owned();
+    assert_eq!(read(&file), "http://sc:2379/");
+    assert_eq!(read(&file.with_variable("MUSTER_ETCD_ENDPOINTS", "http://ours:1")), "http://ours:1/");
+}
+
+#[test]
+fn a_variable_of_a_general_name_that_makes_no_sense_is_told_and_ignored() {
+    let matches = augment::<Sample>(clap::Command::new("it")).try_get_matches_from(["it"]).expect("no flags");
+    let environment = HashMap::from([("SERVER_PORT".to_owned(), "tcp://10.0.0.1:80".to_owned())]);
+    let loaded = resolve_in::<Sample>(&matches, environment).expect("no mistakes");
+    assert_eq!(loaded.config.listen.port(), 30100);
+    assert!(loaded.notes[0].starts_with("SERVER_HOST and SERVER_PORT is ignored"), "{:?}", loaded.notes);
+}
+
+#[test]
+fn another_reading_tells_what_counts_now_and_what_later_and_a_bad_one_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("muster.toml");
+    let write = |text: &str| std::fs::write(&path, text).expect("is written");
+    write("[quota]\nservices = 7");
+    let matches = augment::<Etcd>(clap::Command::new("it"))
+        .try_get_matches_from(["it", "--config", &path.display().to_string()])
+        .expect("flags exist");
+    let mut again = resolve_in::<Etcd>(&matches, HashMap::new()).expect("no mistakes").again;
+    let shown = again.shown();
+    assert!(shown.load().contains("services = 7 # file"), "{}", shown.load());
+
+    write("[quota]\nservices = 9\n[etcd]\nuser = 'you'");
+    let change = again.read::<Etcd>().expect("no mistakes");
+    assert_eq!(
+        (change.config.1, change.config.2.as_str(), change.live, change.later),
+        (9, "you", vec!["quota.services".into()], vec!["etcd.user".into()])
+    );
+    assert!(
+        shown.load().contains("services = 9") && shown.load().contains("user = \"me\""),
+        "{}",
+        shown.load()
+    );
+
+    write("[quota]\nservices = 'x'\nservice = 1");
+    let mistakes = again.read::<Etcd>().err().expect("is wrong");
+    assert_eq!(mistakes.0.len(), 2, "{mistakes}");
+    assert!(shown.load().contains("services = 9"));
 }
 
 #[test]

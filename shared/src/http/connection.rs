@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::{Builder, UpgradeableConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
@@ -24,8 +25,9 @@ use tracing::debug;
 use super::activity::{Activity, Overdue};
 use super::metrics::{Ended, ServerMetrics};
 use super::request::Noted;
-use super::{ServerLimits, Socket};
+use super::{ServerLimits, Socket, Stream};
 use crate::lifecycle::Tasks;
+use crate::tls::ServerTls;
 
 /// Everything the connections of a listener have in common.
 pub(super) struct Connections<S> {
@@ -78,6 +80,14 @@ where
                 debug!(error = %e, "the client left at once");
                 return open.end(Ended::Failed);
             }
+            let stream = match &limits.tls {
+                None => Stream::Plain(stream),
+                Some(tls) => match tokio::time::timeout(limits.header_timeout, secured(stream, tls)).await {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) => return open.end(Ended::Failed),
+                    Err(_) => return open.end(Ended::HeaderTimeout),
+                },
+            };
             let activity = Arc::new(Activity::new(Instant::now()));
             let socket = Socket::new(stream, slot, activity.clone(), limits.write_timeout);
             let (shown, name, access_log) = (activity.clone(), limits.name, limits.access_log);
@@ -96,6 +106,29 @@ where
         }
     }
 }
+
+/// Shakes hands; none when that fails. Who speaks HTTP to a port that expects TLS is told so in its own language.
+async fn secured(mut stream: TcpStream, tls: &ServerTls) -> Option<Stream> {
+    let mut first = [0];
+    let speaks_http = stream.peek(&mut first).await.is_ok_and(|n| n == 1) && first[0].is_ascii_alphabetic();
+    if speaks_http {
+        // The request is taken first: what is closed with bytes unread is reset, and the answer lost.
+        let _ = stream.read(&mut [0; 4096]).await;
+        let _ = stream.write_all(PLAIN_ON_TLS).await;
+        let _ = stream.shutdown().await;
+        return None;
+    }
+    match tls.accept(stream).await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream))),
+        Err(e) => {
+            debug!(error = %e, "a client could not be spoken to in TLS");
+            None
+        }
+    }
+}
+
+const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\
+    Connection: close\r\n\r\nthis port expects TLS: use https:// or wss://";
 
 /// Polls the connection to its end, and ends it when it is overdue or the process stops.
 async fn drive<S, B>(

@@ -10,19 +10,19 @@ use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::Stream;
 use super::activity::Activity;
 
-/// An accepted TCP connection that takes one of its listener's slots until it is dropped.
+/// An accepted connection that takes one of its listener's slots until it is dropped.
 ///
 /// A write for which the peer makes no room within the listener's write timeout fails with
 /// [`io::ErrorKind::TimedOut`].
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     slot: OwnedSemaphorePermit,
     activity: Arc<Activity>,
     write_timeout: Duration,
@@ -30,13 +30,13 @@ pub struct Socket {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// The slot of a connection whose [`TcpStream`] was taken out; dropping it lets another client in.
+/// The slot of a connection whose [`Stream`] was taken out; dropping it lets another client in.
 #[derive(Debug)]
 pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Socket {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         slot: OwnedSemaphorePermit,
         activity: Arc<Activity>,
         write_timeout: Duration,
@@ -45,7 +45,7 @@ impl Socket {
     }
 
     /// The plain stream, for who has deadlines of its own; keep the slot as long as the stream.
-    pub fn into_parts(self) -> (TcpStream, Slot) {
+    pub fn into_parts(self) -> (Stream, Slot) {
         (self.stream, Slot(self.slot))
     }
 

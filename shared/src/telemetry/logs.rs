@@ -4,10 +4,9 @@ use std::io::IsTerminal as _;
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use super::TelemetryError;
 use crate::config::{Choice, Config, Setting, Settings};
@@ -61,11 +60,9 @@ impl Config for LogConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             format: settings.get("log.format", "text", "How log lines look."),
-            filter: settings.get(
-                "log.level",
-                "info",
-                "What is logged: a level, or levels by part of the program.",
-            ),
+            filter: settings.live(|it| {
+                it.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
+            }),
             access: settings.get(
                 "log.access",
                 "false",
@@ -80,7 +77,7 @@ impl LogConfig {
     ///
     /// # Errors
     /// When logs were set up before.
-    pub(super) fn init(&self, exporter: Option<&SdkLoggerProvider>) -> Result<(), TelemetryError> {
+    pub(super) fn init(&self, exporter: Option<&SdkLoggerProvider>) -> Result<LogLevel, TelemetryError> {
         init(self.format, &self.filter.0, exporter)
     }
 }
@@ -90,8 +87,12 @@ impl LogConfig {
 ///
 /// # Errors
 /// When the filter cannot be read, or when logs were set up before.
-fn init(format: LogFormat, filter: &str, exporter: Option<&SdkLoggerProvider>) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+fn init(
+    format: LogFormat,
+    filter: &str,
+    exporter: Option<&SdkLoggerProvider>,
+) -> Result<LogLevel, TelemetryError> {
+    let (filter, level) = reload::Layer::new(EnvFilter::builder().parse(filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(colours()).boxed(),
@@ -104,7 +105,22 @@ fn init(format: LogFormat, filter: &str, exporter: Option<&SdkLoggerProvider>) -
         OpenTelemetryTracingBridge::new(it).with_filter(quiet)
     });
     let done = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
-    done.map_err(|_| TelemetryError::LogsAlreadySetUp)
+    done.map_err(|_| TelemetryError::LogsAlreadySetUp)?;
+    Ok(LogLevel(level))
+}
+
+/// Changes what is logged while the process runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// From now on what `config` says is logged; its format counts at the next start.
+    pub fn set(&self, config: &LogConfig) {
+        if let Ok(filter) = EnvFilter::builder().parse(&config.filter.0) {
+            // Fails only when the subscriber is gone: then nothing is logged at all.
+            let _ = self.0.reload(filter);
+        }
+    }
 }
 
 fn colours() -> bool {

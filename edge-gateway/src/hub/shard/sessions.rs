@@ -71,12 +71,12 @@ impl Shard {
         let send_buffer = self.setup.send_buffer;
         let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         let (outlet, read) = match to {
-            Attached::Socket { socket, read, slot } => {
+            Attached::Socket { socket, tls, read, slot } => {
                 connection.permit = Some((Some(slot), permit));
                 // What waits in the kernel can neither be merged nor taken back. Refused: it is the kernel's size.
                 let _ = SockRef::from(&socket).set_send_buffer_size(send_buffer);
                 match TcpStream::from_std(socket) {
-                    Ok(socket) => (Outlet::Socket(Rc::new(socket)), read),
+                    Ok(socket) => (Outlet::of(socket, tls), read),
                     Err(_) => return self.remove(key, Reason::Broken),
                 }
             }
@@ -87,7 +87,7 @@ impl Shard {
             }
         };
         let reader = match &outlet {
-            Outlet::Socket(socket) => Some(self.read_on(key, socket.clone())),
+            Outlet::Socket(_) | Outlet::Secure(_) => Some(self.read_on(key, outlet.clone())),
             Outlet::Stream(_) => None,
         };
         if let Some(connection) = self.get(key) {
@@ -102,11 +102,11 @@ impl Shard {
     }
 
     /// Has a task read whatever comes.
-    fn read_on(&self, key: Key, socket: Rc<TcpStream>) -> AbortHandle {
+    fn read_on(&self, key: Key, outlet: Outlet) -> AbortHandle {
         let this = self.this.clone();
         let reader = spawn_local(async move {
             loop {
-                let alive = socket.readable().await.is_ok();
+                let alive = outlet.readable().await;
                 let Some(shard) = this.upgrade() else { return };
                 let read = shard.borrow_mut().on_readable(key, alive);
                 match read {

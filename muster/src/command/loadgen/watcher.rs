@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::registry::Wire;
 use futures_util::StreamExt as _;
-use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::tally::Tally;
@@ -45,7 +45,7 @@ impl Watcher {
     }
 
     fn receive_buffer(&self, bytes: usize) {
-        if let MaybeTlsStream::Plain(stream) = self.socket.get_ref() {
+        if let Wire::Plain(stream) = self.socket.get_ref() {
             // Without it the watcher is only less slow.
             let _ = socket2::SockRef::from(stream).set_recv_buffer_size(bytes);
         }

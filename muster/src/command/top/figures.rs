@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 /// One scrape: each series by its name and labels as written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Figures(BTreeMap<String, f64>);
+pub(crate) struct Figures(BTreeMap<String, f64>);
 
 impl Figures {
     /// Reads a scrape; lines that are none are passed over.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             // Label values may hold blanks; the value is behind the last one, timestamps are not written.
             let (series, value) = line.rsplit_once(' ')?;
@@ -18,7 +18,7 @@ impl Figures {
     }
 
     /// The sum over the series called `name` that have all of `labels`, such as `status="SUCCESS"`.
-    pub(super) fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let mut sum = None;
         for (_, value) in
             self.of(name).filter(|(series, _)| labels.iter().all(|label| series.contains(label)))
@@ -29,7 +29,7 @@ impl Figures {
     }
 
     /// The quantile of a histogram's observations since `before`: the upper bound of the bucket it falls in.
-    pub(super) fn quantile_since(&self, before: &Self, name: &str, quantile: f64) -> Option<f64> {
+    pub(crate) fn quantile_since(&self, before: &Self, name: &str, quantile: f64) -> Option<f64> {
         let bucket = format!("{name}_bucket");
         let mut buckets: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
         for (series, value) in self.of(&bucket) {

@@ -4,9 +4,11 @@ use super::{NatsAuth, NatsConfig};
 use crate::config::{Secret, Settings, Url};
 
 impl NatsConfig {
-    /// Declares the settings `nats` and `nats.*` and takes their values; `name` is shown by the server's monitoring.
+    /// Declares the settings `nats.*` and takes their values; `name` is shown by the server's monitoring.
     pub fn read(settings: &mut Settings<'_>, name: &str) -> Self {
-        let urls: Vec<Url> = settings.get("nats", "nats://127.0.0.1:4222", "Servers of the NATS cluster.");
+        settings.alias("nats.urls", "nats");
+        let urls: Vec<Url> =
+            settings.get("nats.urls", "nats://127.0.0.1:4222", "Servers of the NATS cluster.");
         let user: Option<String> = settings.optional("nats.user", "Name at NATS.");
         let password: Option<Secret> = settings.optional("nats.password", "Password at NATS.");
         let token: Option<Secret> =
@@ -17,6 +19,11 @@ impl NatsConfig {
         if user.is_some() != password.is_some() {
             settings.mistake("nats.user", "a name and a password go together");
         }
+        let authorities: Option<std::path::PathBuf> =
+            settings.optional("nats.ca", "PEM file with the authorities to trust at NATS.");
+        if let Some(Err(error)) = authorities.as_ref().map(std::fs::read) {
+            settings.mistake("nats.ca", format!("the file cannot be read: {error}"));
+        }
         let secret = |secret: Secret| secret.expose().to_owned();
         let auth = match (token, user, password) {
             (Some(token), _, _) => NatsAuth::Token(secret(token)),
@@ -25,8 +32,7 @@ impl NatsConfig {
         };
         Self {
             auth,
-            root_certificates: settings
-                .optional("nats.ca", "PEM file with the authorities to trust at NATS."),
+            root_certificates: authorities,
             ..Self::new(urls.iter().map(|url| url.as_str().to_owned()).collect(), name)
         }
     }

@@ -1,0 +1,143 @@
+//! `muster doctor` on broken setups: it names the fault, and says what to do.
+
+use harness::{Authority, Client, Etcd, Nats, Process, World, eventually};
+
+use crate::operate::{local, muster, write, write_identity};
+
+/// What the doctor says of a program with this file; it must find something.
+async fn diagnosis(program: &str, file: &str) -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = write(directory.path(), "muster.toml", file);
+    let (status, text) =
+        muster(&["doctor", "--program", program, "--config", &path, "--timeout", "5s"]).await;
+    assert_eq!(status, 1, "{text}");
+    text
+}
+
+fn ports() -> String {
+    format!("listen = '{}'\nadmin-listen = '{}'\n", local(), local())
+}
+
+/// The line of a check.
+#[track_caller]
+fn assert_says(text: &str, check: &str, words: &[&str]) {
+    let line = text.lines().find(|line| line.starts_with(check) && line.contains("failed"));
+    let line = line.unwrap_or_else(|| panic!("{check} is not named:\n{text}"));
+    assert!(words.iter().all(|word| line.contains(word)), "{line}");
+}
+
+#[tokio::test]
+async fn a_file_with_mistakes() {
+    let text = diagnosis("control-plane", "[quota]\nservice = 5\ninstances = 'many'\n").await;
+    assert_says(&text, "settings", &["quota.instances", "many"]);
+    assert!(text.contains("did you mean `quota.services`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = taken.local_addr().expect("is bound");
+    let text = diagnosis("standalone", &format!("listen = '{address}'")).await;
+    assert_says(&text, "listen", &["is taken", "ss -ltnp"]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (certificate, key) =
+        write_identity(directory.path(), &Authority::new().issue_expired(&["127.0.0.1"]));
+    let file = format!("{}[tls]\ncertificate = '{certificate}'\nkey = '{key}'\n", ports());
+    assert_says(&diagnosis("standalone", &file).await, "certificate", &["has expired", "put a new one"]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_the_certificates() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    let (certificate, _) = write_identity(directory.path(), &authority.issue(&["127.0.0.1"]));
+    let key = write(directory.path(), "other.pem", &authority.issue(&["127.0.0.1"]).key_pem);
+    let file = format!("{}[tls]\ncertificate = '{certificate}'\nkey = '{key}'\n", ports());
+    assert_says(&diagnosis("standalone", &file).await, "settings", &["tls.certificate", "cannot be used"]);
+}
+
+#[tokio::test]
+async fn more_connections_than_files_may_be_open() {
+    let file = format!("{}[watch]\nper-node = 2000000000\n", ports());
+    assert_says(&diagnosis("standalone", &file).await, "open files", &["raise it", "LimitNOFILE"]);
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_not_there() {
+    let nats = Nats::start().await;
+    let file = format!("{}etcd.endpoints = 'http://{}'\nnats.urls = '{}'\n", ports(), local(), nats.url());
+    assert_says(&diagnosis("control-plane", &file).await, "etcd", &["look at etcd.endpoints"]);
+}
+
+#[tokio::test]
+async fn a_nats_that_is_not_there() {
+    let file = format!("{}nats.urls = 'nats://{}'\n", ports(), local());
+    assert_says(&diagnosis("edge-gateway", &file).await, "nats", &["look at nats.urls"]);
+}
+
+#[tokio::test]
+async fn a_nats_that_knows_another_password() {
+    let nats = Nats::start_with(&["--user", "muster", "--pass", "right"]).await;
+    let file =
+        format!("{}nats.urls = '{}'\nnats.user = 'muster'\nnats.password = 'wrong'\n", ports(), nats.url());
+    let text = diagnosis("edge-gateway", &file).await;
+    assert_says(&text, "nats", &["refused", "look at nats.user"]);
+    assert!(!text.contains("wrong"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_without_control_planes() {
+    let nats = Nats::start().await;
+    let (api, admin) = (local(), local());
+    let gateway = Process::ours("edge-gateway")
+        .args(["--nats", &nats.url(), "--listen", &api.to_string(), "--admin-listen", &admin.to_string()])
+        .args(["--control-plane", &format!("http://{}", local())]);
+    gateway.start();
+    eventually("it joins the bus", || async {
+        let report = Client::new(admin).try_get("/ready").await?.text();
+        report.contains(r#""bus":{"met":true"#).then_some(())
+    })
+    .await;
+    let admin = format!("http://{admin}");
+    let (status, text) = muster(&["doctor", "--admin", &admin]).await;
+    assert_eq!(status, 1, "{text}");
+    assert_says(&text, &format!("{admin} ready"), &["control_plane", "look at control-plane.urls"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_planes_of_two_clusters_on_one_nats() {
+    let world = World::start(1, 0).await;
+    let other = Etcd::start().await;
+    let (api, admin) = (local(), local());
+    let stranger = Process::ours("control-plane")
+        .args(["--etcd", &format!("http://{}", other.endpoint()), "--nats", &world.nats.url()])
+        .args(["--listen", &api.to_string(), "--admin-listen", &admin.to_string()]);
+    stranger.start();
+    world.publisher().await;
+    let admins = format!("http://{},http://{admin}", world.control_planes[0].admin);
+    eventually("two publishers are named", || async {
+        let (_, text) = muster(&["doctor", "--admin", &admins]).await;
+        text.contains("different etcd clusters and share one NATS").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_planes_without_a_publisher() {
+    let nats = Nats::start().await;
+    let (api, admin) = (local(), local());
+    let plane = Process::ours("control-plane")
+        .args(["--etcd", &format!("http://{}", local()), "--nats", &nats.url()])
+        .args(["--listen", &api.to_string(), "--admin-listen", &admin.to_string()]);
+    plane.start();
+    let admin_url = format!("http://{admin}");
+    eventually("it serves its admin port", || async { Client::new(admin).try_get("/ready").await }).await;
+    let (status, text) = muster(&["doctor", "--admin", &admin_url]).await;
+    assert_eq!(status, 1, "{text}");
+    assert_says(&text, "publisher", &["nothing is pushed", "etcd"]);
+    assert_says(&text, &format!("{admin_url} ready"), &["view", "look at etcd"]);
+}

@@ -1,0 +1,214 @@
+//! The Helm chart, held against the programs without helm: it renders to YAML with any switch on or off, and what it
+//! sets, opens and asks exists.
+//!
+//! Renders the few things that our templates use, and refuses everything else.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use shared::config::render_markdown;
+
+use crate::deploy::{each, files, read, text, words, yaml};
+
+const CHART: &str = "deploy/helm/muster";
+
+/// The value at `.Values.a.b` or `.Release.Name`.
+fn look_up(path: &str, values: &Value) -> Value {
+    if path == ".Release.Name" {
+        return Value::from("prod");
+    }
+    let keys = path.strip_prefix(".Values.").unwrap_or_else(|| panic!("`{path}` is not understood"));
+    keys.split('.').fold(values.clone(), |value, key| {
+        value.get(key).unwrap_or_else(|| panic!("values.yaml has no {path}")).clone()
+    })
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn is_set(value: &Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false))
+        && value.as_str() != Some("")
+        && value.as_i64() != Some(0)
+}
+
+/// What stands between `{{` and `}}`.
+fn expression(source: &str, values: &Value) -> String {
+    match source.split_whitespace().collect::<Vec<_>>()[..] {
+        [path] => plain(&look_up(path, values)),
+        [path, "|", "quote"] => Value::from(plain(&look_up(path, values))).to_string(),
+        ["add", path, number] => {
+            let number: i64 = number.parse().expect("a number");
+            (look_up(path, values).as_i64().unwrap_or_else(|| panic!("{path} is no number")) + number)
+                .to_string()
+        }
+        _ => panic!("`{source}` is not understood"),
+    }
+}
+
+fn render(template: &str, values: &Value) -> String {
+    let mut rendered = String::new();
+    // Whether each condition that is open holds.
+    let mut open: Vec<bool> = Vec::new();
+    for line in template.lines() {
+        let control = line.trim().strip_prefix("{{- ").and_then(|it| it.strip_suffix(" }}"));
+        match control.map(|it| it.split_whitespace().collect::<Vec<_>>()).as_deref() {
+            Some(["if", "not", path]) => open.push(!is_set(&look_up(path, values))),
+            Some(["if", path]) => open.push(is_set(&look_up(path, values))),
+            Some(["end"]) => drop(open.pop().expect("an end has a beginning")),
+            Some(other) => panic!("{other:?} is not understood"),
+            None if open.contains(&false) => {}
+            None => {
+                let mut rest = line;
+                while let Some((before, after)) = rest.split_once("{{ ") {
+                    let (source, after) = after.split_once(" }}").expect("what opens closes");
+                    rendered.push_str(before);
+                    rendered.push_str(&expression(source, values));
+                    rest = after;
+                }
+                rendered.push_str(rest);
+                rendered.push('\n');
+            }
+        }
+    }
+    assert!(open.is_empty(), "a condition is not closed");
+    rendered
+}
+
+/// Every object of the chart.
+fn objects(values: &Value) -> Vec<Value> {
+    let templates = files(&format!("{CHART}/templates"), ".yaml");
+    assert!(templates.len() >= 4, "{templates:?}");
+    let rendered = templates.iter().map(|file| render(&read(file), values)).collect::<Vec<_>>();
+    let documents = rendered.iter().flat_map(|it| it.split("\n---\n"));
+    documents
+        .filter(|it| !it.trim().is_empty())
+        .map(|it| {
+            serde_saphyr::from_str(it.trim_start_matches("---\n")).unwrap_or_else(|e| panic!("{e}\n{it}"))
+        })
+        .collect()
+}
+
+fn values() -> Value {
+    yaml(format!("{CHART}/values.yaml"))
+}
+
+/// With everything switched on.
+fn everything() -> Value {
+    let mut values = values();
+    for path in ["/etcd/secret", "/nats/secret", "/tls/secret"] {
+        *values.pointer_mut(path).expect("is a value") = Value::from("a-secret");
+    }
+    for path in ["/edgeGateway/autoscaling/enabled", "/monitoring/enabled", "/networkPolicy/enabled"] {
+        *values.pointer_mut(path).expect("is a value") = Value::from(true);
+    }
+    values
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|it| it["kind"] == kind).collect()
+}
+
+#[test]
+fn it_renders_with_its_defaults_and_with_everything_on() {
+    let kinds = |objects: &[Value]| objects.iter().map(|it| text(&it["kind"])).collect::<BTreeSet<_>>();
+    let usual = kinds(&objects(&values()));
+    assert_eq!(usual, BTreeSet::from(["Deployment", "PodDisruptionBudget", "Service"].map(str::to_owned)));
+    let all = kinds(&objects(&everything()));
+    for kind in ["HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor"] {
+        assert!(all.contains(kind), "{all:?}");
+    }
+    let gateway = |objects: &[Value]| {
+        let found = of_kind(objects, "Deployment")
+            .into_iter()
+            .find(|it| it["metadata"]["name"] == "prod-edge-gateway");
+        found.expect("is there")["spec"]["replicas"].clone()
+    };
+    assert_eq!((gateway(&objects(&values())), gateway(&objects(&everything()))), (2.into(), Value::Null));
+}
+
+#[test]
+fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
+    for deployment in of_kind(&objects(&everything()), "Deployment") {
+        let pod = &deployment["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let name = text(&container["name"]);
+        let table = match name.as_str() {
+            "control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
+            "edge-gateway" => render_markdown::<edge_gateway::process::ProcessConfig>(),
+            other => panic!("who is {other}?"),
+        };
+        let known: BTreeSet<&str> = words(&table).collect();
+        let set: Vec<(String, Value)> = container["env"]
+            .as_array()
+            .expect("has an environment")
+            .iter()
+            .map(|it| (text(&it["name"]), it["value"].clone()))
+            .collect();
+        set.iter().for_each(|(it, _)| assert!(known.contains(it.as_str()), "{name} has no {it}"));
+        // The values are ones that the program takes.
+        let literal = set.iter().filter(|(it, value)| value.is_string() && !it.contains("_TLS_"));
+        let sources = literal.fold(shared::config::Sources::default(), |sources, (it, value)| {
+            sources.with_variable(it, text(value))
+        });
+        let mistakes = match name.as_str() {
+            "control-plane" => shared::config::parse::<control_plane::process::ProcessConfig>(&sources).err(),
+            _ => shared::config::parse::<edge_gateway::process::ProcessConfig>(&sources).err(),
+        };
+        assert_eq!(mistakes, None);
+
+        let image = text(&container["image"]);
+        assert!(
+            read("Dockerfile").contains(&format!(" AS {name}\n"))
+                && image.starts_with(&format!("muster/{name}:"))
+        );
+        let ports: Vec<u64> =
+            each(&container["ports"], "containerPort").iter().filter_map(Value::as_u64).collect();
+        assert_eq!(ports, [30100, 30101]);
+        for (probe, path) in [("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
+            assert_eq!(
+                (&container[probe]["httpGet"]["path"], &container[probe]["httpGet"]["port"]),
+                (&path.into(), &"admin".into())
+            );
+        }
+        let seconds = |value: &Value| humantime::parse_duration(&text(value)).expect("a duration").as_secs();
+        let grace =
+            set.iter().find(|(it, _)| it == "MUSTER_GRACE").map(|(_, value)| seconds(value)).expect("is set");
+        let given = pod["terminationGracePeriodSeconds"].as_u64().expect("is set");
+        let sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().expect("is set");
+        assert!(given > grace + sleep, "{name}: {given} s for {grace} s and {sleep} s");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    }
+}
+
+#[test]
+fn selectors_ports_and_metrics_lead_somewhere() {
+    let objects = objects(&everything());
+    let pods: Vec<Value> = of_kind(&objects, "Deployment")
+        .iter()
+        .map(|it| it["spec"]["template"]["metadata"]["labels"].clone())
+        .collect();
+    let selects = |labels: &Value| {
+        let labels = labels.as_object().expect("has labels");
+        pods.iter().any(|pod| labels.iter().all(|(name, value)| pod[name] == *value))
+    };
+    for kind in ["Deployment", "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor"] {
+        for object in of_kind(&objects, kind) {
+            for labels in each(object, "matchLabels") {
+                assert!(
+                    labels.get("kubernetes.io/metadata.name").is_some() || selects(&labels),
+                    "{kind}: {labels}"
+                );
+            }
+        }
+    }
+    for service in of_kind(&objects, "Service") {
+        assert!(selects(&service["spec"]["selector"]));
+        assert_eq!(each(&service["spec"]["ports"], "targetPort"), ["registry", "admin"]);
+    }
+    let scaler = of_kind(&objects, "HorizontalPodAutoscaler")[0];
+    let metric = text(&scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]);
+    assert!(read("docs/metrics.md").contains(&format!("| `{metric}` |")), "nobody tells {metric}");
+}
