@@ -83,7 +83,7 @@ mod tests {
     use shared::model::{Instance, Tenant};
 
     use super::super::preface::{Missing, Preface};
-    use super::super::{Effect, Interest, InterestChange};
+    use super::super::{Effect, Interest, InterestChange, Want};
     use super::*;
     use crate::upstream::topic::Replayed;
 
@@ -96,16 +96,37 @@ mod tests {
         let mut core = Core::new(1);
         let id = core.join(&Selector::Consumer(service("c"))).0;
         core.on_interest(id, Interest { exists: true, rev: 20, providers: vec![service("p")] });
-        for effect in core.take_effects() {
-            if let Effect::OpenTopics(wants) = effect {
-                for want in wants {
-                    let key = Some(Arc::default());
-                    let replayed = Replayed { key, continuous: true, at: want.since, ..Replayed::default() };
-                    core.on_loaded(&want.provider, want.since, replayed);
+        answer(&mut core, id, 20, &[service("p")]);
+        (core, id)
+    }
+
+    /// Answers what is asked until a bookmark has made it certain.
+    fn answer(core: &mut Core, id: GroupId, rev: Revision, providers: &[ServiceRef]) {
+        for bookmark in rev..rev + 4 {
+            for effect in core.take_effects() {
+                match effect {
+                    Effect::AskInterest(..) => {
+                        core.on_interest(id, Interest { exists: true, rev, providers: providers.to_vec() });
+                    }
+                    Effect::OpenTopics(wants) => {
+                        for Want { provider, since, .. } in wants {
+                            let key = Some(Arc::default());
+                            let replayed =
+                                Replayed { key, continuous: true, at: since, ..Replayed::default() };
+                            core.on_loaded(&provider, since, replayed);
+                        }
+                    }
+                    Effect::Replay(_, wants) => {
+                        for Want { provider, since, .. } in wants {
+                            let replayed = Replayed { continuous: true, at: since, ..Replayed::default() };
+                            core.on_replayed(&provider, since, replayed);
+                        }
+                    }
+                    _ => {}
                 }
             }
+            core.on_bookmark(bookmark, rev);
         }
-        (core, id)
     }
 
     fn delete(provider: &str, rev: Revision) -> (ServiceRef, Arc<Push>) {
@@ -142,10 +163,15 @@ mod tests {
         core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
         assert!(preface(&core, id, 12).is_ok());
         let removed = vec![service("p")];
-        core.on_interest_change(id, InterestChange { rev: 21, removed, ..InterestChange::default() });
+        core.on_interest_change(id, InterestChange { rev: 24, removed, ..InterestChange::default() });
+        assert!(
+            core.preface(id, 12, &HashMap::new()).is_none(),
+            "it is not certain yet what was told of `p`"
+        );
+        answer(&mut core, id, 24, &[]);
         assert!(matches!(preface(&core, id, 12), Err(Missing::Departed)));
-        core.on_departed(id, Departed { since: 12, after: 12, rev: 21, events: vec![delete("p", 21)] });
-        assert_eq!(told(preface(&core, id, 12)), [21]);
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 28, events: vec![delete("p", 24)] });
+        assert_eq!(told(preface(&core, id, 12)), [24]);
         core.forget_departed(|_| false);
         assert!(matches!(preface(&core, id, 12), Err(Missing::Departed)));
     }

@@ -57,6 +57,10 @@ impl Core {
         known: &HashMap<ServiceRef, Replayed>,
     ) -> Option<Result<Preface, Missing>> {
         let group = self.groups.get(&id).filter(|group| group.confirmed > 0 && group.asking.is_none())?;
+        if !group.leaving.is_empty() {
+            // The next bookmark makes certain what was told of those that leave, and whether they come back.
+            return None;
+        }
         if since > self.seen {
             // Another gateway is further than this one; soon this one is there too.
             return None;
