@@ -130,7 +130,16 @@ async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
     world.control_plane.forget_history();
     // The gateway's answer of a moment ago is good for a moment.
     world.control_plane.no_interest("c", "p").await;
+    // Who resumes waits until a bookmark has made certain who leaves.
+    let publisher = world.control_plane.clone();
+    let publishing = tokio::spawn(async move {
+        loop {
+            publisher.bookmark().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
     let mut stream = client.watch(watch(Some(first.at.rev))).await.expect("streams").into_inner();
+    publishing.abort();
     let Some(What::Reset(void)) = next(&mut stream).await.expect("good").expect("open").what else {
         panic!("a reset was expected")
     };
