@@ -135,7 +135,7 @@ mod tests {
         let without = FILE.replace("[nats_hop_us]", "[nats_hops_us]");
         let problem = Coefficients::parse(&without).expect_err("one is missing").to_string();
         assert!(problem.contains("nats_hop_us"), "{problem}");
-        let negative = FILE.replace("value = 149", "value = -149");
+        let negative = FILE.replace("[nats_hop_us]\nvalue = ", "[nats_hop_us]\nvalue = -");
         assert!(Coefficients::parse(&negative).expect_err("is negative").to_string().contains("nats_hop_us"));
         let more = format!("{FILE}\n[other]\nvalue = 1\nwhat = \"\"\nbench = \"\"\nworth = \"assumed\"\n");
         assert!(Coefficients::parse(&more).expect_err("one is unused").to_string().contains("nothing uses"));
