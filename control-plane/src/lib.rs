@@ -15,6 +15,7 @@ pub mod dependency_queue;
 pub mod election;
 pub mod failure;
 pub mod keys;
+pub mod known;
 pub mod metrics;
 #[cfg(feature = "etcd")]
 pub mod process;

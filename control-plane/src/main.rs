@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use control_plane::app::{App, Parts};
+use control_plane::known;
 use control_plane::process::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use shared::bus::NatsBus;
@@ -47,6 +48,7 @@ async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Resul
     }
     info!(plane = "control", api = %listening, admin = %admin.local_addr()?, "listening");
 
+    frame.known.add(known::source(&app.registry));
     let quotas = app.registry.quotas();
     frame.on_change(move |config| quotas.set(&config.plane.registry));
     frame.serve_admin(admin);

@@ -42,11 +42,11 @@ impl Read for ProcessConfig {
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30111",
-                "Address of /live, /ready, /metrics, and for operators /config and /drain.",
+                "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
             ),
             admin_token: settings.optional(
                 "admin-token",
-                "Lets who sends it as a bearer token use /config and /drain from afar.",
+                "Lets who sends it as a bearer token use /config, /known and /drain from afar.",
             ),
             grace: settings.within(
                 "grace",

@@ -11,10 +11,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use opentelemetry::metrics::Meter;
 use shared::admin::{Condition, Readiness};
 use shared::bus::Bus;
 use shared::http::{ServerLimits, ServerMetrics, serve_counted};
+use shared::known::Known;
 use shared::lifecycle::Tasks;
 use shared::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
@@ -151,6 +153,15 @@ impl App {
     pub fn on_limits(&self) -> impl Fn(&LimitsConfig) + Send + 'static {
         let limits = self.limits.clone();
         move |config| limits.set(config.clone())
+    }
+
+    /// Tells what is known of the providers that are followed, while it runs.
+    pub fn on_known(&self) -> impl Fn() -> BoxFuture<'static, Option<Known>> + Send + Sync + 'static {
+        let handle = self.handle.clone();
+        move || {
+            let handle = handle.clone();
+            Box::pin(async move { handle.known().await })
+        }
     }
 
     /// Serves until the drain has ended: every session is closed and every request answered.

@@ -35,6 +35,7 @@ async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Resul
     let app = App::build(gateway, Arc::new(bus), forward, &meter, &frame.readiness, tasks).await?;
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
+    frame.known.add(app.on_known());
     let set_limits = app.on_limits();
     tasks.spawn_vital("app", app.run());
     frame.serve_admin(admin);

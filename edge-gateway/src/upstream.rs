@@ -42,12 +42,14 @@ mod offset;
 mod requests;
 mod restore;
 mod selector;
+mod standing;
 mod topic;
 
 pub(crate) use cause::Cause;
 pub use config::UpstreamConfig;
 pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
 pub(crate) use selector::Selector;
+pub(crate) use standing::Standing;
 
 use core::{Core, Digests};
 use effects::Done;

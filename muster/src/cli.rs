@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    doctor, drain, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
+    diff, doctor, drain, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
 };
 use crate::failure::{Failure, STATUSES};
 use crate::screen::{Format, Screen};
@@ -38,6 +38,8 @@ enum Command {
     Watch(watch::Watch),
     /// Show what each process is doing.
     Top(top::Top),
+    /// Compare what control planes and gateways know of the registry.
+    Diff(diff::Diff),
     /// Look for what usually goes wrong, from the address to a push.
     Doctor(doctor::Doctor),
     /// Tell a process to drain, and wait until it has ended.
@@ -144,6 +146,7 @@ async fn carry_out(command: Command, screen: &mut Screen) -> Result<(), Failure>
         Command::Status(it) => it.run(screen).await,
         Command::Watch(it) => it.run(screen).await,
         Command::Top(it) => it.run(screen).await,
+        Command::Diff(it) => it.run(screen).await,
         Command::Doctor(it) => it.run(screen).await,
         Command::Drain(it) => it.run(screen).await,
         Command::Loadgen(it) => it.run(screen).await,

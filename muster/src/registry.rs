@@ -166,11 +166,18 @@ impl Registry {
 
     /// A GET of a path from the root of the server, such as `/ready`, whatever the status.
     pub(crate) async fn root(&self, path: &str) -> Result<Response<String>, Failure> {
+        self.root_as(path, None).await
+    }
+
+    /// Like [`Registry::root`], with an admin token if there is one.
+    pub(crate) async fn root_as(&self, path: &str, token: Option<&str>) -> Result<Response<String>, Failure> {
         let mut url = self.base.clone();
         url.set_path(path);
-        let request = Request::get(url.as_str())
-            .body(Full::default())
-            .map_err(|e| Failure::Usage(format!("`{url}`: {e}")))?;
+        let mut request = Request::get(url.as_str());
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::default()).map_err(|e| Failure::Usage(format!("`{url}`: {e}")))?;
         let (head, body) = self.send(request).await?;
         Ok(Response::from_parts(head, String::from_utf8_lossy(&body).into_owned()))
     }

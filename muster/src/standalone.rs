@@ -11,6 +11,7 @@ use axum::Router;
 use clap::{ArgMatches, Command};
 use control_plane::app::{App, Parts};
 use control_plane::keys::Name;
+use control_plane::known;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
@@ -63,7 +64,7 @@ impl Config for StandaloneConfig {
             ),
             admin_token: settings.optional(
                 "admin-token",
-                "Lets who sends it as a bearer token use /config and /drain from afar.",
+                "Lets who sends it as a bearer token use /config, /known and /drain from afar.",
             ),
             grace: settings.within(
                 "grace",
@@ -138,7 +139,9 @@ async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) ->
     let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
     info!(plane = "both", api = %listening, data = %file.display(), "listening");
     let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
+    frame.known.add(known::source(&registry));
     drop(registry);
+    frame.known.add(gateway.on_known());
     frame.on_change(move |config| {
         quotas.set(&config.plane.registry);
         set_limits(&config.gateway.limits);

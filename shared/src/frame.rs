@@ -4,8 +4,8 @@
 //! body → until the drain has ended → the rest of the telemetry. SIGHUP, or a change of the configuration file, reads the settings again: what is
 //! live counts from then on, what is not is named, and a configuration with mistakes changes nothing.
 //!
-//! The admin port has, besides [`admin`]'s routes, two for operators only: `GET /config` (the settings in force, without
-//! secrets) and `POST /drain`. They are granted to this machine, and to who knows the admin token.
+//! The admin port has, besides [`admin`]'s routes, some for operators only: `GET /config` (the settings in force, without
+//! secrets), `GET /known` (what its planes know of the registry) and `POST /drain`. They are granted to this machine, and to who knows the admin token.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Readiness};
 use crate::config::{Again, Config, Loaded, Secret};
 use crate::http::{ServerLimits, serve};
+use crate::known;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
 
@@ -61,6 +62,8 @@ pub struct Frame<C> {
     pub metrics: Metrics,
     /// Whether it may be given work.
     pub readiness: Readiness,
+    /// What its planes know, for who compares.
+    pub known: known::Sources,
     again: Again,
     /// The admin port outlives the others' drain, so that it can be watched.
     last: Tasks,
@@ -128,9 +131,9 @@ where
     tasks.listen_for_signals().map_err(|e| told(&e))?;
     let (grace, token) = (config.grace(), config.admin_token().cloned());
     let (metrics, readiness) = (telemetry.metrics().clone(), Readiness::new(&tasks));
-    let last = Tasks::new();
+    let (last, known) = (Tasks::new(), known::Sources::default());
     let mut frame =
-        Frame { tasks, metrics, readiness, again, last: last.clone(), token, appliers: Vec::new() };
+        Frame { tasks, metrics, readiness, known, again, last: last.clone(), token, appliers: Vec::new() };
     body(config, &mut frame).await.map_err(|e| told(&e))?;
     let (tasks, level) = (frame.tasks.clone(), telemetry.level().clone());
     frame.appliers.push(Box::new(move |config| level.set(config.log())));
@@ -149,7 +152,7 @@ impl<C: Program> Frame<C> {
     /// The admin port's routes.
     pub fn admin_routes(&self) -> Router {
         let (shown, drain, token) = (self.again.shown(), self.tasks.drain().clone(), self.token.clone());
-        let token = Arc::new(token);
+        let (token, known) = (Arc::new(token), self.known.clone());
         let operators = Router::new()
             .route(
                 "/config",
@@ -158,6 +161,7 @@ impl<C: Program> Frame<C> {
                     (head, shown.load().as_str().to_owned())
                 }),
             )
+            .route(known::PATH, get(async move || known.tell().await))
             .route(
                 "/drain",
                 post(async move || {

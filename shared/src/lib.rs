@@ -12,6 +12,7 @@
 //! | [`admin`] | `/live`, `/ready`, `/metrics` |
 //! | [`config`] | settings: declared once; flags, environment, file, help; read again while running |
 //! | [`frame`] | what every program has around its rooms: logs, signals, the admin port, settings that change |
+//! | [`known`] | what a process knows of the registry, for comparison with others |
 //! | [`tls`] | certificates for listeners, read again when they change, and for those who connect |
 //! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
 //!
@@ -25,6 +26,7 @@ pub mod config;
 pub mod event;
 pub mod frame;
 pub mod http;
+pub mod known;
 pub mod lifecycle;
 pub mod model;
 pub mod subject;

@@ -4,6 +4,7 @@ mod concurrent;
 mod dashboards;
 mod deploy;
 mod descriptors;
+mod diff;
 mod doctor;
 mod faults;
 mod helm;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use shared::known::Known;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Selector;
+use super::{Selector, Standing};
 use crate::hub::push::Encoding;
 use crate::hub::{ShardHandle, Ticket};
 use crate::limits::Full;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
         since: Option<Revision>,
         done: Admission,
     },
+    /// Someone compares what is known here with what others know.
+    Tell(oneshot::Sender<Standing>),
 }
 
 /// What others may know of the upstream.
@@ -67,6 +70,16 @@ impl UpstreamHandle {
         };
         let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();
         joined.ok_or(None)?.map_err(Some)
+    }
+
+    /// What is known of the providers that are followed. `None` when the upstream has ended or does not answer in time.
+    pub(crate) async fn known(&self) -> Option<Known> {
+        let asking = async {
+            let (told, standing) = oneshot::channel();
+            self.commands.send(Command::Tell(told)).await.ok()?;
+            standing.await.ok()
+        };
+        tokio::time::timeout(self.open_timeout, asking).await.ok()?.map(Standing::into_known)
     }
 
     /// The highest revision that any watcher was told of, or from which on one is.

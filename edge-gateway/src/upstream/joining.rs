@@ -55,6 +55,8 @@ impl Resuming {
 impl Upstream {
     pub(super) async fn on_command(&mut self, command: Command) {
         match command {
+            // Whoever asked may have gone.
+            Command::Tell(told) => drop(told.send(self.core.standing())),
             Command::Join { selector, encoding, since, done } => {
                 if !self.core.has_room(&selector, self.config.topics) {
                     // Nobody waits any more: nothing was taken.

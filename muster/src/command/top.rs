@@ -10,8 +10,9 @@ pub(crate) mod figures;
 
 use figures::Figures;
 
+use super::processes;
 use super::register::interrupted;
-use crate::cli::{Target, Trust, duration};
+use crate::cli::{Trust, duration};
 use crate::failure::Failure;
 use crate::registry::Registry;
 use crate::screen::{Format, Screen};
@@ -98,33 +99,10 @@ impl Top {
         }
     }
 
-    /// One process for each address behind the given names.
     async fn processes(&self) -> Result<Vec<Process>, Failure> {
-        let mut processes = Vec::new();
-        for admin in &self.admin {
-            let (host, port) =
-                (admin.host_str().unwrap_or_default(), admin.port_or_known_default().unwrap_or(80));
-            let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
-            let mut addresses: Vec<_> = found
-                .map_err(|e| Failure::Unreachable { server: admin.to_string(), problem: e.to_string() })?
-                .collect();
-            addresses.sort();
-            addresses.dedup();
-            for address in addresses {
-                let mut server = admin.clone();
-                if server.set_ip_host(address.ip()).is_err() {
-                    return Err(Failure::Usage(format!("`{admin}` is no address of a process")));
-                }
-                let timeout = self.every.max(Duration::from_secs(1));
-                let target = Target::process(server, timeout, self.trust.clone());
-                processes.push(Process {
-                    name: address.to_string(),
-                    registry: Registry::new(&target)?,
-                    last: None,
-                });
-            }
-        }
-        Ok(processes)
+        let found = processes::of(&self.admin, self.every.max(Duration::from_secs(1)), &self.trust).await?;
+        let process = |it: processes::Process| Process { name: it.name, registry: it.registry, last: None };
+        Ok(found.into_iter().map(process).collect())
     }
 
     fn show(&self, rows: &[Row], screen: &mut Screen) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::{Core, Digests, Effect, Group, SETTLED_AFTER, Slot, Unsettled, Want};
 use crate::hub::GroupId;
-use crate::upstream::{Cause, Selector};
+use crate::upstream::{Cause, Selector, Standing};
 
 impl Core {
     /// The publisher's progress: everything in (since, rev] was published. True when that shows a loss.
@@ -159,6 +159,15 @@ impl Core {
             Selector::Providers(_) | Selector::Scope(_) => None,
         });
         Digests { entries: live.collect(), consumers: consumers.collect() }
+    }
+
+    /// What is known here, for comparison with others: cheap copies, made into text elsewhere.
+    pub(crate) fn standing(&self) -> Standing {
+        let live = self.topics.iter().filter_map(|(provider, slot)| match slot {
+            Slot::Live(topic) => Some(Standing::of(provider, topic)),
+            Slot::Loading { .. } => None,
+        });
+        Standing { revision: self.told, providers: live.collect() }
     }
 
     /// These providers' sums, as they were sent, differ from the replica's; those that have not moved since are
