@@ -23,7 +23,7 @@ use crate::keys::ROOT;
 use crate::registry::Registry;
 use crate::view::{Change, ServiceView, Snapshot, interest};
 
-mod left;
+pub mod left;
 
 /// How long a question waits for the view.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -30,25 +30,46 @@ pub(super) fn of(change: &Change, now: u64) -> Vec<Message> {
             let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
             let subject = subject::interest(&consumer);
             let parts = parts(&change.added, &change.removed);
-            let part = |(added, removed)| pb::InterestChange { added, removed, ..(**change).clone() };
-            parts.map(part).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
+            let message = |(Part { part, more }, added, removed)| pb::InterestChange {
+                added,
+                removed,
+                part,
+                more,
+                ..(**change).clone()
+            };
+            parts.map(message).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
         }
         Change::Services(change) => {
             let subject = subject::services(&Tenant::new(&change.domain, &change.project));
             let parts = parts(&change.added, &change.removed);
-            let part = |(added, removed)| pb::ServicesChange { added, removed, ..(**change).clone() };
-            parts.map(part).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
+            let message = |(Part { part, more }, added, removed)| pb::ServicesChange {
+                added,
+                removed,
+                part,
+                more,
+                ..(**change).clone()
+            };
+            parts.map(message).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
         }
     }
+}
+
+/// Which part of a change a message is.
+struct Part {
+    part: u32,
+    more: bool,
 }
 
 /// Two lists in parts: who watches everything may gain more services at once than one message holds.
 fn parts<'a, A: Clone, B: Clone>(
     added: &'a [A],
     removed: &'a [B],
-) -> impl Iterator<Item = (Vec<A>, Vec<B>)> + 'a {
+) -> impl Iterator<Item = (Part, Vec<A>, Vec<B>)> + 'a {
     let count = added.len().max(removed.len()).div_ceil(SERVICES_PER_MESSAGE).max(1);
-    (0..count).map(|index| (part(added, index), part(removed, index)))
+    (0..count).map(move |index| {
+        let number = Part { part: u32::try_from(index).unwrap_or(u32::MAX), more: index + 1 < count };
+        (number, part(added, index), part(removed, index))
+    })
 }
 
 fn part<T: Clone>(all: &[T], index: usize) -> Vec<T> {

@@ -13,20 +13,15 @@ use crate::view::{Change, History};
 
 /// Who left, and from where on that is complete.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Left {
+pub struct Left {
     /// Providers, with the revision at which each was left last.
-    pub(super) providers: BTreeMap<ServiceRef, Revision>,
+    pub providers: BTreeMap<ServiceRef, Revision>,
     /// Everyone who left after this revision is named.
-    pub(super) after: Revision,
+    pub after: Revision,
 }
 
 /// The providers that left the consumer's interest in (since, until].
-pub(super) fn by_consumer(
-    history: &History,
-    consumer: &ServiceRef,
-    since: Revision,
-    until: Revision,
-) -> Left {
+pub fn by_consumer(history: &History, consumer: &ServiceRef, since: Revision, until: Revision) -> Left {
     let told = pb::ServiceRef::from(consumer);
     let changes = history.since(
         since,
@@ -45,7 +40,7 @@ pub(super) fn by_consumer(
 
 /// The services that left the scope in (since, until] and of which there is something to tell: those whose
 /// instances changed under a name that belongs to it.
-pub(super) fn by_scope(history: &History, scope: &Scope, since: Revision, until: Revision) -> Left {
+pub fn by_scope(history: &History, scope: &Scope, since: Revision, until: Revision) -> Left {
     let changes = history.since(since, until, |change| {
         matches!(change, Change::Services(change)
             if change.domain == scope.tenant.domain && change.project == scope.tenant.project)

@@ -17,6 +17,7 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 use tracing::warn;
 
+use self::chain::Chain;
 use super::entry::{InstanceView, ServiceView};
 use super::history::{Change, History};
 use super::interest;
@@ -27,6 +28,7 @@ use crate::metrics::ViewMetrics;
 use crate::store::{KeyValue, KvEvent};
 use crate::trace;
 
+mod chain;
 mod hold;
 mod put;
 mod relist;
@@ -46,6 +48,9 @@ pub struct Writer {
     gone: HashMap<ServiceRef, Position>,
     /// Before this revision nothing is known of providers that are not in the view.
     floor: Revision,
+    /// The last change of each consumer's interest, and of each tenant's services.
+    interests: Chain<ServiceRef>,
+    services: Chain<Tenant>,
     protection: Protection,
     skipped: Arc<AtomicU64>,
     metrics: Option<ViewMetrics>,
@@ -89,6 +94,8 @@ impl Writer {
             clock,
             gone: HashMap::new(),
             floor: 0,
+            interests: Chain::since(0),
+            services: Chain::since(0),
             protection,
             skipped,
             metrics: None,
@@ -239,7 +246,7 @@ impl Writer {
     }
 
     /// Compares who heard of whom before the revision with after it, for those whom it may concern.
-    fn tell_interest(&self, before: &Snapshot, round: &mut Round) {
+    fn tell_interest(&mut self, before: &Snapshot, round: &mut Round) {
         let mut consumers = std::mem::take(&mut round.consumers);
         for (tenant, name) in &round.names {
             consumers.extend(interest::concerned(before, tenant, name));
@@ -253,7 +260,8 @@ impl Writer {
             }
         }
         for consumer in consumers {
-            if let Some(change) = self.interest_change(before, &consumer, round) {
+            if let Some(mut change) = self.interest_change(before, &consumer, round) {
+                change.prev_rev = self.interests.link(consumer, round.rev);
                 round.events.push(Change::Interest(Arc::new(change)));
             }
         }
@@ -262,7 +270,7 @@ impl Writer {
 
     /// Compares which services each tenant had before the revision with after it, for who watches by what
     /// services are.
-    fn tell_services(&self, before: &Snapshot, round: &mut Round) {
+    fn tell_services(&mut self, before: &Snapshot, round: &mut Round) {
         let mut changes: BTreeMap<Tenant, pb::ServicesChange> = BTreeMap::new();
         for service in std::mem::take(&mut round.records) {
             let key = |snapshot: &Snapshot| snapshot.service(&service).map(|(view, _)| view.key.clone());
@@ -284,7 +292,10 @@ impl Writer {
                 None => change.removed.push((&service).into()),
             }
         }
-        round.events.extend(changes.into_values().map(|change| Change::Services(Arc::new(change))));
+        for (tenant, change) in changes {
+            let prev_rev = self.services.link(tenant, round.rev);
+            round.events.push(Change::Services(Arc::new(pb::ServicesChange { prev_rev, ..change })));
+        }
     }
 
     fn interest_change(
@@ -307,6 +318,7 @@ impl Writer {
             removed: old.difference(&new).map(Into::into).collect(),
             consumer_deleted,
             committed_at: round.committed_at,
+            ..pb::InterestChange::default()
         })
     }
 

@@ -99,10 +99,13 @@ pub(crate) struct Interest {
     pub providers: Vec<ServiceRef>,
 }
 
-/// A change of a consumer's interest.
+/// A change of a consumer's interest, or a part of one that takes several messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InterestChange {
-    pub rev: Revision,
+    /// The end of its revision, unless more parts of it follow.
+    pub at: Position,
+    /// The change, or the part, before this one.
+    pub prev: Position,
     pub added: Vec<ServiceRef>,
     pub removed: Vec<ServiceRef>,
     pub deleted: bool,
@@ -118,8 +121,10 @@ struct Group {
     left: HashMap<ServiceRef, Position>,
     /// The revision of the last answer about the interest; 0 before the first.
     confirmed: Revision,
-    /// The revision of the last change; an earlier one is a repetition.
-    changed: Revision,
+    /// The last change; an earlier one is a repetition.
+    changed: Position,
+    /// Up to this revision everyone who came or left is known.
+    covered: Revision,
     /// The answer is awaited; changes that come meanwhile.
     asking: Option<Vec<InterestChange>>,
     /// Something was lost meanwhile, which the answer may be too old to know.
@@ -316,7 +321,8 @@ impl Core {
             leaving: HashMap::new(),
             left: HashMap::new(),
             confirmed: 0,
-            changed: 0,
+            changed: Position::default(),
+            covered: 0,
             asking: Some(Vec::new()),
             again: false,
             departed: None,

@@ -10,8 +10,8 @@ use futures_util::{Stream as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::{Message, Messages};
-use shared::event::InstanceEvent;
-use shared::model::ServiceRef;
+use shared::event::{InstanceEvent, Position};
+use shared::model::{Revision, ServiceRef};
 use tracing::debug;
 
 use super::core::InterestChange;
@@ -70,7 +70,7 @@ impl Upstream {
                 break;
             }
         }
-        interests.sort_by_key(|(_, change)| change.rev);
+        interests.sort_by_key(|(_, change)| change.at);
         for (group, change) in interests {
             self.core.on_interest_change(group, change);
         }
@@ -118,14 +118,19 @@ pub(super) fn interest_change(
     let Some(scope) = selector.scope() else {
         let change = pb::InterestChange::decode(payload)?;
         return Ok(InterestChange {
-            rev: change.rev,
+            at: place(change.rev, change.part, change.more),
+            prev: before(change.rev, change.part, change.prev_rev),
             added: change.added.into_iter().map(Into::into).collect(),
             removed: change.removed.into_iter().map(Into::into).collect(),
             deleted: change.consumer_deleted,
         });
     };
     let told = pb::ServicesChange::decode(payload)?;
-    let mut change = InterestChange { rev: told.rev, ..InterestChange::default() };
+    let mut change = InterestChange {
+        at: place(told.rev, told.part, told.more),
+        prev: before(told.rev, told.part, told.prev_rev),
+        ..InterestChange::default()
+    };
     change.removed.extend(told.removed.into_iter().map(ServiceRef::from));
     for it in told.added {
         let (Some(service), Some(key)) = (it.service, it.key) else { continue };
@@ -134,6 +139,16 @@ pub(super) fn interest_change(
         side.push(service.into());
     }
     Ok(change)
+}
+
+/// The place of a part of a change; the last one ends its revision.
+fn place(rev: Revision, part: u32, more: bool) -> Position {
+    if more { Position { rev, sub: part } } else { Position::end_of(rev) }
+}
+
+/// The place before a part.
+fn before(rev: Revision, part: u32, prev_rev: Revision) -> Position {
+    part.checked_sub(1).map_or(Position::end_of(prev_rev), |sub| Position { rev, sub })
 }
 
 /// What became of a batch of events; told to the metrics in one go.

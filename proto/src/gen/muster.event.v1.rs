@@ -127,6 +127,15 @@ pub struct InterestChange {
     pub consumer_deleted: bool,
     #[prost(uint64, tag = "6")]
     pub committed_at: u64,
+    /// The revision of the change of this consumer's interest before this one: a gateway that has heard less has
+    /// missed something and asks. 0 where that is not known.
+    #[prost(uint64, tag = "7")]
+    pub prev_rev: u64,
+    /// Number of this part, from 0, and whether more of the same change follow.
+    #[prost(uint32, tag = "8")]
+    pub part: u32,
+    #[prost(bool, tag = "9")]
+    pub more: bool,
 }
 /// Which services a tenant has: sent to the subject of the tenant.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -144,6 +153,13 @@ pub struct ServicesChange {
     pub removed: ::prost::alloc::vec::Vec<ServiceRef>,
     #[prost(uint64, tag = "6")]
     pub committed_at: u64,
+    /// As in InterestChange, of this tenant's services.
+    #[prost(uint64, tag = "7")]
+    pub prev_rev: u64,
+    #[prost(uint32, tag = "8")]
+    pub part: u32,
+    #[prost(bool, tag = "9")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamedService {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use shared::event::{Action, Position};
 use shared::model::{Revision, ServiceRef};
 
+use super::chain::Chain;
 use super::{Round, Writer};
 use crate::keys::Key;
 use crate::store::KeyValue;
@@ -26,6 +27,7 @@ impl Writer {
         if first {
             self.floor = at;
             self.gone.clear();
+            (self.interests, self.services) = (Chain::since(at), Chain::since(at));
             self.history.restart(at);
         }
         let mut round = Round { rev: at, committed_at: self.clock.micros(), ..Round::default() };

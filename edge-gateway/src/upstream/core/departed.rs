@@ -43,14 +43,16 @@ impl Group {
             // These stay whatever happens to them.
             return Known::Events(Vec::new());
         }
-        let current = |it: &&Departed| it.since <= since && it.rev >= self.confirmed.max(self.changed);
+        let current = |it: &&Departed| it.since <= since && it.rev >= self.known().rev;
         let Some(departed) = self.departed.as_ref().filter(current) else { return Known::Unknown };
         if since < departed.after {
             return Known::Forgotten;
         }
         let events = departed.events.iter().filter(|(provider, push)| {
-            // Of one that is still followed here, or again, its topic tells everything.
-            push.at.rev > since && !self.providers.contains(provider)
+            // Of one that is still followed here, or again, its topic tells everything. What the replica knew further
+            // than this gateway, the group is told when it arrives, and with it the session.
+            let arrived = push.at.rev > since && push.at.rev <= self.covered;
+            arrived && !self.providers.contains(provider)
         });
         Known::Events(events.map(|(_, push)| push).collect())
     }
@@ -163,7 +165,10 @@ mod tests {
         core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
         assert!(preface(&core, id, 12).is_ok());
         let removed = vec![service("p")];
-        core.on_interest_change(id, InterestChange { rev: 24, removed, ..InterestChange::default() });
+        core.on_interest_change(
+            id,
+            InterestChange { at: Position::end_of(24), removed, ..InterestChange::default() },
+        );
         assert!(
             core.preface(id, 12, &HashMap::new()).is_none(),
             "it is not certain yet what was told of `p`"

@@ -9,10 +9,19 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::providers::join_live;
-use super::{Core, Effect, Interest, InterestChange, KEPT, Leaving, SETTLED_AFTER, Slot, Unsettled, Want};
+use super::{
+    Core, Effect, Group, Interest, InterestChange, KEPT, Leaving, SETTLED_AFTER, Slot, Unsettled, Want,
+};
 use crate::hub::GroupId;
 use crate::session::close::Reason;
 use crate::upstream::Selector;
+
+impl Group {
+    /// How far its interest has been heard.
+    pub(super) fn known(&self) -> Position {
+        self.changed.max(Position::end_of(self.confirmed))
+    }
+}
 
 impl Core {
     /// A consumer's interest was told.
@@ -34,6 +43,7 @@ impl Core {
         // change that was heard says nothing of those before it.
         let base = Position::end_of(if first { answer.rev } else { group.confirmed.max(self.told) });
         group.confirmed = answer.rev.max(1);
+        group.covered = group.covered.max(answer.rev);
         if first {
             self.effects.push(Effect::Opened(id));
         }
@@ -42,12 +52,14 @@ impl Core {
         let added: Vec<_> = providers.iter().filter(is_new).cloned().collect();
         self.change_interest(id, (&removed, answer.rev), added, base);
         for change in kept {
-            if change.rev > answer.rev {
+            if change.at.rev > answer.rev {
                 self.on_interest_change(id, change);
             }
         }
         if let Some(group) = self.groups.get_mut(&id)
             && std::mem::take(&mut group.again)
+            // A gap among the kept changes has asked already; of two answers the older one would undo the other.
+            && group.asking.is_none()
         {
             group.asking = Some(Vec::new());
             self.effects.push(Effect::AskInterest(id, group.selector.clone()));
@@ -56,7 +68,7 @@ impl Core {
 
     /// A consumer's interest changed.
     pub(crate) fn on_interest_change(&mut self, id: GroupId, change: InterestChange) {
-        self.seen = self.seen.max(change.rev);
+        self.seen = self.seen.max(change.at.rev);
         let Some(group) = self.groups.get_mut(&id) else { return };
         if change.deleted {
             return self.end_group(id, Reason::NoService);
@@ -67,14 +79,19 @@ impl Core {
             }
             return kept.push(change);
         }
-        let known = change.rev <= group.confirmed || change.rev < group.changed;
-        if known || matches!(group.selector, Selector::Providers(_)) {
+        if change.at <= group.known() || matches!(group.selector, Selector::Providers(_)) {
             return;
         }
-        group.changed = change.rev;
+        if change.prev > group.known().max(Position::end_of(group.covered)) {
+            // The one before it was lost. The answer says what came of both.
+            group.asking = Some(vec![change]);
+            return self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+        }
+        group.changed = change.at;
+        let rev = change.at.rev;
         // What was committed together with the new interest belongs to it.
-        let base = Position::end_of(change.rev.saturating_sub(1));
-        self.change_interest(id, (&change.removed, change.rev), change.added, base);
+        let base = Position::end_of(rev.saturating_sub(1));
+        self.change_interest(id, (&change.removed, rev), change.added, base);
     }
 
     pub(super) fn change_interest(
@@ -185,13 +202,11 @@ impl Core {
         };
         let mut left = Vec::new();
         for (id, group) in &mut self.groups {
-            if group.leaving.is_empty() {
-                continue;
-            }
             if group.asking.is_some() || self.unsettled.iter().any(|(_, it)| it.is_group(*id)) {
-                // It may come back.
+                // Who left may come back.
                 continue;
             }
+            group.covered = group.covered.max(rev);
             let ready = |provider: &ServiceRef, it: &Leaving| {
                 it.until.max(it.told.rev) <= rev && !asking(&self.topics, provider)
             };

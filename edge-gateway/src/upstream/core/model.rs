@@ -132,9 +132,7 @@ impl Sim {
         if next.remove(&removed) {
             self.rev += 1;
             self.interests.push((self.rev, next));
-            let change =
-                InterestChange { rev: self.rev, removed: vec![removed], ..InterestChange::default() };
-            self.bus.push_back(News::Interest(change));
+            self.announce(InterestChange { removed: vec![removed], ..InterestChange::default() });
         }
     }
 
@@ -146,8 +144,14 @@ impl Sim {
         let mut next = now;
         next.insert(added.clone());
         self.interests.push((self.rev, next));
-        let change = InterestChange { rev: self.rev, added: vec![added], ..InterestChange::default() };
-        self.bus.push_back(News::Interest(change));
+        self.announce(InterestChange { added: vec![added], ..InterestChange::default() });
+    }
+
+    /// Sends the newest change of the interest.
+    fn announce(&mut self, change: InterestChange) {
+        let before = self.interests.iter().rev().nth(1).map_or(FIRST, |(rev, _)| *rev);
+        let (at, prev) = (Position::end_of(self.rev), Position::end_of(before));
+        self.bus.push_back(News::Interest(InterestChange { at, prev, ..change }));
     }
 
     /// The server delivers the oldest message to who has subscribed by now; or loses it.

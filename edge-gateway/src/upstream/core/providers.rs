@@ -123,16 +123,30 @@ pub(super) fn join_live(
 
 fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
     for push in pushes {
-        let wants = |member: &Member| {
-            let open = !member.closed && push.at > member.base;
-            // A delete that only a comparison showed has no place of its own.
-            let was_there = push.is_found() && push.action == Action::Delete;
-            open && (was_there || member.until.is_none_or(|until| push.at <= until))
-        };
-        let groups: Vec<GroupId> =
-            topic.members.iter().filter(|(_, member)| wants(member)).map(|(id, _)| *id).collect();
+        let (mut groups, mut late) = (Vec::new(), Vec::new());
+        for (id, member) in &topic.members {
+            if member.closed || push.at <= member.base {
+                continue;
+            }
+            match member.until {
+                Some(until) if push.at > until => late.push((*id, until)),
+                Some(_) | None => groups.push(*id),
+            }
+        }
+        if push.is_found() && push.action == Action::Delete {
+            // A delete that only a comparison showed has no place of its own: who is about to leave the provider
+            // is told that the instance went at the latest with it. What may come after that, when the provider
+            // is of interest again, comes later.
+            effects.extend(
+                late.into_iter().map(|(id, until)| Effect::Append(went_with(&push, until), vec![id])),
+            );
+        }
         if !groups.is_empty() {
             effects.push(Effect::Append(push, groups));
         }
     }
+}
+
+fn went_with(push: &Push, until: Position) -> Arc<Push> {
+    Arc::new(Push::found(push.topic, until, push.action, push.key.clone(), push.instance.clone()))
 }

@@ -62,8 +62,8 @@ impl Core {
         for (id, at) in told {
             let Some(group) = self.groups.get_mut(&id) else { continue };
             match &group.asking {
-                Some(kept) => group.again |= kept.iter().all(|change| change.rev < at.rev),
-                None if group.confirmed.max(group.changed) >= at.rev => {}
+                Some(kept) => group.again |= kept.iter().all(|change| change.at < at),
+                None if group.known() >= at => {}
                 None => {
                     behind += 1;
                     group.asking = Some(Vec::new());

@@ -23,7 +23,8 @@ impl Core {
         for (id, group) in &mut self.groups {
             (group.leaving, group.left) = (HashMap::new(), HashMap::new());
             group.departed = None;
-            (group.asking, group.again, group.changed) = (Some(Vec::new()), false, 0);
+            (group.asking, group.again) = (Some(Vec::new()), false);
+            (group.changed, group.covered) = (Position::default(), 0);
             let selector = group.selector.clone();
             self.effects.push(match group.confirmed {
                 0 => Effect::OpenInterest(*id, selector),

@@ -15,11 +15,15 @@ fn interest(rev: Revision, providers: &[&str]) -> Interest {
 }
 
 fn added(rev: Revision, provider: &str) -> InterestChange {
-    InterestChange { rev, added: vec![service(provider)], ..InterestChange::default() }
+    InterestChange { at: Position::end_of(rev), added: vec![service(provider)], ..InterestChange::default() }
 }
 
 fn removed(rev: Revision, provider: &str) -> InterestChange {
-    InterestChange { rev, removed: vec![service(provider)], ..InterestChange::default() }
+    InterestChange {
+        at: Position::end_of(rev),
+        removed: vec![service(provider)],
+        ..InterestChange::default()
+    }
 }
 
 fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {

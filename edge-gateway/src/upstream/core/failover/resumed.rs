@@ -1,0 +1,128 @@
+//! Sessions of the model that were away and resume from what they are certain of.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use control_plane::responder::left;
+use control_plane::view::View;
+use shared::event::Position;
+use shared::model::{Revision, ServiceRef};
+
+use super::super::{Departed, Missing};
+use super::{Question, Sim, Want};
+use crate::hub::push::Push;
+use crate::upstream::Selector;
+use crate::upstream::topic::Replayed;
+
+/// One that resumes.
+pub(super) struct Resumed {
+    since: Revision,
+    known: HashMap<ServiceRef, Replayed>,
+    asking: bool,
+    /// What it was told since it has its place.
+    told: Option<Vec<Arc<Push>>>,
+    /// It was told a state instead of changes.
+    stated: bool,
+}
+
+impl Resumed {
+    /// What its group is told, once it has its place.
+    pub(super) fn tell(&mut self, push: &Arc<Push>) {
+        if let Some(told) = &mut self.told {
+            told.push(push.clone());
+        }
+    }
+
+    /// A replica told what it missed of a provider.
+    pub(super) fn answered(&mut self, provider: ServiceRef, replayed: Replayed) {
+        self.asking = false;
+        self.known.insert(provider, replayed);
+    }
+
+    pub(super) fn has_joined(&self) -> bool {
+        self.told.is_some()
+    }
+}
+
+impl Sim {
+    /// One that left some time ago is back, with what it was certain of then.
+    pub(super) fn come_back(&mut self) {
+        let opened = self.opened.unwrap_or(Revision::MAX);
+        let certain: Vec<Revision> = self.certain.iter().copied().filter(|rev| *rev >= opened).collect();
+        if certain.is_empty() {
+            return;
+        }
+        let since = certain[self.dice.usize(0..certain.len())];
+        let known = HashMap::new();
+        self.resumed.push(Resumed { since, known, asking: false, told: None, stated: false });
+        self.resume();
+    }
+
+    /// Lets those go on who can be told what they missed, as the upstream does after each step.
+    pub(super) fn resume(&mut self) {
+        for who in 0..self.resumed.len() {
+            let it = &mut self.resumed[who];
+            if it.told.is_some() {
+                continue;
+            }
+            match self.core.preface(self.group, it.since, &it.known) {
+                None => {}
+                Some(Ok(preface)) => {
+                    it.stated = preface.void || !preface.states.is_empty();
+                    it.told = Some(preface.events);
+                }
+                Some(Err(Missing::Events(_))) if it.asking => {}
+                Some(Err(Missing::Events(wants))) => {
+                    it.asking = true;
+                    self.questions.push((self.core.seen(), Question::Missed(who, wants)));
+                }
+                Some(Err(Missing::Departed)) => {
+                    let waits = self.resumed.iter().filter(|it| it.told.is_none());
+                    let since = waits.map(|it| it.since).min().unwrap_or_default();
+                    let asked = |(_, it): &(Revision, Question)| matches!(it, Question::Departed(_));
+                    if !self.questions.iter().any(asked) {
+                        self.questions.push((self.core.seen(), Question::Departed(since)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a replica says of those that left since, and what happened to them until then.
+    pub(super) fn departed(&mut self, view: &View, since: Revision) -> Departed {
+        let Selector::Scope(scope) = &self.selector else { panic!("a scope is watched") };
+        let rev = view.now().expect("listed").revision;
+        let left = left::by_scope(view.history(), scope, since, rev);
+        let after = left.after.max(since);
+        let mut events = Vec::new();
+        for (provider, until) in left.providers {
+            let want = Want { provider, since: Position::end_of(after), snapshot: false };
+            let replayed = self.replay(view, &want);
+            if !replayed.continuous {
+                return Departed { since, after: rev, rev, events: Vec::new() };
+            }
+            let told = replayed.events.iter().filter(|event| event.at.rev <= until);
+            events.extend(told.map(|event| (want.provider.clone(), Arc::new(Push::of(0, event)))));
+        }
+        events.sort_by_key(|(_, push)| push.at);
+        Departed { since, after, rev, events }
+    }
+
+    /// One that resumed is told what comes after its revision like one that never left, but for whole lives of
+    /// services that were deleted. One that was told a state instead of changes is judged by that alone.
+    pub(super) fn judge_resumed(&self, it: &Resumed) -> Result<(), String> {
+        let told = it.told.as_ref().ok_or("one that resumes waits for ever")?;
+        let context = |error| format!("resumed from {}: {error}", it.since);
+        if let Some(old) = told.iter().find(|push| push.at.rev <= it.since) {
+            return Err(context(format!("told {:?}, which it had", old.at)));
+        }
+        if it.stated {
+            return Ok(());
+        }
+        self.judge_told(told, it.since).map_err(context)?;
+        match self.merged {
+            true => Ok(()),
+            false => self.judge_complete(told, it.since).map_err(context),
+        }
+    }
+}
