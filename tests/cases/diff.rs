@@ -40,7 +40,8 @@ async fn replicas_and_gateways_that_agree_are_told_to_also_while_things_change()
             client.tag(&provider, "first", &n.to_string()).await;
         }
     };
-    let comparing = muster(&["diff", "--admin", &admins, "--output", "json"]);
+    let arguments = ["diff", "--admin", &admins, "--output", "json"];
+    let comparing = muster(&arguments);
     let (status, text) = tokio::select! { () = changing => unreachable!(), done = comparing => done };
     assert_eq!(status, 0, "{text}");
     let report: Value = serde_json::from_str(&text).expect("JSON");
