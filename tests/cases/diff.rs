@@ -66,7 +66,7 @@ async fn a_gateway_that_was_cut_off_while_something_changed_is_named_with_what_i
     assert_eq!(status, 1, "{text}");
     let missing = text.lines().find(|line| line.contains("second")).expect("names the instance");
     assert!(missing.starts_with(&stale.admin.to_string()) && missing.contains("absent"), "{text}");
-    assert!(missing.contains("default/order 1.0.0"), "{text}");
+    assert!(missing.contains("shop/order 1.0.0"), "{text}");
     let says = format!("1 difference; {} did not come to the revision of the others", stale.admin);
     assert!(text.contains(&says), "{text}");
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use shared::known::{self, Known, Plane};
 use shared::model::Revision;
@@ -119,12 +120,11 @@ impl Diff {
         let Some(furthest) = furthest.filter(|_| told.len() > 1) else {
             return Err(Failure::Usage("give the admin addresses of two processes at least".to_owned()));
         };
-        let reference = told.swap_remove(furthest);
+        let reference = told.remove(furthest);
         let goal = reference.known.revision;
         let deadline = Instant::now() + self.settle;
-        for it in &mut told {
-            self.settled(it, goal, deadline).await?;
-        }
+        // At once: one that is cut off would use up the time of the others.
+        try_join_all(told.iter_mut().map(|it| self.settled(it, goal, deadline))).await?;
         let reach = told.iter().map(|it| it.known.revision).max().unwrap_or(0);
         let Told { process, index, known } = &reference;
         let mut last = Told { process, index: *index, known: known.clone() };

@@ -97,7 +97,7 @@ fn entries(known: &Known, instances_only: bool) -> HashMap<Entry<'_>, Revision> 
     entries
 }
 
-fn names<'a>(all: [&'a Known; 3]) -> HashMap<(&'a str, &'a str), &'a str> {
+fn names(all: [&Known; 3]) -> HashMap<(&str, &str), &str> {
     let services = all.into_iter().flat_map(|known| &known.services);
     let named = services.filter(|it| !it.name.is_empty());
     named.map(|it| ((it.tenant.as_str(), it.id.as_str()), it.name.as_str())).collect()
