@@ -122,6 +122,18 @@ pub enum Mark {
     State(State),
 }
 
+impl Mark {
+    /// What it says of one instance.
+    fn about(&self, key: u32) -> String {
+        match self {
+            Self::Bookmark(rev) => format!("bookmark {rev}"),
+            Self::State(State { service, instances, rev }) => {
+                format!("state of {service:?} at {rev}: {:?}", instances.get(&key))
+            }
+        }
+    }
+}
+
 /// The complete state of a service, as a watch told it.
 #[derive(Clone, Debug)]
 pub struct State {

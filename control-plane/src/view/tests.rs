@@ -156,8 +156,10 @@ impl Followers {
     fn catch_up(&mut self, view: &View) {
         let now = view.now().expect("listed");
         let since = view.history().since(self.seen, now.revision, |_| true);
-        assert!(since.complete);
         self.seen = now.revision;
+        if !since.complete {
+            return self.take_state(&now);
+        }
         for change in since.changes {
             match change {
                 Change::Instance(event) => {
@@ -205,6 +207,21 @@ impl Followers {
         }
     }
 
+    /// What is asked for when the history begins later than what is known.
+    fn take_state(&mut self, now: &Snapshot) {
+        self.scoped = interest::scoped(now, &scope());
+        (self.known, self.interest) = (BTreeMap::new(), BTreeMap::new());
+        for service in (0..3).map(service_ref) {
+            let instances = now.service(&service).into_iter().flat_map(|(view, _)| view.instances.iter());
+            let instances = instances.map(|(id, it)| (id.clone(), it.mod_rev)).collect();
+            let at = Position::end_of(now.revision);
+            self.known.insert(service.clone(), Follower { at, instances });
+            if let Some(providers) = interest::providers(now, &service) {
+                self.interest.insert(service, providers);
+            }
+        }
+    }
+
     fn agree_with(&self, view: &View) {
         let now = view.now().expect("listed");
         assert_eq!(self.scoped, interest::scoped(&now, &scope()));
@@ -248,7 +265,7 @@ fn start() -> (Writer, View, Store, Followers) {
 
 proptest! {
     #[test]
-    fn whoever_follows_the_events_ends_where_the_view_is(
+    fn whoever_follows_the_events_and_asks_after_a_list_ends_where_the_view_is(
         history in prop::collection::vec((prop::collection::vec(write(), 1..5), 0..10_u8), 1..40)
     ) {
         let (mut writer, view, mut store, mut followers) = start();
@@ -267,13 +284,30 @@ proptest! {
             }
             followers.catch_up(&view);
         }
-        writer.reset(store.keys.values().cloned().collect(), store.rev);
+        if missed {
+            writer.reset(store.keys.values().cloned().collect(), store.rev);
+        }
         followers.catch_up(&view);
         followers.agree_with(&view);
         let count = view.now().expect("listed").tenant(&Tenant::default()).map_or(0, |t| t.instance_count);
         let stored = store.keys.keys().filter(|k| k.contains("/inst/files/") && !k.ends_with("junk")).count();
         prop_assert_eq!(count, stored);
     }
+}
+
+#[test]
+fn a_list_announces_nothing_and_admits_that_it_does_not_know_what_was_before() {
+    let (mut writer, view, mut store, _) = start();
+    writer.apply(store.commit(&[Write::Service(0), Write::Instance(0, 0)]));
+    store.commit(&[Write::Instance(0, 1)]);
+    store.commit(&[Write::InstanceGone(0, 0)]);
+    writer.reset(store.keys.values().cloned().collect(), store.rev);
+    assert!(view.history().is_empty() && !view.history().since(2, store.rev, |_| true).complete);
+    // What comes next says that nothing is known of what was before it.
+    writer.apply(store.commit(&[Write::Instance(0, 1)]));
+    let next = view.history().since(4, 5, |_| true);
+    let [Change::Instance(event)] = &next.changes[..] else { panic!("{next:?}") };
+    assert_eq!((event.prev, next.complete), (Position::end_of(4), true));
 }
 
 #[test]

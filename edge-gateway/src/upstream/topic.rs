@@ -303,9 +303,10 @@ impl Topic {
             .into_iter()
             .filter(|(instance, mod_rev)| {
                 let known = self.instances.get(&instance.instance_id);
-                let is_news = |known: &Known| match self.restored {
-                    true => known.mod_rev != *mod_rev || known.instance != *instance,
-                    false => known.mod_rev < *mod_rev,
+                // What did not change since is as the snapshot says. In another history a writing may be older, and
+                // after a restore that was noticed of the same revision.
+                let is_news = |known: &Known| {
+                    known.mod_rev != *mod_rev || (self.restored && known.instance != *instance)
                 };
                 known.is_none_or(is_news) && !changed_since.contains(&instance.instance_id)
             })

@@ -47,6 +47,8 @@ pub struct Findings {
     pub delay: Duration,
     /// The first few faults in words.
     pub words: Vec<String>,
+    /// The instance that the first of them is about.
+    pub first: Option<u32>,
 }
 
 impl Findings {
@@ -55,7 +57,8 @@ impl Findings {
         self.lost + self.repeated + self.reordered + self.invented + self.claimed == 0
     }
 
-    fn say(&mut self, words: impl FnOnce() -> String) {
+    fn say(&mut self, key: u32, words: impl FnOnce() -> String) {
+        self.first.get_or_insert(key);
         if self.words.len() < 5 {
             self.words.push(words());
         }
@@ -108,7 +111,7 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &T
             }
             let Some(walk) = places.get_mut(&sight.key) else {
                 findings.invented += 1;
-                findings.say(|| format!("{}: never committed: {sight:?}", ledger.name(sight.key)));
+                findings.say(sight.key, || format!("{}: never committed: {sight:?}", ledger.name(sight.key)));
                 continue;
             };
             walk.see(ledger, sight, number, terms, &mut findings);
@@ -199,7 +202,7 @@ impl<'a> Walk<'a> {
         let passed_over = holes != Holes::Lost && !self.is_there(known) && !self.is_there(due);
         if known < due && !passed_over {
             out.claimed += 1;
-            out.say(|| format!("{}: bookmark {rev}, but told {known} of {due}", ledger.name(key)));
+            out.say(key, || format!("{}: bookmark {rev}, but told {known} of {due}", ledger.name(key)));
         }
     }
 
@@ -210,12 +213,12 @@ impl<'a> Walk<'a> {
         let of = |place: usize| place.checked_sub(1).and_then(|place| self.commits[place].stamp);
         let Some(place) = (self.upto(state.rev)..=self.commits.len()).find(|place| of(*place) == said) else {
             out.invented += 1;
-            out.say(|| format!("{}: said to be {said:?} at {}", ledger.name(key), state.rev));
+            out.say(key, || format!("{}: said to be {said:?} at {}", ledger.name(key), state.rev));
             return;
         };
         if self.here.is_some_and(|here| here > place) {
             out.reordered += 1;
-            out.say(|| format!("{}: a state at {} after a later change", ledger.name(key), state.rev));
+            out.say(key, || format!("{}: a state at {} after a later change", ledger.name(key), state.rev));
         }
         out.merged += place.saturating_sub(self.known.max(self.base));
         self.here = Some(self.here.unwrap_or(0).max(place));
@@ -246,15 +249,17 @@ impl<'a> Walk<'a> {
             match known {
                 Some(place) if place + 1 == start => {
                     out.repeated += 1;
-                    out.say(|| format!("{name}: told again: {:?} {}", sight.told, sight.stamp));
+                    out.say(sight.key, || format!("{name}: told again: {:?} {}", sight.told, sight.stamp));
                 }
                 Some(place) => {
                     out.reordered += 1;
-                    out.say(|| format!("{name}: {:?} {} ({place}) after {start}", sight.told, sight.stamp));
+                    out.say(sight.key, || {
+                        format!("{name}: {:?} {} ({place}) after {start}", sight.told, sight.stamp)
+                    });
                 }
                 None => {
                     out.invented += 1;
-                    out.say(|| format!("{name}: not committed: {:?} {}", sight.told, sight.stamp));
+                    out.say(sight.key, || format!("{name}: not committed: {:?} {}", sight.told, sight.stamp));
                 }
             }
             return;
@@ -266,15 +271,19 @@ impl<'a> Walk<'a> {
                 .is_some_and(|stamp| stamp != 0 && ledger.given(stamp).is_none_or(|at| at > sight.at))
         {
             out.invented += 1;
-            out.say(|| format!("{}: told before it was written: {}", ledger.name(sight.key), sight.stamp));
+            out.say(sight.key, || {
+                format!("{}: told before it was written: {}", ledger.name(sight.key), sight.stamp)
+            });
         }
         if sight.rev.is_some_and(|rev| rev != commit.rev && holes == Holes::Lost) {
             out.invented += 1;
-            out.say(|| format!("{}: {:?} is not of {}", ledger.name(sight.key), sight.rev, commit.rev));
+            out.say(sight.key, || {
+                format!("{}: {:?} is not of {}", ledger.name(sight.key), sight.rev, commit.rev)
+            });
         }
         if sight.rev.zip(self.resumed).is_some_and(|(rev, resumed)| rev <= resumed) {
             out.repeated += 1;
-            out.say(|| format!("{}: {:?} told, resumed later", ledger.name(sight.key), sight.rev));
+            out.say(sight.key, || format!("{}: {:?} told, resumed later", ledger.name(sight.key), sight.rev));
         }
         // What a reconnected watcher is told first may lie behind what it knew, or what it pulled.
         let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
@@ -296,7 +305,9 @@ impl<'a> Walk<'a> {
                 Holes::Lost | Holes::Lives => {
                     out.lost += hole;
                     let name = ledger.name(sight.key);
-                    out.say(|| format!("{name}: {hole} lost before {} (connection {segment})", sight.stamp));
+                    out.say(sight.key, || {
+                        format!("{name}: {hole} lost before {} (connection {segment})", sight.stamp)
+                    });
                 }
             }
         }
@@ -333,7 +344,7 @@ impl<'a> Walk<'a> {
             return;
         }
         out.lost += missing;
-        out.say(|| format!("{}: the last {missing} of {} lost", ledger.name(key), self.commits.len()));
+        out.say(key, || format!("{}: the last {missing} of {} lost", ledger.name(key), self.commits.len()));
     }
 }
 

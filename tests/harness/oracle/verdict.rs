@@ -1,6 +1,6 @@
 //! The oracle over all witnesses: waits until they have been told everything, then judges.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +11,8 @@ use crate::deadline;
 
 /// Witnesses that are opened at once.
 const AT_ONCE: usize = 32;
+/// Witnesses of which the story is told when they were told something wrong.
+const STORIES: usize = 4;
 /// How often it is looked whether everything was told.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -42,6 +44,8 @@ pub struct Verdict {
     pub reconnects: usize,
     /// Watches that were resumed.
     pub resumed: usize,
+    /// What the first few witnesses with a fault were told of the instance it is about.
+    pub stories: Vec<String>,
 }
 
 impl Oracle {
@@ -87,7 +91,41 @@ impl Oracle {
             let some = self.witnesses.iter().filter(|it| it.mind.way.resumes() == resumes);
             some.map(|it| it.connections().saturating_sub(1)).sum()
         };
-        Verdict::of(events, [again(false), again(true)], &found)
+        let mut verdict = Verdict::of(events, [again(false), again(true)], &found);
+        let faulty = found.iter().enumerate().filter_map(|(number, it)| Some((number, it.first?)));
+        verdict.stories = faulty.take(STORIES).map(|(number, key)| self.story(number, key)).collect();
+        verdict
+    }
+
+    /// What happened to an instance, and what a witness was told of it.
+    fn story(&self, number: usize, key: u32) -> String {
+        let witness = &self.witnesses[number];
+        let mut story =
+            format!("{} as told to witness {number}, {:?}\n", self.ledger.name(key), witness.mind.way);
+        for commit in self.truth.commits(&witness.mind.services).remove(&key).unwrap_or_default() {
+            let _ = writeln!(story, "  commit {} stamp {:?}", commit.rev, commit.stamp);
+        }
+        for segment in witness.segments() {
+            let pulled = segment.pulled.as_ref().map(|it| it.instances.get(&key));
+            let _ = writeln!(story, "  connection resumed from {:?}, pulled {pulled:?}", segment.resumed);
+            let mut marks = segment.marks.iter().peekable();
+            for (place, sight) in segment.sights.iter().enumerate() {
+                while let Some((_, mark)) = marks.next_if(|(before, _)| *before <= place) {
+                    let _ = writeln!(story, "    {}", mark.about(key));
+                }
+                if sight.key == key {
+                    let _ = writeln!(
+                        story,
+                        "    {:?} stamp {} revision {:?}",
+                        sight.told, sight.stamp, sight.rev
+                    );
+                }
+            }
+            for (_, mark) in marks {
+                let _ = writeln!(story, "    {}", mark.about(key));
+            }
+        }
+        story
     }
 
     /// Pulls that claimed that there is nothing.
@@ -123,7 +161,7 @@ impl Verdict {
         delays.sort();
         let at = |place: usize| delays.get(place).copied().unwrap_or_default();
         let (p50, worst) = (at(delays.len() / 2), at(delays.len().saturating_sub(1)));
-        Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed }
+        Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed, stories: Vec::new() }
     }
 
     /// Prints one line and asserts that nothing was lost, repeated, reordered or invented.
@@ -132,7 +170,8 @@ impl Verdict {
     /// When something was.
     pub fn hold(&self, fault: &str) {
         println!("{fault}: {self}");
-        assert!(self.all.is_clean(), "{fault}: {self}\n{}", self.all.words.join("\n"));
+        let words = [self.all.words.join("\n"), self.stories.join("\n")].join("\n");
+        assert!(self.all.is_clean(), "{fault}: {self}\n{words}");
         assert!(self.all.told > 0, "{fault}: nobody was told anything");
     }
 }

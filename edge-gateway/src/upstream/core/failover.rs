@@ -3,7 +3,7 @@
 //! reorders, and a seat that changes hands at any moment.
 //!
 //! A replica may die between any two messages, follow the store late, keep sending after its lease ran out
-//! because it has not noticed, and come back with an empty memory. Nobody tells the gateway of a loss. When
+//! because it has not noticed, list the store anew, and come back with an empty memory. Nobody tells the gateway of a loss. When
 //! everything has come to rest it must have been told each change once and in order, and be where the store is.
 //! What a seed does is deterministic.
 
@@ -237,6 +237,16 @@ impl Sim {
         self.bus[who].truncate(left);
     }
 
+    /// What it has not followed is compacted away: it lists the store, and goes on in whatever role it has.
+    fn list_again(&mut self, who: usize) {
+        let (items, rev, followed) = (self.keys.values().cloned().collect(), self.rev, self.log.len());
+        let replica = &mut self.replicas[who];
+        if replica.alive && replica.followed < followed {
+            replica.writer.reset(items, rev);
+            replica.followed = followed;
+        }
+    }
+
     fn restart(&mut self, who: usize) {
         if !self.replicas[who].alive {
             self.replicas[who] = Replica::start(&self.keys, self.rev, self.log.len());
@@ -413,7 +423,7 @@ impl Sim {
 
     fn step(&mut self) {
         let who = self.dice.usize(0..REPLICAS);
-        match self.dice.u8(0..40) {
+        match self.dice.u8(0..41) {
             0..8 => self.commit(),
             8..16 => self.follow(who),
             16..19 => self.campaign(who),
@@ -429,6 +439,7 @@ impl Sim {
             34 => self.die(who),
             35..37 => self.restart(who),
             37 => self.come_back(),
+            38 => self.list_again(who),
             _ => self.answer(),
         }
     }
