@@ -19,12 +19,13 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::bus::Message;
 use shared::clock::Clock;
-use shared::event::{Action, InstanceEvent, Position};
+use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 use shared::subject;
 
 use super::{Core, Effect, Interest, Want};
 
+mod judge;
 mod resumed;
 
 use crate::hub::GroupId;
@@ -476,84 +477,6 @@ impl Sim {
             }
         }
         panic!("it does not come to rest: told {} of {}", self.core.told(), self.rev);
-    }
-
-    /// In order, nothing twice, and the end is the store's state. When all questions were answered by events,
-    /// each change that the store made is told, but of services that were deleted: they may have come and gone
-    /// unheard, with all that they had.
-    fn judge(&self) -> Result<(), String> {
-        let opened = self.opened.ok_or("never opened")?;
-        self.judge_told(&self.told, opened)?;
-        if !self.merged {
-            self.judge_complete(&self.told, opened)?;
-        }
-        self.resumed.iter().try_for_each(|it| self.judge_resumed(it))
-    }
-
-    /// What was told to one that had everything up to `from`.
-    fn judge_told(&self, told: &[Arc<Push>], from: Revision) -> Result<(), String> {
-        for number in 0..SERVICES {
-            let provider = service(number);
-            let told: Vec<&Push> = told
-                .iter()
-                .map(|push| &**push)
-                .filter(|push| push.instance.service_id == provider.id)
-                .collect();
-            let places: Vec<Position> = told.iter().map(|push| push.at).collect();
-            if !places.is_sorted() {
-                return Err(format!("{provider}: out of order: {places:?}"));
-            }
-            let changes: Vec<Position> =
-                told.iter().filter(|push| push.committed_at > 0).map(|push| push.at).collect();
-            if !changes.is_sorted_by(|a, b| a < b) {
-                return Err(format!("{provider}: told twice: {changes:?}"));
-            }
-            let mut known: BTreeMap<&str, &str> = BTreeMap::new();
-            for push in &told {
-                match push.action {
-                    Action::Delete => _ = known.remove(&*push.instance.instance_id),
-                    _ => _ = known.insert(&push.instance.instance_id, &push.instance.host_name),
-                }
-            }
-            let view = self.replicas[0].view.now().expect("listed");
-            let there = view.service(&provider).map(|(view, _)| view.instances.clone()).unwrap_or_default();
-            for id in ["0", "1"] {
-                let is = there.get(id).map(|it| (it.mod_rev, it.instance.host_name.as_str()));
-                let right = match is {
-                    // Written before the watch began: not told, or told again.
-                    Some((rev, host)) if rev <= from => known.get(id).is_none_or(|told| *told == host),
-                    Some((_, host)) => known.get(id) == Some(&host),
-                    None => !known.contains_key(id),
-                };
-                if !right {
-                    return Err(format!("{provider}/{id}: is {is:?}, told {:?}", known.get(id)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Each change after `from` was told, but of services that were deleted.
-    fn judge_complete(&self, told: &[Arc<Push>], from: Revision) -> Result<(), String> {
-        let told: BTreeSet<(Revision, &str)> =
-            told.iter().map(|push| (push.at.rev, &*push.instance.instance_id)).collect();
-        for event in self.log.iter().flatten().filter(|event| event.rev() > from) {
-            let keys::Key::Instance(_, id) = keys::Key::parse(event.key()) else { continue };
-            if !told.contains(&(event.rev(), &*id)) && !self.ends_after(event) {
-                return Err(format!("{} at {} was not told", event.key(), event.rev()));
-            }
-        }
-        Ok(())
-    }
-
-    /// The service that it is of is deleted then or later.
-    fn ends_after(&self, event: &KvEvent) -> bool {
-        let keys::Key::Instance(service, _) = keys::Key::parse(event.key()) else { return false };
-        let record = keys::service(&service);
-        let ends = |it: &KvEvent| {
-            it.rev() >= event.rev() && it.key() == record && matches!(it, KvEvent::Delete { .. })
-        };
-        self.log.iter().flatten().any(ends)
     }
 }
 

@@ -195,8 +195,8 @@ impl Core {
 
     /// Leaves the providers that are not of interest any more, now that everything up to then was told.
     pub(super) fn leave(&mut self, rev: Revision) {
-        let asking = |topics: &HashMap<ServiceRef, Slot>, provider: &ServiceRef| match topics.get(provider) {
-            Some(Slot::Live(topic)) => topic.asking,
+        let asking = |id: &GroupId, provider: &ServiceRef| match self.topics.get(provider) {
+            Some(Slot::Live(topic)) => topic.asking || topic.members.get(id).is_some_and(|it| it.closed),
             Some(Slot::Loading { .. }) => true,
             None => false,
         };
@@ -208,7 +208,7 @@ impl Core {
             }
             group.covered = group.covered.max(rev);
             let ready = |provider: &ServiceRef, it: &Leaving| {
-                it.until.max(it.told.rev) <= rev && !asking(&self.topics, provider)
+                it.until.max(it.told.rev) <= rev && !asking(id, provider)
             };
             let ready: Vec<_> = group.leaving.extract_if(|provider, it| ready(provider, it)).collect();
             for (provider, leaving) in ready {

@@ -125,13 +125,15 @@ impl Slot {
     }
 }
 
-/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that.
+/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that. A difference
+/// that a comparison showed has no place of its own: who resumes may have been told of it at its own.
 fn events_since(topic: &Topic, base: Position, told: Option<&Replayed>) -> Option<Vec<Arc<Push>>> {
-    if let Some(events) = topic.since(base) {
+    let placed = |after: Position| topic.since(after).filter(|all| !all.iter().any(|it| it.is_found()));
+    if let Some(events) = placed(base) {
         return Some(events);
     }
     let told = told.filter(|told| told.continuous)?;
-    let later = topic.since(told.at)?;
+    let later = placed(told.at)?;
     let events = told.events.iter().filter(|event| event.at > base && event.at <= topic.at());
     Some(events.map(|event| Arc::new(Push::of(topic.id, event))).chain(later).collect())
 }

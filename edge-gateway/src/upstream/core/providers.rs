@@ -37,7 +37,7 @@ impl Core {
                 join_live(&mut topic, provider.clone(), group, base, &mut self.effects);
             }
         }
-        append(&topic, out, &mut self.effects);
+        append(&mut topic, provider, out, &mut self.effects);
         *slot = Slot::Live(topic);
         self.unsettled.push_back((self.bookmarks + SETTLED_AFTER, Unsettled::Topic(provider.clone())));
         true
@@ -56,7 +56,7 @@ impl Core {
         let provider = event.provider.clone();
         let mut out = Vec::new();
         let fate = topic.on_event(event, &mut out);
-        append(topic, out, &mut self.effects);
+        append(topic, &provider, out, &mut self.effects);
         if fate == Fate::Gap && !std::mem::replace(&mut topic.asking, true) {
             let want = Want { provider, since: topic.at(), snapshot: false };
             self.effects.push(Effect::Replay(Cause::Gap, vec![want]));
@@ -74,7 +74,7 @@ impl Core {
         }
         let mut out = Vec::new();
         let again = topic.on_replayed(replayed, &mut out);
-        append(topic, out, &mut self.effects);
+        append(topic, provider, out, &mut self.effects);
         if std::mem::take(&mut topic.again) || again.needed {
             topic.asking = true;
             let want = Want { provider: provider.clone(), since: topic.at(), snapshot: topic.needs_state() };
@@ -121,32 +121,42 @@ pub(super) fn join_live(
     }
 }
 
-fn append(topic: &Topic, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
+/// Tells the members of a topic what happened, each what is of interest to it.
+fn append(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
+    let stayed = stay_for_deletes(topic, provider, &pushes, effects);
     for push in pushes {
-        let (mut groups, mut late) = (Vec::new(), Vec::new());
-        for (id, member) in &topic.members {
-            if member.closed || push.at <= member.base {
-                continue;
-            }
-            match member.until {
-                Some(until) if push.at > until => late.push((*id, until)),
-                Some(_) | None => groups.push(*id),
-            }
-        }
-        if push.is_found() && push.action == Action::Delete {
-            // A delete that only a comparison showed has no place of its own: who is about to leave the provider
-            // is told that the instance went at the latest with it. What may come after that, when the provider
-            // is of interest again, comes later.
-            effects.extend(
-                late.into_iter().map(|(id, until)| Effect::Append(went_with(&push, until), vec![id])),
-            );
-        }
+        let wants = |id: &GroupId, member: &Member| {
+            let open = !member.closed && push.at > member.base && !stayed.contains(id);
+            open && member.until.is_none_or(|until| push.at <= until)
+        };
+        let wanting = topic.members.iter().filter(|(id, member)| wants(id, member));
+        let groups: Vec<GroupId> = wanting.map(|(id, _)| *id).collect();
         if !groups.is_empty() {
             effects.push(Effect::Append(push, groups));
         }
     }
 }
 
-fn went_with(push: &Push, until: Position) -> Arc<Push> {
-    Arc::new(Push::found(push.topic, until, push.action, push.key.clone(), push.instance.clone()))
+/// A delete that only a comparison showed has no place of its own: it may have been before a provider was left. Who is
+/// about to leave stays a little longer and is told everything up to it. Those who do; they are told here.
+fn stay_for_deletes(
+    topic: &mut Topic,
+    provider: &ServiceRef,
+    pushes: &[Arc<Push>],
+    effects: &mut Vec<Effect>,
+) -> Vec<GroupId> {
+    let is_late = |until: Position| {
+        pushes.iter().any(|it| it.is_found() && it.action == Action::Delete && it.at > until)
+    };
+    let late = |(id, member): (&GroupId, &Member)| {
+        member
+            .until
+            .filter(|until| !member.closed && is_late(*until))
+            .map(|until| (*id, until.max(member.base)))
+    };
+    let late: Vec<(GroupId, Position)> = topic.members.iter().filter_map(late).collect();
+    for (id, told) in &late {
+        join_live(topic, provider.clone(), *id, *told, effects);
+    }
+    late.into_iter().map(|(id, _)| id).collect()
 }
