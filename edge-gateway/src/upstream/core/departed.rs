@@ -160,6 +160,27 @@ mod tests {
     }
 
     #[test]
+    fn who_resumes_is_told_no_difference_that_only_a_comparison_showed() {
+        let (mut core, id) = group();
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
+        let provider = service("p");
+        let written = Arc::new(Instance { instance_id: "i".into(), ..Instance::default() });
+        let state =
+            Replayed { snapshot: Some(vec![(written, 23)]), at: Position::end_of(26), ..Replayed::default() };
+        core.on_replayed(&provider, Position::end_of(20), state);
+        // Elsewhere it was told of the writing at 23, and has come to 24.
+        let resume = |known: &HashMap<_, _>| core.preface(id, 24, known).expect("the group is there");
+        assert!(matches!(resume(&HashMap::new()), Err(Missing::Events(_))), "a replica may know it exactly");
+        let at = Position::end_of(26);
+        let nothing = Replayed { continuous: true, at, ..Replayed::default() };
+        let preface = resume(&HashMap::from([(provider.clone(), nothing)])).expect("nothing is missing");
+        assert_eq!((preface.events.len(), preface.states.len()), (0, 0));
+        let unknown = Replayed { at, ..Replayed::default() };
+        let preface = resume(&HashMap::from([(provider, unknown)])).expect("nothing is missing");
+        assert_eq!((preface.events.len(), preface.states.len()), (0, 1), "a state says it without a place");
+    }
+
+    #[test]
     fn an_answer_is_good_until_the_interest_changes() {
         let (mut core, id) = group();
         core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
