@@ -1,5 +1,6 @@
 //! System tests.
 
+mod backup;
 mod concurrent;
 mod dashboards;
 mod deploy;

@@ -32,27 +32,32 @@ pub(crate) async fn muster(arguments: &[&str]) -> (i32, String) {
     (status, process.log())
 }
 
-struct Registry {
-    process: Process,
-    api: SocketAddr,
+/// `muster standalone` with a store of its own.
+pub(crate) struct Registry {
+    pub(crate) process: Process,
+    pub(crate) api: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Registry {
-    async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let (api, admin) = (local(), local());
         let process = Process::ours("muster")
             .args(["standalone", "--data-dir", "data", "--listen", &api.to_string()])
             .args(["--admin-listen", &admin.to_string()])
             .args(arguments.iter().copied());
-        process.start();
         let it = Self { process, api, admin };
+        it.start_again().await;
+        it
+    }
+
+    pub(crate) async fn start_again(&self) {
+        self.process.start();
         eventually("the registry is ready", || async {
-            assert!(it.process.is_running(), "it has ended");
-            (Client::new(admin).try_get("/ready").await?.status == 200).then_some(())
+            assert!(self.process.is_running(), "it has ended");
+            (Client::new(self.admin).try_get("/ready").await?.status == 200).then_some(())
         })
         .await;
-        it
     }
 
     async fn services(&self, flags: &[&str]) -> (i32, String) {

@@ -8,8 +8,9 @@ use anyhow::{Result, bail};
 use crate::run::run;
 
 /// Program, or library, and Debian package.
-const SERVERS: [(&str, &str); 5] = [
+const SERVERS: [(&str, &str); 6] = [
     ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("nats-server", "nats-server"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
