@@ -126,18 +126,20 @@ async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) ->
     };
     let App { service, rest, registry, .. } = App::build(parts, &tasks);
     let meter = frame.metrics.meter("edge-gateway");
-    let routes = match config.admin_listen {
-        None => frame.admin_routes().fallback_service(service),
+    let (admin, routes) = match config.admin_listen {
+        None => (listening, frame.admin_routes().fallback_service(service)),
         Some(address) => {
-            frame.serve_admin(bind(address).await?);
-            Router::new().fallback_service(service)
+            let listener = bind(address).await?;
+            let admin = listener.local_addr()?;
+            frame.serve_admin(listener);
+            (admin, Router::new().fallback_service(service))
         }
     };
     let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
     let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
     let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
-    info!(plane = "both", api = %listening, data = %file.display(), "listening");
+    info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");
     let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
     frame.known.add(known::source(&registry));
     drop(registry);

@@ -94,7 +94,7 @@ impl Top {
             self.show(&rows, screen)?;
             looks += 1;
             if self.count > 0 && looks >= self.count {
-                return Ok(());
+                return answered(&rows);
             }
         }
     }
@@ -136,6 +136,14 @@ impl Top {
         };
         screen.clear()?;
         screen.table(&heads, &rows.iter().map(cells).collect::<Vec<_>>())
+    }
+}
+
+/// A script that looks a few times is to know when nobody answered.
+fn answered(rows: &[Row]) -> Result<(), Failure> {
+    match rows.iter().all(|row| row.problem.is_some()) {
+        true => Err(Failure::Unwell("no process could be looked at".to_owned())),
+        false => Ok(()),
     }
 }
 
