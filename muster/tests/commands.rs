@@ -95,13 +95,10 @@ impl Registry {
         let stdout = log_file.try_clone().expect("a log");
         let process =
             command(&arguments).stdout(stdout).stderr(Stdio::from(log_file)).spawn().expect("it starts");
-        let mut it = Self {
-            process,
-            server: address(&log, "api="),
-            admin: address(&log, "admin="),
-            service: String::new(),
-            _data: data,
-        };
+        let (server, admin, service) = <(String, String, String)>::default();
+        // Owned first: it is ended also when no address comes.
+        let mut it = Self { process, server, admin, service, _data: data };
+        (it.server, it.admin) = (address(&log, "api="), address(&log, "admin="));
         let ready = words(&["probe", &format!("{}/ready", it.admin)]);
         let started = Instant::now();
         while run(&ready).0 != 0 {
