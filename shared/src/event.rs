@@ -32,6 +32,12 @@ impl Position {
     pub fn end_of(rev: Revision) -> Self {
         Self { rev, sub: u32::MAX }
     }
+
+    /// The last revision of which everything is certain to lie before this: in the middle of one, and at a change that
+    /// may or may not be its last, the one before it.
+    pub fn whole(self) -> Revision {
+        if self == Self::end_of(self.rev) { self.rev } else { self.rev.saturating_sub(1) }
+    }
 }
 
 /// What happened to an instance, in the words of the watch contract.

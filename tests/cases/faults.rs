@@ -11,9 +11,11 @@
 //! | [`bus`] | NATS and the ways to it |
 //! | [`store`] | etcd and the ways to it |
 //! | [`slow`] | those who do not read |
+//! | [`rolling`] | gateways in turn, under thousands |
 
 mod bus;
 mod planes;
+mod rolling;
 mod slow;
 mod stage;
 mod store;

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(80);
 const VOLATILE: usize = 2;
 
 /// One case at a time: each has the machine to itself, or its times would mean nothing.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub(super) static TURN: Mutex<()> = Mutex::const_new(());
 
 pub(super) struct Stage {
     pub(super) world: World,

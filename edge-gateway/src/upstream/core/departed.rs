@@ -81,7 +81,7 @@ impl Core {
 mod tests {
     use std::collections::HashMap;
 
-    use shared::event::{Action, Position};
+    use shared::event::{Action, InstanceEvent, Position, Via};
     use shared::model::{Instance, Tenant};
 
     use super::super::preface::{Missing, Preface};
@@ -157,6 +157,31 @@ mod tests {
         assert_eq!(told(preface(&core, id, 12)), [14], "of what is followed the topic tells");
         assert_eq!(told(preface(&core, id, 14)), [] as [Revision; 0]);
         assert!(matches!(preface(&core, id, 11), Err(Missing::Departed)), "it was not asked so far back");
+    }
+
+    #[test]
+    fn a_state_in_the_middle_of_a_revision_does_not_claim_all_of_it() {
+        let (mut core, id) = group();
+        let event = |sub| InstanceEvent {
+            provider: service("p"),
+            at: Position { rev: 40, sub },
+            prev: Position::end_of(20),
+            action: Action::Create,
+            key: Arc::default(),
+            instance: Arc::new(Instance { instance_id: sub.to_string(), ..Instance::default() }),
+            mod_rev: 40,
+            committed_at: 1,
+            via: Via::default(),
+        };
+        core.on_event(event(0));
+        let state =
+            core.preface(id, 0, &HashMap::new()).expect("the group is there").expect("nothing is missing");
+        assert_eq!(state.states[0].1.len(), 1);
+        assert_eq!(state.rev, 39, "the rest of 40 is on its way");
+        core.on_bookmark(40, 20);
+        let state =
+            core.preface(id, 0, &HashMap::new()).expect("the group is there").expect("nothing is missing");
+        assert_eq!(state.rev, 40);
     }
 
     #[test]

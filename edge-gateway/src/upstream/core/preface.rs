@@ -72,7 +72,7 @@ impl Core {
             };
             topics.push((provider, topic));
         }
-        let rev = topics.iter().map(|(_, topic)| topic.at().rev.max(self.told)).min();
+        let rev = topics.iter().map(|(_, topic)| topic.at().whole().max(self.told)).min();
         let mut preface =
             Preface { rev: rev.unwrap_or(group.confirmed), told: self.told, ..Preface::default() };
         if since == 0 {

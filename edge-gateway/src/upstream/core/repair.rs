@@ -91,7 +91,7 @@ impl Core {
                 Unsettled::Topic(provider) => match self.topics.get_mut(&provider) {
                     Some(Slot::Loading { .. }) | None => {}
                     Some(Slot::Live(topic)) if topic.asking => topic.again = true,
-                    Some(Slot::Live(topic)) if topic.at().rev < rev => {
+                    Some(Slot::Live(topic)) if topic.at().whole() < rev => {
                         topic.asking = true;
                         wanted.push(Want { provider, since: topic.at(), snapshot: false });
                     }

@@ -1,0 +1,210 @@
+//! Gateways restarted in turn under thousands of watchers that resume: nobody misses anything, and they do not all
+//! come back at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use harness::{Tuning, World, eventually};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::stage::TURN;
+
+const WATCHERS: usize = 5000;
+const CONSUMERS: usize = 50;
+const GATEWAYS: usize = 3;
+/// Over this time a gateway that drains lets go of its watchers.
+const DRAIN: (&str, &str) = ("--drain-over", "10s");
+/// Connections that are opened at once in the beginning.
+const AT_ONCE: usize = 100;
+
+/// What all watchers report to.
+#[derive(Default)]
+struct Crowd {
+    /// When connections were opened again.
+    back: Mutex<Vec<Instant>>,
+    open: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// One that resumes: the number it was told last, and what it goes on from.
+struct Visitor {
+    gateways: Vec<SocketAddr>,
+    consumer: String,
+    number: u64,
+    seen: u64,
+    since: u64,
+}
+
+impl Visitor {
+    async fn open(&self) -> Option<WebSocketStream<TcpStream>> {
+        let stream = TcpStream::connect(self.gateways[0]).await.ok()?;
+        let (gateway, consumer, since) = (self.gateways[0], &self.consumer, self.since);
+        let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher?rev={since}");
+        let config = WebSocketConfig::default().read_buffer_size(4096);
+        let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
+        opened.ok().map(|(socket, _)| socket)
+    }
+
+    /// Watches until everything is over and the last number has come: what was wrong, if anything.
+    async fn watch(mut self, crowd: Arc<Crowd>, last: Arc<AtomicU64>) -> Result<(), String> {
+        let mut first = true;
+        loop {
+            let Some(mut socket) = self.open().await else {
+                // It drains, or is away: the next one.
+                self.gateways.rotate_left(1);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            crowd.open.fetch_add(1, Ordering::Relaxed);
+            if !std::mem::take(&mut first) {
+                crowd.back.lock().push(Instant::now());
+            }
+            let mut poll = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                let done = crowd.ended.load(Ordering::Relaxed) && self.number == last.load(Ordering::Relaxed);
+                if done {
+                    return Ok(());
+                }
+                let message = tokio::select! { it = socket.next() => it, _ = poll.tick() => continue };
+                match message {
+                    Some(Ok(Message::Text(text))) => self.hear(&text)?,
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+            crowd.open.fetch_sub(1, Ordering::Relaxed);
+            self.gateways.rotate_left(1);
+        }
+    }
+
+    fn hear(&mut self, text: &str) -> Result<(), String> {
+        let frame: Value = serde_json::from_str(text).map_err(|e| format!("{e}: {text}"))?;
+        let rev = frame["rev"].as_u64().ok_or(format!("no revision: {text}"))?;
+        match frame["action"].as_str() {
+            Some("BOOKMARK") => self.since = self.since.max(rev),
+            Some("RESET") => {
+                for instance in frame["instances"].as_array().into_iter().flatten() {
+                    self.number = number_of(instance);
+                }
+                self.seen = self.seen.max(rev);
+            }
+            // After a break what came last may come again.
+            Some(_) if rev <= self.seen => {}
+            Some(_) => {
+                let number = number_of(&frame["instance"]);
+                if number != self.number + 1 {
+                    return Err(format!("told {number} after {}", self.number));
+                }
+                (self.number, self.seen) = (number, rev);
+            }
+            None => return Err(format!("what is this: {text}")),
+        }
+        self.since = self.since.max(frame["since"].as_u64().unwrap_or(0));
+        Ok(())
+    }
+}
+
+fn number_of(instance: &Value) -> u64 {
+    instance["properties"]["tag"].as_str().and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
+/// The most that came back in any second.
+fn busiest(back: &[Instant]) -> usize {
+    let window = Duration::from_secs(1);
+    back.iter()
+        .map(|from| back.iter().filter(|it| **it >= *from && **it < *from + window).count())
+        .max()
+        .unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing_and_cause_no_storm() {
+    let _turn = TURN.lock().await;
+    let world = World::linked(2, GATEWAYS, &Tuning { gateway: &[DRAIN], ..Tuning::default() }).await;
+    let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
+    let client = world.client(0);
+    let provider = client.service("order").await;
+    let mut consumers = Vec::new();
+    for number in 0..CONSUMERS {
+        let consumer = client.service(&format!("consumer-{number}")).await;
+        client.find(&consumer, "order", "").await.ok();
+        consumers.push(consumer);
+    }
+    client.instance_with(&provider, "i", 600).await;
+    client.tag(&provider, "i", "1").await;
+
+    let (crowd, last) = (Arc::new(Crowd::default()), Arc::new(AtomicU64::new(1)));
+    let mut visitors = JoinSet::new();
+    for number in 0..WATCHERS {
+        let mut gateways = gateways.clone();
+        gateways.rotate_left(number % GATEWAYS);
+        let consumer = consumers[number % CONSUMERS].clone();
+        let visitor = Visitor { gateways, consumer, number: 0, seen: 0, since: 0 };
+        visitors.spawn(visitor.watch(crowd.clone(), last.clone()));
+        if number % AT_ONCE == AT_ONCE - 1 {
+            let all = (number + 1) as u64;
+            eventually("they are granted", || async {
+                (crowd.open.load(Ordering::Relaxed) >= all).then_some(())
+            })
+            .await;
+        }
+    }
+
+    // One change a second all the while.
+    let (writing, of_writer, api) =
+        (Arc::new(AtomicBool::new(true)), last.clone(), world.control_planes[0].api);
+    let (goes_on, id) = (writing.clone(), provider.clone());
+    let writer = tokio::spawn(async move {
+        let client = harness::Client::new(api);
+        while goes_on.load(Ordering::Relaxed) {
+            let next = of_writer.load(Ordering::Relaxed) + 1;
+            client.tag(&id, "i", &next.to_string()).await;
+            of_writer.store(next, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    for node in &world.gateways {
+        crowd.back.lock().clear();
+        let watchers = node.metric("muster_edge_sessions", "").await as usize;
+        let began = Instant::now();
+        assert_eq!(node.process.terminate().await, Some(0), "a drain ends well");
+        let took = began.elapsed();
+        eventually("everybody is back", || async {
+            (crowd.open.load(Ordering::Relaxed) == WATCHERS as u64).then_some(())
+        })
+        .await;
+        let back = crowd.back.lock().clone();
+        let (most, all) = (busiest(&back), back.len());
+        println!(
+            "  drained {watchers} watchers in {took:.1?}: {all} came back, {most} in the busiest second"
+        );
+        // An even share of ten seconds is a tenth. A storm would be most of them.
+        assert!(most <= watchers / 3, "a storm: {most} of {watchers} within a second");
+        node.process.start();
+        node.ready().await;
+    }
+    writing.store(false, Ordering::Relaxed);
+    writer.await.expect("writes");
+    crowd.ended.store(true, Ordering::Relaxed);
+    let mut wrong = Vec::new();
+    let ending = async {
+        while let Some(ended) = visitors.join_next().await {
+            wrong.extend(ended.expect("no panic").err());
+        }
+    };
+    tokio::time::timeout(harness::deadline(), ending).await.expect("everybody is told the last change");
+    let changes = last.load(Ordering::Relaxed);
+    println!("gateways restarted in turn: {changes} changes, watchers {WATCHERS}, wrong {}", wrong.len());
+    assert!(wrong.is_empty(), "{} of them, such as {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+}
