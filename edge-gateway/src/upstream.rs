@@ -54,7 +54,7 @@ pub(crate) use standing::Standing;
 use core::{Core, Digests};
 use effects::Done;
 use inbox::Subscriptions;
-use joining::Resuming;
+use joining::{Place, Resuming};
 use offset::Offset;
 use requests::Asker;
 
@@ -85,8 +85,7 @@ pub(crate) struct Upstream {
     /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
     opening: HashMap<GroupId, Vec<(Admission, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
-    resuming: HashMap<u64, Resuming>,
-    next_resume: u64,
+    resuming: HashMap<Place, Resuming>,
     /// Groups of which it is being asked who has left them.
     departing: HashSet<GroupId>,
     next_bookmark: Instant,
@@ -140,7 +139,6 @@ impl Upstream {
             asking: HashMap::new(),
             opening: HashMap::new(),
             resuming: HashMap::new(),
-            next_resume: 0,
             departing: HashSet::new(),
             next_bookmark: Instant::now(),
             next_confirmation: Instant::now(),
@@ -235,7 +233,7 @@ impl Upstream {
             }
         }
         self.core.forget_empty(now);
-        let resuming: HashSet<GroupId> = self.resuming.values().map(Resuming::group).collect();
+        let resuming: HashSet<GroupId> = self.resuming.keys().map(|(group, _)| *group).collect();
         self.core.forget_departed(|group| resuming.contains(&group));
         if now >= self.next_digest && !self.comparing {
             self.next_digest = now + jittered(self.config.digest_interval);

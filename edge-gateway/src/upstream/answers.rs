@@ -48,8 +48,8 @@ impl Upstream {
                     self.metrics.repaired(differences);
                 }
             }
-            Done::Resumed(id, replayed) => {
-                if let Some(resuming) = self.resuming.get_mut(&id) {
+            Done::Resumed(place, replayed) => {
+                if let Some(resuming) = self.resuming.get_mut(&place) {
                     resuming.asking = false;
                     resuming.known.extend(replayed.into_iter().map(|(want, it)| (want.provider, it)));
                 }
@@ -58,8 +58,8 @@ impl Upstream {
                 self.departing.remove(&group);
                 self.core.on_departed(group, departed);
             }
-            Done::Probed(id, rev) => {
-                if let Some(resuming) = self.resuming.get_mut(&id) {
+            Done::Probed(place, rev) => {
+                if let Some(resuming) = self.resuming.get_mut(&place) {
                     resuming.compare(rev);
                 }
             }

@@ -11,6 +11,7 @@ use shared::model::Revision;
 use shared::subject;
 
 use super::core::{Departed, Digests, Effect, Interest, Want};
+use super::joining::Place;
 use super::requests::AskError;
 use super::topic::Replayed;
 use super::{Cause, Upstream};
@@ -27,10 +28,10 @@ pub(super) enum Done {
     Loaded(Vec<(Want, Messages, Replayed)>),
     Replayed(Vec<(Want, Replayed)>),
     CaughtUp(GroupId, Want, Replayed),
-    Resumed(u64, Vec<(Want, Replayed)>),
+    Resumed(Place, Vec<(Want, Replayed)>),
     Departed(GroupId, Departed),
     /// The store's own revision, for a session that resumes from a later one than is known here.
-    Probed(u64, Revision),
+    Probed(Place, Revision),
     /// The same for this gateway, which was as far as the second when it asked.
     Confirmed(Result<Revision, AskError>, Revision),
     Bookmarks(Messages),

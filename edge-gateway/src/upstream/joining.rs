@@ -21,9 +21,13 @@ pub(super) struct Joining {
     done: Admission,
 }
 
-/// A session that must be told what it missed before.
+/// What sessions resume from: those of a group that come back from the same revision are told the same.
+pub(super) type Place = (GroupId, Revision);
+
+/// Sessions that must be told what they missed before. They wait together: when a gateway goes, thousands come that
+/// were certain of the same few revisions, and each of these is asked for once.
 pub(super) struct Resuming {
-    joining: Joining,
+    waiting: Vec<Joining>,
     since: Revision,
     pub(super) asking: bool,
     pub(super) known: HashMap<ServiceRef, Replayed>,
@@ -32,8 +36,8 @@ pub(super) struct Resuming {
 }
 
 impl Resuming {
-    pub(super) fn group(&self) -> GroupId {
-        self.joining.group
+    fn from(since: Revision) -> Self {
+        Self { waiting: Vec::new(), since, asking: false, known: HashMap::new(), probed: false }
     }
 
     /// What was asked is of no use any more.
@@ -67,11 +71,9 @@ impl Upstream {
                 match since {
                     None => self.reserve(Joining { group, shard, encoding, done }, Vec::new()).await,
                     Some(since) => {
-                        self.next_resume += 1;
-                        let joining = Joining { group, shard, encoding, done };
-                        let resuming =
-                            Resuming { joining, since, asking: false, known: HashMap::new(), probed: false };
-                        self.resuming.insert(self.next_resume, resuming);
+                        let place =
+                            self.resuming.entry((group, since)).or_insert_with(|| Resuming::from(since));
+                        place.waiting.push(Joining { group, shard, encoding, done });
                     }
                 }
             }
@@ -108,8 +110,10 @@ impl Upstream {
             joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
             let _ = done.send(Err(full));
         }
-        for (_, it) in self.resuming.extract_if(|_, it| it.joining.group == group) {
-            let _ = it.joining.done.send(Err(full));
+        for (_, it) in self.resuming.extract_if(|(of, _), _| *of == group) {
+            for joining in it.waiting {
+                let _ = joining.done.send(Err(full));
+            }
         }
     }
 
@@ -124,27 +128,27 @@ impl Upstream {
 
     /// Lets those go on who resume from a revision and whose groups have arrived at one.
     pub(super) async fn resume(&mut self) {
-        let ready: Vec<u64> = self.resuming.keys().copied().collect();
-        for id in ready {
-            let Some(it) = self.resuming.get_mut(&id) else { continue };
-            let (group, encoding) = (it.joining.group, it.joining.encoding);
-            if it.joining.done.is_closed() {
-                let left = Left { group, sessions: 1 };
-                let shard = it.joining.shard;
-                self.resuming.remove(&id);
-                self.core.left(shard, left, Instant::now());
+        let places: Vec<Place> = self.resuming.keys().copied().collect();
+        for place in places {
+            let Some(it) = self.resuming.get_mut(&place) else { continue };
+            let (group, now) = (place.0, Instant::now());
+            for gone in it.waiting.extract_if(.., |joining| joining.done.is_closed()) {
+                self.core.left(gone.shard, Left { group, sessions: 1 }, now);
+            }
+            if it.waiting.is_empty() {
+                self.resuming.remove(&place);
                 continue;
             }
             if it.since > self.core.seen() && !it.probed {
                 (it.asking, it.probed) = (true, true);
                 let asker = self.asker.clone();
-                self.ask(async move { Done::Probed(id, asker.probe().await) });
+                self.ask(async move { Done::Probed(place, asker.probe().await) });
                 continue;
             }
             let preface = match self.core.preface(group, it.since, &it.known) {
-                None if !self.core.has(group) => Vec::new(),
+                None if !self.core.has(group) => Preface::default(),
                 None => continue,
-                Some(Ok(preface)) => encode(encoding, it.since, &preface),
+                Some(Ok(preface)) => preface,
                 Some(Err(Missing::Departed)) => {
                     self.ask_departed(group);
                     continue;
@@ -155,13 +159,20 @@ impl Upstream {
                     let asker = self.asker.clone();
                     self.ask(async move {
                         let replayed = asker.replay(&wants).await;
-                        Done::Resumed(id, wants.into_iter().zip(replayed).collect())
+                        Done::Resumed(place, wants.into_iter().zip(replayed).collect())
                     });
                     continue;
                 }
             };
-            if let Some(it) = self.resuming.remove(&id) {
-                self.reserve(it.joining, preface).await;
+            if let Some(it) = self.resuming.remove(&place) {
+                let mut encoded = HashMap::new();
+                for joining in it.waiting {
+                    let bytes: &Vec<u8> = encoded
+                        .entry(joining.encoding.index())
+                        .or_insert_with(|| encode(joining.encoding, it.since, &preface));
+                    let bytes = bytes.clone();
+                    self.reserve(joining, bytes).await;
+                }
             }
         }
     }
@@ -171,8 +182,8 @@ impl Upstream {
     /// Asks who has left a group, once for all who resume.
     fn ask_departed(&mut self, group: GroupId) {
         let Some(selector) = self.core.selector(group).cloned() else { return };
-        let of_group = self.resuming.values().filter(|it| it.joining.group == group && it.since > 0);
-        let Some(since) = of_group.map(|it| it.since).min() else { return };
+        let of_group = self.resuming.iter().filter(|((of, _), it)| *of == group && it.since > 0);
+        let Some(since) = of_group.map(|(_, it)| it.since).min() else { return };
         if !self.departing.insert(group) {
             return;
         }
