@@ -6,7 +6,7 @@ use std::sync::Arc;
 use control_plane::keys;
 use control_plane::store::KvEvent;
 use shared::event::{Action, Position};
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 
 use super::{SERVICES, Sim, service};
 use crate::hub::push::Push;
@@ -17,15 +17,15 @@ impl Sim {
     /// unheard, with all that they had.
     pub(super) fn judge(&self) -> Result<(), String> {
         let opened = self.opened.ok_or("never opened")?;
-        self.judge_told(&self.told, opened)?;
+        self.judge_told(&self.told, opened, !self.merged)?;
         if !self.merged {
             self.judge_complete(&self.told, opened)?;
         }
         self.resumed.iter().try_for_each(|it| self.judge_resumed(it))
     }
 
-    /// What was told to one that had everything up to `from`.
-    pub(super) fn judge_told(&self, told: &[Arc<Push>], from: Revision) -> Result<(), String> {
+    /// What was told to one that had everything up to `from`; whether what it had is held against it.
+    pub(super) fn judge_told(&self, told: &[Arc<Push>], from: Revision, knows: bool) -> Result<(), String> {
         for number in 0..SERVICES {
             let provider = service(number);
             let told: Vec<&Push> = told
@@ -42,7 +42,11 @@ impl Sim {
             if !changes.is_sorted_by(|a, b| a < b) {
                 return Err(format!("{provider}: told twice: {changes:?}"));
             }
-            let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+            // What was there before, a client has pulled, or been told before it went away. A gateway that was answered
+            // by states from the beginning does not know what that was: an instance that was there then, and is not in
+            // the first state, it cannot tell of.
+            let had = if knows { self.at(&provider, from) } else { BTreeMap::new() };
+            let mut known: BTreeMap<&str, &str> = had.iter().map(|(id, host)| (&**id, &**host)).collect();
             let mut heard: BTreeSet<&str> = BTreeSet::new();
             for push in &told {
                 let (id, host) = (&*push.instance.instance_id, &*push.instance.host_name);
@@ -69,9 +73,10 @@ impl Sim {
                 let is = there.get(id).map(|it| (it.mod_rev, it.instance.host_name.as_str()));
                 let right = match is {
                     // Written before the watch began: not told, or told again.
-                    Some((rev, host)) if rev <= from => known.get(id).is_none_or(|told| *told == host),
-                    Some((_, host)) => known.get(id) == Some(&host),
-                    None => !known.contains_key(id),
+                    Some((rev, host)) if !knows && rev <= from => {
+                        known.get(id).is_none_or(|told| *told == host)
+                    }
+                    _ => is.map(|(_, host)| host) == known.get(id).copied(),
                 };
                 if !right {
                     return Err(format!("{provider}/{id}: is {is:?}, told {:?}", known.get(id)));
@@ -79,6 +84,21 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// The instances of a provider at a revision, each with the host that was written.
+    fn at(&self, provider: &ServiceRef, rev: Revision) -> BTreeMap<String, String> {
+        let mut there = BTreeMap::new();
+        for event in self.log.iter().flatten().take_while(|event| event.rev() <= rev) {
+            let keys::Key::Instance(service, id) = keys::Key::parse(event.key()) else { continue };
+            if service == *provider {
+                match event {
+                    KvEvent::Put(_) => _ = there.insert(id, event.rev().to_string()),
+                    KvEvent::Delete { .. } => _ = there.remove(&id),
+                }
+            }
+        }
+        there
     }
 
     /// Each change after `from` was told, but of services that were deleted.

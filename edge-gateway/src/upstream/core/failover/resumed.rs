@@ -119,7 +119,7 @@ impl Sim {
         if it.stated {
             return Ok(());
         }
-        self.judge_told(told, it.since).map_err(context)?;
+        self.judge_told(told, it.since, true).map_err(context)?;
         match self.merged {
             true => Ok(()),
             false => self.judge_complete(told, it.since).map_err(context),
