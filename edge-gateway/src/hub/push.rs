@@ -154,9 +154,10 @@ impl Push {
         self.dispatched.get().map(|it| &**it)
     }
 
-    /// The bytes for a session that has everything up to `told`, and the changes before this one.
+    /// The bytes for a session that is being told everything up to `told`, in order, and has been told the changes
+    /// before this one. It may break off here, with other changes of the same revision to come.
     pub(crate) fn frame_after(&self, encoding: Encoding, told: Revision) -> Bytes {
-        self.encode(encoding, self.action, (told < self.at.rev).then_some(told))
+        self.encode(encoding, self.action, Some(told.min(self.at.rev.saturating_sub(1))))
     }
 
     /// The bytes for a transport; encoded by whoever needs them first.
@@ -182,5 +183,25 @@ impl Push {
             Encoding::Historical => grpc::historical(action, key, instance),
             Encoding::Grpc => grpc::event(action, key, instance, rev, since),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_breaks_off_within_a_revision_resumes_before_it() {
+        let at = Position { rev: 204, sub: 9 };
+        let push = Push::found(1, at, Action::Update, Arc::default(), Arc::default());
+        let says = |told| {
+            let frame = push.frame_after(Encoding::Resumable, told);
+            let text = frame.iter().position(|byte| *byte == b'{').map(|start| frame.slice(start..));
+            let json: serde_json::Value = serde_json::from_slice(&text.expect("JSON")).expect("JSON");
+            (json["rev"].as_u64(), json["since"].as_u64())
+        };
+        assert_eq!(says(190), (Some(204), Some(190)));
+        assert_eq!(says(204), (Some(204), Some(203)), "the rest of 204 may not have come");
+        assert_eq!(says(230), (Some(204), Some(203)));
     }
 }
