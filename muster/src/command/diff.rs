@@ -1,7 +1,7 @@
 //! `muster diff`: do control planes and gateways know the same of the registry?
 //!
 //! Asks the admin ports what each plane knows (`/known`), in an order that makes changes meanwhile harmless (see
-//! [`compare`]). A process that does not come to the revision of the others within `--settle` is behind, which is a
+//! [`mod@compare`]). A process that does not come to the revision of the others within `--settle` is behind, which is a
 //! difference as well.
 
 use std::time::Duration;
