@@ -265,6 +265,8 @@ impl Upstream {
     async fn act(&mut self) {
         loop {
             let effects = self.core.take_effects();
+            // Before the questions among them: no answer to these may be older than what led to them.
+            self.asker.seen.fetch_max(self.core.seen(), Ordering::Relaxed);
             if effects.is_empty() {
                 break;
             }
@@ -272,7 +274,6 @@ impl Upstream {
                 self.carry_out(effect).await;
             }
         }
-        self.asker.seen.fetch_max(self.core.seen(), Ordering::Relaxed);
     }
 }
 

@@ -33,7 +33,7 @@ mod providers;
 mod repair;
 mod restore;
 
-pub(crate) use departed::Departed;
+pub(crate) use departed::{Added, Departed};
 pub(crate) use preface::{Missing, Preface};
 
 /// How long a group without sessions is kept: watchers that reconnect find everything in place.

@@ -20,9 +20,8 @@ use shared::subject;
 use tracing::debug;
 
 use super::Selector;
-use super::core::{Departed, Interest, Want};
+use super::core::{Added, Departed, Interest, Want};
 use super::topic::Replayed;
-use crate::hub::push::Push;
 use crate::metrics::UpstreamMetrics;
 
 /// First and longest wait between two attempts of a question.
@@ -103,7 +102,7 @@ impl Asker {
     pub(super) async fn replay(&self, wants: &[Want]) -> Vec<Replayed> {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
-            match self.try_replay(wants).await {
+            match self.try_replay(wants, 0).await {
                 Ok(replayed) => return replayed,
                 Err(error) => self.failed(&error, &mut backoff).await,
             }
@@ -202,16 +201,14 @@ impl Asker {
                 snapshot: false,
             };
             let wants: Vec<Want> = left.iter().map(want).collect();
-            for ((provider, until), replayed) in left.iter().zip(self.try_replay(&wants).await?) {
-                if !replayed.continuous {
-                    // Forgotten since, or by this replica.
-                    return Ok(Departed { after: departed.rev, events: Vec::new(), ..departed });
+            // Another replica may answer: it must have come as far as the one that told who left.
+            let replayed = self.try_replay(&wants, departed.rev).await?;
+            for ((provider, until), replayed) in left.iter().zip(replayed) {
+                match departed.add(selector, provider, *until, &replayed) {
+                    Added::Told => {}
+                    Added::Forgotten => return Ok(departed),
+                    Added::Behind => return Err(AskError::Incomplete),
                 }
-                let in_scope = |event: &&InstanceEvent| {
-                    event.at.rev <= *until && selector.scope().is_none_or(|scope| scope.matches(&event.key))
-                };
-                let told = replayed.events.iter().filter(in_scope);
-                departed.events.extend(told.map(|event| (provider.clone(), Arc::new(Push::of(0, event)))));
             }
         }
         departed.events.sort_by_key(|(_, push)| push.at);
@@ -240,14 +237,15 @@ impl Asker {
         Err(AskError::Incomplete)
     }
 
-    async fn try_replay(&self, wants: &[Want]) -> Result<Vec<Replayed>, AskError> {
+    /// Asks a replica that has come at least to `rev`, and to what was heard of.
+    async fn try_replay(&self, wants: &[Want], rev: Revision) -> Result<Vec<Replayed>, AskError> {
         let want = |want: &Want| pb::replay_request::Provider {
             provider: Some((&want.provider).into()),
             since: Some(want.since.into()),
             snapshot: want.snapshot,
         };
-        let request =
-            pb::ReplayRequest { providers: wants.iter().map(want).collect(), min_rev: self.min_rev() };
+        let min_rev = self.min_rev().max(rev);
+        let request = pb::ReplayRequest { providers: wants.iter().map(want).collect(), min_rev };
         let mut parts = self.ask(subject::RPC_REPLAY, &request).await?;
         let mut answers: HashMap<ServiceRef, (Replayed, bool)> = HashMap::new();
         for number in 0..MAX_PARTS {

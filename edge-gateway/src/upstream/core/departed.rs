@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 
 use super::{Core, Group};
 use crate::hub::GroupId;
 use crate::hub::push::Push;
 use crate::upstream::Selector;
+use crate::upstream::topic::Replayed;
 
 /// What a replica told of those that left.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,42 @@ pub(crate) struct Departed {
     pub rev: Revision,
     /// What happened to each until it left, in order.
     pub events: Vec<(ServiceRef, Arc<Push>)>,
+}
+
+/// What became of an answer about one that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// It is among the events.
+    Told,
+    /// History does not reach back so far: nobody's departure is known.
+    Forgotten,
+    /// The replica has not come as far as the one that told who left, and must be asked again.
+    Behind,
+}
+
+impl Departed {
+    /// Takes what happened to one that left at `until`; the replica that tells need not be the one that told who left.
+    pub(crate) fn add(
+        &mut self,
+        selector: &Selector,
+        provider: &ServiceRef,
+        until: Revision,
+        replayed: &Replayed,
+    ) -> Added {
+        if !replayed.continuous {
+            (self.after, self.events) = (self.rev, Vec::new());
+            return Added::Forgotten;
+        }
+        if replayed.at < Position::end_of(until) {
+            return Added::Behind;
+        }
+        let in_scope = |event: &&InstanceEvent| {
+            event.at.rev <= until && selector.scope().is_none_or(|scope| scope.matches(&event.key))
+        };
+        let told = replayed.events.iter().filter(in_scope);
+        self.events.extend(told.map(|event| (provider.clone(), Arc::new(Push::of(0, event)))));
+        Added::Told
+    }
 }
 
 /// How a group's departures are known to a session that resumes.
@@ -81,13 +119,12 @@ impl Core {
 mod tests {
     use std::collections::HashMap;
 
-    use shared::event::{Action, InstanceEvent, Position, Via};
+    use shared::event::{Action, Via};
     use shared::model::{Instance, Tenant};
 
     use super::super::preface::{Missing, Preface};
     use super::super::{Effect, Interest, InterestChange, Want};
     use super::*;
-    use crate::upstream::topic::Replayed;
 
     fn service(id: &str) -> ServiceRef {
         ServiceRef::new(Tenant::default(), id)
@@ -203,6 +240,20 @@ mod tests {
         let unknown = Replayed { at, ..Replayed::default() };
         let preface = resume(&HashMap::from([(provider, unknown)])).expect("nothing is missing");
         assert_eq!((preface.events.len(), preface.states.len()), (0, 1), "a state says it without a place");
+    }
+
+    #[test]
+    fn what_happened_to_who_left_is_asked_of_a_replica_that_has_come_as_far() {
+        let selector = Selector::Consumer(service("c"));
+        let mut departed = Departed { since: 12, after: 12, rev: 20, events: Vec::new() };
+        let mut add = |continuous, at| {
+            let replayed = Replayed { continuous, at: Position::end_of(at), ..Replayed::default() };
+            departed.add(&selector, &service("gone"), 18, &replayed)
+        };
+        assert_eq!(add(true, 17), Added::Behind, "it does not know of the deletes at 18 yet");
+        assert_eq!(add(true, 18), Added::Told);
+        assert_eq!(add(false, 20), Added::Forgotten);
+        assert_eq!(departed.after, 20, "nothing before is known");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 use shared::subject;
 
-use super::{Core, Effect, Interest, Want};
+use super::{Core, Departed, Effect, Interest, Want};
 
 mod judge;
 mod resumed;
@@ -64,6 +64,8 @@ enum Question {
     CatchUp(Want),
     /// Who left since?
     Departed(Revision),
+    /// What happened to these until they left?
+    Left(Departed, Vec<(ServiceRef, Revision)>),
     /// What did a session that resumes miss?
     Missed(usize, Vec<Want>),
 }
@@ -384,8 +386,14 @@ impl Sim {
                 self.core.on_caught_up(self.group, &want.provider, replayed);
             }
             Question::Departed(since) => {
-                let departed = self.departed(&view, since);
-                self.core.on_departed(self.group, departed);
+                let (departed, left) = self.who_left(&view, since);
+                let far = self.core.seen().max(departed.rev);
+                self.questions.push((far, Question::Left(departed, left)));
+            }
+            Question::Left(departed, left) => {
+                if let Some(departed) = self.departed(&view, departed, left) {
+                    self.core.on_departed(self.group, departed);
+                }
             }
             Question::Missed(who, wants) => {
                 for want in wants {

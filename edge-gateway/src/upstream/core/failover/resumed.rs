@@ -8,7 +8,7 @@ use control_plane::view::View;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
-use super::super::{Departed, Missing};
+use super::super::{Added, Departed, Missing};
 use super::{Question, Sim, Want};
 use crate::hub::push::Push;
 use crate::upstream::Selector;
@@ -79,7 +79,7 @@ impl Sim {
                 Some(Err(Missing::Departed)) => {
                     let waits = self.resumed.iter().filter(|it| it.told.is_none());
                     let since = waits.map(|it| it.since).min().unwrap_or_default();
-                    let asked = |(_, it): &(Revision, Question)| matches!(it, Question::Departed(_));
+                    let asked = |(_, it): &(Revision, Question)| matches!(it, Question::Departed(_) | Question::Left(..));
                     if !self.questions.iter().any(asked) {
                         self.questions.push((self.core.seen(), Question::Departed(since)));
                     }
@@ -88,24 +88,34 @@ impl Sim {
         }
     }
 
-    /// What a replica says of those that left since, and what happened to them until then.
-    pub(super) fn departed(&mut self, view: &View, since: Revision) -> Departed {
+    /// Who left since, says a replica.
+    pub(super) fn who_left(&self, view: &View, since: Revision) -> (Departed, Vec<(ServiceRef, Revision)>) {
         let Selector::Scope(scope) = &self.selector else { panic!("a scope is watched") };
         let rev = view.now().expect("listed").revision;
         let left = left::by_scope(view.history(), scope, since, rev);
-        let after = left.after.max(since);
-        let mut events = Vec::new();
-        for (provider, until) in left.providers {
-            let want = Want { provider, since: Position::end_of(after), snapshot: false };
+        let departed = Departed { since, after: left.after.max(since), rev, events: Vec::new() };
+        (departed, left.providers.into_iter().collect())
+    }
+
+    /// What happened to them until then, says perhaps another one; `None` when it cannot.
+    pub(super) fn departed(
+        &mut self,
+        view: &View,
+        mut departed: Departed,
+        left: Vec<(ServiceRef, Revision)>,
+    ) -> Option<Departed> {
+        let since = Position::end_of(departed.after);
+        for (provider, until) in left {
+            let want = Want { provider, since, snapshot: false };
             let replayed = self.replay(view, &want);
-            if !replayed.continuous {
-                return Departed { since, after: rev, rev, events: Vec::new() };
+            match departed.add(&self.selector, &want.provider, until, &replayed) {
+                Added::Told => {}
+                Added::Forgotten => break,
+                Added::Behind => return None,
             }
-            let told = replayed.events.iter().filter(|event| event.at.rev <= until);
-            events.extend(told.map(|event| (want.provider.clone(), Arc::new(Push::of(0, event)))));
         }
-        events.sort_by_key(|(_, push)| push.at);
-        Departed { since, after, rev, events }
+        departed.events.sort_by_key(|(_, push)| push.at);
+        Some(departed)
     }
 
     /// One that resumed is told what comes after its revision like one that never left, but for whole lives of
