@@ -141,3 +141,23 @@ async fn control_planes_without_a_publisher() {
     assert_says(&text, "publisher", &["nothing is pushed", "etcd"]);
     assert_says(&text, &format!("{admin_url} ready"), &["view", "look at etcd"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_does_not_hear_from_the_publisher() {
+    let world = World::start(1, 1).await;
+    world.publisher().await;
+    let admin = format!("http://{}", world.gateways[0].admin);
+    let fresh = || async {
+        let (_, text) = muster(&["doctor", "--admin", &admin]).await;
+        text.contains("heard from the publisher").then_some(())
+    };
+    eventually("the gateway is fresh", fresh).await;
+    world.control_planes[0].process.freeze();
+    let text = eventually("the gateway is stale", || async {
+        let (status, text) = muster(&["doctor", "--admin", &admin]).await;
+        text.contains("no word of the publisher").then_some((status, text))
+    })
+    .await;
+    assert_eq!(text.0, 1, "{}", text.1);
+    assert_says(&text.1, &format!("{admin} freshness"), &["look at the control planes", "NATS"]);
+}

@@ -1,5 +1,7 @@
-//! How processes that run are, by their admin ports: ready, of one mind about time, with one publisher among them.
+//! How processes that run are, by their admin ports: ready, fresh, of one version, of one mind about time, with one
+//! publisher among them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -13,6 +15,9 @@ use crate::registry::Registry;
 /// Share of the descriptors in use from which on it is worth a warning.
 const FILES: f64 = 0.8;
 
+/// A gateway that has not heard from the publisher for so many seconds is stale, as for the alert `MusterGatewayStale`.
+const STALE: f64 = 10.0;
+
 /// Asks every process, then compares what they say.
 pub(super) async fn check(admins: &[url::Url], target: &Target) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
@@ -20,6 +25,7 @@ pub(super) async fn check(admins: &[url::Url], target: &Target) -> Result<Vec<Fi
         |check: String, (state, detail): (State, String)| findings.push(Finding { check, state, detail });
     let (mut publishers, mut planes) = (0.0, 0);
     let mut offsets: Vec<(String, f64)> = Vec::new();
+    let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for admin in admins {
         let process = Registry::new(&Target::process(admin.clone(), target.timeout, target.trust.clone()))?;
         let name = process.server();
@@ -44,12 +50,21 @@ pub(super) async fn check(admins: &[url::Url], target: &Target) -> Result<Vec<Fi
             planes += 1;
             publishers += active;
         }
+        if let Some(version) = figures.label("muster_build_info", "version") {
+            versions.entry(version.to_owned()).or_default().push(name.clone());
+        }
+        if let Some(silent) = figures.sum("muster_edge_staleness_seconds", &[]) {
+            note(format!("{name} freshness"), freshness(silent));
+        }
         let open = figures.sum("process_open_fds", &[]).zip(figures.sum("process_max_fds", &[]));
         if let Some((open, most)) = open.filter(|(open, most)| *open > FILES * most) {
             let detail =
                 format!("{open:.0} of {most:.0} are open: raise LimitNOFILE before connections are refused");
             note(format!("{name} open files"), (State::Failed, detail));
         }
+    }
+    if !versions.is_empty() {
+        note("versions".to_owned(), of_one_version(&versions));
     }
     if planes > 0 {
         note("publisher".to_owned(), publisher(publishers));
@@ -95,6 +110,32 @@ fn publisher(publishers: f64) -> (State, String) {
     }
 }
 
+fn freshness(silent: f64) -> (State, String) {
+    let silence = shown(Duration::try_from_secs_f64(silent).unwrap_or_default());
+    if silent > STALE {
+        let detail = format!(
+            "no word of the publisher for {silence}, so nothing is pushed here: look at the control planes, and at this gateway's link to NATS"
+        );
+        (State::Failed, detail)
+    } else {
+        (State::Ok, format!("heard from the publisher {silence} ago"))
+    }
+}
+
+/// Neighbouring versions work together, so that one can be upgraded to the other; more than an upgrade needs is a mistake.
+fn of_one_version(versions: &BTreeMap<String, Vec<String>>) -> (State, String) {
+    let names = |(version, names): (&String, &Vec<String>)| format!("{version} at {}", names.join(", "));
+    let all: Vec<String> = versions.iter().map(names).collect();
+    match versions.len() {
+        1 => (State::Ok, versions.keys().map(|version| format!("all are {version}")).collect()),
+        2 => (State::Warning, format!("{}: finish the upgrade, or take it back", all.join("; "))),
+        _ => (
+            State::Failed,
+            format!("{}: upgrade from one version to one other, see docs/operations.md", all.join("; ")),
+        ),
+    }
+}
+
 fn seconds_from_now(theirs: SystemTime) -> f64 {
     let now = SystemTime::now();
     match theirs.duration_since(now) {
@@ -134,6 +175,27 @@ mod tests {
         assert_eq!(publisher(1.0).0, State::Ok);
         assert!(publisher(0.0).1.contains("nothing is pushed"));
         assert!(publisher(2.0).1.contains("different etcd"));
+    }
+
+    #[test]
+    fn a_gateway_that_hears_nothing_is_stale() {
+        assert_eq!(freshness(0.4), (State::Ok, "heard from the publisher 400.0 ms ago".to_owned()));
+        let (state, detail) = freshness(61.0);
+        assert_eq!(state, State::Failed);
+        assert!(detail.starts_with("no word of the publisher for 61.0 s"), "{detail}");
+        assert_eq!(freshness(f64::NAN).0, State::Ok, "a figure that makes no sense proves nothing");
+    }
+
+    #[test]
+    fn versions_that_differ_are_named() {
+        let mut versions = BTreeMap::from([("1.2.0".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);
+        assert_eq!(of_one_version(&versions), (State::Ok, "all are 1.2.0".to_owned()));
+        versions.insert("1.3.0".to_owned(), vec!["c".to_owned()]);
+        let (state, detail) = of_one_version(&versions);
+        assert_eq!(state, State::Warning);
+        assert!(detail.starts_with("1.2.0 at a, b; 1.3.0 at c: finish the upgrade"), "{detail}");
+        versions.insert("1.4.0".to_owned(), vec!["d".to_owned()]);
+        assert_eq!(of_one_version(&versions).0, State::Failed);
     }
 
     #[test]

@@ -28,6 +28,17 @@ impl Figures {
         sum
     }
 
+    /// The label of a series called `name`, as it is written.
+    pub(crate) fn label(&self, name: &str, label: &str) -> Option<&str> {
+        let start = format!("{label}=\"");
+        self.0
+            .range(name.to_owned()..)
+            .map(|(series, _)| series.strip_prefix(name))
+            .map_while(|rest| rest)
+            .filter_map(|rest| rest.strip_prefix('{'))
+            .find_map(|labels| labels.split(&start).nth(1)?.split('"').next())
+    }
+
     /// The quantile of a histogram's observations since `before`: the upper bound of the bucket it falls in.
     pub(crate) fn quantile_since(&self, before: &Self, name: &str, quantile: f64) -> Option<f64> {
         let bucket = format!("{name}_bucket");
@@ -71,6 +82,14 @@ mod tests {
         assert_eq!(figures.sum("pushes", &["status=\"SUCCESS\""]), Some(7.0));
         assert_eq!(figures.sum("nothing", &[]), None);
         assert_eq!(Figures::parse(BEFORE).sum("pushes", &[]), Some(5.0));
+    }
+
+    #[test]
+    fn a_label_is_read() {
+        let figures = Figures::parse("build_info{job=\"a\",version=\"1.2.0\"} 1\nbuild_info_other{version=\"9\"} 1\n");
+        assert_eq!(figures.label("build_info", "version"), Some("1.2.0"));
+        assert_eq!(figures.label("build_info", "none"), None);
+        assert_eq!(figures.label("build", "version"), None);
     }
 
     #[test]
