@@ -96,10 +96,11 @@ where
                 let service = service.clone();
                 request.extensions_mut().insert(ConnectInfo(peer));
                 let noted = Noted::begin(&mut request, name, access_log);
-                async move {
+                // Boxed: an HTTP/2 stream keeps the room of its request's future for as long as its answer streams.
+                Box::pin(async move {
                     let answer = noted.answer(service.oneshot(request)).await?;
                     Ok::<_, S::Error>(answer.map(|body| Answer { body, running }))
-                }
+                })
             });
             let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
             open.end(drive(connection, &activity, &limits, &tasks).await);

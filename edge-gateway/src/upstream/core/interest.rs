@@ -193,10 +193,16 @@ impl Core {
         }
     }
 
-    /// Leaves the providers that are not of interest any more, now that everything up to then was told.
+    /// Leaves the providers that are not of interest any more, now that everything up to then was told. One of which
+    /// more was told is followed until the bookmarks have come as far: it may have come back, and with the topic it
+    /// would be forgotten what of it was told.
     pub(super) fn leave(&mut self, rev: Revision) {
-        let asking = |id: &GroupId, provider: &ServiceRef| match self.topics.get(provider) {
-            Some(Slot::Live(topic)) => topic.asking || topic.members.get(id).is_some_and(|it| it.closed),
+        let goes_on = |id: &GroupId, provider: &ServiceRef| match self.topics.get(provider) {
+            Some(Slot::Live(topic)) if topic.asking => true,
+            Some(Slot::Live(topic)) => topic
+                .members
+                .get(id)
+                .is_some_and(|member| member.closed || (member.until.is_none() && topic.at().rev > rev)),
             Some(Slot::Loading { .. }) => true,
             None => false,
         };
@@ -208,7 +214,7 @@ impl Core {
             }
             group.covered = group.covered.max(rev);
             let ready = |provider: &ServiceRef, it: &Leaving| {
-                it.until.max(it.told.rev) <= rev && !asking(id, provider)
+                it.until.max(it.told.rev) <= rev && !goes_on(id, provider)
             };
             let ready: Vec<_> = group.leaving.extract_if(|provider, it| ready(provider, it)).collect();
             for (provider, leaving) in ready {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::event::{Action, InstanceEvent, Position};
+use shared::event::{InstanceEvent, Position};
 use shared::model::ServiceRef;
 
 use super::{Core, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
@@ -123,7 +123,7 @@ pub(super) fn join_live(
 
 /// Tells the members of a topic what happened, each what is of interest to it.
 fn append(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
-    let stayed = stay_for_deletes(topic, provider, &pushes, effects);
+    let stayed = stay_for_found(topic, provider, &pushes, effects);
     for push in pushes {
         let wants = |id: &GroupId, member: &Member| {
             let open = !member.closed && push.at > member.base && !stayed.contains(id);
@@ -137,17 +137,16 @@ fn append(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, effe
     }
 }
 
-/// A delete that only a comparison showed has no place of its own: it may have been before a provider was left. Who is
-/// about to leave stays a little longer and is told everything up to it. Those who do; they are told here.
-fn stay_for_deletes(
+/// What only a comparison showed has no place of its own. A delete may have been before the provider was left; what is
+/// there may be of another life of the provider, and what was there before was deleted with the one that was left. Who
+/// is about to leave stays a little longer and is told everything up to it. Those who do; they are told here.
+fn stay_for_found(
     topic: &mut Topic,
     provider: &ServiceRef,
     pushes: &[Arc<Push>],
     effects: &mut Vec<Effect>,
 ) -> Vec<GroupId> {
-    let is_late = |until: Position| {
-        pushes.iter().any(|it| it.is_found() && it.action == Action::Delete && it.at > until)
-    };
+    let is_late = |until: Position| pushes.iter().any(|it| it.is_found() && it.at > until);
     let late = |(id, member): (&GroupId, &Member)| {
         member
             .until

@@ -35,7 +35,7 @@ fn event(provider: &str, prev: Revision, rev: Revision) -> InstanceEvent {
         key: Arc::default(),
         instance: Arc::new(Instance { instance_id: rev.to_string(), ..Instance::default() }),
         mod_rev: rev,
-        committed_at: 0,
+        committed_at: 1,
         via: Via::default(),
     }
 }

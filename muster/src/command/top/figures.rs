@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_label_is_read() {
-        let figures = Figures::parse("build_info{job=\"a\",version=\"1.2.0\"} 1\nbuild_info_other{version=\"9\"} 1\n");
+        let figures =
+            Figures::parse("build_info{job=\"a\",version=\"1.2.0\"} 1\nbuild_info_other{version=\"9\"} 1\n");
         assert_eq!(figures.label("build_info", "version"), Some("1.2.0"));
         assert_eq!(figures.label("build_info", "none"), None);
         assert_eq!(figures.label("build", "version"), None);

@@ -79,7 +79,9 @@ impl Sim {
                 Some(Err(Missing::Departed)) => {
                     let waits = self.resumed.iter().filter(|it| it.told.is_none());
                     let since = waits.map(|it| it.since).min().unwrap_or_default();
-                    let asked = |(_, it): &(Revision, Question)| matches!(it, Question::Departed(_) | Question::Left(..));
+                    let asked = |(_, it): &(Revision, Question)| {
+                        matches!(it, Question::Departed(_) | Question::Left(..))
+                    };
                     if !self.questions.iter().any(asked) {
                         self.questions.push((self.core.seen(), Question::Departed(since)));
                     }
