@@ -166,14 +166,26 @@ impl App {
 
     /// Serves until the drain has ended: every session is closed and every request answered.
     pub async fn run(self) {
-        let Self { listener, gateway, upstream, handle, shards, conditions, server, config, tasks, .. } =
-            self;
+        let Self {
+            listener,
+            gateway,
+            limits,
+            upstream,
+            handle,
+            shards,
+            conditions,
+            server,
+            config,
+            tasks,
+            ..
+        } = self;
         // Not the drain: sessions that are still open get their events until their end.
         let stop = CancellationToken::new();
         let (of_upstream, abort) = (stop.clone(), tasks.abort().clone());
         tasks.spawn_vital("upstream", async move {
             let _ = abort.run_until_cancelled(upstream.run(of_upstream)).await;
         });
+        tasks.spawn(limits.watch_memory(tasks.drain().clone()));
         for (condition, state) in conditions {
             tasks.spawn(show(condition, state, tasks.drain().clone()));
         }

@@ -155,9 +155,7 @@ impl Inner {
             Err(Refused::Answer(answer)) => return answer,
             Err(Refused::NoWord) => return refusal::unavailable(NO_WORD),
             // Another node may have room.
-            Err(Refused::Full(full @ (Full::Node | Full::Topics))) => {
-                return refusal::unavailable(&full.to_string());
-            }
+            Err(Refused::Full(full)) if full.is_here() => return refusal::unavailable(&full.to_string()),
             Err(Refused::Full(full)) => return refusal::too_many(&full.to_string()),
         };
         let upgrade = hyper::upgrade::on(&mut request);

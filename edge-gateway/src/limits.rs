@@ -4,9 +4,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use shared::model::ServiceRef;
+use shared::telemetry::process::resident_bytes;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::metrics::SessionMetrics;
 
@@ -19,12 +23,17 @@ pub struct LimitsConfig {
     pub domain: usize,
     /// Of one consumer (a service, which may have many instances).
     pub consumer: usize,
+    /// Resident bytes of the process from which on nobody is let in.
+    pub memory: u64,
 }
+
+/// How often the process's memory is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Default for LimitsConfig {
     fn default() -> Self {
         // Some 2 KiB each in this process and twice as much in the kernel: a hundred thousand fit a small node.
-        Self { node: 100_000, domain: 0, consumer: 10_000 }
+        Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0 }
     }
 }
 
@@ -40,12 +49,23 @@ pub(crate) enum Full {
     /// The node's for services that are watched: another may watch this one already.
     #[error("this node watches as many services as it may")]
     Topics,
+    /// The node's for memory: another may have some.
+    #[error("this node uses as much memory as it may")]
+    Memory,
     /// The consumer's.
     #[error("the service has as many watchers as it may")]
     Consumer,
 }
 
 impl Full {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [Self::Node, Self::Domain, Self::Consumer, Self::Topics, Self::Memory];
+
+    /// It is this node's own: another may have room.
+    pub(crate) fn is_here(self) -> bool {
+        matches!(self, Self::Node | Self::Topics | Self::Memory)
+    }
+
     /// The value of the label `limit`.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -53,6 +73,7 @@ impl Full {
             Self::Domain => "domain",
             Self::Consumer => "consumer",
             Self::Topics => "topics",
+            Self::Memory => "memory",
         }
     }
 }
@@ -67,6 +88,10 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 struct Open {
     config: LimitsConfig,
+    /// Resident bytes when they were looked at last.
+    memory: u64,
+    /// The log says that they are too many.
+    told: bool,
     node: usize,
     domains: HashMap<String, usize>,
     consumers: HashMap<Arc<ServiceRef>, usize>,
@@ -83,13 +108,42 @@ pub(crate) struct Permit {
 impl Limits {
     /// Nothing is open.
     pub(crate) fn new(config: LimitsConfig, metrics: SessionMetrics) -> Arc<Self> {
-        let open = Open { config, node: 0, domains: HashMap::new(), consumers: HashMap::new() };
+        let open = Open {
+            config,
+            memory: 0,
+            told: false,
+            node: 0,
+            domains: HashMap::new(),
+            consumers: HashMap::new(),
+        };
         Arc::new(Self { open: Mutex::new(open), metrics })
     }
 
     /// From now on these limits count. Who is in stays in.
     pub(crate) fn set(&self, config: LimitsConfig) {
         self.open.lock().config = config;
+    }
+
+    /// Looks at the process's memory again and again until `stop`.
+    pub(crate) async fn watch_memory(self: Arc<Self>, stop: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK);
+        while stop.run_until_cancelled(look.tick()).await.is_some() {
+            // Where the system does not say, there is no limit.
+            self.note_memory(resident_bytes().unwrap_or(0));
+        }
+    }
+
+    fn note_memory(&self, bytes: u64) {
+        let mut open = self.open.lock();
+        open.memory = bytes;
+        let (now, limit, watchers) = (open.is_out_of_memory(), open.config.memory, open.node);
+        let before = std::mem::replace(&mut open.told, now);
+        drop(open);
+        if now && !before {
+            warn!(resident = bytes, limit, watchers, "memory is at its limit; no watcher is let in");
+        } else if before && !now {
+            info!(resident = bytes, limit, watchers, "memory is below its limit; watchers are let in again");
+        }
     }
 
     /// Takes a place for a session of `consumer`.
@@ -104,6 +158,9 @@ impl Limits {
         let of_consumer = open.consumers.get(consumer).copied().unwrap_or(0);
         if full(open.config.node, open.node) {
             return Err(Full::Node);
+        }
+        if open.is_out_of_memory() {
+            return Err(Full::Memory);
         }
         if full(open.config.domain, of_domain) {
             return Err(Full::Domain);
@@ -122,6 +179,12 @@ impl Limits {
         drop(open);
         self.metrics.opened(&name.tenant.domain, scheme);
         Ok(Permit { limits: self.clone(), consumer: name, scheme })
+    }
+}
+
+impl Open {
+    fn is_out_of_memory(&self) -> bool {
+        self.config.memory != 0 && self.memory >= self.config.memory
     }
 }
 
@@ -155,7 +218,7 @@ mod tests {
 
     #[test]
     fn each_limit_holds_and_places_come_back() {
-        let config = LimitsConfig { node: 4, domain: 3, consumer: 2 };
+        let config = LimitsConfig { node: 4, domain: 3, consumer: 2, memory: 0 };
         let limits = Limits::new(config, SessionMetrics::none());
         let consumer = |domain: &str, id: &str| ServiceRef::new(Tenant::new(domain, "p"), id);
         let take = |domain, id| limits.take(&consumer(domain, id), "Websocket");
@@ -167,6 +230,10 @@ mod tests {
         let _fourth = take("b", "1").expect("another domain");
         assert_eq!(take("c", "1").err(), Some(Full::Node));
         drop(held);
+        limits.set(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 1 << 20 });
+        limits.note_memory(1 << 20);
+        assert_eq!(take("a", "1").err(), Some(Full::Memory));
+        limits.note_memory((1 << 20) - 1);
         let _fifth = take("a", "1").expect("places came back");
         drop((_third, _fourth, _fifth));
         let open = limits.open.lock();

@@ -280,7 +280,7 @@ impl SessionMetrics {
         for outcome in ["ok", "no_instance", "failed"] {
             it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
-        for full in [Full::Node, Full::Domain, Full::Consumer] {
+        for full in Full::ALL {
             it.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
         it.handshakes.add(0, &[]);

@@ -40,6 +40,13 @@ impl Read for Config {
                     "10000",
                     "Watchers of one service on this node; 0 is no limit.",
                 ),
+                memory: settings
+                    .get::<Size>(
+                        "watch.memory",
+                        "0B",
+                        "Resident memory of the process from which on no watcher is let in; 0B is no limit.",
+                    )
+                    .0 as u64,
             }),
             hub: HubConfig {
                 shards: settings

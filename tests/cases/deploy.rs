@@ -244,6 +244,33 @@ fn images_are_pinned() {
     }
 }
 
+/// Whose images have nothing to ask with; nobody waits for them.
+const UNASKED: [&str; 2] = ["otel-collector", "jaeger"];
+
+#[test]
+fn containers_are_bounded_watched_and_started_again() {
+    let base = yaml(COMPOSE[0]);
+    let dockerfile = read("Dockerfile");
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            // What the second file does not say, the first does.
+            let told = |key: &str| match &service[key] {
+                Value::Null => base["services"][&name][key].clone(),
+                it => it.clone(),
+            };
+            assert_eq!(told("restart"), "unless-stopped", "{file}: {name}");
+            let limits = &told("deploy")["resources"]["limits"];
+            assert!(limits["cpus"].is_string() && limits["memory"].is_string(), "{file}: {name}: {limits}");
+            let ours = told("image").as_str().is_some_and(|image| image.starts_with("muster/"));
+            let asked = told("healthcheck").is_object() || (ours && dockerfile.contains("HEALTHCHECK"));
+            assert!(asked || UNASKED.contains(&&*name), "{file}: {name} has no health check");
+        }
+    }
+    let gateway = &base["services"]["edge-gateway"];
+    let memory = &gateway["deploy"]["resources"]["limits"]["memory"];
+    assert_eq!((memory, &gateway["environment"]["MUSTER_WATCH_MEMORY"]), (&"1G".into(), &"800MiB".into()));
+}
+
 #[test]
 fn variables_of_telemetry_are_explained() {
     let page = read("docs/operations.md");

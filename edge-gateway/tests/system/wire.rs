@@ -166,7 +166,7 @@ async fn the_server_pings_and_a_silent_client_ends_without_a_close_frame() {
 
 #[tokio::test]
 async fn limits_are_told_before_the_upgrade() {
-    let limits = LimitsConfig { node: 3, domain: 0, consumer: 2 };
+    let limits = LimitsConfig { node: 3, domain: 0, consumer: 2, memory: 0 };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
     let refused = async |consumer: &str| {
@@ -196,7 +196,7 @@ async fn limits_are_told_before_the_upgrade() {
 
 #[tokio::test]
 async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
-    let limits = LimitsConfig { node: 0, domain: 2, consumer: 0 };
+    let limits = LimitsConfig { node: 0, domain: 2, consumer: 0, memory: 0 };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
     let open = async |domain: &str, consumer: &str| {

@@ -102,6 +102,11 @@ fn start_time() -> Option<f64> {
 }
 
 /// A line of `/proc/self/status`, in bytes where it counts kilobytes.
+/// Memory in use by this process, in bytes; `None` where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    status("VmRSS:").map(|bytes| bytes as u64)
+}
+
 fn status(key: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(key))?;

@@ -28,7 +28,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         left,
         clock: Clock::system(),
     };
-    let none = LimitsConfig { node: 0, domain: 0, consumer: 0 };
+    let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 };
     let limits = Limits::new(none, SessionMetrics::none());
     let consumer = ServiceRef::new(Tenant::new("default", "default"), "c");
     let (queue, inbox) = mpsc::channel(16);

@@ -35,7 +35,8 @@ impl Dispatch {
             clock: Clock::system(),
         };
         let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(setup, this.clone())));
-        let limits = Limits::new(LimitsConfig { node: 0, domain: 0, consumer: 0 }, metrics.sessions);
+        let limits =
+            Limits::new(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 }, metrics.sessions);
         let consumer = ServiceRef::new(Tenant::default(), "consumer");
         let open = |ticket| {
             let permit = limits.take(&consumer, "gRPC").ok()?;

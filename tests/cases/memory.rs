@@ -1,0 +1,44 @@
+//! A gateway at its limit of memory: who is in is served, who is not is told to try another, until there is some again.
+
+use harness::{Client, World, eventually};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::operate::write;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_at_its_limit_of_memory_serves_who_is_in_and_lets_nobody_else_in() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let limit = |limit: &str| write(directory.path(), "muster.toml", &format!("watch.memory = '{limit}'\n"));
+    let file = limit("0B");
+    let world = World::tuned(&[], &[("--config", &file)]).await;
+    let gateway = &world.gateways[0];
+    let registry = Client::new(gateway.api);
+    let consumer = registry.service("cart").await;
+    let provider = registry.service("order").await;
+    registry.find(&consumer, "order", "").await.ok();
+    let mut inside = world.watch(0, &consumer).await;
+
+    // No process is as small.
+    limit("1MiB");
+    let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", gateway.api);
+    let refusal = eventually("it lets nobody in", || async {
+        match connect_async(&url).await {
+            Err(Error::Http(answer)) => Some(answer),
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        }
+    })
+    .await;
+    assert_eq!(refusal.status(), 503);
+    assert!(refusal.headers().contains_key("retry-after"));
+    let body = String::from_utf8(refusal.body().clone().unwrap_or_default()).expect("text");
+    assert!(body.contains("as much memory as it may"), "{body}");
+    assert!(gateway.metric("muster_edge_sessions_refused_total", r#"limit="memory""#).await > 0.0);
+    registry.instance(&provider, "i").await;
+    inside.expect("CREATE", "i", "").await;
+
+    limit("64GiB");
+    eventually("it lets watchers in again", || async { connect_async(&url).await.ok() }).await;
+    gateway.process.line(&["memory is below its limit"], 0).await;
+}
