@@ -9,12 +9,14 @@
 //! | [`stage`] | a system of real processes, with who is watched and who watches |
 //! | [`crowd`] | the watchers, in a process of their own |
 //! | [`floor`] | the bare loop that fan-out is held against |
+//! | [`call`] | a client of the registry that costs little |
 //! | [`stamp`] | what a change carries so that its receipt can be timed and its order checked |
 //! | [`usage`] | what a process has used |
 //! | [`report`] | figures as a table and as JSON |
 
 use std::time::Duration;
 
+pub mod call;
 pub mod crowd;
 pub mod floor;
 pub mod report;

@@ -87,10 +87,15 @@ fn interest(c: &mut Criterion) {
 
 fn dispatch(c: &mut Criterion) {
     let metrics = Metrics::new([]).expect("sets up");
-    let dispatch = Dispatch::new(WATCHERS, &metrics.meter("micro"));
     let event = event(1);
+    let one = Dispatch::new(1, &metrics.meter("one"));
+    let frames = one.event(&event);
+    let dispatch = Dispatch::new(WATCHERS, &metrics.meter("micro"));
     let expected = dispatch.event(&event);
     let mut group = c.benchmark_group("hub");
+    group.bench_function("an event for an audience of one stream", |b| {
+        b.iter(|| assert_eq!(one.event(black_box(&event)), frames))
+    });
     group.throughput(Throughput::Elements(WATCHERS as u64));
     group.bench_function("an event for ten thousand streams", |b| {
         b.iter(|| assert_eq!(dispatch.event(black_box(&event)), expected))

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
+use benches::call::{Client, ask, request};
 use control_plane::app::{App, Parts};
 use control_plane::config::Config;
 use control_plane::keys;
@@ -26,8 +27,7 @@ use shared::http::{ServerLimits, serve};
 use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
 use shared::telemetry::metrics::Metrics;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 const LONG: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 16;
@@ -292,63 +292,3 @@ fn report(what: &str, figures: &Latencies, floor: Option<&Latencies>) {
 }
 
 const GZIP: &str = "Accept-Encoding: gzip\r\n";
-
-/// A request as it goes over the wire.
-fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
-    let length = body.len();
-    format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
-        .into()
-}
-
-fn ask(path: &str, headers: &str) -> Vec<u8> {
-    request("GET", path, headers, "")
-}
-
-/// A client that costs little: one connection, one request at a time.
-struct Client {
-    socket: TcpStream,
-    read: Vec<u8>,
-}
-
-/// What a server answered.
-struct Answered {
-    status: u16,
-    revision: Option<String>,
-    body: Vec<u8>,
-}
-
-impl Client {
-    async fn connect(server: &str) -> Result<Self> {
-        let socket = TcpStream::connect(server).await?;
-        socket.set_nodelay(true)?;
-        Ok(Self { socket, read: Vec::with_capacity(1 << 16) })
-    }
-
-    async fn call(&mut self, request: &[u8]) -> Result<Answered> {
-        self.socket.write_all(request).await?;
-        self.read.clear();
-        loop {
-            self.more().await?;
-            let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-            let head = std::str::from_utf8(&self.read[..end])?;
-            let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
-            let status: u16 = head.get(9..12).context("a status")?.parse()?;
-            let length =
-                if status == 304 { 0 } else { header("Content-Length: ").context("a length")?.parse()? };
-            let revision = header("X-Resource-Revision: ").map(String::from);
-            let start = end + 4;
-            while self.read.len() < start + length {
-                self.more().await?;
-            }
-            let body = self.read[start..start + length].to_vec();
-            anyhow::ensure!(matches!(status, 200 | 304), "refused: {}", String::from_utf8_lossy(&body));
-            return Ok(Answered { status, revision, body });
-        }
-    }
-
-    async fn more(&mut self) -> Result<()> {
-        let read = self.socket.read_buf(&mut self.read).await?;
-        anyhow::ensure!(read > 0, "the server closed the connection");
-        Ok(())
-    }
-}

@@ -32,6 +32,24 @@ pub fn resident(pid: u32) -> Result<f64> {
     Ok(pages * PAGE)
 }
 
+/// Bytes of the kernel's objects and of what its sockets hold, of the whole machine.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn kernel_bytes() -> Result<f64> {
+    let number = |file: &str, line: &str, after: &str| -> Result<f64> {
+        let text = std::fs::read_to_string(file)?;
+        let line = text.lines().find(|it| it.starts_with(line)).context("a line of the kernel's")?;
+        let number =
+            line.split(after).nth(1).and_then(|it| it.split_whitespace().next()).context("a number")?;
+        Ok(number.parse()?)
+    };
+    // What the file system keeps for later is among the objects that can be reclaimed, and is left out.
+    let objects = number("/proc/meminfo", "SUnreclaim:", ":")? * 1024.0;
+    let sockets = number("/proc/net/sockstat", "TCP:", "mem ")? * PAGE;
+    Ok(objects + sockets)
+}
+
 /// The load of the machine over the last minute, for the reader of the figures.
 pub fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench with what it takes to run it in a few minutes, in the order of the data's way.
-pub const BENCHES: [(&str, &[&str]); 10] = [
+pub const BENCHES: [(&str, &[&str]); 11] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -21,6 +21,7 @@ pub const BENCHES: [(&str, &[&str]); 10] = [
     ("idle", &[]),
     ("reconnect", &[]),
     ("seed", &["2500", "500"]),
+    ("costs", &[]),
 ];
 /// The micro-benches, which need no servers.
 pub const MICRO: &str = "micro";

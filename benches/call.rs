@@ -1,0 +1,77 @@
+//! A client that costs little: one connection, one request at a time, answers read no further than they must be.
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// A request as it goes over the wire.
+pub fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+        .into()
+}
+
+/// The same without a body.
+pub fn ask(path: &str, headers: &str) -> Vec<u8> {
+    request("GET", path, headers, "")
+}
+
+/// A client that costs little: one connection, one request at a time.
+pub struct Client {
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+/// What a server answered.
+pub struct Answered {
+    /// Its status.
+    pub status: u16,
+    /// The header `X-Resource-Revision`.
+    pub revision: Option<String>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// Connects to an address.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn connect(server: &str) -> Result<Self> {
+        let socket = TcpStream::connect(server).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, read: Vec::with_capacity(1 << 16) })
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// When it is refused, or the connection ends.
+    pub async fn call(&mut self, request: &[u8]) -> Result<Answered> {
+        self.socket.write_all(request).await?;
+        self.read.clear();
+        loop {
+            self.more().await?;
+            let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let head = std::str::from_utf8(&self.read[..end])?;
+            let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+            let status: u16 = head.get(9..12).context("a status")?.parse()?;
+            let length =
+                if status == 304 { 0 } else { header("Content-Length: ").context("a length")?.parse()? };
+            let revision = header("X-Resource-Revision: ").map(String::from);
+            let start = end + 4;
+            while self.read.len() < start + length {
+                self.more().await?;
+            }
+            let body = self.read[start..start + length].to_vec();
+            anyhow::ensure!(matches!(status, 200 | 304), "refused: {}", String::from_utf8_lossy(&body));
+            return Ok(Answered { status, revision, body });
+        }
+    }
+
+    async fn more(&mut self) -> Result<()> {
+        let read = self.socket.read_buf(&mut self.read).await?;
+        anyhow::ensure!(read > 0, "the server closed the connection");
+        Ok(())
+    }
+}
