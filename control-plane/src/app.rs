@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use shared::admin::Readiness;
@@ -11,12 +12,14 @@ use shared::lifecycle::Tasks;
 use shared::telemetry::process::observe_usage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::api::Api;
 use crate::api::guard::Guarded;
 use crate::config::{Config, host_name};
 use crate::dependency_queue;
 use crate::election::{self, Role};
+use crate::keys::ROOT;
 use crate::metrics::{
     ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics, observe_totals, observe_view,
 };
@@ -42,18 +45,43 @@ pub struct App {
     pub rest: Rest,
 }
 
+/// How long the end of a drain waits to publish what the store has: for the store, the view and the bus together.
+const HANDOVER: Duration = Duration::from_secs(3);
+
 /// The end of a drain: the view is followed, and its changes are published, until no request is left and this
-/// node has taken itself out of the registry.
+/// node has taken itself out of the registry. A publisher leaves its seat when it has published everything that was
+/// committed until then: who takes it may have begun a moment ago, and know nothing of what was before.
 pub struct Rest {
+    store: Arc<dyn Store>,
+    view: View,
+    role: watch::Receiver<Role>,
     idle: CancellationToken,
     unregistered: CancellationToken,
+    /// Tells the publisher to end, before the others.
+    publishing: CancellationToken,
+    published: CancellationToken,
 }
 
 impl Rest {
     /// Stops the rooms behind the API. To be called when no request is left.
     pub async fn begin(self) {
         tokio::select! { () = self.unregistered.cancelled() => {}, () = self.idle.cancelled() => {} }
+        let handover = self.idle.run_until_cancelled(tokio::time::timeout(HANDOVER, self.hand_over()));
+        if handover.await.is_some_and(|outcome| outcome.is_err()) {
+            warn!("not everything could be published in time; gateways will ask the next publisher");
+        }
         self.idle.cancel();
+    }
+
+    async fn hand_over(&self) {
+        if *self.role.borrow() != Role::Standby
+            && let Ok(rev) = self.store.barrier(ROOT).await
+        {
+            // A view that does not come so far is published as it is.
+            let _ = self.view.at(rev, HANDOVER / 2).await;
+        }
+        self.publishing.cancel();
+        self.published.cancelled().await;
     }
 }
 
@@ -92,8 +120,13 @@ impl App {
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
         let (role_sender, role) = watch::channel(Role::Standby);
-        let campaign =
-            election::campaign(store, config.name.clone(), config.publisher_ttl, role_sender, stop.clone());
+        let campaign = election::campaign(
+            store.clone(),
+            config.name.clone(),
+            config.publisher_ttl,
+            role_sender,
+            stop.clone(),
+        );
         tasks.spawn_vital("election", campaign);
         let protector = protector::run(registry.clone(), config.protection_hold, role.clone(), stop.clone());
         tasks.spawn_vital("protector", protector);
@@ -102,7 +135,12 @@ impl App {
         let metrics = PublisherMetrics::new(&meter, clock, &address);
         metrics.observe_backlog(&meter, &view);
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
-        tasks.spawn_vital("publisher", publisher.run(stop.clone()));
+        let (publishing, published) = (stop.child_token(), CancellationToken::new());
+        let (running, done) = (publisher.run(publishing.clone()), published.clone().drop_guard());
+        tasks.spawn_vital("publisher", async move {
+            running.await;
+            drop(done);
+        });
         tasks.spawn_vital("responder", Responder::new(registry.clone(), bus).run(stop.clone()));
         let endpoint = format!("rest://{address}/");
         // Clients are to forget this node as soon as it drains.
@@ -119,7 +157,9 @@ impl App {
         let api = Api::new(registry.clone(), config.bodies);
         let service =
             Guarded::new(api.router(), ApiMetrics::new(&meter, &address), registry.alarms().clone());
-        Self { service, registry, view, role, rest: Rest { idle: stop, unregistered } }
+        let (seen, seat) = (view.clone(), role.clone());
+        let rest = Rest { store, view: seen, role: seat, idle: stop, unregistered, publishing, published };
+        Self { service, registry, view, role, rest }
     }
 }
 

@@ -66,7 +66,8 @@ impl Publisher {
         Self { view, bus, name, role, metrics, heard: 0, term: None, bookmark_at: Instant::now() }
     }
 
-    /// Runs until `stop`; then flushes what was published.
+    /// Runs until `stop`; then publishes what the view knows, and flushes it, so that the next publisher goes on from
+    /// there: it may have read the store for the first time a moment ago, and know nothing of what was before.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut revisions = self.view.revisions();
         let mut bookmarks: Option<Messages> = None;
@@ -98,6 +99,9 @@ impl Publisher {
                     Some(Instant::now() + RETRY)
                 }
             };
+        }
+        if self.term.is_some() {
+            let _ = self.step().await;
         }
         if self.term.is_some() {
             let _ = self.bookmark().await;

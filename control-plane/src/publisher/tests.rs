@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use opentelemetry::metrics::MeterProvider as _;
 use shared::bus::{Link, LocalBus};
 use shared::clock::Clock;
@@ -88,4 +89,34 @@ async fn a_change_leaves_at_once_also_when_the_bus_came_late() {
         stop.cancel();
         running.await.expect("ends");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_has_published_what_it_knew_and_says_so() {
+    let bus = LocalBus::new();
+    let (mut writer, view) = view::view(History::new(100), Protection::default(), Clock::manual(1));
+    writer.reset(Vec::new(), 1);
+    let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
+    let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+    let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
+    let publisher = Publisher::new(view, Arc::new(bus.clone()), "p".into(), role, metrics);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(publisher.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let provider = ServiceRef::new(Tenant::default(), "s");
+    let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
+    let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
+    // Both at once: nothing runs in between.
+    let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, 2);
+    writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", 2)]);
+    stop.cancel();
+    running.await.expect("ends");
+    let event = tokio::time::timeout(Duration::from_secs(1), events.next());
+    event.await.expect("in time").expect("the event has left");
+    let mut last = None;
+    while let Some(message) = bookmarks.next().now_or_never().flatten() {
+        last = Some(pb::Bookmark::decode(&message.payload[..]).expect("a bookmark").rev);
+    }
+    assert_eq!(last, Some(2), "the next one goes on from here");
 }

@@ -120,7 +120,10 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &T
             heed(ledger, mark, &mut places, terms, &mut findings);
         }
     }
-    for (key, walk) in &places {
+    for (key, walk) in &mut places {
+        if terms.whole {
+            walk.after_states(ledger, *key, &mut findings);
+        }
         findings.due += walk.commits.len() - walk.base;
         if terms.whole {
             walk.finish(ledger, *key, terms.holes(*key), &mut findings);
@@ -140,6 +143,7 @@ fn heed(
     match mark {
         Mark::Bookmark(rev) if terms.whole => {
             for (key, walk) in places {
+                walk.after_states(ledger, *key, out);
                 walk.claim(ledger, *key, *rev, terms.holes(*key), out);
             }
         }
@@ -174,16 +178,19 @@ struct Walk<'a> {
     here: Option<usize>,
     /// The revision from which this segment was resumed: nothing up to it comes again.
     resumed: Option<u64>,
+    /// What it knew was declared void at this revision, and no state has told of it since.
+    voided: Option<u64>,
 }
 
 impl<'a> Walk<'a> {
     fn new(commits: &'a [Commit], from: u64) -> Self {
         let base = commits.partition_point(|commit| commit.rev <= from);
-        Self { commits, base, known: base, pulled: 0, here: None, resumed: None }
+        Self { commits, base, known: base, pulled: 0, here: None, resumed: None, voided: None }
     }
 
     fn begin_segment(&mut self, resumed: Option<u64>) {
-        (self.here, self.pulled, self.resumed) = (None, 0, resumed);
+        // Who broke off before all states were there is where it was.
+        (self.here, self.pulled, self.resumed, self.voided) = (None, 0, resumed, None);
     }
 
     /// The instance is there after so many commits.
@@ -208,6 +215,7 @@ impl<'a> Walk<'a> {
 
     /// The watcher was told the state of the service at a revision or soon after.
     fn state(&mut self, ledger: &Ledger, key: u32, state: &State, out: &mut Findings) {
+        self.voided = None;
         // The state of each service is at least as new as the revision.
         let said = state.instances.get(&key).copied();
         let of = |place: usize| place.checked_sub(1).and_then(|place| self.commits[place].stamp);
@@ -225,10 +233,22 @@ impl<'a> Walk<'a> {
         self.known = self.known.max(place);
     }
 
-    /// The watcher was told that nothing it knows counts: what is there at `rev` a state must tell it.
+    /// The watcher was told that nothing it knows counts. States follow; an instance of which none tells was not there at
+    /// `rev` or soon after.
     fn void(&mut self, rev: u64) {
-        let gone = self.commits[..self.upto(rev)].iter().rposition(|commit| commit.stamp.is_none());
-        self.known = self.known.max(gone.map_or(0, |place| place + 1));
+        self.voided = Some(rev);
+    }
+
+    /// What follows the states that came after it was voided: one that none of them told of was gone.
+    fn after_states(&mut self, ledger: &Ledger, key: u32, out: &mut Findings) {
+        let Some(rev) = self.voided.take() else { return };
+        match (self.upto(rev)..=self.commits.len()).find(|place| !self.is_there(*place)) {
+            Some(gone) => self.known = self.known.max(gone),
+            None => {
+                out.lost += 1;
+                out.say(key, || format!("{}: voided at {rev}, and no state tells of it", ledger.name(key)));
+            }
+        }
     }
 
     /// What the state pulled at some time says: at least the commits up to the one with its stamp are known. An
@@ -242,6 +262,7 @@ impl<'a> Walk<'a> {
     }
 
     fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: &Terms, out: &mut Findings) {
+        self.after_states(ledger, sight.key, out);
         let (start, holes) = (self.here.unwrap_or(0), terms.holes(sight.key));
         let Some(place) = self.place(sight, start, holes) else {
             let known = self.place(sight, 0, holes);

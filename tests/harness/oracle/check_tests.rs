@@ -146,6 +146,20 @@ fn a_bookmark_and_a_state_are_taken_at_their_word() {
 }
 
 #[test]
+fn who_was_voided_is_told_what_is_there_and_knows_that_the_rest_is_gone() {
+    let void = |rev| Mark::State(State { service: String::new(), instances: HashMap::new(), rev });
+    let of = |truth: &[u64], marks: &[(usize, Mark)]| {
+        judge(&commits(truth), &[resumed(None, &[(Create, 1, 1)], marks)], Holes::Lost)
+    };
+    let told_all = |rev| (1, Mark::Bookmark(rev));
+    assert!(of(&[1, 2], &[(1, void(2)), (1, state(2, Some(2))), told_all(2)]).is_clean());
+    assert!(of(&[1, 0], &[(1, void(2)), told_all(2)]).is_clean(), "gone by then");
+    assert!(of(&[1, 2, 0], &[(1, void(1)), told_all(3)]).is_clean(), "gone soon after: the states are later");
+    assert!(!of(&[1, 2], &[(1, void(2)), told_all(2)]).is_clean(), "it is there, and no state says so");
+    assert!(!of(&[1], &[(1, void(1))]).is_clean(), "known, but not any more");
+}
+
+#[test]
 fn of_a_provider_that_passes_whole_lives_may_be_missing_but_no_part_of_one() {
     let of = |truth: &[u64], story: &[(Told, u64)]| {
         let passing = HashSet::from([0]);
