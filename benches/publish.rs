@@ -1,10 +1,11 @@
-//! What does an event cost the publisher, and how many a second does it sustain, with 1, 100 and 10 000 consumers that
+//! What does an event cost the publisher, and how many a second does it sustain, with 1, 100 and 1000 consumers that
 //! are interested in the provider, and with so many that watch?
 //!
 //! Changes are etcd transactions of 100; a subscriber of this process counts what the publisher hands to NATS, in
 //! order, and every watcher must have the last one. Where consumers watch, fewer changes are made, so that it does not
 //! take longer to tell everyone. The floor is a client that publishes the same bytes to NATS and does nothing else.
-//! Arguments: numbers of consumers, rising.
+//! Arguments: numbers of consumers, rising. Ten thousand services do not fit: the registry's keyspace, which is
+//! Service-Center's, lists a provider's consumers in one value, and etcd takes 1.5 MiB in a request.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
     }
     let mut counts = std::env::args().skip(1).map(|it| it.parse()).collect::<Result<Vec<usize>, _>>()?;
     if counts.is_empty() {
-        counts = vec![1, 100, 10_000];
+        counts = vec![1, 100, 1000];
     }
     tokio::runtime::Runtime::new()?.block_on(run(&counts))
 }
