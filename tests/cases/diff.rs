@@ -1,6 +1,6 @@
 //! `muster diff` on real processes: it is silent when they agree, and names who does not.
 
-use harness::{Nats, Process, Tuning, World, eventually};
+use harness::{Client, Nats, Process, Tuning, World, eventually};
 use serde_json::Value;
 
 use crate::operate::{local, muster};
@@ -80,7 +80,15 @@ async fn a_gateway_that_was_cut_off_while_something_changed_is_named_with_what_i
 #[tokio::test(flavor = "multi_thread")]
 async fn control_planes_of_two_clusters_do_not_agree() {
     let (a, b) = tokio::join!(World::start(1, 0), World::start(1, 0));
-    a.control_planes[0].ready().await;
+    for world in [&a, &b] {
+        // A control plane serves before it has registered itself, and until then both are empty.
+        let client = Client::new(world.control_planes[0].api);
+        eventually("it is registered in itself", || async {
+            let all = client.call("GET", "/microservices", "", &Value::Null).await.ok();
+            all["services"].as_array().is_some_and(|all| !all.is_empty()).then_some(())
+        })
+        .await;
+    }
     let admins = format!("http://{},http://{}", a.control_planes[0].admin, b.control_planes[0].admin);
     let (status, text) = muster(&["diff", "--admin", &admins, "--settle", "1s"]).await;
     assert_eq!(status, 1, "{text}");

@@ -139,14 +139,15 @@ async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_bookmark() {
-    let world = World::start(2, 2).await;
+    // Each observer waits for a bookmark, and leaves what was registered first alone for as long as it takes.
+    let world = World::start_with(2, 2, &[("MUSTER_WATCH_BOOKMARK_INTERVAL", "1s")]).await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
     let (order, loans) = (service(&client, "shop", "", "order").await, client.service("loans").await);
     for name in ["order", "loans"] {
         client.find(&consumer, name, "").await.ok();
     }
-    client.instance(&loans, "loans-1").await;
+    client.instance_with(&loans, "loans-1", 300).await;
     let own = format!("microservices/{consumer}/watcher");
     let queries =
         [format!("{own}?"), format!("{own}?providers={order},{loans}&"), "watcher?app=shop&".to_owned()];
@@ -157,8 +158,8 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
         observer.reaches(&["loans-1"]).await;
         observers.push(observer);
     }
-    client.instance(&order, "order-1").await;
-    client.instance(&order, "order-2").await;
+    client.instance_with(&order, "order-1", 300).await;
+    client.instance_with(&order, "order-2", 300).await;
     for observer in &mut observers {
         observer.reaches(&["loans-1", "order-1", "order-2"]).await;
         observer.is_certain().await;
@@ -167,7 +168,7 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
     // They go away; then the service does, with its instances, and after that something else happens.
     let instances: Vec<_> = observers.into_iter().map(|it| it.instances).collect();
     delete(&client, &order).await;
-    client.instance(&loans, "loans-2").await;
+    client.instance_with(&loans, "loans-2", 300).await;
     for gateway in [0, 1] {
         for ((query, since), instances) in queries.iter().zip(&since).zip(&instances) {
             let watcher = Watcher::open(world.gateways[gateway].api, &format!("{query}rev={since}")).await;
