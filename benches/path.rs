@@ -1,8 +1,10 @@
 //! How long from a `PUT` to the frame at a watcher, by stage, against the bare hops that it cannot do without?
 //!
 //! The floors are an etcd put seen by a watch, and a NATS message of the same size seen by a subscriber; each is
-//! measured in turn with the path itself, so that all three meet the same disk and the same load. The stages are
-//! taken in a second pass, in which this process watches etcd and NATS too. Argument: rounds, else 300.
+//! measured in turn with the path itself, so that all meet the same disk and the same load. A third, some bytes that
+//! one TCP connection carries, stands for the request on its way to the control plane and the frame on its way to the
+//! watcher: the path has these two hops as well, and the last row counts them. The stages are taken in a second pass,
+//! in which this process watches etcd and NATS too. Argument: rounds, else 300.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use benches::stamp::Stamp;
 use etcd_client::WatchOptions;
 use futures_util::StreamExt as _;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -45,7 +49,10 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
     let nats = async_nats::connect(stage.world.nats.url()).await?;
     let mut bare_hops = subscription(&stage, "bare", &mut watching).await?;
 
-    let (mut puts, mut hops, mut path, mut answers) = (vec![], vec![], vec![], vec![]);
+    let (mut socket, mut bare_bytes) = connection(&mut watching).await?;
+
+    let (mut puts, mut hops, mut carried) = (vec![], vec![], vec![]);
+    let (mut path, mut answers) = (vec![], vec![]);
     for round in 0..WARM + rounds {
         let stamp = provider.next_stamp();
         let value = json!({"padding": "x".repeat(300), "properties": stamp.properties()}).to_string();
@@ -53,23 +60,31 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
         etcd.put("/bare/key", value.as_str(), None).await?;
         let put = seen(&mut bare_puts, stamp.seq).await? - began;
         let began = Instant::now();
-        nats.publish("bare", value.into()).await?;
+        nats.publish("bare", value.clone().into()).await?;
         let hop = seen(&mut bare_hops, stamp.seq).await? - began;
+        let began = Instant::now();
+        socket.write_all(value.as_bytes()).await?;
+        let bytes = seen(&mut bare_bytes, stamp.seq).await? - began;
         let (began, answered, seq) = change(&stage, &mut provider).await;
         let frame = seen(&mut frames, seq).await? - began;
         if round >= WARM {
             puts.push(put);
             hops.push(hop);
+            carried.push(bytes);
             path.push(frame);
             answers.push(answered);
         }
     }
     let sum: Vec<Duration> = puts.iter().zip(&hops).map(|(put, hop)| *put + *hop).collect();
+    let all: Vec<Duration> = sum.iter().zip(&carried).map(|(sum, bytes)| *sum + 2 * *bytes).collect();
     let floor = tell(report, "bare etcd put to watch", puts, None);
     tell(report, "bare NATS hop", hops, None);
-    let sum = tell(report, "sum of the two, round by round", sum, None);
+    tell(report, "bare TCP hop", carried, None);
+    let sum = tell(report, "etcd and NATS, round by round", sum, None);
+    let all = tell(report, "etcd, NATS and twice TCP", all, None);
     tell(report, "PUT to its answer", answers, Some(floor));
-    tell(report, "PUT to the frame", path, Some(sum));
+    tell(report, "PUT to the frame", path.clone(), Some(sum));
+    tell(report, "PUT to the frame, by all four hops", path, Some(all));
 
     let mut committed = etcd_watch(&stage, "/cse-sr/inst/files/", &mut watching).await?;
     let mut published = subscription(&stage, "muster.event.>", &mut watching).await?;
@@ -133,6 +148,22 @@ async fn frames(stage: &Stage, consumer: &str, tasks: &mut JoinSet<()>) -> mpsc:
         }
     });
     from
+}
+
+/// A connection within this process, and what its other end sees.
+async fn connection(tasks: &mut JoinSet<()>) -> Result<(TcpStream, mpsc::Receiver<Sighting>)> {
+    let (to, from) = mpsc::channel(WAITING);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let socket = TcpStream::connect(listener.local_addr()?).await?;
+    socket.set_nodelay(true)?;
+    let (mut other, _) = listener.accept().await?;
+    tasks.spawn(async move {
+        let mut read = [0; 4096];
+        while let Ok(length @ 1..) = other.read(&mut read).await {
+            note(&to, &read[..length]);
+        }
+    });
+    Ok((socket, from))
 }
 
 async fn etcd_watch(

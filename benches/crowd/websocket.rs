@@ -1,11 +1,14 @@
 //! A watcher of the crowd on a WebSocket: opens its watch, reads what comes, answers pings.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
+use std::future::poll_fn;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use anyhow::{Result, ensure};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::frames;
@@ -69,20 +72,22 @@ pub(super) async fn watch(
     let mut pongs = Vec::new();
     let mut over = note(&mut rest, &[], &mut memory.borrow_mut(), shared, &mut pongs);
     while !over {
-        socket.readable().await?;
-        if number < shared.stopped.get() {
-            std::future::pending::<()>().await;
-        }
-        {
+        // In one poll: the buffer is everyone's. A read that does not fill it is not tried again before more has come.
+        let read = poll_fn(|context| {
+            if number < shared.stopped.get() {
+                return Poll::Pending;
+            }
             let mut scratch = shared.scratch.borrow_mut();
-            let count = match socket.try_read(&mut scratch) {
-                Ok(0) => return Ok(()),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error.into()),
-            };
-            over = note(&mut rest, &scratch[..count], &mut memory.borrow_mut(), shared, &mut pongs);
+            let mut read = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut socket).poll_read(context, &mut read))?;
+            let over = note(&mut rest, read.filled(), &mut memory.borrow_mut(), shared, &mut pongs);
+            Poll::Ready(io::Result::Ok((read.filled().len(), over)))
+        });
+        let (count, closed) = read.await?;
+        if count == 0 {
+            return Ok(());
         }
+        over = closed;
         if !pongs.is_empty() {
             socket.write_all(&std::mem::take(&mut pongs)).await?;
         }

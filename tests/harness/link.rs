@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -33,6 +33,9 @@ use sieve::Sieve;
 /// Chunks that wait in a direction; when they are more, the sender is no longer read from.
 const WAITING: usize = 1024;
 const CHUNK: usize = 16 * 1024;
+/// What the kernel may keep of what the server has sent, in bytes: left alone it grows to what the machine allows,
+/// and nobody knows how much a frozen link swallows before the server notices.
+const KEPT: u32 = 256 * 1024;
 
 /// One way through a link, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +181,7 @@ async fn connect(
     (to_server, to_client): (watch::Receiver<Fault>, watch::Receiver<Fault>),
     sieve: Option<Sieve>,
 ) {
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let Ok(server) = reach(&server).await else { return };
     // Delays are for the test to choose.
     _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
@@ -188,6 +191,13 @@ async fn connect(
         _ = pass(client_read, server_write, to_server, None) => {}
         _ = pass(server_read, client_write, to_client, sieve) => {}
     }
+}
+
+async fn reach(server: &str) -> io::Result<TcpStream> {
+    let address = lookup_host(server).await?.next().ok_or(io::ErrorKind::NotFound)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(KEPT)?;
+    socket.connect(address).await
 }
 
 async fn pass(

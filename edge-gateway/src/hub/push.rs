@@ -191,6 +191,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_is_encoded_once_for_all_watchers_of_a_transport() {
+        let at = Position { rev: 204, sub: 0 };
+        let push = Push::found(1, at, Action::Update, Arc::default(), Arc::default());
+        for encoding in Encoding::ALL {
+            let first = push.frame(encoding).as_ptr();
+            assert_eq!(push.frame(encoding).as_ptr(), first, "{encoding:?}");
+            assert_eq!(
+                push.frame_as(encoding, Action::Update).as_ptr(),
+                first,
+                "{encoding:?}: merged, and the same"
+            );
+        }
+    }
+
+    #[test]
     fn who_breaks_off_within_a_revision_resumes_before_it() {
         let at = Position { rev: 204, sub: 9 };
         let push = Push::found(1, at, Action::Update, Arc::default(), Arc::default());

@@ -71,9 +71,14 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     let mut stage = Stage::set_with(&Tuning { nats, ..Tuning::default() }, None).await;
     let before = stage.world.gateways[0].process.log().len();
     stage.world.gateways[0].process.freeze();
-    // More than the sockets on the way and the server keep for it, so the server gives it up by itself.
+    // Until it is more than the sockets on the way, the link and the server keep, and the server gives it up by itself.
     stage.burst.pad(4096);
-    stage.rounds(70).await;
+    for _ in 0..40 {
+        if stage.world.nats.log().contains("Slow Consumer") {
+            break;
+        }
+        stage.rounds(10).await;
+    }
     stage.world.nats.line(&["Slow Consumer"], 0).await;
     stage.burst.pad(0);
     stage.world.gateways[0].process.thaw();
