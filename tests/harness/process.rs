@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,8 @@ use crate::eventually;
 /// Lines of a log that are printed when a test fails.
 const LAST_LINES: usize = 60;
 
-/// A process and how to start it again. Killed when dropped.
+/// A process and how to start it again. Killed when dropped. When a test fails its last lines are printed, and with
+/// `MUSTER_TEST_LOGS` all of them are kept in that folder.
 pub struct Process {
     name: String,
     program: PathBuf,
@@ -233,6 +235,13 @@ impl Drop for Process {
         self.kill();
         if std::thread::panicking() {
             let log = self.log();
+            if let Some(kept) = std::env::var_os("MUSTER_TEST_LOGS") {
+                let name = format!("{}-", self.name);
+                let mut file = tempfile::Builder::new();
+                file.prefix(&name).suffix(".log").disable_cleanup(true);
+                // Only a help: the last lines are shown below in any case.
+                _ = file.tempfile_in(kept).and_then(|mut file| file.write_all(log.as_bytes()));
+            }
             let lines: Vec<_> = log.lines().collect();
             let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
             eprintln!("---- {} ----\n{}", self.name, last.join("\n"));

@@ -70,8 +70,13 @@ pub(crate) struct Topic {
     pub(crate) asking: bool,
     /// Something was lost meanwhile, which the answer may be too old to know.
     pub(crate) again: bool,
+    /// What was published before the subscription, or before a loss, has been asked for: of what is not being asked
+    /// for now nothing is missing up to the last bookmark.
+    pub(crate) settled: bool,
     key: Option<Arc<ServiceKey>>,
     at: Position,
+    /// Nothing happened after `at` up to here, a bookmark said.
+    quiet: Position,
     instances: HashMap<String, Known>,
     digest: u64,
     recent: VecDeque<Arc<Push>>,
@@ -92,8 +97,10 @@ impl Topic {
             members: HashMap::new(),
             asking: false,
             again: false,
+            settled: false,
             key: replayed.key,
             at: replayed.at.max(since),
+            quiet: Position::default(),
             instances: HashMap::new(),
             digest: 0,
             recent: VecDeque::new(),
@@ -124,6 +131,19 @@ impl Topic {
         self.at
     }
 
+    /// Up to where nothing is missing: further than it is complete when nothing happened since. A publisher that began
+    /// a moment ago does not know what came last before its list, and a replica that did has no history of that time.
+    pub(crate) fn certain(&self) -> Position {
+        self.at.max(self.quiet)
+    }
+
+    /// The publisher has come as far as `rev`, and what it sent until then was heard.
+    pub(crate) fn heard(&mut self, rev: Revision) {
+        if self.settled && !self.asking {
+            self.quiet = self.quiet.max(Position::end_of(rev));
+        }
+    }
+
     /// Events alone do not tell what became of what it knows.
     pub(crate) fn needs_state(&self) -> bool {
         self.restored
@@ -149,7 +169,7 @@ impl Topic {
         if event.at <= self.at {
             return Fate::Duplicate;
         }
-        if event.prev > self.at {
+        if !self.continues(event.prev) {
             self.hold(event);
             return Fate::Gap;
         }
@@ -161,8 +181,8 @@ impl Topic {
     /// The store was restored from a backup. What is known stays known to watchers, but has no place in the
     /// order any more; a state of the new history is to be asked for, and the difference will be told.
     pub(crate) fn restore(&mut self) {
-        self.at = Position::default();
-        (self.asking, self.again) = (true, false);
+        (self.at, self.quiet) = (Position::default(), Position::default());
+        (self.asking, self.again, self.settled) = (true, false, false);
         self.recent.clear();
         self.recent_after = Position::default();
         self.held.clear();
@@ -235,13 +255,18 @@ impl Topic {
         }
     }
 
+    /// What comes after `prev` is next. A whole revision is what a publisher says that does not know what came last.
+    fn continues(&self, prev: Position) -> bool {
+        prev <= self.at || (prev == Position::end_of(prev.rev) && prev <= self.quiet)
+    }
+
     /// Applies what was held, as far as there is no hole before it.
     fn release(&mut self, out: &mut Vec<Arc<Push>>) {
-        while let Some(entry) = self.held.first_entry() {
-            if entry.get().prev > self.at && *entry.key() > self.at {
+        while let Some((at, next)) = self.held.first_key_value() {
+            if *at > self.at && !self.continues(next.prev) {
                 return;
             }
-            let event = entry.remove();
+            let Some((_, event)) = self.held.pop_first() else { return };
             if event.at > self.at {
                 self.apply(&event, out);
             }

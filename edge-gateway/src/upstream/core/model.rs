@@ -187,6 +187,12 @@ impl Sim {
         while matches!(&self.interest, Some((true, queue)) if !queue.is_empty()) {
             self.take_interest();
         }
+        // It names whom it covers, so that what was lost before it shows.
+        let upto =
+            |chain: &Vec<InstanceEvent>| chain.iter().rfind(|event| event.at.rev <= rev).map(|it| it.at);
+        let reached: Vec<_> =
+            (0..).zip(&self.chains).filter_map(|(which, it)| Some((provider(which), upto(it)?))).collect();
+        self.core.on_reached(reached.into_iter(), std::iter::empty(), std::iter::empty());
         self.core.on_bookmark(rev, FIRST);
         self.act();
     }

@@ -44,21 +44,18 @@ impl Core {
     }
 
     /// An event came over the bus.
-    pub(crate) fn on_event(&mut self, mut event: InstanceEvent) -> Option<Fate> {
+    pub(crate) fn on_event(&mut self, event: InstanceEvent) -> Option<Fate> {
         self.seen = self.seen.max(event.at.rev);
         let Some(Slot::Live(topic)) = self.topics.get_mut(&event.provider) else { return None };
         // A publisher that began at a revision does not know what came last before it. Bookmarks say that it was
         // published; unless something may have been lost since, it has arrived.
-        let covered = event.prev == Position::end_of(event.prev.rev) && Some(event.prev.rev) <= self.bookmark;
-        if covered && !topic.asking && self.unsettled.is_empty() {
-            event.prev = event.prev.min(topic.at());
-        }
+        topic.heard(self.bookmark.unwrap_or(0));
         let provider = event.provider.clone();
         let mut out = Vec::new();
         let fate = topic.on_event(event, &mut out);
         append(topic, &provider, out, &mut self.effects);
         if fate == Fate::Gap && !std::mem::replace(&mut topic.asking, true) {
-            let want = Want { provider, since: topic.at(), snapshot: false };
+            let want = Want { provider, since: topic.certain(), snapshot: false };
             self.effects.push(Effect::Replay(Cause::Gap, vec![want]));
         }
         Some(fate)
@@ -68,7 +65,7 @@ impl Core {
     pub(crate) fn on_replayed(&mut self, provider: &ServiceRef, since: Position, replayed: Replayed) -> u64 {
         self.seen = self.seen.max(replayed.at.rev);
         let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return 0 };
-        if since > topic.at() {
+        if since > topic.certain() {
             // Asked for an earlier topic of this provider that knew more; this one has its own answer coming.
             return 0;
         }
@@ -77,7 +74,8 @@ impl Core {
         append(topic, provider, out, &mut self.effects);
         if std::mem::take(&mut topic.again) || again.needed {
             topic.asking = true;
-            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: topic.needs_state() };
+            let want =
+                Want { provider: provider.clone(), since: topic.certain(), snapshot: topic.needs_state() };
             self.effects.push(Effect::Replay(Cause::Again, vec![want]));
         }
         again.differences
@@ -90,12 +88,15 @@ impl Core {
         let Some(member) = topic.members.get_mut(&id) else { return };
         let until = member.until;
         let base = std::mem::replace(member, Member { base: at, until, closed: false }).base;
-        let missed = if replayed.continuous && replayed.at >= at {
-            let missed = |place: Position| place > base && place <= until.map_or(at, |until| at.min(until));
-            let events = replayed.events.iter().filter(|event| missed(event.at));
-            events.map(|event| Arc::new(Push::of(topic.id, event))).collect()
-        } else {
-            topic.written_after(base.rev)
+        // What came while the replica answered is known here.
+        let later = replayed.continuous.then(|| topic.since(replayed.at)).flatten();
+        let missed: Vec<Arc<Push>> = match later {
+            Some(later) => {
+                let told = replayed.events.iter().filter(|event| event.at <= at);
+                let told = told.map(|event| Arc::new(Push::of(topic.id, event))).chain(later);
+                told.filter(|push| push.at > base && until.is_none_or(|until| push.at <= until)).collect()
+            }
+            None => topic.written_after(base.rev),
         };
         self.effects.extend(missed.into_iter().map(|push| Effect::Append(push, vec![id])));
     }

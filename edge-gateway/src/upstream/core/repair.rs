@@ -15,13 +15,15 @@ impl Core {
         let lost = self.bookmark.is_some_and(|known| since > known);
         // Who has lost the seat and has not noticed says less than was heard before.
         let rev = self.bookmark.unwrap_or(0).max(rev);
-        self.bookmark = Some(rev);
         self.seen = self.seen.max(rev);
         self.bookmarks += 1;
         if lost {
-            // Changes of interest are lost with the events. This asks for all that was to be settled, too.
+            // Changes of interest are lost with the events. This asks for all that was to be settled, too, from where
+            // it was certain before.
             self.resync(Cause::Bookmark);
-        } else {
+        }
+        self.bookmark = Some(rev);
+        if !lost {
             self.settle(rev);
             self.leave(rev);
             if self.is_settled() {
@@ -47,8 +49,9 @@ impl Core {
                 Some(Slot::Live(topic)) if topic.at() >= at => {}
                 Some(Slot::Live(topic)) if topic.asking => topic.again = true,
                 Some(Slot::Live(topic)) => {
+                    topic.heard(self.bookmark.unwrap_or(0));
                     topic.asking = true;
-                    wanted.push(Want { provider, since: topic.at(), snapshot: false });
+                    wanted.push(Want { provider, since: topic.certain(), snapshot: false });
                 }
             }
         }
@@ -90,12 +93,15 @@ impl Core {
             match what {
                 Unsettled::Topic(provider) => match self.topics.get_mut(&provider) {
                     Some(Slot::Loading { .. }) | None => {}
-                    Some(Slot::Live(topic)) if topic.asking => topic.again = true,
-                    Some(Slot::Live(topic)) if topic.at().whole() < rev => {
-                        topic.asking = true;
-                        wanted.push(Want { provider, since: topic.at(), snapshot: false });
+                    Some(Slot::Live(topic)) => {
+                        topic.settled = true;
+                        if topic.asking {
+                            topic.again = true;
+                        } else if topic.at().whole() < rev {
+                            topic.asking = true;
+                            wanted.push(Want { provider, since: topic.certain(), snapshot: false });
+                        }
                     }
-                    Some(Slot::Live(_)) => {}
                 },
                 Unsettled::Group(id) => match self.groups.get_mut(&id) {
                     Some(group) if group.asking.is_some() => group.again = true,
@@ -136,10 +142,16 @@ impl Core {
             match slot {
                 // The answer under way may be older than what was lost.
                 Slot::Loading { again, .. } => *again = true,
-                Slot::Live(topic) if topic.asking => topic.again = true,
                 Slot::Live(topic) => {
-                    topic.asking = true;
-                    wanted.push(Want { provider: provider.clone(), since: topic.at(), snapshot: false });
+                    topic.heard(self.bookmark.unwrap_or(0));
+                    topic.settled = false;
+                    if topic.asking {
+                        topic.again = true;
+                    } else {
+                        topic.asking = true;
+                        let since = topic.certain();
+                        wanted.push(Want { provider: provider.clone(), since, snapshot: false });
+                    }
                 }
             }
         }

@@ -293,3 +293,84 @@ fn what_the_publisher_names_and_was_not_heard_is_asked_for_and_nothing_is_certai
     it.core.on_bookmark(13, 12);
     assert_eq!(it.core.told(), 13);
 }
+
+#[test]
+fn a_publisher_that_listed_a_moment_ago_is_followed_whatever_else_is_being_opened() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    for rev in [6, 7] {
+        it.core.on_bookmark(rev, rev - 1);
+        it.settle();
+    }
+    let nothing = Replayed { continuous: true, at: Position::end_of(7), ..Replayed::default() };
+    it.core.on_replayed(&service("p"), Position::end_of(5), nothing);
+    it.settle();
+    it.asked.clear();
+    // Somebody else begins, of whom nothing is certain yet.
+    let other = it.join("d");
+    it.answer(other, interest(8, &["q"]));
+    it.core.on_bookmark(20, 7);
+    // What came last before its list, this publisher does not know; nothing came.
+    it.hear(InstanceEvent { prev: Position::end_of(15), ..event("p", 0, 21) });
+    assert_eq!((&it.told[..], it.asked.len()), (&[(group, 21)][..], 0));
+    // Of the other one it is not certain.
+    it.hear(InstanceEvent { prev: Position::end_of(15), ..event("q", 0, 22) });
+    assert_eq!((it.told.len(), it.asked.len()), (1, 1));
+    // A change that is named before this one has not come, whatever bookmarks say.
+    it.core.on_bookmark(30, 20);
+    it.hear(event("p", 28, 31));
+    assert_eq!((it.told.len(), it.asked.len()), (1, 2));
+}
+
+#[test]
+fn what_was_lost_is_asked_for_from_the_last_bookmark_of_which_nothing_was_missing() {
+    let mut it = Told::new();
+    let group = it.join("c");
+    it.answer(group, interest(5, &["p"]));
+    for rev in [6, 7] {
+        it.core.on_bookmark(rev, rev - 1);
+        it.settle();
+    }
+    let nothing = Replayed { continuous: true, at: Position::end_of(7), ..Replayed::default() };
+    it.core.on_replayed(&service("p"), Position::end_of(5), nothing);
+    it.core.on_bookmark(20, 7);
+    it.settle();
+    it.asked.clear();
+    // A replica that listed at 15 has the whole of it.
+    it.core.on_bookmark(30, 25);
+    it.settle();
+    assert_eq!(it.asked.len(), 1);
+    assert_eq!(it.asked[0].since, Position::end_of(20));
+    let missed = Replayed {
+        continuous: true,
+        events: vec![event("p", 0, 22), event("p", 22, 24)],
+        at: Position::end_of(30),
+        ..Replayed::default()
+    };
+    it.core.on_replayed(&service("p"), Position::end_of(20), missed);
+    it.settle();
+    assert_eq!(it.told, [(group, 22), (group, 24)]);
+}
+
+#[test]
+fn who_joins_late_is_told_what_a_replica_knew_and_what_came_while_it_answered() {
+    let mut it = Told::new();
+    let (a, b) = (it.join("a"), it.join("b"));
+    it.answer(a, interest(5, &["p"]));
+    it.answer(b, interest(3, &["p"]));
+    let want = it.asked.pop().expect("what was before the topic");
+    assert_eq!(want.since, Position::end_of(3));
+    it.hear(event("p", 4, 8));
+    it.hear(event("p", 8, 9));
+    let earlier = Replayed {
+        continuous: true,
+        events: vec![event("p", 0, 4), event("p", 4, 8)],
+        at: Position::end_of(8),
+        ..Replayed::default()
+    };
+    it.core.on_caught_up(b, &want.provider, earlier);
+    it.settle();
+    let told: Vec<_> = it.told.iter().filter(|(group, _)| *group == b).map(|(_, rev)| *rev).collect();
+    assert_eq!(told, [4, 8, 9]);
+}
