@@ -44,6 +44,8 @@ pub struct Responder {
 enum Question {
     Interest,
     Replay,
+    /// The same of all replicas: who does not have the whole of it says nothing.
+    History,
     Digest,
 }
 
@@ -79,13 +81,16 @@ impl Responder {
                 Ok::<_, BusError>(messages.map(move |message| (question, message)))
             }
         };
-        let mut questions = futures_util::stream::select(
+        let history = self.bus.subscribe(subject::RPC_HISTORY).await?;
+        let history = history.map(|message| (Question::History, message));
+        let one_of_us = futures_util::stream::select(
             serve(subject::RPC_INTEREST, Question::Interest).await?,
             futures_util::stream::select(
                 serve(subject::RPC_REPLAY, Question::Replay).await?,
                 serve(subject::RPC_DIGEST, Question::Digest).await?,
             ),
         );
+        let mut questions = futures_util::stream::select(one_of_us, history);
         let mut running = JoinSet::new();
         while let Some((question, message)) = questions.next().await {
             while running.len() >= AT_ONCE {
@@ -103,7 +108,8 @@ impl Responder {
         let Some(reply) = message.reply.clone() else { return };
         let answers = match question {
             Question::Interest => self.interest(&message).await,
-            Question::Replay => self.replay(&message).await,
+            Question::Replay => self.replay(&message, false).await,
+            Question::History => self.replay(&message, true).await,
             Question::Digest => vec![self.digest(&message).await],
         };
         for payload in answers {
@@ -178,9 +184,12 @@ impl Responder {
         answer.await.unwrap_or_else(|error| pb::DigestReply { error, ..Default::default() }).encode_to_vec()
     }
 
-    async fn replay(&self, message: &Message) -> Vec<Vec<u8>> {
-        let failed =
-            |error: String| vec![pb::ReplayReply { error, last: true, ..Default::default() }.encode_to_vec()];
+    /// What happened since; nothing at all when that must be the `whole` of it and is not.
+    async fn replay(&self, message: &Message, whole: bool) -> Vec<Vec<u8>> {
+        let failed = |error: String| {
+            let reply = pb::ReplayReply { error, last: true, ..Default::default() };
+            if whole { Vec::new() } else { vec![reply.encode_to_vec()] }
+        };
         let request = match pb::ReplayRequest::decode(&message.payload[..]) {
             Ok(request) => request,
             Err(error) => {
@@ -194,6 +203,9 @@ impl Responder {
         };
         let wanted: Vec<Wanted> = request.providers.into_iter().filter_map(Wanted::read).collect();
         let mut events = self.events_since(&snapshot, &wanted);
+        if whole && !events.values().all(|(_, complete)| *complete) {
+            return Vec::new();
+        }
         let mut parts = Parts::new(snapshot.revision);
         for wanted in &wanted {
             let (events, complete) = events.remove(&wanted.provider).unwrap_or((Vec::new(), false));
@@ -286,6 +298,7 @@ impl Wanted {
 /// The parts of an answer, each small enough for the bus.
 struct Parts {
     rev: Revision,
+    answer: u64,
     done: Vec<Vec<u8>>,
     open: pb::ReplayReply,
     size: usize,
@@ -293,7 +306,14 @@ struct Parts {
 
 impl Parts {
     fn new(rev: Revision) -> Self {
-        Self { rev, done: Vec::new(), open: pb::ReplayReply { rev, ..Default::default() }, size: 0 }
+        let answer = fastrand::u64(1..);
+        Self {
+            rev,
+            answer,
+            done: Vec::new(),
+            open: pb::ReplayReply { rev, answer, ..Default::default() },
+            size: 0,
+        }
     }
 
     fn add_provider(
@@ -351,7 +371,7 @@ impl Parts {
 
     fn close(&mut self, last: bool) {
         let part = self.done.len() as u32;
-        let next = pb::ReplayReply { rev: self.rev, ..Default::default() };
+        let next = pb::ReplayReply { rev: self.rev, answer: self.answer, ..Default::default() };
         let full = std::mem::replace(&mut self.open, next);
         self.done.push(pb::ReplayReply { part, last, ..full }.encode_to_vec());
         self.size = 0;

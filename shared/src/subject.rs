@@ -16,6 +16,8 @@ pub const BOOKMARK: &str = "muster.bookmark";
 pub const RPC_INTEREST: &str = "muster.rpc.interest";
 /// What happened to these providers since? Answered by any replica.
 pub const RPC_REPLAY: &str = "muster.rpc.replay";
+/// The question of [`RPC_REPLAY`], put to all replicas: whose history has the whole of it answers, the others do not.
+pub const RPC_HISTORY: &str = "muster.rpc.history";
 /// Do we agree on these providers? Answered by any replica.
 pub const RPC_DIGEST: &str = "muster.rpc.digest";
 /// The queue group of the replicas.

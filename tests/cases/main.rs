@@ -9,6 +9,7 @@ mod diff;
 mod doctor;
 mod faults;
 mod helm;
+mod history;
 mod memory;
 mod operate;
 mod outage;

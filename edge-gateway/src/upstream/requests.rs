@@ -26,6 +26,9 @@ use crate::metrics::UpstreamMetrics;
 
 /// First and longest wait between two attempts of a question.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// How long replicas are waited for that may have the whole of a history. As long as it is for a busy one to answer:
+/// when none has it, this comes on top.
+const HISTORY: Duration = Duration::from_millis(250);
 /// Parts of one answer at most; more is not an answer.
 const MAX_PARTS: u32 = 100_000;
 
@@ -237,24 +240,56 @@ impl Asker {
         Err(AskError::Incomplete)
     }
 
-    /// Asks a replica that has come at least to `rev`, and to what was heard of.
+    /// Asks a replica that has come at least to `rev`, and to what was heard of. One that began a moment ago knows the
+    /// state and not how it came about; then those are asked that know more.
     async fn try_replay(&self, wants: &[Want], rev: Revision) -> Result<Vec<Replayed>, AskError> {
+        let min_rev = self.min_rev().max(rev);
+        let mut answers = self.replay_on(subject::RPC_REPLAY, wants, min_rev, self.timeout).await?;
+        let is_short = |want: &Want, it: &Replayed| !it.continuous && want.since > Position::default();
+        let pairs = wants.iter().zip(&answers).filter(|(want, it)| is_short(want, it));
+        let short: Vec<Want> = pairs.map(|(want, _)| want.clone()).collect();
+        if short.is_empty() {
+            return Ok(answers);
+        }
+        match self.replay_on(subject::RPC_HISTORY, &short, min_rev, HISTORY.min(self.timeout)).await {
+            Ok(whole) => {
+                let places = answers.iter_mut().zip(wants).filter(|(it, want)| is_short(want, it));
+                places.zip(whole).for_each(|((answer, _), whole)| *answer = whole);
+            }
+            Err(error) => debug!(%error, "no replica has the whole history; the state will do"),
+        }
+        Ok(answers)
+    }
+
+    async fn replay_on(
+        &self,
+        subject: &str,
+        wants: &[Want],
+        min_rev: Revision,
+        timeout: Duration,
+    ) -> Result<Vec<Replayed>, AskError> {
         let want = |want: &Want| pb::replay_request::Provider {
             provider: Some((&want.provider).into()),
             since: Some(want.since.into()),
             snapshot: want.snapshot,
         };
-        let min_rev = self.min_rev().max(rev);
         let request = pb::ReplayRequest { providers: wants.iter().map(want).collect(), min_rev };
-        let mut parts = self.ask(subject::RPC_REPLAY, &request).await?;
+        let request = Message::new(subject, request.encode_to_vec());
+        let mut parts = self.bus.request(request, timeout).await?;
         let mut answers: HashMap<ServiceRef, (Replayed, bool)> = HashMap::new();
-        for number in 0..MAX_PARTS {
+        let (mut number, mut read) = (0, None);
+        while number < MAX_PARTS {
             let part = parts.next().await.ok_or(AskError::Incomplete)?;
             let reply = pb::ReplayReply::decode(part.payload)?;
+            if *read.get_or_insert(reply.answer) != reply.answer {
+                // Of another replica.
+                continue;
+            }
             accepted(reply.error)?;
             if reply.part != number {
                 return Err(AskError::Incomplete);
             }
+            number += 1;
             for part in reply.providers {
                 add_part(&mut answers, part)?;
             }

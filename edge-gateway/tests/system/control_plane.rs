@@ -33,6 +33,8 @@ struct Truth {
     /// Requests that will be declined before one is answered.
     declining: usize,
     replays: usize,
+    /// The number of the answers to replays.
+    answer: u64,
 }
 
 #[derive(Default)]
@@ -212,6 +214,31 @@ impl ControlPlane {
         truth.forgotten = truth.rev;
     }
 
+    /// From now on there are two replicas more, which remember everything and answer at the same time.
+    pub(crate) async fn elders(&self) {
+        for answer in [1, 2] {
+            let (bus, truth) = (self.bus.clone(), self.truth.clone());
+            let mut requests = bus.subscribe(subject::RPC_HISTORY).await.expect("subscribes");
+            tokio::spawn(async move {
+                while let Some(request) = requests.next().await {
+                    let parts = {
+                        let mut truth = truth.lock().expect("not poisoned");
+                        let known = (truth.forgotten, truth.answer);
+                        (truth.forgotten, truth.answer) = (0, answer);
+                        let parts = replay(&mut truth, &request.payload);
+                        (truth.forgotten, truth.answer) = known;
+                        parts
+                    };
+                    let reply = request.reply.expect("a request names where to answer");
+                    for part in parts {
+                        bus.publish(Message::new(reply.clone(), part)).await.expect("publishes");
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+        }
+    }
+
     pub(crate) fn decline(&self, requests: usize) {
         self.truth().declining = requests;
     }
@@ -309,6 +336,7 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
             part: number as u32,
             last: number + 1 == count,
             error: error.clone(),
+            answer: truth.answer,
         };
         reply.encode_to_vec()
     };

@@ -66,6 +66,28 @@ async fn what_did_not_fit_the_bus_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_replica_that_forgot_is_not_believed_while_others_remember_each_change() {
+    let world = World::start().await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watcher = world.watch("c").await;
+    let first = world.control_plane.tell("p", Create, "1").await;
+    watcher.expect(&first).await;
+    world.control_plane.bookmark().await;
+    // Lives that come and go, in answers of more than one part.
+    let mut lost = Vec::new();
+    for n in 0..150 {
+        lost.push(world.control_plane.commit("p", Create, &format!("life-{n}")));
+        lost.push(world.control_plane.commit("p", Delete, &format!("life-{n}")));
+    }
+    world.control_plane.forget_history();
+    world.control_plane.elders().await;
+    let heard = world.control_plane.tell("p", Update, "1").await;
+    for event in lost.iter().chain([&heard]) {
+        watcher.expect(event).await;
+    }
+}
+
+#[tokio::test]
 async fn when_history_is_forgotten_the_difference_is_told() {
     let world = World::start().await;
     world.control_plane.consumer("c", &["p"]);

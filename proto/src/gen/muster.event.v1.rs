@@ -303,6 +303,9 @@ pub struct ReplayReply {
     pub last: bool,
     #[prost(string, tag = "5")]
     pub error: ::prost::alloc::string::String,
+    /// The same in all parts of an answer: where several replicas answer, one is to be read.
+    #[prost(uint64, tag = "6")]
+    pub answer: u64,
 }
 /// Nested message and enum types in `ReplayReply`.
 pub mod replay_reply {

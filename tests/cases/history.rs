@@ -1,0 +1,60 @@
+//! What happened is told by a replica that knows it, however many have begun since.
+
+use futures_util::StreamExt;
+use harness::{Client, World, eventually};
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::event::{InstanceEvent, Position};
+use shared::subject;
+
+/// What the first replica that answers says of the provider.
+async fn ask(nats: &async_nats::Client, subject: &'static str, since: &InstanceEvent) -> pb::ReplayReply {
+    let provider = pb::replay_request::Provider {
+        provider: Some((&since.provider).into()),
+        since: Some(since.at.into()),
+        snapshot: false,
+    };
+    let request = pb::ReplayRequest { providers: vec![provider], min_rev: since.at.rev };
+    let answer = nats.request(subject, request.encode_to_vec().into()).await.expect("an answer");
+    pb::ReplayReply::decode(answer.payload).expect("a reply")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_is_told_by_the_replica_that_has_it_and_by_no_other() {
+    let world = World::start(2, 0).await;
+    let nats = async_nats::connect(world.nats.url()).await.expect("NATS is there");
+    let mut events = nats.subscribe("muster.event.>").await.expect("subscribes");
+    nats.flush().await.expect("flushes");
+    let client = Client::new(world.control_planes[0].api);
+    let provider = client.service("provider").await;
+    client.instance(&provider, "a").await;
+    let first = loop {
+        let message = events.next().await.expect("the change is published");
+        let event = InstanceEvent::decode(&message.payload).expect("an event");
+        if event.provider.id == provider {
+            break event;
+        }
+    };
+    for tag in ["1", "2", "3"] {
+        client.tag(&provider, "a", tag).await;
+    }
+    let began = &world.control_planes[1];
+    began.process.kill();
+    began.process.start();
+    began.ready().await;
+
+    // Any replica answers this; the one that began knows nothing but the state.
+    eventually("the one that began answers", || async {
+        let reply = ask(&nats, subject::RPC_REPLAY, &first).await;
+        (!reply.providers.first()?.continuous).then_some(())
+    })
+    .await;
+    for _ in 0..8 {
+        let reply = ask(&nats, subject::RPC_HISTORY, &first).await;
+        let told = reply.providers.first().expect("of the provider");
+        assert!(told.continuous && !told.has_snapshot && reply.answer > 0, "{reply:?}");
+        let places: Vec<Position> = told.events.iter().filter_map(|it| Some(it.at?.into())).collect();
+        assert_eq!(places.len(), 3, "{reply:?}");
+        assert!(places.is_sorted());
+    }
+}
