@@ -27,18 +27,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::connection::{Connection, Key, Outlet, Pumped, Reading};
-use super::push::{Encoding, Push};
+use super::connection::{Connection, Key};
+use super::push::Encoding;
 use super::stream::Leavers;
-use super::wheel::{TICK, Tick, Wheel, ticks};
+use super::wheel::{TICK, Tick, Wheel};
 use super::{GroupId, Left, Ticket, ToShard};
-use crate::metrics::{HubMetrics, Tallied};
-use crate::session::close::Reason;
+use crate::metrics::HubMetrics;
 use crate::session::{Input, NEVER, Pace};
 
+mod ending;
 #[cfg(feature = "micro")]
 pub(crate) mod micro;
+mod report;
+mod rounds;
 mod sessions;
+
+use report::Tally;
 
 /// Members that are served before the inbox is looked at again.
 const CHUNK: usize = 128;
@@ -76,17 +80,6 @@ enum Alarm {
     Attach(Ticket),
     /// A session's turn to be drained, which came at this tick first.
     Drain(Key, Tick),
-}
-
-/// Counted per turn of the wheel, not per frame.
-#[derive(Debug, Default)]
-struct Tally {
-    delivered: u64,
-    failed: u64,
-    merged: u64,
-    asked: u64,
-    answered: u64,
-    given_up: u64,
 }
 
 struct Shard {
@@ -217,146 +210,6 @@ impl Shard {
         }
     }
 
-    fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
-        let now = self.wheel.now();
-        let micros = self.setup.clock.micros();
-        self.setup.metrics.queued(push.committed_at, micros);
-        for group in groups {
-            let Some(slots) = self.groups.get(group) else { continue };
-            for index in slots.iter().flatten() {
-                let audience = &mut self.audiences[*index as usize];
-                if let Some(cause) = push.dispatched() {
-                    audience.traced.begin(cause, audience.encoding.label(), micros);
-                }
-                if audience.append(push) {
-                    self.rounds.push_back(*index);
-                }
-                for key in &audience.slow {
-                    let connection = &mut self.connections[key.index as usize];
-                    match &mut connection.reading {
-                        Reading::Merging(merged) => self.tally.merged += u64::from(merged.add(push)),
-                        Reading::Live(cursor) | Reading::Behind(cursor) => {
-                            if audience.log.end() - *cursor > self.setup.slow_after as u64 {
-                                self.tally.merged += connection.start_merging(&audience.log);
-                                self.setup.metrics.began_merging();
-                            }
-                        }
-                    }
-                    if connection.outlet.is_some() {
-                        connection.machine.on(Input::Blocked, now, &self.setup.pace);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Serves members of the audiences whose turn it is; true when more of them wait.
-    fn walk(&mut self) -> bool {
-        let mut budget = CHUNK;
-        let mut last = None;
-        while budget > 0
-            && let Some(&index) = self.rounds.front()
-        {
-            let audience = &mut self.audiences[index as usize];
-            if let Some(&key) = audience.members.get(audience.visited) {
-                audience.visited += 1;
-                if let Some(push) = audience.log.last() {
-                    last = Some((push.committed_at, push.via.received_at));
-                }
-                if !self.connections[key.index as usize].is_slow() {
-                    budget -= 1;
-                    let first = audience.visited == 1 && !audience.traced.is_empty();
-                    self.serve(key);
-                    if first && let Some(audience) = self.audiences.get_mut(index as usize) {
-                        audience.traced.first(self.setup.clock.micros());
-                    }
-                }
-                continue;
-            }
-            self.rounds.pop_front();
-            audience.visited = 0;
-            audience.queued = std::mem::take(&mut audience.again);
-            if audience.queued {
-                self.rounds.push_back(index);
-            } else {
-                if !audience.traced.is_empty() {
-                    audience.traced.last(audience.members.len(), self.setup.clock.micros());
-                }
-                self.tidy(index);
-            }
-        }
-        if let Some((committed_at, received_at)) = last {
-            self.setup.metrics.lag(committed_at, received_at, self.setup.clock.micros());
-        }
-        !self.rounds.is_empty()
-    }
-
-    /// Trims the log of an audience that is not in a round, or forgets the audience.
-    fn tidy(&mut self, index: u32) {
-        let Some(audience) = self.audiences.get_mut(index as usize) else { return };
-        if audience.queued {
-            return;
-        }
-        if audience.members.is_empty() {
-            let Audience { group, encoding, .. } = self.audiences.remove(index as usize);
-            if let Some(slots) = self.groups.get_mut(&group) {
-                slots[encoding.index()] = None;
-                if slots.iter().all(Option::is_none) {
-                    self.groups.remove(&group);
-                }
-            }
-            return;
-        }
-        let slowest =
-            audience.slow.iter().filter_map(|key| match self.connections[key.index as usize].reading {
-                Reading::Live(cursor) | Reading::Behind(cursor) => Some(cursor),
-                Reading::Merging(_) => None,
-            });
-        let cursor = slowest.min().unwrap_or(audience.log.end());
-        audience.log.trim(cursor, audience.members.len());
-    }
-
-    /// Lets a connection write what is pending and draws the conclusions. False when it is gone.
-    fn serve(&mut self, key: Key) -> bool {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let Some(connection) =
-            self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
-        else {
-            return false;
-        };
-        let index = connection.audience;
-        let audience = &mut self.audiences[index as usize];
-        let pumped = connection.pump(&audience.log, audience.encoding, now, &pace, &mut self.tally.delivered);
-        match pumped {
-            Pumped::Over(reason) => {
-                self.remove(key, reason);
-                return false;
-            }
-            Pumped::Idle if connection.is_slow() => {
-                connection.reading = Reading::Live(audience.log.end());
-                connection.machine.on(Input::Drained, now, &pace);
-                audience.slow.retain(|slow| *slow != key);
-                self.tidy(index);
-            }
-            Pumped::Idle => {}
-            Pumped::Blocked | Pumped::Yielded => {
-                if let Reading::Live(cursor) = connection.reading {
-                    connection.reading = Reading::Behind(cursor);
-                    audience.slow.push(key);
-                    self.setup.metrics.became_slow();
-                    if audience.log.end() - cursor > self.setup.slow_after as u64 {
-                        self.tally.merged += connection.start_merging(&audience.log);
-                        self.setup.metrics.began_merging();
-                    }
-                }
-                connection.machine.on(Input::Blocked, now, &pace);
-                self.write_on(key);
-            }
-        }
-        self.arm(key);
-        true
-    }
-
     /// Sets the wheel for the connection's deadline, if that is earlier than what it is set for.
     fn arm(&mut self, key: Key) {
         let pace = self.setup.pace;
@@ -403,124 +256,8 @@ impl Shard {
         self.serve(key);
     }
 
-    fn on_drain(&mut self, key: Key, since: Tick, now: Tick) {
-        let pace = self.setup.pace;
-        let Some(connection) = self.get(key) else { return };
-        if connection.outlet.is_some() && connection.is_slow() && now < since + ticks(DRAIN_PATIENCE) {
-            // What is pending goes out first, within reason: more may come as long as it is slow.
-            return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key, since));
-        }
-        connection.machine.on(Input::End(Reason::Drained), now, &pace);
-        if connection.outlet.is_none() {
-            self.remove(key, Reason::Drained);
-        } else {
-            self.serve(key);
-        }
-    }
-
-    /// Has a session that came too late for its place in the order end before the others have.
-    fn drain_late(&mut self, key: Key, until: Tick) {
-        let now = self.wheel.now();
-        let at = fastrand::u32(now..=until.max(now));
-        self.wheel.set(at, Alarm::Drain(key, at));
-    }
-
-    /// Ends the sessions evenly over the time, each tick its share and not one more: whom they come to next
-    /// must accept no faster than that. Their order is random, so that no consumer loses all of its at once.
-    fn drain(&mut self, over: Duration) {
-        let (now, over) = (self.wheel.now(), ticks(over));
-        self.draining = Some(now + over);
-        let mut all: Vec<Key> = self.keys().collect();
-        fastrand::shuffle(&mut all);
-        let count = all.len() as u64;
-        for (place, key) in all.into_iter().enumerate() {
-            let share = place as u64 * u64::from(over) / count;
-            let at = now + 1 + share as Tick;
-            self.wheel.set(at, Alarm::Drain(key, at));
-        }
-    }
-
     fn keys(&self) -> impl Iterator<Item = Key> {
         self.connections.iter().map(|(index, it)| Key { index: index as u32, serial: it.serial })
-    }
-
-    fn end(&mut self, group: GroupId, reason: Reason) {
-        let Some(slots) = self.groups.get(&group) else { return };
-        let audiences = slots.iter().flatten();
-        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
-        self.end_all(members, reason);
-    }
-
-    fn end_resumable(&mut self) {
-        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
-        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
-        self.end_all(members, Reason::Restored);
-    }
-
-    fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        for key in members {
-            if let Some(connection) = self.get(key) {
-                connection.machine.on(Input::End(reason), now, &pace);
-                self.serve(key);
-            }
-        }
-    }
-
-    fn remove(&mut self, key: Key, reason: Reason) {
-        if self.get(key).is_none() {
-            return;
-        }
-        let connection = self.connections.remove(key.index as usize);
-        if let Some(Outlet::Stream(stream)) = &connection.outlet {
-            stream.end(reason);
-        }
-        for task in [&connection.reader, &connection.writer].into_iter().flatten() {
-            task.abort();
-        }
-        let index = connection.audience;
-        let audience = &mut self.audiences[index as usize];
-        self.tally.failed += connection.pending_events(&audience.log) as u64;
-        *self.left.entry(audience.group).or_default() += 1;
-        if let Some(moved) = audience.remove(connection.place as usize, key) {
-            self.connections[moved.index as usize].place = connection.place;
-        }
-        self.tidy(index);
-        self.tally.given_up += u64::from(reason == Reason::ReadTimeout);
-        self.setup.metrics.closed(reason);
-    }
-
-    /// Counts what was tallied, and tells the upstream who is gone as far as it can take it now.
-    fn report(&mut self, now: Tick) {
-        let sender = &self.setup.left;
-        self.left
-            .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
-        let tally = std::mem::take(&mut self.tally);
-        let pending = if now >= self.count_pending_at {
-            self.count_pending_at = now + ticks(COUNT_PENDING);
-            self.pending_events()
-        } else {
-            self.pending_shown
-        };
-        self.setup.metrics.tally(Tallied {
-            delivered: tally.delivered,
-            failed: tally.failed,
-            merged: tally.merged,
-            pending: pending - self.pending_shown,
-            asked: tally.asked,
-            answered: tally.answered,
-            given_up: tally.given_up,
-        });
-        self.pending_shown = pending;
-    }
-
-    /// Events that wait for slow watchers.
-    fn pending_events(&self) -> i64 {
-        let of = |audience: &Audience| {
-            let slow = audience.slow.iter().map(|key| &self.connections[key.index as usize]);
-            slow.map(|it| it.pending_events(&audience.log)).sum::<usize>()
-        };
-        self.audiences.iter().map(|(_, audience)| of(audience)).sum::<usize>() as i64
     }
 }
 

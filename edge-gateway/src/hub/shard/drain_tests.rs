@@ -13,6 +13,7 @@ use crate::hub::stream::{Next, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
+use crate::session::close::Reason;
 
 /// Sessions ended by slice of 100 ms, since the drain began; `late` of them are attached only a second into it.
 fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {

@@ -1,0 +1,182 @@
+//! Instruments of the shards.
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
+
+use super::Skew;
+use crate::session::close::Reason;
+
+/// Of the shards.
+#[derive(Clone, Debug)]
+pub(crate) struct HubMetrics {
+    published: Counter<u64>,
+    publish_micros: Histogram<f64>,
+    lag: Histogram<f64>,
+    write_lag: Histogram<f64>,
+    queue_micros: Histogram<f64>,
+    health: Counter<u64>,
+    skew: Skew,
+    pending: UpDownCounter<i64>,
+    merged: Counter<u64>,
+    slow: Counter<u64>,
+    merging: Counter<u64>,
+    open: UpDownCounter<i64>,
+    closed: Counter<u64>,
+    success: Vec<KeyValue>,
+    failure: Vec<KeyValue>,
+    waiting: Vec<KeyValue>,
+}
+
+impl HubMetrics {
+    pub(super) fn new(meter: &Meter, instance: &KeyValue, skew: Skew) -> Self {
+        let source = KeyValue::new("source", "INSTANCE");
+        let with = |status| vec![instance.clone(), source.clone(), KeyValue::new("status", status)];
+        let it = Self {
+            published: meter
+                .u64_counter("service_center_notify_publish_total")
+                .with_description("Counter of publishing instance events")
+                .build(),
+            publish_micros: meter
+                .f64_histogram("service_center_notify_publish_durations_microseconds")
+                .with_description("Latency of publishing instance events")
+                .with_boundaries(LATENCY_MICROSECONDS.into())
+                .build(),
+            lag: meter
+                .f64_histogram("muster_edge_event_lag_seconds")
+                .with_description(
+                    "From the commit of a change to its writing, the newest of each chunk of sessions",
+                )
+                .with_boundaries(LATENCY_SECONDS.into())
+                .build(),
+            write_lag: meter
+                .f64_histogram("muster_edge_write_lag_seconds")
+                .with_description(
+                    "From taking an event from the bus to its writing, the newest of each chunk of sessions",
+                )
+                .with_boundaries(LATENCY_SECONDS.into())
+                .build(),
+            queue_micros: meter
+                .f64_histogram("service_center_notify_pending_durations_microseconds")
+                .with_description("Latency of pending instance events")
+                .with_boundaries(LATENCY_MICROSECONDS.into())
+                .build(),
+            health: meter
+                .u64_counter("muster_edge_health_checks_total")
+                .with_description("Checks of watchers: asked by a ping, answered, or given up")
+                .build(),
+            skew,
+            pending: meter
+                .i64_up_down_counter("service_center_notify_pending_total")
+                .with_description("Gauge of pending instance events")
+                .build(),
+            merged: meter
+                .u64_counter("muster_edge_events_merged_total")
+                .with_description(
+                    "Events of slow watchers that were merged into a later one of the same instance",
+                )
+                .build(),
+            slow: meter
+                .u64_counter("muster_edge_slow_watchers_total")
+                .with_description("Times that a watcher did not take all that was pending at once")
+                .build(),
+            merging: meter
+                .u64_counter("muster_edge_merging_watchers_total")
+                .with_description(
+                    "Times that a watcher was so far behind that its events are merged per instance",
+                )
+                .build(),
+            open: meter
+                .i64_up_down_counter("muster_edge_sessions")
+                .with_description("Sessions in the shards, those being upgraded included")
+                .build(),
+            closed: meter
+                .u64_counter("muster_edge_sessions_closed_total")
+                .with_description("Sessions ended, by reason")
+                .build(),
+            success: with("SUCCESS"),
+            failure: with("FAILURE"),
+            waiting: vec![instance.clone(), source.clone()],
+        };
+        it.tally(Tallied::default());
+        it.open.add(0, &[]);
+        it.slow.add(0, &[]);
+        it.merging.add(0, &[]);
+        for reason in Reason::ALL {
+            it.closed.add(0, &[KeyValue::new("reason", reason.label())]);
+        }
+        it
+    }
+
+    /// What a shard has done since it last told.
+    pub(crate) fn tally(&self, it: Tallied) {
+        self.published.add(it.delivered, &self.success);
+        self.published.add(it.failed, &self.failure);
+        self.merged.add(it.merged, &[]);
+        self.pending.add(it.pending, &self.waiting);
+        let checks = [("asked", it.asked), ("answered", it.answered), ("given_up", it.given_up)];
+        for (outcome, count) in checks {
+            self.health.add(count, &[KeyValue::new("outcome", outcome)]);
+        }
+    }
+
+    /// An event was written; all in unix microseconds. Without a time of commit nothing is recorded.
+    pub(crate) fn lag(&self, committed_at: u64, received_at: u64, now: u64) {
+        if committed_at == 0 {
+            return;
+        }
+        let micros = self.skew.between(committed_at, now) as f64;
+        self.publish_micros.record(micros, &self.success);
+        self.lag.record(micros / 1e6, &[]);
+        if received_at > 0 {
+            self.write_lag.record(now.saturating_sub(received_at) as f64 / 1e6, &[]);
+        }
+    }
+
+    /// An event was queued for sessions; both in unix microseconds.
+    pub(crate) fn queued(&self, committed_at: u64, now: u64) {
+        if committed_at > 0 {
+            self.queue_micros.record(self.skew.between(committed_at, now) as f64, &self.waiting);
+        }
+    }
+
+    /// A session begins.
+    pub(crate) fn opened(&self) {
+        self.open.add(1, &[]);
+    }
+
+    /// A session ended.
+    pub(crate) fn closed(&self, reason: Reason) {
+        self.open.add(-1, &[]);
+        self.closed.add(1, &[KeyValue::new("reason", reason.label())]);
+    }
+
+    /// A watcher blocks.
+    pub(crate) fn became_slow(&self) {
+        self.slow.add(1, &[]);
+    }
+
+    /// A watcher left the log.
+    pub(crate) fn began_merging(&self) {
+        self.merging.add(1, &[]);
+    }
+}
+
+/// What a shard has done since it last told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallied {
+    /// Events that were written.
+    pub delivered: u64,
+    /// Events of sessions that ended before.
+    pub failed: u64,
+    /// Events that were merged into others.
+    pub merged: u64,
+    /// How much the number of events that wait has changed.
+    pub pending: i64,
+    /// Pings sent.
+    pub asked: u64,
+    /// Pongs that came.
+    pub answered: u64,
+    /// Sessions that said nothing for too long.
+    pub given_up: u64,
+}
