@@ -9,6 +9,7 @@ use shared::model::{ServiceRef, Tenant};
 
 use super::*;
 use crate::hub::Attached;
+use crate::hub::push::Push;
 use crate::hub::stream::{Next, Reader, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, Tallied};
