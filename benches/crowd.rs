@@ -80,6 +80,11 @@ impl Crowd {
         Ok(Self { child, ask, answer: BufReader::new(answer) })
     }
 
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Opens so many WebSocket watches, over these consumers in turn; the first `narrow` of them with a receive
     /// buffer so small that the kernel does not read for them. Gives the seconds that it took.
     ///

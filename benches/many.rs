@@ -17,6 +17,7 @@ use benches::crowd::{self, Crowd};
 use benches::report::Report;
 use benches::stage::{self, Provider, Stage};
 use benches::stamp::Stamp;
+use benches::usage;
 use etcd_client::WatchOptions;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -63,7 +64,20 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     eprintln!(
         "{watchers} watchers opened in {opened:.1} s; the most popular provider that changes has {largest}"
     );
-    let columns = ["events/s", "frames/s", "p50 ms", "p99 ms", "max ms", "ratio of p99", "gateway CPU %"];
+    let columns = [
+        "events/s",
+        "frames/s",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "ratio of p99",
+        "gateway CPU %",
+        "control CPU %",
+        "etcd CPU %",
+        "NATS CPU %",
+        "client CPU %",
+        "machine CPU %",
+    ];
     let report = Report::new("many", &columns);
     let mut floor = None;
     for rate in RATES {
@@ -76,28 +90,41 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
             &format!("bare etcd and NATS, {rate:.0} events/s"),
             &[Some(changes), Some(changes), p50, p99, max],
         );
-        let (cpu, began) = (stage.gateway_cpu()?, Instant::now());
+        let (before, began) = (used(&stage, &crowd)?, Instant::now());
         let (events, expected) =
             change(&stage, &mut providers, &audience, rate, seconds as f64, &mut dice).await?;
         let took = began.elapsed().as_secs_f64();
-        let cpu = stage.gateway_cpu()? - cpu;
+        let after = used(&stage, &crowd)?;
         let sight = crowd.collect(expected, PATIENCE)?;
         let ratio = sight.p99_ms / *floor.get_or_insert(sight.p99_ms);
-        report.row(
-            &format!("{watchers} watchers, {rate:.0} events/s"),
-            &[
-                Some(events as f64 / took),
-                Some(expected as f64 / took),
-                Some(sight.p50_ms),
-                Some(sight.p99_ms),
-                Some(sight.max_ms),
-                Some(ratio),
-                Some(cpu / took * 100.0),
-            ],
-        );
+        let mut figures = vec![
+            Some(events as f64 / took),
+            Some(expected as f64 / took),
+            Some(sight.p50_ms),
+            Some(sight.p99_ms),
+            Some(sight.max_ms),
+            Some(ratio),
+        ];
+        figures.extend(before.iter().zip(after).map(|(before, after)| Some((after - before) / took * 100.0)));
+        report.row(&format!("{watchers} watchers, {rate:.0} events/s"), &figures);
         sight.check(expected)?;
     }
     Ok(())
+}
+
+/// CPU seconds so far of the gateway, the control plane, etcd, NATS, the load clients (who makes changes is one) and the
+/// whole machine.
+fn used(stage: &Stage, crowd: &Crowd) -> Result<[f64; 6]> {
+    let of = usage::cpu_seconds;
+    let world = &stage.world;
+    Ok([
+        stage.gateway_cpu()?,
+        stage.control_plane_cpu()?,
+        of(world.etcd.pid())?,
+        of(world.nats.pid())?,
+        of(crowd.pid())? + of(std::process::id())?,
+        usage::machine_seconds()?,
+    ])
 }
 
 /// The way of a change without us: what it took each, and all together.

@@ -20,6 +20,9 @@ use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 const EVENTS: usize = 40_000;
+/// As many as the control plane remembers (`registry.history`): from then on each event costs the end of an old one too,
+/// which would look like the cost of more consumers.
+const REMEMBERED: usize = 100_000;
 const WARM: usize = 2_000;
 /// Frames that watchers are told at most in one measurement.
 const FRAMES: usize = 10_000_000;
@@ -47,7 +50,7 @@ async fn run(counts: &[usize]) -> Result<()> {
         report: Report::new("publish", &["events/s", "CPU µs/event", "ratio of CPU"]),
         stage,
     };
-    play.events(WARM).await?;
+    play.events(REMEMBERED).await?;
     play.bare().await?;
     let (mut registered, mut floor) = (Vec::new(), None);
     for count in counts {

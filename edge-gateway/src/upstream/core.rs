@@ -129,6 +129,9 @@ struct Group {
     asking: Option<Vec<InterestChange>>,
     /// Something was lost meanwhile, which the answer may be too old to know.
     again: bool,
+    /// It was asked for once more after the subscription began, or after a loss: of what is not being asked for now
+    /// nothing is missing up to the last bookmark.
+    settled: bool,
     /// Who has left it, while sessions resume.
     departed: Option<Departed>,
     /// Sessions in each shard.
@@ -184,12 +187,6 @@ pub(crate) struct Core {
 enum Unsettled {
     Topic(ServiceRef),
     Group(GroupId),
-}
-
-impl Unsettled {
-    fn is_group(&self, id: GroupId) -> bool {
-        matches!(self, Self::Group(it) if *it == id)
-    }
 }
 
 impl Core {
@@ -325,6 +322,7 @@ impl Core {
             covered: 0,
             asking: Some(Vec::new()),
             again: false,
+            settled: false,
             departed: None,
             sessions: vec![0; self.shards],
             empty_since: None,

@@ -39,7 +39,8 @@ impl Lookup {
     pub fn event(&mut self, number: usize, rev: u64, like: &InstanceEvent) -> usize {
         // It claims to follow anything: a hole would have to be asked for.
         let (at, prev) = (Position::first_of(rev), Position::default());
-        self.core.on_event(InstanceEvent { provider: provider(number), at, prev, ..like.clone() });
+        let event = InstanceEvent { provider: provider(number), at, prev, mod_rev: rev, ..like.clone() };
+        self.core.on_event(event);
         let told = self.core.take_effects().into_iter().map(|effect| match effect {
             Effect::Append(_, groups) => groups.len(),
             _ => 0,

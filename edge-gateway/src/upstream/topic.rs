@@ -80,8 +80,10 @@ pub(crate) struct Topic {
     instances: HashMap<String, Known>,
     digest: u64,
     recent: VecDeque<Arc<Push>>,
-    /// `recent` has everything after this.
+    /// `recent` has everything after this, as far as it made a difference to what was known here,
     recent_after: Position,
+    /// and each change after this: what happened on the way to a state is not known.
+    exact_after: Position,
     held: BTreeMap<Position, InstanceEvent>,
     /// Something that should have been held was not.
     overflowed: bool,
@@ -105,6 +107,7 @@ impl Topic {
             digest: 0,
             recent: VecDeque::new(),
             recent_after: if replayed.continuous { since } else { replayed.at.max(since) },
+            exact_after: Position::default(),
             held: BTreeMap::new(),
             overflowed: false,
             restored: false,
@@ -184,7 +187,7 @@ impl Topic {
         (self.at, self.quiet) = (Position::default(), Position::default());
         (self.asking, self.again, self.settled) = (true, false, false);
         self.recent.clear();
-        self.recent_after = Position::default();
+        (self.recent_after, self.exact_after) = (Position::default(), Position::default());
         self.held.clear();
         self.overflowed = false;
         self.restored = true;
@@ -216,6 +219,9 @@ impl Topic {
                 // Too much happened since the snapshot to know what it does not know.
                 again = true;
             } else {
+                if !replayed.continuous && replayed.at > self.at {
+                    self.exact_after = replayed.at;
+                }
                 differences = self.compare(snapshot, replayed.at, out);
                 self.restored = false;
                 self.at = self.at.max(replayed.at);
@@ -233,6 +239,13 @@ impl Topic {
         }
         let from = self.recent.partition_point(|push| push.at <= base);
         (base >= self.recent_after).then(|| self.recent.range(from..).cloned().collect())
+    }
+
+    /// Each change after `base`, if all of them are still known: for who was told elsewhere until there. A difference that
+    /// a comparison showed has no place of its own; it may have been told at its own.
+    pub(crate) fn each_since(&self, base: Position) -> Option<Vec<Arc<Push>>> {
+        let each = |pushes: &Vec<Arc<Push>>| !pushes.iter().any(|it| it.is_found());
+        self.since(base).filter(|pushes| base >= self.exact_after && each(pushes))
     }
 
     /// Instances written after `rev`, as updates: for who is so far behind that events are not known any more.

@@ -222,6 +222,40 @@ mod tests {
     }
 
     #[test]
+    fn who_was_told_elsewhere_what_was_lost_here_waits_until_it_is_known_and_is_not_told_again() {
+        let (mut core, id) = group();
+        core.on_departed(id, Departed { since: 12, after: 12, rev: 30, events: Vec::new() });
+        let other = core.join(&Selector::Consumer(service("d"))).0;
+        core.on_interest(other, Interest { exists: true, rev: 30, providers: Vec::new() });
+        core.take_effects();
+        assert_eq!(core.seen(), 30, "of others it is known what happened");
+        let waits = |core: &Core| core.preface(id, 28, &HashMap::new()).is_none();
+        assert!(waits(&core), "another gateway has told of 28");
+        let lost = Position::first_of(28);
+        core.on_reached([(service("p"), lost)].into_iter(), std::iter::empty(), std::iter::empty());
+        core.on_bookmark(30, 23);
+        assert!(waits(&core), "what was lost is being asked for");
+        let event = InstanceEvent {
+            provider: service("p"),
+            at: lost,
+            prev: Position::end_of(20),
+            action: Action::Create,
+            key: Arc::default(),
+            instance: Arc::new(Instance { instance_id: "i".into(), ..Instance::default() }),
+            mod_rev: 28,
+            committed_at: 1,
+            via: Via::default(),
+        };
+        let (events, at) = (vec![event], Position::end_of(30));
+        let replayed = Replayed { continuous: true, events, at, ..Replayed::default() };
+        core.on_replayed(&service("p"), Position::end_of(23), replayed);
+        let appended = core.take_effects().into_iter().any(|it| matches!(it, Effect::Append(..)));
+        assert!(appended, "who was here hears of it");
+        let resumed = core.preface(id, 28, &HashMap::new()).expect("it is known");
+        assert_eq!(told(resumed), [] as [Revision; 0]);
+    }
+
+    #[test]
     fn who_resumes_is_told_no_difference_that_only_a_comparison_showed() {
         let (mut core, id) = group();
         core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });
@@ -230,6 +264,7 @@ mod tests {
         let state =
             Replayed { snapshot: Some(vec![(written, 23)]), at: Position::end_of(26), ..Replayed::default() };
         core.on_replayed(&provider, Position::end_of(20), state);
+        core.on_bookmark(26, 23);
         // Elsewhere it was told of the writing at 23, and has come to 24.
         let resume = |known: &HashMap<_, _>| core.preface(id, 24, known).expect("the group is there");
         assert!(matches!(resume(&HashMap::new()), Err(Missing::Events(_))), "a replica may know it exactly");

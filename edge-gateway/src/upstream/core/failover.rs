@@ -90,7 +90,7 @@ struct Sim {
     topics: BTreeSet<ServiceRef>,
     questions: Vec<(Revision, Question)>,
     told: Vec<Arc<Push>>,
-    /// Up to where watchers were certain of everything, over time.
+    /// Up to where watchers were certain of everything, over time, here and at another gateway.
     certain: Vec<Revision>,
     resumed: Vec<Resumed>,
     /// A state was needed where events were not known any more: changes may be told as one.
@@ -279,7 +279,10 @@ impl Sim {
 
     fn bookmark(&mut self, who: usize) {
         let Some(term) = &mut self.replicas[who].term else { return };
-        let sent = term.bookmarks("p").into_iter();
+        let sent = term.bookmarks("p");
+        // At another gateway, which hears all of it, watchers are certain of this.
+        self.certain.extend(sent.last().map(|it| it.rev));
+        let sent = sent.into_iter();
         self.bus[who].extend(sent.map(|it| Message::new(subject::BOOKMARK, it.encode_to_vec())));
         term.flushed(0);
     }

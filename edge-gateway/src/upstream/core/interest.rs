@@ -208,7 +208,7 @@ impl Core {
         };
         let mut left = Vec::new();
         for (id, group) in &mut self.groups {
-            if group.asking.is_some() || self.unsettled.iter().any(|(_, it)| it.is_group(*id)) {
+            if group.asking.is_some() || !group.settled {
                 // Who left may come back.
                 continue;
             }

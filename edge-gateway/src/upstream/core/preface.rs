@@ -47,6 +47,13 @@ impl Core {
             && self.groups.values().all(|group| group.asking.is_none())
     }
 
+    /// What is known as far as `known`, and of which a bookmark would have shown a loss if it is `settled`, can tell
+    /// nothing any more of what was up to `rev`. Who was told by another gateway may know what was lost here, or is on
+    /// its way: let in before, it would be told once more when that comes.
+    fn has_reached(&self, rev: Revision, known: Revision, settled: bool) -> bool {
+        known >= rev || (settled && self.bookmark.is_some_and(|heard| heard >= rev))
+    }
+
     /// What a session of the group that has everything up to `since` must be told to be where the group is now;
     /// from 0, or when history does not reach back so far, the state. `None` while the group itself is not
     /// there yet.
@@ -61,8 +68,7 @@ impl Core {
             // The next bookmark makes certain what was told of those that leave, and whether they come back.
             return None;
         }
-        if since > self.seen {
-            // Another gateway is further than this one; soon this one is there too.
+        if !self.has_reached(since, group.covered.max(group.confirmed), group.settled) {
             return None;
         }
         let mut topics = Vec::with_capacity(group.providers.len());
@@ -70,6 +76,9 @@ impl Core {
             let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_settled()) else {
                 return None;
             };
+            if !self.has_reached(since, topic.at().whole(), topic.settled) {
+                return None;
+            }
             topics.push((provider, topic));
         }
         let rev = topics.iter().map(|(_, topic)| topic.at().whole().max(self.told)).min();
@@ -125,15 +134,13 @@ impl Slot {
     }
 }
 
-/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that. A difference
-/// that a comparison showed has no place of its own: who resumes may have been told of it at its own.
+/// What happened to a topic after `base`: from memory, or from what a replica told and memory after that.
 fn events_since(topic: &Topic, base: Position, told: Option<&Replayed>) -> Option<Vec<Arc<Push>>> {
-    let placed = |after: Position| topic.since(after).filter(|all| !all.iter().any(|it| it.is_found()));
-    if let Some(events) = placed(base) {
+    if let Some(events) = topic.each_since(base) {
         return Some(events);
     }
     let told = told.filter(|told| told.continuous)?;
-    let later = placed(told.at)?;
+    let later = topic.each_since(told.at)?;
     let events = told.events.iter().filter(|event| event.at > base && event.at <= topic.at());
     Some(events.map(|event| Arc::new(Push::of(topic.id, event))).chain(later).collect())
 }

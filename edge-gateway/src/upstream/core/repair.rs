@@ -103,14 +103,16 @@ impl Core {
                         }
                     }
                 },
-                Unsettled::Group(id) => match self.groups.get_mut(&id) {
-                    Some(group) if group.asking.is_some() => group.again = true,
-                    Some(group) if group.confirmed < rev => {
+                Unsettled::Group(id) => {
+                    let Some(group) = self.groups.get_mut(&id) else { continue };
+                    group.settled = true;
+                    if group.asking.is_some() {
+                        group.again = true;
+                    } else if group.confirmed < rev {
                         group.asking = Some(Vec::new());
                         self.effects.push(Effect::AskInterest(id, group.selector.clone()));
                     }
-                    Some(_) | None => {}
-                },
+                }
             }
         }
         if !wanted.is_empty() {
@@ -127,6 +129,7 @@ impl Core {
             topics.chain(self.groups.keys().copied().map(Unsettled::Group)).map(|it| (due, it)).collect();
         self.resync_topics(cause);
         for (id, group) in &mut self.groups {
+            group.settled = false;
             if group.asking.is_some() {
                 group.again = true;
             } else {

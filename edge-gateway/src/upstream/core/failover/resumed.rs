@@ -45,7 +45,7 @@ impl Resumed {
 }
 
 impl Sim {
-    /// One that left some time ago is back, with what it was certain of then.
+    /// One that left some time ago is back, or comes from another gateway, with what it was certain of there.
     pub(super) fn come_back(&mut self) {
         let opened = self.opened.unwrap_or(Revision::MAX);
         let certain: Vec<Revision> = self.certain.iter().copied().filter(|rev| *rev >= opened).collect();
