@@ -199,6 +199,7 @@ impl Upstream {
             self.act().await;
             if !self.resuming.is_empty() {
                 self.resume().await;
+                self.act().await;
             }
         }
     }

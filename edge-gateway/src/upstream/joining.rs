@@ -147,7 +147,10 @@ impl Upstream {
             }
             let preface = match self.core.preface(group, it.since, &it.known) {
                 None if !self.core.has(group) => Preface::default(),
-                None => continue,
+                None => {
+                    self.core.hasten(group, it.since);
+                    continue;
+                }
                 Some(Ok(preface)) => preface,
                 Some(Err(Missing::Departed)) => {
                     self.ask_departed(group);

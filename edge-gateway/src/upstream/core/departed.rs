@@ -256,6 +256,32 @@ mod tests {
     }
 
     #[test]
+    fn who_resumes_at_a_gateway_that_has_just_opened_does_not_wait_for_bookmarks() {
+        let mut core = Core::new(1);
+        let id = core.join(&Selector::Consumer(service("c"))).0;
+        core.on_interest(id, Interest { exists: true, rev: 20, providers: vec![service("p")] });
+        for effect in core.take_effects() {
+            let Effect::OpenTopics(wants) = effect else { continue };
+            let at = Position::end_of(20);
+            core.on_loaded(&wants[0].provider, at, Replayed { continuous: true, at, ..Replayed::default() });
+        }
+        core.on_bookmark(21, 20);
+        core.on_departed(id, Departed { since: 21, after: 12, rev: 21, events: Vec::new() });
+        assert!(core.preface(id, 21, &HashMap::new()).is_none(), "it was told of 21 elsewhere");
+        for _ in 0..2 {
+            core.hasten(id, 21);
+        }
+        let asked: Vec<_> = core.take_effects();
+        let asks = |it: &Effect| matches!(it, Effect::AskInterest(..) | Effect::Replay(..));
+        assert_eq!(asked.iter().filter(|it| asks(it)).count(), 2, "each is asked for once: {asked:?}");
+        core.on_interest(id, Interest { exists: true, rev: 21, providers: vec![service("p")] });
+        let at = Position::end_of(21);
+        let replayed = Replayed { continuous: true, at, ..Replayed::default() };
+        core.on_replayed(&service("p"), Position::end_of(20), replayed);
+        assert!(core.preface(id, 21, &HashMap::new()).is_some_and(|it| it.is_ok()));
+    }
+
+    #[test]
     fn who_resumes_is_told_no_difference_that_only_a_comparison_showed() {
         let (mut core, id) = group();
         core.on_departed(id, Departed { since: 12, after: 12, rev: 20, events: Vec::new() });

@@ -327,6 +327,13 @@ impl Sim {
     }
 
     fn act(&mut self) {
+        self.carry_out();
+        self.certain.push(self.core.told());
+        self.resume();
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
         for effect in self.core.take_effects() {
             let asked = self.core.seen();
             match effect {
@@ -349,8 +356,6 @@ impl Sim {
                 Effect::Refused(..) | Effect::End(..) => panic!("nothing ends here"),
             }
         }
-        self.certain.push(self.core.told());
-        self.resume();
     }
 
     /// A replica that is far enough answers a question.

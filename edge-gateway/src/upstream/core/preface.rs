@@ -7,9 +7,10 @@ use shared::event::Position;
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use super::departed::Known;
-use super::{Core, Slot, Want};
+use super::{Core, Effect, Slot, Want};
 use crate::hub::GroupId;
 use crate::hub::push::Push;
+use crate::upstream::Cause;
 use crate::upstream::topic::{Replayed, Topic};
 
 /// A provider and its instances.
@@ -52,6 +53,33 @@ impl Core {
     /// its way: let in before, it would be told once more when that comes.
     fn has_reached(&self, rev: Revision, known: Revision, settled: bool) -> bool {
         known >= rev || (settled && self.bookmark.is_some_and(|heard| heard >= rev))
+    }
+
+    /// Asks at once for what a session that resumes from `since` waits for, where the bookmarks after next would: of what
+    /// was opened, or was lost, a moment ago. Of the rest a bookmark that is on its way says that nothing is missing.
+    pub(crate) fn hasten(&mut self, id: GroupId, since: Revision) {
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.confirmed > 0) else { return };
+        if since > self.seen {
+            // Nobody can be asked for it before it is known to have happened.
+            return;
+        }
+        if !group.settled && group.asking.is_none() && group.covered.max(group.confirmed) < since {
+            group.asking = Some(Vec::new());
+            self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+        }
+        let mut wanted = Vec::new();
+        for provider in &group.providers {
+            if let Some(Slot::Live(topic)) = self.topics.get_mut(provider)
+                && !(topic.settled || topic.asking)
+                && topic.at().whole() < since
+            {
+                topic.asking = true;
+                wanted.push(Want { provider: provider.clone(), since: topic.certain(), snapshot: false });
+            }
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Replay(Cause::Again, wanted));
+        }
     }
 
     /// What a session of the group that has everything up to `since` must be told to be where the group is now;

@@ -66,7 +66,7 @@ impl Sim {
                 continue;
             }
             match self.core.preface(self.group, it.since, &it.known) {
-                None => {}
+                None => self.core.hasten(self.group, it.since),
                 Some(Ok(preface)) => {
                     it.stated = preface.void || !preface.states.is_empty();
                     it.told = Some(preface.events);
