@@ -174,6 +174,21 @@ mod tests {
         (service(provider), Arc::new(push))
     }
 
+    /// The first event of `p` after what the group knows.
+    fn created(at: Position) -> InstanceEvent {
+        InstanceEvent {
+            provider: service("p"),
+            at,
+            prev: Position::end_of(20),
+            action: Action::Create,
+            key: Arc::default(),
+            instance: Arc::new(Instance { instance_id: "i".into(), ..Instance::default() }),
+            mod_rev: at.rev,
+            committed_at: 1,
+            via: Via::default(),
+        }
+    }
+
     fn preface(core: &Core, id: GroupId, since: Revision) -> Result<Preface, Missing> {
         // The provider's own history is known, and empty.
         let at = Position::end_of(20);
@@ -199,18 +214,7 @@ mod tests {
     #[test]
     fn a_state_in_the_middle_of_a_revision_does_not_claim_all_of_it() {
         let (mut core, id) = group();
-        let event = |sub| InstanceEvent {
-            provider: service("p"),
-            at: Position { rev: 40, sub },
-            prev: Position::end_of(20),
-            action: Action::Create,
-            key: Arc::default(),
-            instance: Arc::new(Instance { instance_id: sub.to_string(), ..Instance::default() }),
-            mod_rev: 40,
-            committed_at: 1,
-            via: Via::default(),
-        };
-        core.on_event(event(0));
+        core.on_event(created(Position { rev: 40, sub: 0 }));
         let state =
             core.preface(id, 0, &HashMap::new()).expect("the group is there").expect("nothing is missing");
         assert_eq!(state.states[0].1.len(), 1);
@@ -235,18 +239,7 @@ mod tests {
         core.on_reached([(service("p"), lost)].into_iter(), std::iter::empty(), std::iter::empty());
         core.on_bookmark(30, 23);
         assert!(waits(&core), "what was lost is being asked for");
-        let event = InstanceEvent {
-            provider: service("p"),
-            at: lost,
-            prev: Position::end_of(20),
-            action: Action::Create,
-            key: Arc::default(),
-            instance: Arc::new(Instance { instance_id: "i".into(), ..Instance::default() }),
-            mod_rev: 28,
-            committed_at: 1,
-            via: Via::default(),
-        };
-        let (events, at) = (vec![event], Position::end_of(30));
+        let (events, at) = (vec![created(lost)], Position::end_of(30));
         let replayed = Replayed { continuous: true, events, at, ..Replayed::default() };
         core.on_replayed(&service("p"), Position::end_of(23), replayed);
         let appended = core.take_effects().into_iter().any(|it| matches!(it, Effect::Append(..)));

@@ -61,8 +61,7 @@ impl Core {
             // A gap among the kept changes has asked already; of two answers the older one would undo the other.
             && group.asking.is_none()
         {
-            group.asking = Some(Vec::new());
-            self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+            self.effects.push(group.ask(id));
         }
     }
 

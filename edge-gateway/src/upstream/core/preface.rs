@@ -7,6 +7,7 @@ use shared::event::Position;
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use super::departed::Known;
+use super::repair::ask;
 use super::{Core, Effect, Slot, Want};
 use crate::hub::GroupId;
 use crate::hub::push::Push;
@@ -63,9 +64,8 @@ impl Core {
             // Nobody can be asked for it before it is known to have happened.
             return;
         }
-        if !group.settled && group.asking.is_none() && group.covered.max(group.confirmed) < since {
-            group.asking = Some(Vec::new());
-            self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+        if !group.settled && group.asking.is_none() && group.covered < since {
+            self.effects.push(group.ask(id));
         }
         let mut wanted = Vec::new();
         for provider in &group.providers {
@@ -73,8 +73,7 @@ impl Core {
                 && !(topic.settled || topic.asking)
                 && topic.at().whole() < since
             {
-                topic.asking = true;
-                wanted.push(Want { provider: provider.clone(), since: topic.certain(), snapshot: false });
+                wanted.push(ask(topic, provider.clone()));
             }
         }
         if !wanted.is_empty() {
@@ -96,7 +95,7 @@ impl Core {
             // The next bookmark makes certain what was told of those that leave, and whether they come back.
             return None;
         }
-        if !self.has_reached(since, group.covered.max(group.confirmed), group.settled) {
+        if !self.has_reached(since, group.covered, group.settled) {
             return None;
         }
         let mut topics = Vec::with_capacity(group.providers.len());
@@ -152,6 +151,7 @@ fn state(topic: &Topic) -> Option<State> {
     let instances = topic.instances().map(|(instance, _)| instance.clone()).collect();
     topic.key().map(|key| (key.clone(), instances))
 }
+
 impl Slot {
     /// Nothing is being asked about it.
     fn is_settled(&self) -> bool {

@@ -7,6 +7,7 @@ use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::{Core, Digests, Effect, Group, SETTLED_AFTER, Slot, Unsettled, Want};
 use crate::hub::GroupId;
+use crate::upstream::topic::Topic;
 use crate::upstream::{Cause, Selector, Standing};
 
 impl Core {
@@ -50,8 +51,7 @@ impl Core {
                 Some(Slot::Live(topic)) if topic.asking => topic.again = true,
                 Some(Slot::Live(topic)) => {
                     topic.heard(self.bookmark.unwrap_or(0));
-                    topic.asking = true;
-                    wanted.push(Want { provider, since: topic.certain(), snapshot: false });
+                    wanted.push(ask(topic, provider));
                 }
             }
         }
@@ -69,8 +69,7 @@ impl Core {
                 None if group.known() >= at => {}
                 None => {
                     behind += 1;
-                    group.asking = Some(Vec::new());
-                    self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+                    self.effects.push(group.ask(id));
                 }
             }
         }
@@ -98,8 +97,7 @@ impl Core {
                         if topic.asking {
                             topic.again = true;
                         } else if topic.at().whole() < rev {
-                            topic.asking = true;
-                            wanted.push(Want { provider, since: topic.certain(), snapshot: false });
+                            wanted.push(ask(topic, provider));
                         }
                     }
                 },
@@ -109,8 +107,7 @@ impl Core {
                     if group.asking.is_some() {
                         group.again = true;
                     } else if group.confirmed < rev {
-                        group.asking = Some(Vec::new());
-                        self.effects.push(Effect::AskInterest(id, group.selector.clone()));
+                        self.effects.push(group.ask(id));
                     }
                 }
             }
@@ -122,21 +119,29 @@ impl Core {
 
     /// Messages may have been lost: everything is asked for again.
     pub(crate) fn resync(&mut self, cause: Cause) {
-        let due = self.bookmarks + SETTLED_AFTER;
-        let topics = self.topics.keys().cloned().map(Unsettled::Topic);
-        // Whatever waited already is among them.
-        self.unsettled =
-            topics.chain(self.groups.keys().copied().map(Unsettled::Group)).map(|it| (due, it)).collect();
         self.resync_topics(cause);
+        self.unsettle();
         for (id, group) in &mut self.groups {
-            group.settled = false;
             if group.asking.is_some() {
                 group.again = true;
             } else {
-                group.asking = Some(Vec::new());
-                self.effects.push(Effect::AskInterest(*id, group.selector.clone()));
+                self.effects.push(group.ask(*id));
             }
         }
+    }
+
+    /// All is to be asked for once more. Whatever waited for that already is among it.
+    pub(super) fn unsettle(&mut self) {
+        for slot in self.topics.values_mut() {
+            if let Slot::Live(topic) = slot {
+                topic.settled = false;
+            }
+        }
+        self.groups.values_mut().for_each(|group| group.settled = false);
+        let due = self.bookmarks + SETTLED_AFTER;
+        let topics = self.topics.keys().cloned().map(Unsettled::Topic);
+        let groups = self.groups.keys().copied().map(Unsettled::Group);
+        self.unsettled = topics.chain(groups).map(|it| (due, it)).collect();
     }
 
     fn resync_topics(&mut self, cause: Cause) {
@@ -147,13 +152,10 @@ impl Core {
                 Slot::Loading { again, .. } => *again = true,
                 Slot::Live(topic) => {
                     topic.heard(self.bookmark.unwrap_or(0));
-                    topic.settled = false;
                     if topic.asking {
                         topic.again = true;
                     } else {
-                        topic.asking = true;
-                        let since = topic.certain();
-                        wanted.push(Want { provider: provider.clone(), since, snapshot: false });
+                        wanted.push(ask(topic, provider.clone()));
                     }
                 }
             }
@@ -201,4 +203,18 @@ impl Core {
             self.effects.push(Effect::Replay(Cause::Digest, wanted));
         }
     }
+}
+
+impl Group {
+    /// Its interest is asked for from now on; what is to be done for that.
+    pub(super) fn ask(&mut self, id: GroupId) -> Effect {
+        self.asking = Some(Vec::new());
+        Effect::AskInterest(id, self.selector.clone())
+    }
+}
+
+/// A provider's changes are asked for from now on; what is wanted of it.
+pub(super) fn ask(topic: &mut Topic, provider: ServiceRef) -> Want {
+    topic.asking = true;
+    Want { provider, since: topic.certain(), snapshot: false }
 }

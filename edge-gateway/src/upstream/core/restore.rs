@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use shared::event::Position;
 use shared::model::Revision;
 
-use super::{Core, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
+use super::{Core, Effect, Slot, Want};
 use crate::upstream::Cause;
 
 impl Core {
@@ -16,10 +16,7 @@ impl Core {
     /// them, all that is needed is asked again.
     pub(crate) fn restore(&mut self, rev: Revision) {
         (self.seen, self.told, self.bookmark) = (rev, 0, None);
-        let due = self.bookmarks + SETTLED_AFTER;
-        let topics = self.topics.keys().cloned().map(Unsettled::Topic);
-        let groups = self.groups.keys().copied().map(Unsettled::Group);
-        self.unsettled = topics.chain(groups).map(|it| (due, it)).collect();
+        self.unsettle();
         for (id, group) in &mut self.groups {
             (group.leaving, group.left) = (HashMap::new(), HashMap::new());
             group.departed = None;
@@ -55,5 +52,32 @@ impl Core {
         if !asked.is_empty() {
             self.effects.push(Effect::Replay(Cause::Restored, asked));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::model::{ServiceRef, Tenant};
+
+    use super::*;
+    use crate::upstream::Selector;
+    use crate::upstream::core::Interest;
+
+    #[test]
+    fn what_was_certain_of_the_history_before_counts_for_nothing_in_the_next() {
+        let mut core = Core::new(1);
+        let consumer = ServiceRef::new(Tenant::default(), "c");
+        let id = core.join(&Selector::Consumer(consumer)).0;
+        let answer = |rev| Interest { exists: true, rev, providers: Vec::new() };
+        core.on_interest(id, answer(20));
+        (20..24).for_each(|rev| _ = core.on_bookmark(rev, 20));
+        core.on_interest(id, answer(23));
+        core.restore(10);
+        core.on_interest(id, answer(10));
+        core.on_bookmark(15, 10);
+        assert!(core.preface(id, 14, &HashMap::new()).is_none(), "the answer may be older than 14");
+        core.hasten(id, 14);
+        core.on_interest(id, answer(15));
+        assert!(core.preface(id, 14, &HashMap::new()).is_some());
     }
 }
