@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edge_gateway::micro::{Dispatch, Lookup, Merging, grpc_message, websocket_frame};
+use host::telemetry::metrics::Metrics;
 use shared::event::{Action, InstanceEvent, Position};
 use shared::model::{HealthCheck, Instance, ServiceKey, ServiceRef, Tenant};
-use shared::telemetry::metrics::Metrics;
 
 const WATCHERS: usize = 10_000;
 const CONSUMERS: usize = 1000;

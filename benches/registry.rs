@@ -12,6 +12,7 @@ use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
 use benches::call::{Client, ask, request};
+use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::config::Config;
 use control_plane::keys;
@@ -20,13 +21,12 @@ use control_plane::store::{Op, Store, Txn};
 use control_plane::view::{self, History, Protection, follow};
 use futures_util::future::try_join_all;
 use harness::Etcd;
-use shared::admin::Readiness;
-use shared::bus::local::LocalBus;
+use host::admin::Readiness;
+use host::http::{ServerLimits, serve};
+use host::lifecycle::Tasks;
+use host::telemetry::metrics::Metrics;
 use shared::clock::Clock;
-use shared::http::{ServerLimits, serve};
-use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
-use shared::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
 
 const LONG: Duration = Duration::from_secs(3);
@@ -79,7 +79,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
     let parts = Parts {
         store,
         bus: Arc::new(LocalBus::new()),
-        config: shared::config::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
+        config: settings::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
         listening: address,
         meter: metrics.meter("bench"),
         readiness: readiness.clone(),

@@ -15,7 +15,7 @@ use control_plane::store::{LeaseId, Op, Store, Txn};
 use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use harness::Etcd;
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 
 const LONG: Duration = Duration::from_secs(2);
 const LEASES: usize = 10_000;

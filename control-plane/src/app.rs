@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus::Bus;
+use host::admin::Readiness;
+use host::lifecycle::Tasks;
+use host::telemetry::process::observe_usage;
 use opentelemetry::metrics::Meter;
-use shared::admin::Readiness;
-use shared::bus::Bus;
 use shared::clock::Clock;
-use shared::lifecycle::Tasks;
-use shared::telemetry::process::observe_usage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;

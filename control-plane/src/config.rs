@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::config::{Config as Read, Settings, Size};
+use settings::{Config as Read, Settings, Size};
 use shared::model::DataCenter;
 
 use crate::api::BodyLimits;

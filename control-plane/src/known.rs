@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use shared::known::{Known, KnownService, Plane};
+use host::inventory::{Known, KnownService, Plane};
 use shared::model::ServiceRef;
 
 use crate::keys;

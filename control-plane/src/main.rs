@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bus::NatsBus;
 use control_plane::app::{App, Parts};
 use control_plane::known;
 use control_plane::process::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
-use shared::bus::NatsBus;
-use shared::config;
-use shared::frame::{self, Frame};
-use shared::http::{ServerLimits, ServerMetrics, serve_counted};
+use host::http::{ServerLimits, ServerMetrics, serve_counted};
+use host::program::{self, Host};
+use settings;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -22,12 +22,12 @@ fn main() -> ExitCode {
     let command = clap::Command::new("control-plane")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves the registry API, keeps the truth in etcd and publishes each change once.");
-    frame::run(config::start(command), 1, start)
+    program::run(settings::start(command), 1, start)
 }
 
-/// Starts everything; it runs among the frame's tasks from then on.
-async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Result<()> {
-    let tasks = frame.tasks.clone();
+/// Starts everything; it runs among the host's tasks from then on.
+async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
+    let tasks = host.tasks.clone();
     let api = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
     let listening = api.local_addr()?;
@@ -37,24 +37,24 @@ async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Resul
         bus: Arc::new(bus),
         config: config.plane,
         listening,
-        meter: frame.metrics.meter("control-plane"),
-        readiness: frame.readiness.clone(),
+        meter: host.metrics.meter("control-plane"),
+        readiness: host.readiness.clone(),
     };
     let app = App::build(parts, &tasks);
-    let meter = frame.metrics.meter("http");
+    let meter = host.metrics.meter("http");
     let counted = ServerMetrics::new(&meter, "api");
     if let Some(tls) = &config.http.tls {
         tls.keep_fresh(&meter, &tasks);
     }
     info!(plane = "control", api = %listening, admin = %admin.local_addr()?, "listening");
 
-    frame.known.add(known::source(&app.registry));
+    host.known.add(known::source(&app.registry));
     let quotas = app.registry.quotas();
-    frame.on_change(move |config| quotas.set(&config.plane.registry));
-    frame.serve_admin(admin);
+    host.on_change(move |config| quotas.set(&config.plane.registry));
+    host.serve_admin(admin);
     let (service, rest) = (app.service, app.rest);
     let limits = ServerLimits { access_log: config.log.access, ..config.http };
-    frame.tasks.spawn_vital("api", async move {
+    host.tasks.spawn_vital("api", async move {
         serve_counted(api, service, limits, counted, &tasks).await;
         rest.begin().await;
     });

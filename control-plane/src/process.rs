@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::bus::NatsConfig;
-use shared::config::{Config as Read, Secret, Settings, Url};
-use shared::frame::Program;
-use shared::http::ServerLimits;
-use shared::telemetry::logs::LogConfig;
+use bus::NatsConfig;
+use host::http::ServerLimits;
+use host::program::Program;
+use host::telemetry::logs::LogConfig;
+use settings::{Config as Read, Secret, Settings, Url};
 
 use crate::config::Config;
 use crate::store::etcd::{EtcdConfig, EtcdTls};

@@ -13,10 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus::{Bus, BusError, Message, Messages};
 use futures_util::StreamExt;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::{Bus, BusError, Message, Messages};
 use shared::model::Revision;
 use shared::subject;
 use tokio::sync::watch;

@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus::{Bus, BusError, Message};
 use futures_util::StreamExt;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::{Bus, BusError, Message};
 use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, Scope, ServiceRef};
 use shared::subject;

@@ -5,9 +5,9 @@
 //! Service-Center does not read. Every replica's watch delivers both at one revision, so there is nothing to match
 //! and nothing to race; requests that are not sampled write nothing.
 
+use host::telemetry::trace::{self, SpanContext, SpanKind, Step};
 use proto::event::v1 as pb;
 use shared::event::InstanceEvent;
-use shared::telemetry::trace::{self, SpanContext, SpanKind, Step};
 
 use crate::keys;
 use crate::store::{KvEvent, Op};

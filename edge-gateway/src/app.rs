@@ -11,14 +11,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bus::Bus;
 use futures_util::future::BoxFuture;
+use host::admin::{Condition, Readiness};
+use host::http::{ServerLimits, ServerMetrics, serve_counted};
+use host::inventory::Known;
+use host::lifecycle::Tasks;
+use host::telemetry::process::observe_usage;
 use opentelemetry::metrics::Meter;
-use shared::admin::{Condition, Readiness};
-use shared::bus::Bus;
-use shared::http::{ServerLimits, ServerMetrics, serve_counted};
-use shared::known::Known;
-use shared::lifecycle::Tasks;
-use shared::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;

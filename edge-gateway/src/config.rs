@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::http::ServerLimits;
+use host::http::ServerLimits;
 
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::hub::HubConfig;

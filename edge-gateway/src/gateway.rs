@@ -14,6 +14,9 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use host::http::{Stream, take_socket};
+use host::lifecycle::Tasks;
+use host::telemetry::trace::{self, SpanKind};
 use http::header::{
     CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING,
@@ -22,10 +25,7 @@ use http::header::{
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use opentelemetry::KeyValue;
-use shared::http::{Stream, take_socket};
-use shared::lifecycle::Tasks;
 use shared::model::{ServiceRef, Tenant};
-use shared::telemetry::trace::{self, SpanKind};
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 

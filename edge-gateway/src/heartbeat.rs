@@ -8,8 +8,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use shared::http::Stream;
-use shared::lifecycle::Tasks;
+use host::http::Stream;
+use host::lifecycle::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 

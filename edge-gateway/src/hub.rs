@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use host::http::Slot;
+use host::lifecycle::Tasks;
 use rustls::ServerConnection;
 use shared::clock::Clock;
-use shared::http::Slot;
-use shared::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot};
 

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::telemetry::process::resident_bytes;
 use parking_lot::Mutex;
 use shared::model::ServiceRef;
-use shared::telemetry::process::resident_bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bus::NatsBus;
 use edge_gateway::App;
 use edge_gateway::forward::Replicas;
 use edge_gateway::process::ProcessConfig;
-use shared::bus::NatsBus;
-use shared::config;
-use shared::frame::{self, Frame};
+use host::program::{self, Host};
+use settings;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -20,25 +20,25 @@ fn main() -> ExitCode {
     let command = clap::Command::new("edge-gateway")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Holds watchers, pushes every instance change to them and forwards everything else.");
-    frame::run(config::start(command), 1, start)
+    program::run(settings::start(command), 1, start)
 }
 
-/// Starts everything; it runs among the frame's tasks from then on.
-async fn start(config: ProcessConfig, frame: &mut Frame<ProcessConfig>) -> Result<()> {
-    let tasks = &frame.tasks;
-    let meter = frame.metrics.meter("edge-gateway");
+/// Starts everything; it runs among the host's tasks from then on.
+async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
+    let tasks = &host.tasks;
+    let meter = host.metrics.meter("edge-gateway");
     let address = config.admin_listen;
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bus = NatsBus::connect(config.nats, tasks).await.context("the address of NATS is wrong")?;
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
     let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
-    let app = App::build(gateway, Arc::new(bus), forward, &meter, &frame.readiness, tasks).await?;
+    let app = App::build(gateway, Arc::new(bus), forward, &meter, &host.readiness, tasks).await?;
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
-    frame.known.add(app.on_known());
+    host.known.add(app.on_known());
     let set_limits = app.on_limits();
     tasks.spawn_vital("app", app.run());
-    frame.serve_admin(admin);
-    frame.on_change(move |config| set_limits(&config.gateway.limits));
+    host.serve_admin(admin);
+    host.on_change(move |config| set_limits(&config.gateway.limits));
     Ok(())
 }

@@ -6,12 +6,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use shared::bus::NatsConfig;
-use shared::config::{Config as Read, Secret, Settings, Size, Url};
-use shared::frame::Program;
-use shared::http::ServerLimits;
-use shared::telemetry::LogConfig;
-use shared::tls::{self, ClientFiles};
+use bus::NatsConfig;
+use host::http::ServerLimits;
+use host::program::Program;
+use host::telemetry::LogConfig;
+use host::tls::{self, ClientFiles};
+use settings::{Config as Read, Secret, Settings, Size, Url};
 
 use crate::config::{Config, HeartbeatConfig, HubConfig, LimitsConfig, SessionConfig, UpstreamConfig};
 use crate::forward::ForwardConfig;

@@ -1,6 +1,6 @@
 //! A sampled change on its way through the gateway: taken from the bus, handed to the shards, written to watchers.
 
-use shared::telemetry::trace::{self, SpanContext, SpanKind, Step};
+use host::telemetry::trace::{self, SpanContext, SpanKind, Step};
 
 /// Traced events that one audience keeps an eye on at once; more are written without a span.
 const MOST_WRITES: usize = 64;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bus::{Bus, Message, Messages};
 use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
-use shared::bus::{Bus, Message, Messages};
 use shared::clock::Clock;
 use shared::model::ServiceRef;
 use shared::subject;
@@ -209,7 +209,7 @@ impl Upstream {
         self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
     }
 
-    fn on_link(&mut self, link: shared::bus::Link) {
+    fn on_link(&mut self, link: bus::Link) {
         if link.generation != self.generation {
             self.generation = link.generation;
             if link.connected {

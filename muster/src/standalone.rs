@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use bus::local::LocalBus;
 use clap::{ArgMatches, Command};
 use control_plane::app::{App, Parts};
 use control_plane::keys::Name;
@@ -15,11 +16,10 @@ use control_plane::known;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
-use shared::bus::local::LocalBus;
-use shared::config::{self, Config, Secret, Settings};
-use shared::frame::{self, Frame, Program};
+use host::program::{self, Host, Program};
+use host::telemetry::logs::LogConfig;
+use settings::{Config, Secret, Settings};
 use shared::model::Tenant;
-use shared::telemetry::logs::LogConfig;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -81,7 +81,7 @@ impl Config for StandaloneConfig {
 
 /// The command with its flags.
 pub(crate) fn command() -> Command {
-    config::augment::<StandaloneConfig>(
+    settings::augment::<StandaloneConfig>(
         Command::new(NAME).about("Run a registry in this process, with nothing else installed"),
     )
 }
@@ -104,12 +104,12 @@ impl Program for StandaloneConfig {
 
 /// Runs until a signal or a failure.
 pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
-    frame::run(config::resolve::<StandaloneConfig>(matches), failure::SOFTWARE, start)
+    program::run(settings::resolve::<StandaloneConfig>(matches), failure::SOFTWARE, start)
 }
 
-/// Starts everything; it runs among the frame's tasks from then on.
-async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) -> anyhow::Result<()> {
-    let (tasks, readiness) = (frame.tasks.clone(), frame.readiness.clone());
+/// Starts everything; it runs among the host's tasks from then on.
+async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> anyhow::Result<()> {
+    let (tasks, readiness) = (host.tasks.clone(), host.readiness.clone());
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
@@ -121,17 +121,17 @@ async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) ->
         bus: bus.clone(),
         config: config.plane,
         listening,
-        meter: frame.metrics.meter("control-plane"),
+        meter: host.metrics.meter("control-plane"),
         readiness: readiness.clone(),
     };
     let App { service, rest, registry, .. } = App::build(parts, &tasks);
-    let meter = frame.metrics.meter("edge-gateway");
+    let meter = host.metrics.meter("edge-gateway");
     let (admin, routes) = match config.admin_listen {
-        None => (listening, frame.admin_routes().fallback_service(service)),
+        None => (listening, host.admin_routes().fallback_service(service)),
         Some(address) => {
             let listener = bind(address).await?;
             let admin = listener.local_addr()?;
-            frame.serve_admin(listener);
+            host.serve_admin(listener);
             (admin, Router::new().fallback_service(service))
         }
     };
@@ -141,10 +141,10 @@ async fn start(config: StandaloneConfig, frame: &mut Frame<StandaloneConfig>) ->
     let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");
     let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
-    frame.known.add(known::source(&registry));
+    host.known.add(known::source(&registry));
     drop(registry);
-    frame.known.add(gateway.on_known());
-    frame.on_change(move |config| {
+    host.known.add(gateway.on_known());
+    host.on_change(move |config| {
         quotas.set(&config.plane.registry);
         set_limits(&config.gateway.limits);
     });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use shared::config::render_markdown;
+use settings::render_markdown;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -51,7 +51,7 @@ fn is_ours(name: &str) -> bool {
 /// The names that the programs' sources give to their instruments.
 fn instruments() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for folder in ["shared/src", "control-plane/src", "edge-gateway/src"] {
+    for folder in ["host/src", "bus/src", "shared/src", "control-plane/src", "edge-gateway/src"] {
         for file in files(folder, ".rs") {
             let text = read(&file);
             let product = text.split("\nmod tests {").next().unwrap_or_default();
@@ -99,7 +99,7 @@ fn variables(image: &str) -> BTreeSet<String> {
         "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
         other => panic!("who is {other}?"),
     };
-    let telemetry = shared::telemetry::VARIABLES.map(str::to_owned);
+    let telemetry = host::telemetry::VARIABLES.map(str::to_owned);
     words(&table).filter(|word| word.starts_with("MUSTER_")).map(str::to_owned).chain(telemetry).collect()
 }
 
@@ -274,7 +274,7 @@ fn containers_are_bounded_watched_and_started_again() {
 #[test]
 fn variables_of_telemetry_are_explained() {
     let page = read("docs/operations.md");
-    for variable in shared::telemetry::VARIABLES {
+    for variable in host::telemetry::VARIABLES {
         assert!(page.contains(variable), "docs/operations.md does not explain {variable}");
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use shared::config::render_markdown;
+use settings::render_markdown;
 
 use crate::deploy::{each, files, read, text, words, yaml};
 
@@ -149,12 +149,12 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
         set.iter().for_each(|(it, _)| assert!(known.contains(it.as_str()), "{name} has no {it}"));
         // The values are ones that the program takes.
         let literal = set.iter().filter(|(it, value)| value.is_string() && !it.contains("_TLS_"));
-        let sources = literal.fold(shared::config::Sources::default(), |sources, (it, value)| {
+        let sources = literal.fold(settings::Sources::default(), |sources, (it, value)| {
             sources.with_variable(it, text(value))
         });
         let mistakes = match name.as_str() {
-            "control-plane" => shared::config::parse::<control_plane::process::ProcessConfig>(&sources).err(),
-            _ => shared::config::parse::<edge_gateway::process::ProcessConfig>(&sources).err(),
+            "control-plane" => settings::parse::<control_plane::process::ProcessConfig>(&sources).err(),
+            _ => settings::parse::<edge_gateway::process::ProcessConfig>(&sources).err(),
         };
         assert_eq!(mistakes, None);
 

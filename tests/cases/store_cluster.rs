@@ -7,7 +7,7 @@ use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{KvEvent, Op, RangeRequest, Store, StoreError, Txn, WatchItem};
 use futures_util::StreamExt;
 use harness::{Etcd, eventually};
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::store::{Op, RangeRequest, Store, StoreError, Txn, TxnReply};
 use harness::eventually;
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 
 /// A file system of two megabytes. Unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);

@@ -3,7 +3,7 @@
 use control_plane::store::contract::Subject;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use harness::Etcd;
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 
 async fn subject() -> Subject {
     let etcd = Etcd::start().await;

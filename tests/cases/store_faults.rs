@@ -12,7 +12,7 @@ use control_plane::store::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use harness::{Direction, Etcd, Link, eventually};
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 use tokio::time::Instant;
 
 /// Deadline of a call in these tests.

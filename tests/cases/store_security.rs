@@ -7,7 +7,7 @@ use control_plane::store::{Op, Store, StoreError, Txn};
 use etcd_client::{Client, PermissionType};
 use futures_util::StreamExt;
 use harness::{Authority, Etcd, Identity};
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 
 fn config(etcd: &Etcd) -> EtcdConfig {
     let connect_timeout = Duration::from_secs(1);

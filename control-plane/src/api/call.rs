@@ -173,7 +173,7 @@ impl axum::response::IntoResponse for Failure {
             serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
         // What is not the client's mistake is looked up in logs.
         let detail = match self.code.status() {
-            500.. => shared::http::with_request_id(&self.detail),
+            500.. => host::http::with_request_id(&self.detail),
             _ => self.detail.into_owned(),
         };
         if !detail.is_empty() {

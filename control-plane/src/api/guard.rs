@@ -16,11 +16,11 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::FutureExt;
+use host::telemetry::trace::{self, FutureExt as _, SpanKind};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use opentelemetry::KeyValue;
-use shared::telemetry::trace::{self, FutureExt as _, SpanKind};
 use tower::{Service, ServiceExt};
 use tracing::{debug, error};
 
@@ -64,7 +64,7 @@ impl Guarded {
                 AlarmId::InternalError,
                 format!("{method} {api} was answered with {}", response.status()),
             );
-            let (status, id) = (response.status().as_u16(), shared::http::request_id());
+            let (status, id) = (response.status().as_u16(), host::http::request_id());
             debug!(request.id = id, method, api, status, "a request failed for no fault of the client");
         }
         if let Some(traced) = traced {
@@ -112,7 +112,7 @@ impl Guarded {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                error!(request.id = shared::http::request_id(), "a handler panicked");
+                error!(request.id = host::http::request_id(), "a handler panicked");
                 Failure::new(Code::Internal, "").into_response()
             }
         };

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::telemetry::metrics::LATENCY_MICROSECONDS;
 use http::HeaderMap;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use parking_lot::Mutex;
-use shared::telemetry::metrics::LATENCY_MICROSECONDS;
 
 /// Domains with series of their own; the rest, which clients can make as many of as they like, share `other`.
 const DOMAINS_TOLD: usize = 100;

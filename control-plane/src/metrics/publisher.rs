@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use host::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::clock::Clock;
 use shared::model::Revision;
-use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 
 use crate::view::{Change, View};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use host::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
-use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 
 /// Instruments of the registry.
 #[derive(Clone)]

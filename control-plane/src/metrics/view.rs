@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::telemetry::metrics::LATENCY_MICROSECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
-use shared::telemetry::metrics::LATENCY_MICROSECONDS;
 
 use crate::store::KvEvent;
 use crate::view::View;

@@ -1,8 +1,8 @@
 //! What changes and progress look like on the bus, in messages that it carries.
 
+use bus::Message;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::Message;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
 use shared::subject;

@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 
+use bus::Message;
 use proto::event::v1 as pb;
-use shared::bus::Message;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
 

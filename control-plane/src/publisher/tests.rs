@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bus::{Link, LocalBus};
 use futures_util::FutureExt as _;
 use opentelemetry::metrics::MeterProvider as _;
-use shared::bus::{Link, LocalBus};
 use shared::clock::Clock;
 use shared::model::{ServiceRef, Tenant};
 

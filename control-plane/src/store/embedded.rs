@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Client, Error, GetOptions};
-use shared::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use host::telemetry::metrics::LATENCY_MICROSECONDS;
+use host::telemetry::trace::{self, SpanKind, Step};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::clock::Clock;
 use shared::model::Revision;
-use shared::telemetry::metrics::LATENCY_MICROSECONDS;
-use shared::telemetry::trace::{self, SpanKind, Step};
 
 use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
 use crate::trace::beside;

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::config::Config;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::interest;
+use host::admin::Readiness;
+use host::lifecycle::Tasks;
+use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use shared::admin::Readiness;
-use shared::bus::local::LocalBus;
-use shared::config;
-use shared::lifecycle::Tasks;
+use settings;
 use shared::model::{ServiceRef, Tenant};
-use shared::telemetry::metrics::Metrics;
 
 pub struct Probe {
     app: App,
@@ -56,7 +56,7 @@ impl Probe {
     }
 
     async fn start_configured(directory: &Path, variables: &[(&str, &str)]) -> Self {
-        let mut sources = config::Sources::default();
+        let mut sources = settings::Sources::default();
         for (name, value) in variables {
             sources = sources.with_variable(name, *value);
         }
@@ -67,7 +67,7 @@ impl Probe {
         let parts = Parts {
             store: store.expect("the store opens"),
             bus: Arc::new(LocalBus::new()),
-            config: config::parse::<Config>(&sources).expect("settings are right"),
+            config: settings::parse::<Config>(&sources).expect("settings are right"),
             listening: "127.0.0.1:30100".parse().expect("an address"),
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),

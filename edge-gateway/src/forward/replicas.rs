@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::body::Body;
+use host::lifecycle::Tasks;
+use host::tls::{self, ClientFiles, TlsError};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -18,8 +20,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
-use shared::lifecycle::Tasks;
-use shared::tls::{self, ClientFiles, TlsError};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 

@@ -19,7 +19,7 @@ use crate::limits::Permit;
 use crate::session::close::Reason;
 use crate::session::{Input, Machine, Pace, Phase};
 use crate::wire::frame::Decoder;
-use shared::http::Slot;
+use host::http::Slot;
 
 /// Names a connection for as long as it lives; a later one in the same place has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

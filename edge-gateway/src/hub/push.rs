@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use host::telemetry::trace::SpanContext;
 use shared::event::{Action, InstanceEvent, Position, Via, frame_json, resumable_json};
 use shared::model::{Instance, Revision, ServiceKey};
-use shared::telemetry::trace::SpanContext;
 
 use crate::wire::frame::text_frame;
 use crate::wire::{self, grpc};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use host::telemetry::metrics::LATENCY_SECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
-use shared::telemetry::metrics::LATENCY_SECONDS;
 
 /// Of the requests that are passed on.
 #[derive(Clone, Debug)]

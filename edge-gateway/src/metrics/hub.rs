@@ -1,8 +1,8 @@
 //! Instruments of the shards.
 
+use host::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
-use shared::telemetry::metrics::{LATENCY_MICROSECONDS, LATENCY_SECONDS};
 
 use super::Skew;
 use crate::session::close::Reason;

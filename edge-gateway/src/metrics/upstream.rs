@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use host::telemetry::metrics::LATENCY_SECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
-use shared::telemetry::metrics::LATENCY_SECONDS;
 
 use super::Skew;
 use crate::upstream::Cause;

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use bus::Message;
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::Message;
 use shared::event::Position;
 use shared::model::ServiceRef;
 use tracing::info;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bus::Messages;
 use futures_util::StreamExt as _;
-use shared::bus::Messages;
 use shared::model::Revision;
 use shared::subject;
 

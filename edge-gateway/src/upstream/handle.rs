@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use shared::known::Known;
+use host::inventory::Known;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use bus::{Message, Messages};
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures_util::{Stream as _, StreamExt as _};
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::{Message, Messages};
 use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 use tracing::debug;

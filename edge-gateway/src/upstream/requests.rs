@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bus::{Bus, BusError, Message, Messages};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::backoff::Backoff;
-use shared::bus::{Bus, BusError, Message, Messages};
 use shared::event::{DecodeError, InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 use shared::subject;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::known::{Known, KnownService, Plane};
+use host::inventory::{Known, KnownService, Plane};
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use super::topic::Topic;

@@ -2,10 +2,10 @@
 //! the registry's JSON elsewhere.
 
 use axum::body::Body;
+use host::http::with_request_id;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
-use shared::http::with_request_id;
 
 /// When to come back after a refusal for lack of room or of a control plane.
 const RETRY_AFTER_SECONDS: u64 = 2;

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bus::{Bus, Message};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::{Bus, Message};
 use shared::event::{Action, InstanceEvent, Position, digest_of};
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
 use shared::subject;

@@ -6,15 +6,15 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::{any, get, put};
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward, ForwardConfig, InProcess, Replicas};
+use host::http::{ServerLimits, serve};
+use host::lifecycle::Tasks;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use shared::bus::LocalBus;
 use shared::event::Action::Create;
-use shared::http::{ServerLimits, serve};
-use shared::lifecycle::Tasks;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Error;
 
@@ -76,7 +76,7 @@ async fn served(router: Router, tasks: &Tasks) -> String {
 }
 
 fn replicas(control_planes: Vec<String>, tasks: &Tasks) -> Arc<Replicas> {
-    let metrics = shared::telemetry::metrics::Metrics::new([]).expect("sets up");
+    let metrics = host::telemetry::metrics::Metrics::new([]).expect("sets up");
     let config = ForwardConfig { control_planes, ..ForwardConfig::default() };
     Arc::new(Replicas::new(config, &metrics.meter("test"), tasks).expect("good addresses"))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::{HubConfig, SessionConfig, UpstreamConfig};
 use proto::event::v1::Action;
@@ -10,7 +11,6 @@ use proto::servicecenter::service_instance_ctrl_client::ServiceInstanceCtrlClien
 use proto::watch::v1::WatchRequest;
 use proto::watch::v1::watch_client::WatchClient;
 use proto::watch::v1::watch_response::What;
-use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};

@@ -8,11 +8,11 @@ use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::put;
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::{HeartbeatConfig, SessionConfig};
 use edge_gateway::forward::InProcess;
 use futures_util::StreamExt as _;
-use shared::bus::LocalBus;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::world::{World, config};

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::{HubConfig, SessionConfig};
-use shared::bus::LocalBus;
+use host::http::ServerLimits;
 use shared::event::Action::{Create, Update};
-use shared::http::ServerLimits;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -3,9 +3,9 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use shared::bus::{Bus as _, NatsBus, NatsConfig};
+use bus::{Bus as _, NatsBus, NatsConfig};
+use host::lifecycle::Tasks;
 use shared::event::Action::{Create, Update};
-use shared::lifecycle::Tasks;
 
 use crate::world::{PATIENCE, World, config};
 

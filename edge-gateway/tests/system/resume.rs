@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::UpstreamConfig;
 use serde_json::{Value, json};
-use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
 use shared::event::InstanceEvent;
 

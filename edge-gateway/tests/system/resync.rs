@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::UpstreamConfig;
-use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
 
 use crate::world::{World, config};

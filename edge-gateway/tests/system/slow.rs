@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::{HubConfig, SessionConfig};
 use futures_util::StreamExt as _;
-use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpStream;

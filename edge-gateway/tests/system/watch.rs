@@ -1,8 +1,8 @@
 //! What a watcher sees when all goes well, and whom it concerns.
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::UpstreamConfig;
-use shared::bus::LocalBus;
 use shared::event::Action::{Create, Delete, Update};
 use tokio_tungstenite::tungstenite::Error;
 

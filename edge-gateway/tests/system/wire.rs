@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::config::{LimitsConfig, SessionConfig};
 use futures_util::StreamExt as _;
-use shared::bus::LocalBus;
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

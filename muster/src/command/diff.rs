@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::try_join_all;
+use host::inventory::{self, Known, Plane};
 use serde::Serialize;
-use shared::known::{self, Known, Plane};
 use shared::model::Revision;
 use tokio::time::{Instant, sleep};
 
@@ -157,7 +157,7 @@ impl Diff {
     }
 
     async fn ask(&self, process: &Process) -> Result<Vec<Known>, Failure> {
-        let answer = process.registry.root_as(known::PATH, self.token.as_deref()).await?;
+        let answer = process.registry.root_as(inventory::PATH, self.token.as_deref()).await?;
         let status = answer.status().as_u16();
         let odd = |problem: String| Failure::NotUnderstood { server: process.registry.server(), problem };
         match status {

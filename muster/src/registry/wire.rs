@@ -7,7 +7,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::client::TlsStream;
 
 /// A connection to a registry.
-pub(crate) type Wire = shared::http::Stream<TlsStream<TcpStream>>;
+pub(crate) type Wire = host::http::Stream<TlsStream<TcpStream>>;
 
 /// A TCP connection to the first address of the server that answers.
 pub(super) async fn reach(server: (String, u16), source: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bus::Message;
 use control_plane::keys;
 use control_plane::publisher::term::Term;
 use control_plane::store::{KeyValue, KvEvent};
@@ -17,7 +18,6 @@ use control_plane::view::{self, Change, History, Protection, View, Writer, inter
 use fastrand::Rng;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::bus::Message;
 use shared::clock::Clock;
 use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};

@@ -10,8 +10,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use host::inventory::{Known, Plane};
 use serde::Serialize;
-use shared::known::{Known, Plane};
 use shared::model::Revision;
 
 /// An instance, or with `None` the record of a service.
@@ -105,7 +105,7 @@ fn names(all: [&Known; 3]) -> HashMap<(&str, &str), &str> {
 
 #[cfg(test)]
 mod tests {
-    use shared::known::KnownService;
+    use host::inventory::KnownService;
 
     use super::*;
 

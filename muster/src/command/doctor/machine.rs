@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bus::{NatsBus, NatsConfig};
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{RangeRequest, Store as _};
-use shared::bus::{NatsBus, NatsConfig};
-use shared::config::{self, Config};
-use shared::lifecycle::Tasks;
-use shared::tls::ServerTls;
+use host::lifecycle::Tasks;
+use host::tls::ServerTls;
+use settings::Config;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -70,9 +70,9 @@ pub(super) async fn check(program: Program, file: Option<&Path>, patience: Durat
     findings
 }
 
-fn needs(program: Program, file: Option<&Path>) -> Result<Needs, config::Mistakes> {
-    fn read<C: Config>(file: Option<&Path>) -> Result<C, config::Mistakes> {
-        config::check(file)
+fn needs(program: Program, file: Option<&Path>) -> Result<Needs, settings::Mistakes> {
+    fn read<C: Config>(file: Option<&Path>) -> Result<C, settings::Mistakes> {
+        settings::check(file)
     }
     Ok(match program {
         Program::ControlPlane => {
@@ -168,7 +168,7 @@ async fn nats(config: NatsConfig, patience: Duration) -> (State, String) {
 
 /// As it may be shown.
 fn without_secrets(url: &str) -> String {
-    url.parse::<config::Url>().map_or_else(|()| "?".to_owned(), |url| url.to_string())
+    url.parse::<settings::Url>().map_or_else(|()| "?".to_owned(), |url| url.to_string())
 }
 
 /// Children inherit the limit, so ours is what the program would have.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::bus::contract;
+use crate::contract;
 
 struct Server {
     process: Child,

@@ -191,7 +191,7 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::contract;
+    use crate::contract;
 
     #[tokio::test]
     async fn keeps_the_contract_of_a_bus() {

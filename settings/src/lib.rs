@@ -12,7 +12,7 @@
 //! What is declared as live is read again while the process runs ([`Again`]). Nothing here touches the network or changes the environment.
 //!
 //! ```
-//! use shared::config::{self, Config, Settings, Sources};
+//! use settings::{Config, Settings, Sources};
 //!
 //! struct Pings { every: std::time::Duration }
 //!

@@ -25,7 +25,7 @@ pub use nats::{NatsAuth, NatsBus, NatsConfig};
 /// A message, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Where it goes or came from; see [`crate::subject`].
+    /// Where it goes or came from; see [`shared::subject`].
     pub subject: String,
     /// Protobuf, of the type that the subject stands for.
     pub payload: Bytes,

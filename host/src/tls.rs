@@ -22,8 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
 
-use crate::config::Settings;
 use crate::lifecycle::Tasks;
+use settings::Settings;
 
 /// Between two looks at the files.
 const PACE: Duration = Duration::from_secs(2);

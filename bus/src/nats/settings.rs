@@ -1,7 +1,7 @@
 //! The settings of the bus's connection, the same for every program.
 
 use super::{NatsAuth, NatsConfig};
-use crate::config::{Secret, Settings, Url};
+use settings::{Secret, Settings, Url};
 
 impl NatsConfig {
     /// Declares the settings `nats.*` and takes their values; `name` is shown by the server's monitoring.

@@ -26,10 +26,10 @@ use tokio::task::JoinSet;
 use tower::Service;
 use tracing::{debug, error, warn};
 
-use crate::backoff::Backoff;
-use crate::config::{Settings, Size};
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
+use settings::{Settings, Size};
+use shared::backoff::Backoff;
 
 mod activity;
 mod connection;

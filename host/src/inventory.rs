@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Revision, ServiceKey};
+use shared::model::{Revision, ServiceKey};
 
 /// The route.
 pub const PATH: &str = "/known";

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
-use crate::lifecycle::Tasks;
+use host::lifecycle::Tasks;
 
 /// Messages that one subscription may be behind, unless said otherwise. Room for a burst of ten thousand
 /// events with some to spare; memory is only taken for what is there.

@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use super::TelemetryError;
-use crate::config::{Choice, Config, Setting, Settings};
+use settings::{Choice, Config, Setting, Settings};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Choice for LogFormat {
     const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
-/// Which events become lines, such as `info` or `info,shared::http=debug`. Always one that can be read.
+/// Which events become lines, such as `info` or `info,host::http=debug`. Always one that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -33,7 +33,7 @@ impl Setting for LogFilter {
     const NAME: &'static str = "FILTER";
 
     fn expected() -> String {
-        "a level such as info, or a filter such as info,shared::http=debug".to_owned()
+        "a level such as info, or a filter such as info,host::http=debug".to_owned()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -82,7 +82,7 @@ impl LogConfig {
     }
 }
 
-/// Sends the events that pass `filter` (such as `info` or `info,shared::http=debug`) to standard error, and to an
+/// Sends the events that pass `filter` (such as `info` or `info,host::http=debug`) to standard error, and to an
 /// exporter if there is one.
 ///
 /// # Errors
@@ -100,8 +100,7 @@ fn init(
     };
     // What the exporter itself logs would come back to it for ever.
     let exported = exporter.map(|it| {
-        let quiet =
-            EnvFilter::new("trace,opentelemetry=off,shared::telemetry=off,tonic=off,h2=off,hyper=off");
+        let quiet = EnvFilter::new("trace,opentelemetry=off,host::telemetry=off,tonic=off,h2=off,hyper=off");
         OpenTelemetryTracingBridge::new(it).with_filter(quiet)
     });
     let done = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
@@ -134,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        assert!(LogFilter::parse("info,shared::http=debug").is_some());
+        assert!(LogFilter::parse("info,host::http=debug").is_some());
         assert!(LogFilter::parse("shared=loud").is_none());
         assert!(matches!(init(LogFormat::Text, "shared=loud", None), Err(TelemetryError::Filter(_))));
     }

@@ -27,11 +27,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Readiness};
-use crate::config::{Again, Config, Loaded, Secret};
 use crate::http::{ServerLimits, serve};
-use crate::known;
+use crate::inventory;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
+use settings::{Again, Config, Loaded, Secret};
 
 /// Between two looks at the configuration file.
 const FILE_PACE: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub trait Program: Config + Send + 'static {
 type Applier<C> = Box<dyn Fn(&C) + Send>;
 
 /// What a program's rooms are started among.
-pub struct Frame<C> {
+pub struct Host<C> {
     /// Its tasks.
     pub tasks: Tasks,
     /// Its figures.
@@ -63,7 +63,7 @@ pub struct Frame<C> {
     /// Whether it may be given work.
     pub readiness: Readiness,
     /// What its planes know, for who compares.
-    pub known: known::Sources,
+    pub known: inventory::Sources,
     again: Again,
     /// The admin port outlives the others' drain, so that it can be watched.
     last: Tasks,
@@ -75,7 +75,7 @@ pub struct Frame<C> {
 pub fn run<C, E>(
     loaded: Result<Loaded<C>, ExitCode>,
     failure: u8,
-    body: impl AsyncFnOnce(C, &mut Frame<C>) -> Result<(), E>,
+    body: impl AsyncFnOnce(C, &mut Host<C>) -> Result<(), E>,
 ) -> ExitCode
 where
     C: Program,
@@ -120,7 +120,7 @@ async fn rooms<C, E>(
     config: C,
     again: Again,
     telemetry: &Telemetry,
-    body: impl AsyncFnOnce(C, &mut Frame<C>) -> Result<(), E>,
+    body: impl AsyncFnOnce(C, &mut Host<C>) -> Result<(), E>,
 ) -> Result<bool, String>
 where
     C: Program,
@@ -131,19 +131,19 @@ where
     tasks.listen_for_signals().map_err(|e| told(&e))?;
     let (grace, token) = (config.grace(), config.admin_token().cloned());
     let (metrics, readiness) = (telemetry.metrics().clone(), Readiness::new(&tasks));
-    let (last, known) = (Tasks::new(), known::Sources::default());
-    let mut frame =
-        Frame { tasks, metrics, readiness, known, again, last: last.clone(), token, appliers: Vec::new() };
-    body(config, &mut frame).await.map_err(|e| told(&e))?;
-    let (tasks, level) = (frame.tasks.clone(), telemetry.level().clone());
-    frame.appliers.push(Box::new(move |config| level.set(config.log())));
-    frame.keep_current().map_err(|e| told(&e))?;
+    let (last, known) = (Tasks::new(), inventory::Sources::default());
+    let mut host =
+        Host { tasks, metrics, readiness, known, again, last: last.clone(), token, appliers: Vec::new() };
+    body(config, &mut host).await.map_err(|e| told(&e))?;
+    let (tasks, level) = (host.tasks.clone(), telemetry.level().clone());
+    host.appliers.push(Box::new(move |config| level.set(config.log())));
+    host.keep_current().map_err(|e| told(&e))?;
     let in_time = tasks.finish(grace).await;
     last.drain().cancel();
     Ok(in_time & last.finish(LAST_GRACE).await)
 }
 
-impl<C: Program> Frame<C> {
+impl<C: Program> Host<C> {
     /// Has the live settings of a configuration that was read again applied.
     pub fn on_change(&mut self, apply: impl Fn(&C) + Send + 'static) {
         self.appliers.push(Box::new(apply));
@@ -161,7 +161,7 @@ impl<C: Program> Frame<C> {
                     (head, shown.load().as_str().to_owned())
                 }),
             )
-            .route(known::PATH, get(async move || known.tell().await))
+            .route(inventory::PATH, get(async move || known.tell().await))
             .route(
                 "/drain",
                 post(async move || {
@@ -185,7 +185,7 @@ impl<C: Program> Frame<C> {
         admin::router(self.readiness.clone(), self.metrics.clone(), operators)
     }
 
-    /// Serves [`Frame::admin_routes`] on `listener`.
+    /// Serves [`Host::admin_routes`] on `listener`.
     pub fn serve_admin(&self, listener: TcpListener) {
         let (routes, last) = (self.admin_routes(), self.last.clone());
         let drain = self.tasks.drain().clone();
@@ -277,7 +277,7 @@ fn refusal() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Setting as _;
+    use settings::Setting as _;
 
     #[test]
     fn operators_are_known_by_machine_or_token() {

@@ -52,7 +52,7 @@ const GET_AND_CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\
 
 struct Limits(ServerLimits);
 
-impl crate::config::Config for Limits {
+impl settings::Config for Limits {
     fn read(settings: &mut Settings<'_>) -> Self {
         Self(ServerLimits::read(settings, "http", "Connections open at once."))
     }
@@ -60,7 +60,7 @@ impl crate::config::Config for Limits {
 
 #[test]
 fn the_settings_have_the_same_defaults_as_the_value() {
-    let limits: Limits = crate::config::defaults().expect("no mistakes");
+    let limits: Limits = settings::defaults().expect("no mistakes");
     assert_eq!(format!("{:?}", limits.0), format!("{:?}", ServerLimits::default()));
 }
 
