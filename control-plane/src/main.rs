@@ -14,7 +14,6 @@ use control_plane::process::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
 use host::program::{self, Host};
-use settings;
 use tokio::net::TcpListener;
 use tracing::info;
 

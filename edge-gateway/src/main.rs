@@ -12,7 +12,6 @@ use edge_gateway::App;
 use edge_gateway::forward::Replicas;
 use edge_gateway::process::ProcessConfig;
 use host::program::{self, Host};
-use settings;
 use tokio::net::TcpListener;
 use tracing::info;
 

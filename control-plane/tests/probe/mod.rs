@@ -18,7 +18,6 @@ use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use settings;
 use shared::model::{ServiceRef, Tenant};
 
 pub struct Probe {
