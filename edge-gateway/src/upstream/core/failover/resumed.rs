@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use control_plane::responder::left;
+use control_plane::responder::answer::InterestOf;
+use control_plane::responder::departures;
 use control_plane::view::View;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
@@ -94,8 +95,8 @@ impl Sim {
     pub(super) fn who_left(&self, view: &View, since: Revision) -> (Departed, Vec<(ServiceRef, Revision)>) {
         let Selector::Scope(scope) = &self.selector else { panic!("a scope is watched") };
         let rev = view.now().expect("listed").revision;
-        let left = left::by_scope(view.history(), scope, since, rev);
-        let departed = Departed { since, after: left.after.max(since), rev, events: Vec::new() };
+        let left = departures::of(view.history(), &InterestOf::Scope(scope.clone()), since, rev);
+        let departed = Departed { since, after: left.complete_after.max(since), rev, events: Vec::new() };
         (departed, left.providers.into_iter().collect())
     }
 

@@ -1,67 +1,83 @@
-//! Whom a watcher was told of once and is not any more: for who resumes from before that.
+//! Providers that left a watcher's interest, for clients that resume from an earlier revision.
 //!
-//! In: what happened lately. Out: the providers that left the interest of a consumer or the scope of an observer
-//! after a revision, each with when it did last, and from which revision on they are all known.
+//! In: the history. Out: the providers that left the interest of a consumer, or the services that left a scope,
+//! after a revision; each with the revision at which it left last.
 
 use std::collections::{BTreeMap, HashSet};
 
 use proto::event::v1 as pb;
 use shared::model::{Revision, Scope, ServiceRef};
 
-use super::{chunks, numbered};
+use super::answer::InterestOf;
 use crate::view::{Change, History};
 
-/// Who left, and from where on that is complete.
+/// The departures from one interest.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Providers, with the revision at which each was left last.
+pub struct Departures {
+    /// Providers, with the revision at which each left last.
     pub providers: BTreeMap<ServiceRef, Revision>,
-    /// Everyone who left after this revision is named.
-    pub after: Revision,
+    /// Every departure after this revision is listed. It is later than the requested one when the history is short.
+    pub complete_after: Revision,
 }
 
-/// The providers that left the consumer's interest in (since, until].
-pub fn by_consumer(history: &History, consumer: &ServiceRef, since: Revision, until: Revision) -> Left {
-    let told = pb::ServiceRef::from(consumer);
+/// The departures from an interest in (`since`, `until`].
+pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revision) -> Departures {
+    let providers = match interest {
+        InterestOf::Consumer(consumer) => of_consumer(history, consumer, since, until),
+        InterestOf::Scope(scope) => of_scope(history, scope, since, until),
+    };
+    // Read only after the changes: another thread may drop old ones in between, and then they must not count.
+    Departures { providers, complete_after: since.max(history.complete_since()) }
+}
+
+fn of_consumer(
+    history: &History,
+    consumer: &ServiceRef,
+    since: Revision,
+    until: Revision,
+) -> BTreeMap<ServiceRef, Revision> {
+    let consumer = pb::ServiceRef::from(consumer);
     let changes = history.since(
         since,
         until,
-        |change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&told)),
+        |change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&consumer)),
     );
-    let mut left = Left::default();
+    let mut departed = BTreeMap::new();
     for change in changes.changes {
         let Change::Interest(change) = change else { continue };
         for provider in &change.removed {
-            left.providers.insert(provider.clone().into(), change.rev);
+            departed.insert(provider.clone().into(), change.rev);
         }
     }
-    left.reaching(history, since)
+    departed
 }
 
-/// The services that left the scope in (since, until] and of which there is something to tell: those whose
-/// instances changed under a name that belongs to it.
-pub fn by_scope(history: &History, scope: &Scope, since: Revision, until: Revision) -> Left {
+/// A service leaves a scope when it is deleted or renamed. Only services with an event under a name of the scope
+/// are listed: a watcher never received anything about the others.
+fn of_scope(
+    history: &History,
+    scope: &Scope,
+    since: Revision,
+    until: Revision,
+) -> BTreeMap<ServiceRef, Revision> {
     let changes = history.since(since, until, |change| {
         matches!(change, Change::Services(change)
             if change.domain == scope.tenant.domain && change.project == scope.tenant.project)
     });
-    let mut candidates: BTreeMap<ServiceRef, Revision> = BTreeMap::new();
+    let mut departed: BTreeMap<ServiceRef, Revision> = BTreeMap::new();
     for change in changes.changes {
         let Change::Services(change) = change else { continue };
-        let renamed = change.added.iter().filter_map(|it| {
-            let key = it.key.clone()?;
-            (!scope.matches(&key.into())).then(|| it.service.clone()).flatten()
-        });
+        let renamed = change.added.iter().filter_map(|named| renamed_out_of(scope, named));
         for service in change.removed.iter().cloned().chain(renamed) {
-            candidates.insert(service.into(), change.rev);
+            departed.insert(service.into(), change.rev);
         }
     }
     let events = history.since(since, until, |change| {
         matches!(change, Change::Instance(event)
-            if candidates.get(&event.provider).is_some_and(|left| event.at.rev <= *left)
+            if departed.get(&event.provider).is_some_and(|left_at| event.at.rev <= *left_at)
                 && scope.matches(&event.key))
     });
-    let told: HashSet<&ServiceRef> = events
+    let announced: HashSet<&ServiceRef> = events
         .changes
         .iter()
         .filter_map(|change| match change {
@@ -69,32 +85,14 @@ pub fn by_scope(history: &History, scope: &Scope, since: Revision, until: Revisi
             Change::Interest(_) | Change::Services(_) => None,
         })
         .collect();
-    candidates.retain(|service, _| told.contains(service));
-    Left { providers: candidates, after: 0 }.reaching(history, since)
+    departed.retain(|service, _| announced.contains(service));
+    departed
 }
 
-impl Left {
-    /// Notes how far back the history reached when it had been read: what was forgotten meanwhile counts as
-    /// forgotten.
-    fn reaching(self, history: &History, since: Revision) -> Self {
-        Self { after: since.max(history.complete_since()), ..self }
-    }
-
-    /// The answer, in messages that the bus takes.
-    pub(super) fn parts(self, rev: Revision) -> Vec<pb::InterestReply> {
-        let left = |(provider, rev): (&ServiceRef, &Revision)| pb::Left {
-            provider: Some(provider.into()),
-            rev: *rev,
-        };
-        let left: Vec<pb::Left> = self.providers.iter().map(left).collect();
-        numbered(chunks(&left).map(|chunk| pb::InterestReply {
-            exists: true,
-            rev,
-            left: chunk.to_vec(),
-            left_after: Some(self.after),
-            ..pb::InterestReply::default()
-        }))
-    }
+/// The service, if its new name does not belong to the scope. It need not have belonged to it before.
+fn renamed_out_of(scope: &Scope, named: &pb::NamedService) -> Option<pb::ServiceRef> {
+    let key = named.key.clone()?.into();
+    if scope.matches(&key) { None } else { named.service.clone() }
 }
 
 #[cfg(test)]
@@ -155,12 +153,13 @@ mod tests {
         }))
     }
 
-    fn left(providers: &[(&str, Revision)], after: Revision) -> Left {
-        Left { providers: providers.iter().map(|(id, rev)| (service(id), *rev)).collect(), after }
+    fn departures(providers: &[(&str, Revision)], complete_after: Revision) -> Departures {
+        let providers = providers.iter().map(|(id, rev)| (service(id), *rev)).collect();
+        Departures { providers, complete_after }
     }
 
     #[test]
-    fn who_left_a_consumer_since_is_named_with_the_last_time_and_nobody_elses() {
+    fn each_provider_that_left_a_consumer_is_listed_once() {
         let history = History::holding(
             10,
             vec![
@@ -172,15 +171,15 @@ mod tests {
                 interest(16, "c", &[], &["after"]),
             ],
         );
-        let c = service("c");
-        assert_eq!(by_consumer(&history, &c, 11, 15), left(&[("p", 15), ("q", 12)], 11));
-        assert_eq!(by_consumer(&history, &c, 15, 15), left(&[], 15));
-        let forgotten = by_consumer(&history, &c, 7, 15);
-        assert_eq!(forgotten.after, 10, "it is admitted that history does not reach so far");
+        let of_c = InterestOf::Consumer(service("c"));
+        assert_eq!(of(&history, &of_c, 11, 15), departures(&[("p", 15), ("q", 12)], 11));
+        assert_eq!(of(&history, &of_c, 15, 15), departures(&[], 15));
+        let too_old = of(&history, &of_c, 7, 15);
+        assert_eq!(too_old.complete_after, 10, "the history begins only here");
     }
 
     #[test]
-    fn who_left_a_scope_is_named_when_its_instances_changed_as_part_of_it() {
+    fn only_announced_services_are_listed_as_departed_from_a_scope() {
         let history = History::holding(
             10,
             vec![
@@ -195,18 +194,12 @@ mod tests {
             ],
         );
         let shop = Scope { app_id: Some("shop".into()), ..Scope::all(Tenant::default()) };
-        assert_eq!(by_scope(&history, &shop, 10, 16), left(&[("gone", 11), ("renamed", 14)], 10));
-        assert_eq!(by_scope(&history, &shop, 13, 16), left(&[], 13), "nothing of it is told after 13");
-    }
-
-    #[test]
-    fn many_who_left_are_told_in_parts() {
-        let providers = (0..2001).map(|n| (service(&n.to_string()), 9)).collect();
-        let parts = Left { providers, after: 4 }.parts(12);
-        let shape: Vec<_> =
-            parts.iter().map(|it| (it.part, it.left.len(), it.more, it.left_after, it.rev)).collect();
-        assert_eq!(shape, [(0, 2000, true, Some(4), 12), (1, 1, false, Some(4), 12)]);
-        let nobody = Left { after: 4, ..Left::default() }.parts(12);
-        assert_eq!(nobody.iter().map(|it| (it.left.len(), it.more)).collect::<Vec<_>>(), [(0, false)]);
+        let of_shop = InterestOf::Scope(shop);
+        assert_eq!(of(&history, &of_shop, 10, 16), departures(&[("gone", 11), ("renamed", 14)], 10));
+        assert_eq!(
+            of(&history, &of_shop, 13, 16),
+            departures(&[], 13),
+            "no event after 13 was under a name of the scope"
+        );
     }
 }

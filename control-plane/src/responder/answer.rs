@@ -1,0 +1,188 @@
+//! Builds the answers to gateways' requests. Pure: a snapshot, the history and a request come in, the payloads of
+//! the reply come out, and nothing waits.
+//!
+//! An answer says nothing beyond its snapshot, even when the history has gone on since.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::event::{InstanceEvent, Position};
+use shared::model::{Revision, Scope, ServiceRef};
+
+use super::departures;
+use super::error::AnswerError;
+use super::page::{self, ProviderReplay, ReplayPages};
+use crate::view::{Change, History, ServiceView, Snapshot, interest};
+
+/// A provider whose events a gateway misses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayWant {
+    /// The provider.
+    pub provider: ServiceRef,
+    /// The requester has everything up to and including this position.
+    pub since: Position,
+    /// The instances are requested as well, even when every event since then is known.
+    pub snapshot: bool,
+}
+
+impl ReplayWant {
+    /// Reads the wants of a request. An entry that names no provider is dropped.
+    pub fn parse_all(request: pb::ReplayRequest) -> Vec<Self> {
+        request.providers.into_iter().filter_map(Self::parse).collect()
+    }
+
+    fn parse(entry: pb::replay_request::Provider) -> Option<Self> {
+        Some(Self {
+            provider: entry.provider?.into(),
+            since: entry.since.map(Position::from).unwrap_or_default(),
+            snapshot: entry.snapshot,
+        })
+    }
+}
+
+/// The answer to a replay request.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Encoded `ReplayReply` parts, in order. There is at least one.
+    pub payloads: Vec<Vec<u8>>,
+    /// The events of every requested provider are complete. Otherwise at least one is answered by its state.
+    pub complete: bool,
+}
+
+/// Answers a replay request: for each want the events after its position, or the instances when the history does
+/// not reach back that far. `answer_id` marks the parts that belong together.
+pub fn replay(snapshot: &Snapshot, history: &History, wants: &[ReplayWant], answer_id: u64) -> Replay {
+    let mut found = missed_events(snapshot, history, wants);
+    let complete = found.values().all(|missed| missed.complete);
+    let mut pages = ReplayPages::new(snapshot.revision, answer_id);
+    for want in wants {
+        let missed = found.remove(&want.provider).unwrap_or_default();
+        let service = snapshot.any_service(&want.provider).filter(|view| view.service.is_some());
+        pages.add_provider(&ProviderReplay {
+            provider: &want.provider,
+            service,
+            events: missed.complete.then_some(&missed.events),
+            with_instances: want.snapshot || !missed.complete,
+        });
+    }
+    Replay { payloads: pages.finish(), complete }
+}
+
+/// The events of one provider after a position.
+#[derive(Default)]
+struct MissedEvents {
+    events: Vec<Arc<InstanceEvent>>,
+    /// No event between the position and the snapshot is missing from `events`.
+    complete: bool,
+}
+
+fn missed_events(
+    snapshot: &Snapshot,
+    history: &History,
+    wants: &[ReplayWant],
+) -> HashMap<ServiceRef, MissedEvents> {
+    let positions: HashMap<&ServiceRef, Position> =
+        wants.iter().map(|want| (&want.provider, want.since)).collect();
+    let mut found: HashMap<ServiceRef, MissedEvents> =
+        wants.iter().map(|want| (want.provider.clone(), MissedEvents::default())).collect();
+    // One revision earlier than the earliest position: a position may be in the middle of its revision.
+    let oldest = wants.iter().map(|want| want.since.rev.saturating_sub(1)).min().unwrap_or(0);
+    let since = history.since(
+        oldest,
+        snapshot.revision,
+        |change| matches!(change, Change::Instance(event) if positions.contains_key(&event.provider)),
+    );
+    // Read only after the changes: another thread may drop old ones in between, and then they must count as missing.
+    let floor = Position::end_of(history.complete_since());
+    for change in since.changes {
+        let Change::Instance(event) = change else { continue };
+        let Some(missed) = found.get_mut(&event.provider) else { continue };
+        if positions.get(&event.provider).is_some_and(|since| event.at > *since) {
+            missed.events.push(event);
+        }
+    }
+    for want in wants {
+        if let Some(missed) = found.get_mut(&want.provider) {
+            // A requester ahead of this snapshot has seen another history: the store was restored from a backup.
+            missed.complete = want.since >= floor && want.since.rev <= snapshot.revision;
+        }
+    }
+    found
+}
+
+/// The owner of an interest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterestOf {
+    /// The providers of this consumer, by its dependency rules and wanted keys.
+    Consumer(ServiceRef),
+    /// The services of this scope.
+    Scope(Scope),
+}
+
+/// A request about an interest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterestWant {
+    /// The owner of the interest.
+    pub of: InterestOf,
+    /// If set, the providers that left the interest after this revision are requested, not the present ones.
+    pub departed_since: Option<Revision>,
+}
+
+impl InterestWant {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`AnswerError::NothingNamed`] when it has neither a scope nor a consumer.
+    pub fn parse(request: pb::InterestRequest) -> Result<Self, AnswerError> {
+        let of = match (request.scope, request.consumer) {
+            (Some(scope), _) => InterestOf::Scope(scope.into()),
+            (None, Some(consumer)) => InterestOf::Consumer(consumer.into()),
+            (None, None) => return Err(AnswerError::NothingNamed),
+        };
+        Ok(Self { of, departed_since: request.left_since })
+    }
+}
+
+/// Answers an interest request with encoded `InterestReply` parts. There is at least one.
+///
+/// A consumer that is missing from the snapshot is answered with `exists: false`. The caller decides first
+/// whether the snapshot is recent enough to claim that.
+pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant) -> Vec<Vec<u8>> {
+    let rev = snapshot.revision;
+    let parts = match (&want.of, want.departed_since) {
+        (InterestOf::Consumer(consumer), None) => {
+            page::interest(rev, interest::providers(snapshot, consumer))
+        }
+        (InterestOf::Scope(scope), None) => page::interest(rev, Some(interest::scoped(snapshot, scope))),
+        (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev)),
+    };
+    parts.iter().map(pb::InterestReply::encode_to_vec).collect()
+}
+
+/// Compares the requester's state with the snapshot.
+pub fn digest(snapshot: &Snapshot, request: &pb::DigestRequest) -> pb::DigestReply {
+    let mut reply = pb::DigestReply { rev: snapshot.revision, ..pb::DigestReply::default() };
+    for (index, entry) in (0_u32..).zip(&request.entries) {
+        if differs(snapshot, entry) {
+            reply.differing.push(index);
+        }
+    }
+    for (index, consumer) in (0_u32..).zip(&request.consumers) {
+        if snapshot.service(&consumer.clone().into()).is_none() {
+            reply.gone_consumers.push(index);
+        }
+    }
+    reply
+}
+
+fn differs(snapshot: &Snapshot, entry: &pb::digest_request::Entry) -> bool {
+    let Some(provider) = entry.provider.clone().map(ServiceRef::from) else { return true };
+    snapshot.any_service(&provider).map_or(0, announced_digest) != entry.hash
+}
+
+/// The digest of the announced instances. Instances of a service without a record have not been announced.
+fn announced_digest(view: &Arc<ServiceView>) -> u64 {
+    if view.service.is_some() { view.digest } else { 0 }
+}

@@ -1,0 +1,32 @@
+//! Reasons for which a replica declines a request. The gateway logs the text and repeats the request.
+
+use prost::DecodeError;
+
+use crate::failure::Failure;
+use crate::store::StoreError;
+use crate::view::NotYet;
+
+/// A replica's reason to decline a gateway's request.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The payload is not the expected message.
+    #[error("the request cannot be decoded: {0}")]
+    Undecodable(#[from] DecodeError),
+    /// An interest request without a consumer and without a scope.
+    #[error("the request names neither a consumer nor a scope")]
+    NothingNamed,
+    /// The view has not reached the requested revision in time.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+    /// The consumer is missing from the view, and the store could not confirm that it does not exist.
+    #[error(
+        "the consumer is unknown here, and the store cannot be reached to confirm that it does not exist"
+    )]
+    Unconfirmed,
+    /// The view did not reach the store's revision.
+    #[error("the view cannot be confirmed: {0}")]
+    Confirming(#[from] Failure),
+    /// The store did not report its revision.
+    #[error("the store's revision cannot be read: {0}")]
+    Store(#[from] StoreError),
+}
