@@ -176,8 +176,9 @@ impl Responder {
         }
         let snapshot = self.snapshot(request.min_rev).await?;
         let reply = answer::digest(&snapshot, &request);
-        // As with interest, a consumer is reported as gone only when a confirmed view agrees. While the store
-        // cannot be reached the comparison still stands: the gateway asks once more before it ends a watch.
+        // As with interest, a confirmed view decides, because the gateway ends the watches of a missing consumer.
+        // While the store is away this snapshot decides: the gateway has seen the consumer at or before the
+        // requested revision, so it has been deleted since.
         if !reply.gone_consumers.is_empty()
             && let Ok(Some(confirmed)) = self.registry.confirmed().await
         {
