@@ -31,12 +31,13 @@ use tracing::debug;
 
 use crate::forward::Forward;
 use crate::heartbeat::{self, Batches, Beat, HeartbeatConfig};
-use crate::hub::push::Encoding;
 use crate::hub::stream::stream;
 use crate::hub::{Attached, ToShard};
-use crate::limits::{Full, Limits, Permit};
+use crate::limits::{Limits, Permit};
 use crate::metrics::SessionMetrics;
+use crate::push::Encoding;
 use crate::upstream::{Joined, UpstreamHandle};
+use crate::watch::Full;
 use crate::wire::grpc::{self, Code};
 use crate::wire::{refusal, route, ws};
 

@@ -13,10 +13,10 @@ use host::lifecycle::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::hub::wheel::{TICK, Tick};
+use crate::close::Reason;
 use crate::metrics::SessionMetrics;
-use crate::session::close::Reason;
 use crate::session::{Input, Machine, Pace, Phase, SessionConfig};
+use crate::timer::{TICK, Tick};
 use crate::wire::frame::{Decoder, Incoming};
 
 mod batch;

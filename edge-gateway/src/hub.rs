@@ -17,29 +17,22 @@ use shared::clock::Clock;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::close::Reason;
 use crate::limits::Permit;
 use crate::metrics::HubMetrics;
-use crate::session::close::Reason;
+use crate::push::{Encoding, Push};
 use crate::session::{Pace, SessionConfig};
+use crate::watch::{GroupId, SessionsClosed, Ticket};
 
 mod audience;
 mod connection;
 mod log;
 pub(crate) mod merge;
-pub(crate) mod push;
 mod secure;
 pub(crate) mod shard;
 pub(crate) mod stream;
-pub(crate) mod wheel;
 
-use push::{Encoding, Push};
 use stream::Writer;
-
-/// A group of sessions that receive the same events: one per consumer.
-pub(crate) type GroupId = u64;
-
-/// A place reserved in a shard for a connection that is being upgraded.
-pub(crate) type Ticket = u64;
 
 /// How watchers are fanned out to.
 #[derive(Clone, Debug)]
@@ -101,15 +94,6 @@ pub(crate) enum Attached {
     Stream(Writer),
 }
 
-/// Sessions of a group that are gone from a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// The group.
-    pub group: GroupId,
-    /// How many.
-    pub sessions: u64,
-}
-
 /// The way to one shard. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardHandle {
@@ -139,7 +123,7 @@ pub(crate) fn start(
     config: &HubConfig,
     session: &SessionConfig,
     metrics: &HubMetrics,
-    left: Vec<mpsc::Sender<Left>>,
+    left: Vec<mpsc::Sender<SessionsClosed>>,
     tasks: &Tasks,
 ) -> std::io::Result<Vec<ShardHandle>> {
     left.into_iter()

@@ -16,8 +16,13 @@
 //! | `wire` | bytes | frames, handshakes, refusals |
 //! | [`forward`] | requests | answers of a control plane |
 //! | `limits` | who wants to watch | a permit, or which limit is met |
+//!
+//! Rooms never import each other in a circle. Types that several rooms share live in modules of their own:
+//! `watch` (groups, tickets, selectors), `push` (changes and their encodings), `close` (reasons to close a
+//! session), `timer` (the wheel).
 
 pub mod app;
+mod close;
 pub mod config;
 pub mod forward;
 mod gateway;
@@ -28,9 +33,12 @@ mod metrics;
 #[cfg(feature = "micro")]
 pub mod micro;
 pub mod process;
+mod push;
 mod session;
+mod timer;
 mod trace;
 mod upstream;
+mod watch;
 mod wire;
 
 pub use app::{App, StartError};

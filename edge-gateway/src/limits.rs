@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::SessionMetrics;
+use crate::watch::Full;
 
 /// Sessions that may be open at once; 0 is no limit.
 #[derive(Clone, Debug)]
@@ -34,47 +35,6 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         // Some 2 KiB each in this process and twice as much in the kernel: a hundred thousand fit a small node.
         Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0 }
-    }
-}
-
-/// Which limit a session met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Full {
-    /// The node's: another may have room.
-    #[error("this node holds as many watchers as it may")]
-    Node,
-    /// The domain's.
-    #[error("the domain has as many watchers as it may")]
-    Domain,
-    /// The node's for services that are watched: another may watch this one already.
-    #[error("this node watches as many services as it may")]
-    Topics,
-    /// The node's for memory: another may have some.
-    #[error("this node uses as much memory as it may")]
-    Memory,
-    /// The consumer's.
-    #[error("the service has as many watchers as it may")]
-    Consumer,
-}
-
-impl Full {
-    /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Node, Self::Domain, Self::Consumer, Self::Topics, Self::Memory];
-
-    /// It is this node's own: another may have room.
-    pub(crate) fn is_here(self) -> bool {
-        matches!(self, Self::Node | Self::Topics | Self::Memory)
-    }
-
-    /// The value of the label `limit`.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Domain => "domain",
-            Self::Consumer => "consumer",
-            Self::Topics => "topics",
-            Self::Memory => "memory",
-        }
     }
 }
 

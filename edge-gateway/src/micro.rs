@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::event::InstanceEvent;
 
 use crate::hub::merge::Merged;
-use crate::hub::push::{Encoding, Push};
+use crate::push::{Encoding, Push};
 
 pub use crate::hub::shard::micro::Dispatch;
 pub use crate::upstream::micro::Lookup;

@@ -12,12 +12,9 @@
 
 use std::time::Duration;
 
-use crate::hub::wheel::{Tick, ticks};
+use crate::close::Reason;
+use crate::timer::{Tick, ticks};
 use crate::wire::frame::{Incoming, Violation, put_close, put_ping, put_pong, text_frame};
-
-pub(crate) mod close;
-
-use close::Reason;
 
 /// How long sessions live and how often they are asked.
 #[derive(Clone, Debug)]

@@ -24,12 +24,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::hub::{GroupId, Left, ShardHandle, Ticket};
+use crate::hub::ShardHandle;
 use crate::metrics::UpstreamMetrics;
+use crate::watch::{Cause, GroupId, Selector, SessionsClosed, Ticket};
 
 mod answers;
 mod bookmarks;
-mod cause;
 mod config;
 mod core;
 mod effects;
@@ -41,14 +41,11 @@ pub(crate) mod micro;
 mod offset;
 mod requests;
 mod restore;
-mod selector;
 mod standing;
 mod topic;
 
-pub(crate) use cause::Cause;
 pub use config::UpstreamConfig;
 pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
-pub(crate) use selector::Selector;
 pub(crate) use standing::Standing;
 
 use core::{Core, Digests};
@@ -74,7 +71,7 @@ pub(crate) struct Upstream {
     asker: Asker,
     shards: Vec<ShardHandle>,
     commands: mpsc::Receiver<Command>,
-    left: Vec<mpsc::Receiver<Left>>,
+    left: Vec<mpsc::Receiver<SessionsClosed>>,
     messages: Subscriptions,
     bookmarks: Option<Messages>,
     topics: HashMap<ServiceRef, AbortHandle>,
@@ -111,7 +108,7 @@ impl Upstream {
         config: UpstreamConfig,
         bus: Arc<dyn Bus>,
         shards: Vec<ShardHandle>,
-        left: Vec<mpsc::Receiver<Left>>,
+        left: Vec<mpsc::Receiver<SessionsClosed>>,
         metrics: UpstreamMetrics,
     ) -> (Self, UpstreamHandle) {
         let (commands_in, commands) = mpsc::channel(COMMANDS);
@@ -149,7 +146,7 @@ impl Upstream {
             heard: Instant::now(),
             clock: Clock::system(),
             offset: Offset::new(Instant::now()),
-            next_ticket: 1,
+            next_ticket: Ticket(1),
             comparing: false,
             next_digest: Instant::now() + jittered(config.digest_interval),
             suspicion: restore::Suspicion::default(),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use shared::model::Revision;
 
-use super::GroupId;
 use super::connection::Key;
 use super::log::Log;
-use super::push::{Encoding, Push};
+use crate::push::{Encoding, Push};
 use crate::trace::Writes;
+use crate::watch::GroupId;
 
 /// Who shares a log, and how far the round to all of them has come.
 #[derive(Debug)]

@@ -11,13 +11,13 @@ use tokio::task::AbortHandle;
 
 use super::log::Log;
 use super::merge::Merged;
-use super::push::Encoding;
 use super::secure::Secure;
 use super::stream::Writer;
-use super::wheel::Tick;
+use crate::close::Reason;
 use crate::limits::Permit;
-use crate::session::close::Reason;
+use crate::push::Encoding;
 use crate::session::{Input, Machine, Pace, Phase};
+use crate::timer::Tick;
 use crate::wire::frame::Decoder;
 use host::http::Slot;
 

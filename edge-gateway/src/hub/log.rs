@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::push::Push;
+use crate::push::Push;
 
 /// Bytes of an empty log that are kept per member, to spare the allocator; the rest is given back.
 const KEPT_PER_MEMBER: usize = 64;

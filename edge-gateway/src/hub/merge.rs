@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use shared::event::Action;
 
-use super::push::Push;
+use crate::push::Push;
 
 /// Pending changes of one watcher.
 #[derive(Debug, Default)]

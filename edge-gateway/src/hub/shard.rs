@@ -26,14 +26,15 @@ use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ToShard;
 use super::audience::Audience;
 use super::connection::{Connection, Key};
-use super::push::Encoding;
 use super::stream::Leavers;
-use super::wheel::{TICK, Tick, Wheel};
-use super::{GroupId, Left, Ticket, ToShard};
 use crate::metrics::HubMetrics;
+use crate::push::Encoding;
 use crate::session::{Input, NEVER, Pace};
+use crate::timer::{TICK, Tick, Wheel};
+use crate::watch::{GroupId, SessionsClosed, Ticket};
 
 mod ending;
 #[cfg(feature = "micro")]
@@ -67,7 +68,7 @@ pub(super) struct Setup {
     pub(super) slow_after: usize,
     pub(super) send_buffer: usize,
     pub(super) metrics: HubMetrics,
-    pub(super) left: mpsc::Sender<Left>,
+    pub(super) left: mpsc::Sender<SessionsClosed>,
     pub(super) clock: Clock,
 }
 

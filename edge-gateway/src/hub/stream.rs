@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::connection::Key;
-use crate::session::close::Reason;
+use crate::close::Reason;
 
 /// Chunks that may wait for the connection.
 const CHUNKS: usize = 8;

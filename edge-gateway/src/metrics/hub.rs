@@ -5,7 +5,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use super::Skew;
-use crate::session::close::Reason;
+use crate::close::Reason;
 
 /// Of the shards.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter, UpDownCounter};
 use parking_lot::Mutex;
 
-use crate::limits::Full;
+use crate::watch::Full;
 
 /// Domains that have a label of their own; the rest is `other`.
 const MAX_DOMAINS: usize = 100;

@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
 use super::Skew;
-use crate::upstream::Cause;
+use crate::watch::Cause;
 
 /// Of the bus's side.
 #[derive(Clone, Debug)]

@@ -16,11 +16,11 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::topic::Topic;
-use super::{Cause, Selector};
-use crate::hub::push::Push;
-use crate::hub::{GroupId, Left};
-use crate::limits::Full;
-use crate::session::close::Reason;
+use crate::close::Reason;
+use crate::push::Push;
+use crate::watch::Full;
+use crate::watch::{Cause, Selector};
+use crate::watch::{GroupId, SessionsClosed};
 
 mod departed;
 #[cfg(test)]
@@ -198,7 +198,7 @@ impl Core {
             groups: HashMap::new(),
             by_selector: HashMap::new(),
             next_topic: 0,
-            next_group: 1,
+            next_group: GroupId(1),
             seen: 0,
             bookmark: None,
             told: 0,
@@ -300,7 +300,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return (id, 0) };
         // The rest of equals is spread by the group's number, so that many small groups use all shards.
         let shards = group.sessions.len();
-        let best = (0..shards).map(|n| (n + id as usize) % shards).min_by_key(|shard| group.sessions[*shard]);
+        let best =
+            (0..shards).map(|n| (n + id.0 as usize) % shards).min_by_key(|shard| group.sessions[*shard]);
         let shard = best.unwrap_or(0);
         group.sessions[shard] += 1;
         group.empty_since = None;
@@ -309,7 +310,7 @@ impl Core {
 
     fn open_group(&mut self, selector: Selector) -> GroupId {
         let id = self.next_group;
-        self.next_group += 1;
+        self.next_group.0 += 1;
         self.effects.push(Effect::OpenInterest(id, selector.clone()));
         self.by_selector.insert(selector.clone(), id);
         let group = Group {
@@ -332,7 +333,7 @@ impl Core {
     }
 
     /// Sessions are gone from a shard.
-    pub(crate) fn left(&mut self, shard: usize, left: Left, now: Instant) {
+    pub(crate) fn left(&mut self, shard: usize, left: SessionsClosed, now: Instant) {
         let Some(group) = self.groups.get_mut(&left.group) else { return };
         if let Some(count) = group.sessions.get_mut(shard) {
             *count = count.saturating_sub(left.sessions);

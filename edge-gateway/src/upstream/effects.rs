@@ -15,9 +15,10 @@ use super::joining::Place;
 use super::requests::AskError;
 use super::topic::Replayed;
 use super::{Cause, Upstream};
-use crate::hub::push::Push;
-use crate::hub::{GroupId, ToShard};
+use crate::hub::ToShard;
+use crate::push::Push;
 use crate::trace;
+use crate::watch::GroupId;
 
 /// Subscriptions made at once for one consumer.
 const SUBSCRIBING: usize = 32;

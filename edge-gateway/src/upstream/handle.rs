@@ -9,9 +9,10 @@ use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Selector, Standing};
-use crate::hub::push::Encoding;
-use crate::hub::{ShardHandle, Ticket};
-use crate::limits::Full;
+use crate::hub::ShardHandle;
+use crate::push::Encoding;
+use crate::watch::Full;
+use crate::watch::Ticket;
 
 /// Where a session that is being upgraded belongs.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use tracing::debug;
 use super::core::InterestChange;
 use super::topic::Fate;
 use super::{Selector, Upstream};
-use crate::hub::GroupId;
 use crate::metrics::UpstreamMetrics;
 use crate::trace;
+use crate::watch::GroupId;
 
 /// Messages that are taken together.
 const BATCH: usize = 1024;

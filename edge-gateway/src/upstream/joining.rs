@@ -8,10 +8,11 @@ use shared::model::{Revision, ServiceRef};
 use super::core::{Missing, Preface};
 use super::topic::Replayed;
 use super::{Admission, Command, Done, Joined, Upstream};
-use crate::hub::push::Encoding;
-use crate::hub::{GroupId, Left, ToShard};
-use crate::limits::Full;
-use crate::session::close::Reason;
+use crate::close::Reason;
+use crate::hub::ToShard;
+use crate::push::Encoding;
+use crate::watch::Full;
+use crate::watch::{GroupId, SessionsClosed};
 
 /// A session whose place is to be reserved.
 pub(super) struct Joining {
@@ -86,7 +87,7 @@ impl Upstream {
         let Joining { group, shard, encoding, done } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        self.next_ticket.0 += 1;
         if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
             return;
         }
@@ -133,7 +134,7 @@ impl Upstream {
             let Some(it) = self.resuming.get_mut(&place) else { continue };
             let (group, now) = (place.0, Instant::now());
             for gone in it.waiting.extract_if(.., |joining| joining.done.is_closed()) {
-                self.core.left(gone.shard, Left { group, sessions: 1 }, now);
+                self.core.left(gone.shard, SessionsClosed { group, sessions: 1 }, now);
             }
             if it.waiting.is_empty() {
                 self.resuming.remove(&place);

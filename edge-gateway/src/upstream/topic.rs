@@ -10,8 +10,8 @@ use std::sync::Arc;
 use shared::event::{Action, InstanceEvent, Position, digest_of};
 use shared::model::{Instance, Revision, ServiceKey};
 
-use crate::hub::GroupId;
-use crate::hub::push::Push;
+use crate::push::Push;
+use crate::watch::GroupId;
 
 /// Recent changes that are kept for groups that join and for comparing with an older state.
 const RECENT: usize = 256;

@@ -19,8 +19,8 @@ use proto::watch::v1 as new;
 use shared::event::Action;
 use shared::model::{Instance, Revision, ServiceKey};
 
+use crate::close::Reason;
 use crate::hub::stream::{Next, Reader};
-use crate::session::close::Reason;
 
 /// The path of the historical watch.
 pub(crate) const HISTORICAL: &str = "/proto.ServiceInstanceCtrl/watch";

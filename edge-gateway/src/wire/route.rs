@@ -6,7 +6,7 @@ use http::{HeaderMap, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
-use crate::upstream::Selector;
+use crate::watch::Selector;
 
 const DEFAULT: &str = "default";
 /// Providers that one watch may name.

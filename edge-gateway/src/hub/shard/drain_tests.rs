@@ -8,12 +8,12 @@ use shared::model::{ServiceRef, Tenant};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::close::Reason;
 use crate::hub::Attached;
 use crate::hub::stream::{Next, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
-use crate::session::close::Reason;
 
 /// Sessions ended by slice of 100 ms, since the drain began; `late` of them are attached only a second into it.
 fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
@@ -36,8 +36,10 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
     let driver = runtime.spawn(async move {
         let mut ends = JoinSet::new();
         let mut attach = Vec::new();
-        for ticket in 0..sessions {
-            let (group, encoding) = (ticket % 7, Encoding::Grpc);
+        for number in 0..sessions {
+            let ticket = Ticket(number);
+            let group = GroupId(number % 7);
+            let encoding = Encoding::Grpc;
             let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new() };
             queue.send(reserve).await.expect("the shard runs");
             let (writer, reader) = stream();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Alarm, DRAIN_PATIENCE, DRAIN_RECHECK, Shard};
-use crate::hub::GroupId;
+use crate::close::Reason;
 use crate::hub::connection::{Key, Outlet};
-use crate::hub::wheel::{Tick, ticks};
 use crate::session::Input;
-use crate::session::close::Reason;
+use crate::timer::{Tick, ticks};
+use crate::watch::GroupId;
 
 impl Shard {
     pub(super) fn on_drain(&mut self, key: Key, since: Tick, now: Tick) {

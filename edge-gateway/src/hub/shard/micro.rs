@@ -9,10 +9,10 @@ use shared::model::{ServiceRef, Tenant};
 
 use super::*;
 use crate::hub::Attached;
-use crate::hub::push::Push;
 use crate::hub::stream::{Next, Reader, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, Tallied};
+use crate::push::Push;
 use crate::session::SessionConfig;
 
 /// A group of streams in a shard, and their readers.
@@ -39,23 +39,24 @@ impl Dispatch {
         let limits =
             Limits::new(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 }, metrics.sessions);
         let consumer = ServiceRef::new(Tenant::default(), "consumer");
-        let open = |ticket| {
+        let open = |number| {
+            let ticket = Ticket(number);
             let permit = limits.take(&consumer, "gRPC").ok()?;
             let (writer, reader) = stream();
             let mut shard = shard.borrow_mut();
             let preface = Vec::new();
-            shard.take(ToShard::Reserve { ticket, group: 1, encoding: Encoding::Grpc, preface });
+            shard.take(ToShard::Reserve { ticket, group: GroupId(1), encoding: Encoding::Grpc, preface });
             shard.take(ToShard::Attach { ticket, to: Attached::Stream(writer), permit });
             Some(reader)
         };
-        let readers = (0..watchers as Ticket).map_while(open).collect();
+        let readers = (0..watchers as u64).map_while(open).collect();
         Self { shard, readers }
     }
 
     /// Tells everyone of an event and takes it at the other end; the bytes that came.
     pub fn event(&self, event: &InstanceEvent) -> usize {
         let mut shard = self.shard.borrow_mut();
-        shard.append(&Arc::new(Push::of(0, event)), &[1]);
+        shard.append(&Arc::new(Push::of(0, event)), &[GroupId(1)]);
         while shard.walk() {}
         let mut context = Context::from_waker(Waker::noop());
         let mut take = |reader: &Reader| match reader.poll_next(&mut context) {

@@ -1,10 +1,10 @@
 //! What a shard tells of itself, once per turn of the wheel.
 
 use super::{COUNT_PENDING, Shard};
-use crate::hub::Left;
 use crate::hub::audience::Audience;
-use crate::hub::wheel::{Tick, ticks};
 use crate::metrics::Tallied;
+use crate::timer::{Tick, ticks};
+use crate::watch::SessionsClosed;
 
 /// Counted per turn of the wheel, not per frame.
 #[derive(Debug, Default)]
@@ -21,8 +21,9 @@ impl Shard {
     /// Counts what was tallied, and tells the upstream who is gone as far as it can take it now.
     pub(super) fn report(&mut self, now: Tick) {
         let sender = &self.setup.left;
-        self.left
-            .retain(|group, sessions| sender.try_send(Left { group: *group, sessions: *sessions }).is_err());
+        self.left.retain(|group, sessions| {
+            sender.try_send(SessionsClosed { group: *group, sessions: *sessions }).is_err()
+        });
         let tally = std::mem::take(&mut self.tally);
         let pending = if now >= self.count_pending_at {
             self.count_pending_at = now + ticks(COUNT_PENDING);

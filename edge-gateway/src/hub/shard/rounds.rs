@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{CHUNK, Shard};
-use crate::hub::GroupId;
 use crate::hub::audience::Audience;
 use crate::hub::connection::{Key, Pumped, Reading};
-use crate::hub::push::Push;
+use crate::push::Push;
 use crate::session::Input;
+use crate::watch::GroupId;
 
 impl Shard {
     pub(super) fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {

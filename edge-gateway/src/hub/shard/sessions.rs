@@ -9,14 +9,15 @@ use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, spawn_local, yield_now};
 
 use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
+use crate::close::Reason;
+use crate::hub::Attached;
 use crate::hub::audience::Audience;
 use crate::hub::connection::{Connection, Key, Outlet, is_full};
-use crate::hub::push::Encoding;
-use crate::hub::wheel::ticks;
-use crate::hub::{Attached, GroupId, Ticket};
 use crate::limits::Permit;
-use crate::session::close::Reason;
+use crate::push::Encoding;
 use crate::session::{Input, Machine, Phase};
+use crate::timer::ticks;
+use crate::watch::{GroupId, Ticket};
 use crate::wire::frame::Incoming;
 
 /// What became of a turn to read.

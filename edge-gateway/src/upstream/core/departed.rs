@@ -10,10 +10,10 @@ use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 
 use super::{Core, Group};
-use crate::hub::GroupId;
-use crate::hub::push::Push;
-use crate::upstream::Selector;
+use crate::push::Push;
 use crate::upstream::topic::Replayed;
+use crate::watch::GroupId;
+use crate::watch::Selector;
 
 /// What a replica told of those that left.
 #[derive(Clone, Debug, Default)]

@@ -28,11 +28,11 @@ use super::{Core, Departed, Effect, Interest, Want};
 mod judge;
 mod resumed;
 
-use crate::hub::GroupId;
-use crate::hub::push::Push;
+use crate::push::Push;
 use crate::upstream::inbox::interest_change;
 use crate::upstream::topic::Replayed;
 use crate::upstream::{Cause, Selector};
+use crate::watch::GroupId;
 use resumed::Resumed;
 
 const SEEDS: u64 = 1500;

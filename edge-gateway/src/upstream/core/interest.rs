@@ -12,9 +12,9 @@ use super::providers::join_live;
 use super::{
     Core, Effect, Group, Interest, InterestChange, KEPT, Leaving, SETTLED_AFTER, Slot, Unsettled, Want,
 };
-use crate::hub::GroupId;
-use crate::session::close::Reason;
-use crate::upstream::Selector;
+use crate::close::Reason;
+use crate::watch::GroupId;
+use crate::watch::Selector;
 
 impl Group {
     /// How far its interest has been heard.

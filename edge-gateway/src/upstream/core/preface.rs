@@ -9,10 +9,10 @@ use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 use super::departed::Known;
 use super::repair::ask;
 use super::{Core, Effect, Slot, Want};
-use crate::hub::GroupId;
-use crate::hub::push::Push;
-use crate::upstream::Cause;
+use crate::push::Push;
 use crate::upstream::topic::{Replayed, Topic};
+use crate::watch::Cause;
+use crate::watch::GroupId;
 
 /// A provider and its instances.
 type State = (Arc<ServiceKey>, Vec<Arc<Instance>>);

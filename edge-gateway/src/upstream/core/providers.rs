@@ -6,10 +6,10 @@ use shared::event::{InstanceEvent, Position};
 use shared::model::ServiceRef;
 
 use super::{Core, Effect, SETTLED_AFTER, Slot, Unsettled, Want};
-use crate::hub::GroupId;
-use crate::hub::push::Push;
-use crate::upstream::Cause;
+use crate::push::Push;
 use crate::upstream::topic::{Fate, Member, Replayed, Topic};
+use crate::watch::Cause;
+use crate::watch::GroupId;
 
 impl Core {
     /// A provider that was being opened from `since` is there. False when nobody waits for it any more.

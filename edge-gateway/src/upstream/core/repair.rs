@@ -6,9 +6,9 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::{Core, Digests, Effect, Group, SETTLED_AFTER, Slot, Unsettled, Want};
-use crate::hub::GroupId;
 use crate::upstream::topic::Topic;
 use crate::upstream::{Cause, Selector, Standing};
+use crate::watch::GroupId;
 
 impl Core {
     /// The publisher's progress: everything in (since, rev] was published. True when that shows a loss.

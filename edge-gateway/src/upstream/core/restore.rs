@@ -9,7 +9,7 @@ use shared::event::Position;
 use shared::model::Revision;
 
 use super::{Core, Effect, Slot, Want};
-use crate::upstream::Cause;
+use crate::watch::Cause;
 
 impl Core {
     /// The store has gone back to `rev`. Questions that are under way are of no use any more: who asks them drops
@@ -60,8 +60,8 @@ mod tests {
     use shared::model::{ServiceRef, Tenant};
 
     use super::*;
-    use crate::upstream::Selector;
     use crate::upstream::core::Interest;
+    use crate::watch::Selector;
 
     #[test]
     fn what_was_certain_of_the_history_before_counts_for_nothing_in_the_next() {

@@ -234,11 +234,11 @@ fn an_empty_group_is_kept_for_a_while_and_then_forgotten_with_its_topics() {
     let group = it.join("c");
     it.answer(group, interest(5, &["p"]));
     let now = Instant::now();
-    it.core.left(0, Left { group, sessions: 1 }, now);
+    it.core.left(0, SessionsClosed { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER / 2);
     assert_eq!((it.core.topic_count(), it.core.groups.len()), (1, 1));
     assert_eq!(it.join("c"), group, "who comes back finds everything in place");
-    it.core.left(0, Left { group, sessions: 1 }, now);
+    it.core.left(0, SessionsClosed { group, sessions: 1 }, now);
     it.core.forget_empty(now + LINGER);
     assert_eq!((it.core.topic_count(), it.core.groups.len()), (0, 0));
     assert_ne!(it.join("c"), group);

@@ -9,7 +9,7 @@ use shared::event::{Action, Position};
 use shared::model::{Revision, ServiceRef};
 
 use super::{SERVICES, Sim, service};
-use crate::hub::push::Push;
+use crate::push::Push;
 
 impl Sim {
     /// In order, nothing twice, and the end is the store's state. When all questions were answered by events,

@@ -11,9 +11,9 @@ use shared::model::{Revision, ServiceRef};
 
 use super::super::{Added, Departed, Missing};
 use super::{Question, Sim, Want};
-use crate::hub::push::Push;
-use crate::upstream::Selector;
+use crate::push::Push;
 use crate::upstream::topic::Replayed;
+use crate::watch::Selector;
 
 /// One that resumes.
 pub(super) struct Resumed {

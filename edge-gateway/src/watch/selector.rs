@@ -40,7 +40,7 @@ impl Selector {
     pub(crate) const LABELS: [&str; 3] = ["consumer", "providers", "scope"];
 
     /// Where changes of what it means are told.
-    pub(super) fn subject(&self) -> String {
+    pub(crate) fn subject(&self) -> String {
         match self {
             Self::Consumer(consumer) => subject::interest(consumer),
             Self::Providers(providers) => subject::interest(first(providers)),
@@ -49,7 +49,7 @@ impl Selector {
     }
 
     /// Who is asked about, unless it is a scope: the consumer, or one of the providers, to learn the revision.
-    pub(super) fn consumer(&self) -> Option<&ServiceRef> {
+    pub(crate) fn consumer(&self) -> Option<&ServiceRef> {
         match self {
             Self::Consumer(consumer) => Some(consumer),
             Self::Providers(providers) => Some(first(providers)),
@@ -58,7 +58,7 @@ impl Selector {
     }
 
     /// The scope, if it is one.
-    pub(super) fn scope(&self) -> Option<&Scope> {
+    pub(crate) fn scope(&self) -> Option<&Scope> {
         match self {
             Self::Scope(scope) => Some(scope),
             Self::Consumer(_) | Self::Providers(_) => None,

@@ -1,0 +1,42 @@
+//! The limits that may refuse a session.
+
+/// Which limit a session met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Full {
+    /// The node's: another may have room.
+    #[error("this node holds as many watchers as it may")]
+    Node,
+    /// The domain's.
+    #[error("the domain has as many watchers as it may")]
+    Domain,
+    /// The node's for services that are watched: another may watch this one already.
+    #[error("this node watches as many services as it may")]
+    Topics,
+    /// The node's for memory: another may have some.
+    #[error("this node uses as much memory as it may")]
+    Memory,
+    /// The consumer's.
+    #[error("the service has as many watchers as it may")]
+    Consumer,
+}
+
+impl Full {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [Self::Node, Self::Domain, Self::Consumer, Self::Topics, Self::Memory];
+
+    /// It is this node's own: another may have room.
+    pub(crate) fn is_here(self) -> bool {
+        matches!(self, Self::Node | Self::Topics | Self::Memory)
+    }
+
+    /// The value of the label `limit`.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Domain => "domain",
+            Self::Consumer => "consumer",
+            Self::Topics => "topics",
+            Self::Memory => "memory",
+        }
+    }
+}
