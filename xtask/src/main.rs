@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{bench, ci, codegen, licences, tests};
+use xtask::{bench, ci, codegen, licences, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
@@ -16,6 +16,7 @@ usage: cargo xtask test [filter]   run all tests (or those whose name contains t
        cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
        cargo xtask scale [--watchers N …]  what a fleet asks of each part, from the benches' figures (--help: all)
        cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
+       cargo xtask rooms           check that no two rooms of a crate need each other
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             let name = std::iter::once("cargo xtask scale".to_owned());
             scale::command::run(name.chain(arguments.iter().map(|it| (*it).to_owned())))
         }
+        ["rooms"] => rooms::check(),
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {
