@@ -47,15 +47,16 @@ impl Stage {
 
     /// Like [`Stage::start`], with further settings of the gateway.
     pub async fn tuned(ping: &str, more: &[(&str, &str)]) -> Self {
-        let mut flags = vec![
-            ("--watch-per-node", "0"),
-            ("--watch-per-consumer", "0"),
-            ("--watch-ping-interval", ping),
-            ("--watch-read-timeout", "3h"),
-        ];
-        flags.extend(more);
-        let quota = [("--quota-services", "1000000")];
-        let world = World::tuned(&quota, &flags).await;
+        let mut plan = World::with()
+            .plane_flag("--quota-services", "1000000")
+            .gateway_flag("--watch-per-node", "0")
+            .gateway_flag("--watch-per-consumer", "0")
+            .gateway_flag("--watch-ping-interval", ping)
+            .gateway_flag("--watch-read-timeout", "3h");
+        for (flag, value) in more {
+            plan = plan.gateway_flag(flag, value);
+        }
+        let world = plan.start().await;
         world.publisher().await;
         let registry = Client::new(world.control_planes[0].api);
         Self { world, registry }

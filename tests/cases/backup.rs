@@ -38,7 +38,7 @@ async fn has(client: &Client, consumer: &str, wanted: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_is_saved_and_restored_by_the_documented_commands() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     let client = world.client(0);
     let (consumer, provider) = (client.service("cart").await, client.service("order").await);
     client.find(&consumer, "order", "").await.ok();

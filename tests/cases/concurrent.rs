@@ -13,13 +13,13 @@ struct Registry {
 
 impl Registry {
     async fn on_etcd() -> Self {
-        let world = World::start(2, 0).await;
+        let world = World::with().planes(2).gateways(0).start().await;
         let clients = world.control_planes.iter().map(|node| Client::new(node.api)).collect();
         Self { clients, _keep: Box::new(world) }
     }
 
     async fn embedded() -> Self {
-        let api = std::net::SocketAddr::from(([127, 0, 0, 1], port::free()));
+        let api = port::local();
         let process =
             Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &api.to_string()]);
         process.start();

@@ -187,7 +187,7 @@ async fn unanswered(prometheus: &Prometheus, queries: &[Query]) -> BTreeMap<Stri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_dashboards_and_rules_is_answered() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let admin = |nodes: &[harness::Node]| nodes.iter().map(|it| it.admin).collect::<Vec<_>>();
     let (planes, gateways) = (admin(&world.control_planes), admin(&world.gateways));
     let all = [planes.clone(), gateways.clone()].concat();

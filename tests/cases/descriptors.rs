@@ -2,19 +2,16 @@
 
 use std::net::TcpStream;
 
-use harness::{Client, World};
+use harness::{Client, Pair, World};
 
 /// Connections that get in before none is left.
 const ROOM: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_out_of_file_descriptors_serves_who_is_in_and_lets_others_in_when_some_leave() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     let registry = Client::new(world.control_planes[0].api);
-    let consumer = registry.service("cart").await;
-    let provider = registry.service("order").await;
-    registry.find(&consumer, "order", "").await.ok();
-    let mut inside = world.watch(0, &consumer).await;
+    let Pair { consumer, provider, watcher: mut inside } = world.pair(0).await;
     registry.instance(&provider, "i").await;
     inside.expect("CREATE", "i", "").await;
 

@@ -1,9 +1,10 @@
 //! `muster diff` on real processes: it is silent when they agree, and names who does not.
 
-use harness::{Client, Nats, Process, Tuning, World, eventually};
+use harness::port::local;
+use harness::{Client, Nats, Process, World, eventually};
 use serde_json::Value;
 
-use crate::operate::{local, muster};
+use crate::operate::muster;
 
 /// The flags that name the processes.
 fn admins(world: &World) -> String {
@@ -24,7 +25,7 @@ async fn watched(world: &World) -> (String, [harness::Watcher; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_and_gateways_that_agree_are_told_to_also_while_things_change() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (provider, mut watchers) = watched(&world).await;
     for watcher in &mut watchers {
         watcher.expect("CREATE", "first", "").await;
@@ -50,7 +51,7 @@ async fn replicas_and_gateways_that_agree_are_told_to_also_while_things_change()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_was_cut_off_while_something_changed_is_named_with_what_it_lacks() {
-    let world = World::linked(2, 2, &Tuning::default()).await;
+    let world = World::with().planes(2).gateways(2).linked().start().await;
     let (provider, mut watchers) = watched(&world).await;
     for watcher in &mut watchers {
         watcher.expect("CREATE", "first", "").await;
@@ -79,7 +80,7 @@ async fn a_gateway_that_was_cut_off_while_something_changed_is_named_with_what_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn control_planes_of_two_clusters_do_not_agree() {
-    let (a, b) = tokio::join!(World::start(1, 0), World::start(1, 0));
+    let (a, b) = tokio::join!(World::with().gateways(0).start(), World::with().gateways(0).start());
     for world in [&a, &b] {
         // A control plane serves before it has registered itself, and until then both are empty.
         let client = Client::new(world.control_planes[0].api);

@@ -1,8 +1,9 @@
 //! `muster doctor` on broken setups: it names the fault, and says what to do.
 
+use harness::port::local;
 use harness::{Authority, Client, Etcd, Nats, Process, World, eventually};
 
-use crate::operate::{local, muster, write, write_identity};
+use crate::operate::{muster, write, write_identity};
 
 /// What the doctor says of a program with this file; it must find something.
 async fn diagnosis(program: &str, file: &str) -> String {
@@ -81,7 +82,7 @@ async fn a_nats_that_is_not_there() {
 
 #[tokio::test]
 async fn a_nats_that_knows_another_password() {
-    let nats = Nats::start_with(&["--user", "muster", "--pass", "right"]).await;
+    let nats = Nats::launch(&["--user", "muster", "--pass", "right"], None).await;
     let file =
         format!("{}nats.urls = '{}'\nnats.user = 'muster'\nnats.password = 'wrong'\n", ports(), nats.url());
     let text = diagnosis("edge-gateway", &file).await;
@@ -110,7 +111,7 @@ async fn a_gateway_without_control_planes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn control_planes_of_two_clusters_on_one_nats() {
-    let world = World::start(1, 0).await;
+    let world = World::with().gateways(0).start().await;
     let other = Etcd::start().await;
     let (api, admin) = (local(), local());
     let stranger = Process::ours("control-plane")
@@ -144,7 +145,7 @@ async fn control_planes_without_a_publisher() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_does_not_hear_from_the_publisher() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     world.publisher().await;
     let admin = format!("http://{}", world.gateways[0].admin);
     let fresh = || async {

@@ -21,7 +21,7 @@ async fn ask(nats: &async_nats::Client, subject: &'static str, since: &InstanceE
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_told_by_the_replica_that_has_it_and_by_no_other() {
-    let world = World::start(2, 0).await;
+    let world = World::with().planes(2).gateways(0).start().await;
     let nats = async_nats::connect(world.nats.url()).await.expect("NATS is there");
     let mut events = nats.subscribe("muster.event.>").await.expect("subscribes");
     nats.flush().await.expect("flushes");

@@ -1,6 +1,6 @@
 //! A gateway at its limit of memory: who is in is served, who is not is told to try another, until there is some again.
 
-use harness::{Client, World, eventually};
+use harness::{Client, Pair, World, eventually};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 
@@ -11,13 +11,10 @@ async fn a_gateway_at_its_limit_of_memory_serves_who_is_in_and_lets_nobody_else_
     let directory = tempfile::tempdir().expect("a directory");
     let limit = |limit: &str| write(directory.path(), "muster.toml", &format!("watch.memory = '{limit}'\n"));
     let file = limit("0B");
-    let world = World::tuned(&[], &[("--config", &file)]).await;
+    let world = World::with().gateway_flag("--config", &file).start().await;
     let gateway = &world.gateways[0];
     let registry = Client::new(gateway.api);
-    let consumer = registry.service("cart").await;
-    let provider = registry.service("order").await;
-    registry.find(&consumer, "order", "").await.ok();
-    let mut inside = world.watch(0, &consumer).await;
+    let Pair { consumer, provider, watcher: mut inside } = world.pair(0).await;
 
     // No process is as small.
     limit("1MiB");

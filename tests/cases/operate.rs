@@ -3,12 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use harness::{Authority, Client, Etcd, Identity, Nats, Process, eventually, port};
+use harness::port::local;
+use harness::{Authority, Client, Etcd, Identity, Nats, Process, eventually};
 use serde_json::json;
-
-pub(crate) fn local() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port::free()))
-}
 
 pub(crate) fn write(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);

@@ -1,11 +1,11 @@
 //! What goes on while the store or the bus is away.
 
-use harness::{World, eventually};
+use harness::{Pair, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
     let provider = client.service("order").await;
@@ -33,12 +33,9 @@ async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_bus_the_registry_serves_and_nothing_is_missed_after() {
-    let world = World::start(2, 1).await;
+    let world = World::with().planes(2).start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair(0).await;
     client.instance(&provider, "before").await;
     watcher.expect("CREATE", "before", "").await;
     world.nats.kill();
@@ -53,13 +50,9 @@ async fn without_the_bus_the_registry_serves_and_nothing_is_missed_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_is_killed_is_replaced_without_a_gap() {
-    let world = World::start(2, 1).await;
+    let world = World::with().planes(2).start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    client.instance(&provider, "i").await;
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair_of(0, &["i"]).await;
     let mut publisher = 0;
     for (index, node) in world.control_planes.iter().enumerate() {
         if node.metric("muster_publisher_active", "").await > 0.0 {

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, World, eventually};
+use harness::{Client, Pair, World, eventually};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_reach_watchers_on_every_gateway_in_order() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let provider = b.service("order").await;
@@ -35,12 +35,9 @@ async fn changes_reach_watchers_on_every_gateway_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_takes_milliseconds() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair(0).await;
     client.instance(&provider, "i").await;
     watcher.expect("CREATE", "i", "").await;
     let mut took = Vec::new();
@@ -59,7 +56,7 @@ async fn a_push_takes_milliseconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let mut watcher = world.watch(1, &consumer).await;
@@ -73,7 +70,7 @@ async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_registered_anew() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let provider = b.service("order").await;
@@ -89,12 +86,9 @@ async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_regist
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_changes_write_no_line_each_into_any_log() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     let client = world.client(0);
-    let (consumer, provider) = (client.service("cart").await, client.service("order").await);
-    client.instance(&provider, "i").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair_of(0, &["i"]).await;
     let lines = || {
         let nodes = world.control_planes.iter().chain(&world.gateways);
         let shown = |line: &&str| ["INFO", "WARN", "ERROR"].iter().any(|level| line.contains(level));
@@ -113,7 +107,7 @@ async fn a_thousand_changes_write_no_line_each_into_any_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dependency_is_effective_when_the_find_answers() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let mut watchers = vec![world.watch(0, &consumer).await, world.watch(1, &consumer).await];
@@ -130,7 +124,7 @@ async fn a_dependency_is_effective_when_the_find_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_after_a_push_is_never_stale() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let provider = a.service("order").await;
@@ -152,12 +146,9 @@ async fn a_pull_after_a_push_is_never_stale() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_instance_is_told_and_a_beating_one_lives() {
-    let world = World::start(2, 1).await;
+    let world = World::with().planes(2).start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { consumer, provider, mut watcher } = world.pair(0).await;
     client.instance_with(&provider, "beats", 1).await;
     client.instance_with(&provider, "silent", 1).await;
     watcher.expect("CREATE", "beats", "").await;
@@ -179,7 +170,7 @@ async fn an_expired_instance_is_told_and_a_beating_one_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_consumer_is_told_at_once_and_its_watch_ends() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
     let mut watchers = vec![world.watch(0, &consumer).await, world.watch(1, &consumer).await];
@@ -194,7 +185,7 @@ async fn a_deleted_consumer_is_told_at_once_and_its_watch_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_service_is_pushed_to_watchers_of_every_domain() {
-    let world = World::tuned(&[("--registry-shared-services", "weather")], &[]).await;
+    let world = World::with().plane_flag("--registry-shared-services", "weather").start().await;
     let gateway = world.client(0);
     let send = async |domain: &str, method: &str, path: &str, consumer: &str, body: Value| {
         let path = format!("/v4/default/registry{path}");
@@ -245,12 +236,9 @@ async fn a_shared_service_is_pushed_to_watchers_of_every_domain() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_provider_is_told_instance_by_instance() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(1, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair(1).await;
     for n in 0..30 {
         client.instance(&provider, &format!("i{n:02}")).await;
         watcher.expect("CREATE", &format!("i{n:02}"), "").await;
@@ -269,7 +257,7 @@ async fn a_deleted_provider_is_told_instance_by_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_come_up_in_any_order_and_say_when_they_are_ready() {
-    let world = World::start(1, 1).await;
+    let world = World::with().start().await;
     world.nats.kill();
     world.etcd.kill();
     for node in world.control_planes.iter().chain(&world.gateways) {

@@ -5,8 +5,8 @@ use harness::{World, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_found_by_its_id_in_the_logs_of_both_planes() {
     // A switch has no value of its own; the next flag stands in its place.
-    let logged = [("--log-access", "--log-format=text")];
-    let world = World::tuned(&logged, &logged).await;
+    let (switch, next) = ("--log-access", "--log-format=text");
+    let world = World::with().plane_flag(switch, next).gateway_flag(switch, next).start().await;
     let client = world.client(0);
     let path = "/v4/default/registry/microservices/nobody";
     let headers = [("X-Request-Id", "my-own.id_1"), ("Authorization", "Bearer hush")];

@@ -36,7 +36,7 @@ async fn until(watcher: &mut Watcher, wanted: impl Fn(&Value) -> bool) -> Value 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let consumer = a.service("cart").await;
     let provider = a.service("order").await;

@@ -15,21 +15,21 @@ const PATIENCE: Duration = Duration::from_mins(9);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go; run by cargo xtask sdks"]
 async fn sc_client_notices_nothing_but_speed() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     check("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()], &world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go; run by cargo xtask sdks"]
 async fn a_go_chassis_consumer_calls_who_is_there() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     check("go-chassis", &["go", "run", ".", "check"], &world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
 async fn the_java_client_notices_nothing_but_speed() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let address = format!("-Dexec.args={}", world.gateways[0].api);
     check("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address], &world).await;
 }

@@ -81,7 +81,7 @@ impl Observer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_watched_by_application_environment_or_all_of_them() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let (a, b) = (world.client(0), world.client(1));
     let order = service(&a, "shop", "", "order").await;
     a.instance(&order, "order-1").await;
@@ -118,7 +118,7 @@ async fn services_are_watched_by_application_environment_or_all_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let client = world.client(0);
     let order = service(&client, "shop", "", "order").await;
     client.instance(&order, "order-1").await;
@@ -140,7 +140,8 @@ async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_bookmark() {
     // Each observer waits for a bookmark, and leaves what was registered first alone for as long as it takes.
-    let world = World::start_with(2, 2, &[("MUSTER_WATCH_BOOKMARK_INTERVAL", "1s")]).await;
+    let world =
+        World::with().planes(2).gateways(2).variable("MUSTER_WATCH_BOOKMARK_INTERVAL", "1s").start().await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
     let (order, loans) = (service(&client, "shop", "", "order").await, client.service("loans").await);
@@ -198,7 +199,7 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
-    let world = World::start(2, 2).await;
+    let world = World::with().planes(2).gateways(2).start().await;
     let client = world.client(0);
     let mut stream =
         grpc(&world, 1, selecting(Some(Selection { app_id: Some("shop".into()), environment: None })))
@@ -239,7 +240,7 @@ async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selection_that_a_gateway_has_no_room_for_is_refused_before_the_upgrade() {
-    let world = World::tuned(&[], &[("--watch-services", "2")]).await;
+    let world = World::with().gateway_flag("--watch-services", "2").start().await;
     let client = world.client(0);
     for name in ["a", "b", "c"] {
         service(&client, "shop", "", name).await;

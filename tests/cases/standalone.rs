@@ -11,7 +11,7 @@ struct Standalone {
 
 impl Standalone {
     async fn start() -> Self {
-        let api = std::net::SocketAddr::from(([127, 0, 0, 1], port::free()));
+        let api = port::local();
         let process =
             Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &api.to_string()]);
         let it = Self { process, client: Client::new(api), api };

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use harness::collector::Seen;
-use harness::{Client, Collector, Process, World, eventually, port};
+use harness::{Client, Collector, Pair, Process, World, eventually, port};
 use serde_json::json;
 
 /// A client's span: a trace of its own for each `n`.
@@ -45,12 +45,13 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
         ("OTEL_BLRP_SCHEDULE_DELAY", "100"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
     ];
-    let world = World::start_with(2, 1, &environment).await;
+    let mut plan = World::with().planes(2);
+    for (name, value) in environment {
+        plan = plan.variable(name, value);
+    }
+    let world = plan.start().await;
     let client = world.client(0);
-    let consumer = client.service("cart").await;
-    let provider = client.service("order").await;
-    client.find(&consumer, "order", "").await.ok();
-    let mut watcher = world.watch(0, &consumer).await;
+    let Pair { provider, mut watcher, .. } = world.pair(0).await;
 
     // Changes go to the two control planes in turn, so some are committed by one and published by the other.
     let changes = 6;
@@ -113,7 +114,7 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
 
 /// A whole registry in one process, with these variables.
 async fn standalone(environment: &[(&str, &str)]) -> (Process, Client) {
-    let api = std::net::SocketAddr::from(([127, 0, 0, 1], port::free()));
+    let api = port::local();
     let arguments = ["standalone", "--data-dir", "data", "--listen", &api.to_string()];
     let process = Process::ours("muster").args(arguments);
     let process = environment.iter().fold(process, |it, (name, value)| it.env(name, value));

@@ -29,7 +29,7 @@ impl Server {
         let (address, process) = match named {
             Some(named) => (resolve(&named), None),
             None => {
-                let address = SocketAddr::from(([127, 0, 0, 1], port::free()));
+                let address = port::local();
                 let flags = ["standalone", "--data-dir", "data", "--listen"];
                 let process = Process::ours("muster").args(flags).args([address.to_string()]);
                 process.start();

@@ -42,4 +42,4 @@ pub use nats::Nats;
 pub use process::Process;
 pub use prometheus::Prometheus;
 pub use watcher::{Seen, Watcher};
-pub use world::{Node, Tuning, World};
+pub use world::{Node, Pair, Plan, World};

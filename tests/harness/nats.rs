@@ -15,49 +15,34 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts one and waits until it greets.
+    /// Starts a server and waits until it greets.
     ///
     /// # Panics
     /// When nats-server is not installed or does not start.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::launch(&[], None).await
     }
 
-    /// Starts one with this configuration.
+    /// Starts a server with these further arguments and, if there is one, this configuration file.
     ///
     /// # Panics
     /// When nats-server is not installed or does not start.
-    pub async fn configured(configuration: &str) -> Self {
+    pub async fn launch(arguments: &[&str], configuration: Option<&str>) -> Self {
         let port = port::free();
-        let process = Process::installed("nats-server", "nats-server").args([
-            "--addr",
-            "127.0.0.1",
-            "--port",
-            &port.to_string(),
-            "--config",
-            "nats.conf",
-        ]);
-        std::fs::write(process.directory().join("nats.conf"), configuration).expect("a writable directory");
-        let nats = Self { process, port };
-        nats.restart().await;
-        nats
-    }
-
-    /// Starts one with more arguments.
-    ///
-    /// # Panics
-    /// When nats-server is not installed or does not start.
-    pub async fn start_with(arguments: &[&str]) -> Self {
-        let port = port::free();
-        let process = Process::installed("nats-server", "nats-server")
+        let mut process = Process::installed("nats-server", "nats-server")
             .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
             .args(arguments.iter().copied());
+        if let Some(text) = configuration {
+            let file = process.directory().join("nats.conf");
+            std::fs::write(&file, text).expect("the directory of a process is writable");
+            process = process.args(["--config".into(), file.into_os_string()]);
+        }
         let nats = Self { process, port };
         nats.restart().await;
         nats
     }
 
-    /// Starts it again on the same port and waits until it greets.
+    /// Starts the server again on the same port and waits until it greets.
     pub async fn restart(&self) {
         self.process.start();
         eventually("nats-server greets", || async {

@@ -1,6 +1,6 @@
 //! Ports for servers that must keep theirs over a restart.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
 /// The ports lie below the range from which the system takes ports for outgoing connections, so that one stays free
@@ -47,6 +47,14 @@ pub fn free() -> u16 {
             None => blocks.push(Block::claim()),
         }
     }
+}
+
+/// An address of this machine with a port from [`free`].
+///
+/// # Panics
+/// When all ports are taken.
+pub fn local() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free()))
 }
 
 fn listen(port: u16) -> Option<TcpListener> {

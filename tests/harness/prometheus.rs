@@ -28,7 +28,7 @@ impl Prometheus {
     /// # Panics
     /// When Prometheus is not installed or does not start.
     pub async fn start(jobs: &[(&str, Vec<SocketAddr>)]) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], port::free()));
+        let address = port::local();
         let process = Process::installed("prometheus", "prometheus").args([
             "--config.file=prometheus.yml".to_owned(),
             "--storage.tsdb.path=data".to_owned(),

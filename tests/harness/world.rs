@@ -1,4 +1,7 @@
 //! A whole system: etcd, NATS, control planes and gateways as their real programs.
+//!
+//! `World::with()` begins a plan: how many processes, with which settings. `start()` turns the plan into processes
+//! and returns when each of them has reported that it is ready.
 
 use std::net::SocketAddr;
 
@@ -16,155 +19,210 @@ pub struct World {
     pub gateways: Vec<Node>,
 }
 
-/// One of our programs and where it listens.
+/// One of our programs, with its addresses.
 pub struct Node {
     /// The process.
     pub process: Process,
-    /// Where clients connect.
+    /// The address of its clients.
     pub api: SocketAddr,
-    /// Where it tells its state.
+    /// The address of its admin port.
     pub admin: SocketAddr,
-    /// Its own way to the bus, in a world of links.
+    /// Its own link to the bus, in a world of links.
     pub bus: Option<Link>,
-    /// Its own way to the store, in a world of links; control planes only.
+    /// Its own link to the store, in a world of links; control planes only.
     pub store: Option<Link>,
 }
 
-/// Settings beyond the usual.
-#[derive(Clone, Debug, Default)]
-pub struct Tuning<'a> {
-    /// Flags of control planes.
-    pub control_plane: &'a [(&'a str, &'a str)],
-    /// Flags of gateways.
-    pub gateway: &'a [(&'a str, &'a str)],
-    /// Environment of our programs.
-    pub environment: &'a [(&'a str, &'a str)],
-    /// Arguments of etcd.
-    pub etcd: &'a [&'a str],
-    /// The configuration of nats-server.
-    pub nats: &'a str,
+/// A world that has not been started: one control plane and one gateway, unless more are wanted.
+#[derive(Clone, Debug)]
+#[must_use = "nothing runs before `start`"]
+pub struct Plan {
+    planes: usize,
+    gateways: usize,
+    linked: bool,
+    plane_flags: Vec<(String, String)>,
+    gateway_flags: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+    etcd_arguments: Vec<String>,
+    nats_configuration: Option<String>,
+}
+
+impl Plan {
+    /// Sets the number of control planes.
+    pub fn planes(mut self, count: usize) -> Self {
+        self.planes = count;
+        self
+    }
+
+    /// Sets the number of gateways.
+    pub fn gateways(mut self, count: usize) -> Self {
+        self.gateways = count;
+        self
+    }
+
+    /// Gives every program links of its own to the store and the bus, to be cut, frozen or slowed.
+    pub fn linked(mut self) -> Self {
+        self.linked = true;
+        self
+    }
+
+    /// Adds a flag to every control plane.
+    pub fn plane_flag(mut self, flag: &str, value: &str) -> Self {
+        self.plane_flags.push((flag.into(), value.into()));
+        self
+    }
+
+    /// Adds a flag to every gateway.
+    pub fn gateway_flag(mut self, flag: &str, value: &str) -> Self {
+        self.gateway_flags.push((flag.into(), value.into()));
+        self
+    }
+
+    /// Sets a variable in the environment of our programs.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds an argument of etcd.
+    pub fn etcd_argument(mut self, argument: &str) -> Self {
+        self.etcd_arguments.push(argument.into());
+        self
+    }
+
+    /// Sets the configuration file of nats-server.
+    pub fn nats_configuration(mut self, text: &str) -> Self {
+        self.nats_configuration = Some(text.into());
+        self
+    }
+
+    /// Starts the processes and waits until every part of the system is ready.
+    ///
+    /// # Panics
+    /// When a program is missing, or is not ready within the deadline.
+    pub async fn start(self) -> World {
+        let etcd_arguments: Vec<&str> = self.etcd_arguments.iter().map(String::as_str).collect();
+        let (etcd, nats) = tokio::join!(
+            Etcd::start_with(&etcd_arguments),
+            Nats::launch(&[], self.nats_configuration.as_deref())
+        );
+        let mut control_planes = Vec::new();
+        for _ in 0..self.planes {
+            control_planes.push(self.control_plane(&etcd, &nats).await);
+        }
+        let urls: Vec<String> = control_planes.iter().map(|node| format!("http://{}", node.api)).collect();
+        let mut gateways = Vec::new();
+        for _ in 0..self.gateways {
+            gateways.push(self.gateway(&nats, &urls.join(",")).await);
+        }
+        let world = World { etcd, nats, control_planes, gateways };
+        // All start before any is waited for: they must come up in whatever order the machine runs them.
+        for node in world.nodes() {
+            node.process.start();
+        }
+        for node in world.nodes() {
+            node.ready().await;
+        }
+        world
+    }
+
+    async fn control_plane(&self, etcd: &Etcd, nats: &Nats) -> Node {
+        let store = if self.linked { Some(Link::to(etcd.endpoint()).await) } else { None };
+        let store_endpoint = store.as_ref().map_or_else(|| etcd.endpoint(), Link::endpoint);
+        let (bus, nats_url) = self.way_to_bus(nats).await;
+        let mut flags = vec![("--etcd", format!("http://{store_endpoint}")), ("--nats", nats_url)];
+        flags.extend(self.plane_flags.iter().map(|(flag, value)| (flag.as_str(), value.clone())));
+        Node { store, bus, ..self.prepare("control-plane", &flags) }
+    }
+
+    async fn gateway(&self, nats: &Nats, control_planes: &str) -> Node {
+        let (bus, nats_url) = self.way_to_bus(nats).await;
+        let mut flags = vec![("--nats", nats_url), ("--control-plane", control_planes.to_owned())];
+        flags.extend(self.gateway_flags.iter().map(|(flag, value)| (flag.as_str(), value.clone())));
+        // The default drain takes half a minute, and most tests end with a drain of every gateway.
+        if !flags.iter().any(|(flag, _)| *flag == "--drain-over") {
+            flags.push(("--drain-over", "1s".into()));
+        }
+        Node { bus, ..self.prepare("edge-gateway", &flags) }
+    }
+
+    /// The link to the bus, in a world of links, and the URL under which a program reaches the bus.
+    async fn way_to_bus(&self, nats: &Nats) -> (Option<Link>, String) {
+        if self.linked {
+            let link = Link::to_bus(nats.endpoint()).await;
+            let url = format!("nats://{}", link.endpoint());
+            (Some(link), url)
+        } else {
+            (None, nats.url())
+        }
+    }
+
+    /// A program on ports of its own, to be started.
+    fn prepare(&self, program: &str, flags: &[(&str, String)]) -> Node {
+        let api = port::local();
+        let admin = port::local();
+        let addresses = [("--listen", api.to_string()), ("--admin-listen", admin.to_string())];
+        let mut process = Process::ours(program);
+        for (flag, value) in addresses.iter().chain(flags) {
+            process = process.args([*flag, value.as_str()]);
+        }
+        for (name, value) in &self.environment {
+            process = process.env(name, value);
+        }
+        Node { process, api, admin, bus: None, store: None }
+    }
+}
+
+/// A consumer that has found its provider, and a watcher of the consumer: how most tests begin.
+pub struct Pair {
+    /// The id of the service `cart`, which depends on `order`.
+    pub consumer: String,
+    /// The id of the service `order`.
+    pub provider: String,
+    /// A watch of the consumer.
+    pub watcher: Watcher,
 }
 
 impl World {
-    /// Starts a system and waits until every part of it is ready.
-    pub async fn start(control_planes: usize, gateways: usize) -> Self {
-        Self::start_with(control_planes, gateways, &[]).await
+    /// Plans a world of one control plane and one gateway.
+    pub fn with() -> Plan {
+        Plan {
+            planes: 1,
+            gateways: 1,
+            linked: false,
+            plane_flags: Vec::new(),
+            gateway_flags: Vec::new(),
+            environment: Vec::new(),
+            etcd_arguments: Vec::new(),
+            nats_configuration: None,
+        }
     }
 
-    /// Like [`World::start`], with variables in the environment of our programs.
-    pub async fn start_with(control_planes: usize, gateways: usize, environment: &[(&str, &str)]) -> Self {
-        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
-        let (store, bus) = (format!("http://{}", etcd.endpoint()), nats.url());
-        let prepare = |program, flags: &[(&str, &str)]| {
-            let node = Node::prepare(program, flags);
-            let process = environment.iter().fold(node.process, |it, (name, value)| it.env(name, value));
-            Node { process, ..node }
-        };
-        let planes = || prepare("control-plane", &[("--etcd", &store), ("--nats", &bus)]);
-        let control_planes: Vec<Node> = (0..control_planes).map(|_| planes()).collect();
-        let urls: Vec<String> = control_planes.iter().map(|node| format!("http://{}", node.api)).collect();
-        let urls = urls.join(",");
-        let flags = [("--nats", bus.as_str()), ("--control-plane", &urls), ("--drain-over", "1s")];
-        let gateways: Vec<Node> = (0..gateways).map(|_| prepare("edge-gateway", &flags)).collect();
-        let world = Self { etcd, nats, control_planes, gateways };
-        let nodes = || world.control_planes.iter().chain(&world.gateways);
-        nodes().for_each(|node| node.process.start());
-        for node in nodes() {
-            node.ready().await;
-        }
-        world
+    /// Registers a consumer and its provider and opens a watch on this gateway. The provider has no instance.
+    pub async fn pair(&self, gateway: usize) -> Pair {
+        self.pair_of(gateway, &[]).await
     }
 
-    /// Like [`World::start`], with etcd and NATS reached under other addresses, such as links that can be cut.
-    pub async fn start_on(
-        etcd: Etcd,
-        nats: Nats,
-        store: &str,
-        bus: &str,
-        control_planes: usize,
-        gateways: usize,
-    ) -> Self {
-        let store = if store.contains("://") { store.to_owned() } else { format!("http://{store}") };
-        let control_planes: Vec<Node> = (0..control_planes)
-            .map(|_| Node::prepare("control-plane", &[("--etcd", &store), ("--nats", bus)]))
-            .collect();
-        let urls: Vec<String> = control_planes.iter().map(|node| format!("http://{}", node.api)).collect();
-        let urls = urls.join(",");
-        let gateways: Vec<Node> = (0..gateways)
-            .map(|_| {
-                let flags = [("--nats", bus), ("--control-plane", &urls), ("--drain-over", "1s")];
-                Node::prepare("edge-gateway", &flags)
-            })
-            .collect();
-        for node in control_planes.iter().chain(&gateways) {
-            node.process.start();
+    /// Like [`World::pair`], with these instances of the provider registered before the watch is opened, so that
+    /// the watcher is not sent them.
+    pub async fn pair_of(&self, gateway: usize, instances: &[&str]) -> Pair {
+        let client = self.client(0);
+        let consumer = client.service("cart").await;
+        let provider = client.service("order").await;
+        for instance in instances {
+            client.instance(&provider, instance).await;
         }
-        for node in control_planes.iter().chain(&gateways) {
-            node.ready().await;
-        }
-        Self { etcd, nats, control_planes, gateways }
+        client.find(&consumer, "order", "").await.ok();
+        let watcher = self.watch(gateway, &consumer).await;
+        Pair { consumer, provider, watcher }
     }
 
-    /// Starts a system of one control plane and one gateway without links, with settings beyond the usual.
-    pub async fn tuned(control_plane_flags: &[(&str, &str)], gateway_flags: &[(&str, &str)]) -> Self {
-        let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
-        let (store, bus) = (format!("http://{}", etcd.endpoint()), nats.url());
-        let mut flags = vec![("--etcd", store.as_str()), ("--nats", &bus)];
-        flags.extend(control_plane_flags);
-        let control_plane = Node::prepare("control-plane", &flags);
-        let url = format!("http://{}", control_plane.api);
-        let mut flags = vec![("--nats", bus.as_str()), ("--control-plane", &url), ("--drain-over", "1s")];
-        flags.extend(gateway_flags);
-        let gateway = Node::prepare("edge-gateway", &flags);
-        control_plane.process.start();
-        gateway.process.start();
-        control_plane.ready().await;
-        gateway.ready().await;
-        Self { etcd, nats, control_planes: vec![control_plane], gateways: vec![gateway] }
+    /// Our programs: control planes first, then gateways.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.control_planes.iter().chain(&self.gateways)
     }
 
-    /// Starts a system in which every program has links of its own to the store and the bus.
-    pub async fn linked(control_planes: usize, gateways: usize, tuning: &Tuning<'_>) -> Self {
-        let (etcd, nats) = tokio::join!(Etcd::start_with(tuning.etcd), Nats::configured(tuning.nats));
-        let prepare = |program: &str, flags: &[(&str, &str)]| {
-            let mut node = Node::prepare(program, flags);
-            for (name, value) in tuning.environment {
-                node.process = node.process.env(*name, *value);
-            }
-            node
-        };
-        let mut planes = Vec::new();
-        for _ in 0..control_planes {
-            let (store, bus) = (Link::to(etcd.endpoint()).await, Link::to_bus(nats.endpoint()).await);
-            let (etcd, nats) = (format!("http://{}", store.endpoint()), format!("nats://{}", bus.endpoint()));
-            let mut flags = vec![("--etcd", etcd.as_str()), ("--nats", &nats)];
-            flags.extend(tuning.control_plane);
-            let node = prepare("control-plane", &flags);
-            planes.push(Node { store: Some(store), bus: Some(bus), ..node });
-        }
-        let urls: Vec<String> = planes.iter().map(|node| format!("http://{}", node.api)).collect();
-        let urls = urls.join(",");
-        let mut edges = Vec::new();
-        for _ in 0..gateways {
-            let bus = Link::to_bus(nats.endpoint()).await;
-            let nats = format!("nats://{}", bus.endpoint());
-            let mut flags = vec![("--nats", nats.as_str()), ("--control-plane", &urls)];
-            flags.extend(tuning.gateway);
-            if !flags.iter().any(|(flag, _)| *flag == "--drain-over") {
-                flags.push(("--drain-over", "1s"));
-            }
-            edges.push(Node { bus: Some(bus), ..prepare("edge-gateway", &flags) });
-        }
-        let world = Self { etcd, nats, control_planes: planes, gateways: edges };
-        let nodes = || world.control_planes.iter().chain(&world.gateways);
-        nodes().for_each(|node| node.process.start());
-        for node in nodes() {
-            node.ready().await;
-        }
-        world
-    }
-
-    /// The control plane that publishes.
+    /// Waits until one of the control planes publishes, and returns that one.
     pub async fn publisher(&self) -> &Node {
         eventually("a control plane publishes", || async {
             for node in &self.control_planes {
@@ -179,29 +237,19 @@ impl World {
         .await
     }
 
-    /// A client of a gateway.
+    /// Returns a client of this gateway.
     pub fn client(&self, gateway: usize) -> Client {
         Client::new(self.gateways[gateway].api)
     }
 
-    /// A watch of a consumer on a gateway.
+    /// Opens a watch of a consumer on this gateway.
     pub async fn watch(&self, gateway: usize, consumer: &str) -> Watcher {
         Watcher::connect(self.gateways[gateway].api, consumer).await
     }
 }
 
 impl Node {
-    /// A program on ports of its own, to be started.
-    fn prepare(program: &str, flags: &[(&str, &str)]) -> Self {
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let (api, admin) = (local(port::free()), local(port::free()));
-        let mut arguments =
-            vec!["--listen".to_owned(), api.to_string(), "--admin-listen".into(), admin.to_string()];
-        arguments.extend(flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]));
-        Self { process: Process::ours(program).args(arguments), api, admin, bus: None, store: None }
-    }
-
-    /// Waits until it says that it may be given work.
+    /// Waits until its admin port reports that it may be given work.
     pub async fn ready(&self) {
         let admin = Client::new(self.admin);
         eventually(&format!("{} is ready", self.api), || async {
@@ -211,15 +259,15 @@ impl Node {
         .await;
     }
 
-    /// A figure of its metrics: the sum over all series of a name whose labels contain `labels`.
+    /// Sums one of its metrics over all series whose labels contain the text `labels`.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When the process does not answer.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         self.try_metric(name, labels).await.unwrap_or_else(|| panic!("no answer: {}", self.admin))
     }
 
-    /// Like [`Node::metric`]; `None` when it does not answer.
+    /// Like [`Node::metric`]; `None` when the process does not answer.
     pub async fn try_metric(&self, name: &str, labels: &str) -> Option<f64> {
         let text = Client::new(self.admin).try_get("/metrics").await?.text();
         let series = text.lines().filter(|line| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Mind, Oracle, Way};
-use harness::{Process, Tuning, Watcher, World};
+use harness::{Process, Watcher, World};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ const STAYS: Duration = Duration::from_secs(10);
 const WRITERS: u64 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Changes that control planes remember: few, so that the history is full early and what grows after that is a leak.
-const HISTORY: (&str, &str) = ("--registry-history", "5000");
+const HISTORY: &str = "5000";
 /// The time between two bursts, and between two samples.
 const BURST: Duration = Duration::from_secs(3);
 const SAMPLE: Duration = Duration::from_secs(5);
@@ -42,7 +42,8 @@ async fn main() -> Result<()> {
     let minutes: f64 = minutes.parse().context("MINUTES is a number")?;
     let lasts = Duration::try_from_secs_f64(minutes * 60.0).context("MINUTES is a length of time")?;
     let seed = seed();
-    let world = World::linked(2, 2, &Tuning { control_plane: &[HISTORY], ..Tuning::default() }).await;
+    let world =
+        World::with().planes(2).gateways(2).linked().plane_flag("--registry-history", HISTORY).start().await;
     let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
     let mut oracle = Oracle::on(world.etcd.endpoint()).await;
     let (field, mut burst) = people(&world, &mut oracle, &gateways).await?;

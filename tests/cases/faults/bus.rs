@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use harness::oracle::Holes;
-use harness::{Direction, Tuning};
+use harness::{Direction, World};
 use tokio::time::Instant;
 
 use super::stage::{Stage, bus, lasts, long};
@@ -68,7 +68,7 @@ async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     let nats = "max_pending: 1048576\nwrite_deadline: \"500ms\"\n";
-    let mut stage = Stage::set_with(&Tuning { nats, ..Tuning::default() }, None).await;
+    let mut stage = Stage::set_with(World::with().nats_configuration(nats), None).await;
     let before = stage.world.gateways[0].process.log().len();
     stage.world.gateways[0].process.freeze();
     // Until it is more than the sockets on the way, the link and the server keep, and the server gives it up by itself.
@@ -94,8 +94,8 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn the_last_event_lost_with_nothing_after_it_is_repaired() {
     // By bookmarks: a comparison would not come before the case has given up.
-    let gateway = [("--watch-digest-interval", "1h")];
-    let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, None).await;
+    let plan = World::with().gateway_flag("--watch-digest-interval", "1h");
+    let mut stage = Stage::set_with(plan, None).await;
     lasts(2.0).await;
     stage.stop_load().await;
     // First the events alone, then also the bookmarks that name them. The connection stays up all the while.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use harness::Tuning;
+use harness::World;
 use harness::oracle::Holes;
 use tokio::time::Instant;
 
@@ -123,7 +123,11 @@ async fn clocks_that_jump_by_hours_change_nothing() {
         ("FAKETIME_CACHE_DURATION", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let mut stage = Stage::set_with(&Tuning { environment: &environment, ..Tuning::default() }, None).await;
+    let mut plan = World::with();
+    for (name, value) in environment {
+        plan = plan.variable(name, value);
+    }
+    let mut stage = Stage::set_with(plan, None).await;
     // Who is killed leaves the library's shared memory behind; who has it open does without its name.
     for node in stage.world.control_planes.iter().chain(&stage.world.gateways) {
         let pid = node.process.pid();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use harness::{Tuning, World, eventually};
+use harness::{World, eventually};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -23,7 +23,7 @@ const WATCHERS: usize = 5000;
 const CONSUMERS: usize = 50;
 const GATEWAYS: usize = 3;
 /// Over this time a gateway that drains lets go of its watchers.
-const DRAIN: (&str, &str) = ("--drain-over", "10s");
+const DRAIN: &str = "10s";
 /// Connections that are opened at once in the beginning.
 const AT_ONCE: usize = 100;
 
@@ -131,7 +131,8 @@ fn busiest(back: &[Instant]) -> usize {
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() {
     let _turn = TURN.lock().await;
-    let world = World::linked(2, GATEWAYS, &Tuning { gateway: &[DRAIN], ..Tuning::default() }).await;
+    let world =
+        World::with().planes(2).gateways(GATEWAYS).linked().gateway_flag("--drain-over", DRAIN).start().await;
     let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
     let client = world.client(0);
     let provider = client.service("order").await;

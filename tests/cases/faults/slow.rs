@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use harness::Tuning;
+use harness::World;
 use harness::oracle::{Holes, Way, Witness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -23,8 +23,9 @@ fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
-    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
-    let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, Some(SMALL)).await;
+    let plan =
+        World::with().gateway_flag("--watch-write-timeout", "5m").gateway_flag("--watch-slow-after", "64KiB");
+    let mut stage = Stage::set_with(plan, Some(SMALL)).await;
     stage.write_to_one().await;
     let stopped = stalling(&stage).count();
     assert!(stopped >= 4, "{stopped}");
@@ -54,8 +55,9 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn who_does_not_read_for_the_write_deadline_is_closed_and_comes_back() {
-    let gateway = [("--watch-write-timeout", "1s"), ("--watch-slow-after", "64KiB")];
-    let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, Some(SMALL)).await;
+    let plan =
+        World::with().gateway_flag("--watch-write-timeout", "1s").gateway_flag("--watch-slow-after", "64KiB");
+    let mut stage = Stage::set_with(plan, Some(SMALL)).await;
     stage.write_to_one().await;
     let stopped = stalling(&stage).count();
     stalling(&stage).for_each(|witness| witness.read(false));
@@ -122,8 +124,9 @@ fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_thousand_that_stop_reading_cost_bounded_memory() {
-    let gateway = [("--watch-write-timeout", "5m"), ("--watch-slow-after", "64KiB")];
-    let mut stage = Stage::set_with(&Tuning { gateway: &gateway, ..Tuning::default() }, None).await;
+    let plan =
+        World::with().gateway_flag("--watch-write-timeout", "5m").gateway_flag("--watch-slow-after", "64KiB");
+    let mut stage = Stage::set_with(plan, None).await;
     lasts(2.0).await;
     // What is measured is the burst, alone.
     stage.stop_load().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Mind, Oracle, Verdict, Way};
-use harness::{Node, Tuning, World, eventually};
+use harness::{Node, Plan, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -41,14 +41,14 @@ fn provider(number: usize) -> String {
 
 impl Stage {
     pub(super) async fn set() -> Self {
-        Self::set_with(&Tuning::default(), None).await
+        Self::set_with(World::with(), None).await
     }
 
     /// With further settings; `stalls` is the receive buffer of every tenth watcher, those that a case may stop.
-    pub(super) async fn set_with(tuning: &Tuning<'_>, stalls: Option<u32>) -> Self {
+    pub(super) async fn set_with(plan: Plan, stalls: Option<u32>) -> Self {
         let turn = TURN.lock().await;
         let seed = seed();
-        let world = World::linked(2, 2, tuning).await;
+        let world = plan.planes(2).gateways(2).linked().start().await;
         let mut oracle = Oracle::on(world.etcd.endpoint()).await;
         let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
         let client = world.client(0);

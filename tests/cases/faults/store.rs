@@ -1,6 +1,6 @@
 //! etcd and the ways to it: killed, cut off, compacted meanwhile.
 
-use harness::Tuning;
+use harness::World;
 use harness::oracle::Holes;
 use tokio::time::Instant;
 
@@ -50,9 +50,8 @@ async fn the_difference_across_a_compaction_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
-    let mut stage =
-        Stage::set_with(&Tuning { gateway: &[("--watch-digest-interval", "2s")], ..Tuning::default() }, None)
-            .await;
+    let plan = World::with().gateway_flag("--watch-digest-interval", "2s");
+    let mut stage = Stage::set_with(plan, None).await;
     let publisher = stage.world.publisher().await.api;
     for (number, publishes) in [(0, true), (1, false)] {
         // Once the one that publishes, once the other.
@@ -80,8 +79,8 @@ async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
-    let etcd = &["--quota-backend-bytes", "33554432"];
-    let mut stage = Stage::set_with(&Tuning { etcd, ..Tuning::default() }, None).await;
+    let plan = World::with().etcd_argument("--quota-backend-bytes").etcd_argument("33554432");
+    let mut stage = Stage::set_with(plan, None).await;
     stage.rounds(3).await;
     let endpoint = stage.world.etcd.endpoint();
     let mut client = etcd_client::Client::connect([&endpoint], None).await.expect("etcd");
