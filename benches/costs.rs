@@ -54,10 +54,12 @@ impl Costs {
     }
 
     async fn etcd_writes(&self) -> Result<()> {
-        let (pid, until) = (self.stage.world.etcd.pid(), Instant::now() + LONG);
+        let pid = self.stage.world.etcd.pid();
+        let until = Instant::now() + LONG;
         let before = usage::cpu_seconds(pid)?;
         let writers = (0..CLIENTS).map(|writer| async move {
-            let (mut etcd, mut done) = (stage::etcd(&self.stage).await?, 0);
+            let mut etcd = stage::etcd(&self.stage).await?;
+            let mut done = 0;
             while Instant::now() < until {
                 let key = format!("/bench/{writer}/{}", done % 100);
                 etcd.put(key, vec![b'x'; VALUE], None).await?;
@@ -78,7 +80,7 @@ impl Costs {
         let mut provider = self.stage.provider(0, 1).await;
         provider.change(&self.stage.registry).await;
         let mut event = None;
-        while event.as_ref().is_none_or(|it: &async_nats::Message| it.payload.is_empty()) {
+        while event.as_ref().is_none_or(|message: &async_nats::Message| message.payload.is_empty()) {
             event = Some(timeout(PATIENCE, events.next()).await?.context("NATS ended")?);
         }
         let event = event.context("an event")?;
@@ -110,7 +112,8 @@ impl Costs {
     /// Finds whose answer is known already, at the control plane and through a gateway.
     async fn finds(&self) -> Result<()> {
         self.stage.provider(1, 100).await;
-        let (plane, gateway) = (&self.stage.world.control_planes[0], &self.stage.world.gateways[0]);
+        let plane = &self.stage.world.control_planes[0];
+        let gateway = &self.stage.world.gateways[0];
         let path = format!("{V4}/instances?appId=shop&serviceName=provider-1&version=0%2B");
         let api = plane.api.to_string();
         let rev = Client::connect(&api).await?.call(&ask(&path, "")).await?.revision.context("a revision")?;
@@ -129,7 +132,8 @@ impl Costs {
     /// One heartbeat of each of many instances.
     async fn beats(&self) -> Result<()> {
         let world = &self.stage.world;
-        let (plane, etcd) = (world.control_planes[0].process.pid(), world.etcd.pid());
+        let plane = world.control_planes[0].process.pid();
+        let etcd = world.etcd.pid();
         let id = &self.stage.registry.service("beats").await;
         let registering = (0..BEATS).map(|n| async move {
             self.stage.registry.instance_with(id, &format!("beat-{n}"), 7200).await;
@@ -150,7 +154,7 @@ impl Costs {
                 anyhow::Ok(())
             }
         });
-        stream::iter(clients.map(Ok)).try_for_each_concurrent(CLIENTS, |it| it).await?;
+        stream::iter(clients.map(Ok)).try_for_each_concurrent(CLIENTS, |client| client).await?;
         self.tell("control plane: a heartbeat", BEATS, usage::cpu_seconds(plane)? - before.0);
         self.tell("etcd: a lease renewed", BEATS, usage::cpu_seconds(etcd)? - before.1);
         Ok(())
@@ -173,7 +177,8 @@ impl Costs {
 async fn load(api: &str, path: &str) -> Result<usize> {
     let until = Instant::now() + LONG;
     let clients = (0..CLIENTS).map(|_| async move {
-        let (mut client, mut done) = (Client::connect(api).await?, 0);
+        let mut client = Client::connect(api).await?;
+        let mut done = 0;
         while Instant::now() < until {
             let answer = client.call(&ask(path, "")).await?;
             ensure!(answer.status == 304, "{}", answer.status);

@@ -76,7 +76,8 @@ impl Crowd {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let (ask, answer) = (child.stdin.take().context("piped")?, child.stdout.take().context("piped")?);
+        let ask = child.stdin.take().context("piped")?;
+        let answer = child.stdout.take().context("piped")?;
         Ok(Self { child, ask, answer: BufReader::new(answer) })
     }
 

@@ -29,10 +29,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? || floor::become_child_if_asked()? {
         return Ok(());
     }
-    let mut counts = std::env::args().skip(1).map(|it| it.parse()).collect::<Result<Vec<usize>, _>>()?;
-    if counts.is_empty() {
-        counts = vec![100, 1000, 10_000];
-    }
+    let counts = benches::list_of_arguments(&[100, 1000, 10_000])?;
     let columns = ["CPU-s per M", "ratio", "first ms", "p50 ms", "p99 ms", "last ms", "ratio of last", "k/s"];
     let report = Report::new("fanout", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
@@ -64,7 +61,8 @@ async fn gateway(count: usize, singles: usize, bursts: usize) -> Result<(Phase, 
     provider.change(&stage.registry).await;
     crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
 
-    let (mut single, mut burst) = (Phase::default(), Phase::default());
+    let mut single = Phase::default();
+    let mut burst = Phase::default();
     let before = stage.gateway_cpu()?;
     for _ in 0..singles {
         provider.change(&stage.registry).await;
@@ -88,7 +86,8 @@ fn bare(kind: Kind, count: usize, singles: usize, bursts: usize, frame: &[u8]) -
     crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
     let mut phases = Vec::new();
     for (rounds, events) in [(singles, 1), (bursts, BURST)] {
-        let (mut phase, before) = (Phase::default(), usage::cpu_seconds(floor.pid())?);
+        let mut phase = Phase::default();
+        let before = usage::cpu_seconds(floor.pid())?;
         for _ in 0..rounds {
             floor.write(events)?;
             phase.round(crowd.collect((count * events) as u64, PATIENCE)?, (count * events) as u64)?;
@@ -96,7 +95,8 @@ fn bare(kind: Kind, count: usize, singles: usize, bursts: usize, frame: &[u8]) -
         phase.cpu = usage::cpu_seconds(floor.pid())? - before;
         phases.push(phase);
     }
-    let (burst, single) = (phases.pop().unwrap_or_default(), phases.pop().unwrap_or_default());
+    let burst = phases.pop().unwrap_or_default();
+    let single = phases.pop().unwrap_or_default();
     Ok((single, burst))
 }
 
@@ -120,17 +120,17 @@ impl Phase {
 
     fn tell(&self, report: &Report, what: &str, floor: Option<&Self>) {
         // From when the round was asked for; the last of a burst's events was asked for at nearly the same time.
-        let wall: f64 = self.rounds.iter().map(|it| it.max_ms / 1000.0).sum();
+        let wall: f64 = self.rounds.iter().map(|round| round.max_ms / 1000.0).sum();
         report.row(
             what,
             &[
                 Some(self.cpu_per_million()),
                 floor.map(|floor| self.cpu_per_million() / floor.cpu_per_million()),
-                Some(self.median(|it| it.first_ms)),
-                Some(self.median(|it| it.p50_ms)),
-                Some(self.median(|it| it.p99_ms)),
-                Some(self.median(|it| it.max_ms)),
-                floor.map(|floor| self.median(|it| it.max_ms) / floor.median(|it| it.max_ms)),
+                Some(self.median(|round| round.first_ms)),
+                Some(self.median(|round| round.p50_ms)),
+                Some(self.median(|round| round.p99_ms)),
+                Some(self.median(|round| round.max_ms)),
+                floor.map(|floor| self.median(|round| round.max_ms) / floor.median(|round| round.max_ms)),
                 Some(self.deliveries as f64 / wall / 1000.0),
             ],
         );

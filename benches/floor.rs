@@ -78,7 +78,8 @@ impl Floor {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let (mut ask, answer) = (child.stdin.take().context("piped")?, child.stdout.take().context("piped")?);
+        let mut ask = child.stdin.take().context("piped")?;
+        let answer = child.stdout.take().context("piped")?;
         let mut answer = BufReader::new(answer);
         writeln!(ask, "{}", serde_json::to_string(frame)?)?;
         let address = line(&mut answer)?.trim().parse()?;
@@ -162,7 +163,8 @@ fn serve(watchers: usize, mut frame: Frame, commands: impl std::io::BufRead) -> 
 
 /// Reads a request of ours, whole, and answers it as the standard says.
 fn shake_hands(stream: &mut TcpStream) -> Result<()> {
-    let (mut head, mut read) = ([0; 1024], 0);
+    let mut head = [0; 1024];
+    let mut read = 0;
     while !head[..read].ends_with(b"\r\n\r\n") {
         let count = stream.read(&mut head[read..])?;
         ensure!(count > 0, "a watcher went");

@@ -1,15 +1,16 @@
-//! What a watcher costs that nothing happens to: resident bytes of the gateway, and the CPU of its pings.
+//! The cost of an idle watcher: resident bytes of the gateway, and the CPU of its pings.
 //!
 //! WebSocket watchers of one consumer, and gRPC streams of which many share a connection. Pings go out every second,
 //! thirty times as often as usual, so that their cost can be seen. At the end one change is made, which everyone must
 //! get. Arguments: the numbers of watchers, else 1000, 10000 and as many as 20 000 files allow.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use benches::crowd::{self, Crowd};
 use benches::report::Report;
-use benches::stage::Stage;
+use benches::stage::{Provider, Stage};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For allocations of the opening to be given back.
@@ -26,10 +27,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
     }
-    let mut counts = std::env::args().skip(1).map(|it| it.parse()).collect::<Result<Vec<usize>, _>>()?;
-    if counts.is_empty() {
-        counts = vec![1000, 10_000, MOST];
-    }
+    let counts = benches::list_of_arguments(&[1000, 10_000, MOST])?;
     let columns = ["KiB before", "KiB after", "bytes each", "CPU % of pings", "µs a ping", "open/s"];
     let report = Report::new("idle", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
@@ -41,68 +39,83 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// A gateway with the watchers whose cost is measured, and a few that were there before.
+struct Watched {
+    stage: Stage,
+    provider: Provider,
+    consumers: Vec<String>,
+    crowd: Crowd,
+    first: Crowd,
+}
+
+impl Watched {
+    async fn start(ping: &str) -> Result<Self> {
+        let stage = Stage::start(ping).await;
+        let provider = stage.provider(0, 1).await;
+        let consumers = stage.consumers(0, 1, |_| vec![0]).await;
+        Ok(Self { stage, provider, consumers, crowd: Crowd::start()?, first: Crowd::start()? })
+    }
+
+    fn gateway(&self) -> SocketAddr {
+        self.stage.world.gateways[0].api
+    }
+
+    /// Watches for a while, checks that everybody receives a change, and reports one row. `before` are the resident
+    /// bytes without the crowd, `seconds` the time that the opening took, `pinged` whether pings went out meanwhile.
+    async fn report(
+        mut self,
+        report: &Report,
+        title: &str,
+        count: usize,
+        before: f64,
+        seconds: f64,
+        pinged: bool,
+    ) -> Result<()> {
+        tokio::time::sleep(SETTLE).await;
+        let after = self.stage.gateway_resident()?;
+        let cpu = self.stage.gateway_cpu()?;
+        tokio::time::sleep(WATCHED).await;
+        let cpu = self.stage.gateway_cpu()? - cpu;
+        // A watcher that nothing reaches any more would cost little, and must not count as cheap.
+        self.provider.change(&self.stage.registry).await;
+        self.crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
+        self.first.collect(FIRST as u64, PATIENCE)?.check(FIRST as u64)?;
+        let pings = pinged.then_some(cpu / (count as f64 * WATCHED.as_secs_f64()) * 1e6);
+        report.row(
+            title,
+            &[
+                Some(before / 1024.0),
+                Some(after / 1024.0),
+                Some((after - before) / count as f64),
+                Some(cpu / WATCHED.as_secs_f64() * 100.0),
+                pings,
+                Some(count as f64 / seconds),
+            ],
+        );
+        Ok(())
+    }
+}
+
 async fn websocket(report: &Report, count: usize, ping: &str) -> Result<()> {
-    let stage = Stage::start(ping).await;
-    let mut provider = stage.provider(0, 1).await;
-    let consumers = stage.consumers(0, 1, |_| vec![0]).await;
-    let (mut crowd, mut first) = (Crowd::start()?, Crowd::start()?);
-    // What the first watch of all costs is not the cost of a watch.
-    first.open(stage.world.gateways[0].api, &consumers, FIRST, 0)?;
-    let before = stage.gateway_resident()?;
-    let seconds = crowd.open(stage.world.gateways[0].api, &consumers, count, 0)?;
-    tokio::time::sleep(SETTLE).await;
-    let after = stage.gateway_resident()?;
-    let cpu = stage.gateway_cpu()?;
-    tokio::time::sleep(WATCHED).await;
-    let cpu = stage.gateway_cpu()? - cpu;
-    provider.change(&stage.registry).await;
-    crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
-    first.collect(FIRST as u64, PATIENCE)?.check(FIRST as u64)?;
-    let pings = (ping == "1s").then_some(cpu / (count as f64 * WATCHED.as_secs_f64()) * 1e6);
-    report.row(
-        &format!("{count} WebSockets, pings each {ping}"),
-        &[
-            Some(before / 1024.0),
-            Some(after / 1024.0),
-            Some((after - before) / count as f64),
-            Some(cpu / WATCHED.as_secs_f64() * 100.0),
-            pings,
-            Some(count as f64 / seconds),
-        ],
-    );
-    Ok(())
+    let mut watched = Watched::start(ping).await?;
+    // The first watch allocates for all of them; its cost is not the cost of a watch.
+    watched.first.open(watched.gateway(), &watched.consumers, FIRST, 0)?;
+    let before = watched.stage.gateway_resident()?;
+    let seconds = watched.crowd.open(watched.gateway(), &watched.consumers, count, 0)?;
+    let title = format!("{count} WebSockets, pings each {ping}");
+    watched.report(report, &title, count, before, seconds, ping == "1s").await
 }
 
 async fn grpc(report: &Report, count: usize) -> Result<()> {
-    let stage = Stage::start("1h").await;
-    let mut provider = stage.provider(0, 1).await;
-    let consumers = stage.consumers(0, 1, |_| vec![0]).await;
-    let (mut crowd, mut first) = (Crowd::start()?, Crowd::start()?);
-    let gateway = stage.world.gateways[0].api;
-    first.open_grpc(gateway, &consumers[0], 1, FIRST)?;
-    let before = stage.gateway_resident()?;
-    let began = std::time::Instant::now();
+    let mut watched = Watched::start("1h").await?;
+    let gateway = watched.gateway();
+    let consumer = watched.consumers[0].clone();
+    watched.first.open_grpc(gateway, &consumer, 1, FIRST)?;
+    let before = watched.stage.gateway_resident()?;
+    let began = Instant::now();
     let count = count.div_ceil(STREAMS) * STREAMS;
-    crowd.open_grpc(gateway, &consumers[0], count / STREAMS, STREAMS)?;
+    watched.crowd.open_grpc(gateway, &consumer, count / STREAMS, STREAMS)?;
     let seconds = began.elapsed().as_secs_f64();
-    tokio::time::sleep(SETTLE).await;
-    let after = stage.gateway_resident()?;
-    let cpu = stage.gateway_cpu()?;
-    tokio::time::sleep(WATCHED).await;
-    let cpu = stage.gateway_cpu()? - cpu;
-    provider.change(&stage.registry).await;
-    crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
-    first.collect(FIRST as u64, PATIENCE)?.check(FIRST as u64)?;
-    report.row(
-        &format!("{count} gRPC streams, {STREAMS} a connection"),
-        &[
-            Some(before / 1024.0),
-            Some(after / 1024.0),
-            Some((after - before) / count as f64),
-            Some(cpu / WATCHED.as_secs_f64() * 100.0),
-            None,
-            Some(count as f64 / seconds),
-        ],
-    );
-    Ok(())
+    let title = format!("{count} gRPC streams, {STREAMS} a connection");
+    watched.report(report, &title, count, before, seconds, false).await
 }

@@ -2,19 +2,20 @@
 //!
 //! A bench prints one JSON object per figure to standard output, with the shape of its input, and a table to
 //! standard error. Figures of different runs or machines do not compare; those of one run do.
-
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`stage`] | a system of real processes, with who is watched and who watches |
+//! | [`stage`] | a system of real processes, with the providers and consumers in it |
 //! | [`crowd`] | the watchers, in a process of their own |
 //! | [`floor`] | the bare loop that fan-out is held against |
 //! | [`call`] | a client of the registry that costs little |
-//! | [`stamp`] | what a change carries so that its receipt can be timed and its order checked |
-//! | [`usage`] | what a process has used |
+//! | [`stamp`] | the mark in a change by which its receipt is timed and its order checked |
+//! | [`usage`] | CPU and memory of a process |
 //! | [`report`] | figures as a table and as JSON |
 
 use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 
 pub mod call;
 pub mod crowd;
@@ -54,6 +55,30 @@ impl Latencies {
         let place = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
         self.sorted.get(place).map_or(0.0, |took| took.as_secs_f64() * 1000.0)
     }
+}
+
+/// The numbers on the command line; a default stands in for each that is missing.
+///
+/// # Errors
+/// When an argument is not a number.
+pub fn arguments<const N: usize>(defaults: [usize; N]) -> Result<[usize; N]> {
+    let mut numbers = defaults;
+    for (number, text) in numbers.iter_mut().zip(std::env::args().skip(1)) {
+        *number = text.parse().with_context(|| format!("`{text}` is not a number"))?;
+    }
+    Ok(numbers)
+}
+
+/// Any number of numbers on the command line; the defaults when there is none.
+///
+/// # Errors
+/// When an argument is not a number.
+pub fn list_of_arguments(defaults: &[usize]) -> Result<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for text in std::env::args().skip(1) {
+        numbers.push(text.parse().with_context(|| format!("`{text}` is not a number"))?);
+    }
+    Ok(if numbers.is_empty() { defaults.to_vec() } else { numbers })
 }
 
 #[cfg(test)]

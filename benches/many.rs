@@ -38,10 +38,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
     }
-    let mut arguments = std::env::args().skip(1).map(|it| it.parse::<usize>());
-    let watchers = arguments.next().unwrap_or(Ok(10_000))?;
-    let consumers = arguments.next().unwrap_or(Ok(1000))?;
-    let seconds = arguments.next().unwrap_or(Ok(10))?;
+    let [watchers, consumers, seconds] = benches::arguments([10_000, 1000, 10])?;
     tokio::runtime::Runtime::new()?.block_on(run(watchers, consumers, seconds))
 }
 
@@ -90,7 +87,8 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
             &format!("bare etcd and NATS, {rate:.0} events/s"),
             &[Some(changes), Some(changes), p50, p99, max],
         );
-        let (before, began) = (used(&stage, &crowd)?, Instant::now());
+        let before = used(&stage, &crowd)?;
+        let began = Instant::now();
         let (events, expected) =
             change(&stage, &mut providers, &audience, rate, seconds as f64, &mut dice).await?;
         let took = began.elapsed().as_secs_f64();
@@ -134,7 +132,8 @@ async fn bare(
     seconds: f64,
     dice: &mut fastrand::Rng,
 ) -> Result<(Vec<Duration>, Duration)> {
-    let (mut watching, etcd) = (stage::etcd(stage).await?, stage::etcd(stage).await?);
+    let mut watching = stage::etcd(stage).await?;
+    let etcd = stage::etcd(stage).await?;
     let mut watch = watching.watch("/bare/", Some(WatchOptions::new().with_prefix())).await?;
     let nats = async_nats::connect(stage.world.nats.url()).await?;
     let receiver = async_nats::connect(stage.world.nats.url()).await?;
@@ -149,9 +148,12 @@ async fn bare(
             }
         }
     });
-    let (began, clock) = (Instant::now(), Clock::system());
+    let began = Instant::now();
+    let clock = Clock::system();
     let mut at = began;
-    let (mut running, mut took, mut asked) = (FuturesUnordered::new(), vec![], 0);
+    let mut running = FuturesUnordered::new();
+    let mut took = vec![];
+    let mut asked = 0;
     let over = began + Duration::from_secs_f64(seconds);
     loop {
         if at <= over {
@@ -193,7 +195,9 @@ async fn change(
     let mut at = Instant::now();
     let mut running = FuturesUnordered::new();
     let changing = changing(audience);
-    let (mut events, mut expected, mut turn) = (0, 0, Vec::new());
+    let mut events = 0;
+    let mut expected = 0;
+    let mut turn = Vec::new();
     loop {
         // The gaps of changes that know nothing of each other.
         at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);

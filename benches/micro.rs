@@ -76,7 +76,8 @@ fn codec(c: &mut Criterion) {
 
 fn interest(c: &mut Criterion) {
     let mut lookup = Lookup::new(CONSUMERS, PROVIDERS, EACH);
-    let (like, mut rev) = (event(1), 1);
+    let like = event(1);
+    let mut rev = 1;
     c.bench_function("interest/an event finds five groups of a thousand", |b| {
         b.iter(|| {
             rev += 1;

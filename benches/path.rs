@@ -33,7 +33,7 @@ const WAITING: usize = 64;
 type Sighting = (u64, Instant);
 
 fn main() -> Result<()> {
-    let rounds = std::env::args().nth(1).map_or(Ok(300), |it| it.parse())?;
+    let [rounds] = benches::arguments([300])?;
     let report = Report::new("path", &["p50 ms", "p90 ms", "p99 ms", "max ms", "ratio of p50"]);
     tokio::runtime::Runtime::new()?.block_on(run(&report, rounds))
 }
@@ -51,8 +51,11 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
 
     let (mut socket, mut bare_bytes) = connection(&mut watching).await?;
 
-    let (mut puts, mut hops, mut carried) = (vec![], vec![], vec![]);
-    let (mut path, mut answers) = (vec![], vec![]);
+    let mut puts = vec![];
+    let mut hops = vec![];
+    let mut carried = vec![];
+    let mut path = vec![];
+    let mut answers = vec![];
     for round in 0..WARM + rounds {
         let stamp = provider.next_stamp();
         let value = json!({"padding": "x".repeat(300), "properties": stamp.properties()}).to_string();
@@ -88,7 +91,9 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
 
     let mut committed = etcd_watch(&stage, "/cse-sr/inst/files/", &mut watching).await?;
     let mut published = subscription(&stage, "muster.event.>", &mut watching).await?;
-    let (mut to_etcd, mut to_nats, mut to_frame) = (vec![], vec![], vec![]);
+    let mut to_etcd = vec![];
+    let mut to_nats = vec![];
+    let mut to_frame = vec![];
     for _ in 0..rounds {
         let (began, _, seq) = change(&stage, &mut provider).await;
         let commit = seen(&mut committed, seq).await?;

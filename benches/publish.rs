@@ -32,10 +32,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
     }
-    let mut counts = std::env::args().skip(1).map(|it| it.parse()).collect::<Result<Vec<usize>, _>>()?;
-    if counts.is_empty() {
-        counts = vec![1, 100, 1000];
-    }
+    let counts = benches::list_of_arguments(&[1, 100, 1000])?;
     tokio::runtime::Runtime::new()?.block_on(run(&counts))
 }
 
@@ -52,7 +49,8 @@ async fn run(counts: &[usize]) -> Result<()> {
     };
     play.events(REMEMBERED).await?;
     play.bare().await?;
-    let (mut registered, mut floor) = (Vec::new(), None);
+    let mut registered = Vec::new();
+    let mut floor = None;
     for count in counts {
         registered.extend(play.stage.consumers(registered.len(), *count, |_| vec![0]).await);
         play.events(WARM).await?;
@@ -101,7 +99,9 @@ struct Play {
 impl Play {
     /// Makes changes and sees each of them on the bus, in order.
     async fn events(&mut self, changes: usize) -> Result<()> {
-        let (events, last, sample) = (&mut self.events, &mut self.last, &mut self.sample);
+        let events = &mut self.events;
+        let last = &mut self.last;
+        let sample = &mut self.sample;
         let counting = async {
             for _ in 0..changes {
                 let event = timeout(PATIENCE, events.next()).await.context("an event is missing")?;
@@ -117,9 +117,11 @@ impl Play {
     }
 
     async fn measure(&mut self, what: &str, changes: usize, floor: &mut Option<f64>) -> Result<()> {
-        let (cpu, began) = (self.stage.control_plane_cpu()?, Instant::now());
+        let cpu = self.stage.control_plane_cpu()?;
+        let began = Instant::now();
         self.events(changes).await?;
-        let (took, cpu) = (began.elapsed().as_secs_f64(), self.stage.control_plane_cpu()? - cpu);
+        let took = began.elapsed().as_secs_f64();
+        let cpu = self.stage.control_plane_cpu()? - cpu;
         let each = cpu / changes as f64 * 1e6;
         let ratio = each / *floor.get_or_insert(each);
         self.report.row(what, &[Some(changes as f64 / took), Some(each), Some(ratio)]);

@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? || floor::become_child_if_asked()? {
         return Ok(());
     }
-    let watchers = std::env::args().nth(1).map_or(Ok(10_000), |it| it.parse())?;
+    let [watchers] = benches::arguments([10_000])?;
     tokio::runtime::Runtime::new()?.block_on(run(watchers))
 }
 
@@ -54,13 +54,13 @@ async fn run(watchers: usize) -> Result<()> {
     ];
     let report = Report::new("reconnect", &columns);
     let bare = bare(watchers)?;
-    let row = |what: &str, it: &Opened, rest: [Option<f64>; 4]| {
+    let row = |what: &str, opened: &Opened, rest: [Option<f64>; 4]| {
         let figures = [
-            Some(it.seconds),
-            Some(it.seconds / bare.seconds),
-            Some(it.cpu),
-            Some(it.cpu / bare.cpu),
-            Some(it.cpu / watchers as f64 * 1e6),
+            Some(opened.seconds),
+            Some(opened.seconds / bare.seconds),
+            Some(opened.cpu),
+            Some(opened.cpu / bare.cpu),
+            Some(opened.cpu / watchers as f64 * 1e6),
         ];
         report.row(&format!("{watchers} watchers, {what}"), &[&figures[..], &rest].concat());
     };
@@ -86,7 +86,8 @@ async fn run(watchers: usize) -> Result<()> {
     tokio::time::sleep(SETTLE).await;
 
     let before = provider.changes();
-    let (stop, mut changing) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut changing = JoinSet::new();
     changing.spawn(change(provider, Client::new(stage.world.control_planes[0].api), stop.clone()));
     let began = Instant::now();
     let opened = timed(&stage, || crowd.reopen())?;

@@ -39,10 +39,10 @@ const PARTS: [&str; 5] = ["view", "find", "unchanged", "heartbeat", "register"];
 #[tokio::main]
 async fn main() -> Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = asked.iter().find(|it| !PARTS.contains(&it.as_str())) {
+    if let Some(unknown) = asked.iter().find(|part| !PARTS.contains(&part.as_str())) {
         anyhow::bail!("no part {unknown}; there are {}", PARTS.join(", "));
     }
-    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|it| it == part);
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|name| name == part);
     eprintln!("{:<28} {:>10} {:>9} {:>9} {:>8}", "what", "per s", "p50 ms", "p99 ms", "ratio");
     let etcd = Etcd::start().await;
     let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
@@ -85,7 +85,8 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
         readiness: readiness.clone(),
     };
     let app = App::build(parts, tasks);
-    let (service, serving) = (app.service.clone(), tasks.clone());
+    let service = app.service.clone();
+    let serving = tasks.clone();
     tasks.spawn(async move { serve(listener, service, ServerLimits::default(), &serving).await });
     let mut revisions = app.view.revisions();
     revisions.wait_for(|rev| *rev > 0).await?;
@@ -170,7 +171,8 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
         post(api, "/microservices", r#"{"service":{"serviceName":"grows","appId":"bench"}}"#).await?;
     let id = field(&service, "serviceId")?;
     let reference = ServiceRef::new(Tenant::default(), "floor");
-    let (mut floor, mut taken) = (Vec::new(), Vec::new());
+    let mut floor = Vec::new();
+    let mut taken = Vec::new();
     let started = Instant::now();
     for n in 0..400 {
         let begun = Instant::now();
@@ -221,7 +223,8 @@ async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
     let started = Instant::now();
     tasks.spawn(follow::follow(store.clone(), writer, tasks.abort().clone()));
     view.revisions().wait_for(|rev| *rev > 0).await?;
-    let (took, bytes) = (started.elapsed(), resident()?.saturating_sub(before));
+    let took = started.elapsed();
+    let bytes = resident()?.saturating_sub(before);
     let count: usize = view.now()?.tenants.values().map(|tenant| tenant.instance_count).sum();
     eprintln!(
         "{count} instances listed and indexed in {:.2} s, {} bytes each",
@@ -266,7 +269,8 @@ async fn load(server: &str, request: impl Fn(usize) -> Vec<u8>) -> Result<Latenc
     let request = &request;
     let clients = (0..CLIENTS).map(|first| async move {
         let mut client = Client::connect(server).await?;
-        let (mut calls, mut n) = (Vec::new(), first);
+        let mut calls = Vec::new();
+        let mut n = first;
         while Instant::now() < until {
             let request = request(n);
             let begun = Instant::now();
@@ -281,7 +285,8 @@ async fn load(server: &str, request: impl Fn(usize) -> Vec<u8>) -> Result<Latenc
 }
 
 fn report(what: &str, figures: &Latencies, floor: Option<&Latencies>) {
-    let (p50, p99) = (figures.quantile_ms(0.5), figures.quantile_ms(0.99));
+    let p50 = figures.quantile_ms(0.5);
+    let p99 = figures.quantile_ms(0.99);
     let ratio = floor.map_or(1.0, |floor| figures.per_second() / floor.per_second());
     eprintln!("{what:<28} {:>10.0} {p50:>9.2} {p99:>9.2} {ratio:>8.2}", figures.per_second());
     let figure = serde_json::json!({

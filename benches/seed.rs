@@ -18,9 +18,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
     }
-    let mut arguments = std::env::args().skip(1).map(|it| it.parse::<usize>());
-    let watchers = arguments.next().unwrap_or(Ok(2500))?;
-    let changes = arguments.next().unwrap_or(Ok(2500))?;
+    let [watchers, changes] = benches::arguments([2500, 2500])?;
     let columns = [
         "frames",
         "expected",
@@ -54,7 +52,8 @@ async fn run(report: &Report, watchers: usize, changes: usize) -> Result<()> {
 
     let mut crowd = Crowd::start()?;
     crowd.open(stage.world.gateways[0].api, std::slice::from_ref(&id), watchers, 0)?;
-    let (before, control_before) = (stage.gateway_cpu()?, stage.control_plane_cpu()?);
+    let before = stage.gateway_cpu()?;
+    let control_before = stage.control_plane_cpu()?;
     let began = Instant::now();
     let path = format!("/microservices/{id}/instances/{instance}/properties");
     let clock = shared::clock::Clock::system();

@@ -23,9 +23,7 @@ fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
     }
-    let mut arguments = std::env::args().skip(1).map(|it| it.parse::<usize>());
-    let watchers = arguments.next().unwrap_or(Ok(10_000))?;
-    let seconds = arguments.next().unwrap_or(Ok(20))?;
+    let [watchers, seconds] = benches::arguments([10_000, 20])?;
     tokio::runtime::Runtime::new()?.block_on(run(watchers, seconds))
 }
 

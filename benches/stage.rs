@@ -150,7 +150,8 @@ impl Provider {
             let mut puts = Vec::with_capacity(count);
             for n in 0..count {
                 let stamp = self.next_stamp();
-                let (instance, service) = (&self.instances[n], &self.id);
+                let instance = &self.instances[n];
+                let service = &self.id;
                 let value = json!({"instanceId": instance, "serviceId": service, "hostName": "node",
                     "endpoints": [format!("rest://10.0.0.1:80/{instance}")], "status": "UP",
                     "properties": stamp.properties(), "version": "1.0.0",

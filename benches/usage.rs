@@ -51,17 +51,19 @@ pub fn resident(pid: u32) -> Result<f64> {
 /// # Errors
 /// When the kernel does not tell.
 pub fn kernel_bytes() -> Result<f64> {
-    let number = |file: &str, line: &str, after: &str| -> Result<f64> {
-        let text = std::fs::read_to_string(file)?;
-        let line = text.lines().find(|it| it.starts_with(line)).context("a line of the kernel's")?;
-        let number =
-            line.split(after).nth(1).and_then(|it| it.split_whitespace().next()).context("a number")?;
-        Ok(number.parse()?)
-    };
-    // What the file system keeps for later is among the objects that can be reclaimed, and is left out.
-    let objects = number("/proc/meminfo", "SUnreclaim:", ":")? * 1024.0;
-    let sockets = number("/proc/net/sockstat", "TCP:", "mem ")? * PAGE;
+    // Objects that can be reclaimed are left out: most of them belong to the file system's caches, which grow with
+    // every file that is read and say nothing about connections.
+    let objects = number_in("/proc/meminfo", "SUnreclaim:", ":")? * 1024.0;
+    let sockets = number_in("/proc/net/sockstat", "TCP:", "mem ")? * PAGE;
     Ok(objects + sockets)
+}
+
+/// Reads the number behind the text `after` in the line of a kernel's file that begins with `start`.
+fn number_in(file: &str, start: &str, after: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(file)?;
+    let line = text.lines().find(|line| line.starts_with(start)).context("a line of the kernel's")?;
+    let rest = line.split(after).nth(1).context("a number")?;
+    Ok(rest.split_whitespace().next().context("a number")?.parse()?)
 }
 
 /// The load of the machine over the last minute, for the reader of the figures.
@@ -78,7 +80,8 @@ mod tests {
 
     #[test]
     fn work_shows_as_cpu_time() {
-        let (before, began) = (cpu_seconds(std::process::id()).expect("runs"), Instant::now());
+        let before = cpu_seconds(std::process::id()).expect("runs");
+        let began = Instant::now();
         while began.elapsed() < Duration::from_millis(20) {
             std::hint::spin_loop();
         }

@@ -2,7 +2,8 @@
 
 /// A whole frame and what follows it; nothing when more bytes are needed.
 pub(super) fn cut(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+    let first = *bytes.first()?;
+    let second = *bytes.get(1)?;
     let (header, length) = match second & 0x7f {
         126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?).into()),
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),

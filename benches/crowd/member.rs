@@ -101,7 +101,7 @@ impl Crowd {
             ["reopen"] => {
                 self.watchers.abort_all();
                 while self.watchers.join_next().await.is_some() {}
-                self.memories.iter().for_each(|it| it.borrow_mut().resume());
+                self.memories.iter().for_each(|memory| memory.borrow_mut().resume());
                 self.open().await
             }
             ["grpc", to, connections, each, consumer] => {
@@ -115,7 +115,8 @@ impl Crowd {
                 Ok(json!({}))
             }
             ["collect", frames, within] => {
-                let (frames, until) = (frames.parse()?, deadline(within)?);
+                let frames = frames.parse()?;
+                let until = deadline(within)?;
                 while self.shared.seen.borrow().received < frames && Instant::now() < until {
                     sleep(LOOK).await;
                 }
@@ -123,12 +124,14 @@ impl Crowd {
                 Ok(self.shared.seen.borrow_mut().take())
             }
             ["reach", provider, seq, within] => {
-                let (provider, seq, until) = (provider.parse()?, seq.parse()?, deadline(within)?);
-                let has = |it: &Rc<RefCell<Memory>>| it.borrow().has(provider, seq);
+                let provider = provider.parse()?;
+                let seq = seq.parse()?;
+                let until = deadline(within)?;
+                let has = |memory: &Rc<RefCell<Memory>>| memory.borrow().has(provider, seq);
                 while !self.memories.iter().all(has) && Instant::now() < until {
                     sleep(LOOK).await;
                 }
-                let reached = self.memories.iter().filter(|it| has(it)).count();
+                let reached = self.memories.iter().filter(|memory| has(memory)).count();
                 Ok(json!({ "reached": reached }))
             }
             ["sample"] => Ok(json!({ "frame": self.shared.seen.borrow().sample })),
@@ -154,7 +157,8 @@ impl Crowd {
         });
         let mut opened = stream::iter(opening).buffer_unordered(AT_ONCE);
         while let Some((number, (socket, rest))) = opened.try_next().await? {
-            let (shared, memory) = (self.shared.clone(), memories[number].clone());
+            let shared = self.shared.clone();
+            let memory = memories[number].clone();
             self.watchers.spawn_local(async move {
                 // However it ended, the server was not to end it.
                 _ = websocket::watch(number, socket, rest, &memory, &shared).await;
@@ -184,7 +188,7 @@ async fn read(mut stream: Streaming<WatchResponse>, shared: &Shared) {
     let mut memory = Memory::default();
     while let Ok(Some(told)) = stream.message().await {
         let Some(What::Event(event)) = told.what else { continue };
-        let text = event.instance.as_ref().and_then(|it| it.properties.get("stamp"));
+        let text = event.instance.as_ref().and_then(|instance| instance.properties.get("stamp"));
         let stamp = text.and_then(|text| Stamp::read(text.as_bytes(), 0));
         stamp.into_iter().for_each(|stamp| shared.seen.borrow_mut().saw(stamp, &mut memory));
     }

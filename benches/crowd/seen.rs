@@ -29,18 +29,18 @@ struct Known {
 impl Memory {
     /// The connection broke.
     pub(super) fn resume(&mut self) {
-        self.known.iter_mut().for_each(|it| it.resuming = true);
+        self.known.iter_mut().for_each(|last| last.resuming = true);
     }
 
     /// The state of the provider's one instance was told: nothing up to this change is missing.
     fn knows(&mut self, stamp: Stamp) {
-        self.known.retain(|it| it.provider != stamp.provider);
+        self.known.retain(|last| last.provider != stamp.provider);
         self.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
     }
 
     /// The provider's change with this number has come.
     pub(super) fn has(&self, provider: u32, seq: u64) -> bool {
-        self.known.iter().any(|it| it.provider == provider && it.seq >= seq)
+        self.known.iter().any(|last| last.provider == provider && last.seq >= seq)
     }
 }
 
@@ -94,18 +94,18 @@ impl Seen {
 
     /// A watcher was told of a change.
     pub(super) fn saw(&mut self, stamp: Stamp, memory: &mut Memory) {
-        let known = memory.known.iter_mut().find(|it| it.provider == stamp.provider);
+        let known = memory.known.iter_mut().find(|last| last.provider == stamp.provider);
         match known {
-            Some(it) if it.resuming && stamp.seq <= it.seq => {
+            Some(last) if last.resuming && stamp.seq <= last.seq => {
                 self.again += 1;
                 return;
             }
-            Some(it) if stamp.seq > it.seq => {
-                self.lost += stamp.seq - it.seq - 1;
-                it.seq = stamp.seq;
-                it.resuming = false;
+            Some(last) if stamp.seq > last.seq => {
+                self.lost += stamp.seq - last.seq - 1;
+                last.seq = stamp.seq;
+                last.resuming = false;
             }
-            Some(it) if stamp.seq == it.seq => self.repeated += 1,
+            Some(last) if stamp.seq == last.seq => self.repeated += 1,
             Some(_) => self.reordered += 1,
             None => {
                 memory.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
@@ -130,8 +130,8 @@ impl Seen {
         let told = json!({
             "received": self.received, "lost": self.lost, "repeated": self.repeated,
             "reordered": self.reordered, "again": self.again, "ended": self.ended,
-            "first_ms": median(self.changes.values().map(|it| it.first).collect()),
-            "last_ms": median(self.changes.values().map(|it| it.last).collect()),
+            "first_ms": median(self.changes.values().map(|change| change.first).collect()),
+            "last_ms": median(self.changes.values().map(|change| change.last).collect()),
             "p50_ms": ms(0.5), "p99_ms": ms(0.99), "max_ms": self.receipts.max() as f64 / 1000.0,
         });
         (self.received, self.lost, self.repeated, self.reordered, self.again) = (0, 0, 0, 0, 0);
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_lost_repeated_or_out_of_order_is_counted() {
-        let (mut seen, mut memory) = (Seen::new(), Memory::default());
+        let mut seen = Seen::new();
+        let mut memory = Memory::default();
         [5, 6, 9, 9, 7].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
         let told = seen.take();
         let counted = ["received", "lost", "repeated", "reordered", "again"].map(|name| told[name].as_u64());
@@ -160,7 +161,8 @@ mod tests {
 
     #[test]
     fn after_a_break_the_same_may_come_again_but_nothing_may_be_missing() {
-        let (mut seen, mut memory) = (Seen::new(), Memory::default());
+        let mut seen = Seen::new();
+        let mut memory = Memory::default();
         [1, 2, 3].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));
         memory.resume();
         [2, 3, 4, 4, 6].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));

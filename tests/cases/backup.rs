@@ -29,7 +29,8 @@ async fn has(client: &Client, consumer: &str, wanted: &[&str]) {
     eventually("the registry has what it had", || async {
         let answer = client.try_find(consumer, "order").await.filter(|answer| answer.status == 200)?;
         let instances = answer.ok()["instances"].as_array().cloned().unwrap_or_default();
-        let mut ids: Vec<_> = instances.iter().filter_map(|it| it["instanceId"].as_str()).collect();
+        let mut ids: Vec<_> =
+            instances.iter().filter_map(|instance| instance["instanceId"].as_str()).collect();
         ids.sort_unstable();
         (ids == wanted).then_some(())
     })
@@ -40,10 +41,12 @@ async fn has(client: &Client, consumer: &str, wanted: &[&str]) {
 async fn etcd_is_saved_and_restored_by_the_documented_commands() {
     let world = World::with().start().await;
     let client = world.client(0);
-    let (consumer, provider) = (client.service("cart").await, client.service("order").await);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
     client.find(&consumer, "order", "").await.ok();
     client.instance_with(&provider, "before", 300).await;
-    let (etcd, endpoint) = (&world.etcd, format!("http://{}", world.etcd.endpoint()));
+    let etcd = &world.etcd;
+    let endpoint = format!("http://{}", world.etcd.endpoint());
     run(&commands("save", &[("http://127.0.0.1:2379", &endpoint)]), etcd.directory());
 
     client.instance_with(&provider, "after", 300).await;
@@ -66,7 +69,8 @@ async fn etcd_is_saved_and_restored_by_the_documented_commands() {
 async fn an_embedded_store_is_saved_and_restored_by_a_copy() {
     let registry = Registry::start(&[]).await;
     let client = Client::new(registry.api);
-    let (consumer, provider) = (client.service("cart").await, client.service("order").await);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
     client.instance_with(&provider, "before", 300).await;
     let directory = registry.process.directory().to_owned();
     let copy = |from: &str, to: &str| {

@@ -69,9 +69,9 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             found.extend(map.get("expr").and_then(Value::as_str).map(str::to_owned));
-            map.values().for_each(|it| expressions(it, found));
+            map.values().for_each(|value| expressions(value, found));
         }
-        Value::Array(list) => list.iter().for_each(|it| expressions(it, found)),
+        Value::Array(list) => list.iter().for_each(|value| expressions(value, found)),
         _ => {}
     }
 }
@@ -79,29 +79,32 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 fn queries(file: &Path, document: &Value) -> Vec<Query> {
     let mut texts = Vec::new();
     expressions(document, &mut texts);
-    let place = file.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-    // What Grafana puts in for a variable when all are chosen.
-    let text = |text: String| text.replace("$instance", ".*").replace("$__rate_interval", "1m");
-    texts.into_iter().map(|it| Query { place: place.clone(), text: text(it) }).collect()
+    let place = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    texts.iter().map(|text| Query { place: place.clone(), text: with_variables(text) }).collect()
+}
+
+/// Replaces Grafana's variables, as it does when all values are chosen.
+fn with_variables(text: &str) -> String {
+    text.replace("$instance", ".*").replace("$__rate_interval", "1m")
 }
 
 fn of_dashboards() -> Vec<Query> {
-    let files = std::fs::read_dir(grafana().join("dashboards"))
-        .expect("a folder")
-        .map(|it| it.expect("a file").path());
-    let read = |file: PathBuf| {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(grafana().join("dashboards")).expect("a folder") {
+        let file = entry.expect("a file").path();
         let text = std::fs::read_to_string(&file).expect("is readable");
-        queries(&file, &serde_json::from_str(&text).expect("is JSON"))
-    };
-    files.flat_map(read).collect()
+        found.extend(queries(&file, &serde_json::from_str(&text).expect("is JSON")));
+    }
+    found
 }
 
 fn of_rules() -> Vec<Query> {
-    let read = |file: PathBuf| {
+    let mut found = Vec::new();
+    for file in rule_files() {
         let text = std::fs::read_to_string(&file).expect("is readable");
-        queries(&file, &serde_yaml(&text))
-    };
-    rule_files().into_iter().flat_map(read).collect()
+        found.extend(queries(&file, &serde_yaml(&text)));
+    }
+    found
 }
 
 fn serde_yaml(text: &str) -> Value {
@@ -110,16 +113,16 @@ fn serde_yaml(text: &str) -> Value {
 
 /// The selectors of series in a query: a name of ours with the labels that follow it.
 fn selectors(query: &str) -> BTreeSet<String> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let ours = ["muster_", "muster:", "service_center_", "process_", "go_", "up"];
     let mut found = BTreeSet::new();
     let mut rest = query;
-    while let Some(begin) = rest.find(is_name) {
-        let (quoted, from) = (rest[..begin].matches('"').count() % 2 == 1, &rest[begin..]);
-        let name = &from[..from.find(|c| !is_name(c)).unwrap_or(from.len())];
+    while let Some(begin) = rest.find(may_be_in_a_name) {
+        let quoted = rest[..begin].matches('"').count() % 2 == 1;
+        let from = &rest[begin..];
+        let name = &from[..from.find(|c| !may_be_in_a_name(c)).unwrap_or(from.len())];
         let after = &from[name.len()..];
-        let labels = after.strip_prefix('{').and_then(|it| it.split_once('}')).map(|(labels, _)| labels);
-        let known = ours.iter().any(|it| name.starts_with(it)) && (name != "up" || labels.is_some());
+        let labels = after.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(labels, _)| labels);
+        let known = ours.iter().any(|prefix| name.starts_with(prefix)) && (name != "up" || labels.is_some());
         if known && !quoted {
             found.insert(labels.map_or_else(|| name.to_owned(), |labels| format!("{name}{{{labels}}}")));
         }
@@ -127,6 +130,10 @@ fn selectors(query: &str) -> BTreeSet<String> {
         rest = &after[skipped..];
     }
     found
+}
+
+fn may_be_in_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
 #[test]
@@ -188,8 +195,8 @@ async fn unanswered(prometheus: &Prometheus, queries: &[Query]) -> BTreeMap<Stri
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_dashboards_and_rules_is_answered() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let admin = |nodes: &[harness::Node]| nodes.iter().map(|it| it.admin).collect::<Vec<_>>();
-    let (planes, gateways) = (admin(&world.control_planes), admin(&world.gateways));
+    let planes: Vec<_> = world.control_planes.iter().map(|node| node.admin).collect();
+    let gateways: Vec<_> = world.gateways.iter().map(|node| node.admin).collect();
     let all = [planes.clone(), gateways.clone()].concat();
     let jobs = [("control-plane", planes), ("edge-gateway", gateways), ("service-center", all)];
     let prometheus = Prometheus::start(&jobs).await;
@@ -197,14 +204,14 @@ async fn every_query_of_dashboards_and_rules_is_answered() {
     let client = world.client(1);
     let found = client.try_call("GET", "/microservices", &Value::Null).await.expect("an answer").ok();
     let services = found["services"].as_array().cloned().unwrap_or_default();
-    let provider = services.iter().find(|it| it["serviceName"] == "order").expect("is registered");
+    let provider = services.iter().find(|service| service["serviceName"] == "order").expect("is registered");
     let provider = provider["serviceId"].as_str().expect("an id").to_owned();
 
     let mut queries = of_dashboards();
     queries.extend(of_rules());
     assert!(queries.len() > 100, "only {}", queries.len());
-    let old = |text: &str| text.replace("{J", "{job=\"service-center\"");
-    queries.extend(OLD.iter().map(|it| Query { place: "Service-Center's".to_owned(), text: old(it) }));
+    let old: Vec<String> = OLD.iter().map(|text| text.replace("{J", "{job=\"service-center\"")).collect();
+    queries.extend(old.iter().map(|text| Query { place: "Service-Center's".to_owned(), text: text.clone() }));
 
     // Rates need two scrapes, rules what was scraped; so the load goes on until all is there.
     let give_up = Instant::now() + deadline();
@@ -221,8 +228,8 @@ async fn every_query_of_dashboards_and_rules_is_answered() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // A panel shows something, not only series that cancel out.
-    for text in OLD {
-        let answer = prometheus.query(&old(text)).await.expect("is understood");
+    for text in &old {
+        let answer = prometheus.query(text).await.expect("is understood");
         assert!(!answer.is_empty(), "{text}");
     }
     let rules = prometheus.rules().await;
@@ -236,7 +243,8 @@ async fn every_query_of_dashboards_and_rules_is_answered() {
 fn promtool(arguments: &[&str]) {
     let output = Command::new("promtool").args(arguments).current_dir(grafana()).output();
     let output = output.expect("promtool is installed: apt-get install --no-install-recommends prometheus");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{out}\n{err}");
 }
 

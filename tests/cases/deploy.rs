@@ -56,7 +56,9 @@ fn instruments() -> BTreeSet<String> {
             let text = read(&file);
             let product = text.split("\nmod tests {").next().unwrap_or_default();
             let literals = product.split('"').skip(1).step_by(2);
-            names.extend(literals.filter(|it| is_ours(it) && words(it).count() == 1).map(str::to_owned));
+            names.extend(
+                literals.filter(|literal| is_ours(literal) && words(literal).count() == 1).map(str::to_owned),
+            );
         }
     }
     assert!(names.len() > 20, "the sources were not understood: {names:?}");
@@ -73,9 +75,9 @@ pub(crate) fn each(value: &Value, name: &str) -> Vec<Value> {
     match value {
         Value::Object(map) => map
             .iter()
-            .flat_map(|(key, it)| if key == name { vec![it.clone()] } else { each(it, name) })
+            .flat_map(|(key, value)| if key == name { vec![value.clone()] } else { each(value, name) })
             .collect(),
-        Value::Array(list) => list.iter().flat_map(|it| each(it, name)).collect(),
+        Value::Array(list) => list.iter().flat_map(|value| each(value, name)).collect(),
         _ => Vec::new(),
     }
 }
@@ -86,7 +88,7 @@ pub(crate) fn text(value: &Value) -> String {
 
 fn services(compose: &Value) -> Vec<(String, Value)> {
     let services = compose["services"].as_object().expect("has services");
-    services.iter().map(|(name, it)| (name.clone(), it.clone())).collect()
+    services.iter().map(|(name, service)| (name.clone(), service.clone())).collect()
 }
 
 const COMPOSE: [&str; 2] = ["docker-compose.yml", "docker-compose.cluster.yml"];
@@ -149,14 +151,16 @@ fn variables_that_containers_get_are_settings_of_their_programs() {
         let set: Vec<_> = part
             .lines()
             .filter_map(|line| line.strip_prefix("ENV "))
-            .flat_map(|line| line.split(' ').filter_map(|it| it.split_once('=')))
+            .flat_map(|line| line.split(' ').filter_map(|flag| flag.split_once('=')))
             .map(|(name, _)| name.to_owned())
             .filter(|name| name.starts_with("MUSTER_"))
             .collect();
         if image == "muster/muster" {
             assert_eq!(set, ["MUSTER_LISTEN", "MUSTER_DATA_DIR"]);
         } else {
-            set.iter().for_each(|it| assert!(variables(&image).contains(it), "{image} sets {it}"));
+            set.iter().for_each(|variable| {
+                assert!(variables(&image).contains(variable), "{image} sets {variable}")
+            });
         }
     }
 }
@@ -173,7 +177,9 @@ fn ports_agree() {
     let compose = yaml(COMPOSE[0]);
     let hosts: BTreeSet<String> = services(&compose).into_iter().map(|(name, _)| name).collect();
     let scrape = yaml("grafana/prometheus.yml");
-    for target in each(&scrape, "targets").iter().flat_map(|it| it.as_array().cloned().unwrap_or_default()) {
+    for target in
+        each(&scrape, "targets").iter().flat_map(|list| list.as_array().cloned().unwrap_or_default())
+    {
         let (host, port) =
             text(&target).split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("has a port");
         assert!(hosts.contains(&host), "{host} is scraped and not there");
@@ -256,7 +262,7 @@ fn containers_are_bounded_watched_and_started_again() {
             // What the second file does not say, the first does.
             let told = |key: &str| match &service[key] {
                 Value::Null => base["services"][&name][key].clone(),
-                it => it.clone(),
+                value => value.clone(),
             };
             assert_eq!(told("restart"), "unless-stopped", "{file}: {name}");
             let limits = &told("deploy")["resources"]["limits"];
@@ -286,10 +292,13 @@ fn every_figure_that_is_asked_for_is_told() {
     let mut queries: Vec<(String, String)> = Vec::new();
     for file in files("grafana/dashboards", ".json") {
         let board: Value = serde_json::from_str(&read(&file)).expect("is JSON");
-        queries.extend(each(&board, "expr").iter().map(|it| (file.display().to_string(), text(it))));
+        queries.extend(
+            each(&board, "expr").iter().map(|expression| (file.display().to_string(), text(expression))),
+        );
     }
     for file in ["grafana/rules.yml", "grafana/alerts.yml"] {
-        queries.extend(each(&yaml(file), "expr").iter().map(|it| (file.to_owned(), text(it))));
+        queries
+            .extend(each(&yaml(file), "expr").iter().map(|expression| (file.to_owned(), text(expression))));
     }
     assert!(queries.len() > 60, "{}", queries.len());
     for (file, query) in queries {
@@ -305,10 +314,10 @@ fn every_figure_that_is_asked_for_is_told() {
 fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let alerts = yaml("grafana/alerts.yml");
     let named: BTreeSet<PathBuf> =
-        each(&alerts, "runbook_url").iter().map(|it| root().join(text(it))).collect();
+        each(&alerts, "runbook_url").iter().map(|page| root().join(text(page))).collect();
     assert_eq!(named.len(), each(&alerts, "alert").len());
     let there: BTreeSet<PathBuf> =
-        files("docs/runbooks", ".md").into_iter().filter(|it| !it.ends_with("README.md")).collect();
+        files("docs/runbooks", ".md").into_iter().filter(|page| !page.ends_with("README.md")).collect();
     assert_eq!(named, there);
 }
 
@@ -330,7 +339,8 @@ fn the_page_of_settings_is_the_settings() {
     let path = "docs/configuration.md";
     let mut page = read(path);
     for (program, table) in tables {
-        let (begin, end) = (format!("<!-- begin {program} -->\n"), format!("<!-- end {program} -->"));
+        let begin = format!("<!-- begin {program} -->\n");
+        let end = format!("<!-- end {program} -->");
         let (before, rest) = page.split_once(&begin).expect("the page has a place for the table");
         let (_, after) = rest.split_once(&end).expect("the place has an end");
         page = format!("{before}{begin}\n{table}\n{end}{after}");
@@ -347,7 +357,7 @@ fn links_between_the_documents_lead_somewhere() {
     pages.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root().join(name)));
     for page in pages {
         let content = read(&page);
-        for link in content.split("](").skip(1).filter_map(|it| it.split(')').next()) {
+        for link in content.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap_or_default();
             if target.is_empty() || target.contains("://") {
                 continue;

@@ -101,7 +101,8 @@ async fn a_process_that_cannot_be_asked_is_told_from_one_that_differs() {
     let nobody = format!("http://{},http://{}", local(), local());
     assert_eq!(muster(&["diff", "--admin", &nobody]).await.0, 69);
     let nats = Nats::start().await;
-    let (api, admin) = (local(), local());
+    let api = local();
+    let admin = local();
     let gateway = Process::ours("edge-gateway").args([
         "--nats",
         &nats.url(),

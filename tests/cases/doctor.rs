@@ -93,7 +93,8 @@ async fn a_nats_that_knows_another_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_without_control_planes() {
     let nats = Nats::start().await;
-    let (api, admin) = (local(), local());
+    let api = local();
+    let admin = local();
     let gateway = Process::ours("edge-gateway")
         .args(["--nats", &nats.url(), "--listen", &api.to_string(), "--admin-listen", &admin.to_string()])
         .args(["--control-plane", &format!("http://{}", local())]);
@@ -113,7 +114,8 @@ async fn a_gateway_without_control_planes() {
 async fn control_planes_of_two_clusters_on_one_nats() {
     let world = World::with().gateways(0).start().await;
     let other = Etcd::start().await;
-    let (api, admin) = (local(), local());
+    let api = local();
+    let admin = local();
     let stranger = Process::ours("control-plane")
         .args(["--etcd", &format!("http://{}", other.endpoint()), "--nats", &world.nats.url()])
         .args(["--listen", &api.to_string(), "--admin-listen", &admin.to_string()]);
@@ -130,7 +132,8 @@ async fn control_planes_of_two_clusters_on_one_nats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn control_planes_without_a_publisher() {
     let nats = Nats::start().await;
-    let (api, admin) = (local(), local());
+    let api = local();
+    let admin = local();
     let plane = Process::ours("control-plane")
         .args(["--etcd", &format!("http://{}", local()), "--nats", &nats.url()])
         .args(["--listen", &api.to_string(), "--admin-listen", &admin.to_string()]);

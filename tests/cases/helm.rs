@@ -52,8 +52,8 @@ fn render(template: &str, values: &Value) -> String {
     // Whether each condition that is open holds.
     let mut open: Vec<bool> = Vec::new();
     for line in template.lines() {
-        let control = line.trim().strip_prefix("{{- ").and_then(|it| it.strip_suffix(" }}"));
-        match control.map(|it| it.split_whitespace().collect::<Vec<_>>()).as_deref() {
+        let control = line.trim().strip_prefix("{{- ").and_then(|text| text.strip_suffix(" }}"));
+        match control.map(|text| text.split_whitespace().collect::<Vec<_>>()).as_deref() {
             Some(["if", "not", path]) => open.push(!is_set(&look_up(path, values))),
             Some(["if", path]) => open.push(is_set(&look_up(path, values))),
             Some(["end"]) => drop(open.pop().expect("an end has a beginning")),
@@ -81,11 +81,11 @@ fn objects(values: &Value) -> Vec<Value> {
     let templates = files(&format!("{CHART}/templates"), ".yaml");
     assert!(templates.len() >= 4, "{templates:?}");
     let rendered = templates.iter().map(|file| render(&read(file), values)).collect::<Vec<_>>();
-    let documents = rendered.iter().flat_map(|it| it.split("\n---\n"));
+    let documents = rendered.iter().flat_map(|file| file.split("\n---\n"));
     documents
-        .filter(|it| !it.trim().is_empty())
-        .map(|it| {
-            serde_saphyr::from_str(it.trim_start_matches("---\n")).unwrap_or_else(|e| panic!("{e}\n{it}"))
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| {
+            serde_saphyr::from_str(text.trim_start_matches("---\n")).unwrap_or_else(|e| panic!("{e}\n{text}"))
         })
         .collect()
 }
@@ -107,12 +107,13 @@ fn everything() -> Value {
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
-    objects.iter().filter(|it| it["kind"] == kind).collect()
+    objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
 #[test]
 fn it_renders_with_its_defaults_and_with_everything_on() {
-    let kinds = |objects: &[Value]| objects.iter().map(|it| text(&it["kind"])).collect::<BTreeSet<_>>();
+    let kinds =
+        |objects: &[Value]| objects.iter().map(|object| text(&object["kind"])).collect::<BTreeSet<_>>();
     let usual = kinds(&objects(&values()));
     assert_eq!(usual, BTreeSet::from(["Deployment", "PodDisruptionBudget", "Service"].map(str::to_owned)));
     let all = kinds(&objects(&everything()));
@@ -122,7 +123,7 @@ fn it_renders_with_its_defaults_and_with_everything_on() {
     let gateway = |objects: &[Value]| {
         let found = of_kind(objects, "Deployment")
             .into_iter()
-            .find(|it| it["metadata"]["name"] == "prod-edge-gateway");
+            .find(|object| object["metadata"]["name"] == "prod-edge-gateway");
         found.expect("is there")["spec"]["replicas"].clone()
     };
     assert_eq!((gateway(&objects(&values())), gateway(&objects(&everything()))), (2.into(), Value::Null));
@@ -144,13 +145,13 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
             .as_array()
             .expect("has an environment")
             .iter()
-            .map(|it| (text(&it["name"]), it["value"].clone()))
+            .map(|variable| (text(&variable["name"]), variable["value"].clone()))
             .collect();
-        set.iter().for_each(|(it, _)| assert!(known.contains(it.as_str()), "{name} has no {it}"));
+        set.iter().for_each(|(name, _)| assert!(known.contains(name.as_str()), "{name} has no {name}"));
         // The values are ones that the program takes.
-        let literal = set.iter().filter(|(it, value)| value.is_string() && !it.contains("_TLS_"));
-        let sources = literal.fold(settings::Sources::default(), |sources, (it, value)| {
-            sources.with_variable(it, text(value))
+        let literal = set.iter().filter(|(name, value)| value.is_string() && !name.contains("_TLS_"));
+        let sources = literal.fold(settings::Sources::default(), |sources, (name, value)| {
+            sources.with_variable(name, text(value))
         });
         let mistakes = match name.as_str() {
             "control-plane" => settings::parse::<control_plane::process::ProcessConfig>(&sources).err(),
@@ -173,8 +174,11 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
             );
         }
         let seconds = |value: &Value| humantime::parse_duration(&text(value)).expect("a duration").as_secs();
-        let grace =
-            set.iter().find(|(it, _)| it == "MUSTER_GRACE").map(|(_, value)| seconds(value)).expect("is set");
+        let grace = set
+            .iter()
+            .find(|(name, _)| name == "MUSTER_GRACE")
+            .map(|(_, value)| seconds(value))
+            .expect("is set");
         let given = pod["terminationGracePeriodSeconds"].as_u64().expect("is set");
         let sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().expect("is set");
         assert!(given > grace + sleep, "{name}: {given} s for {grace} s and {sleep} s");
@@ -188,7 +192,7 @@ fn selectors_ports_and_metrics_lead_somewhere() {
     let objects = objects(&everything());
     let pods: Vec<Value> = of_kind(&objects, "Deployment")
         .iter()
-        .map(|it| it["spec"]["template"]["metadata"]["labels"].clone())
+        .map(|object| object["spec"]["template"]["metadata"]["labels"].clone())
         .collect();
     let selects = |labels: &Value| {
         let labels = labels.as_object().expect("has labels");

@@ -53,7 +53,7 @@ async fn the_history_is_told_by_the_replica_that_has_it_and_by_no_other() {
         let reply = ask(&nats, subject::RPC_HISTORY, &first).await;
         let told = reply.providers.first().expect("of the provider");
         assert!(told.continuous && !told.has_snapshot && reply.answer > 0, "{reply:?}");
-        let places: Vec<Position> = told.events.iter().filter_map(|it| Some(it.at?.into())).collect();
+        let places: Vec<Position> = told.events.iter().filter_map(|event| Some(event.at?.into())).collect();
         assert_eq!(places.len(), 3, "{reply:?}");
         assert!(places.is_sorted());
     }

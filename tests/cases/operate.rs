@@ -38,14 +38,15 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let (api, admin) = (local(), local());
+        let api = local();
+        let admin = local();
         let process = Process::ours("muster")
             .args(["standalone", "--data-dir", "data", "--listen", &api.to_string()])
             .args(["--admin-listen", &admin.to_string()])
             .args(arguments.iter().copied());
-        let it = Self { process, api, admin };
-        it.start_again().await;
-        it
+        let registry = Self { process, api, admin };
+        registry.start_again().await;
+        registry
     }
 
     pub(crate) async fn start_again(&self) {
@@ -66,7 +67,7 @@ impl Registry {
         let text = Client::new(self.admin).try_get("/metrics").await.expect("answers").text();
         let line = text.lines().find(|line| line.starts_with(name) && line.contains(label));
         let line = line.unwrap_or_else(|| panic!("no {name} {label}"));
-        line.rsplit(' ').next().and_then(|it| it.parse().ok()).expect("is a number")
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("is a number")
     }
 }
 
@@ -81,16 +82,16 @@ async fn a_registry_within_tls_serves_and_pushes_to_who_trusts_it_only() {
     let ca = write(directory.path(), "ca.pem", &authority.certificate_pem());
     let stranger = write(directory.path(), "stranger.pem", &Authority::new().certificate_pem());
     let (certificate, key) = write_identity(directory.path(), &authority.issue(&["127.0.0.1"]));
-    let it = Registry::start(&["--tls-certificate", &certificate, "--tls-key", &key]).await;
+    let registry = Registry::start(&["--tls-certificate", &certificate, "--tls-key", &key]).await;
 
     // Requests, and a push over wss.
-    let server = format!("https://{}", it.api);
+    let server = format!("https://{}", registry.api);
     let (status, text) = muster(&["doctor", "--server", &server, "--ca", &ca]).await;
     assert!(status == 0 && text.contains("a change arrived after"), "{text}");
 
-    let (status, text) = it.services(&["--ca", &stranger]).await;
+    let (status, text) = registry.services(&["--ca", &stranger]).await;
     assert!(status == 69 && text.contains("certificate"), "{status}: {text}");
-    let answer = Client::new(it.api).try_get("/ready").await.expect("an answer in plain HTTP");
+    let answer = Client::new(registry.api).try_get("/ready").await.expect("an answer in plain HTTP");
     assert_eq!(
         (answer.status, answer.text().as_str()),
         (400, "this port expects TLS: use https:// or wss://")
@@ -100,30 +101,31 @@ async fn a_registry_within_tls_serves_and_pushes_to_who_trusts_it_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_replaced_while_it_is_used_and_a_broken_one_is_not_taken() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (old, new) = (Authority::new(), Authority::new());
+    let old = Authority::new();
+    let new = Authority::new();
     let of_old = write(directory.path(), "old.pem", &old.certificate_pem());
     let of_new = write(directory.path(), "new.pem", &new.certificate_pem());
     let (certificate, key) = write_identity(directory.path(), &old.issue_expired(&["127.0.0.1"]));
-    let it = Registry::start(&["--tls-certificate", &certificate, "--tls-key", &key]).await;
-    let (status, text) = it.services(&["--ca", &of_old]).await;
+    let registry = Registry::start(&["--tls-certificate", &certificate, "--tls-key", &key]).await;
+    let (status, text) = registry.services(&["--ca", &of_old]).await;
     assert!(status == 69 && text.contains("expired"), "{status}: {text}");
     let expiry = "muster_tls_certificate_expiry_timestamp_seconds";
-    assert!(it.figure(expiry, "").await < 1.1e9, "it ended in 2002");
+    assert!(registry.figure(expiry, "").await < 1.1e9, "it ended in 2002");
 
     write(directory.path(), "certificate.pem", "junk");
     eventually("the junk is refused", || async {
-        (it.figure("muster_tls_reloads_total", REFUSED).await >= 1.0).then_some(())
+        (registry.figure("muster_tls_reloads_total", REFUSED).await >= 1.0).then_some(())
     })
     .await;
-    let (status, _) = it.services(&["--ca", &of_old]).await;
+    let (status, _) = registry.services(&["--ca", &of_old]).await;
     assert_eq!(status, 69, "the old one is still there");
 
     write_identity(directory.path(), &new.issue(&["127.0.0.1"]));
     eventually("the new one is used", || async {
-        (it.services(&["--ca", &of_new]).await.0 == 0).then_some(())
+        (registry.services(&["--ca", &of_new]).await.0 == 0).then_some(())
     })
     .await;
-    assert!(it.figure(expiry, "").await > 2e9);
+    assert!(registry.figure(expiry, "").await > 2e9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,9 +135,10 @@ async fn clients_without_a_certificate_are_turned_away_where_one_is_needed() {
     let ca = write(directory.path(), "ca.pem", &authority.certificate_pem());
     let (certificate, key) = write_identity(directory.path(), &authority.issue(&["127.0.0.1"]));
     let flags = ["--tls-certificate", &certificate, "--tls-key", &key, "--tls-client-ca", &ca];
-    let it = Registry::start(&flags).await;
-    assert_ne!(it.services(&["--ca", &ca]).await.0, 0);
-    let (status, text) = it.services(&["--ca", &ca, "--certificate", &certificate, "--key", &key]).await;
+    let registry = Registry::start(&flags).await;
+    assert_ne!(registry.services(&["--ca", &ca]).await.0, 0);
+    let (status, text) =
+        registry.services(&["--ca", &ca, "--certificate", &certificate, "--key", &key]).await;
     assert_eq!(status, 0, "{text}");
 }
 
@@ -170,13 +173,16 @@ async fn a_gateway_reaches_its_control_plane_over_tls() {
 async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = write(directory.path(), "muster.toml", "[quota]\nservices = 50\n");
-    let it = Registry::start(&["--config", &file]).await;
-    let (client, admin) = (Client::new(it.api), Client::new(it.admin));
+    let registry = Registry::start(&["--config", &file]).await;
+    let client = Client::new(registry.api);
+    let admin = Client::new(registry.admin);
     client.service("first").await;
 
     write(directory.path(), "muster.toml", "[quota]\nservices = 1\n");
-    eventually("the quota is read", || async { (it.figure(RELOADS, APPLIED).await >= 1.0).then_some(()) })
-        .await;
+    eventually("the quota is read", || async {
+        (registry.figure(RELOADS, APPLIED).await >= 1.0).then_some(())
+    })
+    .await;
     let body =
         json!({"service": {"appId": "default", "serviceName": "second", "version": "1.0.0"}}).to_string();
     let path = "/v4/default/registry/microservices";
@@ -184,9 +190,11 @@ async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
     assert!(answer.text().contains("400100"), "{}", answer.text());
 
     write(directory.path(), "muster.toml", "[quota]\nservices = 0\nservice = 3\n");
-    eventually("the file is refused", || async { (it.figure(RELOADS, REFUSED).await >= 1.0).then_some(()) })
-        .await;
-    let log = it.process.log();
+    eventually("the file is refused", || async {
+        (registry.figure(RELOADS, REFUSED).await >= 1.0).then_some(())
+    })
+    .await;
+    let log = registry.process.log();
     assert!(log.contains("2 mistakes") && log.contains("did you mean `quota.services`"), "{log}");
     let config = admin.try_get("/config").await.expect("answers").text();
     assert!(config.contains("services = 1 # file"), "{config}");
@@ -194,12 +202,12 @@ async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_masked_and_the_admin_port_drains_the_process() {
-    let it = Registry::start(&["--admin-token", "hunter2"]).await;
-    let config = Client::new(it.admin).try_get("/config").await.expect("answers").text();
+    let registry = Registry::start(&["--admin-token", "hunter2"]).await;
+    let config = Client::new(registry.admin).try_get("/config").await.expect("answers").text();
     assert!(config.contains("admin-token = \"***\"") && !config.contains("hunter2"), "{config}");
-    let (status, text) = muster(&["drain", &format!("http://{}", it.admin)]).await;
+    let (status, text) = muster(&["drain", &format!("http://{}", registry.admin)]).await;
     assert!(status == 0 && text.contains("has drained after"), "{text}");
-    assert_eq!(it.process.ended().await, Some(0));
+    assert_eq!(registry.process.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

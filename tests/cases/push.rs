@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_reach_watchers_on_every_gateway_in_order() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let provider = b.service("order").await;
     a.find(&consumer, "order", "").await.ok();
@@ -57,7 +58,8 @@ async fn a_push_takes_milliseconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let mut watcher = world.watch(1, &consumer).await;
     assert_eq!(a.find(&consumer, "order", "").await.status, 400, "nothing has the name yet");
@@ -71,7 +73,8 @@ async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_registered_anew() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let provider = b.service("order").await;
     b.instance(&provider, "before").await;
@@ -108,7 +111,8 @@ async fn a_thousand_changes_write_no_line_each_into_any_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dependency_is_effective_when_the_find_answers() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let mut watchers = vec![world.watch(0, &consumer).await, world.watch(1, &consumer).await];
     for round in 0..10 {
@@ -125,7 +129,8 @@ async fn a_dependency_is_effective_when_the_find_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_after_a_push_is_never_stale() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let provider = a.service("order").await;
     a.instance(&provider, "i").await;

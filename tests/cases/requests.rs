@@ -5,7 +5,8 @@ use harness::{World, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_found_by_its_id_in_the_logs_of_both_planes() {
     // A switch has no value of its own; the next flag stands in its place.
-    let (switch, next) = ("--log-access", "--log-format=text");
+    let switch = "--log-access";
+    let next = "--log-format=text";
     let world = World::with().plane_flag(switch, next).gateway_flag(switch, next).start().await;
     let client = world.client(0);
     let path = "/v4/default/registry/microservices/nobody";
@@ -26,7 +27,8 @@ async fn a_request_is_found_by_its_id_in_the_logs_of_both_planes() {
         assert!(!node.process.log().contains("hush"), "no secret is logged");
     }
     // Whoever brings none gets one, of this request only.
-    let (one, two) = (client.get(path).await, client.get(path).await);
+    let one = client.get(path).await;
+    let two = client.get(path).await;
     assert_ne!(one.headers["x-request-id"], two.headers["x-request-id"]);
     // An error that is not the client's names its request.
     world.control_planes[0].process.kill();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 async fn is_there(client: &Client, consumer: &str, wanted: &[&str]) -> Option<()> {
     let answer = client.try_find(consumer, "order").await.filter(|answer| answer.status == 200)?;
     let instances = answer.ok()["instances"].as_array().cloned().unwrap_or_default();
-    let mut ids: Vec<_> = instances.iter().filter_map(|it| it["instanceId"].as_str()).collect();
+    let mut ids: Vec<_> = instances.iter().filter_map(|instance| instance["instanceId"].as_str()).collect();
     ids.sort_unstable();
     (ids == wanted).then_some(())
 }
@@ -37,7 +37,8 @@ async fn until(watcher: &mut Watcher, wanted: impl Fn(&Value) -> bool) -> Value 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let consumer = a.service("cart").await;
     let provider = a.service("order").await;
     a.find(&consumer, "order", "").await.ok();

@@ -82,7 +82,8 @@ impl Observer {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_watched_by_application_environment_or_all_of_them() {
     let world = World::with().planes(2).gateways(2).start().await;
-    let (a, b) = (world.client(0), world.client(1));
+    let a = world.client(0);
+    let b = world.client(1);
     let order = service(&a, "shop", "", "order").await;
     a.instance(&order, "order-1").await;
     let queries =
@@ -144,7 +145,8 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
         World::with().planes(2).gateways(2).variable("MUSTER_WATCH_BOOKMARK_INTERVAL", "1s").start().await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
-    let (order, loans) = (service(&client, "shop", "", "order").await, client.service("loans").await);
+    let order = service(&client, "shop", "", "order").await;
+    let loans = client.service("loans").await;
     for name in ["order", "loans"] {
         client.find(&consumer, name, "").await.ok();
     }
@@ -165,9 +167,9 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
         observer.reaches(&["loans-1", "order-1", "order-2"]).await;
         observer.is_certain().await;
     }
-    let since: Vec<u64> = observers.iter().map(|it| it.since).collect();
+    let since: Vec<u64> = observers.iter().map(|observer| observer.since).collect();
     // They go away; then the service does, with its instances, and after that something else happens.
-    let instances: Vec<_> = observers.into_iter().map(|it| it.instances).collect();
+    let instances: Vec<_> = observers.into_iter().map(|observer| observer.instances).collect();
     delete(&client, &order).await;
     client.instance_with(&loans, "loans-2", 300).await;
     for gateway in [0, 1] {
@@ -187,7 +189,9 @@ async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_
         let mut told = Vec::new();
         while told.last().is_none_or(|(_, instance)| instance != "loans-2") {
             match stream.message().await.expect("goes on").expect("no end").what {
-                Some(What::Event(it)) => told.push((it.action, it.instance.unwrap_or_default().instance_id)),
+                Some(What::Event(event)) => {
+                    told.push((event.action, event.instance.unwrap_or_default().instance_id))
+                }
                 Some(What::Bookmark(_)) => {}
                 other => panic!("nothing is so old that a state is told: {other:?}"),
             }

@@ -14,10 +14,10 @@ impl Standalone {
         let api = port::local();
         let process =
             Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &api.to_string()]);
-        let it = Self { process, client: Client::new(api), api };
-        it.process.start();
-        it.ready().await;
-        it
+        let standalone = Self { process, client: Client::new(api), api };
+        standalone.process.start();
+        standalone.ready().await;
+        standalone
     }
 
     async fn ready(&self) {
@@ -31,24 +31,24 @@ impl Standalone {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_and_a_kill_lose_nothing() {
-    let it = Standalone::start().await;
-    let client = &it.client;
+    let standalone = Standalone::start().await;
+    let client = &standalone.client;
     let consumer = client.service("cart").await;
     let provider = client.service("order").await;
     client.instance(&provider, "i").await;
     client.find(&consumer, "order", "").await.ok();
     for kill in [false, true, true] {
         if kill {
-            it.process.kill();
+            standalone.process.kill();
         } else {
-            assert_eq!(it.process.terminate().await, Some(0), "a drain ends well");
+            assert_eq!(standalone.process.terminate().await, Some(0), "a drain ends well");
         }
-        it.process.start();
-        it.ready().await;
+        standalone.process.start();
+        standalone.ready().await;
         // Services, instances, leases, dependencies: all there.
         let path = format!("/microservices/{provider}/instances/i/heartbeat");
         client.call("PUT", &path, "", &Value::Null).await.ok();
-        let mut watcher = Watcher::connect(it.api, &consumer).await;
+        let mut watcher = Watcher::connect(standalone.api, &consumer).await;
         client.tag(&provider, "i", "again").await;
         watcher.expect("UPDATE", "i", "again").await;
     }
@@ -58,8 +58,8 @@ async fn a_restart_and_a_kill_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_one_on_the_same_data_is_refused_with_a_reason() {
-    let it = Standalone::start().await;
-    let data = it.process.directory().join("data");
+    let standalone = Standalone::start().await;
+    let data = standalone.process.directory().join("data");
     let second = Process::ours("muster").args([
         "standalone".into(),
         "--data-dir".into(),
@@ -74,9 +74,10 @@ async fn a_second_one_on_the_same_data_is_refused_with_a_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_the_command_line_are_told_together() {
-    let it = Process::ours("muster").args(["standalone", "--listen", "nowhere", "--quota-services", "0"]);
-    it.start();
-    assert_eq!(it.ended().await, Some(64));
-    let log = it.log();
+    let process =
+        Process::ours("muster").args(["standalone", "--listen", "nowhere", "--quota-services", "0"]);
+    process.start();
+    assert_eq!(process.ended().await, Some(64));
+    let log = process.log();
     assert!(log.contains("listen") && log.contains("quota-services"), "{log}");
 }

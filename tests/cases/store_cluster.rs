@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Watches, and watches again from where the last watch ended, until `until` names the last revision.
 async fn follow(store: Arc<EtcdStore>, from: u64, mut until: watch::Receiver<Option<u64>>) -> Vec<u64> {
-    let (mut seen, mut next) = (Vec::new(), from);
+    let mut seen = Vec::new();
+    let mut next = from;
     loop {
         let opened = || async { store.watch("/t/", next).await.ok() };
         let mut watch = eventually("a watch opens", opened).await;
@@ -101,7 +102,8 @@ async fn a_watcher_misses_and_repeats_nothing_while_each_member_dies_once() {
         follow(fresh, from, watch::channel(Some(last)).1).await
     };
     let upto = |revs: Vec<u64>| revs.into_iter().filter(|rev| *rev <= last).collect::<Vec<_>>();
-    let (seen, truth) = (upto(seen), upto(truth));
+    let seen = upto(seen);
+    let truth = upto(truth);
     assert!(truth.is_sorted_by(|a, b| a < b), "one event per revision, in order");
     assert_eq!(seen, truth);
     let missing: Vec<_> = answered.iter().filter(|rev| truth.binary_search(rev).is_err()).collect();

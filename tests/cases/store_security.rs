@@ -85,7 +85,8 @@ async fn an_etcd_with_users_is_used_with_the_right_password_only() {
 
 #[tokio::test]
 async fn a_dead_member_is_passed_over() {
-    let (dead, alive) = (Etcd::start().await, Etcd::start().await);
+    let dead = Etcd::start().await;
+    let alive = Etcd::start().await;
     dead.kill();
     for _ in 0..4 {
         let endpoints = vec![dead.endpoint(), alive.endpoint()];

@@ -9,7 +9,8 @@ use serde_json::json;
 
 /// A client's span: a trace of its own for each `n`.
 fn client_span(n: usize) -> (String, String, String) {
-    let (trace, span) = (format!("4bf92f3577b34da6a3ce929d0e0e{n:04x}"), format!("00f067aa0ba9{n:04x}"));
+    let trace = format!("4bf92f3577b34da6a3ce929d0e0e{n:04x}");
+    let span = format!("00f067aa0ba9{n:04x}");
     (format!("00-{trace}-{span}-01"), trace, span)
 }
 
@@ -22,13 +23,13 @@ async fn register_traced(client: &Client, service: &str, id: &str, traceparent: 
 }
 
 fn named<'a>(spans: &'a [Seen], name: &str) -> Vec<&'a Seen> {
-    spans.iter().filter(|it| it.name == name).collect()
+    spans.iter().filter(|span| span.name == name).collect()
 }
 
 /// The one child of that name; the whole trace is shown when there is none.
 #[track_caller]
 fn child<'a>(spans: &'a [Seen], parent: &Seen, name: &str) -> &'a Seen {
-    let found = named(spans, name).into_iter().find(|it| it.parent == parent.id);
+    let found = named(spans, name).into_iter().find(|span| span.parent == parent.id);
     found.unwrap_or_else(|| panic!("{} has no child {name}: {spans:#?}", parent.name))
 }
 
@@ -68,7 +69,7 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
     for n in 0..changes {
         let (_, trace, root) = client_span(n);
         let complete = |spans: &Vec<Seen>| {
-            ["POST forward", "publish", "dispatch", "write"].iter().all(|it| !named(spans, it).is_empty())
+            ["POST forward", "publish", "dispatch", "write"].iter().all(|name| !named(spans, name).is_empty())
                 && named(spans, "view").len() == 2
         };
         let spans =
@@ -79,14 +80,15 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
             (forward.parent.as_str(), forward.service.as_str()),
             (root.as_str(), "muster-edge-gateway")
         );
-        let request = spans.iter().find(|it| it.parent == forward.id).expect("a request of the gateway's");
+        let request =
+            spans.iter().find(|span| span.parent == forward.id).expect("a request of the gateway's");
         assert!(
             request.name.starts_with("POST ") && request.service == "muster-control-plane",
             "{request:?}"
         );
         let publish = named(&spans, "publish")[0];
-        let view = spans.iter().find(|it| it.id == publish.parent).expect("published out of a view");
-        let commit = spans.iter().find(|it| it.id == view.parent).expect("a view of a transaction");
+        let view = spans.iter().find(|span| span.id == publish.parent).expect("published out of a view");
+        let commit = spans.iter().find(|span| span.id == view.parent).expect("a view of a transaction");
         assert_eq!((view.name.as_str(), commit.name.as_str()), ("view", "transaction"));
         assert_eq!(commit.parent, request.id);
         assert_eq!(named(&spans, "publish").len(), 1, "published once: {spans:#?}");
@@ -98,15 +100,15 @@ async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
         crossed += usize::from(publish.process != commit.process);
     }
     assert!(crossed > 0, "no change was committed by one replica and published by the other");
-    let ours = |it: &Seen| (0..changes).any(|n| client_span(n).1 == it.trace);
+    let ours = |span: &Seen| (0..changes).any(|n| client_span(n).1 == span.trace);
     assert!(collector.all_spans().iter().all(ours), "what nobody asked for is traced");
 
     eventually("figures and lines come too", || async {
-        let has = |service: &str, name: &str| collector.metrics(service).iter().any(|it| it == name);
+        let has = |service: &str, name: &str| collector.metrics(service).iter().any(|metric| metric == name);
         let lines = collector.logs("muster-edge-gateway");
         (has("muster-control-plane", "muster_publisher_events_total")
             && has("muster-edge-gateway", "muster_edge_event_lag_seconds")
-            && lines.iter().any(|it| it == "listening"))
+            && lines.iter().any(|line| line == "listening"))
         .then_some(())
     })
     .await;
@@ -117,7 +119,7 @@ async fn standalone(environment: &[(&str, &str)]) -> (Process, Client) {
     let api = port::local();
     let arguments = ["standalone", "--data-dir", "data", "--listen", &api.to_string()];
     let process = Process::ours("muster").args(arguments);
-    let process = environment.iter().fold(process, |it, (name, value)| it.env(name, value));
+    let process = environment.iter().fold(process, |process, (name, value)| process.env(name, value));
     process.start();
     let client = Client::new(api);
     eventually("the registry is ready", || async {
@@ -149,9 +151,9 @@ async fn what_is_left_is_handed_over_at_the_end() {
     for name in ["POST forward", "transaction", "view", "publish"] {
         assert_eq!(named(&spans, name).len(), 1, "{name}: {spans:#?}");
     }
-    assert!(spans.iter().all(|it| it.service == "my-registry"));
-    assert!(collector.metrics("my-registry").iter().any(|it| it == "muster_view_revision"));
-    assert!(collector.logs("my-registry").iter().any(|it| it == "listening"));
+    assert!(spans.iter().all(|span| span.service == "my-registry"));
+    assert!(collector.metrics("my-registry").iter().any(|metric| metric == "muster_view_revision"));
+    assert!(collector.logs("my-registry").iter().any(|line| line == "listening"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

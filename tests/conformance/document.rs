@@ -63,7 +63,8 @@ impl Document {
 
     fn operation(&self, method: &str, path: &str) -> Option<&Value> {
         let fits = |template: &str| {
-            let (mut a, mut b) = (template.split('/'), path.split('/'));
+            let mut a = template.split('/');
+            let mut b = path.split('/');
             loop {
                 match (a.next(), b.next()) {
                     (None, None) => return true,

@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     let runtime = Arc::new(tokio::runtime::Runtime::new().expect("a runtime"));
     let server = (!arguments.list).then(|| Arc::new(runtime.block_on(Server::start())));
     let trial = |name: String, run: Run| {
-        let (runtime, server) = (runtime.clone(), server.clone());
+        let runtime = runtime.clone();
+        let server = server.clone();
         Trial::test(name, move || match &server {
             Some(server) => runtime.block_on(run(server.clone())).map_err(Failed::from),
             None => Ok(()),

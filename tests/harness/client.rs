@@ -70,7 +70,8 @@ impl Client {
         }
         let request = request.body(Full::new(body.into())).expect("a request");
         let response = self.http.request(request).await.ok()?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let body = response.into_body().collect().await.ok()?.to_bytes();
         Some(Answer { status, headers, body })
     }

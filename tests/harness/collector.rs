@@ -78,16 +78,16 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("is bound");
         let kept = Arc::<Mutex<Kept>>::default();
-        let it = Keeper(kept.clone());
-        let grpc = tonic::service::Routes::new(TraceServiceServer::new(it.clone()))
-            .add_service(MetricsServiceServer::new(it.clone()))
-            .add_service(LogsServiceServer::new(it.clone()))
+        let keeper = Keeper(kept.clone());
+        let grpc = tonic::service::Routes::new(TraceServiceServer::new(keeper.clone()))
+            .add_service(MetricsServiceServer::new(keeper.clone()))
+            .add_service(LogsServiceServer::new(keeper.clone()))
             .into_axum_router();
         let http = Router::new()
             .route("/v1/traces", post(take::<ExportTraceServiceRequest>))
             .route("/v1/metrics", post(take::<ExportMetricsServiceRequest>))
             .route("/v1/logs", post(take::<ExportLogsServiceRequest>))
-            .with_state(it);
+            .with_state(keeper);
         let server = tokio::spawn(async move {
             axum::serve(listener, grpc.merge(http)).await.expect("a collector serves");
         });
@@ -96,7 +96,7 @@ impl Collector {
 
     /// The spans of a trace that have come so far.
     pub fn spans(&self, trace: &str) -> Vec<Seen> {
-        self.kept.lock().spans.iter().filter(|it| it.trace == trace).cloned().collect()
+        self.kept.lock().spans.iter().filter(|span| span.trace == trace).cloned().collect()
     }
 
     /// All spans that have come so far.
@@ -126,9 +126,9 @@ struct Keeper(Arc<Mutex<Kept>>);
 
 /// An attribute of a resource.
 fn attribute(resource: Option<&Resource>, key: &str) -> String {
-    let attributes = resource.map(|it| it.attributes.clone()).unwrap_or_default();
-    let name = attributes.into_iter().find(|it| it.key == key);
-    name.and_then(|it| text(it.value?)).unwrap_or_default()
+    let attributes = resource.map(|resource| resource.attributes.clone()).unwrap_or_default();
+    let name = attributes.into_iter().find(|attribute| attribute.key == key);
+    name.and_then(|value| text(value.value?)).unwrap_or_default()
 }
 
 fn text(value: opentelemetry_proto::tonic::common::v1::AnyValue) -> Option<String> {
@@ -151,8 +151,9 @@ impl Keep for ExportTraceServiceRequest {
     fn keep(self, kept: &mut Kept) {
         for part in self.resource_spans {
             let of = |key| attribute(part.resource.as_ref(), key);
-            let (service, process) = (of("service.name"), of("service.instance.id"));
-            let spans = part.scope_spans.into_iter().flat_map(|it| it.spans).map(|span| Seen {
+            let service = of("service.name");
+            let process = of("service.instance.id");
+            let spans = part.scope_spans.into_iter().flat_map(|scope| scope.spans).map(|span| Seen {
                 service: service.clone(),
                 process: process.clone(),
                 name: span.name,
@@ -170,7 +171,8 @@ impl Keep for ExportTraceServiceRequest {
 impl Keep for ExportMetricsServiceRequest {
     fn keep(self, kept: &mut Kept) {
         for part in self.resource_metrics {
-            let names = part.scope_metrics.into_iter().flat_map(|it| it.metrics).map(|it| it.name);
+            let names =
+                part.scope_metrics.into_iter().flat_map(|scope| scope.metrics).map(|metric| metric.name);
             let service = attribute(part.resource.as_ref(), "service.name");
             kept.metrics.entry(service).or_default().extend(names);
         }
@@ -180,8 +182,8 @@ impl Keep for ExportMetricsServiceRequest {
 impl Keep for ExportLogsServiceRequest {
     fn keep(self, kept: &mut Kept) {
         for part in self.resource_logs {
-            let records = part.scope_logs.into_iter().flat_map(|it| it.log_records);
-            let texts = records.filter_map(|it| text(it.body?));
+            let records = part.scope_logs.into_iter().flat_map(|scope| scope.log_records);
+            let texts = records.filter_map(|record| text(record.body?));
             let service = attribute(part.resource.as_ref(), "service.name");
             kept.logs.entry(service).or_default().extend(texts);
         }

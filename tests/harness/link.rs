@@ -79,7 +79,8 @@ impl Link {
     }
 
     async fn opened(server: String, bus: Option<Arc<AtomicU64>>) -> Self {
-        let (to_server, to_client) = (watch::channel(Fault::default()).0, watch::channel(Fault::default()).0);
+        let to_server = watch::channel(Fault::default()).0;
+        let to_client = watch::channel(Fault::default()).0;
         let accepting = Mutex::new(None);
         let link = Self { port: port::free(), server, to_server, to_client, accepting, bus };
         link.open().await;
@@ -147,8 +148,10 @@ impl Link {
         let listener =
             eventually("the link's port is free", || async { TcpListener::bind(self.address()).await.ok() })
                 .await;
-        let (server, bus) = (self.server.clone(), self.bus.clone());
-        let (to_server, to_client) = (self.to_server.subscribe(), self.to_client.subscribe());
+        let server = self.server.clone();
+        let bus = self.bus.clone();
+        let to_server = self.to_server.subscribe();
+        let to_client = self.to_client.subscribe();
         let accepting = tokio::spawn(async move {
             // Aborted with this task.
             let mut connections = JoinSet::new();

@@ -74,7 +74,8 @@ impl Load {
     /// Starts `writers` that pause for up to `pause` between two writes each, and a reader on each gateway that asks
     /// twice in that time.
     pub fn start(field: &Field, ledger: &Ledger, seed: u64, writers: u64, pause: Duration) -> Self {
-        let (stopping, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let counts = Arc::new(Counts::default());
         let mut tasks = JoinSet::new();
         for number in 0..writers {
             let dice = fastrand::Rng::with_seed(seed.wrapping_add(number));
@@ -106,7 +107,8 @@ impl Load {
             tasks.spawn(volatile.run());
         }
         for gateway in &field.gateways {
-            let (counts, stopping) = (counts.clone(), stopping.clone());
+            let counts = counts.clone();
+            let stopping = stopping.clone();
             tasks.spawn(read(Client::new(*gateway), field.anchored.clone(), counts, stopping, pause / 2));
         }
         Self { stopping, counts, tasks }

@@ -159,7 +159,8 @@ fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = json;
     loop {
         let start = rest.find(name)? + name.len();
-        let (before, after) = (rest[..start - name.len()].ends_with('"'), &rest[start..]);
+        let before = rest[..start - name.len()].ends_with('"');
+        let after = &rest[start..];
         match after.strip_prefix("\":\"") {
             Some(value) if before => return value.split('"').next(),
             _ => rest = after,

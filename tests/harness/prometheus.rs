@@ -40,19 +40,19 @@ impl Prometheus {
         }
         config += "scrape_configs:\n";
         for (job, targets) in jobs {
-            let targets: Vec<String> = targets.iter().map(|it| format!("'{it}'")).collect();
+            let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
             let targets = targets.join(", ");
             config += &format!("  - {{job_name: {job}, static_configs: [{{targets: [{targets}]}}]}}\n");
         }
         std::fs::write(process.directory().join("prometheus.yml"), config).expect("a file is written");
         process.start();
-        let it = Self { process, client: Client::new(address) };
+        let prometheus = Self { process, client: Client::new(address) };
         eventually("Prometheus is ready", || async {
-            assert!(it.process.is_running(), "Prometheus has ended");
-            (it.client.try_get("/-/ready").await?.status == 200).then_some(())
+            assert!(prometheus.process.is_running(), "Prometheus has ended");
+            (prometheus.client.try_get("/-/ready").await?.status == 200).then_some(())
         })
         .await;
-        it
+        prometheus
     }
 
     /// The series that answer a query now, with their values.
@@ -73,6 +73,6 @@ impl Prometheus {
     pub async fn rules(&self) -> Vec<Value> {
         let answer = self.client.get("/api/v1/rules").await.ok();
         let groups = answer["data"]["groups"].as_array().cloned().unwrap_or_default();
-        groups.iter().flat_map(|it| it["rules"].as_array().cloned().unwrap_or_default()).collect()
+        groups.iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default()).collect()
     }
 }

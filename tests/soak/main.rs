@@ -50,7 +50,8 @@ async fn main() -> Result<()> {
     let consumers: Vec<String> = field.anchored.iter().map(|(consumer, _)| consumer.clone()).collect();
 
     let load = Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE);
-    let (visits, mut visitors) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
+    let visits = Arc::new(AtomicU64::new(0));
+    let mut visitors = JoinSet::new();
     for number in 0..VISITORS {
         let consumer = consumers[number % consumers.len()].clone();
         visitors.spawn(visit(gateways.clone(), consumer, visits.clone()));
@@ -59,8 +60,10 @@ async fn main() -> Result<()> {
     let nodes = world.control_planes.iter().chain(&world.gateways).map(|node| &node.process);
     let processes: Vec<&Process> = nodes.chain([&*world.nats]).collect();
     let mut series: Vec<Series> = names.into_iter().map(Series::new).collect();
-    let (began, mut bursts) = (Instant::now(), 0_u64);
-    let (mut bursting, mut sampling) = (tokio::time::interval(BURST), tokio::time::interval(SAMPLE));
+    let began = Instant::now();
+    let mut bursts = 0_u64;
+    let mut bursting = tokio::time::interval(BURST);
+    let mut sampling = tokio::time::interval(SAMPLE);
     while began.elapsed() < lasts {
         tokio::select! {
             _ = bursting.tick() => {
@@ -69,7 +72,7 @@ async fn main() -> Result<()> {
             }
             _ = sampling.tick() => {
                 let at = began.elapsed();
-                series.iter_mut().zip(&processes).for_each(|(series, it)| series.take(at, it.pid()));
+                series.iter_mut().zip(&processes).for_each(|(series, process)| series.take(at, process.pid()));
             }
         }
     }
@@ -86,8 +89,8 @@ async fn main() -> Result<()> {
     });
     println!("{figures}");
     verdict.hold(&format!("soak of {minutes} minutes"));
-    for it in &series {
-        ensure!(!it.grows(), "{} grows: {it}", it.name());
+    for of_process in &series {
+        ensure!(!of_process.grows(), "{} grows: {of_process}", of_process.name());
     }
     Ok(())
 }
@@ -97,9 +100,12 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
     let client = world.client(0);
     let volatile = client.service("volatile").await;
     client.service("fickle").await;
-    let (mut providers, mut anchored, mut minds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut providers = Vec::new();
+    let mut anchored = Vec::new();
+    let mut minds = Vec::new();
     for number in 0..PROVIDERS {
-        let (name, id) = (format!("provider-{number}"), client.service(&format!("provider-{number}")).await);
+        let name = format!("provider-{number}");
+        let id = client.service(&format!("provider-{number}")).await;
         let consumer = client.service(&format!("consumer-{number}")).await;
         for instance in 0..FIXED {
             let stamp = oracle.ledger.stamp();
@@ -107,7 +113,8 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
             ensure!(status == Some(200), "registered: {status:?}");
         }
         client.find(&consumer, &name, "").await.ok();
-        let (mut services, mut names) = (vec![id.clone()], vec![name.clone()]);
+        let mut services = vec![id.clone()];
+        let mut names = vec![name.clone()];
         if number == 0 {
             client.find(&consumer, "volatile", "").await.ok();
             services.push(volatile.clone());
@@ -137,7 +144,9 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
     burst.round().await?;
     harness::eventually("every witness is told of changes", || async {
         let told = |w: &harness::oracle::Witness| {
-            w.look(|it| it.segments.iter().map(|it| it.sights.len()).sum::<usize>() >= FIXED)
+            w.look(|record| {
+                record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED
+            })
         };
         oracle.witnesses.iter().all(told).then_some(())
     })

@@ -72,14 +72,15 @@ impl Series {
         let half = self.second_half();
         let count = half.len() as f64;
         let mean = |of: fn(&Sample) -> f64| half.iter().map(of).sum::<f64>() / count.max(1.0);
-        let (hours, memory) = (mean(|it| it.hours), mean(|it| it.memory));
-        let product: f64 = half.iter().map(|it| (it.hours - hours) * (it.memory - memory)).sum();
-        let square: f64 = half.iter().map(|it| (it.hours - hours).powi(2)).sum();
+        let hours = mean(|sample| sample.hours);
+        let memory = mean(|sample| sample.memory);
+        let product: f64 = half.iter().map(|sample| (sample.hours - hours) * (sample.memory - memory)).sum();
+        let square: f64 = half.iter().map(|sample| (sample.hours - hours).powi(2)).sum();
         if square > 0.0 { product / square } else { 0.0 }
     }
 
     fn most_descriptors(&self) -> u64 {
-        self.samples.iter().map(|it| it.descriptors).max().unwrap_or(0)
+        self.samples.iter().map(|sample| sample.descriptors).max().unwrap_or(0)
     }
 
     /// Memory or descriptors grew beyond what is usual.

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         ["bench", name, ref arguments @ ..] => bench::bench(name, arguments),
         ["scale", ref arguments @ ..] => {
             let name = std::iter::once("cargo xtask scale".to_owned());
-            scale::command::run(name.chain(arguments.iter().map(|it| (*it).to_owned())))
+            scale::command::run(name.chain(arguments.iter().map(|argument| (*argument).to_owned())))
         }
         ["rooms"] => rooms::check(),
         ["licences"] => licences::check(),

@@ -223,7 +223,8 @@ pub fn size_table(fleet: &Fleet, with: &Coefficients) -> Table {
     for per_gateway in [10_000, 25_000, 50_000, 100_000, 200_000] {
         let fleet = Fleet { per_gateway, ..fleet.clone() };
         let all = situations(&fleet);
-        let (usual, top) = (&all[0], &all[1]);
+        let usual = &all[0];
+        let top = &all[1];
         let of_gateway = fleet.watchers as f64 / fleet.gateways() as f64;
         let bytes = of_gateway * (with.get("gateway_bytes") + with.get("kernel_bytes"));
         let last = of_gateway * top.audience * with.get("gateway_write_us") / fleet.cores as f64;
@@ -252,7 +253,8 @@ pub fn overload(fleet: &Fleet, with: &Coefficients, situation: &Situation) -> Op
     let of_gateway = fleet.watchers as f64 / fleet.gateways() as f64;
     let each = situation.events * situation.audience;
     let deliveries = each * of_gateway;
-    let (single, burst) = (with.get("gateway_write_us") / 1e6, with.get("gateway_burst_us") / 1e6);
+    let single = with.get("gateway_write_us") / 1e6;
+    let burst = with.get("gateway_burst_us") / 1e6;
     let left = fleet.cores as f64 - deliveries * burst;
     if left <= 0.0 || each <= 0.0 {
         return None;
@@ -292,7 +294,8 @@ mod tests {
         let mut dice = fastrand::Rng::with_seed(7);
         let weights: Vec<f64> = (1..=200).map(|rank| 1.0 / f64::from(rank)).collect();
         let sum: f64 = weights.iter().sum();
-        let (mut users, rounds) = (vec![0_u32; 200], 20_000);
+        let mut users = vec![0_u32; 200];
+        let rounds = 20_000;
         for _ in 0..rounds {
             let mut used: Vec<usize> = (0..3)
                 .map(|_| {
@@ -320,7 +323,8 @@ mod tests {
 
     #[test]
     fn more_gateways_take_more_and_cost_the_bus_more() {
-        let (with, fleet) = (built_in(), Fleet::default());
+        let with = built_in();
+        let fleet = Fleet::default();
         let more = Fleet { per_gateway: 25_000, ..fleet.clone() };
         let at = |fleet: &Fleet, name: &str| {
             let usual = &situations(fleet)[0];
@@ -333,7 +337,8 @@ mod tests {
 
     #[test]
     fn overload_is_answered_with_larger_writes_until_nothing_helps() {
-        let (with, fleet) = (built_in(), Fleet::default());
+        let with = built_in();
+        let fleet = Fleet::default();
         let usual = situations(&fleet).remove(0);
         let with_events = |events| overload(&fleet, &with, &Situation { events, ..usual.clone() });
         assert_eq!(with_events(10.0), Some((1.0, 0.0)));

@@ -145,11 +145,15 @@ pub fn play(tree: &Tree, with: &Coefficients, seed: u64) -> Outcome {
     for (event, (at, _)) in commits.iter().enumerate() {
         agenda.at(at + before, What::Publish(event as u32));
     }
-    let (mut publisher, mut nats, mut client) = (Server::default(), Server::default(), Server::default());
+    let mut publisher = Server::default();
+    let mut nats = Server::default();
+    let mut client = Server::default();
     let mut upstream = vec![Server::default(); tree.played as usize];
     let mut lag = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order");
     let mut batches: VecDeque<Vec<(u32, f64)>> = VecDeque::new();
-    let (mut stepping, mut writes, mut now) = (0_u32, 0_u64, 0.0_f64);
+    let mut stepping = 0_u32;
+    let mut writes = 0_u64;
+    let mut now = 0.0_f64;
     while let Some((at, what)) = agenda.next() {
         now = now.max(at);
         // More threads than cores take turns on them.
@@ -225,7 +229,8 @@ pub fn play(tree: &Tree, with: &Coefficients, seed: u64) -> Outcome {
 
 /// When something changes, and at which provider.
 fn commits(tree: &Tree, world: &World, dice: &mut Rng) -> Vec<(f64, u32)> {
-    let (mut at, mut all) = (0.0, Vec::new());
+    let mut at = 0.0;
+    let mut all = Vec::new();
     let pause = 1e6 / tree.rate.max(1e-9);
     loop {
         at += if tree.regular { pause } else { -pause * (1.0 - dice.f64()).ln() };
@@ -314,7 +319,10 @@ impl World {
     /// Watchers on the played gateways that hear of a change.
     fn audience(&self, provider: u32) -> u64 {
         let users = &self.users[provider as usize];
-        self.watchers.iter().flat_map(|gateway| users.iter().map(|it| u64::from(gateway[*it as usize]))).sum()
+        self.watchers
+            .iter()
+            .flat_map(|gateway| users.iter().map(|user| u64::from(gateway[*user as usize])))
+            .sum()
     }
 
     /// Gateways that get a copy, in the order in which NATS serves them.
@@ -325,7 +333,7 @@ impl World {
         let cares = 1.0 - (-(users.len() as f64) * of_each).exp();
         let mut all: Vec<u32> = (0..tree.gateways)
             .filter(|gateway| match self.watchers.get(*gateway as usize) {
-                Some(watchers) => users.iter().any(|it| watchers[*it as usize] > 0),
+                Some(watchers) => users.iter().any(|user| watchers[*user as usize] > 0),
                 None => dice.f64() < cares,
             })
             .collect();

@@ -8,7 +8,8 @@ fn the_document_has_the_figures_of_the_program() {
     let document = std::fs::read_to_string(&path).expect("the document is there");
     let mut expected = document.clone();
     for (name, table) in scale::command::documented().expect("the figures make sense") {
-        let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
+        let begin = format!("<!-- begin {name} -->\n");
+        let end = format!("<!-- end {name} -->");
         let from = expected.find(&begin).unwrap_or_else(|| panic!("no place for `{name}`")) + begin.len();
         let to = expected[from..].find(&end).unwrap_or_else(|| panic!("no end of `{name}`")) + from;
         expected.replace_range(from..to, &format!("\n{}\n", table.markdown()));

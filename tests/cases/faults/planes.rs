@@ -70,7 +70,7 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
     let deletes = |told: &harness::oracle::Sight| told.told == harness::oracle::Told::Delete;
     let (_, stage) = stage.end("all control planes down", over, Holes::Merged).await;
     let told = |w: &harness::oracle::Witness| {
-        w.look(|it| it.segments.iter().any(|it| it.sights.iter().any(deletes)))
+        w.look(|record| record.segments.iter().any(|segment| segment.sights.iter().any(deletes)))
     };
     assert!(
         stage.oracle.witnesses.iter().all(|w| !w.mind.whole || w.mind.way.resumes() || told(w)),
@@ -102,7 +102,7 @@ async fn without_a_fault_every_change_is_told_also_of_providers_that_come_and_go
     }
     let over = Instant::now();
     // Not even a whole life may be passed over by who stays connected.
-    stage.oracle.witnesses.iter_mut().for_each(|it| it.mind.passing.clear());
+    stage.oracle.witnesses.iter_mut().for_each(|witness| witness.mind.passing.clear());
     stage.end("no fault", over, Holes::Lost).await;
 }
 

@@ -48,7 +48,9 @@ struct Visitor {
 impl Visitor {
     async fn open(&self) -> Option<WebSocketStream<TcpStream>> {
         let stream = TcpStream::connect(self.gateways[0]).await.ok()?;
-        let (gateway, consumer, since) = (self.gateways[0], &self.consumer, self.since);
+        let gateway = self.gateways[0];
+        let consumer = &self.consumer;
+        let since = self.since;
         let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher?rev={since}");
         let config = WebSocketConfig::default().read_buffer_size(4096);
         let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
@@ -75,7 +77,8 @@ impl Visitor {
                 if done {
                     return Ok(());
                 }
-                let message = tokio::select! { it = socket.next() => it, _ = poll.tick() => continue };
+                let message =
+                    tokio::select! { message = socket.next() => message, _ = poll.tick() => continue };
                 match message {
                     Some(Ok(Message::Text(text))) => self.hear(&text)?,
                     Some(Ok(_)) => {}
@@ -115,14 +118,14 @@ impl Visitor {
 }
 
 fn number_of(instance: &Value) -> u64 {
-    instance["properties"]["tag"].as_str().and_then(|it| it.parse().ok()).unwrap_or(0)
+    instance["properties"]["tag"].as_str().and_then(|tag| tag.parse().ok()).unwrap_or(0)
 }
 
 /// The most that came back in any second.
 fn busiest(back: &[Instant]) -> usize {
     let window = Duration::from_secs(1);
     back.iter()
-        .map(|from| back.iter().filter(|it| **it >= *from && **it < *from + window).count())
+        .map(|from| back.iter().filter(|other| **other >= *from && **other < *from + window).count())
         .max()
         .unwrap_or(0)
 }
@@ -145,7 +148,8 @@ async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() 
     client.instance_with(&provider, "i", 600).await;
     client.tag(&provider, "i", "1").await;
 
-    let (crowd, last) = (Arc::new(Crowd::default()), Arc::new(AtomicU64::new(1)));
+    let crowd = Arc::new(Crowd::default());
+    let last = Arc::new(AtomicU64::new(1));
     let mut visitors = JoinSet::new();
     for number in 0..WATCHERS {
         let mut gateways = gateways.clone();
@@ -165,7 +169,8 @@ async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() 
     // One change a second all the while.
     let (writing, of_writer, api) =
         (Arc::new(AtomicBool::new(true)), last.clone(), world.control_planes[0].api);
-    let (goes_on, id) = (writing.clone(), provider.clone());
+    let goes_on = writing.clone();
+    let id = provider.clone();
     let writer = tokio::spawn(async move {
         let client = harness::Client::new(api);
         while goes_on.load(Ordering::Relaxed) {
@@ -186,7 +191,8 @@ async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() 
         })
         .await;
         let back = crowd.back.lock().clone();
-        let (most, all) = (busiest(&back), back.len());
+        let most = busiest(&back);
+        let all = back.len();
         // Shown, not judged: a machine that is busy collects them. That a drain is even is a test of the shard's.
         println!(
             "  drained {watchers} watchers in {took:.1?}: {all} came back, {most} in the busiest second"

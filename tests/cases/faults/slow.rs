@@ -48,7 +48,7 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
             && w.mind.services.contains(&stage.providers[0])
     };
     let others = stage.oracle.witnesses.iter().filter(beside);
-    let total = others.map(|w| w.look(|it| it.segments[0].sights.len())).min();
+    let total = others.map(|w| w.look(|record| record.segments[0].sights.len())).min();
     assert!(total >= Some(13 * 800), "the others were told everything: {total:?}");
 }
 
@@ -109,8 +109,8 @@ fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
     let reads = |w: &&Witness| w.mind.receive_buffer.is_none() && w.mind.way == Way::Old && w.mind.whole;
     let mut delays: Vec<Duration> = Vec::new();
     for witness in stage.oracle.witnesses.iter().filter(reads) {
-        witness.look(|it| {
-            for sight in it.segments.iter().flat_map(|it| &it.sights) {
+        witness.look(|record| {
+            for sight in record.segments.iter().flat_map(|segment| &segment.sights) {
                 if let Some(given) = stage.oracle.ledger.given(sight.stamp).filter(|given| *given >= from) {
                     delays.push(sight.at.saturating_duration_since(given));
                 }
@@ -131,7 +131,8 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
     // What is measured is the burst, alone.
     stage.stop_load().await;
     let consumer = stage.oracle.witnesses[0].mind.consumer.clone();
-    let (api, pid) = (stage.world.gateways[0].api, stage.world.gateways[0].process.pid());
+    let api = stage.world.gateways[0].api;
+    let pid = stage.world.gateways[0].process.pid();
     let mut stopped = Vec::new();
     for _ in 0..STOPPED / 50 {
         stopped.extend(futures_util::future::join_all((0..50).map(|_| silent(api, &consumer))).await);
@@ -166,7 +167,8 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
         lasts(0.4).await;
     }
     lasts(1.0).await;
-    let (during, after) = (latency(&stage, loud), memory(pid));
+    let during = latency(&stage, loud);
+    let after = memory(pid);
     println!(
         "  {STOPPED} stopped: others' delay p50 {:.0?} max {:.0?} before, p50 {:.0?} max {:.0?} during; \
          gateway {full:.0} MiB when all were merged, {after:.0} MiB after 1300 more changes",

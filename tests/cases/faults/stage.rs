@@ -59,17 +59,22 @@ impl Stage {
         }
         let passing: Vec<String> = volatile.iter().map(|(id, _)| id.clone()).collect();
         let fickle = client.service("fickle").await;
-        let (mut providers, mut anchored, mut minds) = (Vec::new(), Vec::new(), Vec::new());
+        let mut providers = Vec::new();
+        let mut anchored = Vec::new();
+        let mut minds = Vec::new();
         for number in 0..PROVIDERS {
             let id = client.service(&provider(number)).await;
             let consumer = client.service(&format!("consumer-{number}")).await;
             let registered = (0..FIXED).map(|n| {
-                let (client, id, stamp) = (client.clone(), id.clone(), oracle.ledger.stamp());
+                let client = client.clone();
+                let id = id.clone();
+                let stamp = oracle.ledger.stamp();
                 async move { register(&client, &id, &format!("fixed-{n:02}"), 600, stamp).await }
             });
             let registered = futures_util::future::join_all(registered).await;
             assert!(registered.iter().all(|status| *status == Some(200)), "{registered:?}");
-            let (mut names, mut services) = (vec![provider(number)], vec![id.clone()]);
+            let mut names = vec![provider(number)];
+            let mut services = vec![id.clone()];
             if let Some((id, name)) = volatile.get(number) {
                 names.push(name.clone());
                 services.push(id.clone());
@@ -116,7 +121,9 @@ impl Stage {
         burst.round().await.expect("etcd is there");
         eventually("every watcher is told of changes", || async {
             let told = |w: &harness::oracle::Witness| {
-                w.look(|it| it.segments.iter().map(|it| it.sights.len()).sum::<usize>() >= FIXED)
+                w.look(|record| {
+                    record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED
+                })
             };
             oracle.witnesses.iter().filter(|w| w.mind.whole).all(told).then_some(())
         })
@@ -140,7 +147,8 @@ impl Stage {
 
     /// From now on the burst writes to the first provider only.
     pub(super) async fn write_to_one(&mut self) {
-        let (etcd, ledger) = (self.world.etcd.endpoint(), self.oracle.ledger.clone());
+        let etcd = self.world.etcd.endpoint();
+        let ledger = self.oracle.ledger.clone();
         self.burst = Burst::over(etcd, ledger, &self.providers[..1], "fixed").await;
     }
 

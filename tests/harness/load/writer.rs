@@ -31,7 +31,8 @@ impl Writer {
         while !self.stopping.load(Ordering::Relaxed) {
             let own = self.dice.u64(0..OWN);
             let provider = (self.number + own) as usize % self.providers.len();
-            let (service, id) = (self.providers[provider].0.clone(), format!("w{}-{own}", self.number));
+            let service = self.providers[provider].0.clone();
+            let id = format!("w{}-{own}", self.number);
             let client = &self.clients[self.dice.usize(0..self.clients.len())];
             let stamp = self.ledger.stamp();
             match self.dice.u8(0..20) {

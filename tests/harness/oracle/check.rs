@@ -205,7 +205,8 @@ impl<'a> Walk<'a> {
 
     /// The watcher was told that it has everything up to `rev`.
     fn claim(&self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
-        let (known, due) = (self.known.max(self.pulled), self.upto(rev));
+        let known = self.known.max(self.pulled);
+        let due = self.upto(rev);
         let passed_over = holes != Holes::Lost && !self.is_there(known) && !self.is_there(due);
         if known < due && !passed_over {
             out.claimed += 1;
@@ -263,7 +264,8 @@ impl<'a> Walk<'a> {
 
     fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: &Terms, out: &mut Findings) {
         self.after_states(ledger, sight.key, out);
-        let (start, holes) = (self.here.unwrap_or(0), terms.holes(sight.key));
+        let start = self.here.unwrap_or(0);
+        let holes = terms.holes(sight.key);
         let Some(place) = self.place(sight, start, holes) else {
             let known = self.place(sight, 0, holes);
             let name = ledger.name(sight.key);

@@ -66,7 +66,9 @@ impl Truth {
             }
             known.reached = there.header().map_or(0, |header| header.revision().cast_unsigned());
         }
-        let (of_task, task_ledger, task_endpoint) = (known.clone(), ledger.clone(), endpoint.clone());
+        let of_task = known.clone();
+        let task_ledger = ledger.clone();
+        let task_endpoint = endpoint.clone();
         let following = tokio::spawn(async move {
             loop {
                 let _ = watch(&task_endpoint, &task_ledger, &of_task).await;
@@ -125,7 +127,7 @@ impl Truth {
     pub fn commits(&self, services: &[String]) -> Commits {
         let known = self.known.lock();
         let wanted =
-            |key: &u32| known.services.get(key).is_some_and(|s| services.iter().any(|it| **it == **s));
+            |key: &u32| known.services.get(key).is_some_and(|s| services.iter().any(|name| **name == **s));
         known.commits.iter().filter(|(key, _)| wanted(key)).map(|(key, c)| (*key, c.clone())).collect()
     }
 
@@ -174,7 +176,8 @@ async fn watch(endpoint: &str, ledger: &Ledger, known: &Mutex<Known>) -> Result<
 fn key_of(ledger: &Ledger, key: &[u8]) -> Option<(u32, Arc<str>)> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(INSTANCES)?;
     let mut parts = rest.splitn(4, '/').skip(2);
-    let (service, instance) = (parts.next()?, parts.next()?);
+    let service = parts.next()?;
+    let instance = parts.next()?;
     Some((ledger.key(service, instance), service.into()))
 }
 

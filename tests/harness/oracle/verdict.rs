@@ -88,11 +88,11 @@ impl Oracle {
         }
         let events = self.truth.count_after(self.from);
         let again = |resumes: bool| {
-            let some = self.witnesses.iter().filter(|it| it.mind.way.resumes() == resumes);
-            some.map(|it| it.connections().saturating_sub(1)).sum()
+            let some = self.witnesses.iter().filter(|witness| witness.mind.way.resumes() == resumes);
+            some.map(|witness| witness.connections().saturating_sub(1)).sum()
         };
         let mut verdict = Verdict::of(events, [again(false), again(true)], &found);
-        let faulty = found.iter().enumerate().filter_map(|(number, it)| Some((number, it.first?)));
+        let faulty = found.iter().enumerate().filter_map(|(number, finding)| Some((number, finding.first?)));
         verdict.stories = faulty.take(STORIES).map(|(number, key)| self.story(number, key)).collect();
         verdict
     }
@@ -106,7 +106,7 @@ impl Oracle {
             let _ = writeln!(story, "  commit {} stamp {:?}", commit.rev, commit.stamp);
         }
         for segment in witness.segments() {
-            let pulled = segment.pulled.as_ref().map(|it| it.instances.get(&key));
+            let pulled = segment.pulled.as_ref().map(|state| state.instances.get(&key));
             let _ = writeln!(story, "  connection resumed from {:?}, pulled {pulled:?}", segment.resumed);
             let mut marks = segment.marks.iter().peekable();
             for (place, sight) in segment.sights.iter().enumerate() {
@@ -144,23 +144,24 @@ impl Oracle {
 impl Verdict {
     fn of(events: usize, [reconnects, resumed]: [usize; 2], found: &[Findings]) -> Self {
         let mut all = Findings::default();
-        for it in found {
-            all.due += it.due;
-            all.told += it.told;
-            all.merged += it.merged;
-            all.lost += it.lost;
-            all.repeated += it.repeated;
-            all.reordered += it.reordered;
-            all.invented += it.invented;
-            all.claimed += it.claimed;
-            all.resets += it.resets;
+        for finding in found {
+            all.due += finding.due;
+            all.told += finding.told;
+            all.merged += finding.merged;
+            all.lost += finding.lost;
+            all.repeated += finding.repeated;
+            all.reordered += finding.reordered;
+            all.invented += finding.invented;
+            all.claimed += finding.claimed;
+            all.resets += finding.resets;
             let room = 8_usize.saturating_sub(all.words.len());
-            all.words.extend(it.words.iter().take(room).cloned());
+            all.words.extend(finding.words.iter().take(room).cloned());
         }
-        let mut delays: Vec<Duration> = found.iter().map(|it| it.delay).collect();
+        let mut delays: Vec<Duration> = found.iter().map(|finding| finding.delay).collect();
         delays.sort();
         let at = |place: usize| delays.get(place).copied().unwrap_or_default();
-        let (p50, worst) = (at(delays.len() / 2), at(delays.len().saturating_sub(1)));
+        let p50 = at(delays.len() / 2);
+        let worst = at(delays.len().saturating_sub(1));
         Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed, stories: Vec::new() }
     }
 

@@ -98,7 +98,8 @@ impl Witness {
     pub async fn begin(mind: Mind, ledger: Ledger) -> Self {
         let record = Arc::new(Mutex::new(Record::default()));
         let (reading, reads) = watch::channel(true);
-        let (of_task, plan) = (record.clone(), mind.clone());
+        let of_task = record.clone();
+        let plan = mind.clone();
         let task = tokio::spawn(async move { live(&plan, &ledger, &of_task, reads).await });
         let witness = Self { mind, record, reading, task };
         tokio::time::timeout(deadline(), async {
@@ -207,7 +208,8 @@ async fn hear(
 /// Pulls every provider until each has answered. Asks the gateway it watches on, as old clients do.
 async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<Record>) -> Pulled {
     let client = Client::new(gateway);
-    let (mut instances, mut at) = (HashMap::new(), None);
+    let mut instances = HashMap::new();
+    let mut at = None;
     for (service, provider) in mind.services.iter().zip(&mind.names) {
         let passes = mind.passing.contains(service);
         loop {
@@ -221,7 +223,7 @@ async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<
                     }
                     for instance in found {
                         let text = |name: &str| instance[name].as_str().unwrap_or_default();
-                        let stamp = instance["properties"][STAMP].as_str().and_then(|it| it.parse().ok());
+                        let stamp = instance["properties"][STAMP].as_str().and_then(|text| text.parse().ok());
                         let key = ledger.key(text("serviceId"), text("instanceId"));
                         instances.insert(key, stamp.unwrap_or(0));
                     }

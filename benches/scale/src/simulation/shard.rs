@@ -38,7 +38,8 @@ pub(super) struct Shard {
 impl Shard {
     /// With so many watchers of each consumer.
     pub(super) fn new(members: &[u32]) -> Self {
-        let (mut audiences, mut places) = (Vec::new(), Vec::new());
+        let mut audiences = Vec::new();
+        let mut places = Vec::new();
         for count in members {
             places.push((*count > 0).then_some(audiences.len() as u32));
             if *count > 0 {

@@ -135,7 +135,7 @@ fn state(
     rev: u64,
     instances: impl Iterator<Item = (String, u64)>,
 ) -> What {
-    let place = mind.names.iter().position(|it| it == name);
+    let place = mind.names.iter().position(|known| known == name);
     let service = place.map_or_else(|| name.to_owned(), |place| mind.services[place].clone());
     let instances: HashMap<u32, u64> =
         instances.map(|(instance, stamp)| (ledger.key(&service, &instance), stamp)).collect();
@@ -149,15 +149,16 @@ fn certain(rev: u64, since: Option<u64>) -> u64 {
 
 fn frame(mind: &Mind, ledger: &Ledger, text: &str) -> Heard {
     let json: Value = serde_json::from_str(text).unwrap_or_default();
-    let (rev, since) = (json["rev"].as_u64().unwrap_or(0), json["since"].as_u64());
+    let rev = json["rev"].as_u64().unwrap_or(0);
+    let since = json["since"].as_u64();
     let words = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let what = match json["action"].as_str() {
         Some("BOOKMARK") => What::Bookmark,
         Some("RESET") => {
             let instances = json["instances"].as_array().map_or(&[][..], Vec::as_slice).iter();
-            let stamped = instances.map(|it| {
-                let stamp = it["properties"][STAMP].as_str().and_then(|stamp| stamp.parse().ok());
-                (words(it, "instanceId"), stamp.unwrap_or(0))
+            let stamped = instances.map(|instance| {
+                let stamp = instance["properties"][STAMP].as_str().and_then(|stamp| stamp.parse().ok());
+                (words(instance, "instanceId"), stamp.unwrap_or(0))
             });
             state(mind, ledger, &words(&json["key"], "serviceName"), rev, stamped)
         }
@@ -181,15 +182,17 @@ fn message(mind: &Mind, ledger: &Ledger, response: WatchResponse) -> Heard {
             let what = sight(ledger, &action, seen, stamp, Some(event.rev));
             Heard { what, certain: certain(event.rev, event.since) }
         }
-        Some(watch_response::What::Bookmark(it)) => Heard { what: What::Bookmark, certain: it.rev },
-        Some(watch_response::What::Reset(it)) => {
-            let name = it.key.unwrap_or_default().service_name;
-            let stamped = it.instances.into_iter().map(|it| {
-                let stamp = it.properties.get(STAMP).and_then(|stamp| stamp.parse().ok());
-                (it.instance_id, stamp.unwrap_or(0))
+        Some(watch_response::What::Bookmark(bookmark)) => {
+            Heard { what: What::Bookmark, certain: bookmark.rev }
+        }
+        Some(watch_response::What::Reset(reset)) => {
+            let name = reset.key.unwrap_or_default().service_name;
+            let stamped = reset.instances.into_iter().map(|instance| {
+                let stamp = instance.properties.get(STAMP).and_then(|stamp| stamp.parse().ok());
+                (instance.instance_id, stamp.unwrap_or(0))
             });
-            let what = state(mind, ledger, &name, it.rev, stamped);
-            Heard { what, certain: certain(it.rev, it.since) }
+            let what = state(mind, ledger, &name, reset.rev, stamped);
+            Heard { what, certain: certain(reset.rev, reset.since) }
         }
         None => Heard { what: What::Nothing, certain: 0 },
     }
