@@ -6,7 +6,8 @@
 //!         gateway ────────┘         gateway ──▶ forward ──▶ control plane
 //! ```
 //!
-//! Drain: not ready → accept nothing → shards end their sessions, spread over a time → upstream → end.
+//! A drain goes through these steps: not ready; no new connection; the shards end their sessions, spread over a
+//! time; the upstream stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,43 +18,58 @@ use host::admin::{Condition, Readiness};
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
 use host::inventory::Known;
 use host::lifecycle::Tasks;
-use host::telemetry::process::observe_usage;
 use opentelemetry::metrics::Meter;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, LimitsConfig};
+use crate::fanout::{self, ShardHandle, ToShard};
 use crate::forward::Forward;
-use crate::gateway::{Gateway, Inner};
+use crate::gateway::{Gateway, GatewayParts};
 use crate::heartbeat::Batches;
-use crate::hub::{self, ShardHandle, ToShard};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::settings::{Config, LimitsConfig};
 use crate::upstream::{Upstream, UpstreamHandle};
 
-/// News of ended sessions that may wait for the upstream; more is kept, added up, in the shard.
-const LEFT_QUEUE: usize = 1024;
+/// Reports of closed sessions that may wait for the upstream. When it is full the shard adds further ones up.
+const CLOSED_QUEUE: usize = 1024;
 
-/// Why a gateway did not start.
+/// The reason for which a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The API port.
+    /// The API port cannot be used.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
-    /// The shards' threads.
+    /// A thread cannot be started.
     #[error("cannot start the shards")]
     Shards(#[source] std::io::Error),
-    /// The descriptors that reflection serves.
+    /// The descriptors of the gRPC services cannot be read.
     #[error("cannot serve gRPC reflection")]
     Grpc(#[source] tonic_reflection::server::Error),
 }
 
-/// A gateway whose socket is bound and whose rooms are joined; nothing is served before [`App::run`].
+/// The gateway's surroundings.
+pub struct Parts {
+    /// The settings.
+    pub config: Config,
+    /// The socket of the API, if it is bound already; `None` binds `config.listen`.
+    pub listener: Option<TcpListener>,
+    /// The bus. It need not be connected yet.
+    pub bus: Arc<dyn Bus>,
+    /// The way to the control planes. They need not be there yet.
+    pub forward: Arc<dyn Forward>,
+    /// The meter of all instruments.
+    pub meter: Meter,
+    /// The readiness of the process, for the conditions `bus` and `control_plane`.
+    pub readiness: Readiness,
+}
+
+/// A gateway whose socket is bound and whose rooms are joined. It serves nothing before [`App::run`].
 pub struct App {
-    /// Where clients connect: the bound address.
+    /// The address that clients connect to, as bound.
     pub api_addr: SocketAddr,
-    /// The name of this node in figures.
+    /// The name of this gateway in metrics.
     pub instance: String,
     listener: TcpListener,
     gateway: Gateway,
@@ -62,63 +78,42 @@ pub struct App {
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
     conditions: [(Condition, watch::Receiver<bool>); 2],
-    server: (ServerLimits, ServerMetrics),
+    server_limits: ServerLimits,
+    server_metrics: ServerMetrics,
     config: Config,
     tasks: Tasks,
 }
 
 impl App {
-    /// Binds the API port and joins the rooms. The bus and the control plane need not be there yet.
+    /// Binds the API port, unless it is bound already, and joins the rooms.
     ///
     /// # Errors
     /// When the port cannot be bound or a thread cannot be started.
-    pub async fn build(
-        config: Config,
-        bus: Arc<dyn Bus>,
-        forward: Arc<dyn Forward>,
-        meter: &Meter,
-        readiness: &Readiness,
-        tasks: &Tasks,
-    ) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| StartError::Listen(config.listen, error))?;
-        let it = Self::build_on(listener, config, bus, forward, meter, readiness, tasks)?;
-        observe_usage(meter, &it.instance);
-        Ok(it)
-    }
-
-    /// Like [`App::build`], on a socket that is bound already.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn build_on(
-        listener: TcpListener,
-        config: Config,
-        bus: Arc<dyn Bus>,
-        forward: Arc<dyn Forward>,
-        meter: &Meter,
-        readiness: &Readiness,
-        tasks: &Tasks,
-    ) -> Result<Self, StartError> {
+    pub async fn build(parts: Parts, tasks: &Tasks) -> Result<Self, StartError> {
+        let Parts { config, listener, bus, forward, meter, readiness } = parts;
+        let listener = match listener {
+            Some(listener) => Ok(listener),
+            None => TcpListener::bind(config.listen).await,
+        };
+        let listener = listener.map_err(|error| StartError::Listen(config.listen, error))?;
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
         let instance =
             if config.instance.is_empty() { api_addr.to_string() } else { config.instance.clone() };
-        let metrics = Metrics::new(meter, &instance);
-        let (senders, left): (Vec<_>, Vec<_>) =
-            (0..config.hub.shards.get()).map(|_| mpsc::channel(LEFT_QUEUE)).unzip();
-        let shards = hub::start(&config.hub, &config.session, &metrics.hub, senders, tasks)
+        let metrics = Metrics::new(&meter, &instance);
+
+        let (senders, closed): (Vec<_>, Vec<_>) =
+            (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
+        let shards = fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, tasks)
             .map_err(StartError::Shards)?;
         let (upstream, handle) =
-            Upstream::new(config.upstream.clone(), bus, shards.clone(), left, metrics.upstream);
-        let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
-        let connections = watchers.saturating_add(config.http.connections);
-        let server = ServerLimits { connections, access_log: config.access_log, ..config.http.clone() };
-        if let Some(tls) = &server.tls {
-            tls.keep_fresh(meter, tasks);
+            Upstream::new(config.upstream.clone(), bus, shards.clone(), closed, metrics.upstream);
+
+        let server_limits = server_limits(&config);
+        if let Some(tls) = &server_limits.tls {
+            tls.keep_fresh(&meter, tasks);
         }
         let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
-        let gateway = Gateway::new(Inner {
+        let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: limits.clone(),
@@ -143,19 +138,20 @@ impl App {
             handle,
             shards,
             conditions,
-            server: (server, ServerMetrics::new(meter, "api")),
+            server_limits,
+            server_metrics: ServerMetrics::new(&meter, "api"),
             config,
             tasks: tasks.clone(),
         })
     }
 
-    /// Changes the limits on watchers while it runs.
+    /// Returns a function that changes the limits on watchers while the gateway runs.
     pub fn on_limits(&self) -> impl Fn(&LimitsConfig) + Send + 'static {
         let limits = self.limits.clone();
         move |config| limits.set(config.clone())
     }
 
-    /// Tells what is known of the providers that are followed, while it runs.
+    /// Returns the source of the gateway's part in the inventory.
     pub fn on_known(&self) -> impl Fn() -> BoxFuture<'static, Option<Known>> + Send + Sync + 'static {
         let handle = self.handle.clone();
         move || {
@@ -166,42 +162,39 @@ impl App {
 
     /// Serves until the drain has ended: every session is closed and every request answered.
     pub async fn run(self) {
-        let Self {
-            listener,
-            gateway,
-            limits,
-            upstream,
-            handle,
-            shards,
-            conditions,
-            server,
-            config,
-            tasks,
-            ..
-        } = self;
-        // Not the drain: sessions that are still open get their events until their end.
+        // Not cancelled by the drain itself: sessions that are still open get their events until their end.
         let stop = CancellationToken::new();
-        let (of_upstream, abort) = (stop.clone(), tasks.abort().clone());
-        tasks.spawn_vital("upstream", async move {
-            let _ = abort.run_until_cancelled(upstream.run(of_upstream)).await;
+        let upstream = self.upstream.run(stop.clone());
+        let abort = self.tasks.abort().clone();
+        self.tasks.spawn_vital("upstream", async move {
+            let _ = abort.run_until_cancelled(upstream).await;
         });
-        tasks.spawn(limits.watch_memory(tasks.drain().clone()));
-        for (condition, state) in conditions {
-            tasks.spawn(show(condition, state, tasks.drain().clone()));
+        self.tasks.spawn(self.limits.watch_memory(self.tasks.drain().clone()));
+        for (condition, state) in self.conditions {
+            self.tasks.spawn(show(condition, state, self.tasks.drain().clone()));
         }
         let draining = async {
-            tasks.drain().cancelled().await;
-            for shard in &shards {
-                shard.send(ToShard::Drain { over: config.drain_over }).await;
+            self.tasks.drain().cancelled().await;
+            for shard in &self.shards {
+                shard.send(ToShard::Drain { over: self.config.drain_over }).await;
             }
-            for shard in &shards {
+            for shard in &self.shards {
                 shard.ended().await;
             }
             stop.cancel();
-            drop(handle);
+            drop(self.handle);
         };
-        tokio::join!(serve_counted(listener, gateway, server.0, server.1, &tasks), draining);
+        let serving =
+            serve_counted(self.listener, self.gateway, self.server_limits, self.server_metrics, &self.tasks);
+        tokio::join!(serving, draining);
     }
+}
+
+/// The listener's limits. Watchers count as connections of the listener too, on top of its own limit.
+fn server_limits(config: &Config) -> ServerLimits {
+    let watchers = if config.limits.node == 0 { usize::MAX / 2 } else { config.limits.node };
+    let connections = watchers.saturating_add(config.http.connections);
+    ServerLimits { connections, access_log: config.access_log, ..config.http.clone() }
 }
 
 /// The standard services that gRPC clients expect: health, and reflection over our contracts.
@@ -214,7 +207,7 @@ fn grpc_services() -> Result<axum::Router, tonic_reflection::server::Error> {
     Ok(tonic::service::Routes::new(health).add_service(reflection).into_axum_router())
 }
 
-/// Shows a state as a condition of readiness.
+/// Shows a state as a condition of readiness until the drain.
 async fn show(condition: Condition, mut state: watch::Receiver<bool>, drain: CancellationToken) {
     loop {
         let met = *state.borrow_and_update();

@@ -1,12 +1,12 @@
-//! Everything that is not a watch goes to a control plane.
+//! The way of requests to a control plane.
 //!
-//! In: a request. Out: the control plane's answer, its body still streaming. Two ways: over the network to one
-//! of several replicas ([`Replicas`]) and within the process ([`InProcess`]).
+//! In: a request. Out: the control plane's answer, its body still streaming. There are two ways: over the network to one
+//! of several replicas ([`Replicas`]), and within the process ([`InProcess`]).
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
@@ -17,17 +17,25 @@ pub use replicas::{ForwardConfig, ForwardError, Replicas};
 
 /// No control plane answered.
 #[derive(Debug, thiserror::Error)]
-#[error("no control plane answered")]
+#[error("no control plane answered; try again")]
 pub struct Unavailable;
 
 /// A way to the control plane.
 #[async_trait]
 pub trait Forward: Send + Sync + 'static {
-    /// Passes a request on and hands back the head of the answer. Dropping the future gives the request up.
+    /// Forwards a request and returns the head of the answer. Dropping the future gives the request up.
+    ///
+    /// # Errors
+    /// When no control plane answered. The request may have been carried out all the same.
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable>;
 
-    /// Whether a control plane is known to answer, and its changes.
+    /// True while a control plane answers, false before the first answer; with its changes.
     fn reachable(&self) -> watch::Receiver<bool>;
+}
+
+/// True for heartbeats: `PUT …/heartbeat` of one instance and `PUT …/heartbeats` of many.
+pub(crate) fn is_heartbeat(method: &Method, path: &str) -> bool {
+    method == Method::PUT && (path.ends_with("/heartbeat") || path.ends_with("/heartbeats"))
 }
 
 /// The control plane of the same process.

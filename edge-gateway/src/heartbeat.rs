@@ -1,9 +1,11 @@
-//! Heartbeats over a WebSocket: the server pings, each pong is one heartbeat of the instance.
+//! Heartbeats over a WebSocket: the server pings, and each pong is one heartbeat of the instance.
 //!
-//! In: an upgraded connection. Out: a heartbeat for each pong, in the client's name, one at a time; pongs that come
-//! meanwhile are one more. [`batch`] sends those of many connections together. An instance that does not exist is
-//! told with code 4001; any other failure ends the connection, so that the client connects again elsewhere. When
-//! the connection ends nothing else happens: the lease runs out by itself.
+//! In: an upgraded connection. Out: heartbeats in the client's name, one at a time; pongs that arrive while one is on
+//! its way count as one more. [`batch`] sends the heartbeats of many connections together.
+//!
+//! If the instance does not exist the connection closes with code 4001. After any other failure it ends without a
+//! close frame, so that the client connects again, perhaps to another gateway. The end of a connection unregisters
+//! nothing: the instance's lease runs out by itself.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -14,23 +16,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::close::Reason;
+use crate::codec::websocket::{Decoder, Incoming};
 use crate::metrics::SessionMetrics;
-use crate::session::{Input, Machine, Pace, Phase, SessionConfig};
+use crate::session::{Input, Pace, Phase, Protocol, SessionConfig};
 use crate::timer::{TICK, Tick};
-use crate::wire::frame::{Decoder, Incoming};
 
 mod batch;
 
-pub(crate) use batch::{Batches, Beat};
+pub(crate) use batch::{Batches, Heartbeat};
 
 use batch::Outcome;
 
-/// How connections that carry heartbeats live.
+/// The settings of connections that carry heartbeats.
 #[derive(Clone, Debug)]
 pub struct HeartbeatConfig {
-    /// Pings and deadlines; the pace of pings is that of heartbeats.
+    /// Pings and deadlines. The interval of pings is the interval of heartbeats.
     pub session: SessionConfig,
-    /// Over what time these connections end in a drain.
+    /// The time over which these connections end in a drain.
     pub drain_over: Duration,
 }
 
@@ -40,79 +42,63 @@ impl Default for HeartbeatConfig {
     }
 }
 
-/// Bytes read at a time: nothing but pongs is expected.
-const SCRATCH: usize = 512;
+/// Bytes read at a time. Nothing but pongs is expected.
+const READ_BUFFER: usize = 512;
 
-/// Carries heartbeats until the connection ends.
+/// Carries heartbeats until the connection ends. `read` is what the listener has already read from it.
 pub(crate) async fn carry(
     mut stream: Stream,
     read: &[u8],
-    (beat, batches): (Beat, &Batches),
+    heartbeat: &Heartbeat,
+    batches: &Batches,
     config: &HeartbeatConfig,
     metrics: &SessionMetrics,
     tasks: &Tasks,
 ) {
-    let pace = Pace::from(&config.session);
-    let mut session = Session {
-        machine: Machine::new(0, &pace),
-        decoder: Decoder::default(),
-        began: Instant::now(),
-        pace,
-        pongs: false,
-    };
+    let mut carrier = Carrier::new(Pace::from(&config.session));
     metrics.heartbeat_session(1);
-    session.decode(read);
-    let drain = async {
+    carrier.decode(read);
+    // Each connection ends at a moment of its own, so that the clients do not reach another gateway all at once.
+    let mut drain = std::pin::pin!(async {
         tasks.drain().cancelled().await;
         tokio::time::sleep(config.drain_over.mul_f64(fastrand::f64())).await;
-    };
-    let mut drain = std::pin::pin!(drain);
+    });
     let mut drained = false;
-    let mut scratch = [0; SCRATCH];
-    let mut beating: Option<Pin<Box<dyn Future<Output = Outcome> + Send + '_>>> = None;
+    let mut buffer = [0; READ_BUFFER];
+    let mut sending: Option<Pin<Box<dyn Future<Output = Outcome> + Send + '_>>> = None;
     loop {
-        if beating.is_none() && std::mem::take(&mut session.pongs) {
-            beating = Some(Box::pin(batches.beat(&beat)));
+        if sending.is_none() && std::mem::take(&mut carrier.pong_received) {
+            sending = Some(Box::pin(batches.send(heartbeat)));
         }
-        if session.machine.wants_to_write() {
-            let mut out = Vec::new();
-            session.machine.put(&mut out);
-            let written = timeout(config.session.write_timeout, stream.write_all(&out)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                break;
-            }
-            if let Phase::Closing(_) = session.machine.phase()
-                && stream.shutdown().await.is_err()
-            {
-                break;
-            }
-        }
-        if let Phase::Over(_) = session.machine.phase() {
+        if carrier.write(&mut stream, config.session.write_timeout).await.is_err() {
             break;
         }
-        let deadline = session.began + TICK * session.machine.deadline(&session.pace);
+        if let Phase::Over(_) = carrier.protocol.phase() {
+            break;
+        }
         tokio::select! {
             biased;
             () = tasks.abort().cancelled() => break,
             () = &mut drain, if !drained => {
                 drained = true;
-                session.on(Input::End(Reason::Drained));
+                carrier.on(Input::End(Reason::Drained));
             }
-            read = stream.read(&mut scratch) => session.read(read, &scratch),
-            outcome = poll_some(&mut beating) => {
-                beating = None;
+            read = stream.read(&mut buffer) => carrier.on_read(read, &buffer),
+            outcome = poll_some(&mut sending) => {
+                sending = None;
                 match outcome {
-                    Outcome::Lives => {}
-                    Outcome::NoInstance => session.on(Input::End(Reason::NoInstance)),
-                    Outcome::Failed => session.on(Input::End(Reason::HeartbeatFailed)),
+                    Outcome::Alive => {}
+                    Outcome::NoInstance => carrier.on(Input::End(Reason::NoInstance)),
+                    Outcome::Failed => carrier.on(Input::End(Reason::HeartbeatFailed)),
                 }
             }
-            () = sleep_until(deadline) => session.on(Input::Timer),
+            () = sleep_until(carrier.deadline()) => carrier.on(Input::Timer),
         }
     }
     metrics.heartbeat_session(-1);
 }
 
+/// Polls the future if there is one; pending for ever if not.
 async fn poll_some<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
     match future {
         Some(future) => future.await,
@@ -120,45 +106,73 @@ async fn poll_some<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send 
     }
 }
 
-struct Session {
-    machine: Machine,
+/// The protocol of one connection, in its own time.
+struct Carrier {
+    protocol: Protocol,
     decoder: Decoder,
     began: Instant,
     pace: Pace,
-    /// Pongs have come that are not passed on yet.
-    pongs: bool,
+    /// A pong has arrived since the last heartbeat was sent.
+    pong_received: bool,
 }
 
-impl Session {
+impl Carrier {
+    fn new(pace: Pace) -> Self {
+        Self {
+            protocol: Protocol::new(0, &pace),
+            decoder: Decoder::default(),
+            began: Instant::now(),
+            pace,
+            pong_received: false,
+        }
+    }
+
     fn now(&self) -> Tick {
         (self.began.elapsed().as_millis() / TICK.as_millis()) as Tick
     }
 
-    fn on(&mut self, input: Input<'_>) {
-        self.machine.on(input, self.now(), &self.pace);
+    fn deadline(&self) -> Instant {
+        self.began + TICK * self.protocol.deadline(&self.pace)
     }
 
-    fn read(&mut self, read: std::io::Result<usize>, scratch: &[u8]) {
+    fn on(&mut self, input: Input<'_>) {
+        self.protocol.on(input, self.now(), &self.pace);
+    }
+
+    fn on_read(&mut self, read: std::io::Result<usize>, buffer: &[u8]) {
         match read {
             Ok(0) => self.on(Input::Ended),
-            Ok(read) => self.decode(scratch.get(..read).unwrap_or_default()),
+            Ok(read) => self.decode(buffer.get(..read).unwrap_or_default()),
             Err(_) => self.on(Input::Broken),
         }
     }
 
     fn decode(&mut self, bytes: &[u8]) {
-        let (now, pace) = (self.now(), self.pace);
-        if self.machine.phase() != Phase::Open {
+        if self.protocol.phase() != Phase::Open {
             return;
         }
-        let (machine, pongs) = (&mut self.machine, &mut self.pongs);
+        let now = self.now();
         let result = self.decoder.read(bytes, |frame| {
-            *pongs |= frame == Incoming::Pong;
-            machine.on(Input::Frame(frame), now, &pace);
-            machine.phase() == Phase::Open
+            self.pong_received |= frame == Incoming::Pong;
+            self.protocol.on(Input::Frame(frame), now, &self.pace);
+            self.protocol.phase() == Phase::Open
         });
         if let Err(violation) = result {
             self.on(Input::Violation(violation));
         }
+    }
+
+    /// Writes pings, pongs and the close frame when they are due; after the last frame, shuts the sending side.
+    async fn write(&mut self, stream: &mut Stream, write_timeout: Duration) -> std::io::Result<()> {
+        if !self.protocol.wants_to_write() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        self.protocol.put(&mut out);
+        timeout(write_timeout, stream.write_all(&out)).await??;
+        if let Phase::Closing(_) = self.protocol.phase() {
+            stream.shutdown().await?;
+        }
+        Ok(())
     }
 }

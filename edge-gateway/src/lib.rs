@@ -1,45 +1,48 @@
 //! The edge gateway: holds the watchers, pushes every instance change to them, passes everything else on.
 //!
 //! ```text
-//! bus ──▶ upstream ──▶ hub (shards) ──▶ session ──▶ wire ──▶ watcher
-//!            └── asks the control plane for what was missed
+//! bus ──▶ upstream ──▶ fanout (shards) ──▶ watchers
+//!            │             ▲ sockets   the rooms that shards use: session, codec
+//!            │          gateway ──▶ forward ──▶ control plane
+//!            └── requests from the control plane what the bus lost
 //! ```
 //!
 //! | room | comes in | goes out |
 //! | --- | --- | --- |
-//! | [`app`] | configuration | the rooms, joined |
-//! | `gateway` | requests | upgrades for the shards, requests for `forward` |
+//! | `app` | settings and surroundings | the rooms, joined |
+//! | `gateway` | requests | sockets for the shards, requests for `forward` |
 //! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
-//! | `hub` | pushes, sockets | bytes, written once per session whatever is pending |
-//! | `session` | frames, time | what to write, when and why to end |
+//! | `fanout` | pushes, sockets | bytes, one write per session for all that is pending |
+//! | `session` | frames, time | frames to write, and when and why to end |
+//! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
 //! | `heartbeat` | pongs | heartbeats for `forward` |
-//! | `wire` | bytes | frames, handshakes, refusals |
 //! | [`forward`] | requests | answers of a control plane |
-//! | `limits` | who wants to watch | a permit, or which limit is met |
+//! | `limits` | a service that wants to watch | a permit, or the limit that is reached |
+//! | [`settings`] | flags, environment, file | the settings of each room |
 //!
 //! Rooms never import each other in a circle. Types that several rooms share live in modules of their own:
 //! `watch` (groups, tickets, selectors), `push` (changes and their encodings), `close` (reasons to close a
 //! session), `timer` (the wheel).
 
-pub mod app;
+mod app;
 mod close;
-pub mod config;
+mod codec;
+mod fanout;
 pub mod forward;
 mod gateway;
 mod heartbeat;
-mod hub;
 mod limits;
 mod metrics;
 #[cfg(feature = "micro")]
 pub mod micro;
-pub mod process;
 mod push;
 mod session;
+pub mod settings;
 mod timer;
 mod trace;
 mod upstream;
 mod watch;
-mod wire;
 
-pub use app::{App, StartError};
-pub use config::Config;
+pub use app::{App, Parts, StartError};
+
+pub use crate::settings::Config;

@@ -1,6 +1,7 @@
-//! How many sessions may be open: per node, per domain, per consumer. Decided before the upgrade.
+//! Limits the sessions that may be open: per node, per domain, per consumer, and by memory. Decides before the upgrade.
 //!
-//! A [`Permit`] goes with the session and gives its place back when it is dropped.
+//! In: the service that wants to watch. Out: a [`Permit`], which goes with the session and frees its place when it is
+//! dropped, or the limit that is reached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 use crate::metrics::SessionMetrics;
 use crate::watch::Full;
 
-/// Sessions that may be open at once; 0 is no limit.
+/// The sessions that may be open at once; 0 is no limit.
 #[derive(Clone, Debug)]
 pub struct LimitsConfig {
     /// On this node.
@@ -24,40 +25,40 @@ pub struct LimitsConfig {
     pub domain: usize,
     /// Of one consumer (a service, which may have many instances).
     pub consumer: usize,
-    /// Resident bytes of the process from which on nobody is let in.
+    /// Resident bytes of the process at which no further session is admitted.
     pub memory: u64,
 }
 
-/// How often the process's memory is looked at.
-const LOOK: Duration = Duration::from_millis(500);
-
 impl Default for LimitsConfig {
     fn default() -> Self {
-        // Some 2 KiB each in this process and twice as much in the kernel: a hundred thousand fit a small node.
+        // A session takes some 2 KiB in this process and twice as much in the kernel: 100 000 fit a small node.
         Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0 }
     }
 }
 
-/// Counts the sessions of this node.
+/// The pause between two looks at the process's memory.
+const MEMORY_POLL: Duration = Duration::from_millis(500);
+
+/// Counts the sessions of this node against the limits.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    open: Mutex<Open>,
+    counts: Mutex<Counts>,
     metrics: SessionMetrics,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Counts {
     config: LimitsConfig,
-    /// Resident bytes when they were looked at last.
+    /// Resident bytes of the process at the last look.
     memory: u64,
-    /// The log says that they are too many.
-    told: bool,
+    /// The log has a warning that memory is at its limit, and no "below its limit" after it.
+    warned: bool,
     node: usize,
     domains: HashMap<String, usize>,
     consumers: HashMap<Arc<ServiceRef>, usize>,
 }
 
-/// A session's place; dropping it gives the place back.
+/// The right to one session; dropping it frees the session's place.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limits: Arc<Limits>,
@@ -66,106 +67,122 @@ pub(crate) struct Permit {
 }
 
 impl Limits {
-    /// Nothing is open.
+    /// Limits without any open session.
     pub(crate) fn new(config: LimitsConfig, metrics: SessionMetrics) -> Arc<Self> {
-        let open = Open {
+        let counts = Counts {
             config,
             memory: 0,
-            told: false,
+            warned: false,
             node: 0,
             domains: HashMap::new(),
             consumers: HashMap::new(),
         };
-        Arc::new(Self { open: Mutex::new(open), metrics })
+        Arc::new(Self { counts: Mutex::new(counts), metrics })
     }
 
-    /// From now on these limits count. Who is in stays in.
+    /// Replaces the limits. Open sessions are not affected.
     pub(crate) fn set(&self, config: LimitsConfig) {
-        self.open.lock().config = config;
+        self.counts.lock().config = config;
     }
 
-    /// Looks at the process's memory again and again until `stop`.
+    /// Keeps the process's memory up to date until `stop`.
     pub(crate) async fn watch_memory(self: Arc<Self>, stop: CancellationToken) {
-        let mut look = tokio::time::interval(LOOK);
-        while stop.run_until_cancelled(look.tick()).await.is_some() {
-            // Where the system does not say, there is no limit.
+        let mut pace = tokio::time::interval(MEMORY_POLL);
+        while stop.run_until_cancelled(pace.tick()).await.is_some() {
+            // Without /proc the figure is unknown, and then memory limits nothing.
             self.note_memory(resident_bytes().unwrap_or(0));
         }
     }
 
-    fn note_memory(&self, bytes: u64) {
-        let mut open = self.open.lock();
-        open.memory = bytes;
-        let (now, limit, watchers) = (open.is_out_of_memory(), open.config.memory, open.node);
-        let before = std::mem::replace(&mut open.told, now);
-        drop(open);
-        if now && !before {
-            warn!(resident = bytes, limit, watchers, "memory is at its limit; no watcher is let in");
-        } else if before && !now {
-            info!(resident = bytes, limit, watchers, "memory is below its limit; watchers are let in again");
+    fn note_memory(&self, resident: u64) {
+        let mut counts = self.counts.lock();
+        counts.memory = resident;
+        let is_out = counts.is_out_of_memory();
+        let limit = counts.config.memory;
+        let watchers = counts.node;
+        let was_out = std::mem::replace(&mut counts.warned, is_out);
+        // The log may block; whoever opens a session must not wait for it.
+        drop(counts);
+        if is_out && !was_out {
+            warn!(resident, limit, watchers, "memory is at its limit; no further watcher is admitted");
+        } else if was_out && !is_out {
+            info!(resident, limit, watchers, "memory is below its limit; watchers are admitted again");
         }
     }
 
-    /// Takes a place for a session of `consumer`.
+    /// Takes a permit for a session of `consumer`. `scheme` is the label of the transport in metrics.
+    ///
+    /// # Errors
+    /// The limit that is reached.
     pub(crate) fn take(
         self: &Arc<Self>,
         consumer: &ServiceRef,
         scheme: &'static str,
     ) -> Result<Permit, Full> {
-        let full = |limit: usize, open: usize| limit != 0 && open >= limit;
-        let mut open = self.open.lock();
-        let of_domain = open.domains.get(&consumer.tenant.domain).copied().unwrap_or(0);
-        let of_consumer = open.consumers.get(consumer).copied().unwrap_or(0);
-        if full(open.config.node, open.node) {
-            return Err(Full::Node);
-        }
-        if open.is_out_of_memory() {
-            return Err(Full::Memory);
-        }
-        if full(open.config.domain, of_domain) {
-            return Err(Full::Domain);
-        }
-        if full(open.config.consumer, of_consumer) {
-            return Err(Full::Consumer);
-        }
-        open.node += 1;
-        *open.domains.entry(consumer.tenant.domain.clone()).or_default() += 1;
-        // One allocation of the name for all sessions of a consumer.
-        let name = match open.consumers.get_key_value(consumer) {
+        let mut counts = self.counts.lock();
+        counts.check(consumer)?;
+        counts.node += 1;
+        *counts.domains.entry(consumer.tenant.domain.clone()).or_default() += 1;
+        // The sessions of a consumer share one allocation of its name.
+        let name = match counts.consumers.get_key_value(consumer) {
             Some((name, _)) => name.clone(),
             None => Arc::new(consumer.clone()),
         };
-        *open.consumers.entry(name.clone()).or_default() += 1;
-        drop(open);
+        *counts.consumers.entry(name.clone()).or_default() += 1;
+        drop(counts);
         self.metrics.opened(&name.tenant.domain, scheme);
         Ok(Permit { limits: self.clone(), consumer: name, scheme })
     }
 }
 
-impl Open {
+impl Counts {
+    fn check(&self, consumer: &ServiceRef) -> Result<(), Full> {
+        // The node's own limits come first: their refusal sends the client to another gateway.
+        if is_reached(self.config.node, self.node) {
+            return Err(Full::Node);
+        }
+        if self.is_out_of_memory() {
+            return Err(Full::Memory);
+        }
+        let of_domain = self.domains.get(&consumer.tenant.domain).copied().unwrap_or(0);
+        if is_reached(self.config.domain, of_domain) {
+            return Err(Full::Domain);
+        }
+        let of_consumer = self.consumers.get(consumer).copied().unwrap_or(0);
+        if is_reached(self.config.consumer, of_consumer) {
+            return Err(Full::Consumer);
+        }
+        Ok(())
+    }
+
     fn is_out_of_memory(&self) -> bool {
         self.config.memory != 0 && self.memory >= self.config.memory
     }
 }
 
+fn is_reached(limit: usize, open: usize) -> bool {
+    limit != 0 && open >= limit
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let domain = &self.consumer.tenant.domain;
-        let mut open = self.limits.open.lock();
-        open.node -= 1;
-        if let Some(count) = open.domains.get_mut(domain) {
+        let mut counts = self.limits.counts.lock();
+        counts.node -= 1;
+        // Entries go with their last session: clients choose these names, and the maps must not grow for ever.
+        if let Some(count) = counts.domains.get_mut(domain) {
             *count -= 1;
             if *count == 0 {
-                open.domains.remove(domain);
+                counts.domains.remove(domain);
             }
         }
-        if let Some(count) = open.consumers.get_mut(&self.consumer) {
+        if let Some(count) = counts.consumers.get_mut(&self.consumer) {
             *count -= 1;
             if *count == 0 {
-                open.consumers.remove(&self.consumer);
+                counts.consumers.remove(&self.consumer);
             }
         }
-        drop(open);
+        drop(counts);
         self.limits.metrics.closed(domain, self.scheme);
     }
 }
@@ -176,27 +193,30 @@ mod tests {
 
     use super::*;
 
+    fn take(limits: &Arc<Limits>, domain: &str, id: &str) -> Result<Permit, Full> {
+        limits.take(&ServiceRef::new(Tenant::new(domain, "p"), id), "Websocket")
+    }
+
     #[test]
-    fn each_limit_holds_and_places_come_back() {
+    fn each_limit_holds_and_permits_free_their_places() {
         let config = LimitsConfig { node: 4, domain: 3, consumer: 2, memory: 0 };
         let limits = Limits::new(config, SessionMetrics::none());
-        let consumer = |domain: &str, id: &str| ServiceRef::new(Tenant::new(domain, "p"), id);
-        let take = |domain, id| limits.take(&consumer(domain, id), "Websocket");
 
-        let held = [take("a", "1").expect("first"), take("a", "1").expect("second")];
-        assert_eq!(take("a", "1").err(), Some(Full::Consumer));
-        let _third = take("a", "2").expect("another consumer");
-        assert_eq!(take("a", "3").err(), Some(Full::Domain));
-        let _fourth = take("b", "1").expect("another domain");
-        assert_eq!(take("c", "1").err(), Some(Full::Node));
+        let held = [take(&limits, "a", "1").expect("first"), take(&limits, "a", "1").expect("second")];
+        assert_eq!(take(&limits, "a", "1").err(), Some(Full::Consumer));
+        let third = take(&limits, "a", "2").expect("another consumer");
+        assert_eq!(take(&limits, "a", "3").err(), Some(Full::Domain));
+        let fourth = take(&limits, "b", "1").expect("another domain");
+        assert_eq!(take(&limits, "c", "1").err(), Some(Full::Node));
         drop(held);
         limits.set(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 1 << 20 });
         limits.note_memory(1 << 20);
-        assert_eq!(take("a", "1").err(), Some(Full::Memory));
+        assert_eq!(take(&limits, "a", "1").err(), Some(Full::Memory));
         limits.note_memory((1 << 20) - 1);
-        let _fifth = take("a", "1").expect("places came back");
-        drop((_third, _fourth, _fifth));
-        let open = limits.open.lock();
-        assert!(open.node == 0 && open.domains.is_empty() && open.consumers.is_empty());
+        let fifth = take(&limits, "a", "1").expect("places are free again");
+        drop((third, fourth, fifth));
+        let counts = limits.counts.lock();
+        assert_eq!(counts.node, 0);
+        assert!(counts.domains.is_empty() && counts.consumers.is_empty());
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bus::NatsBus;
-use edge_gateway::App;
 use edge_gateway::forward::Replicas;
-use edge_gateway::process::ProcessConfig;
+use edge_gateway::settings::ProcessConfig;
+use edge_gateway::{App, Config, Parts};
 use host::program::{self, Host};
+use host::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -28,10 +29,19 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let meter = host.metrics.meter("edge-gateway");
     let address = config.admin_listen;
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let bus = NatsBus::connect(config.nats, tasks).await.context("the address of NATS is wrong")?;
+    let bus = NatsBus::connect(config.nats, tasks).await.context("cannot use the addresses of NATS")?;
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
-    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
-    let app = App::build(gateway, Arc::new(bus), forward, &meter, &host.readiness, tasks).await?;
+    let parts = Parts {
+        config: Config { access_log: config.log.access, ..config.gateway },
+        listener: None,
+        bus: Arc::new(bus),
+        forward,
+        meter: meter.clone(),
+        readiness: host.readiness.clone(),
+    };
+    let app = App::build(parts, tasks).await?;
+    // Not in App::build: in `muster standalone` the control plane observes the same process.
+    observe_usage(&meter, &app.instance);
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
     host.known.add(app.on_known());

@@ -1,7 +1,7 @@
-//! Every instrument of the gateway: one struct a room, handed in, counted per batch and not per frame.
+//! Every instrument of the gateway: one struct per room, handed in. Shards count per batch and not per frame.
 //!
-//! Service-Center's names are kept where its dashboards look for them; its summaries are histograms here.
-//! Labels have few values: enums, and domains only up to a bound.
+//! The names of Service-Center's metrics are kept where its dashboards look for them; its summaries are histograms
+//! here. Labels have few values: enums, and domains only up to a bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,20 +9,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
+mod fanout;
 mod forward;
-mod hub;
 mod sessions;
 mod upstream;
 
+pub(crate) use fanout::{FanoutMetrics, Tallied};
 pub(crate) use forward::ForwardMetrics;
-pub(crate) use hub::{HubMetrics, Tallied};
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
 
-/// All rooms.
+/// The instruments of all rooms that the gateway has once.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pub hub: HubMetrics,
+    pub fanout: FanoutMetrics,
     pub sessions: SessionMetrics,
     pub upstream: UpstreamMetrics,
 }
@@ -33,20 +33,21 @@ impl Metrics {
         let instance = KeyValue::new("instance", instance.to_owned());
         let skew = Skew::default();
         Self {
-            hub: HubMetrics::new(meter, &instance, skew.clone()),
+            fanout: FanoutMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
             upstream: UpstreamMetrics::new(meter, skew),
         }
     }
 }
 
-/// How far the publisher's clock is ahead of ours at least, as its bookmarks show: nothing arrives before it was
-/// sent. Times of both are compared by it. A clock that is behind cannot be told from a slow way.
+/// The time by which the publisher's clock is at least ahead of ours, in microseconds.
+///
+/// Bookmarks show it: none can arrive before it was sent. A time of the publisher's clock is corrected by it before it
+/// is compared with one of ours. A clock that is behind cannot be told from a slow network, and is not corrected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Skew(Arc<AtomicU64>);
 
 impl Skew {
-    /// The publisher's clock is so many microseconds ahead.
     fn set(&self, micros: u64) {
         self.0.store(micros, Ordering::Relaxed);
     }

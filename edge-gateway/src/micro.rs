@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use shared::event::InstanceEvent;
 
-use crate::hub::merge::Merged;
+use crate::fanout::merge::Merged;
 use crate::push::{Encoding, Push};
 
-pub use crate::hub::shard::micro::Dispatch;
+pub use crate::fanout::shard::micro::Dispatch;
 pub use crate::upstream::micro::Lookup;
 
 /// An event as a WebSocket frame of the old kind; its bytes.

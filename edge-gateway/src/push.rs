@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use host::telemetry::trace::SpanContext;
-use shared::event::{Action, InstanceEvent, Position, Via, frame_json, resumable_json};
+use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Instance, Revision, ServiceKey};
 
-use crate::wire::frame::text_frame;
-use crate::wire::{self, grpc};
+use crate::codec::websocket::text_frame;
+use crate::codec::{grpc, json};
 
 /// In which shape a watcher receives events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +51,7 @@ impl Encoding {
     pub(crate) fn bookmark(self, rev: Revision) -> Option<Bytes> {
         match self {
             Self::Plain | Self::Historical => None,
-            Self::Resumable => Some(text_frame(&wire::bookmark_json(rev))),
+            Self::Resumable => Some(text_frame(&json::bookmark(rev))),
             Self::Grpc => Some(grpc::bookmark(rev)),
         }
     }
@@ -66,7 +66,7 @@ impl Encoding {
     ) -> Option<Bytes> {
         match self {
             Self::Plain | Self::Historical => None,
-            Self::Resumable => Some(text_frame(&wire::reset_json(key, instances, rev, since))),
+            Self::Resumable => Some(text_frame(&json::reset(key, instances, rev, since))),
             Self::Grpc => Some(grpc::reset(key, instances, rev, since)),
         }
     }
@@ -178,9 +178,9 @@ impl Push {
     fn encode(&self, encoding: Encoding, action: Action, since: Option<Revision>) -> Bytes {
         let (key, instance, rev) = (&*self.key, &*self.instance, self.at.rev);
         match encoding {
-            Encoding::Plain => text_frame(&frame_json(action, key, instance)),
-            Encoding::Resumable => text_frame(&resumable_json(action, key, instance, rev, since)),
-            Encoding::Historical => grpc::historical(action, key, instance),
+            Encoding::Plain => text_frame(&json::plain_event(action, key, instance)),
+            Encoding::Resumable => text_frame(&json::resumable_event(action, key, instance, rev, since)),
+            Encoding::Historical => grpc::historical_event(action, key, instance),
             Encoding::Grpc => grpc::event(action, key, instance, rev, since),
         }
     }

@@ -1,36 +1,36 @@
-//! One watcher's connection as a pure machine: what came in and the time go in; what to write and when to end
-//! come out. It knows no socket, no channel, no clock.
+//! The protocol of one session as a pure machine: what happened and the time go in; what to write, and when to end,
+//! come out. It knows no socket, no channel and no clock.
 //!
 //! ```text
-//! Open ──close, violation, no service──▶ Closing (last words, then silence until the client ends) ──▶ Over
+//! Open ──close, violation, no service──▶ Closing (last frames, then silence until the client ends) ──▶ Over
 //!   └──────────client gone, deadline passed, connection broken──────────────────────────────────────▶ Over
 //! ```
 //!
-//! Any frame of the client counts as life. The server pings at its own pace, whether or not the client does:
-//! there are clients that give up after a minute without traffic. Of pings that come faster than pongs can
-//! be written only the latest is answered.
+//! Every frame of the client shows that it lives. The server pings at its own pace even if the client pings too,
+//! because some clients give up after a minute in which they receive nothing. If pings arrive faster than pongs can
+//! be written, only the latest is answered.
 
 use std::time::Duration;
 
 use crate::close::Reason;
+use crate::codec::websocket::{Incoming, Violation, put_close, put_ping, put_pong, text_frame};
 use crate::timer::{Tick, ticks};
-use crate::wire::frame::{Incoming, Violation, put_close, put_ping, put_pong, text_frame};
 
-/// How long sessions live and how often they are asked.
+/// The pings and deadlines of sessions.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Between two pings of the server; each is up to a tenth earlier, so that they spread.
+    /// The pause between two pings of the server. Each is up to a tenth earlier, so that sessions spread.
     pub ping_interval: Duration,
-    /// After so long without a frame from the client the connection ends.
+    /// The time without a frame from the client after which the session ends.
     pub read_timeout: Duration,
-    /// After so long without a byte taken by the client, while there is something to write, it ends.
+    /// The time after which a session ends that has bytes to write, of which the client takes none.
     pub write_timeout: Duration,
 }
 
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
-            // Old clients give up after 60 s of silence; this is Service-Center's pace.
+            // Service-Center's interval; old clients give up after 60 s of silence.
             ping_interval: Duration::from_secs(30),
             read_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(5),
@@ -47,101 +47,98 @@ pub(crate) struct Pace {
 }
 
 impl From<&SessionConfig> for Pace {
-    fn from(it: &SessionConfig) -> Self {
-        Self { ping: ticks(it.ping_interval), read: ticks(it.read_timeout), write: ticks(it.write_timeout) }
+    fn from(config: &SessionConfig) -> Self {
+        Self {
+            ping: ticks(config.ping_interval),
+            read: ticks(config.read_timeout),
+            write: ticks(config.write_timeout),
+        }
     }
 }
 
-/// How long a client may take to end its side after the last words.
+/// The time that a client may take to end its side after the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Later than any session lives: some seven years. A deadline from here on needs no timer.
+/// A tick that no session reaches, some seven years after the start. A deadline from here on needs no timer.
 pub(crate) const NEVER: Tick = Tick::MAX / 2;
 
-/// What happened to a session.
+/// An event in the life of a session.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
-    /// A frame came.
+    /// The client sent a frame.
     Frame(Incoming<'a>),
     /// The client violated the protocol.
     Violation(Violation),
-    /// The client's stream ended.
+    /// The client ended its side of the connection.
     Ended,
-    /// Its deadline is reached, perhaps.
+    /// A timer fired that was set for the deadline; the deadline may have moved since.
     Timer,
-    /// The connection's socket cannot be used any more.
+    /// The connection failed.
     Broken,
-    /// The session must end for a reason of ours.
+    /// The gateway ends the session.
     End(Reason),
-    /// Bytes wait because the client does not take them.
+    /// Bytes are pending because the client does not take them.
     Blocked,
-    /// The client took some of the bytes that wait.
+    /// The client took some of the pending bytes.
     Progress,
-    /// Nothing waits any more.
+    /// No bytes are pending any more.
     Drained,
 }
 
-/// Where a session stands.
+/// The phase of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Events are sent.
+    /// Pushes are sent.
     Open,
-    /// Only the last words are sent; then the sending side is shut.
+    /// Only the last frames are sent, and then the sending side is shut.
     Closing(Reason),
     /// The connection can be dropped.
     Over(Reason),
 }
 
-/// The machine.
+/// The protocol of one session.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Protocol {
     phase: Phase,
-    heard: Tick,
+    /// The tick of the client's last frame.
+    last_frame: Tick,
     ping_at: Tick,
-    /// Since when bytes wait without progress.
+    /// The tick since which bytes are pending without progress.
     blocked: Option<Tick>,
-    /// When a closing session is over, whatever the client does.
+    /// The tick at which a closing session is over, whatever the client does.
     linger: Tick,
     ping_due: bool,
+    /// The payload of the pong that is due.
     pong: Option<Box<[u8]>>,
-    last_words: Option<Box<[u8]>>,
+    last_frames: Option<Box<[u8]>>,
 }
 
-impl Machine {
-    /// A session that begins now.
+impl Protocol {
+    /// The protocol of a session that begins now.
     pub(crate) fn new(now: Tick, pace: &Pace) -> Self {
-        Self {
-            phase: Phase::Open,
-            heard: now,
-            ping_at: now + jittered(pace.ping),
-            blocked: None,
-            linger: 0,
-            ping_due: false,
-            pong: None,
-            last_words: None,
-        }
+        Self { last_frame: now, ping_at: now + jittered(pace.ping), ..Self::without_pings() }
     }
 
-    /// A session whose protocol sees to pings and deadlines of reading itself.
+    /// The protocol of a stream whose transport pings and notices silence itself, as HTTP/2 does.
     pub(crate) fn without_pings() -> Self {
         Self {
             phase: Phase::Open,
-            heard: NEVER,
+            last_frame: NEVER,
             ping_at: NEVER,
             blocked: None,
             linger: 0,
             ping_due: false,
             pong: None,
-            last_words: None,
+            last_frames: None,
         }
     }
 
-    /// Where it stands.
+    /// The current phase.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Takes in what happened.
+    /// Takes in an event.
     pub(crate) fn on(&mut self, input: Input<'_>, now: Tick, pace: &Pace) {
         match (self.phase, input) {
             (Phase::Over(_), _) => {}
@@ -151,11 +148,12 @@ impl Machine {
             (_, Input::Drained) => self.blocked = None,
             (_, Input::Broken) => self.phase = Phase::Over(Reason::Broken),
             (Phase::Closing(reason), Input::Ended) => self.phase = Phase::Over(reason),
+            // The first reason stands, and a closing session does not answer any more.
             (Phase::Closing(_), Input::Frame(_) | Input::Violation(_) | Input::End(_)) => {}
             (Phase::Open, Input::Ended) => self.phase = Phase::Over(Reason::ClientGone),
             (Phase::Open, Input::Frame(frame)) => self.on_frame(frame, now),
-            (Phase::Open, Input::Violation(Violation::Protocol(words))) => {
-                self.close(Reason::Protocol, words, now)
+            (Phase::Open, Input::Violation(Violation::Protocol(problem))) => {
+                self.close(Reason::Protocol, problem, now)
             }
             (Phase::Open, Input::Violation(Violation::TooBig)) => {
                 self.close(Reason::TooBig, Reason::TooBig.words(), now)
@@ -168,45 +166,49 @@ impl Machine {
     }
 
     fn on_frame(&mut self, frame: Incoming<'_>, now: Tick) {
-        self.heard = now;
+        self.last_frame = now;
         match frame {
             Incoming::Ping(payload) => self.pong = Some(payload.into()),
             Incoming::Pong | Incoming::Data => {}
-            Incoming::Close(said) => {
+            Incoming::Close(close) => {
                 let mut echo = Vec::new();
-                let (code, words) = said.map_or((None, ""), |(code, words)| (Some(code), words));
-                put_close(code, words, &mut echo);
+                match close {
+                    Some((code, reason)) => put_close(Some(code), reason, &mut echo),
+                    None => put_close(None, "", &mut echo),
+                }
                 self.begin_closing(Reason::ClientClosed, echo, now);
             }
         }
     }
 
     fn close(&mut self, reason: Reason, words: &str, now: Tick) {
-        let mut last = Vec::new();
+        let mut last_frames = Vec::new();
         if let Some(text) = reason.text() {
-            last.extend_from_slice(&text_frame(text.as_bytes()));
+            last_frames.extend_from_slice(&text_frame(text.as_bytes()));
         }
         if let Some(code) = reason.close_code() {
-            put_close(Some(code), words, &mut last);
+            put_close(Some(code), words, &mut last_frames);
         }
-        self.begin_closing(reason, last, now);
+        self.begin_closing(reason, last_frames, now);
     }
 
-    fn begin_closing(&mut self, reason: Reason, last_words: Vec<u8>, now: Tick) {
+    fn begin_closing(&mut self, reason: Reason, last_frames: Vec<u8>, now: Tick) {
         self.phase = Phase::Closing(reason);
         self.linger = now + ticks(LINGER);
-        self.last_words = Some(last_words.into());
-        (self.pong, self.ping_due) = (None, false);
+        self.last_frames = Some(last_frames.into());
+        self.pong = None;
+        self.ping_due = false;
     }
 
     fn on_timer(&mut self, now: Tick, pace: &Pace) {
+        // A client that takes nothing comes first: a closing session must not wait for it either.
         if self.blocked.is_some_and(|since| now >= since + pace.write) {
             self.phase = Phase::Over(Reason::WriteTimeout);
         } else if let Phase::Closing(reason) = self.phase {
             if now >= self.linger {
                 self.phase = Phase::Over(reason);
             }
-        } else if now >= self.heard + pace.read {
+        } else if now >= self.last_frame + pace.read {
             self.phase = Phase::Over(Reason::ReadTimeout);
         } else if now >= self.ping_at {
             self.ping_due = true;
@@ -214,26 +216,26 @@ impl Machine {
         }
     }
 
-    /// When [`Input::Timer`] is due next.
+    /// The tick at which [`Input::Timer`] is due next.
     pub(crate) fn deadline(&self, pace: &Pace) -> Tick {
         let next = match self.phase {
-            Phase::Open => self.ping_at.min(self.heard + pace.read),
+            Phase::Open => self.ping_at.min(self.last_frame + pace.read),
             Phase::Closing(_) | Phase::Over(_) => self.linger,
         };
         self.blocked.map_or(next, |since| next.min(since + pace.write))
     }
 
-    /// A ping is to be written.
-    pub(crate) fn is_asking(&self) -> bool {
+    /// True if a ping is to be written.
+    pub(crate) fn is_ping_due(&self) -> bool {
         self.ping_due
     }
 
-    /// Something of our own is to be written, between two events.
+    /// True if a frame of the protocol is to be written, between two pushes.
     pub(crate) fn wants_to_write(&self) -> bool {
-        self.ping_due || self.pong.is_some() || self.last_words.is_some()
+        self.ping_due || self.pong.is_some() || self.last_frames.is_some()
     }
 
-    /// Appends what is to be written.
+    /// Appends the frames that are to be written.
     pub(crate) fn put(&mut self, out: &mut Vec<u8>) {
         if let Some(payload) = self.pong.take() {
             put_pong(&payload, out);
@@ -241,17 +243,16 @@ impl Machine {
         if std::mem::take(&mut self.ping_due) {
             put_ping(out);
         }
-        if let Some(words) = self.last_words.take() {
-            out.extend_from_slice(&words);
+        if let Some(frames) = self.last_frames.take() {
+            out.extend_from_slice(&frames);
         }
     }
 }
 
-/// Up to a tenth earlier, so that sessions that began together do not ping together for ever.
+/// The interval, up to a tenth shorter, so that sessions that began together do not ping together for ever.
 fn jittered(interval: Tick) -> Tick {
     (interval - fastrand::u32(0..=interval / 10)).max(1)
 }
 
 #[cfg(test)]
-#[path = "session/tests.rs"]
 mod tests;

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::hub::ShardHandle;
+use crate::fanout::ShardHandle;
 use crate::metrics::UpstreamMetrics;
 use crate::watch::{Cause, GroupId, Selector, SessionsClosed, Ticket};
 

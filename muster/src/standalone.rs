@@ -125,7 +125,6 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         readiness: readiness.clone(),
     };
     let App { service, rest, registry, .. } = App::build(parts, &tasks);
-    let meter = host.metrics.meter("edge-gateway");
     let (admin, routes) = match config.admin_listen {
         None => (listening, host.admin_routes().fallback_service(service)),
         Some(address) => {
@@ -137,8 +136,15 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     };
     let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
-    let gateway = edge_gateway::Config { access_log: config.log.access, ..config.gateway };
-    let gateway = edge_gateway::App::build_on(api, gateway, bus, forward, &meter, &readiness, &tasks)?;
+    let parts = edge_gateway::Parts {
+        config: edge_gateway::Config { access_log: config.log.access, ..config.gateway },
+        listener: Some(api),
+        bus,
+        forward,
+        meter: host.metrics.meter("edge-gateway"),
+        readiness: readiness.clone(),
+    };
+    let gateway = edge_gateway::App::build(parts, &tasks).await?;
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");
     let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
     host.known.add(known::source(&registry));

@@ -1,4 +1,4 @@
-//! A change of an instance: its place in the order, its bytes on the bus, its frame for a watcher.
+//! A change of an instance: its position in the order, and its bytes on the bus.
 
 use std::sync::Arc;
 
@@ -173,44 +173,6 @@ impl From<pb::Position> for Position {
     }
 }
 
-/// The JSON of a watch frame: `action`, `key`, `instance`, and for clients that asked for it `rev`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct WatchFrame<K, I> {
-    /// What happened.
-    pub action: Action,
-    /// The provider's name.
-    pub key: K,
-    /// The instance; always present, because go clients read it without looking.
-    pub instance: I,
-    /// The revision of the change; only sent to clients that asked to resume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rev: Option<Revision>,
-    /// Present: the revision up to which the client has everything; absent: that is `rev`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Revision>,
-}
-
-/// The text of the frame that tells old clients of a change.
-pub fn frame_json(action: Action, key: &ServiceKey, instance: &Instance) -> Vec<u8> {
-    frame(&WatchFrame { action, key, instance, rev: None, since: None })
-}
-
-/// The text of the frame that tells clients of a change which can resume: its revision, and up to where they
-/// have everything, if that is not the same.
-pub fn resumable_json(
-    action: Action,
-    key: &ServiceKey,
-    instance: &Instance,
-    rev: Revision,
-    since: Option<Revision>,
-) -> Vec<u8> {
-    frame(&WatchFrame { action, key, instance, rev: Some(rev), since })
-}
-
-fn frame(frame: &WatchFrame<&ServiceKey, &Instance>) -> Vec<u8> {
-    serde_json::to_vec(frame).expect("maps with text keys and plain fields always serialise")
-}
-
 /// What one instance adds to its provider's digest.
 ///
 /// The digest of a provider is the wrapping sum over its instances, so that both sides keep it up to date
@@ -268,20 +230,6 @@ mod tests {
     fn junk_is_refused_with_a_reason() {
         assert!(matches!(InstanceEvent::decode(b"\xff\xff\xff"), Err(DecodeError::Malformed(_))));
         assert!(matches!(InstanceEvent::decode(b""), Err(DecodeError::Missing("action"))));
-    }
-
-    #[test]
-    fn the_frame_of_an_old_client_has_exactly_the_old_fields() {
-        let event = event();
-        let text = frame_json(event.action, &event.key, &event.instance);
-        assert_eq!(
-            String::from_utf8(text).expect("utf-8"),
-            concat!(
-                r#"{"action":"DELETE","key":{"tenant":"default/default","appId":"shop","serviceName":"order","version":"1.0.0"},"#,
-                r#""instance":{"instanceId":"b0ff","serviceId":"7062","endpoints":["rest://10.0.0.7:8080"],"status":"UP","#,
-                r#""properties":{"tag":"1"},"dataCenterInfo":{"name":"dc"}}}"#
-            )
-        );
     }
 
     #[test]

@@ -97,7 +97,7 @@ const COMPOSE: [&str; 2] = ["docker-compose.yml", "docker-compose.cluster.yml"];
 fn variables(image: &str) -> BTreeSet<String> {
     let table = match image {
         "muster/control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
-        "muster/edge-gateway" => render_markdown::<edge_gateway::process::ProcessConfig>(),
+        "muster/edge-gateway" => render_markdown::<edge_gateway::settings::ProcessConfig>(),
         "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
         other => panic!("who is {other}?"),
     };
@@ -334,7 +334,7 @@ fn every_metric_is_explained() {
 fn the_page_of_settings_is_the_settings() {
     let tables = [
         ("control-plane", render_markdown::<control_plane::process::ProcessConfig>()),
-        ("edge-gateway", render_markdown::<edge_gateway::process::ProcessConfig>()),
+        ("edge-gateway", render_markdown::<edge_gateway::settings::ProcessConfig>()),
     ];
     let path = "docs/configuration.md";
     let mut page = read(path);

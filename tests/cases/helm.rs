@@ -137,7 +137,7 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
         let name = text(&container["name"]);
         let table = match name.as_str() {
             "control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
-            "edge-gateway" => render_markdown::<edge_gateway::process::ProcessConfig>(),
+            "edge-gateway" => render_markdown::<edge_gateway::settings::ProcessConfig>(),
             other => panic!("who is {other}?"),
         };
         let known: BTreeSet<&str> = words(&table).collect();
@@ -155,7 +155,7 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
         });
         let mistakes = match name.as_str() {
             "control-plane" => settings::parse::<control_plane::process::ProcessConfig>(&sources).err(),
-            _ => settings::parse::<edge_gateway::process::ProcessConfig>(&sources).err(),
+            _ => settings::parse::<edge_gateway::settings::ProcessConfig>(&sources).err(),
         };
         assert_eq!(mistakes, None);
 

@@ -1,16 +1,18 @@
-//! Control planes over the network: pooled connections, streaming bodies, deadlines, one second chance.
+//! Control planes over the network: pooled connections, streaming bodies, deadlines, one second attempt.
 //!
-//! A request goes to a healthy replica. If that does not answer and the request may be sent twice (it is
-//! idempotent, or was not sent at all) and its body is at hand, it goes once to another. Failures and a probe
-//! decide who is healthy.
+//! A request goes to a healthy replica. If that one does not answer, the request goes once to another replica, provided
+//! that it may be sent twice (it is idempotent, or no byte of it was sent) and that its body is small enough to be
+//! held. Requests and probes decide which replicas are healthy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::body::Body;
+use bytes::Bytes;
 use host::lifecycle::Tasks;
 use host::tls::{self, ClientFiles, TlsError};
+use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -21,27 +23,27 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::health::Health;
-use super::{Forward, Unavailable};
+use super::{Forward, Unavailable, is_heartbeat};
 use crate::metrics::ForwardMetrics;
-use crate::wire::route::is_heartbeat;
 
-/// Where control planes are and how long they may take.
+/// The addresses of control planes, and how long they may take.
 #[derive(Clone, Debug)]
 pub struct ForwardConfig {
     /// Addresses such as `http://10.0.0.5:30100`.
     pub control_planes: Vec<String>,
-    /// What is trusted at those that speak TLS, and shown to those that ask.
+    /// The authorities to trust at `https` addresses, and our certificate for control planes that ask for one.
     pub tls: ClientFiles,
-    /// How long a connection may take.
+    /// The time that opening a connection may take.
     pub connect_timeout: Duration,
-    /// How long the head of an answer may take.
+    /// The time until the head of an answer must have arrived.
     pub answer_timeout: Duration,
-    /// Between two probes of each replica.
+    /// The pause between two probes of each replica, and the time that a probe may take.
     pub probe_interval: Duration,
-    /// Bodies up to this many bytes are held so that the request can be sent again.
+    /// Bodies up to this many bytes are held so that a request can be sent a second time.
     pub replayable_body: usize,
 }
 
@@ -60,30 +62,31 @@ impl Default for ForwardConfig {
     }
 }
 
-/// A control plane's address that is none.
+/// The reason for which control planes cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// Not `http://host:port`.
+    /// An address is not of the form `http://host:port`.
     #[error("`{0}` is not the address of a control plane; expected http://host:port or https://host:port")]
     Address(String),
-    /// What is needed for TLS cannot be used.
+    /// The files for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// No address at all.
-    #[error("no control plane is given")]
+    /// There is no address at all.
+    #[error("no address of a control plane is given")]
     NoAddress,
 }
 
-/// Connections of an idle pool are given up before the control plane does, so that none is used at its end.
+/// The time after which idle connections are closed. The control plane closes them after 60 s: closing first avoids
+/// sending a request on a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// Where a replica is asked whether it is well; one that does not know the path is.
+/// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
 
 /// Several control planes behind one [`Forward`]. Cheap to clone.
 #[derive(Clone)]
-pub struct Replicas(Arc<Inner>);
+pub struct Replicas(Arc<ReplicaSet>);
 
-struct Inner {
+struct ReplicaSet {
     addresses: Vec<(Scheme, Authority)>,
     client: Client<HttpsConnector<HttpConnector>, Body>,
     health: Health,
@@ -93,53 +96,49 @@ struct Inner {
 }
 
 impl Replicas {
-    /// Starts to probe the control planes; whether one answers is told by [`Forward::reachable`].
+    /// Begins to probe the control planes; [`Forward::reachable`] shows when one answers.
     ///
     /// # Errors
-    /// When an address is wrong or there is none.
+    /// When an address is wrong, when there is none, or when the files for TLS cannot be used.
     pub fn new(config: ForwardConfig, meter: &Meter, tasks: &Tasks) -> Result<Self, ForwardError> {
-        Self::with(config, ForwardMetrics::new(meter), tasks)
-    }
-
-    pub(crate) fn with(
-        config: ForwardConfig,
-        metrics: ForwardMetrics,
-        tasks: &Tasks,
-    ) -> Result<Self, ForwardError> {
-        let addresses = config.control_planes.iter().map(|it| authority(it));
-        let addresses: Vec<(Scheme, Authority)> = addresses.collect::<Result<_, _>>()?;
+        let mut addresses = Vec::new();
+        for address in &config.control_planes {
+            addresses.push(parse_address(address)?);
+        }
         if addresses.is_empty() {
             return Err(ForwardError::NoAddress);
         }
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(config.connect_timeout));
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::client(&config.tls)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .http1_title_case_headers(true)
-            .build(connector);
-        let health = Health::new(addresses.len());
-        let inner =
-            Inner { addresses, client, health, reachable: watch::Sender::new(false), config, metrics };
-        let it = Self(Arc::new(inner));
-        for replica in 0..it.0.addresses.len() {
-            let (it, drain) = (it.clone(), tasks.drain().clone());
-            tasks.spawn(async move {
-                let mut pace = tokio::time::interval(it.0.config.probe_interval);
-                while drain.run_until_cancelled(pace.tick()).await.is_some() {
-                    it.0.probe(replica).await;
-                }
-            });
+        let set = Arc::new(ReplicaSet {
+            health: Health::new(addresses.len()),
+            addresses,
+            client: client(&config)?,
+            reachable: watch::Sender::new(false),
+            config,
+            metrics: ForwardMetrics::new(meter),
+        });
+        for replica in 0..set.addresses.len() {
+            tasks.spawn(set.clone().probe_until(replica, tasks.drain().clone()));
         }
-        Ok(it)
+        Ok(Self(set))
     }
+}
+
+fn client(config: &ForwardConfig) -> Result<Client<HttpsConnector<HttpConnector>, Body>, TlsError> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(config.connect_timeout));
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls::client(&config.tls)?)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .http1_title_case_headers(true)
+        .build(connector);
+    Ok(client)
 }
 
 #[async_trait]
@@ -161,116 +160,139 @@ impl Forward for Replicas {
     }
 }
 
-/// How an attempt ended that brought no answer.
-enum Failed {
+/// The end of an attempt that brought no answer.
+enum AttemptError {
     /// The request was not sent.
     Unsent,
-    /// Nobody knows what became of it.
+    /// The request may have been sent, and carried out.
     Unknown,
 }
 
-impl Inner {
+/// Copies a request whose body is held.
+fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
+    let mut copy = Request::new(Body::from(body.clone()));
+    *copy.method_mut() = parts.method.clone();
+    *copy.uri_mut() = parts.uri.clone();
+    *copy.headers_mut() = parts.headers.clone();
+    copy
+}
+
+impl ReplicaSet {
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable> {
         let (parts, body) = request.into_parts();
-        let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        let is_idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
             || is_heartbeat(&parts.method, parts.uri.path());
         let order = self.health.order();
-        let (first, second) = (order.first().copied().unwrap_or(0), order.get(1).copied());
-        let Some(small) = self.is_small(&body).then_some(second).flatten() else {
-            let attempt = self.attempt(first, Request::from_parts(parts, body)).await;
-            return attempt.map_err(|_| Unavailable);
+        let first = order.first().copied().unwrap_or(0);
+        let second = match order.get(1) {
+            Some(second) if self.can_hold(&body) => *second,
+            // The body streams through, so there is one attempt only.
+            _ => {
+                let attempt = self.attempt(first, Request::from_parts(parts, body)).await;
+                return attempt.map_err(|_| Unavailable);
+            }
         };
-        // A body that breaks off is the client's end; there is nothing to pass on.
+        // A body that breaks off means that the client has gone: nobody waits for an answer.
         let body = body.collect().await.map_err(|_| Unavailable)?.to_bytes();
-        let copy = || {
-            let mut copy = Request::new(Body::from(body.clone()));
-            *copy.method_mut() = parts.method.clone();
-            *copy.uri_mut() = parts.uri.clone();
-            *copy.headers_mut() = parts.headers.clone();
-            copy
-        };
-        let refused = match self.attempt(first, copy()).await {
-            Ok(answer) if idempotent && answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(answer),
+        let refused = match self.attempt(first, copy(&parts, &body)).await {
+            Ok(answer) if is_idempotent && answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(answer),
             Ok(answer) => return Ok(answer),
-            Err(Failed::Unknown) if !idempotent => return Err(Unavailable),
-            Err(Failed::Unsent | Failed::Unknown) => None,
+            Err(AttemptError::Unknown) if !is_idempotent => return Err(Unavailable),
+            Err(AttemptError::Unsent | AttemptError::Unknown) => None,
         };
         self.metrics.retried();
-        match (self.attempt(small, copy()).await, refused) {
-            (Ok(answer), _) => Ok(answer),
-            (Err(_), Some(refused)) => Ok(refused),
-            (Err(_), None) => Err(Unavailable),
+        match self.attempt(second, copy(&parts, &body)).await {
+            Ok(answer) => Ok(answer),
+            // The first replica's 503 says more than a failure of ours.
+            Err(_) => refused.ok_or(Unavailable),
         }
     }
 
-    /// The body is known to be small enough to be held.
-    fn is_small(&self, body: &Body) -> bool {
+    /// True if the body's size is known and small enough to be held.
+    fn can_hold(&self, body: &Body) -> bool {
         body.size_hint().upper().is_some_and(|size| size <= self.config.replayable_body as u64)
     }
 
-    async fn attempt(&self, replica: usize, mut request: Request<Body>) -> Result<Response<Body>, Failed> {
+    async fn attempt(
+        &self,
+        replica: usize,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, AttemptError> {
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let (scheme, authority) = self.addresses[replica].clone();
-        let uri = Uri::builder().scheme(scheme).authority(authority);
-        *request.uri_mut() = uri.path_and_query(path).build().map_err(|_| Failed::Unsent)?;
+        *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
         *request.version_mut() = Version::HTTP_11;
-        let answer = tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await;
-        match answer {
+        let address = &self.addresses[replica].1;
+        match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note(replica, true);
                 Ok(answer.map(Body::new))
             }
             Ok(Err(error)) => {
-                debug!(control_plane = %self.addresses[replica].1, %error, "a control plane did not answer");
+                debug!(control_plane = %address, %error, "a control plane did not answer a request");
                 self.note(replica, false);
-                Err(if error.is_connect() { Failed::Unsent } else { Failed::Unknown })
+                Err(if error.is_connect() { AttemptError::Unsent } else { AttemptError::Unknown })
             }
             Err(_) => {
-                debug!(control_plane = %self.addresses[replica].1, "a control plane took too long");
+                debug!(control_plane = %address, "a control plane took too long to answer a request");
                 self.note(replica, false);
-                Err(Failed::Unknown)
+                Err(AttemptError::Unknown)
             }
+        }
+    }
+
+    fn uri(&self, replica: usize, path: PathAndQuery) -> Option<Uri> {
+        let (scheme, authority) = self.addresses[replica].clone();
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
+    }
+
+    /// Probes a replica at the configured pace until `drain`.
+    async fn probe_until(self: Arc<Self>, replica: usize, drain: CancellationToken) {
+        let mut pace = tokio::time::interval(self.config.probe_interval);
+        while drain.run_until_cancelled(pace.tick()).await.is_some() {
+            self.probe(replica).await;
         }
     }
 
     async fn probe(&self, replica: usize) {
-        let (scheme, authority) = self.addresses[replica].clone();
-        let uri = Uri::builder().scheme(scheme).authority(authority);
-        let Ok(uri) = uri.path_and_query(PROBE_PATH).build() else { return };
+        let Some(uri) = self.uri(replica, PathAndQuery::from_static(PROBE_PATH)) else { return };
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = uri;
         let answer = tokio::time::timeout(self.config.probe_interval, self.client.request(request)).await;
-        let well =
-            matches!(&answer, Ok(Ok(it)) if it.status().is_success() || it.status() == StatusCode::NOT_FOUND);
-        self.note(replica, well);
+        let is_healthy = match answer {
+            Ok(Ok(answer)) => answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND,
+            Ok(Err(_)) | Err(_) => false,
+        };
+        self.note(replica, is_healthy);
     }
 
-    fn note(&self, replica: usize, well: bool) {
-        let news = if well { self.health.answered(replica) } else { self.health.failed(replica) };
+    fn note(&self, replica: usize, is_healthy: bool) {
         let address = &self.addresses[replica].1;
-        match (news, well) {
-            (false, _) => {}
-            (true, true) => info!(control_plane = %address, "a control plane answers again"),
-            (true, false) => warn!(control_plane = %address, "a control plane does not answer"),
+        if is_healthy {
+            if self.health.answered(replica) {
+                info!(control_plane = %address, "a control plane answers again");
+            }
+        } else if self.health.failed(replica) {
+            warn!(control_plane = %address, "a control plane does not answer; requests go to others first");
         }
         let healthy = self.health.healthy();
         self.metrics.healthy(healthy);
-        // The first word is a success or a failure; before it nothing is claimed.
-        let reachable = healthy > 0 && (well || *self.reachable.borrow());
+        // Replicas count as healthy until they fail, so a failure alone must not make the first claim.
+        let reachable = healthy > 0 && (is_healthy || *self.reachable.borrow());
         self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
     }
 }
 
-fn authority(address: &str) -> Result<(Scheme, Authority), ForwardError> {
+/// Reads an address of the form `http://host:port` or `https://host:port`; `http` is the default.
+fn parse_address(address: &str) -> Result<(Scheme, Authority), ForwardError> {
     let wrong = || ForwardError::Address(address.to_owned());
     let uri: Uri = address.trim_end_matches('/').parse().map_err(|_| wrong())?;
     let parts = uri.into_parts();
     let scheme = parts.scheme.unwrap_or(Scheme::HTTP);
-    let is_known = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
+    let is_supported = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
     let has_path = parts.path_and_query.is_some_and(|path| path != "/");
     match parts.authority {
-        Some(authority) if is_known && !has_path => Ok((scheme, authority)),
+        Some(authority) if is_supported && !has_path => Ok((scheme, authority)),
         _ => Err(wrong()),
     }
 }

@@ -1,18 +1,18 @@
-//! Heartbeats that come at about the same time, from clients that say the same about themselves, travel in one request.
+//! Heartbeats that are due at about the same time, from clients that send the same headers, travel in one request.
 //!
-//! In: one [`Beat`] after the other, each waited for by its own connection. Out: `PUT …/heartbeats` with many, or
-//! `PUT …/heartbeat` for one that found no company, and a word for each connection.
+//! In: a [`Heartbeat`] of each connection, one at a time, whose outcome the connection waits for. Out:
+//! `PUT …/heartbeats` with many instances, or `PUT …/heartbeat` for one that found no company.
 //!
 //! ```text
-//! first beat of a party ──WINDOW or MOST──▶ one request ──▶ lives: a word to each that does
-//!      others join ─────┘                                ├─▶ unclear (one of them, or all): asked alone
-//!                                                        └─▶ no answer, or an error of the server: all failed
+//! leader ──WINDOW, or MAX_BATCH are there──▶ one request ──▶ alive: a reply to each instance that is
+//! followers join ─────┘                                  ├─▶ unclear (one, or all): each sends its own request
+//!                                                        └─▶ no answer, or a server's error: all have failed
 //! ```
 //!
-//! There is no task of its own: the first beat of a batch waits for the others and sends it. When its connection ends
-//! meanwhile, those that waited form a new batch. What is held is bounded by the connections, which have one beat
-//! each on the way. Only an answer to one alone says that an instance does not exist, so a client hears no other word
-//! than it would without batches.
+//! No task is needed: the first heartbeat of a batch is its leader, waits for the others and sends for all. If the
+//! leader's connection ends meanwhile, its followers form a new batch. Batches are bounded by the connections, each of
+//! which has one heartbeat on its way. Only the answer to a request of its own says that an instance does not exist, so
+//! that a client gets the same outcome as without batches.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -35,15 +35,15 @@ use tokio::sync::{Notify, oneshot};
 use crate::forward::Forward;
 use crate::metrics::SessionMetrics;
 
-/// How long the first beat of a batch waits for others. Leases live for seconds.
-pub(super) const WINDOW: Duration = Duration::from_millis(100);
-/// Beats in a batch: with the longest ids still small enough to be sent again to another replica.
-pub(super) const MOST: usize = 256;
-/// Bytes of an answer at most.
-const ANSWER_BYTES: usize = 1 << 20;
-/// The control plane's code for an instance that does not exist.
+/// The time that a leader waits for followers; short against leases, which live for seconds.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Heartbeats in a batch. With the longest ids such a request is still small enough to be sent to a second replica.
+const MAX_BATCH: usize = 256;
+/// Bytes that the answer to a batch may have.
+const MAX_ANSWER: usize = 1 << 20;
+/// The control plane's error code for an instance that does not exist.
 const NO_INSTANCE: &str = "400017";
-/// What is about the connection and not about who sends.
+/// Headers that belong to a connection or to one request. Clients that differ only in these share batches.
 const INCIDENTAL: [HeaderName; 15] = [
     HOST,
     ORIGIN,
@@ -62,99 +62,114 @@ const INCIDENTAL: [HeaderName; 15] = [
     HeaderName::from_static("tracestate"),
 ];
 
-/// What became of a heartbeat.
+/// The outcome of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The instance lives on.
-    Lives,
-    /// There is no such instance.
+    /// The instance's lease was renewed.
+    Alive,
+    /// The instance does not exist.
     NoInstance,
-    /// Nobody knows.
+    /// No control plane gave a clear answer.
     Failed,
 }
 
-/// A heartbeat of one connection, the same each time.
+/// The heartbeat of one connection, the same each time.
 #[derive(Debug)]
-pub(crate) struct Beat {
-    /// The path of the upgrade, which is that of the heartbeat.
+pub(crate) struct Heartbeat {
+    /// The path of the upgrade, which is also that of a single heartbeat.
     path: Uri,
-    /// What the client said about itself.
+    /// The client's headers: its tenant and its credentials among them.
     headers: HeaderMap,
-    /// With whom it may travel, and as what; none when its path is not text.
-    shared: Option<(Arc<Party>, Ids)>,
+    /// The batches that it may join, and its entry in them; `None` when its path is not valid text.
+    batch: Option<(Arc<BatchKey>, InstanceIds)>,
 }
 
-/// How a batch names an instance.
+/// The entry of an instance in a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Ids {
+struct InstanceIds {
     service_id: String,
     instance_id: String,
 }
 
-/// Those who say the same about themselves in the same project.
+/// The project and the headers that all heartbeats of a batch have in common.
 #[derive(Debug)]
-struct Party {
+struct BatchKey {
     path: Uri,
     headers: HeaderMap,
-    /// The same in a form that compares.
-    key: Vec<(String, Vec<u8>)>,
+    /// The headers in a form that can be compared and hashed.
+    sorted: Vec<(String, Vec<u8>)>,
 }
 
-impl PartialEq for Party {
+impl PartialEq for BatchKey {
     fn eq(&self, other: &Self) -> bool {
-        self.path == other.path && self.key == other.key
+        self.path == other.path && self.sorted == other.sorted
     }
 }
 
-impl Eq for Party {}
+impl Eq for BatchKey {}
 
-impl Hash for Party {
+impl Hash for BatchKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.path.hash(state);
-        self.key.hash(state);
+        self.sorted.hash(state);
     }
 }
 
-impl Beat {
-    /// The heartbeat that a connection opened at `path` carries.
+impl Heartbeat {
+    /// The heartbeat that a connection carries which was upgraded at `path`.
     pub(crate) fn new(path: Uri, headers: HeaderMap) -> Self {
-        let shared = ids(path.path()).map(|(batch, ids)| (Arc::new(Party::new(batch, &headers)), ids));
-        Self { path, headers, shared }
+        let batch = parse_path(path.path())
+            .map(|(batch_path, instance)| (Arc::new(BatchKey::new(batch_path, &headers)), instance));
+        Self { path, headers, batch }
+    }
+
+    /// The request for this heartbeat alone.
+    fn request(&self) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::PUT;
+        *request.uri_mut() = self.path.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
     }
 }
 
-/// The path of a batch, and the ids of the instance, out of the path of its own heartbeat.
-fn ids(path: &str) -> Option<(Uri, Ids)> {
+/// The path of batches in the same project, and the instance, from the path of a single heartbeat.
+fn parse_path(path: &str) -> Option<(Uri, InstanceIds)> {
     let segments: Vec<&str> = path.split('/').collect();
     let ["", "v4", project, "registry", "microservices", service, "instances", instance, "heartbeat"] =
         segments[..]
     else {
         return None;
     };
-    let text = |segment| percent_decode_str(segment).decode_utf8().ok().map(|text| text.into_owned());
-    let ids = Ids { service_id: text(service)?, instance_id: text(instance)? };
+    let ids = InstanceIds { service_id: decoded(service)?, instance_id: decoded(instance)? };
     Some((format!("/v4/{project}/registry/heartbeats").parse().ok()?, ids))
 }
 
-impl Party {
+fn decoded(segment: &str) -> Option<String> {
+    Some(percent_decode_str(segment).decode_utf8().ok()?.into_owned())
+}
+
+impl BatchKey {
     fn new(path: Uri, headers: &HeaderMap) -> Self {
         let mut headers = headers.clone();
         for name in &INCIDENTAL {
             headers.remove(name);
         }
-        let pair = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.as_bytes().to_vec());
-        let mut key: Vec<_> = headers.iter().map(pair).collect();
-        key.sort();
-        Self { path, headers, key }
+        let mut sorted: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+        sorted.sort();
+        Self { path, headers, sorted }
     }
 
-    fn request(&self, beats: &[Ids]) -> Option<Request<Body>> {
+    /// The request for a batch.
+    fn request(&self, instances: &[InstanceIds]) -> Option<Request<Body>> {
         #[derive(Serialize)]
-        struct Batch<'a> {
-            instances: &'a [Ids],
+        struct BatchBody<'a> {
+            instances: &'a [InstanceIds],
         }
-        let mut request = Request::new(Body::from(serde_json::to_vec(&Batch { instances: beats }).ok()?));
+        let body = serde_json::to_vec(&BatchBody { instances }).ok()?;
+        let mut request = Request::new(Body::from(body));
         *request.method_mut() = Method::PUT;
         *request.uri_mut() = self.path.clone();
         *request.headers_mut() = self.headers.clone();
@@ -163,211 +178,216 @@ impl Party {
     }
 }
 
-/// The batches that wait to be sent.
+/// Collects heartbeats into batches and sends them.
 pub(crate) struct Batches {
     forward: Arc<dyn Forward>,
     metrics: SessionMetrics,
-    /// Those that may still be joined.
-    open: Mutex<HashMap<Arc<Party>, Arc<Gathering>>>,
+    /// Batches that can still be joined.
+    open: Mutex<HashMap<Arc<BatchKey>, Arc<Pending>>>,
 }
 
 /// A batch before it is sent.
 #[derive(Default)]
-struct Gathering {
+struct Pending {
     full: Notify,
-    waiting: Mutex<Vec<Waiting>>,
+    followers: Mutex<Vec<Follower>>,
 }
 
-/// A beat that somebody else sends.
-struct Waiting {
-    ids: Ids,
-    word: oneshot::Sender<Word>,
+/// A heartbeat that the leader sends.
+struct Follower {
+    instance: InstanceIds,
+    reply: oneshot::Sender<Reply>,
 }
 
-/// What the one that sent a batch says to one of those in it.
+/// The leader's reply to a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+enum Reply {
     Is(Outcome),
-    AskAlone,
+    /// The batch says nothing certain about this instance: a request of its own must.
+    SendAlone,
 }
 
-/// A place in a batch.
-enum Place<'a> {
-    First(First<'a>),
-    Waits(oneshot::Receiver<Word>),
+/// The part of a heartbeat in its batch.
+enum Slot<'a> {
+    Leader(Leader<'a>),
+    Follower(oneshot::Receiver<Reply>),
 }
 
-/// The duty to send a batch. Dropped, nobody can join any more, and those that have joined are let go.
-struct First<'a> {
+/// The duty to send a batch. When it is dropped nobody can join any more, and the followers' receivers fail.
+struct Leader<'a> {
     batches: &'a Batches,
-    party: &'a Arc<Party>,
-    gathering: Arc<Gathering>,
+    key: &'a Arc<BatchKey>,
+    pending: Arc<Pending>,
 }
 
-impl First<'_> {
-    /// Waits for others for a while and takes those that came.
-    async fn gather(self) -> Vec<Waiting> {
+impl Leader<'_> {
+    /// Waits for followers and takes those that came.
+    async fn gather(self) -> Vec<Follower> {
         tokio::select! {
-            () = self.gathering.full.notified() => {}
+            () = self.pending.full.notified() => {}
             () = tokio::time::sleep(WINDOW) => {}
         }
         self.close();
-        std::mem::take(&mut self.gathering.waiting.lock())
+        std::mem::take(&mut self.pending.followers.lock())
     }
 
     fn close(&self) {
         let mut open = self.batches.open.lock();
-        if open.get(self.party).is_some_and(|it| Arc::ptr_eq(it, &self.gathering)) {
-            open.remove(self.party);
+        // A full batch has been removed already, and another one may have its place.
+        if open.get(self.key).is_some_and(|pending| Arc::ptr_eq(pending, &self.pending)) {
+            open.remove(self.key);
         }
     }
 }
 
-impl Drop for First<'_> {
+impl Drop for Leader<'_> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 impl Batches {
-    /// Passes heartbeats on over `forward`.
+    /// Batches that are sent over `forward`.
     pub(crate) fn new(forward: Arc<dyn Forward>, metrics: SessionMetrics) -> Self {
         Self { forward, metrics, open: Mutex::default() }
     }
 
-    /// Passes one heartbeat on, with others if there are any. Dropping the future gives it up.
-    pub(crate) async fn beat(&self, beat: &Beat) -> Outcome {
-        let outcome = self.pass_on(beat).await;
+    /// Sends a heartbeat, with others if there are any. Dropping the future gives it up.
+    pub(crate) async fn send(&self, heartbeat: &Heartbeat) -> Outcome {
+        let outcome = self.send_in_batch(heartbeat).await;
         self.metrics.heartbeat(match outcome {
-            Outcome::Lives => "ok",
+            Outcome::Alive => "ok",
             Outcome::NoInstance => "no_instance",
             Outcome::Failed => "failed",
         });
         outcome
     }
 
-    async fn pass_on(&self, beat: &Beat) -> Outcome {
-        let Some((party, ids)) = &beat.shared else { return self.alone(beat).await };
-        let word = loop {
-            match self.join(party, ids) {
-                Place::First(first) => match first.gather().await {
-                    others if others.is_empty() => break Word::AskAlone,
-                    others => break self.together(party, ids, others).await,
-                },
-                Place::Waits(word) => {
-                    // Without a word, who was to send it has left.
-                    if let Ok(word) = word.await {
-                        break word;
+    async fn send_in_batch(&self, heartbeat: &Heartbeat) -> Outcome {
+        let Some((key, instance)) = &heartbeat.batch else { return self.send_alone(heartbeat).await };
+        let reply = loop {
+            match self.join(key, instance) {
+                Slot::Leader(leader) => {
+                    let followers = leader.gather().await;
+                    if followers.is_empty() {
+                        break Reply::SendAlone;
+                    }
+                    break self.send_batch(key, instance, followers).await;
+                }
+                Slot::Follower(reply) => {
+                    // No reply means that the leader's connection ended before it sent: join again.
+                    if let Ok(reply) = reply.await {
+                        break reply;
                     }
                 }
             }
         };
-        match word {
-            Word::Is(outcome) => outcome,
-            Word::AskAlone => self.alone(beat).await,
+        match reply {
+            Reply::Is(outcome) => outcome,
+            Reply::SendAlone => self.send_alone(heartbeat).await,
         }
     }
 
-    fn join<'a>(&'a self, party: &'a Arc<Party>, ids: &Ids) -> Place<'a> {
+    fn join<'a>(&'a self, key: &'a Arc<BatchKey>, instance: &InstanceIds) -> Slot<'a> {
         let mut open = self.open.lock();
-        let Some(gathering) = open.get(party).cloned() else {
-            let gathering = Arc::<Gathering>::default();
-            open.insert(party.clone(), gathering.clone());
-            return Place::First(First { batches: self, party, gathering });
+        let Some(pending) = open.get(key).cloned() else {
+            let pending = Arc::<Pending>::default();
+            open.insert(key.clone(), pending.clone());
+            return Slot::Leader(Leader { batches: self, key, pending });
         };
-        let (word, answer) = oneshot::channel();
-        let mut waiting = gathering.waiting.lock();
-        waiting.push(Waiting { ids: ids.clone(), word });
-        // The first one is not among them.
-        if waiting.len() + 1 >= MOST {
-            open.remove(party);
-            gathering.full.notify_one();
+        let (sender, receiver) = oneshot::channel();
+        let mut followers = pending.followers.lock();
+        followers.push(Follower { instance: instance.clone(), reply: sender });
+        // The leader is not in the list, but in the batch.
+        if followers.len() + 1 >= MAX_BATCH {
+            open.remove(key);
+            pending.full.notify_one();
         }
-        Place::Waits(answer)
+        Slot::Follower(receiver)
     }
 
-    /// Sends a batch and gives each of the others its word; the word for the first is the result.
-    async fn together(&self, party: &Party, first: &Ids, others: Vec<Waiting>) -> Word {
-        let beats: Vec<Ids> = others.iter().map(|it| it.ids.clone()).chain([first.clone()]).collect();
-        let living = self.ask_for_all(party, &beats).await;
-        let word = |ids: &Ids| match &living {
-            Some(living) if living.contains(ids) => Word::Is(Outcome::Lives),
-            Some(_) => Word::AskAlone,
-            None => Word::Is(Outcome::Failed),
-        };
-        for it in others {
-            let _ = it.word.send(word(&it.ids)); // its connection may have ended
+    /// Sends a batch and replies to the followers; the leader's own reply is the result.
+    async fn send_batch(&self, key: &BatchKey, leader: &InstanceIds, followers: Vec<Follower>) -> Reply {
+        let instances: Vec<InstanceIds> =
+            followers.iter().map(|follower| follower.instance.clone()).chain([leader.clone()]).collect();
+        let alive = self.ask_for_all(key, &instances).await;
+        for follower in followers {
+            // Fails when the follower's connection has ended; then nobody waits for the reply.
+            let _ = follower.reply.send(reply_for(&follower.instance, alive.as_ref()));
         }
-        word(first)
+        reply_for(leader, alive.as_ref())
     }
 
-    /// The instances of a batch that are known to live on. `None` when there is no answer to rely on.
-    async fn ask_for_all(&self, party: &Party, beats: &[Ids]) -> Option<HashSet<Ids>> {
+    /// The instances of a batch that are certainly alive. `None` when there is no answer to rely on.
+    async fn ask_for_all(&self, key: &BatchKey, instances: &[InstanceIds]) -> Option<HashSet<InstanceIds>> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct BatchAnswer {
             #[serde(default)]
-            instances: Vec<One>,
+            instances: Vec<InstanceAnswer>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct One {
+        struct InstanceAnswer {
             #[serde(flatten)]
-            ids: Ids,
+            ids: InstanceIds,
             #[serde(default)]
             err_message: String,
         }
-        let answer = self.forward.forward(party.request(beats)?).await.ok()?;
+        let answer = self.forward.forward(key.request(instances)?).await.ok()?;
         self.metrics.heartbeats_sent();
         if answer.status().is_server_error() {
             return None;
         }
         if !answer.status().is_success() {
-            // Older servers refuse the whole for the sake of one.
+            // Older servers refuse a whole batch because of one instance.
             return Some(HashSet::new());
         }
-        let answer: Answer = serde_json::from_slice(&body(answer).await?).ok()?;
-        let living = answer.instances.into_iter().filter(|it| it.err_message.is_empty());
-        Some(living.map(|it| it.ids).collect())
+        let answer: BatchAnswer = serde_json::from_slice(&read_body(answer).await?).ok()?;
+        let alive = answer.instances.into_iter().filter(|instance| instance.err_message.is_empty());
+        Some(alive.map(|instance| instance.ids).collect())
     }
 
-    /// Passes one heartbeat on by itself.
-    async fn alone(&self, beat: &Beat) -> Outcome {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::PUT;
-        *request.uri_mut() = beat.path.clone();
-        *request.headers_mut() = beat.headers.clone();
-        let answer = self.forward.forward(request).await;
+    async fn send_alone(&self, heartbeat: &Heartbeat) -> Outcome {
+        let answer = self.forward.forward(heartbeat.request()).await;
         self.metrics.heartbeats_sent();
-        match answer {
-            Ok(answer) if answer.status().is_success() => Outcome::Lives,
-            Ok(answer) => match says_no_instance(answer).await {
-                true => Outcome::NoInstance,
-                false => Outcome::Failed,
-            },
-            Err(_) => Outcome::Failed,
+        let Ok(answer) = answer else { return Outcome::Failed };
+        if answer.status().is_success() {
+            Outcome::Alive
+        } else if says_no_instance(answer).await {
+            Outcome::NoInstance
+        } else {
+            Outcome::Failed
         }
     }
 }
 
-/// Whether a refusal says that the instance does not exist. Any other may be gone on another replica.
+fn reply_for(instance: &InstanceIds, alive: Option<&HashSet<InstanceIds>>) -> Reply {
+    match alive {
+        Some(alive) if alive.contains(instance) => Reply::Is(Outcome::Alive),
+        Some(_) => Reply::SendAlone,
+        None => Reply::Is(Outcome::Failed),
+    }
+}
+
+/// True if a refusal says that the instance does not exist. After any other refusal another replica may accept the
+/// heartbeat.
 async fn says_no_instance(answer: Response<Body>) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Refusal {
+    struct RefusalBody {
         error_code: String,
     }
     if answer.status() != StatusCode::BAD_REQUEST {
         return false;
     }
-    let Some(body) = body(answer).await else { return false };
-    serde_json::from_slice(&body).is_ok_and(|it: Refusal| it.error_code == NO_INSTANCE)
+    let Some(body) = read_body(answer).await else { return false };
+    serde_json::from_slice(&body).is_ok_and(|refusal: RefusalBody| refusal.error_code == NO_INSTANCE)
 }
 
-async fn body(answer: Response<Body>) -> Option<Bytes> {
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await.ok()?;
+async fn read_body(answer: Response<Body>) -> Option<Bytes> {
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?;
     Some(body.to_bytes())
 }
 
 #[cfg(test)]
-#[path = "batch_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Instruments of the requests that are passed on.
+//! Instruments of forwarded requests.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use host::telemetry::metrics::LATENCY_SECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-/// Of the requests that are passed on.
+/// The instruments of forwarded requests.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardMetrics {
     requests: Counter<u64>,
@@ -18,44 +18,45 @@ pub(crate) struct ForwardMetrics {
 impl ForwardMetrics {
     /// Every instrument, at zero.
     pub(crate) fn new(meter: &Meter) -> Self {
-        let it = Self {
+        let metrics = Self {
             requests: meter
                 .u64_counter("muster_edge_forwarded_total")
-                .with_description("Requests passed on to the control plane, by outcome")
+                .with_description("Requests forwarded to a control plane, by outcome")
                 .build(),
             seconds: meter
                 .f64_histogram("muster_edge_forward_seconds")
-                .with_description("From a request's head to its answer's head")
+                .with_description("Time from a forwarded request to the head of its answer")
                 .with_boundaries(LATENCY_SECONDS.into())
                 .build(),
             retries: meter
                 .u64_counter("muster_edge_forward_retries_total")
-                .with_description("Requests tried again on another replica")
+                .with_description("Requests sent a second time, to another control plane")
                 .build(),
             healthy: meter
                 .u64_gauge("muster_edge_control_planes_healthy")
                 .with_description("Control planes that answer")
                 .build(),
         };
+        // A series that exists only after its first event cannot show that there was none.
         for outcome in ["ok", "error", "unavailable"] {
-            it.requests.add(0, &[KeyValue::new("outcome", outcome)]);
+            metrics.requests.add(0, &[KeyValue::new("outcome", outcome)]);
         }
-        it.retries.add(0, &[]);
-        it
+        metrics.retries.add(0, &[]);
+        metrics
     }
 
-    /// A request was answered (`ok`, `error` for a 5xx) or could not be (`unavailable`).
+    /// A request was answered (`ok`, or `error` for a 5xx) or could not be (`unavailable`).
     pub(crate) fn forwarded(&self, outcome: &'static str, took: Duration) {
         self.requests.add(1, &[KeyValue::new("outcome", outcome)]);
         self.seconds.record(took.as_secs_f64(), &[]);
     }
 
-    /// A request goes to another replica.
+    /// A request goes to a second replica.
     pub(crate) fn retried(&self) {
         self.retries.add(1, &[]);
     }
 
-    /// So many replicas are healthy.
+    /// The number of healthy replicas.
     pub(crate) fn healthy(&self, count: usize) {
         self.healthy.record(count as u64, &[]);
     }

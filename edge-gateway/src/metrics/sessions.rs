@@ -1,4 +1,4 @@
-//! Instruments of admission, of who watches, and of heartbeats.
+//! Instruments of admission, of watchers, and of heartbeats over WebSockets.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use crate::watch::Full;
 
-/// Domains that have a label of their own; the rest is `other`.
+/// Domains that have a label of their own; further ones are counted as `other`.
 const MAX_DOMAINS: usize = 100;
 
-/// Of admission and the count of watchers.
+/// The instruments of admission, watchers and heartbeats.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionMetrics {
     subscribers: UpDownCounter<i64>,
@@ -22,23 +22,24 @@ pub(crate) struct SessionMetrics {
     heartbeats: Counter<u64>,
     heartbeat_requests: Counter<u64>,
     instance: KeyValue,
+    /// The domains that have a label of their own.
     domains: Arc<Mutex<HashSet<String>>>,
 }
 
 impl SessionMetrics {
     pub(super) fn new(meter: &Meter, instance: &KeyValue) -> Self {
-        let it = Self {
+        let metrics = Self {
             subscribers: meter
                 .i64_up_down_counter("service_center_notify_subscriber_total")
                 .with_description("Gauge of subscribers")
                 .build(),
             refused: meter
                 .u64_counter("muster_edge_sessions_refused_total")
-                .with_description("Watches refused before the upgrade, by the limit they met")
+                .with_description("Watches refused before the upgrade, by the limit that was reached")
                 .build(),
             handshakes: meter
                 .u64_counter("muster_edge_handshakes_failed_total")
-                .with_description("Watches that asked in a wrong way")
+                .with_description("Requests for a WebSocket whose handshake was incomplete or wrong")
                 .build(),
             heartbeat_sessions: meter
                 .i64_up_down_counter("muster_edge_heartbeat_sessions")
@@ -46,25 +47,25 @@ impl SessionMetrics {
                 .build(),
             heartbeats: meter
                 .u64_counter("muster_edge_heartbeats_total")
-                .with_description("Heartbeats passed on for connections, by outcome")
+                .with_description("Heartbeats of WebSocket connections, by outcome")
                 .build(),
             heartbeat_requests: meter
                 .u64_counter("muster_edge_heartbeat_requests_total")
-                .with_description("Requests in which heartbeats of connections were passed on, many in one")
+                .with_description("Requests that carried heartbeats of WebSocket connections, many in one")
                 .build(),
             instance: instance.clone(),
             domains: Arc::default(),
         };
-        it.heartbeat_sessions.add(0, &[]);
-        it.heartbeat_requests.add(0, &[]);
+        metrics.heartbeat_sessions.add(0, &[]);
+        metrics.heartbeat_requests.add(0, &[]);
         for outcome in ["ok", "no_instance", "failed"] {
-            it.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
+            metrics.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
         for full in Full::ALL {
-            it.refused.add(0, &[KeyValue::new("limit", full.label())]);
+            metrics.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
-        it.handshakes.add(0, &[]);
-        it
+        metrics.handshakes.add(0, &[]);
+        metrics
     }
 
     /// Instruments that nobody reads.
@@ -76,46 +77,47 @@ impl SessionMetrics {
     }
 
     fn labels(&self, domain: &str, scheme: &'static str) -> [KeyValue; 3] {
-        let mut known = self.domains.lock();
-        if known.len() < MAX_DOMAINS && !known.contains(domain) {
-            known.insert(domain.to_owned());
+        let mut labelled = self.domains.lock();
+        // A domain keeps its label for ever: its closing must be counted where its opening was.
+        if labelled.len() < MAX_DOMAINS && !labelled.contains(domain) {
+            labelled.insert(domain.to_owned());
         }
-        let domain = if known.contains(domain) { domain } else { "other" };
-        let domain = KeyValue::new("domain", domain.to_owned());
+        let label = if labelled.contains(domain) { domain } else { "other" };
+        let domain = KeyValue::new("domain", label.to_owned());
         [self.instance.clone(), domain, KeyValue::new("scheme", scheme)]
     }
 
-    /// A watcher came.
+    /// A watcher was admitted.
     pub(crate) fn opened(&self, domain: &str, scheme: &'static str) {
         self.subscribers.add(1, &self.labels(domain, scheme));
     }
 
-    /// A watcher left.
+    /// An admitted watcher has gone.
     pub(crate) fn closed(&self, domain: &str, scheme: &'static str) {
         self.subscribers.add(-1, &self.labels(domain, scheme));
     }
 
-    /// A watcher met a limit.
+    /// A watcher was refused because of a limit.
     pub(crate) fn refused(&self, full: Full) {
         self.refused.add(1, &[KeyValue::new("limit", full.label())]);
     }
 
-    /// A connection for heartbeats came (1) or left (-1).
+    /// A connection for heartbeats opened (1) or closed (-1).
     pub(crate) fn heartbeat_session(&self, change: i64) {
         self.heartbeat_sessions.add(change, &[]);
     }
 
-    /// A heartbeat was passed on: `ok`, `no_instance` or `failed`.
+    /// A heartbeat ended with `ok`, `no_instance` or `failed`.
     pub(crate) fn heartbeat(&self, outcome: &'static str) {
         self.heartbeats.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
-    /// One or many heartbeats were sent in a request.
+    /// A request was sent, with one heartbeat or with many.
     pub(crate) fn heartbeats_sent(&self) {
         self.heartbeat_requests.add(1, &[]);
     }
 
-    /// A handshake was none.
+    /// A handshake was incomplete or wrong.
     pub(crate) fn bad_handshake(&self) {
         self.handshakes.add(1, &[]);
     }

@@ -1,4 +1,4 @@
-//! The machine, exhaustively, without a socket.
+//! The protocol, exhaustively, without a socket.
 
 use super::*;
 
@@ -10,69 +10,70 @@ fn seconds(n: u64) -> Tick {
     ticks(Duration::from_secs(n))
 }
 
-fn written(machine: &mut Machine) -> Vec<u8> {
+fn written(protocol: &mut Protocol) -> Vec<u8> {
     let mut out = Vec::new();
-    machine.put(&mut out);
-    assert!(!machine.wants_to_write());
+    protocol.put(&mut out);
+    assert!(!protocol.wants_to_write());
     out
 }
 
 #[test]
-fn the_server_pings_also_a_client_that_pings() {
-    let (pace, mut now) = (pace(), 0);
-    let mut machine = Machine::new(now, &pace);
+fn the_server_pings_clients_that_ping_too() {
+    let pace = pace();
+    let mut now = 0;
+    let mut protocol = Protocol::new(now, &pace);
     for _ in 0..5 {
-        let due = machine.deadline(&pace);
+        let due = protocol.deadline(&pace);
         assert!(due - now <= seconds(30) && due - now >= seconds(27));
         now = due;
-        machine.on(Input::Frame(Incoming::Ping(b"")), now, &pace);
-        assert_eq!(written(&mut machine), b"\x8a\x00");
-        machine.on(Input::Timer, now, &pace);
-        assert_eq!(written(&mut machine), b"\x89\x00");
+        protocol.on(Input::Frame(Incoming::Ping(b"")), now, &pace);
+        assert_eq!(written(&mut protocol), b"\x8a\x00");
+        protocol.on(Input::Timer, now, &pace);
+        assert_eq!(written(&mut protocol), b"\x89\x00");
     }
 }
 
 #[test]
-fn any_frame_is_life_and_silence_is_the_end_without_a_close_frame() {
+fn silence_ends_a_session_without_a_close_frame() {
     let pace = pace();
     for frame in [Incoming::Pong, Incoming::Ping(b""), Incoming::Data] {
-        let mut machine = Machine::new(0, &pace);
-        machine.on(Input::Frame(frame), seconds(100), &pace);
-        written(&mut machine);
-        machine.on(Input::Timer, seconds(219), &pace);
-        assert_eq!(machine.phase(), Phase::Open);
-        written(&mut machine);
-        machine.on(Input::Timer, seconds(220), &pace);
-        assert_eq!(machine.phase(), Phase::Over(Reason::ReadTimeout));
-        assert_eq!(written(&mut machine), b"");
+        let mut protocol = Protocol::new(0, &pace);
+        protocol.on(Input::Frame(frame), seconds(100), &pace);
+        written(&mut protocol);
+        protocol.on(Input::Timer, seconds(219), &pace);
+        assert_eq!(protocol.phase(), Phase::Open);
+        written(&mut protocol);
+        protocol.on(Input::Timer, seconds(220), &pace);
+        assert_eq!(protocol.phase(), Phase::Over(Reason::ReadTimeout));
+        assert_eq!(written(&mut protocol), b"");
     }
 }
 
 #[test]
 fn only_the_latest_of_many_pings_is_answered() {
     let pace = pace();
-    let mut machine = Machine::new(0, &pace);
+    let mut protocol = Protocol::new(0, &pace);
     for payload in [b"a", b"b", b"c"] {
-        machine.on(Input::Frame(Incoming::Ping(payload)), 1, &pace);
+        protocol.on(Input::Frame(Incoming::Ping(payload)), 1, &pace);
     }
-    assert_eq!(written(&mut machine), b"\x8a\x01c");
+    assert_eq!(written(&mut protocol), b"\x8a\x01c");
 }
 
 #[test]
 fn a_close_is_echoed_and_ends_when_the_client_does() {
     let pace = pace();
-    for (said, echo) in [(Some((1000, "bye")), &b"\x88\x05\x03\xe8bye"[..]), (None, b"\x88\x00")] {
-        let mut machine = Machine::new(0, &pace);
-        machine.on(Input::Frame(Incoming::Close(said)), 1, &pace);
-        assert_eq!(machine.phase(), Phase::Closing(Reason::ClientClosed));
-        assert_eq!(written(&mut machine), echo);
-        machine.on(Input::Ended, 2, &pace);
-        assert_eq!(machine.phase(), Phase::Over(Reason::ClientClosed));
+    for (close, echo) in [(Some((1000, "bye")), &b"\x88\x05\x03\xe8bye"[..]), (None, b"\x88\x00")] {
+        let mut protocol = Protocol::new(0, &pace);
+        protocol.on(Input::Frame(Incoming::Close(close)), 1, &pace);
+        assert_eq!(protocol.phase(), Phase::Closing(Reason::ClientClosed));
+        assert_eq!(written(&mut protocol), echo);
+        protocol.on(Input::Ended, 2, &pace);
+        assert_eq!(protocol.phase(), Phase::Over(Reason::ClientClosed));
     }
 }
 
 #[test]
-fn violations_and_endings_say_what_the_table_says() {
+fn last_frames_are_those_of_the_table() {
     let pace = pace();
     let table = [
         (Input::Violation(Violation::Protocol("no")), &b"\x88\x04\x03\xeano"[..]),
@@ -82,33 +83,33 @@ fn violations_and_endings_say_what_the_table_says() {
         (Input::End(Reason::Drained), b""),
     ];
     for (input, expected) in table {
-        let mut machine = Machine::new(0, &pace);
-        machine.on(input, 1, &pace);
-        assert_eq!(written(&mut machine), expected);
-        // A client that does not end its side is not waited for.
-        let Phase::Closing(reason) = machine.phase() else { panic!("{:?}", machine.phase()) };
-        machine.on(Input::Timer, machine.deadline(&pace), &pace);
-        assert_eq!(machine.phase(), Phase::Over(reason));
+        let mut protocol = Protocol::new(0, &pace);
+        protocol.on(input, 1, &pace);
+        assert_eq!(written(&mut protocol), expected);
+        // The session is over after a while even if the client never ends its side.
+        let Phase::Closing(reason) = protocol.phase() else { panic!("{:?}", protocol.phase()) };
+        protocol.on(Input::Timer, protocol.deadline(&pace), &pace);
+        assert_eq!(protocol.phase(), Phase::Over(reason));
     }
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_let_go_and_one_that_takes_a_little_is_not() {
+fn only_clients_that_take_nothing_time_out() {
     let pace = pace();
-    let mut machine = Machine::new(0, &pace);
-    machine.on(Input::Blocked, 0, &pace);
+    let mut protocol = Protocol::new(0, &pace);
+    protocol.on(Input::Blocked, 0, &pace);
     for second in (4..40).step_by(4) {
-        machine.on(Input::Frame(Incoming::Pong), seconds(second), &pace);
-        machine.on(Input::Timer, seconds(second), &pace);
-        assert_eq!(machine.phase(), Phase::Open);
-        machine.on(Input::Progress, seconds(second), &pace);
+        protocol.on(Input::Frame(Incoming::Pong), seconds(second), &pace);
+        protocol.on(Input::Timer, seconds(second), &pace);
+        assert_eq!(protocol.phase(), Phase::Open);
+        protocol.on(Input::Progress, seconds(second), &pace);
     }
-    machine.on(Input::Timer, seconds(41), &pace);
-    assert_eq!(machine.phase(), Phase::Over(Reason::WriteTimeout));
+    protocol.on(Input::Timer, seconds(41), &pace);
+    assert_eq!(protocol.phase(), Phase::Over(Reason::WriteTimeout));
 
-    let mut machine = Machine::new(0, &pace);
-    machine.on(Input::Blocked, 0, &pace);
-    machine.on(Input::Drained, 1, &pace);
-    machine.on(Input::Timer, seconds(6), &pace);
-    assert_eq!(machine.phase(), Phase::Open);
+    let mut protocol = Protocol::new(0, &pace);
+    protocol.on(Input::Blocked, 0, &pace);
+    protocol.on(Input::Drained, 1, &pace);
+    protocol.on(Input::Timer, seconds(6), &pace);
+    assert_eq!(protocol.phase(), Phase::Open);
 }

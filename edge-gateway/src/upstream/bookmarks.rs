@@ -11,7 +11,7 @@ use shared::model::ServiceRef;
 use tracing::info;
 
 use super::{CONFIRMATION, Upstream, next_of};
-use crate::hub::ToShard;
+use crate::fanout::ToShard;
 
 impl Upstream {
     /// Takes the bookmarks that are there, so that those heard after an answer or a loss were sent after it.

@@ -15,7 +15,7 @@ use super::joining::Place;
 use super::requests::AskError;
 use super::topic::Replayed;
 use super::{Cause, Upstream};
-use crate::hub::ToShard;
+use crate::fanout::ToShard;
 use crate::push::Push;
 use crate::trace;
 use crate::watch::GroupId;

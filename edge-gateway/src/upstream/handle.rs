@@ -9,7 +9,7 @@ use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Selector, Standing};
-use crate::hub::ShardHandle;
+use crate::fanout::ShardHandle;
 use crate::push::Encoding;
 use crate::watch::Full;
 use crate::watch::Ticket;

@@ -9,7 +9,7 @@ use super::core::{Missing, Preface};
 use super::topic::Replayed;
 use super::{Admission, Command, Done, Joined, Upstream};
 use crate::close::Reason;
-use crate::hub::ToShard;
+use crate::fanout::ToShard;
 use crate::push::Encoding;
 use crate::watch::Full;
 use crate::watch::{GroupId, SessionsClosed};

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::Upstream;
 use super::effects::Done;
 use super::requests::AskError;
-use crate::hub::ToShard;
+use crate::fanout::ToShard;
 
 /// How long bookmarks may be behind before the store is asked; a publisher that is slower than others' answers is
 /// back sooner.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::{HubConfig, SessionConfig, UpstreamConfig};
+use edge_gateway::settings::{FanoutConfig, SessionConfig, UpstreamConfig};
 use proto::event::v1::Action;
 use proto::servicecenter::WatchInstanceRequest;
 use proto::servicecenter::service_instance_ctrl_client::ServiceInstanceCtrlClient;
@@ -148,9 +148,9 @@ async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_read_is_merged_and_ends_up_with_the_truth() {
-    let hub = HubConfig { slow_after_bytes: 16 * 1024, ..config().hub };
+    let fanout = FanoutConfig { slow_after_bytes: 16 * 1024, ..config().fanout };
     let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };
-    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut client = WatchClient::new(narrow(&world).await);
     let mut stream = client.watch(watch(None)).await.expect("streams").into_inner();

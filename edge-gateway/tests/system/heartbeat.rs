@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::put;
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::{HeartbeatConfig, SessionConfig};
 use edge_gateway::forward::InProcess;
+use edge_gateway::settings::{HeartbeatConfig, SessionConfig};
 use futures_util::StreamExt as _;
 use tokio_tungstenite::tungstenite::Message;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::{HubConfig, SessionConfig};
+use edge_gateway::settings::{FanoutConfig, SessionConfig};
 use host::http::ServerLimits;
 use shared::event::Action::{Create, Update};
 use socket2::{Domain, Socket, Type};
@@ -180,8 +180,8 @@ async fn a_flood_of_pings_is_answered_by_the_latest_and_delays_nobody() {
 async fn a_flood_of_pings_whose_pongs_nobody_reads_ends_with_the_write_deadline() {
     let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
     // One pong for many pings: it takes a small buffer to see an end soon.
-    let hub = HubConfig { send_buffer_bytes: 4096, ..config().hub };
-    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    let fanout = FanoutConfig { send_buffer_bytes: 4096, ..config().fanout };
+    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = good_watcher(&world).await;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::UpstreamConfig;
+use edge_gateway::settings::UpstreamConfig;
 use serde_json::{Value, json};
 use shared::event::Action::{Create, Delete, Update};
 use shared::event::InstanceEvent;

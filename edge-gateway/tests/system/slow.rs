@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::{HubConfig, SessionConfig};
+use edge_gateway::settings::{FanoutConfig, SessionConfig};
 use futures_util::StreamExt as _;
 use shared::event::Action::{Create, Delete, Update};
 use socket2::{Domain, Socket, Type};
@@ -28,9 +28,9 @@ async fn narrow(world: &World, consumer: &str) -> WebSocketStream<TcpStream> {
 
 #[tokio::test]
 async fn a_slow_watcher_is_merged_and_ends_up_with_the_truth_while_others_see_everything() {
-    let hub = HubConfig { slow_after_bytes: 16 * 1024, ..config().hub };
+    let fanout = FanoutConfig { slow_after_bytes: 16 * 1024, ..config().fanout };
     let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };
-    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut slow = narrow(&world, "c").await;
     let mut fast = world.watch("c").await;
@@ -82,9 +82,9 @@ async fn a_slow_watcher_is_merged_and_ends_up_with_the_truth_while_others_see_ev
 
 #[tokio::test]
 async fn a_watcher_that_reads_a_little_all_the_time_is_merged_and_never_let_go() {
-    let hub = HubConfig { slow_after_bytes: 64 * 1024, ..config().hub };
+    let fanout = FanoutConfig { slow_after_bytes: 64 * 1024, ..config().fanout };
     let session = SessionConfig { write_timeout: Duration::from_secs(1), ..SessionConfig::default() };
-    let world = World::with(Config { hub, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut slow = narrow(&world, "c").await;
     let first = world.control_plane.tell("p", Create, "1").await;

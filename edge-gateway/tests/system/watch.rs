@@ -2,7 +2,7 @@
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::UpstreamConfig;
+use edge_gateway::settings::UpstreamConfig;
 use shared::event::Action::{Create, Delete, Update};
 use tokio_tungstenite::tungstenite::Error;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::LocalBus;
 use edge_gateway::Config;
-use edge_gateway::config::{LimitsConfig, SessionConfig};
+use edge_gateway::settings::{LimitsConfig, SessionConfig};
 use futures_util::StreamExt as _;
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -223,7 +223,7 @@ async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
 #[tokio::test]
 async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_dark() {
     let upstream =
-        edge_gateway::config::UpstreamConfig { open_timeout: Duration::from_secs(1), ..config().upstream };
+        edge_gateway::settings::UpstreamConfig { open_timeout: Duration::from_secs(1), ..config().upstream };
     let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.decline(1_000_000);

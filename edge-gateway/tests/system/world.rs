@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Bus, LocalBus};
-use edge_gateway::config::{HubConfig, SessionConfig, UpstreamConfig};
 use edge_gateway::forward::{Forward, InProcess};
-use edge_gateway::{App, Config};
+use edge_gateway::settings::{FanoutConfig, SessionConfig, UpstreamConfig};
+use edge_gateway::{App, Config, Parts};
 use futures_util::{SinkExt as _, StreamExt as _};
 use host::admin::Readiness;
 use host::lifecycle::Tasks;
@@ -43,7 +43,7 @@ impl Drop for World {
 pub(crate) fn config() -> Config {
     Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        hub: HubConfig { shards: NonZeroUsize::new(2).expect("two"), ..HubConfig::default() },
+        fanout: FanoutConfig { shards: NonZeroUsize::new(2).expect("two"), ..FanoutConfig::default() },
         upstream: UpstreamConfig {
             resync_jitter: Duration::from_millis(1),
             digest_interval: Duration::from_secs(3600),
@@ -70,9 +70,15 @@ impl World {
         let control_plane = ControlPlane::start(bus.clone()).await;
         let (tasks, metrics) = (Tasks::new(), Metrics::new([]).expect("sets up"));
         let readiness = Readiness::new(&tasks);
-        let meter = metrics.meter("test");
-        let app = App::build(config, bus, forward, &meter, &readiness, &tasks);
-        let app = app.await.expect("starts");
+        let parts = Parts {
+            config,
+            listener: None,
+            bus,
+            forward,
+            meter: metrics.meter("test"),
+            readiness: readiness.clone(),
+        };
+        let app = App::build(parts, &tasks).await.expect("starts");
         let api = app.api_addr;
         tasks.spawn_vital("app", app.run());
         tokio::time::timeout(PATIENCE, readiness.ready()).await.expect("ready in time");

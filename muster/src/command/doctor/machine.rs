@@ -86,7 +86,7 @@ fn needs(program: Program, file: Option<&Path>) -> Result<Needs, settings::Mista
             }
         }
         Program::EdgeGateway => {
-            let it: edge_gateway::process::ProcessConfig = read(file)?;
+            let it: edge_gateway::settings::ProcessConfig = read(file)?;
             Needs {
                 listen: vec![("listen", it.gateway.listen), ("admin-listen", it.admin_listen)],
                 connections: it.gateway.limits.node,

@@ -8,8 +8,8 @@ use shared::event::InstanceEvent;
 use shared::model::{ServiceRef, Tenant};
 
 use super::*;
-use crate::hub::Attached;
-use crate::hub::stream::{Next, Reader, stream};
+use crate::fanout::Attached;
+use crate::fanout::stream::{Next, Reader, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, Tallied};
 use crate::push::Push;
@@ -31,7 +31,7 @@ impl Dispatch {
             pace: Pace::from(&SessionConfig::default()),
             slow_after: 1 << 20,
             send_buffer: 0,
-            metrics: metrics.hub,
+            metrics: metrics.fanout,
             left,
             clock: Clock::system(),
         };

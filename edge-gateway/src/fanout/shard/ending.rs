@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Alarm, DRAIN_PATIENCE, DRAIN_RECHECK, Shard};
 use crate::close::Reason;
-use crate::hub::connection::{Key, Outlet};
+use crate::fanout::connection::{Key, Outlet};
 use crate::session::Input;
 use crate::timer::{Tick, ticks};
 use crate::watch::GroupId;

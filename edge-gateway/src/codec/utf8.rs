@@ -1,36 +1,36 @@
-//! Is a text UTF-8? Asked byte by byte, so that a message that comes in pieces need not be kept.
+//! Checks byte by byte that a text is UTF-8, so that a message that comes in pieces need not be kept.
 //!
-//! In: bytes, in order. Out: at the first byte that cannot be, that it cannot be.
+//! The standard library checks whole slices only. Here the state between two bytes is two numbers and a range.
 
 use std::ops::RangeInclusive;
 
 const CONTINUATION: RangeInclusive<u8> = 0x80..=0xbf;
 
-/// Where in a character a text stands.
+/// The state between two bytes of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Text {
-    /// Bytes of the character still to come.
+pub(super) struct Utf8 {
+    /// Bytes of the current character that are still missing.
     missing: u8,
-    /// What the next of them may be.
+    /// The values that the next of them may have.
     next: RangeInclusive<u8>,
 }
 
-impl Default for Text {
+impl Default for Utf8 {
     fn default() -> Self {
         Self { missing: 0, next: CONTINUATION }
     }
 }
 
-impl Text {
-    /// Takes the next byte; false when no text goes on like this.
-    pub(crate) fn take(&mut self, byte: u8) -> bool {
+impl Utf8 {
+    /// Takes the next byte; false at the first byte that no UTF-8 text can have there.
+    pub(super) fn take(&mut self, byte: u8) -> bool {
         if self.missing > 0 {
             let fits = self.next.contains(&byte);
             self.missing -= 1;
             self.next = CONTINUATION;
             return fits;
         }
-        // Neither overlong forms, nor surrogates, nor what is beyond the last character.
+        // The narrower ranges rule out overlong forms (e0, f0), surrogates (ed), and everything beyond U+10FFFF (f4).
         (self.missing, self.next) = match byte {
             0x00..=0x7f => (0, CONTINUATION),
             0xc2..=0xdf => (1, CONTINUATION),
@@ -45,8 +45,8 @@ impl Text {
         true
     }
 
-    /// The text may end here.
-    pub(crate) fn is_whole(&self) -> bool {
+    /// True between two characters, where a text may end.
+    pub(super) fn is_complete(&self) -> bool {
         self.missing == 0
     }
 }
@@ -57,15 +57,15 @@ mod tests {
 
     use super::*;
 
-    /// How many bytes are taken, and whether they are a whole text.
+    /// The number of bytes that are taken, and true if they are a complete text.
     fn judge(bytes: &[u8]) -> (usize, bool) {
-        let mut text = Text::default();
+        let mut text = Utf8::default();
         let taken = bytes.iter().take_while(|byte| text.take(**byte)).count();
-        (taken, taken == bytes.len() && text.is_whole())
+        (taken, taken == bytes.len() && text.is_complete())
     }
 
     #[test]
-    fn every_character_and_every_pair_of_bytes_is_judged_as_the_standard_library_does() {
+    fn characters_and_pairs_of_bytes_are_judged_as_by_std() {
         for character in char::MIN..=char::MAX {
             assert!(judge(character.encode_utf8(&mut [0; 4]).as_bytes()).1, "{character:?}");
         }
@@ -86,9 +86,9 @@ mod tests {
                 Ok(_) => (true, bytes.len()),
                 Err(error) => (false, error.error_len().map_or(bytes.len(), |_| error.valid_up_to())),
             };
-            let (taken, whole) = judge(&bytes);
-            prop_assert_eq!(whole, expected.0);
-            // A bad byte within a character is found there; the library tells where the character begins.
+            let (taken, complete) = judge(&bytes);
+            prop_assert_eq!(complete, expected.0);
+            // A bad byte within a character is found there; std reports the beginning of the character.
             prop_assert!(taken >= expected.1 && taken <= expected.1 + 3);
         }
     }

@@ -9,7 +9,7 @@ use crate::close::Reason;
 
 /// Of the shards.
 #[derive(Clone, Debug)]
-pub(crate) struct HubMetrics {
+pub(crate) struct FanoutMetrics {
     published: Counter<u64>,
     publish_micros: Histogram<f64>,
     lag: Histogram<f64>,
@@ -28,7 +28,7 @@ pub(crate) struct HubMetrics {
     waiting: Vec<KeyValue>,
 }
 
-impl HubMetrics {
+impl FanoutMetrics {
     pub(super) fn new(meter: &Meter, instance: &KeyValue, skew: Skew) -> Self {
         let source = KeyValue::new("source", "INSTANCE");
         let with = |status| vec![instance.clone(), source.clone(), KeyValue::new("status", status)];

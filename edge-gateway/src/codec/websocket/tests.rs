@@ -1,4 +1,4 @@
-//! Frames as clients send them, whole and torn apart.
+//! Frames as clients send them, whole and in pieces.
 
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn client(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Five bytes, whose length takes `width` bytes.
+/// Five bytes of payload whose length takes `width` bytes.
 fn long_form(width: usize) -> Vec<u8> {
     let mut frame = vec![0x82, MASKED | if width == 2 { 126 } else { 127 }];
     frame.extend_from_slice(&5_u64.to_be_bytes()[8 - width..]);
@@ -33,29 +33,30 @@ fn long_form(width: usize) -> Vec<u8> {
     frame
 }
 
-/// What a decoder makes of the bytes, in words, when they come in pieces of `size`.
+/// Decodes the bytes in pieces of `size`; returns every frame and the violation that ended it, if one did.
 fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<Violation>) {
-    let (mut decoder, mut heard) = (Decoder::default(), Vec::new());
+    let mut decoder = Decoder::default();
+    let mut frames = Vec::new();
     for piece in bytes.chunks(size.max(1)) {
-        let result = decoder.read(piece, |incoming| {
-            heard.push(format!("{incoming:?}"));
+        let result = decoder.read(piece, |frame| {
+            frames.push(format!("{frame:?}"));
             true
         });
         if let Err(violation) = result {
-            return (heard, Some(violation));
+            return (frames, Some(violation));
         }
-        assert!(decoder.partial.len() <= 14 + MAX_CONTROL);
+        assert!(decoder.partial.len() <= UNMASKED_HEADER + MASK.len() + MAX_CONTROL);
     }
-    (heard, None)
+    (frames, None)
 }
 
 #[test]
-fn good_frames_are_understood_however_they_are_torn() {
+fn good_frames_are_read_in_pieces_of_any_size() {
     let close = [&1000_u16.to_be_bytes()[..], b"bye"].concat();
     let accents = [client(0x01, b"caf\xc3"), client(0x80, b"\xa9 \xe2\x82\xac")].concat();
     let table: [(&str, Vec<u8>, &[&str]); 14] = [
-        ("text whose character is torn", accents, &["Data", "Data"]),
-        ("binary that is no text", client(0x82, b"\xc0\xaf"), &["Data"]),
+        ("text with a character in two frames", accents, &["Data", "Data"]),
+        ("binary that is not UTF-8", client(0x82, b"\xc0\xaf"), &["Data"]),
         ("empty ping", client(0x89, b""), &["Ping([])"]),
         ("ping with payload", client(0x89, b"ab"), &["Ping([97, 98])"]),
         ("pong", client(0x8a, b"x"), &["Pong"]),
@@ -64,7 +65,7 @@ fn good_frames_are_understood_however_they_are_torn() {
         ("binary over 64 bytes", client(0x82, &[7; 65]), &["Data"]),
         ("the longest message", client(0x82, &[7; 4096]), &["Data"]),
         (
-            "a fragmented message with a ping within",
+            "a ping within a fragmented message",
             [client(0x01, b"a"), client(0x89, b""), client(0x00, b"b"), client(0x80, b"c")].concat(),
             &["Data", "Ping([])", "Data", "Data"],
         ),
@@ -75,12 +76,9 @@ fn good_frames_are_understood_however_they_are_torn() {
     ];
     for (name, bytes, expected) in table {
         for size in 1..=bytes.len().min(40) {
-            let (heard, violation) = read(&bytes, size);
-            assert_eq!(
-                (heard, violation),
-                (expected.iter().map(|it| it.to_string()).collect(), None),
-                "{name} in {size}"
-            );
+            let (frames, violation) = read(&bytes, size);
+            assert_eq!(frames, expected, "{name} in pieces of {size}");
+            assert_eq!(violation, None, "{name} in pieces of {size}");
         }
     }
 }
@@ -92,7 +90,7 @@ fn violations_are_named() {
     let negative = [&[0x82, MASKED | 127][..], &u64::MAX.to_be_bytes(), &MASK].concat();
     let many = [client(0x01, &[0; 3000]), client(0x00, &[0; 3000])].concat();
     let bad_utf8 = [&1000_u16.to_be_bytes()[..], &[0xff, 0xfe]].concat();
-    let torn = [client(0x01, b"caf\xc3"), client(0x89, b""), client(0x80, b"t\xe9")].concat();
+    let in_second = [client(0x01, b"caf\xc3"), client(0x89, b""), client(0x80, b"t\xe9")].concat();
     let cut_off = [client(0x01, b"caf\xc3"), client(0x80, b"")].concat();
     let table: [(&str, Vec<u8>, Violation); 21] = [
         ("not masked", unmasked, Violation::Protocol("frame not masked")),
@@ -108,26 +106,30 @@ fn violations_are_named() {
             Violation::Protocol("message not finished"),
         ),
         ("too big", client(0x82, &[0; 4097]), Violation::TooBig),
-        ("too big as announced", huge, Violation::TooBig),
+        ("announced too big", huge, Violation::TooBig),
         ("too big together", many, Violation::TooBig),
         ("length over 63 bits", negative, Violation::Protocol("bad length")),
-        ("text that is none", client(0x81, b"\xc0\xaf"), Violation::NotText),
-        ("text that is none in its second frame", torn, Violation::NotText),
+        ("text that is not UTF-8", client(0x81, b"\xc0\xaf"), Violation::NotText),
+        ("text that is not UTF-8 in its second frame", in_second, Violation::NotText),
         ("text that ends within a character", cut_off, Violation::NotText),
         ("length of 5 in 16 bits", long_form(2), Violation::Protocol("length not in its shortest form")),
         ("length of 5 in 64 bits", long_form(8), Violation::Protocol("length not in its shortest form")),
         ("close of one byte", client(0x88, b"x"), Violation::Protocol("bad close frame")),
         (
-            "close code that is never sent",
+            "close code that must not be sent",
             client(0x88, &1005_u16.to_be_bytes()),
             Violation::Protocol("bad close code"),
         ),
-        ("close code of nobody", client(0x88, &999_u16.to_be_bytes()), Violation::Protocol("bad close code")),
-        ("close reason that is no text", client(0x88, &bad_utf8), Violation::NotText),
+        (
+            "close code below the first",
+            client(0x88, &999_u16.to_be_bytes()),
+            Violation::Protocol("bad close code"),
+        ),
+        ("close reason that is not UTF-8", client(0x88, &bad_utf8), Violation::NotText),
     ];
     for (name, bytes, expected) in table {
         for size in [1, 3, bytes.len()] {
-            assert_eq!(read(&bytes, size).1, Some(expected), "{name} in {size}");
+            assert_eq!(read(&bytes, size).1, Some(expected), "{name} in pieces of {size}");
         }
     }
 }
@@ -145,17 +147,29 @@ fn frames_are_built_with_the_shortest_length() {
     assert_eq!(out, b"\x89\x00\x8a\x01x\x88\x04\x03\xeano\x88\x00");
 }
 
+/// The first byte and the payload of an unfragmented frame.
+fn any_frame() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    let first = prop::sample::select(vec![0x82_u8, 0x89, 0x8a]);
+    (first, prop::collection::vec(any::<u8>(), 0..126))
+}
+
 proptest! {
     #[test]
-    fn junk_never_panics_and_tearing_changes_nothing(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1..20_usize) {
+    fn junk_never_panics_and_is_read_alike_in_pieces(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        size in 1..20_usize,
+    ) {
         prop_assert_eq!(read(&bytes, size), read(&bytes, bytes.len()));
     }
 
     #[test]
-    fn good_frames_in_a_row_are_all_heard(payloads in prop::collection::vec((prop::sample::select(vec![0x82_u8, 0x89, 0x8a]), prop::collection::vec(any::<u8>(), 0..126)), 0..20), size in 1..64_usize) {
+    fn good_frames_in_a_row_are_all_read(
+        payloads in prop::collection::vec(any_frame(), 0..20),
+        size in 1..64_usize,
+    ) {
         let bytes: Vec<u8> = payloads.iter().flat_map(|(first, payload)| client(*first, payload)).collect();
-        let (heard, violation) = read(&bytes, size);
-        prop_assert_eq!(heard.len(), payloads.len());
+        let (frames, violation) = read(&bytes, size);
+        prop_assert_eq!(frames.len(), payloads.len());
         prop_assert_eq!(violation, None);
     }
 }

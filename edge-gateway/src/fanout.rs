@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::close::Reason;
 use crate::limits::Permit;
-use crate::metrics::HubMetrics;
+use crate::metrics::FanoutMetrics;
 use crate::push::{Encoding, Push};
 use crate::session::{Pace, SessionConfig};
 use crate::watch::{GroupId, SessionsClosed, Ticket};
@@ -36,7 +36,7 @@ use stream::Writer;
 
 /// How watchers are fanned out to.
 #[derive(Clone, Debug)]
-pub struct HubConfig {
+pub struct FanoutConfig {
     /// Shards, each a thread with its share of the sessions; one per core.
     pub shards: NonZeroUsize,
     /// Bytes that a watcher may be behind before its pending events are merged per instance. The shared log
@@ -47,7 +47,7 @@ pub struct HubConfig {
     pub send_buffer_bytes: usize,
 }
 
-impl Default for HubConfig {
+impl Default for FanoutConfig {
     fn default() -> Self {
         Self {
             shards: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -120,9 +120,9 @@ impl ShardHandle {
 
 /// Starts a shard for each channel in `left`. Each is vital to the process and ends after its drain.
 pub(crate) fn start(
-    config: &HubConfig,
+    config: &FanoutConfig,
     session: &SessionConfig,
-    metrics: &HubMetrics,
+    metrics: &FanoutMetrics,
     left: Vec<mpsc::Sender<SessionsClosed>>,
     tasks: &Tasks,
 ) -> std::io::Result<Vec<ShardHandle>> {

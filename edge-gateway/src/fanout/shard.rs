@@ -30,7 +30,7 @@ use super::ToShard;
 use super::audience::Audience;
 use super::connection::{Connection, Key};
 use super::stream::Leavers;
-use crate::metrics::HubMetrics;
+use crate::metrics::FanoutMetrics;
 use crate::push::Encoding;
 use crate::session::{Input, NEVER, Pace};
 use crate::timer::{TICK, Tick, Wheel};
@@ -67,7 +67,7 @@ pub(super) struct Setup {
     pub(super) pace: Pace,
     pub(super) slow_after: usize,
     pub(super) send_buffer: usize,
-    pub(super) metrics: HubMetrics,
+    pub(super) metrics: FanoutMetrics,
     pub(super) left: mpsc::Sender<SessionsClosed>,
     pub(super) clock: Clock,
 }
@@ -253,7 +253,7 @@ impl Shard {
         }
         let Some(connection) = self.get(key) else { return };
         connection.machine.on(Input::Timer, now, &pace);
-        self.tally.asked += u64::from(connection.machine.is_asking());
+        self.tally.asked += u64::from(connection.machine.is_ping_due());
         self.serve(key);
     }
 
@@ -263,5 +263,4 @@ impl Shard {
 }
 
 #[cfg(test)]
-#[path = "shard/drain_tests.rs"]
-mod drain_tests;
+mod tests;

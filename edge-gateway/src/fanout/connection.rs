@@ -14,11 +14,11 @@ use super::merge::Merged;
 use super::secure::Secure;
 use super::stream::Writer;
 use crate::close::Reason;
+use crate::codec::websocket::Decoder;
 use crate::limits::Permit;
 use crate::push::Encoding;
-use crate::session::{Input, Machine, Pace, Phase};
+use crate::session::{Input, Pace, Phase, Protocol};
 use crate::timer::Tick;
-use crate::wire::frame::Decoder;
 use host::http::Slot;
 
 /// Names a connection for as long as it lives; a later one in the same place has another serial.
@@ -143,7 +143,7 @@ pub(super) struct Connection {
     pub(super) place: u32,
     /// The tick of the alarm that counts; others are stale.
     pub(super) armed: Tick,
-    pub(super) machine: Machine,
+    pub(super) machine: Protocol,
     pub(super) reading: Reading,
     /// What must go out before anything else: the rest of a frame once begun, control frames, merged events.
     tail: Vec<u8>,
@@ -166,7 +166,7 @@ impl Connection {
         audience: u32,
         place: u32,
         cursor: u64,
-        machine: Machine,
+        machine: Protocol,
         preface: Vec<u8>,
     ) -> Self {
         Self {

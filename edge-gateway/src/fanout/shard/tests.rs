@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::close::Reason;
-use crate::hub::Attached;
-use crate::hub::stream::{Next, stream};
+use crate::fanout::Attached;
+use crate::fanout::stream::{Next, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
@@ -25,7 +25,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         pace: Pace::from(&SessionConfig::default()),
         slow_after: 1 << 20,
         send_buffer: 1 << 16,
-        metrics: Metrics::new(&meter, "test").hub,
+        metrics: Metrics::new(&meter, "test").fanout,
         left,
         clock: Clock::system(),
     };

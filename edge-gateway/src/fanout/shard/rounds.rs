@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{CHUNK, Shard};
-use crate::hub::audience::Audience;
-use crate::hub::connection::{Key, Pumped, Reading};
+use crate::fanout::audience::Audience;
+use crate::fanout::connection::{Key, Pumped, Reading};
 use crate::push::Push;
 use crate::session::Input;
 use crate::watch::GroupId;

@@ -1,7 +1,7 @@
 //! What a shard tells of itself, once per turn of the wheel.
 
 use super::{COUNT_PENDING, Shard};
-use crate::hub::audience::Audience;
+use crate::fanout::audience::Audience;
 use crate::metrics::Tallied;
 use crate::timer::{Tick, ticks};
 use crate::watch::SessionsClosed;

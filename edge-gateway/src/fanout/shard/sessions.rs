@@ -10,15 +10,15 @@ use tokio::task::{AbortHandle, spawn_local, yield_now};
 
 use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
 use crate::close::Reason;
-use crate::hub::Attached;
-use crate::hub::audience::Audience;
-use crate::hub::connection::{Connection, Key, Outlet, is_full};
+use crate::codec::websocket::Incoming;
+use crate::fanout::Attached;
+use crate::fanout::audience::Audience;
+use crate::fanout::connection::{Connection, Key, Outlet, is_full};
 use crate::limits::Permit;
 use crate::push::Encoding;
-use crate::session::{Input, Machine, Phase};
+use crate::session::{Input, Phase, Protocol};
 use crate::timer::ticks;
 use crate::watch::{GroupId, Ticket};
-use crate::wire::frame::Incoming;
 
 /// What became of a turn to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +39,9 @@ impl Shard {
         let it = &mut self.audiences[audience as usize];
         let now = self.wheel.now();
         let machine = match encoding {
-            Encoding::Plain | Encoding::Resumable => Machine::new(now, &self.setup.pace),
+            Encoding::Plain | Encoding::Resumable => Protocol::new(now, &self.setup.pace),
             // HTTP/2 pings for itself and notices who is gone.
-            Encoding::Historical | Encoding::Grpc => Machine::without_pings(),
+            Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
         };
         self.serial = self.serial.wrapping_add(1);
         let connection = Connection::reserved(

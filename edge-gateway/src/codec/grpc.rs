@@ -1,0 +1,152 @@
+//! The messages of both gRPC watches, and their requests, as bytes.
+//!
+//! Messages are written by hand, with their five bytes of prefix, because a generated server would encode each of
+//! them once per stream. Here an event is encoded once and its bytes are shared by all streams.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Limited};
+use prost::Message;
+use proto::event::v1 as pb;
+use proto::servicecenter as historical;
+use proto::watch::v1 as current;
+use proto::watch::v1::watch_response::What;
+use shared::event::Action;
+use shared::model::{DataCenter, HealthCheck, Instance, Revision, ServiceKey};
+
+/// Bytes before each message: a flag for compression and four bytes of length.
+const PREFIX: usize = 5;
+/// Bytes that a request may have; a list of a thousand providers fits.
+const MAX_REQUEST: usize = 256 * 1024;
+/// The text that Service-Center's watch sends with each event.
+const SUCCESS: &str = "Watch instance successfully.";
+
+/// A message with its prefix, uncompressed.
+fn with_prefix(message: &impl Message) -> Bytes {
+    let size = message.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX + size);
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
+    message.encode(&mut bytes).expect("a buffer that grows has room");
+    bytes.freeze()
+}
+
+fn response(what: What) -> Bytes {
+    with_prefix(&current::WatchResponse { what: Some(what) })
+}
+
+/// An event for `muster.watch.v1`.
+pub(crate) fn event(
+    action: Action,
+    key: &ServiceKey,
+    instance: &Instance,
+    rev: Revision,
+    since: Option<Revision>,
+) -> Bytes {
+    let action = match action {
+        Action::Create => pb::Action::Create,
+        Action::Update => pb::Action::Update,
+        Action::Delete => pb::Action::Delete,
+    };
+    response(What::Event(current::Event {
+        action: action.into(),
+        key: Some(key.into()),
+        instance: Some(instance.into()),
+        rev,
+        since,
+    }))
+}
+
+/// A bookmark for `muster.watch.v1`: the client has everything up to `rev`.
+pub(crate) fn bookmark(rev: Revision) -> Bytes {
+    response(What::Bookmark(current::Bookmark { rev }))
+}
+
+/// The complete state of a provider for `muster.watch.v1`. Without a `key` the client has to forget every provider.
+pub(crate) fn reset(
+    key: Option<&ServiceKey>,
+    instances: &[Arc<Instance>],
+    rev: Revision,
+    since: Revision,
+) -> Bytes {
+    let instances = instances.iter().map(|instance| (&**instance).into()).collect();
+    response(What::Reset(current::Reset { key: key.map(Into::into), instances, rev, since: Some(since) }))
+}
+
+/// An event for Service-Center's watch.
+pub(crate) fn historical_event(action: Action, key: &ServiceKey, instance: &Instance) -> Bytes {
+    with_prefix(&historical::WatchInstanceResponse {
+        response: Some(historical::Response { code: 0, message: SUCCESS.to_owned() }),
+        action: action.as_str().to_owned(),
+        key: Some(historical::MicroServiceKey {
+            tenant: key.tenant.clone(),
+            app_id: key.app_id.clone(),
+            service_name: key.service_name.clone(),
+            version: key.version.clone(),
+            environment: key.environment.clone(),
+            alias: key.alias.clone(),
+            ..Default::default()
+        }),
+        instance: Some(historical::MicroServiceInstance {
+            instance_id: instance.instance_id.clone(),
+            service_id: instance.service_id.clone(),
+            endpoints: instance.endpoints.clone(),
+            host_name: instance.host_name.clone(),
+            status: instance.status.clone(),
+            properties: instance.properties.clone().into_iter().collect(),
+            health_check: instance.health_check.as_ref().map(historical_health_check),
+            timestamp: instance.timestamp.clone(),
+            data_center_info: instance.data_center_info.as_ref().map(historical_data_center),
+            mod_timestamp: instance.mod_timestamp.clone(),
+            version: instance.version.clone(),
+        }),
+    })
+}
+
+fn historical_health_check(check: &HealthCheck) -> historical::HealthCheck {
+    historical::HealthCheck {
+        mode: check.mode.clone(),
+        port: check.port,
+        interval: check.interval,
+        times: check.times,
+        url: check.url.clone(),
+    }
+}
+
+fn historical_data_center(data_center: &DataCenter) -> historical::DataCenterInfo {
+    historical::DataCenterInfo {
+        name: data_center.name.clone(),
+        region: data_center.region.clone(),
+        available_zone: data_center.available_zone.clone(),
+    }
+}
+
+/// Reads the one message of a request. `None` when the body is too large, breaks off, is compressed, or is not exactly
+/// one message of this kind.
+pub(crate) async fn read_request<T: Message + Default>(body: Body) -> Option<T> {
+    let bytes = Limited::new(body, MAX_REQUEST).collect().await.ok()?.to_bytes();
+    let (prefix, message) = bytes.split_first_chunk::<PREFIX>()?;
+    let [compressed, size @ ..] = *prefix;
+    if compressed != 0 || message.len() != u32::from_be_bytes(size) as usize {
+        return None;
+    }
+    T::decode(message).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_exactly_one_message() {
+        let good = with_prefix(&historical::WatchInstanceRequest { self_service_id: "abc".to_owned() });
+        let read = read_request::<historical::WatchInstanceRequest>(Body::from(good.clone())).await;
+        assert_eq!(read.expect("a request").self_service_id, "abc");
+        for bad in [&b""[..], b"\0\0", &good[..good.len() - 1], b"\x01\0\0\0\0", b"\0\0\0\0\x02\xff\xff"] {
+            let read = read_request::<historical::WatchInstanceRequest>(Body::from(bad.to_vec())).await;
+            assert!(read.is_none(), "{bad:?}");
+        }
+    }
+}

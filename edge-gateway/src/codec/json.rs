@@ -1,0 +1,110 @@
+//! The JSON texts of watches over WebSocket.
+//!
+//! Old clients get `action`, `key` and `instance`, byte for byte as Service-Center writes them. Clients that asked
+//! to resume get revisions too, and two kinds of texts more: `BOOKMARK` and `RESET`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use shared::event::Action;
+use shared::model::{Instance, Revision, ServiceKey};
+
+#[derive(Serialize)]
+struct Event<'a> {
+    action: Action,
+    key: &'a ServiceKey,
+    /// Always present, also for a delete: Go clients read it without looking whether it is there.
+    instance: &'a Instance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rev: Option<Revision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Revision>,
+}
+
+#[derive(Serialize)]
+struct Bookmark {
+    action: &'static str,
+    rev: Revision,
+}
+
+#[derive(Serialize)]
+struct Reset<'a> {
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a ServiceKey>,
+    instances: &'a [Arc<Instance>],
+    rev: Revision,
+    since: Revision,
+}
+
+/// An event for old clients.
+pub(crate) fn plain_event(action: Action, key: &ServiceKey, instance: &Instance) -> Vec<u8> {
+    text(&Event { action, key, instance, rev: None, since: None })
+}
+
+/// An event for clients that can resume: with its revision, and with the revision to resume from unless that is `rev`
+/// itself.
+pub(crate) fn resumable_event(
+    action: Action,
+    key: &ServiceKey,
+    instance: &Instance,
+    rev: Revision,
+    since: Option<Revision>,
+) -> Vec<u8> {
+    text(&Event { action, key, instance, rev: Some(rev), since })
+}
+
+/// A bookmark: the client has everything up to `rev`.
+pub(crate) fn bookmark(rev: Revision) -> Vec<u8> {
+    text(&Bookmark { action: "BOOKMARK", rev })
+}
+
+/// The complete state of a provider at `rev`; of all other providers the client has everything up to `since`. Without
+/// a `key` the client has to forget every provider.
+pub(crate) fn reset(
+    key: Option<&ServiceKey>,
+    instances: &[Arc<Instance>],
+    rev: Revision,
+    since: Revision,
+) -> Vec<u8> {
+    text(&Reset { action: "RESET", key, instances, rev, since })
+}
+
+fn text(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("maps with text keys and plain fields always serialise")
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::model::DataCenter;
+
+    use super::*;
+
+    #[test]
+    fn an_event_for_an_old_client_has_exactly_the_old_fields() {
+        let key = ServiceKey {
+            tenant: "default/default".into(),
+            app_id: "shop".into(),
+            service_name: "order".into(),
+            version: "1.0.0".into(),
+            ..ServiceKey::default()
+        };
+        let instance = Instance {
+            instance_id: "b0ff".into(),
+            service_id: "7062".into(),
+            endpoints: vec!["rest://10.0.0.7:8080".into()],
+            status: "UP".into(),
+            properties: [("tag".to_owned(), "1".to_owned())].into(),
+            data_center_info: Some(DataCenter { name: "dc".into(), ..Default::default() }),
+            ..Instance::default()
+        };
+        assert_eq!(
+            String::from_utf8(plain_event(Action::Delete, &key, &instance)).expect("utf-8"),
+            concat!(
+                r#"{"action":"DELETE","key":{"tenant":"default/default","appId":"shop","serviceName":"order","version":"1.0.0"},"#,
+                r#""instance":{"instanceId":"b0ff","serviceId":"7062","endpoints":["rest://10.0.0.7:8080"],"status":"UP","#,
+                r#""properties":{"tag":"1"},"dataCenterInfo":{"name":"dc"}}}"#
+            )
+        );
+    }
+}

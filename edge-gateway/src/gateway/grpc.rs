@@ -1,0 +1,177 @@
+//! Watches over gRPC: requests, statuses, and the response body that streams a session's bytes.
+//!
+//! tonic's generated server would encode each message once per stream. Here a session's bytes come ready from its
+//! shard, encoded once for all streams, so the little of the protocol that a server stream needs is written by hand.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
+use proto::servicecenter as historical;
+use proto::watch::v1 as current;
+use shared::model::{ServiceRef, Tenant};
+use tracing::{Instrument as _, debug_span};
+
+use super::GatewayParts;
+use super::admission::{DRAINING, NotAdmitted, UNDECIDED, UNREACHABLE};
+use super::route::{self, Selection, WatchQuery, WatchRequest};
+use crate::close::Reason;
+use crate::codec::grpc::read_request;
+use crate::fanout::stream::{Next, Reader, stream};
+use crate::fanout::{Attached, ToShard};
+use crate::push::Encoding;
+
+/// The path of Service-Center's watch.
+pub(super) const HISTORICAL_PATH: &str = "/proto.ServiceInstanceCtrl/watch";
+/// The path of `muster.watch.v1.Watch`.
+pub(super) const WATCH_PATH: &str = "/muster.watch.v1.Watch/Watch";
+/// The value of the label `scheme`, as Service-Center spells it.
+const SCHEME: &str = "gRPC";
+
+/// The statuses of gRPC that are used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    Ok = 0,
+    InvalidArgument = 3,
+    NotFound = 5,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+impl GatewayParts {
+    /// Opens a watch of Service-Center's contract: a consumer's interest, from now on.
+    pub(super) async fn watch_historical(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let Some(request) = read_request::<historical::WatchInstanceRequest>(body).await else {
+            return refuse(Code::InvalidArgument, "the request is not one WatchInstanceRequest");
+        };
+        if request.self_service_id.is_empty() {
+            return refuse(Code::InvalidArgument, "the consumer's service id is missing");
+        }
+        let consumer = ServiceRef::new(route::tenant(&parts.headers), request.self_service_id);
+        self.stream(WatchRequest::of_consumer(consumer), Encoding::Historical, &parts.headers).await
+    }
+
+    /// Opens a watch of `muster.watch.v1`.
+    pub(super) async fn watch_grpc(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let Some(request) = read_request::<current::WatchRequest>(body).await else {
+            return refuse(Code::InvalidArgument, "the request is not one WatchRequest");
+        };
+        let default = route::tenant(&parts.headers);
+        let domain = if request.domain.is_empty() { default.domain } else { request.domain };
+        let project = if request.project.is_empty() { default.project } else { request.project };
+        let query = WatchQuery {
+            consumer: request.consumer_id,
+            providers: request.providers,
+            selection: request
+                .selection
+                .map(|selection| Selection { app_id: selection.app_id, environment: selection.environment }),
+            since: request.rev,
+        };
+        match WatchRequest::new(Tenant::new(domain, project), query) {
+            Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,
+            Err(problem) => refuse(Code::InvalidArgument, problem),
+        }
+    }
+
+    async fn stream(&self, watch: WatchRequest, encoding: Encoding, headers: &HeaderMap) -> Response<Body> {
+        let span = debug_span!("watch", service.id = %watch.watcher, transport = "grpc");
+        let admitting = self.admit(&watch, encoding, SCHEME, headers);
+        let (permit, joined) = match admitting.instrument(span).await {
+            Ok(admitted) => admitted,
+            Err(NotAdmitted::Draining) => return refuse(Code::Unavailable, DRAINING),
+            Err(NotAdmitted::Unreachable) => return refuse(Code::Unavailable, UNREACHABLE),
+            Err(NotAdmitted::Full(full)) => return refuse(Code::ResourceExhausted, &full.to_string()),
+            Err(NotAdmitted::Denied(answer)) => return refuse_like(answer.status()),
+        };
+        let (writer, reader) = stream();
+        let to = Attached::Stream(writer);
+        joined.shard.send(ToShard::Attach { ticket: joined.ticket, to, permit }).await;
+        response(Body::new(SessionBody { reader: Some(reader) }))
+    }
+}
+
+fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A response that is only a status. gRPC calls this "trailers only": the status stands among the headers.
+fn refuse(code: Code, message: &str) -> Response<Body> {
+    let mut response = response(Body::empty());
+    response.headers_mut().extend(status(code, message));
+    response
+}
+
+/// The gRPC status for a refusal that the control plane gave over HTTP.
+fn refuse_like(status: StatusCode) -> Response<Body> {
+    match status {
+        StatusCode::UNAUTHORIZED => refuse(Code::Unauthenticated, "unauthorized"),
+        StatusCode::FORBIDDEN => refuse(Code::PermissionDenied, "forbidden"),
+        _ => refuse(Code::Unavailable, UNDECIDED),
+    }
+}
+
+fn status(code: Code, message: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", HeaderValue::from(code as u16));
+    if let Ok(message) = HeaderValue::from_str(message) {
+        headers.insert("grpc-message", message);
+    }
+    headers
+}
+
+/// The trailers of a stream whose session closed for this reason.
+fn status_of(reason: Reason) -> HeaderMap {
+    match reason {
+        Reason::NoService => status(Code::NotFound, "service does not exist"),
+        Reason::ClientClosed | Reason::ClientGone => status(Code::Ok, ""),
+        Reason::WriteTimeout => {
+            status(Code::ResourceExhausted, "the client read nothing for too long; watch again")
+        }
+        Reason::Drained
+        | Reason::ReadTimeout
+        | Reason::Broken
+        | Reason::Protocol
+        | Reason::TooBig
+        | Reason::NotText
+        | Reason::NeverAttached
+        | Reason::NoInstance
+        | Reason::HeartbeatFailed
+        | Reason::Restored => status(Code::Unavailable, "watch again"),
+    }
+}
+
+/// The response body of a watch: the session's bytes, then the status as trailers.
+struct SessionBody {
+    /// `None` once the trailers are out.
+    reader: Option<Reader>,
+}
+
+impl http_body::Body for SessionBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(reader) = &self.reader else { return Poll::Ready(None) };
+        match ready!(reader.poll_next(cx)) {
+            Next::Chunk(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Next::End(reason) => {
+                self.reader = None;
+                Poll::Ready(Some(Ok(Frame::trailers(status_of(reason)))))
+            }
+        }
+    }
+}

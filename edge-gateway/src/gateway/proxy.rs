@@ -1,0 +1,111 @@
+//! The reverse proxy: every request that is not a watch goes to a control plane, and its response comes back.
+//!
+//! The list of hop-by-hop headers is kept by hand: it is one screen, RFC 9110 §7.6.1 fixes it, and the
+//! crates that have it are HTTP proxies of their own.
+
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use host::telemetry::trace::{self, SpanKind};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use opentelemetry::KeyValue;
+use tracing::{Instrument as _, debug_span};
+
+use super::{GatewayParts, NoAnswer, refusal};
+use crate::forward::{self, Unavailable};
+
+/// A control plane answers a read with this header only after its view has reached the revision in it: the highest
+/// that this gateway has pushed. A pull after a push is therefore never older than the push.
+const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl GatewayParts {
+    /// Forwards a request. The error ends the connection without a response.
+    pub(super) async fn pass_on(&self, mut request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
+        let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
+        self.prepare(&mut request);
+        match self.forward_traced(request).await {
+            // Old Java clients take every answer but 200 as "not registered" and register anew. A connection that
+            // ends without an answer they take as a reason to repeat the heartbeat, and that is what it is.
+            Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),
+            Err(Unavailable) if is_heartbeat => Err(NoAnswer),
+            Ok(mut answer) => {
+                remove_hop_by_hop(answer.headers_mut());
+                Ok(answer)
+            }
+            Err(error) => Ok(refusal::unavailable(&error.to_string())),
+        }
+    }
+
+    /// Makes the client's request one of this gateway's.
+    fn prepare(&self, request: &mut Request<Body>) {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let headers = request.headers_mut();
+        remove_hop_by_hop(headers);
+        if let Some(peer) = peer {
+            add_forwarded_for(headers, peer);
+        }
+        // Never the client's own value: it could make a control plane wait for a revision that never comes.
+        headers.remove(MIN_REVISION);
+        let pushed = self.upstream.pushed();
+        if pushed > 0 && is_read {
+            headers.insert(MIN_REVISION, HeaderValue::from(pushed));
+        }
+    }
+
+    async fn forward_traced(&self, mut request: Request<Body>) -> Result<Response<Body>, Unavailable> {
+        let span = debug_span!("forward", method = %request.method(), path = request.uri().path());
+        let Some(traced) = trace::Request::begin(request.headers(), SpanKind::Server, "forward") else {
+            return self.forward.forward(request).instrument(span).await;
+        };
+        let method = request.method().clone();
+        traced.pass_on(request.headers_mut());
+        let answer = self.forward.forward(request).instrument(span).await;
+        let status = answer.as_ref().map_or(StatusCode::SERVICE_UNAVAILABLE, Response::status);
+        let about = vec![KeyValue::new("http.request.method", method.to_string())];
+        traced.answered(format!("{method} forward"), status.as_u16(), about);
+        answer
+    }
+}
+
+/// Removes the headers that concern one connection only, and those that `Connection` names.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let always = [
+        CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    for name in named.iter().chain(&always) {
+        headers.remove(name);
+    }
+}
+
+fn add_forwarded_for(headers: &mut HeaderMap, peer: SocketAddr) {
+    let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
+    let value = match before {
+        Some(before) => format!("{before}, {}", peer.ip()),
+        None => peer.ip().to_string(),
+    };
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}

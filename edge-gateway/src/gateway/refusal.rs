@@ -1,0 +1,72 @@
+//! The responses of the gateway itself to requests that it refuses: plain text where old clients expect plain
+//! text, the registry's JSON elsewhere.
+
+use axum::body::Body;
+use host::http::with_request_id;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+/// Seconds after which a client should try again when there was no room, or no control plane.
+const RETRY_AFTER_SECONDS: u64 = 2;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody<'a> {
+    error_code: &'a str,
+    error_message: &'a str,
+    detail: &'a str,
+}
+
+/// 400, for an upgrade whose handshake is incomplete or wrong.
+pub(super) fn bad_handshake() -> Response<Body> {
+    let mut response = plain(StatusCode::BAD_REQUEST, "Bad Request\n");
+    response.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("13"));
+    response
+}
+
+/// 400, for a query that makes no sense.
+pub(super) fn bad_request(detail: &str) -> Response<Body> {
+    json(StatusCode::BAD_REQUEST, "400001", "Invalid parameter(s)", detail)
+}
+
+/// 405, for another method than GET.
+pub(super) fn method_not_allowed() -> Response<Body> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// 503: this gateway cannot answer now; another may.
+pub(super) fn unavailable(detail: &str) -> Response<Body> {
+    let detail = with_request_id(detail);
+    retry_later(json(StatusCode::SERVICE_UNAVAILABLE, "500011", "Registry service is unavailable", &detail))
+}
+
+/// 429: a limit of the client's own, which every gateway has.
+pub(super) fn too_many(detail: &str) -> Response<Body> {
+    retry_later(json(StatusCode::TOO_MANY_REQUESTS, "400100", "Not enough quota", detail))
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn json(status: StatusCode, error_code: &str, error_message: &str, detail: &str) -> Response<Body> {
+    let body = serde_json::to_vec(&ErrorBody { error_code, error_message, detail })
+        .expect("a struct of texts always serialises");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=UTF-8");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn retry_later(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    response
+}

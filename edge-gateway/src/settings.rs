@@ -1,0 +1,318 @@
+//! The settings of the gateway: as values, and as declared to operators.
+//!
+//! [`Config`] is what the rooms need; `muster standalone` has it too. [`ProcessConfig`] adds what the `edge-gateway`
+//! program needs besides.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bus::NatsConfig;
+use host::http::ServerLimits;
+use host::program::Program;
+use host::telemetry::LogConfig;
+use host::tls::{self, ClientFiles};
+use settings::{Config as Read, Secret, Settings, Size, Url};
+
+pub use crate::fanout::FanoutConfig;
+pub use crate::forward::ForwardConfig;
+pub use crate::heartbeat::HeartbeatConfig;
+pub use crate::limits::LimitsConfig;
+pub use crate::session::SessionConfig;
+pub use crate::upstream::UpstreamConfig;
+
+/// The settings of the gateway's rooms; [`Default`] is meant for production.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address that clients connect to.
+    pub listen: SocketAddr,
+    /// The label `instance` of the metrics that keep Service-Center's names; empty takes `listen`.
+    pub instance: String,
+    /// The limits of the listener. Its `connections` come on top of those of watchers.
+    pub http: ServerLimits,
+    /// The sessions that may be open.
+    pub limits: LimitsConfig,
+    /// The shards.
+    pub fanout: FanoutConfig,
+    /// Pings and deadlines of sessions.
+    pub session: SessionConfig,
+    /// Connections that carry heartbeats.
+    pub heartbeat: HeartbeatConfig,
+    /// The way from the bus and the control planes.
+    pub upstream: UpstreamConfig,
+    /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at once.
+    pub drain_over: Duration,
+    /// A control plane is asked, in the client's name, before a watch is granted; needed with access control.
+    pub authorize: bool,
+    /// Each request becomes a line in the log.
+    pub access_log: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Service-Center's port, on all addresses: a gateway is there to be reached.
+            listen: SocketAddr::from(([0, 0, 0, 0], 30100)),
+            instance: String::new(),
+            http: ServerLimits { name: "api", ..ServerLimits::default() },
+            limits: LimitsConfig::default(),
+            fanout: FanoutConfig::default(),
+            session: SessionConfig::default(),
+            heartbeat: HeartbeatConfig::default(),
+            upstream: UpstreamConfig::default(),
+            // Within the thirty seconds that orchestrators usually grant, with some to spare.
+            drain_over: Duration::from_secs(15),
+            authorize: false,
+            access_log: false,
+        }
+    }
+}
+
+impl Read for Config {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        let default = Self::default();
+        let drain_over = settings.within(
+            "drain-over",
+            "15s",
+            "0s"..="1h",
+            "Time over which a drain disconnects watchers, so that they do not all reach another gateway at once.",
+        );
+        Self {
+            listen: settings.get("listen", "0.0.0.0:30100", "Address that clients connect to."),
+            http: ServerLimits::read(
+                settings,
+                "api",
+                "Connections open at once, not counting those of watchers; further ones wait until one ends.",
+            ),
+            limits: settings.live(read_limits),
+            fanout: read_fanout(settings, default.fanout),
+            session: read_session(settings),
+            upstream: read_upstream(settings, default.upstream),
+            heartbeat: HeartbeatConfig { session: read_heartbeat_session(settings), drain_over },
+            authorize: settings.get(
+                "watch.authorize",
+                "false",
+                "Ask a control plane, in the client's name, before a watch is granted; needed with access control.",
+            ),
+            drain_over,
+            ..default
+        }
+    }
+}
+
+fn read_limits(settings: &mut Settings<'_>) -> LimitsConfig {
+    LimitsConfig {
+        node: settings.get("watch.per-node", "100000", "Watchers of this node; 0 is no limit."),
+        domain: settings.get("watch.per-domain", "0", "Watchers of one domain on this node; 0 is no limit."),
+        consumer: settings.get(
+            "watch.per-consumer",
+            "10000",
+            "Watchers of one service on this node; 0 is no limit.",
+        ),
+        memory: settings
+            .get::<Size>(
+                "watch.memory",
+                "0B",
+                "Resident memory of the process at which no further watcher is admitted; 0B is no limit.",
+            )
+            .0 as u64,
+    }
+}
+
+fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConfig {
+    FanoutConfig {
+        shards: settings
+            .optional::<usize>("watch.shards", "Threads that hold watchers. Default: one per core.")
+            .and_then(NonZeroUsize::new)
+            .unwrap_or(default.shards),
+        slow_after_bytes: settings
+            .within::<Size>(
+                "watch.slow-after",
+                "1MiB",
+                "64KiB"..="1GiB",
+                "Bytes that a watcher may be behind before its pending events are merged per instance.",
+            )
+            .0,
+        send_buffer_bytes: settings
+            .within::<Size>(
+                "watch.send-buffer",
+                "128KiB",
+                "4KiB"..="16MiB",
+                "Bytes that the kernel may hold for a watcher; these cannot be merged any more.",
+            )
+            .0,
+    }
+}
+
+fn read_session(settings: &mut Settings<'_>) -> SessionConfig {
+    SessionConfig {
+        ping_interval: settings.within(
+            "watch.ping-interval",
+            "30s",
+            "1s"..="1h",
+            "Pause between two pings to a watcher; old clients give up after 60 s of silence.",
+        ),
+        read_timeout: settings.within(
+            "watch.read-timeout",
+            "120s",
+            "2s"..="24h",
+            "Time after which a watcher is disconnected that sends nothing, not even a pong.",
+        ),
+        write_timeout: settings.within(
+            "watch.write-timeout",
+            "5s",
+            "100ms"..="10m",
+            "Time after which a watcher is disconnected that takes none of its pending bytes.",
+        ),
+    }
+}
+
+fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> UpstreamConfig {
+    UpstreamConfig {
+        topics: settings.get(
+            "watch.services",
+            "100000",
+            "Services whose instances this node follows for its watchers; 0 is no limit.",
+        ),
+        digest_interval: settings.within(
+            "watch.digest-interval",
+            "30s",
+            "1s"..="1h",
+            "Pause between two comparisons of the gateway's state with a control plane's.",
+        ),
+        bookmark_interval: settings.within(
+            "watch.bookmark-interval",
+            "10s",
+            "1s"..="1h",
+            "Shortest pause between two bookmarks to idle clients that can resume.",
+        ),
+        ..default
+    }
+}
+
+fn read_heartbeat_session(settings: &mut Settings<'_>) -> SessionConfig {
+    SessionConfig {
+        ping_interval: settings.within(
+            "heartbeat.websocket-ping-interval",
+            "30s",
+            "1s"..="1h",
+            "Pause between two pings to a client that sends heartbeats over a WebSocket; each pong is a heartbeat.",
+        ),
+        ..SessionConfig::default()
+    }
+}
+
+/// The settings of the `edge-gateway` program.
+pub struct ProcessConfig {
+    /// The address of liveness, readiness and metrics.
+    pub admin_listen: SocketAddr,
+    /// The bearer token that operators need on the admin port from another machine; `None` admits this machine only.
+    pub admin_token: Option<Secret>,
+    /// The time that a drain may take.
+    pub grace: Duration,
+    /// Logs.
+    pub log: LogConfig,
+    /// The bus.
+    pub nats: NatsConfig,
+    /// The control planes.
+    pub forward: ForwardConfig,
+    /// The gateway's rooms.
+    pub gateway: Config,
+}
+
+impl Read for ProcessConfig {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        let gateway = Config::read(settings);
+        let forward = read_forward(settings);
+        let grace: Duration = settings.within(
+            "grace",
+            "25s",
+            "0s"..="1h",
+            "Time that a drain may take after SIGTERM before everything left is dropped.",
+        );
+        if grace < gateway.drain_over {
+            settings.mistake("grace", "the grace period must be at least as long as drain-over");
+        }
+        Self {
+            admin_listen: settings.get(
+                "admin-listen",
+                "127.0.0.1:30101",
+                "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
+            ),
+            admin_token: settings
+                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
+            grace,
+            log: LogConfig::read(settings),
+            nats: NatsConfig::read(settings, "muster-edge-gateway"),
+            forward,
+            gateway,
+        }
+    }
+}
+
+impl Program for ProcessConfig {
+    const SERVICE: &'static str = "muster-edge-gateway";
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
+    }
+}
+
+fn read_forward(settings: &mut Settings<'_>) -> ForwardConfig {
+    settings.alias("control-plane.urls", "control-plane");
+    let urls: Vec<Url> = settings.get(
+        "control-plane.urls",
+        "http://127.0.0.1:30110",
+        "Addresses of the control planes, which get every request that is not a watch.",
+    );
+    let tls = settings.section("control-plane", read_control_plane_tls);
+    if urls.iter().any(|url| !is_base(url)) {
+        settings
+            .mistake("control-plane.urls", "expected http://host:port or https://host:port, nothing more");
+    }
+    if urls.is_empty() {
+        settings.mistake("control-plane.urls", "at least one control plane is needed");
+    }
+    ForwardConfig {
+        control_planes: urls.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect(),
+        tls,
+        ..ForwardConfig::default()
+    }
+}
+
+fn is_base(url: &Url) -> bool {
+    let parts = url.parts();
+    matches!(url.scheme(), "http" | "https") && parts.path() == "/" && parts.query().is_none()
+}
+
+/// The authorities to trust at control planes that speak TLS, and our certificate for those that ask for one.
+fn read_control_plane_tls(settings: &mut Settings<'_>) -> ClientFiles {
+    let ca = settings.optional(
+        "ca",
+        "PEM file with the authorities to trust at https:// control planes. Default: the system's.",
+    );
+    let certificate: Option<PathBuf> = settings
+        .optional("certificate", "PEM file with our certificate for control planes that ask for one.");
+    let key: Option<PathBuf> =
+        settings.optional("key", "PEM file with the key of our certificate for control planes.");
+    if certificate.is_some() != key.is_some() {
+        settings.mistake("certificate", "a certificate and its key go together");
+    }
+    let files = ClientFiles { ca, identity: certificate.zip(key) };
+    // Read here only to report a mistake at the start; the client reads the files again when it is built.
+    if files != ClientFiles::default()
+        && let Err(error) = tls::client(&files)
+    {
+        settings.mistake("ca", error.to_string());
+    }
+    files
+}
