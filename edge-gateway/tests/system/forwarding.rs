@@ -137,7 +137,7 @@ async fn without_a_control_plane_requests_get_503_and_heartbeats_no_answer() {
 
     let (status, body) = ask(&world, "GET", "/a", "").await.expect("answered");
     assert_eq!(status, 503);
-    let words = r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered (request "#;
+    let words = r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered; try again (request "#;
     assert!(body.starts_with(words) && body.ends_with(r#")"}"#), "{body}");
     ask(&world, "PUT", heartbeat, "").await.expect_err("no answer at all");
 }
