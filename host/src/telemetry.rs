@@ -9,6 +9,7 @@ mod export;
 pub mod logs;
 pub mod metrics;
 pub mod process;
+pub mod scrape;
 pub mod trace;
 
 pub use logs::{LogConfig, LogFormat, LogLevel};

@@ -1,4 +1,4 @@
-//! The commands, a file each: arguments in, requests to the registry, lines on the screen.
+//! The commands, one file each: arguments come in, requests go to the registry, lines go to the screen.
 
 pub(crate) mod diff;
 pub(crate) mod doctor;
@@ -14,3 +14,17 @@ pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod unregister;
 pub(crate) mod watch;
+
+use crate::failure::CommandFailure;
+
+/// Waits for SIGINT or SIGTERM. From the first poll on, the signals no longer end the process by themselves,
+/// also after the future has been dropped; so a command keeps the future for its whole life.
+async fn interrupted() -> Result<(), CommandFailure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = term.recv() => {}
+    }
+    Ok(())
+}

@@ -1,67 +1,84 @@
-//! Every way a command can fail, with its exit status: scripts tell failures apart by these.
+//! Every way in which a command can fail, with its exit status. Scripts tell failures apart by the status.
 
 use std::time::Duration;
 
-/// What was asked for makes no sense (`EX_USAGE`).
+use http::Response;
+
+/// The command line makes no sense (`EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
 /// The process itself cannot run (`EX_SOFTWARE`).
 pub(crate) const SOFTWARE: u8 = 70;
 
-/// Why a command did not do what it was asked for.
+/// The reason for which a command did not do its work. Its text is the line that people read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The request makes no sense.
+pub(crate) enum CommandFailure {
+    /// The arguments make no sense together, or name something that cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// The registry understood and said no.
+    /// The registry understood the request and refused it.
     #[error("the registry refused: {0}")]
-    Refused(Refusal),
-    /// Something was looked at and is not as it should be.
+    Refused(RegistryRefusal),
+    /// A check ran and found a fault.
     #[error("{0}")]
     Unwell(String),
-    /// There was no answer.
+    /// No reply came.
     #[error("cannot reach {server}: {problem}")]
     Unreachable {
-        /// Whom we asked.
+        /// Address of the server.
         server: String,
-        /// What the network said.
+        /// The error of the network.
         problem: String,
     },
-    /// The registry says that another time would do.
+    /// The registry cannot serve the request at present.
     #[error("the registry cannot serve this now, try again{}: {refusal}", after(*.wait))]
     TryAgain {
-        /// What it said.
-        refusal: Refusal,
-        /// How long it asks to wait.
+        /// The reply.
+        refusal: RegistryRefusal,
+        /// Time that the registry asks to wait.
         wait: Option<Duration>,
     },
-    /// Whoever answered is not a registry, or not one we know.
+    /// The reply is not one of a registry, or of none that this version knows.
     #[error("{server} does not answer like a registry: {problem}")]
     NotUnderstood {
-        /// Whom we asked.
+        /// Address of the server.
         server: String,
-        /// What is odd.
+        /// The oddity of its reply.
         problem: String,
     },
-    /// The result cannot be shown.
+    /// The result cannot be written.
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
 
-/// What a registry says when it says no.
+/// The content of an error reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct RegistryRefusal {
     /// HTTP status.
     pub(crate) status: u16,
-    /// Six digits; empty when the answer was no registry's.
+    /// Six digits; empty when the reply did not come from a registry.
     pub(crate) code: String,
-    /// What the code means.
+    /// Meaning of the code.
     pub(crate) message: String,
-    /// More about this case.
+    /// Details of this case.
     pub(crate) detail: String,
 }
 
-impl std::fmt::Display for Refusal {
+impl RegistryRefusal {
+    /// The refusal of a route whose replies are plain text, such as those of the admin port.
+    pub(crate) fn from_text(reply: &Response<String>) -> Self {
+        let status = reply.status().as_u16();
+        // A proxy in between may answer with a page of HTML; one line of that is enough.
+        let first_line = reply.body().lines().next().unwrap_or_default();
+        Self {
+            status,
+            message: format!("HTTP status {status}"),
+            detail: first_line.chars().take(300).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Display for RegistryRefusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.message.as_str(), self.detail.as_str()) {
             ("", "") => write!(f, "HTTP status {}", self.status)?,
@@ -76,8 +93,8 @@ fn after(wait: Option<Duration>) -> String {
     wait.map_or_else(String::new, |wait| format!(" in {}", humantime::format_duration(wait)))
 }
 
-impl Failure {
-    /// The exit status.
+impl CommandFailure {
+    /// The exit status. Beyond 1 they are those of `sysexits.h`, which other tools use as well.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Unwell(_) => 1,
@@ -94,12 +111,12 @@ impl Failure {
         matches!(self, Self::Unreachable { .. } | Self::TryAgain { .. })
     }
 
-    /// The registry says that the instance is not there.
+    /// The registry does not have the instance.
     pub(crate) fn is_unknown_instance(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.code == "400017")
     }
 
-    /// The registry says that the service is not there.
+    /// The registry does not have the service.
     pub(crate) fn is_unknown_service(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.code == "400012")
     }
@@ -114,4 +131,4 @@ Exit status:
   69  the registry cannot be reached
   74  the result cannot be written
   75  the registry cannot serve this now; try again
-  76  whoever answered is not a registry";
+  76  the server that answered is not a registry";

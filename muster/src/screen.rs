@@ -1,46 +1,49 @@
-//! Where results go: aligned tables for people, JSON for programs, one line for an error.
+//! The output of a command: aligned tables for people, JSON for programs, one line for an error.
 
 use std::io::{IsTerminal as _, Write};
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
-/// How results are written.
+/// The form of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
+pub(crate) enum OutputFormat {
+    /// An aligned table, for people.
     #[default]
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }
 
 /// The two outputs of a command.
 pub(crate) struct Screen {
+    /// The result.
     out: Box<dyn Write + Send>,
+    /// Everything else, so that a pipe receives the result alone.
     notes: Box<dyn Write + Send>,
     colours: bool,
-    /// The notes go to a terminal, where a line can be written anew.
+    /// The notes go to a terminal, where a line can be overwritten.
     terminal: bool,
-    /// Such a line stands there.
-    unfinished: bool,
+    /// The last line of the notes shows progress, and is to be erased before anything else is written.
+    shows_progress: bool,
 }
 
 impl Screen {
-    /// Standard output and error; colours only on a terminal, and not when `NO_COLOR` is set.
+    /// Standard output and error, with colours only on a terminal and when `NO_COLOR` is not set.
     pub(crate) fn of_process() -> Self {
+        // By the convention of no-color.org an empty value means that colours are wanted.
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
             out: Box::new(std::io::stdout()),
             notes: Box::new(std::io::stderr()),
             colours: wanted && std::io::stdout().is_terminal(),
             terminal: std::io::stderr().is_terminal(),
-            unfinished: false,
+            shows_progress: false,
         }
     }
 
-    /// Writes to the given places, without colours.
+    /// Writes to the given outputs, without colours.
     #[cfg(test)]
     pub(crate) fn plain(out: impl Write + Send + 'static, notes: impl Write + Send + 'static) -> Self {
         Self {
@@ -48,76 +51,90 @@ impl Screen {
             notes: Box::new(notes),
             colours: false,
             terminal: false,
-            unfinished: false,
+            shows_progress: false,
         }
     }
 
-    /// Takes away the line of [`Screen::progress`].
-    fn settle(&mut self) {
-        if std::mem::take(&mut self.unfinished) {
+    /// Erases the line of [`Screen::progress`].
+    fn erase_progress(&mut self) {
+        if std::mem::take(&mut self.shows_progress) {
+            // Progress that cannot be written changes nothing about the result.
             let _ = write!(self.notes, "\r\x1b[K");
             let _ = self.notes.flush();
         }
     }
 
-    /// A line of the result.
-    pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
-        self.settle();
+    /// Writes a line of the result. It is flushed at once, because the next line may be minutes away.
+    pub(crate) fn line(&mut self, line: &str) -> Result<(), CommandFailure> {
+        self.erase_progress();
         writeln!(self.out, "{line}")?;
         Ok(self.out.flush()?)
     }
 
-    /// Begins a new screen, on a terminal; elsewhere an empty line.
-    pub(crate) fn clear(&mut self) -> Result<(), Failure> {
+    /// Begins a new screen on a terminal, and writes an empty line elsewhere.
+    pub(crate) fn clear(&mut self) -> Result<(), CommandFailure> {
         self.line(if self.colours { "\x1b[H\x1b[2J" } else { "" })
     }
 
-    /// The result as JSON.
-    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+    /// Writes the result as indented JSON.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandFailure> {
         let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
         self.line(&text)
     }
 
-    /// Rows below their heads, columns aligned.
-    pub(crate) fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-        self.settle();
+    /// Writes rows below their heads, with aligned columns.
+    pub(crate) fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) -> Result<(), CommandFailure> {
+        self.erase_progress();
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-            cells.chain([heads[column].len()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
         let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
-        for (index, row) in std::iter::once(&heads).chain(&rows).enumerate() {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| {
-                let padded = format!("{cell:width$}");
-                if index == 0 { self.paint("1", &padded) } else { self.paint(colour_of(cell), &padded) }
-            });
-            let line = cells.collect::<Vec<_>>().join("  ");
-            writeln!(self.out, "{}", line.trim_end())?;
+        let mut widths = vec![0; heads.len()];
+        for row in std::iter::once(&heads).chain(&rows) {
+            // Rows may be shorter than the heads: a process that does not answer has only its problem.
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        self.row(&heads, &widths, |_| "1")?;
+        for row in &rows {
+            self.row(row, &widths, colour_of)?;
         }
         Ok(self.out.flush()?)
     }
 
-    /// A word in the colour that fits it.
+    fn row(
+        &mut self,
+        cells: &[String],
+        widths: &[usize],
+        colour: fn(&str) -> &'static str,
+    ) -> Result<(), CommandFailure> {
+        let mut line = Vec::with_capacity(cells.len());
+        for (cell, width) in cells.iter().zip(widths) {
+            // Padded before it is painted: the codes of a colour have no width on the screen.
+            line.push(self.paint(colour(cell), &format!("{cell:width$}")));
+        }
+        writeln!(self.out, "{}", line.join("  ").trim_end())?;
+        Ok(())
+    }
+
+    /// Returns a word in the colour of its meaning, padded to `width`.
     pub(crate) fn word(&self, word: &str, width: usize) -> String {
         self.paint(colour_of(word), &format!("{:width$}", harmless(word)))
     }
 
-    /// How far something has come, on a terminal; elsewhere nothing.
-    pub(crate) fn progress(&mut self, what: &str, done: f64, words: &str) {
+    /// Shows the progress of a step on a terminal, and nothing elsewhere. `done` is 1 at the end.
+    pub(crate) fn progress(&mut self, step: &str, done: f64, words: &str) {
         if self.terminal {
-            self.unfinished = true;
-            // As with a note.
-            let _ = write!(self.notes, "\r\x1b[K{what} {} {}", bar(done), harmless(words));
+            self.shows_progress = true;
+            // Progress that cannot be written changes nothing about the result.
+            let _ = write!(self.notes, "\r\x1b[K{step} {} {}", bar(done), harmless(words));
             let _ = self.notes.flush();
         }
     }
 
-    /// Something worth knowing that is not the result.
+    /// Writes a line that is worth reading but does not belong to the result.
     pub(crate) fn note(&mut self, note: &str) {
-        self.settle();
+        self.erase_progress();
         // A note that cannot be written changes nothing about the result.
         let _ = writeln!(self.notes, "muster: {}", harmless(note));
     }
@@ -143,7 +160,8 @@ fn colour_of(word: &str) -> &'static str {
     }
 }
 
-/// `text` without what would steer a terminal: names in a registry come from anyone.
+/// Replaces the characters that control a terminal. Anyone may register names, so their text is not to be
+/// trusted.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -153,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_full_as_it_says_whatever_it_is_told() {
+    fn a_bar_is_never_more_than_full() {
         assert_eq!(bar(0.0), format!("[{}]   0 %", "-".repeat(30)));
         assert_eq!(bar(0.5), format!("[{}{}]  50 %", "#".repeat(15), "-".repeat(15)));
         for full in [1.0, 7.0, f64::INFINITY] {

@@ -1,4 +1,7 @@
 //! `muster standalone`: both planes in this process, on an embedded store and an in-process bus.
+//!
+//! In: the settings of both planes, without those for the way between them. Out: a registry, until a signal
+//! or a failure.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,35 +31,37 @@ use crate::failure;
 /// The name of the command.
 pub(crate) const NAME: &str = "standalone";
 
-/// The settings of a standalone registry: those of both planes, without what lies between them.
+/// The settings of a standalone registry: those of both planes, without etcd, NATS and addresses between the
+/// planes.
 pub(crate) struct StandaloneConfig {
-    /// Where the embedded store keeps its file.
+    /// Directory of the embedded store.
     pub(crate) data_dir: PathBuf,
-    /// A listener of their own for `/live`, `/ready`, `/metrics`; otherwise they share `listen`.
+    /// Address of a separate listener for `/live`, `/ready`, `/metrics`. Without it they share `listen`.
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// What proves from afar that an operator asks on the admin routes.
+    /// Bearer token with which operators use the admin routes from other machines.
     pub(crate) admin_token: Option<Secret>,
-    /// How long a drain may take.
+    /// Time that a drain may take.
     pub(crate) grace: Duration,
     /// Logs.
     pub(crate) log: LogConfig,
-    /// The control plane in it.
+    /// The control plane.
     pub(crate) plane: control_plane::config::Config,
-    /// The gateway in it; its address is the registry's.
+    /// The gateway. Its address is the registry's.
     pub(crate) gateway: edge_gateway::Config,
 }
 
 impl Config for StandaloneConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
-        // A registry that someone tries out is not there for the whole network.
+        // A registry that is only tried out must not be open to the whole network.
         settings.set_default("listen", "127.0.0.1:30100");
-        // One process has nowhere to send its watchers: spreading them would only take time.
+        // Watchers of a single process have no other gateway to go to, so spreading their ends would only
+        // take time.
         settings.set_default("drain-over", "1s");
         Self {
             data_dir: settings.get(
                 "data-dir",
                 "./muster-data",
-                "Directory of the embedded store; made if missing.",
+                "Directory of the embedded store; created if missing.",
             ),
             admin_listen: settings.optional(
                 "admin-listen",
@@ -64,13 +69,13 @@ impl Config for StandaloneConfig {
             ),
             admin_token: settings.optional(
                 "admin-token",
-                "Lets who sends it as a bearer token use /config, /known and /drain from afar.",
+                "Bearer token that allows /config, /known and /drain from other machines.",
             ),
             grace: settings.within(
                 "grace",
                 "20s",
                 "0s"..="10m",
-                "Time that a drain may take before it is cut short.",
+                "Time that a drain may take before the process ends regardless.",
             ),
             log: LogConfig::read(settings),
             plane: control_plane::config::Config::read(settings),
@@ -107,9 +112,11 @@ pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
     program::run(settings::resolve::<StandaloneConfig>(matches), failure::SOFTWARE, start)
 }
 
-/// Starts everything; it runs among the host's tasks from then on.
+/// Starts both planes. They run as tasks of the host from then on.
 async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> anyhow::Result<()> {
-    let (tasks, readiness) = (host.tasks.clone(), host.readiness.clone());
+    let tasks = host.tasks.clone();
+    let readiness = host.readiness.clone();
+    // The port is taken first: a second process on the same address fails before it touches the data.
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
@@ -146,7 +153,8 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     };
     let gateway = edge_gateway::App::build(parts, &tasks).await?;
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");
-    let (quotas, set_limits) = (registry.quotas(), gateway.on_limits());
+    let quotas = registry.quotas();
+    let set_limits = gateway.on_limits();
     host.known.add(known::source(&registry));
     drop(registry);
     host.known.add(gateway.on_known());
@@ -156,7 +164,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     });
     tasks.spawn_vital("gateway", async move {
         gateway.run().await;
-        // No request and no watcher is left: the rooms behind may stop.
+        // Only now the control plane may stop: requests and watchers that were still being served needed it.
         rest.begin().await;
     });
     let drain = tasks.drain().clone();
@@ -169,10 +177,11 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     Ok(())
 }
 
-/// What someone who started it by hand wants to do next; each line works when pasted.
+/// The text for a person who has started the registry by hand: the next steps, as lines that work when
+/// pasted.
 fn greeting(listening: SocketAddr, secure: bool) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "muster".into());
-    // An address that means "all" is no address to go to.
+    // 0.0.0.0 means all addresses of the machine, and clients cannot connect to it everywhere.
     let host =
         if listening.ip().is_unspecified() { "127.0.0.1".to_owned() } else { listening.ip().to_string() };
     let scheme = if secure { "https" } else { "http" };
@@ -181,12 +190,12 @@ fn greeting(listening: SocketAddr, secure: bool) -> String {
     let name = Name::new("", "default", "consumer");
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
     format!(
-        "\nThe registry is ready at {server} (state: {server}/ready, figures: {server}/metrics).\n\
+        "\nThe registry is ready at {server} (state: {server}/ready, metrics: {server}/metrics).\n\
          To watch a change arrive, paste into another terminal:\n\n  \
          {program} register{at} --name consumer\n  \
          {program} watch{at} --service {consumer} --provider provider &\n  \
          sleep 1; {program} register{at} --name provider --endpoint rest://127.0.0.1:8080\n\n\
-         Ctrl-C stops it; the data stay."
+         Ctrl-C stops the registry; its data stays."
     )
 }
 

@@ -19,17 +19,19 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::screen::Screen;
 
-/// What the registry was asked, and what its watches are to say.
+/// A registry of canned replies.
 #[derive(Clone, Default)]
-struct Fake {
-    asked: Arc<Mutex<Vec<String>>>,
+struct FakeRegistry {
+    /// The requests so far.
+    requests: Arc<Mutex<Vec<String>>>,
+    /// The frames of each watch, in the order in which watches are opened.
     frames: Arc<Mutex<Vec<Vec<&'static str>>>>,
-    beats: Arc<AtomicU64>,
+    heartbeats: Arc<AtomicU64>,
 }
 
-struct Json(Value);
+struct JsonReply(Value);
 
-impl IntoResponse for Json {
+impl IntoResponse for JsonReply {
     fn into_response(self) -> Response {
         self.0.to_string().into_response()
     }
@@ -37,7 +39,7 @@ impl IntoResponse for Json {
 
 type Params = Query<std::collections::BTreeMap<String, String>>;
 
-async fn start(fake: &Fake) -> String {
+async fn start(fake: &FakeRegistry) -> String {
     let service = json!({"services": [
         {"serviceId": "s2", "appId": "shop", "serviceName": "order", "version": "2.0.0", "status": "UP"},
         {"serviceId": "s1", "appId": "shop", "serviceName": "cart", "version": "1.0.0", "status": "DOWN"},
@@ -45,18 +47,18 @@ async fn start(fake: &Fake) -> String {
     let router = Router::new()
         .route(
             "/v4/default/registry/microservices",
-            get(move || async move { Json(service) }).post(registered),
+            get(move || async move { JsonReply(service) }).post(registered),
         )
         .route("/v4/default/registry/instances", get(found))
         .route("/v4/default/registry/microservices/{id}", delete(removed))
         .route("/v4/default/registry/microservices/{id}/instances", post(registered).get(found))
         .route("/v4/default/registry/microservices/{id}/instances/{instance}", delete(removed))
-        .route("/v4/default/registry/microservices/{id}/instances/{instance}/heartbeat", put(beat))
+        .route("/v4/default/registry/microservices/{id}/instances/{instance}/heartbeat", put(heartbeat))
         .route("/v4/default/registry/microservices/{id}/watcher", get(watch))
         .route("/v4/default/registry/watcher", get(watch))
         .route(
             "/v4/default/registry/version",
-            get(|| async { Json(json!({"version": "1", "apiVersion": "4.0.0"})) }),
+            get(|| async { JsonReply(json!({"version": "1", "apiVersion": "4.0.0"})) }),
         )
         .with_state(fake.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -65,9 +67,9 @@ async fn start(fake: &Fake) -> String {
     format!("http://{address}")
 }
 
-async fn found(State(fake): State<Fake>, Query(query): Params, headers: HeaderMap) -> Response {
-    let consumer = headers.get("x-consumerid").map(|it| it.to_str().expect("is text").to_owned());
-    fake.asked.lock().push(format!("{query:?} {consumer:?}"));
+async fn found(State(fake): State<FakeRegistry>, Query(query): Params, headers: HeaderMap) -> Response {
+    let consumer = headers.get("x-consumerid").map(|value| value.to_str().expect("is text").to_owned());
+    fake.requests.lock().push(format!("{query:?} {consumer:?}"));
     match query.get("serviceName").map(String::as_str) {
         Some("busy") => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")], "").into_response(),
         Some("unknown") => refused("400012", "Micro-service does not exist", "no such name"),
@@ -77,48 +79,48 @@ async fn found(State(fake): State<Fake>, Query(query): Params, headers: HeaderMa
         _ => {
             let instance = json!({"instanceId": "i1", "serviceId": "s2", "status": "UP", "version": "2.0.0",
                 "hostName": "node-7", "endpoints": ["rest://10.0.0.7:8080"]});
-            ([("X-Resource-Revision", "r9")], Json(json!({"instances": [instance]}))).into_response()
+            ([("X-Resource-Revision", "r9")], JsonReply(json!({"instances": [instance]}))).into_response()
         }
     }
 }
 
 fn refused(code: &str, message: &str, detail: &str) -> Response {
     let body = json!({"errorCode": code, "errorMessage": message, "detail": detail});
-    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+    (StatusCode::BAD_REQUEST, JsonReply(body)).into_response()
 }
 
-async fn registered(State(fake): State<Fake>, body: String) -> Json {
+async fn registered(State(fake): State<FakeRegistry>, body: String) -> JsonReply {
     let service = body.contains("\"service\":");
-    fake.asked.lock().push(body);
-    Json(match service {
+    fake.requests.lock().push(body);
+    JsonReply(match service {
         true => json!({"serviceId": "s9"}),
         false => json!({"instanceId": "i9"}),
     })
 }
 
-async fn removed(State(fake): State<Fake>, request: Request) -> Response {
-    fake.asked.lock().push(format!("{} {}", request.method(), request.uri()));
+async fn removed(State(fake): State<FakeRegistry>, request: Request) -> Response {
+    fake.requests.lock().push(format!("{} {}", request.method(), request.uri()));
     if request.uri().path().ends_with("/absent") {
         return refused("400017", "Instance does not exist", "");
     }
     ().into_response()
 }
 
-async fn beat(State(fake): State<Fake>) -> Response {
-    match fake.beats.fetch_add(1, Ordering::SeqCst) {
+async fn heartbeat(State(fake): State<FakeRegistry>) -> Response {
+    match fake.heartbeats.fetch_add(1, Ordering::SeqCst) {
         0 => refused("400017", "Instance does not exist", ""),
         _ => ().into_response(),
     }
 }
 
 async fn watch(
-    State(fake): State<Fake>,
+    State(fake): State<FakeRegistry>,
     id: Option<Path<String>>,
     Query(query): Params,
     request: Request,
 ) -> Response {
     let id = id.map_or_else(|| "services".to_owned(), |Path(id)| id);
-    fake.asked.lock().push(format!("watch {id} {query:?}"));
+    fake.requests.lock().push(format!("watch {id} {query:?}"));
     let key = request.headers().get("sec-websocket-key").map(|key| derive_accept_key(key.as_bytes()));
     let Some(accept) = key else { return StatusCode::BAD_REQUEST.into_response() };
     let mut scripts = fake.frames.lock();
@@ -136,18 +138,19 @@ async fn watch(
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-/// What a command wrote, and its exit status.
+/// The output of a command, and its exit status.
 #[derive(Debug)]
-struct Done {
+struct CommandOutput {
     out: String,
     notes: String,
     status: u8,
 }
 
+/// An output that the test can read.
 #[derive(Clone, Default)]
-struct Pipe(Arc<Mutex<Vec<u8>>>);
+struct Captured(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Pipe {
+impl Write for Captured {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -158,23 +161,24 @@ impl Write for Pipe {
     }
 }
 
-impl Pipe {
+impl Captured {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().clone()).expect("is text")
     }
 }
 
-async fn muster(server: &str, arguments: &[&str]) -> Done {
-    let (out, notes) = (Pipe::default(), Pipe::default());
+async fn muster(server: &str, arguments: &[&str]) -> CommandOutput {
+    let out = Captured::default();
+    let notes = Captured::default();
     let arguments = [&["muster"], arguments, &["--server", server]].concat();
     let matches = crate::cli::command().try_get_matches_from(arguments).expect("is a command line");
     let status = crate::cli::run(&matches, Screen::plain(out.clone(), notes.clone())).await;
-    Done { out: out.text(), notes: notes.text(), status }
+    CommandOutput { out: out.text(), notes: notes.text(), status }
 }
 
 #[tokio::test]
-async fn services_are_listed_in_aligned_columns_without_control_characters() {
-    let server = start(&Fake::default()).await;
+async fn services_are_listed_in_columns_without_control_characters() {
+    let server = start(&FakeRegistry::default()).await;
     let done = muster(&server, &["services"]).await;
     assert_eq!(
         done.out,
@@ -190,23 +194,23 @@ async fn services_are_listed_in_aligned_columns_without_control_characters() {
 }
 
 #[tokio::test]
-async fn find_asks_as_the_consumer_and_tells_the_revision() {
-    let fake = Fake::default();
+async fn find_acts_for_the_consumer_and_prints_the_revision() {
+    let fake = FakeRegistry::default();
     let server = start(&fake).await;
     let arguments =
         ["find", "--app", "shop", "--name", "order", "--version-rule", "1.0.0+", "--consumer", "s1"];
     let done = muster(&server, &arguments).await;
     assert!(done.out.contains("rest://10.0.0.7:8080  UP      2.0.0    node-7"), "{}", done.out);
     assert_eq!(done.notes, "muster: revision r9\n");
-    let asked = fake.asked.lock().remove(0);
-    assert!(asked.contains(r#""version": "1.0.0+""#) && asked.contains(r#"Some("s1")"#), "{asked}");
+    let request = fake.requests.lock().remove(0);
+    assert!(request.contains(r#""version": "1.0.0+""#) && request.contains(r#"Some("s1")"#), "{request}");
     let done = muster(&server, &["find", "--name", "order", "--rev", "r9"]).await;
     assert_eq!((done.out.as_str(), done.notes.as_str()), ("", "muster: unchanged since revision r9\n"));
 }
 
 #[tokio::test]
 async fn failures_have_one_line_and_a_status_of_their_own() {
-    let server = start(&Fake::default()).await;
+    let server = start(&FakeRegistry::default()).await;
     let refused = muster(&server, &["find", "--name", "unknown"]).await;
     assert_eq!(refused.status, 1);
     assert_eq!(
@@ -216,9 +220,9 @@ async fn failures_have_one_line_and_a_status_of_their_own() {
     let busy = muster(&server, &["find", "--name", "busy"]).await;
     assert_eq!(busy.status, 75);
     assert!(busy.notes.contains("try again in 3s"), "{}", busy.notes);
-    // Nobody listens on a port that was given back.
-    let free =
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.and_then(|it| it.local_addr()).expect("binds");
+    // The listener is dropped at once, so nobody listens on its port.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let free = free.and_then(|listener| listener.local_addr()).expect("binds");
     let unreachable = muster(&format!("http://{free}"), &["services"]).await;
     assert_eq!(unreachable.status, 69);
     assert!(unreachable.notes.contains("refused"), "{}", unreachable.notes);
@@ -227,7 +231,7 @@ async fn failures_have_one_line_and_a_status_of_their_own() {
 
 #[tokio::test]
 async fn a_service_and_its_instance_are_registered_and_removed() {
-    let fake = Fake::default();
+    let fake = FakeRegistry::default();
     let server = start(&fake).await;
     let arguments = [
         "register",
@@ -242,38 +246,38 @@ async fn a_service_and_its_instance_are_registered_and_removed() {
     ];
     let done = muster(&server, &arguments).await;
     assert_eq!(done.out, "SERVICE ID  INSTANCE ID\ns9          i9\n");
-    let instance: Value = serde_json::from_str(&fake.asked.lock()[1]).expect("is JSON");
+    let instance: Value = serde_json::from_str(&fake.requests.lock()[1]).expect("is JSON");
     assert_eq!(instance["instance"]["properties"]["zone"], "a");
     assert_eq!(instance["instance"]["healthCheck"], json!({"mode": "push", "interval": 30, "times": 3}));
 
     assert_eq!(muster(&server, &["unregister", "--service", "s9", "--instance", "i9"]).await.status, 0);
     assert_eq!(muster(&server, &["unregister", "--service", "s9", "--instance", "absent"]).await.status, 1);
     assert_eq!(muster(&server, &["unregister", "--service", "a/b", "--force"]).await.status, 0);
-    let asked = fake.asked.lock().pop();
-    assert_eq!(asked.as_deref(), Some("DELETE /v4/default/registry/microservices/a%2Fb?force=true"));
+    let request = fake.requests.lock().pop();
+    assert_eq!(request.as_deref(), Some("DELETE /v4/default/registry/microservices/a%2Fb?force=true"));
 }
 
 #[tokio::test]
 async fn a_lost_instance_is_registered_again_by_its_heartbeats() {
-    let fake = Fake::default();
+    let fake = FakeRegistry::default();
     let server = start(&fake).await;
     let arguments =
         ["register", "--name", "order", "--endpoint", "rest://a:1", "--keep-alive", "--interval", "1s"];
-    let beating = tokio::spawn(async move { muster(&server, &arguments).await });
-    // The second beat follows the new registration.
+    let running = tokio::spawn(async move { muster(&server, &arguments).await });
+    // The first heartbeat is refused, and the second follows the new registration.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-    while fake.beats.load(Ordering::SeqCst) < 2 {
-        assert!(tokio::time::Instant::now() < deadline, "no second beat");
+    while fake.heartbeats.load(Ordering::SeqCst) < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "no second heartbeat");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    beating.abort();
-    let instances = fake.asked.lock().iter().filter(|it| it.contains("endpoints")).count();
+    running.abort();
+    let instances = fake.requests.lock().iter().filter(|request| request.contains("endpoints")).count();
     assert_eq!(instances, 2);
 }
 
 #[tokio::test]
-async fn a_watch_resumes_after_the_last_revision_and_ends_when_told() {
-    let fake = Fake::default();
+async fn a_watch_resumes_after_the_last_bookmark_until_it_is_refused() {
+    let fake = FakeRegistry::default();
     let event = r#"{"action":"CREATE","key":{"appId":"shop","serviceName":"order","version":"1.0.0"},"instance":{"instanceId":"i1","status":"UP","endpoints":["rest://a:1"]},"rev":5}"#;
     let reset = r#"{"action":"RESET","key":{"appId":"shop","serviceName":"cart","version":"1.0.0"},"instances":[{"instanceId":"i2","status":"DOWN"}],"rev":6}"#;
     *fake.frames.lock() =
@@ -292,19 +296,19 @@ async fn a_watch_resumes_after_the_last_revision_and_ends_when_told() {
     );
     assert!(done.notes.contains("reconnected; nothing is missing"), "{}", done.notes);
     assert!(done.notes.ends_with("muster: the registry refused: service does not exist\n"), "{}", done.notes);
-    assert_eq!(*fake.asked.lock(), [r#"watch s1 {"rev": "0"}"#, r#"watch s1 {"rev": "8"}"#]);
+    assert_eq!(*fake.requests.lock(), [r#"watch s1 {"rev": "0"}"#, r#"watch s1 {"rev": "8"}"#]);
 }
 
 #[tokio::test]
-async fn services_are_watched_by_what_they_are_and_never_together_with_a_consumer() {
-    let fake = Fake::default();
+async fn a_watch_selects_services_or_one_consumer_but_not_both() {
+    let fake = FakeRegistry::default();
     let server = start(&fake).await;
     for arguments in [&["watch", "--app", "shop", "--env", ""][..], &["watch", "--all"]] {
         *fake.frames.lock() = vec![vec!["gone"]];
         assert_eq!(muster(&server, arguments).await.status, 1, "the watch ended");
     }
     assert_eq!(
-        *fake.asked.lock(),
+        *fake.requests.lock(),
         [
             r#"watch services {"all": "true", "app": "shop", "env": "", "rev": "0"}"#,
             r#"watch services {"all": "true", "rev": "0"}"#
@@ -318,25 +322,26 @@ async fn services_are_watched_by_what_they_are_and_never_together_with_a_consume
 }
 
 #[tokio::test]
-async fn raw_frames_are_passed_on_as_they_are() {
-    let fake = Fake::default();
+async fn frames_are_passed_on_unchanged_as_json() {
+    let fake = FakeRegistry::default();
     *fake.frames.lock() = vec![vec![r#"{"action":"BOOKMARK","rev":8,"new":1}"#, "gone"]];
     let server = start(&fake).await;
     let done = muster(&server, &["watch", "--service", "s1", "--live", "--output", "json"]).await;
     assert_eq!(done.out, "{\"action\":\"BOOKMARK\",\"rev\":8,\"new\":1}\n");
-    assert_eq!(*fake.asked.lock(), ["watch s1 {}"]);
+    assert_eq!(*fake.requests.lock(), ["watch s1 {}"]);
 }
 
 #[tokio::test]
-async fn the_status_of_a_registry_that_knows_no_readiness_is_told_as_unknown() {
-    let done = muster(&start(&Fake::default()).await, &["status"]).await;
+async fn a_registry_without_a_readiness_route_has_an_unknown_status() {
+    let done = muster(&start(&FakeRegistry::default()).await, &["status"]).await;
     assert!(done.out.contains("api      4.0.0\nready    unknown\n"), "{}", done.out);
 }
 
 #[tokio::test]
 async fn completions_and_version_need_no_registry() {
     for arguments in [&["completions", "bash"][..], &["version"]] {
-        let (out, notes) = (Pipe::default(), Pipe::default());
+        let out = Captured::default();
+        let notes = Captured::default();
         let matches = crate::cli::command()
             .try_get_matches_from([&["muster"], arguments].concat())
             .expect("is a command line");

@@ -1,4 +1,5 @@
-//! Every command of the binary, by one table: help, exit statuses, JSON for programs, colours for people only.
+//! Every command of the binary, from one table: help, exit statuses, JSON for programs, colours for people
+//! only.
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -6,50 +7,51 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How a command is called so that it does something and ends, against a registry that has the service `order` of the
-/// application `shop` with one instance. `{server}`, `{admin}` and `{service}` stand for what that registry has.
-const COMMANDS: &[(&str, &[&str], Answers)] = &[
-    ("services", &["--server", "{server}"], Answers::Json),
-    ("instances", &["--server", "{server}", "--service", "{service}"], Answers::Json),
-    ("find", &["--server", "{server}", "--app", "shop", "--name", "order"], Answers::Json),
+/// Arguments with which each command does something and ends. The registry has the service `order` of the
+/// application `shop` with one instance. `{server}`, `{admin}` and `{service}` stand for its addresses and
+/// that id.
+const COMMANDS: &[(&str, &[&str], CommandResult)] = &[
+    ("services", &["--server", "{server}"], CommandResult::Json),
+    ("instances", &["--server", "{server}", "--service", "{service}"], CommandResult::Json),
+    ("find", &["--server", "{server}", "--app", "shop", "--name", "order"], CommandResult::Json),
     (
         "register",
         &["--server", "{server}", "--name", "cart", "--endpoint", "rest://127.0.0.1:1"],
-        Answers::Json,
+        CommandResult::Json,
     ),
-    ("status", &["--server", "{server}"], Answers::Json),
-    ("top", &["--admin", "{admin}", "--count", "1"], Answers::Json),
-    ("diff", &["--admin", "{admin}"], Answers::Json),
-    ("doctor", &["--server", "{server}"], Answers::Json),
+    ("status", &["--server", "{server}"], CommandResult::Json),
+    ("top", &["--admin", "{admin}", "--count", "1"], CommandResult::Json),
+    ("diff", &["--admin", "{admin}"], CommandResult::Json),
+    ("doctor", &["--server", "{server}"], CommandResult::Json),
     (
         "loadgen",
         &["--server", "{server}", "--watchers", "3", "--rate", "20", "--for", "1s", "--settle", "1s"],
-        Answers::Json,
+        CommandResult::Json,
     ),
-    ("probe", &["{admin}/live"], Answers::Nothing),
-    ("completions", &["bash"], Answers::Text),
-    ("version", &[], Answers::Text),
-    ("unregister", &["--server", "{server}", "--service", "{service}", "--force"], Answers::Nothing),
-    ("drain", &["{admin}"], Answers::Json),
+    ("probe", &["{admin}/live"], CommandResult::Nothing),
+    ("completions", &["bash"], CommandResult::Text),
+    ("version", &[], CommandResult::Text),
+    ("unregister", &["--server", "{server}", "--service", "{service}", "--force"], CommandResult::Nothing),
+    ("drain", &["{admin}"], CommandResult::Json),
 ];
-/// These do not end by themselves, and have tests of their own.
+/// Commands that do not end by themselves. They have tests of their own.
 const ENDLESS: &[&str] = &["standalone", "watch"];
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answers {
-    /// With `--output json` one document or one line for each; else a table.
+enum CommandResult {
+    /// With `--output json` one document, or one document a line; otherwise a table.
     Json,
     /// Text for people or for a shell.
     Text,
-    /// The exit status says it all.
+    /// Only the exit status.
     Nothing,
 }
 
 fn command(arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     command.args(arguments);
-    // Settings of whoever runs the test are not ours.
+    // The settings of the developer's shell must not change the result.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
         command.env_remove(name);
     }
@@ -59,16 +61,17 @@ fn command(arguments: &[String]) -> Command {
 
 fn run(arguments: &[String]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command(arguments).output().expect("it starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    (status.code().expect("it is not killed"), text(stdout), text(stderr))
+    let stdout = String::from_utf8(stdout).expect("text");
+    let stderr = String::from_utf8(stderr).expect("text");
+    (status.code().expect("it is not killed"), stdout, stderr)
 }
 
 fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|it| (*it).to_owned()).collect()
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// A registry of its own, killed when dropped.
-struct Registry {
+/// A standalone registry for one test, killed when dropped.
+struct TestRegistry {
     process: Child,
     server: String,
     admin: String,
@@ -76,46 +79,53 @@ struct Registry {
     _data: tempfile::TempDir,
 }
 
-impl Drop for Registry {
+impl Drop for TestRegistry {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-impl Registry {
+impl TestRegistry {
     fn start() -> Self {
         let data = tempfile::tempdir().expect("a directory");
-        let (port, log) = (data.path().join("ports"), data.path().join("log"));
+        let log = data.path().join("log");
         let flags =
             ["standalone", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--drain-over", "0s"];
         let mut arguments = words(&flags);
-        arguments.extend(["--data-dir".to_owned(), port.display().to_string()]);
+        arguments.extend(["--data-dir".to_owned(), data.path().join("store").display().to_string()]);
         let log_file = std::fs::File::create(&log).expect("a log");
         let stdout = log_file.try_clone().expect("a log");
         let process =
             command(&arguments).stdout(stdout).stderr(Stdio::from(log_file)).spawn().expect("it starts");
-        let (server, admin, service) = <(String, String, String)>::default();
-        // Owned first: it is ended also when no address comes.
-        let mut it = Self { process, server, admin, service, _data: data };
-        (it.server, it.admin) = (address(&log, "api="), address(&log, "admin="));
-        let ready = words(&["probe", &format!("{}/ready", it.admin)]);
+        // Owned before the addresses are known, so that the process is ended also when none comes.
+        let mut registry = Self {
+            process,
+            server: String::new(),
+            admin: String::new(),
+            service: String::new(),
+            _data: data,
+        };
+        registry.server = address(&log, "api=");
+        registry.admin = address(&log, "admin=");
+        let ready = words(&["probe", &format!("{}/ready", registry.admin)]);
         let started = Instant::now();
         while run(&ready).0 != 0 {
-            assert!(started.elapsed() < DEADLINE, "it is not ready");
+            assert!(started.elapsed() < DEADLINE, "the registry is not ready in time");
             std::thread::sleep(Duration::from_millis(20));
         }
         let register = ["register", "--app", "shop", "--name", "order", "--endpoint", "rest://127.0.0.1:2"];
         let (_, out, _) =
-            run(&words(&[&register[..], &["--server", &it.server, "--output", "json"]].concat()));
+            run(&words(&[&register[..], &["--server", &registry.server, "--output", "json"]].concat()));
         let registered: Value = serde_json::from_str(&out).expect("JSON");
-        it.service = registered["serviceId"].as_str().expect("an id").to_owned();
-        it
+        registry.service = registered["serviceId"].as_str().expect("an id").to_owned();
+        registry
     }
 
     fn arguments(&self, name: &str, arguments: &[&str]) -> Vec<String> {
-        let filled = arguments.iter().map(|it| {
-            it.replace("{server}", &self.server)
+        let filled = arguments.iter().map(|argument| {
+            argument
+                .replace("{server}", &self.server)
                 .replace("{admin}", &self.admin)
                 .replace("{service}", &self.service)
         });
@@ -123,7 +133,7 @@ impl Registry {
     }
 }
 
-/// The address that the log names.
+/// Waits for the address in the field `name` of the log.
 fn address(log: &Path, name: &str) -> String {
     let started = Instant::now();
     loop {
@@ -138,7 +148,7 @@ fn address(log: &Path, name: &str) -> String {
 }
 
 #[test]
-fn the_table_has_every_command_and_each_explains_itself() {
+fn the_table_is_complete_and_every_command_has_help() {
     let (status, help, _) = run(&words(&["--help"]));
     assert_eq!(status, 0);
     let listed =
@@ -156,7 +166,7 @@ fn the_table_has_every_command_and_each_explains_itself() {
         let (status, help, notes) = run(&words(&[name, "--help"]));
         assert_eq!((status, notes.as_str()), (0, ""), "{name}");
         assert!(
-            help.contains("Usage: muster ") && help.lines().next().is_some_and(|it| it.len() > 10),
+            help.contains("Usage: muster ") && help.lines().next().is_some_and(|about| about.len() > 10),
             "{help}"
         );
     }
@@ -166,32 +176,33 @@ fn the_table_has_every_command_and_each_explains_itself() {
 }
 
 #[test]
-fn every_command_ends_well_and_writes_json_without_colours_into_a_pipe() {
-    let registry = Registry::start();
-    for (name, arguments, answers) in COMMANDS {
+fn every_command_writes_json_without_colours_into_a_pipe() {
+    let registry = TestRegistry::start();
+    for (name, arguments, result) in COMMANDS {
         let mut arguments = registry.arguments(name, arguments);
-        if *answers == Answers::Json {
+        if *result == CommandResult::Json {
             arguments.extend(words(&["--output", "json"]));
         }
         let (status, out, notes) = run(&arguments);
         assert_eq!(status, 0, "{arguments:?}: {out}{notes}");
         assert!(!out.contains('\x1b') && !notes.contains('\x1b'), "{arguments:?}: {out}{notes}");
-        match answers {
-            Answers::Json => {
+        match result {
+            CommandResult::Json => {
                 let parsed: Result<Vec<Value>, _> =
                     serde_json::Deserializer::from_str(&out).into_iter().collect();
-                assert!(parsed.is_ok_and(|it| !it.is_empty()), "{arguments:?}: {out}");
+                assert!(parsed.is_ok_and(|documents| !documents.is_empty()), "{arguments:?}: {out}");
             }
-            Answers::Text => assert!(out.contains("muster"), "{arguments:?}: {out}"),
-            Answers::Nothing => assert_eq!(out, "", "{arguments:?}"),
+            CommandResult::Text => assert!(out.contains("muster"), "{arguments:?}: {out}"),
+            CommandResult::Nothing => assert_eq!(out, "", "{arguments:?}"),
         }
     }
 }
 
 #[test]
-fn mistakes_and_a_registry_that_is_away_have_a_status_each_and_a_sentence() {
-    // Nobody listens on a port that was given back.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("binds");
+fn mistakes_and_an_absent_registry_have_their_own_statuses() {
+    // The listener is dropped at once, so nobody listens on its port.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0");
+    let free = listener.and_then(|listener| listener.local_addr()).expect("binds");
     for (name, arguments, _) in COMMANDS {
         let (status, _, notes) = run(&words(&[name, "--no-such-flag"]));
         assert!(status == 64 && notes.contains("Usage: muster"), "{name}: {status}: {notes}");
@@ -199,15 +210,18 @@ fn mistakes_and_a_registry_that_is_away_have_a_status_each_and_a_sentence() {
             continue;
         }
         let away = format!("http://{free}");
-        let filled = arguments
-            .iter()
-            .map(|it| it.replace("{server}", &away).replace("{admin}", &away).replace("{service}", "s"));
+        let filled = arguments.iter().map(|argument| {
+            argument.replace("{server}", &away).replace("{admin}", &away).replace("{service}", "s")
+        });
         let arguments: Vec<String> = std::iter::once((*name).to_owned()).chain(filled).collect();
         let (status, out, notes) = run(&arguments);
-        // What looks for faults has found one.
+        // These two look for faults, and report the one that they have found.
         let expected = if *name == "doctor" || *name == "top" { [1, 69] } else { [69, 69] };
         assert!(expected.contains(&status), "{arguments:?}: {status}: {out}{notes}");
-        assert!(notes.lines().last().is_some_and(|it| it.starts_with("muster: ")), "{arguments:?}: {notes}");
+        assert!(
+            notes.lines().last().is_some_and(|line| line.starts_with("muster: ")),
+            "{arguments:?}: {notes}"
+        );
         assert!(!notes.contains("panicked"), "{arguments:?}: {notes}");
     }
     let (status, _, notes) = run(&words(&["services", "--server", "ftp://127.0.0.1"]));
@@ -215,27 +229,29 @@ fn mistakes_and_a_registry_that_is_away_have_a_status_each_and_a_sentence() {
 }
 
 #[test]
-fn colours_are_for_terminals_and_for_those_who_want_them() {
-    let registry = Registry::start();
+fn colours_need_a_terminal_and_no_objection() {
+    let registry = TestRegistry::start();
     let listing = format!(
         "{} instances --server {} --service {}",
         env!("CARGO_BIN_EXE_muster"),
         registry.server,
         registry.service
     );
-    let on_a_terminal = |colour: &str| {
-        // `script` gives its command a terminal.
-        let mut script = Command::new("script");
-        script.args(["-qec", &listing, "/dev/null"]).stdin(Stdio::null());
-        match colour {
-            "" => script.env_remove("NO_COLOR"),
-            no => script.env("NO_COLOR", no),
-        };
-        String::from_utf8(script.output().expect("util-linux is there").stdout).expect("text")
-    };
-    let (coloured, plain) = (on_a_terminal(""), on_a_terminal("1"));
+    let coloured = run_on_a_terminal(&listing, None);
+    let plain = run_on_a_terminal(&listing, Some("1"));
     assert!(coloured.contains("\x1b[") && coloured.contains("rest://127.0.0.1:2"), "{coloured:?}");
     assert!(!plain.contains('\x1b') && plain.contains("rest://127.0.0.1:2"), "{plain:?}");
+}
+
+fn run_on_a_terminal(command_line: &str, no_color: Option<&str>) -> String {
+    // `script` gives its command a terminal.
+    let mut script = Command::new("script");
+    script.args(["-qec", command_line, "/dev/null"]).stdin(Stdio::null());
+    match no_color {
+        None => script.env_remove("NO_COLOR"),
+        Some(value) => script.env("NO_COLOR", value),
+    };
+    String::from_utf8(script.output().expect("util-linux is there").stdout).expect("text")
 }
 
 #[test]

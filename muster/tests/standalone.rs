@@ -1,4 +1,4 @@
-//! The binary as someone who has just downloaded it uses it: a registry, a watch, a load, the end, a restart.
+//! The binary in the hands of a new user: a registry, a watch, a load, an end and a restart.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,23 +9,24 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// One deadline for everything that is waited for.
+/// The deadline of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn muster(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // Settings of whoever runs the test are not ours.
+    // The settings of the developer's shell must not change the result.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
         command.env_remove(name);
     }
     command
 }
 
-/// The first line that `wanted` picks something from.
+/// Reads lines until `wanted` picks something from one.
 async fn find<T>(lines: &mut (impl AsyncBufRead + Unpin), wanted: impl Fn(&str) -> Option<T>) -> T {
     let searching = async {
-        let (mut line, mut seen) = (String::new(), String::new());
+        let mut line = String::new();
+        let mut seen = String::new();
         while lines.read_line(&mut line).await.expect("is readable") > 0 {
             if let Some(found) = wanted(&line) {
                 return found;
@@ -38,21 +39,21 @@ async fn find<T>(lines: &mut (impl AsyncBufRead + Unpin), wanted: impl Fn(&str) 
     timeout(DEADLINE, searching).await.expect("comes in time")
 }
 
-struct Running {
+struct RunningCommand {
     child: Child,
     out: BufReader<ChildStdout>,
     notes: BufReader<ChildStderr>,
 }
 
-fn start(arguments: &[&str]) -> Running {
+fn start(arguments: &[&str]) -> RunningCommand {
     let mut child = muster(arguments).spawn().expect("starts");
     let out = BufReader::new(child.stdout.take().expect("is piped"));
     let notes = BufReader::new(child.stderr.take().expect("is piped"));
-    Running { child, out, notes }
+    RunningCommand { child, out, notes }
 }
 
-/// A registry on a port of its own, and its address.
-async fn registry(data: &Path) -> (Running, String) {
+/// Starts a registry on a free port. Returns it with its address.
+async fn registry(data: &Path) -> (RunningCommand, String) {
     let data = data.to_str().expect("is text");
     let mut running =
         start(&["standalone", "--listen", "127.0.0.1:0", "--data-dir", data, "--log-level", "warn"]);
@@ -64,12 +65,12 @@ async fn registry(data: &Path) -> (Running, String) {
     (running, address)
 }
 
-impl Running {
+impl RunningCommand {
     async fn end(mut self) -> Option<i32> {
         let id = self.child.id().expect("runs").to_string();
         let killed = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill is there");
         assert!(killed.success());
-        // Its logs are read on, so that it cannot block on them.
+        // The logs are read until the end, so that the process cannot block on a full pipe.
         let reading = tokio::spawn(async move {
             while self.notes.read_line(&mut String::new()).await.is_ok_and(|n| n > 0) {}
         });
@@ -87,7 +88,7 @@ async fn json(arguments: &[&str], server: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_told() {
+async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
     let data = tempfile::tempdir().expect("is made");
     let (server, url) = registry(data.path()).await;
 
@@ -131,14 +132,18 @@ async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_to
 
     let findings = json(&["doctor"], &url).await;
     let states: Vec<_> =
-        findings.as_array().expect("is a list").iter().map(|it| it["state"].clone()).collect();
+        findings.as_array().expect("is a list").iter().map(|finding| finding["state"].clone()).collect();
     assert_eq!(states, ["ok"; 6], "{findings}");
 
     assert_eq!(server.end().await, Some(0));
     let (server, url) = registry(data.path()).await;
     let services = json(&["services"], &url).await;
-    let names: Vec<_> =
-        services.as_array().expect("is a list").iter().map(|it| it["serviceName"].clone()).collect();
+    let names: Vec<_> = services
+        .as_array()
+        .expect("is a list")
+        .iter()
+        .map(|service| service["serviceName"].clone())
+        .collect();
     assert!(names.contains(&"provider".into()) && names.contains(&"consumer".into()), "{names:?}");
     assert!(
         names.iter().all(|name| !name.as_str().unwrap_or_default().starts_with("provider-")),
@@ -148,10 +153,13 @@ async fn a_registry_pushes_bears_a_load_ends_when_asked_and_keeps_what_it_was_to
 }
 
 #[tokio::test]
-async fn mistakes_in_the_settings_are_told_together_with_status_64() {
+async fn mistakes_in_the_settings_are_reported_together() {
     let done = muster(&["standalone", "--grace", "soon", "--watch-ping-interval", "1ms"]).output().await;
     let done = done.expect("starts");
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert_eq!(done.status.code(), Some(64), "{told}");
-    assert!(told.contains("--grace: `soon`") && told.contains("--watch-ping-interval: `1ms`"), "{told}");
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(64), "{errors}");
+    assert!(
+        errors.contains("--grace: `soon`") && errors.contains("--watch-ping-interval: `1ms`"),
+        "{errors}"
+    );
 }

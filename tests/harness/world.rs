@@ -5,6 +5,8 @@
 
 use std::net::SocketAddr;
 
+use host::telemetry::scrape::Scrape;
+
 use crate::{Client, Etcd, Link, Nats, Process, Watcher, eventually, port};
 
 /// The processes of a system. All of them end with it.
@@ -259,7 +261,7 @@ impl Node {
         .await;
     }
 
-    /// Sums one of its metrics over all series whose labels contain the text `labels`.
+    /// Sums one of its metrics over all series that have `labels`, written as in `/metrics`: `limit="memory"`.
     ///
     /// # Panics
     /// When the process does not answer.
@@ -270,10 +272,7 @@ impl Node {
     /// Like [`Node::metric`]; `None` when the process does not answer.
     pub async fn try_metric(&self, name: &str, labels: &str) -> Option<f64> {
         let text = Client::new(self.admin).try_get("/metrics").await?.text();
-        let series = text.lines().filter(|line| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
-        });
-        Some(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        // A counter that has not counted yet has no series.
+        Some(Scrape::parse(&text).sum(name, labels).unwrap_or(0.0))
     }
 }

@@ -1,14 +1,15 @@
-//! `muster diff`: do control planes and gateways know the same of the registry?
+//! `muster diff`: finds differences between the contents of control planes and gateways.
 //!
-//! Asks the admin ports what each plane knows (`/known`), in an order that makes changes meanwhile harmless (see
-//! [`mod@compare`]). A process that does not come to the revision of the others within `--settle` is behind, which is a
-//! difference as well.
+//! It requests the inventory of each process from its admin port (`/known`), in an order that makes changes
+//! meanwhile harmless (see [`mod@compare`]). A process that does not reach the revision of the others within
+//! `--settle` is behind, which counts as a difference as well.
 
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::try_join_all;
 use host::inventory::{self, Known, Plane};
+use http::Method;
 use serde::Serialize;
 use shared::model::Revision;
 use tokio::time::{Instant, sleep};
@@ -17,70 +18,71 @@ mod compare;
 
 use compare::{Difference, compare};
 
-use super::processes::{self, Process};
-use crate::cli::{Trust, duration};
-use crate::failure::{Failure, Refusal};
-use crate::screen::{Format, Screen};
+use super::processes::{self, AdminProcess};
+use crate::failure::{CommandFailure, RegistryRefusal};
+use crate::screen::{OutputFormat, Screen};
+use crate::target::{Trust, duration};
 
-/// Between two looks at a process that is behind.
-const PACE: Duration = Duration::from_millis(250);
-/// Rows shown to people at most; programs get all.
-const ROWS: usize = 100;
+/// Pause between two requests to a process that is behind.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Differences in the table at most. Programs receive all of them.
+const MAX_ROWS: usize = 100;
 
 /// Arguments of `muster diff`.
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// Admin addresses of control planes and gateways; of a name with several addresses all are compared.
+    /// Admin addresses of control planes and gateways. All processes behind a name with several network
+    /// addresses are compared.
     #[arg(long, env = "MUSTER_ADMIN", value_name = "URL", value_delimiter = ',', required = true)]
     admin: Vec<url::Url>,
-    /// The processes' admin token; not needed on their own machine.
+    /// Admin token of the processes. Not needed on the machine where they run.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
-    /// How long a process may take to come to the revision of the others.
+    /// Time in which a process must reach the revision of the others.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     settle: Duration,
-    /// How to write the result.
+    /// Format of the result.
     #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
-    /// How long to wait for an answer.
+    output: OutputFormat,
+    /// Time to wait for a reply.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
     #[command(flatten)]
     trust: Trust,
 }
 
-/// A plane of a process, and what it knows. `muster standalone` has two.
-struct Told<'a> {
-    process: &'a Process,
-    /// Its place in what the process answers.
+/// One plane of a process, with its inventory. `muster standalone` has two planes.
+struct ObservedPlane<'a> {
+    process: &'a AdminProcess,
+    /// Index of the plane in the process's reply.
     index: usize,
     known: Known,
 }
 
-/// What was compared.
+/// A plane that was compared.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Compared {
+struct ComparedPlane {
     process: String,
     plane: Plane,
-    /// The revision it had come to.
+    /// The revision that the plane has reached.
     revision: Revision,
-    /// The revision that it had to come to.
+    /// The revision that it had to reach.
     expected: Revision,
     services: usize,
     instances: usize,
 }
 
-impl Compared {
-    fn of(told: &Told<'_>, expected: Revision) -> Self {
-        let Known { plane, revision, services } = &told.known;
+impl ComparedPlane {
+    fn new(observed: &ObservedPlane<'_>, expected: Revision) -> Self {
+        let Known { plane, revision, services } = &observed.known;
         Self {
-            process: told.process.name.clone(),
+            process: observed.process.name.clone(),
             plane: *plane,
             revision: *revision,
             expected,
             services: services.len(),
-            instances: services.iter().map(|it| it.instances.len()).sum(),
+            instances: services.iter().map(|service| service.instances.len()).sum(),
         }
     }
 
@@ -89,159 +91,198 @@ impl Compared {
     }
 }
 
-/// The result.
+/// The result of a comparison.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DiffReport {
     agree: bool,
-    processes: Vec<Compared>,
+    processes: Vec<ComparedPlane>,
     differences: Vec<Difference>,
 }
 
 impl Diff {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let processes = processes::of(&self.admin, self.timeout, &self.trust).await?;
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let processes = processes::resolve(&self.admin, self.timeout, &self.trust).await?;
         let report = self.compare(&processes).await?;
         match self.output {
-            Format::Json => screen.json(&report)?,
-            Format::Table => show(&report, screen)?,
+            OutputFormat::Json => screen.json(&report)?,
+            OutputFormat::Table => show(&report, screen)?,
         }
-        if report.agree { Ok(()) } else { Err(Failure::Unwell(summary(&report))) }
+        if report.agree { Ok(()) } else { Err(CommandFailure::Unwell(summary(&report))) }
     }
 
-    async fn compare(&self, processes: &[Process]) -> Result<Report, Failure> {
-        let mut told = Vec::new();
+    async fn compare(&self, processes: &[AdminProcess]) -> Result<DiffReport, CommandFailure> {
+        let mut planes = Vec::new();
         for process in processes {
-            let known = self.ask(process).await?.into_iter().enumerate();
-            told.extend(known.map(|(index, known)| Told { process, index, known }));
-        }
-        // Control planes know everything, and who is furthest cannot be behind.
-        let rank = |it: &Told<'_>| (it.known.plane == Plane::ControlPlane, it.known.revision);
-        let furthest = (0..told.len()).max_by_key(|at| rank(&told[*at]));
-        let Some(furthest) = furthest.filter(|_| told.len() > 1) else {
-            return Err(Failure::Usage("give the admin addresses of two processes at least".to_owned()));
-        };
-        let reference = told.remove(furthest);
-        let goal = reference.known.revision;
-        let deadline = Instant::now() + self.settle;
-        // At once: one that is cut off would use up the time of the others.
-        try_join_all(told.iter_mut().map(|it| self.settled(it, goal, deadline))).await?;
-        let reach = told.iter().map(|it| it.known.revision).max().unwrap_or(0);
-        let Told { process, index, known } = &reference;
-        let mut last = Told { process, index: *index, known: known.clone() };
-        self.look(&mut last).await?;
-        self.settled(&mut last, reach, Instant::now() + self.settle).await?;
-        let mut differences = Vec::new();
-        for it in &told {
-            differences.extend(compare(&it.process.name, &reference.known, &it.known, &last.known));
-        }
-        let mut compared = vec![Compared::of(&last, reach)];
-        compared.extend(told.iter().map(|it| Compared::of(it, goal)));
-        let agree = differences.is_empty() && !compared.iter().any(Compared::is_behind);
-        Ok(Report { agree, processes: compared, differences })
-    }
-
-    /// Looks until everything up to `goal` is known, or the deadline.
-    async fn settled(&self, it: &mut Told<'_>, goal: Revision, deadline: Instant) -> Result<(), Failure> {
-        while it.known.revision < goal && Instant::now() < deadline {
-            sleep(PACE).await;
-            self.look(it).await?;
-        }
-        Ok(())
-    }
-
-    async fn look(&self, it: &mut Told<'_>) -> Result<(), Failure> {
-        if let Some(known) = self.ask(it.process).await?.into_iter().nth(it.index) {
-            it.known = known;
-        }
-        Ok(())
-    }
-
-    async fn ask(&self, process: &Process) -> Result<Vec<Known>, Failure> {
-        let answer = process.registry.root_as(inventory::PATH, self.token.as_deref()).await?;
-        let status = answer.status().as_u16();
-        let odd = |problem: String| Failure::NotUnderstood { server: process.registry.server(), problem };
-        match status {
-            200 => {
-                let known: Vec<Known> =
-                    serde_json::from_str(answer.body()).map_err(|e| odd(e.to_string()))?;
-                // A process that has just started knows nothing, which is not the same as an empty registry.
-                if known.is_empty() {
-                    Err(Failure::Unwell(format!("{} knows nothing yet", process.name)))
-                } else {
-                    Ok(known)
-                }
+            for (index, known) in self.request(process).await?.into_iter().enumerate() {
+                planes.push(ObservedPlane { process, index, known });
             }
-            404 => Err(odd("no such route: is this its admin port, and is it of this version?".to_owned())),
+        }
+        if planes.len() < 2 {
+            let problem = "nothing to compare: give the admin addresses of two processes at least".to_owned();
+            return Err(CommandFailure::Usage(problem));
+        }
+        let first = take_reference(&mut planes);
+        let goal = first.known.revision;
+        let deadline = Instant::now() + self.settle;
+        // All at once: otherwise a process that is cut off would use up the time of the others.
+        try_join_all(planes.iter_mut().map(|plane| self.refresh_until(plane, goal, deadline))).await?;
+        let reached = planes.iter().map(|plane| plane.known.revision).max().unwrap_or(0);
+        // The second reading of the reference shows which of the differences are only changes made meanwhile.
+        let mut last =
+            ObservedPlane { process: first.process, index: first.index, known: first.known.clone() };
+        self.refresh(&mut last).await?;
+        self.refresh_until(&mut last, reached, Instant::now() + self.settle).await?;
+
+        let mut differences = Vec::new();
+        let mut compared = vec![ComparedPlane::new(&last, reached)];
+        for plane in &planes {
+            differences.extend(compare(&plane.process.name, &first.known, &plane.known, &last.known));
+            compared.push(ComparedPlane::new(plane, goal));
+        }
+        let agree = differences.is_empty() && !compared.iter().any(ComparedPlane::is_behind);
+        Ok(DiffReport { agree, processes: compared, differences })
+    }
+
+    /// Requests the inventory again until it contains everything up to `goal`, or the deadline has passed.
+    async fn refresh_until(
+        &self,
+        plane: &mut ObservedPlane<'_>,
+        goal: Revision,
+        deadline: Instant,
+    ) -> Result<(), CommandFailure> {
+        while plane.known.revision < goal && Instant::now() < deadline {
+            sleep(POLL_INTERVAL).await;
+            self.refresh(plane).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, plane: &mut ObservedPlane<'_>) -> Result<(), CommandFailure> {
+        if let Some(known) = self.request(plane.process).await?.into_iter().nth(plane.index) {
+            plane.known = known;
+        }
+        Ok(())
+    }
+
+    /// The inventories of a process, one for each of its planes.
+    async fn request(&self, process: &AdminProcess) -> Result<Vec<Known>, CommandFailure> {
+        let token = self.token.as_deref();
+        let reply = process.client.request_root(Method::GET, inventory::PATH, token).await?;
+        let server = process.client.server();
+        match reply.status().as_u16() {
+            200 => {
+                let known: Vec<Known> = serde_json::from_str(reply.body())
+                    .map_err(|e| CommandFailure::NotUnderstood { server, problem: e.to_string() })?;
+                // A process that has just started has no inventory, which is not the same as an empty one.
+                if known.is_empty() {
+                    let problem =
+                        format!("{} has no inventory yet; try again when it is ready", process.name);
+                    return Err(CommandFailure::Unwell(problem));
+                }
+                Ok(known)
+            }
+            404 => Err(CommandFailure::NotUnderstood {
+                server,
+                problem: "no such route: is this its admin port, and is it of this version?".to_owned(),
+            }),
             _ => {
-                let detail = answer.body().lines().next().unwrap_or_default().chars().take(300).collect();
-                let message = format!("{}: HTTP status {status}", process.name);
-                Err(Failure::Refused(Refusal { status, message, detail, ..Refusal::default() }))
+                let mut refusal = RegistryRefusal::from_text(&reply);
+                // Several processes are asked, so the line must say which of them refused.
+                refusal.message = format!("{}: {}", process.name, refusal.message);
+                Err(CommandFailure::Refused(refusal))
             }
         }
     }
 }
 
-fn show(report: &Report, screen: &mut Screen) -> Result<(), Failure> {
-    let rows: Vec<_> = report
-        .processes
-        .iter()
-        .map(|it| {
-            let plane = match it.plane {
-                Plane::ControlPlane => "control",
-                Plane::EdgeGateway => "edge",
-            };
-            let state = match it.expected.saturating_sub(it.revision) {
-                0 => "current".to_owned(),
-                behind => format!("{behind} revisions behind"),
-            };
-            let [revision, services, instances] =
-                [it.revision, it.services as u64, it.instances as u64].map(|it| it.to_string());
-            vec![it.process.clone(), plane.to_owned(), revision, services, instances, state]
-        })
-        .collect();
+/// Removes the plane that the others are compared with: the control plane of the highest revision. A control
+/// plane has every service, and the one that has come furthest cannot be behind.
+fn take_reference<'a>(planes: &mut Vec<ObservedPlane<'a>>) -> ObservedPlane<'a> {
+    let mut furthest = 0;
+    for (at, plane) in planes.iter().enumerate() {
+        if rank(&plane.known) >= rank(&planes[furthest].known) {
+            furthest = at;
+        }
+    }
+    planes.remove(furthest)
+}
+
+fn rank(known: &Known) -> (bool, Revision) {
+    (known.plane == Plane::ControlPlane, known.revision)
+}
+
+fn show(report: &DiffReport, screen: &mut Screen) -> Result<(), CommandFailure> {
+    let rows: Vec<_> = report.processes.iter().map(process_row).collect();
     screen.table(&["PROCESS", "PLANE", "REVISION", "SERVICES", "INSTANCES", "STATE"], &rows)?;
     if report.differences.is_empty() {
         return Ok(());
     }
     screen.line("")?;
-    let revision = |it: Option<Revision>| it.map_or_else(|| "absent".to_owned(), |it| it.to_string());
-    let rows: Vec<_> = report
-        .differences
-        .iter()
-        .take(ROWS)
-        .map(|it| {
-            let instance = it.instance.clone().unwrap_or_else(|| "(its record)".to_owned());
-            let service = if it.tenant == "default/default" {
-                it.service.clone()
-            } else {
-                format!("{}: {}", it.tenant, it.service)
-            };
-            vec![it.process.clone(), service, instance, revision(it.has), revision(it.expected)]
-        })
-        .collect();
+    let rows: Vec<_> = report.differences.iter().take(MAX_ROWS).map(difference_row).collect();
     screen.table(&["PROCESS", "SERVICE", "INSTANCE", "HAS REVISION", "SHOULD HAVE"], &rows)?;
-    if report.differences.len() > ROWS {
-        screen.note(&format!("{} more are left out; --output json has all", report.differences.len() - ROWS));
+    if report.differences.len() > MAX_ROWS {
+        let omitted = report.differences.len() - MAX_ROWS;
+        screen.note(&format!("{omitted} more differences are not shown; --output json has all of them"));
     }
     Ok(())
 }
 
-fn summary(report: &Report) -> String {
-    let behind: Vec<_> =
-        report.processes.iter().filter(|it| it.is_behind()).map(|it| it.process.as_str()).collect();
-    let differences = match report.differences.len() {
-        0 => String::new(),
-        1 => "1 difference".to_owned(),
-        n => format!("{n} differences"),
+fn process_row(compared: &ComparedPlane) -> Vec<String> {
+    let plane = match compared.plane {
+        Plane::ControlPlane => "control",
+        Plane::EdgeGateway => "edge",
     };
-    let behind = if behind.is_empty() {
-        String::new()
-    } else {
-        format!(
-            "{} did not come to the revision of the others: cut off? see muster doctor --admin",
+    let state = match compared.expected.saturating_sub(compared.revision) {
+        0 => "current".to_owned(),
+        behind => format!("{behind} revisions behind"),
+    };
+    vec![
+        compared.process.clone(),
+        plane.to_owned(),
+        compared.revision.to_string(),
+        compared.services.to_string(),
+        compared.instances.to_string(),
+        state,
+    ]
+}
+
+fn difference_row(difference: &Difference) -> Vec<String> {
+    // Most registries have one tenant, and its name in every row would only push the columns apart.
+    let service = match difference.tenant.as_str() {
+        "default/default" => difference.service.clone(),
+        tenant => format!("{tenant}: {}", difference.service),
+    };
+    vec![
+        difference.process.clone(),
+        service,
+        difference.instance.clone().unwrap_or_else(|| "(its record)".to_owned()),
+        revision_or_absent(difference.has),
+        revision_or_absent(difference.expected),
+    ]
+}
+
+fn revision_or_absent(revision: Option<Revision>) -> String {
+    revision.map_or_else(|| "absent".to_owned(), |revision| revision.to_string())
+}
+
+fn summary(report: &DiffReport) -> String {
+    let mut parts = Vec::new();
+    match report.differences.len() {
+        0 => {}
+        1 => parts.push("1 difference".to_owned()),
+        n => parts.push(format!("{n} differences")),
+    }
+    let behind: Vec<_> = report
+        .processes
+        .iter()
+        .filter(|compared| compared.is_behind())
+        .map(|compared| compared.process.as_str())
+        .collect();
+    if !behind.is_empty() {
+        parts.push(format!(
+            "{} did not reach the revision of the others: cut off? see muster doctor --admin",
             behind.join(", ")
-        )
-    };
-    let parts: Vec<_> = [differences, behind].into_iter().filter(|it| !it.is_empty()).collect();
+        ));
+    }
     format!("they do not agree: {}", parts.join("; "))
 }

@@ -1,15 +1,15 @@
-//! `muster doctor`: looks for what usually goes wrong and says what to do.
+//! `muster doctor`: looks for the usual faults and says what to do.
 //!
-//! Three ways: a registry's address is asked everything from the connection to a push (what it registers for that
-//! it removes again); with `--program`, this machine is asked whether that program could run here; with `--admin`,
-//! processes that run are asked how they are.
+//! It has three subjects: a registry, which is tried out from the connection to a push (everything registered
+//! for that is removed again); with `--program` this machine, on which the program is to run; with `--admin`
+//! processes that run.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use http::Method;
+use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,145 +18,171 @@ use tokio::time::timeout;
 mod fleet;
 mod machine;
 
-use super::register::id;
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::socket::{self, Watched};
-use crate::registry::{Registry, Wire};
-use crate::screen::{Format, Screen};
+use super::status::text_field;
+use crate::client::watch::{self, WatchQuery};
+use crate::client::{RegistryClient, ServerStream};
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
 /// Clocks further apart than this make latencies and leases hard to read.
-const SKEW: Duration = Duration::from_secs(2);
-
-/// A push slower than this is worth a look.
-const SLOW: Duration = Duration::from_secs(1);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2);
+/// A push slower than this deserves attention.
+const SLOW_PUSH: Duration = Duration::from_secs(1);
 
 /// Arguments of `muster doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Only look; register nothing, so the push is not tried.
+    /// Register nothing. The push is not tried then.
     #[arg(long)]
     read_only: bool,
-    /// Check instead whether this program could run here, with its environment and --config.
+    /// Instead, check whether this program could run on this machine, with the environment and --config.
     #[arg(long, value_enum, conflicts_with = "admin")]
-    program: Option<machine::Program>,
-    /// The program's configuration file.
+    program: Option<machine::CheckedProgram>,
+    /// Configuration file of the program.
     #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check instead the processes with these admin addresses.
+    /// Instead, check the running processes with these admin addresses.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     admin: Vec<url::Url>,
     #[command(flatten)]
     target: Target,
 }
 
-/// How a check went.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum CheckState {
     Ok,
     Warning,
     Failed,
 }
 
-/// A check, its result and what to do.
+impl CheckState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The outcome of a check, with its reason and the advice.
+type Outcome = (CheckState, String);
+
+fn ok(detail: impl Into<String>) -> Outcome {
+    (CheckState::Ok, detail.into())
+}
+
+fn warning(detail: impl Into<String>) -> Outcome {
+    (CheckState::Warning, detail.into())
+}
+
+fn failed(detail: impl Into<String>) -> Outcome {
+    (CheckState::Failed, detail.into())
+}
+
+/// A line of the result.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: String,
-    state: State,
+    state: CheckState,
     detail: String,
 }
 
+impl Finding {
+    fn new(check: impl Into<String>, (state, detail): Outcome) -> Self {
+        Self { check: check.into(), state, detail }
+    }
+}
+
 impl Doctor {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let findings = match self.program {
             Some(program) => machine::check(program, self.config.as_deref(), self.target.timeout).await,
             None if !self.admin.is_empty() => fleet::check(&self.admin, &self.target).await?,
-            None => self.registry().await?,
+            None => self.check_registry().await?,
         };
         self.show(&findings, screen)
     }
 
-    /// From the address to a push.
-    async fn registry(&self) -> Result<Vec<Finding>, Failure> {
-        let registry = Registry::new(&self.target)?;
-        let mut findings = Vec::new();
-        let mut note = |check: &str, (state, detail): (State, String)| {
-            findings.push(Finding { check: check.to_owned(), state, detail });
-        };
-        let reached = self.reach(&registry).await;
-        let is_there = reached.0 != State::Failed;
-        note("address", reached);
-        // The rest would only say the same again.
-        if is_there {
-            note("version", version(&registry).await);
-            note("readiness", readiness(&registry).await);
-            note("clock", clock(&registry).await);
-            note("header case", self.header_case(&registry).await);
+    /// Tries the registry out, from the connection to a push.
+    async fn check_registry(&self) -> Result<Vec<Finding>, CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
+        let address = self.address(&registry).await;
+        let is_reachable = address.0 != CheckState::Failed;
+        let mut findings = vec![Finding::new("address", address)];
+        // Without a connection the other checks would only repeat the same failure.
+        if is_reachable {
+            findings.push(Finding::new("version", version(&registry).await));
+            findings.push(Finding::new("readiness", readiness(&registry).await));
+            findings.push(Finding::new("clock", clock(&registry).await));
+            findings.push(Finding::new("header case", self.header_case(&registry).await));
             if !self.read_only {
-                note("push", self.push(&registry).await);
+                findings.push(Finding::new("push", self.push(&registry).await));
             }
         }
         Ok(findings)
     }
 
-    fn show(&self, findings: &[Finding], screen: &mut Screen) -> Result<(), Failure> {
+    fn show(&self, findings: &[Finding], screen: &mut Screen) -> Result<(), CommandFailure> {
         match self.target.output {
-            Format::Json => screen.json(&findings)?,
-            Format::Table => {
-                let state = |state| match state {
-                    State::Ok => "ok",
-                    State::Warning => "warning",
-                    State::Failed => "failed",
-                };
-                let rows: Vec<_> = findings
-                    .iter()
-                    .map(|it| vec![it.check.clone(), state(it.state).to_owned(), it.detail.clone()])
-                    .collect();
+            OutputFormat::Json => screen.json(&findings)?,
+            OutputFormat::Table => {
+                let mut rows = Vec::with_capacity(findings.len());
+                for Finding { check, state, detail } in findings {
+                    rows.push(vec![check.clone(), state.name().to_owned(), detail.clone()]);
+                }
                 screen.table(&["CHECK", "STATE", "DETAIL"], &rows)?;
             }
         }
-        match findings.iter().filter(|it| it.state == State::Failed).count() {
+        match findings.iter().filter(|finding| finding.state == CheckState::Failed).count() {
             0 => Ok(()),
-            failed => Err(Failure::Unwell(format!("{failed} of {} checks failed", findings.len()))),
+            failed => Err(CommandFailure::Unwell(format!("{failed} of {} checks failed", findings.len()))),
         }
     }
 
-    async fn connect(&self, registry: &Registry) -> Result<Wire, String> {
+    async fn connect(&self, registry: &RegistryClient) -> Result<ServerStream, String> {
         let (host, port) = registry.address();
-        match timeout(self.target.timeout, registry.open()).await {
+        match timeout(self.target.timeout, registry.open(None)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(e)) => Err(format!("{host}:{port}: {e}")),
-            Err(_) => Err(format!("{host}:{port}: no answer in time; a firewall?")),
+            Ok(Err(e)) => Err(format!("{host}:{port}: {e}; is --server right, and does the registry run?")),
+            Err(_) => Err(format!("{host}:{port}: no answer in time; is there a firewall in between?")),
         }
     }
 
-    async fn reach(&self, registry: &Registry) -> (State, String) {
+    async fn address(&self, registry: &RegistryClient) -> Outcome {
         let begun = Instant::now();
         match self.connect(registry).await {
-            Ok(_) => (State::Ok, format!("{} connects in {}", registry.server(), shown(begun.elapsed()))),
-            Err(problem) => (State::Failed, problem),
+            Ok(_) => ok(format!("{} connects in {}", registry.server(), shown(begun.elapsed()))),
+            Err(problem) => failed(problem),
         }
     }
 
-    /// Old Java clients look up one header by its exact case, and proxies like to change it.
-    async fn header_case(&self, registry: &Registry) -> (State, String) {
-        match self.raw_find(registry).await {
-            Err(problem) => (State::Warning, problem),
-            Ok(answer) if answer.contains("X-Resource-Revision:") => {
-                (State::Ok, "X-Resource-Revision comes in the case that Java clients need".to_owned())
-            }
-            Ok(answer) if answer.to_ascii_lowercase().contains("x-resource-revision:") => (
-                State::Failed,
-                "a proxy on the way changes the case of header names: Java clients will find again and again"
-                    .to_owned(),
-            ),
-            Ok(_) => (State::Warning, "the find was not answered with a revision; cannot tell".to_owned()),
+    /// Checks the case of a header's name. Old Java clients look it up by its exact case, and proxies like to
+    /// change it.
+    async fn header_case(&self, registry: &RegistryClient) -> Outcome {
+        let reply = match self.raw_find(registry).await {
+            Ok(reply) => reply,
+            Err(problem) => return warning(problem),
+        };
+        if reply.contains("X-Resource-Revision:") {
+            ok("X-Resource-Revision comes in the case that Java clients need")
+        } else if reply.to_ascii_lowercase().contains("x-resource-revision:") {
+            failed(
+                "a proxy in between changes the case of header names, so Java clients repeat every find: \
+                 configure it to keep them",
+            )
+        } else {
+            warning("the reply to a find has no revision, so its case is not known")
         }
     }
 
-    async fn raw_find(&self, registry: &Registry) -> Result<String, String> {
+    /// The head of a reply to a find, as its bytes came. HTTP libraries hide the case of header names.
+    async fn raw_find(&self, registry: &RegistryClient) -> Result<String, String> {
         let mut url = registry.url(["registry", "instances"]);
+        // This service is in every registry: the registry's own.
         url.query_pairs_mut()
             .append_pair("appId", "default")
             .append_pair("serviceName", "SERVICECENTER")
@@ -170,117 +196,147 @@ impl Doctor {
         let mut stream = self.connect(registry).await?;
         let exchange = async {
             stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            // The head is what counts; a list may be long.
-            (&mut stream).take(64 * 1024).read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+            let mut reply = Vec::new();
+            // Only the head counts, and the list behind it may be long.
+            (&mut stream).take(64 * 1024).read_to_end(&mut reply).await?;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&reply).into_owned())
         };
         match timeout(self.target.timeout, exchange).await {
-            Ok(answer) => answer.map_err(|e| e.to_string()),
-            Err(_) => Err("no answer in time".to_owned()),
+            Ok(reply) => reply.map_err(|e| e.to_string()),
+            Err(_) => Err("no reply in time".to_owned()),
         }
     }
 
-    /// A registration, a watch and a change, all the way round.
-    async fn push(&self, registry: &Registry) -> (State, String) {
+    /// Measures one change all the way round: registration, watch, change, push.
+    async fn push(&self, registry: &RegistryClient) -> Outcome {
         let mut registered = Vec::new();
-        let result = timeout(self.target.timeout, self.round(registry, &mut registered)).await;
+        let result = timeout(self.target.timeout, round_trip(registry, &mut registered)).await;
+        // Also after a failure: a check must not leave services behind.
         for service in registered {
-            let call = registry.call(Method::DELETE, &["registry", "microservices", &service]);
-            // What cannot be removed now has no heartbeat and no consumer.
-            let _ = call.query("force", "true").send().await;
+            let request = registry.request(Method::DELETE, &["registry", "microservices", &service]);
+            // A service that cannot be removed now has an instance that soon expires, and nobody uses it.
+            let _ = request.query("force", "true").send().await;
         }
         match result {
-            Ok(Ok(took)) if took > SLOW => {
-                (State::Warning, format!("a change took {} to arrive", shown(took)))
-            }
-            Ok(Ok(took)) => (State::Ok, format!("a change arrived after {}", shown(took))),
-            Ok(Err(failure)) => (State::Failed, failure.to_string()),
-            Err(_) => (
-                State::Failed,
-                "a change did not arrive in time: look at the gateways' link to the bus".to_owned(),
-            ),
+            Ok(Ok(took)) if took > SLOW_PUSH => warning(format!("a change took {} to arrive", shown(took))),
+            Ok(Ok(took)) => ok(format!("a change arrived after {}", shown(took))),
+            Ok(Err(failure)) => failed(failure.to_string()),
+            Err(_) => failed("a change did not arrive in time: look at the gateways' link to the bus"),
         }
     }
+}
 
-    async fn round(&self, registry: &Registry, registered: &mut Vec<String>) -> Result<Duration, Failure> {
-        let app = format!("doctor-{:08x}", fastrand::u32(..));
-        for name in ["provider", "consumer"] {
-            let body =
-                json!({"service": {"appId": app, "serviceName": name, "version": "1.0.0", "status": "UP"}});
-            let answer =
-                registry.call(Method::POST, &["registry", "microservices"]).body(body).send().await?;
-            registered.push(id(&answer, "serviceId", registry)?);
-        }
-        let (provider, consumer) = (&registered[0], &registered[1]);
-        let find = registry
-            .get(&["registry", "instances"])
-            .query("appId", &app)
-            .query("serviceName", "provider")
-            .query("env", "")
-            .query("version", "0+");
-        find.consumer(Some(consumer)).send().await?;
-        let mut watch =
-            socket::connect(registry, Watched::Consumer(consumer), None, self.target.timeout).await?;
-        let begun = Instant::now();
-        let instance =
-            json!({"instance": {"endpoints": ["rest://192.0.2.1:1"], "hostName": "doctor", "status": "UP"}});
-        let call = registry.call(Method::POST, &["registry", "microservices", provider, "instances"]);
-        call.body(instance).send().await?;
-        while let Some(message) = watch.next().await {
-            let lost = |problem: String| Failure::Unreachable { server: registry.server(), problem };
-            let message = message.map_err(|e| lost(e.to_string()))?;
-            if message.is_text() && message.to_text().is_ok_and(|text| text.contains(&**provider)) {
+/// Registers a provider and a consumer, watches, registers an instance, and returns the time until its push.
+/// `registered` receives the services to remove, also when a later step fails or the deadline cuts this off.
+async fn round_trip(
+    registry: &RegistryClient,
+    registered: &mut Vec<String>,
+) -> Result<Duration, CommandFailure> {
+    // An application of its own keeps two doctors apart.
+    let app = format!("doctor-{:08x}", fastrand::u32(..));
+    for name in ["provider", "consumer"] {
+        let body =
+            json!({"service": {"appId": app, "serviceName": name, "version": "1.0.0", "status": "UP"}});
+        let request = registry.request(Method::POST, &["registry", "microservices"]).body(body);
+        registered.push(request.send().await?.id("serviceId", registry)?);
+    }
+    let provider = &registered[0];
+    let consumer = &registered[1];
+    // The find makes the consumer one, before the watch begins and before there is something to push.
+    let find = registry
+        .get(&["registry", "instances"])
+        .query("appId", &app)
+        .query("serviceName", "provider")
+        .query("env", "")
+        .query("version", "0+");
+    find.consumer(Some(consumer)).send().await?;
+    let mut watch = watch::open(registry, WatchQuery::Consumer(consumer), None, None).await?;
+    let begun = Instant::now();
+    // 192.0.2.1 is reserved for documentation, so that nobody calls this instance.
+    let instance =
+        json!({"instance": {"endpoints": ["rest://192.0.2.1:1"], "hostName": "doctor", "status": "UP"}});
+    let request = registry.request(Method::POST, &["registry", "microservices", provider, "instances"]);
+    request.body(instance).send().await?;
+    let mut problem = "the server ended the watch".to_owned();
+    while let Some(message) = watch.next().await {
+        match message {
+            Ok(message) if message.to_text().is_ok_and(|text| text.contains(&**provider)) => {
                 return Ok(begun.elapsed());
             }
+            Ok(_) => {}
+            Err(e) => {
+                problem = e.to_string();
+                break;
+            }
         }
-        Err(Failure::Unreachable { server: registry.server(), problem: "the watch was ended".to_owned() })
     }
+    Err(CommandFailure::Unreachable { server: registry.server(), problem })
 }
 
-async fn version(registry: &Registry) -> (State, String) {
+async fn version(registry: &RegistryClient) -> Outcome {
     let begun = Instant::now();
     match registry.get(&["registry", "version"]).send().await {
-        Ok(answer) => {
-            let text = |name: &str| answer.body.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-            let took = shown(begun.elapsed());
-            (State::Ok, format!("{}, API {}, answered in {took}", text("version"), text("apiVersion")))
+        Ok(reply) => {
+            let version = text_field(&reply.body, "version");
+            let api = text_field(&reply.body, "apiVersion");
+            ok(format!("{version}, API {api}, answered in {}", shown(begun.elapsed())))
         }
-        Err(failure) => (State::Failed, failure.to_string()),
+        Err(failure) => failed(failure.to_string()),
     }
 }
 
-async fn readiness(registry: &Registry) -> (State, String) {
-    match registry.root("/ready").await.map(|answer| (answer.status().as_u16(), answer.into_body())) {
-        Ok((200, _)) => (State::Ok, "ready".to_owned()),
-        Ok((404, _)) => (State::Ok, "not told at this address (see the admin port)".to_owned()),
-        Ok((_, body)) => {
-            let report: Value = serde_json::from_str(&body).unwrap_or_default();
-            let conditions = report.get("conditions").and_then(Value::as_object);
-            let unmet = conditions.into_iter().flatten().filter(|(_, it)| it["met"] != true);
-            let reasons: Vec<_> = unmet.map(|(name, it)| format!("{name}: {}", it["reason"])).collect();
-            (State::Failed, format!("not ready; {}", reasons.join(", ")))
+async fn readiness(registry: &RegistryClient) -> Outcome {
+    let reply = match registry.get_root("/ready").await {
+        Ok(reply) => reply,
+        Err(failure) => return failed(failure.to_string()),
+    };
+    match reply.status().as_u16() {
+        200 => ok("ready"),
+        404 => ok("not served at this address; the admin port has it"),
+        _ => {
+            let unmet: Vec<_> = unmet_conditions(reply.body())
+                .into_iter()
+                .map(|(name, reason)| format!("{name}: {reason}"))
+                .collect();
+            failed(format!("not ready; {}", unmet.join(", ")))
         }
-        Err(failure) => (State::Failed, failure.to_string()),
     }
 }
 
-async fn clock(registry: &Registry) -> (State, String) {
-    let answer = match registry.root("/version").await {
-        Ok(answer) => answer,
-        Err(failure) => return (State::Failed, failure.to_string()),
+/// Name and reason of each condition of a readiness report that does not hold.
+fn unmet_conditions(body: &str) -> Vec<(String, String)> {
+    let report: Value = serde_json::from_str(body).unwrap_or_default();
+    let mut unmet = Vec::new();
+    for (name, condition) in report["conditions"].as_object().into_iter().flatten() {
+        if condition["met"] != true {
+            unmet.push((name.clone(), condition["reason"].as_str().unwrap_or("?").to_owned()));
+        }
+    }
+    unmet
+}
+
+async fn clock(registry: &RegistryClient) -> Outcome {
+    let reply = match registry.get_root("/version").await {
+        Ok(reply) => reply,
+        Err(failure) => return failed(failure.to_string()),
     };
-    let date = answer.headers().get(http::header::DATE).and_then(|it| it.to_str().ok());
-    let Some(theirs) = date.and_then(|it| httpdate::parse_http_date(it).ok()) else {
-        return (State::Warning, "the answer has no date; cannot tell".to_owned());
+    // The header has whole seconds, which is fine enough for the limit.
+    let Some(theirs) = date(reply.headers()) else {
+        return warning("the reply has no date, so the clocks cannot be compared");
     };
-    let ours = std::time::SystemTime::now();
+    let ours = SystemTime::now();
     let apart = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default();
-    if apart > SKEW {
-        (State::Warning, format!("our clocks are {} apart", shown(apart)))
+    if apart > MAX_CLOCK_SKEW {
+        warning(format!("the clocks of this machine and the server are {} apart", shown(apart)))
     } else {
-        (State::Ok, "our clocks agree".to_owned())
+        ok("the clocks of this machine and the server agree")
     }
+}
+
+/// The server's clock, from the header `Date`.
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let date = headers.get(http::header::DATE)?.to_str().ok()?;
+    httpdate::parse_http_date(date).ok()
 }
 
 /// Milliseconds with one digit, or seconds.

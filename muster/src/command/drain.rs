@@ -1,88 +1,98 @@
-//! `muster drain`: has a gateway or a control plane drain, by its admin port, and waits until it has ended.
+//! `muster drain`: drains a gateway or a control plane by its admin port, and waits until it has ended.
 
 use std::time::Duration;
 
 use clap::Args;
+use host::telemetry::scrape::Scrape;
+use http::Method;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::top::figures::Figures;
-use crate::cli::{Target, Trust, duration};
-use crate::failure::{Failure, Refusal};
-use crate::registry::Registry;
-use crate::screen::{Format, Screen};
+use crate::client::RegistryClient;
+use crate::failure::{CommandFailure, RegistryRefusal};
+use crate::screen::{OutputFormat, Screen};
+use crate::target::{Target, Trust, duration};
 
-/// Between two looks.
-const PACE: Duration = Duration::from_millis(250);
+/// Pause between two requests that show whether the process is still there.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Deadline of one request. The process is near and busy with draining at most; `--timeout` bounds the whole.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Arguments of `muster drain`.
 #[derive(Debug, Args)]
 pub(crate) struct Drain {
-    /// The process's admin address, such as http://127.0.0.1:30101.
+    /// Admin address of the process, such as http://127.0.0.1:30101.
     admin: url::Url,
-    /// The process's admin token; not needed on its own machine.
+    /// Admin token of the process. Not needed on the machine where it runs.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
-    /// Only tell it; do not wait for its end.
+    /// Begin the drain, and do not wait for the end of the process.
     #[arg(long)]
     no_wait: bool,
-    /// How long to wait for its end.
+    /// Time to wait for the end of the process.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
     timeout: Duration,
-    /// How to write the result.
+    /// Format of the result.
     #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    output: OutputFormat,
     #[command(flatten)]
     trust: Trust,
 }
 
 impl Drain {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let target = Target::process(self.admin.clone(), Duration::from_secs(5), self.trust.clone());
-        let process = Registry::new(&target)?;
-        let answer = process.post_root("/drain", self.token.as_deref()).await?;
-        let status = answer.status().as_u16();
-        if status != 202 {
-            let detail = answer.body().lines().next().unwrap_or_default().chars().take(300).collect();
-            let message = format!("HTTP status {status}");
-            return Err(Failure::Refused(Refusal { status, message, detail, ..Refusal::default() }));
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let target = Target::process(self.admin.clone(), REQUEST_TIMEOUT, self.trust.clone());
+        let process = RegistryClient::new(&target)?;
+        let reply = process.request_root(Method::POST, "/drain", self.token.as_deref()).await?;
+        if reply.status() != http::StatusCode::ACCEPTED {
+            return Err(CommandFailure::Refused(RegistryRefusal::from_text(&reply)));
         }
         let began = Instant::now();
         if !self.no_wait {
-            self.wait(&process, screen).await?;
+            self.wait_for_end(&process, screen).await?;
         }
-        let (server, seconds) = (process.server(), began.elapsed().as_secs_f64());
+        let server = process.server();
+        let seconds = began.elapsed().as_secs_f64();
         match self.output {
-            Format::Json => {
+            OutputFormat::Json => {
                 screen.json(&json!({"process": server, "ended": !self.no_wait, "seconds": seconds}))
             }
-            Format::Table if self.no_wait => screen.line(&format!("{server} drains")),
-            Format::Table => screen.line(&format!("{server} has drained after {seconds:.1} s")),
+            OutputFormat::Table if self.no_wait => screen.line(&format!("{server} is draining")),
+            OutputFormat::Table => screen.line(&format!("{server} has drained after {seconds:.1} s")),
         }
     }
 
-    /// Until nobody answers any more.
-    async fn wait(&self, process: &Registry, screen: &mut Screen) -> Result<(), Failure> {
+    /// Returns when the process no longer answers, and reports the number of its watchers meanwhile.
+    async fn wait_for_end(
+        &self,
+        process: &RegistryClient,
+        screen: &mut Screen,
+    ) -> Result<(), CommandFailure> {
         let deadline = Instant::now() + self.timeout;
-        let mut told = None;
-        // The admin port is the last to close.
+        let mut reported = None;
         loop {
-            match process.root("/metrics").await {
-                Err(Failure::Unreachable { .. }) => return Ok(()),
+            // The admin port is the last to close, so its silence means that the process has ended.
+            match process.get_root("/metrics").await {
+                Err(CommandFailure::Unreachable { .. }) => return Ok(()),
                 Err(failure) => return Err(failure),
-                Ok(answer) => {
-                    let watchers = Figures::parse(answer.body()).sum("muster_edge_sessions", &[]);
-                    if watchers.is_some() && watchers != told {
-                        screen.note(&format!("{} watchers are left", watchers.unwrap_or_default()));
-                        told = watchers;
+                Ok(reply) => {
+                    let watchers = Scrape::parse(reply.body()).sum("muster_edge_sessions", "");
+                    // A control plane has no such figure. An unchanged number is not worth another line.
+                    if watchers.is_some() && watchers != reported {
+                        screen.note(&format!("{} watchers remain", watchers.unwrap_or_default()));
+                        reported = watchers;
                     }
                 }
             }
             if Instant::now() > deadline {
-                let within = humantime::format_duration(self.timeout);
-                return Err(Failure::Unwell(format!("{} has not ended within {within}", process.server())));
+                let timeout = humantime::format_duration(self.timeout);
+                return Err(CommandFailure::Unwell(format!(
+                    "{} has not ended within {timeout}; it is still draining, --timeout allows more time",
+                    process.server()
+                )));
             }
-            sleep(PACE).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

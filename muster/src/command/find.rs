@@ -1,32 +1,33 @@
-//! `muster find`: what a consumer is given when it asks for a provider.
+//! `muster find`: the instances that a consumer receives when it finds a provider.
 
 use clap::Args;
 
 use super::instances;
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::Registry;
-use crate::screen::{Format, Screen};
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
 /// Arguments of `muster find`.
 #[derive(Debug, Args)]
 pub(crate) struct Find {
-    /// The provider's name or alias.
+    /// Name or alias of the provider.
     #[arg(long)]
     name: String,
-    /// The provider's application.
+    /// Application of the provider.
     #[arg(long, default_value = "default")]
     app: String,
-    /// Which versions: 1.0.0, 1.0.0+, 1.0.0-2.0.0 or latest.
+    /// Versions to find: 1.0.0, 1.0.0+, 1.0.0-2.0.0 or latest.
     #[arg(long = "version-rule", value_name = "RULE", default_value = "0+")]
     rule: String,
-    /// The environment; with --consumer its own one counts.
+    /// Environment of the provider. With --consumer, the consumer's environment is used instead.
     #[arg(long, default_value = "")]
     env: String,
-    /// Ask as the service with this id, which makes it a consumer: it will be pushed to.
+    /// Find on behalf of the service with this id. This makes it a consumer of the provider, so it will be
+    /// pushed to.
     #[arg(long, value_name = "ID")]
     consumer: Option<String>,
-    /// Answer only when the result is not the one of this revision.
+    /// Print the instances only if they have changed since this revision of an earlier find.
     #[arg(long, value_name = "REVISION")]
     rev: Option<String>,
     #[command(flatten)]
@@ -34,9 +35,9 @@ pub(crate) struct Find {
 }
 
 impl Find {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
-        let answer = registry
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
+        let reply = registry
             .get(&["registry", "instances"])
             .query("appId", &self.app)
             .query("serviceName", &self.name)
@@ -46,13 +47,14 @@ impl Find {
             .consumer(self.consumer.as_deref())
             .send()
             .await?;
-        let revision = answer.revision.as_deref().unwrap_or("");
-        if answer.unchanged {
+        let revision = reply.revision.as_deref().unwrap_or("");
+        if reply.unchanged {
             screen.note(&format!("unchanged since revision {revision}"));
             return Ok(());
         }
-        instances::show(&answer, &registry, self.target.output, screen)?;
-        if self.target.output == Format::Table {
+        instances::show(&reply, &registry, self.target.output, screen)?;
+        // Programs read the list alone; the revision on standard error would be noise to them.
+        if self.target.output == OutputFormat::Table {
             screen.note(&format!("revision {revision}"));
         }
         Ok(())

@@ -1,27 +1,30 @@
 //! `muster instances`: the running copies of a service.
 
+use std::time::Duration;
+
 use clap::Args;
+use shared::clock::Clock;
 use shared::model::Instance;
 
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::{Answer, Registry};
-use crate::screen::{Format, Screen};
+use crate::client::{RegistryClient, RegistryReply};
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
 /// Arguments of `muster instances`.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["service", "name"])))]
 pub(crate) struct Instances {
-    /// The service's id.
+    /// Id of the service.
     #[arg(long, value_name = "ID")]
     service: Option<String>,
-    /// The service's name; all of its versions are listed.
+    /// Name of the service; the instances of all its versions are listed.
     #[arg(long)]
     name: Option<String>,
-    /// The service's application.
+    /// Application of the service.
     #[arg(long, default_value = "default", conflicts_with = "service")]
     app: String,
-    /// The service's environment; empty for the default one.
+    /// Environment of the service; empty for the default one.
     #[arg(long, default_value = "", conflicts_with = "service")]
     env: String,
     #[command(flatten)]
@@ -29,51 +32,58 @@ pub(crate) struct Instances {
 }
 
 impl Instances {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
-        let call = match (&self.service, &self.name) {
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
+        let request = match (&self.service, &self.name) {
             (Some(id), _) => registry.get(&["registry", "microservices", id, "instances"]),
+            // A find without a consumer, so it records no dependency.
             (None, Some(name)) => registry
                 .get(&["registry", "instances"])
                 .query("appId", &self.app)
                 .query("serviceName", name)
                 .query("env", &self.env)
-                .query("version", "0+")
-                // The guard of request URIs refuses some last characters; this one is harmless.
-                .query("noCache", "0"),
-            (None, None) => return Err(Failure::Usage("either --service or --name is needed".to_owned())),
+                .query("version", "0+"),
+            // clap's group has refused this already.
+            (None, None) => {
+                return Err(CommandFailure::Usage("give --service or --name".to_owned()));
+            }
         };
-        let answer = call.send().await?;
-        show(&answer, &registry, self.target.output, screen)
+        let reply = request.send().await?;
+        show(&reply, &registry, self.target.output, screen)
     }
 }
 
-/// Writes the answer's instances.
+/// Writes the instances of a reply.
 pub(crate) fn show(
-    answer: &Answer,
-    registry: &Registry,
-    format: Format,
+    reply: &RegistryReply,
+    registry: &RegistryClient,
+    format: OutputFormat,
     screen: &mut Screen,
-) -> Result<(), Failure> {
-    let mut instances: Vec<Instance> = answer.part("instances", registry)?;
-    instances.sort_by(|a, b| a.endpoints.cmp(&b.endpoints).then_with(|| a.instance_id.cmp(&b.instance_id)));
-    if format == Format::Json {
+) -> Result<(), CommandFailure> {
+    let mut instances: Vec<Instance> = reply.part("instances", registry)?;
+    instances.sort_by(|a, b| (&a.endpoints, &a.instance_id).cmp(&(&b.endpoints, &b.instance_id)));
+    if format == OutputFormat::Json {
         return screen.json(&instances);
     }
-    let rows: Vec<_> = instances
-        .into_iter()
-        .map(|it| {
-            let age = age(&it.timestamp);
-            vec![it.endpoints.join(","), it.status, it.version, it.host_name, age, it.instance_id]
-        })
-        .collect();
+    let rows: Vec<_> = instances.into_iter().map(row).collect();
     screen.table(&["ENDPOINTS", "STATUS", "VERSION", "HOST", "AGE", "INSTANCE ID"], &rows)
 }
 
-/// Time since the unix second in `timestamp`, in its two largest units.
+fn row(instance: Instance) -> Vec<String> {
+    vec![
+        instance.endpoints.join(","),
+        instance.status,
+        instance.version,
+        instance.host_name,
+        age(&instance.timestamp),
+        instance.instance_id,
+    ]
+}
+
+/// Time since the unix second in `timestamp`, in its two largest units; empty when it is not a number.
 fn age(timestamp: &str) -> String {
     let Ok(since) = timestamp.parse::<u64>() else { return String::new() };
-    let age = shared::clock::Clock::system().seconds().saturating_sub(since);
-    let text = humantime::format_duration(std::time::Duration::from_secs(age)).to_string();
+    let age = Clock::system().seconds().saturating_sub(since);
+    let text = humantime::format_duration(Duration::from_secs(age)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

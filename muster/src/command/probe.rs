@@ -1,19 +1,20 @@
-//! `muster probe`: one question to one address. Images without a shell have no other way to check their health.
+//! `muster probe`: one request to one address. Images without a shell have no other way to check their
+//! health.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Target, Trust, duration};
-use crate::failure::{Failure, Refusal};
-use crate::registry::Registry;
+use crate::client::RegistryClient;
+use crate::failure::{CommandFailure, RegistryRefusal};
+use crate::target::{Target, Trust, duration};
 
 /// Arguments of `muster probe`.
 #[derive(Debug, Args)]
 pub(crate) struct Probe {
-    /// What to ask, such as http://127.0.0.1:30101/ready.
+    /// Address to request, such as http://127.0.0.1:30101/ready.
     url: url::Url,
-    /// How long to wait for an answer.
+    /// Time to wait for a reply.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
     #[command(flatten)]
@@ -21,17 +22,15 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Succeeds when the answer's status is 200.
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    /// Succeeds when the status of the reply is 200. It prints nothing then: container engines read the exit
+    /// status.
+    pub(crate) async fn run(self) -> Result<(), CommandFailure> {
         let path = self.url.path().to_owned();
         let target = Target::process(self.url, self.timeout, self.trust);
-        let answer = Registry::new(&target)?.root(&path).await?;
-        let status = answer.status().as_u16();
-        if status == 200 {
+        let reply = RegistryClient::new(&target)?.get_root(&path).await?;
+        if reply.status() == http::StatusCode::OK {
             return Ok(());
         }
-        let detail = answer.body().lines().next().unwrap_or_default().chars().take(300).collect();
-        let message = format!("HTTP status {status}");
-        Err(Failure::Refused(Refusal { status, message, detail, ..Refusal::default() }))
+        Err(CommandFailure::Refused(RegistryRefusal::from_text(&reply)))
     }
 }

@@ -1,4 +1,5 @@
-//! `muster register`: a service and an instance of it, kept alive as long as the command runs if asked to.
+//! `muster register`: registers a service and an instance of it; with `--keep-alive` it sends the heartbeats
+//! as well.
 
 use std::time::Duration;
 
@@ -6,39 +7,41 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::{Target, duration};
-use crate::failure::Failure;
-use crate::registry::{Answer, Registry};
-use crate::screen::{Format, Screen};
+use super::interrupted;
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::{Target, duration};
 
 /// Arguments of `muster register`.
 #[derive(Debug, Args)]
 pub(crate) struct Register {
-    /// The service's name.
+    /// Name of the service.
     #[arg(long)]
     name: String,
-    /// The service's application.
+    /// Application of the service.
     #[arg(long, default_value = "default")]
     app: String,
-    /// The service's version, of one to four numbers.
+    /// Version of the service: one to four numbers with dots between.
     #[arg(long = "service-version", value_name = "VERSION", default_value = "1.0.0")]
     version: String,
-    /// The service's environment; empty for the default one.
+    /// Environment of the service; empty for the default one.
     #[arg(long, default_value = "")]
     env: String,
-    /// An address of the instance, such as rest://10.0.0.7:8080; without any only the service is registered.
+    /// Address of the instance, such as rest://10.0.0.7:8080; may be repeated. Without it only the service is
+    /// registered.
     #[arg(long = "endpoint", value_name = "ADDRESS")]
     endpoints: Vec<String>,
-    /// Name of the instance's host.
-    #[arg(long, value_name = "NAME", default_value_t = host())]
+    /// Host name of the instance.
+    #[arg(long, value_name = "NAME", default_value_t = host_name())]
     host: String,
-    /// A property of the instance.
-    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = pair)]
+    /// Property of the instance; may be repeated.
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
     properties: Vec<(String, String)>,
     /// Pause between heartbeats, in whole seconds.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     interval: Duration,
-    /// Heartbeats that may be missed.
+    /// Number of heartbeats that may be missed before the instance expires.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     times: i32,
     /// Send heartbeats until interrupted, then unregister the instance.
@@ -49,22 +52,22 @@ pub(crate) struct Register {
 }
 
 impl Register {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
         let service = self.register_service(&registry).await?;
         let instance = match self.endpoints.is_empty() {
             true => None,
             false => Some(self.register_instance(&registry, &service).await?),
         };
         match (self.target.output, &instance) {
-            (Format::Json, None) => screen.json(&json!({ "serviceId": service }))?,
-            (Format::Json, Some(instance)) => {
+            (OutputFormat::Json, None) => screen.json(&json!({ "serviceId": service }))?,
+            (OutputFormat::Json, Some(instance)) => {
                 screen.json(&json!({"serviceId": service, "instanceId": instance}))?;
             }
-            (Format::Table, Some(instance)) => {
+            (OutputFormat::Table, Some(instance)) => {
                 screen.table(&["SERVICE ID", "INSTANCE ID"], &[vec![service.clone(), instance.clone()]])?;
             }
-            (Format::Table, None) => screen.table(&["SERVICE ID"], &[vec![service.clone()]])?,
+            (OutputFormat::Table, None) => screen.table(&["SERVICE ID"], &[vec![service.clone()]])?,
         }
         match instance {
             Some(instance) if self.keep_alive => self.keep_alive(&registry, &service, instance, screen).await,
@@ -72,101 +75,92 @@ impl Register {
         }
     }
 
-    async fn register_service(&self, registry: &Registry) -> Result<String, Failure> {
+    async fn register_service(&self, registry: &RegistryClient) -> Result<String, CommandFailure> {
         let mut service = json!({
             "appId": self.app, "serviceName": self.name, "version": self.version, "status": "UP",
         });
+        // The API counts an empty environment as absent; requests leave empty fields out, as its replies do.
         if !self.env.is_empty() {
             service["environment"] = json!(self.env);
         }
-        let call = registry.call(Method::POST, &["registry", "microservices"]);
-        id(&call.body(json!({ "service": service })).send().await?, "serviceId", registry)
+        let request = registry.request(Method::POST, &["registry", "microservices"]);
+        request.body(json!({ "service": service })).send().await?.id("serviceId", registry)
     }
 
-    async fn register_instance(&self, registry: &Registry, service: &str) -> Result<String, Failure> {
+    async fn register_instance(
+        &self,
+        registry: &RegistryClient,
+        service: &str,
+    ) -> Result<String, CommandFailure> {
         let properties: serde_json::Map<String, Value> =
             self.properties.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let instance = json!({
             "endpoints": self.endpoints, "hostName": self.host, "status": "UP", "properties": properties,
             "healthCheck": {"mode": "push", "interval": self.interval.as_secs().max(1), "times": self.times},
         });
-        let call = registry.call(Method::POST, &["registry", "microservices", service, "instances"]);
-        id(&call.body(json!({ "instance": instance })).send().await?, "instanceId", registry)
+        let request = registry.request(Method::POST, &["registry", "microservices", service, "instances"]);
+        request.body(json!({ "instance": instance })).send().await?.id("instanceId", registry)
     }
 
-    /// Beats until interrupted. An instance that got lost is registered again.
+    /// Sends heartbeats until interrupted, then unregisters. An instance that has expired is registered
+    /// again.
     async fn keep_alive(
         &self,
-        registry: &Registry,
+        registry: &RegistryClient,
         service: &str,
         mut instance: String,
         screen: &mut Screen,
-    ) -> Result<(), Failure> {
-        screen.note("sending heartbeats; interrupt to unregister");
+    ) -> Result<(), CommandFailure> {
+        screen.note("sending heartbeats; an interrupt (Ctrl-C) unregisters the instance");
         let mut beat = tokio::time::interval(self.interval.max(Duration::from_secs(1)));
+        // After a stall one heartbeat is as good as many.
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The registration itself has just begun the lease, so the first heartbeat is due after a pause.
         beat.reset();
         let mut interrupted = std::pin::pin!(interrupted());
         loop {
             tokio::select! {
                 biased;
-                it = &mut interrupted => { it?; break }
+                result = &mut interrupted => { result?; break }
                 _ = beat.tick() => {}
             }
-            let path = ["registry", "microservices", service, "instances", &instance];
-            let beating = registry.call(Method::PUT, &[path.as_slice(), &["heartbeat"]].concat()).send();
-            match beating.await {
+            let path = ["registry", "microservices", service, "instances", &instance, "heartbeat"];
+            match registry.request(Method::PUT, &path).send().await {
                 Ok(_) => {}
-                Err(e) if e.is_unknown_instance() => match self.register_instance(registry, service).await {
-                    Ok(id) => {
-                        screen.note(&format!("the instance was lost; registered again as {id}"));
-                        instance = id;
+                Err(failure) if failure.is_unknown_instance() => {
+                    match self.register_instance(registry, service).await {
+                        Ok(id) => {
+                            screen.note(&format!("the instance had expired; it is registered again as {id}"));
+                            instance = id;
+                        }
+                        Err(failure) if failure.is_passing() => screen.note(&failure.to_string()),
+                        Err(failure) => return Err(failure),
                     }
-                    Err(e) if e.is_passing() => screen.note(&e.to_string()),
-                    Err(e) => return Err(e),
-                },
-                Err(e) => screen.note(&e.to_string()),
+                }
+                // Ending here would let the instance expire. The next heartbeat may succeed.
+                Err(failure) => screen.note(&failure.to_string()),
             }
         }
         let path = ["registry", "microservices", service, "instances", &instance];
-        match registry.call(Method::DELETE, &path).send().await {
-            Err(e) if !e.is_unknown_instance() => Err(e),
+        match registry.request(Method::DELETE, &path).send().await {
+            Err(failure) if !failure.is_unknown_instance() => Err(failure),
+            // An instance that is not there any more is what was to be reached.
             _ => {
-                screen.note("unregistered");
+                screen.note("unregistered the instance");
                 Ok(())
             }
         }
     }
 }
 
-/// Resolves at SIGINT or SIGTERM.
-pub(super) async fn interrupted() -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate())?;
-    tokio::select! {
-        it = tokio::signal::ctrl_c() => it?,
-        _ = term.recv() => {}
-    }
-    Ok(())
-}
-
-pub(super) fn id(answer: &Answer, name: &str, registry: &Registry) -> Result<String, Failure> {
-    let id: String = answer.part(name, registry)?;
-    if id.is_empty() {
-        let problem = format!("the answer has no `{name}`");
-        return Err(Failure::NotUnderstood { server: registry.server(), problem });
-    }
-    Ok(id)
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
+fn property(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
-fn host() -> String {
+fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }

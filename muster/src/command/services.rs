@@ -1,12 +1,12 @@
-//! `muster services`: what is registered.
+//! `muster services`: the registered services.
 
 use clap::Args;
 use shared::model::Service;
 
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::Registry;
-use crate::screen::{Format, Screen};
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
 /// Arguments of `muster services`.
 #[derive(Debug, Args)]
@@ -25,27 +25,46 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
-        let answer = registry.get(&["registry", "microservices"]).send().await?;
-        let mut services: Vec<Service> = answer.part("services", &registry)?;
-        let wanted = |asked: &Option<String>, has: &String| asked.as_ref().is_none_or(|asked| asked == has);
-        services.retain(|it| {
-            wanted(&self.app, &it.app_id)
-                && wanted(&self.name, &it.service_name)
-                && wanted(&self.env, &it.environment)
-        });
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
+        let reply = registry.get(&["registry", "microservices"]).send().await?;
+        let mut services: Vec<Service> = reply.part("services", &registry)?;
+        // Filtered here and not by the server, so that it works with any registry.
+        services.retain(|service| self.selects(service));
+        // The API promises no order.
         services.sort_by(|a, b| {
-            let order = |it: &Service| (it.app_id.clone(), it.service_name.clone(), it.environment.clone());
-            order(a).cmp(&order(b)).then_with(|| a.version.cmp(&b.version))
+            (&a.app_id, &a.service_name, &a.environment, &a.version).cmp(&(
+                &b.app_id,
+                &b.service_name,
+                &b.environment,
+                &b.version,
+            ))
         });
-        if self.target.output == Format::Json {
+        if self.target.output == OutputFormat::Json {
             return screen.json(&services);
         }
-        let rows: Vec<_> = services
-            .into_iter()
-            .map(|it| vec![it.app_id, it.service_name, it.version, it.environment, it.status, it.service_id])
-            .collect();
+        let rows: Vec<_> = services.into_iter().map(row).collect();
         screen.table(&["APP", "NAME", "VERSION", "ENV", "STATUS", "SERVICE ID"], &rows)
     }
+
+    fn selects(&self, service: &Service) -> bool {
+        matches(&self.app, &service.app_id)
+            && matches(&self.name, &service.service_name)
+            && matches(&self.env, &service.environment)
+    }
+}
+
+fn matches(wanted: &Option<String>, actual: &str) -> bool {
+    wanted.as_ref().is_none_or(|wanted| wanted == actual)
+}
+
+fn row(service: Service) -> Vec<String> {
+    vec![
+        service.app_id,
+        service.service_name,
+        service.version,
+        service.environment,
+        service.status,
+        service.service_id,
+    ]
 }

@@ -1,25 +1,25 @@
-//! `muster status`: how the registry is; or how an instance is, and how it should be.
+//! `muster status`: the state of the registry; or the status of an instance, read or set.
 
 use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 use shared::model::Instance;
 
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::Registry;
-use crate::screen::{Format, Screen};
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
 /// Arguments of `muster status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The service's id.
+    /// Id of the service. Without it the state of the registry is shown.
     #[arg(long, value_name = "ID", requires = "instance")]
     service: Option<String>,
-    /// The instance's id.
+    /// Id of the instance.
     #[arg(long, value_name = "ID", requires = "service")]
     instance: Option<String>,
-    /// The status to give to the instance.
+    /// New status of the instance.
     #[arg(long, requires = "instance", ignore_case = true,
         value_parser = ["UP", "DOWN", "STARTING", "TESTING", "OUTOFSERVICE"])]
     set: Option<String>,
@@ -28,53 +28,61 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
         let (Some(service), Some(instance)) = (&self.service, &self.instance) else {
-            return self.of_registry(&registry, screen).await;
+            return self.show_registry(&registry, screen).await;
         };
         let path = ["registry", "microservices", service.as_str(), "instances", instance.as_str()];
         if let Some(status) = &self.set {
             let path = [path.as_slice(), &["status"]].concat();
-            registry.call(Method::PUT, &path).query("value", &status.to_ascii_uppercase()).send().await?;
+            let request = registry.request(Method::PUT, &path);
+            request.query("value", &status.to_ascii_uppercase()).send().await?;
         }
-        let answer = registry.get(&path).send().await?;
-        let instance: Instance = answer.part("instance", &registry)?;
+        // Read back, so that the line shows what the registry has and not what was wished for.
+        let reply = registry.get(&path).send().await?;
+        let instance: Instance = reply.part("instance", &registry)?;
         match self.target.output {
-            Format::Json => screen.json(&instance),
-            Format::Table => screen.line(&instance.status),
+            OutputFormat::Json => screen.json(&instance),
+            OutputFormat::Table => screen.line(&instance.status),
         }
     }
 
-    async fn of_registry(&self, registry: &Registry, screen: &mut Screen) -> Result<(), Failure> {
+    async fn show_registry(
+        &self,
+        registry: &RegistryClient,
+        screen: &mut Screen,
+    ) -> Result<(), CommandFailure> {
         let version = registry.get(&["registry", "version"]).send().await?;
-        let answer = registry.root("/ready").await?;
-        let status = answer.status().as_u16();
-        let ready: Value = serde_json::from_str(answer.body()).unwrap_or(Value::Null);
-        if self.target.output == Format::Json {
+        let reply = registry.get_root("/ready").await?;
+        let readiness: Value = serde_json::from_str(reply.body()).unwrap_or(Value::Null);
+        if self.target.output == OutputFormat::Json {
             return screen
-                .json(&json!({"server": registry.server(), "version": version.body, "ready": ready}));
+                .json(&json!({"server": registry.server(), "version": version.body, "ready": readiness}));
         }
-        let text = |name: &str| version.body.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-        let state = match status {
+        let state = match reply.status().as_u16() {
             200 => "ok",
-            // Service-Center has no such route.
+            // Service-Center has no such route, and a gateway serves it on its admin port only.
             404 => "unknown",
             _ => "not ready",
         };
         let mut rows = vec![
             vec!["server".to_owned(), registry.server()],
-            vec!["version".to_owned(), text("version")],
-            vec!["api".to_owned(), text("apiVersion")],
+            vec!["version".to_owned(), text_field(&version.body, "version").to_owned()],
+            vec!["api".to_owned(), text_field(&version.body, "apiVersion").to_owned()],
             vec!["ready".to_owned(), state.to_owned()],
         ];
-        if let Some(conditions) = ready.get("conditions").and_then(Value::as_object) {
-            rows.extend(conditions.iter().map(|(name, condition)| {
-                let met = condition.get("met").and_then(Value::as_bool).unwrap_or(false);
-                let reason = condition.get("reason").and_then(Value::as_str).unwrap_or("");
-                vec![format!("  {name}"), format!("{}: {reason}", if met { "yes" } else { "no" })]
-            }));
+        let conditions = readiness.get("conditions").and_then(Value::as_object);
+        for (name, condition) in conditions.into_iter().flatten() {
+            let met = condition.get("met").and_then(Value::as_bool).unwrap_or(false);
+            let reason = condition.get("reason").and_then(Value::as_str).unwrap_or("");
+            rows.push(vec![format!("  {name}"), format!("{}: {reason}", if met { "yes" } else { "no" })]);
         }
         screen.table(&["WHAT", "STATE"], &rows)
     }
+}
+
+/// A field of `body` for people; `?` when it is absent.
+pub(super) fn text_field<'a>(body: &'a Value, name: &str) -> &'a str {
+    body.get(name).and_then(Value::as_str).unwrap_or("?")
 }

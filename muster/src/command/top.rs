@@ -1,26 +1,22 @@
-//! `muster top`: what each process is doing, on one screen, from the figures that they tell.
+//! `muster top`: the activity of each process on one screen, from its metrics.
 
 use std::time::Duration;
 
 use clap::Args;
+use host::telemetry::scrape::Scrape;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub(crate) mod figures;
-
-use figures::Figures;
-
-use super::processes;
-use super::register::interrupted;
-use crate::cli::{Trust, duration};
-use crate::failure::Failure;
-use crate::registry::Registry;
-use crate::screen::{Format, Screen};
+use super::{interrupted, processes};
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
+use crate::screen::{OutputFormat, Screen};
+use crate::target::{Trust, duration};
 
 /// Arguments of `muster top`.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
-    /// Where processes serve /metrics; of a name with several addresses all are shown.
+    /// Addresses that serve /metrics. All processes behind a name with several network addresses are shown.
     #[arg(
         long,
         env = "MUSTER_ADMIN",
@@ -29,29 +25,29 @@ pub(crate) struct Top {
         default_value = "http://127.0.0.1:30100"
     )]
     admin: Vec<url::Url>,
-    /// Pause between two looks.
+    /// Pause between two refreshes.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     every: Duration,
-    /// How many times to look; 0 for ever.
+    /// Number of refreshes; 0 for no end.
     #[arg(long, default_value_t = 0)]
     count: u32,
-    /// How to write the result; as JSON, one line for each look.
+    /// Format of the result; as JSON, one line for each refresh.
     #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    output: OutputFormat,
     #[command(flatten)]
     trust: Trust,
 }
 
-/// A process with what it told last.
-struct Process {
+/// A process with its metrics of the last refresh.
+struct ObservedProcess {
     name: String,
-    registry: Registry,
-    last: Option<(Instant, Figures)>,
+    client: RegistryClient,
+    last: Option<(Instant, Scrape)>,
 }
 
-/// What is shown of a process; what it does not tell is left out.
+/// The activity of one process. Figures that the process does not have are absent.
 #[derive(Debug, Default, Serialize)]
-struct Row {
+struct ProcessRow {
     process: String,
     role: &'static str,
     watchers: Option<f64>,
@@ -67,46 +63,51 @@ struct Row {
 }
 
 impl Top {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         tokio::select! {
             biased;
-            it = interrupted() => it,
-            it = self.look(screen) => it,
+            result = interrupted() => result,
+            result = self.refresh(screen) => result,
         }
     }
 
-    async fn look(&self, screen: &mut Screen) -> Result<(), Failure> {
+    async fn refresh(&self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let mut processes = self.processes().await?;
         let mut tick = interval(self.every.max(Duration::from_millis(100)));
+        // Two refreshes in quick succession after a stall would show rates of a moment.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Rates need two looks; the first shows nothing.
+        // Rates need two scrapes, so the first is not shown.
         tick.tick().await;
         for process in &mut processes {
-            process.row().await;
+            process.observe().await;
         }
-        let mut looks = 0;
+        let mut refreshes = 0;
         loop {
             tick.tick().await;
             let mut rows = Vec::with_capacity(processes.len());
             for process in &mut processes {
-                rows.push(process.row().await);
+                rows.push(process.observe().await);
             }
             self.show(&rows, screen)?;
-            looks += 1;
-            if self.count > 0 && looks >= self.count {
-                return answered(&rows);
+            refreshes += 1;
+            if self.count > 0 && refreshes >= self.count {
+                return one_answered(&rows);
             }
         }
     }
 
-    async fn processes(&self) -> Result<Vec<Process>, Failure> {
-        let found = processes::of(&self.admin, self.every.max(Duration::from_secs(1)), &self.trust).await?;
-        let process = |it: processes::Process| Process { name: it.name, registry: it.registry, last: None };
-        Ok(found.into_iter().map(process).collect())
+    async fn processes(&self) -> Result<Vec<ObservedProcess>, CommandFailure> {
+        let timeout = self.every.max(Duration::from_secs(1));
+        let mut observed = Vec::new();
+        for process in processes::resolve(&self.admin, timeout, &self.trust).await? {
+            observed.push(ObservedProcess { name: process.name, client: process.client, last: None });
+        }
+        Ok(observed)
     }
 
-    fn show(&self, rows: &[Row], screen: &mut Screen) -> Result<(), Failure> {
-        if self.output == Format::Json {
+    fn show(&self, rows: &[ProcessRow], screen: &mut Screen) -> Result<(), CommandFailure> {
+        if self.output == OutputFormat::Json {
+            // One line and not the indented form, so that a reader of the pipe can take line by line.
             let line = serde_json::to_string(rows).map_err(std::io::Error::from)?;
             return screen.line(&line);
         }
@@ -114,85 +115,99 @@ impl Top {
             "PROCESS", "ROLE", "WATCHERS", "PUSH/S", "P99 MS", "PENDING", "RESYNC/S", "REQ/S", "REVISION",
             "CORES", "MIB",
         ];
-        let cells = |row: &Row| {
-            let whole = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |it| format!("{it:.0}"));
-            let fine = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |it| format!("{it:.2}"));
-            if let Some(problem) = &row.problem {
-                return vec![row.process.clone(), problem.clone()];
-            }
-            vec![
-                row.process.clone(),
-                row.role.to_owned(),
-                whole(row.watchers),
-                whole(row.pushes_per_second),
-                fine(row.push_p99_ms),
-                whole(row.pending),
-                fine(row.resyncs_per_second),
-                whole(row.requests_per_second),
-                whole(row.revision),
-                fine(row.cores),
-                whole(row.memory_mib),
-            ]
-        };
+        let rows: Vec<_> = rows.iter().map(cells).collect();
         screen.clear()?;
-        screen.table(&heads, &rows.iter().map(cells).collect::<Vec<_>>())
+        screen.table(&heads, &rows)
     }
 }
 
-/// A script that looks a few times is to know when nobody answered.
-fn answered(rows: &[Row]) -> Result<(), Failure> {
-    match rows.iter().all(|row| row.problem.is_some()) {
-        true => Err(Failure::Unwell("no process could be looked at".to_owned())),
-        false => Ok(()),
+fn cells(row: &ProcessRow) -> Vec<String> {
+    if let Some(problem) = &row.problem {
+        return vec![row.process.clone(), problem.clone()];
     }
+    vec![
+        row.process.clone(),
+        row.role.to_owned(),
+        number(row.watchers, 0),
+        number(row.pushes_per_second, 0),
+        number(row.push_p99_ms, 2),
+        number(row.pending, 0),
+        number(row.resyncs_per_second, 2),
+        number(row.requests_per_second, 0),
+        number(row.revision, 0),
+        number(row.cores, 2),
+        number(row.memory_mib, 0),
+    ]
 }
 
-impl Process {
-    /// Looks once; rates are since the look before.
-    async fn row(&mut self) -> Row {
-        let process = self.name.clone();
-        let problem =
-            |problem: String| Row { process: process.clone(), problem: Some(problem), ..Row::default() };
-        let text = match self.registry.root("/metrics").await {
-            Ok(answer) if answer.status().is_success() => answer.into_body(),
-            Ok(answer) => return problem(format!("HTTP status {}", answer.status())),
-            Err(failure) => return problem(failure.to_string()),
-        };
-        let (now, figures) = (Instant::now(), Figures::parse(&text));
-        let (then, before) = self.last.replace((now, figures.clone())).unwrap_or((now, Figures::default()));
-        let seconds = (now - then).as_secs_f64().max(1e-3);
-        let rate = |name: &str, labels: &[&str]| {
-            let new = figures.sum(name, labels)? - before.sum(name, labels).unwrap_or(0.0);
-            // A restart begins at zero again.
-            Some(new.max(0.0) / seconds)
-        };
-        let role =
-            match (figures.sum("muster_publisher_active", &[]), figures.sum("muster_edge_sessions", &[])) {
-                (Some(_), Some(_)) => "both",
-                (Some(active), None) if active > 0.0 => "publisher",
-                (Some(_), None) => "control",
-                (None, Some(_)) => "edge",
-                (None, None) => "?",
-            };
-        Row {
-            role,
-            watchers: figures.sum("muster_edge_sessions", &[]),
-            pushes_per_second: rate("service_center_notify_publish_total", &["status=\"SUCCESS\""]),
-            push_p99_ms: figures
-                .quantile_since(&before, "muster_edge_event_lag_seconds", 0.99)
-                .filter(|it| it.is_finite())
-                .map(|it| it * 1e3),
-            pending: figures.sum("service_center_notify_pending_total", &[]),
-            resyncs_per_second: rate("muster_edge_resyncs_total", &[]),
-            requests_per_second: rate("service_center_http_request_total", &[])
-                .or_else(|| rate("muster_edge_forwarded_total", &[])),
-            revision: figures
-                .sum("muster_view_revision", &[])
-                .or_else(|| figures.sum("muster_edge_revision", &[])),
-            cores: rate("process_cpu_seconds_total", &[]),
-            memory_mib: figures.sum("process_resident_memory_bytes", &[]).map(|it| it / f64::from(1 << 20)),
-            problem: None,
-            process,
+fn number(figure: Option<f64>, digits: usize) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+}
+
+/// A script that refreshes a few times is to learn when no process answered.
+fn one_answered(rows: &[ProcessRow]) -> Result<(), CommandFailure> {
+    if rows.iter().all(|row| row.problem.is_some()) {
+        return Err(CommandFailure::Unwell("no process answered; look at --admin".to_owned()));
+    }
+    Ok(())
+}
+
+impl ObservedProcess {
+    /// Scrapes the process. Rates are those since the scrape before.
+    async fn observe(&mut self) -> ProcessRow {
+        match self.client.get_root("/metrics").await {
+            Ok(reply) if reply.status().is_success() => self.row(&Scrape::parse(reply.body())),
+            Ok(reply) => self.problem(format!("HTTP status {}", reply.status())),
+            Err(failure) => self.problem(failure.to_string()),
         }
+    }
+
+    fn problem(&self, problem: String) -> ProcessRow {
+        ProcessRow { process: self.name.clone(), problem: Some(problem), ..ProcessRow::default() }
+    }
+
+    fn row(&mut self, scrape: &Scrape) -> ProcessRow {
+        let now = Instant::now();
+        let (then, before) = self.last.replace((now, scrape.clone())).unwrap_or((now, Scrape::default()));
+        let seconds = (now - then).as_secs_f64().max(1e-3);
+        let rate = |name: &str, labels: &str| {
+            let increase = scrape.sum(name, labels)? - before.sum(name, labels).unwrap_or(0.0);
+            // After a restart the counter begins at zero again.
+            Some(increase.max(0.0) / seconds)
+        };
+        let lag = scrape.quantile_since(&before, "muster_edge_event_lag_seconds", 0.99);
+        let memory = scrape.sum("process_resident_memory_bytes", "");
+        ProcessRow {
+            process: self.name.clone(),
+            role: role(scrape),
+            watchers: scrape.sum("muster_edge_sessions", ""),
+            pushes_per_second: rate("service_center_notify_publish_total", "status=\"SUCCESS\""),
+            // Beyond the largest bucket there is no figure to show.
+            push_p99_ms: lag.filter(|lag| lag.is_finite()).map(|lag| lag * 1e3),
+            pending: scrape.sum("service_center_notify_pending_total", ""),
+            resyncs_per_second: rate("muster_edge_resyncs_total", ""),
+            // A gateway counts the requests that it forwards; it does not answer any itself.
+            requests_per_second: rate("service_center_http_request_total", "")
+                .or_else(|| rate("muster_edge_forwarded_total", "")),
+            revision: scrape
+                .sum("muster_view_revision", "")
+                .or_else(|| scrape.sum("muster_edge_revision", "")),
+            cores: rate("process_cpu_seconds_total", ""),
+            memory_mib: memory.map(|bytes| bytes / f64::from(1 << 20)),
+            problem: None,
+        }
+    }
+}
+
+/// The role of a process, by the metrics that only one of the planes has.
+fn role(scrape: &Scrape) -> &'static str {
+    let publishes = scrape.sum("muster_publisher_active", "");
+    let watchers = scrape.sum("muster_edge_sessions", "");
+    match (publishes, watchers) {
+        (Some(_), Some(_)) => "both",
+        (Some(active), None) if active > 0.0 => "publisher",
+        (Some(_), None) => "control",
+        (None, Some(_)) => "edge",
+        (None, None) => "?",
     }
 }

@@ -1,20 +1,20 @@
-//! `muster unregister`: takes an instance out, or a whole service.
+//! `muster unregister`: removes an instance, or a whole service.
 
 use clap::Args;
 use http::Method;
 
-use crate::cli::Target;
-use crate::failure::Failure;
-use crate::registry::Registry;
+use crate::client::RegistryClient;
+use crate::failure::CommandFailure;
 use crate::screen::Screen;
+use crate::target::Target;
 
 /// Arguments of `muster unregister`.
 #[derive(Debug, Args)]
 pub(crate) struct Unregister {
-    /// The service's id.
+    /// Id of the service.
     #[arg(long, value_name = "ID")]
     service: String,
-    /// The instance's id; without it the service itself is removed.
+    /// Id of the instance. Without it the service itself is removed.
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
     /// Remove the service even if it has instances or consumers.
@@ -25,18 +25,18 @@ pub(crate) struct Unregister {
 }
 
 impl Unregister {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
         match &self.instance {
             Some(instance) => {
                 let path = ["registry", "microservices", &self.service, "instances", instance];
-                registry.call(Method::DELETE, &path).send().await?;
-                screen.note(&format!("instance {instance} is gone"));
+                registry.request(Method::DELETE, &path).send().await?;
+                screen.note(&format!("removed the instance {instance}"));
             }
             None => {
-                let call = registry.call(Method::DELETE, &["registry", "microservices", &self.service]);
-                call.query("force", if self.force { "true" } else { "false" }).send().await?;
-                screen.note(&format!("service {} is gone", self.service));
+                let request = registry.request(Method::DELETE, &["registry", "microservices", &self.service]);
+                request.query("force", if self.force { "true" } else { "false" }).send().await?;
+                screen.note(&format!("removed the service {}", self.service));
             }
         }
         Ok(())

@@ -1,8 +1,9 @@
-//! `muster watch`: the changes of a service's providers, or of services chosen by what they are, as they happen,
-//! one line each.
+//! `muster watch`: changes of instances as they happen, one line each; of the providers of one service, or of
+//! all services of an application, an environment or the tenant.
 //!
-//! Reconnects by itself and, where the server knows revisions, continues after the last one seen. Ends when
-//! interrupted, or when the server says that there is nothing to watch.
+//! The command reconnects by itself. Where the server sends revisions, it resumes exactly: nothing is
+//! missing, and nothing is shown twice. It ends when interrupted, or when the server says that there is
+//! nothing to watch.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,52 +15,55 @@ use shared::backoff::Backoff;
 use shared::model::{Instance, Revision, ServiceKey};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::register::interrupted;
-use crate::cli::Target;
-use crate::failure::{Failure, Refusal};
-use crate::registry::Registry;
-use crate::registry::socket::{self, Socket, Watched};
-use crate::screen::{Format, Screen};
+use super::interrupted;
+use crate::client::RegistryClient;
+use crate::client::watch::{self, WatchQuery, WatchSocket};
+use crate::failure::{CommandFailure, RegistryRefusal};
+use crate::screen::{OutputFormat, Screen};
+use crate::target::Target;
 
-/// Servers ping every 30 seconds; three of them missed means that nobody is there.
-const SILENCE: Duration = Duration::from_secs(95);
+/// Silence after which the connection counts as lost. Servers ping every 30 seconds; three pings are missing
+/// then.
+const MAX_SILENCE: Duration = Duration::from_secs(95);
 
 /// Arguments of `muster watch`.
 #[derive(Debug, Args)]
 #[group(id = "watched", required = true, multiple = true, args = ["service", "app", "env", "all"])]
 pub(crate) struct Watch {
-    /// The consumer's id: whatever happens to the services that it uses is shown.
+    /// Id of a consumer: watch the providers that it uses.
     #[arg(long, value_name = "ID", conflicts_with_all = ["app", "env", "all"])]
     service: Option<String>,
-    /// Instead of one consumer's providers: every service of this application, those that come later included.
+    /// Instead of one consumer's providers, watch every service of this application, also those registered
+    /// later.
     #[arg(long, value_name = "APP")]
     app: Option<String>,
-    /// The same by environment; the default one is empty. With `--app` both must fit.
+    /// Watch every service of this environment; empty for the default one. With --app, both must match.
     #[arg(long, value_name = "ENVIRONMENT")]
     env: Option<String>,
-    /// Every service of the domain and project.
+    /// Watch every service of the domain and project.
     #[arg(long)]
     all: bool,
-    /// Make the consumer use the provider of this name first, whether it exists already or not.
+    /// First make the consumer use the provider of this name, whether or not it is registered yet; may be
+    /// repeated.
     #[arg(long = "provider", value_name = "NAME", requires = "service", conflicts_with_all = ["app", "env", "all"])]
     providers: Vec<String>,
-    /// The providers' application.
+    /// Application of the providers.
     #[arg(long, value_name = "APP", default_value = "default", requires = "providers")]
     provider_app: String,
-    /// Begin after this revision; 0 lists what is there first.
+    /// Begin after this revision. 0 begins with the present instances.
     #[arg(long, value_name = "REVISION", default_value_t = 0)]
     since: Revision,
-    /// Only what happens from now on, as old clients watch: without revisions, so a lost connection leaves a gap.
+    /// Watch without revisions, as old clients do: from now on only, and a lost connection leaves a gap.
     #[arg(long, conflicts_with = "since")]
     live: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// A frame of either watch; what one kind lacks is empty.
+/// A text frame of either watch. Fields that one of them does not send are empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Frame {
+struct WatchFrame {
     action: String,
     key: ServiceKey,
     instance: Option<Instance>,
@@ -68,76 +72,79 @@ struct Frame {
     since: Option<Revision>,
 }
 
-/// Up to where everything was shown, and what was shown of what comes after that.
-struct Place {
-    /// `None`: the watch cannot be resumed.
+/// The point from which the watch resumes after a break.
+struct ResumePoint {
+    /// Up to this revision nothing is missing. `None` when the watch cannot be resumed.
     since: Option<Revision>,
-    /// May come again after a break. The bookmark that follows a burst empties it.
+    /// Changes after `since` that have been shown, by instance. The server sends them again after a break. A
+    /// bookmark follows each burst of changes and empties the set, so it stays small.
     shown: HashSet<(String, Revision)>,
 }
 
-impl Place {
-    /// Takes a frame in; false when it was shown before a break.
-    fn is_news(&mut self, frame: &Frame) -> bool {
-        // A server that sends no revisions cannot be asked to continue after one.
+impl ResumePoint {
+    /// Accounts for a frame. Returns false when its change was shown before a break.
+    fn accept(&mut self, frame: &WatchFrame) -> bool {
+        // A server that sends no revisions does not resume, so nothing comes twice.
         let (Some(since), Some(rev)) = (self.since.as_mut(), frame.rev) else { return true };
         if frame.action == "RESET" && rev < *since {
-            // The registry's store was restored: what was told until now is of another history.
+            // The store was restored from a backup. Revisions of the history before say nothing about this
+            // one.
             *since = 0;
             self.shown.clear();
         }
+        // A bookmark has no `since` of its own: its revision is the statement.
         *since = frame.since.unwrap_or(rev).max(*since);
-        match &frame.instance {
-            Some(instance) => self.shown.insert((instance.instance_id.clone(), rev)),
-            None => {
-                let since = *since;
-                self.shown.retain(|(_, rev)| *rev > since);
-                true
-            }
+        if let Some(instance) = &frame.instance {
+            return self.shown.insert((instance.instance_id.clone(), rev));
         }
+        let since = *since;
+        self.shown.retain(|(_, rev)| *rev > since);
+        true
     }
 }
 
 impl Watch {
-    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), Failure> {
-        let registry = Registry::new(&self.target)?;
+    pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let registry = RegistryClient::new(&self.target)?;
         tokio::select! {
             biased;
-            it = interrupted() => it,
-            it = self.follow(&registry, screen) => it,
+            result = interrupted() => result,
+            result = self.follow(&registry, screen) => result,
         }
     }
 
-    async fn follow(&self, registry: &Registry, screen: &mut Screen) -> Result<(), Failure> {
+    async fn follow(&self, registry: &RegistryClient, screen: &mut Screen) -> Result<(), CommandFailure> {
         for provider in &self.providers {
             self.depend_on(provider, registry).await?;
         }
-        let mut place = Place { since: (!self.live).then_some(self.since), shown: HashSet::new() };
-        let mut socket = self.connect(registry, place.since).await?;
+        let since = if self.live { None } else { Some(self.since) };
+        let mut point = ResumePoint { since, shown: HashSet::new() };
+        // Only a watch that was open once is opened again: a wrong address is reported at once.
+        let mut socket = self.open(registry, point.since).await?;
         screen.note("watching");
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            let lost = self.read(&mut socket, &mut place, &mut backoff, screen).await?;
+            let lost = self.show_until_lost(&mut socket, &mut point, &mut backoff, screen).await?;
             screen.note(&format!("{lost}; reconnecting"));
             socket = loop {
                 tokio::time::sleep(backoff.next_wait()).await;
-                match self.connect(registry, place.since).await {
+                match self.open(registry, point.since).await {
                     Ok(socket) => break socket,
-                    Err(Failure::TryAgain { wait: Some(wait), .. }) => tokio::time::sleep(wait).await,
-                    Err(e) if e.is_passing() => {}
-                    Err(e) => return Err(e),
+                    Err(CommandFailure::TryAgain { wait: Some(wait), .. }) => tokio::time::sleep(wait).await,
+                    Err(failure) if failure.is_passing() => {}
+                    Err(failure) => return Err(failure),
                 }
             };
-            screen.note(if place.since.is_some() {
+            screen.note(if point.since.is_some() {
                 "reconnected; nothing is missing"
             } else {
-                "reconnected; changes meanwhile are missing"
+                "reconnected; changes made meanwhile are missing"
             });
         }
     }
 
-    /// A find as the consumer records that it uses the provider, also before that exists.
-    async fn depend_on(&self, provider: &str, registry: &Registry) -> Result<(), Failure> {
+    /// Records that the consumer uses the provider, by a find on its behalf. The provider need not exist yet.
+    async fn depend_on(&self, provider: &str, registry: &RegistryClient) -> Result<(), CommandFailure> {
         let found = registry
             .get(&["registry", "instances"])
             .query("appId", &self.provider_app)
@@ -148,92 +155,102 @@ impl Watch {
             .send()
             .await;
         match found {
-            // A consumer that does not exist is told by the watch itself.
+            // The provider is not registered, which is fine, or the consumer is not, which the watch itself
+            // reports.
             Err(failure) if failure.is_unknown_service() => Ok(()),
             found => found.map(drop),
         }
     }
 
-    async fn connect(&self, registry: &Registry, since: Option<Revision>) -> Result<Socket, Failure> {
-        let watched = match &self.service {
-            Some(id) => Watched::Consumer(id),
-            None => Watched::Services { app: self.app.as_deref(), environment: self.env.as_deref() },
+    async fn open(
+        &self,
+        registry: &RegistryClient,
+        since: Option<Revision>,
+    ) -> Result<WatchSocket, CommandFailure> {
+        let query = match &self.service {
+            Some(id) => WatchQuery::Consumer(id),
+            None => WatchQuery::Services { app: self.app.as_deref(), environment: self.env.as_deref() },
         };
-        socket::connect(registry, watched, since, self.target.timeout).await
+        watch::open(registry, query, since, None).await
     }
 
-    /// Shows what comes until the connection is lost, and returns how that showed.
-    async fn read(
+    /// Shows changes until the connection is lost. Returns the sign of the loss, for people.
+    async fn show_until_lost(
         &self,
-        socket: &mut Socket,
-        place: &mut Place,
+        socket: &mut WatchSocket,
+        point: &mut ResumePoint,
         backoff: &mut Backoff,
         screen: &mut Screen,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, CommandFailure> {
         loop {
-            let message = match tokio::time::timeout(SILENCE, socket.next()).await {
+            let message = match tokio::time::timeout(MAX_SILENCE, socket.next()).await {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(e))) => return Ok(format!("the connection broke ({e})")),
                 Ok(None) => return Ok("the connection was closed".to_owned()),
                 Err(_) => return Ok("the server went silent".to_owned()),
             };
+            // Reset by a message and not by the handshake: a server that accepts and closes at once is not
+            // healthy.
             backoff.reset();
             match message {
                 Message::Text(text) => {
-                    let frame = read_frame(text.as_str())?;
-                    if place.is_news(&frame) {
+                    let frame = parse(text.as_str())?;
+                    if point.accept(&frame) {
                         self.show(text.as_str(), &frame, screen)?;
                     }
                 }
                 Message::Close(_) => return Ok("the server closed the connection".to_owned()),
-                // Pings are answered by the library.
+                // The library answers pings.
                 Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_) => {}
             }
         }
     }
 
-    fn show(&self, text: &str, frame: &Frame, screen: &mut Screen) -> Result<(), Failure> {
-        if self.target.output == Format::Json {
+    fn show(&self, text: &str, frame: &WatchFrame, screen: &mut Screen) -> Result<(), CommandFailure> {
+        if self.target.output == OutputFormat::Json {
+            // As it came: programs may know fields that this version does not.
             return screen.line(text);
         }
         let key = &frame.key;
         let name = format!("{}/{} {}", key.app_id, key.service_name, key.version);
         match frame.action.as_str() {
-            "BOOKMARK" => {}
+            "BOOKMARK" => Ok(()),
+            "RESET" if key.service_name.is_empty() => {
+                line(screen, "RESET", "everything", "all earlier lines are void; the present states follow")
+            }
             "RESET" => {
-                if key.service_name.is_empty() {
-                    return line(screen, "RESET", "everything", "what was known is void; states follow");
-                }
                 line(screen, "RESET", &name, &format!("{} instances", frame.instances.len()))?;
                 for instance in &frame.instances {
-                    line(screen, "", &name, &described(instance, screen))?;
+                    line(screen, "", &name, &describe(instance, screen))?;
                 }
+                Ok(())
             }
             action => {
-                let instance = frame.instance.as_ref();
-                line(screen, action, &name, &instance.map_or_else(String::new, |it| described(it, screen)))?;
+                let description = frame.instance.as_ref().map(|instance| describe(instance, screen));
+                line(screen, action, &name, &description.unwrap_or_default())
             }
         }
-        Ok(())
     }
 }
 
-/// By contract a text that is no JSON is the reason for which the watch ends.
-fn read_frame(text: &str) -> Result<Frame, Failure> {
+/// Parses a text frame. By contract a text that is not JSON is the reason for which the server ends the
+/// watch.
+fn parse(text: &str) -> Result<WatchFrame, CommandFailure> {
     serde_json::from_str(text).map_err(|_| {
-        let refusal = Refusal { message: text.chars().take(500).collect(), ..Refusal::default() };
-        Failure::Refused(refusal)
+        let refusal =
+            RegistryRefusal { message: text.chars().take(500).collect(), ..RegistryRefusal::default() };
+        CommandFailure::Refused(refusal)
     })
 }
 
-fn line(screen: &mut Screen, action: &str, name: &str, rest: &str) -> Result<(), Failure> {
+fn line(screen: &mut Screen, action: &str, name: &str, rest: &str) -> Result<(), CommandFailure> {
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
     let time = now.get(11..19).unwrap_or_default();
     let line = format!("{time}  {}  {}  {rest}", screen.word(action, 6), screen.word(name, 0));
     screen.line(line.trim_end())
 }
 
-fn described(instance: &Instance, screen: &Screen) -> String {
+fn describe(instance: &Instance, screen: &Screen) -> String {
     let endpoints = screen.word(&instance.endpoints.join(","), 0);
     format!("{}  {endpoints}  {}", screen.word(&instance.status, 0), screen.word(&instance.instance_id, 0))
 }

@@ -66,7 +66,8 @@ async fn who_does_not_read_for_the_write_deadline_is_closed_and_comes_back() {
         lasts(0.5).await;
     }
     harness::eventually("they are closed", || async {
-        let closed = stage.of_gateways("muster_edge_sessions_closed_total", "write_timeout").await;
+        let closed =
+            stage.of_gateways("muster_edge_sessions_closed_total", r#"reason="write_timeout""#).await;
         (closed >= stopped as f64).then_some(())
     })
     .await;

@@ -183,8 +183,8 @@ impl Stage {
         println!(
             "  gateways: resyncs {}, gaps {}, duplicates dropped {}, differences {differences}, merged {merged}",
             self.of_gateways("muster_edge_resyncs_total", "").await,
-            self.of_gateways("muster_edge_events_total", "gap").await,
-            self.of_gateways("muster_edge_events_total", "duplicate").await,
+            self.of_gateways("muster_edge_events_total", r#"fate="gap""#).await,
+            self.of_gateways("muster_edge_events_total", r#"fate="duplicate""#).await,
         );
         if holes == Holes::Lost {
             assert_eq!(merged, 0.0, "{fault}: nobody was slow");

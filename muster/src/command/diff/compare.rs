@@ -1,12 +1,15 @@
-//! Where what one plane knows contradicts what another knows, although changes go on while they are asked.
+//! Finds contradictions between the inventories of two planes, although changes go on while they are read.
 //!
 //! ```text
-//! reference asked ─▶ theirs asked, until it has everything up to there ─▶ reference asked again, until it has theirs
+//! read the reference
+//!   ─▶ read the other plane, until it has everything that the reference had
+//!     ─▶ read the reference again, until it has everything that the other plane had
 //! ```
 //!
-//! The revision that wrote an entry last tells the rest: what was written before the first look and is still there at
-//! the last one was there all the time, so theirs must have it; what theirs has from before the first look, the
-//! reference must have had then. What changed in between proves nothing and is left out.
+//! Each entry carries the revision that wrote it last, and that decides. An entry that the first and the last
+//! reading of the reference show with the same revision was there all the time, so the other plane must have
+//! it. An entry of the other plane that is older than the first reading must have been in that reading.
+//! Changes in between prove nothing and are left out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,93 +17,113 @@ use host::inventory::{Known, Plane};
 use serde::Serialize;
 use shared::model::Revision;
 
-/// An instance, or with `None` the record of a service.
-type Entry<'a> = (&'a str, &'a str, Option<&'a str>);
+/// Tenant, service id and instance id; without an instance, the record of the service.
+type EntryKey<'a> = (&'a str, &'a str, Option<&'a str>);
 
-/// Something that one process knows otherwise than the reference.
+/// An entry of one process that differs from the reference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Difference {
-    /// Who differs.
+    /// The process that differs.
     pub(super) process: String,
     /// Domain and project.
     pub(super) tenant: String,
-    /// Application, name and version; the id where no name is known.
+    /// Application, name and version; the id when no plane has the name.
     pub(super) service: String,
-    /// `None`: the record of the service.
+    /// The instance; `None` for the record of the service.
     pub(super) instance: Option<String>,
-    /// The revision that wrote it last, as it knows it; `None` when it does not have it.
+    /// The entry's revision at the process; `None` when the process does not have the entry.
     pub(super) has: Option<Revision>,
-    /// The same as the reference knows it.
+    /// The entry's revision at the reference; `None` when the reference does not have the entry.
     pub(super) expected: Option<Revision>,
 }
 
-/// What `theirs` knows otherwise than the reference, which was asked before (`first`) and after (`last`).
+/// The entries of one inventory, and the scope for which it is complete.
+struct Contents<'a> {
+    entries: HashMap<EntryKey<'a>, Revision>,
+    /// Tenant and id of the services that a gateway follows; `None` for a control plane, which has all.
+    followed: Option<HashSet<(&'a str, &'a str)>>,
+}
+
+impl<'a> Contents<'a> {
+    fn new(known: &'a Known, with_records: bool) -> Self {
+        let mut entries = HashMap::new();
+        let mut followed = HashSet::new();
+        for service in &known.services {
+            let tenant = service.tenant.as_str();
+            let id = service.id.as_str();
+            followed.insert((tenant, id));
+            if with_records && service.revision > 0 {
+                entries.insert((tenant, id, None), service.revision);
+            }
+            for (instance, revision) in &service.instances {
+                entries.insert((tenant, id, Some(instance.as_str())), *revision);
+            }
+        }
+        Self { entries, followed: (known.plane == Plane::EdgeGateway).then_some(followed) }
+    }
+
+    fn revision(&self, key: &EntryKey<'_>) -> Option<Revision> {
+        self.entries.get(key).copied()
+    }
+
+    /// The inventory would show the entry if it existed.
+    fn covers(&self, (tenant, id, _): &EntryKey<'_>) -> bool {
+        self.followed.as_ref().is_none_or(|followed| followed.contains(&(*tenant, *id)))
+    }
+}
+
+/// The differences of `theirs` from the reference, which was read before (`first`) and after (`last`).
 pub(super) fn compare(process: &str, first: &Known, theirs: &Known, last: &Known) -> Vec<Difference> {
-    // A gateway knows what its watchers follow: other services are not missing, and records it does not know.
-    let partial = [first, theirs].iter().any(|it| it.plane == Plane::EdgeGateway);
+    // Gateways do not have the records of services. Where one takes part, only instances can be compared.
+    let with_records = first.plane == Plane::ControlPlane && theirs.plane == Plane::ControlPlane;
     let names = names([first, theirs, last]);
-    let [first_all, theirs_all, last_all] = [first, theirs, last].map(|it| entries(it, partial));
-    let [of_first, of_theirs, of_last] = [first, theirs, last].map(followed);
-    let follows = |followed: &Option<HashSet<(&str, &str)>>, (tenant, id, _): &Entry<'_>| {
-        followed.as_ref().is_none_or(|it| it.contains(&(*tenant, *id)))
-    };
-    let mut found = Vec::new();
-    let mut differs = |entry: &Entry<'_>, has: Option<Revision>, expected: Option<Revision>| {
-        let (tenant, id, instance) = *entry;
-        found.push(Difference {
+    let first_contents = Contents::new(first, with_records);
+    let their_contents = Contents::new(theirs, with_records);
+    let last_contents = Contents::new(last, with_records);
+    let mut found: Vec<(EntryKey<'_>, Option<Revision>, Option<Revision>)> = Vec::new();
+    for (key, before) in &first_contents.entries {
+        let has = their_contents.revision(key);
+        let after = last_contents.revision(key);
+        let unchanged = after == Some(*before);
+        // A gateway that does not follow the service need not have it, but an entry that it has must be
+        // right.
+        if unchanged && has != Some(*before) && (has.is_some() || their_contents.covers(key)) {
+            found.push((*key, has, after));
+        }
+    }
+    for (key, has) in &their_contents.entries {
+        let before = first_contents.revision(key);
+        let after = last_contents.revision(key);
+        if before == after && before.is_some() {
+            continue; // The loop above has judged this entry.
+        }
+        let never_existed = *has <= first.revision && before != Some(*has);
+        let is_ahead = after.is_some_and(|after| after < *has) && last.revision >= *has;
+        if (never_existed || is_ahead) && first_contents.covers(key) && last_contents.covers(key) {
+            found.push((*key, Some(*has), after.or(before)));
+        }
+    }
+    let mut differences: Vec<Difference> = found
+        .into_iter()
+        .map(|((tenant, id, instance), has, expected)| Difference {
             process: process.to_owned(),
             tenant: tenant.to_owned(),
             service: names.get(&(tenant, id)).copied().unwrap_or(id).to_owned(),
             instance: instance.map(str::to_owned),
             has,
             expected,
-        });
-    };
-    for (entry, before) in &first_all {
-        let (has, after) = (theirs_all.get(entry).copied(), last_all.get(entry).copied());
-        let unchanged = after == Some(*before);
-        if unchanged && has != Some(*before) && (has.is_some() || follows(&of_theirs, entry)) {
-            differs(entry, has, after);
-        }
-    }
-    for (entry, has) in &theirs_all {
-        let (before, after) = (first_all.get(entry).copied(), last_all.get(entry).copied());
-        if before == after && before.is_some() {
-            continue; // Judged above.
-        }
-        let never_was = *has <= first.revision && before != Some(*has);
-        let is_ahead = after.is_some_and(|after| after < *has) && last.revision >= *has;
-        if (never_was || is_ahead) && follows(&of_first, entry) && follows(&of_last, entry) {
-            differs(entry, Some(*has), after.or(before));
-        }
-    }
-    found.sort_by(|a, b| (&a.service, &a.instance).cmp(&(&b.service, &b.instance)));
-    found
+        })
+        .collect();
+    differences.sort_by(|a, b| (&a.service, &a.instance).cmp(&(&b.service, &b.instance)));
+    differences
 }
 
-/// The services that a gateway follows; `None` for a control plane, which knows all.
-fn followed(known: &Known) -> Option<HashSet<(&str, &str)>> {
-    let all = || known.services.iter().map(|it| (it.tenant.as_str(), it.id.as_str())).collect();
-    (known.plane == Plane::EdgeGateway).then(all)
-}
-
-fn entries(known: &Known, instances_only: bool) -> HashMap<Entry<'_>, Revision> {
-    let mut entries = HashMap::new();
-    for service in &known.services {
-        let (tenant, id) = (service.tenant.as_str(), service.id.as_str());
-        if !instances_only && service.revision > 0 {
-            entries.insert((tenant, id, None), service.revision);
-        }
-        entries.extend(service.instances.iter().map(|(it, rev)| ((tenant, id, Some(it.as_str())), *rev)));
-    }
-    entries
-}
-
-fn names(all: [&Known; 3]) -> HashMap<(&str, &str), &str> {
-    let services = all.into_iter().flat_map(|known| &known.services);
-    let named = services.filter(|it| !it.name.is_empty());
-    named.map(|it| ((it.tenant.as_str(), it.id.as_str()), it.name.as_str())).collect()
+/// The names of services by tenant and id, as far as any of the inventories has them.
+fn names(inventories: [&Known; 3]) -> HashMap<(&str, &str), &str> {
+    let services = inventories.into_iter().flat_map(|known| &known.services);
+    let named = services.filter(|service| !service.name.is_empty());
+    named.map(|service| ((service.tenant.as_str(), service.id.as_str()), service.name.as_str())).collect()
 }
 
 #[cfg(test)]
@@ -109,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// A plane at a revision that knows the service `s`, written at 2, with these instances.
+    /// A plane at a revision that has the service `s`, written at revision 2, with these instances.
     fn plane(plane: Plane, revision: Revision, instances: &[(&str, Revision)]) -> Known {
         let service = KnownService {
             tenant: "default/default".to_owned(),
@@ -129,30 +152,31 @@ mod tests {
         plane(Plane::EdgeGateway, revision, instances)
     }
 
-    type Short = (Option<String>, Option<Revision>, Option<Revision>);
+    /// Instance, present revision and expected revision of a difference.
+    type Found = (Option<String>, Option<Revision>, Option<Revision>);
 
-    fn found(first: &Known, theirs: &Known, last: &Known) -> Vec<Short> {
-        let found = compare("them", first, theirs, last);
-        found.into_iter().map(|it| (it.instance, it.has, it.expected)).collect()
+    fn found(first: &Known, theirs: &Known, last: &Known) -> Vec<Found> {
+        let differences = compare("them", first, theirs, last);
+        differences.into_iter().map(|found| (found.instance, found.has, found.expected)).collect()
     }
 
-    fn one(instance: &str, has: Option<Revision>, expected: Option<Revision>) -> Vec<Short> {
+    fn one(instance: &str, has: Option<Revision>, expected: Option<Revision>) -> Vec<Found> {
         vec![(Some(instance.to_owned()), has, expected)]
     }
 
     #[test]
-    fn the_same_is_no_difference_and_a_gateway_need_not_follow_everything() {
+    fn equal_planes_agree_and_a_gateway_may_follow_less() {
         let all = control(9, &[("a", 4), ("b", 9)]);
         assert_eq!(found(&all, &all, &all), []);
         assert_eq!(found(&all, &edge(9, &[("a", 4), ("b", 9)]), &all), []);
         let nothing = Known { services: Vec::new(), ..edge(9, &[]) };
         assert_eq!(found(&all, &nothing, &all), []);
         let nothing = Known { plane: Plane::ControlPlane, ..nothing };
-        assert_eq!(found(&all, &nothing, &all).len(), 3, "a control plane must know all");
+        assert_eq!(found(&all, &nothing, &all).len(), 3, "a control plane must have all");
     }
 
     #[test]
-    fn what_is_missing_old_or_should_be_gone_is_found() {
+    fn missing_outdated_and_leftover_entries_are_found() {
         let all = control(9, &[("a", 4)]);
         assert_eq!(found(&all, &edge(9, &[]), &all), one("a", None, Some(4)));
         assert_eq!(found(&all, &edge(9, &[("a", 3)]), &all), one("a", Some(3), Some(4)));
@@ -160,9 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_meanwhile_proves_nothing() {
-        let (before, after) = (control(9, &[("a", 4), ("b", 5)]), control(12, &[("a", 11), ("c", 12)]));
-        // Each in the middle of it: `a` rewritten, `b` removed, `c` added.
+    fn changes_made_meanwhile_prove_nothing() {
+        let before = control(9, &[("a", 4), ("b", 5)]);
+        let after = control(12, &[("a", 11), ("c", 12)]);
+        // Each is read in the middle of the changes: `a` is rewritten, `b` removed, `c` added.
         for theirs in [
             edge(9, &[("a", 4), ("b", 5)]),
             edge(9, &[("a", 11)]),
@@ -171,15 +196,16 @@ mod tests {
         ] {
             assert_eq!(found(&before, &theirs, &after), [], "{theirs:?}");
         }
-        // But what was not there before the first look cannot be that old.
+        // An entry older than the first reading, but absent from it, never existed.
         assert_eq!(found(&before, &edge(9, &[("d", 3)]), &after), one("d", Some(3), None));
     }
 
     #[test]
     fn records_of_services_are_compared_between_control_planes() {
-        let (first, mut theirs) = (control(9, &[]), control(9, &[]));
+        let first = control(9, &[]);
+        let mut theirs = control(9, &[]);
         theirs.services[0].revision = 1;
         assert_eq!(found(&first, &theirs, &first), [(None, Some(1), Some(2))]);
-        assert_eq!(found(&first, &edge(9, &[]), &first), [], "a gateway does not know them");
+        assert_eq!(found(&first, &edge(9, &[]), &first), [], "a gateway does not have them");
     }
 }

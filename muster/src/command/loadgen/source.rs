@@ -1,79 +1,89 @@
-//! Where watches come from: addresses of this machine, and how many files it may open.
+//! The limits of one machine: its source addresses, and the number of files it may open.
 //!
-//! A connection is four numbers, of which only the client's port differs between watches of one machine on one
-//! gateway; there are some 28 000 of those. Each further source address has as many again. On loopback all of
-//! `127.0.0.0/8` is there for the asking.
+//! A connection is identified by two addresses and two ports. Between one machine and one gateway only the
+//! client's port differs, and there are about 28 000 of those. Each further source address has as many again.
+//! On Linux all of `127.0.0.0/8` can be used without setting anything up.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Addresses of a list; more is surely a mistake.
-const MOST: usize = 4096;
-/// Files beside the watches: what the process itself, its calls and its output need.
-const BESIDE: u64 = 200;
+/// Addresses of a list at most. A longer list is surely a mistake.
+const MAX_ADDRESSES: usize = 4096;
+/// Files beside the watches, for the process itself, its requests and its output.
+const SPARE_FILES: u64 = 200;
 
-/// Addresses that watches come from in turn.
+/// The addresses from which watches are opened in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sources(Vec<IpAddr>);
+pub(super) struct SourceAddresses(Vec<IpAddr>);
 
-impl FromStr for Sources {
+impl FromStr for SourceAddresses {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut all = Vec::new();
         for part in text.split(',').map(str::trim) {
-            let bad = || format!("`{part}`: expected an address, or two of IPv4 with a dash between");
             match part.split_once('-') {
-                None => all.push(part.parse().map_err(|_| bad())?),
-                Some((first, last)) => {
-                    let [first, last] = [first, last].map(|end| end.trim().parse::<Ipv4Addr>());
-                    let (first, last) =
-                        (u32::from(first.map_err(|_| bad())?), u32::from(last.map_err(|_| bad())?));
-                    let count = last
-                        .checked_sub(first)
-                        .ok_or_else(|| format!("`{part}`: it ends before it begins"))?;
-                    if count as usize >= MOST {
-                        return Err(format!("`{part}`: at most {MOST} addresses"));
-                    }
-                    all.extend((first..=last).map(|address| IpAddr::V4(address.into())));
-                }
+                None => all.push(part.parse().map_err(|_| not_an_address(part))?),
+                Some((first, last)) => add_range(part, first, last, &mut all)?,
             }
-            if all.len() > MOST {
-                return Err(format!("at most {MOST} addresses"));
+            if all.len() > MAX_ADDRESSES {
+                return Err(format!("at most {MAX_ADDRESSES} addresses"));
             }
         }
         Ok(Self(all))
     }
 }
 
-impl Sources {
-    /// How many.
+fn add_range(part: &str, first: &str, last: &str, all: &mut Vec<IpAddr>) -> Result<(), String> {
+    let first: Ipv4Addr = first.trim().parse().map_err(|_| not_an_address(part))?;
+    let last: Ipv4Addr = last.trim().parse().map_err(|_| not_an_address(part))?;
+    let first = u32::from(first);
+    let last = u32::from(last);
+    let count = last.checked_sub(first).ok_or_else(|| format!("`{part}`: it ends before it begins"))?;
+    // Checked before the range is built: it could be the whole address space.
+    if count as usize >= MAX_ADDRESSES {
+        return Err(format!("`{part}`: at most {MAX_ADDRESSES} addresses"));
+    }
+    all.extend((first..=last).map(|address| IpAddr::V4(address.into())));
+    Ok(())
+}
+
+fn not_an_address(part: &str) -> String {
+    format!("`{part}`: expected an address, or two of IPv4 with a dash between")
+}
+
+impl SourceAddresses {
+    /// The number of addresses.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The address of a watch; none when the system may choose.
+    /// The address of a watch, or `None` when the system may choose.
     pub(super) fn of(&self, watch: usize) -> Option<IpAddr> {
         (!self.0.is_empty()).then(|| self.0[watch % self.0.len()])
     }
 }
 
-/// Lets this process open as many files as it may, and says when that is too few for so many watches.
-pub(super) fn room_for(watches: u32) -> Result<(), String> {
-    let wanted = u64::from(watches) + BESIDE;
+/// Raises this process's limit on open files as far as needed.
+///
+/// # Errors
+/// When the limit stays too low for the watches; the text says what to do.
+pub(super) fn raise_file_limit(watches: u32) -> Result<(), String> {
+    let wanted = u64::from(watches) + SPARE_FILES;
     let limit = getrlimit(Resource::Nofile);
-    let Some(now) = limit.current.filter(|now| *now < wanted) else { return Ok(()) };
-    let most = limit.maximum.unwrap_or(wanted).max(now);
-    let raised = Rlimit { current: Some(most.min(wanted)), maximum: limit.maximum };
-    // Refused: what is in force is what counts.
-    let most = if setrlimit(Resource::Nofile, raised).is_ok() { most } else { now };
-    if most >= wanted {
+    // No limit at all, or one that is high enough.
+    let Some(current) = limit.current.filter(|current| *current < wanted) else { return Ok(()) };
+    let allowed = limit.maximum.unwrap_or(wanted).max(current);
+    let raised = Rlimit { current: Some(allowed.min(wanted)), maximum: limit.maximum };
+    // A sandbox may refuse the change; then the present limit remains in force.
+    let allowed = if setrlimit(Resource::Nofile, raised).is_ok() { allowed } else { current };
+    if allowed >= wanted {
         return Ok(());
     }
     Err(format!(
-        "{watches} watches need {wanted} open files and this process may have {most}: raise the limit \
+        "{watches} watches need {wanted} open files and this process may have {allowed}: raise the limit \
          (`ulimit -Hn`), or spread the watches over several runs"
     ))
 }
@@ -83,20 +93,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_and_ranges_are_taken_in_turn() {
-        let sources: Sources = "127.0.0.2-127.0.0.4, ::1,10.0.0.1".parse().expect("is a list");
+    fn lists_and_ranges_are_used_in_turn() {
+        let sources: SourceAddresses = "127.0.0.2-127.0.0.4, ::1,10.0.0.1".parse().expect("is a list");
         assert_eq!(sources.len(), 5);
-        let of = |watch| sources.of(watch).expect("is one").to_string();
-        assert_eq!(
-            [of(0), of(2), of(3), of(4), of(5)],
-            ["127.0.0.2", "127.0.0.4", "::1", "10.0.0.1", "127.0.0.2"]
-        );
-        assert_eq!(Sources::default().of(3), None);
-        assert_eq!("10.0.0.1-10.0.0.1".parse::<Sources>().expect("one").len(), 1);
+        for (watch, address) in
+            [(0, "127.0.0.2"), (2, "127.0.0.4"), (3, "::1"), (4, "10.0.0.1"), (5, "127.0.0.2")]
+        {
+            assert_eq!(sources.of(watch).expect("is one").to_string(), address);
+        }
+        assert_eq!(SourceAddresses::default().of(3), None);
+        assert_eq!("10.0.0.1-10.0.0.1".parse::<SourceAddresses>().expect("one").len(), 1);
     }
 
     #[test]
-    fn what_is_no_list_of_addresses_is_refused_with_the_part_that_is_wrong() {
+    fn a_wrong_list_is_refused_with_its_wrong_part() {
         for (text, part) in [
             ("", "``"),
             ("127.0.0.1,", "``"),
@@ -106,16 +116,16 @@ mod tests {
             ("10.0.0.0-10.9.9.9", "at most"),
             ("127.0.0.1-", "`127.0.0.1-`"),
         ] {
-            let problem = text.parse::<Sources>().expect_err(text);
+            let problem = text.parse::<SourceAddresses>().expect_err(text);
             assert!(problem.contains(part), "{text}: {problem}");
         }
     }
 
     #[test]
-    fn a_limit_that_is_too_low_is_told_with_both_numbers() {
-        assert_eq!(room_for(1), Ok(()));
+    fn a_limit_that_is_too_low_is_reported_with_both_numbers() {
+        assert_eq!(raise_file_limit(1), Ok(()));
         if getrlimit(Resource::Nofile).maximum.is_some_and(|most| most < 1 << 30) {
-            let problem = room_for(u32::MAX).expect_err("is too many");
+            let problem = raise_file_limit(u32::MAX).expect_err("is too many");
             assert!(problem.contains("4294967295 watches need 4294967495"), "{problem}");
         }
     }

@@ -1,4 +1,4 @@
-//! What was changed and what was seen, shared by the changes and all watchers.
+//! Counts the changes that were made and the frames that were seen. All watchers and changes share it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -7,26 +7,28 @@ use parking_lot::Mutex;
 use shared::clock::Clock;
 use tokio::sync::{MutexGuard, watch};
 
-/// The run's figures.
+/// The figures of the run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// The last number given to each provider. Held while its change is under way, so that changes of one
-    /// instance do not overtake each other; an async lock, because that takes a request.
+    /// The last number given to a change of each provider. The lock is held until the change is committed, so
+    /// that changes of one instance do not overtake each other. It is an async lock, because that takes a
+    /// request.
     turns: Vec<tokio::sync::Mutex<u64>>,
-    /// The last number that the registry has taken.
-    taken: Vec<AtomicU64>,
-    /// Whether the last change has been made.
+    /// The last number of each provider that the registry has accepted.
+    accepted: Vec<AtomicU64>,
+    /// The last change has been made.
     ended: watch::Sender<bool>,
     /// Watchers that have seen the last number of every provider.
     settled: AtomicUsize,
     /// Watchers whose connection ended early.
     pub(super) lost: AtomicUsize,
+    /// Frames with a change.
     pub(super) frames: AtomicU64,
-    /// Frames that told something older than one before them.
+    /// Frames with an older number than one before them.
     pub(super) disordered: AtomicU64,
-    /// Numbers passed over: merged away by the server, or lost.
+    /// Numbers that no frame carried: the server has merged them, or they were lost.
     pub(super) skipped: AtomicU64,
-    /// Microseconds from asking for a change to the frame, of watchers that read at once.
+    /// Microseconds from the request of a change to its frame, of watchers that read at once.
     pub(super) lag: Mutex<Histogram<u64>>,
     pub(super) clock: Clock,
 }
@@ -34,20 +36,20 @@ pub(super) struct Tally {
 /// The right to change a provider.
 pub(super) struct Turn<'a> {
     last: MutexGuard<'a, u64>,
-    taken: &'a AtomicU64,
+    accepted: &'a AtomicU64,
     clock: &'a Clock,
 }
 
 impl Turn<'_> {
-    /// The change's number, and now.
+    /// The number of the next change, and the present time in microseconds.
     pub(super) fn next(&mut self) -> (u64, u64) {
         *self.last += 1;
         (*self.last, self.clock.micros())
     }
 
-    /// The registry has taken the change.
-    pub(super) fn made(&self) {
-        self.taken.store(*self.last, Ordering::Release);
+    /// Records that the registry has accepted the change.
+    pub(super) fn accepted(&self) {
+        self.accepted.store(*self.last, Ordering::Release);
     }
 }
 
@@ -55,29 +57,31 @@ impl Tally {
     pub(super) fn new(providers: usize) -> Self {
         Self {
             turns: (0..providers).map(|_| tokio::sync::Mutex::new(0)).collect(),
-            taken: (0..providers).map(|_| AtomicU64::new(0)).collect(),
+            accepted: (0..providers).map(|_| AtomicU64::new(0)).collect(),
             ended: watch::channel(false).0,
             settled: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             frames: AtomicU64::new(0),
             disordered: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-            // A microsecond to ten minutes, three digits.
+            // A microsecond to ten minutes, with three digits: less than 200 KiB, whatever the length of the
+            // run.
             lag: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order")),
             clock: Clock::system(),
         }
     }
 
+    /// Waits until no other change of the provider is under way.
     pub(super) async fn turn(&self, provider: usize) -> Turn<'_> {
         let last = self.turns[provider].lock().await;
-        Turn { last, taken: &self.taken[provider], clock: &self.clock }
+        Turn { last, accepted: &self.accepted[provider], clock: &self.clock }
     }
 
     pub(super) fn providers(&self) -> usize {
-        self.taken.len()
+        self.accepted.len()
     }
 
-    /// No further change will be made.
+    /// Declares that no further change will be made.
     pub(super) fn end(&self) {
         self.ended.send_replace(true);
     }
@@ -86,7 +90,7 @@ impl Tally {
         *self.ended.borrow()
     }
 
-    /// Tells when the last change has been made.
+    /// Becomes true when the last change has been made.
     pub(super) fn end_of_changes(&self) -> watch::Receiver<bool> {
         self.ended.subscribe()
     }
@@ -96,12 +100,17 @@ impl Tally {
         self.lag.lock().value_at_quantile(quantile) as f64 / 1e3
     }
 
-    /// Whoever has seen these numbers has seen the final state.
+    /// A watcher that has seen these numbers has seen the final state.
     pub(super) fn is_final(&self, seen: &[u64]) -> bool {
         self.has_ended()
-            && self.taken.iter().zip(seen).all(|(taken, seen)| *seen >= taken.load(Ordering::Acquire))
+            && self
+                .accepted
+                .iter()
+                .zip(seen)
+                .all(|(accepted, seen)| *seen >= accepted.load(Ordering::Acquire))
     }
 
+    /// Counts a watcher that has seen the final state.
     pub(super) fn settle(&self) {
         self.settled.fetch_add(1, Ordering::AcqRel);
     }
@@ -110,6 +119,7 @@ impl Tally {
         self.settled.load(Ordering::Acquire)
     }
 
+    /// Every watcher has seen the final state or was lost.
     pub(super) fn is_settled(&self, watchers: usize) -> bool {
         self.settled() + self.lost.load(Ordering::Acquire) >= watchers
     }
