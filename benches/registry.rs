@@ -218,7 +218,7 @@ async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
         store.txn(Txn { then, ..Txn::default() }).await?;
     }
     let before = resident()?;
-    let (writer, view) = view::view(History::new(1000), Protection::default(), Clock::system());
+    let (writer, view) = view::empty(History::new(1000), Protection::default(), Clock::system());
     let tasks = Tasks::new();
     let started = Instant::now();
     tasks.spawn(follow::follow(store.clone(), writer, tasks.abort().clone()));

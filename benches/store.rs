@@ -122,7 +122,7 @@ async fn streams(client: etcd_client::Client, leases: &[LeaseId]) -> Result<Vec<
     for lease in leases {
         let start = Instant::now();
         // Opening the stream sends the renewal and awaits its answer.
-        client.lease_client().keep_alive(*lease).await?;
+        client.lease_client().keep_alive(lease.get()).await?;
         calls.push(start.elapsed());
     }
     Ok(calls)

@@ -20,16 +20,14 @@ use crate::config::{Config, host_name};
 use crate::dependency_queue;
 use crate::election::{self, Role};
 use crate::keys::ROOT;
-use crate::metrics::{
-    ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics, observe_totals, observe_view,
-};
+use crate::metrics::{ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
 use crate::protector;
 use crate::publisher::Publisher;
-use crate::registry::{Registry, own};
+use crate::registry::{Registry, own, totals};
 use crate::responder::Responder;
 use crate::store::Store;
 use crate::store::measured::Measured;
-use crate::view::{self, History, View, follow};
+use crate::view::{self, History, View, follow, gauges};
 
 /// A control plane, running among its [`Tasks`] from the moment it is built.
 pub struct App {
@@ -106,14 +104,14 @@ impl App {
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
         let Parts { store, bus, config, listening, meter, readiness } = parts;
         let clock = Clock::system();
-        let (writer, view) = view::view(History::new(config.history), config.protection, clock.clone());
+        let (writer, view) = view::empty(History::new(config.history), config.protection, clock.clone());
         let address =
             if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
             .reporting(RegistryMetrics::new(&meter, &address));
-        observe_view(&meter, &view);
-        observe_totals(&meter, &registry, &address);
+        gauges::register(&meter, &view);
+        totals::register(&meter, &registry, &address);
         observe_usage(&meter, &address);
 
         let writer = writer.reporting(ViewMetrics::new(&meter, &address));
@@ -133,7 +131,8 @@ impl App {
         let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
         tasks.spawn_vital("dependency_queue", queue);
         let metrics = PublisherMetrics::new(&meter, clock, &address);
-        metrics.observe_backlog(&meter, &view);
+        let backlog_view = view.clone();
+        metrics.observe_backlog(&meter, move || backlog_view.now().map_or(0, |snapshot| snapshot.revision));
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         let (publishing, published) = (stop.child_token(), CancellationToken::new());
         let (running, done) = (publisher.run(publishing.clone()), published.clone().drop_guard());

@@ -1,8 +1,8 @@
-//! Works off dependencies that Service-Center nodes have queued and nobody else works off.
+//! Applies dependencies that Service-Center nodes have queued and that no such node applies any more.
 //!
-//! Beside living Service-Center nodes this finds nothing to do: they empty the queue within a second. It matters
-//! when the last of them is gone and has left something behind. So only entries are touched that lay there, as
-//! they are, for a whole round.
+//! Beside living Service-Center nodes this task finds nothing to do, because they empty the queue within a second.
+//! It matters when the last of them is gone and has left entries behind. Therefore only entries are applied that
+//! have been in the queue, unchanged, for a whole round.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::registry::Registry;
 use crate::registry::dependency::QueuedDependency;
 use crate::store::{Compare, KeyValue, Op, RangeRequest, Txn};
 
-/// Entries taken in a round.
-const MOST: usize = 1000;
+/// The most entries in a round.
+const MAX_ENTRIES: usize = 1000;
 
 /// Looks at the queue every `pause` while this replica is the publisher, until `stop`.
 pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role>, stop: CancellationToken) {
@@ -32,30 +32,32 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
             seen.clear();
             continue;
         }
-        let queued = RangeRequest { limit: MOST, ..RangeRequest::prefix(DEPENDENCY_QUEUE) };
-        // An outage is told by those who follow the store.
+        let queued = RangeRequest { limit: MAX_ENTRIES, ..RangeRequest::prefix(DEPENDENCY_QUEUE) };
+        // An outage is not logged here: the task that follows the store logs it.
         let Ok(mut reply) = registry.store().range(queued).await else { continue };
-        // In the order in which they were queued: an override must not come after what was added later.
+        // In the order in which they were queued: an override must not undo an entry that was added later.
         reply.items.sort_by_key(|kv| kv.create_rev);
-        let (left, new): (Vec<_>, Vec<_>) =
+        let (abandoned, new): (Vec<_>, Vec<_>) =
             reply.items.into_iter().partition(|kv| seen.get(&kv.key) == Some(&kv.mod_rev));
-        for kv in &left {
-            if let Err(failure) = work_off(&registry, kv).await {
+        for kv in &abandoned {
+            if let Err(failure) = apply_entry(&registry, kv).await {
                 warn!(key = kv.key, %failure, "a queued dependency cannot be applied; trying again");
             }
         }
-        if !left.is_empty() {
-            info!(entries = left.len(), "dependencies that were left in the queue were applied");
+        if !abandoned.is_empty() {
+            info!(entries = abandoned.len(), "dependencies that had been left in the queue were applied");
         }
-        seen = new.into_iter().chain(left).map(|kv| (kv.key, kv.mod_rev)).collect();
+        seen = new.into_iter().chain(abandoned).map(|kv| (kv.key, kv.mod_rev)).collect();
     }
 }
 
-async fn work_off(registry: &Registry, kv: &KeyValue) -> Result<(), Failure> {
+/// Applies an entry and deletes it. An entry that cannot be decoded is only deleted, since nobody could ever apply it.
+async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), Failure> {
     match Record::<QueuedDependency>::parse(&kv.value) {
         Ok(record) => registry.apply_queued(record.value).await?,
-        Err(error) => warn!(key = kv.key, %error, "a queued dependency cannot be read; dropped"),
+        Err(error) => warn!(key = kv.key, %error, "a queued dependency cannot be decoded; deleting it"),
     }
+    // Only this version of the entry: a node that came back may have queued another one under the key.
     let txn = Txn {
         compare: vec![Compare::ModRev(kv.key.clone(), kv.mod_rev)],
         then: vec![Op::Delete(kv.key.clone())],

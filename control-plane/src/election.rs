@@ -1,8 +1,8 @@
-//! Who publishes? One replica at a time, by a key on a lease.
+//! Elects the publisher: one replica at a time holds the seat, a key of the store on a lease.
 //!
-//! The seat is a key of the store. Its creation's revision is the epoch, so epochs only grow. Two publishers at
-//! once would do no harm (everything is idempotent by revision); a holder that cannot renew its lease steps
-//! down all the same before the store lets another one in. A draining holder resigns at once.
+//! The revision that creates the key is the epoch, so epochs only grow. Two publishers at once would do no harm,
+//! because every event is idempotent by its position. Even so, a holder that cannot renew its lease steps down
+//! before the store admits the next one. A holder that drains resigns at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use tracing::{info, warn};
 use crate::keys::PUBLISHER;
 use crate::store::{Compare, KvEvent, LeaseId, Op, Store, StoreError, Txn, WatchItem};
 
-/// What this replica is.
+/// The part of this replica in publishing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Another replica publishes, or nobody does yet.
+    /// Another replica publishes, or none does yet.
     #[default]
     Standby,
-    /// This one publishes, since the revision that is its epoch.
+    /// This replica holds the seat.
     Publisher {
-        /// Grows with every change of publisher.
+        /// The revision at which it took the seat. It grows from term to term.
         epoch: Revision,
     },
 }
 
-/// Campaigns for the seat until `stop`, and tells the role. `name` identifies the replica to people; a holder
-/// that dies is replaced after `ttl`.
+/// Campaigns for the seat until `stop`, and reports the role. `name` identifies the replica to operators. The seat of
+/// a holder that dies becomes free after `ttl`.
 pub async fn campaign(
     store: Arc<dyn Store>,
     name: String,
@@ -42,21 +42,24 @@ pub async fn campaign(
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while !stop.is_cancelled() {
-        let term = run_term(&*store, &name, ttl, &role, &stop);
-        let outcome = term.await;
+        let outcome = run_term(&*store, &name, ttl, &role, &stop).await;
         role.send_replace(Role::Standby);
         match outcome {
             Ok(()) => backoff.reset(),
             Err(error) => {
                 let wait = backoff.next_wait();
-                warn!(%error, attempt = backoff.failures(), "campaigning for the publisher's seat failed; trying again");
+                warn!(
+                    %error,
+                    attempt = backoff.failures(),
+                    "campaigning for the publisher's seat failed; trying again"
+                );
                 tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(wait) => {} }
             }
         }
     }
 }
 
-/// One attempt: take the seat and hold it, or wait until it is free.
+/// One attempt: takes the seat and holds it, or waits until it is free.
 async fn run_term(
     store: &dyn Store,
     name: &str,
@@ -70,28 +73,28 @@ async fn run_term(
         then: vec![Op::Put { key: PUBLISHER.into(), value: name.to_owned().into(), lease: Some(lease) }],
         otherwise: vec![Op::Get(PUBLISHER.into())],
     };
-    let taken = store.txn(txn).await;
-    let outcome = match taken {
+    let outcome = match store.txn(txn).await {
         Ok(reply) if reply.succeeded => {
             info!(epoch = reply.revision, "this replica is the publisher");
             role.send_replace(Role::Publisher { epoch: reply.revision });
-            let held = hold(store, lease, ttl, stop).await;
+            let outcome = hold(store, lease, ttl, stop).await;
+            // Before the lease is given up: another replica may take the seat at once.
             role.send_replace(Role::Standby);
-            held
+            outcome
         }
         Ok(reply) => {
-            // Not needed while another replica sits there.
+            // The lease is of no use while another replica holds the seat; it would only fill the store until it ends.
             let _ = store.revoke(lease).await;
             return wait_for_vacancy(store, reply.revision + 1, ttl, stop).await;
         }
         Err(error) => Err(error),
     };
-    // Gives the seat up; it ends by itself when this fails.
+    // Vacates the seat. When this fails, the lease ends by itself.
     let _ = store.revoke(lease).await;
     outcome
 }
 
-/// Renews the lease until the stop, or until it could not be renewed for the time it lives.
+/// Renews the lease until `stop`, or until a whole lease time has passed without a renewal.
 async fn hold(
     store: &dyn Store,
     lease: LeaseId,
@@ -101,10 +104,10 @@ async fn hold(
     let mut renewed = Instant::now();
     loop {
         tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(ttl / 3) => {} }
+        // Time counts from the sending: the store may have renewed at any moment since.
         let sent = Instant::now();
-        // A renewal that takes longer than the lease lives is no renewal.
-        let left = (renewed + ttl).saturating_duration_since(sent);
-        match tokio::time::timeout(left, store.keep_alive(lease)).await {
+        let remaining = (renewed + ttl).saturating_duration_since(sent);
+        match tokio::time::timeout(remaining, store.keep_alive(lease)).await {
             Ok(Ok(())) => renewed = sent,
             Ok(Err(StoreError::LeaseNotFound)) => return Err(StoreError::LeaseNotFound),
             Ok(Err(error)) if renewed.elapsed() >= ttl => return Err(error),
@@ -116,26 +119,28 @@ async fn hold(
     }
 }
 
-/// Waits until the seat is given up or expires. Looks again after twice the lease's time in any case.
+/// Waits until the seat is vacated or expires, but no longer than twice the lease time, in case that the watch
+/// misses it.
 async fn wait_for_vacancy(
     store: &dyn Store,
     from: Revision,
     ttl: Duration,
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
-    let vacated = async {
-        let mut changes = store.watch(PUBLISHER, from).await?;
-        while let Some(item) = changes.next().await {
-            let WatchItem::Events(events) = item? else { continue };
-            if events.iter().any(|event| matches!(event, KvEvent::Delete { .. })) {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Unavailable("the watch of the publisher's seat ended".into()))
-    };
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        outcome = vacated => outcome,
+        outcome = seat_is_vacated(store, from) => outcome,
         () = tokio::time::sleep(ttl * 2) => Ok(()),
     }
+}
+
+async fn seat_is_vacated(store: &dyn Store, from: Revision) -> Result<(), StoreError> {
+    let mut changes = store.watch(PUBLISHER, from).await?;
+    while let Some(item) = changes.next().await {
+        let WatchItem::Events(events) = item? else { continue };
+        if events.iter().any(|event| matches!(event, KvEvent::Delete { .. })) {
+            return Ok(());
+        }
+    }
+    Err(StoreError::Unavailable("the watch of the publisher's seat ended".into()))
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::store::StoreError;
-use crate::view::NotYet;
+use crate::view::ViewError;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $message:literal;)*) => {
@@ -134,8 +134,8 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<NotYet> for Failure {
-    fn from(reason: NotYet) -> Self {
+impl From<ViewError> for Failure {
+    fn from(reason: ViewError) -> Self {
         Self::new(Code::NotReady, reason.to_string())
     }
 }

@@ -7,15 +7,14 @@
 //!
 //! Data flows one way; only [`app`] knows both ends of an arrow.
 
-pub mod access;
 pub mod api;
 pub mod app;
 pub mod config;
 pub mod dependency_queue;
 pub mod election;
 pub mod failure;
+pub mod inventory;
 pub mod keys;
-pub mod known;
 pub mod metrics;
 #[cfg(feature = "etcd")]
 pub mod process;
@@ -25,6 +24,5 @@ pub mod record;
 pub mod registry;
 pub mod responder;
 pub mod store;
-mod trace;
 pub mod version;
 pub mod view;

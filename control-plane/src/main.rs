@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bus::NatsBus;
 use control_plane::app::{App, Parts};
-use control_plane::known;
+use control_plane::inventory;
 use control_plane::process::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
@@ -47,7 +47,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     }
     info!(plane = "control", api = %listening, admin = %admin.local_addr()?, "listening");
 
-    host.known.add(known::source(&app.registry));
+    host.known.add(inventory::source(&app.registry));
     let quotas = app.registry.quotas();
     host.on_change(move |config| quotas.set(&config.plane.registry));
     host.serve_admin(admin);

@@ -1,16 +1,15 @@
-//! Every instrument of this plane, one struct a room.
+//! The instruments of this plane, one struct for each room that reports. This room knows no other room: the
+//! rooms call it with plain numbers. Gauges that read a room are made in that room.
 //!
-//! Old names (`service_center_…`) keep their labels, so that existing dashboards work; ours start with
-//! `muster_`.
+//! Names of Service-Center (`service_center_…`) keep their labels, so that existing dashboards work. Our own names
+//! start with `muster_`.
 
 mod api;
 mod publisher;
 mod registry;
-mod totals;
 pub(crate) mod view;
 
 pub use api::ApiMetrics;
-pub use publisher::PublisherMetrics;
+pub use publisher::{PublishedBatch, PublisherMetrics};
 pub use registry::RegistryMetrics;
-pub use totals::observe_totals;
-pub use view::{ViewMetrics, observe_view};
+pub use view::ViewMetrics;

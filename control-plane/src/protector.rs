@@ -1,12 +1,13 @@
-//! Records what every replica concludes about held instances, so that it outlives them all and ends in time.
+//! Records the replicas' conclusions about held instances in the store, so that they outlive all replicas and end in
+//! time.
 //!
-//! The record is a key on a lease of the protection's length: when the lease ends, the key goes, and with it the
-//! protection. The publisher records at once, the others a little later if it has not: one of them suffices.
+//! A record is a key on a lease as long as the protection: when the lease ends, the key goes, and the protection
+//! with it. The publisher records at once, the other replicas a little later if it has not. One record is enough.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::model::ServiceRef;
+use shared::model::{Revision, ServiceRef};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,23 +18,30 @@ use crate::record;
 use crate::registry::Registry;
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
 use crate::view::Snapshot;
-use crate::view::protection::{HeldRecord, Size};
+use crate::view::protection::{HeldRecord, ServiceSize};
 
-/// How much later than the publisher the others record.
+/// The head start that the publisher has over the other replicas.
 const STANDBY_WAIT: Duration = Duration::from_secs(2);
-/// Wait after the store refused.
+/// The pause after a failed attempt.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Watches the view for instances that are to be held, until `stop`.
+/// Watches the view for unrecorded holds until `stop`. `hold` is the length of a protection.
 pub async fn run(registry: Registry, hold: Duration, role: watch::Receiver<Role>, stop: CancellationToken) {
     let mut revisions = registry.view().revisions();
     loop {
-        tokio::select! { biased; () = stop.cancelled() => return, changed = revisions.changed() => if changed.is_err() { return } }
-        while let Some(snapshot) = work(&registry) {
-            let standby = *role.borrow() == Role::Standby;
-            let wait = if standby { STANDBY_WAIT } else { Duration::ZERO };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = revisions.changed() => if changed.is_err() { return },
+        }
+        while let Some(mut snapshot) = snapshot_with_work(&registry) {
+            let is_standby = *role.borrow() == Role::Standby;
+            let wait = if is_standby { STANDBY_WAIT } else { Duration::ZERO };
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
-            let Some(snapshot) = (if standby { work(&registry) } else { Some(snapshot) }) else { break };
+            if is_standby {
+                let Some(unchanged) = snapshot_with_work(&registry) else { break };
+                snapshot = unchanged;
+            }
             if let Err(error) = record_all(&registry, &snapshot, hold).await {
                 warn!(%error, "held instances could not be recorded; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY) => {} }
@@ -42,15 +50,15 @@ pub async fn run(registry: Registry, hold: Duration, role: watch::Receiver<Role>
     }
 }
 
-/// The view, when there is something to be recorded.
-fn work(registry: &Registry) -> Option<Arc<Snapshot>> {
+/// The view, if it has something to be recorded.
+fn snapshot_with_work(registry: &Registry) -> Option<Arc<Snapshot>> {
     let snapshot = registry.view().now().ok()?;
     (!snapshot.unrecorded.is_empty() || !snapshot.shrunk.is_empty()).then_some(snapshot)
 }
 
 async fn record_all(registry: &Registry, snapshot: &Snapshot, hold: Duration) -> Result<(), StoreError> {
     if !snapshot.unrecorded.is_empty() {
-        // One lease for all that were found together: they are released together.
+        // Instances that were found together share a lease, so that they are released together.
         let lease = registry.store().grant(hold.as_secs().max(1) as i64).await?;
         let mut recorded = 0;
         for ((service, id), since) in snapshot.unrecorded.iter() {
@@ -59,34 +67,45 @@ async fn record_all(registry: &Registry, snapshot: &Snapshot, hold: Duration) ->
         info!(instances = recorded, seconds = hold.as_secs(), "expired instances are held");
     }
     for service in snapshot.shrunk.keys() {
-        let living = snapshot.any_service(service).map_or(0, |view| view.living());
-        let size = Size { size: living, ..Size::default() };
-        let txn = Txn {
-            compare: vec![Compare::Exists(keys::service(service))],
-            then: vec![Op::put(keys::size(service), record::render(&size, None))],
-            otherwise: vec![Op::Delete(keys::size(service))],
-        };
-        registry.store().txn(txn).await?;
-        info!(service.id = %service.id, living, "the protection of a service ended");
+        record_size(registry, snapshot, service).await?;
     }
-    // The view hears of it by its watch; without that nothing would have changed here.
+    // Waits for the view to receive the records. Without that, this task would find the same work again.
     let _ = registry.confirmed().await;
     Ok(())
 }
 
-/// True when this replica was the one that recorded it.
+/// Sets the usual size of a service to the instances that are alive at the end of its protection.
+async fn record_size(
+    registry: &Registry,
+    snapshot: &Snapshot,
+    service: &ServiceRef,
+) -> Result<(), StoreError> {
+    let living = snapshot.any_service(service).map_or(0, |view| view.living());
+    let size = ServiceSize { usual: living, ..ServiceSize::default() };
+    let txn = Txn {
+        compare: vec![Compare::Exists(keys::service(service))],
+        then: vec![Op::put(keys::size(service), record::render(&size, None))],
+        otherwise: vec![Op::Delete(keys::size(service))],
+    };
+    registry.store().txn(txn).await?;
+    info!(service.id = %service.id, living, "the protection of a service ended");
+    Ok(())
+}
+
+/// Records the hold of an instance. Returns false when another replica has recorded it, or when the instance has
+/// registered again or lost its service.
 async fn record_held(
     registry: &Registry,
     snapshot: &Snapshot,
     service: &ServiceRef,
     id: &str,
-    since: u64,
+    since: Revision,
     lease: LeaseId,
 ) -> Result<bool, StoreError> {
-    let Some(known) = snapshot.any_service(service).and_then(|view| view.instances.get(id)) else {
+    let Some(view) = snapshot.any_service(service).and_then(|view| view.instances.get(id)) else {
         return Ok(false);
     };
-    let value = HeldRecord { instance: (*known.instance).clone(), mod_rev: known.mod_rev, since };
+    let value = HeldRecord { instance: (*view.instance).clone(), mod_rev: view.mod_rev, since };
     let key = keys::held(service, id);
     let txn = Txn {
         compare: vec![

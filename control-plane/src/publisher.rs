@@ -1,14 +1,14 @@
-//! Publishes each change once, in order, whoever consumes it.
+//! Publishes each change once and in order. It knows nothing about the subscribers.
 //!
 //! ```text
-//! History ──after the cursor──▶ bus        cursor: what was handed to the bus
-//!                                          settled: what the bus has taken, as the bookmarks say
+//! History ──after the cursor──▶ bus        cursor: everything up to it was handed to the bus
+//!                                          flushed: everything up to it has left, bookmarks included
 //! ```
 //!
-//! Every replica keeps the history and hears the bookmarks; only the one with the seat publishes. It starts
-//! after the last bookmark it heard, and starts again from what was settled when the bus lost its connection:
-//! sending twice is harmless, not sending is not. A bookmark that starts after the last one heard tells gateways
-//! that something may have been missed; what it names tells them whether it was.
+//! Every replica keeps the history and receives the bookmarks; only the holder of the seat publishes. Its term
+//! starts after the last bookmark it received, and goes back to the last flush when the bus lost its connection:
+//! sending twice is harmless, not sending is not. A bookmark that does not join the previous one shows gateways
+//! that they may have missed something, and its entries show them whether they did.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,37 +25,37 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::election::Role;
-use crate::metrics::PublisherMetrics;
-use crate::view::View;
+use crate::metrics::{PublishedBatch, PublisherMetrics};
+use crate::view::{Change, View};
 
 mod messages;
 pub mod term;
 
 use term::Term;
 
-/// How often a bookmark is sent when nothing happens.
+/// The interval of bookmarks while nothing happens.
 const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
-/// How soon after a burst a bookmark follows; also the pause between bookmarks of a long burst.
+/// The delay of the bookmark after a burst, and the interval of bookmarks during a long one.
 const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
-/// Wait before the bus is tried again.
+/// The pause before a failed call of the bus is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// The publisher's task. Owns the cursor.
+/// The task that publishes while this replica holds the seat.
 pub struct Publisher {
     view: View,
     bus: Arc<dyn Bus>,
     name: String,
     role: watch::Receiver<Role>,
     metrics: PublisherMetrics,
-    /// The newest revision that a bookmark of anyone has covered.
-    heard: Revision,
+    /// The highest revision in a bookmark of any publisher.
+    bookmarked: Revision,
     term: Option<Term>,
-    /// When the term's next bookmark is due.
+    /// The time at which the next bookmark of the term is due.
     bookmark_at: Instant,
 }
 
 impl Publisher {
-    /// A publisher that follows `role`.
+    /// A publisher that follows `role`. `name` identifies this replica in its bookmarks.
     pub fn new(
         view: View,
         bus: Arc<dyn Bus>,
@@ -63,11 +63,13 @@ impl Publisher {
         role: watch::Receiver<Role>,
         metrics: PublisherMetrics,
     ) -> Self {
-        Self { view, bus, name, role, metrics, heard: 0, term: None, bookmark_at: Instant::now() }
+        Self { view, bus, name, role, metrics, bookmarked: 0, term: None, bookmark_at: Instant::now() }
     }
 
-    /// Runs until `stop`; then publishes what the view knows, and flushes it, so that the next publisher goes on from
-    /// there: it may have read the store for the first time a moment ago, and know nothing of what was before.
+    /// Runs until `stop`, then publishes and flushes the rest of the view.
+    ///
+    /// The next publisher continues after this one's last bookmark. It may have listed the store a moment ago, and
+    /// then it has no history from which it could publish the rest itself.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut revisions = self.view.revisions();
         let mut bookmarks: Option<Messages> = None;
@@ -78,11 +80,12 @@ impl Publisher {
             }
             let due = retry_at.or(self.term.as_ref().map(|_| self.bookmark_at));
             tokio::select! {
+                // In this order, so that a busy view puts off neither the end nor a change of role.
                 biased;
                 () = stop.cancelled() => break,
                 Ok(()) = self.role.changed() => {}
                 message = next(&mut bookmarks) => match message {
-                    Some(message) => self.hear(&message),
+                    Some(message) => self.on_bookmark(&message),
                     None => bookmarks = None,
                 },
                 Ok(()) = revisions.changed(), if retry_at.is_none() => {}
@@ -90,8 +93,8 @@ impl Publisher {
             }
             let waited = retry_at.is_some_and(|at| at <= Instant::now());
             retry_at = match self.step().await {
-                // After the wait the subscription is tried again; put off each time, it never would be, and every
-                // change would wait.
+                // After the pause the subscription must be tried again. If each event set a new pause instead, it
+                // never would be, and every change would wait.
                 Ok(()) if bookmarks.is_some() || waited => None,
                 Ok(()) => Some(Instant::now() + RETRY),
                 Err(error) => {
@@ -100,9 +103,14 @@ impl Publisher {
                 }
             };
         }
+        self.finish().await;
+    }
+
+    async fn finish(mut self) {
         if self.term.is_some() {
             let _ = self.step().await;
         }
+        // Asked again: the step ends the term when this replica has lost the seat.
         if self.term.is_some() {
             let _ = self.bookmark().await;
             if self.bus.flush().await.is_err() {
@@ -111,14 +119,14 @@ impl Publisher {
         }
     }
 
-    fn hear(&mut self, message: &Message) {
+    fn on_bookmark(&mut self, message: &Message) {
         match pb::Bookmark::decode(&message.payload[..]) {
-            Ok(bookmark) => self.heard = self.heard.max(bookmark.rev),
-            Err(error) => warn!(%error, "a bookmark cannot be read; ignored"),
+            Ok(bookmark) => self.bookmarked = self.bookmarked.max(bookmark.rev),
+            Err(error) => warn!(%error, "a bookmark cannot be decoded; ignoring it"),
         }
     }
 
-    /// Does what the role asks for now.
+    /// Begins or ends the term by the role, and publishes the view's progress during a term.
     async fn step(&mut self) -> Result<(), BusError> {
         let role = *self.role.borrow_and_update();
         let Role::Publisher { epoch } = role else {
@@ -133,7 +141,8 @@ impl Publisher {
             return Err(BusError::Disconnected);
         }
         if self.term.as_ref().is_some_and(|term| term.is_undone(snapshot.revision)) {
-            self.heard = 0;
+            // The bookmarks received so far belong to the undone history as well.
+            self.bookmarked = 0;
             self.term = None;
         }
         self.start_term(epoch, link.generation);
@@ -150,22 +159,28 @@ impl Publisher {
             term => {
                 self.metrics.takes_over(epoch);
                 self.bookmark_at = Instant::now();
-                *term = Some(Term::begin(epoch, self.heard, self.view.history(), generation));
+                *term = Some(Term::begin(epoch, self.bookmarked, self.view.history(), generation));
             }
         }
     }
 
     async fn publish_until(&mut self, revision: Revision) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
-        let Some(batch) = term.due(self.view.history(), revision) else { return Ok(()) };
-        for message in batch.messages(self.metrics.now()) {
+        let Some(due) = term.due(self.view.history(), revision) else { return Ok(()) };
+        for message in due.messages(self.metrics.now()) {
             self.bus.publish(message).await?;
         }
-        if !batch.changes().is_empty() {
+        if let Some(oldest) = due.changes().first() {
             self.bookmark_at = self.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
-            self.metrics.published(batch.changes());
+            let of_instances = due.changes().iter().filter(|change| matches!(change, Change::Instance(_)));
+            self.metrics.published(PublishedBatch {
+                changes: due.changes().len() as u64,
+                of_instances: of_instances.count() as u64,
+                oldest_committed_at: oldest.committed_at(),
+            });
         }
-        term.published(batch);
+        // Only now: after an error above, the same changes are due again.
+        term.published(due);
         self.metrics.reached(term.cursor());
         Ok(())
     }
@@ -177,6 +192,8 @@ impl Publisher {
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }
         self.bus.flush().await?;
+        // Read after the flush: a connection that was replaced meanwhile has another generation, and the term
+        // then takes no credit for the flush.
         let generation = self.bus.link().borrow().generation;
         term.flushed(generation);
         self.bookmark_at = Instant::now() + IDLE_BOOKMARK;

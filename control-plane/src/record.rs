@@ -1,7 +1,7 @@
-//! Values as the store has them.
+//! Stored values, with their unknown fields.
 //!
-//! A record that another node wrote may have fields we do not know. They are kept aside when a record is
-//! read and put back when it is rewritten, and are never shown to clients.
+//! A record that another node wrote may have fields that this program does not know. They are kept aside when the
+//! record is read, put back when it is rewritten, and never shown to clients.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -10,46 +10,51 @@ use serde_json::{Map, Value};
 
 use shared::model::ServiceKey;
 
-/// A stored value with the fields of it that are not ours.
+/// A stored value, and the fields of it that this program does not know.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Record<T> {
-    /// What we understand.
+    /// The known fields.
     #[serde(flatten)]
     pub value: T,
-    /// What we do not; written back unchanged.
+    /// The unknown fields, to be written back unchanged.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
 impl<T: DeserializeOwned> Record<T> {
-    /// Reads a stored value.
+    /// Decodes a stored value.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
 }
 
-/// A value as stored: ours, and after it what another node had written beside it.
+/// Encodes a value for the store, followed by the unknown fields that another node had written.
 pub fn render<T: Serialize>(value: &T, unknown: Option<&Map<String, Value>>) -> Bytes {
-    let ours = || serde_json::to_vec(value).expect("plain fields and text keys always serialise");
     match unknown {
         Some(unknown) if !unknown.is_empty() => {
             let mut object = match serde_json::to_value(value) {
                 Ok(Value::Object(object)) => object,
-                _ => return ours().into(),
+                // Only objects have fields, so there is nothing to add to another value.
+                _ => return plain(value),
             };
             for (key, kept) in unknown {
                 object.entry(key.clone()).or_insert_with(|| kept.clone());
             }
             Value::Object(object).to_string().into()
         }
-        _ => ours().into(),
+        // Encoded directly, without a value tree: nearly all records take this way.
+        _ => plain(value),
     }
 }
 
-/// The value of a dependency rule key; the capital D is Service-Center's.
+fn plain<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("plain fields and text keys always serialise").into()
+}
+
+/// The value of a dependency rule's key. The capital D is Service-Center's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DependencySet {
-    /// Providers of a consumer, or consumers of a provider.
+    /// The providers of a consumer, or the consumers of a provider.
     #[serde(
         rename = "Dependency",
         default,
@@ -66,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_fields_survive_a_rewrite_and_ours_win() {
+    fn unknown_fields_survive_a_rewrite_and_known_ones_win() {
         let stored = br#"{"instanceId":"i","status":"UP","shiny":{"new":1},"properties":null}"#;
         let mut record = Record::<Instance>::parse(stored).expect("parses");
         record.value.status = "DOWN".into();
@@ -75,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_set_is_spelt_with_a_capital() {
+    fn a_dependency_set_is_spelt_with_a_capital_letter() {
         let set =
             DependencySet { keys: vec![ServiceKey { service_name: "order".into(), ..Default::default() }] };
         assert_eq!(&render(&set, None)[..], br#"{"Dependency":[{"serviceName":"order"}]}"#);

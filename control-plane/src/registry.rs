@@ -31,6 +31,7 @@ pub mod rule;
 pub mod schema;
 pub mod service;
 pub mod tag;
+pub mod totals;
 pub mod validate;
 
 /// How long a read waits for the revision it was asked to contain, and a write for its own view.

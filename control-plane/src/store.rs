@@ -1,8 +1,10 @@
-//! The truth: an ordered, revisioned key-value store with leases and a watch.
+//! The store: an ordered key-value store with revisions, leases and a watch. It is the truth of the registry.
 //!
-//! Two implementations under one contract suite: [`etcd`] for production and [`embedded`] (one file) for
-//! `muster standalone`. Nothing outside this room knows which one it speaks to.
+//! It has two implementations under one contract suite: [`etcd`] for production, and [`embedded`] (one file) for
+//! `muster standalone`. Nothing outside this room knows which one is in use.
 
+use std::fmt;
+use std::num::NonZeroI64;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,49 +19,70 @@ pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod measured;
+pub(crate) mod trace;
 
-/// A lease's id. Never zero.
-pub type LeaseId = i64;
+/// The id of a lease. Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(NonZeroI64);
 
-/// A key with its value and history.
+impl LeaseId {
+    /// The lease with this number. `None` for 0, which in etcd means "no lease".
+    pub fn new(number: i64) -> Option<Self> {
+        NonZeroI64::new(number).map(Self)
+    }
+
+    /// The number of the lease.
+    pub fn get(self) -> i64 {
+        self.0.get()
+    }
+}
+
+/// Decimal text, as Service-Center stores it.
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key, its value, and the revisions that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key; one that is not UTF-8 is read lossily (no key of ours is).
+    /// The key. Foreign keys that are not UTF-8 are read with replacement characters.
     pub key: String,
     /// The value.
     pub value: Bytes,
     /// The revision that created the key.
     pub create_rev: Revision,
-    /// The revision that wrote it last.
+    /// The revision that wrote the key last.
     pub mod_rev: Revision,
-    /// Writes since its creation, from 1.
+    /// The number of writes since the key was created, from 1.
     pub version: u64,
-    /// The lease it lives on.
+    /// The lease that deletes the key when it ends.
     pub lease: Option<LeaseId>,
 }
 
-/// Which keys to read: those in `[start, end)`, in order.
+/// A request to read the keys in `[start, end)`, in order.
 #[derive(Clone, Debug)]
 pub struct RangeRequest {
     /// The first key.
     pub start: String,
-    /// Where to stop, exclusive; `None` reads only `start` itself.
+    /// The end, exclusive. `None` reads the one key `start`.
     pub end: Option<String>,
-    /// Keys at most; 0 is no limit.
+    /// The most keys to read; 0 is no limit.
     pub limit: usize,
-    /// Read as of this revision instead of now.
+    /// The revision at which to read, or `None` for the newest one.
     pub revision: Option<Revision>,
-    /// Leave the values empty.
+    /// If true, the values are left out.
     pub keys_only: bool,
 }
 
 impl RangeRequest {
-    /// One key.
+    /// A request for one key.
     pub fn key(key: impl Into<String>) -> Self {
         Self { start: key.into(), end: None, limit: 0, revision: None, keys_only: false }
     }
 
-    /// Every key that starts with `prefix`.
+    /// A request for every key that starts with `prefix`.
     pub fn prefix(prefix: impl Into<String>) -> Self {
         let start = prefix.into();
         let end = prefix_end(&start);
@@ -67,8 +90,8 @@ impl RangeRequest {
     }
 }
 
-/// The first key after all that start with `prefix`: the last byte raised by one. Our keys are ASCII at the
-/// ends of their prefixes (`/`), so this stays text.
+/// The first key after all keys that start with `prefix`: the prefix with its last character raised by one. Our
+/// prefixes end with `/`, so the result is text again.
 pub fn prefix_end(prefix: &str) -> String {
     let mut end = prefix.to_owned();
     match end.pop() {
@@ -78,14 +101,14 @@ pub fn prefix_end(prefix: &str) -> String {
     end
 }
 
-/// What a range read found.
+/// The reply to a range request.
 #[derive(Clone, Debug, Default)]
 pub struct RangeReply {
-    /// The keys, in order.
+    /// The keys that were found, in order.
     pub items: Vec<KeyValue>,
-    /// The limit cut the answer short.
+    /// True when the limit cut the reply short.
     pub more: bool,
-    /// The revision of the read (that of now, also when an older one was read).
+    /// The store's newest revision, also when an older one was read.
     pub revision: Revision,
 }
 
@@ -96,90 +119,92 @@ pub enum Compare {
     Exists(String),
     /// The key does not exist.
     Absent(String),
-    /// The key was last written by this revision; 0 means it does not exist.
+    /// The key was last written by this revision. 0 means that the key does not exist.
     ModRev(String, Revision),
 }
 
-/// A step of a transaction.
+/// An operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Writes a key, on a lease if one is given.
+    /// Writes a key.
     Put {
         /// The key.
         key: String,
         /// Its value.
         value: Bytes,
-        /// The lease it is to live on; without one it stays, also if it lived on one before.
+        /// The lease that is to delete the key. `None` detaches the key from an earlier lease.
         lease: Option<LeaseId>,
     },
-    /// Deletes a key, if it is there.
+    /// Deletes a key if it exists.
     Delete(String),
     /// Deletes every key with this prefix.
     DeletePrefix(String),
-    /// Reads a key; the answer is in [`TxnReply::got`], in the order of the `Get`s.
+    /// Reads a key. The results are in [`TxnReply::got`], in the order of the `Get`s.
     Get(String),
 }
 
 impl Op {
-    /// Writes `key` without a lease.
+    /// An operation that writes `key` without a lease.
     pub fn put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
         Self::Put { key: key.into(), value: value.into(), lease: None }
     }
 }
 
-/// A transaction: if all of `compare` hold then `then`, else `otherwise`; all at one revision.
-/// No key may be written twice in one transaction (etcd refuses it).
+/// A transaction: runs `then` if every condition in `compare` holds, and `otherwise` if not. All its writes have one
+/// revision. A transaction must not write a key twice; etcd refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// The conditions.
     pub compare: Vec<Compare>,
-    /// What happens when they hold.
+    /// The operations to run when they hold.
     pub then: Vec<Op>,
-    /// What happens when they do not.
+    /// The operations to run when they do not.
     pub otherwise: Vec<Op>,
 }
 
-/// Entries of each list of a transaction that always fit, as etcd has it (`--max-txn-ops`).
-pub const SHORT_LIST: usize = 128;
-/// Steps that fit when the other lists have no more than [`BESIDE_LONG`] entries.
-pub const LONG_LIST: usize = 1000;
-/// Conditions, and steps otherwise, that may stand beside a list longer than [`SHORT_LIST`].
-pub const BESIDE_LONG: usize = 112;
+/// The most entries in each list of a transaction: etcd's default for `--max-txn-ops`.
+pub const MAX_TXN_OPS: usize = 128;
+/// The most operations in `then`, if each other list has at most [`MAX_TXN_COMPARE_WITH_LONG_THEN`] entries.
+pub const MAX_TXN_THEN: usize = 1000;
+/// The most conditions, and operations in `otherwise`, beside a `then` longer than [`MAX_TXN_OPS`]. On etcd such a
+/// list is sent in nested transactions, and each of them counts against the same limit as these.
+pub const MAX_TXN_COMPARE_WITH_LONG_THEN: usize = 112;
 
 impl Txn {
-    /// Refuses a transaction that is longer than every store takes at one revision.
+    /// Refuses a transaction that is longer than the shared limits. Both stores check it, so that a transaction that
+    /// works on the embedded store also works on etcd.
     pub(crate) fn check_length(&self) -> Result<(), StoreError> {
         let beside = self.compare.len().max(self.otherwise.len());
-        let most = if beside <= BESIDE_LONG { LONG_LIST } else { SHORT_LIST };
+        let limit = if beside <= MAX_TXN_COMPARE_WITH_LONG_THEN { MAX_TXN_THEN } else { MAX_TXN_OPS };
         let longest = beside.max(self.then.len());
-        if longest <= most {
+        if longest <= limit {
             return Ok(());
         }
-        Err(StoreError::Refused(format!("too many operations in one transaction: {longest} > {most}")))
+        Err(StoreError::Refused(format!("too many operations in one transaction: {longest} > {limit}")))
     }
 }
 
-/// What a transaction did.
+/// The reply to a transaction.
 #[derive(Clone, Debug)]
 pub struct TxnReply {
-    /// The conditions held.
+    /// True when all conditions held.
     pub succeeded: bool,
-    /// The store's revision after it. When the transaction wrote something, that of the write.
+    /// The store's revision after the transaction. If the transaction wrote something, this is the write's revision.
     pub revision: Revision,
-    /// One entry for each `Get` that ran.
+    /// One entry for each `Get` that ran; `None` for a key that does not exist.
     pub got: Vec<Option<KeyValue>>,
 }
 
 /// A change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvEvent {
-    /// It was written.
+    /// The key was written.
     Put(KeyValue),
-    /// It was deleted, by unregistration, expiry or a prefix delete.
+    /// The key was deleted by a transaction or by the end of its lease.
     Delete {
         /// The key.
         key: String,
-        /// The revision of the delete.
+        /// The revision that deleted the key.
         rev: Revision,
     },
 }
@@ -202,10 +227,10 @@ impl KvEvent {
     }
 }
 
-/// What a watch delivers.
+/// An item of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchItem {
-    /// Changes in order of revision. All changes of one revision come in the same item.
+    /// Changes in order of revision. An item contains all changes of each of its revisions.
     Events(Vec<KvEvent>),
     /// Everything up to this revision has been delivered.
     Progress(Revision),
@@ -229,56 +254,56 @@ impl Stream for WatchStream {
     }
 }
 
-/// Why the store did not do it.
+/// A failure of a call to the store.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It could not be reached, or did not answer in time. Whether a write happened is unknown.
+    /// The store could not be reached or did not answer in time. A write may have happened or not.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// The lease has expired, was revoked, or never was.
+    /// The lease has expired, was revoked, or never existed.
     #[error("the lease does not exist")]
     LeaseNotFound,
-    /// The revision is older than the history that is kept. Carries the revision up to which history is gone: the
-    /// keys can still be read at exactly this revision, and watched after it.
+    /// The requested revision is older than the history that the store keeps. Carries the compacted revision: keys can
+    /// still be read at exactly this revision, and watched after it.
     #[error("history before revision {0} has been compacted")]
     Compacted(Revision),
-    /// The store refused the request as such (too large, malformed).
+    /// The request is malformed or too large, and will not succeed when repeated.
     #[error("the store refused: {0}")]
     Refused(String),
 }
 
-/// What a store can do. Every call has a deadline of its own and ends with [`StoreError::Unavailable`] past it.
+/// An ordered key-value store. Every call has its own deadline, after which it ends with
+/// [`StoreError::Unavailable`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Reads keys, linearizable unless a revision is given.
+    /// Reads keys. Without a revision in the request, the read is linearizable.
     async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError>;
 
-    /// Runs a transaction. Not cancel-safe: a dropped call may or may not have happened.
+    /// Runs a transaction. Not cancel-safe: the transaction of a dropped call may happen or not.
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError>;
 
-    /// Grants a lease of `ttl` seconds (at least 1; the store may raise it).
+    /// Grants a lease of `ttl` seconds, at least 1. The store may grant a longer one.
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError>;
 
-    /// Renews a lease to its full time. Calls are pipelined; a lease renewed a moment ago (less than a tenth
-    /// of its time, at most 1 s) is answered without a round trip.
+    /// Renews a lease to its full time. A lease that was renewed less than a tenth of its time ago, and at most 1 s,
+    /// may be answered without a round trip.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Ends a lease; its keys are deleted at one revision.
+    /// Ends a lease and deletes its keys at one revision.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
     /// Watches every key with `prefix`, from revision `from` on (inclusive).
     ///
-    /// The stream's first error is [`StoreError::Compacted`] when `from` is no longer kept, that is, not after the
-    /// compacted revision. A stream whose store gives no sign of life is ended by the store itself. Reading it
-    /// late costs nobody else anything; it may be dropped at any time.
+    /// The stream begins with [`StoreError::Compacted`] if `from` is not after the compacted revision. It ends with
+    /// [`StoreError::Unavailable`] if the store gives no sign of life. A slow reader holds up nobody else. The
+    /// stream may be dropped at any time.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError>;
 
-    /// A revision that covers everything committed before the call, and that each open watch of `prefix`
-    /// reports (by events or progress) without anyone writing anything else. An implementation may write a key of
-    /// its own under `prefix` for it.
+    /// A revision that covers everything committed before the call. Each open watch of `prefix` reports it, by events
+    /// or progress, without any other write. An implementation may write a key of its own under `prefix` for that.
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError>;
 
-    /// Drops history before `rev`.
+    /// Drops the history before `rev`.
     async fn compact(&self, rev: Revision) -> Result<(), StoreError>;
 
     /// The addresses of the store, for `/admin/clusters`.

@@ -1,25 +1,28 @@
-//! The registry in memory: one writer, immutable snapshots for readers.
+//! The registry in memory: one writer, and immutable snapshots for readers.
 //!
 //! ```text
-//! store ──watch──▶ follow ──▶ Writer ──┬─▶ Snapshot (swapped) ──▶ api, responder
-//!                                      └─▶ History ──▶ publisher, responder
+//! store ──watch──▶ follow ──▶ ViewWriter ──┬─▶ Snapshot (swapped) ──▶ api, responder
+//!                                          └─▶ History ──▶ publisher, responder
 //! ```
 //!
-//! [`follow`] keeps one watch over the whole prefix; [`Writer`] applies it in revision order. A snapshot is a
-//! handful of persistent maps: taking one costs an `Arc` clone, a change copies the path to the changed entry.
-//! The order of a change is: history, snapshot, revision. Whoever sees a revision in the snapshot finds its
-//! events in the history, and an event leaves only after the snapshot has it.
+//! [`follow`] keeps one watch over the whole prefix; [`ViewWriter`] applies it in revision order. A snapshot is a
+//! handful of persistent maps: taking one costs an `Arc` clone, and a change copies the path to the changed entry.
+//! The order of a change is: history, snapshot, revision. A reader that sees a revision in the snapshot finds its
+//! events in the history, and an event leaves only after the snapshot contains it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use shared::clock::Clock;
 use shared::model::Revision;
 use tokio::sync::watch;
 
+pub mod access;
 mod entry;
 pub mod follow;
+pub mod gauges;
 pub mod history;
 pub mod interest;
 pub mod protection;
@@ -30,20 +33,20 @@ pub use entry::{FindBody, Held, InstanceView, RuleSet, SchemaView, ServiceRule, 
 pub use history::{Change, History};
 pub use protection::Protection;
 pub use snapshot::{Snapshot, TenantView, select};
-pub use writer::Writer;
+pub use writer::ViewWriter;
 
-/// How a reader got on with waiting.
+/// A reason why the view cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotYet {
-    /// The first list is not in.
-    #[error("the registry is still being read")]
+pub enum ViewError {
+    /// The first list has not been read yet.
+    #[error("this replica is still reading the registry; try again")]
     NotListed,
-    /// The view did not reach the revision in time.
-    #[error("this replica has not caught up")]
+    /// The view did not reach the requested revision in time.
+    #[error("this replica has not reached the requested revision; try again")]
     Behind,
 }
 
-/// The readers' end of the view. Cheap to clone.
+/// The readers' handle of the view. Cheap to clone.
 #[derive(Clone)]
 pub struct View {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -56,45 +59,49 @@ impl View {
     /// The view as of now. Never waits.
     ///
     /// # Errors
-    /// [`NotYet::NotListed`] until the first list is in: empty is a claim that needs proof.
-    pub fn now(&self) -> Result<Arc<Snapshot>, NotYet> {
+    /// [`ViewError::NotListed`] before the first list. An empty view would claim that the registry is empty.
+    pub fn now(&self) -> Result<Arc<Snapshot>, ViewError> {
         let snapshot = self.snapshot.load_full();
-        if snapshot.revision == 0 { Err(NotYet::NotListed) } else { Ok(snapshot) }
+        if snapshot.revision == 0 { Err(ViewError::NotListed) } else { Ok(snapshot) }
     }
 
-    /// The view once it has reached `revision`, waiting at most `patience`. Cancel-safe.
-    pub async fn at(&self, revision: Revision, patience: Duration) -> Result<Arc<Snapshot>, NotYet> {
-        let mut seen = self.revision.clone();
-        let reached = seen.wait_for(|at| *at >= revision.max(1));
+    /// The view once it has reached `revision`. Waits at most `patience`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ViewError::NotListed`] before the first list, [`ViewError::Behind`] when the time is over.
+    pub async fn at(&self, revision: Revision, patience: Duration) -> Result<Arc<Snapshot>, ViewError> {
+        let mut revisions = self.revision.clone();
+        let reached = revisions.wait_for(|current| *current >= revision.max(1));
         match tokio::time::timeout(patience, reached).await {
             Ok(Ok(_)) => self.now(),
-            _ => self.now().and(Err(NotYet::Behind)),
+            _ => self.now().and(Err(ViewError::Behind)),
         }
     }
 
-    /// Follows the view's revision; 0 until the first list is in.
+    /// The view's revision, to be followed. It is 0 before the first list.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.clone()
     }
 
-    /// Stored values that could not be read, and were passed over, so far.
+    /// The number of stored values so far that could not be decoded and were skipped.
     pub fn skipped(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
     }
 
-    /// What happened lately.
+    /// The recent changes.
     pub fn history(&self) -> &Arc<History> {
         &self.history
     }
 }
 
 /// An empty view, and the only handle that can change it.
-pub fn view(history: History, protection: Protection, clock: shared::clock::Clock) -> (Writer, View) {
+pub fn empty(history: History, protection: Protection, clock: Clock) -> (ViewWriter, View) {
     let history = Arc::new(history);
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (sender, revision) = watch::channel(0);
     let skipped = Arc::new(AtomicU64::new(0));
-    let writer = Writer::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());
+    let writer =
+        ViewWriter::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());
     (writer, View { snapshot, revision, history, skipped })
 }
 

@@ -70,7 +70,7 @@ fn stored_values() {
                 _ = Record::<Service>::parse(&kv.value);
             }
         }
-        let (mut writer, view) = view::view(History::new(100), Protection::default(), Clock::system());
+        let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::system());
         writer.apply(events);
         assert_eq!(writer.revision(), last, "nothing stops the view");
         _ = view.now().is_ok();

@@ -6,7 +6,7 @@ mod probe;
 use std::time::Duration;
 
 use control_plane::keys::{DEPENDENCY_LOCKS, Key};
-use control_plane::store::{Op, RangeRequest, Store, Txn};
+use control_plane::store::{LeaseId, Op, RangeRequest, Store, Txn};
 use probe::Probe;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ async fn write(store: &dyn Store, items: Vec<(&str, String)>) {
 }
 
 /// An instance on its lease, as registered by a node of 2021.
-async fn write_instance(store: &dyn Store, id: &str) -> i64 {
+async fn write_instance(store: &dyn Store, id: &str) -> LeaseId {
     let lease = store.grant(120).await.expect("a lease");
     let value = format!(
         r#"{{"instanceId":"{id}","serviceId":"{PROVIDER}","endpoints":["rest://10.0.0.7:8080"],"hostName":"node-7","status":"UP","properties":{{"tag":"1"}},"healthCheck":{{"mode":"push","interval":30,"times":3}},"timestamp":"1621475123","modTimestamp":"1621475123","version":"0.0.1"}}"#
@@ -74,7 +74,7 @@ async fn write_instance(store: &dyn Store, id: &str) -> i64 {
     lease
 }
 
-async fn value(store: &dyn Store, key: &str) -> Option<(Value, Option<i64>)> {
+async fn value(store: &dyn Store, key: &str) -> Option<(Value, Option<LeaseId>)> {
     let reply = store.range(RangeRequest::key(key)).await.expect("reads");
     let kv = reply.items.first()?;
     let text = String::from_utf8(kv.value.to_vec()).expect("text");
@@ -175,7 +175,11 @@ async fn what_is_written_has_the_keys_and_values_of_service_center() {
     );
     let (text, same) =
         value(store, &format!("/cse-sr/inst/leases/default/default/{order}/i")).await.expect("there");
-    assert_eq!((text, same), (json!(lease.expect("a lease")), lease), "the lease as decimal text, on itself");
+    assert_eq!(
+        (text, same),
+        (json!(lease.expect("a lease").get()), lease),
+        "the lease as decimal text, on itself"
+    );
     let rule =
         value(store, "/cse-sr/ms/dep-rules/default/default/c//shop/cart/1.0.0").await.expect("there").0;
     let provider =

@@ -14,8 +14,8 @@ use axum::Router;
 use bus::local::LocalBus;
 use clap::{ArgMatches, Command};
 use control_plane::app::{App, Parts};
+use control_plane::inventory;
 use control_plane::keys::Name;
-use control_plane::known;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
@@ -155,7 +155,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");
     let quotas = registry.quotas();
     let set_limits = gateway.on_limits();
-    host.known.add(known::source(&registry));
+    host.known.add(inventory::source(&registry));
     drop(registry);
     host.known.add(gateway.on_known());
     host.on_change(move |config| {

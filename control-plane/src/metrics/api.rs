@@ -1,4 +1,4 @@
-//! Figures of the API, under their old names.
+//! Instruments of the API, under their Service-Center names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use parking_lot::Mutex;
 
-/// Domains with series of their own; the rest, which clients can make as many of as they like, share `other`.
-const DOMAINS_TOLD: usize = 100;
+/// The most domains with series of their own. Clients can name any number of domains, so the rest share `other`.
+const MAX_DOMAINS: usize = 100;
 
-/// Figures of the API, under their old names.
+/// Instruments of the API. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiMetrics {
     instance: String,
@@ -45,13 +45,14 @@ impl ApiMetrics {
         }
     }
 
-    /// The label of a domain: its name while there are few, else `other`.
+    /// The label for the domain of a request: its name, or `other` beyond the most domains.
     pub(crate) fn domain(&self, headers: &HeaderMap) -> String {
         let sent = headers.get("x-domain-name").and_then(|value| value.to_str().ok());
         let domain = sent.map(str::trim).filter(|domain| !domain.is_empty()).unwrap_or("default");
-        let mut told = self.domains.lock();
-        let known = told.contains(domain) || (told.len() < DOMAINS_TOLD && told.insert(domain.to_owned()));
-        if known { domain.to_owned() } else { "other".to_owned() }
+        let mut labelled = self.domains.lock();
+        let has_series =
+            labelled.contains(domain) || (labelled.len() < MAX_DOMAINS && labelled.insert(domain.to_owned()));
+        if has_series { domain.to_owned() } else { "other".to_owned() }
     }
 
     pub(crate) fn answered(

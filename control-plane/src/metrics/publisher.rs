@@ -1,4 +1,4 @@
-//! Figures of the publisher.
+//! Instruments of the publisher.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +9,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::clock::Clock;
 use shared::model::Revision;
 
-use crate::view::{Change, View};
-
-/// Figures of the publisher.
+/// Instruments of the publisher. Cheap to clone.
 #[derive(Clone)]
 pub struct PublisherMetrics {
     clock: Clock,
@@ -33,28 +31,27 @@ struct PublisherState {
 }
 
 impl PublisherMetrics {
-    /// Makes the instruments; `instance` is the address that labels this node. Gauges are read when they are
-    /// scraped.
+    /// Makes the instruments; `instance` is the address that labels this node.
     pub fn new(meter: &Meter, clock: Clock, instance: &str) -> Self {
         let state = Arc::new(PublisherState::default());
-        let gauge = |name: &'static str, help: &'static str, read: fn(&PublisherState) -> u64| {
-            let state = state.clone();
-            meter
-                .u64_observable_gauge(name)
-                .with_description(help)
-                .with_callback(move |observer| observer.observe(read(&state), &[]))
-                .build();
-        };
-        gauge("muster_publisher_active", "1 while this replica is the publisher.", |s| {
-            s.publishing.load(Ordering::Relaxed)
+        gauge(meter, &state, "muster_publisher_active", "1 while this replica is the publisher.", |s| {
+            &s.publishing
         });
-        gauge("muster_publisher_epoch", "Epoch of this replica's last term as publisher.", |s| {
-            s.epoch.load(Ordering::Relaxed)
-        });
-        gauge("muster_publisher_revision", "Revision that this replica's last bookmark covered.", |s| {
-            s.revision.load(Ordering::Relaxed)
-        });
-        let it = Self {
+        gauge(
+            meter,
+            &state,
+            "muster_publisher_epoch",
+            "Epoch of this replica's last term as publisher.",
+            |s| &s.epoch,
+        );
+        gauge(
+            meter,
+            &state,
+            "muster_publisher_revision",
+            "Revision that this replica's last bookmark covered.",
+            |s| &s.revision,
+        );
+        let metrics = Self {
             clock,
             events: meter
                 .u64_counter("muster_publisher_events_total")
@@ -67,7 +64,7 @@ impl PublisherMetrics {
             lag: meter
                 .f64_histogram("muster_publisher_lag_seconds")
                 .with_description(
-                    "From learning of a commit to handing it to the bus, of a batch's oldest change.",
+                    "From receiving a commit to handing it to the bus, for the oldest change of a batch.",
                 )
                 .with_boundaries(LATENCY_SECONDS.to_vec())
                 .build(),
@@ -77,7 +74,7 @@ impl PublisherMetrics {
                 .build(),
             durations: meter
                 .f64_histogram("service_center_db_dispatch_event_durations_microseconds")
-                .with_description("From hearing of a change of an instance to handing it to the bus")
+                .with_description("From receiving a change of an instance to handing it to the bus")
                 .with_boundaries(LATENCY_MICROSECONDS.to_vec())
                 .build(),
             of_instances: [
@@ -86,30 +83,32 @@ impl PublisherMetrics {
             ],
             state,
         };
-        it.events.add(0, &[]);
-        it.bookmarks.add(0, &[]);
-        it.dispatched.add(0, &it.of_instances);
-        it
+        metrics.events.add(0, &[]);
+        metrics.bookmarks.add(0, &[]);
+        metrics.dispatched.add(0, &metrics.of_instances);
+        metrics
     }
 
-    /// Reports how far the publishing replica is behind its view; a replica that stands by is not behind.
-    pub fn observe_backlog(&self, meter: &Meter, view: &View) {
-        let (state, view) = (self.state.clone(), view.clone());
+    /// Registers the gauge of the publisher's backlog: the revisions between `view_revision` and the cursor.
+    pub fn observe_backlog(
+        &self,
+        meter: &Meter,
+        view_revision: impl Fn() -> Revision + Send + Sync + 'static,
+    ) {
+        let state = self.state.clone();
         meter
             .u64_observable_gauge("muster_publisher_backlog_revisions")
-            .with_description(
-                "Revisions that the publisher's view has and that it has not handed to the bus.",
-            )
+            .with_description("Revisions in the publisher's view that have not been handed to the bus yet.")
             .with_callback(move |observer| {
-                let publishing = state.publishing.load(Ordering::Relaxed) == 1;
-                let reached = view.now().map_or(0, |snapshot| snapshot.revision);
-                let behind = reached.saturating_sub(state.cursor.load(Ordering::Relaxed));
-                observer.observe(if publishing { behind } else { 0 }, &[]);
+                let is_publishing = state.publishing.load(Ordering::Relaxed) == 1;
+                let behind = view_revision().saturating_sub(state.cursor.load(Ordering::Relaxed));
+                // The cursor of a replica that stands by does not move, so its distance means nothing.
+                observer.observe(if is_publishing { behind } else { 0 }, &[]);
             })
             .build();
     }
 
-    /// Everything up to `revision` has been handed to the bus.
+    /// Notes that everything up to `revision` has been handed to the bus.
     pub(crate) fn reached(&self, revision: Revision) {
         self.state.cursor.store(revision, Ordering::Relaxed);
     }
@@ -128,15 +127,13 @@ impl PublisherMetrics {
         self.state.publishing.store(0, Ordering::Relaxed);
     }
 
-    /// A batch was handed to the bus.
-    pub(crate) fn published(&self, changes: &[Change]) {
-        let Some(oldest) = changes.first().map(Change::committed_at) else { return };
-        let micros = self.clock.micros().saturating_sub(oldest) as f64;
-        self.events.add(changes.len() as u64, &[]);
+    /// Counts a batch that was handed to the bus.
+    pub(crate) fn published(&self, batch: PublishedBatch) {
+        let micros = self.clock.micros().saturating_sub(batch.oldest_committed_at) as f64;
+        self.events.add(batch.changes, &[]);
         self.lag.record(micros / 1e6, &[]);
-        let of_instances = changes.iter().filter(|it| matches!(it, Change::Instance(_))).count() as u64;
-        if of_instances > 0 {
-            self.dispatched.add(of_instances, &self.of_instances);
+        if batch.of_instances > 0 {
+            self.dispatched.add(batch.of_instances, &self.of_instances);
             self.durations.record(micros, &self.of_instances);
         }
     }
@@ -145,4 +142,29 @@ impl PublisherMetrics {
         self.bookmarks.add(1, &[]);
         self.state.revision.store(revision, Ordering::Relaxed);
     }
+}
+
+/// A batch of changes that was handed to the bus. It has at least one change.
+pub struct PublishedBatch {
+    /// The number of changes.
+    pub changes: u64,
+    /// The number of those that concern an instance.
+    pub of_instances: u64,
+    /// When this replica received the first change, in unix microseconds.
+    pub oldest_committed_at: u64,
+}
+
+fn gauge(
+    meter: &Meter,
+    state: &Arc<PublisherState>,
+    name: &'static str,
+    help: &'static str,
+    read: fn(&PublisherState) -> &AtomicU64,
+) {
+    let state = state.clone();
+    meter
+        .u64_observable_gauge(name)
+        .with_description(help)
+        .with_callback(move |observer| observer.observe(read(&state).load(Ordering::Relaxed), &[]))
+        .build();
 }

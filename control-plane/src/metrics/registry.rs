@@ -1,4 +1,4 @@
-//! Figures of the registry: heartbeats, under their old names, and how long a write waits for the view.
+//! Instruments of the registry: heartbeats under their Service-Center names, and the time a write waits for the view.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl RegistryMetrics {
         let labels = |status: &'static str| {
             [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
         };
-        let it = Self {
+        let metrics = Self {
             labels: [labels("FAILURE"), labels("SUCCESS")],
             beats: meter
                 .u64_counter("service_center_db_heartbeat_total")
@@ -34,14 +34,14 @@ impl RegistryMetrics {
                 .build(),
             commit_to_view: meter
                 .f64_histogram("muster_commit_to_view_seconds")
-                .with_description("From a transaction's answer until this replica's view has it.")
+                .with_description("From the store's reply to a transaction until this replica's view has it.")
                 .with_boundaries(LATENCY_SECONDS.to_vec())
                 .build(),
         };
-        for labels in &it.labels {
-            it.beats.add(0, labels);
+        for labels in &metrics.labels {
+            metrics.beats.add(0, labels);
         }
-        it
+        metrics
     }
 
     pub(crate) fn beat(&self, renewed: bool, took: Duration) {
@@ -50,7 +50,7 @@ impl RegistryMetrics {
         self.durations.record(took.as_secs_f64() * 1e6, labels);
     }
 
-    /// The view has what a transaction of ours wrote, so long after it answered.
+    /// Records the time between the store's reply to a transaction and its arrival in the view.
     pub(crate) fn reached(&self, took: Duration) {
         self.commit_to_view.record(took.as_secs_f64(), &[]);
     }

@@ -1,110 +1,141 @@
-//! What changes and progress look like on the bus, in messages that it carries.
+//! Turns changes and progress into messages that fit on the bus.
 
 use bus::Message;
+use host::telemetry::trace::{self, SpanContext, SpanKind, Step};
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::event::Position;
+use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef, Tenant};
 use shared::subject;
 
-use super::term::Reached;
-use crate::trace;
+use super::term::Progress;
 use crate::view::Change;
 
-/// Services named in one message: some 200 KB, or twice that with their names.
+/// The most services in one message: some 200 KB, or twice that with their names.
 const SERVICES_PER_MESSAGE: usize = 2000;
-/// Services named in one bookmark: some 200 KB.
-pub(super) const REACHED_PER_BOOKMARK: usize = 2000;
+/// The most entries in one bookmark: some 200 KB.
+pub(super) const ENTRIES_PER_BOOKMARK: usize = 2000;
 
-/// The messages of a change that is handed to the bus at `now`, unix microseconds.
+/// The messages of a change that is handed to the bus at `now`, in unix microseconds.
 pub(super) fn of(change: &Change, now: u64) -> Vec<Message> {
     match change {
-        Change::Instance(event) => {
-            let told = pb::InstanceEvent { published_at: now, ..event.to_proto() };
-            let cause = event.via.trace.as_deref();
-            let traceparent = cause.and_then(|cause| trace::published(cause, event, &told));
-            let message = Message::new(subject::event(&event.provider), told.encode_to_vec());
-            vec![Message { traceparent, ..message }]
-        }
-        Change::Interest(change) => {
-            let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
-            let subject = subject::interest(&consumer);
-            let parts = parts(&change.added, &change.removed);
-            let message = |(Part { part, more }, added, removed)| pb::InterestChange {
-                added,
-                removed,
-                part,
-                more,
-                ..(**change).clone()
-            };
-            parts.map(message).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
-        }
-        Change::Services(change) => {
-            let subject = subject::services(&Tenant::new(&change.domain, &change.project));
-            let parts = parts(&change.added, &change.removed);
-            let message = |(Part { part, more }, added, removed)| pb::ServicesChange {
-                added,
-                removed,
-                part,
-                more,
-                ..(**change).clone()
-            };
-            parts.map(message).map(|it| Message::new(subject.clone(), it.encode_to_vec())).collect()
-        }
+        Change::Instance(event) => vec![of_instance(event, now)],
+        Change::Interest(change) => of_interest(change),
+        Change::Services(change) => of_services(change),
     }
 }
 
-/// Which part of a change a message is.
-struct Part {
-    part: u32,
+fn of_instance(event: &InstanceEvent, now: u64) -> Message {
+    let published = pb::InstanceEvent { published_at: now, ..event.to_proto() };
+    let traceparent = event.via.trace.as_deref().and_then(|cause| publish_span(cause, event, now));
+    let message = Message::new(subject::event(&event.provider), published.encode_to_vec());
+    Message { traceparent, ..message }
+}
+
+/// Records the span from the change's arrival in the view to the bus, and gives the header that continues it.
+fn publish_span(cause: &SpanContext, event: &InstanceEvent, now: u64) -> Option<String> {
+    let step = Step::begin("publish", SpanKind::Producer, cause, event.committed_at)?
+        .about("messaging.system", "nats")
+        .about("muster.revision", event.at.rev as i64)
+        .about("muster.action", event.action.as_str());
+    let header = trace::traceparent(&step.context());
+    step.end(now);
+    Some(header)
+}
+
+fn of_interest(change: &pb::InterestChange) -> Vec<Message> {
+    let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
+    let subject = subject::interest(&consumer);
+    let mut messages = Vec::new();
+    for part in parts(&change.added, &change.removed) {
+        let message = pb::InterestChange {
+            added: part.added,
+            removed: part.removed,
+            part: part.number,
+            more: part.more,
+            ..change.clone()
+        };
+        messages.push(Message::new(subject.clone(), message.encode_to_vec()));
+    }
+    messages
+}
+
+fn of_services(change: &pb::ServicesChange) -> Vec<Message> {
+    let subject = subject::services(&Tenant::new(&change.domain, &change.project));
+    let mut messages = Vec::new();
+    for part in parts(&change.added, &change.removed) {
+        let message = pb::ServicesChange {
+            added: part.added,
+            removed: part.removed,
+            part: part.number,
+            more: part.more,
+            ..change.clone()
+        };
+        messages.push(Message::new(subject.clone(), message.encode_to_vec()));
+    }
+    messages
+}
+
+/// One message's share of a change.
+struct ChangePart<A, R> {
+    number: u32,
     more: bool,
+    added: Vec<A>,
+    removed: Vec<R>,
 }
 
-/// Two lists in parts: who watches everything may gain more services at once than one message holds.
-fn parts<'a, A: Clone, B: Clone>(
-    added: &'a [A],
-    removed: &'a [B],
-) -> impl Iterator<Item = (Part, Vec<A>, Vec<B>)> + 'a {
+/// Cuts a change into parts: a consumer of everything may gain more services at once than one message holds.
+fn parts<A: Clone, R: Clone>(added: &[A], removed: &[R]) -> Vec<ChangePart<A, R>> {
     let count = added.len().max(removed.len()).div_ceil(SERVICES_PER_MESSAGE).max(1);
-    (0..count).map(move |index| {
-        let number = Part { part: u32::try_from(index).unwrap_or(u32::MAX), more: index + 1 < count };
-        (number, part(added, index), part(removed, index))
-    })
+    let mut parts = Vec::with_capacity(count);
+    for index in 0..count {
+        parts.push(ChangePart {
+            number: u32::try_from(index).unwrap_or(u32::MAX),
+            more: index + 1 < count,
+            added: slice(added, index),
+            removed: slice(removed, index),
+        });
+    }
+    parts
 }
 
-fn part<T: Clone>(all: &[T], index: usize) -> Vec<T> {
+fn slice<T: Clone>(all: &[T], index: usize) -> Vec<T> {
     all.chunks(SERVICES_PER_MESSAGE).nth(index).unwrap_or_default().to_vec()
 }
 
-/// Bookmarks that name what was reached; only the last one advances to `rev`. `head` is what all have in common.
+/// Bookmarks that list `progress`. `head` makes a bookmark with the fields that all of them have in common.
 pub(super) fn bookmarks(
-    reached: &Reached,
+    progress: &Progress,
     rev: Revision,
     head: impl Fn() -> pb::Bookmark,
 ) -> Vec<pb::Bookmark> {
-    let providers = named(reached.providers.iter().map(|(service, at)| (service.into(), *at)));
-    let consumers = named(reached.consumers.iter().map(|(service, at)| (service.into(), *at)));
-    let tenants = named(reached.tenants.iter().map(|(tenant, at)| (whole(tenant), *at)));
-    let chunks = |all: Vec<pb::Reached>| {
-        all.chunks(REACHED_PER_BOOKMARK).map(<[_]>::to_vec).collect::<Vec<_>>().into_iter()
-    };
-    let providers = chunks(providers).map(|providers| pb::Bookmark { providers, ..head() });
-    let consumers = chunks(consumers).map(|consumers| pb::Bookmark { consumers, ..head() });
-    let tenants = chunks(tenants).map(|tenants| pb::Bookmark { tenants, ..head() });
-    let mut all: Vec<_> = providers.chain(consumers).chain(tenants).collect();
-    match &mut all[..] {
-        [] => all.push(pb::Bookmark { rev, ..head() }),
-        [.., last] => last.rev = rev,
+    let providers = entries(progress.providers.iter().map(|(service, at)| (service.into(), *at)));
+    let consumers = entries(progress.consumers.iter().map(|(service, at)| (service.into(), *at)));
+    let tenants = entries(progress.tenants.iter().map(|(tenant, at)| (whole_tenant(tenant), *at)));
+    let mut bookmarks = Vec::new();
+    for chunk in providers.chunks(ENTRIES_PER_BOOKMARK) {
+        bookmarks.push(pb::Bookmark { providers: chunk.to_vec(), ..head() });
     }
-    all
+    for chunk in consumers.chunks(ENTRIES_PER_BOOKMARK) {
+        bookmarks.push(pb::Bookmark { consumers: chunk.to_vec(), ..head() });
+    }
+    for chunk in tenants.chunks(ENTRIES_PER_BOOKMARK) {
+        bookmarks.push(pb::Bookmark { tenants: chunk.to_vec(), ..head() });
+    }
+    // Only the last one advances to `rev`: a gateway that received a part of them must not count as complete.
+    match bookmarks.last_mut() {
+        Some(last) => last.rev = rev,
+        None => bookmarks.push(pb::Bookmark { rev, ..head() }),
+    }
+    bookmarks
 }
 
-fn named(reached: impl Iterator<Item = (pb::ServiceRef, Position)>) -> Vec<pb::Reached> {
+fn entries(reached: impl Iterator<Item = (pb::ServiceRef, Position)>) -> Vec<pb::Reached> {
     reached.map(|(service, at)| pb::Reached { service: Some(service), at: Some(at.into()) }).collect()
 }
 
-/// A tenant, where a service could stand.
-fn whole(tenant: &Tenant) -> pb::ServiceRef {
+/// A tenant in the shape of a service reference, without a service id.
+fn whole_tenant(tenant: &Tenant) -> pb::ServiceRef {
     pb::ServiceRef {
         domain: tenant.domain.clone(),
         project: tenant.project.clone(),

@@ -1,9 +1,9 @@
-//! One replica's time in the seat: what is to be sent next, and what bookmarks say. Asks and sends nothing itself.
+//! The state of one term: the changes that are due, and the content of bookmarks. It does no I/O.
 //!
 //! ```text
-//! begin(heard) ──▶ due ──sent──▶ published ──▶ bookmarks ──flushed──▶ flushed
-//!                   ▲                                                    │
-//!                   └────── continue_on (the link was lost: from what has left) ◀┘
+//! begin ──▶ due ──handed to the bus──▶ published ──▶ bookmarks ──bus flushed──▶ flushed
+//!            ▲                                                                    │
+//!            └──────────── continue_on: the link was lost, from `flushed` ◀───────┘
 //! ```
 
 use std::collections::HashMap;
@@ -16,106 +16,114 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use super::messages;
 use crate::view::{Change, History};
 
-/// The state of a term.
+/// One replica's time in the publisher's seat.
 #[derive(Debug)]
 pub struct Term {
     epoch: Revision,
+    /// Bookmarks claim completeness only after this revision.
     since: Revision,
-    /// What was handed to the bus.
+    /// Everything up to here was handed to the bus.
     cursor: Revision,
-    /// What the bus has taken, as the bookmarks say.
-    settled: Revision,
-    /// The bus connection that the cursor was made on.
+    /// Everything up to here has left for the bus' server, bookmarks included.
+    flushed: Revision,
+    /// The bus connection to which `cursor` refers.
     generation: u64,
-    /// What was published after `settled`: how far each provider, each consumer's interest and each tenant's
-    /// services have come. As long as the history at most.
-    reached: Reached,
+    /// The progress after `flushed`. It has at most as many entries as the history has changes.
+    progress: Progress,
 }
 
-/// How far things have come.
+/// The last published positions.
 #[derive(Debug, Default)]
-pub(super) struct Reached {
+pub(super) struct Progress {
+    /// The position of each provider's last event.
     pub(super) providers: HashMap<ServiceRef, Position>,
+    /// The position of the last change of each consumer's interest.
     pub(super) consumers: HashMap<ServiceRef, Position>,
+    /// The position of the last change of each tenant's services.
     pub(super) tenants: HashMap<Tenant, Position>,
 }
 
-/// Changes that are to be sent now.
+/// The changes that are to be handed to the bus now.
 #[derive(Debug)]
-pub struct Batch {
+pub struct DueChanges {
     changes: Vec<Change>,
     until: Revision,
 }
 
-impl Batch {
-    /// What gateways are told, handed to the bus at `now`, unix microseconds.
+impl DueChanges {
+    /// The messages of the changes, handed to the bus at `now`, in unix microseconds.
     pub fn messages(&self, now: u64) -> impl Iterator<Item = Message> + '_ {
         self.changes.iter().flat_map(move |change| messages::of(change, now))
     }
 
-    /// The changes, in order.
+    /// The changes, in order. Empty when the view advanced without a change.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
 }
 
 impl Term {
-    /// A term that goes on where the bookmarks that were heard end, or where the history begins.
-    pub fn begin(epoch: Revision, heard: Revision, history: &History, generation: u64) -> Self {
-        // Whoever had the seat before published nothing after the epoch, at which it was taken. A bookmark that
-        // says so is of a history that a backup has undone.
-        let heard = if heard <= epoch { heard } else { 0 };
-        let since = heard.max(history.complete_since());
-        Self { epoch, since, cursor: since, settled: since, generation, reached: Reached::default() }
+    /// Begins a term after `bookmarked`, the highest revision in a received bookmark, or at the beginning of the
+    /// history if that is later.
+    pub fn begin(epoch: Revision, bookmarked: Revision, history: &History, generation: u64) -> Self {
+        // The epoch is the revision that gave this replica the seat, and earlier holders published nothing after
+        // it. A bookmark with a later revision belongs to a history that a restored backup has undone.
+        let bookmarked = if bookmarked <= epoch { bookmarked } else { 0 };
+        let since = bookmarked.max(history.complete_since());
+        Self { epoch, since, cursor: since, flushed: since, generation, progress: Progress::default() }
     }
 
-    /// Grows from term to term.
+    /// The number of the term. It grows from term to term.
     pub fn epoch(&self) -> Revision {
         self.epoch
     }
 
-    /// What was handed to the bus.
+    /// The revision up to which everything was handed to the bus.
     pub fn cursor(&self) -> Revision {
         self.cursor
     }
 
-    /// The view has fallen behind what was published: the store was restored, and this term is of another history.
+    /// True when the view has fallen behind the published revision: the store was restored from a backup, and this
+    /// term belongs to another history.
     pub fn is_undone(&self, view: Revision) -> bool {
         view < self.cursor
     }
 
-    /// Another connection of the bus: what was on its way may be lost, so once more from what has left.
+    /// Continues on the bus connection `generation`. On a new connection everything after the last flush is
+    /// published again, because it may have been lost with the old one.
     pub fn continue_on(&mut self, generation: u64) {
         if self.generation != generation {
-            self.cursor = self.settled;
+            self.cursor = self.flushed;
             self.generation = generation;
         }
     }
 
-    /// What is to be sent when the view has reached `until`; `None` when nothing is new.
-    pub fn due(&mut self, history: &History, until: Revision) -> Option<Batch> {
+    /// The changes to publish when the view has reached `until`, or `None` when the view has not advanced.
+    pub fn due(&mut self, history: &History, until: Revision) -> Option<DueChanges> {
         if until <= self.cursor {
             return None;
         }
-        let news = history.since(self.cursor, until, |_| true);
-        if !news.complete {
-            // Slower than the history is long: gateways are told to ask for what is missing.
+        let found = history.since(self.cursor, until, |_| true);
+        if !found.complete {
+            // This term was too slow: the history has dropped changes that were never published. Bookmarks then
+            // begin later, so that gateways notice the hole and request a replay.
             self.since = history.complete_since();
         }
-        Some(Batch { changes: news.changes, until })
+        Some(DueChanges { changes: found.changes, until })
     }
 
-    /// All of it was handed to the bus.
-    pub fn published(&mut self, batch: Batch) {
-        for change in &batch.changes {
-            self.reached.note(change);
+    /// Notes that all of `due` was handed to the bus.
+    pub fn published(&mut self, due: DueChanges) {
+        for change in &due.changes {
+            self.progress.note(change);
         }
-        self.cursor = batch.until;
+        self.cursor = due.until;
     }
 
-    /// The progress since the last bookmark that has left: who missed that one finds it starts too late.
+    /// The bookmarks for the progress since the last flushed bookmark. A gateway that missed that one sees that
+    /// these start too late for it.
     pub fn bookmarks(&self, publisher: &str) -> Vec<pb::Bookmark> {
-        let since = self.settled.max(self.since).min(self.cursor);
+        let since = self.flushed.max(self.since).min(self.cursor);
         let head = || pb::Bookmark {
             epoch: self.epoch,
             rev: since,
@@ -123,32 +131,33 @@ impl Term {
             publisher: publisher.to_owned(),
             ..pb::Bookmark::default()
         };
-        messages::bookmarks(&self.reached, self.cursor, head)
+        messages::bookmarks(&self.progress, self.cursor, head)
     }
 
-    /// The bus has taken everything that was sent on this connection, bookmarks too.
+    /// Notes that the bus connection `generation` has been flushed, bookmarks included.
     pub fn flushed(&mut self, generation: u64) {
-        // On another one than the cursor was made on, it says nothing.
+        // The flush of another connection says nothing about messages of this one.
         if generation == self.generation {
-            self.settled = self.cursor;
-            self.reached = Reached::default();
+            self.flushed = self.cursor;
+            self.progress = Progress::default();
         }
     }
 }
 
-impl Reached {
+impl Progress {
     fn note(&mut self, change: &Change) {
         match change {
             Change::Instance(event) => {
                 self.providers.insert(event.provider.clone(), event.at);
             }
-            Change::Interest(it) => {
-                let consumer = it.consumer.clone().map(ServiceRef::from);
-                self.consumers.extend(consumer.map(|consumer| (consumer, Position::end_of(it.rev))));
+            Change::Interest(change) => {
+                if let Some(consumer) = change.consumer.clone() {
+                    self.consumers.insert(consumer.into(), Position::end_of(change.rev));
+                }
             }
-            Change::Services(it) => {
-                let tenant = Tenant::new(&it.domain, &it.project);
-                self.tenants.insert(tenant, Position::end_of(it.rev));
+            Change::Services(change) => {
+                let tenant = Tenant::new(&change.domain, &change.project);
+                self.tenants.insert(tenant, Position::end_of(change.rev));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! When changes leave, and what bookmarks say of them.
+//! The publisher's task: prompt publishing, and the end of a term.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ use crate::keys;
 use crate::store::{KeyValue, KvEvent};
 use crate::view::{self, History, Protection};
 
-/// A bus that is not there yet when it is first asked, as a NATS that starts later.
+/// A bus that refuses its first subscriptions, like a NATS server that starts later.
 struct LateBus {
     bus: LocalBus,
     refusals: AtomicUsize,
@@ -31,9 +31,9 @@ impl Bus for LateBus {
     }
 
     async fn subscribe(&self, subject: &str) -> Result<Messages, BusError> {
-        let left =
-            self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if left.is_ok() { Err(BusError::Disconnected) } else { self.bus.subscribe(subject).await }
+        let refusal =
+            self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        if refusal.is_ok() { Err(BusError::Disconnected) } else { self.bus.subscribe(subject).await }
     }
 
     async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError> {
@@ -59,11 +59,11 @@ fn put(key: String, value: &str, rev: Revision) -> KvEvent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_leaves_at_once_also_when_the_bus_came_late() {
+async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
     for refusals in [0, 1, 3] {
         let bus = LocalBus::new();
         let late = Arc::new(LateBus { bus: bus.clone(), refusals: AtomicUsize::new(refusals) });
-        let (mut writer, view) = view::view(History::new(100), Protection::default(), Clock::manual(1));
+        let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
         writer.reset(Vec::new(), 1);
         let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
         let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
@@ -92,9 +92,9 @@ async fn a_change_leaves_at_once_also_when_the_bus_came_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_ends_has_published_what_it_knew_and_says_so() {
+async fn a_stopped_publisher_has_published_and_bookmarked_its_view() {
     let bus = LocalBus::new();
-    let (mut writer, view) = view::view(History::new(100), Protection::default(), Clock::manual(1));
+    let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
     writer.reset(Vec::new(), 1);
     let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
     let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
@@ -107,7 +107,7 @@ async fn who_ends_has_published_what_it_knew_and_says_so() {
     let provider = ServiceRef::new(Tenant::default(), "s");
     let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
     let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
-    // Both at once: nothing runs in between.
+    // Without a wait in between, so that the publisher sees the change and the stop at once.
     let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, 2);
     writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", 2)]);
     stop.cancel();
@@ -118,5 +118,5 @@ async fn who_ends_has_published_what_it_knew_and_says_so() {
     while let Some(message) = bookmarks.next().now_or_never().flatten() {
         last = Some(pb::Bookmark::decode(&message.payload[..]).expect("a bookmark").rev);
     }
-    assert_eq!(last, Some(2), "the next one goes on from here");
+    assert_eq!(last, Some(2), "the next publisher continues from here");
 }

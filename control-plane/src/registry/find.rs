@@ -10,10 +10,10 @@ use shared::model::{Instance, Service, ServiceKey, ServiceRef, Tenant};
 
 use super::existence::by_name_or_alias;
 use super::{Caller, Registry, validate};
-use crate::access;
 use crate::failure::{Code, Failure};
 use crate::keys::Name;
 use crate::version::VersionRule;
+use crate::view::access;
 use crate::view::{ServiceView, Snapshot, select};
 
 /// What is asked for.

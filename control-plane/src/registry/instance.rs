@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
-use crate::view::protection::Size;
+use crate::view::protection::ServiceSize;
 use crate::view::{InstanceView, Snapshot};
 
 /// The health check of an instance that names none: a heartbeat each 30 s, three may be missed.
@@ -308,7 +308,7 @@ fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<Ins
 }
 
 fn put_size(service: &ServiceRef, size: usize, left: &str) -> Op {
-    let size = Size { size, left: left.to_owned() };
+    let size = ServiceSize { usual: size, unregistered: left.to_owned() };
     Op::put(keys::size(service), record::render(&size, None))
 }
 

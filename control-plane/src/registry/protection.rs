@@ -44,7 +44,7 @@ impl Registry {
         let protected = services.filter(|(_, view)| !view.held.is_empty()).map(|(id, view)| Protected {
             service_id: id.clone(),
             service_name: view.key.service_name.clone(),
-            size: view.size,
+            size: view.usual_size,
             living: view.living(),
             held: view
                 .held

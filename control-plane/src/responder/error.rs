@@ -4,7 +4,7 @@ use prost::DecodeError;
 
 use crate::failure::Failure;
 use crate::store::StoreError;
-use crate::view::NotYet;
+use crate::view::ViewError;
 
 /// A replica's reason to decline a gateway's request.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum AnswerError {
     NothingNamed,
     /// The view has not reached the requested revision in time.
     #[error(transparent)]
-    NotYet(#[from] NotYet),
+    View(#[from] ViewError),
     /// The consumer is missing from the view, and the store could not confirm that it does not exist.
     #[error(
         "the consumer is unknown here, and the store cannot be reached to confirm that it does not exist"

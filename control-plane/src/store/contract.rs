@@ -1,7 +1,7 @@
-//! What every store must do, written once and run on each implementation.
+//! The contract of all stores, written once and run on each implementation.
 //!
-//! [`crate::store_contract!`] makes one test of each property. A property gets a [`Subject`] of its own: a
-//! store that nobody else uses, because compaction concerns all of it. Properties talk to the trait only.
+//! [`crate::store_contract!`] makes one test of each property. Each property has its own [`Subject`], a store that
+//! no other test uses, because compaction concerns the whole store. Properties use the trait only.
 
 use std::any::Any;
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use shared::model::Revision;
 
-use super::{KvEvent, Op, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
+use super::{KvEvent, LeaseId, Op, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
 
 pub mod history;
 pub mod leases;
@@ -19,10 +19,10 @@ pub mod ranges;
 pub mod txns;
 pub mod watches;
 
-/// A property that has not been decided by then has failed.
+/// The time after which an undecided property has failed.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A store under test and what keeps it alive.
+/// A store under test, and the resources that it needs.
 pub struct Subject {
     /// The store.
     pub store: Arc<dyn Store>,
@@ -30,7 +30,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A store, and whatever must not be dropped before the test is over (a process, a directory).
+    /// A store, and a value to keep until the test is over, such as a process or a directory.
     pub fn new(store: Arc<dyn Store>, keep: impl Any + Send + Sync) -> Self {
         Self { store, _keep: Box::new(keep) }
     }
@@ -43,8 +43,8 @@ impl Subject {
         self.txn([Op::put(key, value.to_owned())]).await.revision
     }
 
-    async fn watch(&self, from: Revision) -> Watched {
-        Watched { stream: self.store.watch("/t/", from).await.expect("a watch opens"), seen: 0 }
+    async fn watch(&self, from: Revision) -> CheckedWatch {
+        CheckedWatch { stream: self.store.watch("/t/", from).await.expect("a watch opens"), seen: 0 }
     }
 }
 
@@ -53,25 +53,25 @@ fn writes(then: impl Into<Vec<Op>>) -> Txn {
     Txn { then: then.into(), ..Txn::default() }
 }
 
-fn put_on(key: &str, value: &str, lease: i64) -> Op {
+fn put_on(key: &str, value: &str, lease: LeaseId) -> Op {
     Op::Put { key: key.into(), value: value.to_owned().into(), lease: Some(lease) }
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+async fn within<T>(expectation: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
-        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+        Err(_) => panic!("not within {DEADLINE:?}: {expectation}"),
     }
 }
 
-/// A watch that checks order and atomicity of everything it passes on.
-struct Watched {
+/// A watch that checks the order and completeness of its items.
+struct CheckedWatch {
     stream: WatchStream,
     seen: Revision,
 }
 
-impl Watched {
-    /// The next events, with progress left out.
+impl CheckedWatch {
+    /// The next events. Progress is skipped.
     async fn events(&mut self) -> Vec<KvEvent> {
         within("the watch has events", async {
             loop {
@@ -83,7 +83,7 @@ impl Watched {
         .await
     }
 
-    /// Events until everything up to `rev` was delivered.
+    /// All events until the watch has reported `rev`.
     async fn until(&mut self, rev: Revision) -> Vec<KvEvent> {
         let mut all = Vec::new();
         within("the watch reaches the revision", async {
@@ -115,12 +115,12 @@ impl Watched {
         match &item {
             WatchItem::Events(events) => {
                 let first = events.first().expect("an item has events").rev();
-                assert!(first > self.seen, "revision {first} after {} was complete", self.seen);
+                assert!(first > self.seen, "revision {first} came after {} had been complete", self.seen);
                 assert!(events.is_sorted_by_key(KvEvent::rev), "out of order: {events:?}");
                 self.seen = events.last().map_or(0, KvEvent::rev);
             }
             WatchItem::Progress(rev) => {
-                assert!(*rev >= self.seen, "progress {rev} after {} was complete", self.seen);
+                assert!(*rev >= self.seen, "progress {rev} came after {} had been complete", self.seen);
                 self.seen = *rev;
             }
         }
@@ -128,24 +128,24 @@ impl Watched {
     }
 }
 
-/// One test for each property. The argument is a future that makes a [`Subject`].
+/// Makes one test of each property. The argument is an expression for a future that makes a [`Subject`].
 #[macro_export]
 macro_rules! store_contract {
     ($subject:expr) => {
         $crate::store_contract! { $subject;
             txns: a_write_has_a_revision_and_a_version;
             txns: the_first_branch_runs_only_when_all_conditions_hold;
-            txns: gets_answer_in_order_and_see_the_writes_before_them;
-            txns: a_prefix_delete_spares_the_neighbours;
-            txns: a_transaction_that_changes_nothing_has_no_revision_of_its_own;
+            txns: gets_reply_in_order_and_see_the_writes_before_them;
+            txns: a_prefix_delete_spares_neighbouring_keys;
+            txns: a_transaction_without_a_change_has_no_revision;
             txns: malformed_transactions_are_refused_and_change_nothing;
             txns: a_long_transaction_is_one_revision;
             txns: concurrent_compare_and_swap_loses_nothing;
-            ranges: a_limited_range_says_that_there_is_more;
+            ranges: a_limited_range_reports_that_there_is_more;
             ranges: a_prefix_ends_where_its_last_byte_does;
-            ranges: keys_only_leaves_the_values_out;
+            ranges: keys_only_leaves_the_values_empty;
             ranges: an_old_revision_is_read_as_it_was;
-            ranges: a_compacted_or_future_revision_is_not_answered;
+            ranges: a_compacted_or_future_revision_is_refused;
             leases: an_expired_lease_deletes_its_keys_at_one_revision;
             leases: a_renewed_lease_lives_on;
             leases: a_revoked_lease_deletes_its_keys_at_one_revision;
@@ -155,10 +155,10 @@ macro_rules! store_contract {
             watches: a_revision_comes_in_one_item;
             watches: a_delete_carries_the_revision_of_the_delete;
             watches: a_compacted_revision_cannot_be_watched;
-            watches: a_watch_opened_amid_writes_sees_every_one;
-            watches: watchers_agree;
-            watches: a_barrier_is_reached_without_other_writes;
-            watches: concurrent_barriers_cover_what_was_written_before_each;
+            watches: a_watch_opened_during_writes_delivers_all_of_them;
+            watches: two_watches_of_a_prefix_deliver_the_same;
+            watches: a_watch_reaches_a_barrier_without_other_writes;
+            watches: each_concurrent_barrier_covers_the_writes_before_it;
             history: random_histories_agree_with_a_plain_model;
         }
     };

@@ -1,19 +1,20 @@
 //! The embedded store: one file, for `muster standalone`.
 //!
-//! In: the calls of [`Store`]. Out: answers once the file holds them, and the items of watches. Keys and the
-//! recent history are in memory as well, so that reads and watches never touch the file. It promises: what
-//! was answered survives kill -9; what is found after it is a whole revision; readers see only what is
-//! durable. It never grows past the configured history.
+//! In: the calls of [`Store`]. Out: a reply to each write once the file contains it, and the items of watches. Keys and
+//! the recent history are in memory as well, so reads and watches never touch the file.
+//!
+//! Promises: an acknowledged write survives `kill -9`. After a crash the file contains whole revisions only. Readers
+//! see only durable state. The history never grows past its bounds.
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | `state` | keys and leases at one revision, and what a transaction makes of them |
+//! | `state` | keys and leases at one revision, and the effect of a transaction on them |
 //! | `log` | the recent commits |
-//! | `leases` | when leases end |
-//! | `writer` | the one task that changes anything |
-//! | `shared_state` | what readers see |
-//! | `watcher` | a cursor over the log |
-//! | `file`, `record` | the file and its bytes |
+//! | `leases` | the deadlines of leases |
+//! | `writer` | the one task that changes the state |
+//! | `shared_state` | the durable state for readers |
+//! | `watcher` | one watch: a cursor over the log |
+//! | `file`, `record` | the file and the encoding of its records |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,20 +41,20 @@ mod tests;
 
 pub use file::OpenError;
 
-use file::File;
-use log::Bounds;
-use shared_state::Shared;
-use writer::{Command, Writer};
+use file::StoreFile;
+use log::HistoryBounds;
+use shared_state::SharedState;
+use writer::{CommitWriter, WriteCommand};
 
-/// Writes that wait for the writer at most. When they are more, callers wait within their deadline.
-const WAITING: usize = 1024;
+/// The most writes in the queue. Further callers wait for room, within their deadlines.
+const MAX_WAITING: usize = 1024;
 
-/// How an embedded store behaves.
+/// The bounds of an embedded store.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
-    /// Revisions of history kept for watches and reads of older revisions.
+    /// The number of revisions to keep for watches and for reads of older revisions.
     pub revisions_kept: usize,
-    /// Bytes of history kept at most, in memory and about as much in the file. The newest revision is always kept.
+    /// The most bytes of history, in memory and about as many in the file. The newest revision is always kept.
     pub history_bytes: u64,
     /// Deadline of a call.
     pub request_timeout: Duration,
@@ -69,40 +70,41 @@ impl Default for EmbeddedConfig {
     }
 }
 
-/// A store in one file. The last handle that is dropped closes the file, once what waits is written.
+/// A store in one file. Dropping the last handle closes the file, after all queued writes.
 pub struct EmbeddedStore {
     path: PathBuf,
-    shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    shared: Arc<SharedState>,
+    commands: mpsc::Sender<WriteCommand>,
     head: watch::Receiver<Revision>,
     request_timeout: Duration,
 }
 
 impl EmbeddedStore {
-    /// Opens the file at `path`, or makes it with its directories, and starts the writer among `tasks`. The
-    /// writer goes on while `tasks` drain, so that others can write during their drain; it ends when the last
+    /// Opens the file at `path`, or creates it with its directories, and starts the writer among `tasks`.
+    ///
+    /// The writer goes on while `tasks` drain, so that others can write during their drain. It ends when the last
     /// handle is dropped or the tasks are aborted. Blocks while the file is read. Needs a runtime.
     ///
     /// # Errors
-    /// When the file cannot be opened, is in use, is damaged, or has a format that this program does not know.
+    /// If the file cannot be opened, is in use, is damaged, or has an unknown format.
     pub fn open(
         path: impl AsRef<Path>,
         config: EmbeddedConfig,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
         let path = path.as_ref().to_path_buf();
-        let file = File::open(&path)?;
+        let file = StoreFile::open(&path)?;
         let (state, log) = file.load()?;
-        let (commands, waiting) = mpsc::channel(WAITING);
+        let (commands, waiting) = mpsc::channel(MAX_WAITING);
         let (head, head_receiver) = watch::channel(state.rev);
-        let shared = Arc::new(Shared::new(state, log));
-        let writer = Writer {
+        let shared = Arc::new(SharedState::new(state, log));
+        let writer = CommitWriter {
             path: path.clone(),
             file: Some(file),
             shared: shared.clone(),
             commands: waiting,
             head,
-            bounds: Bounds { commits: config.revisions_kept, bytes: config.history_bytes },
+            bounds: HistoryBounds { commits: config.revisions_kept, bytes: config.history_bytes },
             trouble: String::new(),
         };
         tasks.spawn(writer.run(tasks.abort().clone()));
@@ -110,17 +112,16 @@ impl EmbeddedStore {
         Ok(Arc::new(Self { path, shared, commands, head: head_receiver, request_timeout }))
     }
 
-    async fn ask<T>(
+    async fn write<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> WriteCommand,
     ) -> Result<T, StoreError> {
-        let closed = || StoreError::Unavailable("the store was closed".into());
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            self.commands.send(command(answer)).await.map_err(|_| closed())?;
-            answered.await.map_err(|_| closed())?
+        let (reply, replied) = oneshot::channel();
+        let reply = async {
+            self.commands.send(command(reply)).await.map_err(|_| closed())?;
+            replied.await.map_err(|_| closed())?
         };
-        tokio::time::timeout(self.request_timeout, asked)
+        tokio::time::timeout(self.request_timeout, reply)
             .await
             .map_err(|_| StoreError::Unavailable("the store's disk did not answer in time".into()))?
     }
@@ -136,7 +137,8 @@ impl Store for EmbeddedStore {
         if rev > state.rev {
             return Err(StoreError::Refused(format!("revision {rev} is not reached yet")));
         }
-        // The state at `rev` is that of now with everything since undone.
+        // The older state is made from the newest one by undoing all commits since. Copies of old states would cost
+        // memory all the time, for a read that hardly ever happens.
         let (mut state, since) = self.shared.read(|state, log| {
             if rev < log.compacted() {
                 return Err(StoreError::Compacted(log.compacted()));
@@ -144,16 +146,18 @@ impl Store for EmbeddedStore {
             let since = log.since(rev + 1, usize::MAX).map_err(StoreError::Compacted)?;
             Ok((state.clone(), since))
         })?;
-        since.iter().rev().for_each(|commit| state.undo(commit));
+        for commit in since.iter().rev() {
+            state.undo(commit);
+        }
         Ok(state.range(&request))
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        self.ask(|answer| Command::Txn(txn, answer)).await
+        self.write(|reply| WriteCommand::Txn(txn, reply)).await
     }
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
-        self.ask(|answer| Command::Grant(ttl, answer)).await
+        self.write(|reply| WriteCommand::Grant(ttl, reply)).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -161,7 +165,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Revoke(lease, answer)).await
+        self.write(|reply| WriteCommand::Revoke(lease, reply)).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
@@ -173,10 +177,14 @@ impl Store for EmbeddedStore {
     }
 
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Compact(rev, answer)).await
+        self.write(|reply| WriteCommand::Compact(rev, reply)).await
     }
 
     fn endpoints(&self) -> Vec<String> {
         vec![format!("file://{}", self.path.display())]
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store was closed".into())
 }

@@ -1,16 +1,16 @@
 //! The store on etcd, for production.
 //!
-//! In: the calls of [`Store`]. Out: etcd's answers in the store's words. Being made never fails: while etcd is
-//! away, calls say so at once and the connection is tried again. Every call has a deadline.
+//! In: the calls of [`Store`]. Out: etcd's responses, in the types of the store. Creating the store never fails. While
+//! etcd is away, calls fail at once with the reason, and the connection is tried again. Every call has a deadline.
 //!
 //! | room | holds |
 //! | --- | --- |
 //! | `connection` | the connection to one member, replaced when it is lost |
-//! | `watching` | one watch: whole revisions, signs of life |
+//! | `watching` | one watch: whole revisions, and the check that it lives |
 //! | `keep_alive` | one stream for the renewals of all leases |
 //! | `barrier` | calls that wait together share a round trip |
-//! | `version` | what an etcd's progress answers prove |
-//! | `convert`, `fault` | words and errors, translated |
+//! | `version` | the versions of etcd with reliable progress responses |
+//! | `convert`, `fault` | translation of types and of errors |
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,29 +34,29 @@ mod version;
 mod watching;
 
 use barrier::Barrier;
-use connection::{Connection, Connector, Link};
+use connection::{Connection, Connector, MemberLink};
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
 
-/// Bytes of one answer at most. gRPC's own limit of 4 MB is less than a page of large values.
+/// The most bytes of one response. gRPC's own limit of 4 MB is less than a page of large values.
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
-/// How an etcd is reached.
+/// The connection to etcd.
 #[derive(Clone)]
 pub struct EtcdConfig {
-    /// Its members, as `host:port` or URL. One is used at a time.
+    /// The members, as `host:port` or URL. One is used at a time.
     pub endpoints: Vec<String>,
     /// Deadline of a call.
     pub request_timeout: Duration,
-    /// Deadline of connecting, and of the question whether a silent member still lives.
+    /// Deadline of connecting, and of the check whether a silent member is alive.
     pub connect_timeout: Duration,
-    /// How often a watch asks for a sign of life.
+    /// Interval at which a watch requests progress, as a sign of life.
     pub watch_probe: Duration,
-    /// A watch that gets none for this long is broken.
+    /// A watch breaks when a progress request has no response for this long.
     pub watch_idle_timeout: Duration,
-    /// Connect with TLS.
+    /// TLS settings; without them the connection is plain text.
     pub tls: Option<EtcdTls>,
-    /// Name and password.
+    /// The user name and the password.
     pub user: Option<(String, String)>,
 }
 
@@ -74,30 +74,31 @@ impl Default for EtcdConfig {
     }
 }
 
-/// TLS towards etcd; everything in PEM.
+/// TLS towards etcd. Everything is in PEM.
 #[derive(Clone, Default)]
 pub struct EtcdTls {
-    /// Certificates of the authorities that are trusted.
+    /// Certificates of the trusted authorities.
     pub ca_pem: Option<Vec<u8>>,
-    /// Our certificate and its key.
+    /// The client certificate and its key.
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
-    /// The name in etcd's certificate, when it is not the host's.
+    /// The name in etcd's certificate, if it differs from the host name.
     pub server_name: Option<String>,
 }
 
-/// A store on an etcd. Its tasks end when the last handle is dropped.
+/// A store on etcd. Its tasks end when the last handle is dropped.
 pub struct EtcdStore {
     config: EtcdConfig,
-    link: Link,
+    link: MemberLink,
     keep_alives: KeepAlives,
     barrier: Barrier,
-    /// The highest revision that a barrier waits for; watches ask for progress when it rises.
+    /// The highest revision of a barrier. Watches request progress when it rises.
     wanted: watch::Sender<Revision>,
     _closed: DropGuard,
 }
 
 impl EtcdStore {
-    /// Begins to connect, with tasks among `tasks`, which go on while those drain. Needs a runtime.
+    /// Starts to connect, with tasks among `tasks`. They go on while `tasks` drain, because others still write then.
+    /// Needs a runtime.
     pub fn connect(config: EtcdConfig, tasks: &Tasks) -> Arc<Self> {
         let closed = CancellationToken::new();
         let (connector, link) = Connector::new(config.clone());
@@ -131,7 +132,7 @@ impl EtcdStore {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        // The client library's futures are tens of kilobytes.
+        // Boxed, because the client library's futures have tens of kilobytes and would grow every caller's future.
         let called = Box::pin(call(&connection.client));
         let result = self.within(async { called.await.map_err(fault::translate) }).await;
         if matches!(result, Err(StoreError::Unavailable(_))) {
@@ -154,7 +155,8 @@ impl EtcdStore {
             convert::revision(header.map_or(0, |header| header.revision()))
         };
         if !connection.progress_is_in_order {
-            // Only an event is sure to come after the events before it.
+            // These versions may report progress before the events it covers. Only an event of our own proves that
+            // the earlier ones have come.
             let key = format!("{prefix}muster/barrier");
             let put = |client: &Client| {
                 let mut kv = client.kv_client();
@@ -177,7 +179,7 @@ impl EtcdStore {
         Ok(revision)
     }
 
-    /// Learns the revision that etcd leaves out of its "compacted" errors: a watch from the beginning is told.
+    /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives it.
     async fn with_compacted_revision<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let Err(StoreError::Compacted(0)) = result else { return result };
         let mut watch = self.watch("", 1).await?;
@@ -229,7 +231,8 @@ impl Store for EtcdStore {
             let mut leases = client.lease_client();
             async move { leases.grant(ttl, None).await }
         });
-        Ok(grant.await?.id())
+        let granted = grant.await?.id();
+        LeaseId::new(granted).ok_or_else(|| StoreError::Unavailable("etcd granted the lease 0".into()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -239,7 +242,7 @@ impl Store for EtcdStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.call(|client| {
             let mut leases = client.lease_client();
-            async move { leases.revoke(lease).await }
+            async move { leases.revoke(lease.get()).await }
         })
         .await
         .map(drop)

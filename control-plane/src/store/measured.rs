@@ -1,5 +1,5 @@
-//! A store that counts and times what is asked of it, under the names that existing dashboards know, and that puts
-//! the context of a sampled request beside what it changes.
+//! A store that counts and times its calls, under the metric names of Service-Center. It also adds the trace context
+//! of a sampled request to its transactions.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,13 +12,13 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::clock::Clock;
 use shared::model::Revision;
 
+use super::trace::context_write;
 use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
-use crate::trace::beside;
 
-/// What a call can be.
+/// The `operation` labels. All series exist from the start, so that rates begin at zero.
 const OPERATIONS: [&str; 7] = ["GET", "TXN", "LEASE_GRANT", "LEASE_RENEW", "LEASE_REVOKE", "SYNC", "COMPACT"];
 
-/// Passes every call on, and reports it.
+/// Passes every call to another store, and reports it.
 pub struct Measured {
     inner: Arc<dyn Store>,
     instance: String,
@@ -27,9 +27,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Reports the calls of `inner`; `instance` labels this node.
+    /// Reports the calls of `inner`. `instance` is the address that labels this node.
     pub fn new(inner: Arc<dyn Store>, meter: &Meter, instance: &str) -> Self {
-        let it = Self {
+        let store = Self {
             inner,
             instance: instance.to_owned(),
             operations: meter
@@ -44,10 +44,10 @@ impl Measured {
         };
         for operation in OPERATIONS {
             for failed in [false, true] {
-                it.operations.add(0, &it.labels(operation, failed));
+                store.operations.add(0, &store.labels(operation, failed));
             }
         }
-        it
+        store
     }
 
     fn labels(&self, operation: &'static str, failed: bool) -> [KeyValue; 3] {
@@ -64,7 +64,7 @@ impl Measured {
         begun: Instant,
         outcome: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        // That a lease is gone is an answer, not a failure of the store.
+        // A lease that is gone is a correct answer, not a failure of the store.
         let failed = matches!(&outcome, Err(error) if !matches!(error, StoreError::LeaseNotFound));
         let labels = self.labels(operation, failed);
         self.operations.add(1, &labels);
@@ -85,7 +85,7 @@ impl Store for Measured {
         let mut step = trace::current()
             .and_then(|cause| Step::begin("transaction", SpanKind::Client, &cause, Clock::system().micros()));
         if let Some(step) = &step {
-            txn.then.extend(beside(&txn.then, &step.context()));
+            txn.then.extend(context_write(&txn.then, &step.context()));
         }
         let outcome = self.inner.txn(txn).await;
         if let (Some(step), Err(error)) = (&mut step, &outcome) {

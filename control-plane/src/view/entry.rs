@@ -1,4 +1,4 @@
-//! What the view knows of one service.
+//! The view's entry of one service.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use shared::model::{Instance, Revision, Service, ServiceKey, null_default};
 use crate::store::LeaseId;
 use crate::version::Version;
 
-/// An answer that is ready to be sent, plain and compressed.
+/// The body of a find response, plain and compressed.
 #[derive(Debug)]
 pub struct FindBody {
     plain: Bytes,
@@ -40,12 +40,12 @@ impl FindBody {
         Self { plain: plain.into(), gzip: OnceLock::new() }
     }
 
-    /// The whole answer.
+    /// The body as JSON.
     pub fn plain(&self) -> &Bytes {
         &self.plain
     }
 
-    /// The whole answer, compressed once.
+    /// The body as gzipped JSON. It is compressed at the first call and kept.
     pub fn gzip(&self) -> &Bytes {
         self.gzip.get_or_init(|| {
             let mut encoder =
@@ -58,7 +58,7 @@ impl FindBody {
         })
     }
 
-    /// One answer out of several services' answers.
+    /// One body with the instances of several bodies.
     pub fn joined<'a>(bodies: impl Iterator<Item = &'a Self>) -> Vec<u8> {
         let mut joined = OPENING.to_vec();
         for (index, body) in bodies.enumerate() {
@@ -72,16 +72,16 @@ impl FindBody {
     }
 }
 
-/// An instance as stored.
+/// An instance of the view.
 #[derive(Clone, Debug)]
 pub struct InstanceView {
-    /// What clients see.
+    /// The instance as clients see it.
     pub instance: Arc<Instance>,
-    /// Fields of another writer, to be written back.
+    /// Stored fields that this program does not know, to be kept when the record is rewritten.
     pub unknown: Option<Box<Map<String, Value>>>,
-    /// The revision that wrote it last.
+    /// The revision that wrote the record last.
     pub mod_rev: Revision,
-    /// The lease it lives on.
+    /// The lease that ends the instance, unless heartbeats renew it.
     pub lease: Option<LeaseId>,
 }
 
@@ -112,32 +112,32 @@ pub struct ServiceRule {
     pub mod_timestamp: String,
 }
 
-/// How an expired instance is held.
+/// The hold of an expired instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The revision at which it expired.
     pub since: Revision,
-    /// The store says so too; until then it is this replica's conclusion.
+    /// True once the hold is recorded in the store. Before that it is this replica's own conclusion.
     pub recorded: bool,
 }
 
-/// What is known of a schema without its content.
+/// A schema without its content. Contents are large and rarely read, so they stay in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaView {
-    /// Its summary; absent for contents of old writers.
+    /// The summary. Old writers store a content without one.
     pub summary: Option<String>,
-    /// A content is stored.
+    /// True when a content is stored.
     pub content: bool,
 }
 
 /// A service with everything that belongs to it.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceView {
-    /// The record; absent while only belongings have been seen.
+    /// The record. It is absent while the view knows only instances, tags or other parts of the service.
     pub service: Option<Arc<Service>>,
-    /// Fields of another writer, to be written back.
+    /// Stored fields that this program does not know, to be kept when the record is rewritten.
     pub unknown: Option<Arc<Map<String, Value>>>,
-    /// The name, as events carry it.
+    /// The service key that events carry.
     pub key: Arc<ServiceKey>,
     /// The revision that wrote the record last.
     pub mod_rev: Revision,
@@ -145,11 +145,11 @@ pub struct ServiceView {
     pub instances: RedBlackTreeMapSync<String, Arc<InstanceView>>,
     /// Wrapping sum of [`digest_of`] over the instances: equal on every replica that has the same state.
     pub digest: u64,
-    /// Where the last change of an instance stands.
+    /// The position of the last event.
     pub last: Position,
-    /// How many instances it has when nothing is wrong; 0 when nobody said so.
-    pub size: usize,
-    /// Which of `instances` have expired and are held.
+    /// The number of instances in normal operation; 0 when it is unknown.
+    pub usual_size: usize,
+    /// The holds of those `instances` that have expired, by id.
     pub held: RedBlackTreeMapSync<String, Held>,
     /// Its tags.
     pub tags: Arc<BTreeMap<String, String>>,
@@ -159,26 +159,28 @@ pub struct ServiceView {
     pub rules: Arc<BTreeMap<String, ServiceRule>>,
     /// Its schemas, by id.
     pub schemas: Arc<BTreeMap<String, SchemaView>>,
+    /// Made at the first find after each change of an instance. Snapshots with the same instances share it.
     pub(crate) body: Arc<OnceLock<FindBody>>,
 }
 
 impl ServiceView {
-    /// The answer to a find of this service alone, made once per state of the service. `None` without instances.
+    /// The body of a find response with this service alone, made once for each state of its instances. `None` without
+    /// instances.
     pub fn answer(&self) -> Option<&FindBody> {
         (!self.instances.is_empty()).then(|| self.body.get_or_init(|| FindBody::of(&self.instances)))
     }
 
-    /// Instances that live, as opposed to held ones.
+    /// The number of instances that are not held.
     pub fn living(&self) -> usize {
         self.instances.size() - self.held.size()
     }
 
-    /// An instance that lives.
+    /// An instance, unless it is held.
     pub fn instance(&self, id: &str) -> Option<&Arc<InstanceView>> {
         if self.held.contains_key(id) { None } else { self.instances.get(id) }
     }
 
-    /// Nothing is known of it any more.
+    /// True when neither the record nor any part of the service is left.
     pub fn is_void(&self) -> bool {
         self.service.is_none()
             && self.instances.is_empty()
@@ -206,22 +208,22 @@ impl ServiceView {
     }
 }
 
-/// A version of a name. Lists of them are ordered newest first.
+/// A version of a name. Lists of versions are ordered newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionEntry {
-    /// As a number.
+    /// The version as a number.
     pub version: Version,
-    /// As registered.
+    /// The version as it was registered.
     pub text: String,
     /// The service's id.
     pub id: String,
 }
 
-/// A stored dependency rule.
+/// The service keys of one stored dependency rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSet {
-    /// Providers of a consumer (versions are rules), or consumers of a provider (versions are exact).
+    /// The providers of a consumer, with version rules; or the consumers of a provider, with exact versions.
     pub keys: Arc<Vec<ServiceKey>>,
-    /// The revision that wrote it last; a change compares with it.
+    /// The revision that wrote the rule last. A writer compares with it.
     pub mod_rev: Revision,
 }

@@ -1,14 +1,15 @@
-//! Keeps the view at the store's heels: list, watch, resume, list again after compaction.
+//! Keeps the view up to date with the store: list, watch, resume, and list again after compaction.
 //!
 //! ```text
-//! Listing ──ok──▶ Watching(after rev) ──broken──▶ Watching(after the last revision seen)
+//! Listing ──ok──▶ Watching(after rev) ──broken──▶ Watching(after the view's revision)
 //!    ▲                    │                          │
 //!    └────compacted───────┴────another history───────┘
 //! ```
 //!
-//! Only compaction leads back to a list, and a store that was restored from a backup: what it has at the last
-//! revision seen is not what was seen then. A restore breaks every connection, so this is looked at whenever a
-//! watch is opened again. The loop waits longer after each failure and says so once per step.
+//! Two things lead back to a list. One is compaction. The other is a store that was restored from a backup: its state
+//! at the view's revision differs from the one that this replica received. A restore breaks every connection, so
+//! the history is checked whenever a watch is opened again. The loop waits longer after each failure, and logs each
+//! failure once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,58 +20,49 @@ use shared::model::Revision;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Writer;
+use super::ViewWriter;
 use crate::keys::{Key, ROOT};
-use crate::metrics::view::Applied;
+use crate::metrics::view::AppliedCounts;
 use crate::store::{KeyValue, KvEvent, LeaseId, RangeRequest, Store, StoreError, WatchItem, prefix_end};
 
-/// Keys read in one page of a list: about 4 MB of instances of usual size.
+/// Keys in one page of a list: about 4 MB of instances of usual size.
 const PAGE: usize = 4096;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Where contents lie that the view does not keep: only their keys are read.
+/// The prefixes of schema contents, in the order of keys. The view does not keep contents, so only their keys are
+/// read.
 const CONTENTS: &[&str] = &["/cse-sr/ms/schema-content/", "/cse-sr/ms/schemas/"];
 
-/// Follows the store until `stop` is cancelled. Runs for ever otherwise; every failure is retried.
-pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: CancellationToken) {
-    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-    let mut listed = false;
-    let mut witness = None;
+/// Follows the store until `stop` is cancelled. Every failure is retried.
+pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: CancellationToken) {
+    let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let mut follower = Follower { store, writer, backoff, listed: false, witness: None };
     loop {
-        let step = async {
-            if listed && !is_same_history(&*store, writer.revision(), witness.as_ref()).await? {
-                warn!(seen = writer.revision(), "the store was restored from a backup; listing again");
-                listed = false;
-            }
-            if !listed {
-                let (items, at) = list(&*store).await?;
-                info!(
-                    keys = items.len(),
-                    revision = at,
-                    again = writer.revision() != 0,
-                    "the registry was listed"
-                );
-                let again = writer.revision() != 0;
-                writer.report(|metrics| metrics.listed(again));
-                let newest = items.iter().max_by_key(|kv| kv.mod_rev);
-                witness = newest.map(|kv| Witness::Written(kv.key.clone(), Writing::of(kv)));
-                writer.reset(items, at);
-                listed = true;
-            }
-            watch(&*store, &mut writer, &mut witness, &mut backoff).await
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            outcome = follower.list_and_watch() => outcome,
         };
-        let outcome = tokio::select! { biased; () = stop.cancelled() => return, outcome = step => outcome };
         match outcome {
             Err(StoreError::Compacted(oldest)) => {
-                writer.report(|metrics| metrics.broke());
-                warn!(oldest, seen = writer.revision(), "history was compacted past the view; listing again");
-                listed = false;
+                follower.writer.report(|metrics| metrics.broke());
+                warn!(
+                    oldest,
+                    view = follower.writer.revision(),
+                    "the store has compacted changes that the view has not received; listing again"
+                );
+                follower.listed = false;
             }
             Err(error) => {
-                writer.report(|metrics| metrics.broke());
-                let wait = backoff.next_wait();
-                warn!(%error, attempt = backoff.failures(), wait_ms = wait.as_millis() as u64, "the store cannot be followed; trying again");
+                follower.writer.report(|metrics| metrics.broke());
+                let wait = follower.backoff.next_wait();
+                warn!(
+                    %error,
+                    attempt = follower.backoff.failures(),
+                    wait_ms = wait.as_millis() as u64,
+                    "the store cannot be followed; trying again"
+                );
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
             }
             Ok(()) => {}
@@ -78,60 +70,101 @@ pub async fn follow(store: Arc<dyn Store>, mut writer: Writer, stop: Cancellatio
     }
 }
 
-/// Reads every key under the root at one revision, page by page.
-async fn list(store: &dyn Store) -> Result<(Vec<KeyValue>, Revision), StoreError> {
-    let mut items = Vec::new();
-    let mut at = None;
-    let end = prefix_end(ROOT);
-    let mut cursor = ROOT.to_owned();
-    // The root is read in stretches: contents without values, everything between them with.
-    let mut stretches: Vec<(String, bool)> =
-        CONTENTS.iter().map(|prefix| (prefix_end(prefix), true)).collect();
-    stretches.push((end, false));
-    for (index, (stretch_end, is_content)) in stretches.into_iter().enumerate() {
-        if is_content {
-            let start = CONTENTS[index].to_owned();
-            read_stretch(store, &mut items, &mut at, cursor, start.clone(), false).await?;
-            read_stretch(store, &mut items, &mut at, start, stretch_end.clone(), true).await?;
-        } else {
-            read_stretch(store, &mut items, &mut at, cursor, stretch_end.clone(), false).await?;
-        }
-        cursor = stretch_end;
-    }
-    Ok((items, at.unwrap_or_default()))
+struct Follower {
+    store: Arc<dyn Store>,
+    writer: ViewWriter,
+    backoff: Backoff,
+    /// False when the view has to be read anew.
+    listed: bool,
+    witness: Option<Witness>,
 }
 
-async fn read_stretch(
-    store: &dyn Store,
-    items: &mut Vec<KeyValue>,
-    at: &mut Option<Revision>,
-    mut start: String,
-    end: String,
-    keys_only: bool,
-) -> Result<(), StoreError> {
-    loop {
-        let request = RangeRequest { start, end: Some(end.clone()), limit: PAGE, revision: *at, keys_only };
-        let reply = store.range(request).await?;
-        at.get_or_insert(reply.revision);
-        let last = reply.items.last().map(|kv| kv.key.clone());
-        // What a foreign system keeps under the root is not ours to hold.
-        items.extend(reply.items.into_iter().filter(|kv| Key::parse(&kv.key) != Key::Other));
-        match last {
-            Some(last) if reply.more => start = last + "\0",
-            _ => return Ok(()),
+impl Follower {
+    /// Lists the store if the view needs it, then watches until the watch breaks. Cancelling it loses nothing: the
+    /// view is changed between two waits only.
+    async fn list_and_watch(&mut self) -> Result<(), StoreError> {
+        if self.listed && !self.is_same_history().await? {
+            warn!(view = self.writer.revision(), "the store was restored from a backup; listing again");
+            self.listed = false;
+        }
+        if !self.listed {
+            self.list().await?;
+        }
+        self.watch().await
+    }
+
+    async fn list(&mut self) -> Result<(), StoreError> {
+        let (items, at) = list(&*self.store).await?;
+        let again = self.writer.revision() != 0;
+        info!(keys = items.len(), revision = at, again, "the registry was listed");
+        self.writer.report(|metrics| metrics.listed(again));
+        let newest = items.iter().max_by_key(|kv| kv.mod_rev);
+        self.witness = newest.map(|kv| Witness::Written(kv.key.clone(), Writing::of(kv)));
+        self.writer.reset(items, at);
+        self.listed = true;
+        Ok(())
+    }
+
+    async fn watch(&mut self) -> Result<(), StoreError> {
+        let mut stream = self.store.watch(ROOT, self.writer.revision() + 1).await?;
+        while let Some(item) = stream.next().await {
+            match item? {
+                WatchItem::Events(events) => {
+                    if let Some(last) = events.last() {
+                        self.witness = Some(Witness::of(last));
+                    }
+                    let counts = AppliedCounts::of(events.iter().map(KvEvent::key));
+                    let begun = Instant::now();
+                    self.writer.apply(events);
+                    self.writer.report(|metrics| metrics.applied(counts, begun.elapsed()));
+                }
+                WatchItem::Progress(rev) => self.writer.progress(rev),
+            }
+            // Only now: a watch that opens and breaks at once must not reset the wait.
+            self.backoff.reset();
+        }
+        Err(StoreError::Unavailable("the watch ended".into()))
+    }
+
+    /// True when the store continues the history up to the view's revision.
+    ///
+    /// A lower revision of the store proves that it does not: reads are linearizable, and revisions only grow. When the
+    /// restored store has passed the view's revision since, the witness decides. Once the witness has been compacted,
+    /// nothing speaks against the history, and it counts as the same.
+    async fn is_same_history(&self) -> Result<bool, StoreError> {
+        let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
+        if self.store.range(first).await?.revision < self.writer.revision() {
+            return Ok(false);
+        }
+        match &self.witness {
+            None => Ok(true),
+            Some(Witness::Written(key, writing)) => {
+                Ok(match writing_at(&*self.store, key, writing.mod_rev).await? {
+                    Past::Compacted => true,
+                    Past::Kept(found) => found.as_ref() == Some(writing),
+                })
+            }
+            Some(Witness::Deleted(key, rev)) => {
+                if let Past::Kept(Some(_)) = writing_at(&*self.store, key, *rev).await? {
+                    return Ok(false);
+                }
+                let before = writing_at(&*self.store, key, (*rev - 1).max(1)).await?;
+                Ok(!matches!(before, Past::Kept(None)))
+            }
         }
     }
 }
 
-/// The last change that was seen: a store that does not have it has another history.
+/// The last change that the view received. A store without this change has another history.
 enum Witness {
-    /// A key, and how it was written.
+    /// A written key.
     Written(String, Writing),
-    /// A key that was deleted by this revision.
+    /// A key that this revision deleted.
     Deleted(String, Revision),
 }
 
-/// How a key was written. Leases are random, so two histories do not agree on these by chance.
+/// The circumstances in which a key was written. Leases are random, so that two histories do not agree on these by
+/// chance.
 #[derive(PartialEq, Eq)]
 struct Writing {
     create_rev: Revision,
@@ -155,59 +188,60 @@ impl Witness {
     }
 }
 
-/// Whether the store goes on from what was seen up to `seen`. A revision lower than that is proof that it does
-/// not: reads are linearizable and revisions only grow. When it has passed `seen` since, the witness tells;
-/// one that was compacted away does not matter, as that leads to a list of its own accord, or nothing else is
-/// known.
-async fn is_same_history(
-    store: &dyn Store,
-    seen: Revision,
-    witness: Option<&Witness>,
-) -> Result<bool, StoreError> {
-    let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
-    if store.range(first).await?.revision < seen {
-        return Ok(false);
-    }
-    let at = |key: &str, revision| {
-        let request = RangeRequest { revision: Some(revision), ..RangeRequest::key(key) };
-        async move {
-            match store.range(request).await {
-                Ok(reply) => Ok(Some(reply.items.first().map(Writing::of))),
-                Err(StoreError::Compacted(_)) => Ok(None),
-                Err(error) => Err(error),
-            }
-        }
-    };
-    Ok(match witness {
-        None => true,
-        Some(Witness::Written(key, writing)) => {
-            at(key, writing.mod_rev).await?.is_none_or(|there| there.as_ref() == Some(writing))
-        }
-        Some(Witness::Deleted(key, rev)) => {
-            at(key, *rev).await?.is_none_or(|there| there.is_none())
-                && at(key, (*rev - 1).max(1)).await?.is_none_or(|before| before.is_some())
-        }
-    })
+/// A key at an earlier revision.
+enum Past {
+    /// The store does not keep that revision any more.
+    Compacted,
+    /// The writing of the key then, or `None` when the key did not exist.
+    Kept(Option<Writing>),
 }
 
-async fn watch(
-    store: &dyn Store,
-    writer: &mut Writer,
-    witness: &mut Option<Witness>,
-    backoff: &mut Backoff,
-) -> Result<(), StoreError> {
-    let mut stream = store.watch(ROOT, writer.revision() + 1).await?;
-    while let Some(item) = stream.next().await {
-        match item? {
-            WatchItem::Events(events) => {
-                *witness = events.last().map(Witness::of).or(witness.take());
-                let (counts, begun) = (Applied::of(&events), Instant::now());
-                writer.apply(events);
-                writer.report(|metrics| metrics.applied(counts, begun.elapsed()));
-            }
-            WatchItem::Progress(rev) => writer.progress(rev),
-        }
-        backoff.reset();
+async fn writing_at(store: &dyn Store, key: &str, revision: Revision) -> Result<Past, StoreError> {
+    let request = RangeRequest { revision: Some(revision), ..RangeRequest::key(key) };
+    match store.range(request).await {
+        Ok(reply) => Ok(Past::Kept(reply.items.first().map(Writing::of))),
+        Err(StoreError::Compacted(_)) => Ok(Past::Compacted),
+        Err(error) => Err(error),
     }
-    Err(StoreError::Unavailable("the watch ended".into()))
+}
+
+/// Reads every key under the root at one revision, page by page.
+async fn list(store: &dyn Store) -> Result<(Vec<KeyValue>, Revision), StoreError> {
+    let mut listing = Listing { store, items: Vec::new(), at: None };
+    let mut start = ROOT.to_owned();
+    // The root is read in stretches: contents without values, and everything between them with values.
+    for contents in CONTENTS {
+        let end = prefix_end(contents);
+        listing.read(start, (*contents).to_owned(), false).await?;
+        listing.read((*contents).to_owned(), end.clone(), true).await?;
+        start = end;
+    }
+    listing.read(start, prefix_end(ROOT), false).await?;
+    Ok((listing.items, listing.at.unwrap_or_default()))
+}
+
+struct Listing<'a> {
+    store: &'a dyn Store,
+    items: Vec<KeyValue>,
+    /// The revision of the first page, at which all others are read.
+    at: Option<Revision>,
+}
+
+impl Listing<'_> {
+    /// Reads the keys in [`start`, `end`).
+    async fn read(&mut self, mut start: String, end: String, keys_only: bool) -> Result<(), StoreError> {
+        loop {
+            let end = Some(end.clone());
+            let request = RangeRequest { start, end, limit: PAGE, revision: self.at, keys_only };
+            let reply = self.store.range(request).await?;
+            self.at.get_or_insert(reply.revision);
+            let last = reply.items.last().map(|kv| kv.key.clone());
+            // Foreign systems may keep keys under the root. They must not fill our memory.
+            self.items.extend(reply.items.into_iter().filter(|kv| Key::parse(&kv.key) != Key::Other));
+            match last {
+                Some(last) if reply.more => start = last + "\0",
+                _ => return Ok(()),
+            }
+        }
+    }
 }

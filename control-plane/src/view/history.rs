@@ -1,7 +1,8 @@
-//! What happened lately: enough for a new publisher to go on where the old one stopped, and for a gateway to
-//! catch up without the full state.
+//! The recent changes: enough for a new publisher to continue after the previous one, and for a gateway to catch up
+//! without the full state.
 //!
-//! Bounded by count; the oldest changes go first, and [`History::since`] says when an answer would have a hole.
+//! The history is bounded by a number of changes. The oldest go first, and [`History::since`] reports when some of the
+//! requested ones have gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use proto::event::v1 as pb;
 use shared::event::InstanceEvent;
 use shared::model::Revision;
 
-/// Something a gateway is to hear of.
+/// A change that is published to gateways.
+///
+/// Two variants carry the bus' own messages, because a conversion would copy the lists of each change once more.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// An instance changed.
@@ -32,7 +35,7 @@ impl Change {
         }
     }
 
-    /// When this replica learnt of it, unix microseconds.
+    /// The time at which this replica received the commit, in unix microseconds.
     pub fn committed_at(&self) -> u64 {
         match self {
             Self::Instance(event) => event.committed_at,
@@ -42,35 +45,35 @@ impl Change {
     }
 }
 
-/// The changes after some revision, in order.
+/// The recent changes, in order.
 pub struct History {
-    inner: RwLock<Inner>,
-    most: usize,
+    state: RwLock<HistoryState>,
+    capacity: usize,
 }
 
 #[derive(Default)]
-struct Inner {
+struct HistoryState {
     /// Every change after this revision is in `changes`.
     complete_since: Revision,
     changes: VecDeque<Change>,
 }
 
-/// The answer to "what happened since": the changes, or only that too much did.
+/// The changes after a revision.
 #[derive(Debug)]
 pub struct Since {
     /// The changes, oldest first.
     pub changes: Vec<Change>,
-    /// They are all there are; false when older ones have been forgotten.
+    /// False when the history has dropped some of the changes in question.
     pub complete: bool,
 }
 
 impl History {
-    /// A history of at most `most` changes.
-    pub fn new(most: usize) -> Self {
-        Self { inner: RwLock::default(), most: most.max(1) }
+    /// A history of at most `capacity` changes, and of one at least.
+    pub fn new(capacity: usize) -> Self {
+        Self { state: RwLock::default(), capacity: capacity.max(1) }
     }
 
-    /// One that is complete after `since`, for tests.
+    /// A history for tests that is complete after `since`.
     #[cfg(test)]
     pub(crate) fn holding(since: Revision, changes: Vec<Change>) -> Self {
         let history = Self::new(changes.len());
@@ -79,49 +82,50 @@ impl History {
         history
     }
 
-    /// Starts over: nothing is known of what was at or before `rev`.
+    /// Empties the history. From now on it is complete only after `rev`.
     pub(super) fn restart(&self, rev: Revision) {
-        let mut inner = self.inner.write();
-        inner.changes.clear();
-        inner.complete_since = rev;
+        let mut state = self.state.write();
+        state.changes.clear();
+        state.complete_since = rev;
     }
 
-    /// Adds the changes of one revision; the oldest revisions go when there are too many.
+    /// Adds the changes of one revision, and drops the oldest revisions when there are too many changes.
     pub(super) fn extend(&self, changes: impl IntoIterator<Item = Change>) {
-        let mut inner = self.inner.write();
-        inner.changes.extend(changes);
-        while inner.changes.len() > self.most {
-            // A revision goes as a whole: half of one would look like all of it.
-            let Some(rev) = inner.changes.front().map(Change::rev) else { break };
-            while inner.changes.front().is_some_and(|change| change.rev() == rev) {
-                inner.changes.pop_front();
+        let mut state = self.state.write();
+        state.changes.extend(changes);
+        while state.changes.len() > self.capacity {
+            // A revision goes as a whole. Half of one would look complete, since completeness is kept by revision.
+            let Some(rev) = state.changes.front().map(Change::rev) else { break };
+            while state.changes.front().is_some_and(|change| change.rev() == rev) {
+                state.changes.pop_front();
             }
-            inner.complete_since = rev;
+            state.complete_since = rev;
         }
     }
 
-    /// The changes after `rev` up to and including `until` that `wanted` picks.
+    /// The changes in (`rev`, `until`] for which `wanted` is true. They are copied under the lock, so `wanted` must be
+    /// cheap.
     pub fn since(&self, rev: Revision, until: Revision, wanted: impl Fn(&Change) -> bool) -> Since {
-        let inner = self.inner.read();
-        let start = inner.changes.partition_point(|change| change.rev() <= rev);
-        let changes = inner.changes.range(start..).take_while(|change| change.rev() <= until);
+        let state = self.state.read();
+        let start = state.changes.partition_point(|change| change.rev() <= rev);
+        let changes = state.changes.range(start..).take_while(|change| change.rev() <= until);
         Since {
             changes: changes.filter(|change| wanted(change)).cloned().collect(),
-            complete: rev >= inner.complete_since,
+            complete: rev >= state.complete_since,
         }
     }
 
-    /// Every change after this revision is known.
+    /// The revision after which no change is missing.
     pub fn complete_since(&self) -> Revision {
-        self.inner.read().complete_since
+        self.state.read().complete_since
     }
 
-    /// Number of changes held.
+    /// The number of changes in the history.
     pub fn len(&self) -> usize {
-        self.inner.read().changes.len()
+        self.state.read().changes.len()
     }
 
-    /// No change is held.
+    /// True when the history has no change.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_forgotten_as_a_whole_and_the_hole_is_admitted() {
+    fn a_revision_is_dropped_as_a_whole_and_reported_as_missing() {
         let history = History::new(4);
         history.restart(10);
         history.extend([change(11), change(11), change(12)]);
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_at_the_revision_asked_for() {
+    fn the_changes_end_at_the_requested_revision() {
         let history = History::new(10);
         history.restart(1);
         history.extend((2..8).map(change));

@@ -1,18 +1,18 @@
-//! Who is to hear of whom.
+//! Interest: the providers whose changes concern a consumer.
 //!
-//! A consumer hears of the providers that its dependency rules match and of the names it wanted when they
-//! did not exist yet. A provider's black and white rules may shut a consumer out.
+//! A consumer's interest contains the providers that its dependency rules match, and the services of its wanted names.
+//! A provider's black and white rules may exclude a consumer.
 
 use std::collections::BTreeSet;
 
 use shared::model::{Scope, Service, ServiceKey, ServiceRef, Tenant};
 
+use super::access;
 use super::snapshot::{Snapshot, select};
-use crate::access;
 use crate::keys::Name;
 use crate::version::VersionRule;
 
-/// The providers of a consumer, `None` when the consumer does not exist.
+/// The interest of a consumer, or `None` when the consumer does not exist.
 pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<ServiceRef>> {
     let (view, service) = snapshot.service(consumer)?;
     let tenant = snapshot.tenant(&consumer.tenant)?;
@@ -28,12 +28,13 @@ pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<
         found.extend(versions.map(|v| ServiceRef::new(tenant.clone(), &v.id)));
     }
     found.retain(|provider| {
-        snapshot.service(provider).is_some_and(|(p, _)| access::rules_allow(&p.rules, service, &view.tags))
+        let provider = snapshot.service(provider);
+        provider.is_some_and(|(provider, _)| access::rules_allow(&provider.rules, service, &view.tags))
     });
     Some(found)
 }
 
-/// The services of a scope now.
+/// The services of a scope.
 pub fn scoped(snapshot: &Snapshot, scope: &Scope) -> BTreeSet<ServiceRef> {
     let services = snapshot.tenant(&scope.tenant).into_iter().flat_map(|tenant| tenant.services.iter());
     services
@@ -42,7 +43,7 @@ pub fn scoped(snapshot: &Snapshot, scope: &Scope) -> BTreeSet<ServiceRef> {
         .collect()
 }
 
-/// The services that a dependency rule matches now.
+/// The services that a dependency rule of `consumer` matches. `own` is the consumer's tenant.
 pub fn matching(snapshot: &Snapshot, own: &Tenant, consumer: &Service, rule: &ServiceKey) -> Vec<ServiceRef> {
     let mut found = BTreeSet::new();
     add_matching(snapshot, own, consumer, rule, &mut found);
@@ -67,13 +68,13 @@ fn add_matching(
         return;
     }
     let name = Name::new(&rule.environment, &rule.app_id, &rule.service_name);
-    // Newer Service-Center leaves the version out; every version is meant.
+    // Newer Service-Center nodes leave the version out of a rule for all versions.
     let version = VersionRule::parse(&rule.version).unwrap_or(VersionRule::ALL);
     let versions = snapshot.versions(&tenant, &name);
     found.extend(select(versions, &version).map(|v| ServiceRef::new(tenant.clone(), &v.id)));
 }
 
-/// The consumers that a change of the versions of `name` may concern, with or without a record.
+/// The consumers that a change of the versions of `name` may concern.
 pub fn concerned(snapshot: &Snapshot, tenant: &Tenant, name: &Name) -> BTreeSet<ServiceRef> {
     let mut found = BTreeSet::new();
     if let Some(view) = snapshot.tenant(tenant) {

@@ -1,4 +1,4 @@
-//! The registry at one revision. Immutable once handed out.
+//! The registry at one revision. A snapshot never changes once readers have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use super::entry::{RuleSet, ServiceView, VersionEntry};
 use crate::keys::Name;
 use crate::version::{Version, VersionRule};
 
-/// Everything, at one revision.
+/// The registry at one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The revision up to which everything is contained; 0 before the first list.
+    /// The snapshot contains every change up to this revision. It is 0 before the first list.
     pub revision: Revision,
-    /// The tenants that have anything.
+    /// The tenants with at least one service or dependency rule.
     pub tenants: HashTrieMapSync<Tenant, Arc<TenantView>>,
-    /// Who wants to hear of a name (of a tenant) although no dependency rule says so.
+    /// For each wanted name of a tenant, the consumers that wait for it. No dependency rule says so.
     pub wanted: HashTrieMapSync<(Tenant, Name), Arc<BTreeSet<ServiceRef>>>,
-    /// Held instances of which the store does not know yet.
+    /// Held instances that are not recorded in the store yet, with the revision at which they expired.
     pub unrecorded: HashTrieMapSync<(ServiceRef, String), Revision>,
-    /// Services whose size in the store is larger than what the end of a protection left of them.
+    /// Services whose protection ended and which now have fewer instances than their stored usual size.
     pub shrunk: HashTrieMapSync<ServiceRef, ()>,
     /// The recorded domains.
     pub domains: HashTrieMapSync<String, ()>,
@@ -29,42 +29,42 @@ pub struct Snapshot {
     pub projects: HashTrieMapSync<Tenant, ()>,
 }
 
-/// One tenant's part.
+/// One tenant's part of the registry.
 #[derive(Clone, Debug, Default)]
 pub struct TenantView {
-    /// Services by id; also ids of which only belongings are known.
+    /// Services by id, including services without a record.
     pub services: HashTrieMapSync<String, Arc<ServiceView>>,
-    /// Services with a record.
+    /// The number of services with a record.
     pub service_count: usize,
-    /// Instances of all services.
+    /// The number of instances of all services.
     pub instance_count: usize,
     /// The versions of a name, newest first.
     pub names: HashTrieMapSync<Name, Arc<Vec<VersionEntry>>>,
     /// The versions of an alias, newest first.
     pub aliases: HashTrieMapSync<Name, Arc<Vec<VersionEntry>>>,
-    /// Whom a version of a name depends on.
+    /// The providers of each consumer, by its name and version.
     pub consumer_rules: HashTrieMapSync<(Name, String), RuleSet>,
-    /// Who depends on a name, by version rule.
+    /// The consumers of each provider name, by version rule.
     pub provider_rules: HashTrieMapSync<Name, Arc<BTreeMap<String, RuleSet>>>,
-    /// Who depends on everything, by environment.
+    /// The consumers that depend on every service of an environment.
     pub provider_rules_all: HashTrieMapSync<String, RuleSet>,
-    /// What a consumer (by id) wants to hear of.
+    /// The wanted names of each consumer, by its id.
     pub wanted: HashTrieMapSync<String, Arc<BTreeSet<(Tenant, Name)>>>,
 }
 
 impl Snapshot {
-    /// A tenant's part, if it has any.
+    /// A tenant's part, if the tenant has any service or rule.
     pub fn tenant(&self, tenant: &Tenant) -> Option<&Arc<TenantView>> {
         self.tenants.get(tenant)
     }
 
-    /// A service with a record.
+    /// A service that has a record, and the record.
     pub fn service(&self, service: &ServiceRef) -> Option<(&Arc<ServiceView>, &Arc<Service>)> {
         let view = self.any_service(service)?;
         Some((view, view.service.as_ref()?))
     }
 
-    /// A service, or what is known of one without a record.
+    /// A service, with or without a record.
     pub fn any_service(&self, service: &ServiceRef) -> Option<&Arc<ServiceView>> {
         self.tenant(&service.tenant)?.services.get(&service.id)
     }
@@ -79,19 +79,24 @@ impl Snapshot {
         self.tenant(tenant).and_then(|t| t.aliases.get(alias)).map_or(&[], |versions| versions)
     }
 
-    /// The service that a full key names, by name or else by alias.
+    /// The service with this key, by name or else by alias.
     pub fn by_key(&self, key: &ServiceKey) -> Option<ServiceRef> {
         let tenant = Tenant::parse(&key.tenant)?;
         let name = Name::new(&key.environment, &key.app_id, &key.service_name);
-        let exact = |versions: &[VersionEntry]| versions.iter().find(|v| v.text == key.version).cloned();
-        let found = exact(self.versions(&tenant, &name)).or_else(|| {
-            exact(self.alias_versions(&tenant, &Name::new(&key.environment, &key.app_id, &key.alias)))
-        })?;
-        Some(ServiceRef::new(tenant, found.id))
+        if let Some(found) = exact(self.versions(&tenant, &name), &key.version) {
+            return Some(ServiceRef::new(tenant, &found.id));
+        }
+        let alias = Name::new(&key.environment, &key.app_id, &key.alias);
+        let found = exact(self.alias_versions(&tenant, &alias), &key.version)?;
+        Some(ServiceRef::new(tenant, &found.id))
     }
 }
 
-/// The versions that a rule takes, newest first.
+fn exact<'a>(versions: &'a [VersionEntry], text: &str) -> Option<&'a VersionEntry> {
+    versions.iter().find(|entry| entry.text == text)
+}
+
+/// The versions that a rule matches, newest first.
 pub fn select<'a>(
     versions: &'a [VersionEntry],
     rule: &'a VersionRule,

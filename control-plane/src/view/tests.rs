@@ -253,9 +253,9 @@ fn scope() -> Scope {
     Scope { environment: Some("test".into()), ..Scope::all(Tenant::default()) }
 }
 
-fn start() -> (Writer, View, Store, Followers) {
+fn start() -> (ViewWriter, View, Store, Followers) {
     let (mut writer, view) =
-        view(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
+        empty(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
     let store = Store { rev: 1, ..Store::default() };
     writer.reset(Vec::new(), 1);
     let followers =
@@ -360,11 +360,11 @@ fn a_value_that_cannot_be_read_is_counted_and_skipped() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_said_before_the_first_list() {
-    let (mut writer, view) = view(History::new(10), Protection::default(), Clock::manual(1));
-    assert_eq!(view.now().err(), Some(NotYet::NotListed));
-    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(NotYet::NotListed));
+    let (mut writer, view) = empty(History::new(10), Protection::default(), Clock::manual(1));
+    assert_eq!(view.now().err(), Some(ViewError::NotListed));
+    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(ViewError::NotListed));
     writer.reset(Vec::new(), 4);
-    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(NotYet::Behind));
+    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(ViewError::Behind));
     writer.progress(5);
     assert_eq!(view.at(5, Duration::from_secs(1)).await.map(|s| s.revision).ok(), Some(5));
 }

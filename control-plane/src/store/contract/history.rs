@@ -1,4 +1,4 @@
-//! Random histories against a model that is short and obviously right.
+//! Random histories, compared with a model that is short and obviously right.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use crate::store::{Compare, KvEvent, Op, RangeRequest, Txn, WatchItem};
 
 const KEYS: [&str; 5] = ["/t/a", "/t/a/1", "/t/a/2", "/t/b", "/u/c"];
 
-/// Key to value, creation, last write and version.
+/// For each key its value, the revisions of its creation and last write, and its version.
 type Keys = BTreeMap<String, (String, u64, u64, u64)>;
 
-/// The keys of now, of each revision, and every change so far.
+/// The newest keys, the keys at each revision, and every change so far.
 #[derive(Default)]
-struct Model {
+struct HistoryModel {
     rev: u64,
     keys: Keys,
     past: BTreeMap<u64, Keys>,
     changes: Vec<(u64, String, Option<String>)>,
 }
 
-impl Model {
+impl HistoryModel {
     fn apply(&mut self, txn: &Txn) -> bool {
         let rev_of = |key: &str| self.keys.get(key).map_or(0, |kv| kv.2);
         let holds = txn.compare.iter().all(|compare| match compare {
@@ -63,7 +63,7 @@ fn key(random: &mut fastrand::Rng) -> String {
 }
 
 fn ops(random: &mut fastrand::Rng) -> Vec<Op> {
-    // Either one deletion by prefix or distinct keys: what is written twice is refused elsewhere.
+    // Either one delete by prefix or distinct keys, since a transaction must not write a key twice.
     if random.u8(..6) == 0 {
         return vec![Op::DeletePrefix("/t/a".into())];
     }
@@ -77,7 +77,7 @@ fn ops(random: &mut fastrand::Rng) -> Vec<Op> {
     keys.into_iter().map(op).collect()
 }
 
-fn compares(random: &mut fastrand::Rng, model: &Model) -> Vec<Compare> {
+fn compares(random: &mut fastrand::Rng, model: &HistoryModel) -> Vec<Compare> {
     let count = random.usize(..3);
     let mut compare = |_| match random.u8(..4) {
         0 => Compare::Exists(key(random)),
@@ -91,13 +91,13 @@ fn compares(random: &mut fastrand::Rng, model: &Model) -> Vec<Compare> {
     (0..count).map(&mut compare).collect()
 }
 
-/// Answers, reads of now and then, and the watch all agree with the model.
+/// Replies, reads of old and new revisions, and the watch all agree with the model.
 pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let start = subject.store.range(RangeRequest::key("/t/")).await.expect("range").revision;
-    let mut model = Model { rev: start, ..Model::default() };
+    let mut model = HistoryModel { rev: start, ..HistoryModel::default() };
     let mut watch = subject.watch(start + 1).await;
     for step in 0..300 {
         let txn = Txn {
@@ -127,7 +127,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
     let watched = |key: &str| key.starts_with("/t/");
     let expected: Vec<_> = model.changes.iter().filter(|(_, key, _)| watched(key)).cloned().collect();
     let mut seen = Vec::new();
-    within("the watch tells the whole history", async {
+    within("the watch delivers the whole history", async {
         while seen.len() < expected.len() {
             let WatchItem::Events(events) = watch.item().await else { continue };
             seen.extend(events.into_iter().map(|event| match event {
@@ -139,7 +139,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
         }
     })
     .await;
-    // The order of changes within one revision is the store's own.
+    // The order of changes within one revision is not part of the contract.
     let sorted = |mut changes: Vec<(u64, String, Option<String>)>| {
         changes.sort();
         changes

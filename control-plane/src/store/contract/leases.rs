@@ -1,29 +1,29 @@
-//! Leases. Real time: the shortest lease that etcd grants is about two seconds.
+//! Properties of leases. They run in real time: the shortest lease of etcd is about two seconds.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Subject, put_on, writes};
-use crate::store::{KvEvent, Op, RangeRequest, StoreError};
+use crate::store::{KvEvent, LeaseId, Op, RangeRequest, StoreError};
+use shared::model::Revision;
 
-async fn two_keys_on_a_lease(subject: &Subject, ttl: i64) -> (i64, u64) {
+async fn two_keys_on_a_lease(subject: &Subject, ttl: i64) -> (LeaseId, Revision) {
     let lease = subject.store.grant(ttl).await.expect("grant");
-    assert_ne!(lease, 0);
     let reply = subject.txn([put_on("/t/inst", "x", lease), put_on("/t/lease", "y", lease)]).await;
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
     assert!(read.items.iter().all(|kv| kv.lease == Some(lease)));
     (lease, reply.revision)
 }
 
-fn assert_both_deleted_at_once(events: &[KvEvent], rev: u64) {
+fn assert_both_deleted_at_once(events: &[KvEvent], rev: Revision) {
     let mut keys: Vec<_> = events.iter().map(KvEvent::key).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["/t/inst", "/t/lease"]);
     assert!(events.iter().all(|event| matches!(event, KvEvent::Delete { rev: at, .. } if *at == rev)));
 }
 
-/// Without anyone doing anything.
+/// A lease ends by itself, and a watch receives the deletes of all its keys.
 pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: Subject) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 1).await;
     let mut watch = subject.watch(rev + 1).await;
@@ -33,7 +33,7 @@ pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: Subject)
     assert_eq!((read.items.len(), read.revision), (0, rev + 1));
 }
 
-/// Renewals carry a lease past its time; afterwards it ends.
+/// A lease that is renewed outlives its time, without a new revision, and ends after the last renewal.
 pub async fn a_renewed_lease_lives_on(subject: Subject) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 2).await;
     let start = Instant::now();
@@ -48,7 +48,7 @@ pub async fn a_renewed_lease_lives_on(subject: Subject) {
     assert_both_deleted_at_once(&watch.events().await, rev + 1);
 }
 
-/// At once.
+/// A revocation ends a lease before its time.
 pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: Subject) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 600).await;
     let mut watch = subject.watch(rev + 1).await;
@@ -58,25 +58,26 @@ pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: Subject) 
     assert!(matches!(subject.store.keep_alive(lease).await, Err(StoreError::LeaseNotFound)));
 }
 
-/// By any call, and without a change.
+/// Every call with an unknown lease fails, and changes nothing.
 pub async fn an_unknown_lease_is_not_found(subject: Subject) {
+    let unknown = LeaseId::new(4711).expect("not zero");
     let rev = subject.put("/t/a", "1").await;
-    assert!(matches!(subject.store.keep_alive(4711).await, Err(StoreError::LeaseNotFound)));
-    assert!(matches!(subject.store.revoke(4711).await, Err(StoreError::LeaseNotFound)));
-    let txn = writes([Op::put("/t/b", "2"), put_on("/t/a", "2", 4711)]);
+    assert!(matches!(subject.store.keep_alive(unknown).await, Err(StoreError::LeaseNotFound)));
+    assert!(matches!(subject.store.revoke(unknown).await, Err(StoreError::LeaseNotFound)));
+    let txn = writes([Op::put("/t/b", "2"), put_on("/t/a", "2", unknown)]);
     assert!(matches!(subject.store.txn(txn).await, Err(StoreError::LeaseNotFound)));
     let endless = subject.store.grant(i64::MAX).await;
     assert!(matches!(endless, Err(StoreError::Refused(_))), "{endless:?}");
     // An unknown lease must not disturb the renewal of a known one.
     let lease = subject.store.grant(60).await.expect("grant");
-    let (gone, known) = tokio::join!(subject.store.keep_alive(4712), subject.store.keep_alive(lease));
+    let (gone, known) = tokio::join!(subject.store.keep_alive(unknown), subject.store.keep_alive(lease));
     assert!(matches!(gone, Err(StoreError::LeaseNotFound)));
     known.expect("known");
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
     assert_eq!((read.items.len(), read.revision), (1, rev));
 }
 
-/// Also one that moved to another lease.
+/// A key that is rewritten without a lease, or on another one, survives the end of its first lease.
 pub async fn a_key_written_without_its_lease_outlives_it(subject: Subject) {
     let (first, _) = two_keys_on_a_lease(&subject, 600).await;
     let second = subject.store.grant(600).await.expect("grant");

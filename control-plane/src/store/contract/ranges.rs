@@ -1,4 +1,4 @@
-//! Reads.
+//! Properties of reads.
 
 use super::Subject;
 use crate::store::{Op, RangeReply, RangeRequest, StoreError};
@@ -7,8 +7,8 @@ fn keys(reply: &RangeReply) -> Vec<&str> {
     reply.items.iter().map(|kv| kv.key.as_str()).collect()
 }
 
-/// Pages read one after another are the whole.
-pub async fn a_limited_range_says_that_there_is_more(subject: Subject) {
+/// Pages that are read one after another contain every key once.
+pub async fn a_limited_range_reports_that_there_is_more(subject: Subject) {
     for n in 0..7 {
         subject.put(&format!("/t/{n}"), "x").await;
     }
@@ -22,7 +22,7 @@ pub async fn a_limited_range_says_that_there_is_more(subject: Subject) {
         }
         request.revision.get_or_insert(page.revision);
         request.start = format!("{}\0", page.items.last().expect("a page with more has items").key);
-        // Pages are read at one revision: what comes in between is not in them.
+        // All pages are read at one revision, so a key that is written in between must not appear.
         subject.put(&format!("/t/5{}", pages.len()), "later").await;
     }
     assert_eq!(pages, [3, 3, 1]);
@@ -30,7 +30,7 @@ pub async fn a_limited_range_says_that_there_is_more(subject: Subject) {
     assert!(!subject.store.range(exact).await.expect("range").more, "a full page is not cut short");
 }
 
-/// Neighbours in the order of bytes are not part of a prefix.
+/// Neighbouring keys in the order of bytes do not belong to a prefix.
 pub async fn a_prefix_ends_where_its_last_byte_does(subject: Subject) {
     for key in ["/t", "/t-", "/t/", "/t//x", "/t/a", "/t/~", "/t0", "/t/\u{e9}"] {
         subject.put(key, "x").await;
@@ -47,8 +47,8 @@ pub async fn a_prefix_ends_where_its_last_byte_does(subject: Subject) {
     assert_eq!(keys(&subject.store.range(backwards).await.expect("range")), [""; 0]);
 }
 
-/// Everything but the value is there.
-pub async fn keys_only_leaves_the_values_out(subject: Subject) {
+/// A request for keys only leaves the values empty, and nothing else.
+pub async fn keys_only_leaves_the_values_empty(subject: Subject) {
     let rev = subject.put("/t/a", "value").await;
     let request = RangeRequest { keys_only: true, ..RangeRequest::prefix("/t/") };
     let read = subject.store.range(request).await.expect("range");
@@ -57,7 +57,7 @@ pub async fn keys_only_leaves_the_values_out(subject: Subject) {
     assert_eq!((read.items[0].mod_rev, read.items[0].version), (rev, 1));
 }
 
-/// What was changed, deleted or created later is not seen; the answer's revision is that of now.
+/// A read of an old revision shows no later change, delete or creation. The reply carries the newest revision.
 pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
     subject.put("/t/changed", "old").await;
     let then = subject.put("/t/deleted", "old").await;
@@ -71,8 +71,8 @@ pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
     assert!(read.items.iter().all(|kv| kv.value == "old"));
 }
 
-/// Either is said, not guessed at.
-pub async fn a_compacted_or_future_revision_is_not_answered(subject: Subject) {
+/// A read of a compacted or future revision fails, with the compacted revision in the first case.
+pub async fn a_compacted_or_future_revision_is_refused(subject: Subject) {
     let old = subject.put("/t/a", "1").await;
     subject.put("/t/a", "2").await;
     let now = subject.put("/t/a", "3").await;

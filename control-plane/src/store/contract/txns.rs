@@ -1,11 +1,13 @@
-//! Transactions.
+//! Properties of transactions.
 
 use std::sync::Arc;
 
 use super::{Subject, within, writes};
-use crate::store::{BESIDE_LONG, Compare, LONG_LIST, Op, RangeRequest, Store, StoreError, Txn};
+use crate::store::{
+    Compare, MAX_TXN_COMPARE_WITH_LONG_THEN, MAX_TXN_THEN, Op, RangeRequest, Store, StoreError, Txn,
+};
 
-/// Revisions rise with each write; a key knows when it was created, written last, and how often.
+/// Each write raises the revision. A key carries the revisions of its creation and last write, and its version.
 pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
     let first = subject.put("/t/a", "1").await;
     let other = subject.put("/t/b", "x").await;
@@ -23,10 +25,11 @@ pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
     assert_eq!((read.items[0].create_rev, read.items[0].version), (again, 1));
 }
 
-/// Each kind of condition, alone and together.
+/// Each kind of condition decides alone, and all of them decide together.
 pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subject) {
     let rev = subject.put("/t/here", "1").await;
-    let (here, gone) = (String::from("/t/here"), String::from("/t/gone"));
+    let here = String::from("/t/here");
+    let gone = String::from("/t/gone");
     let cases = [
         (vec![], true),
         (vec![Compare::Exists(here.clone())], true),
@@ -57,8 +60,8 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subjec
     }
 }
 
-/// `got` has one entry per `Get`.
-pub async fn gets_answer_in_order_and_see_the_writes_before_them(subject: Subject) {
+/// The reply has one entry for each `Get`, and a `Get` sees the writes before it.
+pub async fn gets_reply_in_order_and_see_the_writes_before_them(subject: Subject) {
     subject.put("/t/a", "old").await;
     let get = |key: &str| Op::Get(key.into());
     let reply = subject
@@ -76,8 +79,8 @@ pub async fn gets_answer_in_order_and_see_the_writes_before_them(subject: Subjec
     assert_eq!(reply.got[1].as_ref().map(|kv| kv.mod_rev), Some(reply.revision));
 }
 
-/// Only keys with the prefix go.
-pub async fn a_prefix_delete_spares_the_neighbours(subject: Subject) {
+/// A delete by prefix deletes only keys with the prefix.
+pub async fn a_prefix_delete_spares_neighbouring_keys(subject: Subject) {
     for key in ["/t/a", "/t/a/", "/t/a/1", "/t/a/1/x", "/t/a0", "/t/b"] {
         subject.put(key, "x").await;
     }
@@ -88,8 +91,8 @@ pub async fn a_prefix_delete_spares_the_neighbours(subject: Subject) {
     assert_eq!(left, ["/t/a", "/t/a0", "/t/b"]);
 }
 
-/// Deleting what is not there, reading, and comparing leave the revision alone.
-pub async fn a_transaction_that_changes_nothing_has_no_revision_of_its_own(subject: Subject) {
+/// Deletes of absent keys, reads and comparisons do not raise the revision.
+pub async fn a_transaction_without_a_change_has_no_revision(subject: Subject) {
     let rev = subject.put("/t/a", "1").await;
     let ops = [Op::Delete("/t/x".into()), Op::DeletePrefix("/t/x/".into()), Op::Get("/t/a".into())];
     assert_eq!(subject.txn(ops).await.revision, rev);
@@ -97,11 +100,11 @@ pub async fn a_transaction_that_changes_nothing_has_no_revision_of_its_own(subje
     assert_eq!(subject.put("/t/a", "1").await, rev + 1, "the same value is a write all the same");
 }
 
-/// The caller learns what is wrong.
+/// A malformed transaction fails as a whole, with a reason that names the mistake.
 pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subject) {
     let rev = subject.put("/t/a", "1").await;
     let put = || Op::put("/t/b", "1");
-    let many = (0..=LONG_LIST).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
+    let many = (0..=MAX_TXN_THEN).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
     let large = vec![b'x'; 4 * 1024 * 1024];
     let cases = [
         ("duplicate", vec![put(), put()]),
@@ -113,7 +116,7 @@ pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subj
     ];
     for (reason, ops) in cases {
         match subject.store.txn(writes(ops)).await {
-            Err(StoreError::Refused(why)) => assert!(why.contains(reason), "{why} names {reason}"),
+            Err(StoreError::Refused(text)) => assert!(text.contains(reason), "{text:?} names {reason:?}"),
             other => panic!("{reason}: {other:?}"),
         }
     }
@@ -121,33 +124,34 @@ pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subj
     assert_eq!((read.revision, read.items.len()), (rev, 1));
 }
 
-/// As many steps as a transaction may have, with as many conditions as may stand beside them.
+/// The longest transaction, with the most conditions beside it, is one revision.
 pub async fn a_long_transaction_is_one_revision(subject: Subject) {
     let key = |n: usize| format!("/t/{n:04}");
     let mut watch = subject.watch(1).await;
-    for conditions in [0, 1, BESIDE_LONG] {
-        let mut then: Vec<Op> = (0..LONG_LIST - 1).map(|n| Op::put(key(n), conditions.to_string())).collect();
-        then.push(Op::Get(key(LONG_LIST - 2)));
+    for conditions in [0, 1, MAX_TXN_COMPARE_WITH_LONG_THEN] {
+        let mut then: Vec<Op> =
+            (0..MAX_TXN_THEN - 1).map(|n| Op::put(key(n), conditions.to_string())).collect();
+        then.push(Op::Get(key(MAX_TXN_THEN - 2)));
         let compare = (0..conditions).map(|n| Compare::Absent(format!("/t/absent/{n}"))).collect();
         let reply = subject.store.txn(Txn { compare, then, otherwise: vec![] }).await.expect("a long one");
         assert!(reply.succeeded);
         let got: Vec<_> = reply.got.iter().flatten().map(|kv| kv.value.to_vec()).collect();
         assert_eq!(got, [conditions.to_string().into_bytes()], "a read sees the writes before it");
         let seen = watch.events().await;
-        assert_eq!(seen.len(), LONG_LIST - 1);
+        assert_eq!(seen.len(), MAX_TXN_THEN - 1);
         assert!(seen.iter().all(|event| event.rev() == reply.revision));
     }
     let lost = Txn {
         compare: vec![Compare::Exists("/t/none".into())],
-        then: (0..LONG_LIST).map(|n| Op::Delete(key(n))).collect(),
+        then: (0..MAX_TXN_THEN).map(|n| Op::Delete(key(n))).collect(),
         otherwise: vec![],
     };
     assert!(!subject.store.txn(lost).await.expect("an answer").succeeded);
     let left = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
-    assert_eq!(left.items.len(), LONG_LIST - 1);
+    assert_eq!(left.items.len(), MAX_TXN_THEN - 1);
 }
 
-/// Many writers, one counter.
+/// Many writers raise one counter by compare-and-swap, and every increment counts.
 pub async fn concurrent_compare_and_swap_loses_nothing(subject: Subject) {
     const WRITERS: usize = 8;
     const EACH: usize = 25;

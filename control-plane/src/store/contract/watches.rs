@@ -1,4 +1,4 @@
-//! Watches and barriers.
+//! Properties of watches and barriers.
 
 use futures_util::future::join_all;
 
@@ -13,7 +13,7 @@ fn values(events: &[KvEvent]) -> Vec<String> {
     events.iter().map(value).collect()
 }
 
-/// Neither gap nor repetition where the replay meets the present; other prefixes are left out.
+/// A watch has no gap and no repetition between the replayed and the live events, and no event of other prefixes.
 pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subject) {
     subject.put("/t/a", "before").await;
     let from = subject.put("/t/a", "1").await;
@@ -29,7 +29,7 @@ pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subjec
     assert_eq!((events.len(), kv.mod_rev, kv.create_rev, kv.version), (1, third, from - 1, 3));
 }
 
-/// Also when it is large, and also when it is replayed.
+/// A large revision comes in one item, live and replayed.
 pub async fn a_revision_comes_in_one_item(subject: Subject) {
     let value = vec![b'x'; 10 * 1024];
     let batch = || (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect::<Vec<_>>();
@@ -42,7 +42,7 @@ pub async fn a_revision_comes_in_one_item(subject: Subject) {
     for watch in [&mut live, &mut replayed] {
         let mut count = 0;
         while watch.seen < last {
-            // That no revision is continued in a later item is checked by `Watched`.
+            // `CheckedWatch` checks that no later item continues a revision.
             let events = watch.events().await;
             assert_eq!(events.len() % 100, 0);
             count += events.len();
@@ -51,7 +51,7 @@ pub async fn a_revision_comes_in_one_item(subject: Subject) {
     }
 }
 
-/// Not that of the value it removes.
+/// A delete event carries the revision of the delete, not of the deleted value.
 pub async fn a_delete_carries_the_revision_of_the_delete(subject: Subject) {
     let from = subject.put("/t/a", "1").await;
     subject.put("/t/b", "2").await;
@@ -62,7 +62,7 @@ pub async fn a_delete_carries_the_revision_of_the_delete(subject: Subject) {
     assert_eq!((events[2].rev(), events[3].rev()), (first, second));
 }
 
-/// The first thing such a watch says is that, and up to where.
+/// A watch from a compacted revision begins with the error, which carries the compacted revision.
 pub async fn a_compacted_revision_cannot_be_watched(subject: Subject) {
     let old = subject.put("/t/a", "1").await;
     subject.put("/t/a", "2").await;
@@ -77,8 +77,8 @@ pub async fn a_compacted_revision_cannot_be_watched(subject: Subject) {
     assert_eq!(values(&watch.until(next).await), ["4"]);
 }
 
-/// While writers are at work.
-pub async fn a_watch_opened_amid_writes_sees_every_one(subject: Subject) {
+/// A watch that is opened while others write delivers every write once.
+pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject) {
     const WRITERS: usize = 4;
     const EACH: usize = 60;
     let from = subject.put("/t/start", "x").await;
@@ -106,8 +106,8 @@ pub async fn a_watch_opened_amid_writes_sees_every_one(subject: Subject) {
     }
 }
 
-/// Two watchers of the same see the same.
-pub async fn watchers_agree(subject: Subject) {
+/// Two watches of one prefix deliver the same events.
+pub async fn two_watches_of_a_prefix_deliver_the_same(subject: Subject) {
     let mut one = subject.watch(1).await;
     let mut two = subject.watch(1).await;
     let mut last = 0;
@@ -120,8 +120,8 @@ pub async fn watchers_agree(subject: Subject) {
     assert_eq!(seen, two.until(last).await);
 }
 
-/// Whether the last write had the prefix or not.
-pub async fn a_barrier_is_reached_without_other_writes(subject: Subject) {
+/// An open watch reaches a barrier after a write with its prefix, and after a write without it.
+pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: Subject) {
     let mut watch = subject.watch(1).await;
     for key in ["/t/a", "/elsewhere", "/t/b", "/elsewhere"] {
         let written = subject.put(key, "x").await;
@@ -134,8 +134,8 @@ pub async fn a_barrier_is_reached_without_other_writes(subject: Subject) {
     late.until(barrier).await;
 }
 
-/// However they are bundled.
-pub async fn concurrent_barriers_cover_what_was_written_before_each(subject: Subject) {
+/// A barrier covers the writes before it, even if it is bundled with others.
+pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: Subject) {
     let mut watch = subject.watch(1).await;
     let one = |n: usize| {
         let subject = &subject;

@@ -1,8 +1,8 @@
-//! The file: what is in it, and how a batch of commits gets there at once.
+//! The file: its tables, and the atomic write of a batch of commits.
 //!
-//! In: batches from the writer. Out: the state and the log when it is opened. One batch is one durable
-//! transaction of the database: after a crash the file holds whole batches only. `batch` counts them, so that
-//! after a failed write one can tell whether it happened.
+//! In: batches from the writer. Out: the state and the log when the file is opened. One batch is one durable
+//! transaction of the database, so after a crash the file contains whole batches only. `batch` counts them, which
+//! shows after a failed write whether it happened.
 
 use std::fs;
 use std::io;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use shared::model::Revision;
 
-use super::log::{Commit, Log};
+use super::log::{Commit, CommitLog};
 use super::record;
-use super::state::{Lease, State};
+use super::state::{LeaseEntry, StoreState};
 use crate::store::LeaseId;
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -23,45 +23,45 @@ const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
 
-/// Raised whenever an older program could misread the file.
+/// The format of the file. Raised whenever an older program could misread the file.
 const FORMAT: u64 = 1;
-/// The database's own cache; reads are served from memory, so that only the writer's pages matter.
+/// The size of the database's own cache. Reads are served from memory, so it only has to hold the writer's pages.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Why a file could not be opened.
+/// The reason why a file could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory or the file could not be made or opened.
+    /// The directory or the file could not be created or opened.
     #[error("{path} cannot be opened")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Another process has it open.
+    /// Another process has the file open.
     #[error("{0} is in use by another process")]
     Locked(PathBuf),
-    /// It is not a file of ours, or it is damaged.
+    /// The file is not a Muster store, or it is damaged.
     #[error("{path} is damaged or not a Muster store: {reason}")]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The finding.
         reason: String,
     },
-    /// It was written by a program of another generation.
+    /// The file has a format that this program does not read.
     #[error("{path} has the format {found}; this program reads {FORMAT}")]
     UnknownFormat {
         /// The file.
         path: PathBuf,
-        /// The format it has.
+        /// The format of the file.
         found: u64,
     },
 }
 
-/// A batch could not be written. The file must be opened anew before it is used again.
+/// A batch could not be written. The file must be opened again before its next use.
 #[derive(Debug, thiserror::Error)]
 #[error("the store's file cannot be written: {0}")]
 pub(super) struct WriteError(#[source] pub(super) redb::Error);
@@ -72,39 +72,39 @@ impl<E: Into<redb::Error>> From<E> for WriteError {
     }
 }
 
-/// Everything that changes between two states, in order.
+/// The changes between two states, written together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct WriteBatch {
     pub(super) commits: Vec<Arc<Commit>>,
     pub(super) granted: Vec<(LeaseId, i64)>,
     pub(super) ended: Vec<LeaseId>,
-    /// Forget history up to here.
+    /// The revision up to which history is dropped.
     pub(super) forget: Option<Revision>,
 }
 
-impl Batch {
+impl WriteBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.granted.is_empty() && self.ended.is_empty() && self.forget.is_none()
     }
 }
 
-/// An open file. Calls block on the disk.
-pub(super) struct File {
+/// An open file. Its calls block on the disk.
+pub(super) struct StoreFile {
     path: PathBuf,
     database: Database,
-    /// Batches written so far.
+    /// The number of batches in the file.
     pub(super) batch: u64,
 }
 
-impl File {
-    /// Opens or makes the file at `path`.
+impl StoreFile {
+    /// Opens the file at `path`, or creates it.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         guarded(path, || Self::open_checked(path))
     }
 
-    /// Opens the file at `path` again after a failed write. It must be the same one: `tried` is the number of the
-    /// batch that failed, so the file has that or the one before. A file that was removed is not made anew,
-    /// since what it held is only in memory now.
+    /// Opens the file at `path` again after a failed write. `tried` is the number of the failed batch; a file without
+    /// this batch or the one before is another file, and refused. A file that was removed is not created again,
+    /// because an empty one would be missing everything that is now only in memory.
     pub(super) fn reopen(path: &Path, tried: u64) -> Result<Self, OpenError> {
         if !path.exists() {
             return Err(OpenError::Io { path: path.into(), source: io::ErrorKind::NotFound.into() });
@@ -112,7 +112,7 @@ impl File {
         let file = Self::open(path)?;
         if file.batch != tried && file.batch + 1 != tried {
             let reason =
-                format!("it was replaced: it has batch {}, not {tried} or the one before", file.batch);
+                format!("the file was replaced: it has batch {}, not {tried} or the one before", file.batch);
             return Err(OpenError::Corrupt { path: path.into(), reason });
         }
         Ok(file)
@@ -127,7 +127,7 @@ impl File {
             .set_cache_size(CACHE_BYTES)
             .create(path)
             .map_err(|error| open_error(path, error))?;
-        // A new file's name is durable only once its directory is.
+        // The name of a new file survives a crash only once its directory is synced.
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
         let mut file = Self { path: path.into(), database, batch: 0 };
         let failed = |error| open_error(path, DatabaseError::Storage(storage(error)));
@@ -140,7 +140,7 @@ impl File {
         Ok(file)
     }
 
-    /// Makes the tables of a new file.
+    /// Creates the tables of a new file.
     fn prepare(&mut self) -> Result<(), redb::Error> {
         if self.database.begin_read()?.list_tables()?.next().is_some() {
             return Ok(());
@@ -148,7 +148,7 @@ impl File {
         let transaction = self.database.begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
-            for (name, value) in [("format", FORMAT), ("revision", State::new().rev)] {
+            for (name, value) in [("format", FORMAT), ("revision", StoreState::new().rev)] {
                 meta.insert(name, value)?;
             }
             transaction.open_table(KEYS)?;
@@ -164,8 +164,8 @@ impl File {
         Ok(found.map_or(0, |found| found.value()))
     }
 
-    /// Reads all of it.
-    pub(super) fn load(&self) -> Result<(State, Log), OpenError> {
+    /// Reads the whole file.
+    pub(super) fn load(&self) -> Result<(StoreState, CommitLog), OpenError> {
         guarded(&self.path, || {
             let corrupt =
                 |error: LoadError| OpenError::Corrupt { path: self.path.clone(), reason: error.to_string() };
@@ -173,14 +173,15 @@ impl File {
         })
     }
 
-    fn load_checked(&self) -> Result<(State, Log), LoadError> {
-        let mut state = State { rev: self.number("revision")?, ..State::new() };
-        let mut log = Log::new(self.number("compacted")?);
+    fn load_checked(&self) -> Result<(StoreState, CommitLog), LoadError> {
+        let mut state = StoreState { rev: self.number("revision")?, ..StoreState::new() };
+        let mut log = CommitLog::new(self.number("compacted")?);
         let transaction = self.database.begin_read()?;
         for entry in transaction.open_table(LEASES)?.iter()? {
-            let (id, ttl) = entry?;
-            let lease = Lease { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
-            state.leases.insert_mut(id.value(), lease);
+            let (number, ttl) = entry?;
+            let id = LeaseId::new(number.value()).ok_or("a lease has the number 0")?;
+            let lease = LeaseEntry { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
+            state.leases.insert_mut(id, lease);
         }
         for entry in transaction.open_table(KEYS)?.iter()? {
             let (key, value) = entry?;
@@ -193,9 +194,10 @@ impl File {
         Ok((state, log))
     }
 
-    /// Writes a batch; when it returns, the batch survives a crash.
-    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    /// Writes a batch. When the call returns, the batch survives a crash.
+    pub(super) fn write(&mut self, batch: &WriteBatch) -> Result<(), WriteError> {
         let transaction = self.database.begin_write()?;
+        // The block closes the tables, which the commit requires.
         {
             let mut keys = transaction.open_table(KEYS)?;
             let mut log = transaction.open_table(LOG)?;
@@ -218,10 +220,10 @@ impl File {
             }
             let mut leases = transaction.open_table(LEASES)?;
             for (lease, ttl) in &batch.granted {
-                leases.insert(lease, ttl)?;
+                leases.insert(lease.get(), ttl)?;
             }
             for lease in &batch.ended {
-                leases.remove(lease)?;
+                leases.remove(lease.get())?;
             }
             meta.insert("batch", self.batch + 1)?;
         }
@@ -231,13 +233,16 @@ impl File {
     }
 }
 
-/// Why the contents could not be read: the database's error, or a record's.
+/// An error of the database, or of a record.
 type LoadError = Box<dyn std::error::Error>;
 
-/// Turns a panic into an error: the database asserts what no file of its own violates; a damaged one may.
+/// Turns a panic into an error. The database panics on some damaged files, which it takes for its own.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(OpenError::Corrupt { path: path.into(), reason: "the database could not read it".into() })
+        Err(OpenError::Corrupt {
+            path: path.into(),
+            reason: "the database panicked while it read the file".into(),
+        })
     })
 }
 
@@ -252,7 +257,7 @@ fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// The storage error inside an error that has no other cause here.
+/// The storage error in a general one. Reads have no other kind of error.
 fn storage(error: redb::Error) -> StorageError {
     match error {
         redb::Error::Io(source) => StorageError::Io(source),

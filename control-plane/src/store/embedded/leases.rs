@@ -1,7 +1,8 @@
-//! When leases end. In memory only: a renewal writes nothing, and after a restart each lease has its full time.
+//! The deadlines of leases. They are in memory only: a renewal writes nothing, and after a restart each lease has its
+//! full time again.
 //!
-//! In: grants and ends from the writer, renewals from anyone. Out: which leases are due. A lease that was
-//! taken as due cannot be renewed any more, so that nobody is told "renewed" about keys that are going away.
+//! In: grants and ends from the writer, renewals from any caller. Out: the leases that are due. A lease that was taken as
+//! due cannot be renewed any more, so no renewal succeeds for keys that are about to be deleted.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,28 +13,28 @@ use tokio::time::Instant;
 
 use crate::store::{LeaseId, StoreError};
 
-/// The longest time a lease is given, about 100 years: the clock's arithmetic has an end.
+/// The longest time of a lease, about 100 years. Longer ones would overflow the clock's arithmetic.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The deadlines of all leases. The lock is held for one map operation at a time.
 #[derive(Debug, Default)]
-pub(super) struct Deadlines(Mutex<Inner>);
+pub(super) struct Deadlines(Mutex<DeadlineMap>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct DeadlineMap {
     leases: HashMap<LeaseId, (Duration, Instant)>,
     /// At least one entry per lease, none later than the lease's deadline.
     order: BinaryHeap<Reverse<(Instant, LeaseId)>>,
 }
 
 impl Deadlines {
-    /// Starts a lease with its full time.
+    /// Starts a lease of `ttl` seconds.
     pub(super) fn start(&self, lease: LeaseId, ttl: i64) {
         let ttl = Duration::from_secs(ttl.max(1).unsigned_abs()).min(LONGEST);
         self.start_with(lease, ttl, Instant::now() + ttl);
     }
 
-    /// Takes a due lease back, because its end could not be written: it is due again in a second.
+    /// Takes a due lease back because its end could not be written. It is due again in a second.
     pub(super) fn retry(&self, lease: LeaseId, ttl: i64) {
         let ttl = Duration::from_secs(ttl.max(1).unsigned_abs()).min(LONGEST);
         self.start_with(lease, ttl, Instant::now() + Duration::from_secs(1));
@@ -57,17 +58,17 @@ impl Deadlines {
         }
     }
 
-    /// The lease has a deadline.
+    /// True if the lease has a deadline.
     pub(super) fn knows(&self, lease: LeaseId) -> bool {
         self.0.lock().leases.contains_key(&lease)
     }
 
-    /// Forgets a lease that was revoked.
+    /// Removes a lease that has ended.
     pub(super) fn end(&self, lease: LeaseId) {
         self.0.lock().leases.remove(&lease);
     }
 
-    /// The time at which to look for due leases again.
+    /// The next time at which a lease may be due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.lock().order.peek().map(|Reverse((at, _))| *at)
     }
@@ -83,6 +84,7 @@ impl Deadlines {
         {
             inner.order.pop();
             match inner.leases.get(&lease) {
+                // A renewal moves the deadline only; the entry follows here, when its old time has come.
                 Some((_, at)) if *at > now => {
                     let later = Reverse((*at, lease));
                     inner.order.push(later);
@@ -102,28 +104,32 @@ impl Deadlines {
 mod tests {
     use super::*;
 
+    fn lease(number: i64) -> LeaseId {
+        LeaseId::new(number).expect("not zero")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_renewed_lease_is_due_only_after_its_full_time_again() {
         let deadlines = Deadlines::default();
-        deadlines.start(1, 10);
-        deadlines.start(2, 10);
+        deadlines.start(lease(1), 10);
+        deadlines.start(lease(2), 10);
         tokio::time::advance(Duration::from_secs(9)).await;
-        deadlines.renew(1).expect("alive");
+        deadlines.renew(lease(1)).expect("alive");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(deadlines.renew(2).is_err(), "its time is over, taken or not");
-        assert_eq!(deadlines.take_due(10), [2]);
-        assert!(deadlines.renew(1).is_ok());
+        assert!(deadlines.renew(lease(2)).is_err(), "the time is over, even before the lease was taken");
+        assert_eq!(deadlines.take_due(10), [lease(2)]);
+        assert!(deadlines.renew(lease(1)).is_ok());
         tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(deadlines.take_due(10), [1]);
+        assert_eq!(deadlines.take_due(10), [lease(1)]);
         assert_eq!(deadlines.next(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn absurd_times_are_taken_as_very_long() {
+    async fn absurd_times_become_very_long_or_very_short() {
         let deadlines = Deadlines::default();
-        deadlines.start(1, i64::MAX);
-        deadlines.start(2, i64::MIN);
+        deadlines.start(lease(1), i64::MAX);
+        deadlines.start(lease(2), i64::MIN);
         tokio::time::advance(Duration::from_secs(3600)).await;
-        deadlines.renew(1).expect("alive");
+        deadlines.renew(lease(1)).expect("alive");
     }
 }

@@ -1,7 +1,8 @@
-//! The recent commits, oldest first: what watches replay and what reads of an older revision undo.
+//! The recent commits, oldest first. Watches replay them, and reads of an older revision undo them.
 //!
-//! In: each commit once it is in the file. Out: commits from a revision on, or the fact that they were
-//! compacted. Bounded by count and by bytes; what falls out here is deleted from the file with the same commit.
+//! In: each commit once it is in the file. Out: the commits from a revision on, or the error that they were
+//! compacted. The log is bounded by count and by bytes. Commits that exceed the bounds are deleted from the file in
+//! the same batch as the new ones are added.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use crate::store::KeyValue;
 
 /// A key before and after a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct KeyChange {
     pub(super) key: Arc<str>,
-    /// The key's value now; `None` when it was deleted.
+    /// The key's value after the commit; `None` if the commit deleted it.
     pub(super) after: Option<Arc<KeyValue>>,
-    /// The key's value before; `None` when it did not exist.
+    /// The key's value before the commit; `None` if the key did not exist.
     pub(super) before: Option<Arc<KeyValue>>,
 }
 
@@ -24,54 +25,64 @@ pub(super) struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Commit {
     pub(super) rev: Revision,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Vec<KeyChange>,
+}
+
+/// The approximate size of a change, a value or a commit beside its bytes.
+const OVERHEAD: usize = 64;
+
+fn bytes_of(kv: &Option<Arc<KeyValue>>) -> usize {
+    kv.as_ref().map_or(0, |kv| OVERHEAD + kv.value.len())
 }
 
 impl Commit {
-    /// What the commit costs in memory, about.
+    /// The approximate size of the commit in memory.
     fn bytes(&self) -> u64 {
-        let value = |kv: &Option<Arc<KeyValue>>| kv.as_ref().map_or(0, |kv| 64 + kv.value.len());
-        let change = |c: &Change| 64 + c.key.len() + value(&c.after) + value(&c.before);
-        self.changes.iter().map(|c| change(c) as u64).sum::<u64>() + 64
+        let of_changes: usize = self
+            .changes
+            .iter()
+            .map(|c| OVERHEAD + c.key.len() + bytes_of(&c.after) + bytes_of(&c.before))
+            .sum();
+        (of_changes + OVERHEAD) as u64
     }
 }
 
-/// How much history is kept.
+/// The bounds of the history. The newest commit is kept in any case.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct HistoryBounds {
     pub(super) commits: usize,
     pub(super) bytes: u64,
 }
 
-/// The commits after `compacted`, without a hole.
+/// All commits after `compacted`.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Log {
+pub(super) struct CommitLog {
     commits: VecDeque<Arc<Commit>>,
     bytes: u64,
     compacted: Revision,
 }
 
-impl Log {
-    /// A log without commits, in which everything up to `compacted` is forgotten.
+impl CommitLog {
+    /// A log without commits, in which everything up to `compacted` has been dropped.
     pub(super) fn new(compacted: Revision) -> Self {
         Self { commits: VecDeque::new(), bytes: 0, compacted }
     }
 
-    /// The last forgotten revision; 0 when nothing was forgotten.
+    /// The last dropped revision; 0 if none was dropped.
     pub(super) fn compacted(&self) -> Revision {
         self.compacted
     }
 
-    /// Takes the next commit. Its revision is higher than that of all before.
+    /// Adds the next commit. Its revision must be higher than all before.
     pub(super) fn push(&mut self, commit: Arc<Commit>) {
         debug_assert!(self.commits.back().is_none_or(|last| last.rev < commit.rev));
         self.bytes += commit.bytes();
         self.commits.push_back(commit);
     }
 
-    /// The revision up to which must be forgotten so that the bounds hold once `more` was pushed, or `None`
-    /// when they hold anyway. The newest commit is never forgotten.
-    pub(super) fn excess(&self, more: &[Arc<Commit>], bounds: Bounds) -> Option<Revision> {
+    /// The revision up to which commits must be dropped so that the bounds hold after `more` was pushed. `None` if
+    /// nothing has to be dropped.
+    pub(super) fn excess(&self, more: &[Arc<Commit>], bounds: HistoryBounds) -> Option<Revision> {
         let mut count = self.commits.len() + more.len();
         let mut bytes = self.bytes + more.iter().map(|commit| commit.bytes()).sum::<u64>();
         let mut upto = None;
@@ -86,7 +97,7 @@ impl Log {
         upto
     }
 
-    /// Forgets every commit up to `rev`.
+    /// Drops every commit up to and including `rev`.
     pub(super) fn forget(&mut self, rev: Revision) {
         while let Some(first) = self.commits.front().filter(|first| first.rev <= rev) {
             self.bytes -= first.bytes();
@@ -95,7 +106,7 @@ impl Log {
         self.compacted = self.compacted.max(rev);
     }
 
-    /// At most `most` commits from `rev` on, or the compacted revision when they are no longer all known.
+    /// At most `most` commits from `rev` on, or the compacted revision if some of them were dropped.
     pub(super) fn since(&self, rev: Revision, most: usize) -> Result<Vec<Arc<Commit>>, Revision> {
         if rev <= self.compacted && self.compacted > 0 {
             return Err(self.compacted);
@@ -110,25 +121,25 @@ mod tests {
     use super::*;
 
     fn commit(rev: Revision) -> Arc<Commit> {
-        let change = Change { key: "/k".into(), after: None, before: None };
+        let change = KeyChange { key: "/k".into(), after: None, before: None };
         Arc::new(Commit { rev, changes: vec![change] })
     }
 
     #[test]
-    fn what_exceeds_a_bound_is_forgotten_oldest_first() {
-        let mut log = Log::new(0);
+    fn commits_beyond_a_bound_are_dropped_oldest_first() {
+        let mut log = CommitLog::new(0);
         (2..=5).for_each(|rev| log.push(commit(rev)));
-        let few = Bounds { commits: 3, bytes: u64::MAX };
+        let few = HistoryBounds { commits: 3, bytes: u64::MAX };
         assert_eq!(log.excess(&[commit(6)], few), Some(3));
         let one = commit(0).bytes();
-        assert_eq!(log.excess(&[], Bounds { commits: 100, bytes: 2 * one }), Some(3));
-        assert_eq!(log.excess(&[], Bounds { commits: 0, bytes: 0 }), Some(4), "the newest stays");
-        assert_eq!(log.excess(&[], Bounds { commits: 4, bytes: 4 * one }), None);
+        assert_eq!(log.excess(&[], HistoryBounds { commits: 100, bytes: 2 * one }), Some(3));
+        assert_eq!(log.excess(&[], HistoryBounds { commits: 0, bytes: 0 }), Some(4), "the newest stays");
+        assert_eq!(log.excess(&[], HistoryBounds { commits: 4, bytes: 4 * one }), None);
     }
 
     #[test]
-    fn commits_are_known_only_after_the_forgotten_ones() {
-        let mut log = Log::new(0);
+    fn commits_can_be_read_only_after_the_dropped_ones() {
+        let mut log = CommitLog::new(0);
         (2..=5).for_each(|rev| log.push(commit(rev)));
         assert_eq!(log.since(1, 10).map(|found| found.len()), Ok(4));
         log.forget(3);

@@ -1,6 +1,6 @@
-//! What the file holds, as bytes: protobuf, so that a later version can add fields.
+//! The encoding of records in the file: protobuf, so that a later version can add fields.
 //!
-//! A record that cannot be read is a [`Corrupt`] error with the key at which it was found, never a panic.
+//! A record that cannot be decoded is a [`Corrupt`] error with its key, never a panic.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use bytes::Bytes;
 use prost::Message;
 use shared::model::Revision;
 
-use super::log::{Change, Commit};
-use crate::store::KeyValue;
+use super::log::{Commit, KeyChange};
+use crate::store::{KeyValue, LeaseId};
 
-/// A stored record could not be read.
+/// A stored record that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-#[error("the record of {at} cannot be read")]
+#[error("the record of {at} cannot be decoded")]
 pub(super) struct Corrupt {
     at: String,
     #[source]
@@ -57,7 +57,7 @@ impl ValueRecord {
             create_rev: kv.create_rev,
             mod_rev: kv.mod_rev,
             version: kv.version,
-            lease: kv.lease.unwrap_or(0),
+            lease: kv.lease.map_or(0, LeaseId::get),
         }
     }
 
@@ -68,23 +68,23 @@ impl ValueRecord {
             create_rev: self.create_rev,
             mod_rev: self.mod_rev,
             version: self.version,
-            lease: (self.lease != 0).then_some(self.lease),
+            lease: LeaseId::new(self.lease),
         })
     }
 }
 
-/// The bytes of a key's value and history.
+/// Encodes the value and the revisions of a key.
 pub(super) fn encode_value(kv: &KeyValue) -> Vec<u8> {
     ValueRecord::of(kv).encode_to_vec()
 }
 
-/// The value and history of `key`.
+/// Decodes the value and the revisions of `key`.
 pub(super) fn decode_value(key: &str, bytes: &[u8]) -> Result<Arc<KeyValue>, Corrupt> {
     let record = ValueRecord::decode(bytes).map_err(|source| Corrupt { at: format!("key {key}"), source })?;
     Ok(record.into_key_value(key))
 }
 
-/// The bytes of a commit; its revision is the key under which they are stored.
+/// Encodes a commit. Its revision is the key of the record.
 pub(super) fn encode_commit(commit: &Commit) -> Vec<u8> {
     let changes = commit.changes.iter().map(|change| ChangeRecord {
         key: change.key.to_string(),
@@ -94,11 +94,11 @@ pub(super) fn encode_commit(commit: &Commit) -> Vec<u8> {
     CommitRecord { changes: changes.collect() }.encode_to_vec()
 }
 
-/// The commit of `rev`.
+/// Decodes the commit of `rev`.
 pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<Commit, Corrupt> {
     let record =
         CommitRecord::decode(bytes).map_err(|source| Corrupt { at: format!("revision {rev}"), source })?;
-    let changes = record.changes.into_iter().map(|change| Change {
+    let changes = record.changes.into_iter().map(|change| KeyChange {
         after: change.after.map(|value| value.into_key_value(&change.key)),
         before: change.before.map(|value| value.into_key_value(&change.key)),
         key: change.key.into(),
@@ -111,24 +111,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_is_read_as_it_was_written() {
-        let kv = |value: &'static str, lease| KeyValue {
+    fn a_commit_is_decoded_as_it_was_encoded() {
+        let kv = |value: &'static str, lease: i64| KeyValue {
             key: "/a".into(),
             value: Bytes::from_static(value.as_bytes()),
             create_rev: 2,
             mod_rev: 7,
             version: 3,
-            lease,
+            lease: LeaseId::new(lease),
         };
         let commit = Commit {
             rev: 9,
             changes: vec![
-                Change {
+                KeyChange {
                     key: "/a".into(),
-                    after: Some(Arc::new(kv("new", Some(-5)))),
-                    before: Some(Arc::new(kv("old", None))),
+                    after: Some(Arc::new(kv("new", -5))),
+                    before: Some(Arc::new(kv("old", 0))),
                 },
-                Change { key: "/a".into(), after: None, before: Some(Arc::new(kv("", Some(1)))) },
+                KeyChange { key: "/a".into(), after: None, before: Some(Arc::new(kv("", 1))) },
             ],
         };
         let read = decode_commit(9, &encode_commit(&commit)).expect("readable");
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn junk_is_an_error_that_names_the_place() {
+    fn junk_is_an_error_that_names_the_key() {
         let error = decode_value("/cse-sr/x", b"\xff\xff\xff").expect_err("junk");
-        assert_eq!(error.to_string(), "the record of key /cse-sr/x cannot be read");
+        assert_eq!(error.to_string(), "the record of key /cse-sr/x cannot be decoded");
         assert!(decode_commit(3, b"\x0a\x7f").is_err());
     }
 }

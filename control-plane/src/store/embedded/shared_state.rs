@@ -1,51 +1,56 @@
-//! What the writer shares with readers and watchers: the state of the last durable revision and the log.
+//! The state of the last durable revision and the log, shared by the writer with readers and watchers.
 //!
-//! One lock, held for a copy of a few pointers by readers and for one batch by the writer, never over a wait.
+//! Both are under one lock, so that they always belong together. Readers hold it for a copy of a few pointers and the
+//! writer for one batch, never over a wait.
 
 use parking_lot::RwLock;
 
-use super::file::Batch;
+use super::file::WriteBatch;
 use super::leases::Deadlines;
-use super::log::Log;
-use super::state::State;
+use super::log::CommitLog;
+use super::state::StoreState;
 
-/// The shared state.
-pub(super) struct Shared {
-    inner: RwLock<(State, Log)>,
+/// The durable state, the log, and the deadlines of leases.
+pub(super) struct SharedState {
+    inner: RwLock<(StoreState, CommitLog)>,
     pub(super) deadlines: Deadlines,
 }
 
-impl Shared {
-    /// What a file held; each lease has its full time again.
-    pub(super) fn new(state: State, log: Log) -> Self {
+impl SharedState {
+    /// The contents of a file. Each lease has its full time again.
+    pub(super) fn new(state: StoreState, log: CommitLog) -> Self {
         let deadlines = Deadlines::default();
-        state.leases.iter().for_each(|(id, lease)| deadlines.start(*id, lease.ttl));
+        for (id, lease) in state.leases.iter() {
+            deadlines.start(*id, lease.ttl);
+        }
         Self { inner: RwLock::new((state, log)), deadlines }
     }
 
     /// A copy of the state.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> StoreState {
         self.inner.read().0.clone()
     }
 
-    /// Looks at state and log of the same moment. `look` must be short.
-    pub(super) fn read<T>(&self, look: impl FnOnce(&State, &Log) -> T) -> T {
+    /// Calls `look` with the state and the log of one moment. It runs under the lock and must be short.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&StoreState, &CommitLog) -> T) -> T {
         let inner = self.inner.read();
         look(&inner.0, &inner.1)
     }
 
-    /// Moves on to the state after a batch, whose commits go to the log.
-    pub(super) fn advance(&self, state: State, batch: &mut Batch) {
+    /// Replaces the state by the one after a batch, and moves the batch's commits to the log.
+    pub(super) fn advance(&self, state: StoreState, batch: &mut WriteBatch) {
         let mut inner = self.inner.write();
         inner.0 = state;
-        batch.commits.drain(..).for_each(|commit| inner.1.push(commit));
+        for commit in batch.commits.drain(..) {
+            inner.1.push(commit);
+        }
         if let Some(upto) = batch.forget {
             inner.1.forget(upto);
         }
     }
 
-    /// Takes over what a file holds.
-    pub(super) fn replace(&self, state: State, log: Log) {
+    /// Replaces everything by the contents of a file.
+    pub(super) fn replace(&self, state: StoreState, log: CommitLog) {
         *self.inner.write() = (state, log);
     }
 }

@@ -1,7 +1,7 @@
-//! The keys and leases at one revision, and what a transaction makes of them. Pure: no file, no time.
+//! The keys and leases at one revision, and the effect of transactions on them. Pure: no file, no time.
 //!
-//! A state is a value: a copy costs a few reference counts, so the writer works on a copy and readers keep
-//! theirs. Semantics are etcd's, limits included, so that what works here works there.
+//! A state is a value. A copy costs a few reference counts, so the writer works on a copy while readers keep theirs.
+//! The semantics are etcd's, limits included, so that a transaction that works here works there.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -10,37 +10,37 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use shared::model::Revision;
 
-use super::log::{Change, Commit};
+use super::log::{Commit, KeyChange};
 use crate::store::{
     Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, prefix_end,
 };
 
-/// Bytes of keys and values in one transaction at most, as etcd has it.
+/// The most bytes of keys and values in one transaction: etcd's limit.
 pub(super) const MAX_TXN_BYTES: usize = 3 * 512 * 1024;
 
-/// A lease and the keys that live on it.
+/// A lease and its keys.
 #[derive(Clone, Debug)]
-pub(super) struct Lease {
-    /// Seconds it lives without being renewed.
+pub(super) struct LeaseEntry {
+    /// The time in seconds after which the lease ends without a renewal.
     pub(super) ttl: i64,
     pub(super) keys: RedBlackTreeSetSync<Arc<str>>,
 }
 
-/// Everything that is current at a revision.
+/// The keys and leases at one revision.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct StoreState {
     pub(super) rev: Revision,
     pub(super) keys: RedBlackTreeMapSync<Arc<str>, Arc<KeyValue>>,
-    pub(super) leases: HashTrieMapSync<LeaseId, Lease>,
+    pub(super) leases: HashTrieMapSync<LeaseId, LeaseEntry>,
 }
 
-impl State {
-    /// The empty store, at revision 1 as etcd's.
+impl StoreState {
+    /// The empty store. Its revision is 1, as in an empty etcd.
     pub(super) fn new() -> Self {
         Self { rev: 1, keys: RedBlackTreeMapSync::new_sync(), leases: HashTrieMapSync::new_sync() }
     }
 
-    /// Adds a key as it was stored, to its lease as well.
+    /// Adds a key from the file, and attaches it to its lease.
     pub(super) fn restore(&mut self, kv: Arc<KeyValue>) {
         let key: Arc<str> = kv.key.as_str().into();
         if let Some(lease) = kv.lease {
@@ -49,7 +49,7 @@ impl State {
         self.keys.insert_mut(key, kv);
     }
 
-    /// Undoes a commit: the way back to an older revision.
+    /// Undoes the newest commit. The state's revision stays, because range replies carry the newest one.
     pub(super) fn undo(&mut self, commit: &Commit) {
         for change in commit.changes.iter().rev() {
             match &change.before {
@@ -59,15 +59,12 @@ impl State {
         }
     }
 
-    /// Reads keys; `revision` in the answer is the state's own.
+    /// Reads keys.
     pub(super) fn range(&self, request: &RangeRequest) -> RangeReply {
-        let view = |kv: &Arc<KeyValue>| match request.keys_only {
-            true => KeyValue { value: Default::default(), key: kv.key.clone(), ..**kv },
-            false => KeyValue::clone(kv),
-        };
         let mut reply = RangeReply { revision: self.rev, ..RangeReply::default() };
         let Some(end) = &request.end else {
-            reply.items.extend(self.keys.get(request.start.as_str()).map(view));
+            let found = self.keys.get(request.start.as_str());
+            reply.items.extend(found.map(|kv| item(kv, request.keys_only)));
             return reply;
         };
         for (_, kv) in self.between(&request.start, end) {
@@ -75,15 +72,15 @@ impl State {
                 reply.more = true;
                 break;
             }
-            reply.items.push(view(kv));
+            reply.items.push(item(kv, request.keys_only));
         }
         reply
     }
 
-    /// Runs a transaction and gives the commit that it made, if it changed anything.
+    /// Runs a transaction. Returns the commit as well, if the transaction changed anything.
     ///
     /// # Errors
-    /// When etcd would refuse it; the state is as before then.
+    /// If etcd would refuse the transaction. The state is then unchanged.
     pub(super) fn apply(&mut self, txn: Txn) -> Result<(TxnReply, Option<Commit>), StoreError> {
         check(&txn)?;
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
@@ -95,7 +92,8 @@ impl State {
                 return Err(StoreError::LeaseNotFound);
             }
         }
-        let (mut got, mut changes) = (Vec::new(), Vec::new());
+        let mut got = Vec::new();
+        let mut changes = Vec::new();
         let rev = self.rev + 1;
         for op in ops {
             match op {
@@ -112,10 +110,10 @@ impl State {
         Ok((TxnReply { succeeded, revision: self.rev, got }, commit))
     }
 
-    /// Ends a lease and deletes its keys; the commit is `None` when it had none.
+    /// Ends a lease and deletes its keys. The commit is `None` if the lease had no key.
     ///
     /// # Errors
-    /// When there is no such lease.
+    /// If the lease does not exist.
     pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Option<Commit>, StoreError> {
         let keys = self.leases.get(&lease).ok_or(StoreError::LeaseNotFound)?.keys.clone();
         let rev = self.rev + 1;
@@ -124,7 +122,7 @@ impl State {
         Ok(self.finish(rev, changes))
     }
 
-    fn finish(&mut self, rev: Revision, changes: Vec<Change>) -> Option<Commit> {
+    fn finish(&mut self, rev: Revision, changes: Vec<KeyChange>) -> Option<Commit> {
         if changes.is_empty() {
             return None;
         }
@@ -137,7 +135,7 @@ impl State {
         start: &'a str,
         end: &'a str,
     ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<KeyValue>)> {
-        // A tree's range panics when the bounds are the wrong way round; such a range is empty.
+        // The tree panics when the end is before the start. In etcd such a range is empty.
         let end = if end < start { start } else { end };
         self.keys.range::<str, _>((Bound::Included(start), Bound::Excluded(end)))
     }
@@ -151,28 +149,32 @@ impl State {
         }
     }
 
-    fn put(&mut self, rev: Revision, key: String, value: bytes::Bytes, lease: Option<LeaseId>) -> Change {
+    fn put(&mut self, rev: Revision, key: String, value: bytes::Bytes, lease: Option<LeaseId>) -> KeyChange {
         let name: Arc<str> = key.as_str().into();
         let before = self.keys.get(&*name).cloned();
         let (create_rev, version) =
             before.as_ref().map_or((rev, 1), |before| (before.create_rev, before.version + 1));
-        let was_on = before.as_ref().and_then(|before| before.lease);
-        if was_on != lease {
-            was_on.into_iter().for_each(|lease| self.detach(lease, &name));
-            lease.into_iter().for_each(|lease| self.attach(lease, &name));
+        let old_lease = before.as_ref().and_then(|before| before.lease);
+        if old_lease != lease {
+            if let Some(old_lease) = old_lease {
+                self.detach(old_lease, &name);
+            }
+            if let Some(lease) = lease {
+                self.attach(lease, &name);
+            }
         }
         let after = Arc::new(KeyValue { key, value, create_rev, mod_rev: rev, version, lease });
         self.keys.insert_mut(name.clone(), after.clone());
-        Change { key: name, after: Some(after), before }
+        KeyChange { key: name, after: Some(after), before }
     }
 
-    fn delete(&mut self, key: &str) -> Option<Change> {
+    fn delete(&mut self, key: &str) -> Option<KeyChange> {
         let (name, before) = self.keys.get_key_value(key).map(|(name, kv)| (name.clone(), kv.clone()))?;
         if let Some(lease) = before.lease {
             self.detach(lease, &name);
         }
         self.keys.remove_mut(key);
-        Some(Change { key: name, after: None, before: Some(before) })
+        Some(KeyChange { key: name, after: None, before: Some(before) })
     }
 
     fn attach(&mut self, lease: LeaseId, key: &Arc<str>) {
@@ -188,11 +190,18 @@ impl State {
     }
 }
 
+fn item(kv: &Arc<KeyValue>, keys_only: bool) -> KeyValue {
+    match keys_only {
+        true => KeyValue { value: Default::default(), key: kv.key.clone(), ..**kv },
+        false => KeyValue::clone(kv),
+    }
+}
+
 fn key_of((key, _): (&Arc<str>, &Arc<KeyValue>)) -> Arc<str> {
     key.clone()
 }
 
-/// Refuses what etcd refuses, so that nobody finds out in production.
+/// Refuses a transaction that etcd would refuse, so that the difference does not show up first in production.
 fn check(txn: &Txn) -> Result<(), StoreError> {
     txn.check_length()?;
     let mut bytes = 0;
@@ -244,6 +253,6 @@ fn duplicate(key: &str) -> StoreError {
     refused(format!("duplicate key in one transaction: {key}"))
 }
 
-fn refused(why: String) -> StoreError {
-    StoreError::Refused(why)
+fn refused(reason: String) -> StoreError {
+    StoreError::Refused(reason)
 }

@@ -1,4 +1,4 @@
-//! The embedded store on real files: the contract of all stores, restarts, bounds, damage.
+//! The embedded store on real files: the contract of all stores, restarts, bounds and damage.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -110,7 +110,7 @@ async fn history_is_bounded_also_in_the_file() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_slept_too_long_is_told_so() {
+async fn a_watch_that_is_too_slow_ends_with_compacted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let tasks = Tasks::new();
     let config = EmbeddedConfig { revisions_kept: 5, ..EmbeddedConfig::default() };
@@ -193,20 +193,20 @@ async fn a_file_of_another_format_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn a_file_that_was_removed_or_replaced_is_not_taken_for_the_old_one() {
+fn a_removed_or_replaced_file_is_not_reopened() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("muster.redb");
-    assert!(matches!(File::reopen(&path, 1).err(), Some(OpenError::Io { .. })));
+    assert!(matches!(StoreFile::reopen(&path, 1).err(), Some(OpenError::Io { .. })));
     assert!(!path.exists());
-    drop(File::open(&path).unwrap_or_else(|error| panic!("{error}")));
-    assert!(File::reopen(&path, 1).is_ok());
-    assert!(matches!(File::reopen(&path, 7).err(), Some(OpenError::Corrupt { .. })));
+    drop(StoreFile::open(&path).unwrap_or_else(|error| panic!("{error}")));
+    assert!(StoreFile::reopen(&path, 1).is_ok());
+    assert!(matches!(StoreFile::reopen(&path, 7).err(), Some(OpenError::Corrupt { .. })));
 }
 
-/// Set for the child process of the test below: the file it writes to.
+/// The variable that gives the child process of the test below its file.
 const VICTIM: &str = "MUSTER_STORE_VICTIM";
 
-/// Not a test of its own: the process that is killed. Without its variable it does nothing.
+/// The process that the next test kills. Run as a test of its own, without the variable, it does nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn victim_of_kill_9() {
     let Ok(path) = std::env::var(VICTIM) else { return };
@@ -226,7 +226,7 @@ async fn victim_of_kill_9() {
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_kill_9_at_any_moment() {
+async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("muster.redb");
     let mut floor = 1;
@@ -256,16 +256,16 @@ async fn what_was_answered_survives_kill_9_at_any_moment() {
         child.wait().expect("reaped");
         assert!(last > floor, "the victim has written");
 
-        let file = File::open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let file = StoreFile::open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
         let (state, _) = file.load().unwrap_or_else(|error| panic!("round {round}: {error}"));
-        assert!(state.rev >= last, "revision {last} was answered, the file has {}", state.rev);
+        assert!(state.rev >= last, "revision {last} was acknowledged, but the file has {}", state.rev);
         for (writer, answered) in answered.iter().enumerate() {
             let side = |side: &str| {
                 let kv = state.keys.get(format!("/t/{writer}/{side}").as_str());
                 kv.map(|kv| String::from_utf8_lossy(&kv.value).parse::<u64>().expect("a number"))
             };
-            assert_eq!(side("left"), side("right"), "a transaction is whole or not there");
-            assert!(side("left") >= *answered, "writer {writer}: {answered:?} was answered");
+            assert_eq!(side("left"), side("right"), "a transaction is in the file as a whole or not at all");
+            assert!(side("left") >= *answered, "writer {writer}: {answered:?} was acknowledged");
         }
         floor = state.rev;
     }

@@ -1,5 +1,5 @@
-//! A watch: a cursor over the log. It holds no queue, so it cannot overflow; one that is slow finds its
-//! events in the log, or is told that they were compacted.
+//! A watch: a cursor over the log. It has no queue that could overflow. A slow watch finds its events in the log, or
+//! ends with the error that they were compacted.
 
 use std::sync::Arc;
 
@@ -8,30 +8,30 @@ use shared::model::Revision;
 use tokio::sync::watch;
 
 use super::log::Commit;
-use super::shared_state::Shared;
+use super::shared_state::SharedState;
 use crate::store::{KvEvent, StoreError, WatchItem, WatchStream};
 
-/// Commits looked at in one step: bounds the copy made under the lock and the size of an item.
-const STEP: usize = 256;
+/// The most commits in one step. It bounds the copy under the lock, and the size of an item.
+const MAX_COMMITS: usize = 256;
 
-struct Cursor {
-    shared: Arc<Shared>,
+struct LogCursor {
+    shared: Arc<SharedState>,
     head: watch::Receiver<Revision>,
     prefix: String,
-    /// The first revision not looked at.
+    /// The next revision to read.
     next: Revision,
-    /// The last revision that the watcher knows to be complete.
+    /// The last revision that was reported to the reader as complete.
     reported: Revision,
 }
 
-/// Watches `prefix` from revision `from` on; `head` says when there is more.
+/// Watches `prefix` from revision `from` on. `head` wakes the watch when there are new commits.
 pub(super) fn watch(
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     head: watch::Receiver<Revision>,
     prefix: &str,
     from: Revision,
 ) -> WatchStream {
-    let cursor = Cursor { shared, head, prefix: prefix.to_owned(), next: from.max(1), reported: 0 };
+    let cursor = LogCursor { shared, head, prefix: prefix.to_owned(), next: from.max(1), reported: 0 };
     WatchStream::new(stream::unfold(Some(cursor), |cursor| async move {
         let mut cursor = cursor?;
         let item = cursor.step().await;
@@ -40,15 +40,15 @@ pub(super) fn watch(
     }))
 }
 
-impl Cursor {
+impl LogCursor {
     async fn step(&mut self) -> Result<WatchItem, StoreError> {
         loop {
-            // Marked as seen before the log is read: what comes in between wakes the wait below.
+            // Marked as seen before the log is read, so that a commit in between wakes the wait below.
             self.head.borrow_and_update();
-            let (found, head) = self.shared.read(|state, log| (log.since(self.next, STEP), state.rev));
+            let (found, head) = self.shared.read(|state, log| (log.since(self.next, MAX_COMMITS), state.rev));
             let commits = found.map_err(StoreError::Compacted)?;
             self.next = match commits.last() {
-                Some(last) if commits.len() == STEP => last.rev + 1,
+                Some(last) if commits.len() == MAX_COMMITS => last.rev + 1,
                 Some(_) | None => self.next.max(head + 1),
             };
             let events = self.events(&commits);

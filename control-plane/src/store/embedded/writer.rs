@@ -1,14 +1,14 @@
-//! The only one who changes the state: takes what waits, writes it as one batch, then answers.
+//! The one task that changes the state. It takes all waiting commands, writes them as one batch, then replies.
 //!
 //! ```text
 //! commands ─┐                       ┌─> file (one durable write) ──> shared state ──> watchers
-//! due leases┴─> draft of the state ─┤                                    └──> answers
+//! due leases┴─> draft of the state ─┤                                    └──> replies
 //!                                   └─> discarded when the file could not be written
 //! ```
 //!
-//! While one batch is being written the next one gathers, so the rate of writes is not bound by the disk's
-//! latency. What is shared is never ahead of the file. After a failed write the file is opened anew, which
-//! tells whether the batch is in it; until that succeeds every write is answered with the reason.
+//! While one batch is being written the next one gathers, so the rate of writes is not bound by the disk's latency. The
+//! shared state is never ahead of the file. After a failed write the file is opened again, which shows whether the
+//! batch is in it. Until that succeeds, every write fails with the reason.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -22,76 +22,76 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::file::{Batch, File, OpenError, WriteError};
-use super::log::Bounds;
-use super::shared_state::Shared;
-use super::state::{Lease, State};
+use super::file::{OpenError, StoreFile, WriteBatch, WriteError};
+use super::log::HistoryBounds;
+use super::shared_state::SharedState;
+use super::state::{LeaseEntry, StoreState};
 use crate::store::{LeaseId, StoreError, Txn, TxnReply};
 
-/// Commands in one batch at most: bounds what a crash can leave unanswered and how long a reader's
-/// write lock is held.
-const BATCH: usize = 512;
+/// The most commands in one batch. It bounds the writes that a crash can leave unacknowledged, and the time for which
+/// the writer holds the lock of readers.
+const MAX_COMMANDS: usize = 512;
 
-/// Seconds of a lease at most, as etcd has it.
+/// The longest lease in seconds: etcd's limit.
 const LONGEST_LEASE: i64 = 9_000_000_000;
-/// The longest sleep: timers have an end, leases hardly.
+/// The longest sleep. A timer cannot be set as far ahead as the longest lease.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Tells one caller, once it is known whether the batch was written.
-type AnswerLater = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+/// Replies to one caller, once the outcome of the batch is known.
+type PendingReply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+type ReplySender<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the writer is asked for.
-pub(super) enum Command {
-    Txn(Txn, Answer<TxnReply>),
-    Grant(i64, Answer<LeaseId>),
-    Revoke(LeaseId, Answer<()>),
-    Compact(Revision, Answer<()>),
+/// A write, and the sender of its reply.
+pub(super) enum WriteCommand {
+    Txn(Txn, ReplySender<TxnReply>),
+    Grant(i64, ReplySender<LeaseId>),
+    Revoke(LeaseId, ReplySender<()>),
+    Compact(Revision, ReplySender<()>),
 }
 
-/// The writer's belongings.
-pub(super) struct Writer {
+/// The writer and its state.
+pub(super) struct CommitWriter {
     pub(super) path: PathBuf,
     /// `None` after a failed write, until the file could be opened again.
-    pub(super) file: Option<File>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) file: Option<StoreFile>,
+    pub(super) shared: Arc<SharedState>,
+    pub(super) commands: mpsc::Receiver<WriteCommand>,
     pub(super) head: watch::Sender<Revision>,
-    pub(super) bounds: Bounds,
-    /// Why writes are refused, while they are.
+    pub(super) bounds: HistoryBounds,
+    /// The reason for which writes are refused while the file is not open.
     pub(super) trouble: String,
 }
 
-/// A state that is not yet in the file, and who waits for it to be.
+/// A state that is not in the file yet, and the replies that depend on it.
 struct Draft {
-    state: State,
-    batch: Batch,
-    /// Leases that end because their time is over, with that time in case they do not.
+    state: StoreState,
+    batch: WriteBatch,
+    /// Leases that end because their time is over. Their times are kept in case that the batch fails.
     due: Vec<(LeaseId, i64)>,
-    answers: Vec<AnswerLater>,
+    replies: Vec<PendingReply>,
 }
 
-/// A batch of which nobody knows whether it is in the file.
+/// A batch that may be in the file or not.
 struct Unresolved {
-    /// `None` when it was lost with the thread that wrote it.
+    /// The draft, or `None` when it was lost with the thread that wrote it.
     draft: Option<Draft>,
-    /// The number the file has if it holds the batch.
+    /// The file's number of batches, if it contains this one.
     number: u64,
 }
 
-impl Writer {
+impl CommitWriter {
     /// Serves until every handle of the store is dropped, or `abort`.
     pub(super) async fn run(mut self, abort: CancellationToken) {
         let mut unresolved: Option<Unresolved> = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // After a failed write, none is tried before this: a full disk stays full for a while.
+        // After a failed write, the next one is not tried before this time: a full disk stays full for a while.
         let mut pause = Instant::now();
         let mut commands = Vec::new();
         loop {
             let due = self.shared.deadlines.next();
             tokio::select! {
                 () = abort.cancelled() => break,
-                taken = self.commands.recv_many(&mut commands, BATCH) => if taken == 0 { break },
+                taken = self.commands.recv_many(&mut commands, MAX_COMMANDS) => if taken == 0 { break },
                 () = wait_until(due) => {}
                 () = tokio::time::sleep_until(pause), if self.file.is_none() => {}
             }
@@ -104,14 +104,16 @@ impl Writer {
                 }
             }
             if self.file.is_none() || Instant::now() < pause {
-                commands.drain(..).for_each(|command| refuse(command, &self.trouble));
-                // A lease cannot end now; it is looked at again in a second.
+                for command in commands.drain(..) {
+                    refuse(command, &self.trouble);
+                }
+                // The end of a lease cannot be written now, so it is put off by a second.
                 self.put_off_due();
                 continue;
             }
             let draft = self.draft(commands.drain(..));
             if draft.batch.is_empty() {
-                draft.answer(Ok(()));
+                draft.reply(Ok(()));
                 continue;
             }
             match self.write(draft).await {
@@ -127,21 +129,23 @@ impl Writer {
         }
     }
 
-    fn draft(&self, commands: impl Iterator<Item = Command>) -> Draft {
+    fn draft(&self, commands: impl Iterator<Item = WriteCommand>) -> Draft {
         let state = self.shared.state();
-        let mut draft = Draft { state, batch: Batch::default(), due: Vec::new(), answers: Vec::new() };
-        for lease in self.shared.deadlines.take_due(BATCH) {
+        let mut draft = Draft { state, batch: WriteBatch::default(), due: Vec::new(), replies: Vec::new() };
+        for lease in self.shared.deadlines.take_due(MAX_COMMANDS) {
             let Some(ttl) = draft.state.leases.get(&lease).map(|lease| lease.ttl) else { continue };
             draft.due.push((lease, ttl));
             _ = draft.revoke(lease);
         }
-        commands.for_each(|command| draft.take(command, &self.shared));
+        for command in commands {
+            draft.take(command, &self.shared);
+        }
         let excess = self.shared.read(|_, log| log.excess(&draft.batch.commits, self.bounds));
         draft.batch.forget = draft.batch.forget.max(excess);
         draft
     }
 
-    /// Writes a draft and shares it. A failure gives it back, unless the database has lost it.
+    /// Writes a draft and shares its state. On failure the draft comes back, unless the database has lost it.
     async fn write(&mut self, draft: Draft) -> Result<(), Unresolved> {
         let mut file = self.file.take().expect("the caller has seen that the file is open");
         let number = file.batch + 1;
@@ -156,26 +160,28 @@ impl Writer {
                 Ok(())
             }
             Ok((file, draft, Err(WriteError(reason)))) => {
-                error!(%reason, "the store's file cannot be written; opening it again");
-                self.trouble = format!("its file cannot be written: {reason}");
-                // Closing takes the disk too.
+                error!(%reason, "the store's file cannot be written; opening the file again");
+                self.trouble = format!("the store's file cannot be written: {reason}");
+                // Closing the file may block on the disk as well.
                 _ = tokio::task::spawn_blocking(move || drop(file)).await;
                 Err(Unresolved { draft: Some(draft), number })
             }
             Err(panic) => {
-                // The draft is lost with its callers, who get "unavailable"; what the file holds is read again.
-                error!(%panic, "the store's database failed; opening the file again");
-                self.trouble = "its database failed".into();
+                // The draft is lost, and its callers get "unavailable". The file is read again to find its state.
+                error!(%panic, "the store's database panicked; opening the file again");
+                self.trouble = "the store's database failed".into();
                 Err(Unresolved { draft: None, number })
             }
         }
     }
 
-    /// Opens the file again and settles what became of the last batch. Gives it back when that cannot be known yet.
+    /// Opens the file again, and finds out whether it contains the last batch. Returns the batch if that is still open.
     async fn reopen(&mut self, lost: Unresolved) -> Option<Unresolved> {
-        let (path, number, read_all) = (self.path.clone(), lost.number, lost.draft.is_none());
+        let path = self.path.clone();
+        let number = lost.number;
+        let read_all = lost.draft.is_none();
         let opened = tokio::task::spawn_blocking(move || {
-            let file = File::reopen(&path, number)?;
+            let file = StoreFile::reopen(&path, number)?;
             let contents = if read_all { Some(file.load()?) } else { None };
             Ok::<_, OpenError>((file, contents))
         });
@@ -189,7 +195,7 @@ impl Writer {
         let (file, contents) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
-                error!(reason, "the store's file cannot be opened again");
+                error!(reason, "the store's file cannot be opened again; writes fail until it can");
                 return Some(lost);
             }
         };
@@ -200,7 +206,9 @@ impl Writer {
             (Some(draft), _) if held == number => self.publish(draft),
             (Some(mut draft), _) => {
                 draft.fail(&self.trouble);
-                draft.due.iter().for_each(|(lease, ttl)| self.shared.deadlines.retry(*lease, *ttl));
+                for (lease, ttl) in &draft.due {
+                    self.shared.deadlines.retry(*lease, *ttl);
+                }
             }
             (None, Some((state, log))) => self.adopt(state, log),
             (None, None) => {}
@@ -208,23 +216,25 @@ impl Writer {
         None
     }
 
-    /// Shares what is now in the file, then answers: whoever is answered reads their write.
+    /// Shares the state that is now in the file, then replies. A caller with a reply can read its write.
     fn publish(&self, mut draft: Draft) {
         for (lease, ttl) in &draft.batch.granted {
             self.shared.deadlines.start(*lease, *ttl);
         }
-        draft.batch.ended.iter().for_each(|lease| self.shared.deadlines.end(*lease));
+        for lease in &draft.batch.ended {
+            self.shared.deadlines.end(*lease);
+        }
         let state = draft.state.clone();
         let rev = state.rev;
         self.shared.advance(state, &mut draft.batch);
         self.head.send_replace(rev);
-        draft.answer(Ok(()));
+        draft.reply(Ok(()));
     }
 
-    /// Takes over a state that came from the file rather than from a draft.
-    fn adopt(&self, state: State, log: super::log::Log) {
+    /// Shares a state that was read from the file, after the draft was lost.
+    fn adopt(&self, state: StoreState, log: super::log::CommitLog) {
         let rev = state.rev;
-        for (lease, Lease { ttl, .. }) in state.leases.iter() {
+        for (lease, LeaseEntry { ttl, .. }) in state.leases.iter() {
             if !self.shared.deadlines.knows(*lease) {
                 self.shared.deadlines.start(*lease, *ttl);
             }
@@ -236,7 +246,7 @@ impl Writer {
     fn put_off_due(&self) {
         let state = self.shared.state();
         for lease in self.shared.deadlines.take_due(usize::MAX) {
-            if let Some(Lease { ttl, .. }) = state.leases.get(&lease) {
+            if let Some(LeaseEntry { ttl, .. }) = state.leases.get(&lease) {
                 self.shared.deadlines.retry(lease, *ttl);
             }
         }
@@ -244,42 +254,45 @@ impl Writer {
 }
 
 impl Draft {
-    fn take(&mut self, command: Command, shared: &Shared) {
+    fn take(&mut self, command: WriteCommand, shared: &SharedState) {
         match command {
-            // Who has stopped waiting was told "unavailable"; the least surprising is then not to do it.
-            Command::Txn(_, answer) if answer.is_closed() => {}
-            Command::Grant(_, answer) if answer.is_closed() => {}
-            Command::Txn(txn, answer) => {
+            // A caller that has stopped waiting got "unavailable", and expects no write after that.
+            WriteCommand::Txn(_, reply) if reply.is_closed() => {}
+            WriteCommand::Grant(_, reply) if reply.is_closed() => {}
+            WriteCommand::Txn(txn, reply) => {
                 let result = self.state.apply(txn).map(|(reply, commit)| {
                     self.batch.commits.extend(commit.map(Arc::new));
                     reply
                 });
-                self.answer_later(answer, result);
+                self.reply_later(reply, result);
             }
-            Command::Grant(ttl, answer) => {
+            WriteCommand::Grant(ttl, reply) => {
                 let result = self.grant(ttl);
-                self.answer_later(answer, result);
+                self.reply_later(reply, result);
             }
-            Command::Revoke(lease, answer) => {
+            WriteCommand::Revoke(lease, reply) => {
                 let result = self.revoke(lease);
-                self.answer_later(answer, result);
+                self.reply_later(reply, result);
             }
-            Command::Compact(rev, answer) => {
+            WriteCommand::Compact(rev, reply) => {
                 let result = self.compact(rev, shared);
-                self.answer_later(answer, result);
+                self.reply_later(reply, result);
             }
         }
     }
 
     fn grant(&mut self, ttl: i64) -> Result<LeaseId, StoreError> {
         if ttl > LONGEST_LEASE {
-            return Err(StoreError::Refused(format!("too long a lease: {ttl} > {LONGEST_LEASE} seconds")));
+            return Err(StoreError::Refused(format!(
+                "the lease is too long: {ttl} > {LONGEST_LEASE} seconds"
+            )));
         }
         let ttl = ttl.max(1);
         let id = std::iter::repeat_with(|| fastrand::i64(1..))
+            .filter_map(LeaseId::new)
             .find(|id| !self.state.leases.contains_key(id))
             .expect("there are more numbers than leases");
-        self.state.leases.insert_mut(id, Lease { ttl, keys: rpds::RedBlackTreeSetSync::new_sync() });
+        self.state.leases.insert_mut(id, LeaseEntry { ttl, keys: rpds::RedBlackTreeSetSync::new_sync() });
         self.batch.granted.push((id, ttl));
         Ok(id)
     }
@@ -291,7 +304,7 @@ impl Draft {
         Ok(())
     }
 
-    fn compact(&mut self, rev: Revision, shared: &Shared) -> Result<(), StoreError> {
+    fn compact(&mut self, rev: Revision, shared: &SharedState) -> Result<(), StoreError> {
         if rev > self.state.rev {
             return Err(StoreError::Refused(format!("revision {rev} is not reached yet")));
         }
@@ -303,28 +316,32 @@ impl Draft {
         Ok(())
     }
 
-    /// Answers once the outcome of the write is known.
-    fn answer_later<T: Send + 'static>(&mut self, answer: Answer<T>, result: Result<T, StoreError>) {
-        // A closed receiver has stopped waiting; there is nobody to tell.
-        self.answers.push(Box::new(move |outcome| _ = answer.send(outcome.and(result))));
+    /// Keeps the reply until the outcome of the write is known.
+    fn reply_later<T: Send + 'static>(&mut self, reply: ReplySender<T>, result: Result<T, StoreError>) {
+        // Sending fails when the caller has stopped waiting; then nothing is left to do.
+        self.replies.push(Box::new(move |outcome| _ = reply.send(outcome.and(result))));
     }
 
-    fn answer(self, outcome: Result<(), StoreError>) {
-        self.answers.into_iter().for_each(|answer| answer(outcome.clone()));
+    fn reply(self, outcome: Result<(), StoreError>) {
+        for reply in self.replies {
+            reply(outcome.clone());
+        }
     }
 
-    fn fail(&mut self, why: &str) {
-        let error = StoreError::Unavailable(why.to_owned());
-        self.answers.drain(..).for_each(|answer| answer(Err(error.clone())));
+    fn fail(&mut self, reason: &str) {
+        let error = StoreError::Unavailable(reason.to_owned());
+        for reply in self.replies.drain(..) {
+            reply(Err(error.clone()));
+        }
     }
 }
 
-fn refuse(command: Command, why: &str) {
-    let error = StoreError::Unavailable(why.to_owned());
+fn refuse(command: WriteCommand, reason: &str) {
+    let error = StoreError::Unavailable(reason.to_owned());
     match command {
-        Command::Txn(_, answer) => _ = answer.send(Err(error)),
-        Command::Grant(_, answer) => _ = answer.send(Err(error)),
-        Command::Revoke(_, answer) | Command::Compact(_, answer) => _ = answer.send(Err(error)),
+        WriteCommand::Txn(_, reply) => _ = reply.send(Err(error)),
+        WriteCommand::Grant(_, reply) => _ = reply.send(Err(error)),
+        WriteCommand::Revoke(_, reply) | WriteCommand::Compact(_, reply) => _ = reply.send(Err(error)),
     }
 }
 

@@ -1,7 +1,7 @@
-//! Barriers: a revision that covers everything before the call and that watches reach by themselves.
+//! Barriers: a revision that covers everything before the call, and that watches reach by themselves.
 //!
-//! Calls that wait at the same time share one round trip, but only one that begins after they do: the one
-//! that is under way may have read before their write.
+//! Calls that wait at the same time share one round trip. It must begin after all of them: a round trip that is already
+//! in flight may have read the revision before their writes.
 
 use std::future::Future;
 
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 use crate::store::StoreError;
 
 /// The last round trip.
-struct Round {
+struct RoundTrip {
     prefix: String,
     began: Instant,
     result: Result<Revision, StoreError>,
 }
 
-/// Takes turns. The lock is one to wait for: who holds it makes the round trip that the others share.
+/// Bundles round trips. The holder of the lock makes the round trip that the waiting calls share.
 #[derive(Default)]
-pub(super) struct Barrier(Mutex<Option<Round>>);
+pub(super) struct Barrier(Mutex<Option<RoundTrip>>);
 
 impl Barrier {
-    /// The result of a round trip that began after this call. Cancel-safe: the next in line makes its own.
+    /// The result of a round trip that began after this call. Cancel-safe: the next call in line makes its own.
     pub(super) async fn pass<F>(
         &self,
         prefix: &str,
@@ -32,14 +32,14 @@ impl Barrier {
     where
         F: Future<Output = Result<Revision, StoreError>>,
     {
-        let asked = Instant::now();
+        let called = Instant::now();
         let mut last = self.0.lock().await;
-        if let Some(round) = last.as_ref().filter(|round| round.prefix == prefix && round.began > asked) {
+        if let Some(round) = last.as_ref().filter(|round| round.prefix == prefix && round.began > called) {
             return round.result.clone();
         }
         let began = Instant::now();
         let result = round_trip().await;
-        *last = Some(Round { prefix: prefix.to_owned(), began, result: result.clone() });
+        *last = Some(RoundTrip { prefix: prefix.to_owned(), began, result: result.clone() });
         result
     }
 }

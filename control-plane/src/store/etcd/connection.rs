@@ -1,14 +1,14 @@
 //! The connection to one member of etcd, replaced by one to the next member when it is lost.
 //!
 //! ```text
-//!             dialled                    suspected and the member does not answer
-//! connecting ─────────> up(connection) ───────────────────────────────┐
-//!     │ failed           ^  dialled                                   │
-//!     └────────> down(reason) <───────────────────────────────────────┘   waits longer after each failure
+//!             dialled                suspected, no answer
+//! connecting ─────────> up(connection) ──────────────────┐
+//!     │ failed           ^  dialled                      │
+//!     └────────> down(reason) <──────────────────────────┘   waits longer after each failure
 //! ```
 //!
-//! One member at a time, because a barrier reads a revision and then asks the same member's watches for it.
-//! Nobody waits for a member that is known to be down: callers get the reason at once.
+//! One member is used at a time, because a barrier reads a revision and then requires it of the watches, which must
+//! be on the same member. No call waits for a member that is known to be down; it fails at once with the reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,69 +25,69 @@ use super::fault::root;
 use super::{EtcdConfig, EtcdTls, version};
 use crate::store::StoreError;
 
-/// HTTP/2 pings, seldom enough for etcd, which drops a client that pings more than every 5 s.
+/// The interval of HTTP/2 pings. etcd drops a client that pings more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes that an unread stream may hold up, and all of them together. The HTTP/2 library ends a connection
-/// with many small unread frames, its tolerance being half of the connection's window: a watch whose reader
-/// is slow must fill its own window long before that.
+/// The most unread bytes of one stream, and of all streams together. The HTTP/2 library closes a connection with
+/// many small unread frames, once they reach half of the connection's window. The watch of a slow reader must fill
+/// its own window long before that.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
-/// A connection that was up once.
+/// A connection to a member that has answered once.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) endpoint: String,
-    /// See [`version`].
+    /// True if progress responses come in the order of events; see [`version`].
     pub(super) progress_is_in_order: bool,
-    /// Cancelled when the connection is given up: streams on it end.
+    /// Cancelled when the connection is given up, which ends its streams.
     pub(super) lost: CancellationToken,
     suspected: Notify,
 }
 
 impl Connection {
-    /// Asks the connector to check the member; whoever got no answer calls it.
+    /// Makes the connector check the member. Called after a request without a response.
     pub(super) fn suspect(&self) {
         self.suspected.notify_one();
     }
 }
 
 #[derive(Clone)]
-enum State {
+enum ConnectionState {
     Connecting,
     Up(Arc<Connection>),
     Down(String),
 }
 
-/// Gives out the current connection.
+/// The callers' access to the current connection.
 #[derive(Clone)]
-pub(super) struct Link(watch::Receiver<State>);
+pub(super) struct MemberLink(watch::Receiver<ConnectionState>);
 
-impl Link {
-    /// The connection, or why there is none. Waits only for the very first attempt. Cancel-safe.
+impl MemberLink {
+    /// The connection, or the reason why there is none. Waits only for the very first attempt. Cancel-safe.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
         let closed = || StoreError::Unavailable("the store was closed".into());
         let mut link = self.0.clone();
-        let state = link.wait_for(|state| !matches!(state, State::Connecting)).await;
+        let state = link.wait_for(|state| !matches!(state, ConnectionState::Connecting)).await;
         match &*state.map_err(|_| closed())? {
-            State::Up(connection) => Ok(connection.clone()),
-            State::Down(reason) => Err(StoreError::Unavailable(reason.clone())),
-            State::Connecting => Err(closed()),
+            ConnectionState::Up(connection) => Ok(connection.clone()),
+            ConnectionState::Down(reason) => Err(StoreError::Unavailable(reason.clone())),
+            ConnectionState::Connecting => Err(closed()),
         }
     }
 }
 
-/// Keeps a connection.
+/// The task that keeps a connection.
 pub(super) struct Connector {
     config: EtcdConfig,
-    state: watch::Sender<State>,
+    state: watch::Sender<ConnectionState>,
 }
 
 impl Connector {
-    pub(super) fn new(config: EtcdConfig) -> (Self, Link) {
-        let (state, link) = watch::channel(State::Connecting);
-        (Self { config, state }, Link(link))
+    pub(super) fn new(config: EtcdConfig) -> (Self, MemberLink) {
+        let (state, link) = watch::channel(ConnectionState::Connecting);
+        (Self { config, state }, MemberLink(link))
     }
 
     /// Connects and reconnects until `closed` or `abort`.
@@ -102,7 +102,7 @@ impl Connector {
 
     async fn keep_connected(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // Replicas begin at different members.
+        // Each replica starts at a random member, so that they do not all load the first one.
         let members = self.config.endpoints.len();
         let mut member = fastrand::usize(..members.max(1));
         loop {
@@ -115,9 +115,9 @@ impl Connector {
                 Ok(connection) => {
                     backoff.reset();
                     let connection = Arc::new(connection);
-                    self.state.send_replace(State::Up(connection.clone()));
+                    self.state.send_replace(ConnectionState::Up(connection.clone()));
                     let reason = self.watch_over(&connection).await;
-                    warn!(endpoint, %reason, "the connection to etcd is lost");
+                    warn!(endpoint, %reason, "the connection to etcd is lost; connecting to the next member");
                     self.give_up(format!("etcd at {endpoint} does not answer: {reason}"));
                 }
                 Err(reason) => {
@@ -137,7 +137,7 @@ impl Connector {
     }
 
     fn give_up(&self, reason: String) {
-        if let State::Up(connection) = self.state.send_replace(State::Down(reason)) {
+        if let ConnectionState::Up(connection) = self.state.send_replace(ConnectionState::Down(reason)) {
             connection.lost.cancel();
         }
     }
@@ -187,7 +187,7 @@ impl Connector {
             .keep_alive_timeout(PING_TIMEOUT))
     }
 
-    /// Returns when the member no longer answers. Asks it only when someone suspects it.
+    /// Returns the reason once the member does not answer. Checks the member only when a caller suspects it.
     async fn watch_over(&self, connection: &Connection) -> String {
         loop {
             connection.suspected.notified().await;
@@ -197,7 +197,7 @@ impl Connector {
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("no answer within {:?}", self.config.connect_timeout),
             }
-            // Many calls fail together; one look a moment is enough.
+            // Many calls fail together, and one check serves them all.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -207,7 +207,7 @@ impl Connector {
 async fn version_of(client: &mut Client) -> Result<String, etcd_client::Error> {
     match client.status().await {
         Ok(status) => Ok(status.version().to_owned()),
-        // Since 3.6 this is for administrators only, and no earlier version denies it.
+        // Only 3.6 and later reserve this call for administrators, so a denial proves such a version.
         Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {
             Ok("3.6.0".into())
         }

@@ -1,23 +1,25 @@
-//! Between the store's words and etcd's.
+//! Translates between the types of the store and of etcd's client.
 
 use bytes::Bytes;
 use etcd_client::proto::{PbEvent, PbKeyValue};
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, TxnOpResponse};
 use shared::model::Revision;
 
-use crate::store::{Compare, KeyValue, KvEvent, Op, RangeRequest, SHORT_LIST, Txn, TxnReply, prefix_end};
+use crate::store::{
+    Compare, KeyValue, KvEvent, LeaseId, MAX_TXN_OPS, Op, RangeRequest, Txn, TxnReply, prefix_end,
+};
 
-/// A revision as etcd counts it; it is never negative there.
+/// A revision of etcd, which is never negative.
 pub(super) fn revision(number: i64) -> Revision {
     number.max(0).unsigned_abs()
 }
 
-/// A revision for etcd; what it cannot express is as good as never reached.
+/// A revision for etcd. One beyond its range becomes the highest, which is never reached either.
 pub(super) fn number(revision: Revision) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }
 
-/// The first key of a range: etcd has no empty key and takes one for "not given".
+/// The first key of a range. etcd has no empty key, and an empty one would mean "not given".
 pub(super) fn start(key: &str) -> Vec<u8> {
     if key.is_empty() { vec![0] } else { key.into() }
 }
@@ -25,7 +27,7 @@ pub(super) fn start(key: &str) -> Vec<u8> {
 pub(super) fn get_options(request: &RangeRequest) -> GetOptions {
     let mut options = GetOptions::new().with_limit(number(request.limit as u64));
     if let Some(end) = &request.end {
-        // An empty end means "this key alone" to etcd; nothing is before it.
+        // To etcd an empty end means "this key alone". No key is before an empty end, and none is before this one.
         options = options.with_range(if end.is_empty() { vec![0, 0] } else { end.as_bytes().to_vec() });
     }
     if let Some(revision) = request.revision {
@@ -41,7 +43,7 @@ pub(super) fn key_value(kv: PbKeyValue) -> KeyValue {
         create_rev: revision(kv.create_revision),
         mod_rev: revision(kv.mod_revision),
         version: revision(kv.version),
-        lease: (kv.lease != 0).then_some(kv.lease),
+        lease: LeaseId::new(kv.lease),
     }
 }
 
@@ -63,19 +65,20 @@ pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
     let beside = txn.compare.len().max(txn.otherwise.len());
     etcd_client::Txn::new()
         .when(txn.compare.into_iter().map(compare).collect::<Vec<_>>())
-        .and_then(steps(txn.then, beside))
+        .and_then(branch(txn.then, beside))
         .or_else(txn.otherwise.into_iter().map(op).collect::<Vec<_>>())
 }
 
-/// The steps of a branch. What etcd takes in one list goes as it is; more goes as unconditional transactions within
-/// this one, still at one revision. etcd grants those what the longest list of this one leaves of its limit.
-fn steps(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
-    if ops.len() <= SHORT_LIST {
+/// The operations of a branch. A list that etcd accepts is passed as it is. A longer one is cut into unconditional
+/// transactions within this one, which etcd still runs at one revision. etcd's limit for a nested transaction is
+/// what the longest list around it leaves of the whole limit.
+fn branch(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
+    if ops.len() <= MAX_TXN_OPS {
         return ops.into_iter().map(op).collect();
     }
-    let left = |parts: usize| SHORT_LIST.saturating_sub(parts.max(beside));
-    let parts = (1..SHORT_LIST).find(|&parts| parts * left(parts) >= ops.len());
-    let each = left(parts.unwrap_or(1)).max(1);
+    let room = |parts: usize| MAX_TXN_OPS.saturating_sub(parts.max(beside));
+    let parts = (1..MAX_TXN_OPS).find(|&parts| parts * room(parts) >= ops.len());
+    let each = room(parts.unwrap_or(1)).max(1);
     let mut ops = ops.into_iter().peekable();
     let mut nested = Vec::new();
     while ops.peek().is_some() {
@@ -96,7 +99,7 @@ fn compare(compare: Compare) -> etcd_client::Compare {
 fn op(op: Op) -> TxnOp {
     match op {
         Op::Put { key, value, lease } => {
-            let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+            let options = lease.map(|lease| PutOptions::new().with_lease(lease.get()));
             TxnOp::put(key, value, options)
         }
         Op::Delete(key) => TxnOp::delete(key, None),

@@ -1,4 +1,4 @@
-//! What an error of etcd means to a caller: one table.
+//! Translates errors of etcd: one table.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::store::StoreError;
 
-/// Translates. [`StoreError::Compacted`] carries 0 where etcd does not tell the revision.
+/// Translates an error. [`StoreError::Compacted`] carries 0, because etcd does not report the compacted revision.
 pub(super) fn translate(error: Error) -> StoreError {
     match error {
         Error::GRpcStatus(status) => of_status(status.code(), status.message(), status.source()),
@@ -17,7 +17,7 @@ pub(super) fn translate(error: Error) -> StoreError {
 }
 
 fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error + 'static)>) -> StoreError {
-    let said = message.trim_start_matches("etcdserver: ").to_owned();
+    let text = message.trim_start_matches("etcdserver: ").to_owned();
     match code {
         Code::NotFound if message.contains("lease not found") => StoreError::LeaseNotFound,
         Code::OutOfRange if message.contains("has been compacted") => StoreError::Compacted(0),
@@ -27,10 +27,11 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         | Code::AlreadyExists
         | Code::FailedPrecondition
         | Code::PermissionDenied
-        | Code::Unimplemented => StoreError::Refused(named(said)),
-        // A message over gRPC's own limit; "database space exceeded" and "too many requests" pass.
+        | Code::Unimplemented => StoreError::Refused(aligned(text)),
+        // A message over gRPC's own limit never succeeds. "database space exceeded" and "too many requests" have the
+        // same code but may succeed later.
         Code::ResourceExhausted if message.contains("larger than max") => {
-            StoreError::Refused(format!("the request is too large: {said}"))
+            StoreError::Refused(format!("the request is too large: {text}"))
         }
         Code::Ok
         | Code::Cancelled
@@ -42,23 +43,23 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         | Code::Unavailable
         | Code::DataLoss
         | Code::Unauthenticated => StoreError::Unavailable(match source {
-            Some(source) => format!("{said}: {}", root(source)),
-            None => said,
+            Some(source) => format!("{text}: {}", root(source)),
+            None => text,
         }),
     }
 }
 
-/// etcd's wording, made to say what the embedded store says.
-fn named(said: String) -> String {
-    match said.as_str() {
+/// The text of the embedded store for the same mistake, so that callers and tests see one wording.
+fn aligned(text: String) -> String {
+    match text.as_str() {
         "duplicate key given in txn request" => "duplicate key in one transaction".into(),
         "too many operations in txn request" => "too many operations in one transaction".into(),
         "request is too large" => "the request is too large".into(),
-        _ => said,
+        _ => text,
     }
 }
 
-/// The first cause: transports wrap theirs several times.
+/// The first cause of an error. Transports wrap theirs several times in texts that say nothing.
 pub(super) fn root<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> &'a (dyn std::error::Error + 'static) {

@@ -1,9 +1,9 @@
-//! Renewals: one stream to etcd for all leases, many requests under way at once.
+//! Renewals of leases: one stream to etcd for all of them, with many requests in flight.
 //!
-//! In: requests of callers, bundled by lease. Out: etcd's answers, matched by lease. A lease that was renewed
-//! a moment ago is answered at once; one whose renewal is under way shares its answer. A stream that breaks, or
-//! does not answer within the deadline, fails what is under way; it is opened again when the next call comes,
-//! after a wait that grows with each failure.
+//! In: calls, bundled by lease. Out: etcd's responses, matched by lease. A call for a lease that was renewed a
+//! moment ago is answered at once. A call for a lease with a renewal in flight shares its response. When the stream
+//! breaks, or does not respond within the deadline, every call in flight fails. The stream is opened again at the
+//! next call, after a wait that grows with each failure.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,80 +16,85 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::connection::{Connection, Link};
+use super::connection::{Connection, MemberLink};
 use super::fault;
 use crate::store::{LeaseId, StoreError};
 
-/// Callers waiting to be looked at; when they are more they wait within their own deadline.
-const WAITING: usize = 4096;
-/// A renewal counts as "a moment ago" for a tenth of the lease's time, and this at most.
+/// The most calls in the queue. Further callers wait for room, within their own deadlines.
+const MAX_WAITING: usize = 4096;
+/// A renewal counts as recent for a tenth of the lease's time, and no longer than this.
 const MOMENT: Duration = Duration::from_secs(1);
 
-type Answer = oneshot::Sender<Result<(), StoreError>>;
+type RenewalReply = oneshot::Sender<Result<(), StoreError>>;
 
-/// Asks for renewals. Cheap to clone.
+/// The callers' handle. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct KeepAlives(mpsc::Sender<(LeaseId, Answer)>);
+pub(super) struct KeepAlives(mpsc::Sender<(LeaseId, RenewalReply)>);
 
 impl KeepAlives {
     /// Renews a lease. Cancel-safe. The caller sets the deadline.
     pub(super) async fn renew(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let closed = || StoreError::Unavailable("the store was closed".into());
-        let (answer, answered) = oneshot::channel();
-        self.0.send((lease, answer)).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        let (reply, replied) = oneshot::channel();
+        self.0.send((lease, reply)).await.map_err(|_| closed())?;
+        replied.await.map_err(|_| closed())?
     }
 }
 
 /// The renewals of one lease.
 #[derive(Default)]
-struct Beat {
-    /// Until when it counts as renewed a moment ago.
+struct LeaseRenewal {
+    /// The lease counts as recently renewed until this time.
     fresh_until: Option<Instant>,
-    /// Who waits for the renewal that is under way; empty when none is.
-    waiting: Vec<Answer>,
+    /// The calls that share the renewal in flight. Empty when none is in flight.
+    waiting: Vec<RenewalReply>,
 }
 
-struct Stream {
+impl LeaseRenewal {
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.fresh_until.is_some_and(|until| until > now)
+    }
+}
+
+struct RenewalStream {
     connection: Arc<Connection>,
     keeper: LeaseKeeper,
     responses: LeaseKeepAliveStream,
 }
 
-/// The one who holds the stream.
+/// The task that owns the stream.
 pub(super) struct Renewer {
-    link: Link,
-    asked: mpsc::Receiver<(LeaseId, Answer)>,
+    link: MemberLink,
+    calls: mpsc::Receiver<(LeaseId, RenewalReply)>,
     timeout: Duration,
-    beats: HashMap<LeaseId, Beat>,
+    renewals: HashMap<LeaseId, LeaseRenewal>,
     unsent: VecDeque<LeaseId>,
-    /// Sent and not answered, with the time by which an answer is due.
+    /// Requests without a response so far, with the time by which the response is due.
     sent: VecDeque<(LeaseId, Instant)>,
     backoff: Backoff,
-    /// Not before this is the stream opened again.
+    /// The stream is not opened again before this time.
     retry: Instant,
 }
 
 impl Renewer {
-    pub(super) fn new(link: Link, timeout: Duration) -> (Self, KeepAlives) {
-        let (ask, asked) = mpsc::channel(WAITING);
+    pub(super) fn new(link: MemberLink, timeout: Duration) -> (Self, KeepAlives) {
+        let (sender, calls) = mpsc::channel(MAX_WAITING);
         let renewer = Self {
             link,
-            asked,
+            calls,
             timeout,
-            beats: HashMap::new(),
+            renewals: HashMap::new(),
             unsent: VecDeque::new(),
             sent: VecDeque::new(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             retry: Instant::now(),
         };
-        (renewer, KeepAlives(ask))
+        (renewer, KeepAlives(sender))
     }
 
     /// Serves until `closed` or `abort`.
     pub(super) async fn run(mut self, closed: CancellationToken, abort: CancellationToken) {
         tokio::select! {
-            // In this order: a store that was closed has not lost its stream.
+            // In this order: the end of a closed store must not be logged as a broken stream.
             biased;
             () = closed.cancelled() => {}
             () = abort.cancelled() => {}
@@ -98,16 +103,16 @@ impl Renewer {
     }
 
     async fn serve(&mut self) {
-        let mut asks = Vec::new();
+        let mut requests_taken = Vec::new();
         loop {
             if self.unsent.is_empty() {
-                if self.asked.recv_many(&mut asks, WAITING).await == 0 {
+                if self.calls.recv_many(&mut requests_taken, MAX_WAITING).await == 0 {
                     return;
                 }
-                asks.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
+                requests_taken.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
                 continue;
             }
-            // Why there is no connection, and when it is tried again, is not decided here.
+            // The connector decides about the wait after a lost connection, and its reason goes to the callers.
             let connection = match self.link.connection().await {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -115,16 +120,20 @@ impl Renewer {
                     continue;
                 }
             };
-            // Asking early does not put it off: the wait grows with failures only.
+            // Calls before the time do not put it off, since the wait grows with failures only.
             if Instant::now() < self.retry {
-                let why = "the keep-alive stream is about to be opened again";
-                self.fail(&StoreError::Unavailable(why.into()));
+                let reason = "the keep-alive stream to etcd broke and is opened again in a moment";
+                self.fail(&StoreError::Unavailable(reason.into()));
                 continue;
             }
             match self.open(connection).await {
                 Ok(Some(mut stream)) => {
                     let error = self.pipeline(&mut stream).await;
-                    warn!(endpoint = stream.connection.endpoint, reason = %error, "the keep-alive stream is broken");
+                    warn!(
+                        endpoint = stream.connection.endpoint,
+                        reason = %error,
+                        "the keep-alive stream to etcd broke; opening it again at the next heartbeat"
+                    );
                     stream.connection.suspect();
                     self.fail(&error);
                 }
@@ -137,17 +146,17 @@ impl Renewer {
         }
     }
 
-    /// Opens the stream with the first lease in line, whose answer comes with it. `None` when that lease is
-    /// unknown: etcd's client gives no stream then.
-    async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<Stream>, StoreError> {
+    /// Opens the stream with the first lease in line, whose response comes with it. Returns `None` when that lease is
+    /// unknown, because etcd's client gives no stream then.
+    async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<RenewalStream>, StoreError> {
         let Some(lease) = self.unsent.pop_front() else { return Ok(None) };
         let mut client = connection.client.lease_client();
-        match tokio::time::timeout(self.timeout, client.keep_alive(lease)).await {
+        match tokio::time::timeout(self.timeout, client.keep_alive(lease.get())).await {
             Ok(Ok((keeper, responses))) => {
                 self.backoff.reset();
-                // How long the lease lives is not told here, so this renewal is not remembered.
+                // The client hides the time of this first lease, so the renewal cannot count as recent.
                 self.answered(lease, Ok(Duration::ZERO));
-                Ok(Some(Stream { connection, keeper, responses }))
+                Ok(Some(RenewalStream { connection, keeper, responses }))
             }
             Ok(Err(Error::LeaseKeepAliveError(_))) => {
                 self.answered(lease, Err(StoreError::LeaseNotFound));
@@ -164,15 +173,15 @@ impl Renewer {
         }
     }
 
-    /// Sends and receives until the stream breaks; says why it did.
-    async fn pipeline(&mut self, stream: &mut Stream) -> StoreError {
-        let mut asks = Vec::new();
+    /// Sends and receives until the stream breaks. Returns the reason.
+    async fn pipeline(&mut self, stream: &mut RenewalStream) -> StoreError {
+        let mut requests_taken = Vec::new();
         let mut sweep = tokio::time::interval(MOMENT);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.unsent.front().copied();
             let due = self.sent.front().map(|(_, due)| *due);
-            stream.keeper.id = next.unwrap_or_default();
+            stream.keeper.id = next.map_or(0, LeaseId::get);
             tokio::select! {
                 () = stream.connection.lost.cancelled() => {
                     return StoreError::Unavailable("the connection to etcd is lost".into());
@@ -181,7 +190,9 @@ impl Renewer {
                     Ok(Some(response)) => {
                         let ttl = Duration::from_secs(response.ttl().max(0).unsigned_abs());
                         let renewed = if ttl.is_zero() { Err(StoreError::LeaseNotFound) } else { Ok(ttl) };
-                        self.received(response.id(), renewed);
+                        if let Some(lease) = LeaseId::new(response.id()) {
+                            self.received(lease, renewed);
+                        }
                     }
                     Ok(None) => return StoreError::Unavailable("etcd ended the keep-alive stream".into()),
                     Err(error) => return fault::translate(error),
@@ -193,64 +204,68 @@ impl Renewer {
                     }
                     Err(error) => return fault::translate(error),
                 },
-                taken = self.asked.recv_many(&mut asks, WAITING) => {
+                taken = self.calls.recv_many(&mut requests_taken, MAX_WAITING) => {
                     if taken == 0 {
                         return StoreError::Unavailable("the store was closed".into());
                     }
-                    asks.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
+                    requests_taken.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
                 }
                 () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     return self.silent();
                 }
                 now = sweep.tick() => {
-                    let fresh = |beat: &Beat| beat.fresh_until.is_some_and(|until| until > now);
-                    self.beats.retain(|_, beat| !beat.waiting.is_empty() || fresh(beat));
+                    // Leases that ended are never removed otherwise, and the map would grow for ever.
+                    self.renewals.retain(|_, renewal| !renewal.waiting.is_empty() || renewal.is_fresh(now));
                 }
             }
         }
     }
 
-    fn admit(&mut self, lease: LeaseId, answer: Answer) {
-        let beat = self.beats.entry(lease).or_default();
-        if beat.fresh_until.is_some_and(|until| until > Instant::now()) {
-            // A closed receiver has stopped waiting; there is nobody to tell, here and below.
+    fn admit(&mut self, lease: LeaseId, answer: RenewalReply) {
+        let renewal = self.renewals.entry(lease).or_default();
+        if renewal.is_fresh(Instant::now()) {
+            // Sending fails when the caller has stopped waiting, here and below; then nothing is left to do.
             _ = answer.send(Ok(()));
             return;
         }
-        if beat.waiting.is_empty() {
+        if renewal.waiting.is_empty() {
             self.unsent.push_back(lease);
         }
-        beat.waiting.push(answer);
+        renewal.waiting.push(answer);
     }
 
     fn received(&mut self, lease: LeaseId, renewed: Result<Duration, StoreError>) {
-        // Answers come in the order of the requests; anything else is searched for.
-        if let Some(place) = self.sent.iter().position(|(sent, _)| *sent == lease) {
-            self.sent.remove(place);
+        // Responses come in the order of the requests, so the search normally ends at the first entry.
+        if let Some(index) = self.sent.iter().position(|(sent, _)| *sent == lease) {
+            self.sent.remove(index);
         }
         self.answered(lease, renewed);
     }
 
     fn answered(&mut self, lease: LeaseId, renewed: Result<Duration, StoreError>) {
-        let Some(mut beat) = self.beats.remove(&lease) else { return };
+        let Some(mut renewal) = self.renewals.remove(&lease) else { return };
         let result = renewed.map(|ttl| {
             if !ttl.is_zero() {
                 let fresh_until = Some(Instant::now() + (ttl / 10).min(MOMENT));
-                self.beats.insert(lease, Beat { fresh_until, waiting: Vec::new() });
+                self.renewals.insert(lease, LeaseRenewal { fresh_until, waiting: Vec::new() });
             }
         });
-        beat.waiting.drain(..).for_each(|answer| _ = answer.send(result.clone()));
+        renewal.waiting.drain(..).for_each(|answer| _ = answer.send(result.clone()));
     }
 
     fn fail(&mut self, error: &StoreError) {
         self.unsent.clear();
         self.sent.clear();
-        for (_, mut beat) in self.beats.drain() {
-            beat.waiting.drain(..).for_each(|answer| _ = answer.send(Err(error.clone())));
+        for (_, mut renewal) in self.renewals.drain() {
+            renewal.waiting.drain(..).for_each(|answer| _ = answer.send(Err(error.clone())));
         }
     }
 
     fn silent(&self) -> StoreError {
         StoreError::Unavailable(format!("etcd did not answer a keep-alive within {:?}", self.timeout))
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store was closed".into())
 }

@@ -1,11 +1,11 @@
 //! One watch: one gRPC stream on one connection, turned into whole revisions.
 //!
-//! In: etcd's responses, which may be fragments of a revision. Out: items of the store's watch. Driven by
-//! whoever polls the stream: there is no queue, and a slow reader slows etcd's sending by flow control.
+//! In: etcd's responses, which may be fragments of a revision. Out: items of the store's watch. The reader that polls
+//! the stream drives the watch: there is no queue, and a slow reader slows etcd's sending by flow control.
 //!
-//! Life: etcd itself says nothing for ten minutes when nothing happens, so every few seconds it is asked for
-//! progress. Any response is life; a request without one for the idle timeout ends the watch. What the answers
-//! prove depends on the version: see [`super::version`].
+//! Life: an idle etcd sends nothing for ten minutes, so the watch requests progress every few seconds. Any response
+//! is a sign of life. A request without a response for the idle timeout ends the watch. Progress responses of some
+//! versions do not prove anything else: see [`super::version`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use super::connection::Connection;
 use super::{MAX_MESSAGE, convert, fault};
 use crate::store::{KvEvent, StoreError, WatchItem, WatchStream, prefix_end};
 
-/// How often progress is asked for while a barrier waits for it.
-const HURRY: Duration = Duration::from_millis(200);
-/// The watch id of answers to progress requests, which concern the whole stream.
-const MANUAL: i64 = -1;
+/// The interval of progress requests while a barrier waits.
+const BARRIER_PROBE: Duration = Duration::from_millis(200);
+/// The watch id of responses to progress requests, which concern the whole stream.
+const REQUESTED_PROGRESS: i64 = -1;
 
-/// How a watch finds out that it is dead.
+/// The times after which a silent watch is probed, and given up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Liveness {
     pub(super) probe: Duration,
@@ -37,11 +37,11 @@ struct Watching {
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     from: Revision,
-    /// Events of a revision that a later fragment may continue.
-    held: Vec<KvEvent>,
-    /// The last revision that the watcher knows to be complete.
+    /// Events of the last revision, which a later fragment may continue.
+    incomplete: Vec<KvEvent>,
+    /// The last revision that was reported to the reader as complete.
     reported: Revision,
-    /// The revision that barriers wait for.
+    /// The highest revision of a barrier.
     wanted: watch::Receiver<Revision>,
     liveness: Liveness,
     next_probe: Instant,
@@ -57,8 +57,8 @@ pub(super) async fn open(
     liveness: Liveness,
 ) -> Result<WatchStream, StoreError> {
     let from = from.max(1);
-    // One earlier than asked for: at exactly the compacted revision etcd may have lost a delete
-    // (https://github.com/etcd-io/etcd/issues/19179) and would not say so.
+    // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete without
+    // an error (https://github.com/etcd-io/etcd/issues/19179).
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))
         .with_start_revision(convert::number((from - 1).max(1)))
@@ -72,7 +72,7 @@ pub(super) async fn open(
         requests,
         responses,
         from,
-        held: Vec::new(),
+        incomplete: Vec::new(),
         reported: 0,
         wanted,
         liveness,
@@ -92,7 +92,7 @@ impl Watching {
         let lost = self.connection.lost.clone();
         loop {
             tokio::select! {
-                // In this order: what has arrived counts before the clock does.
+                // In this order: a response that has arrived must be seen before its time is found to be over.
                 biased;
                 response = self.responses.message() => {
                     let response = response.map_err(|error| self.broken(fault::translate(error)))?;
@@ -115,10 +115,12 @@ impl Watching {
         if self.unanswered.is_some_and(|since| now - since >= self.liveness.idle_timeout) {
             return Err(self.broken(unavailable("the watch is silent")));
         }
-        let hurry = self.connection.progress_is_in_order && *self.wanted.borrow() > self.reported;
-        self.next_probe = now + if hurry { HURRY.min(self.liveness.probe) } else { self.liveness.probe };
+        let barrier_waits = self.connection.progress_is_in_order && *self.wanted.borrow() > self.reported;
+        self.next_probe =
+            now + if barrier_waits { BARRIER_PROBE.min(self.liveness.probe) } else { self.liveness.probe };
         self.unanswered.get_or_insert(now);
-        // When the request does not fit, earlier ones wait unanswered, which is what this finds out.
+        // Not awaited: a request that does not fit into the window waits behind earlier ones without a response, and
+        // their timeout is what ends the watch.
         match self.requests.request_progress().now_or_never() {
             Some(Err(error)) => Err(self.broken(fault::translate(error))),
             Some(Ok(())) | None => Ok(()),
@@ -136,7 +138,7 @@ impl Watching {
             });
         }
         if response.events.is_empty() {
-            let proof = response.watch_id != MANUAL || self.connection.progress_is_in_order;
+            let proof = response.watch_id != REQUESTED_PROGRESS || self.connection.progress_is_in_order;
             let done = convert::revision(response.header.map_or(0, |header| header.revision));
             if response.created || !proof || done <= self.reported || done + 1 < self.from {
                 return Ok(None);
@@ -146,14 +148,14 @@ impl Watching {
         }
         let from = self.from;
         let events = response.events.into_iter().filter_map(convert::event);
-        self.held.extend(events.filter(|event| event.rev() >= from));
-        let last = self.held.last().map_or(0, KvEvent::rev);
+        self.incomplete.extend(events.filter(|event| event.rev() >= from));
+        let last = self.incomplete.last().map_or(0, KvEvent::rev);
         let whole = match response.fragment {
-            true => self.held.partition_point(|event| event.rev() < last),
-            false => self.held.len(),
+            true => self.incomplete.partition_point(|event| event.rev() < last),
+            false => self.incomplete.len(),
         };
-        let rest = self.held.split_off(whole);
-        let events = std::mem::replace(&mut self.held, rest);
+        let rest = self.incomplete.split_off(whole);
+        let events = std::mem::replace(&mut self.incomplete, rest);
         let Some(last) = events.last() else { return Ok(None) };
         self.reported = last.rev();
         Ok(Some(WatchItem::Events(events)))

@@ -1,4 +1,4 @@
-//! Holding instances that expire together with too many others; see [`crate::view::protection`].
+//! Holds instances that expire together with too many others; see [`crate::view::protection`].
 
 use std::sync::Arc;
 
@@ -6,57 +6,67 @@ use shared::event::Action;
 use shared::model::{Instance, ServiceRef};
 use tracing::warn;
 
-use super::{Round, Writer};
+use super::{Applying, ViewWriter};
 use crate::store::KeyValue;
 use crate::view::entry::{Held, InstanceView};
-use crate::view::protection::{HeldRecord, Size};
+use crate::view::protection::{HeldRecord, ServiceSize};
 
-impl Writer {
-    pub(super) fn put_size(&mut self, service: &ServiceRef, kv: &KeyValue, round: &mut Round) {
-        let Some(record) = self.parse::<Size>(kv) else { return };
-        let Size { size, left } = record.value;
-        if !left.is_empty() {
-            round.left.insert((service.clone(), left));
+impl ViewWriter {
+    pub(super) fn apply_size(&mut self, service: &ServiceRef, kv: &KeyValue, applying: &mut Applying) {
+        let Some(record) = self.parse::<ServiceSize>(kv) else { return };
+        let ServiceSize { usual, unregistered } = record.value;
+        if !unregistered.is_empty() {
+            applying.affected.unregistered.insert((service.clone(), unregistered));
         }
-        self.service_mut(service).size = size;
+        self.service_mut(service).usual_size = usual;
         self.current.shrunk.remove_mut(service);
-        round.touched.insert(service.clone());
+        applying.affected.services.insert(service.clone());
     }
 
-    /// Holds an instance that expired, if its service is to be protected. False when it is to go.
-    pub(super) fn hold(&mut self, service: &ServiceRef, id: &str, round: &mut Round) -> bool {
+    /// Holds an expired instance if its service is to be protected. Returns false when the instance is to go.
+    pub(super) fn try_hold(&mut self, service: &ServiceRef, id: &str, applying: &mut Applying) -> bool {
         let protection = self.protection;
         let Some(view) = self.current.any_service(service) else { return false };
-        if view.instance(id).is_none() || !protection.holds(view.size, view.living()) {
+        if view.instance(id).is_none() || !protection.holds(view.usual_size, view.living()) {
             return false;
         }
+        // Logged once for each protection, not for each instance.
         if view.held.is_empty() {
             warn!(
-                service.id = %service.id, tenant = %service.tenant, size = view.size, living = view.living(),
-                "too many instances of a service expired; further ones are held"
+                service.id = %service.id,
+                tenant = %service.tenant,
+                size = view.usual_size,
+                living = view.living(),
+                "too many instances of a service expired; further ones are held until they register again"
             );
         }
-        let since = round.rev;
+        let since = applying.rev;
         let view = self.service_mut(service);
         view.held.insert_mut(id.to_owned(), Held { since, recorded: false });
         self.current.unrecorded.insert_mut((service.clone(), id.to_owned()), since);
         true
     }
 
-    pub(super) fn put_held(&mut self, service: &ServiceRef, id: &str, kv: &KeyValue, round: &mut Round) {
+    pub(super) fn apply_held(
+        &mut self,
+        service: &ServiceRef,
+        id: &str,
+        kv: &KeyValue,
+        applying: &mut Applying,
+    ) {
         let Some(record) = self.parse::<HeldRecord>(kv) else { return };
         let HeldRecord { instance, mod_rev, since } = record.value;
         let held = Held { since, recorded: true };
-        let known = self
+        let existing = self
             .current
             .any_service(service)
-            .map(|view| (view.instances.contains_key(id), view.held.contains_key(id)));
-        match known {
-            // It lives again; the record is about to be forgotten.
-            Some((true, false)) => return,
-            Some((true, true)) => self.service_mut(service).held.insert_mut(id.to_owned(), held),
-            _ => {
-                // This replica was not there when it expired.
+            .and_then(|view| view.instances.contains_key(id).then(|| view.held.contains_key(id)));
+        match existing {
+            // The instance has registered again in the meantime. Its registration deletes the record.
+            Some(false) => return,
+            Some(true) => self.service_mut(service).held.insert_mut(id.to_owned(), held),
+            // This replica started after the instance had expired, and learns of it from the record only.
+            None => {
                 let instance = Arc::new(Instance {
                     instance_id: id.to_owned(),
                     service_id: service.id.clone(),
@@ -67,21 +77,21 @@ impl Writer {
                 entry.put_instance(view);
                 entry.held.insert_mut(id.to_owned(), held);
                 self.tenant_mut(&service.tenant).instance_count += 1;
-                self.announce(service, Action::Create, instance, mod_rev, round);
+                self.push_event(service, Action::Create, instance, mod_rev, applying);
             }
         }
         self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
-        round.touched.insert(service.clone());
+        applying.affected.services.insert(service.clone());
     }
 
-    /// The protection of an instance ended: by time, by an operator, or because it registered again.
-    pub(super) fn delete_held(&mut self, service: &ServiceRef, id: &str, round: &mut Round) {
+    /// Ends the hold of an instance: its time is over, an operator released it, or it registered again.
+    pub(super) fn end_hold(&mut self, service: &ServiceRef, id: &str, applying: &mut Applying) {
         if !self.current.any_service(service).is_some_and(|view| view.held.contains_key(id)) {
             return;
         }
-        self.delete_instance(service, id, round);
+        self.remove_instance(service, id, applying);
         let Some(view) = self.current.any_service(service) else { return };
-        if view.held.is_empty() && view.living() < view.size {
+        if view.held.is_empty() && view.living() < view.usual_size {
             self.current.shrunk.insert_mut(service.clone(), ());
         }
     }

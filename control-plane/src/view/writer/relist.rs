@@ -1,42 +1,41 @@
-//! Starting from a full list: at first, again when the watch's history was compacted away, and when the store was
+//! Starts the view from a full list: at first, after the watch's history was compacted away, and after the store was
 //! restored from a backup.
 //!
-//! A list says what is, not how it came to be: between the last revision that was seen and the list's, instances came
-//! and went at revisions that only other replicas know. A difference announced at the list's revision would tell those
-//! who heard of a change at its own revision of it again. So nothing is announced; the history begins anew, and who
-//! needs what was before is answered with the state. A publisher says by its bookmarks that there is a hole.
+//! A list shows a state, not the changes that led to it. Between the last revision of the view and the list's,
+//! instances came and went at revisions that only other replicas know. If differences were announced at the list's
+//! revision, clients that have received such a change at its own revision would receive it twice. Therefore
+//! nothing is announced and the history begins anew. Requests for earlier events are answered with the state, and a
+//! publisher's bookmarks show that there is a hole.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::chain::Chain;
-use super::{Round, Writer};
+use super::{Applying, ViewWriter};
 use crate::keys::Key;
 use crate::store::KeyValue;
 use crate::view::snapshot::Snapshot;
 
-impl Writer {
+impl ViewWriter {
     /// Replaces the view by the list `items`, read at revision `at`.
     pub fn reset(&mut self, items: Vec<KeyValue>, at: Revision) {
         self.current = Snapshot::default();
         self.floor = at;
         self.gone.clear();
-        (self.interests, self.services) = (Chain::since(at), Chain::since(at));
+        self.interest_chain = Chain::beginning_at(at);
+        self.services_chain = Chain::beginning_at(at);
         self.history.restart(at);
-        let mut round = Round { rev: at, committed_at: self.clock.micros(), ..Round::default() };
-        self.load(items, &mut round);
+        let mut applying = Applying { rev: at, committed_at: self.clock.micros(), ..Applying::default() };
+        self.load(items, &mut applying);
         self.current.revision = at;
-        self.forget_void(&round);
+        self.drop_empty_services(&applying);
         self.publish();
     }
 
-    fn load(&mut self, items: Vec<KeyValue>, round: &mut Round) {
-        // Held instances last: one that lives again has precedence.
+    /// Applies the list. The changes collected in `applying` are discarded by the caller.
+    fn load(&mut self, items: Vec<KeyValue>, applying: &mut Applying) {
         let mut held = Vec::new();
-        // Each item is dropped where its part of the view has been made, which takes its memory.
+        // Items are dropped one by one, each as soon as its part of the view exists. Together with the view they
+        // would need twice the memory.
         for kv in items {
             match Key::parse(&kv.key) {
                 Key::Held(..) => held.push(kv),
@@ -46,23 +45,25 @@ impl Writer {
                         self.tenant_mut(&service.tenant).instance_count += 1;
                     }
                 }
-                key => self.put(&key, &kv, round),
+                key => self.apply_put(&key, &kv, applying),
             }
         }
+        // Held instances come last: an instance that has registered again takes precedence over its record.
         for kv in held {
-            self.put(&Key::parse(&kv.key), &kv, round);
+            self.apply_put(&Key::parse(&kv.key), &kv, applying);
         }
-        // No announcement of the loading counts, so no place in the order was taken by it.
-        for service in services(&self.current) {
-            let last = self.gone.get(&service).copied().unwrap_or(Position::end_of(self.floor));
+        // Loading has moved the positions as if events had been announced, which none were.
+        for service in all_services(&self.current) {
+            let last = self.last_position_of_absent(&service);
             self.service_mut(&service).last = last;
         }
     }
 }
 
-fn services(snapshot: &Snapshot) -> BTreeSet<ServiceRef> {
-    let ids = |(tenant, view): (&shared::model::Tenant, &Arc<crate::view::TenantView>)| {
-        view.services.keys().map(|id| ServiceRef::new(tenant.clone(), id)).collect::<Vec<_>>()
-    };
-    snapshot.tenants.iter().flat_map(ids).collect()
+fn all_services(snapshot: &Snapshot) -> Vec<ServiceRef> {
+    let mut services = Vec::new();
+    for (tenant, view) in snapshot.tenants.iter() {
+        services.extend(view.services.keys().map(|id| ServiceRef::new(tenant.clone(), id)));
+    }
+    services
 }

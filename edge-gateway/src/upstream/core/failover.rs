@@ -14,7 +14,7 @@ use bus::Message;
 use control_plane::keys;
 use control_plane::publisher::term::Term;
 use control_plane::store::{KeyValue, KvEvent};
-use control_plane::view::{self, Change, History, Protection, View, Writer, interest};
+use control_plane::view::{self, Change, History, Protection, View, ViewWriter, interest};
 use fastrand::Rng;
 use prost::Message as _;
 use proto::event::v1 as pb;
@@ -44,7 +44,7 @@ const SERVICES: u8 = 2;
 
 /// A control plane, as far as publishing goes.
 struct Replica {
-    writer: Writer,
+    writer: ViewWriter,
     view: View,
     /// Revisions of the store that it has followed.
     followed: usize,
@@ -106,8 +106,11 @@ fn service(number: u8) -> ServiceRef {
 impl Replica {
     /// A replica that lists the store.
     fn start(keys: &BTreeMap<String, KeyValue>, rev: Revision, followed: usize) -> Self {
-        let (mut writer, view) =
-            view::view(History::new(10_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
+        let (mut writer, view) = view::empty(
+            History::new(10_000),
+            Protection { from_size: 0, keep_percent: 50 },
+            Clock::manual(1),
+        );
         writer.reset(keys.values().cloned().collect(), rev);
         Self { writer, view, followed, heard: 0, seat: None, term: None, alive: true }
     }
@@ -535,7 +538,7 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     core.take_effects();
     assert_eq!(core.told(), 5);
     // Five thousand providers change, and the bus carries none of it: only the bookmarks.
-    let (mut writer, view) = view::view(History::new(10_000), Protection::default(), Clock::manual(1));
+    let (mut writer, view) = view::empty(History::new(10_000), Protection::default(), Clock::manual(1));
     writer.reset(Vec::new(), 5);
     let put = |key: String, value: &'static str| {
         let value = value.into();

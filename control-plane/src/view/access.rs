@@ -1,17 +1,17 @@
-//! Who may see whom: application, environment, black and white rules.
+//! Visibility of providers to consumers, by application, environment and black and white rules.
 
 use std::collections::BTreeMap;
 
 use shared::model::Service;
 
-use crate::view::{ServiceRule, ServiceView};
+use super::{ServiceRule, ServiceView};
 
-/// A compiled pattern may take this many bytes; a hostile one is refused by the engine, not by our memory.
+/// The most bytes of a compiled pattern. Clients send the patterns, so the regex engine has to refuse a hostile one
+/// before it fills the memory.
 const PATTERN_SIZE: usize = 64 << 10;
 
-/// Whether `consumer` may see the instances of `provider`.
-///
-/// `shared` services are open to every environment.
+/// True when `consumer`, with its `tags`, may see the instances of `provider`. A `shared` provider is visible in
+/// every environment.
 pub fn allows(
     provider: &ServiceView,
     consumer: &Service,
@@ -31,17 +31,27 @@ pub fn allows(
     rules_allow(&provider.rules, consumer, tags)
 }
 
-/// Whether a provider's black and white rules let the consumer in. All rules of a service have one type; where a
-/// foreign writer mixed them, both must let it in.
+/// True when a provider's black and white rules admit the consumer. All rules of a service have one type; if a
+/// foreign writer mixed them, both types must admit it.
 pub fn rules_allow(
     rules: &BTreeMap<String, ServiceRule>,
     consumer: &Service,
     tags: &BTreeMap<String, String>,
 ) -> bool {
-    let hits =
-        |kind: &str| rules.values().filter(|r| r.rule_type == kind).any(|r| matches(r, consumer, tags));
-    let has_white = rules.values().any(|r| r.rule_type == "WHITE");
-    !hits("BLACK") && (!has_white || hits("WHITE"))
+    let mut has_white = false;
+    let mut is_listed = false;
+    for rule in rules.values() {
+        match rule.rule_type.as_str() {
+            "BLACK" if matches(rule, consumer, tags) => return false,
+            "WHITE" => {
+                has_white = true;
+                is_listed = is_listed || matches(rule, consumer, tags);
+            }
+            _ => {}
+        }
+    }
+    // A provider without white rules is open to all.
+    !has_white || is_listed
 }
 
 fn matches(rule: &ServiceRule, consumer: &Service, tags: &BTreeMap<String, String>) -> bool {
@@ -61,6 +71,7 @@ fn matches(rule: &ServiceRule, consumer: &Service, tags: &BTreeMap<String, Strin
     if value.is_empty() {
         return false;
     }
+    // A pattern that does not compile matches nothing: a black rule then excludes nobody, a white one admits nobody.
     let pattern = regex::RegexBuilder::new(&rule.pattern).size_limit(PATTERN_SIZE).build();
     pattern.is_ok_and(|pattern| pattern.is_match(value))
 }
@@ -80,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn black_shuts_out_and_white_lets_in() {
+    fn black_rules_exclude_and_white_rules_admit() {
         let consumer = Service { app_id: "shop-test".into(), ..Default::default() };
         let tags = BTreeMap::from([("zone".to_owned(), "east".to_owned())]);
         for (kind, attribute, pattern, allowed) in [
@@ -103,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn another_application_needs_the_providers_leave() {
+    fn another_application_is_admitted_only_by_allow_cross_app() {
         let provider = |open: Option<&str>| ServiceView {
             service: Some(std::sync::Arc::new(Service {
                 app_id: "b".into(),
