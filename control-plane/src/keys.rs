@@ -1,33 +1,33 @@
 //! The grammar of store keys: built and parsed here, nowhere else.
 //!
-//! It is Service-Center's own, so that both can share an etcd. Segments are not escaped; the environment
-//! segment of the default environment is empty, which leaves `//`: keys are split by position, never
-//! normalised. What is ours alone lies under `/cse-sr/muster/`, which Service-Center does not read.
+//! The grammar is Service-Center's, so that both can share an etcd. Segments are not escaped. The segment of the
+//! default environment is empty, which leaves `//`, so keys are split by position and never normalised. Keys that
+//! only this program uses are under `/cse-sr/muster/`, which Service-Center does not read.
 
 use shared::model::{ServiceRef, Tenant};
 
-/// The prefix of everything the view follows.
+/// The prefix of all keys that the view follows.
 pub const ROOT: &str = "/cse-sr/";
-/// The context of the last sampled request that changed something, written with the change.
+/// The key of the trace context of the last sampled request, written in the same transaction as its change.
 pub const TRACE: &str = "/cse-sr/muster/trace";
-/// The seat of the publisher; outside the root, because its changes are no registry changes.
+/// The seat of the publisher. It is outside the root, because its changes do not concern the view.
 pub const PUBLISHER: &str = "/muster/publisher";
 
-/// What a Service-Center node holds while it rewrites dependency rules, in its two generations. It reads the rules
-/// after it has the lock and writes them without a comparison, so nobody else may write meanwhile.
+/// The locks under which Service-Center nodes rewrite dependency rules, in their two generations. Such a node reads the
+/// rules under the lock and writes them without a comparison, so no other program may write them meanwhile.
 pub const DEPENDENCY_LOCKS: [&str; 2] = ["/cse/etcdsync/cse-sr/lock/dep-queue", "/lock//dep-queue"];
 
-/// Where Service-Center nodes queue dependencies.
+/// The prefix under which Service-Center nodes queue dependencies.
 pub const DEPENDENCY_QUEUE: &str = "/cse-sr/ms/dep-queue/";
 
 /// All versions of one name: environment, application and service name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
-    /// Environment; the default one is empty.
+    /// The environment; empty for the default one.
     pub environment: String,
-    /// Application.
+    /// The application.
     pub app_id: String,
-    /// Service name, or an alias where an alias is meant.
+    /// The service name, or the alias.
     pub name: String,
 }
 
@@ -38,14 +38,14 @@ impl Name {
     }
 }
 
-/// A key of the store, taken apart.
+/// A parsed key of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The record of a service.
     Service(ServiceRef),
-    /// Which id a version of a name has.
+    /// The service id of a version of a name.
     ServiceIndex(Tenant, Name, String),
-    /// Which id a version of an alias has.
+    /// The service id of a version of an alias.
     ServiceAlias(Tenant, Name, String),
     /// The record of an instance.
     Instance(ServiceRef, String),
@@ -61,69 +61,70 @@ pub enum Key {
     Tags(ServiceRef),
     /// A black/white rule.
     Rule(ServiceRef, String),
-    /// Whom a version of a name depends on.
+    /// The providers of a consumer, by the consumer's name and version.
     ConsumerRule(Tenant, Name, String),
-    /// Who depends on a name, by version rule.
+    /// The consumers of a provider, by the provider's name and a version rule.
     ProviderRule(Tenant, Name, String),
-    /// Who depends on everything in an environment.
+    /// The consumers of all services of an environment.
     ProviderRuleAll(Tenant, String),
-    /// A dependency that an older node has queued.
+    /// A dependency that a Service-Center node has queued.
     DependencyQueue(ServiceRef, String),
     /// A domain.
     Domain(String),
     /// A project.
     Project(Tenant),
-    /// A consumer wants to hear of a name although no dependency rule says so.
+    /// A wanted key: a consumer waits for a name that nobody has registered yet.
     Wanted(ServiceRef, Tenant, Name),
-    /// How many instances a service has when nothing is wrong, and who left it last.
+    /// The usual number of instances of a service, and the id of the last one that unregistered.
     Size(ServiceRef),
-    /// An instance that expired together with too many others and is held.
+    /// The record of a held instance.
     Held(ServiceRef, String),
-    /// Something the view does not use.
+    /// A key without meaning for the view.
     Other,
 }
 
 impl Key {
-    /// Takes a key apart. What has another shape is [`Key::Other`].
+    /// Parses a key. Every unknown form is [`Key::Other`].
     pub fn parse(key: &str) -> Self {
         Self::parse_known(key).unwrap_or(Self::Other)
     }
 
     fn parse_known(key: &str) -> Option<Self> {
         let mut segments = key.strip_prefix(ROOT)?.split('/');
-        let (root, kind) = (segments.next()?, segments.next()?);
+        let root = segments.next()?;
+        let kind = segments.next()?;
         let rest: Vec<&str> = segments.collect();
-        let tenant = |rest: &[&str]| Tenant::new(rest[0], rest[1]);
-        let service = |rest: &[&str]| ServiceRef::new(tenant(rest), rest[2]);
         Some(match (root, kind, rest.as_slice()) {
             ("domains", domain, []) => Self::Domain(domain.into()),
             ("projects", domain, [project]) => Self::Project(Tenant::new(domain, *project)),
-            ("ms", "files", [_, _, _]) => Self::Service(service(&rest)),
+            ("ms", "files", [_, _, _]) => Self::Service(service_in(&rest)),
             ("ms", "indexes", [_, _, env, app, name, version]) => {
-                Self::ServiceIndex(tenant(&rest), Name::new(env, app, name), (*version).into())
+                Self::ServiceIndex(tenant_in(&rest), Name::new(env, app, name), (*version).into())
             }
             ("ms", "alias", [_, _, env, app, name, version]) => {
-                Self::ServiceAlias(tenant(&rest), Name::new(env, app, name), (*version).into())
+                Self::ServiceAlias(tenant_in(&rest), Name::new(env, app, name), (*version).into())
             }
-            ("inst", "files", [_, _, _, id]) => Self::Instance(service(&rest), (*id).into()),
-            ("inst", "leases", [_, _, _, id]) => Self::Lease(service(&rest), (*id).into()),
-            ("ms", "schemas", [_, _, _, id]) => Self::Schema(service(&rest), (*id).into()),
-            ("ms", "schema-sum", [_, _, _, id]) => Self::SchemaSummary(service(&rest), (*id).into()),
-            ("ms", "schema-ref", [_, _, _, id]) => Self::SchemaRef(service(&rest), (*id).into()),
-            ("ms", "tags", [_, _, _]) => Self::Tags(service(&rest)),
-            ("ms", "rules", [_, _, _, id]) => Self::Rule(service(&rest), (*id).into()),
-            ("ms", "dep-queue", [_, _, _, id]) => Self::DependencyQueue(service(&rest), (*id).into()),
+            ("inst", "files", [_, _, _, id]) => Self::Instance(service_in(&rest), (*id).into()),
+            ("inst", "leases", [_, _, _, id]) => Self::Lease(service_in(&rest), (*id).into()),
+            ("ms", "schemas", [_, _, _, id]) => Self::Schema(service_in(&rest), (*id).into()),
+            ("ms", "schema-sum", [_, _, _, id]) => Self::SchemaSummary(service_in(&rest), (*id).into()),
+            ("ms", "schema-ref", [_, _, _, id]) => Self::SchemaRef(service_in(&rest), (*id).into()),
+            ("ms", "tags", [_, _, _]) => Self::Tags(service_in(&rest)),
+            ("ms", "rules", [_, _, _, id]) => Self::Rule(service_in(&rest), (*id).into()),
+            ("ms", "dep-queue", [_, _, _, id]) => Self::DependencyQueue(service_in(&rest), (*id).into()),
             ("ms", "dep-rules", [_, _, "c", env, app, name, version]) => {
-                Self::ConsumerRule(tenant(&rest), Name::new(env, app, name), (*version).into())
+                Self::ConsumerRule(tenant_in(&rest), Name::new(env, app, name), (*version).into())
             }
-            ("ms", "dep-rules", [_, _, "p", env, "*"]) => Self::ProviderRuleAll(tenant(&rest), (*env).into()),
+            ("ms", "dep-rules", [_, _, "p", env, "*"]) => {
+                Self::ProviderRuleAll(tenant_in(&rest), (*env).into())
+            }
             ("ms", "dep-rules", [_, _, "p", env, app, name, rule]) => {
-                Self::ProviderRule(tenant(&rest), Name::new(env, app, name), (*rule).into())
+                Self::ProviderRule(tenant_in(&rest), Name::new(env, app, name), (*rule).into())
             }
-            ("muster", "size", [_, _, _]) => Self::Size(service(&rest)),
-            ("muster", "held", [_, _, _, id]) => Self::Held(service(&rest), (*id).into()),
+            ("muster", "size", [_, _, _]) => Self::Size(service_in(&rest)),
+            ("muster", "held", [_, _, _, id]) => Self::Held(service_in(&rest), (*id).into()),
             ("muster", "wanted", [_, _, _, domain, project, env, app, name]) => {
-                Self::Wanted(service(&rest), Tenant::new(*domain, *project), Name::new(env, app, name))
+                Self::Wanted(service_in(&rest), Tenant::new(*domain, *project), Name::new(env, app, name))
             }
             _ => return None,
         })
@@ -131,13 +132,10 @@ impl Key {
 
     /// The key as the store has it; `None` for [`Key::Other`].
     pub fn render(&self) -> Option<String> {
-        let of_name = |kind: &str, t: &Tenant, n: &Name, version: &str| {
-            format!("{ROOT}ms/{kind}/{t}/{}/{}/{}/{version}", n.environment, n.app_id, n.name)
-        };
         Some(match self {
             Self::Service(s) => service(s),
-            Self::ServiceIndex(t, n, version) => of_name("indexes", t, n, version),
-            Self::ServiceAlias(t, n, version) => of_name("alias", t, n, version),
+            Self::ServiceIndex(t, n, version) => index(t, n, version),
+            Self::ServiceAlias(t, n, version) => alias(t, n, version),
             Self::Instance(s, id) => instance(s, id),
             Self::Lease(s, id) => lease(s, id),
             Self::Schema(s, id) => format!("{ROOT}ms/schemas/{s}/{id}"),
@@ -165,17 +163,27 @@ impl Key {
     }
 }
 
+/// The tenant in the first two segments after the kind.
+fn tenant_in(rest: &[&str]) -> Tenant {
+    Tenant::new(rest[0], rest[1])
+}
+
+/// The service in the first three segments after the kind.
+fn service_in(rest: &[&str]) -> ServiceRef {
+    ServiceRef::new(tenant_in(rest), rest[2])
+}
+
 /// The key of a service's record.
 pub fn service(service: &ServiceRef) -> String {
     format!("{ROOT}ms/files/{service}")
 }
 
-/// The key of a version's id; its SHA-1 is the id that the registry gives by default.
+/// The key with the service id of a version. The SHA-1 of this key is the default service id.
 pub fn index(tenant: &Tenant, name: &Name, version: &str) -> String {
     format!("{ROOT}ms/indexes/{tenant}/{}/{}/{}/{version}", name.environment, name.app_id, name.name)
 }
 
-/// The key of an alias' id.
+/// The key with the service id of an alias.
 pub fn alias(tenant: &Tenant, name: &Name, version: &str) -> String {
     format!("{ROOT}ms/alias/{tenant}/{}/{}/{}/{version}", name.environment, name.app_id, name.name)
 }
@@ -195,12 +203,12 @@ pub fn schema_content(tenant: &Tenant, hash: &str) -> String {
     format!("{ROOT}ms/schema-content/{tenant}/{hash}")
 }
 
-/// The key that holds the id of the rule with an attribute and a pattern.
+/// The key with the id of the rule for an attribute and a pattern.
 pub fn rule_index(service: &ServiceRef, attribute: &str, pattern: &str) -> String {
     format!("{ROOT}ms/rule-indexes/{service}/{attribute}/{pattern}")
 }
 
-/// The prefixes of everything that belongs to a service and goes with it, its record and names excepted.
+/// The prefixes of the keys that are deleted with a service. Its record and its names have keys of their own.
 pub fn belongings(service: &ServiceRef) -> Vec<String> {
     [
         "inst/files",
@@ -230,7 +238,7 @@ pub fn held_of(service: &ServiceRef) -> String {
     format!("{ROOT}muster/held/{service}/")
 }
 
-/// The prefix of what a consumer wants to hear of.
+/// The prefix of a consumer's wanted keys.
 pub fn wanted_by(consumer: &ServiceRef) -> String {
     format!("{ROOT}muster/wanted/{consumer}/")
 }
@@ -252,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_on_everything_is_told_from_a_rule_on_a_name() {
+    fn a_rule_on_all_services_differs_from_a_rule_on_a_name() {
         assert_eq!(
             Key::parse("/cse-sr/ms/dep-rules/d/p/p//*"),
             Key::ProviderRuleAll(Tenant::new("d", "p"), String::new())
@@ -274,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_comes_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..19) {
+        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..19) {
             let [d, p, sid, id, app, name, version, d2, p2] =
                 <[String; 9]>::try_from(segments).expect("nine segments");
             let tenant = Tenant::new(d, p);

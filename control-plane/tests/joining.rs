@@ -1,5 +1,5 @@
-//! A control plane beside, or after, Service-Center nodes on one store: it reads what both their generations
-//! wrote, and writes only what both can read.
+//! A control plane beside, or after, Service-Center nodes on one store. It reads the keys of both their generations, and
+//! writes only keys that both can read.
 
 mod probe;
 
@@ -58,7 +58,7 @@ async fn write(store: &dyn Store, items: Vec<(&str, String)>) {
     assert!(store.txn(Txn { then, ..Txn::default() }).await.expect("writes").succeeded);
 }
 
-/// An instance on its lease, as registered by a node of 2021.
+/// Writes an instance on its lease, as a node of 2021 registers it.
 async fn write_instance(store: &dyn Store, id: &str) -> LeaseId {
     let lease = store.grant(120).await.expect("a lease");
     let value = format!(
@@ -98,18 +98,14 @@ async fn everything_of_both_generations_is_read() {
     let probe = joined().await;
     let service = probe.get(&format!("/microservices/{PROVIDER}")).await.ok()["service"].clone();
     assert_eq!(service["framework"]["version"], "2.0.1");
-    assert!(service.get("fieldOfTomorrow").is_none(), "clients see what the contract names");
+    assert!(service.get("fieldOfTomorrow").is_none(), "clients see the fields of the contract only");
     let exists =
         "type=microservice&appId=springmvc&serviceName=springmvc:provider&version=latest&env=production";
     assert_eq!(probe.get(&format!("/existence?{exists}")).await.ok()["serviceId"], PROVIDER);
     let find = "/instances?appId=springmvc&serviceName=provider&version=0%2B&tags=zone";
     let found = probe.get_as(CONSUMER, find).await.ok();
     assert_eq!(found["instances"][0]["endpoints"], json!(["rest://10.0.0.7:8080"]));
-    assert_eq!(
-        found["instances"].as_array().map(Vec::len),
-        Some(1),
-        "the one that cannot be read is passed over"
-    );
+    assert_eq!(found["instances"].as_array().map(Vec::len), Some(1), "the undecodable instance is skipped");
     let providers = probe.get(&format!("/microservices/{CONSUMER}/providers")).await.ok();
     assert_eq!(providers["providers"][0]["serviceId"], PROVIDER);
     for (schema, content) in [("old", "content of 2021"), ("new", "content of 2024")] {
@@ -122,7 +118,7 @@ async fn everything_of_both_generations_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_rewritten_keeps_its_lease_and_what_we_do_not_know() {
+async fn a_rewritten_record_keeps_its_lease_and_unknown_fields() {
     let probe = joined().await;
     let instance = format!("/microservices/{PROVIDER}/instances/b0ffb9feb22a11eaa76a08002706c83e");
     let key = format!("/cse-sr/inst/files/default/default/{PROVIDER}/b0ffb9feb22a11eaa76a08002706c83e");
@@ -134,7 +130,7 @@ async fn what_is_rewritten_keeps_its_lease_and_what_we_do_not_know() {
     probe.put(&format!("/microservices/{PROVIDER}/properties"), &json!({"properties": {}})).await.empty();
     let file = format!("/cse-sr/ms/files/default/default/{PROVIDER}");
     assert_eq!(value(probe.store(), &file).await.expect("there").0["fieldOfTomorrow"], json!({"x": 1}));
-    // A newer node looks at the reference first: with it gone, it reads what we wrote.
+    // A newer node reads the reference first. Without a reference it reads the content that we wrote.
     probe.put(&format!("/microservices/{PROVIDER}/schemas/new"), &json!({"schema": "ours"})).await.empty();
     let of = |kind: &str| format!("/cse-sr/ms/{kind}/default/default/{PROVIDER}/new");
     assert!(value(probe.store(), &of("schema-ref")).await.is_none());
@@ -142,7 +138,7 @@ async fn what_is_rewritten_keeps_its_lease_and_what_we_do_not_know() {
 }
 
 #[tokio::test]
-async fn what_is_written_has_the_keys_and_values_of_service_center() {
+async fn written_keys_and_values_are_those_of_service_center() {
     let probe = Probe::start().await;
     let cart = probe
         .service(json!({"appId": "shop", "serviceName": "cart", "version": "1.0.0", "alias": "shop:cart"}))
@@ -167,7 +163,7 @@ async fn what_is_written_has_the_keys_and_values_of_service_center() {
     assert_eq!(
         instance["healthCheck"],
         json!({"mode": "push", "interval": 30, "times": 3}),
-        "old nodes stall without"
+        "old nodes stall without a health check"
     );
     assert_eq!(
         (instance["serviceId"].as_str(), instance["instanceId"].as_str()),
@@ -178,7 +174,7 @@ async fn what_is_written_has_the_keys_and_values_of_service_center() {
     assert_eq!(
         (text, same),
         (json!(lease.expect("a lease").get()), lease),
-        "the lease as decimal text, on itself"
+        "the key has the lease as decimal text, and is itself on that lease"
     );
     let rule =
         value(store, "/cse-sr/ms/dep-rules/default/default/c//shop/cart/1.0.0").await.expect("there").0;
@@ -189,7 +185,7 @@ async fn what_is_written_has_the_keys_and_values_of_service_center() {
     let consumer =
         json!({"tenant": "default/default", "appId": "shop", "serviceName": "cart", "version": "1.0.0"});
     assert_eq!(other, json!({"Dependency": [consumer]}));
-    // Nothing else: what is ours alone lies where they do not look.
+    // Nothing else is written: our own keys are under prefixes that Service-Center does not read.
     let all = store.range(RangeRequest::prefix("/")).await.expect("reads").items;
     for kv in all {
         let known = Key::parse(&kv.key) != Key::Other;
@@ -202,7 +198,7 @@ async fn what_is_written_has_the_keys_and_values_of_service_center() {
 }
 
 #[tokio::test]
-async fn rules_are_not_written_while_a_service_center_node_holds_their_lock() {
+async fn rules_are_not_written_under_a_service_center_lock() {
     let probe = joined().await;
     for lock in DEPENDENCY_LOCKS {
         write(probe.store(), vec![(lock, "node-1-4711".into())]).await;
@@ -224,7 +220,7 @@ async fn rules_are_not_written_while_a_service_center_node_holds_their_lock() {
 }
 
 #[tokio::test]
-async fn a_dependency_that_the_last_service_center_node_left_queued_is_applied() {
+async fn a_dependency_left_in_the_queue_is_applied() {
     let probe = joined().await;
     let queued = r#"{"consumer":{"tenant":"default/default","environment":"production","appId":"springmvc","serviceName":"consumer","version":"1.0.0"},"providers":[],"override":true}"#;
     let key = "/cse-sr/ms/dep-queue/default/default/4042a6a3e5a2893698ae363ea99a69eb63fc51cd/0";

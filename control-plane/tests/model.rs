@@ -1,4 +1,4 @@
-//! Random requests, answered alike by the API and by a plain model of the contract.
+//! Sends random requests to the API, and compares the responses with a plain model of the contract.
 
 mod probe;
 
@@ -14,7 +14,7 @@ const VERSIONS: [&str; 3] = ["1.0.0", "1.5", "2.0.0"];
 const RULES: [&str; 6] = ["0+", "1.5.0+", "latest", "1.0.0", "1.0-2.0", "9+"];
 const STATES: [&str; 3] = ["UP", "DOWN", "AWAY"];
 
-/// A service by its places in [`NAMES`] and [`VERSIONS`].
+/// A service, as its indexes in [`NAMES`] and [`VERSIONS`].
 type Key = (usize, usize);
 
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ enum Request {
     DeleteTag(Key),
     Instance(Key, usize),
     End(Key, usize),
-    Beat(Key, usize),
+    Heartbeat(Key, usize),
     State(Key, usize, usize),
     InstanceProperties(Key, usize, String),
     Find(Option<Key>, usize, usize),
@@ -36,7 +36,8 @@ enum Request {
 
 fn request() -> impl Strategy<Value = Request> {
     let key = || (0..NAMES.len(), 0..VERSIONS.len());
-    let (instance, text) = (|| 0..2_usize, || "[a-c]");
+    let instance = || 0..2_usize;
+    let text = || "[a-c]";
     prop_oneof![
         4 => key().prop_map(Request::Register),
         1 => (key(), any::<bool>()).prop_map(|(k, force)| Request::Delete(k, force)),
@@ -46,7 +47,7 @@ fn request() -> impl Strategy<Value = Request> {
         1 => key().prop_map(Request::DeleteTag),
         4 => (key(), instance()).prop_map(|(k, i)| Request::Instance(k, i)),
         1 => (key(), instance()).prop_map(|(k, i)| Request::End(k, i)),
-        1 => (key(), instance()).prop_map(|(k, i)| Request::Beat(k, i)),
+        1 => (key(), instance()).prop_map(|(k, i)| Request::Heartbeat(k, i)),
         1 => (key(), instance(), 0..STATES.len()).prop_map(|(k, i, s)| Request::State(k, i, s)),
         1 => (key(), instance(), text()).prop_map(|(k, i, t)| Request::InstanceProperties(k, i, t)),
         5 => (prop::option::weighted(0.8, key()), 0..NAMES.len(), 0..RULES.len())
@@ -60,22 +61,22 @@ fn request() -> impl Strategy<Value = Request> {
 struct ModelService {
     property: Option<String>,
     tag: Option<String>,
-    /// State and property by id.
+    /// The status and the property of each instance, by id.
     instances: BTreeMap<usize, (&'static str, Option<String>)>,
 }
 
-/// What the contract says there is.
+/// The registry, as the contract describes it.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Model {
+struct RegistryModel {
     services: BTreeMap<Key, ModelService>,
-    /// The rule by consumer and name of the provider.
+    /// The version rule for each consumer and provider name.
     dependencies: BTreeMap<(Key, usize), usize>,
 }
 
-/// A code, or none for success.
+/// An error code, or `None` for success.
 type Refusal = Option<&'static str>;
 
-impl Model {
+impl RegistryModel {
     fn versions(&self, name: usize) -> Vec<usize> {
         let mut versions: Vec<usize> =
             self.services.keys().filter(|(n, _)| *n == name).map(|(_, version)| *version).collect();
@@ -83,7 +84,7 @@ impl Model {
         versions
     }
 
-    /// The versions of a name that a rule takes, newest first.
+    /// The versions of a name that a rule matches, newest first.
     fn taken(&self, name: usize, rule: usize) -> Vec<usize> {
         let versions = self.versions(name);
         let newest = versions.first().copied();
@@ -106,7 +107,7 @@ impl Model {
             .collect()
     }
 
-    /// Rules whose provider has no service that they could ever take are dropped.
+    /// Drops rules without a service that they could match.
     fn tidy(&mut self) {
         let services = &self.services;
         self.dependencies.retain(|(_, name), rule| match RULES[*rule] {
@@ -172,7 +173,7 @@ impl Model {
                 let service = self.services.get_mut(key);
                 service.and_then(|s| s.instances.remove(id)).map_or(Some("400017"), |_| None)
             }
-            Request::Beat(key, id) => self.instance(*key, *id, |_| ()),
+            Request::Heartbeat(key, id) => self.instance(*key, *id, |_| ()),
             Request::State(_, _, 2) => Some("400001"),
             Request::State(key, id, state) => self.instance(*key, *id, |i| i.0 = STATES[*state]),
             Request::InstanceProperties(key, id, text) => {
@@ -208,7 +209,7 @@ impl Model {
         }
     }
 
-    /// The instances that a find of the model's gives: service, id, state, property.
+    /// The instances that a find returns in the model: service, id, status and property.
     fn found(&self, name: usize, rule: usize) -> Vec<(String, String, String, Option<String>)> {
         let services = self.taken(name, rule).into_iter().map(|version| (name, version));
         let instances = services.flat_map(|key| self.services[&key].instances.iter().map(move |i| (key, i)));
@@ -235,7 +236,7 @@ fn found(body: &Value) -> Vec<(String, String, String, Option<String>)> {
         .collect()
 }
 
-/// A tenant of the registry.
+/// A tenant of the real registry.
 struct Real<'a> {
     probe: &'a Probe,
     domain: String,
@@ -271,7 +272,7 @@ impl Real<'_> {
                 ("POST", format!("{}/instances", service(key)), body)
             }
             Request::End(key, id) => ("DELETE", instance(key, id), Value::Null),
-            Request::Beat(key, id) => ("PUT", format!("{}/heartbeat", instance(key, id)), Value::Null),
+            Request::Heartbeat(key, id) => ("PUT", format!("{}/heartbeat", instance(key, id)), Value::Null),
             Request::State(key, id, state) => {
                 ("PUT", format!("{}/status?value={}", instance(key, id), STATES[*state]), Value::Null)
             }
@@ -292,8 +293,8 @@ impl Real<'_> {
         self.send(method, &path, "", body).await
     }
 
-    /// Everything that can be read is as the model has it.
-    async fn compare(&self, model: &Model) {
+    /// Compares everything that can be read with the model.
+    async fn compare(&self, model: &RegistryModel) {
         let listed = self.send("GET", "/microservices", "", Value::Null).await.ok();
         let count = listed["services"].as_array().map_or(0, Vec::len);
         assert_eq!(count, model.services.len());
@@ -335,10 +336,11 @@ fn find_path(name: usize, rule: usize) -> String {
 }
 
 async fn run(probe: &Probe, domain: String, requests: &[Request]) {
-    let (real, mut model) = (Real { probe, domain }, Model::default());
+    let real = Real { probe, domain };
+    let mut model = RegistryModel::default();
     for request in requests {
         let expected = match request {
-            // Absent is told before everything else.
+            // The absence of the service is checked before everything else.
             Request::Delete(key, _) if !model.services.contains_key(key) => Some("400012"),
             request => model.apply(request),
         };
@@ -348,7 +350,7 @@ async fn run(probe: &Probe, domain: String, requests: &[Request]) {
             (None, Request::Find(consumer, name, rule)) => {
                 let rev = answer.revision();
                 assert_eq!(found(&answer.ok()), model.found(*name, *rule), "{request:?}");
-                // The same again: nothing has changed.
+                // The same request again with the response's revision: nothing has changed.
                 let path = format!("{}&rev={rev}", find_path(*name, *rule));
                 let consumer = consumer.map(id_of).unwrap_or_default();
                 assert_eq!(real.send("GET", &path, &consumer, Value::Null).await.status, 304, "{request:?}");

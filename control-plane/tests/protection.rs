@@ -1,4 +1,5 @@
-//! Mass expiry is held back per service, visibly and for a bounded time; ordinary deletes are not.
+//! Mass-expiry protection: a service keeps half of its instances, visibly and for a bounded time. Ordinary deletes are
+//! never held.
 
 mod probe;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 use probe::Probe;
 use serde_json::{Value, json};
 
-/// Waits for the view to move until `done` holds.
+/// Waits until `done` is true, and checks it whenever the view has moved.
 async fn until(probe: &Probe, done: impl AsyncFn() -> bool) {
     let mut revisions = probe.revisions();
     let wait = async {
@@ -27,8 +28,8 @@ async fn protections(probe: &Probe) -> Value {
     probe.send("GET", "/v4/default/admin/protections", &[], String::new()).await.ok()
 }
 
-/// Ten instances that expire together, two seconds from now.
-async fn ten(probe: &Probe) -> String {
+/// A service with ten instances that expire together, in two seconds.
+async fn ten_expiring(probe: &Probe) -> String {
     let service = probe.service(json!({"serviceName": "order"})).await;
     for n in 0..10 {
         let check = json!({"mode": "push", "interval": 1, "times": 1});
@@ -40,12 +41,12 @@ async fn ten(probe: &Probe) -> String {
 }
 
 #[tokio::test]
-async fn half_of_a_service_stays_when_all_of_it_expires_and_returns_by_registering() {
+async fn half_of_an_expired_service_is_held_until_it_registers() {
     let probe = Probe::start().await;
-    let service = ten(&probe).await;
+    let service = ten_expiring(&probe).await;
     let held = async || protections(&probe).await["protections"][0]["held"].as_array().map_or(0, Vec::len);
     until(&probe, async || held().await == 5).await;
-    assert_eq!(living(&probe, &service).await, 5, "half of them are shown as before");
+    assert_eq!(living(&probe, &service).await, 5, "half of the instances are shown as before");
     let kept = protections(&probe).await["protections"][0]["held"][0]["instanceId"].clone();
     let kept = kept.as_str().expect("an id");
     let beat = format!("/microservices/{service}/instances/{kept}/heartbeat");
@@ -55,21 +56,21 @@ async fn half_of_a_service_stays_when_all_of_it_expires_and_returns_by_registeri
     assert_eq!((held().await, living(&probe, &service).await), (4, 5));
     let release = format!("/v4/default/admin/protections/{service}");
     probe.send("DELETE", &release, &[], String::new()).await.empty();
-    assert_eq!(protections(&probe).await, json!({}), "an operator's word ends it");
+    assert_eq!(protections(&probe).await, json!({}), "an operator ends the protection");
     assert_eq!(living(&probe, &service).await, 1);
 }
 
 #[tokio::test]
 async fn the_protection_ends_by_itself() {
     let probe = Probe::start_with(&[("MUSTER_PROTECTION_HOLD", "2s")]).await;
-    let service = ten(&probe).await;
+    let service = ten_expiring(&probe).await;
     until(&probe, async || living(&probe, &service).await == 5).await;
     until(&probe, async || living(&probe, &service).await == 0).await;
     assert_eq!(protections(&probe).await, json!({}));
 }
 
 #[tokio::test]
-async fn whoever_unregisters_goes_at_once_however_many_they_are() {
+async fn an_unregistered_instance_is_never_held() {
     let probe = Probe::start().await;
     let service = probe.service(json!({"serviceName": "order"})).await;
     for n in 0..10 {
@@ -83,10 +84,10 @@ async fn whoever_unregisters_goes_at_once_however_many_they_are() {
 }
 
 #[tokio::test]
-async fn a_restarted_registry_still_holds_what_it_held() {
+async fn a_restarted_registry_still_holds_its_instances() {
     let directory = tempfile::tempdir().expect("a directory");
     let probe = Probe::start_in(directory.path()).await;
-    let service = ten(&probe).await;
+    let service = ten_expiring(&probe).await;
     let recorded = async || {
         let held = protections(&probe).await["protections"][0]["held"].as_array().map_or(0, Vec::len);
         held == 5 && probe.unrecorded() == 0

@@ -1,4 +1,4 @@
-//! The view against a plain model: whatever is written, who follows the events ends up where the view is.
+//! Compares the view with a plain model: for any history of writes, a follower of the events reaches the view's state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::keys::{self, Key, Name};
 use crate::store::{KeyValue, KvEvent};
 
-/// One write of a revision. Few services and instances, so that they collide.
+/// One write of a revision. There are few services and instances, so that writes collide.
 #[derive(Clone, Debug)]
 enum Write {
     Service(u8),
@@ -35,9 +35,9 @@ fn write() -> impl Strategy<Value = Write> {
     ]
 }
 
-/// A store as a map: what a list would read.
+/// The store as a map, as a list would read it.
 #[derive(Default)]
-struct Store {
+struct ModelStore {
     rev: Revision,
     rules: BTreeMap<u8, BTreeSet<u8>>,
     keys: BTreeMap<String, KeyValue>,
@@ -51,7 +51,7 @@ fn name(n: u8) -> Name {
     Name::new("", "shop", &format!("name{n}"))
 }
 
-impl Store {
+impl ModelStore {
     fn put(&mut self, key: String, value: serde_json::Value, events: &mut Vec<KvEvent>) {
         let text = match value {
             serde_json::Value::String(text) => text,
@@ -72,7 +72,8 @@ impl Store {
 
     fn delete(&mut self, key: &str, events: &mut Vec<KvEvent>) {
         if self.keys.get(key).is_some_and(|kv| kv.mod_rev == self.rev) {
-            return; // etcd refuses two changes of a key in one transaction
+            // etcd refuses two changes of a key in one transaction.
+            return;
         }
         if self.keys.remove(key).is_some() {
             events.push(KvEvent::Delete { key: key.to_owned(), rev: self.rev });
@@ -112,7 +113,7 @@ impl Store {
                     let value = json!({"Dependency": providers.iter().map(key).collect::<Vec<_>>()});
                     self.put(rule.render().expect("a key"), value, &mut events);
                     self.rules.insert(*consumer, providers);
-                    // The other side says the same, as in every real store.
+                    // Each rule is stored on both sides, as in every real store.
                     for provider in 0..3 {
                         let rule = Key::ProviderRule(Tenant::default(), name(provider), "0+".into());
                         let consumers: Vec<_> = self.rules.iter().filter(|(_, p)| p.contains(&provider)).map(|(c, _)| json!({"tenant": "default/default", "appId": "shop", "serviceName": format!("name{c}"), "version": "1.0.0"})).collect();
@@ -136,19 +137,19 @@ impl Store {
     }
 }
 
-/// What a gateway knows of a provider from events alone.
+/// A provider as a gateway knows it from events alone.
 #[derive(Default)]
 struct Follower {
     at: Position,
     instances: BTreeMap<String, Revision>,
 }
 
-/// Follows the history, checking the chain of each provider on the way.
+/// A follower of the whole history. It checks the chain of each provider on the way.
 struct Followers {
     seen: Revision,
     known: BTreeMap<ServiceRef, Follower>,
     interest: BTreeMap<ServiceRef, BTreeSet<ServiceRef>>,
-    /// The services of a scope, as who watches it knows them.
+    /// The services of the scope, as a watcher of the scope knows them.
     scoped: BTreeSet<ServiceRef>,
 }
 
@@ -166,7 +167,7 @@ impl Followers {
                     let follower = self.known.entry(event.provider.clone()).or_default();
                     assert!(
                         event.prev <= follower.at || follower.at == Position::default(),
-                        "a hole before {event:?}"
+                        "events before {event:?} are missing"
                     );
                     assert!(event.at > follower.at, "{event:?} repeats {:?}", follower.at);
                     follower.at = event.at;
@@ -207,13 +208,14 @@ impl Followers {
         }
     }
 
-    /// What is asked for when the history begins later than what is known.
+    /// Takes the state of the view, as a gateway does when the history does not reach back far enough.
     fn take_state(&mut self, now: &Snapshot) {
         self.scoped = interest::scoped(now, &scope());
-        (self.known, self.interest) = (BTreeMap::new(), BTreeMap::new());
+        self.known = BTreeMap::new();
+        self.interest = BTreeMap::new();
         for service in (0..3).map(service_ref) {
             let instances = now.service(&service).into_iter().flat_map(|(view, _)| view.instances.iter());
-            let instances = instances.map(|(id, it)| (id.clone(), it.mod_rev)).collect();
+            let instances = instances.map(|(id, instance)| (id.clone(), instance.mod_rev)).collect();
             let at = Position::end_of(now.revision);
             self.known.insert(service.clone(), Follower { at, instances });
             if let Some(providers) = interest::providers(now, &service) {
@@ -228,7 +230,7 @@ impl Followers {
         for n in 0..3 {
             let service = service_ref(n);
             let expected: BTreeMap<String, Revision> = match now.service(&service) {
-                Some((view, _)) => view.instances.iter().map(|(id, it)| (id.clone(), it.mod_rev)).collect(),
+                Some((view, _)) => view.instances.iter().map(|(id, i)| (id.clone(), i.mod_rev)).collect(),
                 None => BTreeMap::new(),
             };
             let known = self.known.get(&service).map(|f| f.instances.clone()).unwrap_or_default();
@@ -248,15 +250,15 @@ impl Followers {
     }
 }
 
-/// The services of one environment; which one a service is in changes when a foreign writer says so.
+/// The services of one environment. A service may move to another one, because foreign writers change it.
 fn scope() -> Scope {
     Scope { environment: Some("test".into()), ..Scope::all(Tenant::default()) }
 }
 
-fn start() -> (ViewWriter, View, Store, Followers) {
+fn start() -> (ViewWriter, View, ModelStore, Followers) {
     let (mut writer, view) =
         empty(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
-    let store = Store { rev: 1, ..Store::default() };
+    let store = ModelStore { rev: 1, ..ModelStore::default() };
     writer.reset(Vec::new(), 1);
     let followers =
         Followers { seen: 1, known: BTreeMap::new(), interest: BTreeMap::new(), scoped: BTreeSet::new() };
@@ -265,7 +267,7 @@ fn start() -> (ViewWriter, View, Store, Followers) {
 
 proptest! {
     #[test]
-    fn whoever_follows_the_events_and_asks_after_a_list_ends_where_the_view_is(
+    fn a_follower_of_the_events_reaches_the_state_of_the_view(
         history in prop::collection::vec((prop::collection::vec(write(), 1..5), 0..10_u8), 1..40)
     ) {
         let (mut writer, view, mut store, mut followers) = start();
@@ -296,14 +298,14 @@ proptest! {
 }
 
 #[test]
-fn a_list_announces_nothing_and_admits_that_it_does_not_know_what_was_before() {
+fn a_list_announces_nothing_and_starts_a_new_history() {
     let (mut writer, view, mut store, _) = start();
     writer.apply(store.commit(&[Write::Service(0), Write::Instance(0, 0)]));
     store.commit(&[Write::Instance(0, 1)]);
     store.commit(&[Write::InstanceGone(0, 0)]);
     writer.reset(store.keys.values().cloned().collect(), store.rev);
     assert!(view.history().is_empty() && !view.history().since(2, store.rev, |_| true).complete);
-    // What comes next says that nothing is known of what was before it.
+    // The next event follows the end of the list's revision, since the events before it are unknown.
     writer.apply(store.commit(&[Write::Instance(0, 1)]));
     let next = view.history().since(4, 5, |_| true);
     let [Change::Instance(event)] = &next.changes[..] else { panic!("{next:?}") };
@@ -311,17 +313,17 @@ fn a_list_announces_nothing_and_admits_that_it_does_not_know_what_was_before() {
 }
 
 #[test]
-fn a_revision_that_was_seen_is_passed_over() {
+fn a_revision_is_applied_only_once() {
     let (mut writer, view, mut store, mut followers) = start();
     let events = store.commit(&[Write::Service(0), Write::Instance(0, 0)]);
     writer.apply(events.clone());
     writer.apply(events);
     followers.catch_up(&view);
-    assert_eq!(view.history().len(), 2, "the service and its instance, once; nobody is interested");
+    assert_eq!(view.history().len(), 2, "one change of services and one event, and no change of interest");
 }
 
 #[test]
-fn a_deleted_provider_is_announced_under_the_name_it_had() {
+fn a_deleted_provider_is_announced_under_its_old_name() {
     let (mut writer, view, mut store, _) = start();
     writer.apply(store.commit(&[Write::Service(0), Write::Instance(0, 0), Write::Instance(0, 1)]));
     writer.apply(store.commit(&[Write::ServiceGone(0)]));
@@ -343,7 +345,7 @@ fn a_deleted_provider_is_announced_under_the_name_it_had() {
 fn instances_wait_for_their_service() {
     let (mut writer, view, mut store, mut followers) = start();
     writer.apply(store.commit(&[Write::Instance(0, 0)]));
-    assert!(view.history().is_empty(), "an instance without a service is nobody's");
+    assert!(view.history().is_empty(), "an instance without a service is not announced");
     writer.apply(store.commit(&[Write::Service(0)]));
     followers.catch_up(&view);
     followers.agree_with(&view);
@@ -351,7 +353,7 @@ fn instances_wait_for_their_service() {
 }
 
 #[test]
-fn a_value_that_cannot_be_read_is_counted_and_skipped() {
+fn an_undecodable_value_is_counted_and_skipped() {
     let (mut writer, view, mut store, _) = start();
     writer.apply(store.commit(&[Write::Service(0), Write::Junk(0)]));
     assert_eq!(view.skipped(), 1);
@@ -359,7 +361,7 @@ fn a_value_that_cannot_be_read_is_counted_and_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_said_before_the_first_list() {
+async fn the_view_cannot_be_read_before_the_first_list() {
     let (mut writer, view) = empty(History::new(10), Protection::default(), Clock::manual(1));
     assert_eq!(view.now().err(), Some(ViewError::NotListed));
     assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(ViewError::NotListed));
