@@ -1,8 +1,8 @@
 //! Applies dependencies that Service-Center nodes have queued and that no such node applies any more.
 //!
-//! Beside living Service-Center nodes this task finds nothing to do, because they empty the queue within a second.
-//! It matters when the last of them is gone and has left entries behind. Therefore only entries are applied that
-//! have been in the queue, unchanged, for a whole round.
+//! Beside living Service-Center nodes this task finds nothing to do, because they empty the queue within a
+//! second. It matters when the last of them is gone and has left entries behind. Therefore only entries are
+//! applied that have been in the queue, unchanged, for a whole round.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }
         if *role.borrow() == Role::Standby || registry.view().now().is_err() {
+            // Entries may have changed hands during another replica's term, so each must be seen for a whole
+            // round again.
             seen.clear();
             continue;
         }
@@ -51,7 +53,8 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
     }
 }
 
-/// Applies an entry and deletes it. An entry that cannot be decoded is only deleted, since nobody could ever apply it.
+/// Applies an entry and deletes it. An entry that cannot be decoded is only deleted, since nobody could ever
+/// apply it.
 async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), Failure> {
     match Record::<QueuedDependency>::parse(&kv.value) {
         Ok(record) => registry.apply_queued(record.value).await?,

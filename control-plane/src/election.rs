@@ -1,8 +1,8 @@
 //! Elects the publisher: one replica at a time holds the seat, a key of the store on a lease.
 //!
-//! The revision that creates the key is the epoch, so epochs only grow. Two publishers at once would do no harm,
-//! because every event is idempotent by its position. Even so, a holder that cannot renew its lease steps down
-//! before the store admits the next one. A holder that drains resigns at once.
+//! The revision that creates the key is the epoch, so epochs only grow. Two publishers at once would do no
+//! harm, because every event is idempotent by its position. Even so, a holder that cannot renew its lease
+//! steps down before the store admits the next one. A holder that drains resigns at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub enum Role {
     },
 }
 
-/// Campaigns for the seat until `stop`, and reports the role. `name` identifies the replica to operators. The seat of
-/// a holder that dies becomes free after `ttl`.
+/// Campaigns for the seat until `stop`, and reports the role. `name` identifies the replica to operators. The
+/// seat of a holder that dies becomes free after `ttl`.
 pub async fn campaign(
     store: Arc<dyn Store>,
     name: String,
@@ -67,6 +67,7 @@ async fn run_term(
     role: &watch::Sender<Role>,
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
+    // Leases are granted in whole seconds, and for at least one.
     let lease = store.grant(ttl.as_secs().max(1) as i64).await?;
     let txn = Txn {
         compare: vec![Compare::Absent(PUBLISHER.into())],
@@ -83,7 +84,8 @@ async fn run_term(
             outcome
         }
         Ok(reply) => {
-            // The lease is of no use while another replica holds the seat; it would only fill the store until it ends.
+            // The lease is of no use while another replica holds the seat; it would only fill the store until
+            // it ends.
             let _ = store.revoke(lease).await;
             return wait_for_vacancy(store, reply.revision + 1, ttl, stop).await;
         }
@@ -103,6 +105,7 @@ async fn hold(
 ) -> Result<(), StoreError> {
     let mut renewed = Instant::now();
     loop {
+        // A third of the lease time, so that one renewal may fail and the next still comes in time.
         tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(ttl / 3) => {} }
         // Time counts from the sending: the store may have renewed at any moment since.
         let sent = Instant::now();
@@ -119,8 +122,8 @@ async fn hold(
     }
 }
 
-/// Waits until the seat is vacated or expires, but no longer than twice the lease time, in case that the watch
-/// misses it.
+/// Waits until the seat is vacated or expires, but no longer than twice the lease time, in case that the
+/// watch misses it.
 async fn wait_for_vacancy(
     store: &dyn Store,
     from: Revision,

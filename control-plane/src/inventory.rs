@@ -15,21 +15,23 @@ use crate::view::{Snapshot, View};
 /// The longest time to wait for the store's revision, and then for the view to reach it.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
 
-/// A function that makes the inventory of the view behind `registry`. It holds the store weakly, so that a store
-/// with this as its last user closes.
+/// A function that makes the inventory of the view behind `registry`. It holds the store weakly, so that a
+/// store with this as its last user closes.
 pub fn source(registry: &Registry) -> impl Fn() -> BoxFuture<'static, Option<Known>> + Send + Sync + 'static {
     let view = registry.view().clone();
     let store = Arc::downgrade(registry.store());
     move || Box::pin(inventory(view.clone(), store.clone()))
 }
 
-/// The inventory of the view, once it contains everything committed before the call. `None` before the first list.
+/// The inventory of the view, once it contains everything committed before the call. `None` before the first
+/// list.
 ///
-/// When the store cannot be reached or the view lags, the inventory is of the view as it is; its revision says so.
+/// When the store cannot be reached or the view lags, the inventory is of the view as it is; its revision
+/// says so.
 async fn inventory(view: View, store: Weak<dyn Store>) -> Option<Known> {
     let store = store.upgrade()?;
-    // A barrier also moves every other replica, and through the bookmarks every gateway, to the same revision.
-    // Without it, inventories of an idle registry could not be compared.
+    // A barrier also moves every other replica, and through the bookmarks every gateway, to the same
+    // revision. Without it, inventories of an idle registry could not be compared.
     if let Ok(Ok(committed)) = tokio::time::timeout(CATCH_UP_WAIT, store.barrier(keys::ROOT)).await {
         let _ = view.at(committed, CATCH_UP_WAIT).await;
     }
@@ -39,6 +41,7 @@ async fn inventory(view: View, store: Weak<dyn Store>) -> Option<Known> {
 fn inventory_of(snapshot: &Snapshot) -> Known {
     let mut services = Vec::new();
     for (tenant, part) in snapshot.tenants.iter() {
+        // An empty entry is about to be dropped. Another replica may already have dropped it.
         for (id, view) in part.services.iter().filter(|(_, view)| !view.is_void()) {
             let ServiceRef { tenant, id } = ServiceRef::new(tenant.clone(), id);
             let instances =

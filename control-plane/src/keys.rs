@@ -1,8 +1,8 @@
 //! The grammar of store keys: built and parsed here, nowhere else.
 //!
-//! The grammar is Service-Center's, so that both can share an etcd. Segments are not escaped. The segment of the
-//! default environment is empty, which leaves `//`, so keys are split by position and never normalised. Keys that
-//! only this program uses are under `/cse-sr/muster/`, which Service-Center does not read.
+//! The grammar is Service-Center's, so that both can share an etcd. Segments are not escaped. The segment of
+//! the default environment is empty, which leaves `//`, so keys are split by position and never normalised.
+//! Keys that only this program uses are under `/cse-sr/muster/`, which Service-Center does not read.
 
 use shared::model::{ServiceRef, Tenant};
 
@@ -13,8 +13,9 @@ pub const TRACE: &str = "/cse-sr/muster/trace";
 /// The seat of the publisher. It is outside the root, because its changes do not concern the view.
 pub const PUBLISHER: &str = "/muster/publisher";
 
-/// The locks under which Service-Center nodes rewrite dependency rules, in their two generations. Such a node reads the
-/// rules under the lock and writes them without a comparison, so no other program may write them meanwhile.
+/// The locks under which Service-Center nodes rewrite dependency rules, in their two generations. Such a node
+/// reads the rules under the lock and writes them without a comparison, so no other program may write them
+/// meanwhile.
 pub const DEPENDENCY_LOCKS: [&str; 2] = ["/cse/etcdsync/cse-sr/lock/dep-queue", "/lock//dep-queue"];
 
 /// The prefix under which Service-Center nodes queue dependencies.
@@ -93,6 +94,7 @@ impl Key {
         let mut segments = key.strip_prefix(ROOT)?.split('/');
         let root = segments.next()?;
         let kind = segments.next()?;
+        // Empty segments stay: the default environment is one.
         let rest: Vec<&str> = segments.collect();
         Some(match (root, kind, rest.as_slice()) {
             ("domains", domain, []) => Self::Domain(domain.into()),

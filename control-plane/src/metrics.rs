@@ -1,8 +1,8 @@
 //! The instruments of this plane, one struct for each room that reports. This room knows no other room: the
 //! rooms call it with plain numbers. Gauges that read a room are made in that room.
 //!
-//! Names of Service-Center (`service_center_…`) keep their labels, so that existing dashboards work. Our own names
-//! start with `muster_`.
+//! Names of Service-Center (`service_center_…`) keep their labels, so that existing dashboards work. Our own
+//! names start with `muster_`.
 
 mod api;
 mod publisher;

@@ -1,8 +1,9 @@
-//! Records the replicas' conclusions about held instances in the store, so that they outlive all replicas and end in
-//! time.
+//! Records the replicas' conclusions about held instances in the store, so that they outlive all replicas and
+//! end in time.
 //!
-//! A record is a key on a lease as long as the protection: when the lease ends, the key goes, and the protection
-//! with it. The publisher records at once, the other replicas a little later if it has not. One record is enough.
+//! A record is a key on a lease as long as the protection: when the lease ends, the key goes, and the
+//! protection with it. The publisher records at once, the other replicas a little later if it has not. One
+//! record is enough.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,8 +93,8 @@ async fn record_size(
     Ok(())
 }
 
-/// Records the hold of an instance. Returns false when another replica has recorded it, or when the instance has
-/// registered again or lost its service.
+/// Records the hold of an instance. Returns false when another replica has recorded it, or when the instance
+/// has registered again or lost its service.
 async fn record_held(
     registry: &Registry,
     snapshot: &Snapshot,
@@ -109,8 +110,11 @@ async fn record_held(
     let key = keys::held(service, id);
     let txn = Txn {
         compare: vec![
+            // The record would outlive a deleted service, since nobody would delete it.
             Compare::Exists(keys::service(service)),
+            // Absent, because an instance that has registered again is not held any more.
             Compare::Absent(keys::instance(service, id)),
+            // Absent, because the first record counts: its lease decides about the end of the protection.
             Compare::Absent(key.clone()),
         ],
         then: vec![Op::Put { key, value: record::render(&value, None), lease: Some(lease) }],

@@ -5,10 +5,10 @@
 //!                                          flushed: everything up to it has left, bookmarks included
 //! ```
 //!
-//! Every replica keeps the history and receives the bookmarks; only the holder of the seat publishes. Its term
-//! starts after the last bookmark it received, and goes back to the last flush when the bus lost its connection:
-//! sending twice is harmless, not sending is not. A bookmark that does not join the previous one shows gateways
-//! that they may have missed something, and its entries show them whether they did.
+//! Every replica keeps the history and receives the bookmarks; only the holder of the seat publishes. Its
+//! term starts after the last bookmark it received, and goes back to the last flush when the bus lost its
+//! connection: sending twice is harmless, not sending is not. A bookmark that does not join the previous one
+//! shows gateways that they may have missed something, and its entries show them whether they did.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +68,8 @@ impl Publisher {
 
     /// Runs until `stop`, then publishes and flushes the rest of the view.
     ///
-    /// The next publisher continues after this one's last bookmark. It may have listed the store a moment ago, and
-    /// then it has no history from which it could publish the rest itself.
+    /// The next publisher continues after this one's last bookmark. It may have listed the store a moment
+    /// ago, and then it has no history from which it could publish the rest itself.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut revisions = self.view.revisions();
         let mut bookmarks: Option<Messages> = None;
@@ -93,8 +93,8 @@ impl Publisher {
             }
             let waited = retry_at.is_some_and(|at| at <= Instant::now());
             retry_at = match self.step().await {
-                // After the pause the subscription must be tried again. If each event set a new pause instead, it
-                // never would be, and every change would wait.
+                // After the pause the subscription must be tried again. If each event set a new pause
+                // instead, it never would be, and every change would wait.
                 Ok(()) if bookmarks.is_some() || waited => None,
                 Ok(()) => Some(Instant::now() + RETRY),
                 Err(error) => {

@@ -1,7 +1,7 @@
 //! Stored values, with their unknown fields.
 //!
-//! A record that another node wrote may have fields that this program does not know. They are kept aside when the
-//! record is read, put back when it is rewritten, and never shown to clients.
+//! A record that another node wrote may have fields that this program does not know. They are kept aside when
+//! the record is read, put back when it is rewritten, and never shown to clients.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;

@@ -1,11 +1,11 @@
 //! Answers the requests of gateways: a watcher's interest, missed events, and comparisons of state.
 //!
-//! Any replica may answer. A replica whose view has not reached the requested revision waits a little and then
-//! declines; the gateway repeats the request, and another replica takes it. Everything in one answer comes from
-//! one snapshot.
+//! Any replica may answer. A replica whose view has not reached the requested revision waits a little and
+//! then declines; the gateway repeats the request, and another replica takes it. Everything in one answer
+//! comes from one snapshot.
 //!
-//! This file only receives, waits and sends. The pure part is [`answer`], which builds an answer from a snapshot
-//! and the history.
+//! This file only receives, waits and sends. The pure part is [`answer`], which builds an answer from a
+//! snapshot and the history.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,8 @@ impl Responder {
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut revisions = self.registry.view().revisions();
-        // A subscribed replica takes requests away from the others, so one without a view must not subscribe yet.
+        // A subscribed replica takes requests away from the others, so one without a view must not subscribe
+        // yet.
         tokio::select! { () = stop.cancelled() => return, _ = revisions.wait_for(|rev| *rev > 0) => {} }
         let this = Arc::new(self);
         while !stop.is_cancelled() {
@@ -90,6 +91,7 @@ impl Responder {
     /// Serves until a subscription cannot be opened, or all of them have ended.
     async fn serve(self: Arc<Self>) -> Result<(), BusError> {
         let mut requests = SelectAll::new();
+        // Not `serve`: a replica that cannot answer stays silent, so all of them have to see the request.
         let history = self.bus.subscribe(subject::RPC_HISTORY).await?;
         requests.push(tagged(history, RequestKind::History));
         for (subject, kind) in ONE_REPLICA {
@@ -111,6 +113,7 @@ impl Responder {
     }
 
     async fn respond(&self, kind: RequestKind, request: Message) {
+        // A message without a reply subject is no request: nobody would receive the answer.
         let Some(reply_subject) = request.reply.clone() else { return };
         let payloads = match kind {
             RequestKind::Interest => self.interest(&request.payload).await,
@@ -123,6 +126,7 @@ impl Responder {
                 traceparent: request.traceparent.clone(),
                 ..Message::new(reply_subject.clone(), payload)
             };
+            // The remaining parts are useless without this one, so the first failure ends the answer.
             if let Err(error) = self.bus.publish(reply).await {
                 debug!(%error, "a reply could not be sent; the gateway repeats its request");
                 return;
@@ -152,8 +156,8 @@ impl Responder {
         if let InterestWant { of: InterestOf::Consumer(consumer), departed_since: None } = &want
             && snapshot.service(consumer).is_none()
         {
-            // A gateway ends the watches of a consumer that does not exist. A view that merely lags behind its
-            // registration must not cause that.
+            // A gateway ends the watches of a consumer that does not exist. A view that merely lags behind
+            // its registration must not cause that.
             let confirmed = self.registry.confirmed().await?;
             snapshot = confirmed.ok_or(AnswerError::Unconfirmed)?;
         }
@@ -176,9 +180,9 @@ impl Responder {
         }
         let snapshot = self.snapshot(request.min_rev).await?;
         let reply = answer::digest(&snapshot, &request);
-        // As with interest, a confirmed view decides, because the gateway ends the watches of a missing consumer.
-        // While the store is away this snapshot decides: the gateway has seen the consumer at or before the
-        // requested revision, so it has been deleted since.
+        // As with interest, a confirmed view decides, because the gateway ends the watches of a missing
+        // consumer. While the store is away this snapshot decides: the gateway has seen the consumer at or
+        // before the requested revision, so it has been deleted since.
         if !reply.gone_consumers.is_empty()
             && let Ok(Some(confirmed)) = self.registry.confirmed().await
         {
@@ -196,7 +200,8 @@ impl Responder {
                 if let AnswerError::Undecodable(error) = &error {
                     warn!(%error, "a replay request cannot be decoded");
                 }
-                // Another replica may have what this one lacks, and its answer must not be preceded by an error.
+                // Another replica may have what this one lacks, and its answer must not be preceded by an
+                // error.
                 if only_complete {
                     return Vec::new();
                 }
@@ -210,7 +215,7 @@ impl Responder {
         let request = pb::ReplayRequest::decode(payload)?;
         let snapshot = self.snapshot(request.min_rev).await?;
         let wants = answer::ReplayWant::parse_all(request);
-        // Where several replicas answer, the gateway reads the parts of one: they share this number.
+        // Several replicas may answer, and the gateway reads one of them: its parts share this number.
         let answer_id = fastrand::u64(1..);
         Ok(answer::replay(&snapshot, self.registry.view().history(), &wants, answer_id))
     }

@@ -1,7 +1,7 @@
 //! The store: an ordered key-value store with revisions, leases and a watch. It is the truth of the registry.
 //!
-//! It has two implementations under one contract suite: [`etcd`] for production, and [`embedded`] (one file) for
-//! `muster standalone`. Nothing outside this room knows which one is in use.
+//! It has two implementations under one contract suite: [`etcd`] for production, and [`embedded`] (one file)
+//! for `muster standalone`. Nothing outside this room knows which one is in use.
 
 use std::fmt;
 use std::num::NonZeroI64;
@@ -90,8 +90,8 @@ impl RangeRequest {
     }
 }
 
-/// The first key after all keys that start with `prefix`: the prefix with its last character raised by one. Our
-/// prefixes end with `/`, so the result is text again.
+/// The first key after all keys that start with `prefix`: the prefix with its last character raised by one.
+/// Our prefixes end with `/`, so the result is text again.
 pub fn prefix_end(prefix: &str) -> String {
     let mut end = prefix.to_owned();
     match end.pop() {
@@ -150,8 +150,8 @@ impl Op {
     }
 }
 
-/// A transaction: runs `then` if every condition in `compare` holds, and `otherwise` if not. All its writes have one
-/// revision. A transaction must not write a key twice; etcd refuses it.
+/// A transaction: runs `then` if every condition in `compare` holds, and `otherwise` if not. All its writes
+/// have one revision. A transaction must not write a key twice; etcd refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// The conditions.
@@ -166,13 +166,13 @@ pub struct Txn {
 pub const MAX_TXN_OPS: usize = 128;
 /// The most operations in `then`, if each other list has at most [`MAX_TXN_COMPARE_WITH_LONG_THEN`] entries.
 pub const MAX_TXN_THEN: usize = 1000;
-/// The most conditions, and operations in `otherwise`, beside a `then` longer than [`MAX_TXN_OPS`]. On etcd such a
-/// list is sent in nested transactions, and each of them counts against the same limit as these.
+/// The most conditions, and operations in `otherwise`, beside a `then` longer than [`MAX_TXN_OPS`]. On etcd
+/// such a list is sent in nested transactions, and each of them counts against the same limit as these.
 pub const MAX_TXN_COMPARE_WITH_LONG_THEN: usize = 112;
 
 impl Txn {
-    /// Refuses a transaction that is longer than the shared limits. Both stores check it, so that a transaction that
-    /// works on the embedded store also works on etcd.
+    /// Refuses a transaction that is longer than the shared limits. Both stores check it, so that a
+    /// transaction that works on the embedded store also works on etcd.
     pub(crate) fn check_length(&self) -> Result<(), StoreError> {
         let beside = self.compare.len().max(self.otherwise.len());
         let limit = if beside <= MAX_TXN_COMPARE_WITH_LONG_THEN { MAX_TXN_THEN } else { MAX_TXN_OPS };
@@ -189,7 +189,8 @@ impl Txn {
 pub struct TxnReply {
     /// True when all conditions held.
     pub succeeded: bool,
-    /// The store's revision after the transaction. If the transaction wrote something, this is the write's revision.
+    /// The store's revision after the transaction. If the transaction wrote something, this is the write's
+    /// revision.
     pub revision: Revision,
     /// One entry for each `Get` that ran; `None` for a key that does not exist.
     pub got: Vec<Option<KeyValue>>,
@@ -263,8 +264,8 @@ pub enum StoreError {
     /// The lease has expired, was revoked, or never existed.
     #[error("the lease does not exist")]
     LeaseNotFound,
-    /// The requested revision is older than the history that the store keeps. Carries the compacted revision: keys can
-    /// still be read at exactly this revision, and watched after it.
+    /// The requested revision is older than the history that the store keeps. Carries the compacted revision:
+    /// keys can still be read at exactly this revision, and watched after it.
     #[error("history before revision {0} has been compacted")]
     Compacted(Revision),
     /// The request is malformed or too large, and will not succeed when repeated.
@@ -285,8 +286,8 @@ pub trait Store: Send + Sync + 'static {
     /// Grants a lease of `ttl` seconds, at least 1. The store may grant a longer one.
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError>;
 
-    /// Renews a lease to its full time. A lease that was renewed less than a tenth of its time ago, and at most 1 s,
-    /// may be answered without a round trip.
+    /// Renews a lease to its full time. A lease that was renewed less than a tenth of its time ago, and at
+    /// most 1 s, may be answered without a round trip.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
     /// Ends a lease and deletes its keys at one revision.
@@ -294,13 +295,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Watches every key with `prefix`, from revision `from` on (inclusive).
     ///
-    /// The stream begins with [`StoreError::Compacted`] if `from` is not after the compacted revision. It ends with
-    /// [`StoreError::Unavailable`] if the store gives no sign of life. A slow reader holds up nobody else. The
-    /// stream may be dropped at any time.
+    /// The stream begins with [`StoreError::Compacted`] if `from` is not after the compacted revision. It
+    /// ends with [`StoreError::Unavailable`] if the store gives no sign of life. A slow reader holds up
+    /// nobody else. The stream may be dropped at any time.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError>;
 
-    /// A revision that covers everything committed before the call. Each open watch of `prefix` reports it, by events
-    /// or progress, without any other write. An implementation may write a key of its own under `prefix` for that.
+    /// A revision that covers everything committed before the call. Each open watch of `prefix` reports it,
+    /// by events or progress, without any other write. An implementation may write a key of its own under
+    /// `prefix` for that.
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError>;
 
     /// Drops the history before `rev`.

@@ -5,10 +5,10 @@
 //!                                          └─▶ History ──▶ publisher, responder
 //! ```
 //!
-//! [`follow`] keeps one watch over the whole prefix; [`ViewWriter`] applies it in revision order. A snapshot is a
-//! handful of persistent maps: taking one costs an `Arc` clone, and a change copies the path to the changed entry.
-//! The order of a change is: history, snapshot, revision. A reader that sees a revision in the snapshot finds its
-//! events in the history, and an event leaves only after the snapshot contains it.
+//! [`follow`] keeps one watch over the whole prefix; [`ViewWriter`] applies it in revision order. A snapshot
+//! is a handful of persistent maps: taking one costs an `Arc` clone, and a change copies the path to the
+//! changed entry. The order of a change is: history, snapshot, revision. A reader that sees a revision in the
+//! snapshot finds its events in the history, and an event leaves only after the snapshot contains it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

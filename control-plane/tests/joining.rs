@@ -1,5 +1,5 @@
-//! A control plane beside, or after, Service-Center nodes on one store. It reads the keys of both their generations, and
-//! writes only keys that both can read.
+//! A control plane beside, or after, Service-Center nodes on one store. It reads the keys of both their
+//! generations, and writes only keys that both can read.
 
 mod probe;
 

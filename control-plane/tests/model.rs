@@ -146,6 +146,7 @@ impl RegistryModel {
                 }
                 self.services.remove(key);
                 self.dependencies.retain(|(consumer, _), _| consumer != key);
+                // Only these two operations drop rules without a provider.
                 self.tidy();
                 None
             }
@@ -174,6 +175,7 @@ impl RegistryModel {
                 service.and_then(|s| s.instances.remove(id)).map_or(Some("400017"), |_| None)
             }
             Request::Heartbeat(key, id) => self.instance(*key, *id, |_| ()),
+            // The third of `STATES` is not a status of the contract.
             Request::State(_, _, 2) => Some("400001"),
             Request::State(key, id, state) => self.instance(*key, *id, |i| i.0 = STATES[*state]),
             Request::InstanceProperties(key, id, text) => {

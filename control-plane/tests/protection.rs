@@ -1,5 +1,5 @@
-//! Mass-expiry protection: a service keeps half of its instances, visibly and for a bounded time. Ordinary deletes are
-//! never held.
+//! Mass-expiry protection: a service keeps half of its instances, visibly and for a bounded time. Ordinary
+//! deletes are never held.
 
 mod probe;
 
@@ -32,6 +32,7 @@ async fn protections(probe: &Probe) -> Value {
 async fn ten_expiring(probe: &Probe) -> String {
     let service = probe.service(json!({"serviceName": "order"})).await;
     for n in 0..10 {
+        // The shortest lease of the contract: (times + 1) intervals.
         let check = json!({"mode": "push", "interval": 1, "times": 1});
         probe
             .instance(&service, json!({"hostName": "n", "instanceId": format!("i{n}"), "healthCheck": check}))
@@ -76,6 +77,7 @@ async fn an_unregistered_instance_is_never_held() {
     for n in 0..10 {
         probe.instance(&service, json!({"hostName": "n", "instanceId": format!("i{n}")})).await;
     }
+    // Counted down, so that `n` is also the number of remaining instances.
     for n in (0..10).rev() {
         probe.delete(&format!("/microservices/{service}/instances/i{n}")).await.empty();
         assert_eq!(living(&probe, &service).await, n);

@@ -10,7 +10,8 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use parking_lot::Mutex;
 
-/// The most domains with series of their own. Clients can name any number of domains, so the rest share `other`.
+/// The most domains with series of their own. Clients can name any number of domains, so the rest share
+/// `other`.
 const MAX_DOMAINS: usize = 100;
 
 /// Instruments of the API. Cheap to clone.

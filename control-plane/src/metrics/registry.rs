@@ -1,4 +1,5 @@
-//! Instruments of the registry: heartbeats under their Service-Center names, and the time a write waits for the view.
+//! Instruments of the registry: heartbeats under their Service-Center names, and the time a write waits for
+//! the view.
 
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ impl RegistryMetrics {
                 .with_boundaries(LATENCY_SECONDS.to_vec())
                 .build(),
         };
+        // Series that exist from the start let dashboards see the first increase.
         for labels in &metrics.labels {
             metrics.beats.add(0, labels);
         }

@@ -6,8 +6,8 @@ use host::telemetry::metrics::LATENCY_MICROSECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-/// The prefixes that are counted apart. Service-Center has one watch for each of them, so its dashboards have one
-/// series for each; we watch all of them together.
+/// The prefixes that are counted apart. Service-Center has one watch for each of them, so its dashboards have
+/// one series for each; we watch all of them together.
 const PREFIXES: [&str; 14] = [
     "/cse-sr/inst/files/",
     "/cse-sr/inst/leases/",
@@ -31,7 +31,8 @@ const OTHER: &str = "other";
 #[derive(Clone)]
 pub struct ViewMetrics {
     labels: Vec<[KeyValue; 2]>,
-    // A gauge that only grows: Service-Center exports it as one, and its dashboards rely on the name and type.
+    // A gauge that only grows: Service-Center exports it as one, and its dashboards rely on the name and
+    // type.
     events: Gauge<u64>,
     applied: [u64; PREFIXES.len() + 1],
     durations: Histogram<f64>,
@@ -66,6 +67,7 @@ impl ViewMetrics {
                 .with_description("Times that the watch of the store broke.")
                 .build(),
         };
+        // Series that exist from the start let dashboards see the first increase.
         for labels in &metrics.labels {
             metrics.events.record(0, labels);
         }

@@ -44,6 +44,7 @@ fn publish_span(cause: &SpanContext, event: &InstanceEvent, now: u64) -> Option<
 }
 
 fn of_interest(change: &pb::InterestChange) -> Vec<Message> {
+    // The writer always sets the consumer. Without one there is no subject to publish to.
     let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
     let subject = subject::interest(&consumer);
     let mut messages = Vec::new();
@@ -86,6 +87,7 @@ struct ChangePart<A, R> {
 
 /// Cuts a change into parts: a consumer of everything may gain more services at once than one message holds.
 fn parts<A: Clone, R: Clone>(added: &[A], removed: &[R]) -> Vec<ChangePart<A, R>> {
+    // At least one part: the change of a deleted consumer may have no lists.
     let count = added.len().max(removed.len()).div_ceil(SERVICES_PER_MESSAGE).max(1);
     let mut parts = Vec::with_capacity(count);
     for index in 0..count {

@@ -63,11 +63,11 @@ impl DueChanges {
 }
 
 impl Term {
-    /// Begins a term after `bookmarked`, the highest revision in a received bookmark, or at the beginning of the
-    /// history if that is later.
+    /// Begins a term after `bookmarked`, the highest revision in a received bookmark, or at the beginning of
+    /// the history if that is later.
     pub fn begin(epoch: Revision, bookmarked: Revision, history: &History, generation: u64) -> Self {
-        // The epoch is the revision that gave this replica the seat, and earlier holders published nothing after
-        // it. A bookmark with a later revision belongs to a history that a restored backup has undone.
+        // The epoch is the revision that gave this replica the seat, and earlier holders published nothing
+        // after it. A bookmark with a later revision belongs to a history that a restored backup has undone.
         let bookmarked = if bookmarked <= epoch { bookmarked } else { 0 };
         let since = bookmarked.max(history.complete_since());
         Self { epoch, since, cursor: since, flushed: since, generation, progress: Progress::default() }
@@ -83,8 +83,8 @@ impl Term {
         self.cursor
     }
 
-    /// True when the view has fallen behind the published revision: the store was restored from a backup, and this
-    /// term belongs to another history.
+    /// True when the view has fallen behind the published revision: the store was restored from a backup, and
+    /// this term belongs to another history.
     pub fn is_undone(&self, view: Revision) -> bool {
         view < self.cursor
     }
@@ -105,8 +105,8 @@ impl Term {
         }
         let found = history.since(self.cursor, until, |_| true);
         if !found.complete {
-            // This term was too slow: the history has dropped changes that were never published. Bookmarks then
-            // begin later, so that gateways notice the hole and request a replay.
+            // This term was too slow: the history has dropped changes that were never published. Bookmarks
+            // then begin later, so that gateways notice the hole and request a replay.
             self.since = history.complete_since();
         }
         Some(DueChanges { changes: found.changes, until })
@@ -120,9 +120,11 @@ impl Term {
         self.cursor = due.until;
     }
 
-    /// The bookmarks for the progress since the last flushed bookmark. A gateway that missed that one sees that
-    /// these start too late for it.
+    /// The bookmarks for the progress since the last flushed bookmark. A gateway that missed that one sees
+    /// that these start too late for it.
     pub fn bookmarks(&self, publisher: &str) -> Vec<pb::Bookmark> {
+        // `since` may be ahead of the cursor: the history has dropped changes, and later ones are not
+        // published yet.
         let since = self.flushed.max(self.since).min(self.cursor);
         let head = || pb::Bookmark {
             epoch: self.epoch,

@@ -1,7 +1,7 @@
 //! Gauges of the registry's contents, under their Service-Center names.
 //!
-//! The registry is counted when the gauges are scraped, at most once for each revision. Service-Center leaves its
-//! own service and shared ones out of these figures, and so do we.
+//! The registry is counted when the gauges are scraped, at most once for each revision. Service-Center leaves
+//! its own service and shared ones out of these figures, and so do we.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -16,8 +16,8 @@ use super::{Registry, RegistryConfig};
 use crate::store::Store;
 use crate::view::{Snapshot, View};
 
-/// The most combinations of framework and tenant with series of their own. Clients can make any number of them, so
-/// the rest are summed up under `other`.
+/// The most combinations of framework and tenant with series of their own. Clients can make any number of
+/// them, so the rest are summed up under `other`.
 const MAX_KINDS: usize = 200;
 /// Every label of the series that sums up the rest.
 const OTHER: &str = "other";
@@ -72,6 +72,7 @@ impl TotalsSource {
     fn now(&self) -> Option<Arc<Totals>> {
         let snapshot = self.view.now().ok()?;
         let mut last = self.last.lock();
+        // Counting visits every service, so all gauges of a scrape share one count.
         if last.at != snapshot.revision {
             *last = Arc::new(count(&self.config, &snapshot));
         }
@@ -200,6 +201,7 @@ fn by_labels(
 fn schemas(meter: &Meter, source: TotalsSource) {
     let observe = move |observer: &dyn AsyncInstrument<u64>| {
         let Some(totals) = source.now() else { return };
+        // This series has no framework labels, so the counts of a tenant are added up.
         let mut tenants: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for (labels, count) in &totals.kinds {
             *tenants.entry((&labels.domain, &labels.project)).or_default() += count.schemas;

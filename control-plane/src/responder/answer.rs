@@ -1,5 +1,5 @@
-//! Builds the answers to gateways' requests. Pure: a snapshot, the history and a request come in, the payloads of
-//! the reply come out, and nothing waits.
+//! Builds the answers to gateways' requests. Pure: a snapshot, the history and a request come in, the
+//! payloads of the reply come out, and nothing waits.
 //!
 //! An answer says nothing beyond its snapshot, even when the history has gone on since.
 
@@ -51,18 +51,20 @@ pub struct Replay {
     pub complete: bool,
 }
 
-/// Answers a replay request: for each want the events after its position, or the instances when the history does
-/// not reach back that far. `answer_id` marks the parts that belong together.
+/// Answers a replay request: for each want the events after its position, or the instances when the history
+/// does not reach back that far. `answer_id` marks the parts that belong together.
 pub fn replay(snapshot: &Snapshot, history: &History, wants: &[ReplayWant], answer_id: u64) -> Replay {
     let mut found = missed_events(snapshot, history, wants);
     let complete = found.values().all(|missed| missed.complete);
     let mut pages = ReplayPages::new(snapshot.revision, answer_id);
     for want in wants {
+        // A provider that is wanted twice gets its events once. Its second answer is the state.
         let missed = found.remove(&want.provider).unwrap_or_default();
         let service = snapshot.any_service(&want.provider).filter(|view| view.service.is_some());
         pages.add_provider(&ProviderReplay {
             provider: &want.provider,
             service,
+            // Events with a hole would look complete to the gateway, so they are left out altogether.
             events: missed.complete.then_some(&missed.events),
             with_instances: want.snapshot || !missed.complete,
         });
@@ -94,7 +96,8 @@ fn missed_events(
         snapshot.revision,
         |change| matches!(change, Change::Instance(event) if positions.contains_key(&event.provider)),
     );
-    // Read only after the changes: another thread may drop old ones in between, and then they must count as missing.
+    // Read only after the changes: another thread may drop old ones in between, and then they must count as
+    // missing.
     let floor = Position::end_of(history.complete_since());
     for change in since.changes {
         let Change::Instance(event) = change else { continue };
@@ -105,7 +108,8 @@ fn missed_events(
     }
     for want in wants {
         if let Some(missed) = found.get_mut(&want.provider) {
-            // A requester ahead of this snapshot has seen another history: the store was restored from a backup.
+            // A requester ahead of this snapshot has seen another history: the store was restored from a
+            // backup.
             missed.complete = want.since >= floor && want.since.rev <= snapshot.revision;
         }
     }
@@ -178,6 +182,7 @@ pub fn digest(snapshot: &Snapshot, request: &pb::DigestRequest) -> pb::DigestRep
 }
 
 fn differs(snapshot: &Snapshot, entry: &pb::digest_request::Entry) -> bool {
+    // An entry without a provider counts as different, which makes the gateway request the state.
     let Some(provider) = entry.provider.clone().map(ServiceRef::from) else { return true };
     snapshot.any_service(&provider).map_or(0, announced_digest) != entry.hash
 }

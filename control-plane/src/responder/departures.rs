@@ -1,7 +1,7 @@
 //! Providers that left a watcher's interest, for clients that resume from an earlier revision.
 //!
-//! In: the history. Out: the providers that left the interest of a consumer, or the services that left a scope,
-//! after a revision; each with the revision at which it left last.
+//! In: the history. Out: the providers that left the interest of a consumer, or the services that left a
+//! scope, after a revision; each with the revision at which it left last.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,7 +16,8 @@ use crate::view::{Change, History};
 pub struct Departures {
     /// Providers, with the revision at which each left last.
     pub providers: BTreeMap<ServiceRef, Revision>,
-    /// Every departure after this revision is listed. It is later than the requested one when the history is short.
+    /// Every departure after this revision is listed. It is later than the requested one when the history is
+    /// short.
     pub complete_after: Revision,
 }
 
@@ -46,14 +47,16 @@ fn of_consumer(
     for change in changes.changes {
         let Change::Interest(change) = change else { continue };
         for provider in &change.removed {
+            // A later departure replaces an earlier one: the client has to follow the provider up to the
+            // last.
             departed.insert(provider.clone().into(), change.rev);
         }
     }
     departed
 }
 
-/// A service leaves a scope when it is deleted or renamed. Only services with an event under a name of the scope
-/// are listed: a watcher never received anything about the others.
+/// A service leaves a scope when it is deleted or renamed. Only services with an event under a name of the
+/// scope are listed: a watcher never received anything about the others.
 fn of_scope(
     history: &History,
     scope: &Scope,
@@ -72,6 +75,7 @@ fn of_scope(
             departed.insert(service.into(), change.rev);
         }
     }
+    // One pass for all candidates, because the history has no index by provider.
     let events = history.since(since, until, |change| {
         matches!(change, Change::Instance(event)
             if departed.get(&event.provider).is_some_and(|left_at| event.at.rev <= *left_at)

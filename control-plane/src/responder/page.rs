@@ -20,7 +20,8 @@ const PROVIDER_BYTES: usize = 256;
 /// The tag and the length that protobuf puts before each event and instance, rounded up.
 const ITEM_BYTES: usize = 8;
 
-/// The parts of an answer with the providers of an interest; `None` stands for a consumer that does not exist.
+/// The parts of an answer with the providers of an interest; `None` stands for a consumer that does not
+/// exist.
 pub(super) fn interest(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -> Vec<pb::InterestReply> {
     let exists = providers.is_some();
     let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
@@ -83,6 +84,8 @@ impl ProviderReplay<'_> {
             key: self.service.map(|view| (&*view.key).into()),
             continuous: self.events.is_some(),
             has_snapshot: self.with_instances,
+            // The end of the revision, not the position of the last event: the answer also says that nothing
+            // came later.
             at: Some(Position::end_of(rev).into()),
             ..Default::default()
         }
@@ -96,8 +99,8 @@ impl ProviderReplay<'_> {
 
 /// Collects the providers of an answer, and closes a part whenever it is full.
 ///
-/// A part is encoded as soon as it is closed, so that never more than one part exists in decoded form: the answer
-/// to a gateway that starts may have many megabytes.
+/// A part is encoded as soon as it is closed, so that never more than one part exists in decoded form: the
+/// answer to a gateway that starts may have many megabytes.
 pub(super) struct ReplayPages {
     rev: Revision,
     answer_id: u64,

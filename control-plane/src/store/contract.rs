@@ -1,7 +1,7 @@
 //! The contract of all stores, written once and run on each implementation.
 //!
-//! [`crate::store_contract!`] makes one test of each property. Each property has its own [`Subject`], a store that
-//! no other test uses, because compaction concerns the whole store. Properties use the trait only.
+//! [`crate::store_contract!`] makes one test of each property. Each property has its own [`Subject`], a store
+//! that no other test uses, because compaction concerns the whole store. Properties use the trait only.
 
 use std::any::Any;
 use std::future::Future;

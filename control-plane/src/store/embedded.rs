@@ -1,10 +1,10 @@
 //! The embedded store: one file, for `muster standalone`.
 //!
-//! In: the calls of [`Store`]. Out: a reply to each write once the file contains it, and the items of watches. Keys and
-//! the recent history are in memory as well, so reads and watches never touch the file.
+//! In: the calls of [`Store`]. Out: a reply to each write once the file contains it, and the items of
+//! watches. Keys and the recent history are in memory as well, so reads and watches never touch the file.
 //!
-//! Promises: an acknowledged write survives `kill -9`. After a crash the file contains whole revisions only. Readers
-//! see only durable state. The history never grows past its bounds.
+//! Promises: an acknowledged write survives `kill -9`. After a crash the file contains whole revisions only.
+//! Readers see only durable state. The history never grows past its bounds.
 //!
 //! | room | holds |
 //! | --- | --- |
@@ -54,7 +54,8 @@ const MAX_WAITING: usize = 1024;
 pub struct EmbeddedConfig {
     /// The number of revisions to keep for watches and for reads of older revisions.
     pub revisions_kept: usize,
-    /// The most bytes of history, in memory and about as many in the file. The newest revision is always kept.
+    /// The most bytes of history, in memory and about as many in the file. The newest revision is always
+    /// kept.
     pub history_bytes: u64,
     /// Deadline of a call.
     pub request_timeout: Duration,
@@ -82,8 +83,8 @@ pub struct EmbeddedStore {
 impl EmbeddedStore {
     /// Opens the file at `path`, or creates it with its directories, and starts the writer among `tasks`.
     ///
-    /// The writer goes on while `tasks` drain, so that others can write during their drain. It ends when the last
-    /// handle is dropped or the tasks are aborted. Blocks while the file is read. Needs a runtime.
+    /// The writer goes on while `tasks` drain, so that others can write during their drain. It ends when the
+    /// last handle is dropped or the tasks are aborted. Blocks while the file is read. Needs a runtime.
     ///
     /// # Errors
     /// If the file cannot be opened, is in use, is damaged, or has an unknown format.
@@ -137,8 +138,8 @@ impl Store for EmbeddedStore {
         if rev > state.rev {
             return Err(StoreError::Refused(format!("revision {rev} is not reached yet")));
         }
-        // The older state is made from the newest one by undoing all commits since. Copies of old states would cost
-        // memory all the time, for a read that hardly ever happens.
+        // The older state is made from the newest one by undoing all commits since. Copies of old states
+        // would cost memory all the time, for a read that hardly ever happens.
         let (mut state, since) = self.shared.read(|state, log| {
             if rev < log.compacted() {
                 return Err(StoreError::Compacted(log.compacted()));
@@ -161,6 +162,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        // Past the writer, so that no lease expires because the disk is slow.
         self.shared.deadlines.renew(lease)
     }
 
@@ -173,6 +175,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn barrier(&self, _prefix: &str) -> Result<Revision, StoreError> {
+        // Every acknowledged write is in the shared state, so its revision covers them all.
         Ok(self.shared.read(|state, _| state.rev))
     }
 

@@ -1,7 +1,8 @@
 //! The store on etcd, for production.
 //!
-//! In: the calls of [`Store`]. Out: etcd's responses, in the types of the store. Creating the store never fails. While
-//! etcd is away, calls fail at once with the reason, and the connection is tried again. Every call has a deadline.
+//! In: the calls of [`Store`]. Out: etcd's responses, in the types of the store. Creating the store never
+//! fails. While etcd is away, calls fail at once with the reason, and the connection is tried again. Every
+//! call has a deadline.
 //!
 //! | room | holds |
 //! | --- | --- |
@@ -97,8 +98,8 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Starts to connect, with tasks among `tasks`. They go on while `tasks` drain, because others still write then.
-    /// Needs a runtime.
+    /// Starts to connect, with tasks among `tasks`. They go on while `tasks` drain, because others still
+    /// write then. Needs a runtime.
     pub fn connect(config: EtcdConfig, tasks: &Tasks) -> Arc<Self> {
         let closed = CancellationToken::new();
         let (connector, link) = Connector::new(config.clone());
@@ -132,9 +133,11 @@ impl EtcdStore {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        // Boxed, because the client library's futures have tens of kilobytes and would grow every caller's future.
+        // Boxed, because the client library's futures have tens of kilobytes and would grow every caller's
+        // future.
         let called = Box::pin(call(&connection.client));
         let result = self.within(async { called.await.map_err(fault::translate) }).await;
+        // Only unavailability speaks against the member. A refusal is an answer.
         if matches!(result, Err(StoreError::Unavailable(_))) {
             connection.suspect();
         }
@@ -155,8 +158,8 @@ impl EtcdStore {
             convert::revision(header.map_or(0, |header| header.revision()))
         };
         if !connection.progress_is_in_order {
-            // These versions may report progress before the events it covers. Only an event of our own proves that
-            // the earlier ones have come.
+            // These versions may report progress before the events it covers. Only an event of our own proves
+            // that the earlier ones have come.
             let key = format!("{prefix}muster/barrier");
             let put = |client: &Client| {
                 let mut kv = client.kv_client();
@@ -171,6 +174,7 @@ impl EtcdStore {
             async move { kv.get(key, Some(options)).await }
         };
         let revision = self.call_on(&connection, get).await.map(|reply| header(reply.header()))?;
+        // Only a higher revision wakes the watches, since each wake-up costs a progress request.
         self.wanted.send_if_modified(|wanted| {
             let higher = *wanted < revision;
             *wanted = revision.max(*wanted);
@@ -179,7 +183,8 @@ impl EtcdStore {
         Ok(revision)
     }
 
-    /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives it.
+    /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives
+    /// it.
     async fn with_compacted_revision<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let Err(StoreError::Compacted(0)) = result else { return result };
         let mut watch = self.watch("", 1).await?;
@@ -236,6 +241,7 @@ impl Store for EtcdStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        // The deadline is set here, because it also has to cover the wait for room in the queue.
         self.within(self.keep_alives.renew(lease)).await
     }
 

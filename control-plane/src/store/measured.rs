@@ -1,5 +1,5 @@
-//! A store that counts and times its calls, under the metric names of Service-Center. It also adds the trace context
-//! of a sampled request to its transactions.
+//! A store that counts and times its calls, under the metric names of Service-Center. It also adds the trace
+//! context of a sampled request to its transactions.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -110,6 +110,7 @@ impl Store for Measured {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
+        // Not counted: a watch has no duration, and its events are counted by the view.
         self.inner.watch(prefix, from).await
     }
 

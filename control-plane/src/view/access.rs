@@ -6,12 +6,12 @@ use shared::model::Service;
 
 use super::{ServiceRule, ServiceView};
 
-/// The most bytes of a compiled pattern. Clients send the patterns, so the regex engine has to refuse a hostile one
-/// before it fills the memory.
+/// The most bytes of a compiled pattern. Clients send the patterns, so the regex engine has to refuse a
+/// hostile one before it fills the memory.
 const PATTERN_SIZE: usize = 64 << 10;
 
-/// True when `consumer`, with its `tags`, may see the instances of `provider`. A `shared` provider is visible in
-/// every environment.
+/// True when `consumer`, with its `tags`, may see the instances of `provider`. A `shared` provider is visible
+/// in every environment.
 pub fn allows(
     provider: &ServiceView,
     consumer: &Service,
@@ -31,8 +31,8 @@ pub fn allows(
     rules_allow(&provider.rules, consumer, tags)
 }
 
-/// True when a provider's black and white rules admit the consumer. All rules of a service have one type; if a
-/// foreign writer mixed them, both types must admit it.
+/// True when a provider's black and white rules admit the consumer. All rules of a service have one type; if
+/// a foreign writer mixed them, both types must admit it.
 pub fn rules_allow(
     rules: &BTreeMap<String, ServiceRule>,
     consumer: &Service,
@@ -68,10 +68,12 @@ fn matches(rule: &ServiceRule, consumer: &Service, tags: &BTreeMap<String, Strin
             _ => "",
         },
     };
+    // A consumer without the attribute matches no rule, not even `.*`.
     if value.is_empty() {
         return false;
     }
-    // A pattern that does not compile matches nothing: a black rule then excludes nobody, a white one admits nobody.
+    // A pattern that does not compile matches nothing: a black rule then excludes nobody, a white one admits
+    // nobody.
     let pattern = regex::RegexBuilder::new(&rule.pattern).size_limit(PATTERN_SIZE).build();
     pattern.is_ok_and(|pattern| pattern.is_match(value))
 }

@@ -29,6 +29,8 @@ const CLOSING: &[u8] = b"]}";
 
 impl FindBody {
     fn of(instances: &RedBlackTreeMapSync<String, Arc<InstanceView>>) -> Self {
+        // Written by hand, so that `joined` can put the lists of several bodies together without decoding
+        // them.
         let mut plain = OPENING.to_vec();
         for (index, view) in instances.values().enumerate() {
             if index > 0 {
@@ -164,8 +166,8 @@ pub struct ServiceView {
 }
 
 impl ServiceView {
-    /// The body of a find response with this service alone, made once for each state of its instances. `None` without
-    /// instances.
+    /// The body of a find response with this service alone, made once for each state of its instances. `None`
+    /// without instances.
     pub fn answer(&self) -> Option<&FindBody> {
         (!self.instances.is_empty()).then(|| self.body.get_or_init(|| FindBody::of(&self.instances)))
     }
@@ -192,8 +194,10 @@ impl ServiceView {
     pub(super) fn put_instance(&mut self, view: InstanceView) -> Option<Arc<InstanceView>> {
         let id = view.instance.instance_id.clone();
         let before = self.take_instance(&id);
+        // A sum, because it can be updated without visiting the other instances, in any order of changes.
         self.digest = self.digest.wrapping_add(digest_of(&id, view.mod_rev));
         self.instances.insert_mut(id, Arc::new(view));
+        // A new cell, not a cleared one: older snapshots share the old cell and its body.
         self.body = Arc::default();
         before
     }

@@ -6,10 +6,10 @@
 //!    └────compacted───────┴────another history───────┘
 //! ```
 //!
-//! Two things lead back to a list. One is compaction. The other is a store that was restored from a backup: its state
-//! at the view's revision differs from the one that this replica received. A restore breaks every connection, so
-//! the history is checked whenever a watch is opened again. The loop waits longer after each failure, and logs each
-//! failure once.
+//! Two things lead back to a list. One is compaction. The other is a store that was restored from a backup:
+//! its state at the view's revision differs from the one that this replica received. A restore breaks every
+//! connection, so the history is checked whenever a watch is opened again. The loop waits longer after each
+//! failure, and logs each failure once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ const PAGE: usize = 4096;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The prefixes of schema contents, in the order of keys. The view does not keep contents, so only their keys are
-/// read.
+/// The prefixes of schema contents, in the order of keys. The view does not keep contents, so only their keys
+/// are read.
 const CONTENTS: &[&str] = &["/cse-sr/ms/schema-content/", "/cse-sr/ms/schemas/"];
 
 /// Follows the store until `stop` is cancelled. Every failure is retried.
@@ -40,6 +40,7 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
     let mut follower = Follower { store, writer, backoff, listed: false, witness: None };
     loop {
         let outcome = tokio::select! {
+            // In this order, so that a stop is seen even while changes keep coming.
             biased;
             () = stop.cancelled() => return,
             outcome = follower.list_and_watch() => outcome,
@@ -80,8 +81,8 @@ struct Follower {
 }
 
 impl Follower {
-    /// Lists the store if the view needs it, then watches until the watch breaks. Cancelling it loses nothing: the
-    /// view is changed between two waits only.
+    /// Lists the store if the view needs it, then watches until the watch breaks. Cancelling it loses
+    /// nothing: the view is changed between two waits only.
     async fn list_and_watch(&mut self) -> Result<(), StoreError> {
         if self.listed && !self.is_same_history().await? {
             warn!(view = self.writer.revision(), "the store was restored from a backup; listing again");
@@ -98,6 +99,7 @@ impl Follower {
         let again = self.writer.revision() != 0;
         info!(keys = items.len(), revision = at, again, "the registry was listed");
         self.writer.report(|metrics| metrics.listed(again));
+        // The newest key is the best witness: an older one is more likely to be part of both histories.
         let newest = items.iter().max_by_key(|kv| kv.mod_rev);
         self.witness = newest.map(|kv| Witness::Written(kv.key.clone(), Writing::of(kv)));
         self.writer.reset(items, at);
@@ -128,10 +130,11 @@ impl Follower {
 
     /// True when the store continues the history up to the view's revision.
     ///
-    /// A lower revision of the store proves that it does not: reads are linearizable, and revisions only grow. When the
-    /// restored store has passed the view's revision since, the witness decides. Once the witness has been compacted,
-    /// nothing speaks against the history, and it counts as the same.
+    /// A lower revision of the store proves that it does not: reads are linearizable, and revisions only
+    /// grow. When the restored store has passed the view's revision since, the witness decides. Once the
+    /// witness has been compacted, nothing speaks against the history, and it counts as the same.
     async fn is_same_history(&self) -> Result<bool, StoreError> {
+        // Any read reports the store's revision, so the cheapest one does.
         let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
         if self.store.range(first).await?.revision < self.writer.revision() {
             return Ok(false);
@@ -148,6 +151,7 @@ impl Follower {
                 if let Past::Kept(Some(_)) = writing_at(&*self.store, key, *rev).await? {
                     return Ok(false);
                 }
+                // At least 1, because revision 0 would mean the newest one.
                 let before = writing_at(&*self.store, key, (*rev - 1).max(1)).await?;
                 Ok(!matches!(before, Past::Kept(None)))
             }
@@ -163,8 +167,8 @@ enum Witness {
     Deleted(String, Revision),
 }
 
-/// The circumstances in which a key was written. Leases are random, so that two histories do not agree on these by
-/// chance.
+/// The circumstances in which a key was written. Leases are random, so that two histories do not agree on
+/// these by chance.
 #[derive(PartialEq, Eq)]
 struct Writing {
     create_rev: Revision,

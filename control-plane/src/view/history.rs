@@ -1,8 +1,8 @@
-//! The recent changes: enough for a new publisher to continue after the previous one, and for a gateway to catch up
-//! without the full state.
+//! The recent changes: enough for a new publisher to continue after the previous one, and for a gateway to
+//! catch up without the full state.
 //!
-//! The history is bounded by a number of changes. The oldest go first, and [`History::since`] reports when some of the
-//! requested ones have gone.
+//! The history is bounded by a number of changes. The oldest go first, and [`History::since`] reports when
+//! some of the requested ones have gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use shared::model::Revision;
 
 /// A change that is published to gateways.
 ///
-/// Two variants carry the bus' own messages, because a conversion would copy the lists of each change once more.
+/// Two variants carry the bus' own messages, because a conversion would copy the lists of each change once
+/// more.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// An instance changed.
@@ -94,7 +95,8 @@ impl History {
         let mut state = self.state.write();
         state.changes.extend(changes);
         while state.changes.len() > self.capacity {
-            // A revision goes as a whole. Half of one would look complete, since completeness is kept by revision.
+            // A revision goes as a whole. Half of one would look complete, since completeness is kept by
+            // revision.
             let Some(rev) = state.changes.front().map(Change::rev) else { break };
             while state.changes.front().is_some_and(|change| change.rev() == rev) {
                 state.changes.pop_front();
@@ -103,10 +105,11 @@ impl History {
         }
     }
 
-    /// The changes in (`rev`, `until`] for which `wanted` is true. They are copied under the lock, so `wanted` must be
-    /// cheap.
+    /// The changes in (`rev`, `until`] for which `wanted` is true. They are copied under the lock, so
+    /// `wanted` must be cheap.
     pub fn since(&self, rev: Revision, until: Revision, wanted: impl Fn(&Change) -> bool) -> Since {
         let state = self.state.read();
+        // Changes are in order of revision, so the start is found without a scan.
         let start = state.changes.partition_point(|change| change.rev() <= rev);
         let changes = state.changes.range(start..).take_while(|change| change.rev() <= until);
         Since {

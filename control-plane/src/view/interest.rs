@@ -1,7 +1,7 @@
 //! Interest: the providers whose changes concern a consumer.
 //!
-//! A consumer's interest contains the providers that its dependency rules match, and the services of its wanted names.
-//! A provider's black and white rules may exclude a consumer.
+//! A consumer's interest contains the providers that its dependency rules match, and the services of its
+//! wanted names. A provider's black and white rules may exclude a consumer.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +23,7 @@ pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<
             add_matching(snapshot, &consumer.tenant, service, rule, &mut found);
         }
     }
+    // A wanted name may turn out to be the alias of a service, so both are looked up.
     for (tenant, name) in tenant.wanted.get(&consumer.id).into_iter().flat_map(|wanted| wanted.iter()) {
         let versions = snapshot.versions(tenant, name).iter().chain(snapshot.alias_versions(tenant, name));
         found.extend(versions.map(|v| ServiceRef::new(tenant.clone(), &v.id)));
@@ -61,6 +62,7 @@ fn add_matching(
     if rule.service_name == "*" {
         let Some(view) = snapshot.tenant(&tenant) else { return };
         for (name, versions) in view.names.iter() {
+            // A rule for all services means those of the consumer's own environment.
             if name.environment == consumer.environment {
                 found.extend(versions.iter().map(|v| ServiceRef::new(tenant.clone(), &v.id)));
             }

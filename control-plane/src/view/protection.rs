@@ -1,16 +1,16 @@
-//! Mass-expiry protection: when many instances of a service expire together, the registry, not the instances, is
-//! probably at fault.
+//! Mass-expiry protection: when many instances of a service expire together, the registry, not the instances,
+//! is probably at fault.
 //!
-//! A partition or a stalled registry lets the leases of healthy instances run out. Therefore a service keeps a part of
-//! its instances no matter how many expire. Below that part, further expired instances are *held*: they are shown
-//! as before, and not announced as deleted. A hold ends when the instance registers again or unregisters, when an
-//! operator releases it, or when its time is over. An unregistration is never held. A service with few instances is
-//! not protected, because the crash of one of them must be announced at once.
+//! A partition or a stalled registry lets the leases of healthy instances run out. Therefore a service keeps
+//! a part of its instances no matter how many expire. Below that part, further expired instances are *held*:
+//! they are shown as before, and not announced as deleted. A hold ends when the instance registers again or
+//! unregisters, when an operator releases it, or when its time is over. An unregistration is never held. A
+//! service with few instances is not protected, because the crash of one of them must be announced at once.
 //!
-//! Every replica comes to the same conclusion, because it follows from the store alone. The usual size of a service
-//! is a key that registrations and unregistrations write in their transactions, which also tells an unregistration
-//! from an expiry. The conclusion is then recorded as keys on a lease (see [`crate::protector`]). The end of the
-//! lease ends the protection, no matter which replicas live then.
+//! Every replica comes to the same conclusion, because it follows from the store alone. The usual size of a
+//! service is a key that registrations and unregistrations write in their transactions, which also tells an
+//! unregistration from an expiry. The conclusion is then recorded as keys on a lease (see
+//! [`crate::protector`]). The end of the lease ends the protection, no matter which replicas live then.
 
 use serde::{Deserialize, Serialize};
 use shared::model::{Instance, Revision};
@@ -26,7 +26,8 @@ pub struct Protection {
 
 impl Default for Protection {
     fn default() -> Self {
-        // When half of a service falls silent within one lease, the network or this registry is the likelier cause.
+        // When half of a service falls silent within one lease, the network or this registry is the likelier
+        // cause.
         Self { from_size: 4, keep_percent: 50 }
     }
 }
@@ -40,8 +41,8 @@ impl Protection {
     }
 }
 
-/// The value of a service's size key. The field names in the store must not change: other versions of this program
-/// read them.
+/// The value of a service's size key. The field names in the store must not change: other versions of this
+/// program read them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceSize {

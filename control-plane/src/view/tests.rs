@@ -1,4 +1,5 @@
-//! Compares the view with a plain model: for any history of writes, a follower of the events reaches the view's state.
+//! Compares the view with a plain model: for any history of writes, a follower of the events reaches the
+//! view's state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,6 +87,7 @@ impl ModelStore {
         for write in writes {
             match write {
                 Write::Service(n) => {
+                    // At each third revision the written service moves to the default environment, outside the scope.
                     let environment = if self.rev.is_multiple_of(3) { "" } else { "test" };
                     let record = json!({"serviceId": format!("s{n}"), "appId": "shop", "environment": environment, "serviceName": format!("name{n}"), "version": "1.0.0"});
                     self.put(keys::service(&service_ref(*n)), record, &mut events);

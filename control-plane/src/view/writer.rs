@@ -1,4 +1,5 @@
-//! The one writer of the view. It applies the watch in order of revision and derives the changes for gateways.
+//! The one writer of the view. It applies the watch in order of revision and derives the changes for
+//! gateways.
 //!
 //! Within a revision the order is fixed:
 //!
@@ -47,8 +48,8 @@ mod instances;
 mod records;
 mod relist;
 
-/// The most deleted services whose last position is remembered. Beyond it all are forgotten, which costs one replay
-/// for each of them that ever comes back.
+/// The most deleted services whose last position is remembered. Beyond it all are forgotten, which costs one
+/// replay for each of them that ever comes back.
 const MAX_GONE: usize = 100_000;
 
 /// The only handle that changes the view. It lives in one task; see [`super::follow`].
@@ -152,6 +153,7 @@ impl ViewWriter {
             if rev <= self.current.revision {
                 continue;
             }
+            // Cheap: the maps are persistent, so this copies a handful of pointers.
             let before = self.current.clone();
             let mut applying = Applying { rev, committed_at, ..Applying::default() };
             let span = trace::view_span(batch, committed_at);
@@ -162,7 +164,8 @@ impl ViewWriter {
             self.push_services_changes(&before, &mut applying);
             self.drop_empty_services(&applying);
             self.history.extend(applying.changes);
-            // The span ends with the revision, not with the snapshot, which is published once for the whole call.
+            // The span ends with the revision, not with the snapshot, which is published once for the whole
+            // call.
             drop(span);
         }
         self.publish();
@@ -183,6 +186,7 @@ impl ViewWriter {
     }
 
     fn apply_revision(&mut self, batch: &[KvEvent], applying: &mut Applying) {
+        // Parsed once, because three passes need the keys.
         let parsed: Vec<(Key, &KvEvent)> =
             batch.iter().map(|event| (Key::parse(event.key()), event)).collect();
         for (key, event) in &parsed {
@@ -197,6 +201,7 @@ impl ViewWriter {
             match event {
                 KvEvent::Put(kv) => self.apply_instance(service, id, kv, applying),
                 KvEvent::Delete { .. } => {
+                    // Both are intended by somebody. Only an expiry may be held.
                     let goes = applying.affected.unregistered.contains(&(service.clone(), id.clone()))
                         || deletes_service(&parsed, service);
                     if goes || !self.try_hold(service, id, applying) {
@@ -255,8 +260,8 @@ impl ViewWriter {
         }
     }
 
-    /// Decodes a stored value. One that cannot be decoded is logged, counted and skipped: a foreign writer's mistake
-    /// in one record must not stop the view.
+    /// Decodes a stored value. One that cannot be decoded is logged, counted and skipped: a foreign writer's
+    /// mistake in one record must not stop the view.
     fn parse<T: DeserializeOwned>(&mut self, kv: &KeyValue) -> Option<Record<T>> {
         match Record::parse(&kv.value) {
             Ok(record) => Some(record),

@@ -93,6 +93,7 @@ fn compares(random: &mut fastrand::Rng, model: &HistoryModel) -> Vec<Compare> {
 
 /// Replies, reads of old and new revisions, and the watch all agree with the model.
 pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
+    // A new seed for each run. It is printed so that a failure can be repeated.
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);

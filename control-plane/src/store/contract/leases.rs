@@ -37,6 +37,7 @@ pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: Subject)
 pub async fn a_renewed_lease_lives_on(subject: Subject) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 2).await;
     let start = Instant::now();
+    // More often than necessary: some of the calls are answered without a round trip.
     let mut ticks = tokio::time::interval(Duration::from_millis(300));
     while start.elapsed() < Duration::from_secs(5) {
         ticks.tick().await;

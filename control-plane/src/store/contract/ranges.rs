@@ -57,7 +57,8 @@ pub async fn keys_only_leaves_the_values_empty(subject: Subject) {
     assert_eq!((read.items[0].mod_rev, read.items[0].version), (rev, 1));
 }
 
-/// A read of an old revision shows no later change, delete or creation. The reply carries the newest revision.
+/// A read of an old revision shows no later change, delete or creation. The reply carries the newest
+/// revision.
 pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
     subject.put("/t/changed", "old").await;
     let then = subject.put("/t/deleted", "old").await;

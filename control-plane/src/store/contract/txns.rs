@@ -7,7 +7,8 @@ use crate::store::{
     Compare, MAX_TXN_COMPARE_WITH_LONG_THEN, MAX_TXN_THEN, Op, RangeRequest, Store, StoreError, Txn,
 };
 
-/// Each write raises the revision. A key carries the revisions of its creation and last write, and its version.
+/// Each write raises the revision. A key carries the revisions of its creation and last write, and its
+/// version.
 pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
     let first = subject.put("/t/a", "1").await;
     let other = subject.put("/t/b", "x").await;

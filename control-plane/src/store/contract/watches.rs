@@ -13,7 +13,8 @@ fn values(events: &[KvEvent]) -> Vec<String> {
     events.iter().map(value).collect()
 }
 
-/// A watch has no gap and no repetition between the replayed and the live events, and no event of other prefixes.
+/// A watch has no gap and no repetition between the replayed and the live events, and no event of other
+/// prefixes.
 pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subject) {
     subject.put("/t/a", "before").await;
     let from = subject.put("/t/a", "1").await;
@@ -21,6 +22,7 @@ pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subjec
     let second = subject.put("/t/b", "2").await;
     let mut watch = subject.watch(from).await;
     assert_eq!(values(&watch.until(second).await), ["1", "2"]);
+    // Neighbours of the prefix in the order of bytes.
     subject.put("/t", "no").await;
     subject.put("/t0", "no").await;
     let third = subject.put("/t/a", "3").await;

@@ -1,8 +1,8 @@
 //! The file: its tables, and the atomic write of a batch of commits.
 //!
 //! In: batches from the writer. Out: the state and the log when the file is opened. One batch is one durable
-//! transaction of the database, so after a crash the file contains whole batches only. `batch` counts them, which
-//! shows after a failed write whether it happened.
+//! transaction of the database, so after a crash the file contains whole batches only. `batch` counts them,
+//! which shows after a failed write whether it happened.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,8 @@ const LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
 
 /// The format of the file. Raised whenever an older program could misread the file.
 const FORMAT: u64 = 1;
-/// The size of the database's own cache. Reads are served from memory, so it only has to hold the writer's pages.
+/// The size of the database's own cache. Reads are served from memory, so it only has to hold the writer's
+/// pages.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The reason why a file could not be opened.
@@ -102,9 +103,9 @@ impl StoreFile {
         guarded(path, || Self::open_checked(path))
     }
 
-    /// Opens the file at `path` again after a failed write. `tried` is the number of the failed batch; a file without
-    /// this batch or the one before is another file, and refused. A file that was removed is not created again,
-    /// because an empty one would be missing everything that is now only in memory.
+    /// Opens the file at `path` again after a failed write. `tried` is the number of the failed batch; a file
+    /// without this batch or the one before is another file, and refused. A file that was removed is not
+    /// created again, because an empty one would be missing everything that is now only in memory.
     pub(super) fn reopen(path: &Path, tried: u64) -> Result<Self, OpenError> {
         if !path.exists() {
             return Err(OpenError::Io { path: path.into(), source: io::ErrorKind::NotFound.into() });
@@ -214,6 +215,7 @@ impl StoreFile {
             if let Some(last) = batch.commits.last() {
                 meta.insert("revision", last.rev)?;
             }
+            // In the same transaction as the commits, so that a crash cannot leave a log with a hole.
             if let Some(upto) = batch.forget {
                 log.retain_in(..=upto, |_, _| false)?;
                 meta.insert("compacted", upto)?;

@@ -1,8 +1,8 @@
-//! The deadlines of leases. They are in memory only: a renewal writes nothing, and after a restart each lease has its
-//! full time again.
+//! The deadlines of leases. They are in memory only: a renewal writes nothing, and after a restart each lease
+//! has its full time again.
 //!
-//! In: grants and ends from the writer, renewals from any caller. Out: the leases that are due. A lease that was taken as
-//! due cannot be renewed any more, so no renewal succeeds for keys that are about to be deleted.
+//! In: grants and ends from the writer, renewals from any caller. Out: the leases that are due. A lease that
+//! was taken as due cannot be renewed any more, so no renewal succeeds for keys that are about to be deleted.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -50,6 +50,7 @@ impl Deadlines {
     pub(super) fn renew(&self, lease: LeaseId) -> Result<(), StoreError> {
         let now = Instant::now();
         match self.0.lock().leases.get_mut(&lease) {
+            // The time alone decides, not the moment at which the writer looks for due leases.
             Some((ttl, at)) if *at > now => {
                 *at = now + *ttl;
                 Ok(())
@@ -65,6 +66,7 @@ impl Deadlines {
 
     /// Removes a lease that has ended.
     pub(super) fn end(&self, lease: LeaseId) {
+        // Its entry in the order stays. It is skipped when its time has come.
         self.0.lock().leases.remove(&lease);
     }
 

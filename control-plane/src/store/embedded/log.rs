@@ -1,8 +1,8 @@
 //! The recent commits, oldest first. Watches replay them, and reads of an older revision undo them.
 //!
 //! In: each commit once it is in the file. Out: the commits from a revision on, or the error that they were
-//! compacted. The log is bounded by count and by bytes. Commits that exceed the bounds are deleted from the file in
-//! the same batch as the new ones are added.
+//! compacted. The log is bounded by count and by bytes. Commits that exceed the bounds are deleted from the
+//! file in the same batch as the new ones are added.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -80,11 +80,12 @@ impl CommitLog {
         self.commits.push_back(commit);
     }
 
-    /// The revision up to which commits must be dropped so that the bounds hold after `more` was pushed. `None` if
-    /// nothing has to be dropped.
+    /// The revision up to which commits must be dropped so that the bounds hold after `more` was pushed.
+    /// `None` if nothing has to be dropped.
     pub(super) fn excess(&self, more: &[Arc<Commit>], bounds: HistoryBounds) -> Option<Revision> {
         let mut count = self.commits.len() + more.len();
         let mut bytes = self.bytes + more.iter().map(|commit| commit.bytes()).sum::<u64>();
+        // Counted over old and new commits alike: one batch may exceed the bounds by itself.
         let mut upto = None;
         for commit in self.commits.iter().chain(more) {
             if count <= 1 || (count <= bounds.commits && bytes <= bounds.bytes) {

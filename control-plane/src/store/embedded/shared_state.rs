@@ -1,7 +1,7 @@
 //! The state of the last durable revision and the log, shared by the writer with readers and watchers.
 //!
-//! Both are under one lock, so that they always belong together. Readers hold it for a copy of a few pointers and the
-//! writer for one batch, never over a wait.
+//! Both are under one lock, so that they always belong together. Readers hold it for a copy of a few pointers
+//! and the writer for one batch, never over a wait.
 
 use parking_lot::RwLock;
 

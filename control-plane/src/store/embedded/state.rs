@@ -1,7 +1,7 @@
 //! The keys and leases at one revision, and the effect of transactions on them. Pure: no file, no time.
 //!
-//! A state is a value. A copy costs a few reference counts, so the writer works on a copy while readers keep theirs.
-//! The semantics are etcd's, limits included, so that a transaction that works here works there.
+//! A state is a value. A copy costs a few reference counts, so the writer works on a copy while readers keep
+//! theirs. The semantics are etcd's, limits included, so that a transaction that works here works there.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -211,6 +211,7 @@ fn check(txn: &Txn) -> Result<(), StoreError> {
         bytes += key.len();
     }
     for branch in [&txn.then, &txn.otherwise] {
+        // Each branch is checked alone, because only one of them runs.
         let mut written = HashSet::new();
         for op in branch {
             bytes += match op {

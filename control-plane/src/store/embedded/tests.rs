@@ -241,6 +241,7 @@ async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
         let output = std::io::BufReader::new(child.stdout.take().expect("piped"));
         let mut answered = [None; 8];
         let mut last = 0;
+        // Killed after a different number of writes in each round, so at different moments of a batch.
         let enough = 50 + 37 * round;
         let lines = std::io::BufRead::lines(output).map_while(Result::ok);
         for (count, line) in lines.filter(|line| line.starts_with("answered")).enumerate() {

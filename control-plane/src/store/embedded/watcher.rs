@@ -1,5 +1,5 @@
-//! A watch: a cursor over the log. It has no queue that could overflow. A slow watch finds its events in the log, or
-//! ends with the error that they were compacted.
+//! A watch: a cursor over the log. It has no queue that could overflow. A slow watch finds its events in the
+//! log, or ends with the error that they were compacted.
 
 use std::sync::Arc;
 
@@ -47,6 +47,7 @@ impl LogCursor {
             self.head.borrow_and_update();
             let (found, head) = self.shared.read(|state, log| (log.since(self.next, MAX_COMMITS), state.rev));
             let commits = found.map_err(StoreError::Compacted)?;
+            // A full step may have left commits behind. Otherwise everything up to the head has been read.
             self.next = match commits.last() {
                 Some(last) if commits.len() == MAX_COMMITS => last.rev + 1,
                 Some(_) | None => self.next.max(head + 1),

@@ -1,4 +1,5 @@
-//! The one task that changes the state. It takes all waiting commands, writes them as one batch, then replies.
+//! The one task that changes the state. It takes all waiting commands, writes them as one batch, then
+//! replies.
 //!
 //! ```text
 //! commands ─┐                       ┌─> file (one durable write) ──> shared state ──> watchers
@@ -6,9 +7,9 @@
 //!                                   └─> discarded when the file could not be written
 //! ```
 //!
-//! While one batch is being written the next one gathers, so the rate of writes is not bound by the disk's latency. The
-//! shared state is never ahead of the file. After a failed write the file is opened again, which shows whether the
-//! batch is in it. Until that succeeds, every write fails with the reason.
+//! While one batch is being written the next one gathers, so the rate of writes is not bound by the disk's
+//! latency. The shared state is never ahead of the file. After a failed write the file is opened again, which
+//! shows whether the batch is in it. Until that succeeds, every write fails with the reason.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -28,8 +29,8 @@ use super::shared_state::SharedState;
 use super::state::{LeaseEntry, StoreState};
 use crate::store::{LeaseId, StoreError, Txn, TxnReply};
 
-/// The most commands in one batch. It bounds the writes that a crash can leave unacknowledged, and the time for which
-/// the writer holds the lock of readers.
+/// The most commands in one batch. It bounds the writes that a crash can leave unacknowledged, and the time
+/// for which the writer holds the lock of readers.
 const MAX_COMMANDS: usize = 512;
 
 /// The longest lease in seconds: etcd's limit.
@@ -84,7 +85,8 @@ impl CommitWriter {
     pub(super) async fn run(mut self, abort: CancellationToken) {
         let mut unresolved: Option<Unresolved> = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // After a failed write, the next one is not tried before this time: a full disk stays full for a while.
+        // After a failed write, the next one is not tried before this time: a full disk stays full for a
+        // while.
         let mut pause = Instant::now();
         let mut commands = Vec::new();
         loop {
@@ -121,6 +123,8 @@ impl CommitWriter {
                 Err(lost) => {
                     pause = Instant::now() + backoff.next_wait();
                     unresolved = self.reopen(lost).await;
+                    // The outcome may stay open for longer than the callers' deadlines, so they get their
+                    // error now.
                     if let Some(Unresolved { draft: Some(draft), .. }) = &mut unresolved {
                         draft.fail(&self.trouble);
                     }
@@ -132,6 +136,7 @@ impl CommitWriter {
     fn draft(&self, commands: impl Iterator<Item = WriteCommand>) -> Draft {
         let state = self.shared.state();
         let mut draft = Draft { state, batch: WriteBatch::default(), due: Vec::new(), replies: Vec::new() };
+        // Expired leases come first, so that the commands of this batch already see their keys gone.
         for lease in self.shared.deadlines.take_due(MAX_COMMANDS) {
             let Some(ttl) = draft.state.leases.get(&lease).map(|lease| lease.ttl) else { continue };
             draft.due.push((lease, ttl));
@@ -149,6 +154,8 @@ impl CommitWriter {
     async fn write(&mut self, draft: Draft) -> Result<(), Unresolved> {
         let mut file = self.file.take().expect("the caller has seen that the file is open");
         let number = file.batch + 1;
+        // The write blocks on the disk, so it runs on a thread of its own. The file and the draft go with it
+        // and come back.
         let written = tokio::task::spawn_blocking(move || {
             let result = file.write(&draft.batch);
             (file, draft, result)
@@ -167,7 +174,8 @@ impl CommitWriter {
                 Err(Unresolved { draft: Some(draft), number })
             }
             Err(panic) => {
-                // The draft is lost, and its callers get "unavailable". The file is read again to find its state.
+                // The draft is lost, and its callers get "unavailable". The file is read again to find its
+                // state.
                 error!(%panic, "the store's database panicked; opening the file again");
                 self.trouble = "the store's database failed".into();
                 Err(Unresolved { draft: None, number })
@@ -175,7 +183,8 @@ impl CommitWriter {
         }
     }
 
-    /// Opens the file again, and finds out whether it contains the last batch. Returns the batch if that is still open.
+    /// Opens the file again, and finds out whether it contains the last batch. Returns the batch if that is
+    /// still open.
     async fn reopen(&mut self, lost: Unresolved) -> Option<Unresolved> {
         let path = self.path.clone();
         let number = lost.number;
@@ -235,6 +244,7 @@ impl CommitWriter {
     fn adopt(&self, state: StoreState, log: super::log::CommitLog) {
         let rev = state.rev;
         for (lease, LeaseEntry { ttl, .. }) in state.leases.iter() {
+            // A lease that is running keeps its deadline: the file does not know about renewals.
             if !self.shared.deadlines.knows(*lease) {
                 self.shared.deadlines.start(*lease, *ttl);
             }
@@ -299,6 +309,7 @@ impl Draft {
 
     fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError> {
         self.batch.commits.extend(self.state.revoke(lease)?.map(Arc::new));
+        // A lease that is granted and revoked in one batch must not be started when the batch is shared.
         self.batch.granted.retain(|(granted, _)| *granted != lease);
         self.batch.ended.push(lease);
         Ok(())

@@ -1,7 +1,7 @@
 //! Barriers: a revision that covers everything before the call, and that watches reach by themselves.
 //!
-//! Calls that wait at the same time share one round trip. It must begin after all of them: a round trip that is already
-//! in flight may have read the revision before their writes.
+//! Calls that wait at the same time share one round trip. It must begin after all of them: a round trip that
+//! is already in flight may have read the revision before their writes.
 
 use std::future::Future;
 
@@ -23,7 +23,8 @@ struct RoundTrip {
 pub(super) struct Barrier(Mutex<Option<RoundTrip>>);
 
 impl Barrier {
-    /// The result of a round trip that began after this call. Cancel-safe: the next call in line makes its own.
+    /// The result of a round trip that began after this call. Cancel-safe: the next call in line makes its
+    /// own.
     pub(super) async fn pass<F>(
         &self,
         prefix: &str,
@@ -33,6 +34,7 @@ impl Barrier {
         F: Future<Output = Result<Revision, StoreError>>,
     {
         let called = Instant::now();
+        // Tokio's mutex: it is held over the round trip, and serves the calls in their order.
         let mut last = self.0.lock().await;
         if let Some(round) = last.as_ref().filter(|round| round.prefix == prefix && round.began > called) {
             return round.result.clone();

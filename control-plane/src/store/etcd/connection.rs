@@ -7,8 +7,9 @@
 //!     └────────> down(reason) <──────────────────────────┘   waits longer after each failure
 //! ```
 //!
-//! One member is used at a time, because a barrier reads a revision and then requires it of the watches, which must
-//! be on the same member. No call waits for a member that is known to be down; it fails at once with the reason.
+//! One member is used at a time, because a barrier reads a revision and then requires it of the watches,
+//! which must be on the same member. No call waits for a member that is known to be down; it fails at once
+//! with the reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +30,9 @@ use crate::store::StoreError;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most unread bytes of one stream, and of all streams together. The HTTP/2 library closes a connection with
-/// many small unread frames, once they reach half of the connection's window. The watch of a slow reader must fill
-/// its own window long before that.
+/// The most unread bytes of one stream, and of all streams together. The HTTP/2 library closes a connection
+/// with many small unread frames, once they reach half of the connection's window. The watch of a slow reader
+/// must fill its own window long before that.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
@@ -110,6 +111,7 @@ impl Connector {
                 self.give_up("no etcd endpoint is configured".into());
                 return std::future::pending().await;
             };
+            // On to the next one in any case: a member that was just lost is the least likely to answer.
             member = member.wrapping_add(1);
             match self.dial(endpoint).await {
                 Ok(connection) => {
@@ -146,12 +148,15 @@ impl Connector {
         let dialled = async {
             let channel =
                 self.endpoint(endpoint)?.connect().await.map_err(|error| root(&error).to_string())?;
+            // With a required leader, a member that is cut off from its cluster ends its watches instead of
+            // falling silent.
             let mut options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
             if let Some((name, password)) = &self.config.user {
                 options = options.with_user(name, password);
             }
             let client = Client::from_channel(Channel::Tonic(channel), Some(options));
             let mut client = client.await.map_err(|error| error.to_string())?;
+            // The socket of a stalled member connects as well, so only a first call proves that the member answers.
             let version = version_of(&mut client).await.map_err(|error| error.to_string())?;
             Ok((client, version))
         };

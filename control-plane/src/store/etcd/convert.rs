@@ -27,7 +27,8 @@ pub(super) fn start(key: &str) -> Vec<u8> {
 pub(super) fn get_options(request: &RangeRequest) -> GetOptions {
     let mut options = GetOptions::new().with_limit(number(request.limit as u64));
     if let Some(end) = &request.end {
-        // To etcd an empty end means "this key alone". No key is before an empty end, and none is before this one.
+        // To etcd an empty end means "this key alone". No key is before an empty end, and none is before this
+        // one.
         options = options.with_range(if end.is_empty() { vec![0, 0] } else { end.as_bytes().to_vec() });
     }
     if let Some(revision) = request.revision {
@@ -69,9 +70,9 @@ pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
         .or_else(txn.otherwise.into_iter().map(op).collect::<Vec<_>>())
 }
 
-/// The operations of a branch. A list that etcd accepts is passed as it is. A longer one is cut into unconditional
-/// transactions within this one, which etcd still runs at one revision. etcd's limit for a nested transaction is
-/// what the longest list around it leaves of the whole limit.
+/// The operations of a branch. A list that etcd accepts is passed as it is. A longer one is cut into
+/// unconditional transactions within this one, which etcd still runs at one revision. etcd's limit for a
+/// nested transaction is what the longest list around it leaves of the whole limit.
 fn branch(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
     if ops.len() <= MAX_TXN_OPS {
         return ops.into_iter().map(op).collect();
@@ -127,6 +128,7 @@ fn collect_gets(reply: &etcd_client::TxnResponse, got: &mut Vec<Option<KeyValue>
             TxnOpResponse::Get(mut get) => {
                 got.push(get.take_kvs().into_iter().next().map(|kv| key_value(kv.0)));
             }
+            // Nested replies come in the order of the operations, so the order of the `Get`s is kept.
             TxnOpResponse::Txn(nested) => collect_gets(&nested, got),
             TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) => {}
         }

@@ -7,7 +7,8 @@ use tonic::Code;
 
 use crate::store::StoreError;
 
-/// Translates an error. [`StoreError::Compacted`] carries 0, because etcd does not report the compacted revision.
+/// Translates an error. [`StoreError::Compacted`] carries 0, because etcd does not report the compacted
+/// revision.
 pub(super) fn translate(error: Error) -> StoreError {
     match error {
         Error::GRpcStatus(status) => of_status(status.code(), status.message(), status.source()),
@@ -28,8 +29,8 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         | Code::FailedPrecondition
         | Code::PermissionDenied
         | Code::Unimplemented => StoreError::Refused(aligned(text)),
-        // A message over gRPC's own limit never succeeds. "database space exceeded" and "too many requests" have the
-        // same code but may succeed later.
+        // A message over gRPC's own limit never succeeds. "database space exceeded" and "too many requests"
+        // have the same code but may succeed later.
         Code::ResourceExhausted if message.contains("larger than max") => {
             StoreError::Refused(format!("the request is too large: {text}"))
         }
@@ -42,6 +43,7 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         | Code::Internal
         | Code::Unavailable
         | Code::DataLoss
+        // A token may have expired, and the client fetches a new one, so this may succeed later.
         | Code::Unauthenticated => StoreError::Unavailable(match source {
             Some(source) => format!("{text}: {}", root(source)),
             None => text,

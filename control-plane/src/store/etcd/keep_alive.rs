@@ -1,9 +1,9 @@
 //! Renewals of leases: one stream to etcd for all of them, with many requests in flight.
 //!
-//! In: calls, bundled by lease. Out: etcd's responses, matched by lease. A call for a lease that was renewed a
-//! moment ago is answered at once. A call for a lease with a renewal in flight shares its response. When the stream
-//! breaks, or does not respond within the deadline, every call in flight fails. The stream is opened again at the
-//! next call, after a wait that grows with each failure.
+//! In: calls, bundled by lease. Out: etcd's responses, matched by lease. A call for a lease that was renewed
+//! a moment ago is answered at once. A call for a lease with a renewal in flight shares its response. When
+//! the stream breaks, or does not respond within the deadline, every call in flight fails. The stream is
+//! opened again at the next call, after a wait that grows with each failure.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -112,7 +112,8 @@ impl Renewer {
                 requests_taken.drain(..).for_each(|(lease, answer)| self.admit(lease, answer));
                 continue;
             }
-            // The connector decides about the wait after a lost connection, and its reason goes to the callers.
+            // The connector decides about the wait after a lost connection, and its reason goes to the
+            // callers.
             let connection = match self.link.connection().await {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -146,8 +147,8 @@ impl Renewer {
         }
     }
 
-    /// Opens the stream with the first lease in line, whose response comes with it. Returns `None` when that lease is
-    /// unknown, because etcd's client gives no stream then.
+    /// Opens the stream with the first lease in line, whose response comes with it. Returns `None` when that
+    /// lease is unknown, because etcd's client gives no stream then.
     async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<RenewalStream>, StoreError> {
         let Some(lease) = self.unsent.pop_front() else { return Ok(None) };
         let mut client = connection.client.lease_client();
@@ -177,6 +178,7 @@ impl Renewer {
     async fn pipeline(&mut self, stream: &mut RenewalStream) -> StoreError {
         let mut requests_taken = Vec::new();
         let mut sweep = tokio::time::interval(MOMENT);
+        // After a stall one sweep is enough.
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.unsent.front().copied();
@@ -188,6 +190,7 @@ impl Renewer {
                 }
                 response = stream.responses.message() => match response {
                     Ok(Some(response)) => {
+                        // etcd reports a lease that does not exist as one with no time left.
                         let ttl = Duration::from_secs(response.ttl().max(0).unsigned_abs());
                         let renewed = if ttl.is_zero() { Err(StoreError::LeaseNotFound) } else { Ok(ttl) };
                         if let Some(lease) = LeaseId::new(response.id()) {

@@ -3,8 +3,8 @@
 //! Before 3.4.25, and in 3.5 before 3.5.8, the response to a progress request could overtake events that it
 //! claims to cover: <https://github.com/etcd-io/etcd/issues/15220>.
 
-/// True when the response to a progress request proves that all events up to its revision were delivered. A version
-/// that cannot be parsed counts as an old one, which is slower but never wrong.
+/// True when the response to a progress request proves that all events up to its revision were delivered. A
+/// version that cannot be parsed counts as an old one, which is slower but never wrong.
 pub(super) fn progress_is_in_order(version: &str) -> bool {
     let mut numbers = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().ok());
     let mut next = || numbers.next().flatten();

@@ -1,11 +1,12 @@
 //! One watch: one gRPC stream on one connection, turned into whole revisions.
 //!
-//! In: etcd's responses, which may be fragments of a revision. Out: items of the store's watch. The reader that polls
-//! the stream drives the watch: there is no queue, and a slow reader slows etcd's sending by flow control.
+//! In: etcd's responses, which may be fragments of a revision. Out: items of the store's watch. The reader
+//! that polls the stream drives the watch: there is no queue, and a slow reader slows etcd's sending by flow
+//! control.
 //!
-//! Life: an idle etcd sends nothing for ten minutes, so the watch requests progress every few seconds. Any response
-//! is a sign of life. A request without a response for the idle timeout ends the watch. Progress responses of some
-//! versions do not prove anything else: see [`super::version`].
+//! Life: an idle etcd sends nothing for ten minutes, so the watch requests progress every few seconds. Any
+//! response is a sign of life. A request without a response for the idle timeout ends the watch. Progress
+//! responses of some versions do not prove anything else: see [`super::version`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +58,8 @@ pub(super) async fn open(
     liveness: Liveness,
 ) -> Result<WatchStream, StoreError> {
     let from = from.max(1);
-    // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete without
-    // an error (https://github.com/etcd-io/etcd/issues/19179).
+    // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete
+    // without an error (https://github.com/etcd-io/etcd/issues/19179).
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))
         .with_start_revision(convert::number((from - 1).max(1)))
@@ -92,7 +93,8 @@ impl Watching {
         let lost = self.connection.lost.clone();
         loop {
             tokio::select! {
-                // In this order: a response that has arrived must be seen before its time is found to be over.
+                // In this order: a response that has arrived must be seen before its time is found to be
+                // over.
                 biased;
                 response = self.responses.message() => {
                     let response = response.map_err(|error| self.broken(fault::translate(error)))?;
@@ -119,8 +121,8 @@ impl Watching {
         self.next_probe =
             now + if barrier_waits { BARRIER_PROBE.min(self.liveness.probe) } else { self.liveness.probe };
         self.unanswered.get_or_insert(now);
-        // Not awaited: a request that does not fit into the window waits behind earlier ones without a response, and
-        // their timeout is what ends the watch.
+        // Not awaited: a request that does not fit into the window waits behind earlier ones without a
+        // response, and their timeout is what ends the watch.
         match self.requests.request_progress().now_or_never() {
             Some(Err(error)) => Err(self.broken(fault::translate(error))),
             Some(Ok(())) | None => Ok(()),
@@ -132,6 +134,7 @@ impl Watching {
         let response = response.0;
         if response.canceled {
             return Err(match (convert::revision(response.compact_revision), response.cancel_reason) {
+                // The only reason that a new connection cannot cure.
                 (0, reason) if reason.contains("permission denied") => StoreError::Refused(reason),
                 (0, reason) => self.broken(unavailable(&format!("etcd cancelled the watch: {reason}"))),
                 (compacted, _) => StoreError::Compacted(compacted),
@@ -140,6 +143,8 @@ impl Watching {
         if response.events.is_empty() {
             let proof = response.watch_id != REQUESTED_PROGRESS || self.connection.progress_is_in_order;
             let done = convert::revision(response.header.map_or(0, |header| header.revision));
+            // The response to the creation carries the newest revision, although the events up to it are
+            // still to come.
             if response.created || !proof || done <= self.reported || done + 1 < self.from {
                 return Ok(None);
             }
@@ -150,6 +155,7 @@ impl Watching {
         let events = response.events.into_iter().filter_map(convert::event);
         self.incomplete.extend(events.filter(|event| event.rev() >= from));
         let last = self.incomplete.last().map_or(0, KvEvent::rev);
+        // The last revision of a fragment may go on in the next one, so it is held back.
         let whole = match response.fragment {
             true => self.incomplete.partition_point(|event| event.rev() < last),
             false => self.incomplete.len(),

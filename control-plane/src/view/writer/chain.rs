@@ -1,12 +1,13 @@
-//! Links each change to the one before, so that a gateway that receives the later one sees whether it missed one.
+//! Links each change to the one before, so that a gateway that receives the later one sees whether it missed
+//! one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use shared::model::Revision;
 
-/// The most links that are remembered. Beyond it all of them are dropped; each affected subscriber then sends one
-/// replay request when it receives the next change.
+/// The most links that are remembered. Beyond it all of them are dropped; each affected subscriber then sends
+/// one replay request when it receives the next change.
 const MAX_LINKS: usize = 100_000;
 
 /// The revision of the last change of each key.

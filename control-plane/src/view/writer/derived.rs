@@ -12,8 +12,8 @@ use crate::view::interest;
 use crate::view::snapshot::Snapshot;
 
 impl ViewWriter {
-    /// Adds the changes of interest between `before` and the current state. Only consumers that the revision may
-    /// concern are compared.
+    /// Adds the changes of interest between `before` and the current state. Only consumers that the revision
+    /// may concern are compared.
     pub(super) fn push_interest_changes(&mut self, before: &Snapshot, applying: &mut Applying) {
         for consumer in self.concerned_consumers(before, applying) {
             if let Some(mut change) = self.interest_change(before, &consumer, applying) {
@@ -23,8 +23,8 @@ impl ViewWriter {
         }
     }
 
-    /// The consumers whose interest the revision may have changed. Both states are searched: a rule that has just
-    /// gone concerned consumers, and so does one that has just come.
+    /// The consumers whose interest the revision may have changed. Both states are searched: a rule that has
+    /// just gone concerned consumers, and so does one that has just come.
     fn concerned_consumers(&self, before: &Snapshot, applying: &mut Applying) -> BTreeSet<ServiceRef> {
         let mut consumers = std::mem::take(&mut applying.affected.consumers);
         for (tenant, name) in &applying.affected.names {
@@ -66,8 +66,8 @@ impl ViewWriter {
         })
     }
 
-    /// Adds, for each tenant, the services that came, went or got another name since `before`. Watchers of a scope
-    /// need them.
+    /// Adds, for each tenant, the services that came, went or got another name since `before`. Watchers of a
+    /// scope need them.
     pub(super) fn push_services_changes(&mut self, before: &Snapshot, applying: &mut Applying) {
         let mut changes: BTreeMap<Tenant, pb::ServicesChange> = BTreeMap::new();
         for service in std::mem::take(&mut applying.affected.records) {

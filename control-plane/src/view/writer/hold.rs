@@ -72,6 +72,8 @@ impl ViewWriter {
                     service_id: service.id.clone(),
                     ..instance
                 });
+                // Without a lease: the instance's own has ended, and the record is on the lease of the
+                // protection.
                 let view = InstanceView { instance: instance.clone(), unknown: None, mod_rev, lease: None };
                 let entry = self.service_mut(service);
                 entry.put_instance(view);

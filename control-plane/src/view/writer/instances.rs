@@ -44,8 +44,8 @@ impl ViewWriter {
         applying.affected.services.insert(service.clone());
     }
 
-    /// Adds an event to the provider's chain. A provider without a record has no name under which an event could go
-    /// out, so its instances are announced when the record comes.
+    /// Adds an event to the provider's chain. A provider without a record has no name under which an event
+    /// could go out, so its instances are announced when the record comes.
     pub(super) fn push_event(
         &mut self,
         provider: &ServiceRef,
@@ -76,8 +76,8 @@ impl ViewWriter {
         })));
     }
 
-    /// Adds an event for each instance of a service: created ones when the record comes after them, and deleted ones
-    /// when the record goes before them.
+    /// Adds an event for each instance of a service: created ones when the record comes after them, and
+    /// deleted ones when the record goes before them.
     pub(super) fn push_event_for_each_instance(
         &mut self,
         service: &ServiceRef,
@@ -102,7 +102,8 @@ impl ViewWriter {
         // The key decides: a foreign writer may have left the ids out of the value.
         instance.instance_id = id.to_owned();
         instance.service_id = service.id.clone();
-        // A view may hold a hundred thousand instances, most with one address in a list that grew to room for four.
+        // A view may hold a hundred thousand instances, most with one address in a list that grew to room for
+        // four.
         instance.endpoints.shrink_to_fit();
         Some(InstanceView {
             instance: Arc::new(instance),

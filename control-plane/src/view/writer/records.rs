@@ -68,8 +68,8 @@ impl ViewWriter {
             Key::Wanted(consumer, tenant, name) => self.add_wanted(consumer, tenant, name, applying),
             Key::Size(service) => self.apply_size(service, kv, applying),
             Key::Held(service, id) => self.apply_held(service, id, kv, applying),
-            // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the dependency
-            // queue is read from the store by its own task.
+            // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the
+            // dependency queue is read from the store by its own task.
             Key::Instance(..) | Key::Lease(..) | Key::DependencyQueue(..) | Key::Other => {}
         }
     }
@@ -101,7 +101,8 @@ impl ViewWriter {
                 remove_version(&mut self.tenant_mut(tenant).aliases, name, version);
                 applying.affected.names.insert((tenant.clone(), name.clone()));
             }
-            // The conditions here and below: `service_mut` would make an entry for a service that has already gone.
+            // The conditions here and below: `service_mut` would make an entry for a service that has already
+            // gone.
             Key::Tags(service) if self.current.any_service(service).is_some() => {
                 let view = self.service_mut(service);
                 view.tags = Arc::default();
@@ -139,6 +140,7 @@ impl ViewWriter {
                 let rules = &mut self.tenant_mut(tenant).provider_rules;
                 let Some(mut by_rule) = rules.get(name).cloned() else { return };
                 Arc::make_mut(&mut by_rule).remove(rule);
+                // Empty entries must go, or names that nobody uses any more would fill the memory.
                 if by_rule.is_empty() {
                     rules.remove_mut(name);
                 } else {
@@ -171,6 +173,7 @@ impl ViewWriter {
         let view = self.service_mut(service);
         let is_new = view.service.is_none();
         let key = value.key(&service.tenant);
+        // Our own API never renames a service, but foreign writers may.
         let is_renamed = *view.key != key;
         view.key = Arc::new(key);
         view.service = Some(Arc::new(value));
@@ -249,16 +252,19 @@ type Versions = rpds::HashTrieMapSync<Name, Arc<Vec<VersionEntry>>>;
 
 fn version_entry(version: &str, kv: &KeyValue) -> VersionEntry {
     VersionEntry {
+        // A text that is no number counts as the lowest version. It can still be found by its exact text.
         version: Version::parse(version).unwrap_or_default(),
         text: version.to_owned(),
         id: String::from_utf8_lossy(&kv.value).into_owned(),
     }
 }
 
-/// Inserts a version, and keeps the list newest first. Texts that stand for the same number are ordered as text.
+/// Inserts a version, and keeps the list newest first. Texts that stand for the same number are ordered as
+/// text.
 fn insert_version(versions: &mut Versions, name: &Name, entry: VersionEntry) {
     let mut list = versions.get(name).cloned().unwrap_or_default();
     let entries = Arc::make_mut(&mut list);
+    // The same version may be written again with another id.
     entries.retain(|e| e.text != entry.text);
     let index = entries.partition_point(|e| (e.version, &e.text) > (entry.version, &entry.text));
     entries.insert(index, entry);

@@ -1,11 +1,11 @@
-//! Starts the view from a full list: at first, after the watch's history was compacted away, and after the store was
-//! restored from a backup.
+//! Starts the view from a full list: at first, after the watch's history was compacted away, and after the
+//! store was restored from a backup.
 //!
-//! A list shows a state, not the changes that led to it. Between the last revision of the view and the list's,
-//! instances came and went at revisions that only other replicas know. If differences were announced at the list's
-//! revision, clients that have received such a change at its own revision would receive it twice. Therefore
-//! nothing is announced and the history begins anew. Requests for earlier events are answered with the state, and a
-//! publisher's bookmarks show that there is a hole.
+//! A list shows a state, not the changes that led to it. Between the last revision of the view and the
+//! list's, instances came and went at revisions that only other replicas know. If differences were announced
+//! at the list's revision, clients that have received such a change at its own revision would receive it
+//! twice. Therefore nothing is announced and the history begins anew. Requests for earlier events are
+//! answered with the state, and a publisher's bookmarks show that there is a hole.
 
 use shared::model::{Revision, ServiceRef};
 
@@ -34,8 +34,8 @@ impl ViewWriter {
     /// Applies the list. The changes collected in `applying` are discarded by the caller.
     fn load(&mut self, items: Vec<KeyValue>, applying: &mut Applying) {
         let mut held = Vec::new();
-        // Items are dropped one by one, each as soon as its part of the view exists. Together with the view they
-        // would need twice the memory.
+        // Items are dropped one by one, each as soon as its part of the view exists. Together with the view
+        // they would need twice the memory.
         for kv in items {
             match Key::parse(&kv.key) {
                 Key::Held(..) => held.push(kv),
