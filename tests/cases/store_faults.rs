@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{
-    KvEvent, Op, RangeRequest, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream,
+    KvEvent, LeaseId, Op, RangeRequest, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use harness::{Direction, Etcd, Link, eventually};
@@ -201,7 +201,10 @@ async fn a_store_can_be_made_while_etcd_is_away() {
     let rig = Rig::on(etcd).await;
     rig.assert_unavailable().await;
     rig.assert_fails_fast().await;
-    assert!(matches!(rig.store.keep_alive(1).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(
+        rig.store.keep_alive(LeaseId::new(1).expect("not zero")).await,
+        Err(StoreError::Unavailable(_))
+    ));
     assert!(matches!(rig.store.watch("/t/", 1).await.err(), Some(StoreError::Unavailable(_))));
     rig.etcd.restart().await;
     rig.put_when_back("1").await;
