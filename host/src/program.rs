@@ -271,7 +271,11 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn refusal() -> Response {
-    (StatusCode::FORBIDDEN, "only for this machine, or with the admin token (`admin-token`)").into_response()
+    (
+        StatusCode::FORBIDDEN,
+        "only by the admin port (`admin-listen`) from this machine, or with the admin token (`admin-token`)",
+    )
+        .into_response()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::run::run;
 
 /// Program, or library, and Debian package.
-const SERVERS: [(&str, &str); 6] = [
+const SERVERS: [(&str, &str); 7] = [
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("nats-server", "nats-server"),
@@ -16,6 +16,8 @@ const SERVERS: [(&str, &str); 6] = [
     ("promtool", "prometheus"),
     // The case that moves the clocks of our programs loads it into them.
     ("faketime/libfaketimeMT.so.1", "libfaketime"),
+    // One of the examples is written in it.
+    ("python3", "python3"),
 ];
 /// Forbids the packages to start their services; tests start their own.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -34,7 +36,7 @@ pub fn ensure_installed() -> Result<()> {
     let packages = missing.join(" ");
     if !Path::new("/etc/debian_version").exists() || !rustix::process::geteuid().is_root() {
         bail!(
-            "the system tests need etcd, nats-server and prometheus on the search path, and libfaketime. \
+            "the system tests need etcd, nats-server, prometheus and python3 on the search path, and libfaketime. \
              On Debian, as root: apt-get install --no-install-recommends {packages}"
         );
     }

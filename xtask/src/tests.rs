@@ -8,7 +8,7 @@ use crate::run::{cargo, run};
 use crate::servers;
 
 /// Our programs that tests start; each is the binary of a package of the same name.
-const PROGRAMS: [&str; 3] = ["control-plane", "edge-gateway", "muster"];
+const PROGRAMS: [&str; 4] = ["control-plane", "edge-gateway", "muster", "resumable-client"];
 
 /// Installs servers, builds our programs once, runs the tests whose names contain `filter`.
 ///
