@@ -14,7 +14,7 @@ use benches::Latencies;
 use benches::call::{Client, ask, request};
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
-use control_plane::config::Config;
+use control_plane::settings::Config;
 use control_plane::keys;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{Op, Store, Txn};

@@ -1,7 +1,19 @@
 //! The registry over HTTP.
 //!
-//! A handler takes a [`Call`], asks the [`Registry`] and renders the answer. Paths, codes and shapes are
-//! Service-Center's; `routes` declares every route, [`guard`] holds what is common to all of them.
+//! A request passes [`guard`], which holds everything that is common to all routes, and then the handler of its
+//! operation. A handler takes a [`call::Call`], calls the [`Registry`] and renders the reply. Paths, codes and shapes
+//! are Service-Center's.
+//!
+//! | path | file |
+//! | --- | --- |
+//! | `/microservices`, `/existence` | `services` |
+//! | `…/instances`, `/heartbeats` | `instances`, `find` |
+//! | `/instances/action` | `batch` |
+//! | `…/schemas`, `…/tags`, `…/rules` | `schemas`, `tags`, `rules` |
+//! | `/dependencies`, `…/providers`, `…/consumers` | `dependencies` |
+//! | `/govern/…`, `/admin/…` | `govern`, `admin` |
+//! | `/version`, `/health` | `health` |
+//! | `/openapi` | `openapi` |
 
 use std::sync::Arc;
 
@@ -10,79 +22,108 @@ use axum::Router;
 use crate::registry::Registry;
 
 mod admin;
-pub mod call;
+mod batch;
+mod call;
 mod dependencies;
-mod discovery;
+mod dump;
+mod failure;
+mod find;
 mod govern;
-pub mod guard;
+pub(crate) mod guard;
 mod health;
 mod instances;
 mod openapi;
 mod operation;
 mod reply;
-mod routes;
+mod rules;
 mod schemas;
 mod services;
 mod tags;
 
-pub use call::Call;
-use operation::{Part, Routes};
+use operation::{Group, Operation, Routes};
 
-/// What handlers share.
+const REGISTRY: Group =
+    Group { base: "/v4/{project}/registry", tag: "Registry", suffix: "", deprecated: false };
+const GOVERN: Group = Group { base: "/v4/{project}/govern", tag: "Govern", suffix: "", deprecated: false };
+const ADMIN: Group = Group { base: "/v4/{project}/admin", tag: "Admin", suffix: "", deprecated: false };
+const REGISTRY_V3: Group =
+    Group { base: "/registry/v3", tag: "Version 3", suffix: "V3", deprecated: true };
+const GOVERN_V3: Group =
+    Group { base: "/registry/v3/govern", tag: "Version 3", suffix: "V3", deprecated: true };
+const ROOT: Group = Group { base: "", tag: "About", suffix: "Root", deprecated: false };
+
+/// The state that handlers share. Cheap to clone.
 #[derive(Clone)]
-pub struct Api(Arc<Inner>);
+pub(crate) struct Api(Arc<Shared>);
 
-struct Inner {
+struct Shared {
     registry: Registry,
     limits: BodyLimits,
 }
 
-/// Bytes that a request's body may have.
+/// Largest bodies of requests, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Registration of an instance (Service-Center: 5 KiB).
+    /// Registration of an instance.
     pub instance: usize,
-    /// Properties of a service or an instance (3 KiB).
+    /// Properties of a service or an instance.
     pub properties: usize,
-    /// Everything else (`server.request.maxBodyBytes`, 2 MiB).
+    /// Every other request (`server.request.maxBodyBytes`).
     pub other: usize,
 }
 
-impl Default for BodyLimits {
-    fn default() -> Self {
-        Self { instance: 5 << 10, properties: 3 << 10, other: 2 << 20 }
+impl BodyLimits {
+    /// Service-Center's fixed limits of the two frequent requests, and a limit of all others.
+    pub(crate) fn with_other(other: usize) -> Self {
+        Self { instance: 5 << 10, properties: 3 << 10, other }
     }
 }
 
 impl Api {
-    /// The API of a registry.
-    pub fn new(registry: Registry, limits: BodyLimits) -> Self {
-        Self(Arc::new(Inner { registry, limits }))
+    pub(crate) fn new(registry: Registry, limits: BodyLimits) -> Self {
+        Self(Arc::new(Shared { registry, limits }))
     }
 
-    /// The registry behind the API.
-    pub fn registry(&self) -> &Registry {
+    fn registry(&self) -> &Registry {
         &self.0.registry
     }
 
-    pub(crate) fn limits(&self) -> &BodyLimits {
+    fn limits(&self) -> &BodyLimits {
         &self.0.limits
     }
 
-    /// All routes, without what is common to them; see [`guard::Guarded`].
-    pub fn router(self) -> Router {
-        let part = |base, tag, suffix, deprecated| Part { base, tag, suffix, deprecated };
+    /// All routes, without the things that [`guard::Guarded`] adds.
+    pub(crate) fn router(self) -> Router {
         Routes::default()
-            .mount(part("/v4/{project}/registry", "Registry", "", false), routes::registry())
-            .mount(part("/v4/{project}/registry", "Registry", "", false), routes::registry_v4())
-            .mount(part("/v4/{project}/govern", "Govern", "", false), routes::govern())
-            .mount(part("/v4/{project}/admin", "Admin", "", false), routes::admin())
-            .mount(part("/registry/v3", "Version 3", "V3", true), routes::registry())
-            .mount(part("/registry/v3/govern", "Version 3", "V3", true), routes::govern_v3())
-            .mount(part("", "About", "Root", false), routes::root())
+            .mount(REGISTRY, registry())
+            .mount(REGISTRY, registry_of_v4_only())
+            .mount(REGISTRY, health::operations("4.0.0"))
+            .mount(REGISTRY, health::readiness_operations())
+            .mount(GOVERN, govern::operations())
+            .mount(ADMIN, admin::operations())
+            .mount(REGISTRY_V3, registry())
+            .mount(GOVERN_V3, govern::operations_v3())
+            .mount(ROOT, health::operations("3.0.0"))
             .finish()
             .fallback(guard::not_found)
             .method_not_allowed_fallback(guard::method_not_allowed)
             .with_state(self)
     }
+}
+
+/// The operations on registered things, which v3 and v4 share.
+fn registry() -> Vec<Operation> {
+    let mut all = services::operations();
+    all.extend(instances::operations());
+    all.extend(find::operations());
+    all.extend(schemas::operations());
+    all.extend(tags::operations());
+    all.extend(rules::operations());
+    all.extend(dependencies::operations());
+    all
+}
+
+/// Operations that Service-Center added with v4.
+fn registry_of_v4_only() -> Vec<Operation> {
+    vec![batch::operation(), instances::operation_on_many()]
 }

@@ -16,7 +16,6 @@ use tracing::warn;
 
 use crate::api::Api;
 use crate::api::guard::Guarded;
-use crate::config::{Config, host_name};
 use crate::dependency_queue;
 use crate::election::{self, Role};
 use crate::keys::ROOT;
@@ -25,82 +24,89 @@ use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::{Registry, own, totals};
 use crate::responder::Responder;
+use crate::settings::{Config, host_name};
 use crate::store::Store;
 use crate::store::measured::Measured;
 use crate::view::{self, History, View, follow, gauges};
 
-/// A control plane, running among its [`Tasks`] from the moment it is built.
+/// A control plane. It runs among its [`Tasks`] from the moment it is built.
 pub struct App {
-    /// Answers requests; give it to an HTTP server, or to a gateway in the same process.
+    /// Answers requests. Give it to an HTTP server, or to a gateway in the same process.
     pub service: Guarded,
-    /// The registry behind it.
+    /// The registry behind the service.
     pub registry: Registry,
-    /// Its view.
+    /// The registry's view of the store.
     pub view: View,
-    /// What this replica is.
+    /// The role of this replica: publisher, or standby.
     pub role: watch::Receiver<Role>,
-    /// To be told when no request is left.
-    pub rest: Rest,
+    /// Ends the drain. Call [`DrainHandle::finish`] when the service has no request in flight.
+    pub drain: DrainHandle,
 }
 
-/// How long the end of a drain waits to publish what the store has: for the store, the view and the bus together.
+/// The time that the end of a drain may take to publish the last changes: store, view and bus together.
 const HANDOVER: Duration = Duration::from_secs(3);
 
-/// The end of a drain: the view is followed, and its changes are published, until no request is left and this
-/// node has taken itself out of the registry. A publisher leaves its seat when it has published everything that was
-/// committed until then: who takes it may have begun a moment ago, and know nothing of what was before.
-pub struct Rest {
+/// The end of a drain.
+///
+/// While requests are in flight, and until this node has unregistered itself, the view is still followed and its
+/// changes are published. A publisher then publishes everything that was committed before it leaves its seat,
+/// because its successor may have started a moment ago and know nothing about older changes.
+pub struct DrainHandle {
     store: Arc<dyn Store>,
     view: View,
     role: watch::Receiver<Role>,
-    idle: CancellationToken,
+    /// Stops every room. It is cancelled last.
+    stop: CancellationToken,
+    /// Cancelled when this node has unregistered itself.
     unregistered: CancellationToken,
-    /// Tells the publisher to end, before the others.
-    publishing: CancellationToken,
+    /// Stops the publisher, before the other rooms.
+    stop_publisher: CancellationToken,
+    /// Cancelled when the publisher has stopped.
     published: CancellationToken,
 }
 
-impl Rest {
-    /// Stops the rooms behind the API. To be called when no request is left.
-    pub async fn begin(self) {
-        tokio::select! { () = self.unregistered.cancelled() => {}, () = self.idle.cancelled() => {} }
-        let handover = self.idle.run_until_cancelled(tokio::time::timeout(HANDOVER, self.hand_over()));
-        if handover.await.is_some_and(|outcome| outcome.is_err()) {
-            warn!("not everything could be published in time; gateways will ask the next publisher");
+impl DrainHandle {
+    /// Publishes the last changes and stops the rooms behind the API. Takes [`HANDOVER`] at most after this node has
+    /// unregistered itself.
+    pub async fn finish(self) {
+        tokio::select! { () = self.unregistered.cancelled() => {}, () = self.stop.cancelled() => {} }
+        let handover = tokio::time::timeout(HANDOVER, self.hand_over());
+        if let Some(Err(_)) = self.stop.run_until_cancelled(handover).await {
+            warn!("not every change could be published in time; gateways get the rest from the next publisher");
         }
-        self.idle.cancel();
+        self.stop.cancel();
     }
 
     async fn hand_over(&self) {
         if *self.role.borrow() != Role::Standby
             && let Ok(rev) = self.store.barrier(ROOT).await
         {
-            // A view that does not come so far is published as it is.
+            // A view that does not get this far in time is published as it is.
             let _ = self.view.at(rev, HANDOVER / 2).await;
         }
-        self.publishing.cancel();
+        self.stop_publisher.cancel();
         self.published.cancelled().await;
     }
 }
 
-/// What a control plane is built from.
+/// The parts from which a control plane is built.
 pub struct Parts {
-    /// The truth.
+    /// The store that holds the registry.
     pub store: Arc<dyn Store>,
-    /// The way to the gateways.
+    /// The bus to the gateways.
     pub bus: Arc<dyn Bus>,
-    /// Settings.
+    /// The settings of the plane.
     pub config: Config,
-    /// The address it listens on: what it advertises unless told otherwise.
+    /// The address on which the plane listens. It is advertised if the settings name no other address.
     pub listening: SocketAddr,
-    /// Where figures go.
+    /// The meter to which figures are reported.
     pub meter: Meter,
-    /// Where it says that it is ready.
+    /// The readiness of the process, of which the plane becomes a condition.
     pub readiness: Readiness,
 }
 
 impl App {
-    /// Joins the rooms and starts their tasks. Needs a runtime.
+    /// Builds the rooms and starts their tasks. Needs a runtime.
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
         let Parts { store, bus, config, listening, meter, readiness } = parts;
         let clock = Clock::system();
@@ -115,6 +121,7 @@ impl App {
         observe_usage(&meter, &address);
 
         let writer = writer.reporting(ViewMetrics::new(&meter, &address));
+        // Not the token of the drain: the rooms go on until `DrainHandle::finish` has handed over.
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
         let (role_sender, role) = watch::channel(Role::Standby);
@@ -130,39 +137,53 @@ impl App {
         tasks.spawn_vital("protector", protector);
         let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
         tasks.spawn_vital("dependency_queue", queue);
+
         let metrics = PublisherMetrics::new(&meter, clock, &address);
         let backlog_view = view.clone();
         metrics.observe_backlog(&meter, move || backlog_view.now().map_or(0, |snapshot| snapshot.revision));
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
-        let (publishing, published) = (stop.child_token(), CancellationToken::new());
-        let (running, done) = (publisher.run(publishing.clone()), published.clone().drop_guard());
-        tasks.spawn_vital("publisher", async move {
-            running.await;
-            drop(done);
-        });
+        let stop_publisher = stop.child_token();
+        let published = CancellationToken::new();
+        tasks.spawn_vital("publisher", and_then_cancel(publisher.run(stop_publisher.clone()), &published));
         tasks.spawn_vital("responder", Responder::new(registry.clone(), bus).run(stop.clone()));
+
+        // This one ends with the beginning of the drain: clients should forget this node as early as possible.
         let endpoint = format!("rest://{address}/");
-        // Clients are to forget this node as soon as it drains.
-        let draining = tasks.drain().clone();
+        let own =
+            own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
         let unregistered = CancellationToken::new();
-        let left = unregistered.clone().drop_guard();
-        let own = own::keep_registered(registry.clone(), endpoint, host_name(), draining);
-        tasks.spawn(async move {
-            own.await;
-            drop(left);
-        });
+        tasks.spawn(and_then_cancel(own, &unregistered));
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
 
-        let api = Api::new(registry.clone(), config.bodies);
-        let service =
-            Guarded::new(api.router(), ApiMetrics::new(&meter, &address), registry.alarms().clone());
-        let (seen, seat) = (view.clone(), role.clone());
-        let rest = Rest { store, view: seen, role: seat, idle: stop, unregistered, publishing, published };
-        Self { service, registry, view, role, rest }
+        let router = Api::new(registry.clone(), config.bodies).router();
+        let service = Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone());
+        let drain = DrainHandle {
+            store,
+            view: view.clone(),
+            role: role.clone(),
+            stop,
+            unregistered,
+            stop_publisher,
+            published,
+        };
+        Self { service, registry, view, role, drain }
     }
 }
 
-/// Ready when the first list is in.
+/// Runs a task and cancels `done` when it ends, also when it panics or is dropped.
+fn and_then_cancel<F>(task: F, done: &CancellationToken) -> impl Future<Output = ()> + use<F>
+where
+    F: Future<Output = ()>,
+{
+    // Taken before the task runs: a task that is dropped without ever being polled counts as ended too.
+    let guard = done.clone().drop_guard();
+    async move {
+        task.await;
+        drop(guard);
+    }
+}
+
+/// Reports that the plane is ready once the registry has been read for the first time.
 async fn report_ready(view: View, readiness: Readiness, stop: CancellationToken) {
     let condition = readiness.condition("view");
     let mut revisions = view.revisions();
@@ -171,6 +192,6 @@ async fn report_ready(view: View, readiness: Readiness, stop: CancellationToken)
         listed = revisions.wait_for(|rev| *rev > 0) => if listed.is_err() { return },
     }
     condition.set(true, "the registry has been read");
-    // Held until the end: a condition without an owner does not hold.
+    // A condition that has no owner any more counts as not met.
     stop.cancelled().await;
 }

@@ -13,11 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::election::Role;
-use crate::failure::Failure;
 use crate::keys::DEPENDENCY_QUEUE;
 use crate::record::Record;
-use crate::registry::Registry;
 use crate::registry::dependency::QueuedDependency;
+use crate::registry::{Registry, RegistryError};
 use crate::store::{Compare, KeyValue, Op, RangeRequest, Txn};
 
 /// The most entries in a round.
@@ -42,8 +41,9 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
         let (abandoned, new): (Vec<_>, Vec<_>) =
             reply.items.into_iter().partition(|kv| seen.get(&kv.key) == Some(&kv.mod_rev));
         for kv in &abandoned {
-            if let Err(failure) = apply_entry(&registry, kv).await {
-                warn!(key = kv.key, %failure, "a queued dependency cannot be applied; trying again");
+            if let Err(error) = apply_entry(&registry, kv).await {
+                let error = error.with_sources();
+                warn!(key = kv.key, error, "a queued dependency cannot be applied; trying again");
             }
         }
         if !abandoned.is_empty() {
@@ -55,7 +55,7 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
 
 /// Applies an entry and deletes it. An entry that cannot be decoded is only deleted, since nobody could ever
 /// apply it.
-async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), Failure> {
+async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), RegistryError> {
     match Record::<QueuedDependency>::parse(&kv.value) {
         Ok(record) => registry.apply_queued(record.value).await?,
         Err(error) => warn!(key = kv.key, %error, "a queued dependency cannot be decoded; deleting it"),
@@ -66,6 +66,6 @@ async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), Failure> 
         then: vec![Op::Delete(kv.key.clone())],
         ..Txn::default()
     };
-    registry.store().txn(txn).await?;
+    registry.store().txn(txn).await.map_err(RegistryError::Commit)?;
     Ok(())
 }

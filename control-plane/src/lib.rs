@@ -7,22 +7,19 @@
 //!
 //! Data flows one way; only [`app`] knows both ends of an arrow.
 
-pub mod api;
+mod api;
 pub mod app;
-pub mod config;
 pub mod dependency_queue;
 pub mod election;
-pub mod failure;
 pub mod inventory;
 pub mod keys;
 pub mod metrics;
-#[cfg(feature = "etcd")]
-pub mod process;
 pub mod protector;
 pub mod publisher;
 pub mod record;
 pub mod registry;
 pub mod responder;
+pub mod settings;
 pub mod store;
 pub mod version;
 pub mod view;

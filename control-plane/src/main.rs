@@ -1,8 +1,9 @@
 //! The `control-plane` program: settings → logs → sockets → store and bus → rooms → serve → drain.
 //!
-//! Exit status: 0 after a drain, 1 when something could not be started or did not end in time, 64 for mistakes
+//! Exit status: 0 after a drain, 1 when a part could not be started or did not end in time, 64 for mistakes
 //! in the settings.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use bus::NatsBus;
 use control_plane::app::{App, Parts};
 use control_plane::inventory;
-use control_plane::process::ProcessConfig;
+use control_plane::settings::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
 use host::program::{self, Host};
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     program::run(settings::start(command), 1, start)
 }
 
-/// Starts everything; it runs among the host's tasks from then on.
+/// Starts everything as tasks of the host and returns.
 async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
     let tasks = host.tasks.clone();
     let api = bind(config.listen).await?;
@@ -51,16 +52,16 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let quotas = app.registry.quotas();
     host.on_change(move |config| quotas.set(&config.plane.registry));
     host.serve_admin(admin);
-    let (service, rest) = (app.service, app.rest);
+    // The other handles are dropped with `app`: the store closes with its last handle.
+    let App { service, drain, .. } = app;
     let limits = ServerLimits { access_log: config.log.access, ..config.http };
     host.tasks.spawn_vital("api", async move {
         serve_counted(api, service, limits, counted, &tasks).await;
-        rest.begin().await;
+        drain.finish().await;
     });
-    drop((app.registry, app.view, app.role));
     Ok(())
 }
 
-async fn bind(address: std::net::SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }

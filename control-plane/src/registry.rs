@@ -1,8 +1,10 @@
-//! The registry itself: register, heartbeat, find, depend. Knows neither HTTP nor etcd.
+//! The registry's operations: register, heartbeat, find, depend. This room knows neither HTTP nor etcd.
 //!
-//! Reads come from the view. Writes are compare-and-swap transactions on the store, and answer when this
-//! replica's view has reached them. A claim that something is absent, or that nothing changed, is made only
-//! behind a [`Registry::confirmed`] view.
+//! - Reads come from the replica's view.
+//! - Writes are compare-and-swap transactions on the store. They return when this replica's view has reached them,
+//!   so that a client which reads after it wrote finds its own write.
+//! - A claim that something is absent, or that nothing changed, is made only on a [`Registry::confirmed`] view.
+//! - Each operation fails with a [`RegistryError`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,103 +14,92 @@ use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
 use tracing::debug;
 
 use self::alarm::{AlarmId, Alarms};
-use crate::failure::{Code, Failure};
+pub use self::error::RegistryError;
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
 use crate::store::{Store, StoreError, Txn, TxnReply};
 use crate::view::{Snapshot, View};
 
-pub mod alarm;
-pub mod dependency;
-pub mod existence;
-pub mod find;
-pub mod heartbeat;
-pub mod instance;
-pub mod own;
-pub mod protection;
-pub mod quota;
-pub mod rule;
-pub mod schema;
+pub(crate) mod alarm;
+pub(crate) mod dependency;
+mod error;
+pub(crate) mod existence;
+pub(crate) mod find;
+pub(crate) mod heartbeat;
+pub(crate) mod instance;
+pub(crate) mod own;
+pub(crate) mod protection;
+pub(crate) mod quota;
+pub(crate) mod rule;
+pub(crate) mod schema;
 pub mod service;
-pub mod tag;
-pub mod totals;
-pub mod validate;
+pub(crate) mod tag;
+pub(crate) mod totals;
+pub(crate) mod validate;
 
-/// How long a read waits for the revision it was asked to contain, and a write for its own view.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often a compare-and-swap that lost is tried again before the caller is told to.
+/// The time that a read waits for the revision it must contain, and a write for this replica's view.
+const VIEW_WAIT: Duration = Duration::from_secs(3);
+/// Attempts of a compare-and-swap before the caller is asked to try again.
 const CAS_TRIES: usize = 32;
 
-/// What an operator may set.
+/// The limits and fixed facts that an operator sets.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
     /// Services that a tenant may have (Service-Center's `quota.cap.service.limit`).
     pub service_quota: usize,
     /// Instances that a tenant may have (`quota.cap.instance.limit`).
     pub instance_quota: usize,
-    /// Schemas and tags that a service may have.
+    /// Schemas, and tags, and rules, that a service may have.
     pub schema_quota: usize,
-    /// Names that a consumer may wait for.
+    /// Unregistered names that a consumer may wait for.
     pub wanted_quota: usize,
-    /// When above zero, the time of every lease in seconds (`registry.instance.ttl`).
+    /// The time of every lease in seconds (`registry.instance.ttl`). With 0 each instance's health check decides.
     pub instance_ttl: i64,
-    /// Seconds between heartbeats that an instance must allow at least (`registry.instance.minInterval`); 0: any.
+    /// The shortest heartbeat interval of an instance in seconds (`registry.instance.minInterval`).
     pub min_interval: i32,
-    /// Missed heartbeats that an instance must allow at least (`registry.instance.minTimes`).
+    /// The smallest number of heartbeats that an instance may miss (`registry.instance.minTimes`).
     pub min_times: i32,
-    /// Where this node runs, told by its own instance (`registry.instance.datacenter`).
+    /// The place where this node runs, shown by its own instance (`registry.instance.datacenter`).
     pub data_center: Option<DataCenter>,
     /// Names of services of `default/default`, application `default`, that every tenant finds.
     pub shared_services: Vec<String>,
-    /// Environment of the registry's own service, where shared services live.
+    /// Environment of the registry's own service, and of shared services.
     pub own_environment: String,
 }
 
-impl Default for RegistryConfig {
-    fn default() -> Self {
-        Self {
-            service_quota: 50_000,
-            instance_quota: 150_000,
-            schema_quota: 100,
-            wanted_quota: 1_000,
-            instance_ttl: 0,
-            min_interval: 0,
-            min_times: 0,
-            data_center: None,
-            shared_services: Vec::new(),
-            own_environment: "production".into(),
-        }
-    }
-}
-
 impl RegistryConfig {
-    /// Whether a service is visible to every tenant.
-    pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
+    /// True for a service that every tenant finds.
+    pub(crate) fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
         *tenant == Tenant::default()
             && app_id == "default"
             && (name == own::NAME || self.shared_services.iter().any(|shared| shared == name))
     }
 }
 
-/// Who asks, and how fresh the answer has to be.
+/// The tenant and consumer that a request comes from, and the revision that the reply must contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The tenant of the request.
-    pub tenant: Tenant,
+    pub(crate) tenant: Tenant,
     /// The caller's own service id, from `X-ConsumerId`.
-    pub consumer: Option<String>,
-    /// The answer must contain this revision.
-    pub min_rev: Revision,
+    pub(crate) consumer: Option<String>,
+    /// The oldest revision that the reply may be made from.
+    pub(crate) min_rev: Revision,
 }
 
 impl Caller {
+    /// A caller about which only the tenant is known.
+    pub(crate) fn of_tenant(tenant: &Tenant) -> Self {
+        Self { tenant: tenant.clone(), ..Self::default() }
+    }
+
     /// A service of the caller's tenant.
-    pub fn service(&self, id: &str) -> ServiceRef {
+    pub(crate) fn service(&self, id: &str) -> ServiceRef {
         ServiceRef::new(self.tenant.clone(), id)
     }
 }
 
-/// The registry's operations. Cheap to clone.
+/// The registry's operations over a store and this replica's view of it. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
@@ -122,8 +113,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The operations over a store and its view.
-    pub fn new(store: Arc<dyn Store>, view: View, clock: Clock, config: RegistryConfig) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, view: View, clock: Clock, config: RegistryConfig) -> Self {
         Self {
             store,
             view,
@@ -136,136 +126,143 @@ impl Registry {
         }
     }
 
-    /// The same, reporting its figures.
+    /// The same registry, reporting its figures.
     #[must_use]
-    pub fn reporting(self, metrics: RegistryMetrics) -> Self {
+    pub(crate) fn reporting(self, metrics: RegistryMetrics) -> Self {
         Self { metrics: Some(metrics), ..self }
     }
 
-    /// The limits in force, to be changed while it runs.
+    /// The quotas in force. They can be replaced through the returned handle while the registry runs.
     pub fn quotas(&self) -> quota::Quotas {
         self.quotas.clone()
     }
 
-    /// The view behind the registry.
+    /// The view that reads come from.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// The store behind the registry.
+    /// The store that writes go to.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// What went wrong.
-    pub fn alarms(&self) -> &Alarms {
+    pub(crate) fn alarms(&self) -> &Alarms {
         &self.alarms
     }
 
-    /// Tells operators whether the store answers, on the way.
-    fn noted<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(crate) fn config(&self) -> &RegistryConfig {
+        &self.config
+    }
+
+    /// Passes an outcome of the store through, and raises or clears the alarm about its connection on the way.
+    fn note_connection<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
             Err(StoreError::Unavailable(reason)) => {
                 self.alarms.raise(AlarmId::BackendConnectionRefuse, reason.clone());
             }
+            // Every other error is an answer, so the connection works.
             Err(_) | Ok(_) => self.alarms.clear(AlarmId::BackendConnectionRefuse),
         }
         outcome
     }
 
-    /// What the operator set.
-    pub fn config(&self) -> &RegistryConfig {
-        &self.config
-    }
-
     /// The view for a read: at least as new as the caller demands.
-    pub async fn read(&self, caller: &Caller) -> Result<Arc<Snapshot>, Failure> {
+    pub(crate) async fn read(&self, caller: &Caller) -> Result<Arc<Snapshot>, RegistryError> {
         let now = self.view.now()?;
         if now.revision >= caller.min_rev {
             return Ok(now);
         }
-        Ok(self.view.at(caller.min_rev, PATIENCE).await?)
+        Ok(self.view.at(caller.min_rev, VIEW_WAIT).await?)
     }
 
-    /// A view that contains everything committed before the call, or `None` when the store cannot be asked:
-    /// then the view as it is remains the best answer there is.
-    pub async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, Failure> {
+    /// A view that contains everything committed before the call. `None` when the store cannot be asked; then the
+    /// present view is the best answer there is.
+    pub(crate) async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, RegistryError> {
         let before = self.view.now().map_or(0, |view| view.revision);
-        match self.noted(self.store.barrier(ROOT).await) {
+        match self.note_connection(self.store.barrier(ROOT).await) {
+            // Revisions of a restored store begin anew. Waiting for this one would succeed at once on a view of
+            // the old store, so nothing would be confirmed.
             Ok(revision) if revision < before => {
-                debug!(revision, before, "the store was restored, and this view does not know yet");
+                debug!(revision, before, "the store was restored and this view does not show it yet");
                 Ok(None)
             }
-            Ok(revision) => Ok(Some(self.view.at(revision, PATIENCE).await?)),
+            Ok(revision) => Ok(Some(self.view.at(revision, VIEW_WAIT).await?)),
             Err(error) => {
-                debug!(%error, "the view could not be confirmed");
+                debug!(%error, "the store did not answer, so the view could not be confirmed");
                 Ok(None)
             }
         }
     }
 
-    /// Answers from the view; an answer that claims absence is worked out again on a confirmed view.
-    pub async fn answer<T>(
+    /// Works out a reply on the view. A reply that claims absence is worked out again on a confirmed view.
+    pub(crate) async fn answer<T>(
         &self,
         caller: &Caller,
-        work: impl Fn(&Arc<Snapshot>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        work: impl Fn(&Arc<Snapshot>) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
         let snapshot = self.read(caller).await?;
         match work(&snapshot) {
-            Err(failure) if failure.claims_absence() => match self.confirmed().await? {
+            Err(error) if error.claims_absence() => match self.confirmed().await? {
                 Some(confirmed) if confirmed.revision > snapshot.revision => work(&confirmed),
-                _ => Err(failure),
+                // The view is as new as the store, or the store cannot be asked: the claim stands.
+                _ => Err(error),
             },
-            answer => answer,
+            reply => reply,
         }
     }
 
-    /// Runs a transaction that writes something when it succeeds, and returns when this view has the write, or
-    /// what it lost to.
-    async fn commit(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        let reply = self.noted(self.store.txn(txn).await)?;
+    /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or the
+    /// write that the transaction lost to.
+    async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
+        let reply = self.note_connection(self.store.txn(txn).await).map_err(RegistryError::Commit)?;
         if reply.succeeded {
-            self.reached(reply.revision).await;
+            self.wait_for_view(reply.revision).await;
         } else if self.confirmed().await.is_err() {
-            // The reply's revision may be of a key outside the root, which this view never hears of.
-            debug!(revision = reply.revision, "trying again on a view that may not have what was lost to");
+            // The reply's revision is no help here: it may belong to a key outside the root, which this view does
+            // not follow.
+            debug!(revision = reply.revision, "a transaction lost; its retry may run on a view that is too old");
         }
         Ok(reply)
     }
 
-    /// Waits until the view has a revision that the store has reported. A view that lags longer than anyone
-    /// wants to wait does not make the write undone: the answer is a success all the same.
-    async fn reached(&self, revision: Revision) {
-        let answered = Instant::now();
-        let reached = self.view.at(revision, PATIENCE).await;
+    /// Waits until the view has reached a revision that the store has reported. The write is done even if the view
+    /// lags longer than a caller waits, so this never fails.
+    async fn wait_for_view(&self, revision: Revision) {
+        let committed = Instant::now();
+        let reached = self.view.at(revision, VIEW_WAIT).await;
         if let Some(metrics) = &self.metrics {
-            metrics.reached(answered.elapsed());
+            metrics.reached(committed.elapsed());
         }
         if reached.is_err() {
-            debug!(revision, "answering a write that the view has not reached");
+            debug!(revision, "a write is answered although the view has not reached it");
         }
     }
 
     /// Repeats `step` on ever newer views until it neither loses a compare-and-swap nor fails.
     /// A step returns `None` when it lost; the view has then reached the revision it lost to.
-    async fn until_won<T, F>(&self, mut step: impl FnMut(Arc<Snapshot>) -> F) -> Result<T, Failure>
+    async fn until_won<T, F>(
+        &self,
+        mut step: impl FnMut(Arc<Snapshot>) -> F,
+    ) -> Result<T, RegistryError>
     where
-        F: Future<Output = Result<Option<T>, Failure>>,
+        F: Future<Output = Result<Option<T>, RegistryError>>,
     {
         for _ in 0..CAS_TRIES {
             if let Some(done) = step(self.view.now()?).await? {
                 return Ok(done);
             }
         }
-        Err(Failure::new(Code::Unavailable, "too many concurrent changes of the same object; try again"))
+        Err(RegistryError::Contended)
     }
 
+    /// The present time in seconds, as timestamps of records have it.
     fn seconds(&self) -> String {
         self.clock.seconds().to_string()
     }
 
-    /// Whether a service is visible to every tenant.
-    pub fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
+    /// True for a service that every tenant finds.
+    pub(crate) fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
         self.config.is_shared(tenant, app_id, name)
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct StandaloneConfig {
     /// Logs.
     pub(crate) log: LogConfig,
     /// The control plane.
-    pub(crate) plane: control_plane::config::Config,
+    pub(crate) plane: control_plane::settings::Config,
     /// The gateway. Its address is the registry's.
     pub(crate) gateway: edge_gateway::Config,
 }
@@ -78,7 +78,7 @@ impl Config for StandaloneConfig {
                 "Time that a drain may take before the process ends regardless.",
             ),
             log: LogConfig::read(settings),
-            plane: control_plane::config::Config::read(settings),
+            plane: control_plane::settings::Config::read(settings),
             gateway: edge_gateway::Config::read(settings),
         }
     }
@@ -131,7 +131,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         meter: host.metrics.meter("control-plane"),
         readiness: readiness.clone(),
     };
-    let App { service, rest, registry, .. } = App::build(parts, &tasks);
+    let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
     let (admin, routes) = match config.admin_listen {
         None => (listening, host.admin_routes().fallback_service(service)),
         Some(address) => {
@@ -165,7 +165,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     tasks.spawn_vital("gateway", async move {
         gateway.run().await;
         // Only now the control plane may stop: requests and watchers that were still being served needed it.
-        rest.begin().await;
+        drain_handle.finish().await;
     });
     let drain = tasks.drain().clone();
     tasks.spawn(async move {

@@ -96,7 +96,7 @@ const COMPOSE: [&str; 2] = ["docker-compose.yml", "docker-compose.cluster.yml"];
 /// The environment variables of a program, from the table of its settings.
 fn variables(image: &str) -> BTreeSet<String> {
     let table = match image {
-        "muster/control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
+        "muster/control-plane" => render_markdown::<control_plane::settings::ProcessConfig>(),
         "muster/edge-gateway" => render_markdown::<edge_gateway::settings::ProcessConfig>(),
         "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
         other => panic!("who is {other}?"),
@@ -333,7 +333,7 @@ fn every_metric_is_explained() {
 #[test]
 fn the_page_of_settings_is_the_settings() {
     let tables = [
-        ("control-plane", render_markdown::<control_plane::process::ProcessConfig>()),
+        ("control-plane", render_markdown::<control_plane::settings::ProcessConfig>()),
         ("edge-gateway", render_markdown::<edge_gateway::settings::ProcessConfig>()),
     ];
     let path = "docs/configuration.md";

@@ -136,7 +136,7 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
         let container = &pod["containers"][0];
         let name = text(&container["name"]);
         let table = match name.as_str() {
-            "control-plane" => render_markdown::<control_plane::process::ProcessConfig>(),
+            "control-plane" => render_markdown::<control_plane::settings::ProcessConfig>(),
             "edge-gateway" => render_markdown::<edge_gateway::settings::ProcessConfig>(),
             other => panic!("who is {other}?"),
         };
@@ -154,7 +154,7 @@ fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
             sources.with_variable(name, text(value))
         });
         let mistakes = match name.as_str() {
-            "control-plane" => settings::parse::<control_plane::process::ProcessConfig>(&sources).err(),
+            "control-plane" => settings::parse::<control_plane::settings::ProcessConfig>(&sources).err(),
             _ => settings::parse::<edge_gateway::settings::ProcessConfig>(&sources).err(),
         };
         assert_eq!(mistakes, None);

@@ -1,92 +1,65 @@
-//! Routes of operators: what the view holds, where the store is, what went wrong.
+//! Operations for administrators: the contents of the view, the store's addresses, alarms and held instances.
+
+use std::collections::BTreeMap;
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde_json::{Value, json};
 use shared::model::Tenant;
 
-use super::reply::{self, Answer};
-use super::{Api, Call};
-use crate::failure::{Code, Failure};
-use crate::keys::{self, Key};
-use crate::view::Snapshot;
+use super::call::Call;
+use super::failure::Code::{Forbidden, ServiceNotFound};
+use super::failure::Failure;
+use super::operation::{Operation, delete, get, object};
+use super::reply::{self, Reply};
+use super::{Api, dump, health};
+use crate::registry::protection::Protected;
 
-pub(super) async fn dump(State(api): State<Api>, call: Call) -> Answer {
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/dump", show_dump, "Dump", "Show everything that this node's view contains, of all tenants.")
+            .query(&[("options", "Comma list of `cache`, `info`, or `all`; `cache` if it is absent.")])
+            .returns(
+                object! { "info": BTreeMap<String, String>, "cache": BTreeMap<String, Vec<dump::DumpEntry>> },
+            )
+            .fails_with(&[Forbidden]),
+        get("/clusters", clusters, "Clusters", "List the addresses of the store.")
+            .returns(object! { "clusters": BTreeMap<String, Vec<String>> }),
+        get("/alarms", alarms, "ListAlarm", "List the alarms of this node.")
+            .returns(object! { "alarms": Vec<AlarmEntry> }),
+        delete("/alarms", forget_alarms, "ClearAlarm", "Remove the alarms of this node from the list."),
+        get("/protections", protections, "ListProtection", "List the services that have held instances.")
+            .returns(object! { "protections": Vec<Protected> }),
+        delete(
+            "/protections/{serviceId}",
+            release,
+            "ReleaseProtection",
+            "Release the held instances of a service.",
+        )
+        .fails_with(&[ServiceNotFound]),
+    ]
+}
+
+async fn show_dump(State(api): State<Api>, call: Call) -> Reply {
     if call.caller.tenant != Tenant::default() {
-        return Err(Failure::new(Code::Forbidden, "Required admin permission"));
+        return Err(Failure::new(Forbidden, "Required admin permission"));
     }
     let options = call.list("options");
-    let asked = |name: &str| options.iter().any(|o| o == name || o == "all");
+    let all = options.iter().any(|option| option == "all");
+    let info = all || options.iter().any(|option| option == "info");
+    let cache = all || options.is_empty() || options.iter().any(|option| option == "cache");
     let snapshot = api.registry().read(&call.caller).await?;
     let mut body = serde_json::Map::new();
-    if asked("info") {
-        body.insert("info".into(), super::health::version_body("4.0.0"));
+    if info {
+        body.insert("info".into(), health::version_body("4.0.0"));
     }
-    if asked("cache") || options.is_empty() {
-        body.insert("cache".into(), Value::Object(cache(&snapshot)));
+    if cache {
+        body.insert("cache".into(), Value::Object(dump::cache(&snapshot)));
     }
     reply::json(&body)
 }
 
-/// Everything that the view holds, as key, revision and value.
-fn cache(snapshot: &Snapshot) -> serde_json::Map<String, Value> {
-    let mut cache = serde_json::Map::new();
-    let mut add = |member: &str, key: Option<String>, rev: u64, value: Value| {
-        let Some(key) = key else { return };
-        let entry = json!({ "key": key, "rev": rev, "cluster": "default", "value": value });
-        if let Value::Array(list) = cache.entry(member).or_insert_with(|| json!([])) {
-            list.push(entry);
-        }
-    };
-    for (tenant, part) in snapshot.tenants.iter() {
-        for (id, view) in part.services.iter() {
-            let service = shared::model::ServiceRef::new(tenant.clone(), id);
-            if let Some(record) = &view.service {
-                add("services", Some(keys::service(&service)), view.mod_rev, json!(record));
-            }
-            for (instance_id, it) in view.instances.iter() {
-                let key = keys::instance(&service, instance_id);
-                add("instances", Some(key), it.mod_rev, json!(it.instance));
-            }
-            if !view.tags.is_empty() {
-                add("serviceTags", Key::Tags(service.clone()).render(), view.tags_rev, json!(view.tags));
-            }
-            for (rule_id, rule) in view.rules.iter() {
-                add("serviceRules", Key::Rule(service.clone(), rule_id.clone()).render(), 0, json!(rule));
-                let key = keys::rule_index(&service, &rule.attribute, &rule.pattern);
-                add("serviceRuleIndexes", Some(key), 0, json!(rule_id));
-            }
-            for (schema_id, schema) in view.schemas.iter() {
-                let key = Key::SchemaSummary(service.clone(), schema_id.clone()).render();
-                if let Some(summary) = &schema.summary {
-                    add("summaries", key, 0, json!(summary));
-                }
-            }
-        }
-        for (name, versions) in part.names.iter() {
-            for version in versions.iter() {
-                add("serviceIndexes", Some(keys::index(tenant, name, &version.text)), 0, json!(version.id));
-            }
-        }
-        for (name, versions) in part.aliases.iter() {
-            for version in versions.iter() {
-                add("serviceAliases", Some(keys::alias(tenant, name, &version.text)), 0, json!(version.id));
-            }
-        }
-        for ((name, version), set) in part.consumer_rules.iter() {
-            let key = Key::ConsumerRule(tenant.clone(), name.clone(), version.clone()).render();
-            add("dependencyRules", key, set.mod_rev, json!({ "Dependency": &*set.keys }));
-        }
-        for (name, rules) in part.provider_rules.iter() {
-            for (rule, set) in rules.iter() {
-                let key = Key::ProviderRule(tenant.clone(), name.clone(), rule.clone()).render();
-                add("dependencyRules", key, set.mod_rev, json!({ "Dependency": &*set.keys }));
-            }
-        }
-    }
-    cache
-}
-
-pub(super) async fn protections(State(api): State<Api>, call: Call) -> Answer {
+async fn protections(State(api): State<Api>, call: Call) -> Reply {
     let protected = api.registry().protected(&call.caller.tenant).await?;
     if protected.is_empty() {
         reply::json(&json!({}))
@@ -95,21 +68,29 @@ pub(super) async fn protections(State(api): State<Api>, call: Call) -> Answer {
     }
 }
 
-pub(super) async fn release(State(api): State<Api>, call: Call) -> Answer {
+async fn release(State(api): State<Api>, call: Call) -> Reply {
     api.registry().release(&call.service()?).await?;
     reply::empty()
 }
 
-pub(super) async fn alarms(State(api): State<Api>, _call: Call) -> Answer {
-    let alarms = api.registry().alarms().list();
-    if alarms.is_empty() { reply::json(&json!({})) } else { reply::json(&json!({ "alarms": alarms })) }
+/// The form of an alarm, for the document only: `registry::alarm` renders it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct AlarmEntry {
+    status: String,
+    id: String,
+    fields: BTreeMap<String, String>,
 }
 
-pub(super) async fn forget_alarms(State(api): State<Api>, _call: Call) -> Answer {
+async fn alarms(State(api): State<Api>, _call: Call) -> Reply {
+    reply::list("alarms", &api.registry().alarms().list())
+}
+
+async fn forget_alarms(State(api): State<Api>, _call: Call) -> Reply {
     api.registry().alarms().forget();
     reply::empty()
 }
 
-pub(super) async fn clusters(State(api): State<Api>, _call: Call) -> Answer {
+async fn clusters(State(api): State<Api>, _call: Call) -> Reply {
     reply::json(&json!({ "clusters": { "default": api.registry().store().endpoints() } }))
 }

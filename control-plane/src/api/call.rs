@@ -1,89 +1,107 @@
-//! A request taken apart: who asks, which object, which parameters, which body.
+//! The parts of a request that a handler needs: caller, path, query and body.
 
 use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::Api;
-use crate::failure::{Code, Failure};
+use super::failure::Failure;
 use crate::registry::{Caller, validate};
 
-/// The header by which a gateway (or any client) says which revision an answer must contain at least.
-pub const MIN_REVISION: &str = "x-muster-min-revision";
+/// The header in which a gateway, or any client, requires a reply that contains at least this revision.
+const MIN_REVISION: &str = "x-muster-min-revision";
 
-/// Bytes beyond a limit that are read before the connection is closed.
-const THROWN_AWAY: usize = 4 << 20;
+/// Bytes beyond the limit of a body that are read and discarded before the reply is sent.
+const DISCARDED: usize = 4 << 20;
 
-/// Everything a handler needs of a request.
+/// A request, taken apart.
 #[derive(Debug)]
-pub struct Call {
-    /// Who asks.
-    pub caller: Caller,
+pub(super) struct Call {
+    pub(super) caller: Caller,
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Bytes,
 }
 
 impl Call {
-    /// A segment of the path.
-    pub fn param(&self, name: &str) -> &str {
+    /// A segment of the path by the name of its placeholder.
+    pub(super) fn param(&self, name: &str) -> &str {
         first(&self.params, name)
     }
 
-    /// A query parameter; empty when absent. Of a repeated one the first counts.
-    pub fn query(&self, name: &str) -> &str {
+    /// A query parameter; empty when absent. If it is repeated the first counts.
+    pub(super) fn query(&self, name: &str) -> &str {
         first(&self.query, name)
     }
 
     /// All values of a query parameter that may be repeated.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &String> {
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &String> {
         self.query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Whether a query flag is set: `1` or `true` in any case.
-    pub fn flag(&self, name: &str) -> bool {
+    /// True for a query parameter that is `1` or `true` in any case.
+    pub(super) fn flag(&self, name: &str) -> bool {
         let value = self.query(name);
         value == "1" || value.eq_ignore_ascii_case("true")
     }
 
-    /// The items of a comma list.
-    pub fn list(&self, name: &str) -> Vec<String> {
-        self.query(name).split(',').filter(|item| !item.is_empty()).map(String::from).collect()
+    /// A query parameter that must be `1`, `0` or empty.
+    pub(super) fn strict_flag(&self, name: &str) -> Result<bool, Failure> {
+        match self.query(name).trim() {
+            "" | "0" => Ok(false),
+            "1" => Ok(true),
+            _ => Err(Failure::invalid(format!("parameter {name} must be 1 or 0"))),
+        }
     }
 
-    /// The revision that the caller has, unless it asked to look past it.
-    pub fn rev(&self) -> &str {
+    /// The items of a query parameter that is a comma list.
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        comma_list(self.query(name))
+    }
+
+    /// The revision of the reply that the caller already has. Empty when the caller requires a full reply.
+    pub(super) fn rev(&self) -> &str {
         if self.flag("noCache") || self.flag("cacheOnly") { "" } else { self.query("rev") }
     }
 
     /// The service of the path, checked.
-    pub fn service(&self) -> Result<ServiceRef, Failure> {
+    pub(super) fn service(&self) -> Result<ServiceRef, Failure> {
         let id = self.param("serviceId");
         validate::service_id(id)?;
         Ok(self.caller.service(id))
     }
 
     /// The instance of the path, checked.
-    pub fn instance_id(&self) -> Result<&str, Failure> {
+    pub(super) fn instance_id(&self) -> Result<&str, Failure> {
         let id = self.param("instanceId");
         validate::instance_id(id)?;
         Ok(id)
     }
 
-    /// The body as a JSON object. Unknown keys are ignored, of a repeated key the last counts.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        let value: serde_json::Value =
-            serde_json::from_slice(&self.body).map_err(|error| Failure::invalid(error.to_string()))?;
+    /// The body as a JSON object. Unknown members are ignored. If a member is repeated the last counts.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        // By way of a value, because a struct refuses repeated members and would also take an array.
+        let value: Value = serde_json::from_slice(&self.body).map_err(malformed)?;
         if !value.is_object() {
             return Err(Failure::invalid("the body is not a JSON object"));
         }
-        serde_json::from_value(value).map_err(|error| Failure::invalid(error.to_string()))
+        serde_json::from_value(value).map_err(malformed)
     }
+}
+
+fn malformed(error: serde_json::Error) -> Failure {
+    Failure::invalid(error.to_string())
+}
+
+/// The items of a comma list, without empty ones.
+pub(super) fn comma_list(text: &str) -> Vec<String> {
+    text.split(',').filter(|item| !item.is_empty()).map(String::from).collect()
 }
 
 impl FromRequest<Api> for Call {
@@ -104,24 +122,25 @@ impl FromRequest<Api> for Call {
     }
 }
 
-/// The whole body. What is beyond the limit is read and thrown away, up to a bound: a client that is still sending
-/// when its connection is closed does not hear why.
+/// Reads the whole body. The part beyond the limit is discarded, up to a bound: most clients read no reply before
+/// they have sent everything, and a connection that is closed before that shows them an error without a reason.
 async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
-    let (mut kept, mut size) = (BytesMut::new(), 0);
+    let mut kept = BytesMut::new();
+    let mut size = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Failure::invalid("the body ended before it was complete"))?;
         let Ok(data) = frame.into_data() else { continue };
         size += data.len();
         if size <= limit {
             kept.extend_from_slice(&data);
-        } else if size > limit + THROWN_AWAY {
+        } else if size > limit + DISCARDED {
             break;
         }
     }
     if size > limit { Err(Failure::invalid("http: request body too large")) } else { Ok(kept.freeze()) }
 }
 
-/// A query has a handful of parameters (its length is bounded): a list is found through faster than a map is made.
+/// A list, because the length of a query is bounded: searching a few parameters is cheaper than making a map.
 fn parse_query(query: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
@@ -130,60 +149,41 @@ fn first<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
-/// Who asks: v4 has the project in its path, v3 prefers the header `X-Tenant-Name`.
+/// The caller by its headers. The paths of v4 name the project; those of v3 do not, and there `X-Tenant-Name` has
+/// precedence for the domain.
 fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure> {
-    let text = |name: &str| {
-        let value = headers.get(name).map(|value| value.to_str());
-        match value {
-            None => Ok(None),
-            Some(Ok(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
-            Some(Err(_)) => Err(Failure::invalid(format!("the header {name} is not plain text"))),
-        }
-    };
     let domain = match project {
-        Some(_) => text("x-domain-name")?,
-        None => text("x-tenant-name")?.or(text("x-domain-name")?),
+        Some(_) => text(headers, "x-domain-name")?,
+        None => text(headers, "x-tenant-name")?.or(text(headers, "x-domain-name")?),
     };
     let tenant = Tenant::new(domain.unwrap_or("default"), project.unwrap_or("default"));
     validate::tenant(&tenant.domain, &tenant.project)?;
-    let consumer = text("x-consumerid")?;
+    let consumer = text(headers, "x-consumerid")?;
     consumer.map_or(Ok(()), validate::consumer_id)?;
-    let min_rev = match text(MIN_REVISION)? {
+    let min_rev = match text(headers, MIN_REVISION)? {
         Some(rev) => rev
             .parse::<Revision>()
             .map_err(|_| Failure::invalid("X-Muster-Min-Revision is not a revision"))?,
-        None => 0,
+        None => Revision::default(),
     };
     Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev })
 }
 
+/// The trimmed value of a header; `None` when it is absent or empty.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failure> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+        Err(_) => Err(Failure::invalid(format!("the header {name} is not plain text"))),
+    }
+}
+
 fn body_limit(api: &Api, method: &Method, path: Option<&MatchedPath>) -> usize {
-    let (limits, path) = (api.limits(), path.map_or("", MatchedPath::as_str));
+    let limits = api.limits();
+    let path = path.map_or("", MatchedPath::as_str);
     match *method {
         Method::POST if path.ends_with("/instances") => limits.instance,
         Method::PUT if path.ends_with("/properties") => limits.properties,
         _ => limits.other,
-    }
-}
-
-/// A refusal's answer.
-impl axum::response::IntoResponse for Failure {
-    fn into_response(self) -> axum::response::Response {
-        let mut body =
-            serde_json::json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
-        // What is not the client's mistake is looked up in logs.
-        let detail = match self.code.status() {
-            500.. => host::http::with_request_id(&self.detail),
-            _ => self.detail.into_owned(),
-        };
-        if !detail.is_empty() {
-            body["detail"] = detail.into();
-        }
-        let mut response = super::reply::raw_json(body.to_string());
-        *response.status_mut() = http::StatusCode::from_u16(self.code.status()).unwrap_or_default();
-        if self.code == Code::NotReady {
-            response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
-        }
-        response
     }
 }

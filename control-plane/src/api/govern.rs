@@ -1,4 +1,4 @@
-//! Routes of the dashboard: everything at a glance, read only, from the view.
+//! Operations of the dashboard. They only read, and take everything but the contents of schemas from the view.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,18 +9,70 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use shared::model::{Instance, Service, ServiceRef, Tenant};
 
-use super::reply::{self, Answer};
-use super::{Api, Call};
-use crate::failure::Failure;
+use super::Api;
+use super::call::Call;
+use super::failure::Code::ServiceNotFound;
+use super::failure::Failure;
+use super::operation::{Operation, Parameter, get, object};
+use super::reply::{self, Reply};
+use crate::keys::Name;
 use crate::registry::dependency::PartnerFilter;
 use crate::registry::schema::Schema;
 use crate::registry::service::existing;
 use crate::view::{ServiceRule, ServiceView, Snapshot};
 
-/// Everything about a service; what was not asked for, or is empty, is absent.
+mod graph;
+mod statistics;
+
+/// The parameter with which shared services are listed too.
+const SHARED: Parameter = ("withShared", "`1` or `true`: include the shared services.");
+/// The dashboard shows partners of the same tenant, without the service itself.
+const PARTNERS: PartnerFilter = PartnerFilter { same_domain: true, no_self: true };
+
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        service_detail("/microservices/{serviceId}"),
+        services_info("/microservices"),
+        graph::operation("/relations"),
+        get("/apps", apps, "GetApplications", "List the applications that have a service in an environment.")
+            .query(&[("env", "The environment, exactly."), SHARED])
+            .returns(object! { "appIds": Vec<String> }),
+        statistics::operation(),
+    ]
+}
+
+/// Version 3 has fewer operations, and the singular in their paths.
+pub(super) fn operations_v3() -> Vec<Operation> {
+    vec![service_detail("/service/{serviceId}"), services_info("/services"), graph::operation("/relation")]
+}
+
+fn service_detail(path: &'static str) -> Operation {
+    get(path, get_one, "GetServiceDetail", "Get everything about a service.")
+        .returns(object! { "service": Detail })
+        .fails_with(&[ServiceNotFound])
+}
+
+fn services_info(path: &'static str) -> Operation {
+    get(path, list, "GetServicesInfo", "List the services of the tenant with the requested details.")
+        .query(&[
+            (
+                "options",
+                "Comma list of `tags`, `rules`, `instances`, `schemas`, `dependencies`, `statistics`, or `all`.",
+            ),
+            ("appId", "Only services of this application."),
+            ("serviceName", "Only services with this name."),
+            ("env", "Only services of this environment."),
+            ("property", "`key:value` that the service's properties must have; may be repeated."),
+            ("countOnly", "`1`: numbers in place of instances."),
+            SHARED,
+        ])
+        .returns(object! { "allServicesDetail": Vec<Detail>, "statistics": statistics::Statistics })
+}
+
+/// Everything about a service. A member that was not requested, or is empty, is absent.
 #[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Detail {
+struct Detail {
     #[serde(skip_serializing_if = "Option::is_none")]
     micro_service: Option<Service>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +93,8 @@ pub(super) struct Detail {
     statics: Option<Value>,
 }
 
-/// What a list shows of each service.
+/// The details that a list shows of each service.
+#[derive(Clone, Copy, Default)]
 struct Options {
     tags: bool,
     rules: bool,
@@ -49,33 +102,28 @@ struct Options {
     schemas: bool,
     dependencies: bool,
     statistics: bool,
+    /// Only the statistics were requested, so no service is listed.
+    only_statistics: bool,
+    /// Numbers stand in place of instances.
     count_only: bool,
 }
 
 impl Options {
-    fn read(call: &Call) -> Result<(Self, bool), Failure> {
-        let asked: BTreeSet<String> = call.list("options").into_iter().collect();
-        let has = |name: &str| asked.contains(name) || asked.contains("all");
-        let count_only = match call.query("countOnly").trim() {
-            "" | "0" => false,
-            "1" => true,
-            _ => return Err(Failure::invalid("parameter countOnly must be 1 or 0")),
-        };
-        let options = Self {
-            tags: has("tags"),
-            rules: has("rules"),
-            instances: has("instances"),
-            schemas: has("schemas"),
-            dependencies: has("dependencies"),
-            statistics: has("statistics"),
-            count_only,
-        };
-        let only_statistics = asked.len() == 1 && asked.contains("statistics");
-        Ok((options, only_statistics))
+    fn read(call: &Call) -> Result<Self, Failure> {
+        let names: BTreeSet<String> = call.list("options").into_iter().collect();
+        let all = names.contains("all");
+        Ok(Self {
+            tags: all || names.contains("tags"),
+            rules: all || names.contains("rules"),
+            instances: all || names.contains("instances"),
+            schemas: all || names.contains("schemas"),
+            dependencies: all || names.contains("dependencies"),
+            statistics: all || names.contains("statistics"),
+            only_statistics: names.len() == 1 && names.contains("statistics"),
+            count_only: call.strict_flag("countOnly")?,
+        })
     }
 }
-
-const PARTNERS: PartnerFilter = PartnerFilter { same_domain: true, no_self: true };
 
 /// The services of a tenant that the dashboard shows.
 fn listed<'a>(
@@ -90,41 +138,36 @@ fn listed<'a>(
     })
 }
 
-pub(super) async fn one(State(api): State<Api>, call: Call) -> Answer {
+async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let reference = call.service()?;
     let registry = api.registry();
-    let snapshot = registry.answer(&call.caller, |s| existing(s, &reference).map(|_| s.clone())).await?;
+    let snapshot = registry
+        .answer(&call.caller, |snapshot| existing(snapshot, &reference).map(|_| snapshot.clone()))
+        .await?;
     let view = existing(&snapshot, &reference)?;
-    let all = Options {
-        tags: true,
-        rules: true,
-        instances: true,
-        schemas: false,
-        dependencies: true,
-        statistics: false,
-        count_only: false,
-    };
-    let mut detail = detail(&api, &snapshot, &reference, view, &all);
+    let options =
+        Options { tags: true, rules: true, instances: true, dependencies: true, ..Options::default() };
+    let mut detail = detail(&api, &snapshot, &reference, view, &options);
     detail.micro_service = view.service.as_deref().cloned();
     detail.schema_infos = registry.schemas(&call.caller, &reference, true).await?;
     if let Some(service) = &view.service {
-        let name = crate::keys::Name::new(&service.environment, &service.app_id, &service.service_name);
+        let name = Name::new(&service.environment, &service.app_id, &service.service_name);
         let versions = snapshot.versions(&reference.tenant, &name);
-        detail.micro_service_versions = versions.iter().map(|v| v.text.clone()).collect();
+        detail.micro_service_versions = versions.iter().map(|version| version.text.clone()).collect();
     }
     detail.statics = Some(json!({}));
     reply::json(&json!({ "service": detail }))
 }
 
-pub(super) async fn list(State(api): State<Api>, call: Call) -> Answer {
-    let (options, only_statistics) = Options::read(&call)?;
+async fn list(State(api): State<Api>, call: Call) -> Reply {
+    let options = Options::read(&call)?;
     let snapshot = api.registry().read(&call.caller).await?;
     let tenant = &call.caller.tenant;
     let mut body = serde_json::Map::new();
     if options.statistics {
-        body.insert("statistics".into(), statistics(&api, &snapshot, tenant));
+        body.insert("statistics".into(), statistics::of_tenant(&api, &snapshot, tenant));
     }
-    if only_statistics {
+    if options.only_statistics {
         return reply::json(&body);
     }
     let filter = Filter::read(&call)?;
@@ -136,6 +179,7 @@ pub(super) async fn list(State(api): State<Api>, call: Call) -> Answer {
         let reference = ServiceRef::new(tenant.clone(), &service.service_id);
         let mut detail = detail(&api, &snapshot, &reference, view, &options);
         let mut shown = (**service).clone();
+        // The ids of schemas would only make the list longer; they are in the detail when it was requested.
         shown.schemas.clear();
         detail.micro_service = Some(shown);
         if options.schemas {
@@ -149,7 +193,7 @@ pub(super) async fn list(State(api): State<Api>, call: Call) -> Answer {
     reply::json(&body)
 }
 
-/// Which services a list takes.
+/// The conditions that a listed service meets. An empty text is no condition.
 struct Filter {
     app_id: String,
     service_name: String,
@@ -159,25 +203,31 @@ struct Filter {
 
 impl Filter {
     fn read(call: &Call) -> Result<Self, Failure> {
-        let pair = |text: &String| match text.split_once(':') {
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => Err(Failure::invalid("parameter property must be key:value")),
-        };
+        let mut properties = Vec::new();
+        for text in call.all("property") {
+            let Some((key, value)) = text.split_once(':') else {
+                return Err(Failure::invalid("parameter property must be key:value"));
+            };
+            properties.push((key.to_owned(), value.to_owned()));
+        }
         Ok(Self {
             app_id: call.query("appId").into(),
             service_name: call.query("serviceName").into(),
             environment: call.query("env").into(),
-            properties: call.all("property").map(pair).collect::<Result<_, _>>()?,
+            properties,
         })
     }
 
     fn takes(&self, service: &Service) -> bool {
-        let fits = |asked: &str, is: &str| asked.is_empty() || asked == is;
         fits(&self.app_id, &service.app_id)
             && fits(&self.service_name, &service.service_name)
             && fits(&self.environment, &service.environment)
             && self.properties.iter().all(|(key, value)| service.properties.get(key) == Some(value))
     }
+}
+
+fn fits(condition: &str, value: &str) -> bool {
+    condition.is_empty() || condition == value
 }
 
 fn detail(
@@ -194,7 +244,7 @@ fn detail(
         let instances = if count == 0 { json!({}) } else { json!({ "count": count }) };
         detail.statics = Some(if options.instances { json!({ "instances": instances }) } else { json!({}) });
     } else if options.instances {
-        detail.instances = view.instances.values().map(|it| it.instance.clone()).collect();
+        detail.instances = view.instances.values().map(|entry| entry.instance.clone()).collect();
     }
     if options.tags {
         detail.tags = (*view.tags).clone();
@@ -211,97 +261,12 @@ fn detail(
     detail
 }
 
-fn statistics(api: &Api, snapshot: &Snapshot, tenant: &Tenant) -> Value {
-    let (mut names, mut online, mut apps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut instances = 0;
-    for (view, service) in listed(api, snapshot, tenant, false) {
-        let name = (&service.environment, &service.app_id, &service.service_name);
-        names.insert(name);
-        apps.insert(&service.app_id);
-        if !view.instances.is_empty() {
-            online.insert(name);
-        }
-        instances += view.instances.size();
-    }
-    let of_domain = snapshot.tenants.keys().filter(|other| other.domain == tenant.domain);
-    let by_domain: usize = of_domain
-        .flat_map(|other| listed(api, snapshot, other, false))
-        .map(|(view, _)| view.instances.size())
-        .sum();
-    let counted = |pairs: &[(&str, usize)]| {
-        let nonzero = pairs.iter().filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).to_owned(), json!(n)));
-        Value::Object(nonzero.collect())
-    };
-    json!({
-        "services": counted(&[("count", names.len()), ("onlineCount", online.len())]),
-        "instances": counted(&[("count", instances), ("countByDomain", by_domain)]),
-        "apps": counted(&[("count", apps.len())]),
-    })
-}
-
-pub(super) async fn statistics_only(State(api): State<Api>, call: Call) -> Answer {
-    let snapshot = api.registry().read(&call.caller).await?;
-    reply::json(&json!({ "statistics": statistics(&api, &snapshot, &call.caller.tenant) }))
-}
-
-pub(super) async fn apps(State(api): State<Api>, call: Call) -> Answer {
+async fn apps(State(api): State<Api>, call: Call) -> Reply {
     let snapshot = api.registry().read(&call.caller).await?;
     let environment = call.query("env");
     let apps: BTreeSet<&str> = listed(&api, &snapshot, &call.caller.tenant, call.flag("withShared"))
         .filter(|(_, service)| service.environment == environment)
         .map(|(_, service)| service.app_id.as_str())
         .collect();
-    if apps.is_empty() { reply::json(&json!({})) } else { reply::json(&json!({ "appIds": apps })) }
-}
-
-/// A node or an end of a line; here everything is always written.
-#[derive(Clone, Default, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Node {
-    id: String,
-    name: String,
-    app_id: String,
-    version: String,
-    r#type: String,
-    color: String,
-    position: String,
-}
-
-impl Node {
-    fn of(service: &Service) -> Self {
-        Self {
-            id: service.service_id.clone(),
-            name: service.service_name.clone(),
-            app_id: service.app_id.clone(),
-            version: service.version.clone(),
-            ..Self::default()
-        }
-    }
-}
-
-pub(super) async fn relations(State(api): State<Api>, call: Call) -> Answer {
-    let snapshot = api.registry().read(&call.caller).await?;
-    let registry = api.registry();
-    let (mut nodes, mut lines) = (Vec::new(), Vec::new());
-    for (_, service) in listed(&api, &snapshot, &call.caller.tenant, call.flag("withShared")) {
-        let reference = call.caller.service(&service.service_id);
-        nodes.push(Node::of(service));
-        let providers = registry.providers_of(&snapshot, &reference);
-        for provider in registry.partners(&snapshot, &reference, providers, PARTNERS) {
-            let to = Node {
-                id: provider.service_id.clone(),
-                name: provider.service_name.clone(),
-                ..Node::default()
-            };
-            lines.push(
-                json!({ "from": Node::of(service), "to": to, "type": "", "color": "", "descriptor": "" }),
-            );
-        }
-    }
-    let or_null = |is_empty: bool, value: Value| if is_empty { Value::Null } else { value };
-    reply::json(&json!({
-        "nodes": or_null(nodes.is_empty(), json!(nodes)),
-        "lines": or_null(lines.is_empty(), json!(lines)),
-        "circles": null,
-    }))
+    reply::list("appIds", &Vec::from_iter(apps))
 }

@@ -1,9 +1,18 @@
-//! What is common to all routes: the guard of the request line, CORS, plain-text 404 and 405, compression,
-//! and a wall that turns a panic into an answer.
+//! The guard: everything that is common to all routes.
+//!
+//! A request passes, in this order: the check of its target, the router behind a wall that turns a panic into a
+//! reply, compression, and the headers for browsers. Figures, alarms and traces are taken around all of that.
+//!
+//! tower-http has layers for parts of this, and each would change what a client or an operator sees:
+//! - its request ids keep any value that a client sends, while `host::http` replaces values that must not stand in
+//!   logs;
+//! - its compression knows no bodies that are compressed already, adds `Vary` to every response, and drops the
+//!   content length of those that it compresses;
+//! - its CORS sends other headers than Service-Center does;
+//! - its panic wall has nothing but the three lines of [`Guarded::route`], and boxes every body once more.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,29 +21,26 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use futures_util::FutureExt;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use opentelemetry::KeyValue;
 use tower::{Service, ServiceExt};
-use tracing::{debug, error};
+use tracing::debug;
 
-use crate::failure::{Code, Failure};
+use super::failure::Failure;
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
 
-/// A request target of this length or more is refused.
-const TARGET_LIMIT: usize = 2048;
-/// Answers of at least this size are compressed for those who ask.
-const GZIP_FROM: u64 = 1400;
-const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
+mod gzip;
+mod target;
 
-/// The routes behind what is common to all of them. Cheap to clone.
+const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
+/// The methods that routes may have.
+const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
+
+/// The routes behind the guard. Cheap to clone.
 #[derive(Clone)]
 pub struct Guarded {
     router: Router,
@@ -43,55 +49,58 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Puts the guard before the routes.
-    pub fn new(router: Router, metrics: ApiMetrics, alarms: Alarms) -> Self {
+    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms) -> Self {
         Self { router, metrics, alarms }
     }
 
     /// Answers a request; never fails.
     pub async fn answer(self, request: Request<Body>) -> Response {
-        let (started, method) = (Instant::now(), method_label(request.method()));
-        let (metrics, alarms) = (self.metrics.clone(), self.alarms.clone());
+        let started = Instant::now();
+        let method = method_label(request.method());
+        let metrics = self.metrics.clone();
+        let alarms = self.alarms.clone();
         let domain = metrics.domain(request.headers());
         let traced = trace::Request::begin(request.headers(), SpanKind::Server, "request");
-        let response = match traced.as_ref().filter(|it| it.is_sampled()) {
+        let response = match traced.as_ref().filter(|traced| traced.is_sampled()) {
             None => self.answer_uncounted(request).await,
+            // Boxed, because few requests are sampled and the others should not pay for the larger future.
             Some(traced) => Box::pin(self.answer_uncounted(request)).with_context(traced.context()).await,
         };
         let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
-        if response.status().is_server_error() {
-            alarms.raise(
-                AlarmId::InternalError,
-                format!("{method} {api} was answered with {}", response.status()),
-            );
-            let (status, id) = (response.status().as_u16(), host::http::request_id());
-            debug!(request.id = id, method, api, status, "a request failed for no fault of the client");
+        let status = response.status();
+        if status.is_server_error() {
+            alarms.raise(AlarmId::InternalError, format!("{method} {api} was answered with {status}"));
+            let id = host::http::request_id();
+            let status = status.as_u16();
+            debug!(request.id = id, method, api, status, "a request failed, and not by the client's mistake");
         }
         if let Some(traced) = traced {
             let about = vec![KeyValue::new("http.request.method", method), KeyValue::new("muster.api", api)];
             let name = if api.is_empty() { method.to_owned() } else { format!("{method} {api}") };
-            traced.answered(name, response.status().as_u16(), about);
+            traced.answered(name, status.as_u16(), about);
         }
+        // A request that no route took has no name. Clients could make any number of series with such paths.
         if !api.is_empty() {
-            metrics.answered(method, api, domain, response.status().as_u16(), started.elapsed());
+            metrics.answered(method, api, domain, status.as_u16(), started.elapsed());
         }
         response
     }
 
     async fn answer_uncounted(self, request: Request<Body>) -> Response {
-        let target = request.uri().path_and_query().map_or_else(|| request.uri().path(), |t| t.as_str());
-        if !acceptable(target) {
-            let shown: String = target.chars().take(TARGET_LIMIT).collect();
-            return plain(StatusCode::BAD_REQUEST, format!("Invalid Request URI {shown}"));
+        let uri = request.uri();
+        let target = uri.path_and_query().map_or_else(|| uri.path(), |target| target.as_str());
+        if !target::is_acceptable(target) {
+            return plain(StatusCode::BAD_REQUEST, target::refusal(target));
         }
         let from_browser = request.headers().contains_key(header::ORIGIN);
-        let gzip = accepts_gzip(request.headers());
+        let accepts_gzip = gzip::is_accepted(request.headers());
         let mut response = match *request.method() {
             Method::OPTIONS => Response::new(Body::empty()),
             _ => self.route(request).await,
         };
-        if gzip && response.body().size_hint().exact().is_some_and(|size| size >= GZIP_FROM) {
-            response = compressed(response).await;
+        let size = response.body().size_hint().exact();
+        if accepts_gzip && size.is_some_and(|size| size >= gzip::FROM_BYTES) {
+            response = gzip::compressed(response).await;
         }
         let headers = response.headers_mut();
         headers.insert(header::SERVER, SERVER);
@@ -100,36 +109,32 @@ impl Guarded {
         }
         response
     }
-}
 
-impl Guarded {
     async fn route(self, mut request: Request<Body>) -> Response {
         if !matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE) {
-            // The router would answer HEAD like GET. No route has this one, so that it says what there is.
+            // The router would answer HEAD like GET, which Service-Center does not. No route has the method TRACE, so
+            // the router refuses it with 405 and the methods that there are.
             *request.method_mut() = Method::TRACE;
         }
+        // A handler shares nothing mutable with other requests but locks without poisoning and whole snapshots, so
+        // a panic cannot leave anything half done that they would see.
         let mut response = match AssertUnwindSafe(self.router.oneshot(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            Err(_) => {
-                error!(request.id = host::http::request_id(), "a handler panicked");
-                Failure::new(Code::Internal, "").into_response()
-            }
+            Err(_) => Failure::internal(&"a handler panicked").into_response(),
         };
-        if let Some(allowed) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
-            let has = |method: &&str| allowed.split(',').any(|name| name.trim() == *method);
-            let methods: Vec<_> = ["GET", "POST", "PUT", "DELETE"].into_iter().filter(has).collect();
-            if let Ok(value) = HeaderValue::try_from(methods.join(", ")) {
-                response.headers_mut().insert(header::ALLOW, value);
-            }
+        if let Some(allowed) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok())
+            && let Ok(value) = HeaderValue::try_from(without_unanswered(allowed))
+        {
+            response.headers_mut().insert(header::ALLOW, value);
         }
         response
     }
 }
 
-/// The name under which the old dashboards know a route; routes put it into their answers' extensions.
+/// The name of a route in the old dashboards. Routes put it into the extensions of their responses.
 #[derive(Clone, Copy, Debug)]
-pub struct ApiName(pub &'static str);
+pub(super) struct ApiName(pub(super) &'static str);
 
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -139,6 +144,12 @@ fn method_label(method: &Method) -> &'static str {
         Method::DELETE => "DELETE",
         _ => "OTHER",
     }
+}
+
+/// The router's list of allowed methods without HEAD, which is never answered.
+fn without_unanswered(allowed: &str) -> String {
+    let names: Vec<&str> = allowed.split(',').map(str::trim).collect();
+    METHODS.into_iter().filter(|method| names.contains(method)).collect::<Vec<_>>().join(", ")
 }
 
 impl<B> Service<Request<B>> for Guarded
@@ -160,15 +171,6 @@ where
     }
 }
 
-/// Rules of the old server, to the letter; only that it also stops here.
-fn acceptable(target: &str) -> bool {
-    !target.is_empty()
-        && target.len() < TARGET_LIMIT
-        && !target.ends_with([';', '&', '?', '+', '@'])
-        && !target.starts_with('.')
-        && !target.contains("//")
-}
-
 pub(super) async fn not_found() -> Response {
     let mut response = plain(StatusCode::NOT_FOUND, "404 page not found\n".into());
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -182,12 +184,12 @@ pub(super) async fn method_not_allowed() -> Response {
 fn plain(status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 
+/// Adds the headers that Service-Center sends to browsers, which are the same for every origin and request.
 fn allow_origins(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
@@ -195,65 +197,5 @@ fn allow_origins(headers: &mut HeaderMap) {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, UPDATE"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
-    }
-}
-
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-    })
-}
-
-async fn compressed(response: Response) -> Response {
-    let ready = response.extensions().get::<super::reply::Ready>().map(super::reply::Ready::gzip);
-    let (mut parts, body) = response.into_parts();
-    let small = match ready {
-        Some(small) => small,
-        None => match squeezed(body).await {
-            Ok(small) => small,
-            Err(failure) => return failure.into_response(),
-        },
-    };
-    // The router has written the length that the answer had.
-    parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    Response::from_parts(parts, Body::from(small))
-}
-
-async fn squeezed(body: Body) -> Result<Bytes, Failure> {
-    let broken = |_| Failure::new(Code::Internal, "");
-    let body = body.collect().await.map_err(broken)?.to_bytes();
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    let small = encoder.write_all(&body).and_then(|()| encoder.finish());
-    small.map(Bytes::from).map_err(|error| Failure::new(Code::Internal, error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_guard_follows_the_old_rules() {
-        for good in ["/", "/version", "/v4/default/registry/instances?version=0%2B&env="] {
-            assert!(acceptable(good), "{good}");
-        }
-        let long = format!("/{}", "a".repeat(TARGET_LIMIT - 1));
-        for bad in ["", "/a?", "/a&", "/a;", "/a?version=1+", "/a@", "./a", "/a//b", long.as_str()] {
-            assert!(!acceptable(bad), "{bad}");
-        }
-        assert!(acceptable(&long[..TARGET_LIMIT - 1]));
-    }
-
-    #[test]
-    fn compression_is_only_for_those_who_ask() {
-        let headers = |value: &'static str| {
-            HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))])
-        };
-        assert!(accepts_gzip(&headers("deflate, gzip;q=0.5")));
-        assert!(!accepts_gzip(&headers("gzip;q=0")) && !accepts_gzip(&headers("br")));
-        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -1,53 +1,71 @@
-//! Version, health, readiness.
+//! Version, health and readiness of this node.
 
 use axum::extract::State;
-use serde_json::json;
-use shared::model::{ServiceRef, Tenant};
+use serde_json::{Value, json};
+use shared::model::{Instance, ServiceRef, Tenant};
 
 use super::Api;
-use super::reply::{self, Answer};
-use crate::failure::{Code, Failure};
-use crate::registry::{Caller, own};
+use super::failure::Code::{self, Internal, NotReady, ServiceNotFound, Unhealthy};
+use super::failure::Failure;
+use super::operation::{Operation, get, object};
+use super::reply::{self, Reply};
+use crate::registry::{Caller, RegistryError, own};
 
-fn version(api_version: &str) -> Answer {
-    reply::json(&version_body(api_version))
+const HEALTH_FAILURES: &[Code] = &[Unhealthy, ServiceNotFound, Internal];
+
+/// Version and health, which stand both at the root and below v4. They differ in the API's version only.
+pub(super) fn operations(api_version: &'static str) -> [Operation; 2] {
+    let version = move || std::future::ready(reply::json(&version_body(api_version)));
+    [
+        get("/version", version, "GetVersion", "Get the release of this node.").tenantless().returns(
+            object! { "version": String, "buildTag": String, "os": String, "arch": String, "apiVersion": String },
+        ),
+        get("/health", health, "ClusterHealth", "List the living nodes of this release.")
+            .tenantless()
+            .returns(object! { "instances": Vec<Instance> })
+            .fails_with(HEALTH_FAILURES),
+    ]
 }
 
-pub(super) fn version_body(api_version: &str) -> serde_json::Value {
+pub(super) fn readiness_operations() -> [Operation; 1] {
+    let summary = "Succeed when this node can take requests.";
+    [get("/health/readiness", readiness, "Readiness", summary).tenantless().fails_with(&[NotReady])]
+}
+
+pub(super) fn version_body(api_version: &str) -> Value {
+    // Service-Center reports the names that Go has for processors.
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
     json!({
         "version": own::VERSION,
         "buildTag": option_env!("MUSTER_BUILD_TAG").unwrap_or("dev"),
         "os": std::env::consts::OS,
-        "arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
+        "arch": arch,
         "apiVersion": api_version,
     })
 }
 
-pub(super) async fn version_v3() -> Answer {
-    version("3.0.0")
-}
-
-pub(super) async fn version_v4() -> Answer {
-    version("4.0.0")
-}
-
-/// The live nodes of this release.
-pub(super) async fn cluster(State(api): State<Api>) -> Answer {
+async fn health(State(api): State<Api>) -> Reply {
     let registry = api.registry();
     let own = ServiceRef::new(Tenant::default(), own::service_id(registry.config()));
     let found = match registry.list_instances(&Caller::default(), &own, &[], "").await {
-        Err(failure) if failure.code == Code::NotReady => {
-            return Err(Failure::new(Code::Unhealthy, failure.detail));
+        // The contract has a code of its own for a node that is not ready.
+        Err(RegistryError::ReadView(reason)) => {
+            return Err(Failure::new(Unhealthy, reason.to_string()));
         }
         found => found?,
     };
     let mut response = reply::instances(&found)?;
+    // Service-Center sends no revision here, and without one clients cannot ask for changes only.
     response.headers_mut().remove("x-resource-revision");
     Ok(response)
 }
 
-/// 200 once the registry has been read; probes of old clients take 200 or 404 for "go on".
-pub(super) async fn readiness(State(api): State<Api>) -> Answer {
-    api.registry().view().now()?;
+/// Succeeds once the registry has been read. Old clients take 200 and 404 of this path as leave to go on.
+async fn readiness(State(api): State<Api>) -> Reply {
+    api.registry().view().now().map_err(RegistryError::ReadView)?;
     reply::empty()
 }

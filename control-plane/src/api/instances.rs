@@ -1,18 +1,84 @@
-//! Routes that change instances.
+//! Operations that change instances. Those that find them are in `find`.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, null_default, null_texts};
 
-use super::reply::{self, Answer};
-use super::{Api, Call};
-use crate::failure::Failure;
+use super::Api;
+use super::call::Call;
+use super::failure::Code::{InstanceNotFound, NotEnoughQuota, ServiceNotFound};
+use super::failure::Failure;
+use super::operation::{Operation, delete, object, post, put};
+use super::reply::{self, Reply};
 use crate::registry::heartbeat::Beat;
 
-pub(super) async fn register(State(api): State<Api>, call: Call) -> Answer {
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        post(
+            "/microservices/{serviceId}/instances",
+            register,
+            "RegisterInstance",
+            "Register an instance. If it is alive already its lease is renewed.",
+        )
+        .takes(object! { "instance": Instance })
+        .returns(object! { "instanceId": String })
+        .fails_with(&[ServiceNotFound, NotEnoughQuota]),
+        delete(
+            "/microservices/{serviceId}/instances/{instanceId}",
+            unregister,
+            "UnregisterInstance",
+            "Unregister an instance.",
+        )
+        .fails_with(&[InstanceNotFound]),
+        put(
+            "/microservices/{serviceId}/instances/{instanceId}/heartbeat",
+            heartbeat,
+            "SendHeartbeat",
+            "Renew the lease of an instance.",
+        )
+        .fails_with(&[InstanceNotFound]),
+        put(
+            "/microservices/{serviceId}/instances/{instanceId}/properties",
+            update_properties,
+            "PutInstanceProperties",
+            "Replace the properties of an instance.",
+        )
+        .takes(object! { "properties": BTreeMap<String, String> })
+        .fails_with(&[InstanceNotFound]),
+        put(
+            "/microservices/{serviceId}/instances/{instanceId}/status",
+            update_status,
+            "PutInstanceStatus",
+            "Set the status of an instance.",
+        )
+        .query(&[("value", "`UP`, `DOWN`, `STARTING`, `TESTING` or `OUTOFSERVICE`.")])
+        .fails_with(&[InstanceNotFound]),
+        put(
+            "/heartbeats",
+            heartbeats,
+            "SendManyHeartbeat",
+            "Renew the leases of many instances. Each has its own outcome.",
+        )
+        .takes(object! { "instances": Vec<BeatRequest> })
+        .returns(object! { "instances": Vec<BeatReply> }),
+    ]
+}
+
+pub(super) fn operation_on_many() -> Operation {
+    put(
+        "/instances/status",
+        update_status_of_many,
+        "UpdateManyInstanceStatus",
+        "Set the status of all instances that have certain properties.",
+    )
+    .takes(object! { "matches": Matches, "status": String })
+}
+
+async fn register(State(api): State<Api>, call: Call) -> Reply {
     #[derive(Deserialize)]
     struct Body {
         instance: Option<Instance>,
@@ -25,28 +91,59 @@ pub(super) async fn register(State(api): State<Api>, call: Call) -> Answer {
     reply::json(&json!({ "instanceId": id }))
 }
 
-pub(super) async fn unregister(State(api): State<Api>, call: Call) -> Answer {
+async fn unregister(State(api): State<Api>, call: Call) -> Reply {
     api.registry().unregister_instance(&call.service()?, call.instance_id()?).await?;
     reply::empty()
 }
 
-pub(super) async fn heartbeat(State(api): State<Api>, call: Call) -> Answer {
+async fn heartbeat(State(api): State<Api>, call: Call) -> Reply {
     api.registry().heartbeat(&call.service()?, call.instance_id()?).await?;
     reply::empty()
 }
 
-pub(super) async fn heartbeats(State(api): State<Api>, call: Call) -> Answer {
+/// The ids of an instance whose lease is to be renewed.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+struct BeatRequest {
+    #[serde(deserialize_with = "null_default")]
+    service_id: String,
+    #[serde(deserialize_with = "null_default")]
+    instance_id: String,
+}
+
+/// The ids of an instance and, if its lease could not be renewed, the reason.
+#[derive(Default, Serialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+struct BeatReply {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    service_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    instance_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    err_message: String,
+}
+
+async fn heartbeats(State(api): State<Api>, call: Call) -> Reply {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default, deserialize_with = "null_default")]
-        instances: Vec<Beat>,
+        instances: Vec<BeatRequest>,
     }
     let body: Body = call.json().map_err(unmarshal)?;
-    let beats = api.registry().heartbeats(&call.caller.tenant, body.instances).await?;
-    reply::json(&json!({ "instances": beats }))
+    let mut beats = Vec::with_capacity(body.instances.len());
+    for BeatRequest { service_id, instance_id } in body.instances {
+        beats.push(Beat { service_id, instance_id });
+    }
+    let outcomes = api.registry().heartbeats(&call.caller.tenant, beats).await?;
+    let mut replies = Vec::with_capacity(outcomes.len());
+    for (Beat { service_id, instance_id }, outcome) in outcomes {
+        let err_message = outcome.err().map(|error| Failure::from(error).to_string()).unwrap_or_default();
+        replies.push(BeatReply { service_id, instance_id, err_message });
+    }
+    reply::json(&json!({ "instances": replies }))
 }
 
-pub(super) async fn update_properties(State(api): State<Api>, call: Call) -> Answer {
+async fn update_properties(State(api): State<Api>, call: Call) -> Reply {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default, deserialize_with = "null_texts")]
@@ -57,19 +154,20 @@ pub(super) async fn update_properties(State(api): State<Api>, call: Call) -> Ans
     reply::empty()
 }
 
-pub(super) async fn update_status(State(api): State<Api>, call: Call) -> Answer {
+async fn update_status(State(api): State<Api>, call: Call) -> Reply {
     api.registry().update_instance_status(&call.service()?, call.instance_id()?, call.query("value")).await?;
     reply::empty()
 }
 
-/// Puts every instance whose properties contain all given pairs into a state; an operator's tool.
-pub(super) async fn update_status_of_many(State(api): State<Api>, call: Call) -> Answer {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Matches {
-        #[serde(deserialize_with = "null_texts")]
-        properties: BTreeMap<String, String>,
-    }
+/// Properties that an instance must have.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Matches {
+    #[serde(deserialize_with = "null_texts")]
+    properties: BTreeMap<String, String>,
+}
+
+async fn update_status_of_many(State(api): State<Api>, call: Call) -> Reply {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default, deserialize_with = "null_default")]
@@ -82,7 +180,7 @@ pub(super) async fn update_status_of_many(State(api): State<Api>, call: Call) ->
     reply::empty()
 }
 
-/// The constant detail of the instance routes.
+/// The contract has one constant detail for bodies of these operations that cannot be read.
 fn unmarshal(failure: Failure) -> Failure {
     Failure { detail: "Unmarshal error".into(), ..failure }
 }

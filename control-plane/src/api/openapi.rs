@@ -1,27 +1,36 @@
-//! The OpenAPI 3.1 document: declared operations go in, JSON comes out, and a page to read it on.
+//! The OpenAPI 3.1 document: declared operations go in, JSON comes out. A page beside it shows it in a browser.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use axum::response::Html;
+use bytes::Bytes;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::operation::{Gives, Operation, Part};
-use crate::failure::Code;
+use super::failure::Code;
+use super::operation::{Group, Operation, Parameter, ResponseBody, get, object};
+use super::reply;
 
-/// Why any operation of a tenant may refuse.
+/// The codes with which every operation of a tenant may fail.
 const ALWAYS: &[Code] = &[Code::InvalidParams, Code::Internal, Code::Unavailable, Code::NotReady];
 
-const ABOUT: &str = "The registry API of Service-Center, version 4, with the paths of version 3 beside it. \
-    What is empty is absent: an empty text, zero, list or map is left out of every answer, and a `null` in a \
-    request counts as absent. Unknown members are ignored. A missing object is answered with 400 and a code. \
-    A request target of 2048 bytes or more, with `//` in it, or ending in one of `;&?+@` is answered with 400 \
-    in plain text. Answers from 1400 bytes on are compressed for those who accept gzip.";
+/// The group of the document's own operations.
+pub(super) const GROUP: Group = Group { base: "", tag: "About", suffix: "", deprecated: false };
 
-/// What the placeholders of paths stand for.
-const SEGMENTS: &[(&str, &str)] = &[
-    ("project", "Project of the tenant; `default` unless projects are used."),
+/// The header of replies that have a revision.
+const REVISION: Parameter = ("X-Resource-Revision", "Revision of the reply, to be sent back as `rev`.");
+
+const ABOUT: &str = "The registry API of Service-Center, version 4, and beside it the paths of version 3. \
+    Empty members are absent: an empty text, zero, list or map is left out of every reply, and a `null` in a \
+    request counts as absent. Unknown members are ignored. A request for a missing object is answered with 400 and \
+    a code. A request target of 2048 bytes or more, with `//` in it, or ending in one of `;&?+@` is answered with \
+    400 in plain text. Replies of 1400 bytes or more are compressed for clients that accept gzip.";
+
+/// The placeholders of paths and their meanings.
+const SEGMENTS: &[Parameter] = &[
+    ("project", "Project of the tenant; `default` if projects are not used."),
     ("serviceId", "Id of a service: 1 to 64 characters without blanks."),
     ("instanceId", "Id of an instance: 1 to 64 letters, digits, `_`, `.`, `-`."),
     ("schemaId", "Id of a schema: 1 to 160 letters, digits, `_`, `.`, `-`."),
@@ -29,7 +38,7 @@ const SEGMENTS: &[(&str, &str)] = &[
     ("ruleId", "Id of a rule; when deleting, a comma list of ids."),
 ];
 
-/// A document in the making.
+/// A document to which operations can still be added.
 pub(super) struct Document {
     paths: BTreeMap<String, Map<String, Value>>,
     generator: SchemaGenerator,
@@ -47,19 +56,19 @@ impl Default for Document {
 
 impl Document {
     /// Adds an operation under its full path.
-    pub(super) fn add(&mut self, part: Part, path: &str, operation: &Operation) {
+    pub(super) fn add(&mut self, group: Group, path: &str, operation: &Operation) {
         let mut entry = json!({
-            "operationId": format!("{}{}", operation.name, part.suffix),
+            "operationId": format!("{}{}", operation.name, group.suffix),
             "summary": operation.summary,
-            "tags": [part.tag],
+            "tags": [group.tag],
             "parameters": parameters(path, operation),
             "responses": self.responses(operation),
         });
-        if part.deprecated {
+        if group.deprecated {
             entry["deprecated"] = true.into();
         }
-        if let Some(takes) = &operation.takes {
-            let schema = takes(&mut self.generator).to_value();
+        if let Some(schema) = &operation.request {
+            let schema = schema(&mut self.generator).to_value();
             entry["requestBody"] =
                 json!({ "required": true, "content": { "application/json": { "schema": schema } } });
         }
@@ -68,35 +77,33 @@ impl Document {
     }
 
     fn responses(&mut self, operation: &Operation) -> Value {
-        let mut success = match &operation.gives {
-            Gives::Nothing => json!({ "description": "Done; the body is empty." }),
-            Gives::Html => {
+        let mut success = match &operation.response {
+            ResponseBody::Empty => json!({ "description": "Done; the body is empty." }),
+            ResponseBody::Html => {
                 json!({ "description": "A page.", "content": { "text/html": { "schema": { "type": "string" } } } })
             }
-            Gives::Json(schema) => {
+            ResponseBody::Json(schema) => {
                 let schema = schema(&mut self.generator).to_value();
-                json!({ "description": "The answer.", "content": { "application/json": { "schema": schema } } })
+                json!({ "description": "The reply.", "content": { "application/json": { "schema": schema } } })
             }
         };
-        let revision = ("X-Resource-Revision", "Revision of the answer, to be sent back as `rev`.");
-        let text = |meaning: &str| json!({ "description": meaning, "schema": { "type": "string" } });
-        if let Some((name, meaning)) = operation.header.or(operation.revision.then_some(revision)) {
-            success["headers"] = json!({ name: text(meaning) });
+        if let Some((name, meaning)) = operation.header.or(operation.revision.then_some(REVISION)) {
+            success["headers"] = json!({ name: header(meaning) });
         }
         let mut responses = Map::new();
         responses.insert("200".into(), success);
         if operation.revision {
-            let headers = json!({ revision.0: text(revision.1) });
-            let same = json!({ "description": "Nothing changed since `rev`; no body.", "headers": headers });
-            responses.insert("304".into(), same);
+            let headers = json!({ REVISION.0: header(REVISION.1) });
+            let unchanged = json!({ "description": "Nothing changed since `rev`; no body.", "headers": headers });
+            responses.insert("304".into(), unchanged);
         }
-        for (status, codes) in refusals(operation) {
-            responses.insert(status.to_string(), refusal(&codes));
+        for (status, codes) in failures(operation) {
+            responses.insert(status.to_string(), failure(&codes));
         }
         responses.into()
     }
 
-    /// The whole.
+    /// The complete document.
     pub(super) fn finish(mut self) -> Value {
         let mut schemas = self.generator.take_definitions(true);
         schemas.insert("Error".into(), error_schema());
@@ -116,17 +123,17 @@ impl Document {
     }
 }
 
-/// Codes by status.
-fn refusals(operation: &Operation) -> BTreeMap<u16, Vec<Code>> {
+/// The codes of an operation's failures by status.
+fn failures(operation: &Operation) -> BTreeMap<u16, Vec<Code>> {
     let always = if operation.tenantless { &[] } else { ALWAYS };
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-    for code in always.iter().chain(operation.refuses) {
+    for code in always.iter().chain(operation.failures) {
         by_status.entry(code.status()).or_default().push(*code);
     }
     by_status
 }
 
-fn refusal(codes: &[Code]) -> Value {
+fn failure(codes: &[Code]) -> Value {
     let numbers: Vec<_> = codes.iter().map(|code| code.number()).collect();
     let lines: Vec<_> = codes.iter().map(|code| format!("{} {}", code.number(), code.message())).collect();
     json!({
@@ -139,45 +146,62 @@ fn refusal(codes: &[Code]) -> Value {
 }
 
 fn error_schema() -> Value {
-    let text = |description: &str| json!({ "type": "string", "description": description });
     json!({
         "type": "object",
-        "description": "Why a request was refused.",
+        "description": "The reason of a refusal.",
         "required": ["errorCode", "errorMessage"],
         "properties": {
-            "errorCode": text("Six digits; the first three are the status."),
-            "errorMessage": text("The text of the code."),
-            "detail": text("What was wrong in this case; for people."),
+            "errorCode": { "type": "string", "description": "Six digits; the first three are the status." },
+            "errorMessage": { "type": "string", "description": "The constant text of the code." },
+            "detail": { "type": "string", "description": "A sentence about this case, for people." },
         },
     })
 }
 
+fn header(meaning: &str) -> Value {
+    json!({ "description": meaning, "schema": { "type": "string" } })
+}
+
+fn parameter(location: &str, (name, meaning): &Parameter) -> Value {
+    json!({ "name": name, "in": location, "required": location == "path", "description": meaning,
+        "schema": { "type": "string" } })
+}
+
 fn parameters(path: &str, operation: &Operation) -> Vec<Value> {
-    let parameter = |place: &str, name: &str, meaning: &str| {
-        json!({ "name": name, "in": place, "required": place == "path", "description": meaning,
-            "schema": { "type": "string" } })
-    };
-    let in_path = SEGMENTS.iter().filter(|(name, _)| path.contains(&format!("{{{name}}}")));
-    let mut parameters: Vec<Value> =
-        in_path.map(|(name, meaning)| parameter("path", name, meaning)).collect();
-    parameters.extend(operation.query.iter().map(|(name, meaning)| parameter("query", name, meaning)));
+    let mut parameters = Vec::new();
+    for segment in SEGMENTS.iter().filter(|(name, _)| path.contains(&format!("{{{name}}}"))) {
+        parameters.push(parameter("path", segment));
+    }
+    parameters.extend(operation.query.iter().map(|query| parameter("query", query)));
     if operation.revision {
-        parameters.push(parameter(
-            "query",
-            "rev",
-            "Revision that the caller has; the same is answered with 304.",
-        ));
+        let rev = ("rev", "Revision of the reply that the caller has; if it is still the same the status is 304.");
+        parameters.push(parameter("query", &rev));
     }
     if !operation.tenantless {
-        parameters.push(parameter("header", "X-Domain-Name", "Domain of the tenant; `default` without it."));
+        let domain = ("X-Domain-Name", "Domain of the tenant; `default` if it is absent.");
+        parameters.push(parameter("header", &domain));
     }
     if operation.for_consumer {
-        parameters.push(parameter("header", "X-ConsumerId", "Id of the service that asks."));
+        parameters.push(parameter("header", &("X-ConsumerId", "Id of the service that makes the request.")));
     }
     parameters
 }
 
-/// The page; it reads the document and needs nothing else.
-pub(super) async fn page() -> Html<&'static str> {
+/// The operations that serve the document, whose text is put into the cell later, and its page.
+pub(super) fn operations(text: Arc<OnceLock<Bytes>>) -> [Operation; 2] {
+    let document = move || {
+        let text = text.get().cloned().unwrap_or_default();
+        std::future::ready(reply::raw_json(text))
+    };
+    [
+        get("/openapi", page, "OpenApiPage", "This API as a page for a browser.").tenantless().returns_html(),
+        get("/openapi.json", document, "OpenApi", "This API as an OpenAPI 3.1 document.")
+            .tenantless()
+            .returns(object! {}),
+    ]
+}
+
+/// The page. It loads the document and nothing else.
+async fn page() -> Html<&'static str> {
     Html(include_str!("openapi/page.html"))
 }

@@ -1,26 +1,25 @@
-//! One operation of the API, declared once: how it is answered, and what its document says.
+//! One operation of the API, declared once: its handler and its description.
 //!
-//! [`Routes`] takes declarations in and gives out the router and the document, so that neither can have what the
-//! other has not.
+//! Each resource's file declares its operations beside their handlers. [`Routes`] takes the declarations and makes
+//! both the router and the OpenAPI document of them, so that neither can contain an operation that the other lacks.
 
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::body::Body;
 use axum::handler::Handler;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tower::util::MapResponseLayer;
 
 use super::Api;
+use super::failure::Code;
 use super::guard::ApiName;
 use super::openapi;
-use crate::failure::Code;
 
-/// How the schema of a body is made.
+/// A function that makes the schema of a body.
 pub(super) type SchemaOf = Box<dyn Fn(&mut SchemaGenerator) -> Schema>;
 
 /// The schema of a type.
@@ -28,7 +27,7 @@ pub(super) fn of<T: JsonSchema>() -> SchemaOf {
     Box::new(|generator| generator.subschema_for::<T>())
 }
 
-/// The schema of an object with the given members, each of them optional: empty means absent.
+/// The schema of an object with the given members. Each is optional, because an empty member is absent.
 macro_rules! object {
     ($($member:literal: $kind:ty),* $(,)?) => {{
         let schema: $crate::api::operation::SchemaOf = Box::new(|_generator| {
@@ -42,46 +41,44 @@ macro_rules! object {
 }
 pub(super) use object;
 
-/// A parameter of the query, or a header of the request: name and meaning.
+/// A parameter of the query, or a header: its name and meaning.
 pub(super) type Parameter = (&'static str, &'static str);
 
-/// What a success carries.
-pub(super) enum Gives {
-    /// Nothing.
-    Nothing,
-    /// JSON.
+/// The body of a success.
+pub(super) enum ResponseBody {
+    Empty,
     Json(SchemaOf),
-    /// A page.
     Html,
 }
 
 /// One operation.
 pub(super) struct Operation {
     pub(super) method: Method,
+    /// The path below that of the operation's group.
     pub(super) path: &'static str,
-    /// The name that metrics call it by.
+    /// The name in metrics and in the document.
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
     pub(super) query: &'static [Parameter],
-    /// Its answer depends on who asks.
+    /// True when the reply depends on the consumer that `X-ConsumerId` names.
     pub(super) for_consumer: bool,
-    pub(super) takes: Option<SchemaOf>,
-    pub(super) gives: Gives,
-    /// A header of a success: name and meaning.
+    pub(super) request: Option<SchemaOf>,
+    pub(super) response: ResponseBody,
+    /// A header of a success.
     pub(super) header: Option<Parameter>,
-    /// The answer has a revision, and is left out for those who have it.
+    /// True when the reply has a revision and is left out for a client that has sent the same one.
     pub(super) revision: bool,
-    /// What it refuses with, beside what every operation may.
-    pub(super) refuses: &'static [Code],
-    /// It answers alike for every tenant, and cannot refuse a parameter.
+    /// The codes with which this operation fails, beside those that every operation of a tenant has.
+    pub(super) failures: &'static [Code],
+    /// True when the reply is the same for every tenant and no parameter can be refused.
     pub(super) tenantless: bool,
     route: MethodRouter<Api>,
 }
 
-/// One function for each method, which declares the answer to it.
+/// Makes one function for each method, with which a resource declares its operations.
 macro_rules! methods {
     ($($name:ident $method:ident)*) => {$(
-        #[doc = concat!("Declares the answer to ", stringify!($method), ".")]
+        #[doc = concat!("Declares an operation with the method ", stringify!($method), ".")]
         pub(super) fn $name<H, T>(
             path: &'static str,
             handler: H,
@@ -113,63 +110,63 @@ impl Operation {
             summary,
             query: &[],
             for_consumer: false,
-            takes: None,
-            gives: Gives::Nothing,
+            request: None,
+            response: ResponseBody::Empty,
             header: None,
             revision: false,
-            refuses: &[],
+            failures: &[],
             tenantless: false,
             route: route.layer(named(name)),
         }
     }
 
-    /// Its parameters in the query.
+    /// Adds parameters of the query.
     pub(super) fn query(self, query: &'static [Parameter]) -> Self {
         Self { query, ..self }
     }
 
-    /// It reads `X-ConsumerId`.
+    /// Adds the header `X-ConsumerId`.
     pub(super) fn for_consumer(self) -> Self {
         Self { for_consumer: true, ..self }
     }
 
-    /// The body of its request.
+    /// Adds the body of the request.
     pub(super) fn takes(self, schema: SchemaOf) -> Self {
-        Self { takes: Some(schema), ..self }
+        Self { request: Some(schema), ..self }
     }
 
-    /// The JSON of its success.
-    pub(super) fn gives(self, schema: SchemaOf) -> Self {
-        Self { gives: Gives::Json(schema), ..self }
+    /// Adds the JSON body of a success.
+    pub(super) fn returns(self, schema: SchemaOf) -> Self {
+        Self { response: ResponseBody::Json(schema), ..self }
     }
 
-    /// Its success is a page.
-    pub(super) fn gives_html(self) -> Self {
-        Self { gives: Gives::Html, ..self }
+    /// Makes a page the body of a success.
+    pub(super) fn returns_html(self) -> Self {
+        Self { response: ResponseBody::Html, ..self }
     }
 
-    /// A header of its success.
+    /// Adds a header of a success.
     pub(super) fn header(self, name: &'static str, meaning: &'static str) -> Self {
         Self { header: Some((name, meaning)), ..self }
     }
 
-    /// Its answer has a revision.
+    /// Adds the revision of the reply, and the status 304.
     pub(super) fn with_revision(self) -> Self {
         Self { revision: true, ..self }
     }
 
-    /// Why it may refuse, beside what every operation may refuse for.
-    pub(super) fn refuses(self, refuses: &'static [Code]) -> Self {
-        Self { refuses, ..self }
+    /// Adds codes of failures to those that every operation of a tenant has.
+    pub(super) fn fails_with(self, failures: &'static [Code]) -> Self {
+        Self { failures, ..self }
     }
 
-    /// It answers alike for every tenant.
+    /// Marks a reply that is the same for every tenant.
     pub(super) fn tenantless(self) -> Self {
         Self { tenantless: true, ..self }
     }
 }
 
-/// Gives a route the name that metrics call it by.
+/// Adds the name that metrics use to the responses of a route.
 fn named(name: &'static str) -> MapResponseLayer<impl Fn(Response) -> Response + Clone> {
     MapResponseLayer::new(move |mut response: Response| {
         response.extensions_mut().insert(ApiName(name));
@@ -177,16 +174,16 @@ fn named(name: &'static str) -> MapResponseLayer<impl Fn(Response) -> Response +
     })
 }
 
-/// A part of the API that lies below a path of its own.
+/// Operations that lie below one path.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct Group {
     /// The path.
     pub(super) base: &'static str,
-    /// How documents group it.
+    /// The heading in the document.
     pub(super) tag: &'static str,
-    /// Tells its operations from those of another part with the same name.
+    /// Follows the names of the operations in the document, where a name must be unique among all groups.
     pub(super) suffix: &'static str,
-    /// Only clients of long ago use it.
+    /// True when only old clients use the group.
     pub(super) deprecated: bool,
 }
 
@@ -198,33 +195,23 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Adds operations below a path.
-    pub(super) fn mount(mut self, part: Part, operations: Vec<Operation>) -> Self {
+    /// Adds operations below the path of a group.
+    pub(super) fn mount(mut self, group: Group, operations: impl IntoIterator<Item = Operation>) -> Self {
         for operation in operations {
-            let path = format!("{}{}", part.base, operation.path);
-            self.document.add(part, &path, &operation);
+            let path = format!("{}{}", group.base, operation.path);
+            self.document.add(group, &path, &operation);
             self.router = self.router.route(&path, operation.route);
         }
         self
     }
 
-    /// The router, which also serves the document and a page to read it on.
+    /// The router, which also serves the document and a page that shows it.
     pub(super) fn finish(self) -> Router<Api> {
-        let document = Arc::new(OnceLock::<Bytes>::new());
-        let written = document.clone();
-        let serve = move || {
-            let mut response = Response::new(Body::from(written.get().cloned().unwrap_or_default()));
-            let json_type = HeaderValue::from_static("application/json; charset=UTF-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, json_type);
-            std::future::ready(response)
-        };
-        let part = Part { base: "", tag: "About", suffix: "", deprecated: false };
-        let page = get("/openapi", openapi::page, "OpenApiPage", "This API, to be read in a browser.");
-        let json = get("/openapi.json", serve, "OpenApi", "This API as an OpenAPI 3.1 document.");
-        let operations = vec![page.tenantless().gives_html(), json.tenantless().gives(object! {})];
-        let Self { router, document: complete } = self.mount(part, operations);
-        // It describes itself too, so it is written last. The cell is empty: nobody else has it yet.
-        let _ = document.set(Bytes::from(complete.finish().to_string()));
+        let text = Arc::new(OnceLock::<Bytes>::new());
+        let Self { router, document } = self.mount(openapi::GROUP, openapi::operations(text.clone()));
+        // The document describes the operation that serves it. So it can be written only now, after it was mounted,
+        // and the handler gets a cell that is filled here and never again.
+        let _ = text.set(Bytes::from(document.finish().to_string()));
         router
     }
 }

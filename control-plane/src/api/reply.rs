@@ -1,4 +1,4 @@
-//! Answers in the contract's form: compact JSON without a newline, empty means absent.
+//! Replies in the contract's form: compact JSON without a newline, in which an empty member is absent.
 
 use std::sync::Arc;
 
@@ -6,23 +6,41 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::failure::{Code, Failure};
+use super::failure::Failure;
 use crate::registry::find::Found;
 use crate::view::{FindBody, ServiceView};
 
-/// What a handler returns.
-pub(super) type Answer = Result<Response, Failure>;
+/// The outcome of a handler.
+pub(super) type Reply = Result<Response, Failure>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 const REVISION: &str = "x-resource-revision";
 
 /// 200 with JSON.
-pub(super) fn json<T: Serialize>(value: &T) -> Answer {
+pub(super) fn json<T: Serialize>(value: &T) -> Reply {
     match serde_json::to_vec(value) {
         Ok(body) => Ok(raw_json(body)),
-        Err(error) => Err(Failure::new(Code::Internal, error.to_string())),
+        Err(error) => Err(Failure::internal(&error)),
+    }
+}
+
+/// 200 with an object that has one member, or none if the list is empty.
+pub(super) fn list<T: Serialize>(member: &'static str, items: &[T]) -> Reply {
+    json(&OneList { member, items })
+}
+
+struct OneList<'a, T> {
+    member: &'static str,
+    items: &'a [T],
+}
+
+impl<T: Serialize> Serialize for OneList<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let member = (!self.items.is_empty()).then_some((self.member, self.items));
+        serializer.collect_map(member)
     }
 }
 
@@ -33,27 +51,25 @@ pub(super) fn raw_json(body: impl Into<Body>) -> Response {
     response
 }
 
-/// 200 without a result.
-pub(super) fn empty() -> Answer {
+/// 200 without a body.
+pub(super) fn empty() -> Reply {
     let mut response = Response::new(Body::empty());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, PLAIN);
     Ok(response)
 }
 
-/// The instances of what was found, or 304, with the revision either way.
-pub(super) fn instances(found: &Found) -> Answer {
+/// The found instances, or 304. Either has the revision of the reply.
+pub(super) fn instances(found: &Found) -> Reply {
     if found.not_modified {
         return Ok(with_revision(not_modified(), &found.rev));
     }
-    let bodies: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
-    let response = match bodies.as_slice() {
+    let with_instances: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
+    let response = match with_instances.as_slice() {
         [] => raw_json("{}"),
         [only] => {
             let plain = only.answer().map_or_else(Bytes::new, |body| body.plain().clone());
             let mut response = raw_json(plain);
-            response.extensions_mut().insert(Ready((*only).clone()));
+            response.extensions_mut().insert(Prepared((*only).clone()));
             response
         }
         several => raw_json(FindBody::joined(several.iter().filter_map(|view| view.answer()))),
@@ -61,11 +77,12 @@ pub(super) fn instances(found: &Found) -> Answer {
     Ok(with_revision(response, &found.rev))
 }
 
-/// The service whose answer a response carries; its compressed form is kept there.
+/// The service whose find body a response carries. The view keeps the compressed form of that body, so the guard
+/// need not compress it for each request.
 #[derive(Clone)]
-pub(super) struct Ready(Arc<ServiceView>);
+pub(super) struct Prepared(Arc<ServiceView>);
 
-impl Ready {
+impl Prepared {
     pub(super) fn gzip(&self) -> Bytes {
         self.0.answer().map_or_else(Bytes::new, |body| body.gzip().clone())
     }
@@ -78,7 +95,7 @@ pub(super) fn not_modified() -> Response {
     response
 }
 
-/// Adds the revision of the result; present on 304 too.
+/// Adds the revision of the reply.
 pub(super) fn with_revision(mut response: Response, rev: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(rev) {
         response.headers_mut().insert(REVISION, value);

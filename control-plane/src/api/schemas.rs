@@ -1,21 +1,62 @@
-//! Routes of schemas.
+//! Operations on the schemas of a service.
 
 use axum::extract::State;
 use http::HeaderValue;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use shared::model::null_default;
 
-use super::reply::{self, Answer};
-use super::{Api, Call};
-use crate::failure::Failure;
+use super::Api;
+use super::call::Call;
+use super::failure::Code::{NotEnoughQuota, SchemaNotFound, ServiceNotFound};
+use super::failure::Failure;
+use super::operation::{Operation, delete, get, object, of, post, put};
+use super::reply::{self, Reply};
 use crate::registry::schema::Schema;
 use crate::registry::validate;
 
-#[derive(Deserialize, Serialize)]
-struct List {
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
-    schemas: Vec<Schema>,
+/// The header with the summary of a schema.
+pub(super) const SUMMARY: &str = "X-Schema-Summary";
+
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get(
+            "/microservices/{serviceId}/schemas",
+            list,
+            "ListSchema",
+            "List the schemas of a service in the order of their declaration.",
+        )
+        .query(&[("withSchema", "`1`: include the contents.")])
+        .returns(object! { "schemas": Vec<Schema> })
+        .fails_with(&[ServiceNotFound]),
+        post(
+            "/microservices/{serviceId}/schemas",
+            replace,
+            "PutSchemas",
+            "Replace all schemas of a service.",
+        )
+        .takes(object! { "schemas": Vec<Schema> })
+        .fails_with(&[ServiceNotFound]),
+        get(
+            "/microservices/{serviceId}/schemas/{schemaId}",
+            get_one,
+            "GetSchema",
+            "Get the content of a schema.",
+        )
+        .returns(object! { "schema": String })
+        .header(SUMMARY, "Summary of the schema; may be empty.")
+        .fails_with(&[ServiceNotFound, SchemaNotFound]),
+        put("/microservices/{serviceId}/schemas/{schemaId}", put_one, "PutSchema", "Store a schema.")
+            .takes(of::<Schema>())
+            .fails_with(&[ServiceNotFound, NotEnoughQuota]),
+        delete(
+            "/microservices/{serviceId}/schemas/{schemaId}",
+            delete_one,
+            "DeleteSchema",
+            "Delete a schema and its declaration.",
+        )
+        .fails_with(&[ServiceNotFound, SchemaNotFound]),
+    ]
 }
 
 fn schema_id(call: &Call) -> Result<&str, Failure> {
@@ -24,7 +65,7 @@ fn schema_id(call: &Call) -> Result<&str, Failure> {
     Ok(id)
 }
 
-pub(super) async fn get(State(api): State<Api>, call: Call) -> Answer {
+async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let schema = api.registry().schema(&call.caller, &call.service()?, schema_id(&call)?).await?;
     let mut response = reply::json(&json!({ "schema": schema.schema }))?;
     let summary = HeaderValue::from_str(&schema.summary).unwrap_or(HeaderValue::from_static(""));
@@ -32,29 +73,30 @@ pub(super) async fn get(State(api): State<Api>, call: Call) -> Answer {
     Ok(response)
 }
 
-pub(super) async fn list(State(api): State<Api>, call: Call) -> Answer {
-    let with_content = match call.query("withSchema").trim() {
-        "" | "0" => false,
-        "1" => true,
-        _ => return Err(Failure::invalid("parameter withSchema must be 1 or 0")),
-    };
+async fn list(State(api): State<Api>, call: Call) -> Reply {
+    let with_content = call.strict_flag("withSchema")?;
     let schemas = api.registry().schemas(&call.caller, &call.service()?, with_content).await?;
-    reply::json(&List { schemas })
+    reply::list("schemas", &schemas)
 }
 
-pub(super) async fn put(State(api): State<Api>, call: Call) -> Answer {
+async fn put_one(State(api): State<Api>, call: Call) -> Reply {
     let schema = Schema { schema_id: schema_id(&call)?.to_owned(), ..call.json::<Schema>()? };
     api.registry().put_schema(&call.service()?, schema).await?;
     reply::empty()
 }
 
-pub(super) async fn replace(State(api): State<Api>, call: Call) -> Answer {
-    let List { schemas } = call.json()?;
-    api.registry().replace_schemas(&call.service()?, schemas).await?;
+async fn replace(State(api): State<Api>, call: Call) -> Reply {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default, deserialize_with = "null_default")]
+        schemas: Vec<Schema>,
+    }
+    let body: Body = call.json()?;
+    api.registry().replace_schemas(&call.service()?, body.schemas).await?;
     reply::empty()
 }
 
-pub(super) async fn delete(State(api): State<Api>, call: Call) -> Answer {
+async fn delete_one(State(api): State<Api>, call: Call) -> Reply {
     api.registry().delete_schema(&call.service()?, schema_id(&call)?).await?;
     reply::empty()
 }

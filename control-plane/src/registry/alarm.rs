@@ -1,4 +1,4 @@
-//! What operators are told went wrong: one alarm per kind, activated until it is over.
+//! Alarms of this replica: one for each kind of trouble, active until the trouble is over.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What may go wrong; the names are the old ones.
+/// A kind of trouble. The names are Service-Center's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum AlarmId {
-    /// The store does not answer. Over when it does.
+pub(crate) enum AlarmId {
+    /// The store does not answer. Cleared by its next answer.
     BackendConnectionRefuse,
-    /// A request was answered with a status of 500 or more. Over when an operator says so.
+    /// A request was answered with a status of 500 or more. Cleared by an operator.
     InternalError,
 }
 
@@ -25,34 +25,34 @@ struct Alarm {
 
 /// The alarms of this replica. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Alarms(Arc<Mutex<BTreeMap<AlarmId, Alarm>>>);
+pub(crate) struct Alarms(Arc<Mutex<BTreeMap<AlarmId, Alarm>>>);
 
 impl Alarms {
-    /// Activates an alarm, or changes what it says.
-    pub fn raise(&self, id: AlarmId, detail: impl Into<Cow<'static, str>>) {
+    /// Activates an alarm, or changes its detail.
+    pub(crate) fn raise(&self, id: AlarmId, detail: impl Into<Cow<'static, str>>) {
         self.0.lock().insert(id, Alarm { active: true, detail: detail.into() });
     }
 
-    /// Marks an alarm as over, if it was raised.
-    pub fn clear(&self, id: AlarmId) {
+    /// Marks an alarm as over. It stays listed until it is forgotten.
+    pub(crate) fn clear(&self, id: AlarmId) {
         if let Some(alarm) = self.0.lock().get_mut(&id) {
             alarm.active = false;
         }
     }
 
-    /// Forgets all alarms.
-    pub fn forget(&self) {
+    /// Removes all alarms from the list.
+    pub(crate) fn forget(&self) {
         self.0.lock().clear();
     }
 
-    /// The alarms as the old server shows them.
-    pub fn list(&self) -> Vec<Value> {
-        let alarms = self.0.lock();
-        let shown = alarms.iter().map(|(id, alarm)| {
+    /// The alarms in the form in which Service-Center shows them.
+    pub(crate) fn list(&self) -> Vec<Value> {
+        let mut shown = Vec::new();
+        for (id, alarm) in self.0.lock().iter() {
             let status = if alarm.active { "ACTIVATED" } else { "CLEARED" };
-            json!({ "status": status, "id": id, "fields": { "detail": alarm.detail } })
-        });
-        shown.collect()
+            shown.push(json!({ "status": status, "id": id, "fields": { "detail": alarm.detail } }));
+        }
+        shown
     }
 }
 
@@ -61,10 +61,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alarm_is_active_until_it_is_over_and_there_until_it_is_forgotten() {
+    fn an_alarm_stays_listed_after_it_is_over() {
         let alarms = Alarms::default();
         alarms.clear(AlarmId::BackendConnectionRefuse);
-        assert!(alarms.list().is_empty());
+        assert!(alarms.list().is_empty(), "an alarm that was never raised is not listed");
         alarms.raise(AlarmId::BackendConnectionRefuse, "no answer");
         assert_eq!(
             alarms.list(),

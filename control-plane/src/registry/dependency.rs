@@ -1,7 +1,7 @@
-//! Dependencies: who consumes whom.
+//! Dependencies between consumers and providers.
 //!
-//! A rule stands twice in the store, under the consumer and under each provider; both sides change in one
-//! compare-and-swap transaction, so that no lock is needed and no rule is lost.
+//! A rule stands twice in the store, under the consumer and under each provider. Both sides change in one
+//! compare-and-swap transaction, so no lock is needed and no rule is lost.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,39 +10,40 @@ use std::time::Duration;
 use serde::Deserialize;
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
 
-use super::{Registry, validate};
-use crate::failure::{Code, Failure};
+use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::{self, Key, Name};
 use crate::store::{Compare, Op, Txn};
 use crate::version::{Version, VersionRule};
-use crate::view::{Snapshot, interest};
+use crate::view::{RuleSet, Snapshot, interest};
 
 mod sides;
 
 use sides::{change, has_provider, rule_name, rules_of, step, target};
 
-/// Wait for a Service-Center node that holds the lock of the rules.
+/// Pause while a Service-Center node holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Declarations that one request may have.
+const DECLARATIONS_PER_REQUEST: usize = 100;
 
-/// Whether new providers join the old ones or replace them.
+/// The effect of new providers on the existing ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Join.
+pub(crate) enum Mode {
+    /// New providers join the existing ones.
     Add,
-    /// Replace.
+    /// New providers replace the existing ones.
     Overwrite,
 }
 
 /// A consumer and the providers it declares.
 #[derive(Clone, Debug, Default)]
-pub struct Declaration {
+pub(crate) struct Declaration {
     /// Full key; an empty tenant means the caller's.
-    pub consumer: ServiceKey,
+    pub(crate) consumer: ServiceKey,
     /// Keys whose versions are rules; `*` as name means everything in the consumer's environment.
-    pub providers: Vec<ServiceKey>,
+    pub(crate) providers: Vec<ServiceKey>,
 }
 
-/// The value of a queued dependency.
+/// The value of a dependency that a Service-Center node has queued.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct QueuedDependency {
@@ -53,31 +54,34 @@ pub(crate) struct QueuedDependency {
     overrides: bool,
 }
 
-/// What partners to leave out of a list.
+/// The partners that a list leaves out.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PartnerFilter {
-    /// Those of other tenants.
-    pub same_domain: bool,
-    /// The service itself.
-    pub no_self: bool,
+pub(crate) struct PartnerFilter {
+    /// Leave out services of other tenants.
+    pub(crate) same_domain: bool,
+    /// Leave out the service itself.
+    pub(crate) no_self: bool,
 }
 
 impl Registry {
-    /// Declares dependencies, in order, up to the first that is refused.
-    pub async fn declare(
+    /// Declares dependencies in order, up to the first that is refused.
+    pub(crate) async fn declare(
         &self,
         tenant: &Tenant,
         declarations: Vec<Declaration>,
         mode: Mode,
-    ) -> Result<(), Failure> {
-        if declarations.is_empty() || declarations.len() > 100 {
-            return Err(Failure::invalid("field 'dependencies' must have 1 to 100 items"));
+    ) -> Result<(), RegistryError> {
+        if declarations.is_empty() || declarations.len() > DECLARATIONS_PER_REQUEST {
+            return Err(RegistryError::invalid("field 'dependencies' must have 1 to 100 items"));
         }
+        // All are checked before the first is written: a request with a mistake changes nothing.
         let mut checked = Vec::with_capacity(declarations.len());
         for declaration in declarations {
-            checked.push(self.checked(tenant, declaration, mode).await?);
+            let declaration = complete(declaration, tenant, mode)?;
+            self.check_consumer(tenant, &declaration.consumer).await?;
+            checked.push(declaration);
         }
-        for (consumer, providers) in checked {
+        for Declaration { consumer, providers } in checked {
             self.set_rules(&consumer, providers, mode).await?;
         }
         if mode == Mode::Overwrite {
@@ -86,59 +90,29 @@ impl Registry {
         Ok(())
     }
 
-    async fn checked(
-        &self,
-        tenant: &Tenant,
-        declaration: Declaration,
-        mode: Mode,
-    ) -> Result<(ServiceKey, Vec<ServiceKey>), Failure> {
-        let Declaration { mut consumer, mut providers } = declaration;
-        validate::dependency_consumer(&consumer)?;
-        if mode == Mode::Add && providers.is_empty() {
-            return Err(Failure::invalid("Required providers"));
-        }
-        if consumer.tenant.is_empty() {
-            consumer.tenant = tenant.to_string();
-        }
-        consumer.alias.clear();
-        let mut seen = BTreeSet::new();
-        if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {
-            providers.truncate(all + 1); // what comes after it is not looked at
-        }
-        for provider in &mut providers {
-            validate::dependency_provider(provider)?;
-            provider.alias.clear();
-            if provider.tenant.is_empty() {
-                provider.tenant = tenant.to_string();
+    async fn check_consumer(&self, tenant: &Tenant, consumer: &ServiceKey) -> Result<(), RegistryError> {
+        self.answer(&Caller::of_tenant(tenant), |snapshot| {
+            if snapshot.by_key(consumer).is_some() {
+                return Ok(());
             }
-            if provider.app_id.is_empty() && provider.service_name != "*" {
-                provider.app_id.clone_from(&consumer.app_id);
-            }
-            if !seen.insert((provider.tenant.clone(), rule_name(provider))) {
-                return Err(Failure::invalid(
-                    "Invalid request body for provider info.Duplicate provider or (serviceName and appId is same).",
-                ));
-            }
-        }
-        let caller = super::Caller { tenant: tenant.clone(), ..Default::default() };
-        self.answer(&caller, |snapshot| {
-            let exists = snapshot.by_key(&consumer).is_some();
-            let ServiceKey { environment, app_id, service_name, version, .. } = &consumer;
-            let detail =
-                || format!("Consumer {environment}/{app_id}/{service_name}/{version} does not exist.");
-            exists.then_some(()).ok_or_else(|| Failure::new(Code::ServiceNotFound, detail()))
+            let ServiceKey { environment, app_id, service_name, version, .. } = consumer;
+            let detail = format!("Consumer {environment}/{app_id}/{service_name}/{version} does not exist.");
+            Err(RegistryError::ServiceNotFound(detail.into()))
         })
-        .await?;
-        Ok((consumer, providers))
+        .await
     }
 
-    /// Records that a consumer depends on a provider. Cheap when it is recorded already. True when it was not.
-    pub(super) async fn depend(&self, consumer: &ServiceRef, provider: &ServiceKey) -> Result<bool, Failure> {
+    /// Records that a consumer depends on a provider. True when that was new. Cheap when it is recorded already.
+    pub(super) async fn depend(
+        &self,
+        consumer: &ServiceRef,
+        provider: &ServiceKey,
+    ) -> Result<bool, RegistryError> {
         let snapshot = self.view.now()?;
         let Some((view, _)) = snapshot.service(consumer) else { return Ok(false) };
         let key = ServiceKey { alias: String::new(), ..(*view.key).clone() };
-        let known = rules_of(&snapshot, &key);
-        if known.keys.iter().any(|k| k == provider || k.service_name == "*") {
+        let rules = rules_of(&snapshot, &key);
+        if rules.keys.iter().any(|rule| rule == provider || rule.service_name == "*") {
             return Ok(false);
         }
         self.set_rules(&key, vec![provider.clone()], Mode::Add).await?;
@@ -146,22 +120,25 @@ impl Registry {
         Ok(true)
     }
 
-    /// Notes that a consumer waits for a name. Cheap when it is noted already. True when it was not.
+    /// Notes that a consumer waits for a name. True when that was new. Cheap when it is noted already.
     pub(super) async fn want(
         &self,
         consumer: &ServiceRef,
         tenant: &Tenant,
         name: &Name,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, RegistryError> {
         let snapshot = self.view.now()?;
         if snapshot.service(consumer).is_none() {
             return Ok(false);
         }
-        let wanted = snapshot.tenant(&consumer.tenant).and_then(|t| t.wanted.get(&consumer.id));
-        if wanted.is_some_and(|names| {
-            names.contains(&(tenant.clone(), name.clone())) || names.len() >= self.quotas.now().wanted
-        }) {
-            return Ok(false);
+        let wanted = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
+        if let Some(names) = wanted {
+            let noted = names.contains(&(tenant.clone(), name.clone()));
+            // Names come from clients, so a consumer may note only a bounded number of them. The find itself is
+            // answered all the same.
+            if noted || names.len() >= self.quotas.now().wanted {
+                return Ok(false);
+            }
         }
         let Some(key) = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render() else {
             return Ok(false);
@@ -174,26 +151,31 @@ impl Registry {
         Ok(self.commit(txn).await?.succeeded)
     }
 
-    /// A recorded rule says more than the note that a name is wanted. A note that stays does no harm.
+    /// Removes the note that a name is wanted, because a recorded rule says more. A note that stays does no harm.
     async fn unwant(&self, consumer: &ServiceRef, provider: &ServiceKey) {
         let Some(tenant) = Tenant::parse(&provider.tenant) else { return };
+        let Ok(snapshot) = self.view.now() else { return };
+        let Some(view) = snapshot.tenant(&consumer.tenant) else { return };
         let name = rule_name(provider);
-        let noted = self.view.now().is_ok_and(|snapshot| {
-            let wanted = snapshot.tenant(&consumer.tenant).and_then(|t| t.wanted.get(&consumer.id).cloned());
-            wanted.is_some_and(|names| names.contains(&(tenant.clone(), name.clone())))
-        });
-        if let (true, Some(key)) = (noted, Key::Wanted(consumer.clone(), tenant, name).render()) {
+        let noted = view
+            .wanted
+            .get(&consumer.id)
+            .is_some_and(|names| names.contains(&(tenant.clone(), name.clone())));
+        if !noted {
+            return;
+        }
+        if let Some(key) = Key::Wanted(consumer.clone(), tenant, name).render() {
             let _ = self.store.txn(Txn { then: vec![Op::Delete(key)], ..Txn::default() }).await;
         }
     }
 
-    /// Brings a consumer's rules to what they should be, a bounded number of providers per transaction.
+    /// Changes a consumer's rules to the given ones, with a bounded number of providers per transaction.
     async fn set_rules(
         &self,
         consumer: &ServiceKey,
         providers: Vec<ServiceKey>,
         mode: Mode,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistryError> {
         let providers = &providers;
         self.until_won(|mut snapshot| async move {
             loop {
@@ -204,18 +186,19 @@ impl Registry {
                     return Ok(Some(()));
                 }
                 let Some(txn) = change(&snapshot, consumer, &current, &step) else {
-                    return Err(Failure::invalid("a tenant of the dependency is not {domain}/{project}"));
+                    return Err(RegistryError::invalid("a tenant of the dependency is not {domain}/{project}"));
                 };
                 let reply = self.commit(txn).await?;
                 if reply.succeeded {
                     if done {
                         return Ok(Some(()));
                     }
+                    // A step that was won is no lost attempt, so long ways are not bounded by the tries.
                     snapshot = self.view.now()?;
                     continue;
                 }
                 if reply.got.iter().any(Option::is_some) {
-                    // A Service-Center node is at it; it takes milliseconds, or its lock ends with its lease.
+                    // A Service-Center node holds the lock for some milliseconds, or until its lease ends.
                     tokio::time::sleep(LOCK_PAUSE).await;
                 }
                 return Ok(None);
@@ -224,82 +207,94 @@ impl Registry {
         .await
     }
 
-    /// The consumers of a service: those that depend on everything first.
-    pub fn consumers_of(&self, snapshot: &Snapshot, provider: &ServiceRef) -> Vec<ServiceRef> {
+    /// The consumers of a service. Those that depend on everything come first.
+    pub(crate) fn consumers_of(&self, snapshot: &Snapshot, provider: &ServiceRef) -> Vec<ServiceRef> {
         let Some((_, service)) = snapshot.service(provider) else { return Vec::new() };
         let Some(tenant) = snapshot.tenant(&provider.tenant) else { return Vec::new() };
         let name = Name::new(&service.environment, &service.app_id, &service.service_name);
-        let highest =
-            snapshot.versions(&provider.tenant, &name).first().map_or(Version::default(), |v| v.version);
+        let highest = snapshot.versions(&provider.tenant, &name).first();
+        let highest = highest.map_or(Version::default(), |entry| entry.version);
         let version = Version::parse(&service.version).unwrap_or_default();
+        let mut sets: Vec<&RuleSet> = tenant.provider_rules_all.get(&service.environment).into_iter().collect();
+        for (rule, set) in tenant.provider_rules.get(&name).into_iter().flat_map(|rules| rules.iter()) {
+            // Another writer's rule that cannot be read counts for every version, so no consumer is missed.
+            let rule = VersionRule::parse(rule).unwrap_or(VersionRule::ALL);
+            if rule.takes(&service.version, version, highest) {
+                sets.push(set);
+            }
+        }
         let mut found: Vec<ServiceRef> = Vec::new();
-        let all = tenant.provider_rules_all.get(&service.environment);
-        let by_rule = tenant.provider_rules.get(&name).into_iter().flat_map(|rules| rules.iter());
-        let matching = by_rule.filter(|(rule, _)| {
-            VersionRule::parse(rule).unwrap_or(VersionRule::ALL).takes(&service.version, version, highest)
-        });
-        for set in all.into_iter().chain(matching.map(|(_, set)| set)) {
-            for consumer in set.keys.iter().filter_map(|key| snapshot.by_key(key)) {
-                if !found.contains(&consumer) {
-                    found.push(consumer);
+        for consumer in sets.iter().flat_map(|set| set.keys.iter()).filter_map(|key| snapshot.by_key(key)) {
+            if !found.contains(&consumer) {
+                found.push(consumer);
+            }
+        }
+        found
+    }
+
+    /// The registered providers of a service.
+    pub(crate) fn providers_of(&self, snapshot: &Snapshot, consumer: &ServiceRef) -> Vec<ServiceRef> {
+        let Some((view, service)) = snapshot.service(consumer) else { return Vec::new() };
+        let rules = rules_of(snapshot, &view.key);
+        let mut found: Vec<ServiceRef> = Vec::new();
+        for rule in rules.keys.iter() {
+            for provider in interest::matching(snapshot, &consumer.tenant, service, rule) {
+                if !found.contains(&provider) {
+                    found.push(provider);
                 }
             }
         }
         found
     }
 
-    /// The providers of a service that exist now.
-    pub fn providers_of(&self, snapshot: &Snapshot, consumer: &ServiceRef) -> Vec<ServiceRef> {
-        let Some((view, service)) = snapshot.service(consumer) else { return Vec::new() };
-        let rules = rules_of(snapshot, &view.key);
-        let mut found: Vec<ServiceRef> = Vec::new();
-        for provider in
-            rules.keys.iter().flat_map(|rule| interest::matching(snapshot, &consumer.tenant, service, rule))
-        {
-            if !found.contains(&provider) {
-                found.push(provider);
-            }
-        }
-        found
-    }
-
     /// The records of a service's partners.
-    pub fn partners(
+    pub(crate) fn partners(
         &self,
         snapshot: &Snapshot,
         own: &ServiceRef,
         partners: Vec<ServiceRef>,
         filter: PartnerFilter,
     ) -> Vec<Arc<Service>> {
-        let keep = |partner: &ServiceRef| {
-            (!filter.same_domain || partner.tenant == own.tenant) && (!filter.no_self || partner != own)
-        };
-        partners.iter().filter(|p| keep(p)).filter_map(|p| Some(snapshot.service(p)?.1.clone())).collect()
+        let mut records = Vec::new();
+        for partner in &partners {
+            let foreign = filter.same_domain && partner.tenant != own.tenant;
+            let itself = filter.no_self && partner == own;
+            if foreign || itself {
+                continue;
+            }
+            records.extend(snapshot.service(partner).map(|(_, record)| record.clone()));
+        }
+        records
     }
 
-    /// Applies a dependency that a Service-Center node has queued. What it names need not exist any more.
-    pub(crate) async fn apply_queued(&self, queued: QueuedDependency) -> Result<(), Failure> {
+    /// Applies a dependency that a Service-Center node has queued. Its services may be gone by now.
+    pub(crate) async fn apply_queued(&self, queued: QueuedDependency) -> Result<(), RegistryError> {
         let QueuedDependency { consumer, providers, overrides } = queued;
         let Some(consumer) = consumer else { return Ok(()) };
         let mode = if overrides { Mode::Overwrite } else { Mode::Add };
         self.set_rules(&ServiceKey { alias: String::new(), ..consumer }, providers, mode).await
     }
 
-    /// Forgets the rules of a deleted service and those of others that it leaves without any provider.
-    pub(super) async fn forget_dependencies(&self, tenant: &Tenant, gone: &Service) -> Result<(), Failure> {
-        let key = ServiceKey { alias: String::new(), ..gone.key(tenant) };
+    /// Removes the rules of a deleted service, and rules of others that have no provider without it.
+    pub(super) async fn forget_dependencies(
+        &self,
+        tenant: &Tenant,
+        deleted: &Service,
+    ) -> Result<(), RegistryError> {
+        let key = ServiceKey { alias: String::new(), ..deleted.key(tenant) };
         self.set_rules(&key, Vec::new(), Mode::Overwrite).await?;
         self.drop_dangling(tenant).await
     }
 
-    /// Drops the rules of a tenant's consumers whose provider has no registered service any more. The consumers
-    /// go on waiting for the names, so that nothing is missed when a provider is deleted and registered again.
-    async fn drop_dangling(&self, tenant: &Tenant) -> Result<(), Failure> {
+    /// Drops the rules of a tenant's consumers whose provider is not registered any more. The consumers go on
+    /// waiting for the names, so that nothing is missed when a provider is deleted and registered again.
+    async fn drop_dangling(&self, tenant: &Tenant) -> Result<(), RegistryError> {
         let snapshot = self.view.now()?;
         let Some(view) = snapshot.tenant(tenant) else { return Ok(()) };
         for ((name, version), rules) in view.consumer_rules.iter() {
-            let stays = |rule: &ServiceKey| has_provider(&snapshot, tenant, rule);
-            if rules.keys.iter().all(stays) {
+            let (remaining, dangling): (Vec<&ServiceKey>, Vec<&ServiceKey>) =
+                rules.keys.iter().partition(|rule| has_provider(&snapshot, tenant, rule));
+            if dangling.is_empty() {
                 continue;
             }
             let consumer = ServiceKey {
@@ -310,15 +305,55 @@ impl Registry {
                 alias: String::new(),
                 version: version.clone(),
             };
+            // The names are noted before the rules go: between the two the consumer is interested twice, not at
+            // no time.
             if let Some(waiting) = snapshot.by_key(&consumer) {
-                for rule in rules.keys.iter().filter(|rule| !stays(rule)) {
-                    let of = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
-                    self.want(&waiting, &of, &rule_name(rule)).await?;
+                for rule in dangling {
+                    let provider = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
+                    self.want(&waiting, &provider, &rule_name(rule)).await?;
                 }
             }
-            let left = rules.keys.iter().filter(|rule| stays(rule)).cloned().collect();
-            self.set_rules(&consumer, left, Mode::Overwrite).await?;
+            let remaining = remaining.into_iter().cloned().collect();
+            self.set_rules(&consumer, remaining, Mode::Overwrite).await?;
         }
         Ok(())
     }
+}
+
+/// Checks a declaration and fills in the tenants and applications that it leaves out.
+fn complete(
+    declaration: Declaration,
+    tenant: &Tenant,
+    mode: Mode,
+) -> Result<Declaration, RegistryError> {
+    let Declaration { mut consumer, mut providers } = declaration;
+    validate::dependency_consumer(&consumer)?;
+    if mode == Mode::Add && providers.is_empty() {
+        return Err(RegistryError::invalid("Required providers"));
+    }
+    if consumer.tenant.is_empty() {
+        consumer.tenant = tenant.to_string();
+    }
+    consumer.alias.clear();
+    if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {
+        // Service-Center does not look at the entries after a `*`, so mistakes in them are no reason to refuse.
+        providers.truncate(all + 1);
+    }
+    let mut seen = BTreeSet::new();
+    for provider in &mut providers {
+        validate::dependency_provider(provider)?;
+        provider.alias.clear();
+        if provider.tenant.is_empty() {
+            provider.tenant = tenant.to_string();
+        }
+        if provider.app_id.is_empty() && provider.service_name != "*" {
+            provider.app_id.clone_from(&consumer.app_id);
+        }
+        if !seen.insert((provider.tenant.clone(), rule_name(provider))) {
+            return Err(RegistryError::invalid(
+                "Invalid request body for provider info.Duplicate provider or (serviceName and appId is same).",
+            ));
+        }
+    }
+    Ok(Declaration { consumer, providers })
 }

@@ -1,68 +1,72 @@
-//! Does a service or a schema exist?
+//! Existence: looks up the id of a service and the summary of a schema.
 
 use shared::model::{ServiceRef, Tenant};
 
-use super::{Caller, Registry, validate};
-use crate::failure::{Code, Failure};
+use super::service::existing;
+use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
+use crate::version::VersionRule;
 use crate::view::{Snapshot, VersionEntry, select};
 
-/// What a service is looked up by.
+/// The key and version rule by which a service is looked up.
 #[derive(Clone, Debug, Default)]
-pub struct Lookup {
-    /// Application.
-    pub app_id: String,
-    /// Name, else alias.
-    pub service_name: String,
+pub(crate) struct Lookup {
+    pub(crate) app_id: String,
+    /// Name of the service, or its alias.
+    pub(crate) service_name: String,
     /// Version or version rule; the newest match counts.
-    pub version: String,
-    /// Environment.
-    pub environment: String,
+    pub(crate) version: String,
+    pub(crate) environment: String,
 }
 
 impl Registry {
     /// The id of the newest version that the lookup matches.
-    pub async fn service_id(&self, caller: &Caller, lookup: &Lookup) -> Result<String, Failure> {
+    pub(crate) async fn service_id(&self, caller: &Caller, lookup: &Lookup) -> Result<String, RegistryError> {
         validate::lookup(&lookup.app_id, &lookup.service_name, &lookup.environment)?;
         let rule = validate::version_rule(&lookup.version)?;
-        let name = Name::new(&lookup.environment, &lookup.app_id, &lookup.service_name);
-        self.answer(caller, |snapshot| {
-            let versions = by_name_or_alias(snapshot, &caller.tenant, &name);
-            let Name { environment, app_id, name } = &name;
-            let what = format!("{environment}/{app_id}/{name}/{}", lookup.version);
-            if versions.is_empty() {
-                return Err(Failure::new(Code::ServiceNotFound, what + " does not exist."));
-            }
-            match select(versions, &rule).next() {
-                Some(entry) => Ok(entry.id.clone()),
-                None if matches!(rule, crate::version::VersionRule::Exact(_)) => {
-                    Err(Failure::new(Code::ServiceNotFound, what + " does not exist."))
-                }
-                None => Err(Failure::new(Code::VersionNotFound, what + " version mismatch.")),
-            }
-        })
-        .await
+        self.answer(caller, |snapshot| newest_match(snapshot, &caller.tenant, lookup, &rule)).await
     }
 
     /// The summary of a schema that has a content.
-    pub async fn schema_summary(
+    pub(crate) async fn schema_summary(
         &self,
         caller: &Caller,
         service: &ServiceRef,
         id: &str,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, RegistryError> {
         self.answer(caller, |snapshot| {
-            let view = super::service::existing(snapshot, service)?;
+            let view = existing(snapshot, service)?;
             match view.schemas.get(id) {
                 Some(schema) if schema.content => Ok(schema.summary.clone().unwrap_or_default()),
-                _ => Err(Failure::new(Code::SchemaNotFound, "schema does not exist.")),
+                _ => Err(RegistryError::SchemaNotFound),
             }
         })
         .await
     }
 }
 
-/// The versions of a name; when nothing has the name, of the alias.
+fn newest_match(
+    snapshot: &Snapshot,
+    tenant: &Tenant,
+    lookup: &Lookup,
+    rule: &VersionRule,
+) -> Result<String, RegistryError> {
+    let Lookup { app_id, service_name, version, environment } = lookup;
+    let name = Name::new(environment, app_id, service_name);
+    let versions = by_name_or_alias(snapshot, tenant, &name);
+    if let Some(entry) = select(versions, rule).next() {
+        return Ok(entry.id.clone());
+    }
+    let key = format!("{environment}/{app_id}/{service_name}/{version}");
+    // The contract has a code of its own for a range that matches no version, but not for an exact version.
+    if versions.is_empty() || matches!(rule, VersionRule::Exact(_)) {
+        Err(RegistryError::ServiceNotFound(format!("{key} does not exist.").into()))
+    } else {
+        Err(RegistryError::VersionNotFound(format!("{key} version mismatch.").into()))
+    }
+}
+
+/// The versions of a name or, when no service has the name, of the alias.
 pub(super) fn by_name_or_alias<'a>(
     snapshot: &'a Snapshot,
     tenant: &Tenant,

@@ -6,90 +6,97 @@ use std::sync::Arc;
 use shared::model::{HealthCheck, Instance, ServiceRef};
 use uuid::Uuid;
 
-use super::quota::{Place, Resource};
+use super::quota::{Permit, Resource};
 use super::service::existing;
-use super::{Caller, Registry, RegistryConfig, validate};
-use crate::failure::{Code, Failure};
+use super::{Caller, Registry, RegistryConfig, RegistryError, validate};
 use crate::keys;
 use crate::record;
-use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
+use crate::store::{Compare, LeaseId, Op, RangeRequest, StoreError, Txn};
 use crate::view::protection::ServiceSize;
-use crate::view::{InstanceView, Snapshot};
+use crate::view::{InstanceView, ServiceView, Snapshot};
 
-/// The health check of an instance that names none: a heartbeat each 30 s, three may be missed.
+/// Seconds between heartbeats of an instance that names no health check.
 const DEFAULT_INTERVAL: i32 = 30;
+/// Heartbeats that an instance may miss when it names no health check.
 const DEFAULT_TIMES: i32 = 3;
+/// Seconds that an instance without a health check lives.
+const TTL_WITHOUT_CHECK: i64 = 120;
 
 impl Registry {
     /// Registers an instance and returns its id.
     ///
-    /// An id that is alive already is a heartbeat; where the instance has moved (its endpoints, host, health
-    /// check or data centre differ) the new data are stored too, so that consumers hear of it.
-    pub async fn register_instance(
+    /// For an id that is alive already this is a heartbeat. If its endpoints, host, health check or data centre
+    /// differ, the instance has moved and the new data are stored too, so that consumers receive them.
+    pub(crate) async fn register_instance(
         &self,
         service: &ServiceRef,
         mut instance: Instance,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, RegistryError> {
         validate::instance(&instance)?;
         fill_defaults(&mut instance, &self.config)?;
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let absent = || Failure::new(Code::ServiceNotFound, "Invalid 'serviceID' in request body.");
-        self.answer(&caller, |snapshot| existing(snapshot, service).map(drop).map_err(|_| absent())).await?;
+        // A missing service is refused here, on a confirmed view. The steps below see it again only when the
+        // service is deleted meanwhile.
+        let caller = Caller::of_tenant(&service.tenant);
+        self.answer(&caller, |snapshot| registrable(snapshot, service).map(drop)).await?;
         if instance.instance_id.is_empty() {
             instance.instance_id = Uuid::new_v4().simple().to_string();
         }
         let instance = &instance;
         self.until_won(|snapshot| async move {
-            let record = existing(&snapshot, service).map_err(|_| absent())?;
-            let known = record.instance(&instance.instance_id);
-            if let Some(known) = known
-                && self.renewed(known).await?
+            let view = registrable(&snapshot, service)?;
+            let existing = view.instance(&instance.instance_id);
+            if let Some(existing) = existing
+                && self.renewed(existing).await?
             {
-                if same_place(&known.instance, instance) {
+                if is_reached_alike(&existing.instance, instance) {
                     return Ok(Some(()));
                 }
-                let moved = Instance { status: known.instance.status.clone(), ..instance.clone() };
-                return self.rewrite(service, known, moved).await;
+                // An operator's status outlives a restart of the instance.
+                let moved = Instance { status: existing.instance.status.clone(), ..instance.clone() };
+                return self.rewrite(service, existing, moved).await;
             }
-            let _place = match known {
+            // The permit is held until the view shows the instance, because from then on the view counts it.
+            let _permit = match existing {
                 Some(_) => None,
-                None => self.place_for_instance(&snapshot, service)?,
+                None => self.permit_for_instance(&snapshot, service, view)?,
             };
-            let version = record.service.as_ref().map(|s| s.version.clone()).unwrap_or_default();
-            let shown = record.instances.contains_key(&instance.instance_id);
-            let size = record.instances.size() + usize::from(!shown);
-            self.create_instance(service, Instance { version, ..instance.clone() }, known.map(|k| &**k), size)
-                .await
+            self.create_instance(service, view, instance, existing.map(|existing| &**existing)).await
         })
         .await?;
         Ok(instance.instance_id.clone())
     }
 
-    async fn renewed(&self, known: &InstanceView) -> Result<bool, Failure> {
-        let Some(lease) = known.lease else { return Ok(true) };
+    /// True when the instance is alive: its lease was renewed, or it has none.
+    async fn renewed(&self, existing: &InstanceView) -> Result<bool, RegistryError> {
+        let Some(lease) = existing.lease else { return Ok(true) };
         match self.store.keep_alive(lease).await {
             Ok(()) => Ok(true),
             Err(StoreError::LeaseNotFound) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(RegistryError::RenewLease(error)),
         }
     }
 
+    /// Stores an instance on a new lease. `None` when the instance changed meanwhile.
     async fn create_instance(
         &self,
         service: &ServiceRef,
-        mut instance: Instance,
-        known: Option<&InstanceView>,
-        size: usize,
-    ) -> Result<Option<()>, Failure> {
+        view: &ServiceView,
+        instance: &Instance,
+        existing: Option<&InstanceView>,
+    ) -> Result<Option<()>, RegistryError> {
+        let mut instance = instance.clone();
         instance.service_id = service.id.clone();
+        instance.version = view.service.as_ref().map(|record| record.version.clone()).unwrap_or_default();
         instance.timestamp = self.seconds();
         instance.mod_timestamp = instance.timestamp.clone();
-        let lease = self.store.grant(self.ttl(&instance)).await?;
+        let shown = view.instances.contains_key(&instance.instance_id);
+        let size = view.instances.size() + usize::from(!shown);
+        let lease = self.store.grant(self.ttl(&instance)).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
         let txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
-                Compare::ModRev(key.clone(), known.map_or(0, |known| known.mod_rev)),
+                Compare::ModRev(key.clone(), existing.map_or(0, |existing| existing.mod_rev)),
             ],
             then: vec![
                 Op::Put { key, value: record::render(&instance, None), lease: Some(lease) },
@@ -99,33 +106,35 @@ impl Registry {
                     lease: Some(lease),
                 },
                 put_size(service, size, ""),
-                // It may have been held until now.
+                // The instance may have been held; from now on it is alive.
                 Op::Delete(keys::held(service, &instance.instance_id)),
             ],
             ..Txn::default()
         };
         let reply = self.commit(txn).await;
         if !reply.as_ref().is_ok_and(|reply| reply.succeeded) {
-            // Nothing lives on it (or, unknown to us, the instance whose registrant was told it failed).
+            // Usually no key lives on the lease. If the write did happen and only its reply was lost, the instance
+            // goes with the lease, which is right: its registrant gets an error.
             let _ = self.store.revoke(lease).await;
         }
         Ok(reply?.succeeded.then_some(()))
     }
 
-    fn place_for_instance(
+    /// Permits one more instance. `None` for shared services, which are exempt from the quota.
+    fn permit_for_instance(
         &self,
         snapshot: &Snapshot,
         service: &ServiceRef,
-    ) -> Result<Option<Place>, Failure> {
-        let own = existing(snapshot, service).is_ok_and(|view| {
-            let record = view.service.as_ref();
-            record.is_some_and(|s| self.is_shared(&service.tenant, &s.app_id, &s.service_name))
-        });
-        if own {
+        view: &ServiceView,
+    ) -> Result<Option<Permit>, RegistryError> {
+        if let Some(record) = &view.service
+            && self.is_shared(&service.tenant, &record.app_id, &record.service_name)
+        {
             return Ok(None);
         }
         let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
-        self.pending.take(&service.tenant, Resource::Instance, used, self.quotas.now().instances).map(Some)
+        let limit = self.quotas.now().instances;
+        self.pending.permit(&service.tenant, Resource::Instance, used, limit).map(Some)
     }
 
     /// The seconds that an instance lives without a heartbeat.
@@ -133,49 +142,44 @@ impl Registry {
         if self.config.instance_ttl > 0 {
             return self.config.instance_ttl;
         }
-        instance
-            .health_check
-            .as_ref()
-            .map_or(120, |check| i64::from(check.interval) * (i64::from(check.times) + 1))
+        instance.health_check.as_ref().map_or(TTL_WITHOUT_CHECK, seconds_to_expiry)
     }
 
-    /// Replaces an instance's properties.
-    pub async fn update_instance_properties(
+    pub(crate) async fn update_instance_properties(
         &self,
         service: &ServiceRef,
         id: &str,
         properties: BTreeMap<String, String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistryError> {
         self.update_instance(service, id, |instance| instance.properties = properties.clone()).await
     }
 
-    /// Puts an instance into a state.
-    pub async fn update_instance_status(
+    pub(crate) async fn update_instance_status(
         &self,
         service: &ServiceRef,
         id: &str,
         status: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistryError> {
         validate::instance_status(status)?;
         self.update_instance(service, id, |instance| status.clone_into(&mut instance.status)).await
     }
 
-    /// Puts every instance of the caller's tenant whose properties contain all `pairs` into a state.
-    pub async fn update_status_of_matching(
+    /// Sets the status of every instance of the caller's tenant whose properties contain all `pairs`.
+    pub(crate) async fn update_status_of_matching(
         &self,
         caller: &Caller,
         pairs: &BTreeMap<String, String>,
         status: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistryError> {
         validate::instance_status(status)?;
         if pairs.is_empty() {
-            return Err(Failure::invalid("Required matches"));
+            return Err(RegistryError::invalid("Required matches"));
         }
         let snapshot = self.read(caller).await?;
         for (service, id) in matching(&snapshot, caller, pairs, status) {
             match self.update_instance_status(&service, &id, status).await {
-                // Gone meanwhile: nothing to be put into a state.
-                Err(failure) if failure.code == Code::InstanceNotFound => {}
+                // The instance ended meanwhile and needs no status any more.
+                Err(RegistryError::InstanceNotFound) => {}
                 outcome => outcome?,
             }
         }
@@ -187,66 +191,77 @@ impl Registry {
         service: &ServiceRef,
         id: &str,
         change: impl Fn(&mut Instance),
-    ) -> Result<(), Failure> {
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+    ) -> Result<(), RegistryError> {
+        let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| living(snapshot, service, id).map(drop)).await?;
         self.until_won(|snapshot| {
             let change = &change;
             async move {
-                let known = living(&snapshot, service, id)?;
-                let mut instance = (*known.instance).clone();
+                let existing = living(&snapshot, service, id)?;
+                let mut instance = (*existing.instance).clone();
                 change(&mut instance);
-                self.rewrite(service, &known, instance).await
+                self.rewrite(service, &existing, instance).await
             }
         })
         .await
     }
 
-    /// Stores an instance anew on the lease that it has. `None` when someone else was faster.
+    /// Stores an instance again on the lease that it has. `None` when the instance changed or ended meanwhile.
     async fn rewrite(
         &self,
         service: &ServiceRef,
-        known: &InstanceView,
+        existing: &InstanceView,
         mut instance: Instance,
-    ) -> Result<Option<()>, Failure> {
+    ) -> Result<Option<()>, RegistryError> {
         instance.service_id = service.id.clone();
-        instance.timestamp = known.instance.timestamp.clone();
-        instance.version = known.instance.version.clone();
+        instance.timestamp = existing.instance.timestamp.clone();
+        instance.version = existing.instance.version.clone();
         instance.mod_timestamp = self.seconds();
         let key = keys::instance(service, &instance.instance_id);
         let txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
-                Compare::ModRev(key.clone(), known.mod_rev),
+                Compare::ModRev(key.clone(), existing.mod_rev),
             ],
             then: vec![Op::Put {
                 key,
-                value: record::render(&instance, known.unknown.as_deref()),
-                lease: known.lease,
+                value: record::render(&instance, existing.unknown.as_deref()),
+                lease: existing.lease,
             }],
             ..Txn::default()
         };
-        let reply = self.commit(txn).await?;
-        Ok(reply.succeeded.then_some(()))
+        match self.commit(txn).await {
+            Ok(reply) => Ok(reply.succeeded.then_some(())),
+            Err(RegistryError::Commit(StoreError::LeaseNotFound)) => {
+                // The instance expired after the view was read. On a confirmed view the next step sees that: an
+                // update is refused, a registration creates the instance anew.
+                self.confirmed().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Ends an instance. Its lease is revoked, so that every node sees the same deletes.
-    pub async fn unregister_instance(&self, service: &ServiceRef, id: &str) -> Result<(), Failure> {
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        let known = self
-            .answer(&caller, |snapshot| {
-                let view = existing(snapshot, service).map_err(|_| Failure::no_instance())?;
-                let known = view.instances.get(id).cloned().ok_or_else(Failure::no_instance)?;
-                Ok((known, view.instances.size().saturating_sub(1)))
-            })
-            .await?;
-        let (known, left) = known;
-        // The size tells that it left, as opposed to expired; so the keys go in this transaction, not with their
-        // lease.
+    /// Ends an instance and its lease.
+    pub(crate) async fn unregister_instance(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+    ) -> Result<(), RegistryError> {
+        let caller = Caller::of_tenant(&service.tenant);
+        let find = |snapshot: &Arc<Snapshot>| {
+            // The contract reports a missing service as a missing instance here.
+            let view = existing(snapshot, service).map_err(|_| RegistryError::InstanceNotFound)?;
+            let existing = view.instances.get(id).cloned().ok_or(RegistryError::InstanceNotFound)?;
+            Ok((existing, view.instances.size().saturating_sub(1)))
+        };
+        let (existing, remaining) = self.answer(&caller, find).await?;
+        // The size record names the unregistered instance, which tells this delete from an expiry. A replica can
+        // use that only if both change at one revision, so the keys go in this transaction, not with their lease.
         let txn = Txn {
             compare: vec![Compare::Exists(keys::service(service))],
             then: vec![
-                put_size(service, left, id),
+                put_size(service, remaining, id),
                 Op::Delete(keys::instance(service, id)),
                 Op::Delete(keys::lease(service, id)),
                 Op::Delete(keys::held(service, id)),
@@ -254,35 +269,49 @@ impl Registry {
             ..Txn::default()
         };
         if !self.commit(txn).await?.succeeded {
-            return Err(Failure::no_instance());
+            return Err(RegistryError::InstanceNotFound);
         }
-        if let Some(lease) = known.lease {
-            let _ = self.store.revoke(lease).await; // nothing lives on it any more
+        if let Some(lease) = existing.lease {
+            // No key lives on the lease any more. If it stays, it ends by itself.
+            let _ = self.store.revoke(lease).await;
         }
         Ok(())
     }
 
-    /// The lease of an instance, looked for in the store when the view does not know it (yet).
-    pub(super) async fn lease_of(&self, service: &ServiceRef, id: &str) -> Result<Option<LeaseId>, Failure> {
+    /// The lease of an instance. The store is asked when the view does not show the instance (yet).
+    ///
+    /// `None` for an instance that another writer stored without a lease.
+    pub(super) async fn lease_of(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+    ) -> Result<Option<LeaseId>, RegistryError> {
         let snapshot = self.view.now()?;
         if let Some(view) = snapshot.any_service(service) {
-            if let Some(known) = view.instance(id) {
-                return Ok(known.lease);
+            if let Some(existing) = view.instance(id) {
+                return Ok(existing.lease);
             }
             if view.held.contains_key(id) {
-                // It lives only in our memory; its owner is to register it again.
-                return Err(Failure::no_instance());
+                // The instance has expired and is only shown. Its owner has to register again.
+                return Err(RegistryError::InstanceNotFound);
             }
         }
-        let reply = self.store.range(crate::store::RangeRequest::key(keys::instance(service, id))).await?;
-        match reply.items.first() {
-            Some(kv) => Ok(kv.lease),
-            None => Err(Failure::no_instance()),
-        }
+        let request = RangeRequest::key(keys::instance(service, id));
+        let reply = self.store.range(request).await.map_err(RegistryError::ReadInstance)?;
+        reply.items.first().map(|stored| stored.lease).ok_or(RegistryError::InstanceNotFound)
     }
 }
 
-/// The instances whose properties contain all pairs and that are not in the state yet.
+/// The service's entry, or the refusal that registrations of instances have for a missing service.
+fn registrable<'a>(
+    snapshot: &'a Snapshot,
+    service: &ServiceRef,
+) -> Result<&'a Arc<ServiceView>, RegistryError> {
+    existing(snapshot, service)
+        .map_err(|_| RegistryError::ServiceNotFound("Invalid 'serviceID' in request body.".into()))
+}
+
+/// The instances whose properties contain all pairs and that do not have the status yet.
 fn matching(
     snapshot: &Snapshot,
     caller: &Caller,
@@ -292,9 +321,10 @@ fn matching(
     let mut found = Vec::new();
     let Some(tenant) = snapshot.tenant(&caller.tenant) else { return found };
     for (service, view) in tenant.services.iter() {
-        for (id, known) in view.instances.iter() {
-            let has = |(key, value): (&String, &String)| known.instance.properties.get(key) == Some(value);
-            if pairs.iter().all(has) && known.instance.status != status {
+        for (id, existing) in view.instances.iter() {
+            let properties = &existing.instance.properties;
+            let matches = pairs.iter().all(|(key, value)| properties.get(key) == Some(value));
+            if matches && existing.instance.status != status {
                 found.push((caller.service(service), id.clone()));
             }
         }
@@ -302,25 +332,30 @@ fn matching(
     found
 }
 
-fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<InstanceView>, Failure> {
+fn living(
+    snapshot: &Snapshot,
+    service: &ServiceRef,
+    id: &str,
+) -> Result<Arc<InstanceView>, RegistryError> {
     let view = snapshot.service(service).and_then(|(view, _)| view.instance(id));
-    view.cloned().ok_or_else(Failure::no_instance)
+    view.cloned().ok_or(RegistryError::InstanceNotFound)
 }
 
-fn put_size(service: &ServiceRef, size: usize, left: &str) -> Op {
-    let size = ServiceSize { usual: size, unregistered: left.to_owned() };
+/// Records a service's number of instances and the instance that was unregistered, empty for none.
+fn put_size(service: &ServiceRef, size: usize, unregistered: &str) -> Op {
+    let size = ServiceSize { usual: size, unregistered: unregistered.to_owned() };
     Op::put(keys::size(service), record::render(&size, None))
 }
 
-/// Whether consumers would reach the instance as before.
-fn same_place(a: &Instance, b: &Instance) -> bool {
+/// True when consumers reach both in the same way.
+fn is_reached_alike(a: &Instance, b: &Instance) -> bool {
     a.endpoints == b.endpoints
         && a.host_name == b.host_name
         && a.health_check == b.health_check
         && a.data_center_info == b.data_center_info
 }
 
-fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(), Failure> {
+fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(), RegistryError> {
     if instance.status.is_empty() {
         instance.status = "UP".into();
     }
@@ -331,15 +366,20 @@ fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(),
         ..Default::default()
     });
     if check.mode == "pull" {
-        (check.interval, check.times) = (DEFAULT_INTERVAL, DEFAULT_TIMES);
+        // Nobody pulls: as with Service-Center, such an instance gets the default times whatever it asked for.
+        check.interval = DEFAULT_INTERVAL;
+        check.times = DEFAULT_TIMES;
     } else {
         check.interval = check.interval.max(config.min_interval);
         check.times = check.times.max(config.min_times);
     }
-    // The old arithmetic has 32 bits; what overflows there is refused here.
-    let ttl = i64::from(check.interval) * (i64::from(check.times) + 1);
-    if !(1..=i64::from(i32::MAX)).contains(&ttl) {
-        return Err(Failure::invalid("Invalid 'healthCheck' settings in request body."));
+    // Service-Center computes with 32 bits and would overflow; here such a request is refused.
+    if !(1..=i64::from(i32::MAX)).contains(&seconds_to_expiry(check)) {
+        return Err(RegistryError::invalid("Invalid 'healthCheck' settings in request body."));
     }
     Ok(())
+}
+
+fn seconds_to_expiry(check: &HealthCheck) -> i64 {
+    i64::from(check.interval) * (i64::from(check.times) + 1)
 }

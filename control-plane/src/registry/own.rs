@@ -1,7 +1,7 @@
 //! The registry as a service of itself: `SERVICECENTER` in `default/default`, application `default`.
 //!
-//! Clients sync their address list from its instances, so an instance carries the address that clients can
-//! reach: the advertised one, which in front of gateways is the load balancer's.
+//! Clients take their list of registry addresses from its instances. An instance therefore carries the address
+//! that clients can reach: the advertised one, which in front of gateways is the load balancer's.
 
 use std::time::Duration;
 
@@ -11,42 +11,51 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::service::derived_id;
-use super::{Registry, RegistryConfig};
-use crate::failure::{Code, Failure};
+use super::{Registry, RegistryConfig, RegistryError};
 use crate::keys::Name;
 
-/// Its name and alias.
-pub const NAME: &str = "SERVICECENTER";
-/// Its version: that of this build.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Name and alias of the registry's own service.
+pub(crate) const NAME: &str = "SERVICECENTER";
+/// Version of the registry's own service: that of this build.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Pause between heartbeats, in step with the health check that [`beat`] registers.
 const BEAT: Duration = Duration::from_secs(30);
+/// The first pause after a failure.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
 
 /// The id of the registry's own service.
-pub fn service_id(config: &RegistryConfig) -> String {
+pub(crate) fn service_id(config: &RegistryConfig) -> String {
     derived_id(&Tenant::default(), &Name::new(&config.own_environment, "default", NAME), VERSION)
 }
 
 /// Registers this node under `endpoint` and keeps it alive until `stop`; then unregisters it.
-pub async fn keep_registered(registry: Registry, endpoint: String, host: String, stop: CancellationToken) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), BEAT);
+pub(crate) async fn keep_registered(
+    registry: Registry,
+    endpoint: String,
+    host: String,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::new(FIRST_RETRY, BEAT);
     let service = ServiceRef::new(Tenant::default(), service_id(registry.config()));
     let mut registered: Option<String> = None;
     loop {
         let wait = match beat(&registry, &service, &endpoint, &host, registered.clone()).await {
             Ok(id) => {
                 if registered.as_ref() != Some(&id) {
-                    info!(instance.id = id, endpoint, "registered in the registry itself");
+                    info!(instance.id = id, endpoint, "this node is registered in the registry");
                 }
                 registered = Some(id);
                 backoff.reset();
                 BEAT
             }
-            Err(failure) => {
+            Err(error) => {
                 let wait = backoff.next_wait();
-                // Waiting for the first list is no trouble worth a line.
-                if failure.code != Code::NotReady {
-                    warn!(%failure, attempt = backoff.failures(), "the registry cannot register itself; trying again");
+                // At start-up the view is not there yet. That is no trouble worth a line.
+                if !matches!(error, RegistryError::ReadView(_)) {
+                    let attempt = backoff.failures();
+                    let error = error.with_sources();
+                    warn!(error, attempt, "this node could not be registered in the registry; trying again");
                 }
                 wait
             }
@@ -54,22 +63,24 @@ pub async fn keep_registered(registry: Registry, endpoint: String, host: String,
         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(wait) => {} }
     }
     if let Some(id) = registered
-        && let Err(failure) = registry.unregister_instance(&service, &id).await
+        && let Err(error) = registry.unregister_instance(&service, &id).await
     {
-        warn!(%failure, "the registry's own instance is left to expire");
+        let error = error.with_sources();
+        warn!(error, "this node could not be unregistered; its instance stays until it expires");
     }
 }
 
+/// Renews the instance, or registers the service and the instance when it is absent. Returns the instance's id.
 async fn beat(
     registry: &Registry,
     service: &ServiceRef,
     endpoint: &str,
     host: &str,
     registered: Option<String>,
-) -> Result<String, Failure> {
+) -> Result<String, RegistryError> {
     if let Some(id) = &registered {
         match registry.heartbeat(service, id).await {
-            Err(failure) if failure.code == Code::InstanceNotFound => {}
+            Err(RegistryError::InstanceNotFound) => {}
             other => return other.map(|()| id.clone()),
         }
     }
@@ -79,6 +90,7 @@ async fn beat(
         alias: NAME.into(),
         version: VERSION.into(),
         environment: registry.config().own_environment.clone(),
+        // Clients of every application look the registry up.
         properties: [("allowCrossApp".to_owned(), "true".to_owned())].into(),
         ..Service::default()
     };

@@ -1,80 +1,85 @@
-//! What is held, and the operator's word that it is not to be.
+//! Held instances of a tenant, and the operator's request to release them.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::{Caller, PATIENCE, Registry};
-use crate::failure::{Code, Failure};
+use super::service::existing;
+use super::{Caller, Registry, RegistryError, VIEW_WAIT};
 use crate::keys;
 use crate::store::{Op, Txn};
 
-/// A service some of whose expired instances are held.
+/// A service with expired instances that are held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Protected {
-    /// The service.
-    pub service_id: String,
-    /// Its name.
-    pub service_name: String,
-    /// Its instances when nothing is wrong.
-    pub size: usize,
-    /// Those that live.
-    pub living: usize,
-    /// Those that expired and are held.
-    pub held: Vec<HeldInstance>,
+pub(crate) struct Protected {
+    /// Id of the service.
+    service_id: String,
+    /// Name of the service.
+    service_name: String,
+    /// Number of instances before they expired together.
+    size: usize,
+    /// Number of instances that are alive.
+    living: usize,
+    /// The instances that expired and are held.
+    held: Vec<HeldInstance>,
 }
 
 /// An expired instance that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct HeldInstance {
-    /// The instance.
-    pub instance_id: String,
+pub(crate) struct HeldInstance {
+    /// Id of the instance.
+    instance_id: String,
     /// The revision at which it expired.
-    pub since: Revision,
+    since: Revision,
 }
 
 impl Registry {
-    /// The protected services of a tenant.
-    pub async fn protected(&self, tenant: &Tenant) -> Result<Vec<Protected>, Failure> {
-        let caller = Caller { tenant: tenant.clone(), ..Caller::default() };
-        let snapshot = self.read(&caller).await?;
-        let services = snapshot.tenant(tenant).into_iter().flat_map(|tenant| tenant.services.iter());
-        let protected = services.filter(|(_, view)| !view.held.is_empty()).map(|(id, view)| Protected {
-            service_id: id.clone(),
-            service_name: view.key.service_name.clone(),
-            size: view.usual_size,
-            living: view.living(),
-            held: view
-                .held
-                .iter()
-                .map(|(id, held)| HeldInstance { instance_id: id.clone(), since: held.since })
-                .collect(),
-        });
-        Ok(protected.collect())
+    /// The services of a tenant that have held instances.
+    pub(crate) async fn protected(&self, tenant: &Tenant) -> Result<Vec<Protected>, RegistryError> {
+        let snapshot = self.read(&Caller::of_tenant(tenant)).await?;
+        let mut protected = Vec::new();
+        let Some(tenant) = snapshot.tenant(tenant) else { return Ok(protected) };
+        for (id, view) in tenant.services.iter().filter(|(_, view)| !view.held.is_empty()) {
+            let mut held = Vec::new();
+            for (instance_id, record) in view.held.iter() {
+                held.push(HeldInstance { instance_id: instance_id.clone(), since: record.since });
+            }
+            protected.push(Protected {
+                service_id: id.clone(),
+                service_name: view.key.service_name.clone(),
+                size: view.usual_size,
+                living: view.living(),
+                held,
+            });
+        }
+        Ok(protected)
     }
 
-    /// Lets the held instances of a service go: its watchers are told that they are deleted.
-    pub async fn release(&self, service: &ServiceRef) -> Result<(), Failure> {
+    /// Releases the held instances of a service: its watchers receive their deletion.
+    pub(crate) async fn release(&self, service: &ServiceRef) -> Result<(), RegistryError> {
+        match tokio::time::timeout(VIEW_WAIT, self.release_all(service)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RegistryError::ReleaseTimedOut),
+        }
+    }
+
+    async fn release_all(&self, service: &ServiceRef) -> Result<(), RegistryError> {
         let mut revisions = self.view.revisions();
-        let released = async {
-            loop {
-                revisions.borrow_and_update();
-                let snapshot = self.view.now()?;
-                if super::service::existing(&snapshot, service)?.held.is_empty() {
-                    return Ok(());
-                }
-                let txn = Txn { then: vec![Op::DeletePrefix(keys::held_of(service))], ..Txn::default() };
-                self.store.txn(txn).await?;
-                // One whose record is still to be written is deleted when it is there.
-                if revisions.changed().await.is_err() {
-                    return Err(Failure::new(Code::NotReady, "the registry is about to stop"));
-                }
+        loop {
+            // Marked as seen before the view is read: a change in between then ends the wait below.
+            revisions.borrow_and_update();
+            let snapshot = self.view.now()?;
+            if existing(&snapshot, service)?.held.is_empty() {
+                return Ok(());
             }
-        };
-        let late =
-            |_| Failure::new(Code::Unavailable, "not all held instances were released in time; try again");
-        tokio::time::timeout(PATIENCE, released).await.map_err(late)?
+            let txn = Txn { then: vec![Op::DeletePrefix(keys::held_of(service))], ..Txn::default() };
+            self.store.txn(txn).await.map_err(RegistryError::Commit)?;
+            // The protector may not have recorded an instance yet. Its record is deleted in a later round.
+            if revisions.changed().await.is_err() {
+                return Err(RegistryError::Stopping);
+            }
+        }
     }
 }

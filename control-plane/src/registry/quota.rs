@@ -1,7 +1,7 @@
-//! How many services and instances a tenant may have.
+//! Quotas: the number of services and instances that a tenant may have.
 //!
-//! What exists is counted by the view; what this replica is about to add is counted here, so that concurrent
-//! registrations cannot slip past the limit together. What exists already never counts again.
+//! The view counts what exists. Registrations that are under way on this replica are counted here, so that
+//! concurrent registrations cannot exceed the limit together. Existing things never count again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +9,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use shared::model::Tenant;
 
-use super::RegistryConfig;
-use crate::failure::{Code, Failure};
+use super::{RegistryConfig, RegistryError};
 
-/// What is limited.
+/// A limited thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// Versions of services.
     Service,
     /// Instances of all services.
@@ -22,6 +21,7 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// Service-Center's word for it, which stands in refusals.
     fn word(self) -> &'static str {
         match self {
             Self::Service => "SERVICE",
@@ -34,7 +34,7 @@ impl Resource {
 #[derive(Clone, Debug)]
 pub struct Quotas(Arc<Mutex<Quota>>);
 
-/// How many there may be.
+/// The limits at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quota {
     pub(crate) services: usize,
@@ -48,7 +48,7 @@ impl Quotas {
         Self(Arc::new(Mutex::new(Quota::of(config))))
     }
 
-    /// From now on the quotas of `config` count. What exists beyond them stays.
+    /// Puts the quotas of `config` into force. Existing things beyond them stay.
     pub fn set(&self, config: &RegistryConfig) {
         *self.0.lock() = Quota::of(config);
     }
@@ -71,54 +71,50 @@ impl Quota {
 
 /// Registrations under way. Cheap to clone; clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct Pending(Arc<Mutex<HashMap<(Tenant, Resource), usize>>>);
+pub(super) struct Pending(Arc<Mutex<HashMap<(Tenant, Resource), usize>>>);
 
-/// A registration under way; it counts until it is dropped, which is to be when the view has it.
+/// The right to register one more. It counts until it is dropped, which must not happen before the view shows the
+/// registered thing: in between nobody would count it.
 #[derive(Debug)]
-pub struct Place {
+pub(super) struct Permit {
     pending: Pending,
-    of: (Tenant, Resource),
+    key: (Tenant, Resource),
 }
 
 impl Pending {
-    /// Takes a place for one more, if `used` and those under way leave one.
+    /// Permits one more if the sum of `used` and of the permits that are out is below `limit`.
     ///
     /// # Errors
-    /// `NotEnoughQuota`.
-    pub fn take(
+    /// `QuotaExceeded`.
+    pub(super) fn permit(
         &self,
         tenant: &Tenant,
         resource: Resource,
         used: usize,
         limit: usize,
-    ) -> Result<Place, Failure> {
-        let of = (tenant.clone(), resource);
+    ) -> Result<Permit, RegistryError> {
+        let key = (tenant.clone(), resource);
         let mut pending = self.0.lock();
-        let under_way = pending.entry(of.clone()).or_default();
-        if used + *under_way >= limit {
-            return Err(exceeded(resource.word(), limit, used));
+        let under_way = pending.get(&key).copied().unwrap_or(0);
+        if used + under_way >= limit {
+            return Err(RegistryError::QuotaExceeded { resource: resource.word(), limit, used });
         }
-        *under_way += 1;
-        Ok(Place { pending: self.clone(), of })
+        pending.insert(key.clone(), under_way + 1);
+        Ok(Permit { pending: self.clone(), key })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut pending = self.pending.0.lock();
-        if let Some(under_way) = pending.get_mut(&self.of) {
+        if let Some(under_way) = pending.get_mut(&self.key) {
             *under_way -= 1;
+            // Tenants are named by clients, so an entry that counts nothing must not stay.
             if *under_way == 0 {
-                pending.remove(&self.of);
+                pending.remove(&self.key);
             }
         }
     }
-}
-
-/// The refusal.
-pub fn exceeded(what: &str, limit: usize, used: usize) -> Failure {
-    let detail = format!("no quota to create {what}, max num is {limit}, curNum is {used}, apply num is 1");
-    Failure::new(Code::NotEnoughQuota, detail)
 }
 
 #[cfg(test)]
@@ -126,21 +122,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_under_way_count_until_they_are_done() {
-        let (pending, tenant) = (Pending::default(), Tenant::default());
-        let first = pending.take(&tenant, Resource::Service, 8, 10).expect("two are left");
-        let second = pending.take(&tenant, Resource::Service, 8, 10).expect("one is left");
-        assert_eq!(
-            pending.take(&tenant, Resource::Service, 8, 10).map(drop).map_err(|f| f.code),
-            Err(Code::NotEnoughQuota)
-        );
-        assert!(pending.take(&tenant, Resource::Instance, 8, 10).is_ok(), "of something else");
-        assert!(
-            pending.take(&Tenant::new("other", "p"), Resource::Service, 8, 10).is_ok(),
-            "of someone else"
-        );
+    fn a_registration_counts_until_its_permit_is_dropped() {
+        let pending = Pending::default();
+        let tenant = Tenant::default();
+        let first = pending.permit(&tenant, Resource::Service, 8, 10).expect("8 of 10 exist");
+        let second = pending.permit(&tenant, Resource::Service, 8, 10).expect("8 exist and 1 is under way");
+        assert!(matches!(
+            pending.permit(&tenant, Resource::Service, 8, 10),
+            Err(RegistryError::QuotaExceeded { resource: "SERVICE", limit: 10, used: 8 })
+        ));
+        assert!(pending.permit(&tenant, Resource::Instance, 8, 10).is_ok(), "another resource");
+        let other = Tenant::new("other", "p");
+        assert!(pending.permit(&other, Resource::Service, 8, 10).is_ok(), "another tenant");
         drop((first, second));
-        assert!(pending.take(&tenant, Resource::Service, 9, 10).is_ok());
-        assert!(pending.0.lock().is_empty(), "nothing is left behind");
+        assert!(pending.permit(&tenant, Resource::Service, 9, 10).is_ok());
+        assert!(pending.0.lock().is_empty(), "no entry stays behind");
     }
 }

@@ -1,7 +1,8 @@
-//! Schemas: contents stay in the store, the view knows which there are.
+//! Schemas of a service. Contents stay in the store; the view shows only which schemas exist.
 //!
-//! Contents are written where every Service-Center reads them; one that a newer Service-Center had stored under
-//! its hash loses its reference then, so that nobody reads the old content.
+//! Contents are written where every generation of Service-Center reads them. A newer Service-Center stores a
+//! content under its hash and keeps a reference to it; the reference is deleted on a write, so that nobody reads the
+//! old content.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::model::{ServiceRef, null_default};
 
-use super::quota::exceeded;
 use super::service::{existing, unchanged};
-use super::{Caller, Registry, validate};
-use crate::failure::{Code, Failure};
+use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::{self, Key};
 use crate::record;
 use crate::store::{Op, RangeRequest, Txn};
@@ -21,168 +20,173 @@ use crate::view::ServiceView;
 
 /// Bytes of contents written in one transaction; etcd takes 1.5 MiB.
 const BYTES_PER_TXN: usize = 1 << 20;
-/// Schemas written, and schemas deleted, in one transaction, three steps each.
+/// Schemas written, and schemas deleted, in one transaction. Each takes three operations.
 const SCHEMAS_PER_TXN: usize = 150;
 
-/// A schema on the wire.
+/// A schema as clients send and receive it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Schema {
-    /// Its id, unique in its service.
+pub(crate) struct Schema {
+    /// Id of the schema, unique in its service.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub schema_id: String,
+    pub(crate) schema_id: String,
     /// A digest that clients compare; absent when unknown.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub summary: String,
+    pub(crate) summary: String,
     /// The content.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub schema: String,
+    pub(crate) schema: String,
 }
 
+/// The makers of the three keys that a schema may have.
+const KEYS_OF_A_SCHEMA: [fn(ServiceRef, String) -> Key; 3] = [Key::Schema, Key::SchemaSummary, Key::SchemaRef];
+
 impl Registry {
-    /// One schema's content and summary.
-    pub async fn schema(&self, caller: &Caller, service: &ServiceRef, id: &str) -> Result<Schema, Failure> {
+    /// One schema with its content and summary.
+    pub(crate) async fn schema(
+        &self,
+        caller: &Caller,
+        service: &ServiceRef,
+        id: &str,
+    ) -> Result<Schema, RegistryError> {
         let summary = self.schema_summary(caller, service, id).await?;
-        let absent = || Failure::new(Code::SchemaNotFound, "schema does not exist.");
-        let schema = self.content(service, id).await?.ok_or_else(absent)?;
+        let schema = self.content(service, id).await?.ok_or(RegistryError::SchemaNotFound)?;
         Ok(Schema { schema_id: id.to_owned(), summary, schema })
     }
 
-    async fn content(&self, service: &ServiceRef, id: &str) -> Result<Option<String>, Failure> {
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let by_ref = Key::SchemaRef(service.clone(), id.to_owned()).render();
+    /// The content of a schema, read from the store.
+    async fn content(&self, service: &ServiceRef, id: &str) -> Result<Option<String>, RegistryError> {
+        let by_reference = Key::SchemaRef(service.clone(), id.to_owned()).render();
         let direct = Key::Schema(service.clone(), id.to_owned()).render();
-        let (Some(by_ref), Some(direct)) = (by_ref, direct) else { return Ok(None) };
-        let txn = Txn { then: vec![Op::Get(by_ref), Op::Get(direct)], ..Txn::default() };
-        let mut got = self.store.txn(txn).await?.got.into_iter();
-        let (reference, direct) = (got.next().flatten(), got.next().flatten());
+        let (Some(by_reference), Some(direct)) = (by_reference, direct) else { return Ok(None) };
+        // Both are read at one revision: a write deletes the reference and puts the direct content together.
+        let txn = Txn { then: vec![Op::Get(by_reference), Op::Get(direct)], ..Txn::default() };
+        let mut got = self.store.txn(txn).await.map_err(RegistryError::ReadSchema)?.got.into_iter();
+        let reference = got.next().flatten();
+        let direct = got.next().flatten();
         if let Some(reference) = reference {
             let key = keys::schema_content(&service.tenant, &text(&reference.value));
-            if let Some(kv) = self.store.range(RangeRequest::key(key)).await?.items.first() {
-                return Ok(Some(text(&kv.value)));
+            let reply = self.store.range(RangeRequest::key(key)).await.map_err(RegistryError::ReadSchema)?;
+            if let Some(content) = reply.items.first() {
+                return Ok(Some(text(&content.value)));
             }
         }
-        Ok(direct.map(|kv| text(&kv.value)))
+        Ok(direct.map(|content| text(&content.value)))
     }
 
-    /// All schemas of a service, in the order of their declaration; ids without a content too.
-    pub async fn schemas(
+    /// All schemas of a service in the order of their declaration, including ids without a content.
+    pub(crate) async fn schemas(
         &self,
         caller: &Caller,
         service: &ServiceRef,
         with_content: bool,
-    ) -> Result<Vec<Schema>, Failure> {
+    ) -> Result<Vec<Schema>, RegistryError> {
         let view = self.answer(caller, |snapshot| existing(snapshot, service).cloned()).await?;
         let mut schemas = Vec::new();
         for id in listed_ids(&view) {
-            let known = view.schemas.get(&id);
-            let summary = known.and_then(|schema| schema.summary.clone()).unwrap_or_default();
-            let stored = with_content && known.is_some_and(|schema| schema.content);
-            let schema =
-                if stored { self.content(service, &id).await?.unwrap_or_default() } else { String::new() };
+            let entry = view.schemas.get(&id);
+            let summary = entry.and_then(|schema| schema.summary.clone()).unwrap_or_default();
+            let has_content = entry.is_some_and(|schema| schema.content);
+            let schema = if with_content && has_content {
+                self.content(service, &id).await?.unwrap_or_default()
+            } else {
+                String::new()
+            };
             schemas.push(Schema { schema_id: id, summary, schema });
         }
         Ok(schemas)
     }
 
-    /// Stores one schema, and declares its id where it was not.
-    pub async fn put_schema(&self, service: &ServiceRef, schema: Schema) -> Result<(), Failure> {
+    /// Stores one schema, and declares its id if it is new.
+    pub(crate) async fn put_schema(
+        &self,
+        service: &ServiceRef,
+        schema: Schema,
+    ) -> Result<(), RegistryError> {
         validate::schema(&schema, false)?;
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+        let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let schema = &schema;
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            let known = listed_ids(view);
-            if !known.contains(&schema.schema_id) && known.len() >= self.quotas.now().schemas {
-                return Err(exceeded("SCHEMA", self.quotas.now().schemas, known.len()));
+            let listed = listed_ids(view);
+            let limit = self.quotas.now().schemas;
+            if !listed.contains(&schema.schema_id) && listed.len() >= limit {
+                return Err(RegistryError::QuotaExceeded { resource: "SCHEMA", limit, used: listed.len() });
             }
-            let mut txn = self.schema_txn(service, view, std::slice::from_ref(schema))?;
-            let declared = view.service.as_ref().is_some_and(|s| s.schemas.contains(&schema.schema_id));
-            if !declared {
-                let mut ids = view.service.as_ref().map(|s| s.schemas.clone()).unwrap_or_default();
-                ids.push(schema.schema_id.clone());
-                txn.then.push(self.declare_schemas(service, view, ids));
+            let mut txn = write_schemas(service, view, std::slice::from_ref(schema));
+            let mut declared = declared_ids(view);
+            if !declared.contains(&schema.schema_id) {
+                declared.push(schema.schema_id.clone());
+                txn.then.push(self.declare_schemas(service, view, declared));
             }
             Ok(self.commit(txn).await?.succeeded.then_some(()))
         })
         .await
     }
 
-    /// Replaces all schemas of a service, at one revision where their contents fit into a transaction. Otherwise
-    /// contents are written ahead, and count when the last transaction declares them; should a schema be
-    /// declared or deleted meanwhile, all is written again.
-    pub async fn replace_schemas(&self, service: &ServiceRef, schemas: Vec<Schema>) -> Result<(), Failure> {
-        let invalid = || Failure::invalid("Invalid request.");
+    /// Replaces all schemas of a service. If their contents fit into one transaction this happens at one revision.
+    /// Otherwise contents are written ahead and count when the last transaction declares them. If a schema is
+    /// declared or deleted meanwhile, everything is written again.
+    pub(crate) async fn replace_schemas(
+        &self,
+        service: &ServiceRef,
+        schemas: Vec<Schema>,
+    ) -> Result<(), RegistryError> {
         if schemas.is_empty() || schemas.len() > self.quotas.now().schemas {
-            return Err(invalid());
+            return Err(invalid_request());
         }
+        // Of an id that was sent several times the first schema counts.
         let mut unique: BTreeMap<String, Schema> = BTreeMap::new();
         let mut order = Vec::new();
         for schema in schemas {
-            validate::schema(&schema, true).map_err(|_| invalid())?;
+            validate::schema(&schema, true).map_err(|_| invalid_request())?;
             if !unique.contains_key(&schema.schema_id) {
                 order.push(schema.schema_id.clone());
                 unique.insert(schema.schema_id.clone(), schema);
             }
         }
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+        let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let wanted: Vec<&Schema> = order.iter().filter_map(|id| unique.get(id)).collect();
-        let (chunks, order) = (&chunks(&wanted), &order);
+        let chunks = &chunks(&wanted);
+        let order = &order;
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            let (last, ahead) = chunks.split_last().ok_or_else(invalid)?;
+            let (last, ahead) = chunks.split_last().ok_or_else(invalid_request)?;
             for chunk in ahead {
-                if !self.commit(self.schema_txn(service, view, chunk)?).await?.succeeded {
+                if !self.commit(write_schemas(service, view, chunk)).await?.succeeded {
                     return Ok(None);
                 }
             }
-            let gone = || view.schemas.keys().filter(|id| !order.contains(id));
-            let all = gone().count() <= SCHEMAS_PER_TXN;
-            let mut txn = self.schema_txn(service, view, last)?;
-            txn.then.extend(gone().take(SCHEMAS_PER_TXN).flat_map(|id| forget(service, id)));
+            let dropped: Vec<&String> = view.schemas.keys().filter(|id| !order.contains(id)).collect();
+            let mut txn = write_schemas(service, view, last);
+            for id in dropped.iter().take(SCHEMAS_PER_TXN) {
+                txn.then.extend(delete_schema_keys(service, id));
+            }
             txn.then.push(self.declare_schemas(service, view, order.clone()));
-            let done = self.commit(txn).await?.succeeded && all;
-            Ok(done.then_some(()))
+            let committed = self.commit(txn).await?.succeeded;
+            // When more schemas were dropped than one transaction deletes, the next step deletes the others.
+            let complete = dropped.len() <= SCHEMAS_PER_TXN;
+            Ok((committed && complete).then_some(()))
         })
         .await
     }
 
     /// Deletes a schema with its declaration.
-    pub async fn delete_schema(&self, service: &ServiceRef, id: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete_schema(&self, service: &ServiceRef, id: &str) -> Result<(), RegistryError> {
         validate::schema_id(id)?;
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
-        self.schema_summary(&caller, service, id).await?;
+        self.schema_summary(&Caller::of_tenant(&service.tenant), service, id).await?;
         self.until_won(|snapshot| async move {
             let view = existing(&snapshot, service)?;
-            let mut ids = view.service.as_ref().map(|s| s.schemas.clone()).unwrap_or_default();
-            ids.retain(|declared| declared != id);
+            let mut declared = declared_ids(view);
+            declared.retain(|declared| declared != id);
             let mut txn = unchanged(service, view);
-            txn.then.extend(forget(service, id));
-            txn.then.push(self.declare_schemas(service, view, ids));
+            txn.then.extend(delete_schema_keys(service, id));
+            txn.then.push(self.declare_schemas(service, view, declared));
             Ok(self.commit(txn).await?.succeeded.then_some(()))
         })
         .await
-    }
-
-    fn schema_txn(
-        &self,
-        service: &ServiceRef,
-        view: &ServiceView,
-        schemas: &[Schema],
-    ) -> Result<Txn, Failure> {
-        let mut txn = unchanged(service, view);
-        for schema in schemas {
-            let of =
-                |key: fn(ServiceRef, String) -> Key| key(service.clone(), schema.schema_id.clone()).render();
-            txn.then.extend(of(Key::Schema).map(|key| Op::put(key, schema.schema.clone())));
-            if !schema.summary.is_empty() {
-                txn.then.extend(of(Key::SchemaSummary).map(|key| Op::put(key, schema.summary.clone())));
-            }
-            txn.then.extend(of(Key::SchemaRef).map(Op::Delete));
-        }
-        Ok(txn)
     }
 
     fn declare_schemas(&self, service: &ServiceRef, view: &ServiceView, ids: Vec<String>) -> Op {
@@ -193,20 +197,51 @@ impl Registry {
     }
 }
 
+/// Service-Center refuses a bad batch of schemas with this sentence, whichever of them is wrong.
+fn invalid_request() -> RegistryError {
+    RegistryError::invalid("Invalid request.")
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
+fn declared_ids(view: &ServiceView) -> Vec<String> {
+    view.service.as_ref().map(|record| record.schemas.clone()).unwrap_or_default()
+}
+
 /// Declared ids first, then ids that only have a content.
 fn listed_ids(view: &Arc<ServiceView>) -> Vec<String> {
-    let mut ids = view.service.as_ref().map(|s| s.schemas.clone()).unwrap_or_default();
+    let mut ids = declared_ids(view);
     let undeclared: Vec<String> = view.schemas.keys().filter(|id| !ids.contains(id)).cloned().collect();
     ids.extend(undeclared);
     ids
 }
 
-fn forget(service: &ServiceRef, id: &str) -> Vec<Op> {
-    let of =
-        |key: fn(ServiceRef, String) -> Key| key(service.clone(), id.to_owned()).render().map(Op::Delete);
-    [of(Key::Schema), of(Key::SchemaSummary), of(Key::SchemaRef)].into_iter().flatten().collect()
+/// A transaction that writes contents and summaries while the service's record is as the view shows it.
+fn write_schemas(service: &ServiceRef, view: &ServiceView, schemas: &[Schema]) -> Txn {
+    let mut txn = unchanged(service, view);
+    for schema in schemas {
+        let [content, summary, reference] = keys_of(service, &schema.schema_id);
+        txn.then.extend(content.map(|key| Op::put(key, schema.schema.clone())));
+        if !schema.summary.is_empty() {
+            txn.then.extend(summary.map(|key| Op::put(key, schema.summary.clone())));
+        }
+        txn.then.extend(reference.map(Op::Delete));
+    }
+    txn
 }
 
+fn delete_schema_keys(service: &ServiceRef, id: &str) -> impl Iterator<Item = Op> + use<> {
+    keys_of(service, id).into_iter().flatten().map(Op::Delete)
+}
+
+/// The keys of content, summary and reference of a schema.
+fn keys_of(service: &ServiceRef, id: &str) -> [Option<String>; 3] {
+    KEYS_OF_A_SCHEMA.map(|key| key(service.clone(), id.to_owned()).render())
+}
+
+/// Cuts schemas into lists that each fit into one transaction.
 fn chunks(schemas: &[&Schema]) -> Vec<Vec<Schema>> {
     let mut chunks: Vec<Vec<Schema>> = Vec::new();
     let mut bytes = 0;

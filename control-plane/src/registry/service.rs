@@ -1,4 +1,7 @@
 //! Services: register, change, delete.
+//!
+//! A service stands in the store under its id (the record), under its key (the index) and, if it has an alias, under
+//! that too. They are written and deleted in one transaction.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,26 +11,17 @@ use sha1::{Digest, Sha1};
 use shared::model::{Framework, Service, ServiceRef, Tenant};
 use tracing::warn;
 
-use super::quota::{Place, Resource};
-use super::{Caller, Registry, own, validate};
-use crate::failure::{Code, Failure};
+use super::quota::{Permit, Resource};
+use super::{Caller, Registry, RegistryError, own, validate};
 use crate::keys::{self, Key, Name};
 use crate::record;
 use crate::store::{Compare, Op, Txn};
 use crate::view::{ServiceView, Snapshot};
 
-/// Leases that are given back at once after their service was deleted.
+/// Leases of a deleted service's instances that are revoked at the same time.
 const REVOKES_AT_ONCE: usize = 64;
 
-/// What was asked to be deleted, and how.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeleteOptions {
-    /// Also when others depend on it or it has instances.
-    pub force: bool,
-}
-
-/// The id that a version of a name has unless its registrant chose one: the same in every cluster, and again
-/// after a delete.
+/// The id of a service whose registrant chose none. It is the same in every cluster, and again after a delete.
 pub fn derived_id(tenant: &Tenant, name: &Name, version: &str) -> String {
     let digest = Sha1::digest(keys::index(tenant, name, version));
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -42,17 +36,22 @@ fn alias_of(service: &Service) -> Option<Name> {
 }
 
 impl Registry {
-    /// Registers a service and returns its id. A version that is registered already keeps its record; the id
-    /// that it has is returned.
-    pub async fn register_service(&self, tenant: &Tenant, mut service: Service) -> Result<String, Failure> {
+    /// Registers a service and returns its id. A version that is registered already keeps its record and its id.
+    pub(crate) async fn register_service(
+        &self,
+        tenant: &Tenant,
+        mut service: Service,
+    ) -> Result<String, RegistryError> {
         fill_defaults(&mut service);
         validate::service(&service, self.quotas.now().schemas)?;
         let snapshot = self.view.now()?;
-        let (name, alias) = (name_of(&service), alias_of(&service));
-        if let Some(known) = known_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
-            return same_id(known, &service.service_id);
+        let name = name_of(&service);
+        let alias = alias_of(&service);
+        if let Some(existing) = existing_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
+            return same_id(existing, &service.service_id);
         }
-        let _place = self.place_for_service(&snapshot, tenant, &service)?;
+        // Held until the view shows the service, because from then on the view counts it.
+        let _permit = self.permit_for_service(&snapshot, tenant, &service)?;
         if service.service_id.is_empty() {
             service.service_id = derived_id(tenant, &name, &service.version);
         }
@@ -68,7 +67,7 @@ impl Registry {
         service: &Service,
         name: &Name,
         alias: Option<&Name>,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, RegistryError> {
         let reference = ServiceRef::new(tenant.clone(), &service.service_id);
         let file = keys::service(&reference);
         let index = keys::index(tenant, name, &service.version);
@@ -92,32 +91,34 @@ impl Registry {
         if reply.succeeded {
             return Ok(service.service_id.clone());
         }
+        // Another registration was faster. If it has our key, its id is ours; otherwise our id belongs to another key.
         match reply.got.iter().flatten().next() {
-            Some(kv) => same_id(String::from_utf8_lossy(&kv.value).into_owned(), &service.service_id),
-            None => Err(conflict()),
+            Some(index) => same_id(String::from_utf8_lossy(&index.value).into_owned(), &service.service_id),
+            None => Err(RegistryError::ServiceConflict),
         }
     }
 
-    fn place_for_service(
+    /// Permits one more service. `None` for shared services, which are exempt from the quota.
+    fn permit_for_service(
         &self,
         snapshot: &Snapshot,
         tenant: &Tenant,
         service: &Service,
-    ) -> Result<Option<Place>, Failure> {
+    ) -> Result<Option<Permit>, RegistryError> {
         if self.is_shared(tenant, &service.app_id, &service.service_name) {
             return Ok(None);
         }
         let used = snapshot.tenant(tenant).map_or(0, |view| view.service_count);
-        self.pending.take(tenant, Resource::Service, used, self.quotas.now().services).map(Some)
+        self.pending.permit(tenant, Resource::Service, used, self.quotas.now().services).map(Some)
     }
 
-    /// Replaces a service's properties, and its framework where one is given.
-    pub async fn update_service(
+    /// Replaces a service's properties, and its framework if one is given.
+    pub(crate) async fn update_service(
         &self,
         service: &ServiceRef,
         properties: BTreeMap<String, String>,
         framework: Option<Framework>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistryError> {
         self.rewrite_service(service, |record| {
             record.properties = properties.clone();
             if let Some(framework) = &framework {
@@ -127,13 +128,12 @@ impl Registry {
         .await
     }
 
-    /// Rewrites a service's record, compare-and-swap.
-    pub(super) async fn rewrite_service(
+    async fn rewrite_service(
         &self,
         service: &ServiceRef,
         change: impl Fn(&mut Service),
-    ) -> Result<(), Failure> {
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+    ) -> Result<(), RegistryError> {
+        let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         self.until_won(|snapshot| {
             let change = &change;
@@ -154,83 +154,96 @@ impl Registry {
         .await
     }
 
-    /// Deletes a service with everything that belongs to it, at one revision. Its watchers and those of its
-    /// instances are told.
-    pub async fn delete_service(&self, service: &ServiceRef, options: DeleteOptions) -> Result<(), Failure> {
+    /// Deletes a service with everything that belongs to it, at one revision. With `force` even if other services
+    /// depend on it or it has instances.
+    pub(crate) async fn delete_service(
+        &self,
+        service: &ServiceRef,
+        force: bool,
+    ) -> Result<(), RegistryError> {
+        // Without its own service the registry could not be found by its clients.
         if service.tenant == Tenant::default() && service.id == own::service_id(&self.config) {
-            return Err(Failure::invalid("not allow to delete service center"));
+            return Err(RegistryError::invalid("not allow to delete service center"));
         }
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+        let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
-        let gone = self
+        let deleted = self
             .until_won(|snapshot| async move {
                 let view = existing(&snapshot, service)?;
-                if !options.force {
-                    self.may_go(&snapshot, service, view)?;
+                if !force {
+                    self.check_unused(&snapshot, service, view)?;
                 }
                 let view = view.clone();
                 let reply = self.commit(deletion(service, &view)).await?;
                 Ok(reply.succeeded.then_some(view))
             })
             .await?;
-        self.tidy_after(service, &gone).await;
+        self.tidy_after(service, &deleted).await;
         Ok(())
     }
 
-    fn may_go(&self, snapshot: &Snapshot, service: &ServiceRef, view: &ServiceView) -> Result<(), Failure> {
+    fn check_unused(
+        &self,
+        snapshot: &Snapshot,
+        service: &ServiceRef,
+        view: &ServiceView,
+    ) -> Result<(), RegistryError> {
         if self.consumers_of(snapshot, service).iter().any(|consumer| consumer != service) {
-            return Err(Failure::new(
-                Code::HasConsumers,
-                "Can not delete this service, other service rely it.",
-            ));
+            return Err(RegistryError::HasConsumers);
         }
         if !view.instances.is_empty() {
-            return Err(Failure::new(Code::HasInstances, "Can not delete the service deployed instance(s)."));
+            return Err(RegistryError::HasInstances);
         }
         Ok(())
     }
 
-    /// What is left to do when a service is gone: its rules, the rules that now point to nothing, its leases.
-    /// All of it is harmless when it stays undone, so failures are only told.
-    async fn tidy_after(&self, service: &ServiceRef, gone: &Arc<ServiceView>) {
-        if let Some(record) = &gone.service
-            && let Err(failure) = self.forget_dependencies(&service.tenant, record).await
+    /// Removes the remains of a deleted service: its rules, rules that have no provider any more, and its leases.
+    /// All of it is harmless if it stays, so a failure is only logged.
+    async fn tidy_after(&self, service: &ServiceRef, deleted: &Arc<ServiceView>) {
+        if let Some(record) = &deleted.service
+            && let Err(error) = self.forget_dependencies(&service.tenant, record).await
         {
-            warn!(service.id = %service.id, %failure, "rules of a deleted service are left behind");
+            let error = error.with_sources();
+            warn!(service.id = %service.id, error, "dependency rules of a deleted service could not be removed");
         }
-        let leases = gone.instances.values().filter_map(|view| view.lease).collect::<Vec<_>>();
+        let leases: Vec<_> = deleted.instances.values().filter_map(|view| view.lease).collect();
         stream::iter(leases)
             .for_each_concurrent(REVOKES_AT_ONCE, |lease| async move {
-                let _ = self.store.revoke(lease).await; // it ends by itself otherwise
+                // A lease that is not revoked ends by itself.
+                let _ = self.store.revoke(lease).await;
             })
             .await;
     }
 }
 
 fn fill_defaults(service: &mut Service) {
-    let fill = |field: &mut String, default: &str| {
+    for (field, default) in [
+        (&mut service.app_id, "default"),
+        (&mut service.version, "0.0.1"),
+        (&mut service.level, "BACK"),
+        (&mut service.status, "UP"),
+    ] {
         if field.is_empty() {
             default.clone_into(field);
         }
-    };
-    fill(&mut service.app_id, "default");
-    fill(&mut service.version, "0.0.1");
-    fill(&mut service.level, "BACK");
-    fill(&mut service.status, "UP");
+    }
 }
 
 /// The service's entry, if it has a record.
-pub fn existing<'a>(snapshot: &'a Snapshot, service: &ServiceRef) -> Result<&'a Arc<ServiceView>, Failure> {
-    snapshot.service(service).map(|(view, _)| view).ok_or_else(Failure::no_service)
+pub(crate) fn existing<'a>(
+    snapshot: &'a Snapshot,
+    service: &ServiceRef,
+) -> Result<&'a Arc<ServiceView>, RegistryError> {
+    snapshot.service(service).map(|(view, _)| view).ok_or_else(RegistryError::no_service)
 }
 
-/// A transaction that happens only while the service's record is as the view has it.
+/// A transaction that succeeds only while the service's record is as the view shows it.
 pub(super) fn unchanged(service: &ServiceRef, view: &ServiceView) -> Txn {
     Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
 }
 
-/// Like [`unchanged`], and makes every other change that is bound to the record lose: the record is written again
-/// as it is. For what belongs to a service in several keys that have to fit together.
+/// Like [`unchanged`], and also lets every other transaction that compares the record lose, because it writes the
+/// record again. It is for belongings of a service that stand in several keys and have to fit together.
 pub(super) fn exclusive(service: &ServiceRef, view: &ServiceView) -> Txn {
     let mut txn = unchanged(service, view);
     if let Some(record) = &view.service {
@@ -240,25 +253,27 @@ pub(super) fn exclusive(service: &ServiceRef, view: &ServiceView) -> Txn {
     txn
 }
 
-fn known_id(
+/// The id of the registered version of a name, or of the alias.
+fn existing_id(
     snapshot: &Snapshot,
     tenant: &Tenant,
     name: &Name,
     version: &str,
     alias: Option<&Name>,
 ) -> Option<String> {
-    let by_name = snapshot.versions(tenant, name).iter().find(|v| v.text == version);
-    let by_alias =
-        || alias.and_then(|alias| snapshot.alias_versions(tenant, alias).iter().find(|v| v.text == version));
-    by_name.or_else(by_alias).map(|entry| entry.id.clone())
+    let mut entry = snapshot.versions(tenant, name).iter().find(|entry| entry.text == version);
+    if let (None, Some(alias)) = (entry, alias) {
+        entry = snapshot.alias_versions(tenant, alias).iter().find(|entry| entry.text == version);
+    }
+    entry.map(|entry| entry.id.clone())
 }
 
-fn same_id(known: String, asked: &str) -> Result<String, Failure> {
-    if asked.is_empty() || asked == known { Ok(known) } else { Err(conflict()) }
-}
-
-fn conflict() -> Failure {
-    Failure::new(Code::ServiceConflict, "ServiceID conflict or found the same service with different id.")
+fn same_id(existing: String, requested: &str) -> Result<String, RegistryError> {
+    if requested.is_empty() || requested == existing {
+        Ok(existing)
+    } else {
+        Err(RegistryError::ServiceConflict)
+    }
 }
 
 fn deletion(service: &ServiceRef, view: &ServiceView) -> Txn {
@@ -283,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_the_contracts_vectors() {
+    fn derived_ids_are_those_of_the_contract() {
         for (env, app, name, version, id) in [
             ("", "default", "demo-provider", "1.0.0", "abd2e34f75433ea906a632c6bec0ce0c64712d56"),
             ("production", "shop", "order", "2.1.0", "d8ff48ad2813eda0b0d8332a25b45000396fcfae"),

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use shared::model::ServiceRef;
 
-use super::quota::exceeded;
 use super::service::existing;
-use super::{Caller, Registry, validate};
-use crate::failure::{Code, Failure};
+use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::{self, Key};
 use crate::record;
 use crate::store::{Compare, Op, Txn};
@@ -15,16 +13,16 @@ use crate::store::{Compare, Op, Txn};
 type Tags = BTreeMap<String, String>;
 
 impl Registry {
-    /// The tags of a service.
-    pub async fn tags(&self, caller: &Caller, service: &ServiceRef) -> Result<Tags, Failure> {
+    pub(crate) async fn tags(&self, caller: &Caller, service: &ServiceRef) -> Result<Tags, RegistryError> {
         self.answer(caller, |snapshot| Ok((*existing(snapshot, service)?.tags).clone())).await
     }
 
     /// Replaces all tags.
-    pub async fn replace_tags(&self, service: &ServiceRef, tags: Tags) -> Result<(), Failure> {
+    pub(crate) async fn replace_tags(&self, service: &ServiceRef, tags: Tags) -> Result<(), RegistryError> {
+        // Service-Center limits tags by the quota of schemas.
         let limit = self.quotas.now().schemas;
         if tags.len() > limit {
-            return Err(exceeded("TAG", limit, tags.len()));
+            return Err(RegistryError::QuotaExceeded { resource: "TAG", limit, used: tags.len() });
         }
         for (key, value) in &tags {
             validate::tag(key)?;
@@ -34,22 +32,33 @@ impl Registry {
     }
 
     /// Changes the value of a tag that exists.
-    pub async fn update_tag(&self, service: &ServiceRef, key: &str, value: &str) -> Result<(), Failure> {
+    pub(crate) async fn update_tag(
+        &self,
+        service: &ServiceRef,
+        key: &str,
+        value: &str,
+    ) -> Result<(), RegistryError> {
         validate::tag(key)?;
         validate::tag(value)?;
         self.rewrite_tags(service, |tags| {
             let mut tags = tags.clone();
-            *tags.get_mut(key).ok_or_else(no_tag)? = value.to_owned();
+            *tags.get_mut(key).ok_or(RegistryError::TagNotFound)? = value.to_owned();
             Ok(tags)
         })
         .await
     }
 
     /// Deletes tags, all of which must exist.
-    pub async fn delete_tags(&self, service: &ServiceRef, keys: &[String]) -> Result<(), Failure> {
+    pub(crate) async fn delete_tags(
+        &self,
+        service: &ServiceRef,
+        keys: &[String],
+    ) -> Result<(), RegistryError> {
         self.rewrite_tags(service, |tags| {
             let mut tags = tags.clone();
-            keys.iter().try_for_each(|key| tags.remove(key).map(drop).ok_or_else(no_tag))?;
+            for key in keys {
+                tags.remove(key).ok_or(RegistryError::TagNotFound)?;
+            }
             Ok(tags)
         })
         .await
@@ -58,13 +67,15 @@ impl Registry {
     async fn rewrite_tags(
         &self,
         service: &ServiceRef,
-        change: impl Fn(&Tags) -> Result<Tags, Failure>,
-    ) -> Result<(), Failure> {
-        let caller = Caller { tenant: service.tenant.clone(), ..Caller::default() };
+        change: impl Fn(&Tags) -> Result<Tags, RegistryError>,
+    ) -> Result<(), RegistryError> {
+        let caller = Caller::of_tenant(&service.tenant);
+        // A refusal is worked out on a confirmed view. The steps below take the view as it is.
         self.answer(&caller, |snapshot| change(&existing(snapshot, service)?.tags).map(drop)).await?;
         let Some(key) = Key::Tags(service.clone()).render() else { return Ok(()) };
         self.until_won(|snapshot| {
-            let (change, key) = (&change, key.clone());
+            let change = &change;
+            let key = key.clone();
             async move {
                 let view = existing(&snapshot, service)?;
                 let tags = change(&view.tags)?;
@@ -81,8 +92,4 @@ impl Registry {
         })
         .await
     }
-}
-
-fn no_tag() -> Failure {
-    Failure::new(Code::TagNotFound, "tag does not exist.")
 }

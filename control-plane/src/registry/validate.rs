@@ -1,18 +1,33 @@
-//! What a field may hold. The first field that does not hold it is named in the refusal.
+//! The form of fields. A refusal names the first field that does not have its form.
 //!
-//! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One
-//! rule is ours: an id or a domain has no `/`, which would shift the segments of its key.
+//! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One rule is
+//! added: an id or a domain has no `/`, which would shift the segments of its key.
 
 use shared::model::{DataCenter, HealthCheck, Instance, Service, ServiceKey};
 
-use crate::failure::Failure;
+use super::RegistryError;
+use super::schema::Schema;
 use crate::version::{Version, VersionRule};
+use crate::view::ServiceRule;
 
-type Checked = Result<(), Failure>;
+type Checked = Result<(), RegistryError>;
 
 const ENVIRONMENTS: &[&str] = &["development", "testing", "acceptance", "production"];
-/// The states that an instance may be put into.
-pub const INSTANCE_STATES: &[&str] = &["UP", "DOWN", "STARTING", "TESTING", "OUTOFSERVICE"];
+/// The statuses that an instance may have.
+const INSTANCE_STATES: &[&str] = &["UP", "DOWN", "STARTING", "TESTING", "OUTOFSERVICE"];
+/// Characters of a refused value that the refusal shows. A hostile value is not echoed whole.
+const SHOWN: usize = 64;
+/// Bytes of a version rule: two versions and the sign between them.
+const VERSION_RULE_BYTES: usize = 129;
+
+const LETTERS: &str = "letters and digits";
+const ID: &str = "letters, digits, '_', '.', '-'";
+const NAME: &str = "letters, digits, '_', '-', '.'";
+const NAME_WITH_COLON: &str = "letters, digits, '_', '-', '.', ':'";
+const NAME_OR_ALL: &str = "letters, digits, '_', '-', '.', or '*'";
+const NO_BLANKS: &str = "no blanks";
+const NO_BLANKS_OR_SLASH: &str = "no blanks, no '/'";
+const NOT_BLANK: &str = "not blank";
 
 fn check(
     field: &str,
@@ -25,11 +40,18 @@ fn check(
     if value.len() >= min && value.chars().count() <= max && form(value) {
         return Ok(());
     }
-    // A hostile value is not echoed whole.
-    let shown: String = value.chars().take(64).collect();
-    Err(Failure::invalid(format!(
-        "field '{field}' invalid value '{shown}' does not match rule: {{Min: {min}, Max: {max}, Form: {rule}}}"
+    Err(RegistryError::invalid(format!(
+        "field '{field}' invalid value '{}' does not match rule: {{Min: {min}, Max: {max}, Form: {rule}}}",
+        shown(value)
     )))
+}
+
+fn shown(value: &str) -> String {
+    value.chars().take(SHOWN).collect()
+}
+
+fn any(_: &str) -> bool {
+    true
 }
 
 fn ascii_of(extra: &'static str) -> impl Fn(&str) -> bool {
@@ -39,10 +61,10 @@ fn ascii_of(extra: &'static str) -> impl Fn(&str) -> bool {
 /// Letters and digits at both ends, between them also `_`, `-`, `.` and `extra`.
 fn name_form(extra: &'static str) -> impl Fn(&str) -> bool {
     move |text| {
-        let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-        ends(text.chars().next())
-            && ends(text.chars().last())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c) || extra.contains(c))
+        let inner = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c) || extra.contains(c));
+        let first = text.chars().next().is_none_or(|c| c.is_ascii_alphanumeric());
+        let last = text.chars().last().is_none_or(|c| c.is_ascii_alphanumeric());
+        inner && first && last
     }
 }
 
@@ -54,7 +76,20 @@ fn no_blank_or_slash(text: &str) -> bool {
     no_blank(text) && !text.contains('/')
 }
 
-/// Any sequence of the words, also none: that is what the old expression `^(a|b)*$` says.
+/// At least one character that is not a blank.
+fn not_blank(text: &str) -> bool {
+    text.chars().any(|c| no_blank(c.encode_utf8(&mut [0; 4])))
+}
+
+fn tenant_form(text: &str) -> bool {
+    !text.contains('/') && !text.chars().any(char::is_control)
+}
+
+fn tag_form(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && ascii_of("_-.")(text)
+}
+
+/// Any sequence of the words, also none: Service-Center's expression is `^(a|b)*$`.
 fn words(allowed: &'static [&'static str]) -> impl Fn(&str) -> bool {
     move |text| {
         let mut rest = text;
@@ -72,223 +107,183 @@ fn one_of(allowed: &'static [&'static str]) -> impl Fn(&str) -> bool {
     move |text| allowed.contains(&text)
 }
 
-/// The tenant of a request.
-pub fn tenant(domain: &str, project: &str) -> Checked {
-    let form = |text: &str| !text.contains('/') && !text.chars().any(char::is_control);
-    check("domain", domain, 1, 128, form, "no '/', no control characters")?;
-    check("project", project, 1, 128, form, "no '/', no control characters")
+pub(crate) fn tenant(domain: &str, project: &str) -> Checked {
+    let rule = "no '/', no control characters";
+    check("domain", domain, 1, 128, tenant_form, rule)?;
+    check("project", project, 1, 128, tenant_form, rule)
 }
 
-/// A service id of a path.
-pub fn service_id(id: &str) -> Checked {
-    check("serviceId", id, 1, 64, no_blank_or_slash, "no blanks, no '/'")
+pub(crate) fn service_id(id: &str) -> Checked {
+    check("serviceId", id, 1, 64, no_blank_or_slash, NO_BLANKS_OR_SLASH)
 }
 
-/// An instance id of a path.
-pub fn instance_id(id: &str) -> Checked {
-    check("instanceId", id, 1, 64, ascii_of("_.-"), "letters, digits, '_', '.', '-'")
+pub(crate) fn instance_id(id: &str) -> Checked {
+    check("instanceId", id, 1, 64, ascii_of("_.-"), ID)
 }
 
-/// The id of a caller.
-pub fn consumer_id(id: &str) -> Checked {
-    check("X-ConsumerId", id, 0, 64, no_blank, "no blanks")
+pub(crate) fn consumer_id(id: &str) -> Checked {
+    check("X-ConsumerId", id, 0, 64, no_blank, NO_BLANKS)
 }
 
-/// The id of a schema.
-pub fn schema_id(id: &str) -> Checked {
-    check("Schema.SchemaId", id, 1, 160, name_form(""), "letters, digits, '_', '-', '.'")
+pub(crate) fn schema_id(id: &str) -> Checked {
+    check("Schema.SchemaId", id, 1, 160, name_form(""), NAME)
 }
 
-/// An environment.
-pub fn environment(text: &str) -> Checked {
+fn environment(text: &str) -> Checked {
     check("environment", text, 0, usize::MAX, words(ENVIRONMENTS), "one of the four environments, or empty")
 }
 
 /// The key or value of a tag.
-pub fn tag(text: &str) -> Checked {
-    let form = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic()) && ascii_of("_-.")(text);
-    check("tag", text, 1, 64, form, "a letter, then letters, digits, '_', '-', '.'")
+pub(crate) fn tag(text: &str) -> Checked {
+    check("tag", text, 1, 64, tag_form, "a letter, then letters, digits, '_', '-', '.'")
 }
 
-/// A schema with its content; a batch must give summaries.
-pub fn schema(it: &super::schema::Schema, with_summary: bool) -> Checked {
-    schema_id(&it.schema_id)?;
-    check("Schema.Summary", &it.summary, usize::from(with_summary), 128, ascii_of(""), "letters and digits")?;
-    check("Schema.Schema", &it.schema, 1, usize::MAX, |_| true, "any")
+/// A schema with its content. In a batch each must have a summary.
+pub(super) fn schema(schema: &Schema, with_summary: bool) -> Checked {
+    schema_id(&schema.schema_id)?;
+    check("Schema.Summary", &schema.summary, usize::from(with_summary), 128, ascii_of(""), LETTERS)?;
+    check("Schema.Schema", &schema.schema, 1, usize::MAX, any, "any")
 }
 
 /// A black or white rule.
-pub fn rule(it: &crate::view::ServiceRule) -> Checked {
+pub(super) fn rule(rule: &ServiceRule) -> Checked {
     const FIELDS: &[&str] =
         &["ServiceId", "AppId", "ServiceName", "Version", "Description", "Level", "Status"];
-    check("ServiceRule.RuleType", &it.rule_type, 1, 5, one_of(&["WHITE", "BLACK"]), "WHITE or BLACK")?;
-    match it.attribute.strip_prefix("tag_") {
+    check("ServiceRule.RuleType", &rule.rule_type, 1, 5, one_of(&["WHITE", "BLACK"]), "WHITE or BLACK")?;
+    match rule.attribute.strip_prefix("tag_") {
         Some(key) => tag(key)?,
-        None => check("ServiceRule.Attribute", &it.attribute, 1, 64, one_of(FIELDS), "tag_{key} or a field")?,
+        None => {
+            check("ServiceRule.Attribute", &rule.attribute, 1, 64, one_of(FIELDS), "tag_{key} or a field")?;
+        }
     }
-    check("ServiceRule.Pattern", &it.pattern, 1, 64, |_| true, "any")?;
-    check("ServiceRule.Description", &it.description, 0, 256, |_| true, "any")
+    check("ServiceRule.Pattern", &rule.pattern, 1, 64, any, "any")?;
+    check("ServiceRule.Description", &rule.description, 0, 256, any, "any")
 }
 
 /// The names by which a provider is looked up.
-pub fn lookup(app_id: &str, name: &str, env: &str) -> Checked {
-    check("appId", app_id, 1, 160, name_form(""), "letters, digits, '_', '-', '.'")?;
-    check("serviceName", name, 1, 289, name_form(":"), "letters, digits, '_', '-', '.', ':'")?;
+pub(crate) fn lookup(app_id: &str, name: &str, env: &str) -> Checked {
+    check("appId", app_id, 1, 160, name_form(""), NAME)?;
+    // An alias may be an application, a colon and a name, so this is longer than a name and may have a colon.
+    check("serviceName", name, 1, 289, name_form(":"), NAME_WITH_COLON)?;
     environment(env)
 }
 
-/// A version rule of a lookup.
-pub fn version_rule(text: &str) -> Result<VersionRule, Failure> {
-    let invalid = || {
-        let shown: String = text.chars().take(64).collect();
-        Failure::invalid(format!(
-            "field 'version' invalid value '{shown}': expected x.y.z, x.y.z+, x.y.z-x.y.z or latest"
+/// The version rule of a lookup.
+pub(super) fn version_rule(text: &str) -> Result<VersionRule, RegistryError> {
+    let parsed = if text.len() > VERSION_RULE_BYTES { None } else { VersionRule::parse(text) };
+    parsed.ok_or_else(|| {
+        RegistryError::invalid(format!(
+            "field 'version' invalid value '{}': expected x.y.z, x.y.z+, x.y.z-x.y.z or latest",
+            shown(text)
         ))
-    };
-    if text.len() > 129 { Err(invalid()) } else { VersionRule::parse(text).ok_or_else(invalid) }
+    })
 }
 
 fn version(field: &str, text: &str) -> Checked {
-    check(field, text, 1, 64, |t| Version::parse(t).is_some(), "one to four numbers up to 32767")
+    check(field, text, 1, 64, |text| Version::parse(text).is_some(), "one to four numbers up to 32767")
 }
 
-/// A service to be registered, after defaults were filled in.
-pub fn service(it: &Service, schema_quota: usize) -> Checked {
-    const N: &str = "letters, digits, '_', '-', '.'";
-    check("MicroService.ServiceId", &it.service_id, 0, 64, no_blank_or_slash, "no blanks, no '/'")?;
-    check("MicroService.AppId", &it.app_id, 0, 160, name_form(""), N)?;
-    check("MicroService.ServiceName", &it.service_name, 1, 128, name_form(""), N)?;
-    version("MicroService.Version", &it.version)?;
-    check("MicroService.Description", &it.description, 0, 256, |_| true, "any")?;
-    check(
-        "MicroService.Level",
-        &it.level,
-        1,
-        8,
-        one_of(&["FRONT", "MIDDLE", "BACK"]),
-        "FRONT, MIDDLE or BACK",
-    )?;
-    if it.schemas.len() > schema_quota {
-        return Err(Failure::invalid(format!(
+/// A service to be registered, after its defaults were filled in.
+pub(super) fn service(service: &Service, schema_quota: usize) -> Checked {
+    check("MicroService.ServiceId", &service.service_id, 0, 64, no_blank_or_slash, NO_BLANKS_OR_SLASH)?;
+    check("MicroService.AppId", &service.app_id, 0, 160, name_form(""), NAME)?;
+    check("MicroService.ServiceName", &service.service_name, 1, 128, name_form(""), NAME)?;
+    version("MicroService.Version", &service.version)?;
+    check("MicroService.Description", &service.description, 0, 256, any, "any")?;
+    let levels = one_of(&["FRONT", "MIDDLE", "BACK"]);
+    check("MicroService.Level", &service.level, 1, 8, levels, "FRONT, MIDDLE or BACK")?;
+    if service.schemas.len() > schema_quota {
+        return Err(RegistryError::invalid(format!(
             "field 'MicroService.Schemas' has more than {schema_quota} items"
         )));
     }
-    it.schemas.iter().try_for_each(|id| schema_id(id))?;
-    for path in &it.paths {
+    service.schemas.iter().try_for_each(|id| schema_id(id))?;
+    for path in &service.paths {
         let form = ascii_of(r".,?'\/+&;%$#=~_-@{}");
         check("ServicePath.Path", &path.path, 0, usize::MAX, form, "a path")?;
     }
-    check("MicroService.Status", &it.status, 0, 4, one_of(&["", "UP", "DOWN"]), "UP or DOWN")?;
-    check("MicroService.Alias", &it.alias, 0, 128, ascii_of("_-.:"), "letters, digits, '_', '-', '.', ':'")?;
-    environment(&it.environment)?;
-    check(
-        "MicroService.RegisterBy",
-        &it.register_by,
-        0,
-        64,
-        words(&["SDK", "SIDECAR", "PLATFORM"]),
-        "SDK, SIDECAR or PLATFORM",
-    )?;
-    if let Some(framework) = &it.framework {
-        check("FrameWork.Name", &framework.name, 0, 64, name_form(""), N)?;
-        check("FrameWork.Version", &framework.version, 0, 64, |_| true, "any")?;
+    check("MicroService.Status", &service.status, 0, 4, one_of(&["", "UP", "DOWN"]), "UP or DOWN")?;
+    check("MicroService.Alias", &service.alias, 0, 128, ascii_of("_-.:"), NAME_WITH_COLON)?;
+    environment(&service.environment)?;
+    let registrants = words(&["SDK", "SIDECAR", "PLATFORM"]);
+    check("MicroService.RegisterBy", &service.register_by, 0, 64, registrants, "SDK, SIDECAR or PLATFORM")?;
+    if let Some(framework) = &service.framework {
+        check("FrameWork.Name", &framework.name, 0, 64, name_form(""), NAME)?;
+        check("FrameWork.Version", &framework.version, 0, 64, any, "any")?;
     }
     Ok(())
 }
 
 /// An instance to be registered.
-pub fn instance(it: &Instance) -> Checked {
-    check(
-        "MicroServiceInstance.InstanceId",
-        &it.instance_id,
-        0,
-        64,
-        ascii_of("_.-"),
-        "letters, digits, '_', '.', '-'",
-    )?;
-    let visible = |text: &str| text.chars().any(|c| no_blank(c.encode_utf8(&mut [0; 4])));
-    for endpoint in &it.endpoints {
-        check("MicroServiceInstance.Endpoints", endpoint, 0, usize::MAX, visible, "not blank")?;
+pub(super) fn instance(instance: &Instance) -> Checked {
+    check("MicroServiceInstance.InstanceId", &instance.instance_id, 0, 64, ascii_of("_.-"), ID)?;
+    for endpoint in &instance.endpoints {
+        check("MicroServiceInstance.Endpoints", endpoint, 0, usize::MAX, not_blank, NOT_BLANK)?;
     }
-    check("MicroServiceInstance.HostName", &it.host_name, 1, 64, visible, "not blank")?;
-    if !it.status.is_empty() {
-        instance_status(&it.status)?;
+    check("MicroServiceInstance.HostName", &instance.host_name, 1, 64, not_blank, NOT_BLANK)?;
+    if !instance.status.is_empty() {
+        instance_status(&instance.status)?;
     }
-    it.health_check.as_ref().map_or(Ok(()), health_check)?;
-    it.data_center_info.as_ref().map_or(Ok(()), data_center)
+    instance.health_check.as_ref().map_or(Ok(()), health_check)?;
+    instance.data_center_info.as_ref().map_or(Ok(()), data_center)
 }
 
-/// A state that an instance is to be put into.
-pub fn instance_status(status: &str) -> Checked {
-    check(
-        "MicroServiceInstance.Status",
-        status,
-        1,
-        12,
-        one_of(INSTANCE_STATES),
-        "UP, DOWN, STARTING, TESTING or OUTOFSERVICE",
-    )
+pub(super) fn instance_status(status: &str) -> Checked {
+    let rule = "UP, DOWN, STARTING, TESTING or OUTOFSERVICE";
+    check("MicroServiceInstance.Status", status, 1, 12, one_of(INSTANCE_STATES), rule)
 }
 
-fn health_check(it: &HealthCheck) -> Checked {
-    check("HealthCheck.Mode", &it.mode, 1, 4, one_of(&["push", "pull"]), "push or pull")?;
-    check("HealthCheck.Url", &it.url, 0, usize::MAX, no_blank, "no blanks")?;
-    if !(0..=65535).contains(&it.port) {
-        return Err(Failure::invalid("field 'HealthCheck.Port' is not between 0 and 65535"));
+fn health_check(health: &HealthCheck) -> Checked {
+    check("HealthCheck.Mode", &health.mode, 1, 4, one_of(&["push", "pull"]), "push or pull")?;
+    check("HealthCheck.Url", &health.url, 0, usize::MAX, no_blank, NO_BLANKS)?;
+    if !(0..=65535).contains(&health.port) {
+        return Err(RegistryError::invalid("field 'HealthCheck.Port' is not between 0 and 65535"));
     }
-    if it.interval < 1 || it.times < 0 {
-        return Err(Failure::invalid(
+    if health.interval < 1 || health.times < 0 {
+        return Err(RegistryError::invalid(
             "field 'HealthCheck.Interval' must be at least 1 and 'Times' at least 0",
         ));
     }
     Ok(())
 }
 
-fn data_center(it: &DataCenter) -> Checked {
-    for (field, value) in [("Name", &it.name), ("Region", &it.region), ("AvailableZone", &it.available_zone)]
-    {
-        let rule = "letters, digits, '_', '.', '-'";
-        check(&format!("DataCenterInfo.{field}"), value, 1, 128, ascii_of("_.-"), rule)?;
-    }
-    Ok(())
+fn data_center(center: &DataCenter) -> Checked {
+    check("DataCenterInfo.Name", &center.name, 1, 128, ascii_of("_.-"), ID)?;
+    check("DataCenterInfo.Region", &center.region, 1, 128, ascii_of("_.-"), ID)?;
+    check("DataCenterInfo.AvailableZone", &center.available_zone, 1, 128, ascii_of("_.-"), ID)
 }
 
-/// The consumer of a dependency.
-pub fn dependency_consumer(it: &ServiceKey) -> Checked {
-    check("Consumer.AppId", &it.app_id, 1, 160, name_form(""), "letters, digits, '_', '-', '.'")?;
-    check("Consumer.ServiceName", &it.service_name, 1, 128, name_form(""), "letters, digits, '_', '-', '.'")?;
-    version("Consumer.Version", &it.version)?;
-    environment(&it.environment)
+pub(super) fn dependency_consumer(consumer: &ServiceKey) -> Checked {
+    check("Consumer.AppId", &consumer.app_id, 1, 160, name_form(""), NAME)?;
+    check("Consumer.ServiceName", &consumer.service_name, 1, 128, name_form(""), NAME)?;
+    version("Consumer.Version", &consumer.version)?;
+    environment(&consumer.environment)
 }
 
-/// The provider of a dependency.
-pub fn dependency_provider(it: &ServiceKey) -> Checked {
-    if it.service_name == "*" {
+pub(super) fn dependency_provider(provider: &ServiceKey) -> Checked {
+    // The name for everything stands alone; no other field of it is looked at.
+    if provider.service_name == "*" {
         return Ok(());
     }
-    check("Provider.AppId", &it.app_id, 0, 160, name_form(""), "letters, digits, '_', '-', '.'")?;
-    check(
-        "Provider.ServiceName",
-        &it.service_name,
-        1,
-        128,
-        name_form(""),
-        "letters, digits, '_', '-', '.', or '*'",
-    )?;
-    environment(&it.environment)?;
-    if it.version.is_empty() {
-        return Err(Failure::invalid("Required provider version"));
+    check("Provider.AppId", &provider.app_id, 0, 160, name_form(""), NAME)?;
+    check("Provider.ServiceName", &provider.service_name, 1, 128, name_form(""), NAME_OR_ALL)?;
+    environment(&provider.environment)?;
+    if provider.version.is_empty() {
+        return Err(RegistryError::invalid("Required provider version"));
     }
-    version_rule(&it.version).map(drop)
+    version_rule(&provider.version).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn long(characters: usize) -> String {
+        "a".repeat(characters)
+    }
+
     #[test]
     fn each_limit_holds_at_its_edge_and_not_past_it() {
-        let long = |n: usize| "a".repeat(n);
         assert!(service_id(&long(64)).is_ok() && service_id(&long(65)).is_err());
         assert!(service_id("").is_err() && service_id("a b").is_err() && service_id("a/b").is_err());
         assert!(instance_id(&long(64)).is_ok() && instance_id("a:b").is_err());
@@ -334,9 +329,9 @@ mod tests {
 
     #[test]
     fn a_data_centre_is_whole_or_absent() {
-        let mut it = Instance { host_name: "n".into(), ..Default::default() };
-        assert!(instance(&it).is_ok());
-        it.data_center_info = Some(DataCenter { name: "dc".into(), ..Default::default() });
-        assert!(instance(&it).is_err());
+        let mut candidate = Instance { host_name: "n".into(), ..Default::default() };
+        assert!(instance(&candidate).is_ok());
+        candidate.data_center_info = Some(DataCenter { name: "dc".into(), ..Default::default() });
+        assert!(instance(&candidate).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
-use control_plane::config::Config;
+use control_plane::settings::Config;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::interest;
 use host::admin::Readiness;
@@ -83,8 +83,8 @@ impl Probe {
 
     pub async fn stop(self) {
         self.tasks.drain().cancel();
-        let App { service, registry, view, role, rest } = self.app;
-        rest.begin().await;
+        let App { service, registry, view, role, drain } = self.app;
+        drain.finish().await;
         // The store closes with its last handle.
         drop((service, registry, view, role));
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");

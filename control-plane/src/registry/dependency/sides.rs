@@ -1,4 +1,5 @@
-//! Both sides of a rule: what a consumer's set is to become, and the transaction that takes it and its providers there.
+//! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the consumer's and its
+//! providers' keys to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,31 +12,31 @@ use crate::store::{Compare, Op, Txn};
 use crate::version::VersionRule;
 use crate::view::{RuleSet, Snapshot};
 
-/// Providers whose rules change in one transaction, each a condition of it.
+/// Providers whose rules change in one transaction. Each of them is also a condition of it.
 const CHANGES_PER_TXN: usize = 50;
 
 pub(super) fn rule_name(key: &ServiceKey) -> Name {
     Name::new(&key.environment, &key.app_id, &key.service_name)
 }
 
+/// True when a version is registered that the rule could ever take.
 pub(super) fn has_provider(snapshot: &Snapshot, own: &Tenant, rule: &ServiceKey) -> bool {
     let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| own.clone());
     let versions = snapshot.versions(&tenant, &rule_name(rule));
     match VersionRule::parse(&rule.version) {
         _ if rule.service_name == "*" => true,
-        Some(VersionRule::Exact(text)) => versions.iter().any(|v| v.text == text),
+        Some(VersionRule::Exact(text)) => versions.iter().any(|entry| entry.text == text),
         _ => !versions.is_empty(),
     }
 }
 
 pub(super) fn rules_of(snapshot: &Snapshot, consumer: &ServiceKey) -> RuleSet {
-    let place = (rule_name(consumer), consumer.version.clone());
-    Tenant::parse(&consumer.tenant)
-        .and_then(|tenant| snapshot.tenant(&tenant)?.consumer_rules.get(&place).cloned())
-        .unwrap_or_default()
+    let Some(tenant) = Tenant::parse(&consumer.tenant) else { return RuleSet::default() };
+    let Some(view) = snapshot.tenant(&tenant) else { return RuleSet::default() };
+    view.consumer_rules.get(&(rule_name(consumer), consumer.version.clone())).cloned().unwrap_or_default()
 }
 
-/// The rules that a consumer is to have: one per provider name, and only `*` where that is among them.
+/// The rules that a consumer is to have: one per provider name, or only `*` if that is among them.
 pub(super) fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mode) -> Vec<ServiceKey> {
     if let Some(all) = providers.iter().find(|provider| provider.service_name == "*") {
         return vec![all.clone()];
@@ -46,10 +47,10 @@ pub(super) fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mod
     if current.iter().any(|rule| rule.service_name == "*") {
         return current.to_vec();
     }
-    let same = |a: &ServiceKey, b: &ServiceKey| a.tenant == b.tenant && rule_name(a) == rule_name(b);
     let mut rules = current.to_vec();
     for provider in providers {
-        match rules.iter_mut().find(|rule| same(rule, provider)) {
+        let name = rule_name(provider);
+        match rules.iter_mut().find(|rule| rule.tenant == provider.tenant && rule_name(rule) == name) {
             Some(rule) => rule.clone_from(provider),
             None => rules.push(provider.clone()),
         }
@@ -57,20 +58,21 @@ pub(super) fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mod
     rules
 }
 
-/// The next set on the way from `current` to `target`, and whether it is the target.
+/// The next set on the way from `current` to `target`. The flag is true when it is the target.
 pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<ServiceKey>, bool) {
     let removed: Vec<_> = current.iter().filter(|rule| !target.contains(rule)).collect();
     let added: Vec<_> = target.iter().filter(|rule| !current.contains(rule)).collect();
     if removed.len() + added.len() <= CHANGES_PER_TXN {
         return (target.to_vec(), true);
     }
-    let drop: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
-    let mut next: Vec<_> = current.iter().filter(|rule| !drop.contains(rule)).cloned().collect();
+    // Half of the changes for each side, so that the consumer neither loses everything first nor holds both sets.
+    let dropped: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
+    let mut next: Vec<_> = current.iter().filter(|rule| !dropped.contains(rule)).cloned().collect();
     next.extend(added.into_iter().take(CHANGES_PER_TXN / 2).cloned());
     (next, false)
 }
 
-/// The transaction that takes a consumer's rules from `current` to `next`. `None` when a tenant cannot be read.
+/// The transaction that changes a consumer's rules from `current` to `next`. `None` when a tenant is malformed.
 pub(super) fn change(
     snapshot: &Snapshot,
     consumer: &ServiceKey,
@@ -87,6 +89,8 @@ pub(super) fn change(
         let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
         sides.insert(key, (set, true));
     }
+    // A Service-Center node that changes rules holds one of these locks instead of comparing revisions, so the
+    // transaction must lose while a lock exists. The reads on the losing side tell the caller about it.
     let consumer_key = Key::ConsumerRule(own, rule_name(consumer), consumer.version.clone()).render()?;
     let mut txn = Txn {
         compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
@@ -111,7 +115,7 @@ fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
     a.tenant == b.tenant && rule_name(a) == rule_name(b) && a.version == b.version
 }
 
-/// Where a rule stands under its provider, and what stands there now.
+/// The key of a rule under its provider, and the set that is there now.
 fn provider_side(
     snapshot: &Snapshot,
     own: &Tenant,

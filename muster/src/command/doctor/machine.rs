@@ -73,7 +73,7 @@ pub(super) async fn check(program: CheckedProgram, file: Option<&Path>, patience
 fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirements, settings::Mistakes> {
     Ok(match program {
         CheckedProgram::ControlPlane => {
-            let config: control_plane::process::ProcessConfig = settings::check(file)?;
+            let config: control_plane::settings::ProcessConfig = settings::check(file)?;
             Requirements {
                 listen: vec![("listen", config.listen), ("admin-listen", config.admin_listen)],
                 connections: config.http.connections,

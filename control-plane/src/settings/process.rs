@@ -1,6 +1,7 @@
-//! The settings of the `control-plane` program: this plane's own, its store, its bus and its listeners.
+//! The settings of the `control-plane` program: those of the plane, its store, its bus and its listeners.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::NatsConfig;
@@ -9,28 +10,28 @@ use host::program::Program;
 use host::telemetry::logs::LogConfig;
 use settings::{Config as Read, Secret, Settings, Url};
 
-use crate::config::Config;
+use super::Config;
 use crate::store::etcd::{EtcdConfig, EtcdTls};
 
-/// Everything that the program is told.
+/// The settings of the program.
 pub struct ProcessConfig {
-    /// Where the registry API is served.
+    /// Address on which the registry API is served.
     pub listen: SocketAddr,
-    /// Where liveness, readiness and metrics are served.
+    /// Address on which liveness, readiness and metrics are served.
     pub admin_listen: SocketAddr,
-    /// What proves from afar that an operator asks on the admin port.
+    /// Bearer token of operators who use the admin port from another machine.
     pub admin_token: Option<Secret>,
-    /// How long a drain may take.
+    /// Longest duration of a drain.
     pub grace: Duration,
     /// Limits of the API's listener.
     pub http: ServerLimits,
-    /// Logs.
+    /// Form and filter of the log.
     pub log: LogConfig,
-    /// The store.
+    /// Connection to the store.
     pub etcd: EtcdConfig,
-    /// The bus.
+    /// Connection to the bus.
     pub nats: NatsConfig,
-    /// This plane.
+    /// The plane itself.
     pub plane: Config,
 }
 
@@ -46,13 +47,13 @@ impl Read for ProcessConfig {
             ),
             admin_token: settings.optional(
                 "admin-token",
-                "Lets who sends it as a bearer token use /config, /known and /drain from afar.",
+                "Bearer token for remote access to /config, /known and /drain.",
             ),
             grace: settings.within(
                 "grace",
                 "10s",
                 "0s"..="10m",
-                "How long open requests may take after SIGTERM before they are dropped.",
+                "Time that open requests may take after SIGTERM before they are dropped.",
             ),
             http: ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends."),
             log: LogConfig::read(settings),
@@ -83,33 +84,37 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     settings.alias("etcd.endpoints", "etcd");
     let endpoints: Vec<Url> =
         settings.get("etcd.endpoints", "http://127.0.0.1:2379", "Members of the etcd cluster.");
-    let timeout = |settings: &mut Settings<'_>| {
-        settings.within("etcd.timeout", "5s", "100ms"..="1m", "Deadline of a call to etcd.")
-    };
-    let user: Option<String> = settings.optional("etcd.user", "Name at etcd.");
-    let password: Option<Secret> = settings.optional("etcd.password", "Password at etcd.");
-    let mut pem = |key: &'static str, help: &'static str| {
-        let path: Option<std::path::PathBuf> = settings.optional(key, help);
-        path.and_then(|path| match std::fs::read(&path) {
-            Ok(pem) => Some(pem),
-            Err(error) => {
-                settings.mistake(key, format!("{} cannot be read: {error}", path.display()));
-                None
-            }
-        })
-    };
-    let ca_pem = pem("etcd.ca", "PEM file with the authorities to trust at etcd.");
-    let certificate = pem("etcd.certificate", "PEM file with our certificate for etcd.");
-    let key = pem("etcd.key", "PEM file with the key of our certificate for etcd.");
+    let user: Option<String> = settings.optional("etcd.user", "Name of the user at etcd.");
+    let password: Option<Secret> = settings.optional("etcd.password", "Password of the user at etcd.");
+    let ca_pem = pem(settings, "etcd.ca", "PEM file with the authorities to trust at etcd.");
+    let certificate = pem(settings, "etcd.certificate", "PEM file with our certificate for etcd.");
+    let key = pem(settings, "etcd.key", "PEM file with the key of our certificate for etcd.");
     if certificate.is_some() != key.is_some() {
         settings.mistake("etcd.certificate", "a certificate and its key go together");
     }
     let encrypted = endpoints.iter().any(|url| url.scheme() == "https") || ca_pem.is_some();
     EtcdConfig {
         endpoints: endpoints.iter().map(|url| url.as_str().to_owned()).collect(),
-        request_timeout: timeout(settings),
+        request_timeout: settings.within(
+            "etcd.timeout",
+            "5s",
+            "100ms"..="1m",
+            "Deadline of a call to etcd.",
+        ),
         tls: encrypted.then(|| EtcdTls { ca_pem, identity_pem: certificate.zip(key), server_name: None }),
         user: user.map(|name| (name, password.map_or_else(String::new, |p| p.expose().to_owned()))),
         ..EtcdConfig::default()
+    }
+}
+
+/// The content of a PEM file. A file that cannot be read is a mistake.
+fn pem(settings: &mut Settings<'_>, key: &'static str, help: &'static str) -> Option<Vec<u8>> {
+    let path: PathBuf = settings.optional(key, help)?;
+    match std::fs::read(&path) {
+        Ok(pem) => Some(pem),
+        Err(error) => {
+            settings.mistake(key, format!("{} cannot be read: {error}", path.display()));
+            None
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Routes that find instances.
+//! The operation that makes many finds in one request.
 
 use std::sync::Arc;
 
@@ -8,47 +8,33 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, ServiceKey, null_default};
 
-use super::reply::{self, Answer};
-use super::{Api, Call};
-use crate::failure::{Code, Failure};
+use super::Api;
+use super::call::Call;
+use super::failure::{Code, Failure};
+use super::operation::{Operation, object, of, post};
+use super::reply::{self, Reply};
 use crate::registry::find::FindQuery;
 use crate::registry::{Caller, validate};
 
-pub(super) async fn find(State(api): State<Api>, call: Call) -> Answer {
-    let query = FindQuery {
-        app_id: call.query("appId").into(),
-        service_name: call.query("serviceName").into(),
-        version: call.query("version").into(),
-        environment: call.query("env").into(),
-        tags: call.list("tags"),
-        rev: call.rev().into(),
-        by_alias: true,
-    };
-    reply::instances(&api.registry().find(&call.caller, &query).await?)
+/// Characters of an unknown action that the refusal shows. A hostile value is not echoed whole.
+const SHOWN: usize = 64;
+
+pub(super) fn operation() -> Operation {
+    post(
+        "/instances/action",
+        act,
+        "InstancesAction",
+        "Find the instances of many providers. Each has its own outcome.",
+    )
+    .query(&[("type", "`query`.")])
+    .for_consumer()
+    .takes(of::<BatchBody>())
+    .returns(object! { "services": Section, "instances": Section })
 }
 
-pub(super) async fn list(State(api): State<Api>, call: Call) -> Answer {
-    let tags = checked_tags(&call)?;
-    reply::instances(&api.registry().list_instances(&call.caller, &call.service()?, &tags, call.rev()).await?)
-}
-
-pub(super) async fn one(State(api): State<Api>, call: Call) -> Answer {
-    let (service, id, tags) = (call.service()?, call.instance_id()?, checked_tags(&call)?);
-    let (instance, rev, same) =
-        api.registry().get_instance(&call.caller, &service, id, &tags, call.rev()).await?;
-    let response = if same { reply::not_modified() } else { reply::json(&json!({ "instance": instance }))? };
-    Ok(reply::with_revision(response, &rev))
-}
-
-fn checked_tags(call: &Call) -> Result<Vec<String>, Failure> {
-    let tags = call.list("tags");
-    tags.iter().try_for_each(|tag| validate::tag(tag))?;
-    Ok(tags)
-}
-
-/// What to find: services by key, instances by id.
+/// Finds by the provider's key, and by the instance's id.
 #[derive(Deserialize, JsonSchema)]
-pub(super) struct BatchBody {
+struct BatchBody {
     #[serde(default, deserialize_with = "null_default")]
     services: Vec<ServiceElement>,
     #[serde(default, deserialize_with = "null_default")]
@@ -78,10 +64,10 @@ struct InstanceId {
     instance_id: String,
 }
 
-/// One section of the answer. Every element of the request's section stands in exactly one of the lists.
+/// The outcomes of one list of the request. The index of every element is in exactly one of these lists.
 #[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Section {
+struct Section {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failed: Vec<FailedGroup>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -90,6 +76,7 @@ pub(super) struct Section {
     updated: Vec<Updated>,
 }
 
+/// Elements that failed with the same code. The error is that of the first.
 #[derive(Serialize, JsonSchema)]
 struct FailedGroup {
     indexes: Vec<usize>,
@@ -107,30 +94,24 @@ struct Updated {
 }
 
 impl Section {
-    fn add(&mut self, index: usize, outcome: Result<(String, bool, Vec<Arc<Instance>>), Failure>) {
-        match outcome {
-            Ok((_, true, _)) => self.not_modified.push(index),
-            Ok((rev, false, instances)) => self.updated.push(Updated { index, rev, instances }),
-            Err(failure) => match self.failed.iter_mut().find(|group| group.code == failure.code) {
-                Some(group) => group.indexes.push(index),
-                None => self.failed.push(FailedGroup {
-                    indexes: vec![index],
-                    error: json!({
-                        "errorCode": failure.code.number(),
-                        "errorMessage": failure.code.message(),
-                        "detail": failure.detail,
-                    }),
-                    code: failure.code,
-                }),
-            },
+    fn add_failure(&mut self, index: usize, failure: Failure) {
+        if let Some(group) = self.failed.iter_mut().find(|group| group.code == failure.code) {
+            group.indexes.push(index);
+            return;
         }
+        let error = json!({
+            "errorCode": failure.code.number(),
+            "errorMessage": failure.code.message(),
+            "detail": failure.detail,
+        });
+        self.failed.push(FailedGroup { indexes: vec![index], error, code: failure.code });
     }
 }
 
-pub(super) async fn batch(State(api): State<Api>, call: Call) -> Answer {
+async fn act(State(api): State<Api>, call: Call) -> Reply {
     let action = call.query("type");
     if action != "query" {
-        let shown: String = action.chars().take(64).collect();
+        let shown: String = action.chars().take(SHOWN).collect();
         return Err(Failure::invalid(format!("Invalid action: {shown}")));
     }
     let body: BatchBody = call.json()?;
@@ -139,14 +120,14 @@ pub(super) async fn batch(State(api): State<Api>, call: Call) -> Answer {
     }
     let queries = body.services.into_iter().map(service_query).collect::<Result<Vec<_>, _>>()?;
     let ids = body.instances.into_iter().map(checked_ids).collect::<Result<Vec<_>, _>>()?;
-    let mut answer = serde_json::Map::new();
+    let mut sections = serde_json::Map::new();
     if !queries.is_empty() {
-        answer.insert("services".into(), json!(find_each(&api, &call.caller, queries).await));
+        sections.insert("services".into(), json!(find_each(&api, &call.caller, queries).await));
     }
     if !ids.is_empty() {
-        answer.insert("instances".into(), json!(get_each(&api, &call.caller, ids).await));
+        sections.insert("instances".into(), json!(get_each(&api, &call.caller, ids).await));
     }
-    reply::json(&answer)
+    reply::json(&sections)
 }
 
 fn service_query(element: ServiceElement) -> Result<FindQuery, Failure> {
@@ -171,13 +152,18 @@ fn checked_ids(element: InstanceElement) -> Result<(InstanceId, String), Failure
 
 async fn find_each(api: &Api, caller: &Caller, queries: Vec<FindQuery>) -> Section {
     let mut section = Section::default();
+    // One after the other: each may write a dependency rule of the same consumer, and such writes would only make
+    // each other lose.
     for (index, query) in queries.into_iter().enumerate() {
-        let found = api.registry().find(caller, &query).await.map(|found| {
-            let views = found.services.iter().flat_map(|view| view.instances.values());
-            let instances = views.map(|view| view.instance.clone()).collect();
-            (found.rev, found.not_modified, instances)
-        });
-        section.add(index, found);
+        match api.registry().find(caller, &query).await {
+            Ok(found) if found.not_modified => section.not_modified.push(index),
+            Ok(found) => {
+                let views = found.services.iter().flat_map(|view| view.instances.values());
+                let instances = views.map(|view| view.instance.clone()).collect();
+                section.updated.push(Updated { index, rev: found.rev, instances });
+            }
+            Err(error) => section.add_failure(index, error.into()),
+        }
     }
     section
 }
@@ -186,8 +172,13 @@ async fn get_each(api: &Api, caller: &Caller, ids: Vec<(InstanceId, String)>) ->
     let mut section = Section::default();
     for (index, (ids, rev)) in ids.into_iter().enumerate() {
         let service = caller.service(&ids.service_id);
-        let found = api.registry().get_instance(caller, &service, &ids.instance_id, &[], &rev).await;
-        section.add(index, found.map(|(instance, rev, same)| (rev, same, vec![instance])));
+        match api.registry().get_instance(caller, &service, &ids.instance_id, &[], &rev).await {
+            Ok(found) if found.not_modified => section.not_modified.push(index),
+            Ok(found) => {
+                section.updated.push(Updated { index, rev: found.rev, instances: vec![found.instance] });
+            }
+            Err(error) => section.add_failure(index, error.into()),
+        }
     }
     section
 }

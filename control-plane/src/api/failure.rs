@@ -1,0 +1,235 @@
+//! Failures as clients receive them: the contract's codes, HTTP statuses and texts.
+//!
+//! [`RegistryError`] comes in and is translated in one place. A client receives plain public sentences only. The
+//! store's own text goes to the log once, with the id of the request that the client also receives.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use tracing::{debug, error};
+
+use super::reply;
+use crate::registry::RegistryError;
+use crate::store::StoreError;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $message:literal;)*) => {
+        /// The reason of a refusal. Numbers, statuses and messages are the contract.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            #[cfg(test)]
+            const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Six digits, sent as text.
+            pub(crate) fn number(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// The HTTP status that is sent with the code.
+            pub(crate) fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// The constant text that is sent with the code.
+            pub(crate) fn message(self) -> &'static str {
+                match self { $(Self::$name => $message,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A field, parameter or body does not have the required form.
+    InvalidParams = "400001", 400, "Invalid parameter(s)";
+    /// This node cannot say anything about its health.
+    Unhealthy = "400002", 400, "Server is Unhealthy";
+    /// The id belongs to another service.
+    ServiceConflict = "400010", 400, "Micro-service already exists";
+    /// The service is not registered.
+    ServiceNotFound = "400012", 400, "Micro-service does not exist";
+    /// The service still has instances.
+    HasInstances = "400013", 400, "Micro-service has deployed instance(s)";
+    /// The service does not declare the schema's id.
+    UndefinedSchema = "400014", 400, "Undefined schema id";
+    /// The schema must not be changed.
+    SchemaLocked = "400015", 400, "Not allowed to modify schema";
+    /// The service has no such schema.
+    SchemaNotFound = "400016", 400, "Schema does not exist";
+    /// The instance is not registered; clients then register again.
+    InstanceNotFound = "400017", 400, "Instance does not exist";
+    /// The service has no such tag.
+    TagNotFound = "400018", 400, "Tag does not exist";
+    /// The rules of a service have one type.
+    MixedRules = "400020", 400, "Can not have both 'BLACK' and 'WHITE'";
+    /// The type of a rule cannot change.
+    RuleTypeFixed = "400021", 400, "Not allowed to modify the type of the rule";
+    /// The service has no such rule.
+    RuleNotFound = "400022", 400, "Rule does not exist";
+    /// Other services depend on the service.
+    HasConsumers = "400023", 400, "Consumer(s) depends on this micro-service";
+    /// The name is registered, but no version of it matches.
+    VersionNotFound = "400026", 400, "Micro-service version does not exist";
+    /// The tenant or service has as many as its quota allows.
+    NotEnoughQuota = "400100", 400, "Not enough quota";
+    /// The caller may not do this.
+    Forbidden = "403001", 403, "Forbidden";
+    /// A mistake in this program or in its store.
+    Internal = "500003", 500, "Internal server error";
+    /// The store did not answer. A write may or may not have happened.
+    Unavailable = "500011", 500, "Registry service is unavailable";
+    /// This replica cannot answer now. Another one, or this one in a moment, can.
+    NotReady = "500011", 503, "Registry service is unavailable";
+}
+
+/// A refusal: the code, and the sentence about this case.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", code.message())]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    /// A public sentence for people. Clients do not parse it.
+    pub(crate) detail: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+
+    /// A parameter or body that does not have the required form.
+    pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidParams, detail)
+    }
+
+    /// A mistake of this program. `cause` goes to the log; the client receives only the id of its request.
+    pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
+        error!(request.id = host::http::request_id(), %cause, "a request failed because of an internal error");
+        Self::new(Code::Internal, "")
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        use RegistryError as E;
+        // The match has no wildcard, so that whoever adds an error decides on its code here.
+        let code = match &error {
+            E::Invalid(_) => Code::InvalidParams,
+            E::ServiceNotFound(_) => Code::ServiceNotFound,
+            E::VersionNotFound(_) => Code::VersionNotFound,
+            E::InstanceNotFound => Code::InstanceNotFound,
+            E::SchemaNotFound => Code::SchemaNotFound,
+            E::TagNotFound => Code::TagNotFound,
+            E::RuleNotFound => Code::RuleNotFound,
+            E::ServiceConflict => Code::ServiceConflict,
+            E::HasConsumers => Code::HasConsumers,
+            E::HasInstances => Code::HasInstances,
+            E::MixedRules => Code::MixedRules,
+            E::RuleTypeFixed => Code::RuleTypeFixed,
+            E::QuotaExceeded { .. } => Code::NotEnoughQuota,
+            E::Contended | E::ReleaseTimedOut => Code::Unavailable,
+            E::Stopping | E::ReadView(_) => Code::NotReady,
+            E::ReadSchema(source)
+            | E::ReadInstance(source)
+            | E::GrantLease(source)
+            | E::RenewLease(source)
+            | E::Commit(source) => code_of_store(source),
+        };
+        log(code, &error);
+        match error {
+            E::Invalid(detail) | E::ServiceNotFound(detail) | E::VersionNotFound(detail) => {
+                Self { code, detail }
+            }
+            // The messages are public sentences by the rule of `registry::error`; sources are not part of them.
+            other => Self { code, detail: other.to_string().into() },
+        }
+    }
+}
+
+fn code_of_store(error: &StoreError) -> Code {
+    match error {
+        // A lease that ended while a request was handled says nothing about the instance that the client means:
+        // a claim that it is absent would make the client register again. Trying again is right.
+        StoreError::Unavailable(_) | StoreError::Compacted(_) | StoreError::LeaseNotFound => {
+            Code::Unavailable
+        }
+        StoreError::Refused(_) => Code::Internal,
+    }
+}
+
+/// Writes an error with its sources to the log, unless it is the client's mistake.
+fn log(code: Code, error: &RegistryError) {
+    match code {
+        Code::Internal => {
+            let cause = error.with_sources();
+            error!(request.id = host::http::request_id(), cause, "a request failed because the store refused it");
+        }
+        // During an outage every request fails, and the alarm and the store's room report the outage already. A line
+        // for each request is for those who look for one.
+        Code::Unavailable | Code::NotReady => {
+            let cause = error.with_sources();
+            debug!(request.id = host::http::request_id(), cause, "a request could not be answered");
+        }
+        _ => {}
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        // With the id of the request an operator finds the cause in the log. It is of no use to a client that made
+        // the mistake itself.
+        let detail = match self.code.status() {
+            500.. => host::http::with_request_id(&self.detail),
+            _ => self.detail.into_owned(),
+        };
+        let mut body = json!({ "errorCode": self.code.number(), "errorMessage": self.code.message() });
+        if !detail.is_empty() {
+            body["detail"] = detail.into();
+        }
+        let mut response = reply::raw_json(body.to_string());
+        *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
+        if self.code == Code::NotReady {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_the_first_digits_except_for_not_ready() {
+        for code in Code::ALL {
+            let thousands: u16 = code.number()[..3].parse().expect("digits");
+            let expected = if *code == Code::NotReady { 503 } else { thousands };
+            assert_eq!(code.status(), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn no_text_of_the_store_reaches_a_client() {
+        let secret = "10.0.0.1:2379: /cse-sr/inst/files";
+        for (source, code) in [
+            (StoreError::Unavailable(secret.into()), Code::Unavailable),
+            (StoreError::Refused(secret.into()), Code::Internal),
+            (StoreError::Compacted(shared::model::Revision::default()), Code::Unavailable),
+            (StoreError::LeaseNotFound, Code::Unavailable),
+        ] {
+            for wrap in [
+                RegistryError::ReadSchema,
+                RegistryError::ReadInstance,
+                RegistryError::GrantLease,
+                RegistryError::RenewLease,
+                RegistryError::Commit,
+            ] {
+                let failure = Failure::from(wrap(source.clone()));
+                assert_eq!(failure.code, code, "{failure}");
+                assert!(!failure.detail.contains("10.0.0.1") && !failure.detail.is_empty(), "{failure}");
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The settings of the control plane, and of the `control-plane` program around it.
+
+use std::time::Duration;
+
+use settings::{Config as Read, Settings, Size};
+use shared::model::DataCenter;
+
+use crate::api::BodyLimits;
+use crate::registry::RegistryConfig;
+use crate::view::Protection;
+
+#[cfg(feature = "etcd")]
+mod process;
+
+#[cfg(feature = "etcd")]
+pub use process::ProcessConfig;
+
+/// The settings of a control plane, without its store, its bus and its listeners.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this replica, for people.
+    pub name: String,
+    /// Address under which clients reach the registry, as `host:port`. If it is empty, the listening address.
+    pub advertise: String,
+    /// Limits of the registry.
+    pub registry: RegistryConfig,
+    /// Limits of bodies.
+    pub bodies: BodyLimits,
+    /// Number of changes that are kept for replays.
+    pub history: usize,
+    /// The time after which a dead publisher is replaced.
+    pub publisher_ttl: Duration,
+    /// Pause between two looks for dependencies that Service-Center nodes left in the queue.
+    pub queue_pause: Duration,
+    /// The services that mass-expiry protection covers, and the share of instances that it keeps.
+    pub protection: Protection,
+    /// The longest time for which an expired instance is held.
+    pub protection_hold: Duration,
+}
+
+impl Read for Config {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        Self {
+            name: settings
+                .optional(
+                    "name",
+                    "Name of this replica in logs and in the publisher's seat. Default: host and process id.",
+                )
+                .unwrap_or_else(own_name),
+            advertise: settings
+                .optional(
+                    "advertise",
+                    "host:port under which clients reach the registry; behind gateways that of the load balancer. \
+                     Default: the listening address.",
+                )
+                .unwrap_or_default(),
+            registry: registry(settings),
+            bodies: BodyLimits::with_other(
+                settings
+                    .within::<Size>("http.body-bytes", "2MiB", "64KiB"..="64MiB", "Largest body of a request.")
+                    .0,
+            ),
+            history: settings.within(
+                "registry.history",
+                "100000",
+                "100"..="10000000",
+                "Number of changes kept in memory. With them gateways catch up without the full state.",
+            ),
+            queue_pause: settings.within(
+                "registry.queue-pause",
+                "30s",
+                "100ms"..="1h",
+                "Pause between two looks for dependencies that Service-Center nodes queued and left behind.",
+            ),
+            protection: Protection {
+                from_size: settings.get(
+                    "protection.from-size",
+                    "4",
+                    "Smallest number of instances of a service that is protected against mass expiry; 0 protects none.",
+                ),
+                keep_percent: settings.within(
+                    "protection.keep-percent",
+                    "50",
+                    "1"..="100",
+                    "Percentage of its instances that a protected service keeps, however many expire.",
+                ),
+            },
+            protection_hold: settings.within(
+                "protection.hold",
+                "5m",
+                "1s"..="1h",
+                "Longest time for which an expired instance is held.",
+            ),
+            publisher_ttl: settings.within(
+                "publisher.ttl",
+                "3s",
+                "1s"..="1m",
+                "Time after which a dead publisher is replaced.",
+            ),
+        }
+    }
+}
+
+fn registry(settings: &mut Settings<'_>) -> RegistryConfig {
+    RegistryConfig {
+        service_quota: quota(settings, "quota.services", "50000", "Services that a tenant may register."),
+        instance_quota: quota(settings, "quota.instances", "150000", "Instances that a tenant may register."),
+        schema_quota: settings.live(|settings| {
+            let help = "Schemas, and tags, and rules, that a service may have.";
+            settings.within("quota.schemas", "100", "1"..="10000", help)
+        }),
+        wanted_quota: settings.live(|settings| {
+            let help = "Unregistered names for which a consumer may wait.";
+            settings.within("quota.wanted", "1000", "0"..="100000", help)
+        }),
+        instance_ttl: settings
+            .within::<u32>(
+                "registry.instance-ttl",
+                "0",
+                "0"..="604800",
+                "Seconds that every instance lives without a heartbeat; 0: as its health check says.",
+            )
+            .into(),
+        min_interval: settings
+            .within::<u16>(
+                "registry.instance-min-interval",
+                "0",
+                "0"..="3600",
+                "Shortest heartbeat interval of an instance in seconds; a shorter one is raised.",
+            )
+            .into(),
+        min_times: settings
+            .within::<u16>(
+                "registry.instance-min-times",
+                "0",
+                "0"..="1000",
+                "Smallest number of heartbeats that an instance may miss; a smaller one is raised.",
+            )
+            .into(),
+        data_center: data_center(settings),
+        shared_services: shared_services(settings),
+        own_environment: settings.get(
+            "registry.environment",
+            "production",
+            "Environment of the registry's own service, SERVICECENTER, and of shared services.",
+        ),
+    }
+}
+
+fn quota(
+    settings: &mut Settings<'_>,
+    key: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> usize {
+    settings.live(|settings| settings.within(key, default, "1"..="10000000", help))
+}
+
+fn shared_services(settings: &mut Settings<'_>) -> Vec<String> {
+    let list: String = settings
+        .optional(
+            "registry.shared-services",
+            "Comma list of services of default/default, application default, that every tenant finds.",
+        )
+        .unwrap_or_default();
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect()
+}
+
+/// The place where this node runs. It has all three parts or none.
+fn data_center(settings: &mut Settings<'_>) -> Option<DataCenter> {
+    let name: Option<String> = settings.optional("data-center.name", "Data centre of this node.");
+    let region: Option<String> =
+        settings.optional("data-center.region", "Region of this node's data centre.");
+    let zone: Option<String> = settings
+        .optional("data-center.zone", "Zone of this node; clients prefer registries of their own zone.");
+    match (name, region, zone) {
+        (None, None, None) => None,
+        (Some(name), Some(region), Some(available_zone)) => Some(DataCenter { name, region, available_zone }),
+        _ => {
+            settings.mistake("data-center.name", "name, region and zone of a data centre go together");
+            None
+        }
+    }
+}
+
+/// Host name and process id: two replicas on one machine must not have the same name.
+fn own_name() -> String {
+    format!("{}-{}", host_name(), std::process::id())
+}
+
+/// The machine's name, or `localhost` if it has none.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".into() } else { name.into() }
+}
