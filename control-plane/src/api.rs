@@ -46,8 +46,7 @@ const REGISTRY: Group =
     Group { base: "/v4/{project}/registry", tag: "Registry", suffix: "", deprecated: false };
 const GOVERN: Group = Group { base: "/v4/{project}/govern", tag: "Govern", suffix: "", deprecated: false };
 const ADMIN: Group = Group { base: "/v4/{project}/admin", tag: "Admin", suffix: "", deprecated: false };
-const REGISTRY_V3: Group =
-    Group { base: "/registry/v3", tag: "Version 3", suffix: "V3", deprecated: true };
+const REGISTRY_V3: Group = Group { base: "/registry/v3", tag: "Version 3", suffix: "V3", deprecated: true };
 const GOVERN_V3: Group =
     Group { base: "/registry/v3/govern", tag: "Version 3", suffix: "V3", deprecated: true };
 const ROOT: Group = Group { base: "", tag: "About", suffix: "Root", deprecated: false };

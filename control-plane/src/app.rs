@@ -72,7 +72,9 @@ impl DrainHandle {
         tokio::select! { () = self.unregistered.cancelled() => {}, () = self.stop.cancelled() => {} }
         let handover = tokio::time::timeout(HANDOVER, self.hand_over());
         if let Some(Err(_)) = self.stop.run_until_cancelled(handover).await {
-            warn!("not every change could be published in time; gateways get the rest from the next publisher");
+            warn!(
+                "not every change could be published in time; gateways get the rest from the next publisher"
+            );
         }
         self.stop.cancel();
     }
@@ -149,8 +151,7 @@ impl App {
 
         // This one ends with the beginning of the drain: clients should forget this node as early as possible.
         let endpoint = format!("rest://{address}/");
-        let own =
-            own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
+        let own = own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
         let unregistered = CancellationToken::new();
         tasks.spawn(and_then_cancel(own, &unregistered));
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));

@@ -221,7 +221,10 @@ impl Registry {
         } else if self.confirmed().await.is_err() {
             // The reply's revision is no help here: it may belong to a key outside the root, which this view does
             // not follow.
-            debug!(revision = reply.revision, "a transaction lost; its retry may run on a view that is too old");
+            debug!(
+                revision = reply.revision,
+                "a transaction lost; its retry may run on a view that is too old"
+            );
         }
         Ok(reply)
     }
@@ -241,10 +244,7 @@ impl Registry {
 
     /// Repeats `step` on ever newer views until it neither loses a compare-and-swap nor fails.
     /// A step returns `None` when it lost; the view has then reached the revision it lost to.
-    async fn until_won<T, F>(
-        &self,
-        mut step: impl FnMut(Arc<Snapshot>) -> F,
-    ) -> Result<T, RegistryError>
+    async fn until_won<T, F>(&self, mut step: impl FnMut(Arc<Snapshot>) -> F) -> Result<T, RegistryError>
     where
         F: Future<Output = Result<Option<T>, RegistryError>>,
     {

@@ -147,12 +147,7 @@ fn registry(settings: &mut Settings<'_>) -> RegistryConfig {
     }
 }
 
-fn quota(
-    settings: &mut Settings<'_>,
-    key: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> usize {
+fn quota(settings: &mut Settings<'_>, key: &'static str, default: &'static str, help: &'static str) -> usize {
     settings.live(|settings| settings.within(key, default, "1"..="10000000", help))
 }
 

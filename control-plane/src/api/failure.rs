@@ -164,7 +164,10 @@ fn log(code: Code, error: &RegistryError) {
     match code {
         Code::Internal => {
             let cause = error.with_sources();
-            error!(request.id = host::http::request_id(), cause, "a request failed because the store refused it");
+            error!(
+                request.id = host::http::request_id(),
+                cause, "a request failed because the store refused it"
+            );
         }
         // During an outage every request fails, and the alarm and the store's room report the outage already. A line
         // for each request is for those who look for one.

@@ -42,17 +42,12 @@ pub(super) fn operations() -> Vec<Operation> {
             .with_revision()
             .returns(object! { "instances": Vec<Instance> })
             .fails_with(&[ServiceNotFound]),
-        get(
-            "/microservices/{serviceId}/instances/{instanceId}",
-            get_one,
-            "GetInstance",
-            "Get an instance.",
-        )
-        .query(&[TAGS, NO_CACHE])
-        .for_consumer()
-        .with_revision()
-        .returns(object! { "instance": Instance })
-        .fails_with(&[ServiceNotFound, InstanceNotFound]),
+        get("/microservices/{serviceId}/instances/{instanceId}", get_one, "GetInstance", "Get an instance.")
+            .query(&[TAGS, NO_CACHE])
+            .for_consumer()
+            .with_revision()
+            .returns(object! { "instance": Instance })
+            .fails_with(&[ServiceNotFound, InstanceNotFound]),
     ]
 }
 

@@ -94,7 +94,8 @@ impl Document {
         responses.insert("200".into(), success);
         if operation.revision {
             let headers = json!({ REVISION.0: header(REVISION.1) });
-            let unchanged = json!({ "description": "Nothing changed since `rev`; no body.", "headers": headers });
+            let unchanged =
+                json!({ "description": "Nothing changed since `rev`; no body.", "headers": headers });
             responses.insert("304".into(), unchanged);
         }
         for (status, codes) in failures(operation) {
@@ -174,7 +175,8 @@ fn parameters(path: &str, operation: &Operation) -> Vec<Value> {
     }
     parameters.extend(operation.query.iter().map(|query| parameter("query", query)));
     if operation.revision {
-        let rev = ("rev", "Revision of the reply that the caller has; if it is still the same the status is 304.");
+        let rev =
+            ("rev", "Revision of the reply that the caller has; if it is still the same the status is 304.");
         parameters.push(parameter("query", &rev));
     }
     if !operation.tenantless {

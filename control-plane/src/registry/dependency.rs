@@ -186,7 +186,9 @@ impl Registry {
                     return Ok(Some(()));
                 }
                 let Some(txn) = change(&snapshot, consumer, &current, &step) else {
-                    return Err(RegistryError::invalid("a tenant of the dependency is not {domain}/{project}"));
+                    return Err(RegistryError::invalid(
+                        "a tenant of the dependency is not {domain}/{project}",
+                    ));
                 };
                 let reply = self.commit(txn).await?;
                 if reply.succeeded {
@@ -215,7 +217,8 @@ impl Registry {
         let highest = snapshot.versions(&provider.tenant, &name).first();
         let highest = highest.map_or(Version::default(), |entry| entry.version);
         let version = Version::parse(&service.version).unwrap_or_default();
-        let mut sets: Vec<&RuleSet> = tenant.provider_rules_all.get(&service.environment).into_iter().collect();
+        let mut sets: Vec<&RuleSet> =
+            tenant.provider_rules_all.get(&service.environment).into_iter().collect();
         for (rule, set) in tenant.provider_rules.get(&name).into_iter().flat_map(|rules| rules.iter()) {
             // Another writer's rule that cannot be read counts for every version, so no consumer is missed.
             let rule = VersionRule::parse(rule).unwrap_or(VersionRule::ALL);
@@ -321,11 +324,7 @@ impl Registry {
 }
 
 /// Checks a declaration and fills in the tenants and applications that it leaves out.
-fn complete(
-    declaration: Declaration,
-    tenant: &Tenant,
-    mode: Mode,
-) -> Result<Declaration, RegistryError> {
+fn complete(declaration: Declaration, tenant: &Tenant, mode: Mode) -> Result<Declaration, RegistryError> {
     let Declaration { mut consumer, mut providers } = declaration;
     validate::dependency_consumer(&consumer)?;
     if mode == Mode::Add && providers.is_empty() {

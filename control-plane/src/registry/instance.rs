@@ -332,11 +332,7 @@ fn matching(
     found
 }
 
-fn living(
-    snapshot: &Snapshot,
-    service: &ServiceRef,
-    id: &str,
-) -> Result<Arc<InstanceView>, RegistryError> {
+fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<InstanceView>, RegistryError> {
     let view = snapshot.service(service).and_then(|(view, _)| view.instance(id));
     view.cloned().ok_or(RegistryError::InstanceNotFound)
 }

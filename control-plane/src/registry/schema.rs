@@ -39,7 +39,8 @@ pub(crate) struct Schema {
 }
 
 /// The makers of the three keys that a schema may have.
-const KEYS_OF_A_SCHEMA: [fn(ServiceRef, String) -> Key; 3] = [Key::Schema, Key::SchemaSummary, Key::SchemaRef];
+const KEYS_OF_A_SCHEMA: [fn(ServiceRef, String) -> Key; 3] =
+    [Key::Schema, Key::SchemaSummary, Key::SchemaRef];
 
 impl Registry {
     /// One schema with its content and summary.
@@ -98,11 +99,7 @@ impl Registry {
     }
 
     /// Stores one schema, and declares its id if it is new.
-    pub(crate) async fn put_schema(
-        &self,
-        service: &ServiceRef,
-        schema: Schema,
-    ) -> Result<(), RegistryError> {
+    pub(crate) async fn put_schema(&self, service: &ServiceRef, schema: Schema) -> Result<(), RegistryError> {
         validate::schema(&schema, false)?;
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;

@@ -2,7 +2,7 @@
 
 use prost::DecodeError;
 
-use crate::failure::Failure;
+use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::view::ViewError;
 
@@ -25,7 +25,7 @@ pub enum AnswerError {
     Unconfirmed,
     /// The view did not reach the store's revision.
     #[error("the view cannot be confirmed: {0}")]
-    Confirming(#[from] Failure),
+    Confirming(#[from] RegistryError),
     /// The store did not report its revision.
     #[error("the store's revision cannot be read: {0}")]
     Store(#[from] StoreError),

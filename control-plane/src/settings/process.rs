@@ -45,10 +45,8 @@ impl Read for ProcessConfig {
                 "127.0.0.1:30111",
                 "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
             ),
-            admin_token: settings.optional(
-                "admin-token",
-                "Bearer token for remote access to /config, /known and /drain.",
-            ),
+            admin_token: settings
+                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
             grace: settings.within(
                 "grace",
                 "10s",
@@ -95,12 +93,7 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     let encrypted = endpoints.iter().any(|url| url.scheme() == "https") || ca_pem.is_some();
     EtcdConfig {
         endpoints: endpoints.iter().map(|url| url.as_str().to_owned()).collect(),
-        request_timeout: settings.within(
-            "etcd.timeout",
-            "5s",
-            "100ms"..="1m",
-            "Deadline of a call to etcd.",
-        ),
+        request_timeout: settings.within("etcd.timeout", "5s", "100ms"..="1m", "Deadline of a call to etcd."),
         tls: encrypted.then(|| EtcdTls { ca_pem, identity_pem: certificate.zip(key), server_name: None }),
         user: user.map(|name| (name, password.map_or_else(String::new, |p| p.expose().to_owned()))),
         ..EtcdConfig::default()
