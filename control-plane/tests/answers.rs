@@ -1,4 +1,4 @@
-//! Answers that are made once and sent often: the same for everyone, plain or compressed, and new after a change.
+//! Replies that are made once and sent often: the same for every client, plain or compressed, and new after a change.
 
 mod probe;
 
@@ -14,7 +14,7 @@ fn unpacked(body: &[u8]) -> Value {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_says_the_same_and_follows_every_change() {
+async fn a_compressed_reply_equals_the_plain_one_after_every_change() {
     let probe = Probe::start().await;
     let mut services = Vec::new();
     for version in ["1.0.0", "2.0.0"] {
@@ -24,7 +24,7 @@ async fn a_compressed_answer_says_the_same_and_follows_every_change() {
         }
         services.push(id);
     }
-    // One version: made once; both: joined.
+    // The reply for one version is kept by the view; that for both is joined from two.
     for (rule, count) in [("2.0.0", 20), ("0%2B", 40)] {
         let path = format!("/v4/default/registry/instances?appId=shop&serviceName=order&version={rule}");
         let gzip = [("Accept-Encoding", "gzip")];

@@ -1,5 +1,5 @@
-//! What clients send and what the store holds may be anything: it is understood or refused, and reading goes on.
-//! Inputs: see the crate `fuzz`.
+//! Arbitrary requests and stored values: each is understood or refused, and the view goes on.
+//! The inputs come from the crate `fuzz`.
 
 mod probe;
 
@@ -38,7 +38,7 @@ fn events(text: &str) -> Vec<KvEvent> {
     let mut events = Vec::new();
     while let Some(key) = lines.next() {
         let rev = events.len() as u64 + 1;
-        // The watch is of the root alone.
+        // The view watches the root only, so no other key can reach it.
         let key = if key.starts_with(ROOT) { key.to_owned() } else { format!("{ROOT}{key}") };
         events.push(match lines.next().unwrap_or_default() {
             "" => KvEvent::Delete { key, rev },
@@ -54,14 +54,14 @@ fn events(text: &str) -> Vec<KvEvent> {
 #[test]
 fn stored_values() {
     let corpus = Corpus::of("stored");
-    let apply = |bytes: &[u8]| {
+    corpus.smoke(2000, |bytes| {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let events = events(&text);
         let last = events.len() as u64;
         for event in &events {
             _ = Key::parse(event.key());
             if let KvEvent::Put(kv) = event {
-                // What is understood is written back as it was, with what is not ours.
+                // A record that is understood is written back unchanged, with the members of other writers.
                 if let Ok(record) = Record::<Instance>::parse(&kv.value) {
                     let written = render(&record.value, Some(&record.unknown));
                     let again = Record::<Instance>::parse(&written).expect("our own");
@@ -74,8 +74,7 @@ fn stored_values() {
         writer.apply(events);
         assert_eq!(writer.revision(), last, "nothing stops the view");
         _ = view.now().is_ok();
-    };
-    corpus.smoke(2000, apply);
+    });
 }
 
 #[test]
@@ -84,7 +83,7 @@ fn bodies() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let probe = runtime.block_on(Probe::start());
-    let ask = |bytes: &[u8]| {
+    corpus.smoke(500, |bytes| {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let (head, body) = text.split_once('\n').unwrap_or((&text, ""));
         let Some((method, path)) = head.split_once(' ') else { return };
@@ -93,12 +92,11 @@ fn bodies() {
         }
         let answer = runtime.block_on(probe.send(method, path, &[], body.to_owned()));
         assert!(answer.status < 500, "{text}\n{} {}", answer.status, String::from_utf8_lossy(&answer.body));
-        // Of an address that ends in an empty query Service-Center says so in plain words, and so do we.
+        // A target that breaks the guard's rules is refused in plain text, as by Service-Center.
         if answer.status == 400 && !answer.body.starts_with(b"Invalid Request URI") {
             let error: Value = serde_json::from_slice(&answer.body).expect("an error is JSON");
             assert!(error["errorCode"].is_string(), "{text}\n{error}");
         }
-    };
-    corpus.smoke(500, ask);
+    });
     runtime.block_on(probe.stop());
 }

@@ -1,4 +1,4 @@
-//! The OpenAPI document: whole, and true of the routes.
+//! The OpenAPI document: complete, and in agreement with the routes.
 
 mod probe;
 
@@ -23,7 +23,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
 async fn every_documented_operation_is_answered_as_documented() {
     let probe = Probe::start().await;
     let document = document(&probe).await;
-    assert!(operations(&document).count() > 80, "v4, v3 and what stands at the root");
+    assert!(operations(&document).count() > 80, "v4, v3 and the root");
     for (path, method, operation) in operations(&document) {
         let filled: String = path
             .split('/')
@@ -37,8 +37,8 @@ async fn every_documented_operation_is_answered_as_documented() {
         if answer.status >= 400 {
             let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
             let codes = &response["content"]["application/json"]["schema"]["properties"]["errorCode"]["enum"];
-            let known = codes.as_array().expect("codes").contains(&body["errorCode"]);
-            assert!(known, "{method} {path}: {body} is not among {codes}");
+            let documented = codes.as_array().expect("codes").contains(&body["errorCode"]);
+            assert!(documented, "{method} {path}: {body} is not among {codes}");
         }
     }
 }
@@ -62,8 +62,10 @@ async fn a_method_that_is_not_documented_is_not_routed() {
 }
 
 fn takes(template: &str, path: &str) -> bool {
-    let (a, b): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
-    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b || a.starts_with('{'))
+    let template: Vec<&str> = template.split('/').collect();
+    let path: Vec<&str> = path.split('/').collect();
+    template.len() == path.len()
+        && template.iter().zip(&path).all(|(expected, sent)| expected == sent || expected.starts_with('{'))
 }
 
 #[tokio::test]
@@ -74,29 +76,33 @@ async fn the_document_has_the_structure_of_openapi_3_1() {
     assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
     let mut ids = BTreeSet::new();
     for (path, method, operation) in operations(&document) {
-        let place = format!("{method} {path}");
-        assert!(path.starts_with('/') && ["get", "put", "post", "delete"].contains(&method), "{place}");
-        assert!(ids.insert(operation["operationId"].as_str().expect("an id")), "{place}: its id is taken");
-        assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{place}");
+        let label = format!("{method} {path}");
+        assert!(path.starts_with('/') && ["get", "put", "post", "delete"].contains(&method), "{label}");
+        assert!(
+            ids.insert(operation["operationId"].as_str().expect("an id")),
+            "{label}: its id is not unique"
+        );
+        assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{label}");
         let parameters = operation["parameters"].as_array().expect("parameters");
         let mut names = BTreeSet::new();
         for parameter in parameters {
-            let (name, place_of) = (&parameter["name"], parameter["in"].as_str().expect("a place"));
-            assert!(names.insert((place_of, name.as_str())), "{place}: {name} stands twice");
-            assert!(["path", "query", "header"].contains(&place_of) && parameter["schema"].is_object());
-            assert_eq!(parameter["required"] == true, place_of == "path", "{place}: {name}");
-            assert!(parameter["description"].as_str().is_some_and(|text| !text.is_empty()), "{place}");
+            let name = &parameter["name"];
+            let location = parameter["in"].as_str().expect("a location");
+            assert!(names.insert((location, name.as_str())), "{label}: {name} is declared twice");
+            assert!(["path", "query", "header"].contains(&location) && parameter["schema"].is_object());
+            assert_eq!(parameter["required"] == true, location == "path", "{label}: {name}");
+            assert!(parameter["description"].as_str().is_some_and(|text| !text.is_empty()), "{label}");
         }
         let segments: BTreeSet<_> =
             path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
         let in_path: BTreeSet<_> =
-            names.iter().filter(|(place, _)| *place == "path").filter_map(|(_, name)| *name).collect();
-        assert_eq!(segments, in_path, "{place}");
+            names.iter().filter(|(location, _)| *location == "path").filter_map(|(_, name)| *name).collect();
+        assert_eq!(segments, in_path, "{label}");
         for (status, response) in operation["responses"].as_object().expect("responses") {
-            assert!(status.parse::<u16>().is_ok_and(|status| (200..600).contains(&status)), "{place}");
-            assert!(response["description"].is_string(), "{place}");
+            assert!(status.parse::<u16>().is_ok_and(|status| (200..600).contains(&status)), "{label}");
+            assert!(response["description"].is_string(), "{label}");
         }
-        assert!(operation["responses"]["200"].is_object(), "{place}");
+        assert!(operation["responses"]["200"].is_object(), "{label}");
     }
     let mut references = Vec::new();
     collect_references(&document, &mut references);

@@ -1,28 +1,25 @@
-//! What an operator sets: quotas, lease times, shared services.
+//! Settings of operators: quotas, lease times, shared services.
 
 mod probe;
 
-use probe::Probe;
+use probe::{Answer, Probe};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn quotas_hold_under_concurrency_and_do_not_hinder_what_exists() {
+async fn quotas_hold_under_concurrency_and_spare_existing_things() {
     let probe = Probe::start_with(&[("MUSTER_QUOTA_SERVICES", "6"), ("MUSTER_QUOTA_INSTANCES", "4")]).await;
-    // One service and one instance of the tenant are the registry's own.
-    let register = |n: usize| {
-        let body = json!({"service": {"serviceName": format!("s{n}")}});
-        let probe = &probe;
-        async move { probe.post("/microservices", &body).await.status }
-    };
-    let answers = futures_util::future::join_all((0..20).map(register)).await;
-    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 5);
+    // The tenant also has the registry's own service and instance.
+    let bodies: Vec<Value> = (0..20).map(|n| json!({"service": {"serviceName": format!("s{n}")}})).collect();
+    let requests = bodies.iter().map(async |body| probe.post("/microservices", body).await.status);
+    let statuses = futures_util::future::join_all(requests).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 5);
     let refused = probe.post("/microservices", &json!({"service": {"serviceName": "more"}})).await;
     assert!(refused.refused("400100")["detail"].as_str().is_some_and(|d| d.contains("max num is 6")));
-    let known = probe.get("/microservices").await.ok()["services"].as_array().expect("a list").clone();
-    let known = known.iter().find(|s| s["serviceName"] != "SERVICECENTER").expect("one of ours").clone();
-    let name = known["serviceName"].as_str().expect("a name");
+    let listed = probe.get("/microservices").await.ok()["services"].as_array().expect("a list").clone();
+    let existing = listed.iter().find(|s| s["serviceName"] != "SERVICECENTER").expect("one of ours");
+    let name = existing["serviceName"].as_str().expect("a name");
     probe.service(json!({ "serviceName": name })).await;
-    let id = known["serviceId"].as_str().expect("an id");
+    let id = existing["serviceId"].as_str().expect("an id");
     for n in 0..3 {
         probe.instance(id, json!({"hostName": "n", "instanceId": format!("i{n}")})).await;
     }
@@ -33,31 +30,30 @@ async fn quotas_hold_under_concurrency_and_do_not_hinder_what_exists() {
     probe.instance(id, json!({"hostName": "n"})).await;
 }
 
+/// Sends a request from a consumer of another domain.
+async fn elsewhere(probe: &Probe, method: &str, path: &str, consumer: &str, body: String) -> Answer {
+    let headers = [("X-Domain-Name", "tenant-b"), ("X-ConsumerId", consumer)];
+    probe.send(method, &format!("/v4/default/registry{path}"), &headers, body).await
+}
+
 #[tokio::test]
-async fn a_shared_service_is_found_from_every_domain_and_its_changes_are_told() {
+async fn a_shared_service_is_found_and_watched_from_every_domain() {
     let probe = Probe::start_with(&[("MUSTER_REGISTRY_SHARED_SERVICES", "config-center, other")]).await;
     let shared = json!({"serviceName": "config-center", "environment": "production", "version": "1.0.0"});
     let provider = probe.service(shared).await;
     probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
-    let elsewhere = |method: &'static str, path: &'static str, consumer: String, body: String| {
-        let probe = &probe;
-        async move {
-            let headers = [("X-Domain-Name", "tenant-b"), ("X-ConsumerId", consumer.as_str())];
-            probe.send(method, &format!("/v4/default/registry{path}"), &headers, body).await
-        }
-    };
     let body = json!({"service": {"serviceName": "cart", "appId": "shop", "version": "1.0.0"}}).to_string();
-    let consumer = elsewhere("POST", "/microservices", String::new(), body).await.ok()["serviceId"].clone();
+    let consumer = elsewhere(&probe, "POST", "/microservices", "", body).await.ok()["serviceId"].clone();
     let consumer = consumer.as_str().expect("an id").to_owned();
     let find = "/instances?appId=default&serviceName=config-center&version=0%2B&env=";
-    let found = elsewhere("GET", find, consumer.clone(), String::new()).await;
+    let found = elsewhere(&probe, "GET", find, &consumer, String::new()).await;
     let rev = found.revision();
     assert_eq!(
         found.ok()["instances"][0]["instanceId"],
         "i",
-        "another application and environment, all the same"
+        "the consumer's application and environment do not matter"
     );
-    // Who is to hear of it: the consumer of the other domain, from now on.
+    // From now on the watch of a consumer in the other domain delivers its changes.
     let interested = probe.providers_in("tenant-b", &consumer);
     assert_eq!(interested, std::slice::from_ref(&provider));
     probe
@@ -65,12 +61,12 @@ async fn a_shared_service_is_found_from_every_domain_and_its_changes_are_told() 
         .await
         .empty();
     let again = "/instances?appId=default&serviceName=config-center&version=0%2B&env=";
-    let found = elsewhere("GET", again, consumer, String::new()).await;
+    let found = elsewhere(&probe, "GET", again, &consumer, String::new()).await;
     assert_ne!(found.revision(), rev);
-    // Not shared: of the caller's own domain only.
+    // A service that is not shared is found in the caller's own domain only.
     let plain = "/instances?appId=default&serviceName=plain&version=0%2B";
     probe.service(json!({"serviceName": "plain"})).await;
-    elsewhere("GET", plain, String::new(), String::new()).await.refused("400012");
+    elsewhere(&probe, "GET", plain, "", String::new()).await.refused("400012");
 }
 
 #[tokio::test]
@@ -94,7 +90,7 @@ async fn heartbeat_floors_and_a_fixed_lease_time_are_kept() {
 }
 
 #[tokio::test]
-async fn the_registrys_own_instance_carries_what_clients_sync() {
+async fn the_registrys_own_instance_has_the_advertised_address() {
     let variables = [
         ("MUSTER_ADVERTISE", "registry.example:443"),
         ("MUSTER_DATA_CENTER_NAME", "dc1"),
@@ -115,8 +111,13 @@ async fn the_registrys_own_instance_carries_what_clients_sync() {
     probe.delete(&format!("/microservices/{id}?force=1")).await.refused("400001");
 }
 
+/// True when a line of the metrics has the name and all labels.
+fn has(text: &str, name: &str, labels: &[&str]) -> bool {
+    text.lines().any(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+}
+
 #[tokio::test]
-async fn figures_have_their_old_names_and_bounded_labels() {
+async fn metrics_have_their_old_names_and_bounded_labels() {
     let probe = Probe::start().await;
     let id = probe.service(json!({"serviceName": "order"})).await;
     probe.instance(&id, json!({"hostName": "n", "instanceId": "i"})).await;
@@ -128,20 +129,21 @@ async fn figures_have_their_old_names_and_bounded_labels() {
         probe.send("GET", "/v4/default/registry/microservices", &headers, String::new()).await.ok();
     }
     let text = probe.figures();
-    let has = |name: &str, labels: &[&str]| {
-        text.lines().any(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
-    };
-    assert!(has("service_center_db_heartbeat_total{", &[r#"status="SUCCESS""#]));
-    assert!(has("service_center_db_heartbeat_total{", &[r#"status="FAILURE""#]));
+    assert!(has(&text, "service_center_db_heartbeat_total{", &[r#"status="SUCCESS""#]));
+    assert!(has(&text, "service_center_db_heartbeat_total{", &[r#"status="FAILURE""#]));
     assert!(has(
+        &text,
         "service_center_db_backend_operation_total{",
         &[r#"operation="LEASE_RENEW""#, r#"status="SUCCESS""#]
     ));
     let requests = "service_center_http_request_total{";
     assert!(has(
+        &text,
         requests,
         &[r#"api="SendHeartbeat""#, r#"code="400""#, r#"domain="default""#, r#"method="PUT""#]
     ));
-    assert!(has(requests, &[r#"api="ListService""#, r#"domain="domain-0""#]));
-    assert!(has(requests, &[r#"api="ListService""#, r#"domain="other""#]) && !text.contains("domain-149"));
+    assert!(has(&text, requests, &[r#"api="ListService""#, r#"domain="domain-0""#]));
+    assert!(
+        has(&text, requests, &[r#"api="ListService""#, r#"domain="other""#]) && !text.contains("domain-149")
+    );
 }

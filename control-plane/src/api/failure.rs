@@ -53,10 +53,6 @@ codes! {
     ServiceNotFound = "400012", 400, "Micro-service does not exist";
     /// The service still has instances.
     HasInstances = "400013", 400, "Micro-service has deployed instance(s)";
-    /// The service does not declare the schema's id.
-    UndefinedSchema = "400014", 400, "Undefined schema id";
-    /// The schema must not be changed.
-    SchemaLocked = "400015", 400, "Not allowed to modify schema";
     /// The service has no such schema.
     SchemaNotFound = "400016", 400, "Schema does not exist";
     /// The instance is not registered; clients then register again.

@@ -1,4 +1,4 @@
-//! A control plane over an embedded store, asked without a socket.
+//! A control plane over an embedded store. Requests reach it without a socket.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
 
@@ -10,6 +10,7 @@ use axum::body::Body;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::settings::Config;
+use control_plane::store::Store;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::interest;
 use host::admin::Readiness;
@@ -54,7 +55,23 @@ impl Probe {
         Self::start_configured(directory, &[]).await
     }
 
+    /// With a store that `wrap` puts around the embedded one.
+    pub async fn start_over(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut probe = Self::start_wrapped(directory.path(), &[], wrap).await;
+        probe._directory = Some(directory);
+        probe
+    }
+
     async fn start_configured(directory: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start_wrapped(directory, variables, |store| store).await
+    }
+
+    async fn start_wrapped(
+        directory: &Path,
+        variables: &[(&str, &str)],
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let mut sources = settings::Sources::default();
         for (name, value) in variables {
             sources = sources.with_variable(name, *value);
@@ -64,7 +81,7 @@ impl Probe {
         let metrics = Metrics::new([]).expect("metrics");
         let readiness = Readiness::new(&tasks);
         let parts = Parts {
-            store: store.expect("the store opens"),
+            store: wrap(store.expect("the store opens")),
             bus: Arc::new(LocalBus::new()),
             config: settings::parse::<Config>(&sources).expect("settings are right"),
             listening: "127.0.0.1:30100".parse().expect("an address"),
@@ -73,7 +90,7 @@ impl Probe {
         };
         let app = App::build(parts, &tasks);
         let probe = Self { app, tasks, metrics, _directory: None };
-        // The registry's own registration belongs to a started node.
+        // A node has started once it is registered in the registry itself.
         let mut revisions = probe.app.view.revisions();
         while !probe.send("GET", "/health", &[], String::new()).await.text().contains("instances") {
             revisions.changed().await.expect("the view lives");
@@ -90,7 +107,7 @@ impl Probe {
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "everything ends");
     }
 
-    /// The figures as Prometheus reads them.
+    /// The metrics in Prometheus' text format.
     pub fn figures(&self) -> String {
         self.metrics.render()
     }
@@ -101,11 +118,11 @@ impl Probe {
     }
 
     /// The store behind the registry.
-    pub fn store(&self) -> &dyn control_plane::store::Store {
+    pub fn store(&self) -> &dyn Store {
         &**self.app.registry.store()
     }
 
-    /// The ids of the providers whose changes a consumer is to hear of.
+    /// The ids of the providers whose changes a consumer's watch delivers.
     pub fn providers_in(&self, domain: &str, consumer: &str) -> Vec<String> {
         let consumer = ServiceRef::new(Tenant::new(domain, "default"), consumer);
         let snapshot = self.app.view.now().expect("listed");
@@ -113,7 +130,7 @@ impl Probe {
         providers.into_iter().map(|provider| provider.id).collect()
     }
 
-    /// Held instances of which the store does not know yet.
+    /// Number of held instances that are not recorded in the store yet.
     pub fn unrecorded(&self) -> usize {
         self.app.view.now().map_or(0, |snapshot| snapshot.unrecorded.size())
     }
@@ -125,7 +142,8 @@ impl Probe {
         }
         let request = request.body(Body::from(body)).expect("a request");
         let response = self.app.service.clone().answer(request).await;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let body = response.into_body().collect().await.expect("a body").to_bytes().to_vec();
         Answer { status, headers, body }
     }
@@ -189,7 +207,7 @@ impl Answer {
         assert_eq!((self.status, self.text().as_str()), (200, ""));
     }
 
-    /// The JSON of a refusal with this code.
+    /// The JSON of a refusal that has this code.
     #[track_caller]
     pub fn refused(self, code: &str) -> Value {
         let body: Value =

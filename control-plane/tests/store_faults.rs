@@ -1,0 +1,151 @@
+//! Faults of the store as clients see them: the contract's codes and plain sentences, but no text of the store.
+
+mod probe;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use control_plane::store::{
+    LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
+};
+use parking_lot::Mutex;
+use probe::Probe;
+use serde_json::{Value, json};
+use shared::model::Revision;
+
+/// The text of a fault that no client may see.
+const INTERNAL: &str = "10.9.8.7:2379: no such peer";
+
+/// A store in which calls that concern services and instances can be made to fail.
+struct Faulty {
+    store: Arc<dyn Store>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+#[derive(Clone)]
+enum Fault {
+    /// The next transaction fails.
+    Once(StoreError),
+    /// Every call fails.
+    Always(StoreError),
+}
+
+impl Faulty {
+    fn check(&self, is_txn: bool) -> Result<(), StoreError> {
+        let mut fault = self.fault.lock();
+        match fault.clone() {
+            None => Ok(()),
+            Some(Fault::Always(error)) => Err(error),
+            Some(Fault::Once(_)) if !is_txn => Ok(()),
+            Some(Fault::Once(error)) => {
+                *fault = None;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn concerns_clients(op: &Op) -> bool {
+    let key = match op {
+        Op::Put { key, .. } | Op::Delete(key) | Op::DeletePrefix(key) | Op::Get(key) => key,
+    };
+    key.starts_with("/cse-sr/ms/") || key.starts_with("/cse-sr/inst/")
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
+        self.store.range(request).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        if txn.then.iter().any(concerns_clients) {
+            self.check(true)?;
+        }
+        self.store.txn(txn).await
+    }
+
+    async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.check(false)?;
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
+        self.store.watch(prefix, from).await
+    }
+
+    async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.store.barrier(prefix).await
+    }
+
+    async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
+        self.store.compact(rev).await
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.store.endpoints()
+    }
+}
+
+async fn faulty() -> (Probe, Arc<Mutex<Option<Fault>>>) {
+    let fault = Arc::new(Mutex::new(None));
+    let shared = fault.clone();
+    let probe = Probe::start_over(move |store| Arc::new(Faulty { store, fault: shared })).await;
+    (probe, fault)
+}
+
+#[tokio::test]
+async fn no_text_of_the_store_reaches_a_client() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "i"})).await;
+    let instance = format!("/microservices/{id}/instances/i");
+    for (error, code) in [
+        (StoreError::Unavailable(INTERNAL.into()), "500011"),
+        (StoreError::Refused(INTERNAL.into()), "500003"),
+    ] {
+        *fault.lock() = Some(Fault::Always(error));
+        let register = json!({"service": {"serviceName": "cart"}});
+        for refused in [
+            probe.post("/microservices", &register).await.refused(code),
+            probe.put(&format!("{instance}/heartbeat"), &Value::Null).await.refused(code),
+            probe.put(&format!("{instance}/status?value=DOWN"), &Value::Null).await.refused(code),
+            probe.delete(&instance).await.refused(code),
+        ] {
+            assert!(!refused.to_string().contains("10.9.8.7"), "{refused}");
+            assert!(refused["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{refused}");
+        }
+        let beats = json!({"instances": [{"serviceId": id, "instanceId": "i"}]});
+        let outcome = probe.put("/heartbeats", &beats).await.ok()["instances"][0].clone();
+        let message = outcome["errMessage"].as_str().expect("a reason");
+        assert!(!message.contains("10.9.8.7"), "{message}");
+    }
+    *fault.lock() = None;
+    probe.put(&format!("{instance}/heartbeat"), &Value::Null).await.empty();
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_no_missing_instance_to_a_registration() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let path = format!("/microservices/{id}/instances");
+    let body = json!({"instance": {"hostName": "n", "instanceId": "i"}});
+    *fault.lock() = Some(Fault::Once(StoreError::LeaseNotFound));
+    probe.post(&path, &body).await.refused("500011");
+    probe.post(&path, &body).await.ok();
+    // An instance that moves while its lease ends is stored by the next attempt of the same request.
+    *fault.lock() = Some(Fault::Once(StoreError::LeaseNotFound));
+    let moved = json!({"instance": {"hostName": "n", "instanceId": "i", "endpoints": ["rest://10.0.0.2:1"]}});
+    probe.post(&path, &moved).await.ok();
+    assert!(fault.lock().is_none(), "the fault was met");
+    let read = probe.get(&format!("{path}/i")).await.ok();
+    assert_eq!(read["instance"]["endpoints"], json!(["rest://10.0.0.2:1"]));
+}
