@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::store::StoreError;
-use crate::view::NotYet;
+use crate::view::ViewError;
 
 /// The reason why an operation of the registry did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum RegistryError {
     Stopping,
     /// The replica's view could not be read, or did not catch up in time.
     #[error(transparent)]
-    ReadView(#[from] NotYet),
+    ReadView(#[from] ViewError),
     /// The content of a schema could not be read from the store.
     #[error("the schema could not be read from the store")]
     ReadSchema(#[source] StoreError),

@@ -125,7 +125,7 @@ fn count(config: &RegistryConfig, snapshot: &Snapshot) -> Totals {
 }
 
 /// Registers the gauges of the registry's contents; `instance` is the address that labels this node.
-pub fn register(meter: &Meter, registry: &Registry, instance: &str) {
+pub(crate) fn register(meter: &Meter, registry: &Registry, instance: &str) {
     let source = TotalsSource {
         view: registry.view().clone(),
         config: Arc::new(registry.config().clone()),
