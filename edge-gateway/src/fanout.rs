@@ -1,8 +1,8 @@
 //! Fan-out: shards that own the sessions, each on a thread of its own.
 //!
-//! In: the upstream's [`ToShard`] messages, in its order, and sockets of watchers. Out: bytes on those sockets,
-//! and to the upstream how many sessions of a group are gone. A shard never waits for the upstream and the
-//! upstream waits for a shard only when its queue is full; nobody waits for a watcher.
+//! In: the upstream's [`ToShard`] messages, in its order, and the sockets of watchers. Out: bytes on those sockets,
+//! and for the upstream the number of sessions that have closed. A shard never waits for the upstream; the upstream
+//! waits for a shard only while its queue is full; neither ever waits for a watcher.
 
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
@@ -25,25 +25,27 @@ use crate::session::{Pace, SessionConfig};
 use crate::watch::{GroupId, SessionsClosed, Ticket};
 
 mod audience;
-mod connection;
 mod log;
 pub(crate) mod merge;
+mod outlet;
 mod secure;
+mod session;
 pub(crate) mod shard;
 pub(crate) mod stream;
 
 use stream::Writer;
 
-/// How watchers are fanned out to.
+/// The settings of the fan-out.
 #[derive(Clone, Debug)]
 pub struct FanoutConfig {
-    /// Shards, each a thread with its share of the sessions; one per core.
+    /// The number of shards; each is a thread and has its share of the sessions.
     pub shards: NonZeroUsize,
-    /// Bytes that a watcher may be behind before its pending events are merged per instance. The shared log
-    /// keeps so much for the slowest, once per consumer and shard.
+    /// Bytes that a watcher may be behind before its pending pushes are merged per instance. For the slowest watcher
+    /// of a group the shared log keeps that many, once per shard.
     pub slow_after_bytes: usize,
-    /// Bytes that the kernel may hold for a watcher on a socket of its own (it doubles this, for its own needs).
-    /// More is told to who reads slowly although newer is known; less needs more system calls in a burst.
+    /// Bytes that the kernel may hold for a watcher that has a socket of its own. (Linux doubles the figure for its
+    /// bookkeeping.) With more, slow readers receive more states that are already outdated; with less, a burst needs
+    /// more system calls.
     pub send_buffer_bytes: usize,
 }
 
@@ -53,56 +55,56 @@ impl Default for FanoutConfig {
             shards: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             // Two thousand events of the usual size: more than a burst, less than a stall.
             slow_after_bytes: 1 << 20,
-            // A burst of two hundred events, at once.
+            // A burst of two hundred events fits at once.
             send_buffer_bytes: 128 * 1024,
         }
     }
 }
 
-/// Messages that may wait for a shard. An event takes one, however many watchers it has.
+/// Messages that may wait for a shard. A push takes one, however many watchers it has.
 const SHARD_QUEUE: usize = 1024;
 
-/// What a shard is told.
+/// A message to a shard.
 #[derive(Debug)]
 pub(crate) enum ToShard {
-    /// A session of the group begins here, in this place of the order; its socket follows. `preface` goes out
+    /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes out
     /// before everything else.
     Reserve { ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8> },
-    /// The socket of a reserved session will not come.
+    /// Gives up a reserved session: its connection will not come.
     Release { ticket: Ticket },
-    /// What a reserved session writes to.
+    /// Brings the connection of a reserved session.
     Attach { ticket: Ticket, to: Attached, permit: Permit },
-    /// An event for some groups.
+    /// Appends a push for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
-    /// Everything up to this revision has been appended: to be said to everyone, or to those only who have been
-    /// told of events since it was said last.
+    /// Everything up to this revision has been appended. The bookmark goes to everyone, or only to sessions that have
+    /// been sent pushes since their last bookmark.
     Bookmark { rev: Revision, everyone: bool },
-    /// All sessions of the group end.
+    /// Ends all sessions of the group.
     End { group: GroupId, reason: Reason },
-    /// The store was restored from a backup: sessions that resume by revision end, to begin anew.
+    /// The store was restored from a backup: sessions that resume by revision end, and their clients begin anew.
     Restored,
-    /// All sessions end, spread over this time; the shard ends with the last.
+    /// Ends all sessions, spread over this time; the shard ends with the last.
     Drain { over: Duration },
 }
 
-/// What a session writes to.
+/// The connection of a session.
 #[derive(Debug)]
 pub(crate) enum Attached {
-    /// An upgraded connection, with what was already read from it.
+    /// An upgraded connection, with the bytes that were already read from it.
     Socket { socket: TcpStream, tls: Option<Box<ServerConnection>>, read: Bytes, slot: Slot },
-    /// A stream that someone else's connection carries.
+    /// A stream within a connection that the listener keeps.
     Stream(Writer),
 }
 
-/// The way to one shard. Cheap to clone.
+/// The queue of one shard. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardHandle {
-    // Full: who sends waits; the bus's buffer is the reserve.
+    // When it is full the sender waits, and the bus's buffer is the reserve.
     queue: mpsc::Sender<ToShard>,
 }
 
 impl ShardHandle {
-    /// Tells the shard; waits while its queue is full. False when the shard has ended.
+    /// Sends a message; waits while the queue is full. False when the shard has ended.
     pub(crate) async fn send(&self, message: ToShard) -> bool {
         self.queue.send(message).await.is_ok()
     }
@@ -112,44 +114,48 @@ impl ShardHandle {
         self.queue.closed().await;
     }
 
-    /// Messages that wait.
+    /// The number of messages that wait.
     pub(crate) fn depth(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
 }
 
-/// Starts a shard for each channel in `left`. Each is vital to the process and ends after its drain.
+/// Starts a shard for each channel in `closed`, on which it reports its closed sessions. Each shard is vital to the
+/// process and ends after its drain.
+///
+/// # Errors
+/// When a thread or its runtime cannot be started.
 pub(crate) fn start(
     config: &FanoutConfig,
     session: &SessionConfig,
     metrics: &FanoutMetrics,
-    left: Vec<mpsc::Sender<SessionsClosed>>,
+    closed: Vec<mpsc::Sender<SessionsClosed>>,
     tasks: &Tasks,
 ) -> std::io::Result<Vec<ShardHandle>> {
-    left.into_iter()
-        .enumerate()
-        .map(|(number, left)| {
-            let (queue, inbox) = mpsc::channel(SHARD_QUEUE);
-            let (ended, end) = oneshot::channel::<()>();
-            let shard = shard::Setup {
-                pace: Pace::from(session),
-                slow_after: config.slow_after_bytes,
-                send_buffer: config.send_buffer_bytes,
-                metrics: metrics.clone(),
-                left,
-                clock: Clock::system(),
-            };
-            let abort = tasks.abort().clone();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-                shard::run(&runtime, shard, inbox, abort);
-                drop(ended);
-            })?;
-            tasks.spawn_vital("shard", async move {
-                // Resolves when the thread has ended, by return or by panic.
-                let _ = end.await;
-            });
-            Ok(ShardHandle { queue })
-        })
-        .collect()
+    let mut shards = Vec::new();
+    for (number, closed) in closed.into_iter().enumerate() {
+        let (queue, inbox) = mpsc::channel(SHARD_QUEUE);
+        let (ended, end) = oneshot::channel::<()>();
+        let setup = shard::Setup {
+            pace: Pace::from(session),
+            slow_after: config.slow_after_bytes,
+            send_buffer: config.send_buffer_bytes,
+            metrics: metrics.clone(),
+            closed,
+            clock: Clock::system(),
+        };
+        let abort = tasks.abort().clone();
+        // A runtime of its own, on one thread: sessions share state without locks.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            shard::run(&runtime, setup, inbox, abort);
+            drop(ended);
+        })?;
+        tasks.spawn_vital("shard", async move {
+            // Resolves when the thread has ended, by return or by panic.
+            let _ = end.await;
+        });
+        shards.push(ShardHandle { queue });
+    }
+    Ok(shards)
 }

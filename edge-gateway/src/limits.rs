@@ -66,6 +66,13 @@ pub(crate) struct Permit {
     scheme: &'static str,
 }
 
+impl Permit {
+    /// The service whose session it is.
+    pub(crate) fn consumer(&self) -> &ServiceRef {
+        &self.consumer
+    }
+}
+
 impl Limits {
     /// Limits without any open session.
     pub(crate) fn new(config: LimitsConfig, metrics: SessionMetrics) -> Arc<Self> {

@@ -1,34 +1,34 @@
-//! The sessions of one group in one shard that receive the same bytes, and the log they share.
+//! An audience: the sessions of one group in one shard that receive the same bytes, and the log they share.
 
 use std::sync::Arc;
 
 use shared::model::Revision;
 
-use super::connection::Key;
 use super::log::Log;
+use super::session::SessionKey;
 use crate::push::{Encoding, Push};
 use crate::trace::Writes;
 use crate::watch::GroupId;
 
-/// Who shares a log, and how far the round to all of them has come.
+/// The sessions that share a log, and the progress of the round that serves them.
 #[derive(Debug)]
 pub(super) struct Audience {
     pub(super) group: GroupId,
     pub(super) encoding: Encoding,
     pub(super) log: Log,
-    /// Everyone; a connection knows its place here.
-    pub(super) members: Vec<Key>,
-    /// Those who are not served by the round: they read at their own pace.
-    pub(super) slow: Vec<Key>,
-    /// How many members the round has visited.
+    /// All sessions; each knows its index here.
+    pub(super) members: Vec<SessionKey>,
+    /// The sessions that read at their own pace; rounds pass them over.
+    pub(super) slow: Vec<SessionKey>,
+    /// The number of members that the current round has visited.
     pub(super) visited: usize,
-    /// The audience waits for, or is in, a round.
+    /// The audience waits for a round, or is in one.
     pub(super) queued: bool,
-    /// Something was appended, or someone moved, behind the round's back: another one follows.
+    /// A frame was appended, or a member moved, behind the current round: another one follows.
     pub(super) again: bool,
-    /// Events have been appended since the last bookmark.
+    /// Pushes have been appended since the last bookmark.
     pub(super) unconfirmed: bool,
-    /// Traced events that are being written.
+    /// Traced pushes that are being written.
     pub(super) traced: Writes,
 }
 
@@ -48,7 +48,7 @@ impl Audience {
         }
     }
 
-    /// Appends an event. True when a round must be queued.
+    /// Appends a push. True when a round must be queued.
     pub(super) fn append(&mut self, push: &Arc<Push>) -> bool {
         self.log.append(Some(push), push.frame(self.encoding));
         self.unconfirmed = true;
@@ -65,6 +65,7 @@ impl Audience {
 
     fn queue(&mut self) -> bool {
         if self.queued {
+            // A round that has not begun yet writes the new frame too.
             self.again |= self.visited > 0;
             return false;
         }
@@ -72,13 +73,13 @@ impl Audience {
         true
     }
 
-    /// Takes a member out; names the one who moved to its place.
-    pub(super) fn remove(&mut self, place: usize, key: Key) -> Option<Key> {
+    /// Removes the member at `index`; returns the member that moved there, if one did.
+    pub(super) fn remove(&mut self, index: usize, key: SessionKey) -> Option<SessionKey> {
         self.slow.retain(|slow| *slow != key);
-        self.members.swap_remove(place);
+        self.members.swap_remove(index);
         // The last member, perhaps not yet visited, may now stand where the round has already been.
-        self.again |= self.queued && place < self.visited;
+        self.again |= self.queued && index < self.visited;
         self.visited = self.visited.min(self.members.len());
-        self.members.get(place).copied()
+        self.members.get(index).copied()
     }
 }

@@ -1,33 +1,33 @@
 //! The shared log of one audience: framed bytes, appended once, read by every session at its own cursor.
 //!
-//! "Everything pending" of a session is one slice, whatever has come together: no queue per session, no list of
-//! buffers. Who owns the log trims it to the slowest cursor; how far a cursor may stay behind is decided there.
+//! All that is pending for a session is one slice, however many pushes it holds: there is no queue per session and no
+//! list of buffers. The shard trims the log to the slowest cursor, and bounds the distance of that cursor.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::push::Push;
 
-/// Bytes of an empty log that are kept per member, to spare the allocator; the rest is given back.
+/// Bytes of capacity per member that an empty log keeps, to spare the allocator; the rest is given back.
 const KEPT_PER_MEMBER: usize = 64;
 
-/// An append-only log. Positions are byte offsets since its beginning and only grow.
+/// An append-only log. Cursors are offsets in bytes since its beginning and only grow.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    /// Offset of the first byte still here.
+    /// The offset of the first byte that is kept.
     start: u64,
     bytes: Vec<u8>,
-    /// Where each frame ends, and its event if it is one's.
+    /// The end of each frame, and its push; `None` for bookmarks.
     frames: VecDeque<(u64, Option<Arc<Push>>)>,
 }
 
 impl Log {
-    /// The offset after the last byte: where a session that joins now begins.
+    /// The offset after the last byte, at which a session begins that joins now.
     pub(crate) fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
 
-    /// Appends a frame: an event's, or one that means nothing to who comes too late for it.
+    /// Appends the frame of a push, or without a push a frame that merging leaves out.
     pub(crate) fn append(&mut self, push: Option<&Arc<Push>>, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
         self.frames.push_back((self.end(), push.cloned()));
@@ -35,23 +35,26 @@ impl Log {
 
     /// Everything from `cursor` on.
     pub(crate) fn pending(&self, cursor: u64) -> &[u8] {
-        debug_assert!(cursor >= self.start && cursor <= self.end(), "nobody's cursor is trimmed away");
+        debug_assert!(
+            cursor >= self.start && cursor <= self.end(),
+            "the log is trimmed to the slowest cursor"
+        );
         &self.bytes[(cursor.saturating_sub(self.start) as usize).min(self.bytes.len())..]
     }
 
-    /// The events from `cursor` on, which stands between two frames.
-    pub(crate) fn events_from(&self, cursor: u64) -> impl Iterator<Item = &Arc<Push>> {
+    /// The pushes from `cursor` on, which must stand between two frames.
+    pub(crate) fn pushes_from(&self, cursor: u64) -> impl Iterator<Item = &Arc<Push>> {
         let first = self.frames.partition_point(|(end, _)| *end <= cursor);
         self.frames.range(first..).filter_map(|(_, push)| push.as_ref())
     }
 
-    /// How many frames lie after `cursor`.
+    /// The number of frames after `cursor`.
     pub(crate) fn frames_from(&self, cursor: u64) -> usize {
         self.frames.len() - self.frames.partition_point(|(end, _)| *end <= cursor)
     }
 
-    /// Events between two cursors.
-    pub(crate) fn events_between(&self, from: u64, to: u64) -> usize {
+    /// The number of pushes between two cursors.
+    pub(crate) fn pushes_between(&self, from: u64, to: u64) -> usize {
         let first = self.frames.partition_point(|(end, _)| *end <= from);
         self.frames
             .range(first..)
@@ -60,7 +63,7 @@ impl Log {
             .count()
     }
 
-    /// The newest frame's event, if it is one and has not been trimmed.
+    /// The push of the newest frame; `None` if that is a bookmark or was trimmed.
     pub(crate) fn last(&self) -> Option<&Push> {
         self.frames.back().and_then(|(_, push)| push.as_deref())
     }
@@ -71,8 +74,8 @@ impl Log {
         self.frames.get(first).map_or(offset, |(end, _)| *end)
     }
 
-    /// Forgets what lies before `cursor`, for an audience of `members`. Amortised: bytes are only moved when
-    /// at least half of them go.
+    /// Forgets the bytes before `cursor`, for an audience of `members`. Amortised: bytes are moved only when at least
+    /// half of them go.
     pub(crate) fn trim(&mut self, cursor: u64, members: usize) {
         let cursor = cursor.min(self.end());
         let gone = cursor.saturating_sub(self.start) as usize;
@@ -107,18 +110,24 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             (1..20_u8).prop_map(Step::Append),
-            (0..3_usize, 0..60_usize).prop_map(|(who, most)| Step::Read(who, most)),
+            (0..3_usize, 0..60_usize).prop_map(|(reader, most)| Step::Read(reader, most)),
         ];
         prop::collection::vec(step, 0..80)
     }
 
+    /// One of three sessions, and the bytes that it has received.
+    #[derive(Clone, Default)]
+    struct Reader {
+        cursor: u64,
+        received: Vec<u8>,
+    }
+
     proptest! {
-        /// Three readers who read as much as they like: each sees the whole, in order, exactly once.
         #[test]
-        fn every_reader_sees_every_byte_once_and_in_order(steps in steps()) {
+        fn every_reader_receives_every_byte_once_and_in_order(steps in steps()) {
             let mut log = Log::default();
             let mut whole = Vec::new();
-            let (mut cursors, mut seen) = ([0_u64; 3], [vec![], vec![], vec![]]);
+            let mut readers = vec![Reader::default(); 3];
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Append(size) => {
@@ -128,24 +137,25 @@ mod tests {
                         log.append(Some(&Arc::new(push)), &frame);
                         whole.extend_from_slice(&frame);
                     }
-                    Step::Read(who, most) => {
-                        let pending = log.pending(cursors[who]);
+                    Step::Read(reader, most) => {
+                        let reader = &mut readers[reader];
+                        let pending = log.pending(reader.cursor);
                         let read = &pending[..most.min(pending.len())];
-                        seen[who].extend_from_slice(read);
-                        let reached = cursors[who] + read.len() as u64;
-                        // As a session does: the rest of a frame once begun is taken out.
+                        reader.received.extend_from_slice(read);
+                        let reached = reader.cursor + read.len() as u64;
+                        // As a session does: the rest of a frame once begun is taken out of the log.
                         let boundary = log.boundary(reached);
                         let rest = (boundary - reached) as usize;
-                        let rest = log.pending(reached)[..rest].to_vec();
-                        seen[who].extend(rest);
-                        cursors[who] = boundary;
-                        log.trim(*cursors.iter().min().expect("three"), 3);
+                        reader.received.extend_from_slice(&log.pending(reached)[..rest]);
+                        reader.cursor = boundary;
+                        let slowest = readers.iter().map(|reader| reader.cursor).min();
+                        log.trim(slowest.expect("three"), 3);
                     }
                 }
-                for (who, cursor) in cursors.iter().enumerate() {
-                    prop_assert_eq!([seen[who].as_slice(), log.pending(*cursor)].concat(), whole.clone());
-                    let events: usize = log.events_from(*cursor).count();
-                    prop_assert_eq!(events == 0, log.pending(*cursor).is_empty());
+                for reader in &readers {
+                    let pending = log.pending(reader.cursor);
+                    prop_assert_eq!([reader.received.as_slice(), pending].concat(), whole.clone());
+                    prop_assert_eq!(log.pushes_from(reader.cursor).count() == 0, pending.is_empty());
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! What a slow watcher still has to be told: per instance, the newest.
+//! The pending pushes of a slow watcher, merged: one per instance, the newest.
 //!
-//! Bounded by distinct instances, whatever happens while the watcher does not read. Order is that of the last
-//! change of each instance, so per provider it stays the order of revisions.
+//! They are bounded by the number of distinct instances, whatever happens while the watcher does not read. They keep
+//! the order of each instance's last change, so within a provider the order of revisions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use shared::event::Action;
 
 use crate::push::Push;
 
-/// Pending changes of one watcher.
+/// The merged pushes of one watcher.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
-    /// The pending change's place in `order`, by topic and instance.
-    places: HashMap<(u32, String), u64>,
+    /// The key in `order` of the pending push, by topic and instance.
+    positions: HashMap<(u32, String), u64>,
     order: BTreeMap<u64, (Arc<Push>, Action)>,
     next: u64,
 }
 
 impl Merged {
-    /// Adds a change; true if it was merged into one that was pending.
+    /// Adds a push; true if it was merged into one that was pending.
     pub(crate) fn add(&mut self, push: &Arc<Push>) -> bool {
         let id = (push.topic, push.instance.instance_id.clone());
-        let pending = self.places.get(&id).and_then(|place| self.order.remove(place));
+        let pending = self.positions.get(&id).and_then(|position| self.order.remove(position));
         let action = match &pending {
             None => Some(push.action),
             Some((_, before)) => merge(*before, push.action),
@@ -31,34 +31,36 @@ impl Merged {
         match action {
             Some(action) => {
                 self.order.insert(self.next, (push.clone(), action));
-                self.places.insert(id, self.next);
+                self.positions.insert(id, self.next);
                 self.next += 1;
             }
             None => {
-                self.places.remove(&id);
+                self.positions.remove(&id);
             }
         }
         pending.is_some()
     }
 
-    /// Takes the oldest pending change, and as what it is to be told.
+    /// Takes the oldest pending push, and the action to send it with.
     pub(crate) fn pop(&mut self) -> Option<(Arc<Push>, Action)> {
         let (_, (push, action)) = self.order.pop_first()?;
-        self.places.remove(&(push.topic, push.instance.instance_id.clone()));
+        self.positions.remove(&(push.topic, push.instance.instance_id.clone()));
         Some((push, action))
     }
 
-    /// Changes pending.
+    /// The number of pending pushes.
     pub(crate) fn len(&self) -> usize {
         self.order.len()
     }
 }
 
-/// Two changes of one instance as one; `None` when the watcher need not know of either.
+/// The sum of two changes of one instance; `None` when the watcher need not know of either.
 fn merge(before: Action, after: Action) -> Option<Action> {
     match (before, after) {
+        // The watcher was never sent the create, so it must not be sent the delete.
         (Action::Create, Action::Delete) => None,
         (Action::Create, Action::Create | Action::Update) => Some(Action::Create),
+        // The delete was never sent: for the watcher the instance is still there, and has changed.
         (Action::Update | Action::Delete, Action::Create | Action::Update) => Some(Action::Update),
         (Action::Update | Action::Delete, Action::Delete) => Some(Action::Delete),
     }
@@ -79,19 +81,21 @@ mod tests {
         Arc::new(Push::found(topic, Position::first_of(rev), action, Arc::default(), instance))
     }
 
-    /// A history that can happen: an instance is created when it is not there, else changed or deleted.
+    /// A possible history: an instance is created when it is not there, else changed or deleted.
     fn history() -> impl Strategy<Value = Vec<(u32, u8, bool)>> {
         prop::collection::vec((0..2_u32, 0..3_u8, any::<bool>()), 0..40)
     }
 
     proptest! {
         #[test]
-        fn a_merged_watcher_ends_up_where_an_unmerged_one_does(
-            history in history(), start in prop::collection::btree_set((0..2_u32, 0..3_u8), 0..4), read_at in 0..40_usize,
+        fn merged_pushes_lead_to_the_same_state(
+            history in history(),
+            start in prop::collection::btree_set((0..2_u32, 0..3_u8), 0..4),
+            read_at in 0..40_usize,
         ) {
             let mut truth: BTreeSet<(u32, u8)> = start.clone();
-            let mut told = start;
-            let mut last_told = BTreeMap::new();
+            let mut received = start;
+            let mut last_received = BTreeMap::new();
             let mut last_true = BTreeMap::new();
             let mut merged = Merged::default();
             for (step, (topic, id, delete)) in history.into_iter().enumerate() {
@@ -101,27 +105,31 @@ mod tests {
                     (true, true) => Action::Delete,
                     (true, false) => Action::Update,
                 };
-                if action == Action::Delete { truth.remove(&(topic, id)); } else { truth.insert((topic, id)); }
+                if action == Action::Delete {
+                    truth.remove(&(topic, id));
+                } else {
+                    truth.insert((topic, id));
+                }
                 let push = push(step as u64 + 1, action, topic, id);
                 last_true.insert((topic, id), push.at);
                 merged.add(&push);
                 prop_assert!(merged.len() <= 6, "bounded by distinct instances");
                 if step == read_at {
-                    tell(&mut merged, &mut told, &mut last_told)?;
+                    receive(&mut merged, &mut received, &mut last_received)?;
                 }
             }
-            tell(&mut merged, &mut told, &mut last_told)?;
-            prop_assert_eq!(&told, &truth);
-            for (id, at) in last_told.iter().filter(|(id, _)| truth.contains(*id)) {
-                prop_assert_eq!(Some(at), last_true.get(id), "the newest state was told");
+            receive(&mut merged, &mut received, &mut last_received)?;
+            prop_assert_eq!(&received, &truth);
+            for (id, at) in last_received.iter().filter(|(id, _)| truth.contains(*id)) {
+                prop_assert_eq!(Some(at), last_true.get(id), "the newest state was received");
             }
         }
     }
 
-    /// What a watcher makes of what it is told; every step must be possible for it.
-    fn tell(
+    /// Takes all pending pushes as a watcher receives them; every one must be possible for it.
+    fn receive(
         merged: &mut Merged,
-        told: &mut BTreeSet<(u32, u8)>,
+        received: &mut BTreeSet<(u32, u8)>,
         last: &mut BTreeMap<(u32, u8), Position>,
     ) -> Result<(), TestCaseError> {
         let mut before = Position::default();
@@ -131,13 +139,13 @@ mod tests {
             let id = (push.topic, push.instance.instance_id.parse().expect("a number"));
             last.insert(id, push.at);
             match action {
-                Action::Create => prop_assert!(told.insert(id), "created once"),
-                Action::Update => prop_assert!(told.contains(&id), "only what is there is updated"),
-                Action::Delete => prop_assert!(told.remove(&id), "only what is there is deleted"),
+                Action::Create => prop_assert!(received.insert(id), "created once"),
+                Action::Update => prop_assert!(received.contains(&id), "only what is there is updated"),
+                Action::Delete => prop_assert!(received.remove(&id), "only what is there is deleted"),
             }
         }
         prop_assert_eq!(merged.len(), 0);
-        prop_assert!(merged.places.is_empty());
+        prop_assert!(merged.positions.is_empty());
         Ok(())
     }
 }

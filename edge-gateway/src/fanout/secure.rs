@@ -1,7 +1,7 @@
-//! A watcher's socket within TLS: never waits, like the plain one.
+//! A watcher's socket within TLS. Like a plain socket it never waits.
 //!
-//! In: plain bytes to write. Out: records on the socket. At most one record's worth is taken beyond what the
-//! socket takes, so that what is pending stays in the log, where it can be merged. Lives in one thread.
+//! In: plain bytes to write. Out: records on the socket. It takes at most one record more than the socket has room for,
+//! so that pending pushes stay in the log, where they can be merged. It lives in one thread.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -11,7 +11,7 @@ use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Plain bytes of one record.
+/// Plain bytes that one record holds.
 const RECORD: usize = 16 * 1024;
 
 /// A socket and its TLS session.
@@ -24,8 +24,8 @@ pub(super) struct Secure {
 /// The socket as the session sees it.
 struct Wire<'a> {
     socket: &'a TcpStream,
-    /// Ask the kernel itself; see `Outlet::try_write`.
-    insist: bool,
+    /// See `Outlet::try_write`.
+    ask_kernel: bool,
 }
 
 impl io::Read for Wire<'_> {
@@ -36,7 +36,7 @@ impl io::Read for Wire<'_> {
 
 impl io::Write for Wire<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.insist { SockRef::from(self.socket).send(bytes) } else { self.socket.try_write(bytes) }
+        if self.ask_kernel { SockRef::from(self.socket).send(bytes) } else { self.socket.try_write(bytes) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -53,55 +53,58 @@ impl Secure {
         &self.socket
     }
 
-    fn wire(&self, insist: bool) -> Wire<'_> {
-        Wire { socket: &self.socket, insist }
+    fn wire(&self, ask_kernel: bool) -> Wire<'_> {
+        Wire { socket: &self.socket, ask_kernel }
     }
 
-    pub(super) fn try_write(&self, bytes: &[u8], insist: bool) -> io::Result<usize> {
+    pub(super) fn try_write(&self, bytes: &[u8], ask_kernel: bool) -> io::Result<usize> {
         let mut session = self.session.borrow_mut();
-        drain(&mut session, self.wire(insist))?;
+        write_records(&mut session, self.wire(ask_kernel))?;
         let taken = session.writer().write(bytes.get(..RECORD).unwrap_or(bytes))?;
-        match drain(&mut session, self.wire(insist)) {
-            // It is the session's now; `try_flush` hands on the rest.
-            Err(e) if e.kind() != ErrorKind::WouldBlock => Err(e),
+        match write_records(&mut session, self.wire(ask_kernel)) {
+            // A full socket is no failure: the session has taken the bytes, and `try_flush` writes the rest.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(taken),
         }
     }
 
     pub(super) fn try_flush(&self) -> io::Result<()> {
-        drain(&mut self.session.borrow_mut(), self.wire(false))
+        write_records(&mut self.session.borrow_mut(), self.wire(false))
     }
 
-    /// Says goodbye in TLS, then to the peer's kernel. To be repeated until it does not block.
+    /// Ends the TLS session, then shuts the sending side. To be repeated while it answers `WouldBlock`.
     pub(super) fn try_shut(&self) -> io::Result<()> {
         let mut session = self.session.borrow_mut();
         session.send_close_notify();
-        drain(&mut session, self.wire(false))?;
+        write_records(&mut session, self.wire(false))?;
         SockRef::from(&self.socket).shutdown(Shutdown::Write)
     }
 
-    /// Reads what is there; 0 is the end, with or without a goodbye.
+    /// Reads the plain bytes that are there; 0 is the end, even if the peer did not end the TLS session.
     pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut session = self.session.borrow_mut();
         loop {
             match session.reader().read(into) {
                 Ok(read) => return Ok(read),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(0),
-                Err(e) => return Err(e),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                Err(error) => return Err(error),
             }
             if session.read_tls(&mut self.wire(false))? == 0 {
                 return Ok(0);
             }
             session.process_new_packets().map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-            // An answer of the session itself, such as to a change of keys; what blocks goes out with the next frame.
-            let _ = drain(&mut session, self.wire(false));
+            // The session may have an answer of its own, such as to a change of keys. If the socket is full now, the
+            // answer goes out with the next frame.
+            let _ = write_records(&mut session, self.wire(false));
         }
     }
 
-    /// Resolves when something may be read.
+    /// Resolves when there may be bytes to read; false when the socket has failed.
     pub(super) async fn readable(&self) -> bool {
-        let waiting = self.session.borrow_mut().process_new_packets().map(|it| it.plaintext_bytes_to_read());
+        let waiting =
+            self.session.borrow_mut().process_new_packets().map(|state| state.plaintext_bytes_to_read());
+        // Bytes that the session has decrypted already do not make the socket readable again.
         match waiting {
             Ok(0) => self.socket.readable().await.is_ok(),
             Ok(_) | Err(_) => true,
@@ -109,8 +112,8 @@ impl Secure {
     }
 }
 
-/// Writes what the session has for the wire.
-fn drain(session: &mut ServerConnection, mut wire: Wire<'_>) -> io::Result<()> {
+/// Writes the records that the session has ready.
+fn write_records(session: &mut ServerConnection, mut wire: Wire<'_>) -> io::Result<()> {
     while session.wants_write() {
         if session.write_tls(&mut wire)? == 0 {
             return Err(ErrorKind::WriteZero.into());

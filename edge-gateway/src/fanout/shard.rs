@@ -1,14 +1,14 @@
-//! A shard: one thread that owns its sessions and walks them.
+//! A shard: one thread that owns its sessions and serves them.
 //!
 //! ```text
 //! inbox ──▶ append to the log of each audience ──▶ rounds: each member writes all that is pending, one call
-//!                                        (a member that the client blocks goes on in a task of its own)
-//! socket readable ──▶ decoder ──▶ machine ──▶ pump          wheel ──▶ machine ──▶ pump
+//!                                        (a member whose client blocks goes on in a task of its own)
+//! socket readable ──▶ decoder ──▶ protocol ──▶ pump          wheel ──▶ protocol ──▶ pump
 //! ```
 //!
-//! Between two chunks of a round the inbox is looked at, so that what comes in a burst is written together and
-//! no event waits for a whole round. All state is in [`Shard`], borrowed by one task at a time and never across
-//! an await; the tasks of the sessions live in the thread's `LocalSet` and end with it.
+//! The inbox is looked at between two chunks of a round, so that the pushes of a burst are written together and no push
+//! waits for a whole round. All state is in [`Shard`], borrowed by one task at a time and never across an await. The
+//! tasks of the sessions live in the thread's `LocalSet` and end with it.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ToShard;
 use super::audience::Audience;
-use super::connection::{Connection, Key};
-use super::stream::Leavers;
+use super::session::{Session, SessionKey};
+use super::stream::GoneClients;
 use crate::metrics::FanoutMetrics;
 use crate::push::Encoding;
 use crate::session::{Input, NEVER, Pace};
@@ -42,69 +42,77 @@ pub(crate) mod micro;
 mod report;
 mod rounds;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use report::Tally;
 
 /// Members that are served before the inbox is looked at again.
 const CHUNK: usize = 128;
-/// Messages that are taken before members are served.
+/// Messages that are taken from the inbox before members are served.
 const INBOX_CHUNK: usize = 256;
-/// What is read at a time, for all sessions together.
-const SCRATCH: usize = 16 * 1024;
+/// Bytes of the buffer for reading, which all sessions share.
+const READ_BUFFER: usize = 16 * 1024;
 /// Reads of one session before others get their turn.
-const READS: usize = 4;
-/// How long the socket of a reserved session may take to come.
+const READS_PER_TURN: usize = 4;
+/// The time within which the connection of a reserved session must be attached.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often the events that wait are counted.
+/// The pause between two counts of the pending pushes.
 const COUNT_PENDING: Duration = Duration::from_secs(1);
-/// How long a drained session that is behind may go on.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a drained session that is behind is looked at again.
-const DRAIN_RECHECK: Duration = Duration::from_millis(200);
+/// The time that a slow session may go on after its turn to be drained.
+const SLOW_DRAIN: Duration = Duration::from_secs(5);
+/// The pause between two looks at a slow session whose turn to be drained has come.
+const SLOW_DRAIN_RECHECK: Duration = Duration::from_millis(200);
 
-/// What a shard is made of.
+/// The surroundings of a shard.
 pub(super) struct Setup {
     pub(super) pace: Pace,
     pub(super) slow_after: usize,
     pub(super) send_buffer: usize,
     pub(super) metrics: FanoutMetrics,
-    pub(super) left: mpsc::Sender<SessionsClosed>,
+    /// The way of reports of closed sessions to the upstream.
+    pub(super) closed: mpsc::Sender<SessionsClosed>,
     pub(super) clock: Clock,
 }
 
-/// Why the wheel wakes.
+/// An entry of the wheel.
 #[derive(Clone, Copy, Debug)]
 enum Alarm {
-    /// The machine's deadline, if it is still the one that counts.
-    Deadline(Key, Tick),
-    /// A reserved place whose socket should have come.
+    /// The deadline of a session's protocol, unless a later alarm has replaced it.
+    Deadline(SessionKey, Tick),
+    /// The connection of a reserved session should have been attached.
     Attach(Ticket),
-    /// A session's turn to be drained, which came at this tick first.
-    Drain(Key, Tick),
+    /// A session's turn to be drained, which came first at this tick.
+    Drain(SessionKey, Tick),
 }
 
 struct Shard {
     setup: Setup,
+    /// The shard itself, for the tasks of its sessions.
     this: Weak<RefCell<Shard>>,
-    connections: Slab<Connection>,
+    sessions: Slab<Session>,
     audiences: Slab<Audience>,
+    /// The audience of each encoding, by group.
     groups: HashMap<GroupId, [Option<u32>; Encoding::ALL.len()]>,
-    tickets: HashMap<Ticket, Key>,
+    /// Reserved sessions whose connection has not been attached.
+    tickets: HashMap<Ticket, SessionKey>,
     /// Streams whose clients have gone.
-    leavers: Arc<Leavers>,
-    /// Audiences that wait for a round, the first perhaps in one.
+    gone_clients: Arc<GoneClients>,
+    /// Audiences that wait for a round; the first may be in one.
     rounds: VecDeque<u32>,
     wheel: Wheel<Alarm>,
     began: Instant,
+    /// The serial number of the last session.
     serial: u32,
-    scratch: Box<[u8]>,
-    /// Sessions gone that the upstream has not been told of.
-    left: HashMap<GroupId, u64>,
+    read_buffer: Box<[u8]>,
+    /// Closed sessions that have not been reported to the upstream, by group.
+    unreported: HashMap<GroupId, u64>,
     tally: Tally,
+    /// The number of pending pushes as the metrics show it.
     pending_shown: i64,
     count_pending_at: Tick,
-    /// When the last session is to be ended.
-    draining: Option<Tick>,
+    /// The tick until which a drain that has begun ends its sessions.
+    drain_until: Option<Tick>,
 }
 
 /// Runs a shard on this thread, to its end.
@@ -122,40 +130,43 @@ pub(super) fn run(
     });
 }
 
+/// Serves the inbox, the sessions and the wheel until a drain has ended or nobody can send any more.
 async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
     let mut clock = interval(TICK);
+    // After a stall one turn of the wheel catches up; ticks in a burst would only repeat it.
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let leavers = shard.borrow().leavers.clone();
+    let gone_clients = shard.borrow().gone_clients.clone();
     loop {
         let more = {
             let mut shard = shard.borrow_mut();
             for _ in 0..INBOX_CHUNK {
                 match inbox.try_recv() {
-                    Ok(message) => shard.take(message),
+                    Ok(message) => shard.on_message(message),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            for key in leavers.take() {
+            for key in gone_clients.take() {
                 shard.on_readable(key, true);
             }
-            let more = shard.walk();
-            shard.turn();
-            if shard.draining.is_some() && shard.connections.is_empty() {
+            let more = shard.run_rounds();
+            shard.turn_wheel();
+            if shard.drain_until.is_some() && shard.sessions.is_empty() {
                 return;
             }
             more
         };
         if more {
+            // The sessions' own tasks run here: a long round must not keep them waiting.
             yield_now().await;
             continue;
         }
         tokio::select! {
             biased;
             message = inbox.recv() => match message {
-                Some(message) => shard.borrow_mut().take(message),
+                Some(message) => shard.borrow_mut().on_message(message),
                 None => return,
             },
-            () = leavers.wait() => {}
+            () = gone_clients.wait() => {}
             _ = clock.tick() => {}
         }
     }
@@ -166,25 +177,25 @@ impl Shard {
         Self {
             setup,
             this,
-            connections: Slab::new(),
+            sessions: Slab::new(),
             audiences: Slab::new(),
             groups: HashMap::new(),
             tickets: HashMap::new(),
-            leavers: Arc::default(),
+            gone_clients: Arc::default(),
             rounds: VecDeque::new(),
             wheel: Wheel::new(),
             began: Instant::now(),
             serial: 0,
-            scratch: vec![0; SCRATCH].into(),
-            left: HashMap::new(),
+            read_buffer: vec![0; READ_BUFFER].into(),
+            unreported: HashMap::new(),
             tally: Tally::default(),
             pending_shown: 0,
             count_pending_at: 0,
-            draining: None,
+            drain_until: None,
         }
     }
 
-    fn take(&mut self, message: ToShard) {
+    fn on_message(&mut self, message: ToShard) {
         match message {
             ToShard::Reserve { ticket, group, encoding, preface } => {
                 self.reserve(ticket, group, encoding, preface);
@@ -193,14 +204,14 @@ impl Shard {
             ToShard::Release { ticket } => self.release(ticket),
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
-            ToShard::End { group, reason } => self.end(group, reason),
-            ToShard::Restored => self.end_resumable(),
-            ToShard::Drain { over } => self.drain(over),
+            ToShard::End { group, reason } => self.end_group(group, reason),
+            ToShard::Restored => self.end_resumable_sessions(),
+            ToShard::Drain { over } => self.begin_drain(over),
         }
     }
 
-    fn get(&mut self, key: Key) -> Option<&mut Connection> {
-        self.connections.get_mut(key.index as usize).filter(|it| it.serial == key.serial)
+    fn session(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.sessions.get_mut(key.index as usize).filter(|session| session.serial == key.serial)
     }
 
     fn bookmark(&mut self, rev: Revision, everyone: bool) {
@@ -211,20 +222,21 @@ impl Shard {
         }
     }
 
-    /// Sets the wheel for the connection's deadline, if that is earlier than what it is set for.
-    fn arm(&mut self, key: Key) {
+    /// Sets an alarm for the session's deadline, if that is earlier than the alarm that counts.
+    fn arm_deadline(&mut self, key: SessionKey) {
         let pace = self.setup.pace;
         let now = self.wheel.now();
-        let Some(connection) = self.get(key) else { return };
-        let at = connection.machine.deadline(&pace).max(now + 1);
-        if at >= NEVER || (connection.armed > now && connection.armed <= at) {
+        let Some(session) = self.session(key) else { return };
+        let at = session.protocol.deadline(&pace).max(now + 1);
+        // An alarm that comes too early sets itself again; so most writes touch nothing here.
+        if at >= NEVER || (session.armed > now && session.armed <= at) {
             return;
         }
-        connection.armed = at;
+        session.armed = at;
         self.wheel.set(at, Alarm::Deadline(key, at));
     }
 
-    fn turn(&mut self) {
+    fn turn_wheel(&mut self) {
         let now = (self.began.elapsed().as_millis() / TICK.as_millis()) as Tick;
         if now == self.wheel.now() {
             return;
@@ -235,32 +247,32 @@ impl Shard {
             match alarm {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
                 Alarm::Attach(ticket) => self.release(ticket),
-                Alarm::Drain(key, since) => self.on_drain(key, since, now),
+                Alarm::Drain(key, since) => self.on_drain_turn(key, since, now),
             }
         }
         self.report(now);
     }
 
-    fn on_deadline(&mut self, key: Key, at: Tick, now: Tick) {
+    fn on_deadline(&mut self, key: SessionKey, at: Tick, now: Tick) {
         let pace = self.setup.pace;
-        let Some(connection) = self.get(key) else { return };
-        if connection.armed != at || connection.outlet.is_none() {
+        let Some(session) = self.session(key) else { return };
+        if session.armed != at || session.outlet.is_none() {
             return;
         }
-        connection.insist();
-        if !self.serve(key) {
+        // Progress that the runtime has not reported yet must count before the protocol judges the session.
+        session.ask_kernel_if_slow();
+        if !self.pump(key) {
             return;
         }
-        let Some(connection) = self.get(key) else { return };
-        connection.machine.on(Input::Timer, now, &pace);
-        self.tally.asked += u64::from(connection.machine.is_ping_due());
-        self.serve(key);
+        let Some(session) = self.session(key) else { return };
+        session.protocol.on(Input::Timer, now, &pace);
+        self.tally.pings += u64::from(session.protocol.is_ping_due());
+        self.pump(key);
     }
 
-    fn keys(&self) -> impl Iterator<Item = Key> {
-        self.connections.iter().map(|(index, it)| Key { index: index as u32, serial: it.serial })
+    fn keys(&self) -> impl Iterator<Item = SessionKey> {
+        self.sessions
+            .iter()
+            .map(|(index, session)| SessionKey { index: index as u32, serial: session.serial })
     }
 }
-
-#[cfg(test)]
-mod tests;

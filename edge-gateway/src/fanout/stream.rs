@@ -1,8 +1,10 @@
-//! The bytes of one stream on their way from its session to the connection that carries it.
+//! A pipe for the bytes of one stream, from its session to the connection that carries it.
 //!
-//! In: what a shard writes. Out: the same in chunks, for the body of an answer, and at last why it ended. Few chunks
-//! wait at a time; full, the session waits like one whose socket is full. An idle stream has no queue: a channel of
-//! the runtime keeps a block of places for each, which was a third of what a stream cost.
+//! In: bytes that a shard writes. Out: the same bytes in chunks, for the body of a response, and at last the reason of the
+//! end. A few chunks may wait; when the pipe is full the session waits like one whose socket is full.
+//!
+//! The pipe is written by hand because an idle one must cost nothing: tokio's channel keeps a block of slots for each
+//! stream, which was a third of what a stream cost.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,92 +15,93 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::connection::Key;
+use super::session::SessionKey;
 use crate::close::Reason;
 
-/// Chunks that may wait for the connection.
+/// Chunks that may wait in a pipe.
 const CHUNKS: usize = 8;
-/// Bytes of a chunk at most: one that is taken is what shows that its client reads.
+/// Bytes that a chunk may have. A chunk that is taken shows that the client reads, so chunks must not be large.
 const CHUNK: usize = 16 * 1024;
 
-/// A stream that is open at both ends.
+/// A pipe that is open at both ends.
 pub(crate) fn stream() -> (Writer, Reader) {
-    let state = Arc::<Mutex<State>>::default();
-    (Writer(state.clone()), Reader(state))
+    let pipe = Arc::<Mutex<Pipe>>::default();
+    (Writer(pipe.clone()), Reader(pipe))
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Pipe {
     chunks: VecDeque<Bytes>,
     ended: Option<Reason>,
-    gone: bool,
-    /// Of the connection, while it waits for a chunk.
+    /// The reader was dropped: the client has gone.
+    client_gone: bool,
+    /// The waker of the connection, while it waits for a chunk.
     reader: Option<Waker>,
-    /// Of the session, while it waits for room.
+    /// The waker of the session, while it waits for room.
     writer: Option<Waker>,
-    /// Who is told that the client has gone, and of which session.
-    told: Option<(Arc<Leavers>, Key)>,
+    /// The list on which the session is put when the client has gone.
+    on_gone: Option<(Arc<GoneClients>, SessionKey)>,
 }
 
-/// The session's end. Dropped without a word, the stream has broken off.
+/// The session's end of a pipe. Dropped without [`Writer::end`], it ends the stream as broken.
 #[derive(Debug)]
-pub(crate) struct Writer(Arc<Mutex<State>>);
+pub(crate) struct Writer(Arc<Mutex<Pipe>>);
 
 impl Writer {
-    /// Takes some of `bytes`.
+    /// Takes some of `bytes`; returns their number.
     ///
     /// # Errors
-    /// `WouldBlock` while too much waits, `BrokenPipe` when the client has gone.
+    /// `WouldBlock` while the pipe is full, `BrokenPipe` when the client has gone.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.0.lock();
-        if state.gone {
+        let mut pipe = self.0.lock();
+        if pipe.client_gone {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        if state.chunks.len() == CHUNKS {
+        if pipe.chunks.len() == CHUNKS {
             return Err(ErrorKind::WouldBlock.into());
         }
         let chunk = &bytes[..bytes.len().min(CHUNK)];
-        state.chunks.push_back(Bytes::copy_from_slice(chunk));
-        let reader = state.reader.take();
-        drop(state);
+        pipe.chunks.push_back(Bytes::copy_from_slice(chunk));
+        let reader = pipe.reader.take();
+        drop(pipe);
         reader.into_iter().for_each(Waker::wake);
         Ok(chunk.len())
     }
 
-    /// Resolves when something may be written; false when nothing ever will be. For one waiter at a time.
+    /// Resolves when there is room; false when the client has gone. For one waiter at a time.
     pub(super) async fn writable(&self) -> bool {
         std::future::poll_fn(|cx| {
-            let mut state = self.0.lock();
-            if state.gone || state.chunks.len() < CHUNKS {
-                return Poll::Ready(!state.gone);
+            let mut pipe = self.0.lock();
+            if pipe.client_gone || pipe.chunks.len() < CHUNKS {
+                return Poll::Ready(!pipe.client_gone);
             }
-            state.writer = Some(cx.waker().clone());
+            pipe.writer = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
     }
 
-    /// The client has gone.
-    pub(super) fn is_gone(&self) -> bool {
-        self.0.lock().gone
+    /// True if the client has gone.
+    pub(super) fn is_client_gone(&self) -> bool {
+        self.0.lock().client_gone
     }
 
-    /// From now on `leavers` is told when the client goes.
-    pub(super) fn tell(&self, leavers: &Arc<Leavers>, key: Key) {
-        let mut state = self.0.lock();
-        if state.gone {
-            drop(state);
-            return leavers.add(key);
+    /// Puts the session on the list once the client has gone, which may be at once.
+    pub(super) fn report_gone_client(&self, list: &Arc<GoneClients>, key: SessionKey) {
+        let mut pipe = self.0.lock();
+        if pipe.client_gone {
+            drop(pipe);
+            return list.add(key);
         }
-        state.told = Some((leavers.clone(), key));
+        pipe.on_gone = Some((list.clone(), key));
     }
 
-    /// The stream ends for this reason, after what waits. The first one counts.
+    /// Ends the stream for this reason, after the chunks that wait. Later calls are ignored.
     pub(super) fn end(&self, reason: Reason) {
-        let mut state = self.0.lock();
-        state.ended.get_or_insert(reason);
-        let reader = state.reader.take();
-        drop(state);
+        let mut pipe = self.0.lock();
+        pipe.ended.get_or_insert(reason);
+        let reader = pipe.reader.take();
+        drop(pipe);
         reader.into_iter().for_each(Waker::wake);
     }
 }
@@ -109,35 +112,36 @@ impl Drop for Writer {
     }
 }
 
-/// The connection's end. Dropped, the client has gone.
+/// The connection's end of a pipe. Its drop means that the client has gone.
 #[derive(Debug)]
-pub(crate) struct Reader(Arc<Mutex<State>>);
+pub(crate) struct Reader(Arc<Mutex<Pipe>>);
 
-/// What comes next.
+/// The next item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Bytes for the client.
     Chunk(Bytes),
-    /// Nothing more, for this reason.
+    /// The end, and its reason.
     End(Reason),
 }
 
 impl Reader {
-    /// Takes what comes next.
+    /// Takes the next item.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut state = self.0.lock();
-        let Some(chunk) = state.chunks.pop_front() else {
-            if let Some(reason) = state.ended {
+        let mut pipe = self.0.lock();
+        let Some(chunk) = pipe.chunks.pop_front() else {
+            if let Some(reason) = pipe.ended {
                 return Poll::Ready(Next::End(reason));
             }
-            state.reader = Some(cx.waker().clone());
+            pipe.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        if state.chunks.is_empty() {
-            state.chunks = VecDeque::new();
+        if pipe.chunks.is_empty() {
+            // An idle stream keeps no capacity.
+            pipe.chunks = VecDeque::new();
         }
-        let writer = state.writer.take();
-        drop(state);
+        let writer = pipe.writer.take();
+        drop(pipe);
         writer.into_iter().for_each(Waker::wake);
         Poll::Ready(Next::Chunk(chunk))
     }
@@ -145,39 +149,40 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.gone = true;
-        state.chunks = VecDeque::new();
-        let (writer, told) = (state.writer.take(), state.told.take());
-        drop(state);
+        let mut pipe = self.0.lock();
+        pipe.client_gone = true;
+        pipe.chunks = VecDeque::new();
+        let writer = pipe.writer.take();
+        let on_gone = pipe.on_gone.take();
+        drop(pipe);
         writer.into_iter().for_each(Waker::wake);
-        if let Some((leavers, key)) = told {
-            leavers.add(key);
+        if let Some((list, key)) = on_gone {
+            list.add(key);
         }
     }
 }
 
-/// Streams of a shard whose clients have gone. Bounded by the streams that were open: each is named once.
+/// The sessions of a shard whose streams have lost their clients. Bounded by the open streams: each is listed once.
 #[derive(Debug, Default)]
-pub(super) struct Leavers {
-    keys: Mutex<Vec<Key>>,
-    some: Notify,
+pub(super) struct GoneClients {
+    keys: Mutex<Vec<SessionKey>>,
+    added: Notify,
 }
 
-impl Leavers {
-    fn add(&self, key: Key) {
+impl GoneClients {
+    fn add(&self, key: SessionKey) {
         self.keys.lock().push(key);
-        self.some.notify_one();
+        self.added.notify_one();
     }
 
-    /// Those that have not been taken yet.
-    pub(super) fn take(&self) -> Vec<Key> {
+    /// Takes the sessions that have been added since the last call.
+    pub(super) fn take(&self) -> Vec<SessionKey> {
         std::mem::take(&mut self.keys.lock())
     }
 
-    /// Resolves when there may be some. Cancel-safe.
+    /// Resolves when sessions may have been added. Cancel-safe.
     pub(super) async fn wait(&self) {
-        self.some.notified().await;
+        self.added.notified().await;
     }
 }
 
@@ -189,24 +194,24 @@ mod tests {
 
     use super::*;
 
-    const KEY: Key = Key { index: 3, serial: 7 };
+    const KEY: SessionKey = SessionKey { index: 3, serial: 7 };
 
     async fn next(reader: &Reader) -> Next {
         std::future::poll_fn(|cx| reader.poll_next(cx)).await
     }
 
     #[tokio::test]
-    async fn what_is_written_is_read_in_order_and_the_end_comes_last() {
+    async fn bytes_are_read_in_order_and_the_end_comes_last() {
         let (writer, reader) = stream();
         let mut waiting = pin!(next(&reader));
-        assert!(waiting.as_mut().now_or_never().is_none(), "nothing was written");
+        assert!(waiting.as_mut().now_or_never().is_none(), "nothing has been written");
         assert_eq!(writer.try_write(b"a").expect("there is room"), 1);
-        assert_eq!(writer.try_write(&[7; CHUNK + 1]).expect("there is room"), CHUNK, "no more than a chunk");
+        assert_eq!(writer.try_write(&[7; CHUNK + 1]).expect("there is room"), CHUNK, "it takes one chunk");
         writer.end(Reason::Drained);
         drop(writer);
         assert_eq!(waiting.await, Next::Chunk(Bytes::from_static(b"a")));
         assert_eq!(next(&reader).await, Next::Chunk(vec![7; CHUNK].into()));
-        assert_eq!(next(&reader).await, Next::End(Reason::Drained), "and not that it broke off");
+        assert_eq!(next(&reader).await, Next::End(Reason::Drained), "the first reason counts");
     }
 
     #[tokio::test]
@@ -221,27 +226,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_goes_is_told_of_once_and_frees_who_waits() {
+    async fn a_gone_client_is_listed_once_and_wakes_the_writer() {
         let (writer, reader) = stream();
-        let leavers = Arc::new(Leavers::default());
-        writer.tell(&leavers, KEY);
+        let gone = Arc::new(GoneClients::default());
+        writer.report_gone_client(&gone, KEY);
         (0..CHUNKS).for_each(|_| assert_eq!(writer.try_write(b"x").expect("there is room"), 1));
         let mut room = pin!(writer.writable());
         assert!(room.as_mut().now_or_never().is_none());
         drop(reader);
-        assert!(!room.await, "nothing will ever be written");
-        leavers.wait().await;
-        assert_eq!((leavers.take(), leavers.take()), (vec![KEY], vec![]));
+        assert!(!room.await, "there will never be room");
+        gone.wait().await;
+        assert_eq!(gone.take(), [KEY]);
+        assert_eq!(gone.take(), []);
         assert_eq!(writer.try_write(b"x").expect_err("gone").kind(), ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]
-    async fn a_client_that_went_before_anyone_asked_is_told_of_too() {
+    async fn a_client_that_has_gone_already_is_listed_too() {
         let (writer, reader) = stream();
         drop(reader);
-        let leavers = Arc::new(Leavers::default());
-        writer.tell(&leavers, KEY);
-        assert_eq!(leavers.take(), [KEY]);
+        let gone = Arc::new(GoneClients::default());
+        writer.report_gone_client(&gone, KEY);
+        assert_eq!(gone.take(), [KEY]);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use super::Skew;
 use crate::close::Reason;
 
-/// Of the shards.
+/// The instruments of the shards.
 #[derive(Clone, Debug)]
 pub(crate) struct FanoutMetrics {
     published: Counter<u64>,
@@ -32,7 +32,7 @@ impl FanoutMetrics {
     pub(super) fn new(meter: &Meter, instance: &KeyValue, skew: Skew) -> Self {
         let source = KeyValue::new("source", "INSTANCE");
         let with = |status| vec![instance.clone(), source.clone(), KeyValue::new("status", status)];
-        let it = Self {
+        let metrics = Self {
             published: meter
                 .u64_counter("service_center_notify_publish_total")
                 .with_description("Counter of publishing instance events")
@@ -45,14 +45,14 @@ impl FanoutMetrics {
             lag: meter
                 .f64_histogram("muster_edge_event_lag_seconds")
                 .with_description(
-                    "From the commit of a change to its writing, the newest of each chunk of sessions",
+                    "Time from the commit of a change to its write, for the newest change of each chunk of sessions",
                 )
                 .with_boundaries(LATENCY_SECONDS.into())
                 .build(),
             write_lag: meter
                 .f64_histogram("muster_edge_write_lag_seconds")
                 .with_description(
-                    "From taking an event from the bus to its writing, the newest of each chunk of sessions",
+                    "Time from the bus to the write, for the newest change of each chunk of sessions",
                 )
                 .with_boundaries(LATENCY_SECONDS.into())
                 .build(),
@@ -63,7 +63,7 @@ impl FanoutMetrics {
                 .build(),
             health: meter
                 .u64_counter("muster_edge_health_checks_total")
-                .with_description("Checks of watchers: asked by a ping, answered, or given up")
+                .with_description("Checks of watchers: asked (a ping was sent), answered (a pong came), given_up (nothing came)")
                 .build(),
             skew,
             pending: meter
@@ -83,12 +83,12 @@ impl FanoutMetrics {
             merging: meter
                 .u64_counter("muster_edge_merging_watchers_total")
                 .with_description(
-                    "Times that a watcher was so far behind that its events are merged per instance",
+                    "Times that a watcher was so far behind that its events were merged per instance",
                 )
                 .build(),
             open: meter
                 .i64_up_down_counter("muster_edge_sessions")
-                .with_description("Sessions in the shards, those being upgraded included")
+                .with_description("Sessions in the shards, including those that are being upgraded")
                 .build(),
             closed: meter
                 .u64_counter("muster_edge_sessions_closed_total")
@@ -98,29 +98,31 @@ impl FanoutMetrics {
             failure: with("FAILURE"),
             waiting: vec![instance.clone(), source.clone()],
         };
-        it.tally(Tallied::default());
-        it.open.add(0, &[]);
-        it.slow.add(0, &[]);
-        it.merging.add(0, &[]);
+        metrics.tally(Tallied::default());
+        metrics.open.add(0, &[]);
+        metrics.slow.add(0, &[]);
+        metrics.merging.add(0, &[]);
         for reason in Reason::ALL {
-            it.closed.add(0, &[KeyValue::new("reason", reason.label())]);
+            metrics.closed.add(0, &[KeyValue::new("reason", reason.label())]);
         }
-        it
+        metrics
     }
 
-    /// What a shard has done since it last told.
-    pub(crate) fn tally(&self, it: Tallied) {
-        self.published.add(it.delivered, &self.success);
-        self.published.add(it.failed, &self.failure);
-        self.merged.add(it.merged, &[]);
-        self.pending.add(it.pending, &self.waiting);
-        let checks = [("asked", it.asked), ("answered", it.answered), ("given_up", it.given_up)];
+    /// Adds a shard's counts since its last report.
+    pub(crate) fn tally(&self, tallied: Tallied) {
+        self.published.add(tallied.delivered, &self.success);
+        self.published.add(tallied.failed, &self.failure);
+        self.merged.add(tallied.merged, &[]);
+        self.pending.add(tallied.pending, &self.waiting);
+        let checks =
+            [("asked", tallied.pings), ("answered", tallied.pongs), ("given_up", tallied.read_timeouts)];
         for (outcome, count) in checks {
             self.health.add(count, &[KeyValue::new("outcome", outcome)]);
         }
     }
 
-    /// An event was written; all in unix microseconds. Without a time of commit nothing is recorded.
+    /// Records the age of a push when it was written. All times are unix microseconds; a push without a time of commit
+    /// is a difference, whose age nobody knows, and is not recorded.
     pub(crate) fn lag(&self, committed_at: u64, received_at: u64, now: u64) {
         if committed_at == 0 {
             return;
@@ -133,14 +135,14 @@ impl FanoutMetrics {
         }
     }
 
-    /// An event was queued for sessions; both in unix microseconds.
+    /// Records the age of a push when it reached a shard. Both times are unix microseconds.
     pub(crate) fn queued(&self, committed_at: u64, now: u64) {
         if committed_at > 0 {
             self.queue_micros.record(self.skew.between(committed_at, now) as f64, &self.waiting);
         }
     }
 
-    /// A session begins.
+    /// A session was reserved.
     pub(crate) fn opened(&self) {
         self.open.add(1, &[]);
     }
@@ -151,32 +153,32 @@ impl FanoutMetrics {
         self.closed.add(1, &[KeyValue::new("reason", reason.label())]);
     }
 
-    /// A watcher blocks.
+    /// A watcher did not take all that was pending.
     pub(crate) fn became_slow(&self) {
         self.slow.add(1, &[]);
     }
 
-    /// A watcher left the log.
+    /// A watcher was so far behind that its pushes are merged.
     pub(crate) fn began_merging(&self) {
         self.merging.add(1, &[]);
     }
 }
 
-/// What a shard has done since it last told.
+/// A shard's counts since its last report.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tallied {
-    /// Events that were written.
+    /// Pushes that were written.
     pub delivered: u64,
-    /// Events of sessions that ended before.
+    /// Pushes that were pending when their session ended.
     pub failed: u64,
-    /// Events that were merged into others.
+    /// Pushes that were merged into others.
     pub merged: u64,
-    /// How much the number of events that wait has changed.
+    /// The change in the number of pending pushes.
     pub pending: i64,
     /// Pings sent.
-    pub asked: u64,
-    /// Pongs that came.
-    pub answered: u64,
-    /// Sessions that said nothing for too long.
-    pub given_up: u64,
+    pub pings: u64,
+    /// Pongs received.
+    pub pongs: u64,
+    /// Sessions that ended because their clients sent nothing for too long.
+    pub read_timeouts: u64,
 }

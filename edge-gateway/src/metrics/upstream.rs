@@ -1,4 +1,4 @@
-//! Instruments of what comes from the bus.
+//! Instruments of the upstream: the bus, the control plane's answers, the publisher's clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use super::Skew;
 use crate::watch::Cause;
 
-/// Of the bus's side.
+/// The instruments of the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamMetrics {
     events: Counter<u64>,
@@ -28,13 +28,13 @@ pub(crate) struct UpstreamMetrics {
     clock: Arc<ClockState>,
 }
 
-/// What is read when it is scraped.
+/// The values that gauges read when they are scraped.
 #[derive(Debug)]
 struct ClockState {
     began: Instant,
-    /// When the publisher was last heard of, in microseconds since `began`.
+    /// The arrival of the publisher's last message, in microseconds since `began`.
     heard: AtomicU64,
-    /// The shortest way of a bookmark, by both clocks, in microseconds.
+    /// The shortest travel time of a bookmark, from the publisher's clock to ours, in microseconds.
     offset: AtomicI64,
 }
 
@@ -46,35 +46,35 @@ impl UpstreamMetrics {
             offset: AtomicI64::new(0),
         });
         observe_clock(meter, &clock);
-        let it = Self {
+        let metrics = Self {
             events: meter
                 .u64_counter("muster_edge_events_total")
-                .with_description("Events of the bus, by what was made of them")
+                .with_description("Events from the bus: applied, duplicate, gap (something before them is missing), or unwatched")
                 .build(),
             malformed: meter
                 .u64_counter("muster_edge_messages_malformed_total")
-                .with_description("Messages of the bus that could not be understood")
+                .with_description("Messages from the bus that could not be decoded")
                 .build(),
             resyncs: meter
                 .u64_counter("muster_edge_resyncs_total")
-                .with_description("Providers asked for again, by cause")
+                .with_description("Providers whose state was requested again, by cause")
                 .build(),
             retries: meter
                 .u64_counter("muster_edge_requests_repeated_total")
-                .with_description("Requests to the control plane that failed and were made again")
+                .with_description("Requests to the control plane that failed and were repeated")
                 .build(),
             repaired: meter
                 .u64_counter("muster_edge_differences_total")
-                .with_description("Differences that were found by comparing states, not told by an event")
+                .with_description("Changes that were found by comparing states and not received as events")
                 .build(),
-            topics: meter.u64_gauge("muster_edge_topics").with_description("Providers with interest").build(),
+            topics: meter.u64_gauge("muster_edge_topics").with_description("Providers that the gateway follows for its watchers").build(),
             groups: meter
                 .u64_gauge("muster_edge_groups")
-                .with_description("Groups of watchers that watch the same, by what they watch by")
+                .with_description("Groups of watchers with the same selector, by kind of selector")
                 .build(),
             depth: meter
                 .u64_gauge("muster_edge_shard_queue_depth")
-                .with_description("Messages that wait for the fullest shard")
+                .with_description("Messages that wait for the shard with the longest queue")
                 .build(),
             revision: meter
                 .u64_gauge("muster_edge_revision")
@@ -83,7 +83,7 @@ impl UpstreamMetrics {
             bus_lag: meter
                 .f64_histogram("muster_edge_bus_lag_seconds")
                 .with_description(
-                    "From handing an event to the bus to taking it there, the oldest of each batch",
+                    "Time that events spent on the bus, for the oldest event of each batch",
                 )
                 .with_boundaries(LATENCY_SECONDS.into())
                 .build(),
@@ -91,43 +91,43 @@ impl UpstreamMetrics {
             clock,
         };
         for cause in Cause::ALL {
-            it.resyncs.add(0, &[KeyValue::new("cause", cause.label())]);
+            metrics.resyncs.add(0, &[KeyValue::new("cause", cause.label())]);
         }
         for fate in ["applied", "duplicate", "gap", "unwatched"] {
-            it.event(fate, 0);
+            metrics.event(fate, 0);
         }
-        it.malformed.add(0, &[]);
-        it.retries.add(0, &[]);
-        it.repaired.add(0, &[]);
-        it
+        metrics.malformed.add(0, &[]);
+        metrics.retries.add(0, &[]);
+        metrics.repaired.add(0, &[]);
+        metrics
     }
 
-    /// Events came and were `applied`, a `duplicate`, beyond a `gap`, or `unwatched`.
+    /// Events were `applied`, a `duplicate`, behind a `gap`, or `unwatched`.
     pub(crate) fn event(&self, fate: &'static str, count: u64) {
         self.events.add(count, &[KeyValue::new("fate", fate)]);
     }
 
-    /// A message made no sense.
+    /// A message could not be decoded.
     pub(crate) fn malformed(&self) {
         self.malformed.add(1, &[]);
     }
 
-    /// Providers are asked for again.
+    /// The state of providers is requested again.
     pub(crate) fn resync(&self, cause: Cause, topics: u64) {
         self.resyncs.add(topics, &[KeyValue::new("cause", cause.label())]);
     }
 
-    /// A request failed and will be made again.
+    /// A request failed and will be repeated.
     pub(crate) fn retry(&self) {
         self.retries.add(1, &[]);
     }
 
-    /// States were compared and differed in so many instances.
+    /// A comparison of states showed differences.
     pub(crate) fn repaired(&self, differences: u64) {
         self.repaired.add(differences, &[]);
     }
 
-    /// How things stand.
+    /// Records the current size of the upstream.
     pub(crate) fn stand(
         &self,
         topics: usize,
@@ -143,20 +143,20 @@ impl UpstreamMetrics {
         self.revision.record(revision, &[]);
     }
 
-    /// The publisher was heard of.
+    /// A message of the publisher arrived.
     pub(crate) fn heard(&self, at: Instant) {
         let since = at.saturating_duration_since(self.clock.began);
         self.clock.heard.store(since.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// The shortest way of a bookmark lately, by the clocks of both ends, in microseconds; negative when the
-    /// publisher's clock is ahead by more than the way takes.
+    /// Sets the shortest recent travel time of a bookmark, by the clocks of both ends, in microseconds. It is negative
+    /// when the publisher's clock is ahead by more than the bookmark travelled.
     pub(crate) fn clock_offset(&self, shortest: i64) {
         self.clock.offset.store(shortest, Ordering::Relaxed);
         self.skew.set(u64::try_from(-shortest.min(0)).unwrap_or(0));
     }
 
-    /// A batch was taken from the bus, whose oldest event was handed to it then; both in unix microseconds.
+    /// A batch was taken from the bus, whose oldest event was published at `published_at`; both in unix microseconds.
     pub(crate) fn took(&self, published_at: u64, now: u64) {
         if published_at > 0 {
             self.bus_lag.record(self.skew.between(published_at, now) as f64 / 1e6, &[]);
@@ -165,19 +165,19 @@ impl UpstreamMetrics {
 }
 
 fn observe_clock(meter: &Meter, clock: &Arc<ClockState>) {
-    let of = clock.clone();
+    let staleness = clock.clone();
     meter
         .f64_observable_gauge("muster_edge_staleness_seconds")
-        .with_description("Since the last word of the publisher, or since the start")
-        .with_callback(move |it| {
-            let heard = Duration::from_micros(of.heard.load(Ordering::Relaxed));
-            it.observe(of.began.elapsed().saturating_sub(heard).as_secs_f64(), &[]);
+        .with_description("Time since the last message of the publisher, or since the start")
+        .with_callback(move |gauge| {
+            let heard = Duration::from_micros(staleness.heard.load(Ordering::Relaxed));
+            gauge.observe(staleness.began.elapsed().saturating_sub(heard).as_secs_f64(), &[]);
         })
         .build();
-    let of = clock.clone();
+    let offset = clock.clone();
     meter
         .f64_observable_gauge("muster_edge_clock_offset_seconds")
-        .with_description("The shortest way of a bookmark lately, by both clocks: what is negative is skew")
-        .with_callback(move |it| it.observe(of.offset.load(Ordering::Relaxed) as f64 / 1e6, &[]))
+        .with_description("Shortest recent travel time of a bookmark by the clocks of both ends; a negative value is clock skew")
+        .with_callback(move |gauge| gauge.observe(offset.offset.load(Ordering::Relaxed) as f64 / 1e6, &[]))
         .build();
 }

@@ -1,95 +1,114 @@
-//! How sessions end: drained, told to, or by themselves.
+//! The end of sessions: in a drain, on an order of the upstream, or by themselves.
 
 use std::time::Duration;
 
-use super::{Alarm, DRAIN_PATIENCE, DRAIN_RECHECK, Shard};
+use tracing::debug;
+
+use super::{Alarm, SLOW_DRAIN, SLOW_DRAIN_RECHECK, Shard};
 use crate::close::Reason;
-use crate::fanout::connection::{Key, Outlet};
+use crate::fanout::outlet::Outlet;
+use crate::fanout::session::SessionKey;
 use crate::session::Input;
 use crate::timer::{Tick, ticks};
 use crate::watch::GroupId;
 
 impl Shard {
-    pub(super) fn on_drain(&mut self, key: Key, since: Tick, now: Tick) {
-        let pace = self.setup.pace;
-        let Some(connection) = self.get(key) else { return };
-        if connection.outlet.is_some() && connection.is_slow() && now < since + ticks(DRAIN_PATIENCE) {
-            // What is pending goes out first, within reason: more may come as long as it is slow.
-            return self.wheel.set(now + ticks(DRAIN_RECHECK), Alarm::Drain(key, since));
-        }
-        connection.machine.on(Input::End(Reason::Drained), now, &pace);
-        if connection.outlet.is_none() {
-            self.remove(key, Reason::Drained);
-        } else {
-            self.serve(key);
-        }
-    }
-
-    /// Has a session that came too late for its place in the order end before the others have.
-    pub(super) fn drain_late(&mut self, key: Key, until: Tick) {
+    /// Gives each session a turn to end, evenly spread over the time: each tick ends its share and not one more,
+    /// because the gateways that the clients turn to must accept them no faster than that. The order is random, so
+    /// that no consumer loses all its watchers at once.
+    pub(super) fn begin_drain(&mut self, over: Duration) {
         let now = self.wheel.now();
-        let at = fastrand::u32(now..=until.max(now));
-        self.wheel.set(at, Alarm::Drain(key, at));
-    }
-
-    /// Ends the sessions evenly over the time, each tick its share and not one more: whom they come to next
-    /// must accept no faster than that. Their order is random, so that no consumer loses all of its at once.
-    pub(super) fn drain(&mut self, over: Duration) {
-        let (now, over) = (self.wheel.now(), ticks(over));
-        self.draining = Some(now + over);
-        let mut all: Vec<Key> = self.keys().collect();
-        fastrand::shuffle(&mut all);
-        let count = all.len() as u64;
-        for (place, key) in all.into_iter().enumerate() {
-            let share = place as u64 * u64::from(over) / count;
+        let over = ticks(over);
+        self.drain_until = Some(now + over);
+        let mut keys: Vec<SessionKey> = self.keys().collect();
+        fastrand::shuffle(&mut keys);
+        let count = keys.len() as u64;
+        for (turn, key) in keys.into_iter().enumerate() {
+            let share = turn as u64 * u64::from(over) / count;
             let at = now + 1 + share as Tick;
             self.wheel.set(at, Alarm::Drain(key, at));
         }
     }
 
-    pub(super) fn end(&mut self, group: GroupId, reason: Reason) {
-        let Some(slots) = self.groups.get(&group) else { return };
-        let audiences = slots.iter().flatten();
-        let members = audiences.flat_map(|it| self.audiences[*it as usize].members.clone()).collect();
-        self.end_all(members, reason);
+    /// Gives a session that was attached during a drain a turn among those that are left.
+    pub(super) fn drain_late_session(&mut self, key: SessionKey, until: Tick) {
+        let now = self.wheel.now();
+        let at = fastrand::u32(now..=until.max(now));
+        self.wheel.set(at, Alarm::Drain(key, at));
     }
 
-    pub(super) fn end_resumable(&mut self) {
-        let audiences = self.audiences.iter().filter(|(_, audience)| audience.encoding.is_resumable());
-        let members = audiences.flat_map(|(_, audience)| audience.members.clone()).collect();
-        self.end_all(members, Reason::Restored);
+    /// Ends a session whose turn in the drain has come; its first turn was at `since`.
+    pub(super) fn on_drain_turn(&mut self, key: SessionKey, since: Tick, now: Tick) {
+        let pace = self.setup.pace;
+        let Some(session) = self.session(key) else { return };
+        if session.outlet.is_some() && session.is_slow() && now < since + ticks(SLOW_DRAIN) {
+            // Its pending pushes go out first. The time is bounded, because more may arrive as long as it is slow.
+            return self.wheel.set(now + ticks(SLOW_DRAIN_RECHECK), Alarm::Drain(key, since));
+        }
+        session.protocol.on(Input::End(Reason::Drained), now, &pace);
+        if session.outlet.is_none() {
+            self.remove_session(key, Reason::Drained);
+        } else {
+            self.pump(key);
+        }
     }
 
-    pub(super) fn end_all(&mut self, members: Vec<Key>, reason: Reason) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        for key in members {
-            if let Some(connection) = self.get(key) {
-                connection.machine.on(Input::End(reason), now, &pace);
-                self.serve(key);
+    /// Ends all sessions of a group.
+    pub(super) fn end_group(&mut self, group: GroupId, reason: Reason) {
+        let Some(audiences) = self.groups.get(&group) else { return };
+        let mut keys = Vec::new();
+        for audience in audiences.iter().flatten() {
+            keys.extend_from_slice(&self.audiences[*audience as usize].members);
+        }
+        self.end_sessions(keys, reason);
+    }
+
+    /// Ends the sessions whose clients remember revisions, because these are of another history now.
+    pub(super) fn end_resumable_sessions(&mut self) {
+        let mut keys = Vec::new();
+        for (_, audience) in &self.audiences {
+            if audience.encoding.is_resumable() {
+                keys.extend_from_slice(&audience.members);
+            }
+        }
+        self.end_sessions(keys, Reason::Restored);
+    }
+
+    fn end_sessions(&mut self, keys: Vec<SessionKey>, reason: Reason) {
+        let now = self.wheel.now();
+        let pace = self.setup.pace;
+        for key in keys {
+            if let Some(session) = self.session(key) {
+                session.protocol.on(Input::End(reason), now, &pace);
+                self.pump(key);
             }
         }
     }
 
-    pub(super) fn remove(&mut self, key: Key, reason: Reason) {
-        if self.get(key).is_none() {
+    /// Removes a session that is over, and everything that belongs to it.
+    pub(super) fn remove_session(&mut self, key: SessionKey, reason: Reason) {
+        if self.session(key).is_none() {
             return;
         }
-        let connection = self.connections.remove(key.index as usize);
-        if let Some(Outlet::Stream(stream)) = &connection.outlet {
+        let session = self.sessions.remove(key.index as usize);
+        if let Some(span) = &session.span {
+            span.in_scope(|| debug!(reason = reason.label(), "the session has closed"));
+        }
+        if let Some(Outlet::Stream(stream)) = &session.outlet {
             stream.end(reason);
         }
-        for task in [&connection.reader, &connection.writer].into_iter().flatten() {
+        for task in [&session.reader, &session.writer].into_iter().flatten() {
             task.abort();
         }
-        let index = connection.audience;
+        let index = session.audience;
         let audience = &mut self.audiences[index as usize];
-        self.tally.failed += connection.pending_events(&audience.log) as u64;
-        *self.left.entry(audience.group).or_default() += 1;
-        if let Some(moved) = audience.remove(connection.place as usize, key) {
-            self.connections[moved.index as usize].place = connection.place;
+        self.tally.failed += session.pending_events(&audience.log) as u64;
+        *self.unreported.entry(audience.group).or_default() += 1;
+        if let Some(moved) = audience.remove(session.member as usize, key) {
+            self.sessions[moved.index as usize].member = session.member;
         }
-        self.tidy(index);
-        self.tally.given_up += u64::from(reason == Reason::ReadTimeout);
+        self.trim_or_forget(index);
+        self.tally.read_timeouts += u64::from(reason == Reason::ReadTimeout);
         self.setup.metrics.closed(reason);
     }
 }

@@ -22,52 +22,52 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// So many watchers of one consumer.
+    /// A shard with the given number of watchers of one consumer.
     pub fn new(watchers: usize, meter: &Meter) -> Self {
         let metrics = Metrics::new(meter, "micro");
-        // Nobody listens; a shard keeps what it cannot say.
-        let (left, _) = mpsc::channel(1);
+        // Without a receiver: a shard keeps the reports that it cannot send.
+        let (closed, _) = mpsc::channel(1);
         let setup = Setup {
             pace: Pace::from(&SessionConfig::default()),
             slow_after: 1 << 20,
             send_buffer: 0,
             metrics: metrics.fanout,
-            left,
+            closed,
             clock: Clock::system(),
         };
         let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(setup, this.clone())));
         let limits =
             Limits::new(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 }, metrics.sessions);
         let consumer = ServiceRef::new(Tenant::default(), "consumer");
-        let open = |number| {
+        let mut readers = Vec::new();
+        for number in 0..watchers as u64 {
             let ticket = Ticket(number);
-            let permit = limits.take(&consumer, "gRPC").ok()?;
+            let permit = limits.take(&consumer, "gRPC").expect("there is no limit");
             let (writer, reader) = stream();
-            let mut shard = shard.borrow_mut();
-            let preface = Vec::new();
-            shard.take(ToShard::Reserve { ticket, group: GroupId(1), encoding: Encoding::Grpc, preface });
-            shard.take(ToShard::Attach { ticket, to: Attached::Stream(writer), permit });
-            Some(reader)
-        };
-        let readers = (0..watchers as u64).map_while(open).collect();
+            shard.borrow_mut().reserve(ticket, GroupId(1), Encoding::Grpc, Vec::new());
+            shard.borrow_mut().attach(ticket, Attached::Stream(writer), permit);
+            readers.push(reader);
+        }
         Self { shard, readers }
     }
 
-    /// Tells everyone of an event and takes it at the other end; the bytes that came.
+    /// Pushes an event to every watcher and reads it at the other end; returns the bytes that were read.
     pub fn event(&self, event: &InstanceEvent) -> usize {
         let mut shard = self.shard.borrow_mut();
         shard.append(&Arc::new(Push::of(0, event)), &[GroupId(1)]);
-        while shard.walk() {}
+        while shard.run_rounds() {}
         let mut context = Context::from_waker(Waker::noop());
-        let mut take = |reader: &Reader| match reader.poll_next(&mut context) {
-            Poll::Ready(Next::Chunk(bytes)) => bytes.len(),
-            _ => 0,
-        };
-        self.readers.iter().map(&mut take).sum()
+        let mut bytes = 0;
+        for reader in &self.readers {
+            if let Poll::Ready(Next::Chunk(chunk)) = reader.poll_next(&mut context) {
+                bytes += chunk.len();
+            }
+        }
+        bytes
     }
 
-    /// What is counted for a chunk of sessions, and how many sessions that are. Usually less: the tally is told
-    /// once a tick, not once a chunk.
+    /// Records the metrics of a chunk of sessions; returns the number of sessions in a chunk. In operation it is less:
+    /// the tally is reported once per tick and not once per chunk.
     pub fn count(&self) -> usize {
         let shard = self.shard.borrow();
         let now = shard.setup.clock.micros();

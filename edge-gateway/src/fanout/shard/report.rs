@@ -1,28 +1,28 @@
-//! What a shard tells of itself, once per turn of the wheel.
+//! The reports of a shard, once per turn of the wheel: figures for the metrics, closed sessions for the upstream.
 
 use super::{COUNT_PENDING, Shard};
-use crate::fanout::audience::Audience;
 use crate::metrics::Tallied;
 use crate::timer::{Tick, ticks};
 use crate::watch::SessionsClosed;
 
-/// Counted per turn of the wheel, not per frame.
+/// Counts since the last report. Kept here and not in the instruments, which cost more than a frame does.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) delivered: u64,
     pub(super) failed: u64,
     pub(super) merged: u64,
-    pub(super) asked: u64,
-    pub(super) answered: u64,
-    pub(super) given_up: u64,
+    pub(super) pings: u64,
+    pub(super) pongs: u64,
+    pub(super) read_timeouts: u64,
 }
 
 impl Shard {
-    /// Counts what was tallied, and tells the upstream who is gone as far as it can take it now.
+    /// Hands the tally to the metrics, and reports closed sessions to the upstream as far as it takes them now.
     pub(super) fn report(&mut self, now: Tick) {
-        let sender = &self.setup.left;
-        self.left.retain(|group, sessions| {
-            sender.try_send(SessionsClosed { group: *group, sessions: *sessions }).is_err()
+        let closed = &self.setup.closed;
+        // A report that finds no room stays, and grows, until there is some: a shard never waits for the upstream.
+        self.unreported.retain(|group, sessions| {
+            closed.try_send(SessionsClosed { group: *group, sessions: *sessions }).is_err()
         });
         let tally = std::mem::take(&mut self.tally);
         let pending = if now >= self.count_pending_at {
@@ -36,19 +36,21 @@ impl Shard {
             failed: tally.failed,
             merged: tally.merged,
             pending: pending - self.pending_shown,
-            asked: tally.asked,
-            answered: tally.answered,
-            given_up: tally.given_up,
+            pings: tally.pings,
+            pongs: tally.pongs,
+            read_timeouts: tally.read_timeouts,
         });
         self.pending_shown = pending;
     }
 
-    /// Events that wait for slow watchers.
-    pub(super) fn pending_events(&self) -> i64 {
-        let of = |audience: &Audience| {
-            let slow = audience.slow.iter().map(|key| &self.connections[key.index as usize]);
-            slow.map(|it| it.pending_events(&audience.log)).sum::<usize>()
-        };
-        self.audiences.iter().map(|(_, audience)| of(audience)).sum::<usize>() as i64
+    /// The number of pushes that wait for slow sessions.
+    fn pending_events(&self) -> i64 {
+        let mut pending = 0;
+        for (_, audience) in &self.audiences {
+            for key in &audience.slow {
+                pending += self.sessions[key.index as usize].pending_events(&audience.log);
+            }
+        }
+        pending as i64
     }
 }

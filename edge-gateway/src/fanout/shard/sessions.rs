@@ -1,4 +1,4 @@
-//! The life of a connection in a shard: its place, its socket, what it reads, when it writes on.
+//! The life of a session in its shard: reserved, attached, reading, and writing on its own when its client is slow.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -7,25 +7,27 @@ use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, spawn_local, yield_now};
+use tracing::{debug, debug_span};
 
-use super::{ATTACH_TIMEOUT, Alarm, READS, SCRATCH, Shard};
+use super::{ATTACH_TIMEOUT, Alarm, READ_BUFFER, READS_PER_TURN, Shard};
 use crate::close::Reason;
 use crate::codec::websocket::Incoming;
 use crate::fanout::Attached;
 use crate::fanout::audience::Audience;
-use crate::fanout::connection::{Connection, Key, Outlet, is_full};
+use crate::fanout::outlet::{Outlet, would_block};
+use crate::fanout::session::{Held, Session, SessionKey};
 use crate::limits::Permit;
 use crate::push::Encoding;
 use crate::session::{Input, Phase, Protocol};
 use crate::timer::ticks;
 use crate::watch::{GroupId, Ticket};
 
-/// What became of a turn to read.
+/// The result of a session's turn to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
-    /// Everything that was there has been read.
+    /// All bytes that were there have been read.
     All,
-    /// There may be more, but others wait.
+    /// There may be more, but it is the turn of others.
     More,
     /// The reading task is not needed any more.
     Over,
@@ -33,77 +35,86 @@ pub(super) enum Read {
 
 impl Shard {
     pub(super) fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
-        let slots = self.groups.entry(group).or_default();
-        let audience = *slots[encoding.index()]
+        let audiences = self.groups.entry(group).or_default();
+        let index = *audiences[encoding.index()]
             .get_or_insert_with(|| self.audiences.insert(Audience::new(group, encoding)) as u32);
-        let it = &mut self.audiences[audience as usize];
+        let audience = &mut self.audiences[index as usize];
         let now = self.wheel.now();
-        let machine = match encoding {
+        let protocol = match encoding {
             Encoding::Plain | Encoding::Resumable => Protocol::new(now, &self.setup.pace),
-            // HTTP/2 pings for itself and notices who is gone.
+            // HTTP/2 pings by itself and notices clients that have gone.
             Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
         };
         self.serial = self.serial.wrapping_add(1);
-        let connection = Connection::reserved(
+        let session = Session::reserved(
             self.serial,
-            audience,
-            it.members.len() as u32,
-            it.log.end(),
-            machine,
+            index,
+            audience.members.len() as u32,
+            audience.log.end(),
+            protocol,
             preface,
         );
-        let key = Key { index: self.connections.insert(connection) as u32, serial: self.serial };
-        it.members.push(key);
-        it.slow.push(key);
+        let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };
+        audience.members.push(key);
+        // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
+        audience.slow.push(key);
         self.tickets.insert(ticket, key);
         self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(ticket));
         self.setup.metrics.opened();
     }
 
-    /// Gives up a place, if its socket has not come.
+    /// Removes a reserved session, unless its connection was attached.
     pub(super) fn release(&mut self, ticket: Ticket) {
         if let Some(key) = self.tickets.remove(&ticket) {
-            self.remove(key, Reason::NeverAttached);
+            self.remove_session(key, Reason::NeverAttached);
         }
     }
 
     pub(super) fn attach(&mut self, ticket: Ticket, to: Attached, permit: Permit) {
+        // Released in the meantime: the connection is dropped with the message.
         let Some(key) = self.tickets.remove(&ticket) else { return };
-        let send_buffer = self.setup.send_buffer;
-        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
+        let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
+        let group = self.audiences[session.audience as usize].group;
+        let span =
+            debug_span!("session", service.id = %permit.consumer(), group = group.0, session = ticket.0);
+        if !span.is_disabled() {
+            span.in_scope(|| debug!("the session is attached"));
+            session.span = Some(Box::new(span));
+        }
         let (outlet, read) = match to {
             Attached::Socket { socket, tls, read, slot } => {
-                connection.permit = Some((Some(slot), permit));
-                // What waits in the kernel can neither be merged nor taken back. Refused: it is the kernel's size.
-                let _ = SockRef::from(&socket).set_send_buffer_size(send_buffer);
+                session.held = Some(Held { slot: Some(slot), permit });
+                // Bytes in the kernel's buffer cannot be merged any more, so the buffer is kept small. If the kernel
+                // refuses, its own size stays.
+                let _ = SockRef::from(&socket).set_send_buffer_size(self.setup.send_buffer);
                 match TcpStream::from_std(socket) {
-                    Ok(socket) => (Outlet::of(socket, tls), read),
-                    Err(_) => return self.remove(key, Reason::Broken),
+                    Ok(socket) => (Outlet::of_socket(socket, tls), read),
+                    Err(_) => return self.remove_session(key, Reason::Broken),
                 }
             }
             Attached::Stream(stream) => {
-                connection.permit = Some((None, permit));
-                stream.tell(&self.leavers, key);
+                session.held = Some(Held { slot: None, permit });
+                stream.report_gone_client(&self.gone_clients, key);
                 (Outlet::Stream(Rc::new(stream)), Bytes::new())
             }
         };
         let reader = match &outlet {
-            Outlet::Socket(_) | Outlet::Secure(_) => Some(self.read_on(key, outlet.clone())),
+            Outlet::Socket(_) | Outlet::Secure(_) => Some(self.spawn_reader(key, outlet.clone())),
             Outlet::Stream(_) => None,
         };
-        if let Some(connection) = self.get(key) {
-            connection.outlet = Some(outlet);
-            connection.reader = reader;
+        if let Some(session) = self.session(key) {
+            session.outlet = Some(outlet);
+            session.reader = reader;
         }
-        if let Some(until) = self.draining {
-            self.drain_late(key, until);
+        if let Some(until) = self.drain_until {
+            self.drain_late_session(key, until);
         }
         self.decode(key, &read);
-        self.serve(key);
+        self.pump(key);
     }
 
-    /// Has a task read whatever comes.
-    fn read_on(&self, key: Key, outlet: Outlet) -> AbortHandle {
+    /// Starts the task that reads from a session's socket.
+    fn spawn_reader(&self, key: SessionKey, outlet: Outlet) -> AbortHandle {
         let this = self.this.clone();
         let reader = spawn_local(async move {
             loop {
@@ -113,8 +124,8 @@ impl Shard {
                 match read {
                     Read::Over => return,
                     Read::All => {}
-                    // A client that never stops talking must not keep the others, and the clock, waiting: without
-                    // this it is polled again dozens of times before anything else is.
+                    // A client that never stops sending must not keep the others, and the clock, waiting. Without the
+                    // yield its task is polled dozens of times before any other.
                     Read::More => yield_now().await,
                 }
             }
@@ -122,99 +133,103 @@ impl Shard {
         reader.abort_handle()
     }
 
-    /// Has a task go on writing whenever the client takes more, unless there is one.
-    pub(super) fn write_on(&mut self, key: Key) {
+    /// Starts the task that goes on writing whenever the client takes more, unless it runs already.
+    pub(super) fn spawn_writer(&mut self, key: SessionKey) {
         let this = self.this.clone();
-        let Some(connection) = self.get(key) else { return };
-        let Some(outlet) = connection.outlet.clone() else { return };
-        if connection.writer.is_some() {
+        let Some(session) = self.session(key) else { return };
+        let Some(outlet) = session.outlet.clone() else { return };
+        if session.writer.is_some() {
             return;
         }
         let writer = spawn_local(async move {
             loop {
-                let writable = outlet.writable().await;
+                let alive = outlet.writable().await;
                 let Some(shard) = this.upgrade() else { return };
-                if !shard.borrow_mut().on_writable(key, writable) {
+                if !shard.borrow_mut().on_writable(key, alive) {
                     return;
                 }
-                // A client that takes everything must not keep the others waiting.
+                // A client that takes everything at once must not keep the others waiting.
                 yield_now().await;
             }
         });
-        connection.writer = Some(writer.abort_handle());
+        session.writer = Some(writer.abort_handle());
     }
 
-    /// False when the writing task is not needed any more.
-    pub(super) fn on_writable(&mut self, key: Key, alive: bool) -> bool {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let Some(connection) = self.get(key) else { return false };
+    /// Writes on. False when the writing task is not needed any more.
+    pub(super) fn on_writable(&mut self, key: SessionKey, alive: bool) -> bool {
+        let now = self.wheel.now();
+        let pace = self.setup.pace;
+        let Some(session) = self.session(key) else { return false };
         if !alive {
-            connection.machine.on(Input::Broken, now, &pace);
+            session.protocol.on(Input::Broken, now, &pace);
         }
-        if !self.serve(key) {
+        if !self.pump(key) {
             return false;
         }
-        let Some(connection) = self.get(key) else { return false };
-        if connection.is_slow() {
+        let Some(session) = self.session(key) else { return false };
+        if session.is_slow() {
             return true;
         }
-        connection.writer = None;
+        session.writer = None;
         false
     }
 
-    /// Reads what a turn allows.
-    pub(super) fn on_readable(&mut self, key: Key, alive: bool) -> Read {
+    /// Reads as much as a turn allows.
+    pub(super) fn on_readable(&mut self, key: SessionKey, alive: bool) -> Read {
         let mut outcome = Read::More;
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        for _ in 0..READS {
-            let Some(connection) = self.get(key) else { break };
-            let Some(outlet) = connection.outlet.clone() else { break };
-            match outlet.try_read(&mut scratch) {
-                _ if !alive => connection.machine.on(Input::Broken, now, &pace),
-                Ok(0) => connection.machine.on(Input::Ended, now, &pace),
+        let now = self.wheel.now();
+        let pace = self.setup.pace;
+        // Taken out while decoding borrows the whole shard.
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        for _ in 0..READS_PER_TURN {
+            let Some(session) = self.session(key) else { break };
+            let Some(outlet) = session.outlet.clone() else { break };
+            match outlet.try_read(&mut buffer) {
+                _ if !alive => session.protocol.on(Input::Broken, now, &pace),
+                Ok(0) => session.protocol.on(Input::Ended, now, &pace),
                 Ok(read) => {
-                    self.decode(key, &scratch[..read]);
-                    if read == SCRATCH {
+                    self.decode(key, &buffer[..read]);
+                    if read == READ_BUFFER {
                         continue;
                     }
                 }
-                Err(error) if is_full(&error) => {}
+                Err(error) if would_block(&error) => {}
+                // A client that resets the connection has gone like one that closes it.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    connection.machine.on(Input::Ended, now, &pace);
+                    session.protocol.on(Input::Ended, now, &pace);
                 }
-                Err(_) => connection.machine.on(Input::Broken, now, &pace),
+                Err(_) => session.protocol.on(Input::Broken, now, &pace),
             }
             outcome = Read::All;
             break;
         }
-        self.scratch = scratch;
-        let Some(connection) = self.get(key) else { return Read::Over };
-        let served = connection.machine.wants_to_write() || connection.machine.phase() != Phase::Open;
-        if served && !self.serve(key) { Read::Over } else { outcome }
+        self.read_buffer = buffer;
+        let Some(session) = self.session(key) else { return Read::Over };
+        let must_pump = session.protocol.wants_to_write() || session.protocol.phase() != Phase::Open;
+        if must_pump && !self.pump(key) { Read::Over } else { outcome }
     }
 
-    pub(super) fn decode(&mut self, key: Key, bytes: &[u8]) {
-        let (now, pace) = (self.wheel.now(), self.setup.pace);
-        let Some(connection) = self.get(key) else { return };
-        if bytes.is_empty() || connection.machine.phase() != Phase::Open {
+    pub(super) fn decode(&mut self, key: SessionKey, bytes: &[u8]) {
+        let now = self.wheel.now();
+        let pace = self.setup.pace;
+        let Some(session) = self.session(key) else { return };
+        if bytes.is_empty() || session.protocol.phase() != Phase::Open {
             return;
         }
-        let mut decoder = connection.decoder.take().unwrap_or_default();
-        let machine = &mut connection.machine;
-        let mut answered = 0;
+        let mut decoder = session.decoder.take().unwrap_or_default();
+        let protocol = &mut session.protocol;
+        let mut pongs = 0;
         let result = decoder.read(bytes, |frame| {
-            answered += u64::from(matches!(frame, Incoming::Pong));
-            machine.on(Input::Frame(frame), now, &pace);
-            machine.phase() == Phase::Open
+            pongs += u64::from(matches!(frame, Incoming::Pong));
+            protocol.on(Input::Frame(frame), now, &pace);
+            protocol.phase() == Phase::Open
         });
         match result {
-            Err(violation) => {
-                machine.on(Input::Violation(violation), now, &pace);
-            }
+            Err(violation) => protocol.on(Input::Violation(violation), now, &pace),
+            // Dropped: an idle session pays for no decoder.
             Ok(()) if decoder.is_idle() => {}
-            Ok(()) => connection.decoder = Some(decoder),
+            Ok(()) => session.decoder = Some(decoder),
         }
-        self.tally.answered += answered;
+        self.tally.pongs += pongs;
     }
 }

@@ -1,4 +1,4 @@
-//! A drain, in virtual time: who ends when.
+//! Drains in virtual time: the number of sessions that end in each tick.
 
 use std::future::poll_fn;
 
@@ -15,18 +15,19 @@ use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
 
-/// Sessions ended by slice of 100 ms, since the drain began; `late` of them are attached only a second into it.
+/// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are attached a
+/// second after the drain began.
 fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let meter = SdkMeterProvider::builder().build().meter("test");
-    let (left, _gone) = mpsc::channel(sessions as usize + 1);
+    let (closed, _reports) = mpsc::channel(sessions as usize + 1);
     let setup = Setup {
         pace: Pace::from(&SessionConfig::default()),
         slow_after: 1 << 20,
         send_buffer: 1 << 16,
         metrics: Metrics::new(&meter, "test").fanout,
-        left,
+        closed,
         clock: Clock::system(),
     };
     let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 };
@@ -51,14 +52,14 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         for message in attach {
             queue.send(message).await.expect("the shard runs");
         }
-        // The shard's clock stands between two of its ticks now, whatever came before.
+        // Half a tick: the drain must not begin at the moment of a tick, which could count to either side.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let began = Instant::now();
         queue.send(ToShard::Drain { over }).await.expect("the shard runs");
         if late > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             for message in behind {
-                // One whose turn has come already is gone.
+                // Fails for sessions whose turn in the drain has come already.
                 _ = queue.send(message).await;
             }
         }
@@ -77,30 +78,30 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
 }
 
 #[test]
-fn a_drain_ends_an_even_share_in_each_tick_and_all_within_its_time() {
+fn a_drain_ends_an_even_share_in_each_tick() {
     for (sessions, seconds) in [(5000, 10), (5000, 15), (333, 10), (7, 2), (1, 1)] {
         let slices = drained(sessions, 0, Duration::from_secs(seconds));
         assert_eq!(slices.iter().sum::<u64>(), sessions);
         let share = sessions.div_ceil(seconds * 10);
         assert!(slices.iter().all(|ended| *ended <= share), "at most {share} at once: {slices:?}");
-        // The tick in which it was told, and the time itself.
+        // One tick more: the drain began within a tick.
         assert!(slices.len() as u64 <= seconds * 10 + 1, "{} slices", slices.len());
         if sessions > seconds * 10 {
             let empty = slices.iter().skip(1).filter(|ended| **ended == 0).count();
-            assert_eq!(empty, 0, "nothing stands still: {slices:?}");
+            assert_eq!(empty, 0, "sessions end in every tick: {slices:?}");
         }
     }
 }
 
 #[test]
-fn who_comes_in_during_a_drain_ends_with_the_others() {
+fn sessions_attached_during_a_drain_end_with_the_others() {
     let slices = drained(1000, 100, Duration::from_secs(5));
     assert_eq!(slices.iter().sum::<u64>(), 1000);
     assert!(slices.len() <= 51, "{} slices", slices.len());
 }
 
 #[test]
-fn without_time_to_spread_all_end_at_once() {
+fn a_drain_over_no_time_ends_all_at_once() {
     let slices = drained(500, 0, Duration::ZERO);
     assert_eq!(slices.iter().sum::<u64>(), 500);
     assert!(slices.len() <= 2, "{slices:?}");
