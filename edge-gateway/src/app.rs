@@ -6,8 +6,8 @@
 //!         gateway ────────┘         gateway ──▶ forward ──▶ control plane
 //! ```
 //!
-//! A drain goes through these steps: not ready; no new connection; the shards end their sessions, spread over a
-//! time; the upstream stops.
+//! A drain goes through these steps: not ready; no new connection; the shards end their sessions, spread over
+//! a time; the upstream stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Every reason for which a session ends: one table with the metric label and what the client is told.
 //!
 //! Old clients come back after an *error* and stay away after an orderly close. So a session that the client
-//! should open again elsewhere ends without a close frame; frames are only sent as an echo or for a violation.
+//! should open again elsewhere ends without a close frame; frames are only sent as an echo or for a
+//! violation.
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,8 @@
 //! | `utf8` | checks the clients' texts |
 //! | `grpc` | the messages of both gRPC watches, and their requests |
 //!
-//! All of it is pure: values in, bytes out, or the other way round. No codec knows a socket, a session or a shard.
+//! All of it is pure: values in, bytes out, or the other way round. No codec knows a socket, a session or a
+//! shard.
 
 #[cfg(test)]
 mod fuzz;

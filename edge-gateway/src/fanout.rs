@@ -1,8 +1,8 @@
 //! Fan-out: shards that own the sessions, each on a thread of its own.
 //!
-//! In: the upstream's [`ToShard`] messages, in its order, and the sockets of watchers. Out: bytes on those sockets,
-//! and for the upstream the number of sessions that have closed. A shard never waits for the upstream; the upstream
-//! waits for a shard only while its queue is full; neither ever waits for a watcher.
+//! In: the upstream's [`ToShard`] messages, in its order, and the sockets of watchers. Out: bytes on those
+//! sockets, and for the upstream the number of sessions that have closed. A shard never waits for the
+//! upstream; the upstream waits for a shard only while its queue is full; neither ever waits for a watcher.
 
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
@@ -40,12 +40,12 @@ use stream::Writer;
 pub struct FanoutConfig {
     /// The number of shards; each is a thread and has its share of the sessions.
     pub shards: NonZeroUsize,
-    /// Bytes that a watcher may be behind before its pending pushes are merged per instance. For the slowest watcher
-    /// of a group the shared log keeps that many, once per shard.
+    /// Bytes that a watcher may be behind before its pending pushes are merged per instance. For the slowest
+    /// watcher of a group the shared log keeps that many, once per shard.
     pub slow_after_bytes: usize,
-    /// Bytes that the kernel may hold for a watcher that has a socket of its own. (Linux doubles the figure for its
-    /// bookkeeping.) With more, slow readers receive more states that are already outdated; with less, a burst needs
-    /// more system calls.
+    /// Bytes that the kernel may hold for a watcher that has a socket of its own. (Linux doubles the figure
+    /// for its bookkeeping.) With more, slow readers receive more states that are already outdated; with
+    /// less, a burst needs more system calls.
     pub send_buffer_bytes: usize,
 }
 
@@ -67,8 +67,8 @@ const SHARD_QUEUE: usize = 1024;
 /// A message to a shard.
 #[derive(Debug)]
 pub(crate) enum ToShard {
-    /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes out
-    /// before everything else.
+    /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes
+    /// out before everything else.
     Reserve { ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8> },
     /// Gives up a reserved session: its connection will not come.
     Release { ticket: Ticket },
@@ -76,12 +76,13 @@ pub(crate) enum ToShard {
     Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// Appends a push for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
-    /// Everything up to this revision has been appended. The bookmark goes to everyone, or only to sessions that have
-    /// been sent pushes since their last bookmark.
+    /// Everything up to this revision has been appended. The bookmark goes to everyone, or only to sessions
+    /// that have been sent pushes since their last bookmark.
     Bookmark { rev: Revision, everyone: bool },
     /// Ends all sessions of the group.
     End { group: GroupId, reason: Reason },
-    /// The store was restored from a backup: sessions that resume by revision end, and their clients begin anew.
+    /// The store was restored from a backup: sessions that resume by revision end, and their clients begin
+    /// anew.
     Restored,
     /// Ends all sessions, spread over this time; the shard ends with the last.
     Drain { over: Duration },
@@ -120,8 +121,8 @@ impl ShardHandle {
     }
 }
 
-/// Starts a shard for each channel in `closed`, on which it reports its closed sessions. Each shard is vital to the
-/// process and ends after its drain.
+/// Starts a shard for each channel in `closed`, on which it reports its closed sessions. Each shard is vital
+/// to the process and ends after its drain.
 ///
 /// # Errors
 /// When a thread or its runtime cannot be started.

@@ -1,7 +1,7 @@
 //! The way of requests to a control plane.
 //!
-//! In: a request. Out: the control plane's answer, its body still streaming. There are two ways: over the network to one
-//! of several replicas ([`Replicas`]), and within the process ([`InProcess`]).
+//! In: a request. Out: the control plane's answer, its body still streaming. There are two ways: over the
+//! network to one of several replicas ([`Replicas`]), and within the process ([`InProcess`]).
 
 use async_trait::async_trait;
 use axum::Router;

@@ -7,9 +7,9 @@
 //! everything else ──▶ proxy ──▶ a control plane
 //! ```
 //!
-//! In: requests of the listener. Out: responses, and upgraded sockets or streams for the shards. A watch is answered
-//! only after its session has a position in its shard: everything committed after the client has its answer
-//! reaches it. If the gateway cannot establish that position, it refuses the watch.
+//! In: requests of the listener. Out: responses, and upgraded sockets or streams for the shards. A watch is
+//! answered only after its session has a position in its shard: everything committed after the client has its
+//! answer reaches it. If the gateway cannot establish that position, it refuses the watch.
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -1,11 +1,11 @@
 //! Heartbeats over a WebSocket: the server pings, and each pong is one heartbeat of the instance.
 //!
-//! In: an upgraded connection. Out: heartbeats in the client's name, one at a time; pongs that arrive while one is on
-//! its way count as one more. [`batch`] sends the heartbeats of many connections together.
+//! In: an upgraded connection. Out: heartbeats in the client's name, one at a time; pongs that arrive while
+//! one is on its way count as one more. [`batch`] sends the heartbeats of many connections together.
 //!
-//! If the instance does not exist the connection closes with code 4001. After any other failure it ends without a
-//! close frame, so that the client connects again, perhaps to another gateway. The end of a connection unregisters
-//! nothing: the instance's lease runs out by itself.
+//! If the instance does not exist the connection closes with code 4001. After any other failure it ends
+//! without a close frame, so that the client connects again, perhaps to another gateway. The end of a
+//! connection unregisters nothing: the instance's lease runs out by itself.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -58,7 +58,8 @@ pub(crate) async fn carry(
     let mut carrier = Carrier::new(Pace::from(&config.session));
     metrics.heartbeat_session(1);
     carrier.decode(read);
-    // Each connection ends at a moment of its own, so that the clients do not reach another gateway all at once.
+    // Each connection ends at a moment of its own, so that the clients do not reach another gateway all at
+    // once.
     let mut drain = std::pin::pin!(async {
         tasks.drain().cancelled().await;
         tokio::time::sleep(config.drain_over.mul_f64(fastrand::f64())).await;
@@ -162,7 +163,8 @@ impl Carrier {
         }
     }
 
-    /// Writes pings, pongs and the close frame when they are due; after the last frame, shuts the sending side.
+    /// Writes pings, pongs and the close frame when they are due; after the last frame, shuts the sending
+    /// side.
     async fn write(&mut self, stream: &mut Stream, write_timeout: Duration) -> std::io::Result<()> {
         if !self.protocol.wants_to_write() {
             return Ok(());

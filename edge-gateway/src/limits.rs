@@ -1,7 +1,8 @@
-//! Limits the sessions that may be open: per node, per domain, per consumer, and by memory. Decides before the upgrade.
+//! Limits the sessions that may be open: per node, per domain, per consumer, and by memory. Decides before
+//! the upgrade.
 //!
-//! In: the service that wants to watch. Out: a [`Permit`], which goes with the session and frees its place when it is
-//! dropped, or the limit that is reached.
+//! In: the service that wants to watch. Out: a [`Permit`], which goes with the session and frees its place
+//! when it is dropped, or the limit that is reached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        // A session takes some 2 KiB in this process and twice as much in the kernel: 100 000 fit a small node.
+        // A session takes some 2 KiB in this process and twice as much in the kernel: 100 000 fit a small
+        // node.
         Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0 }
     }
 }
@@ -176,7 +178,8 @@ impl Drop for Permit {
         let domain = &self.consumer.tenant.domain;
         let mut counts = self.limits.counts.lock();
         counts.node -= 1;
-        // Entries go with their last session: clients choose these names, and the maps must not grow for ever.
+        // Entries go with their last session: clients choose these names, and the maps must not grow for
+        // ever.
         if let Some(count) = counts.domains.get_mut(domain) {
             *count -= 1;
             if *count == 0 {

@@ -1,7 +1,7 @@
 //! The `edge-gateway` program: settings → logs → sockets → bus and control planes → rooms → serve → drain.
 //!
-//! Exit status: 0 after a drain, 1 when something could not be started or did not end in time, 64 for mistakes
-//! in the settings.
+//! Exit status: 0 after a drain, 1 when something could not be started or did not end in time, 64 for
+//! mistakes in the settings.
 
 use std::process::ExitCode;
 use std::sync::Arc;

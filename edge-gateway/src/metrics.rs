@@ -1,7 +1,7 @@
 //! Every instrument of the gateway: one struct per room, handed in. Shards count per batch and not per frame.
 //!
-//! The names of Service-Center's metrics are kept where its dashboards look for them; its summaries are histograms
-//! here. Labels have few values: enums, and domains only up to a bound.
+//! The names of Service-Center's metrics are kept where its dashboards look for them; its summaries are
+//! histograms here. Labels have few values: enums, and domains only up to a bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +42,9 @@ impl Metrics {
 
 /// The time by which the publisher's clock is at least ahead of ours, in microseconds.
 ///
-/// Bookmarks show it: none can arrive before it was sent. A time of the publisher's clock is corrected by it before it
-/// is compared with one of ours. A clock that is behind cannot be told from a slow network, and is not corrected.
+/// Bookmarks show it: none can arrive before it was sent. A time of the publisher's clock is corrected by it
+/// before it is compared with one of ours. A clock that is behind cannot be told from a slow network, and is
+/// not corrected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Skew(Arc<AtomicU64>);
 

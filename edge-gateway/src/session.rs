@@ -1,14 +1,14 @@
-//! The protocol of one session as a pure machine: what happened and the time go in; what to write, and when to end,
-//! come out. It knows no socket, no channel and no clock.
+//! The protocol of one session as a pure machine: what happened and the time go in; what to write, and when
+//! to end, come out. It knows no socket, no channel and no clock.
 //!
 //! ```text
 //! Open ──close, violation, no service──▶ Closing (last frames, then silence until the client ends) ──▶ Over
 //!   └──────────client gone, deadline passed, connection broken──────────────────────────────────────▶ Over
 //! ```
 //!
-//! Every frame of the client shows that it lives. The server pings at its own pace even if the client pings too,
-//! because some clients give up after a minute in which they receive nothing. If pings arrive faster than pongs can
-//! be written, only the latest is answered.
+//! Every frame of the client shows that it lives. The server pings at its own pace even if the client pings
+//! too, because some clients give up after a minute in which they receive nothing. If pings arrive faster
+//! than pongs can be written, only the latest is answered.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The settings of the gateway: as values, and as declared to operators.
 //!
-//! [`Config`] is what the rooms need; `muster standalone` has it too. [`ProcessConfig`] adds what the `edge-gateway`
-//! program needs besides.
+//! [`Config`] is what the rooms need; `muster standalone` has it too. [`ProcessConfig`] adds what the
+//! `edge-gateway` program needs besides.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -41,7 +41,8 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// The way from the bus and the control planes.
     pub upstream: UpstreamConfig,
-    /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at once.
+    /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at
+    /// once.
     pub drain_over: Duration,
     /// A control plane is asked, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
@@ -207,7 +208,8 @@ fn read_heartbeat_session(settings: &mut Settings<'_>) -> SessionConfig {
 pub struct ProcessConfig {
     /// The address of liveness, readiness and metrics.
     pub admin_listen: SocketAddr,
-    /// The bearer token that operators need on the admin port from another machine; `None` admits this machine only.
+    /// The bearer token that operators need on the admin port from another machine; `None` admits this
+    /// machine only.
     pub admin_token: Option<Secret>,
     /// The time that a drain may take.
     pub grace: Duration,

@@ -1,4 +1,5 @@
-//! A sampled change on its way through the gateway: taken from the bus, handed to the shards, written to watchers.
+//! A sampled change on its way through the gateway: taken from the bus, handed to the shards, written to
+//! watchers.
 
 use host::telemetry::trace::{self, SpanContext, SpanKind, Step};
 
@@ -11,8 +12,8 @@ pub(crate) fn publisher(traceparent: Option<&str>) -> Option<Box<SpanContext>> {
     trace::parse(traceparent).filter(SpanContext::is_sampled).map(Box::new)
 }
 
-/// The step from taking an event from the bus to handing it to the shards, which ends at `now`; the parent of what
-/// they do.
+/// The step from taking an event from the bus to handing it to the shards, which ends at `now`; the parent of
+/// what they do.
 pub(crate) fn dispatched(
     cause: &SpanContext,
     received_at: u64,

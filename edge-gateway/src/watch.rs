@@ -8,8 +8,8 @@ pub(crate) use cause::Cause;
 pub(crate) use limit::Full;
 pub(crate) use selector::Selector;
 
-/// All sessions of this gateway with the same selector. Numbers are given in the order in which groups begin and are
-/// never used again.
+/// All sessions of this gateway with the same selector. Numbers are given in the order in which groups begin
+/// and are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct GroupId(pub(crate) u64);
 

@@ -1,7 +1,7 @@
 //! The messages of both gRPC watches, and their requests, as bytes.
 //!
-//! Messages are written by hand, with their five bytes of prefix, because a generated server would encode each of
-//! them once per stream. Here an event is encoded once and its bytes are shared by all streams.
+//! Messages are written by hand, with their five bytes of prefix, because a generated server would encode
+//! each of them once per stream. Here an event is encoded once and its bytes are shared by all streams.
 
 use std::sync::Arc;
 
@@ -64,7 +64,8 @@ pub(crate) fn bookmark(rev: Revision) -> Bytes {
     response(What::Bookmark(current::Bookmark { rev }))
 }
 
-/// The complete state of a provider for `muster.watch.v1`. Without a `key` the client has to forget every provider.
+/// The complete state of a provider for `muster.watch.v1`. Without a `key` the client has to forget every
+/// provider.
 pub(crate) fn reset(
     key: Option<&ServiceKey>,
     instances: &[Arc<Instance>],
@@ -123,8 +124,8 @@ fn historical_data_center(data_center: &DataCenter) -> historical::DataCenterInf
     }
 }
 
-/// Reads the one message of a request. `None` when the body is too large, breaks off, is compressed, or is not exactly
-/// one message of this kind.
+/// Reads the one message of a request. `None` when the body is too large, breaks off, is compressed, or is
+/// not exactly one message of this kind.
 pub(crate) async fn read_request<T: Message + Default>(body: Body) -> Option<T> {
     let bytes = Limited::new(body, MAX_REQUEST).collect().await.ok()?.to_bytes();
     let (prefix, message) = bytes.split_first_chunk::<PREFIX>()?;

@@ -1,7 +1,7 @@
 //! The JSON texts of watches over WebSocket.
 //!
-//! Old clients get `action`, `key` and `instance`, byte for byte as Service-Center writes them. Clients that asked
-//! to resume get revisions too, and two kinds of texts more: `BOOKMARK` and `RESET`.
+//! Old clients get `action`, `key` and `instance`, byte for byte as Service-Center writes them. Clients that
+//! asked to resume get revisions too, and two kinds of texts more: `BOOKMARK` and `RESET`.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ pub(crate) fn plain_event(action: Action, key: &ServiceKey, instance: &Instance)
     text(&Event { action, key, instance, rev: None, since: None })
 }
 
-/// An event for clients that can resume: with its revision, and with the revision to resume from unless that is `rev`
-/// itself.
+/// An event for clients that can resume: with its revision, and with the revision to resume from unless that
+/// is `rev` itself.
 pub(crate) fn resumable_event(
     action: Action,
     key: &ServiceKey,
@@ -59,8 +59,8 @@ pub(crate) fn bookmark(rev: Revision) -> Vec<u8> {
     text(&Bookmark { action: "BOOKMARK", rev })
 }
 
-/// The complete state of a provider at `rev`; of all other providers the client has everything up to `since`. Without
-/// a `key` the client has to forget every provider.
+/// The complete state of a provider at `rev`; of all other providers the client has everything up to `since`.
+/// Without a `key` the client has to forget every provider.
 pub(crate) fn reset(
     key: Option<&ServiceKey>,
     instances: &[Arc<Instance>],

@@ -1,6 +1,7 @@
 //! Checks byte by byte that a text is UTF-8, so that a message that comes in pieces need not be kept.
 //!
-//! The standard library checks whole slices only. Here the state between two bytes is two numbers and a range.
+//! The standard library checks whole slices only. Here the state between two bytes is two numbers and a
+//! range.
 
 use std::ops::RangeInclusive;
 
@@ -30,7 +31,8 @@ impl Utf8 {
             self.next = CONTINUATION;
             return fits;
         }
-        // The narrower ranges rule out overlong forms (e0, f0), surrogates (ed), and everything beyond U+10FFFF (f4).
+        // The narrower ranges rule out overlong forms (e0, f0), surrogates (ed), and everything beyond
+        // U+10FFFF (f4).
         (self.missing, self.next) = match byte {
             0x00..=0x7f => (0, CONTINUATION),
             0xc2..=0xdf => (1, CONTINUATION),

@@ -1,12 +1,13 @@
 //! WebSocket frames (RFC 6455), the server's side: writes frames, reads those of clients.
 //!
-//! The [`Decoder`] is a pure machine: bytes in, whole control frames out. A watcher's data frames have no meaning here,
-//! so their payload is counted, checked for UTF-8 and passed over, never kept. Between two reads the decoder keeps an
-//! incomplete header or control frame, 139 bytes at most.
+//! The [`Decoder`] is a pure machine: bytes in, whole control frames out. A watcher's data frames have no
+//! meaning here, so their payload is counted, checked for UTF-8 and passed over, never kept. Between two
+//! reads the decoder keeps an incomplete header or control frame, 139 bytes at most.
 //!
-//! Headers are written with tungstenite and read by hand. tungstenite's `FrameHeader` accepts lengths that are not in
-//! their shortest form, which the standard forbids, and judges a header only when all of it is there; its `CloseCode`
-//! does not allow 1014, which is registered. Its own reader keeps payloads, and a buffer for each connection.
+//! Headers are written with tungstenite and read by hand. tungstenite's `FrameHeader` accepts lengths that
+//! are not in their shortest form, which the standard forbids, and judges a header only when all of it is
+//! there; its `CloseCode` does not allow 1014, which is registered. Its own reader keeps payloads, and a
+//! buffer for each connection.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
@@ -14,7 +15,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 
 use super::utf8::Utf8;
 
-/// Bytes that a client's message may have. No message of a watcher has a meaning, but a small one is not punished.
+/// Bytes that a client's message may have. No message of a watcher has a meaning, but a small one is not
+/// punished.
 const MAX_MESSAGE: u64 = 4096;
 /// Bytes that the payload of a control frame may have.
 const MAX_CONTROL: usize = 125;
@@ -95,7 +97,8 @@ pub(crate) enum Violation {
     NotText,
 }
 
-/// Reads the frames of one client. Cheap to make, so that an idle connection needs none: see [`Decoder::is_idle`].
+/// Reads the frames of one client. Cheap to make, so that an idle connection needs none: see
+/// [`Decoder::is_idle`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decoder {
     /// An incomplete header or control frame, masked as it came.
@@ -214,7 +217,8 @@ impl Decoder {
         Ok(rest)
     }
 
-    /// The number of bytes, of `available`, to add to the partial frame before judging it again: never past its end.
+    /// The number of bytes, of `available`, to add to the partial frame before judging it again: never past
+    /// its end.
     fn missing(&self, available: usize) -> usize {
         let have = self.partial.len();
         let wanted = match self.partial[..] {
@@ -236,7 +240,8 @@ impl Decoder {
             let end = header.size + header.payload as usize;
             return Ok(bytes.get(header.size..end).map(|payload| (header, payload)));
         }
-        // Judged by the header alone: a client that announces too much is not listened to until it has sent it.
+        // Judged by the header alone: a client that announces too much is not listened to until it has sent
+        // it.
         let size = header.payload.saturating_add(self.message.unwrap_or(0));
         if size > MAX_MESSAGE { Err(Violation::TooBig) } else { Ok(Some((header, &[]))) }
     }
@@ -280,8 +285,8 @@ fn header_size(length: u8) -> usize {
     2 + extended + 4
 }
 
-/// Reads a header; `None` when more bytes are needed. Everything that the first two bytes show to be wrong is refused as
-/// soon as they are there.
+/// Reads a header; `None` when more bytes are needed. Everything that the first two bytes show to be wrong is
+/// refused as soon as they are there.
 fn parse_header(bytes: &[u8], in_message: bool) -> Result<Option<Header>, Violation> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     let opcode = first & 0xf;

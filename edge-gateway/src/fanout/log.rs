@@ -1,7 +1,8 @@
 //! The shared log of one audience: framed bytes, appended once, read by every session at its own cursor.
 //!
-//! All that is pending for a session is one slice, however many pushes it holds: there is no queue per session and no
-//! list of buffers. The shard trims the log to the slowest cursor, and bounds the distance of that cursor.
+//! All that is pending for a session is one slice, however many pushes it holds: there is no queue per
+//! session and no list of buffers. The shard trims the log to the slowest cursor, and bounds the distance of
+//! that cursor.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -74,8 +75,8 @@ impl Log {
         self.frames.get(first).map_or(offset, |(end, _)| *end)
     }
 
-    /// Forgets the bytes before `cursor`, for an audience of `members`. Amortised: bytes are moved only when at least
-    /// half of them go.
+    /// Forgets the bytes before `cursor`, for an audience of `members`. Amortised: bytes are moved only when
+    /// at least half of them go.
     pub(crate) fn trim(&mut self, cursor: u64, members: usize) {
         let cursor = cursor.min(self.end());
         let gone = cursor.saturating_sub(self.start) as usize;

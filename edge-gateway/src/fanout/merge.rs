@@ -1,7 +1,7 @@
 //! The pending pushes of a slow watcher, merged: one per instance, the newest.
 //!
-//! They are bounded by the number of distinct instances, whatever happens while the watcher does not read. They keep
-//! the order of each instance's last change, so within a provider the order of revisions.
+//! They are bounded by the number of distinct instances, whatever happens while the watcher does not read.
+//! They keep the order of each instance's last change, so within a provider the order of revisions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -35,8 +35,8 @@ impl Outlet {
 
     /// Writes as many bytes as there is room for.
     ///
-    /// `ask_kernel` bypasses the runtime's knowledge of room: Linux reports a socket as writable only when a third of
-    /// its buffer is free, but takes bytes as soon as the client has taken any.
+    /// `ask_kernel` bypasses the runtime's knowledge of room: Linux reports a socket as writable only when a
+    /// third of its buffer is free, but takes bytes as soon as the client has taken any.
     ///
     /// # Errors
     /// `WouldBlock` when there is no room; any other error means that the connection has failed.
@@ -75,8 +75,8 @@ impl Outlet {
         }
     }
 
-    /// Resolves when there are bytes to read, or the end; false when the socket has failed. Pending for ever for a
-    /// stream: its reader reports when the client has gone.
+    /// Resolves when there are bytes to read, or the end; false when the socket has failed. Pending for ever
+    /// for a stream: its reader reports when the client has gone.
     pub(super) async fn readable(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.readable().await.is_ok(),

@@ -1,7 +1,7 @@
 //! A watcher's socket within TLS. Like a plain socket it never waits.
 //!
-//! In: plain bytes to write. Out: records on the socket. It takes at most one record more than the socket has room for,
-//! so that pending pushes stay in the log, where they can be merged. It lives in one thread.
+//! In: plain bytes to write. Out: records on the socket. It takes at most one record more than the socket has
+//! room for, so that pending pushes stay in the log, where they can be merged. It lives in one thread.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -94,8 +94,8 @@ impl Secure {
                 return Ok(0);
             }
             session.process_new_packets().map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-            // The session may have an answer of its own, such as to a change of keys. If the socket is full now, the
-            // answer goes out with the next frame.
+            // The session may have an answer of its own, such as to a change of keys. If the socket is full
+            // now, the answer goes out with the next frame.
             let _ = write_records(&mut session, self.wire(false));
         }
     }

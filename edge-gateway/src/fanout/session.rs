@@ -1,7 +1,7 @@
 //! A session in its shard: its outlet, its protocol, and its position in the log of its audience.
 //!
-//! [`Session::pump`] writes all that is pending, in this order: the rest of a frame once begun, frames of the protocol,
-//! then pushes, either from the log or merged.
+//! [`Session::pump`] writes all that is pending, in this order: the rest of a frame once begun, frames of the
+//! protocol, then pushes, either from the log or merged.
 
 use std::io;
 
@@ -83,7 +83,8 @@ pub(super) struct Session {
     pub(super) armed: Tick,
     pub(super) protocol: Protocol,
     pub(super) reading: Reading,
-    /// Bytes that go out before anything else: the rest of a frame once begun, protocol frames, merged pushes.
+    /// Bytes that go out before anything else: the rest of a frame once begun, protocol frames, merged
+    /// pushes.
     tail: Vec<u8>,
     /// Present only while a frame of the client is incomplete.
     pub(super) decoder: Option<Box<Decoder>>,
@@ -129,8 +130,8 @@ impl Session {
         }
     }
 
-    /// Has the next write ask the kernel itself if the session is slow. Called before a slow session is judged: the
-    /// client may have taken bytes without the runtime having noticed.
+    /// Has the next write ask the kernel itself if the session is slow. Called before a slow session is
+    /// judged: the client may have taken bytes without the runtime having noticed.
     pub(super) fn ask_kernel_if_slow(&mut self) {
         self.ask_kernel = self.is_slow();
     }
@@ -140,8 +141,8 @@ impl Session {
         !matches!(self.reading, Reading::Live(_))
     }
 
-    /// The number of pushes that the kernel has not taken yet; nearly, because those in `tail` are left out and
-    /// bookmarks are counted.
+    /// The number of pushes that the kernel has not taken yet; nearly, because those in `tail` are left out
+    /// and bookmarks are counted.
     pub(super) fn pending_events(&self, log: &Log) -> usize {
         match &self.reading {
             Reading::Live(cursor) | Reading::Behind(cursor) => log.frames_from(*cursor),

@@ -6,9 +6,9 @@
 //! socket readable ──▶ decoder ──▶ protocol ──▶ pump          wheel ──▶ protocol ──▶ pump
 //! ```
 //!
-//! The inbox is looked at between two chunks of a round, so that the pushes of a burst are written together and no push
-//! waits for a whole round. All state is in [`Shard`], borrowed by one task at a time and never across an await. The
-//! tasks of the sessions live in the thread's `LocalSet` and end with it.
+//! The inbox is looked at between two chunks of a round, so that the pushes of a burst are written together
+//! and no push waits for a whole round. All state is in [`Shard`], borrowed by one task at a time and never
+//! across an await. The tasks of the sessions live in the thread's `LocalSet` and end with it.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};

@@ -1,10 +1,11 @@
 //! A pipe for the bytes of one stream, from its session to the connection that carries it.
 //!
-//! In: bytes that a shard writes. Out: the same bytes in chunks, for the body of a response, and at last the reason of the
-//! end. A few chunks may wait; when the pipe is full the session waits like one whose socket is full.
+//! In: bytes that a shard writes. Out: the same bytes in chunks, for the body of a response, and at last the
+//! reason of the end. A few chunks may wait; when the pipe is full the session waits like one whose socket is
+//! full.
 //!
-//! The pipe is written by hand because an idle one must cost nothing: tokio's channel keeps a block of slots for each
-//! stream, which was a third of what a stream cost.
+//! The pipe is written by hand because an idle one must cost nothing: tokio's channel keeps a block of slots
+//! for each stream, which was a third of what a stream cost.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -20,7 +21,8 @@ use crate::close::Reason;
 
 /// Chunks that may wait in a pipe.
 const CHUNKS: usize = 8;
-/// Bytes that a chunk may have. A chunk that is taken shows that the client reads, so chunks must not be large.
+/// Bytes that a chunk may have. A chunk that is taken shows that the client reads, so chunks must not be
+/// large.
 const CHUNK: usize = 16 * 1024;
 
 /// A pipe that is open at both ends.
@@ -162,7 +164,8 @@ impl Drop for Reader {
     }
 }
 
-/// The sessions of a shard whose streams have lost their clients. Bounded by the open streams: each is listed once.
+/// The sessions of a shard whose streams have lost their clients. Bounded by the open streams: each is listed
+/// once.
 #[derive(Debug, Default)]
 pub(super) struct GoneClients {
     keys: Mutex<Vec<SessionKey>>,

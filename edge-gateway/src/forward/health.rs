@@ -30,7 +30,8 @@ impl Health {
 
     /// Notes that a replica answered; true if it had failed before.
     pub(super) fn answered(&self, replica: usize) -> bool {
-        // The load comes first because this runs for each request: healthy replicas share the cache line unwritten.
+        // The load comes first because this runs for each request: healthy replicas share the cache line
+        // unwritten.
         self.failed[replica].load(Ordering::Relaxed) != 0
             && self.failed[replica].swap(0, Ordering::Relaxed) != 0
     }

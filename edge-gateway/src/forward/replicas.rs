@@ -1,8 +1,8 @@
 //! Control planes over the network: pooled connections, streaming bodies, deadlines, one second attempt.
 //!
-//! A request goes to a healthy replica. If that one does not answer, the request goes once to another replica, provided
-//! that it may be sent twice (it is idempotent, or no byte of it was sent) and that its body is small enough to be
-//! held. Requests and probes decide which replicas are healthy.
+//! A request goes to a healthy replica. If that one does not answer, the request goes once to another
+//! replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and that its
+//! body is small enough to be held. Requests and probes decide which replicas are healthy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,8 @@ use crate::metrics::ForwardMetrics;
 pub struct ForwardConfig {
     /// Addresses such as `http://10.0.0.5:30100`.
     pub control_planes: Vec<String>,
-    /// The authorities to trust at `https` addresses, and our certificate for control planes that ask for one.
+    /// The authorities to trust at `https` addresses, and our certificate for control planes that ask for
+    /// one.
     pub tls: ClientFiles,
     /// The time that opening a connection may take.
     pub connect_timeout: Duration,
@@ -76,8 +77,8 @@ pub enum ForwardError {
     NoAddress,
 }
 
-/// The time after which idle connections are closed. The control plane closes them after 60 s: closing first avoids
-/// sending a request on a connection that is just being closed.
+/// The time after which idle connections are closed. The control plane closes them after 60 s: closing first
+/// avoids sending a request on a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";

@@ -1,7 +1,7 @@
 //! Admits a watch: limits first, then the control plane's consent, then a position in a shard.
 //!
-//! In: a parsed watch and the client's headers. Out: a permit and the reserved session, or the reason for a refusal,
-//! which each transport words in its own way.
+//! In: a parsed watch and the client's headers. Out: a permit and the reserved session, or the reason for a
+//! refusal, which each transport words in its own way.
 
 use axum::body::Body;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -48,7 +48,8 @@ impl GatewayParts {
         if self.tasks.drain().is_cancelled() {
             return Err(NotAdmitted::Draining);
         }
-        // The limits come first because they cost nothing: a flood of watches must not become a flood of questions.
+        // The limits come first because they cost nothing: a flood of watches must not become a flood of
+        // questions.
         let permit = match self.limits.take(&watch.watcher, scheme) {
             Ok(permit) => permit,
             Err(full) => return Err(self.full(full)),
@@ -72,8 +73,8 @@ impl GatewayParts {
         NotAdmitted::Full(full)
     }
 
-    /// Asks a control plane, with the client's own headers, for something that the watch would show. Returns the
-    /// response to refuse with, or `None` when the client may read it.
+    /// Asks a control plane, with the client's own headers, for something that the watch would show. Returns
+    /// the response to refuse with, or `None` when the client may read it.
     async fn denied(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let mut question = Request::new(Body::empty());
         let Ok(uri) = path.parse() else { return Some(refusal::bad_handshake()) };
@@ -85,7 +86,8 @@ impl GatewayParts {
                 Some(answer)
             }
             Ok(answer) if answer.status().is_server_error() => Some(refusal::unavailable(UNDECIDED)),
-            // Any other refusal, such as "no such service", says nothing about rights: the watch itself answers it.
+            // Any other refusal, such as "no such service", says nothing about rights: the watch itself
+            // answers it.
             Ok(_) => None,
             Err(error) => Some(refusal::unavailable(&error.to_string())),
         }
@@ -105,8 +107,9 @@ fn service_path(service: &ServiceRef) -> String {
     format!("/v4/{project}/registry/microservices/{}", encoded(&service.id))
 }
 
-/// The path at which a control plane says whether a client may read the services of a scope. A part that matches
-/// everything is asked for as `*`, which is no name: a client that may read only some of it is refused.
+/// The path at which a control plane says whether a client may read the services of a scope. A part that
+/// matches everything is asked for as `*`, which is no name: a client that may read only some of it is
+/// refused.
 fn scope_path(scope: &Scope) -> String {
     let project = encoded(&scope.tenant.project);
     let app_id = encoded(scope.app_id.as_deref().unwrap_or("*"));

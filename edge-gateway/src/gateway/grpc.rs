@@ -1,7 +1,8 @@
 //! Watches over gRPC: requests, statuses, and the response body that streams a session's bytes.
 //!
-//! tonic's generated server would encode each message once per stream. Here a session's bytes come ready from its
-//! shard, encoded once for all streams, so the little of the protocol that a server stream needs is written by hand.
+//! tonic's generated server would encode each message once per stream. Here a session's bytes come ready from
+//! its shard, encoded once for all streams, so the little of the protocol that a server stream needs is
+//! written by hand.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -19,8 +19,8 @@ use tracing::{Instrument as _, debug_span};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::forward::{self, Unavailable};
 
-/// A control plane answers a read with this header only after its view has reached the revision in it: the highest
-/// that this gateway has pushed. A pull after a push is therefore never older than the push.
+/// A control plane answers a read with this header only after its view has reached the revision in it: the
+/// highest that this gateway has pushed. A pull after a push is therefore never older than the push.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -30,8 +30,9 @@ impl GatewayParts {
         let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
         self.prepare(&mut request);
         match self.forward_traced(request).await {
-            // Old Java clients take every answer but 200 as "not registered" and register anew. A connection that
-            // ends without an answer they take as a reason to repeat the heartbeat, and that is what it is.
+            // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
+            // that ends without an answer they take as a reason to repeat the heartbeat, and that is what it
+            // is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),
             Err(Unavailable) if is_heartbeat => Err(NoAnswer),
             Ok(mut answer) => {

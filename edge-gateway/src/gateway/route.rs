@@ -1,7 +1,7 @@
 //! Reads which requests are watches, and what they watch. Everything else is for the proxy.
 //!
-//! In: path, query and tenant headers, or the fields of a gRPC request. Out: a [`WatchRequest`] that makes sense, or the
-//! problem in words for the client.
+//! In: path, query and tenant headers, or the fields of a gRPC request. Out: a [`WatchRequest`] that makes
+//! sense, or the problem in words for the client.
 
 use std::collections::BTreeSet;
 
@@ -90,8 +90,8 @@ impl WatchRequest {
 impl Selection {
     fn into_scope(self, tenant: &Tenant) -> Result<Scope, &'static str> {
         let Self { app_id, environment } = self;
-        // The registry gives a service without an application the name "default", so an empty name matches nothing.
-        // An empty environment, however, is the default one.
+        // The registry gives a service without an application the name "default", so an empty name matches
+        // nothing. An empty environment, however, is the default one.
         if app_id.as_deref() == Some("") {
             return Err("the name of the application is empty");
         }
@@ -104,8 +104,8 @@ impl Selection {
     }
 }
 
-/// Reads a request's path, query and tenant headers. `None` when the path is not that of a watch, an error when the
-/// path is and the query makes no sense.
+/// Reads a request's path, query and tenant headers. `None` when the path is not that of a watch, an error
+/// when the path is and the query makes no sense.
 pub(super) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchRequest, &'static str>> {
     let segments: Vec<&str> = uri.path().strip_prefix('/')?.split('/').collect();
     let (project, id, tenant_header) = match segments[..] {

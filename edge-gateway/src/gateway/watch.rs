@@ -61,8 +61,8 @@ fn refuse(not_admitted: NotAdmitted) -> Response<Body> {
     }
 }
 
-/// Waits for the upgrade and hands the socket to the session that was reserved for it. On a failure nothing has to be
-/// undone: the shard releases a reserved session whose socket does not come.
+/// Waits for the upgrade and hands the socket to the session that was reserved for it. On a failure nothing
+/// has to be undone: the shard releases a reserved session whose socket does not come.
 async fn attach(upgrade: OnUpgrade, permit: Permit, joined: Joined) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,

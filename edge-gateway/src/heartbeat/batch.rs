@@ -1,4 +1,5 @@
-//! Heartbeats that are due at about the same time, from clients that send the same headers, travel in one request.
+//! Heartbeats that are due at about the same time, from clients that send the same headers, travel in one
+//! request.
 //!
 //! In: a [`Heartbeat`] of each connection, one at a time, whose outcome the connection waits for. Out:
 //! `PUT …/heartbeats` with many instances, or `PUT …/heartbeat` for one that found no company.
@@ -9,10 +10,10 @@
 //!                                                        └─▶ no answer, or a server's error: all have failed
 //! ```
 //!
-//! No task is needed: the first heartbeat of a batch is its leader, waits for the others and sends for all. If the
-//! leader's connection ends meanwhile, its followers form a new batch. Batches are bounded by the connections, each of
-//! which has one heartbeat on its way. Only the answer to a request of its own says that an instance does not exist, so
-//! that a client gets the same outcome as without batches.
+//! No task is needed: the first heartbeat of a batch is its leader, waits for the others and sends for all.
+//! If the leader's connection ends meanwhile, its followers form a new batch. Batches are bounded by the
+//! connections, each of which has one heartbeat on its way. Only the answer to a request of its own says that
+//! an instance does not exist, so that a client gets the same outcome as without batches.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -37,7 +38,8 @@ use crate::metrics::SessionMetrics;
 
 /// The time that a leader waits for followers; short against leases, which live for seconds.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Heartbeats in a batch. With the longest ids such a request is still small enough to be sent to a second replica.
+/// Heartbeats in a batch. With the longest ids such a request is still small enough to be sent to a second
+/// replica.
 const MAX_BATCH: usize = 256;
 /// Bytes that the answer to a batch may have.
 const MAX_ANSWER: usize = 1 << 20;
@@ -369,8 +371,8 @@ fn reply_for(instance: &InstanceIds, alive: Option<&HashSet<InstanceIds>>) -> Re
     }
 }
 
-/// True if a refusal says that the instance does not exist. After any other refusal another replica may accept the
-/// heartbeat.
+/// True if a refusal says that the instance does not exist. After any other refusal another replica may
+/// accept the heartbeat.
 async fn says_no_instance(answer: Response<Body>) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

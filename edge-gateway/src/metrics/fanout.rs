@@ -121,8 +121,8 @@ impl FanoutMetrics {
         }
     }
 
-    /// Records the age of a push when it was written. All times are unix microseconds; a push without a time of commit
-    /// is a difference, whose age nobody knows, and is not recorded.
+    /// Records the age of a push when it was written. All times are unix microseconds; a push without a time
+    /// of commit is a difference, whose age nobody knows, and is not recorded.
     pub(crate) fn lag(&self, committed_at: u64, received_at: u64, now: u64) {
         if committed_at == 0 {
             return;

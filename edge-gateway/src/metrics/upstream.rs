@@ -149,14 +149,15 @@ impl UpstreamMetrics {
         self.clock.heard.store(since.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Sets the shortest recent travel time of a bookmark, by the clocks of both ends, in microseconds. It is negative
-    /// when the publisher's clock is ahead by more than the bookmark travelled.
+    /// Sets the shortest recent travel time of a bookmark, by the clocks of both ends, in microseconds. It is
+    /// negative when the publisher's clock is ahead by more than the bookmark travelled.
     pub(crate) fn clock_offset(&self, shortest: i64) {
         self.clock.offset.store(shortest, Ordering::Relaxed);
         self.skew.set(u64::try_from(-shortest.min(0)).unwrap_or(0));
     }
 
-    /// A batch was taken from the bus, whose oldest event was published at `published_at`; both in unix microseconds.
+    /// A batch was taken from the bus, whose oldest event was published at `published_at`; both in unix
+    /// microseconds.
     pub(crate) fn took(&self, published_at: u64, now: u64) {
         if published_at > 0 {
             self.bus_lag.record(self.skew.between(published_at, now) as f64 / 1e6, &[]);

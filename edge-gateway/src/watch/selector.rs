@@ -48,7 +48,8 @@ impl Selector {
         }
     }
 
-    /// Who is asked about, unless it is a scope: the consumer, or one of the providers, to learn the revision.
+    /// Who is asked about, unless it is a scope: the consumer, or one of the providers, to learn the
+    /// revision.
     pub(crate) fn consumer(&self) -> Option<&ServiceRef> {
         match self {
             Self::Consumer(consumer) => Some(consumer),

@@ -1,5 +1,5 @@
-//! A control plane that does what the test says: a history of commits, of which the test publishes what it likes,
-//! and honest answers to the gateway's questions.
+//! A control plane that does what the test says: a history of commits, of which the test publishes what it
+//! likes, and honest answers to the gateway's questions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,5 +1,5 @@
-//! Clients that send as fast as they can what no watcher should send: closed or borne, never anyone else's trouble.
-//! Floods of pings are in `hostile`.
+//! Clients that send as fast as they can what no watcher should send: closed or borne, never anyone else's
+//! trouble. Floods of pings are in `hostile`.
 
 use shared::event::Action::Update;
 use tokio::io::AsyncWriteExt as _;

@@ -1,5 +1,5 @@
-//! Peers that mean harm, or are gone without a word: each is ended by a bound or a deadline, and a watcher beside
-//! them notices nothing.
+//! Peers that mean harm, or are gone without a word: each is ended by a bound or a deadline, and a watcher
+//! beside them notices nothing.
 
 use std::time::Duration;
 

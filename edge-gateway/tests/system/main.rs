@@ -1,4 +1,5 @@
-//! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind it.
+//! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind
+//! it.
 
 mod control_plane;
 mod flood;

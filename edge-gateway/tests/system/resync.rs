@@ -163,7 +163,8 @@ async fn many_watchers_of_one_consumer_cost_one_question() {
     assert_eq!(world.control_plane.replays(), 1);
 }
 
-/// Whatever the bus loses, repeats or mixes up: each watcher sees the whole history, in order, each event once.
+/// Whatever the bus loses, repeats or mixes up: each watcher sees the whole history, in order, each event
+/// once.
 #[tokio::test]
 async fn a_bus_that_loses_repeats_and_reorders_at_random_is_made_up_for() {
     let world = World::start().await;

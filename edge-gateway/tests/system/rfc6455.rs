@@ -1,7 +1,7 @@
 //! RFC 6455 as a table, over a real socket: what a client may say, what it may not, and what it is answered.
 //!
-//! Each row is said in every way in which TCP may deliver it. A row whose connection goes on ends with a ping of
-//! ours, whose pong shows that it does. Sections of the standard stand beside the rows.
+//! Each row is said in every way in which TCP may deliver it. A row whose connection goes on ends with a ping
+//! of ours, whose pong shows that it does. Sections of the standard stand beside the rows.
 
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -13,9 +13,9 @@ use crate::timer::{Tick, ticks};
 use crate::watch::GroupId;
 
 impl Shard {
-    /// Gives each session a turn to end, evenly spread over the time: each tick ends its share and not one more,
-    /// because the gateways that the clients turn to must accept them no faster than that. The order is random, so
-    /// that no consumer loses all its watchers at once.
+    /// Gives each session a turn to end, evenly spread over the time: each tick ends its share and not one
+    /// more, because the gateways that the clients turn to must accept them no faster than that. The order is
+    /// random, so that no consumer loses all its watchers at once.
     pub(super) fn begin_drain(&mut self, over: Duration) {
         let now = self.wheel.now();
         let over = ticks(over);
@@ -42,7 +42,8 @@ impl Shard {
         let pace = self.setup.pace;
         let Some(session) = self.session(key) else { return };
         if session.outlet.is_some() && session.is_slow() && now < since + ticks(SLOW_DRAIN) {
-            // Its pending pushes go out first. The time is bounded, because more may arrive as long as it is slow.
+            // Its pending pushes go out first. The time is bounded, because more may arrive as long as it is
+            // slow.
             return self.wheel.set(now + ticks(SLOW_DRAIN_RECHECK), Alarm::Drain(key, since));
         }
         session.protocol.on(Input::End(Reason::Drained), now, &pace);

@@ -66,8 +66,8 @@ impl Dispatch {
         bytes
     }
 
-    /// Records the metrics of a chunk of sessions; returns the number of sessions in a chunk. In operation it is less:
-    /// the tally is reported once per tick and not once per chunk.
+    /// Records the metrics of a chunk of sessions; returns the number of sessions in a chunk. In operation it
+    /// is less: the tally is reported once per tick and not once per chunk.
     pub fn count(&self) -> usize {
         let shard = self.shard.borrow();
         let now = shard.setup.clock.micros();

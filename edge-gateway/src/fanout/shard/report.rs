@@ -1,4 +1,5 @@
-//! The reports of a shard, once per turn of the wheel: figures for the metrics, closed sessions for the upstream.
+//! The reports of a shard, once per turn of the wheel: figures for the metrics, closed sessions for the
+//! upstream.
 
 use super::{COUNT_PENDING, Shard};
 use crate::metrics::Tallied;
@@ -17,10 +18,12 @@ pub(super) struct Tally {
 }
 
 impl Shard {
-    /// Hands the tally to the metrics, and reports closed sessions to the upstream as far as it takes them now.
+    /// Hands the tally to the metrics, and reports closed sessions to the upstream as far as it takes them
+    /// now.
     pub(super) fn report(&mut self, now: Tick) {
         let closed = &self.setup.closed;
-        // A report that finds no room stays, and grows, until there is some: a shard never waits for the upstream.
+        // A report that finds no room stays, and grows, until there is some: a shard never waits for the
+        // upstream.
         self.unreported.retain(|group, sessions| {
             closed.try_send(SessionsClosed { group: *group, sessions: *sessions }).is_err()
         });

@@ -12,7 +12,8 @@ use crate::session::Input;
 use crate::watch::GroupId;
 
 impl Shard {
-    /// Appends a push to the logs of the groups' audiences, and to the merged pushes of sessions that left them.
+    /// Appends a push to the logs of the groups' audiences, and to the merged pushes of sessions that left
+    /// them.
     pub(super) fn append(&mut self, push: &Arc<Push>, groups: &[GroupId]) {
         let now = self.wheel.now();
         let micros = self.setup.clock.micros();

@@ -1,4 +1,5 @@
-//! The life of a session in its shard: reserved, attached, reading, and writing on its own when its client is slow.
+//! The life of a session in its shard: reserved, attached, reading, and writing on its own when its client is
+//! slow.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -84,8 +85,8 @@ impl Shard {
         let (outlet, read) = match to {
             Attached::Socket { socket, tls, read, slot } => {
                 session.held = Some(Held { slot: Some(slot), permit });
-                // Bytes in the kernel's buffer cannot be merged any more, so the buffer is kept small. If the kernel
-                // refuses, its own size stays.
+                // Bytes in the kernel's buffer cannot be merged any more, so the buffer is kept small. If the
+                // kernel refuses, its own size stays.
                 let _ = SockRef::from(&socket).set_send_buffer_size(self.setup.send_buffer);
                 match TcpStream::from_std(socket) {
                     Ok(socket) => (Outlet::of_socket(socket, tls), read),
@@ -124,8 +125,8 @@ impl Shard {
                 match read {
                     Read::Over => return,
                     Read::All => {}
-                    // A client that never stops sending must not keep the others, and the clock, waiting. Without the
-                    // yield its task is polled dozens of times before any other.
+                    // A client that never stops sending must not keep the others, and the clock, waiting.
+                    // Without the yield its task is polled dozens of times before any other.
                     Read::More => yield_now().await,
                 }
             }

@@ -15,8 +15,8 @@ use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::session::SessionConfig;
 
-/// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are attached a
-/// second after the drain began.
+/// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are
+/// attached a second after the drain began.
 fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");

@@ -19,8 +19,8 @@ struct Received {
     alone: Vec<String>,
 }
 
-/// A control plane on which instances named `i…` live and others do not. Batches of the domain `broken` fail with the
-/// given status.
+/// A control plane on which instances named `i…` live and others do not. Batches of the domain `broken` fail
+/// with the given status.
 fn control_plane(broken: StatusCode) -> (Arc<Mutex<Received>>, Arc<Batches>) {
     let received = Arc::new(Mutex::new(Received::default()));
     let batches = received.clone();
