@@ -1,9 +1,9 @@
 //! The wire contracts of Muster, generated from the `.proto` files of this folder by `cargo xtask codegen`.
 //!
-//! The code is checked in, so that building needs no protocol compiler; a test regenerates it and fails when
-//! it is stale. Nothing here has logic.
+//! The generated code is checked in, so a build needs no protocol compiler. A test generates it again and fails
+//! if the checked-in code is stale. This crate has no logic of its own.
 
-/// What travels over the bus between the planes.
+/// Messages on the bus between control planes and edge gateways.
 pub mod event {
     /// Version 1.
     pub mod v1 {
@@ -18,7 +18,7 @@ pub mod event {
     }
 }
 
-/// The resumable watch of new clients.
+/// The resumable watch.
 pub mod watch {
     /// Version 1.
     pub mod v1 {
@@ -45,5 +45,5 @@ pub mod servicecenter {
     include!("gen/proto.rs");
 }
 
-/// The encoded descriptors of all services here, for gRPC reflection.
+/// The encoded file descriptors of all services in this crate, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");

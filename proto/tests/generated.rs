@@ -1,4 +1,4 @@
-//! The checked-in code is what the `.proto` files say.
+//! Checks that the generated code in the repository matches the `.proto` files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,15 +6,19 @@ use std::path::Path;
 
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
-    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
-    entries.map(|path| (name(&path), fs::read(&path).expect("readable"))).collect()
+    entries.map(|path| (file_name(&path), fs::read(&path).expect("readable"))).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 #[test]
-fn the_checked_in_code_is_up_to_date() {
+fn generated_code_is_up_to_date() {
     let fresh = tempfile::tempdir().expect("a temporary directory");
     xtask::codegen::generate(fresh.path()).expect("the .proto files compile");
-    let (fresh, checked_in) = (files(fresh.path()), files(&xtask::codegen::checked_in()));
+    let fresh = files(fresh.path());
+    let checked_in = files(&xtask::codegen::checked_in());
     assert!(!fresh.is_empty());
     assert_eq!(fresh.keys().collect::<Vec<_>>(), checked_in.keys().collect::<Vec<_>>());
     let stale: Vec<_> = fresh.keys().filter(|name| fresh[*name] != checked_in[*name]).collect();
