@@ -7,6 +7,7 @@ mod deploy;
 mod descriptors;
 mod diff;
 mod doctor;
+mod documents;
 mod examples;
 mod faults;
 mod helm;
