@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 const PROVIDER: &str = "7062417bf9ebd4c646bb23059003cea42180894a";
 const CONSUMER: &str = "4042a6a3e5a2893698ae363ea99a69eb63fc51cd";
 
+fn key(name: &str, version: &str) -> Value {
+    json!({"tenant": "default/default", "environment": "production", "appId": "springmvc", "serviceName": name, "version": version})
+}
+
 /// Keys and values as nodes of 2021 (v2.0) and of 2024 (v2.2) leave them in etcd.
 fn written_by_service_center() -> Vec<(&'static str, String)> {
-    let key = |name: &str, version: &str| json!({"tenant": "default/default", "environment": "production", "appId": "springmvc", "serviceName": name, "version": version});
     vec![
         ("/cse-sr/domains/default", String::new()),
         ("/cse-sr/projects/default/default", String::new()),
@@ -64,12 +67,12 @@ async fn write_instance(store: &dyn Store, id: &str) -> LeaseId {
     let value = format!(
         r#"{{"instanceId":"{id}","serviceId":"{PROVIDER}","endpoints":["rest://10.0.0.7:8080"],"hostName":"node-7","status":"UP","properties":{{"tag":"1"}},"healthCheck":{{"mode":"push","interval":30,"times":3}},"timestamp":"1621475123","modTimestamp":"1621475123","version":"0.0.1"}}"#
     );
-    let put = |kind: &str, value: String| Op::Put {
+    let then = [("files", value), ("leases", lease.to_string())].map(|(kind, value)| Op::Put {
         key: format!("/cse-sr/inst/{kind}/default/default/{PROVIDER}/{id}"),
         value: value.into(),
         lease: Some(lease),
-    };
-    let then = vec![put("files", value), put("leases", lease.to_string())];
+    });
+    let then = then.to_vec();
     store.txn(Txn { then, ..Txn::default() }).await.expect("writes");
     lease
 }
@@ -132,9 +135,10 @@ async fn a_rewritten_record_keeps_its_lease_and_unknown_fields() {
     assert_eq!(value(probe.store(), &file).await.expect("there").0["fieldOfTomorrow"], json!({"x": 1}));
     // A newer node reads the reference first. Without a reference it reads the content that we wrote.
     probe.put(&format!("/microservices/{PROVIDER}/schemas/new"), &json!({"schema": "ours"})).await.empty();
-    let of = |kind: &str| format!("/cse-sr/ms/{kind}/default/default/{PROVIDER}/new");
-    assert!(value(probe.store(), &of("schema-ref")).await.is_none());
-    assert_eq!(value(probe.store(), &of("schemas")).await.expect("there").0, "ours");
+    let reference = format!("/cse-sr/ms/schema-ref/default/default/{PROVIDER}/new");
+    assert!(value(probe.store(), &reference).await.is_none());
+    let content = format!("/cse-sr/ms/schemas/default/default/{PROVIDER}/new");
+    assert_eq!(value(probe.store(), &content).await.expect("there").0, "ours");
 }
 
 #[tokio::test]

@@ -34,10 +34,19 @@ enum Request {
     Declare(Key, usize, usize, bool),
 }
 
+fn key() -> impl Strategy<Value = Key> {
+    (0..NAMES.len(), 0..VERSIONS.len())
+}
+
+fn instance() -> impl Strategy<Value = usize> {
+    0..2_usize
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-c]"
+}
+
 fn request() -> impl Strategy<Value = Request> {
-    let key = || (0..NAMES.len(), 0..VERSIONS.len());
-    let instance = || 0..2_usize;
-    let text = || "[a-c]";
     prop_oneof![
         4 => key().prop_map(Request::Register),
         1 => (key(), any::<bool>()).prop_map(|(k, force)| Request::Delete(k, force)),
@@ -88,15 +97,16 @@ impl RegistryModel {
     fn taken(&self, name: usize, rule: usize) -> Vec<usize> {
         let versions = self.versions(name);
         let newest = versions.first().copied();
-        let takes = |version: usize| match RULES[rule] {
+        let mut versions = versions;
+        versions.retain(|version| match RULES[rule] {
             "0+" => true,
-            "1.5.0+" => version >= 1,
-            "latest" => Some(version) == newest,
-            "1.0.0" => version == 0,
-            "1.0-2.0" => version < 2,
+            "1.5.0+" => *version >= 1,
+            "latest" => Some(*version) == newest,
+            "1.0.0" => *version == 0,
+            "1.0-2.0" => *version < 2,
             _ => false,
-        };
-        versions.into_iter().filter(|version| takes(*version)).collect()
+        });
+        versions
     }
 
     fn consumers(&self, (name, version): Key) -> Vec<Key> {
@@ -227,13 +237,32 @@ fn id_of((name, version): Key) -> String {
     format!("{}-{}", NAMES[name], VERSIONS[version])
 }
 
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The sorted service ids in one list of a body.
+fn service_ids(body: &Value, list: &str) -> Vec<String> {
+    let services = body[list].as_array().into_iter().flatten();
+    let mut ids: Vec<_> = services.map(|service| text_of(&service["serviceId"])).collect();
+    ids.sort();
+    ids
+}
+
+fn service_path(key: &Key) -> String {
+    format!("/microservices/{}", id_of(*key))
+}
+
+fn instance_path(key: &Key, id: &usize) -> String {
+    format!("{}/instances/i{id}", service_path(key))
+}
+
 fn found(body: &Value) -> Vec<(String, String, String, Option<String>)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let instances = body["instances"].as_array().into_iter().flatten();
     instances
         .map(|i| {
             let property = i["properties"]["p"].as_str().map(str::to_owned);
-            (text(&i["serviceId"]), text(&i["instanceId"]), text(&i["status"]), property)
+            (text_of(&i["serviceId"]), text_of(&i["instanceId"]), text_of(&i["status"]), property)
         })
         .collect()
 }
@@ -253,33 +282,37 @@ impl Real<'_> {
     }
 
     async fn answer(&self, request: &Request) -> Answer {
-        let service = |key: &Key| format!("/microservices/{}", id_of(*key));
-        let instance = |key: &Key, id: &usize| format!("{}/instances/i{id}", service(key));
         let (method, path, body) = match request {
             Request::Register(key) => {
                 let body = json!({"serviceId": id_of(*key), "appId": "shop", "serviceName": NAMES[key.0], "version": VERSIONS[key.1]});
                 ("POST", "/microservices".into(), json!({ "service": body }))
             }
-            Request::Delete(key, force) => ("DELETE", format!("{}?force={force}", service(key)), Value::Null),
+            Request::Delete(key, force) => {
+                ("DELETE", format!("{}?force={force}", service_path(key)), Value::Null)
+            }
             Request::Properties(key, text) => {
-                ("PUT", format!("{}/properties", service(key)), json!({"properties": {"p": text}}))
+                ("PUT", format!("{}/properties", service_path(key)), json!({"properties": {"p": text}}))
             }
             Request::Tags(key, text) => {
-                ("POST", format!("{}/tags", service(key)), json!({"tags": {"t": text}}))
+                ("POST", format!("{}/tags", service_path(key)), json!({"tags": {"t": text}}))
             }
-            Request::Tag(key, text) => ("PUT", format!("{}/tags/t?value={text}", service(key)), Value::Null),
-            Request::DeleteTag(key) => ("DELETE", format!("{}/tags/t", service(key)), Value::Null),
+            Request::Tag(key, text) => {
+                ("PUT", format!("{}/tags/t?value={text}", service_path(key)), Value::Null)
+            }
+            Request::DeleteTag(key) => ("DELETE", format!("{}/tags/t", service_path(key)), Value::Null),
             Request::Instance(key, id) => {
                 let body = json!({"instance": {"instanceId": format!("i{id}"), "hostName": "n"}});
-                ("POST", format!("{}/instances", service(key)), body)
+                ("POST", format!("{}/instances", service_path(key)), body)
             }
-            Request::End(key, id) => ("DELETE", instance(key, id), Value::Null),
-            Request::Heartbeat(key, id) => ("PUT", format!("{}/heartbeat", instance(key, id)), Value::Null),
+            Request::End(key, id) => ("DELETE", instance_path(key, id), Value::Null),
+            Request::Heartbeat(key, id) => {
+                ("PUT", format!("{}/heartbeat", instance_path(key, id)), Value::Null)
+            }
             Request::State(key, id, state) => {
-                ("PUT", format!("{}/status?value={}", instance(key, id), STATES[*state]), Value::Null)
+                ("PUT", format!("{}/status?value={}", instance_path(key, id), STATES[*state]), Value::Null)
             }
             Request::InstanceProperties(key, id, text) => {
-                ("PUT", format!("{}/properties", instance(key, id)), json!({"properties": {"p": text}}))
+                ("PUT", format!("{}/properties", instance_path(key, id)), json!({"properties": {"p": text}}))
             }
             Request::Find(consumer, name, rule) => {
                 let consumer = consumer.map(id_of).unwrap_or_default();
@@ -312,23 +345,24 @@ impl Real<'_> {
                 .map(|(id, (state, text))| (id_of(*key), format!("i{id}"), (*state).to_owned(), text.clone()))
                 .collect();
             assert_eq!(found(&read("/instances").await), instances);
-            let ids = |body: &Value, list: &str| -> Vec<String> {
-                let services = body[list].as_array().into_iter().flatten();
-                let mut ids: Vec<_> =
-                    services.map(|s| s["serviceId"].as_str().unwrap_or_default().to_owned()).collect();
-                ids.sort();
-                ids
-            };
             let mut consumers: Vec<_> = model.consumers(*key).into_iter().map(id_of).collect();
             consumers.sort();
-            assert_eq!(ids(&read("/consumers").await, "consumers"), consumers, "consumers of {key:?}");
+            assert_eq!(
+                service_ids(&read("/consumers").await, "consumers"),
+                consumers,
+                "consumers of {key:?}"
+            );
             let rules = model.dependencies.iter().filter(|((consumer, _), _)| consumer == key);
             let providers = rules.flat_map(|((_, name), rule)| {
                 model.taken(*name, *rule).into_iter().map(|version| id_of((*name, version)))
             });
             let mut providers: Vec<_> = providers.collect();
             providers.sort();
-            assert_eq!(ids(&read("/providers").await, "providers"), providers, "providers of {key:?}");
+            assert_eq!(
+                service_ids(&read("/providers").await, "providers"),
+                providers,
+                "providers of {key:?}"
+            );
         }
     }
 }

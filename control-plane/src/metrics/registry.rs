@@ -19,11 +19,10 @@ pub struct RegistryMetrics {
 impl RegistryMetrics {
     /// Makes the instruments; `instance` is the address that labels this node.
     pub fn new(meter: &Meter, instance: &str) -> Self {
-        let labels = |status: &'static str| {
-            [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
-        };
         let metrics = Self {
-            labels: [labels("FAILURE"), labels("SUCCESS")],
+            labels: ["FAILURE", "SUCCESS"].map(|status| {
+                [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
+            }),
             beats: meter
                 .u64_counter("service_center_db_heartbeat_total")
                 .with_description("Counter of heartbeat renew")

@@ -43,11 +43,12 @@ pub struct ViewMetrics {
 impl ViewMetrics {
     /// Makes the instruments; `instance` is the address that labels this node.
     pub fn new(meter: &Meter, instance: &str) -> Self {
-        let labels = |prefix: &'static str| {
-            [KeyValue::new("instance", instance.to_owned()), KeyValue::new("prefix", prefix)]
-        };
+        let mut labels = Vec::new();
+        for prefix in PREFIXES.into_iter().chain([OTHER]) {
+            labels.push([KeyValue::new("instance", instance.to_owned()), KeyValue::new("prefix", prefix)]);
+        }
         let metrics = Self {
-            labels: PREFIXES.into_iter().chain([OTHER]).map(labels).collect(),
+            labels,
             events: meter
                 .u64_gauge("service_center_db_backend_event_total")
                 .with_description("Changes of the store that the view has applied; only grows.")

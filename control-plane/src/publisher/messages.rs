@@ -105,29 +105,25 @@ fn slice<T: Clone>(all: &[T], index: usize) -> Vec<T> {
     all.chunks(SERVICES_PER_MESSAGE).nth(index).unwrap_or_default().to_vec()
 }
 
-/// Bookmarks that list `progress`. `head` makes a bookmark with the fields that all of them have in common.
-pub(super) fn bookmarks(
-    progress: &Progress,
-    rev: Revision,
-    head: impl Fn() -> pb::Bookmark,
-) -> Vec<pb::Bookmark> {
+/// Bookmarks that list `progress`. `head` has the fields that all of them have in common.
+pub(super) fn bookmarks(progress: &Progress, rev: Revision, head: &pb::Bookmark) -> Vec<pb::Bookmark> {
     let providers = entries(progress.providers.iter().map(|(service, at)| (service.into(), *at)));
     let consumers = entries(progress.consumers.iter().map(|(service, at)| (service.into(), *at)));
     let tenants = entries(progress.tenants.iter().map(|(tenant, at)| (whole_tenant(tenant), *at)));
     let mut bookmarks = Vec::new();
     for chunk in providers.chunks(ENTRIES_PER_BOOKMARK) {
-        bookmarks.push(pb::Bookmark { providers: chunk.to_vec(), ..head() });
+        bookmarks.push(pb::Bookmark { providers: chunk.to_vec(), ..head.clone() });
     }
     for chunk in consumers.chunks(ENTRIES_PER_BOOKMARK) {
-        bookmarks.push(pb::Bookmark { consumers: chunk.to_vec(), ..head() });
+        bookmarks.push(pb::Bookmark { consumers: chunk.to_vec(), ..head.clone() });
     }
     for chunk in tenants.chunks(ENTRIES_PER_BOOKMARK) {
-        bookmarks.push(pb::Bookmark { tenants: chunk.to_vec(), ..head() });
+        bookmarks.push(pb::Bookmark { tenants: chunk.to_vec(), ..head.clone() });
     }
     // Only the last one advances to `rev`: a gateway that received a part of them must not count as complete.
     match bookmarks.last_mut() {
         Some(last) => last.rev = rev,
-        None => bookmarks.push(pb::Bookmark { rev, ..head() }),
+        None => bookmarks.push(pb::Bookmark { rev, ..head.clone() }),
     }
     bookmarks
 }

@@ -126,14 +126,14 @@ impl Term {
         // `since` may be ahead of the cursor: the history has dropped changes, and later ones are not
         // published yet.
         let since = self.flushed.max(self.since).min(self.cursor);
-        let head = || pb::Bookmark {
+        let head = pb::Bookmark {
             epoch: self.epoch,
             rev: since,
             since,
             publisher: publisher.to_owned(),
             ..pb::Bookmark::default()
         };
-        messages::bookmarks(&self.progress, self.cursor, head)
+        messages::bookmarks(&self.progress, self.cursor, &head)
     }
 
     /// Notes that the bus connection `generation` has been flushed, bookmarks included.

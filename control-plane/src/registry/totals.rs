@@ -188,38 +188,42 @@ fn by_labels(
     read: fn(&ResourceCount) -> u64,
 ) {
     let source = source.clone();
-    let observe = move |observer: &dyn AsyncInstrument<u64>| {
-        let Some(totals) = source.now() else { return };
-        for (labels, count) in &totals.kinds {
-            observer.observe(read(count), &source.labels(labels));
-        }
-    };
-    meter.u64_observable_gauge(name).with_description(help).with_callback(observe).build();
+    meter
+        .u64_observable_gauge(name)
+        .with_description(help)
+        .with_callback(move |observer| {
+            let Some(totals) = source.now() else { return };
+            for (labels, count) in &totals.kinds {
+                observer.observe(read(count), &source.labels(labels));
+            }
+        })
+        .build();
 }
 
 /// The gauge of schemas, with one series for each tenant.
 fn schemas(meter: &Meter, source: TotalsSource) {
-    let observe = move |observer: &dyn AsyncInstrument<u64>| {
-        let Some(totals) = source.now() else { return };
-        // This series has no framework labels, so the counts of a tenant are added up.
-        let mut tenants: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (labels, count) in &totals.kinds {
-            *tenants.entry((&labels.domain, &labels.project)).or_default() += count.schemas;
-        }
-        for ((domain, project), count) in tenants {
-            let labels = [
-                KeyValue::new("instance", source.instance.clone()),
-                KeyValue::new("domain", domain.to_owned()),
-                KeyValue::new("project", project.to_owned()),
-            ];
-            observer.observe(count, &labels);
-        }
-    };
     meter
         .u64_observable_gauge("service_center_db_schema_total")
         .with_description("Gauge of schemas created")
-        .with_callback(observe)
+        .with_callback(move |observer| observe_schemas(&source, observer))
         .build();
+}
+
+fn observe_schemas(source: &TotalsSource, observer: &dyn AsyncInstrument<u64>) {
+    let Some(totals) = source.now() else { return };
+    // This series has no framework labels, so the counts of a tenant are added up.
+    let mut tenants: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for (labels, count) in &totals.kinds {
+        *tenants.entry((&labels.domain, &labels.project)).or_default() += count.schemas;
+    }
+    for ((domain, project), count) in tenants {
+        let labels = [
+            KeyValue::new("instance", source.instance.clone()),
+            KeyValue::new("domain", domain.to_owned()),
+            KeyValue::new("project", project.to_owned()),
+        ];
+        observer.observe(count, &labels);
+    }
 }
 
 /// A gauge with one series for this node.
@@ -232,10 +236,13 @@ fn plain(
 ) {
     let source = source.clone();
     let label = [KeyValue::new("instance", source.instance.clone())];
-    let observe = move |observer: &dyn AsyncInstrument<f64>| {
-        if let Some(value) = read(&source) {
-            observer.observe(value, &label);
-        }
-    };
-    meter.f64_observable_gauge(name).with_description(help).with_callback(observe).build();
+    meter
+        .f64_observable_gauge(name)
+        .with_description(help)
+        .with_callback(move |observer| {
+            if let Some(value) = read(&source) {
+                observer.observe(value, &label);
+            }
+        })
+        .build();
 }

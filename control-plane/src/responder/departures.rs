@@ -112,13 +112,16 @@ mod tests {
         ServiceRef::new(Tenant::default(), id)
     }
 
+    fn refs(ids: &[&str]) -> Vec<pb::ServiceRef> {
+        ids.iter().map(|id| (&service(id)).into()).collect()
+    }
+
     fn interest(rev: Revision, consumer: &str, added: &[&str], removed: &[&str]) -> Change {
-        let named = |ids: &[&str]| ids.iter().map(|id| (&service(id)).into()).collect();
         Change::Interest(Arc::new(pb::InterestChange {
             consumer: Some((&service(consumer)).into()),
             rev,
-            added: named(added),
-            removed: named(removed),
+            added: refs(added),
+            removed: refs(removed),
             ..pb::InterestChange::default()
         }))
     }
@@ -141,18 +144,18 @@ mod tests {
         }))
     }
 
+    fn named(id: &str, app: &str) -> pb::NamedService {
+        pb::NamedService { service: Some((&service(id)).into()), key: Some((&key(app)).into()) }
+    }
+
     fn services(rev: Revision, renamed: &[(&str, &str)], removed: &[&str]) -> Change {
         let tenant = Tenant::default();
-        let named = |(id, app): &(&str, &str)| pb::NamedService {
-            service: Some((&service(id)).into()),
-            key: Some((&key(app)).into()),
-        };
         Change::Services(Arc::new(pb::ServicesChange {
             domain: tenant.domain,
             project: tenant.project,
             rev,
-            added: renamed.iter().map(named).collect(),
-            removed: removed.iter().map(|id| (&service(id)).into()).collect(),
+            added: renamed.iter().map(|(id, app)| named(id, app)).collect(),
+            removed: refs(removed),
             ..pb::ServicesChange::default()
         }))
     }

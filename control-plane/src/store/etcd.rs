@@ -154,26 +154,23 @@ impl EtcdStore {
     /// One round trip of a barrier.
     async fn round_trip(&self, prefix: &str) -> Result<Revision, StoreError> {
         let connection = self.within(self.link.connection()).await?;
-        let header = |header: Option<&etcd_client::ResponseHeader>| {
-            convert::revision(header.map_or(0, |header| header.revision()))
-        };
         if !connection.progress_is_in_order {
             // These versions may report progress before the events it covers. Only an event of our own proves
             // that the earlier ones have come.
             let key = format!("{prefix}muster/barrier");
-            let put = |client: &Client| {
+            let put = self.call_on(&connection, |client| {
                 let mut kv = client.kv_client();
                 async move { kv.put(key, "", None).await }
-            };
-            return self.call_on(&connection, put).await.map(|reply| header(reply.header()));
+            });
+            return Ok(convert::header_revision(put.await?.header()));
         }
         let options = GetOptions::new().with_limit(1).with_keys_only();
         let key = convert::start(prefix);
-        let get = |client: &Client| {
+        let get = self.call_on(&connection, |client| {
             let mut kv = client.kv_client();
             async move { kv.get(key, Some(options)).await }
-        };
-        let revision = self.call_on(&connection, get).await.map(|reply| header(reply.header()))?;
+        });
+        let revision = convert::header_revision(get.await?.header());
         // Only a higher revision wakes the watches, since each wake-up costs a progress request.
         self.wanted.send_if_modified(|wanted| {
             let higher = *wanted < revision;
@@ -215,7 +212,7 @@ impl Store for EtcdStore {
         let mut reply = self.with_compacted_revision(result).await?;
         Ok(RangeReply {
             more: reply.more(),
-            revision: convert::revision(reply.header().map_or(0, |header| header.revision())),
+            revision: convert::header_revision(reply.header()),
             items: reply.take_kvs().into_iter().map(|kv| convert::key_value(kv.0)).collect(),
         })
     }

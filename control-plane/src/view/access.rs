@@ -115,16 +115,15 @@ mod tests {
         assert!(rules_allow(&BTreeMap::new(), &consumer, &tags));
     }
 
+    fn provider(allow_cross_app: Option<&str>) -> ServiceView {
+        let property = allow_cross_app.map(|value| ("allowCrossApp".to_owned(), value.to_owned()));
+        let service =
+            Service { app_id: "b".into(), properties: property.into_iter().collect(), ..Default::default() };
+        ServiceView { service: Some(std::sync::Arc::new(service)), ..Default::default() }
+    }
+
     #[test]
     fn another_application_is_admitted_only_by_allow_cross_app() {
-        let provider = |open: Option<&str>| ServiceView {
-            service: Some(std::sync::Arc::new(Service {
-                app_id: "b".into(),
-                properties: open.map(|v| ("allowCrossApp".to_owned(), v.to_owned())).into_iter().collect(),
-                ..Default::default()
-            })),
-            ..Default::default()
-        };
         let consumer = Service { app_id: "a".into(), ..Default::default() };
         let none = BTreeMap::new();
         assert!(!allows(&provider(None), &consumer, &none, false));

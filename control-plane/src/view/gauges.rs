@@ -1,10 +1,8 @@
 //! Gauges that read the view when they are scraped.
 
-use std::sync::Arc;
-
 use opentelemetry::metrics::Meter;
 
-use super::{ServiceView, TenantView, View};
+use super::{ServiceView, View};
 
 /// Registers the gauges of the view with `meter`.
 pub fn register(meter: &Meter, view: &View) {
@@ -38,6 +36,7 @@ fn gauge(meter: &Meter, view: &View, name: &'static str, help: &'static str, rea
 }
 
 fn sum_over_services(view: &View, read: fn(&ServiceView) -> u64) -> u64 {
-    let of_tenant = |tenant: &Arc<TenantView>| tenant.services.values().map(|s| read(s)).sum::<u64>();
-    view.now().map_or(0, |snapshot| snapshot.tenants.values().map(of_tenant).sum())
+    let Ok(snapshot) = view.now() else { return 0 };
+    let services = snapshot.tenants.values().flat_map(|tenant| tenant.services.values());
+    services.map(|service| read(service)).sum()
 }

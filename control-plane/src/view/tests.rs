@@ -25,7 +25,8 @@ enum Write {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    let (service, instance) = (0..3_u8, 0..4_u8);
+    let service = 0..3_u8;
+    let instance = 0..4_u8;
     prop_oneof![
         2 => service.clone().prop_map(Write::Service),
         1 => service.clone().prop_map(Write::ServiceGone),

@@ -21,11 +21,10 @@ struct HistoryModel {
 
 impl HistoryModel {
     fn apply(&mut self, txn: &Txn) -> bool {
-        let rev_of = |key: &str| self.keys.get(key).map_or(0, |kv| kv.2);
         let holds = txn.compare.iter().all(|compare| match compare {
-            Compare::Exists(key) => rev_of(key) > 0,
-            Compare::Absent(key) => rev_of(key) == 0,
-            Compare::ModRev(key, rev) => rev_of(key) == *rev,
+            Compare::Exists(key) => self.rev_of(key) > 0,
+            Compare::Absent(key) => self.rev_of(key) == 0,
+            Compare::ModRev(key, rev) => self.rev_of(key) == *rev,
         });
         let before = self.changes.len();
         let rev = self.rev + 1;
@@ -49,6 +48,11 @@ impl HistoryModel {
         holds
     }
 
+    /// The revision of the last write of a key; 0 if the key does not exist.
+    fn rev_of(&self, key: &str) -> u64 {
+        self.keys.get(key).map_or(0, |kv| kv.2)
+    }
+
     fn delete(&mut self, rev: u64, doomed: impl Fn(&String) -> bool) {
         let keys: Vec<_> = self.keys.keys().filter(|key| doomed(key)).cloned().collect();
         for key in keys {
@@ -70,25 +74,32 @@ fn ops(random: &mut fastrand::Rng) -> Vec<Op> {
     let mut keys = KEYS.to_vec();
     random.shuffle(&mut keys);
     keys.truncate(random.usize(..4));
-    let op = |key: &str| match random.u8(..3) {
-        0 => Op::Delete(key.into()),
-        _ => Op::put(key, random.u32(..).to_string()),
-    };
-    keys.into_iter().map(op).collect()
+    let mut ops = Vec::new();
+    for key in keys {
+        ops.push(match random.u8(..3) {
+            0 => Op::Delete(key.into()),
+            _ => Op::put(key, random.u32(..).to_string()),
+        });
+    }
+    ops
 }
 
 fn compares(random: &mut fastrand::Rng, model: &HistoryModel) -> Vec<Compare> {
     let count = random.usize(..3);
-    let mut compare = |_| match random.u8(..4) {
+    (0..count).map(|_| compare(random, model)).collect()
+}
+
+fn compare(random: &mut fastrand::Rng, model: &HistoryModel) -> Compare {
+    match random.u8(..4) {
         0 => Compare::Exists(key(random)),
         1 => Compare::Absent(key(random)),
         _ => {
             let key = key(random);
-            let rev = model.keys.get(&key).map_or(0, |kv| kv.2);
+            let rev = model.rev_of(&key);
+            // One in five is wrong by one, so that transactions fail as well.
             Compare::ModRev(key, rev.saturating_sub(u64::from(random.u8(..5) == 0)))
         }
-    };
-    (0..count).map(&mut compare).collect()
+    }
 }
 
 /// Replies, reads of old and new revisions, and the watch all agree with the model.
@@ -125,9 +136,9 @@ pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
             .collect();
         assert_eq!(&found, expected, "seed {seed} step {step} at {then}");
     }
-    let watched = |key: &str| key.starts_with("/t/");
-    let expected: Vec<_> = model.changes.iter().filter(|(_, key, _)| watched(key)).cloned().collect();
-    let mut seen = Vec::new();
+    let watched = model.changes.iter().filter(|(_, key, _)| key.starts_with("/t/"));
+    let mut expected: Vec<_> = watched.cloned().collect();
+    let mut seen: Vec<(u64, String, Option<String>)> = Vec::new();
     within("the watch delivers the whole history", async {
         while seen.len() < expected.len() {
             let WatchItem::Events(events) = watch.item().await else { continue };
@@ -141,9 +152,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
     })
     .await;
     // The order of changes within one revision is not part of the contract.
-    let sorted = |mut changes: Vec<(u64, String, Option<String>)>| {
-        changes.sort();
-        changes
-    };
-    assert_eq!(sorted(seen), sorted(expected), "seed {seed}");
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected, "seed {seed}");
 }

@@ -1,5 +1,7 @@
 //! Properties of reads.
 
+use shared::model::Revision;
+
 use super::Subject;
 use crate::store::{Op, RangeReply, RangeRequest, StoreError};
 
@@ -72,18 +74,22 @@ pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
     assert!(read.items.iter().all(|kv| kv.value == "old"));
 }
 
+async fn read_at(subject: &Subject, revision: Revision) -> Result<RangeReply, StoreError> {
+    let request = RangeRequest { revision: Some(revision), ..RangeRequest::prefix("/t/") };
+    subject.store.range(request).await
+}
+
 /// A read of a compacted or future revision fails, with the compacted revision in the first case.
 pub async fn a_compacted_or_future_revision_is_refused(subject: Subject) {
     let old = subject.put("/t/a", "1").await;
     subject.put("/t/a", "2").await;
     let now = subject.put("/t/a", "3").await;
     subject.store.compact(now).await.expect("compact");
-    let at = |revision| subject.store.range(RangeRequest { revision, ..RangeRequest::prefix("/t/") });
-    match at(Some(old)).await {
+    match read_at(&subject, old).await {
         Err(StoreError::Compacted(rev)) => assert_eq!(rev, now),
         other => panic!("{other:?}"),
     }
-    assert_eq!(at(Some(now)).await.expect("the compacted revision itself is kept").items.len(), 1);
-    assert!(matches!(at(Some(now + 9)).await, Err(StoreError::Refused(_))));
+    assert_eq!(read_at(&subject, now).await.expect("the compacted revision itself is kept").items.len(), 1);
+    assert!(matches!(read_at(&subject, now + 9).await, Err(StoreError::Refused(_))));
     assert!(matches!(subject.store.compact(old).await, Err(StoreError::Compacted(_))));
 }

@@ -64,15 +64,14 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subjec
 /// The reply has one entry for each `Get`, and a `Get` sees the writes before it.
 pub async fn gets_reply_in_order_and_see_the_writes_before_them(subject: Subject) {
     subject.put("/t/a", "old").await;
-    let get = |key: &str| Op::Get(key.into());
     let reply = subject
         .txn([
-            get("/t/a"),
+            Op::Get("/t/a".into()),
             Op::put("/t/a", "new"),
-            get("/t/a"),
-            get("/t/none"),
+            Op::Get("/t/a".into()),
+            Op::Get("/t/none".into()),
             Op::Delete("/t/none".into()),
-            get("/t/a"),
+            Op::Get("/t/a".into()),
         ])
         .await;
     let got: Vec<_> = reply.got.iter().map(|kv| kv.as_ref().map(|kv| &kv.value[..])).collect();
@@ -104,15 +103,15 @@ pub async fn a_transaction_without_a_change_has_no_revision(subject: Subject) {
 /// A malformed transaction fails as a whole, with a reason that names the mistake.
 pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subject) {
     let rev = subject.put("/t/a", "1").await;
-    let put = || Op::put("/t/b", "1");
+    let put = Op::put("/t/b", "1");
     let many = (0..=MAX_TXN_THEN).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
     let large = vec![b'x'; 4 * 1024 * 1024];
     let cases = [
-        ("duplicate", vec![put(), put()]),
-        ("duplicate", vec![put(), Op::Delete("/t/b".into())]),
-        ("duplicate", vec![Op::DeletePrefix("/t/".into()), put()]),
+        ("duplicate", vec![put.clone(), put.clone()]),
+        ("duplicate", vec![put.clone(), Op::Delete("/t/b".into())]),
+        ("duplicate", vec![Op::DeletePrefix("/t/".into()), put.clone()]),
         ("too many", many),
-        ("", vec![put(), Op::put("", "x")]),
+        ("", vec![put, Op::put("", "x")]),
         ("large", vec![Op::put("/t/large", large)]),
     ];
     for (reason, ops) in cases {
@@ -125,14 +124,17 @@ pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subj
     assert_eq!((read.revision, read.items.len()), (rev, 1));
 }
 
+fn long_key(n: usize) -> String {
+    format!("/t/{n:04}")
+}
+
 /// The longest transaction, with the most conditions beside it, is one revision.
 pub async fn a_long_transaction_is_one_revision(subject: Subject) {
-    let key = |n: usize| format!("/t/{n:04}");
     let mut watch = subject.watch(1).await;
     for conditions in [0, 1, MAX_TXN_COMPARE_WITH_LONG_THEN] {
         let mut then: Vec<Op> =
-            (0..MAX_TXN_THEN - 1).map(|n| Op::put(key(n), conditions.to_string())).collect();
-        then.push(Op::Get(key(MAX_TXN_THEN - 2)));
+            (0..MAX_TXN_THEN - 1).map(|n| Op::put(long_key(n), conditions.to_string())).collect();
+        then.push(Op::Get(long_key(MAX_TXN_THEN - 2)));
         let compare = (0..conditions).map(|n| Compare::Absent(format!("/t/absent/{n}"))).collect();
         let reply = subject.store.txn(Txn { compare, then, otherwise: vec![] }).await.expect("a long one");
         assert!(reply.succeeded);
@@ -144,7 +146,7 @@ pub async fn a_long_transaction_is_one_revision(subject: Subject) {
     }
     let lost = Txn {
         compare: vec![Compare::Exists("/t/none".into())],
-        then: (0..MAX_TXN_THEN).map(|n| Op::Delete(key(n))).collect(),
+        then: (0..MAX_TXN_THEN).map(|n| Op::Delete(long_key(n))).collect(),
         otherwise: vec![],
     };
     assert!(!subject.store.txn(lost).await.expect("an answer").succeeded);
@@ -172,12 +174,12 @@ pub async fn concurrent_compare_and_swap_loses_nothing(subject: Subject) {
             }
         }
     }
-    let writer = || async {
+    let writers = (0..WRITERS).map(|_| async {
         for _ in 0..EACH {
             add_one(&subject.store).await;
         }
-    };
-    within("all writers are done", futures_util::future::join_all((0..WRITERS).map(|_| writer()))).await;
+    });
+    within("all writers are done", futures_util::future::join_all(writers)).await;
     let read = subject.store.range(RangeRequest::key("/t/n")).await.expect("range");
     assert_eq!(read.items[0].value, (WRITERS * EACH).to_string());
     assert_eq!(read.items[0].version, (WRITERS * EACH) as u64);

@@ -6,11 +6,14 @@ use super::{Subject, within};
 use crate::store::{KvEvent, Op, StoreError};
 
 fn values(events: &[KvEvent]) -> Vec<String> {
-    let value = |event: &KvEvent| match event {
-        KvEvent::Put(kv) => String::from_utf8_lossy(&kv.value).into_owned(),
-        KvEvent::Delete { key, .. } => format!("-{key}"),
-    };
-    events.iter().map(value).collect()
+    let mut values = Vec::new();
+    for event in events {
+        values.push(match event {
+            KvEvent::Put(kv) => String::from_utf8_lossy(&kv.value).into_owned(),
+            KvEvent::Delete { key, .. } => format!("-{key}"),
+        });
+    }
+    values
 }
 
 /// A watch has no gap and no repetition between the replayed and the live events, and no event of other
@@ -34,11 +37,11 @@ pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subjec
 /// A large revision comes in one item, live and replayed.
 pub async fn a_revision_comes_in_one_item(subject: Subject) {
     let value = vec![b'x'; 10 * 1024];
-    let batch = || (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect::<Vec<_>>();
+    let batch: Vec<_> = (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect();
     let mut live = subject.watch(1).await;
     let mut last = 0;
     for _ in 0..4 {
-        last = subject.txn(batch()).await.revision;
+        last = subject.txn(batch.clone()).await.revision;
     }
     let mut replayed = subject.watch(1).await;
     for watch in [&mut live, &mut replayed] {
@@ -84,14 +87,12 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject)
     const WRITERS: usize = 4;
     const EACH: usize = 60;
     let from = subject.put("/t/start", "x").await;
-    let writer = |w: usize| {
-        let subject = &subject;
-        async move {
-            for n in 0..EACH {
-                subject.put(&format!("/t/{w}"), &n.to_string()).await;
-            }
+    let subject = &subject;
+    let writers = (0..WRITERS).map(|writer| async move {
+        for n in 0..EACH {
+            subject.put(&format!("/t/{writer}"), &n.to_string()).await;
         }
-    };
+    });
     let watching = async {
         let mut watches = Vec::new();
         for _ in 0..5 {
@@ -100,7 +101,7 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject)
         }
         watches
     };
-    let (_, watches) = tokio::join!(join_all((0..WRITERS).map(writer)), watching);
+    let (_, watches) = tokio::join!(join_all(writers), watching);
     let last = from + (WRITERS * EACH) as u64;
     for mut watch in watches.into_iter().skip(1) {
         let revs: Vec<_> = watch.until(last).await.iter().map(KvEvent::rev).collect();
@@ -139,15 +140,13 @@ pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: Subject) {
 /// A barrier covers the writes before it, even if it is bundled with others.
 pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: Subject) {
     let mut watch = subject.watch(1).await;
-    let one = |n: usize| {
-        let subject = &subject;
-        async move {
-            let written = subject.put(&format!("/t/{n}"), "x").await;
-            let barrier = subject.store.barrier("/t/").await.expect("barrier");
-            assert!(barrier >= written, "{barrier} does not cover {written}");
-            barrier
-        }
-    };
-    let barriers = within("all barriers", join_all((0..50).map(one))).await;
+    let subject = &subject;
+    let calls = (0..50).map(|n| async move {
+        let written = subject.put(&format!("/t/{n}"), "x").await;
+        let barrier = subject.store.barrier("/t/").await.expect("barrier");
+        assert!(barrier >= written, "{barrier} does not cover {written}");
+        barrier
+    });
+    let barriers = within("all barriers", join_all(calls)).await;
     watch.until(barriers.into_iter().max().unwrap_or(0)).await;
 }

@@ -120,24 +120,23 @@ impl StoreFile {
     }
 
     fn open_checked(path: &Path) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io { path: path.into(), source };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).map_err(io)?;
+        fs::create_dir_all(directory).map_err(|source| io_error(path, source))?;
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)
             .map_err(|error| open_error(path, error))?;
         // The name of a new file survives a crash only once its directory is synced.
-        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+        let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|source| io_error(path, source))?;
         let mut file = Self { path: path.into(), database, batch: 0 };
-        let failed = |error| open_error(path, DatabaseError::Storage(storage(error)));
-        file.prepare().map_err(failed)?;
-        match file.number("format").map_err(failed)? {
+        file.prepare().map_err(|error| read_error(path, error))?;
+        match file.number("format").map_err(|error| read_error(path, error))? {
             FORMAT => {}
             found => return Err(OpenError::UnknownFormat { path: path.into(), found }),
         }
-        file.batch = file.number("batch").map_err(failed)?;
+        file.batch = file.number("batch").map_err(|error| read_error(path, error))?;
         Ok(file)
     }
 
@@ -246,6 +245,14 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Resul
             reason: "the database panicked while it read the file".into(),
         })
     })
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io { path: path.into(), source }
+}
+
+fn read_error(path: &Path, error: redb::Error) -> OpenError {
+    open_error(path, DatabaseError::Storage(storage(error)))
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> OpenError {

@@ -110,16 +110,19 @@ pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<Commit, Corru
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_commit_is_decoded_as_it_was_encoded() {
-        let kv = |value: &'static str, lease: i64| KeyValue {
+    fn kv(value: &'static str, lease: i64) -> KeyValue {
+        KeyValue {
             key: "/a".into(),
             value: Bytes::from_static(value.as_bytes()),
             create_rev: 2,
             mod_rev: 7,
             version: 3,
             lease: LeaseId::new(lease),
-        };
+        }
+    }
+
+    #[test]
+    fn a_commit_is_decoded_as_it_was_encoded() {
         let commit = Commit {
             rev: 9,
             changes: vec![

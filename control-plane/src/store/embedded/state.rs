@@ -141,12 +141,16 @@ impl StoreState {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let mod_rev = |key: &String| self.keys.get(key.as_str()).map_or(0, |kv| kv.mod_rev);
         match compare {
-            Compare::Exists(key) => mod_rev(key) != 0,
-            Compare::Absent(key) => mod_rev(key) == 0,
-            Compare::ModRev(key, rev) => mod_rev(key) == *rev,
+            Compare::Exists(key) => self.mod_rev(key) != 0,
+            Compare::Absent(key) => self.mod_rev(key) == 0,
+            Compare::ModRev(key, rev) => self.mod_rev(key) == *rev,
         }
+    }
+
+    /// The revision of the last write of a key; 0 if the key does not exist.
+    fn mod_rev(&self, key: &str) -> Revision {
+        self.keys.get(key).map_or(0, |kv| kv.mod_rev)
     }
 
     fn put(&mut self, rev: Revision, key: String, value: bytes::Bytes, lease: Option<LeaseId>) -> KeyChange {

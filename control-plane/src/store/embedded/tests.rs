@@ -88,6 +88,13 @@ async fn after_a_restart_each_lease_has_its_full_time_again() {
     close(store, tasks).await;
 }
 
+async fn assert_ten_revisions_are_kept(store: &EmbeddedStore, last: Revision) {
+    let dropped = first_item(store, last - 10).await;
+    assert!(matches!(dropped, Err(StoreError::Compacted(rev)) if rev == last - 10));
+    let kept = first_item(store, last - 9).await;
+    assert!(matches!(kept, Ok(WatchItem::Events(events)) if events.len() == 10));
+}
+
 #[tokio::test]
 async fn history_is_bounded_also_in_the_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -98,14 +105,12 @@ async fn history_is_bounded_also_in_the_file() {
     for n in 0..50 {
         last = put(&store, "/t/a", &n.to_string()).await;
     }
-    let kept = |item| matches!(item, Ok(WatchItem::Events(events)) if events.len() == 10);
-    let gone = |item| matches!(item, Err(StoreError::Compacted(rev)) if rev == last - 10);
-    assert!(gone(first_item(&store, last - 10).await) && kept(first_item(&store, last - 9).await));
+    assert_ten_revisions_are_kept(&store, last).await;
     close(store, tasks).await;
 
     let tasks = Tasks::new();
     let store = open(&directory, config, &tasks);
-    assert!(gone(first_item(&store, last - 10).await) && kept(first_item(&store, last - 9).await));
+    assert_ten_revisions_are_kept(&store, last).await;
     close(store, tasks).await;
 }
 
@@ -157,19 +162,20 @@ async fn a_damaged_or_foreign_file_is_refused() {
     let path = directory.path().join("data/muster.redb");
     let sound = fs::read(&path).expect("readable");
 
-    let refused = |bytes: &[u8], what: &str| {
+    let mut zeroed = sound.clone();
+    zeroed[4096..].fill(0);
+    for (damage, bytes) in [
+        ("text", &b"this is not a database, it is a text file"[..]),
+        ("cut short", &sound[..sound.len() / 3]),
+        ("zeroed", &zeroed[..]),
+    ] {
         fs::write(&path, bytes).expect("writable");
         match EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()) {
             Err(OpenError::Corrupt { .. } | OpenError::Io { .. }) => {}
-            Err(other) => panic!("{what}: {other}"),
-            Ok(_) => panic!("{what}: opened"),
+            Err(other) => panic!("{damage}: {other}"),
+            Ok(_) => panic!("{damage}: opened"),
         }
-    };
-    refused(b"this is not a database, it is a text file", "text");
-    refused(&sound[..sound.len() / 3], "cut short");
-    let mut zeroed = sound.clone();
-    zeroed[4096..].fill(0);
-    refused(&zeroed, "zeroed");
+    }
     fs::remove_file(&path).expect("removable");
     fs::create_dir(&path).expect("a directory in its place");
     let error = EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).err().expect("refused");
@@ -211,18 +217,15 @@ const VICTIM: &str = "MUSTER_STORE_VICTIM";
 async fn victim_of_kill_9() {
     let Ok(path) = std::env::var(VICTIM) else { return };
     let store = EmbeddedStore::open(path, EmbeddedConfig::default(), &Tasks::new()).expect("opens");
-    let writer = |writer: usize| {
-        let store = store.clone();
-        async move {
-            for n in 0_u64.. {
-                let pair = |side: &str| Op::put(format!("/t/{writer}/{side}"), n.to_string());
-                let txn = Txn { then: vec![pair("left"), pair("right")], ..Txn::default() };
-                let reply = store.txn(txn).await.expect("txn");
-                println!("answered {writer} {n} {}", reply.revision);
-            }
+    let store = &store;
+    let writers = (0..8).map(|writer| async move {
+        for n in 0_u64.. {
+            let pair = ["left", "right"].map(|side| Op::put(format!("/t/{writer}/{side}"), n.to_string()));
+            let reply = store.txn(Txn { then: pair.to_vec(), ..Txn::default() }).await.expect("txn");
+            println!("answered {writer} {n} {}", reply.revision);
         }
-    };
-    futures_util::future::join_all((0..8).map(writer)).await;
+    });
+    futures_util::future::join_all(writers).await;
 }
 
 #[tokio::test]
@@ -261,12 +264,12 @@ async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
         let (state, _) = file.load().unwrap_or_else(|error| panic!("round {round}: {error}"));
         assert!(state.rev >= last, "revision {last} was acknowledged, but the file has {}", state.rev);
         for (writer, answered) in answered.iter().enumerate() {
-            let side = |side: &str| {
+            let [left, right] = ["left", "right"].map(|side| {
                 let kv = state.keys.get(format!("/t/{writer}/{side}").as_str());
                 kv.map(|kv| String::from_utf8_lossy(&kv.value).parse::<u64>().expect("a number"))
-            };
-            assert_eq!(side("left"), side("right"), "a transaction is in the file as a whole or not at all");
-            assert!(side("left") >= *answered, "writer {writer}: {answered:?} was acknowledged");
+            });
+            assert_eq!(left, right, "a transaction is in the file as a whole or not at all");
+            assert!(left >= *answered, "writer {writer}: {answered:?} was acknowledged");
         }
         floor = state.rev;
     }

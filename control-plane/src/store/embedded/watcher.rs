@@ -63,8 +63,9 @@ impl LogCursor {
                 return Ok(WatchItem::Progress(done));
             }
             if done >= head {
-                let closed = |_| StoreError::Unavailable("the store was closed".into());
-                self.head.changed().await.map_err(closed)?;
+                if self.head.changed().await.is_err() {
+                    return Err(StoreError::Unavailable("the store was closed".into()));
+                }
             }
         }
     }

@@ -55,20 +55,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_during_a_round_trip_share_the_next_one() {
-        let (barrier, rounds) = (Barrier::default(), Cell::new(0));
+        let barrier = &Barrier::default();
+        let rounds = Cell::new(0);
         let round_trip = || async {
             rounds.set(rounds.get() + 1);
             tokio::time::sleep(Duration::from_millis(10)).await;
             Ok(rounds.get())
         };
-        let late = |millis| {
-            let (barrier, round_trip) = (&barrier, &round_trip);
-            async move {
-                tokio::time::sleep(Duration::from_millis(millis)).await;
-                barrier.pass("/", round_trip).await.ok()
-            }
-        };
-        let all = tokio::join!(late(0), late(1), late(5), late(9), late(15), late(50));
-        assert_eq!(all, (Some(1), Some(2), Some(2), Some(2), Some(3), Some(4)));
+        let round_trip = &round_trip;
+        let calls = [0, 1, 5, 9, 15, 50].map(|millis| async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            barrier.pass("/", round_trip).await.ok()
+        });
+        let results = futures_util::future::join_all(calls).await;
+        assert_eq!(results, [Some(1), Some(2), Some(2), Some(2), Some(3), Some(4)]);
     }
 }

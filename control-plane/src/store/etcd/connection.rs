@@ -68,7 +68,6 @@ pub(super) struct MemberLink(watch::Receiver<ConnectionState>);
 impl MemberLink {
     /// The connection, or the reason why there is none. Waits only for the very first attempt. Cancel-safe.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
-        let closed = || StoreError::Unavailable("the store was closed".into());
         let mut link = self.0.clone();
         let state = link.wait_for(|state| !matches!(state, ConnectionState::Connecting)).await;
         match &*state.map_err(|_| closed())? {
@@ -178,7 +177,6 @@ impl Connector {
         let scheme = if self.config.tls.is_some() { "https" } else { "http" };
         let url =
             if endpoint.contains("://") { endpoint.to_owned() } else { format!("{scheme}://{endpoint}") };
-        let invalid = |error: tonic::transport::Error| root(&error).to_string();
         let built = Endpoint::from_shared(url).map_err(invalid)?;
         let built = match &self.config.tls {
             Some(tls) => built.tls_config(tls_options(tls)).map_err(invalid)?,
@@ -218,6 +216,15 @@ async fn version_of(client: &mut Client) -> Result<String, etcd_client::Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store was closed".into())
+}
+
+/// The text of a mistake in an endpoint's address or TLS settings.
+fn invalid(error: tonic::transport::Error) -> String {
+    root(&error).to_string()
 }
 
 fn tls_options(tls: &EtcdTls) -> TlsOptions {

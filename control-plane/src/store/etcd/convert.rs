@@ -14,6 +14,11 @@ pub(super) fn revision(number: i64) -> Revision {
     number.max(0).unsigned_abs()
 }
 
+/// The store's revision in the header of a reply.
+pub(super) fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
+    revision(header.map_or(0, etcd_client::ResponseHeader::revision))
+}
+
 /// A revision for etcd. One beyond its range becomes the highest, which is never reached either.
 pub(super) fn number(revision: Revision) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
@@ -77,9 +82,8 @@ fn branch(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
     if ops.len() <= MAX_TXN_OPS {
         return ops.into_iter().map(op).collect();
     }
-    let room = |parts: usize| MAX_TXN_OPS.saturating_sub(parts.max(beside));
-    let parts = (1..MAX_TXN_OPS).find(|&parts| parts * room(parts) >= ops.len());
-    let each = room(parts.unwrap_or(1)).max(1);
+    let parts = (1..MAX_TXN_OPS).find(|&parts| parts * room_in_part(parts, beside) >= ops.len());
+    let each = room_in_part(parts.unwrap_or(1), beside).max(1);
     let mut ops = ops.into_iter().peekable();
     let mut nested = Vec::new();
     while ops.peek().is_some() {
@@ -87,6 +91,11 @@ fn branch(ops: Vec<Op>, beside: usize) -> Vec<TxnOp> {
         nested.push(TxnOp::txn(etcd_client::Txn::new().and_then(part)));
     }
     nested
+}
+
+/// The most operations in each of `parts` nested transactions, beside other lists of `beside` entries.
+fn room_in_part(parts: usize, beside: usize) -> usize {
+    MAX_TXN_OPS.saturating_sub(parts.max(beside))
 }
 
 fn compare(compare: Compare) -> etcd_client::Compare {
@@ -115,11 +124,7 @@ fn op(op: Op) -> TxnOp {
 pub(super) fn txn_reply(reply: &etcd_client::TxnResponse) -> TxnReply {
     let mut got = Vec::new();
     collect_gets(reply, &mut got);
-    TxnReply {
-        succeeded: reply.succeeded(),
-        revision: revision(reply.header().map_or(0, |header| header.revision())),
-        got,
-    }
+    TxnReply { succeeded: reply.succeeded(), revision: header_revision(reply.header()), got }
 }
 
 fn collect_gets(reply: &etcd_client::TxnResponse, got: &mut Vec<Option<KeyValue>>) {

@@ -78,22 +78,27 @@ mod tests {
 
     #[test]
     fn callers_can_tell_refused_from_unavailable() {
-        let of = |code, message| of_status(code, message, None);
-        let refused = |code, message| matches!(of(code, message), StoreError::Refused(_));
-        let unavailable = |code, message| matches!(of(code, message), StoreError::Unavailable(_));
         assert!(matches!(
-            of(Code::NotFound, "etcdserver: requested lease not found"),
+            of_status(Code::NotFound, "etcdserver: requested lease not found", None),
             StoreError::LeaseNotFound
         ));
         assert!(matches!(
-            of(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+            of_status(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", None),
             StoreError::Compacted(0)
         ));
-        assert!(refused(Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
-        assert!(refused(Code::InvalidArgument, "etcdserver: duplicate key given in txn request"));
-        assert!(refused(Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"));
-        assert!(unavailable(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"));
-        assert!(unavailable(Code::Unavailable, "etcdserver: no leader"));
-        assert!(unavailable(Code::Unavailable, "etcdserver: request timed out"));
+        for (code, message) in [
+            (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"),
+            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
+            (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"),
+        ] {
+            assert!(matches!(of_status(code, message, None), StoreError::Refused(_)), "{message}");
+        }
+        for (code, message) in [
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            (Code::Unavailable, "etcdserver: no leader"),
+            (Code::Unavailable, "etcdserver: request timed out"),
+        ] {
+            assert!(matches!(of_status(code, message, None), StoreError::Unavailable(_)), "{message}");
+        }
     }
 }

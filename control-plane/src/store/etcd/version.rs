@@ -7,8 +7,10 @@
 /// version that cannot be parsed counts as an old one, which is slower but never wrong.
 pub(super) fn progress_is_in_order(version: &str) -> bool {
     let mut numbers = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().ok());
-    let mut next = || numbers.next().flatten();
-    match (next(), next(), next()) {
+    let major = numbers.next().flatten();
+    let minor = numbers.next().flatten();
+    let patch = numbers.next().flatten();
+    match (major, minor, patch) {
         (Some(3), Some(4), Some(patch)) => patch >= 25,
         (Some(3), Some(5), Some(patch)) => patch >= 8,
         (Some(3), Some(minor), _) => minor > 5,
