@@ -38,6 +38,7 @@ pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role
         let Ok(mut reply) = registry.store().range(queued).await else { continue };
         // In the order in which they were queued: an override must not undo an entry that was added later.
         reply.items.sort_by_key(|kv| kv.create_rev);
+        // An entry that was rewritten since the last round counts as new.
         let (abandoned, new): (Vec<_>, Vec<_>) =
             reply.items.into_iter().partition(|kv| seen.get(&kv.key) == Some(&kv.mod_rev));
         for kv in &abandoned {

@@ -43,6 +43,7 @@ pub async fn campaign(
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while !stop.is_cancelled() {
         let outcome = run_term(&*store, &name, ttl, &role, &stop).await;
+        // Also here, so that no error on the way can leave the role at `Publisher`.
         role.send_replace(Role::Standby);
         match outcome {
             Ok(()) => backoff.reset(),

@@ -117,6 +117,7 @@ impl Key {
             ("ms", "dep-rules", [_, _, "c", env, app, name, version]) => {
                 Self::ConsumerRule(tenant_in(&rest), Name::new(env, app, name), (*version).into())
             }
+            // Shorter than a rule on a name: here `*` stands for the application and the name.
             ("ms", "dep-rules", [_, _, "p", env, "*"]) => {
                 Self::ProviderRuleAll(tenant_in(&rest), (*env).into())
             }

@@ -71,6 +71,7 @@ impl View {
     /// [`ViewError::NotListed`] before the first list, [`ViewError::Behind`] when the time is over.
     pub async fn at(&self, revision: Revision, patience: Duration) -> Result<Arc<Snapshot>, ViewError> {
         let mut revisions = self.revision.clone();
+        // At least 1, so that a request without a revision still waits for the first list.
         let reached = revisions.wait_for(|current| *current >= revision.max(1));
         match tokio::time::timeout(patience, reached).await {
             Ok(Ok(_)) => self.now(),

@@ -89,6 +89,7 @@ async fn joined() -> Probe {
     write(probe.store(), written_by_service_center()).await;
     write_instance(probe.store(), "b0ffb9feb22a11eaa76a08002706c83e").await;
     let path = format!("/microservices/{PROVIDER}/instances/b0ffb9feb22a11eaa76a08002706c83e");
+    // The keys are written past the API, so only the watch can bring them into the view.
     let mut revisions = probe.revisions();
     while probe.get(&path).await.status != 200 {
         revisions.changed().await.expect("the view lives");

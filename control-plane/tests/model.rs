@@ -15,26 +15,26 @@ const RULES: [&str; 6] = ["0+", "1.5.0+", "latest", "1.0.0", "1.0-2.0", "9+"];
 const STATES: [&str; 3] = ["UP", "DOWN", "AWAY"];
 
 /// A service, as its indexes in [`NAMES`] and [`VERSIONS`].
-type Key = (usize, usize);
+type ServiceIndex = (usize, usize);
 
 #[derive(Clone, Debug)]
-enum Request {
-    Register(Key),
-    Delete(Key, bool),
-    Properties(Key, String),
-    Tags(Key, String),
-    Tag(Key, String),
-    DeleteTag(Key),
-    Instance(Key, usize),
-    End(Key, usize),
-    Heartbeat(Key, usize),
-    State(Key, usize, usize),
-    InstanceProperties(Key, usize, String),
-    Find(Option<Key>, usize, usize),
-    Declare(Key, usize, usize, bool),
+enum ModelRequest {
+    Register(ServiceIndex),
+    Delete(ServiceIndex, bool),
+    Properties(ServiceIndex, String),
+    Tags(ServiceIndex, String),
+    Tag(ServiceIndex, String),
+    DeleteTag(ServiceIndex),
+    Instance(ServiceIndex, usize),
+    End(ServiceIndex, usize),
+    Heartbeat(ServiceIndex, usize),
+    State(ServiceIndex, usize, usize),
+    InstanceProperties(ServiceIndex, usize, String),
+    Find(Option<ServiceIndex>, usize, usize),
+    Declare(ServiceIndex, usize, usize, bool),
 }
 
-fn key() -> impl Strategy<Value = Key> {
+fn key() -> impl Strategy<Value = ServiceIndex> {
     (0..NAMES.len(), 0..VERSIONS.len())
 }
 
@@ -46,23 +46,23 @@ fn text() -> impl Strategy<Value = String> {
     "[a-c]"
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = ModelRequest> {
     prop_oneof![
-        4 => key().prop_map(Request::Register),
-        1 => (key(), any::<bool>()).prop_map(|(k, force)| Request::Delete(k, force)),
-        1 => (key(), text()).prop_map(|(k, t)| Request::Properties(k, t)),
-        1 => (key(), text()).prop_map(|(k, t)| Request::Tags(k, t)),
-        1 => (key(), text()).prop_map(|(k, t)| Request::Tag(k, t)),
-        1 => key().prop_map(Request::DeleteTag),
-        4 => (key(), instance()).prop_map(|(k, i)| Request::Instance(k, i)),
-        1 => (key(), instance()).prop_map(|(k, i)| Request::End(k, i)),
-        1 => (key(), instance()).prop_map(|(k, i)| Request::Heartbeat(k, i)),
-        1 => (key(), instance(), 0..STATES.len()).prop_map(|(k, i, s)| Request::State(k, i, s)),
-        1 => (key(), instance(), text()).prop_map(|(k, i, t)| Request::InstanceProperties(k, i, t)),
+        4 => key().prop_map(ModelRequest::Register),
+        1 => (key(), any::<bool>()).prop_map(|(k, force)| ModelRequest::Delete(k, force)),
+        1 => (key(), text()).prop_map(|(k, t)| ModelRequest::Properties(k, t)),
+        1 => (key(), text()).prop_map(|(k, t)| ModelRequest::Tags(k, t)),
+        1 => (key(), text()).prop_map(|(k, t)| ModelRequest::Tag(k, t)),
+        1 => key().prop_map(ModelRequest::DeleteTag),
+        4 => (key(), instance()).prop_map(|(k, i)| ModelRequest::Instance(k, i)),
+        1 => (key(), instance()).prop_map(|(k, i)| ModelRequest::End(k, i)),
+        1 => (key(), instance()).prop_map(|(k, i)| ModelRequest::Heartbeat(k, i)),
+        1 => (key(), instance(), 0..STATES.len()).prop_map(|(k, i, s)| ModelRequest::State(k, i, s)),
+        1 => (key(), instance(), text()).prop_map(|(k, i, t)| ModelRequest::InstanceProperties(k, i, t)),
         5 => (prop::option::weighted(0.8, key()), 0..NAMES.len(), 0..RULES.len())
-            .prop_map(|(c, n, r)| Request::Find(c, n, r)),
+            .prop_map(|(c, n, r)| ModelRequest::Find(c, n, r)),
         2 => (key(), 0..NAMES.len(), 0..RULES.len(), any::<bool>())
-            .prop_map(|(c, n, r, overwrite)| Request::Declare(c, n, r, overwrite)),
+            .prop_map(|(c, n, r, overwrite)| ModelRequest::Declare(c, n, r, overwrite)),
     ]
 }
 
@@ -77,9 +77,9 @@ struct ModelService {
 /// The registry, as the contract describes it.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct RegistryModel {
-    services: BTreeMap<Key, ModelService>,
+    services: BTreeMap<ServiceIndex, ModelService>,
     /// The version rule for each consumer and provider name.
-    dependencies: BTreeMap<(Key, usize), usize>,
+    dependencies: BTreeMap<(ServiceIndex, usize), usize>,
 }
 
 /// An error code, or `None` for success.
@@ -109,7 +109,7 @@ impl RegistryModel {
         versions
     }
 
-    fn consumers(&self, (name, version): Key) -> Vec<Key> {
+    fn consumers(&self, (name, version): ServiceIndex) -> Vec<ServiceIndex> {
         let rules = self.dependencies.iter().filter(|((_, provider), _)| *provider == name);
         rules
             .filter(|(_, rule)| self.taken(name, **rule).contains(&version))
@@ -126,13 +126,13 @@ impl RegistryModel {
         });
     }
 
-    fn service(&mut self, key: Key, change: impl FnOnce(&mut ModelService) -> Refusal) -> Refusal {
+    fn service(&mut self, key: ServiceIndex, change: impl FnOnce(&mut ModelService) -> Refusal) -> Refusal {
         self.services.get_mut(&key).map_or(Some("400012"), change)
     }
 
     fn instance(
         &mut self,
-        key: Key,
+        key: ServiceIndex,
         id: usize,
         change: impl FnOnce(&mut (&'static str, Option<String>)),
     ) -> Refusal {
@@ -140,13 +140,13 @@ impl RegistryModel {
         found.map(change).map_or(Some("400017"), |()| None)
     }
 
-    fn apply(&mut self, request: &Request) -> Refusal {
+    fn apply(&mut self, request: &ModelRequest) -> Refusal {
         match request {
-            Request::Register(key) => {
+            ModelRequest::Register(key) => {
                 self.services.entry(*key).or_default();
                 None
             }
-            Request::Delete(key, force) => {
+            ModelRequest::Delete(key, force) => {
                 let service = self.services.get(key)?.clone();
                 if !force && self.consumers(*key).iter().any(|consumer| consumer != key) {
                     return Some("400023");
@@ -160,38 +160,40 @@ impl RegistryModel {
                 self.tidy();
                 None
             }
-            Request::Properties(key, text) => self.service(*key, |s| {
+            ModelRequest::Properties(key, text) => self.service(*key, |s| {
                 s.property = Some(text.clone());
                 None
             }),
-            Request::Tags(key, text) => self.service(*key, |s| {
+            ModelRequest::Tags(key, text) => self.service(*key, |s| {
                 s.tag = Some(text.clone());
                 None
             }),
-            Request::Tag(key, text) => self.service(*key, |s| match &mut s.tag {
+            ModelRequest::Tag(key, text) => self.service(*key, |s| match &mut s.tag {
                 Some(tag) => {
                     text.clone_into(tag);
                     None
                 }
                 None => Some("400018"),
             }),
-            Request::DeleteTag(key) => self.service(*key, |s| s.tag.take().map_or(Some("400018"), |_| None)),
-            Request::Instance(key, id) => self.service(*key, |s| {
+            ModelRequest::DeleteTag(key) => {
+                self.service(*key, |s| s.tag.take().map_or(Some("400018"), |_| None))
+            }
+            ModelRequest::Instance(key, id) => self.service(*key, |s| {
                 s.instances.entry(*id).or_insert(("UP", None));
                 None
             }),
-            Request::End(key, id) => {
+            ModelRequest::End(key, id) => {
                 let service = self.services.get_mut(key);
                 service.and_then(|s| s.instances.remove(id)).map_or(Some("400017"), |_| None)
             }
-            Request::Heartbeat(key, id) => self.instance(*key, *id, |_| ()),
+            ModelRequest::Heartbeat(key, id) => self.instance(*key, *id, |_| ()),
             // The third of `STATES` is not a status of the contract.
-            Request::State(_, _, 2) => Some("400001"),
-            Request::State(key, id, state) => self.instance(*key, *id, |i| i.0 = STATES[*state]),
-            Request::InstanceProperties(key, id, text) => {
+            ModelRequest::State(_, _, 2) => Some("400001"),
+            ModelRequest::State(key, id, state) => self.instance(*key, *id, |i| i.0 = STATES[*state]),
+            ModelRequest::InstanceProperties(key, id, text) => {
                 self.instance(*key, *id, |i| i.1 = Some(text.clone()))
             }
-            Request::Find(consumer, name, rule) => {
+            ModelRequest::Find(consumer, name, rule) => {
                 if consumer.is_some_and(|consumer| !self.services.contains_key(&consumer)) {
                     return Some("400012");
                 }
@@ -205,7 +207,7 @@ impl RegistryModel {
                 }
                 None
             }
-            Request::Declare(consumer, name, rule, overwrite) => {
+            ModelRequest::Declare(consumer, name, rule, overwrite) => {
                 if !self.services.contains_key(consumer) {
                     return Some("400012");
                 }
@@ -233,7 +235,7 @@ impl RegistryModel {
     }
 }
 
-fn id_of((name, version): Key) -> String {
+fn id_of((name, version): ServiceIndex) -> String {
     format!("{}-{}", NAMES[name], VERSIONS[version])
 }
 
@@ -249,11 +251,11 @@ fn service_ids(body: &Value, list: &str) -> Vec<String> {
     ids
 }
 
-fn service_path(key: &Key) -> String {
+fn service_path(key: &ServiceIndex) -> String {
     format!("/microservices/{}", id_of(*key))
 }
 
-fn instance_path(key: &Key, id: &usize) -> String {
+fn instance_path(key: &ServiceIndex, id: &usize) -> String {
     format!("{}/instances/i{id}", service_path(key))
 }
 
@@ -281,44 +283,44 @@ impl Real<'_> {
         self.probe.send(method, &path, &headers, body).await
     }
 
-    async fn answer(&self, request: &Request) -> Answer {
+    async fn answer(&self, request: &ModelRequest) -> Answer {
         let (method, path, body) = match request {
-            Request::Register(key) => {
+            ModelRequest::Register(key) => {
                 let body = json!({"serviceId": id_of(*key), "appId": "shop", "serviceName": NAMES[key.0], "version": VERSIONS[key.1]});
                 ("POST", "/microservices".into(), json!({ "service": body }))
             }
-            Request::Delete(key, force) => {
+            ModelRequest::Delete(key, force) => {
                 ("DELETE", format!("{}?force={force}", service_path(key)), Value::Null)
             }
-            Request::Properties(key, text) => {
+            ModelRequest::Properties(key, text) => {
                 ("PUT", format!("{}/properties", service_path(key)), json!({"properties": {"p": text}}))
             }
-            Request::Tags(key, text) => {
+            ModelRequest::Tags(key, text) => {
                 ("POST", format!("{}/tags", service_path(key)), json!({"tags": {"t": text}}))
             }
-            Request::Tag(key, text) => {
+            ModelRequest::Tag(key, text) => {
                 ("PUT", format!("{}/tags/t?value={text}", service_path(key)), Value::Null)
             }
-            Request::DeleteTag(key) => ("DELETE", format!("{}/tags/t", service_path(key)), Value::Null),
-            Request::Instance(key, id) => {
+            ModelRequest::DeleteTag(key) => ("DELETE", format!("{}/tags/t", service_path(key)), Value::Null),
+            ModelRequest::Instance(key, id) => {
                 let body = json!({"instance": {"instanceId": format!("i{id}"), "hostName": "n"}});
                 ("POST", format!("{}/instances", service_path(key)), body)
             }
-            Request::End(key, id) => ("DELETE", instance_path(key, id), Value::Null),
-            Request::Heartbeat(key, id) => {
+            ModelRequest::End(key, id) => ("DELETE", instance_path(key, id), Value::Null),
+            ModelRequest::Heartbeat(key, id) => {
                 ("PUT", format!("{}/heartbeat", instance_path(key, id)), Value::Null)
             }
-            Request::State(key, id, state) => {
+            ModelRequest::State(key, id, state) => {
                 ("PUT", format!("{}/status?value={}", instance_path(key, id), STATES[*state]), Value::Null)
             }
-            Request::InstanceProperties(key, id, text) => {
+            ModelRequest::InstanceProperties(key, id, text) => {
                 ("PUT", format!("{}/properties", instance_path(key, id)), json!({"properties": {"p": text}}))
             }
-            Request::Find(consumer, name, rule) => {
+            ModelRequest::Find(consumer, name, rule) => {
                 let consumer = consumer.map(id_of).unwrap_or_default();
                 return self.send("GET", &find_path(*name, *rule), &consumer, Value::Null).await;
             }
-            Request::Declare(consumer, name, rule, overwrite) => {
+            ModelRequest::Declare(consumer, name, rule, overwrite) => {
                 let consumer = json!({"appId": "shop", "serviceName": NAMES[consumer.0], "version": VERSIONS[consumer.1]});
                 let provider = json!({"serviceName": NAMES[*name], "version": RULES[*rule]});
                 let body = json!({"dependencies": [{"consumer": consumer, "providers": [provider]}]});
@@ -371,19 +373,19 @@ fn find_path(name: usize, rule: usize) -> String {
     format!("/instances?appId=shop&serviceName={}&version={}", NAMES[name], RULES[rule].replace('+', "%2B"))
 }
 
-async fn run(probe: &Probe, domain: String, requests: &[Request]) {
+async fn run(probe: &Probe, domain: String, requests: &[ModelRequest]) {
     let real = Real { probe, domain };
     let mut model = RegistryModel::default();
     for request in requests {
         let expected = match request {
             // The absence of the service is checked before everything else.
-            Request::Delete(key, _) if !model.services.contains_key(key) => Some("400012"),
+            ModelRequest::Delete(key, _) if !model.services.contains_key(key) => Some("400012"),
             request => model.apply(request),
         };
         let answer = real.answer(request).await;
         match (expected, request) {
             (Some(code), _) => _ = answer.refused(code),
-            (None, Request::Find(consumer, name, rule)) => {
+            (None, ModelRequest::Find(consumer, name, rule)) => {
                 let rev = answer.revision();
                 assert_eq!(found(&answer.ok()), model.found(*name, *rule), "{request:?}");
                 // The same request again with the response's revision: nothing has changed.

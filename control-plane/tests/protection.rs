@@ -94,6 +94,7 @@ async fn a_restarted_registry_still_holds_its_instances() {
         let held = protections(&probe).await["protections"][0]["held"].as_array().map_or(0, Vec::len);
         held == 5 && probe.unrecorded() == 0
     };
+    // Without a record nothing would survive the restart: a replica alone knows only its own conclusions.
     until(&probe, recorded).await;
     probe.stop().await;
     let probe = Probe::start_in(directory.path()).await;

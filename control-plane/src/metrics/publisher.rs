@@ -100,6 +100,7 @@ impl PublisherMetrics {
             .u64_observable_gauge("muster_publisher_backlog_revisions")
             .with_description("Revisions in the publisher's view that have not been handed to the bus yet.")
             .with_callback(move |observer| {
+                // Relaxed, here and below: each figure stands alone, and nothing is read because of another.
                 let is_publishing = state.publishing.load(Ordering::Relaxed) == 1;
                 let behind = view_revision().saturating_sub(state.cursor.load(Ordering::Relaxed));
                 // The cursor of a replica that stands by does not move, so its distance means nothing.

@@ -71,6 +71,7 @@ async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
         let publisher = Publisher::new(view, late, "p".into(), role, metrics);
         let stop = CancellationToken::new();
         let running = tokio::spawn(publisher.run(stop.clone()));
+        // Longer than all retries, so that the subscription has succeeded.
         tokio::time::sleep(Duration::from_secs(5)).await;
 
         let provider = ServiceRef::new(Tenant::default(), "s");

@@ -57,6 +57,7 @@ fn chunks<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
 }
 
 fn numbered(mut parts: Vec<pb::InterestReply>) -> Vec<pb::InterestReply> {
+    // Numbered at the end, because `more` is not known before all parts exist.
     let count = parts.len();
     for (number, part) in parts.iter_mut().enumerate() {
         part.part = number as u32;

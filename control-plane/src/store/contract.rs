@@ -1,7 +1,8 @@
 //! The contract of all stores, written once and run on each implementation.
 //!
-//! [`crate::store_contract!`] makes one test of each property. Each property has its own [`Subject`], a store
-//! that no other test uses, because compaction concerns the whole store. Properties use the trait only.
+//! [`crate::store_contract!`] makes one test of each property. Each property has its own [`StoreUnderTest`],
+//! a store that no other test uses, because compaction concerns the whole store. Properties use the trait
+//! only.
 
 use std::any::Any;
 use std::future::Future;
@@ -23,13 +24,13 @@ pub mod watches;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A store under test, and the resources that it needs.
-pub struct Subject {
+pub struct StoreUnderTest {
     /// The store.
     pub store: Arc<dyn Store>,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
-impl Subject {
+impl StoreUnderTest {
     /// A store, and a value to keep until the test is over, such as a process or a directory.
     pub fn new(store: Arc<dyn Store>, keep: impl Any + Send + Sync) -> Self {
         Self { store, _keep: Box::new(keep) }
@@ -128,7 +129,8 @@ impl CheckedWatch {
     }
 }
 
-/// Makes one test of each property. The argument is an expression for a future that makes a [`Subject`].
+/// Makes one test of each property. The argument is an expression for a future that makes a
+/// [`StoreUnderTest`].
 #[macro_export]
 macro_rules! store_contract {
     ($subject:expr) => {
@@ -164,6 +166,7 @@ macro_rules! store_contract {
     };
     ($subject:expr; $($room:ident: $property:ident;)*) => {
         $(
+            // Two threads, so that properties with concurrent calls really run them in parallel.
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $property() {
                 $crate::store::contract::$room::$property($subject.await).await;

@@ -35,7 +35,7 @@ mod version;
 mod watching;
 
 use barrier::Barrier;
-use connection::{Connection, Connector, MemberLink};
+use connection::{Connector, MemberConnection, MemberLink};
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
 
@@ -121,13 +121,14 @@ impl EtcdStore {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        // Only the very first connection is waited for, and that wait has the deadline as well.
         let connection = self.within(self.link.connection()).await?;
         self.call_on(&connection, call).await
     }
 
     async fn call_on<T, F>(
         &self,
-        connection: &Connection,
+        connection: &MemberConnection,
         call: impl FnOnce(&Client) -> F,
     ) -> Result<T, StoreError>
     where
@@ -218,6 +219,7 @@ impl Store for EtcdStore {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        // Checked before the call: such a transaction would fail on every member.
         txn.check_length()?;
         let txn = convert::txn(txn);
         let reply = self.call(|client| {
@@ -234,6 +236,7 @@ impl Store for EtcdStore {
             async move { leases.grant(ttl, None).await }
         });
         let granted = grant.await?.id();
+        // etcd never grants 0, which means "no lease" in its protocol.
         LeaseId::new(granted).ok_or_else(|| StoreError::Unavailable("etcd granted the lease 0".into()))
     }
 

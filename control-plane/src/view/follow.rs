@@ -37,7 +37,7 @@ const CONTENTS: &[&str] = &["/cse-sr/ms/schema-content/", "/cse-sr/ms/schemas/"]
 /// Follows the store until `stop` is cancelled. Every failure is retried.
 pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: CancellationToken) {
     let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-    let mut follower = Follower { store, writer, backoff, listed: false, witness: None };
+    let mut follower = StoreFollower { store, writer, backoff, listed: false, witness: None };
     loop {
         let outcome = tokio::select! {
             // In this order, so that a stop is seen even while changes keep coming.
@@ -71,16 +71,16 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
     }
 }
 
-struct Follower {
+struct StoreFollower {
     store: Arc<dyn Store>,
     writer: ViewWriter,
     backoff: Backoff,
     /// False when the view has to be read anew.
     listed: bool,
-    witness: Option<Witness>,
+    witness: Option<HistoryWitness>,
 }
 
-impl Follower {
+impl StoreFollower {
     /// Lists the store if the view needs it, then watches until the watch breaks. Cancelling it loses
     /// nothing: the view is changed between two waits only.
     async fn list_and_watch(&mut self) -> Result<(), StoreError> {
@@ -101,7 +101,7 @@ impl Follower {
         self.writer.report(|metrics| metrics.listed(again));
         // The newest key is the best witness: an older one is more likely to be part of both histories.
         let newest = items.iter().max_by_key(|kv| kv.mod_rev);
-        self.witness = newest.map(|kv| Witness::Written(kv.key.clone(), Writing::of(kv)));
+        self.witness = newest.map(|kv| HistoryWitness::Written(kv.key.clone(), Writing::of(kv)));
         self.writer.reset(items, at);
         self.listed = true;
         Ok(())
@@ -113,7 +113,7 @@ impl Follower {
             match item? {
                 WatchItem::Events(events) => {
                     if let Some(last) = events.last() {
-                        self.witness = Some(Witness::of(last));
+                        self.witness = Some(HistoryWitness::of(last));
                     }
                     let counts = AppliedCounts::of(events.iter().map(KvEvent::key));
                     let begun = Instant::now();
@@ -141,13 +141,13 @@ impl Follower {
         }
         match &self.witness {
             None => Ok(true),
-            Some(Witness::Written(key, writing)) => {
+            Some(HistoryWitness::Written(key, writing)) => {
                 Ok(match writing_at(&*self.store, key, writing.mod_rev).await? {
                     Past::Compacted => true,
                     Past::Kept(found) => found.as_ref() == Some(writing),
                 })
             }
-            Some(Witness::Deleted(key, rev)) => {
+            Some(HistoryWitness::Deleted(key, rev)) => {
                 if let Past::Kept(Some(_)) = writing_at(&*self.store, key, *rev).await? {
                     return Ok(false);
                 }
@@ -160,7 +160,7 @@ impl Follower {
 }
 
 /// The last change that the view received. A store without this change has another history.
-enum Witness {
+enum HistoryWitness {
     /// A written key.
     Written(String, Writing),
     /// A key that this revision deleted.
@@ -183,7 +183,7 @@ impl Writing {
     }
 }
 
-impl Witness {
+impl HistoryWitness {
     fn of(event: &KvEvent) -> Self {
         match event {
             KvEvent::Put(kv) => Self::Written(kv.key.clone(), Writing::of(kv)),

@@ -79,6 +79,7 @@ fn add_matching(
 /// The consumers that a change of the versions of `name` may concern.
 pub fn concerned(snapshot: &Snapshot, tenant: &Tenant, name: &Name) -> BTreeSet<ServiceRef> {
     let mut found = BTreeSet::new();
+    // Regardless of versions: a consumer too many costs one comparison, one too few would miss a change.
     if let Some(view) = snapshot.tenant(tenant) {
         let by_name = view.provider_rules.get(name).into_iter().flat_map(|rules| rules.values());
         let by_all = view.provider_rules_all.get(&name.environment);

@@ -36,6 +36,7 @@ impl Protection {
     /// True when a service holds the next instance that expires. The service has `size` instances in normal
     /// operation, of which `living` are not held.
     pub fn holds(&self, size: usize, living: usize) -> bool {
+        // Rounded up: half of five instances are three.
         let floor = (size * self.keep_percent).div_ceil(100);
         self.from_size > 0 && size >= self.from_size && living <= floor
     }

@@ -86,6 +86,7 @@ impl Snapshot {
         if let Some(found) = exact(self.versions(&tenant, &name), &key.version) {
             return Some(ServiceRef::new(tenant, &found.id));
         }
+        // A rule may name a service by its alias.
         let alias = Name::new(&key.environment, &key.app_id, &key.alias);
         let found = exact(self.alias_versions(&tenant, &alias), &key.version)?;
         Some(ServiceRef::new(tenant, &found.id))

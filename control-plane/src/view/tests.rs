@@ -67,6 +67,7 @@ impl ModelStore {
             version: 1,
             lease: None,
         };
+        // A transaction writes a key once, so a later write of the same revision replaces the earlier one.
         events.retain(|event| event.key() != key);
         events.push(KvEvent::Put(kv.clone()));
         self.keys.insert(key, kv);
@@ -88,7 +89,8 @@ impl ModelStore {
         for write in writes {
             match write {
                 Write::Service(n) => {
-                    // At each third revision the written service moves to the default environment, outside the scope.
+                    // At each third revision the written service moves to the default environment, outside
+                    // the scope.
                     let environment = if self.rev.is_multiple_of(3) { "" } else { "test" };
                     let record = json!({"serviceId": format!("s{n}"), "appId": "shop", "environment": environment, "serviceName": format!("name{n}"), "version": "1.0.0"});
                     self.put(keys::service(&service_ref(*n)), record, &mut events);
@@ -142,7 +144,7 @@ impl ModelStore {
 
 /// A provider as a gateway knows it from events alone.
 #[derive(Default)]
-struct Follower {
+struct ProviderFollower {
     at: Position,
     instances: BTreeMap<String, Revision>,
 }
@@ -150,7 +152,7 @@ struct Follower {
 /// A follower of the whole history. It checks the chain of each provider on the way.
 struct Followers {
     seen: Revision,
-    known: BTreeMap<ServiceRef, Follower>,
+    known: BTreeMap<ServiceRef, ProviderFollower>,
     interest: BTreeMap<ServiceRef, BTreeSet<ServiceRef>>,
     /// The services of the scope, as a watcher of the scope knows them.
     scoped: BTreeSet<ServiceRef>,
@@ -220,7 +222,7 @@ impl Followers {
             let instances = now.service(&service).into_iter().flat_map(|(view, _)| view.instances.iter());
             let instances = instances.map(|(id, instance)| (id.clone(), instance.mod_rev)).collect();
             let at = Position::end_of(now.revision);
-            self.known.insert(service.clone(), Follower { at, instances });
+            self.known.insert(service.clone(), ProviderFollower { at, instances });
             if let Some(providers) = interest::providers(now, &service) {
                 self.interest.insert(service, providers);
             }

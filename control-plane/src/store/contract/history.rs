@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Subject, within};
+use super::{StoreUnderTest, within};
 use crate::store::{Compare, KvEvent, Op, RangeRequest, Txn, WatchItem};
 
 const KEYS: [&str; 5] = ["/t/a", "/t/a/1", "/t/a/2", "/t/b", "/u/c"];
@@ -103,7 +103,7 @@ fn compare(random: &mut fastrand::Rng, model: &HistoryModel) -> Compare {
 }
 
 /// Replies, reads of old and new revisions, and the watch all agree with the model.
-pub async fn random_histories_agree_with_a_plain_model(subject: Subject) {
+pub async fn random_histories_agree_with_a_plain_model(subject: StoreUnderTest) {
     // A new seed for each run. It is printed so that a failure can be repeated.
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");

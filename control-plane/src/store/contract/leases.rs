@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Subject, put_on, writes};
+use super::{StoreUnderTest, put_on, writes};
 use crate::store::{KvEvent, LeaseId, Op, RangeRequest, StoreError};
 use shared::model::Revision;
 
-async fn two_keys_on_a_lease(subject: &Subject, ttl: i64) -> (LeaseId, Revision) {
+async fn two_keys_on_a_lease(subject: &StoreUnderTest, ttl: i64) -> (LeaseId, Revision) {
     let lease = subject.store.grant(ttl).await.expect("grant");
     let reply = subject.txn([put_on("/t/inst", "x", lease), put_on("/t/lease", "y", lease)]).await;
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
@@ -24,7 +24,7 @@ fn assert_both_deleted_at_once(events: &[KvEvent], rev: Revision) {
 }
 
 /// A lease ends by itself, and a watch receives the deletes of all its keys.
-pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: Subject) {
+pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: StoreUnderTest) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 1).await;
     let mut watch = subject.watch(rev + 1).await;
     assert_both_deleted_at_once(&watch.events().await, rev + 1);
@@ -34,7 +34,7 @@ pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: Subject)
 }
 
 /// A lease that is renewed outlives its time, without a new revision, and ends after the last renewal.
-pub async fn a_renewed_lease_lives_on(subject: Subject) {
+pub async fn a_renewed_lease_lives_on(subject: StoreUnderTest) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 2).await;
     let start = Instant::now();
     // More often than necessary: some of the calls are answered without a round trip.
@@ -50,7 +50,7 @@ pub async fn a_renewed_lease_lives_on(subject: Subject) {
 }
 
 /// A revocation ends a lease before its time.
-pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: Subject) {
+pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: StoreUnderTest) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 600).await;
     let mut watch = subject.watch(rev + 1).await;
     subject.store.revoke(lease).await.expect("revoke");
@@ -60,7 +60,7 @@ pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: Subject) 
 }
 
 /// Every call with an unknown lease fails, and changes nothing.
-pub async fn an_unknown_lease_is_not_found(subject: Subject) {
+pub async fn an_unknown_lease_is_not_found(subject: StoreUnderTest) {
     let unknown = LeaseId::new(4711).expect("not zero");
     let rev = subject.put("/t/a", "1").await;
     assert!(matches!(subject.store.keep_alive(unknown).await, Err(StoreError::LeaseNotFound)));
@@ -79,7 +79,7 @@ pub async fn an_unknown_lease_is_not_found(subject: Subject) {
 }
 
 /// A key that is rewritten without a lease, or on another one, survives the end of its first lease.
-pub async fn a_key_written_without_its_lease_outlives_it(subject: Subject) {
+pub async fn a_key_written_without_its_lease_outlives_it(subject: StoreUnderTest) {
     let (first, _) = two_keys_on_a_lease(&subject, 600).await;
     let second = subject.store.grant(600).await.expect("grant");
     subject.txn([Op::put("/t/inst", "mine"), put_on("/t/lease", "moved", second)]).await;

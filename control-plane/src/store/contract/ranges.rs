@@ -2,7 +2,7 @@
 
 use shared::model::Revision;
 
-use super::Subject;
+use super::StoreUnderTest;
 use crate::store::{Op, RangeReply, RangeRequest, StoreError};
 
 fn keys(reply: &RangeReply) -> Vec<&str> {
@@ -10,7 +10,7 @@ fn keys(reply: &RangeReply) -> Vec<&str> {
 }
 
 /// Pages that are read one after another contain every key once.
-pub async fn a_limited_range_reports_that_there_is_more(subject: Subject) {
+pub async fn a_limited_range_reports_that_there_is_more(subject: StoreUnderTest) {
     for n in 0..7 {
         subject.put(&format!("/t/{n}"), "x").await;
     }
@@ -33,7 +33,7 @@ pub async fn a_limited_range_reports_that_there_is_more(subject: Subject) {
 }
 
 /// Neighbouring keys in the order of bytes do not belong to a prefix.
-pub async fn a_prefix_ends_where_its_last_byte_does(subject: Subject) {
+pub async fn a_prefix_ends_where_its_last_byte_does(subject: StoreUnderTest) {
     for key in ["/t", "/t-", "/t/", "/t//x", "/t/a", "/t/~", "/t0", "/t/\u{e9}"] {
         subject.put(key, "x").await;
     }
@@ -50,7 +50,7 @@ pub async fn a_prefix_ends_where_its_last_byte_does(subject: Subject) {
 }
 
 /// A request for keys only leaves the values empty, and nothing else.
-pub async fn keys_only_leaves_the_values_empty(subject: Subject) {
+pub async fn keys_only_leaves_the_values_empty(subject: StoreUnderTest) {
     let rev = subject.put("/t/a", "value").await;
     let request = RangeRequest { keys_only: true, ..RangeRequest::prefix("/t/") };
     let read = subject.store.range(request).await.expect("range");
@@ -61,7 +61,7 @@ pub async fn keys_only_leaves_the_values_empty(subject: Subject) {
 
 /// A read of an old revision shows no later change, delete or creation. The reply carries the newest
 /// revision.
-pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
+pub async fn an_old_revision_is_read_as_it_was(subject: StoreUnderTest) {
     subject.put("/t/changed", "old").await;
     let then = subject.put("/t/deleted", "old").await;
     subject.put("/t/changed", "new").await;
@@ -74,13 +74,13 @@ pub async fn an_old_revision_is_read_as_it_was(subject: Subject) {
     assert!(read.items.iter().all(|kv| kv.value == "old"));
 }
 
-async fn read_at(subject: &Subject, revision: Revision) -> Result<RangeReply, StoreError> {
+async fn read_at(subject: &StoreUnderTest, revision: Revision) -> Result<RangeReply, StoreError> {
     let request = RangeRequest { revision: Some(revision), ..RangeRequest::prefix("/t/") };
     subject.store.range(request).await
 }
 
 /// A read of a compacted or future revision fails, with the compacted revision in the first case.
-pub async fn a_compacted_or_future_revision_is_refused(subject: Subject) {
+pub async fn a_compacted_or_future_revision_is_refused(subject: StoreUnderTest) {
     let old = subject.put("/t/a", "1").await;
     subject.put("/t/a", "2").await;
     let now = subject.put("/t/a", "3").await;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Subject, within, writes};
+use super::{StoreUnderTest, within, writes};
 use crate::store::{
     Compare, MAX_TXN_COMPARE_WITH_LONG_THEN, MAX_TXN_THEN, Op, RangeRequest, Store, StoreError, Txn,
 };
 
 /// Each write raises the revision. A key carries the revisions of its creation and last write, and its
 /// version.
-pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
+pub async fn a_write_has_a_revision_and_a_version(subject: StoreUnderTest) {
     let first = subject.put("/t/a", "1").await;
     let other = subject.put("/t/b", "x").await;
     let second = subject.put("/t/a", "2").await;
@@ -27,7 +27,7 @@ pub async fn a_write_has_a_revision_and_a_version(subject: Subject) {
 }
 
 /// Each kind of condition decides alone, and all of them decide together.
-pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subject) {
+pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreUnderTest) {
     let rev = subject.put("/t/here", "1").await;
     let here = String::from("/t/here");
     let gone = String::from("/t/gone");
@@ -62,7 +62,7 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: Subjec
 }
 
 /// The reply has one entry for each `Get`, and a `Get` sees the writes before it.
-pub async fn gets_reply_in_order_and_see_the_writes_before_them(subject: Subject) {
+pub async fn gets_reply_in_order_and_see_the_writes_before_them(subject: StoreUnderTest) {
     subject.put("/t/a", "old").await;
     let reply = subject
         .txn([
@@ -80,7 +80,7 @@ pub async fn gets_reply_in_order_and_see_the_writes_before_them(subject: Subject
 }
 
 /// A delete by prefix deletes only keys with the prefix.
-pub async fn a_prefix_delete_spares_neighbouring_keys(subject: Subject) {
+pub async fn a_prefix_delete_spares_neighbouring_keys(subject: StoreUnderTest) {
     for key in ["/t/a", "/t/a/", "/t/a/1", "/t/a/1/x", "/t/a0", "/t/b"] {
         subject.put(key, "x").await;
     }
@@ -92,7 +92,7 @@ pub async fn a_prefix_delete_spares_neighbouring_keys(subject: Subject) {
 }
 
 /// Deletes of absent keys, reads and comparisons do not raise the revision.
-pub async fn a_transaction_without_a_change_has_no_revision(subject: Subject) {
+pub async fn a_transaction_without_a_change_has_no_revision(subject: StoreUnderTest) {
     let rev = subject.put("/t/a", "1").await;
     let ops = [Op::Delete("/t/x".into()), Op::DeletePrefix("/t/x/".into()), Op::Get("/t/a".into())];
     assert_eq!(subject.txn(ops).await.revision, rev);
@@ -101,10 +101,11 @@ pub async fn a_transaction_without_a_change_has_no_revision(subject: Subject) {
 }
 
 /// A malformed transaction fails as a whole, with a reason that names the mistake.
-pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Subject) {
+pub async fn malformed_transactions_are_refused_and_change_nothing(subject: StoreUnderTest) {
     let rev = subject.put("/t/a", "1").await;
     let put = Op::put("/t/b", "1");
     let many = (0..=MAX_TXN_THEN).map(|n| Op::put(format!("/t/{n}"), "x")).collect::<Vec<_>>();
+    // Beyond the limits of both stores.
     let large = vec![b'x'; 4 * 1024 * 1024];
     let cases = [
         ("duplicate", vec![put.clone(), put.clone()]),
@@ -129,7 +130,7 @@ fn long_key(n: usize) -> String {
 }
 
 /// The longest transaction, with the most conditions beside it, is one revision.
-pub async fn a_long_transaction_is_one_revision(subject: Subject) {
+pub async fn a_long_transaction_is_one_revision(subject: StoreUnderTest) {
     let mut watch = subject.watch(1).await;
     for conditions in [0, 1, MAX_TXN_COMPARE_WITH_LONG_THEN] {
         let mut then: Vec<Op> =
@@ -155,7 +156,7 @@ pub async fn a_long_transaction_is_one_revision(subject: Subject) {
 }
 
 /// Many writers raise one counter by compare-and-swap, and every increment counts.
-pub async fn concurrent_compare_and_swap_loses_nothing(subject: Subject) {
+pub async fn concurrent_compare_and_swap_loses_nothing(subject: StoreUnderTest) {
     const WRITERS: usize = 8;
     const EACH: usize = 25;
     async fn add_one(store: &Arc<dyn Store>) {

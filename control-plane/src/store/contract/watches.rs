@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use super::{Subject, within};
+use super::{StoreUnderTest, within};
 use crate::store::{KvEvent, Op, StoreError};
 
 fn values(events: &[KvEvent]) -> Vec<String> {
@@ -18,7 +18,7 @@ fn values(events: &[KvEvent]) -> Vec<String> {
 
 /// A watch has no gap and no repetition between the replayed and the live events, and no event of other
 /// prefixes.
-pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subject) {
+pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: StoreUnderTest) {
     subject.put("/t/a", "before").await;
     let from = subject.put("/t/a", "1").await;
     subject.put("/other/a", "other").await;
@@ -35,7 +35,7 @@ pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: Subjec
 }
 
 /// A large revision comes in one item, live and replayed.
-pub async fn a_revision_comes_in_one_item(subject: Subject) {
+pub async fn a_revision_comes_in_one_item(subject: StoreUnderTest) {
     let value = vec![b'x'; 10 * 1024];
     let batch: Vec<_> = (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect();
     let mut live = subject.watch(1).await;
@@ -57,7 +57,7 @@ pub async fn a_revision_comes_in_one_item(subject: Subject) {
 }
 
 /// A delete event carries the revision of the delete, not of the deleted value.
-pub async fn a_delete_carries_the_revision_of_the_delete(subject: Subject) {
+pub async fn a_delete_carries_the_revision_of_the_delete(subject: StoreUnderTest) {
     let from = subject.put("/t/a", "1").await;
     subject.put("/t/b", "2").await;
     let first = subject.txn([Op::Delete("/t/a".into())]).await.revision;
@@ -68,7 +68,7 @@ pub async fn a_delete_carries_the_revision_of_the_delete(subject: Subject) {
 }
 
 /// A watch from a compacted revision begins with the error, which carries the compacted revision.
-pub async fn a_compacted_revision_cannot_be_watched(subject: Subject) {
+pub async fn a_compacted_revision_cannot_be_watched(subject: StoreUnderTest) {
     let old = subject.put("/t/a", "1").await;
     subject.put("/t/a", "2").await;
     let now = subject.put("/t/a", "3").await;
@@ -83,7 +83,7 @@ pub async fn a_compacted_revision_cannot_be_watched(subject: Subject) {
 }
 
 /// A watch that is opened while others write delivers every write once.
-pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject) {
+pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnderTest) {
     const WRITERS: usize = 4;
     const EACH: usize = 60;
     let from = subject.put("/t/start", "x").await;
@@ -97,6 +97,7 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject)
         let mut watches = Vec::new();
         for _ in 0..5 {
             watches.push(subject.watch(from).await);
+            // One delivered event proves that the writers are at work.
             watches[0].events().await;
         }
         watches
@@ -110,7 +111,7 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: Subject)
 }
 
 /// Two watches of one prefix deliver the same events.
-pub async fn two_watches_of_a_prefix_deliver_the_same(subject: Subject) {
+pub async fn two_watches_of_a_prefix_deliver_the_same(subject: StoreUnderTest) {
     let mut one = subject.watch(1).await;
     let mut two = subject.watch(1).await;
     let mut last = 0;
@@ -124,7 +125,7 @@ pub async fn two_watches_of_a_prefix_deliver_the_same(subject: Subject) {
 }
 
 /// An open watch reaches a barrier after a write with its prefix, and after a write without it.
-pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: Subject) {
+pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: StoreUnderTest) {
     let mut watch = subject.watch(1).await;
     for key in ["/t/a", "/elsewhere", "/t/b", "/elsewhere"] {
         let written = subject.put(key, "x").await;
@@ -138,7 +139,7 @@ pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: Subject) {
 }
 
 /// A barrier covers the writes before it, even if it is bundled with others.
-pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: Subject) {
+pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: StoreUnderTest) {
     let mut watch = subject.watch(1).await;
     let subject = &subject;
     let calls = (0..50).map(|n| async move {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use shared::model::Revision;
 
-use super::log::{Commit, CommitLog};
+use super::log::{CommitLog, LoggedCommit};
 use super::record;
 use super::state::{LeaseEntry, StoreState};
 use crate::store::LeaseId;
@@ -76,7 +76,7 @@ impl<E: Into<redb::Error>> From<E> for WriteError {
 /// The changes between two states, written together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WriteBatch {
-    pub(super) commits: Vec<Arc<Commit>>,
+    pub(super) commits: Vec<Arc<LoggedCommit>>,
     pub(super) granted: Vec<(LeaseId, i64)>,
     pub(super) ended: Vec<LeaseId>,
     /// The revision up to which history is dropped.
@@ -142,6 +142,7 @@ impl StoreFile {
 
     /// Creates the tables of a new file.
     fn prepare(&mut self) -> Result<(), redb::Error> {
+        // A file with tables is not new. The caller checks its format.
         if self.database.begin_read()?.list_tables()?.next().is_some() {
             return Ok(());
         }
@@ -239,6 +240,7 @@ type LoadError = Box<dyn std::error::Error>;
 
 /// Turns a panic into an error. The database panics on some damaged files, which it takes for its own.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    // Nothing of the database is used after a panic, so no broken state can be seen.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
         Err(OpenError::Corrupt {
             path: path.into(),

@@ -23,7 +23,7 @@ pub(super) struct KeyChange {
 
 /// All changes of one revision, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Commit {
+pub(super) struct LoggedCommit {
     pub(super) rev: Revision,
     pub(super) changes: Vec<KeyChange>,
 }
@@ -35,7 +35,7 @@ fn bytes_of(kv: &Option<Arc<KeyValue>>) -> usize {
     kv.as_ref().map_or(0, |kv| OVERHEAD + kv.value.len())
 }
 
-impl Commit {
+impl LoggedCommit {
     /// The approximate size of the commit in memory.
     fn bytes(&self) -> u64 {
         let of_changes: usize = self
@@ -57,7 +57,7 @@ pub(super) struct HistoryBounds {
 /// All commits after `compacted`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CommitLog {
-    commits: VecDeque<Arc<Commit>>,
+    commits: VecDeque<Arc<LoggedCommit>>,
     bytes: u64,
     compacted: Revision,
 }
@@ -74,7 +74,7 @@ impl CommitLog {
     }
 
     /// Adds the next commit. Its revision must be higher than all before.
-    pub(super) fn push(&mut self, commit: Arc<Commit>) {
+    pub(super) fn push(&mut self, commit: Arc<LoggedCommit>) {
         debug_assert!(self.commits.back().is_none_or(|last| last.rev < commit.rev));
         self.bytes += commit.bytes();
         self.commits.push_back(commit);
@@ -82,7 +82,7 @@ impl CommitLog {
 
     /// The revision up to which commits must be dropped so that the bounds hold after `more` was pushed.
     /// `None` if nothing has to be dropped.
-    pub(super) fn excess(&self, more: &[Arc<Commit>], bounds: HistoryBounds) -> Option<Revision> {
+    pub(super) fn excess(&self, more: &[Arc<LoggedCommit>], bounds: HistoryBounds) -> Option<Revision> {
         let mut count = self.commits.len() + more.len();
         let mut bytes = self.bytes + more.iter().map(|commit| commit.bytes()).sum::<u64>();
         // Counted over old and new commits alike: one batch may exceed the bounds by itself.
@@ -108,7 +108,7 @@ impl CommitLog {
     }
 
     /// At most `most` commits from `rev` on, or the compacted revision if some of them were dropped.
-    pub(super) fn since(&self, rev: Revision, most: usize) -> Result<Vec<Arc<Commit>>, Revision> {
+    pub(super) fn since(&self, rev: Revision, most: usize) -> Result<Vec<Arc<LoggedCommit>>, Revision> {
         if rev <= self.compacted && self.compacted > 0 {
             return Err(self.compacted);
         }
@@ -121,9 +121,9 @@ impl CommitLog {
 mod tests {
     use super::*;
 
-    fn commit(rev: Revision) -> Arc<Commit> {
+    fn commit(rev: Revision) -> Arc<LoggedCommit> {
         let change = KeyChange { key: "/k".into(), after: None, before: None };
-        Arc::new(Commit { rev, changes: vec![change] })
+        Arc::new(LoggedCommit { rev, changes: vec![change] })
     }
 
     #[test]

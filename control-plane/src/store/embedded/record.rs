@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use shared::model::Revision;
 
-use super::log::{Commit, KeyChange};
+use super::log::{KeyChange, LoggedCommit};
 use crate::store::{KeyValue, LeaseId};
 
 /// A stored record that cannot be decoded.
@@ -85,7 +85,7 @@ pub(super) fn decode_value(key: &str, bytes: &[u8]) -> Result<Arc<KeyValue>, Cor
 }
 
 /// Encodes a commit. Its revision is the key of the record.
-pub(super) fn encode_commit(commit: &Commit) -> Vec<u8> {
+pub(super) fn encode_commit(commit: &LoggedCommit) -> Vec<u8> {
     let changes = commit.changes.iter().map(|change| ChangeRecord {
         key: change.key.to_string(),
         after: change.after.as_deref().map(ValueRecord::of),
@@ -95,7 +95,7 @@ pub(super) fn encode_commit(commit: &Commit) -> Vec<u8> {
 }
 
 /// Decodes the commit of `rev`.
-pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<Commit, Corrupt> {
+pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<LoggedCommit, Corrupt> {
     let record =
         CommitRecord::decode(bytes).map_err(|source| Corrupt { at: format!("revision {rev}"), source })?;
     let changes = record.changes.into_iter().map(|change| KeyChange {
@@ -103,7 +103,7 @@ pub(super) fn decode_commit(rev: Revision, bytes: &[u8]) -> Result<Commit, Corru
         before: change.before.map(|value| value.into_key_value(&change.key)),
         key: change.key.into(),
     });
-    Ok(Commit { rev, changes: changes.collect() })
+    Ok(LoggedCommit { rev, changes: changes.collect() })
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_commit_is_decoded_as_it_was_encoded() {
-        let commit = Commit {
+        let commit = LoggedCommit {
             rev: 9,
             changes: vec![
                 KeyChange {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use shared::model::Revision;
 
-use super::log::{Commit, KeyChange};
+use super::log::{KeyChange, LoggedCommit};
 use crate::store::{
     Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, prefix_end,
 };
@@ -50,7 +50,7 @@ impl StoreState {
     }
 
     /// Undoes the newest commit. The state's revision stays, because range replies carry the newest one.
-    pub(super) fn undo(&mut self, commit: &Commit) {
+    pub(super) fn undo(&mut self, commit: &LoggedCommit) {
         for change in commit.changes.iter().rev() {
             match &change.before {
                 Some(kv) => self.keys.insert_mut(change.key.clone(), kv.clone()),
@@ -81,10 +81,11 @@ impl StoreState {
     ///
     /// # Errors
     /// If etcd would refuse the transaction. The state is then unchanged.
-    pub(super) fn apply(&mut self, txn: Txn) -> Result<(TxnReply, Option<Commit>), StoreError> {
+    pub(super) fn apply(&mut self, txn: Txn) -> Result<(TxnReply, Option<LoggedCommit>), StoreError> {
         check(&txn)?;
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { txn.then } else { txn.otherwise };
+        // Before the first write, because a failed transaction must leave the state unchanged.
         for op in &ops {
             if let Op::Put { lease: Some(lease), .. } = op
                 && !self.leases.contains_key(lease)
@@ -114,7 +115,7 @@ impl StoreState {
     ///
     /// # Errors
     /// If the lease does not exist.
-    pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Option<Commit>, StoreError> {
+    pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Option<LoggedCommit>, StoreError> {
         let keys = self.leases.get(&lease).ok_or(StoreError::LeaseNotFound)?.keys.clone();
         let rev = self.rev + 1;
         let changes = keys.iter().filter_map(|key| self.delete(key)).collect();
@@ -122,12 +123,12 @@ impl StoreState {
         Ok(self.finish(rev, changes))
     }
 
-    fn finish(&mut self, rev: Revision, changes: Vec<KeyChange>) -> Option<Commit> {
+    fn finish(&mut self, rev: Revision, changes: Vec<KeyChange>) -> Option<LoggedCommit> {
         if changes.is_empty() {
             return None;
         }
         self.rev = rev;
-        Some(Commit { rev, changes })
+        Some(LoggedCommit { rev, changes })
     }
 
     fn between<'a>(

@@ -7,17 +7,17 @@ use futures_util::StreamExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::contract::Subject;
+use crate::store::contract::StoreUnderTest;
 use crate::store::{KvEvent, Op, WatchItem};
 
 fn open(directory: &TempDir, config: EmbeddedConfig, tasks: &Tasks) -> Arc<EmbeddedStore> {
     EmbeddedStore::open(directory.path().join("data/muster.redb"), config, tasks).expect("opens")
 }
 
-async fn subject() -> Subject {
+async fn subject() -> StoreUnderTest {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = open(&directory, EmbeddedConfig::default(), &Tasks::new());
-    Subject::new(store, directory)
+    StoreUnderTest::new(store, directory)
 }
 
 crate::store_contract!(subject());
@@ -163,6 +163,7 @@ async fn a_damaged_or_foreign_file_is_refused() {
     let sound = fs::read(&path).expect("readable");
 
     let mut zeroed = sound.clone();
+    // The first page stays, so that the file still looks like a database.
     zeroed[4096..].fill(0);
     for (damage, bytes) in [
         ("text", &b"this is not a database, it is a text file"[..]),

@@ -7,7 +7,7 @@ use futures_util::stream;
 use shared::model::Revision;
 use tokio::sync::watch;
 
-use super::log::Commit;
+use super::log::LoggedCommit;
 use super::shared_state::SharedState;
 use crate::store::{KvEvent, StoreError, WatchItem, WatchStream};
 
@@ -70,7 +70,7 @@ impl LogCursor {
         }
     }
 
-    fn events(&self, commits: &[Arc<Commit>]) -> Vec<KvEvent> {
+    fn events(&self, commits: &[Arc<LoggedCommit>]) -> Vec<KvEvent> {
         let mut events = Vec::new();
         for commit in commits {
             for change in commit.changes.iter().filter(|change| change.key.starts_with(&self.prefix)) {

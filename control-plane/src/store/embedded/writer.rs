@@ -236,6 +236,7 @@ impl CommitWriter {
         let state = draft.state.clone();
         let rev = state.rev;
         self.shared.advance(state, &mut draft.batch);
+        // Only now, because a woken watch reads the log at once.
         self.head.send_replace(rev);
         draft.reply(Ok(()));
     }

@@ -37,7 +37,7 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
 /// A connection to a member that has answered once.
-pub(super) struct Connection {
+pub(super) struct MemberConnection {
     pub(super) client: Client,
     pub(super) endpoint: String,
     /// True if progress responses come in the order of events; see [`version`].
@@ -47,7 +47,7 @@ pub(super) struct Connection {
     suspected: Notify,
 }
 
-impl Connection {
+impl MemberConnection {
     /// Makes the connector check the member. Called after a request without a response.
     pub(super) fn suspect(&self) {
         self.suspected.notify_one();
@@ -57,7 +57,7 @@ impl Connection {
 #[derive(Clone)]
 enum ConnectionState {
     Connecting,
-    Up(Arc<Connection>),
+    Up(Arc<MemberConnection>),
     Down(String),
 }
 
@@ -67,7 +67,7 @@ pub(super) struct MemberLink(watch::Receiver<ConnectionState>);
 
 impl MemberLink {
     /// The connection, or the reason why there is none. Waits only for the very first attempt. Cancel-safe.
-    pub(super) async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+    pub(super) async fn connection(&self) -> Result<Arc<MemberConnection>, StoreError> {
         let mut link = self.0.clone();
         let state = link.wait_for(|state| !matches!(state, ConnectionState::Connecting)).await;
         match &*state.map_err(|_| closed())? {
@@ -97,6 +97,7 @@ impl Connector {
             () = abort.cancelled() => {}
             () = self.keep_connected() => {}
         }
+        // Callers that still have the link must not wait for a connection that nobody makes any more.
         self.give_up("the store was closed".into());
     }
 
@@ -108,6 +109,8 @@ impl Connector {
         loop {
             let Some(endpoint) = self.config.endpoints.get(member % members.max(1)) else {
                 self.give_up("no etcd endpoint is configured".into());
+                // Nothing can be tried until the store is closed, and a return would end with the wrong
+                // reason.
                 return std::future::pending().await;
             };
             // On to the next one in any case: a member that was just lost is the least likely to answer.
@@ -143,7 +146,7 @@ impl Connector {
         }
     }
 
-    async fn dial(&self, endpoint: &str) -> Result<Connection, String> {
+    async fn dial(&self, endpoint: &str) -> Result<MemberConnection, String> {
         let dialled = async {
             let channel =
                 self.endpoint(endpoint)?.connect().await.map_err(|error| root(&error).to_string())?;
@@ -155,7 +158,8 @@ impl Connector {
             }
             let client = Client::from_channel(Channel::Tonic(channel), Some(options));
             let mut client = client.await.map_err(|error| error.to_string())?;
-            // The socket of a stalled member connects as well, so only a first call proves that the member answers.
+            // The socket of a stalled member connects as well, so only a first call proves that the member
+            // answers.
             let version = version_of(&mut client).await.map_err(|error| error.to_string())?;
             Ok((client, version))
         };
@@ -164,7 +168,7 @@ impl Connector {
             .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.config.connect_timeout)))?;
         let progress_is_in_order = version::progress_is_in_order(&version);
         info!(endpoint, version, progress_is_in_order, "connected to etcd");
-        Ok(Connection {
+        Ok(MemberConnection {
             client,
             endpoint: endpoint.to_owned(),
             progress_is_in_order,
@@ -191,7 +195,7 @@ impl Connector {
     }
 
     /// Returns the reason once the member does not answer. Checks the member only when a caller suspects it.
-    async fn watch_over(&self, connection: &Connection) -> String {
+    async fn watch_over(&self, connection: &MemberConnection) -> String {
         loop {
             connection.suspected.notified().await;
             let mut client = connection.client.clone();

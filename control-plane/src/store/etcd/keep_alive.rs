@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::connection::{Connection, MemberLink};
+use super::connection::{MemberConnection, MemberLink};
 use super::fault;
 use crate::store::{LeaseId, StoreError};
 
@@ -56,7 +56,7 @@ impl LeaseRenewal {
 }
 
 struct RenewalStream {
-    connection: Arc<Connection>,
+    connection: Arc<MemberConnection>,
     keeper: LeaseKeeper,
     responses: LeaseKeepAliveStream,
 }
@@ -149,7 +149,7 @@ impl Renewer {
 
     /// Opens the stream with the first lease in line, whose response comes with it. Returns `None` when that
     /// lease is unknown, because etcd's client gives no stream then.
-    async fn open(&mut self, connection: Arc<Connection>) -> Result<Option<RenewalStream>, StoreError> {
+    async fn open(&mut self, connection: Arc<MemberConnection>) -> Result<Option<RenewalStream>, StoreError> {
         let Some(lease) = self.unsent.pop_front() else { return Ok(None) };
         let mut client = connection.client.lease_client();
         match tokio::time::timeout(self.timeout, client.keep_alive(lease.get())).await {

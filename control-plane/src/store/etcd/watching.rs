@@ -17,7 +17,7 @@ use shared::model::Revision;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::connection::MemberConnection;
 use super::{MAX_MESSAGE, convert, fault};
 use crate::store::{KvEvent, StoreError, WatchItem, WatchStream, prefix_end};
 
@@ -34,7 +34,7 @@ pub(super) struct Liveness {
 }
 
 struct Watching {
-    connection: Arc<Connection>,
+    connection: Arc<MemberConnection>,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     from: Revision,
@@ -51,7 +51,7 @@ struct Watching {
 
 /// Opens a watch of `prefix` from revision `from` on.
 pub(super) async fn open(
-    connection: Arc<Connection>,
+    connection: Arc<MemberConnection>,
     prefix: &str,
     from: Revision,
     wanted: watch::Receiver<Revision>,
@@ -60,6 +60,7 @@ pub(super) async fn open(
     let from = from.max(1);
     // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete
     // without an error (https://github.com/etcd-io/etcd/issues/19179).
+    // In fragments, because a large revision in one message would exceed the limit of messages.
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))
         .with_start_revision(convert::number((from - 1).max(1)))
