@@ -62,10 +62,8 @@ impl LogCursor {
                 self.reported = done;
                 return Ok(WatchItem::Progress(done));
             }
-            if done >= head {
-                if self.head.changed().await.is_err() {
-                    return Err(StoreError::Unavailable("the store was closed".into()));
-                }
+            if done >= head && self.head.changed().await.is_err() {
+                return Err(StoreError::Unavailable("the store was closed".into()));
             }
         }
     }
