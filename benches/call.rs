@@ -54,11 +54,13 @@ impl Client {
             self.more().await?;
             let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&self.read[..end])?;
-            let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
             let status: u16 = head.get(9..12).context("a status")?.parse()?;
-            let length =
-                if status == 304 { 0 } else { header("Content-Length: ").context("a length")?.parse()? };
-            let revision = header("X-Resource-Revision: ").map(String::from);
+            let length = if status == 304 {
+                0
+            } else {
+                header(head, "Content-Length: ").context("a length")?.parse()?
+            };
+            let revision = header(head, "X-Resource-Revision: ").map(String::from);
             let start = end + 4;
             while self.read.len() < start + length {
                 self.more().await?;
@@ -74,4 +76,9 @@ impl Client {
         anyhow::ensure!(read > 0, "the server closed the connection");
         Ok(())
     }
+}
+
+/// The value of a header; `name` as the server writes it, with its colon.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(name))
 }

@@ -118,10 +118,10 @@ impl Costs {
         let api = plane.api.to_string();
         let rev = Client::connect(&api).await?.call(&ask(&path, "")).await?.revision.context("a revision")?;
         let path = format!("{path}&rev={rev}");
-        let planes = || usage::cpu_seconds(plane.process.pid());
-        let before = planes()?;
+        let before = usage::cpu_seconds(plane.process.pid())?;
         let done = load(&api, &path).await?;
-        self.tell("control plane: a find that answers 304", done, planes()? - before);
+        let cpu = usage::cpu_seconds(plane.process.pid())? - before;
+        self.tell("control plane: a find that answers 304", done, cpu);
         let before = usage::cpu_seconds(gateway.process.pid())?;
         let done = load(&gateway.api.to_string(), &path).await?;
         let cpu = usage::cpu_seconds(gateway.process.pid())? - before;

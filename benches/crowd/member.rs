@@ -127,16 +127,19 @@ impl Crowd {
                 let provider = provider.parse()?;
                 let seq = seq.parse()?;
                 let until = deadline(within)?;
-                let has = |memory: &Rc<RefCell<Memory>>| memory.borrow().has(provider, seq);
-                while !self.memories.iter().all(has) && Instant::now() < until {
+                while self.reached(provider, seq) < self.memories.len() && Instant::now() < until {
                     sleep(LOOK).await;
                 }
-                let reached = self.memories.iter().filter(|memory| has(memory)).count();
-                Ok(json!({ "reached": reached }))
+                Ok(json!({ "reached": self.reached(provider, seq) }))
             }
             ["sample"] => Ok(json!({ "frame": self.shared.seen.borrow().sample })),
             _ => bail!("unknown command: {command}"),
         }
+    }
+
+    /// The number of WebSocket watchers that have this change or a later one.
+    fn reached(&self, provider: u32, seq: u64) -> usize {
+        self.memories.iter().filter(|memory| memory.borrow().has(provider, seq)).count()
     }
 
     async fn open(&mut self) -> Result<Value> {

@@ -73,18 +73,15 @@ async fn an_embedded_store_is_saved_and_restored_by_a_copy() {
     let provider = client.service("order").await;
     client.instance_with(&provider, "before", 300).await;
     let directory = registry.process.directory().to_owned();
-    let copy = |from: &str, to: &str| {
-        run(&commands("copy", &[("muster-data", from), ("muster-backup", to)]), &directory);
-    };
     assert_eq!(registry.process.terminate().await, Some(0));
-    copy("data", "backup");
+    run(&commands("copy", &[("muster-data", "data"), ("muster-backup", "backup")]), &directory);
     registry.start_again().await;
     client.instance_with(&provider, "after", 300).await;
     has(&client, &consumer, &["after", "before"]).await;
 
     assert_eq!(registry.process.terminate().await, Some(0));
     std::fs::remove_dir_all(directory.join("data")).expect("its data");
-    copy("backup", "data");
+    run(&commands("copy", &[("muster-data", "backup"), ("muster-backup", "data")]), &directory);
     registry.start_again().await;
     has(&client, &consumer, &["before"]).await;
     let (status, text) = muster(&[

@@ -106,17 +106,21 @@ async fn updates_of_one_record(registry: Registry) {
     .await;
 }
 
-/// Rules of both types are added at the same moment: one type wins, the others are told.
+fn rule(kind: &str, n: usize) -> Value {
+    json!({"ruleType": kind, "attribute": "AppId", "pattern": format!("p{n}")})
+}
+
+/// Rules of both types are added at the same moment: one type wins, the others are refused.
 async fn rules_of_both_types(registry: Registry) {
     for round in 0..10 {
         let service = registry.clients[0].service(&format!("order-{round}")).await;
         let path = format!("/microservices/{service}/rules");
-        let rule = |n: usize| {
-            let kind = ["BLACK", "WHITE"][n % 2];
-            json!({"rules": [{"ruleType": kind, "attribute": "AppId", "pattern": format!("p{n}")}]})
-        };
-        // Pairs: each type goes to both addresses.
-        let calls = [0, 1, 3, 2].map(|n| ("POST", path.clone(), rule(n))).to_vec();
+        // In pairs, so that each type goes to both addresses.
+        let mut calls = Vec::new();
+        for n in [0, 1, 3, 2] {
+            let rules = json!({"rules": [rule(["BLACK", "WHITE"][n % 2], n)]});
+            calls.push(("POST", path.clone(), rules));
+        }
         let answers = registry.at_once(calls).await;
         let won = answers.iter().filter(|answer| answer.status == 200).count();
         let told = answers.iter().filter(|answer| answer.text().contains(r#""errorCode":"400020""#)).count();
@@ -138,8 +142,7 @@ async fn rules_of_both_types(registry: Registry) {
 async fn many_rules_in_one_request(registry: Registry) {
     let service = registry.clients[0].service("order").await;
     let path = format!("/microservices/{service}/rules");
-    let rule = |n: usize| json!({"ruleType": "BLACK", "attribute": "AppId", "pattern": format!("p{n}")});
-    let all = json!({"rules": (0..100).map(rule).collect::<Vec<_>>()});
+    let all = json!({"rules": (0..100).map(|n| rule("BLACK", n)).collect::<Vec<_>>()});
     let writes = async {
         for _ in 0..5 {
             let added = registry.clients[0].call("POST", &path, "", &all).await.ok();
@@ -163,22 +166,30 @@ async fn many_rules_in_one_request(registry: Registry) {
     tokio::select! { () = writes => {} () = reads => {} }
 }
 
-/// Schemas are replaced by others while others read and a schema is deleted: one set or the other, each with its content.
+/// Sixty schemas, whose ids and contents show the prefix.
+fn schemas(prefix: &str) -> Value {
+    let mut all = Vec::new();
+    for n in 0..60 {
+        all.push(json!({"schemaId": format!("{prefix}{n}"), "summary": prefix, "schema": prefix.repeat(50)}));
+    }
+    json!({ "schemas": all })
+}
+
+/// All schemas are replaced while a reader looks and one schema is deleted. The reader sees one set or the other, each
+/// with its contents.
 async fn schemas_replaced_and_deleted(registry: Registry) {
     let service = registry.clients[0].service("order").await;
     let path = format!("/microservices/{service}/schemas");
-    let all = |prefix: &str| {
-        let one = |n: usize| json!({"schemaId": format!("{prefix}{n}"), "summary": prefix, "schema": prefix.repeat(50)});
-        json!({"schemas": (0..60).map(one).collect::<Vec<_>>()})
-    };
-    registry.clients[0].call("POST", &path, "", &all("a")).await.ok();
-    let is_there = |read: &Value| read["schemas"].as_array().is_some_and(|schemas| schemas.len() == 60);
-    shows(&registry.clients[1], &path, "the first set", is_there).await;
+    registry.clients[0].call("POST", &path, "", &schemas("a")).await.ok();
+    shows(&registry.clients[1], &path, "the first set", |read| {
+        read["schemas"].as_array().is_some_and(|schemas| schemas.len() == 60)
+    })
+    .await;
     let writes = async {
         for prefix in ["b", "a", "b", "a"] {
             let answers = registry
                 .at_once(vec![
-                    ("POST", path.clone(), all(prefix)),
+                    ("POST", path.clone(), schemas(prefix)),
                     ("DELETE", format!("{path}/{prefix}7"), Value::Null),
                 ])
                 .await;

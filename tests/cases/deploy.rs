@@ -259,16 +259,15 @@ fn containers_are_bounded_watched_and_started_again() {
     let dockerfile = read("Dockerfile");
     for file in COMPOSE {
         for (name, service) in services(&yaml(file)) {
-            // What the second file does not say, the first does.
-            let told = |key: &str| match &service[key] {
-                Value::Null => base["services"][&name][key].clone(),
-                value => value.clone(),
-            };
-            assert_eq!(told("restart"), "unless-stopped", "{file}: {name}");
-            let limits = &told("deploy")["resources"]["limits"];
+            // Compose merges the files: the second one states only the differences.
+            let mut merged = base["services"][&name].as_object().cloned().unwrap_or_default();
+            merged.extend(service.as_object().cloned().unwrap_or_default());
+            let service = Value::Object(merged);
+            assert_eq!(service["restart"], "unless-stopped", "{file}: {name}");
+            let limits = &service["deploy"]["resources"]["limits"];
             assert!(limits["cpus"].is_string() && limits["memory"].is_string(), "{file}: {name}: {limits}");
-            let ours = told("image").as_str().is_some_and(|image| image.starts_with("muster/"));
-            let asked = told("healthcheck").is_object() || (ours && dockerfile.contains("HEALTHCHECK"));
+            let ours = service["image"].as_str().is_some_and(|image| image.starts_with("muster/"));
+            let asked = service["healthcheck"].is_object() || (ours && dockerfile.contains("HEALTHCHECK"));
             assert!(asked || UNASKED.contains(&&*name), "{file}: {name} has no health check");
         }
     }

@@ -151,11 +151,11 @@ async fn a_gateway_that_does_not_hear_from_the_publisher() {
     let world = World::with().start().await;
     world.publisher().await;
     let admin = format!("http://{}", world.gateways[0].admin);
-    let fresh = || async {
+    eventually("the gateway is fresh", || async {
         let (_, text) = muster(&["doctor", "--admin", &admin]).await;
         text.contains("heard from the publisher").then_some(())
-    };
-    eventually("the gateway is fresh", fresh).await;
+    })
+    .await;
     world.control_planes[0].process.freeze();
     let text = eventually("the gateway is stale", || async {
         let (status, text) = muster(&["doctor", "--admin", &admin]).await;

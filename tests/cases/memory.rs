@@ -1,23 +1,29 @@
 //! A gateway at its limit of memory: who is in is served, who is not is told to try another, until there is some again.
 
+use std::path::Path;
+
 use harness::{Client, Pair, World, eventually};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 
 use crate::operate::write;
 
+/// Writes the configuration file of a gateway with this limit.
+fn limit(directory: &Path, limit: &str) -> String {
+    write(directory, "muster.toml", &format!("watch.memory = '{limit}'\n"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_at_its_limit_of_memory_serves_who_is_in_and_lets_nobody_else_in() {
     let directory = tempfile::tempdir().expect("a directory");
-    let limit = |limit: &str| write(directory.path(), "muster.toml", &format!("watch.memory = '{limit}'\n"));
-    let file = limit("0B");
+    let file = limit(directory.path(), "0B");
     let world = World::with().gateway_flag("--config", &file).start().await;
     let gateway = &world.gateways[0];
     let registry = Client::new(gateway.api);
     let Pair { consumer, provider, watcher: mut inside } = world.pair(0).await;
 
     // No process is as small.
-    limit("1MiB");
+    limit(directory.path(), "1MiB");
     let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", gateway.api);
     let refusal = eventually("it lets nobody in", || async {
         match connect_async(&url).await {
@@ -35,7 +41,7 @@ async fn a_gateway_at_its_limit_of_memory_serves_who_is_in_and_lets_nobody_else_
     registry.instance(&provider, "i").await;
     inside.expect("CREATE", "i", "").await;
 
-    limit("64GiB");
+    limit(directory.path(), "64GiB");
     eventually("it lets watchers in again", || async { connect_async(&url).await.ok() }).await;
     gateway.process.line(&["memory is below its limit"], 0).await;
 }

@@ -23,6 +23,10 @@ async fn delete(client: &Client, service: &str) {
     client.call("DELETE", &format!("/microservices/{service}?force=1"), "", &Value::Null).await.ok();
 }
 
+fn id_of(instance: &Value) -> String {
+    instance["instanceId"].as_str().expect("an id").to_owned()
+}
+
 /// A watcher by selection, and what it makes of the frames: the instances there are.
 struct Observer {
     watcher: Watcher,
@@ -40,7 +44,6 @@ impl Observer {
 
     async fn take(&mut self) {
         let frame = self.watcher.event().await;
-        let id = |instance: &Value| instance["instanceId"].as_str().expect("an id").to_owned();
         let name = frame["key"]["serviceName"].as_str().unwrap_or_default();
         // The registry is a service of its own.
         let is_own = name == "SERVICECENTER";
@@ -48,13 +51,13 @@ impl Observer {
             "BOOKMARK" => {}
             _ if is_own => {}
             "RESET" => {
-                let gone = |instance: &String| instance.starts_with(&format!("{name}-"));
-                self.instances.retain(|instance| !gone(instance));
-                self.instances.extend(frame["instances"].as_array().into_iter().flatten().map(id));
+                let prefix = format!("{name}-");
+                self.instances.retain(|instance| !instance.starts_with(&prefix));
+                self.instances.extend(frame["instances"].as_array().into_iter().flatten().map(id_of));
             }
-            "CREATE" => assert!(self.instances.insert(id(&frame["instance"])), "twice: {frame}"),
-            "DELETE" => assert!(self.instances.remove(&id(&frame["instance"])), "never there: {frame}"),
-            _ => assert!(self.instances.contains(&id(&frame["instance"])), "never there: {frame}"),
+            "CREATE" => assert!(self.instances.insert(id_of(&frame["instance"])), "twice: {frame}"),
+            "DELETE" => assert!(self.instances.remove(&id_of(&frame["instance"])), "never there: {frame}"),
+            _ => assert!(self.instances.contains(&id_of(&frame["instance"])), "never there: {frame}"),
         }
         let told = frame["since"].as_u64().or(frame["rev"].as_u64()).unwrap_or_default();
         self.since = self.since.max(told);

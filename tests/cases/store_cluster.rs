@@ -101,9 +101,8 @@ async fn a_watcher_misses_and_repeats_nothing_while_each_member_dies_once() {
         let fresh = EtcdStore::connect(config, &Tasks::new());
         follow(fresh, from, watch::channel(Some(last)).1).await
     };
-    let upto = |revs: Vec<u64>| revs.into_iter().filter(|rev| *rev <= last).collect::<Vec<_>>();
-    let seen = upto(seen);
-    let truth = upto(truth);
+    let seen: Vec<u64> = seen.into_iter().filter(|rev| *rev <= last).collect();
+    let truth: Vec<u64> = truth.into_iter().filter(|rev| *rev <= last).collect();
     assert!(truth.is_sorted_by(|a, b| a < b), "one event per revision, in order");
     assert_eq!(seen, truth);
     let missing: Vec<_> = answered.iter().filter(|rev| truth.binary_search(rev).is_err()).collect();

@@ -60,10 +60,9 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers() {
         }
         assert!(written < 10_000, "the disk is small");
     };
-    let named = |error: &StoreError| error.to_string().contains("No space left on device");
-    assert!(matches!(error, StoreError::Unavailable(_)) && named(&error), "{error}");
+    assert!(matches!(error, StoreError::Unavailable(_)) && names_the_disk(&error), "{error}");
     assert_eq!(keys(&store).await, written, "what was not answered is not seen");
-    assert!(named(&put(&store, written).await.expect_err("still full")));
+    assert!(names_the_disk(&put(&store, written).await.expect_err("still full")));
     assert_eq!(keys(&store).await, written);
 
     std::fs::remove_file(&filler).expect("removable");
@@ -71,7 +70,13 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers() {
     assert_eq!(keys(&store).await, written + 1);
     drop(store);
 
-    let reopened = || async { EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).ok() };
-    let store = eventually("the file is closed by its writer", reopened).await;
+    let store = eventually("the file is closed by its writer", || async {
+        EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).ok()
+    })
+    .await;
     assert_eq!(keys(&store).await, written + 1, "and all of it is there");
+}
+
+fn names_the_disk(error: &StoreError) -> bool {
+    error.to_string().contains("No space left on device")
 }

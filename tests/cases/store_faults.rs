@@ -229,8 +229,8 @@ async fn compaction_during_an_outage_is_told_to_the_watch_that_resumes() {
     other.compact(last).await.expect("compact");
 
     rig.link.mend().await;
-    let opened = || async { rig.store.watch("/t/", first + 1).await.ok() };
-    let mut watch = eventually("a watch opens", opened).await;
+    let mut watch =
+        eventually("a watch opens", || async { rig.store.watch("/t/", first + 1).await.ok() }).await;
     match watch.next().await {
         Some(Err(StoreError::Compacted(rev))) => assert_eq!(rev, last),
         other => panic!("{other:?}"),
@@ -310,14 +310,11 @@ async fn a_watch_nobody_reads_delays_nobody_and_misses_nothing() {
     let etcd = Etcd::start().await;
     let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
     let store = EtcdStore::connect(config, &Tasks::new());
-    let put = |_| {
-        let txn = Txn { then: vec![Op::put("/t/a", "x")], ..Txn::default() };
-        store.txn(txn)
-    };
-    let first = put(0).await.expect("put").revision;
+    let put = Txn { then: vec![Op::put("/t/a", "x")], ..Txn::default() };
+    let first = store.txn(put.clone()).await.expect("put").revision;
     let mut watch = store.watch("/t/", first).await.expect("opens");
     let replies: Vec<TxnReply> = stream::iter(0..10_000)
-        .map(put)
+        .map(|_| store.txn(put.clone()))
         .buffer_unordered(100)
         .try_collect()
         .await

@@ -37,15 +37,18 @@ async fn assert_unavailable(config: EtcdConfig, reason: &str) {
     }
 }
 
+fn tls(authority: &Authority, identity: Option<Identity>) -> EtcdTls {
+    EtcdTls {
+        ca_pem: Some(authority.certificate_pem().into()),
+        identity_pem: identity.map(|found| (found.certificate_pem.into(), found.key_pem.into())),
+        server_name: None,
+    }
+}
+
 #[tokio::test]
 async fn an_etcd_with_tls_is_used_with_certificates_only() {
     let authority = Authority::new();
     let etcd = Etcd::start_with_tls(&authority).await;
-    let tls = |authority: &Authority, identity: Option<Identity>| EtcdTls {
-        ca_pem: Some(authority.certificate_pem().into()),
-        identity_pem: identity.map(|found| (found.certificate_pem.into(), found.key_pem.into())),
-        server_name: None,
-    };
     let with = |tls| EtcdConfig { tls, ..config(&etcd) };
     assert_works(with(Some(tls(&authority, Some(authority.issue(&["client"])))))).await;
 
@@ -70,14 +73,12 @@ async fn an_etcd_with_users_is_used_with_the_right_password_only() {
     client.role_grant_permission("muster", all).await.expect("granted");
     client.auth_enable().await.expect("enabled");
 
-    let user = |name: &str, password: &str| EtcdConfig {
-        user: Some((name.into(), password.into())),
-        ..config(&etcd)
-    };
-    assert_works(user("muster", "secret")).await;
-    assert_unavailable(user("muster", "wrong"), "authentication failed").await;
+    let right = EtcdConfig { user: Some(("muster".into(), "secret".into())), ..config(&etcd) };
+    let wrong = EtcdConfig { user: Some(("muster".into(), "wrong".into())), ..config(&etcd) };
+    assert_works(right.clone()).await;
+    assert_unavailable(wrong, "authentication failed").await;
 
-    let store = EtcdStore::connect(user("muster", "secret"), &Tasks::new());
+    let store = EtcdStore::connect(right, &Tasks::new());
     let elsewhere = Txn { then: vec![Op::put("/elsewhere", "x")], ..Txn::default() };
     assert!(matches!(store.txn(elsewhere).await, Err(StoreError::Refused(why)) if why.contains("denied")));
     store.txn(txn()).await.expect("a refused call is not the end of the connection");

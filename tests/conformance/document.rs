@@ -62,21 +62,11 @@ impl Document {
     }
 
     fn operation(&self, method: &str, path: &str) -> Option<&Value> {
-        let fits = |template: &str| {
-            let mut a = template.split('/');
-            let mut b = path.split('/');
-            loop {
-                match (a.next(), b.next()) {
-                    (None, None) => return true,
-                    (Some(a), Some(b)) if a == b || (a.starts_with('{') && !b.is_empty()) => {}
-                    _ => return false,
-                }
-            }
-        };
         let paths = self.json["paths"].as_object()?;
         let method = method.to_ascii_lowercase();
-        let found =
-            paths.iter().filter(|(template, methods)| fits(template) && methods.get(&method).is_some());
+        let found = paths
+            .iter()
+            .filter(|(template, methods)| is_of(template, path) && methods.get(&method).is_some());
         // A path without placeholders has precedence.
         found
             .min_by_key(|(template, _)| template.matches('{').count())
@@ -150,5 +140,18 @@ impl Document {
             }
         }
         unseen
+    }
+}
+
+/// True when the path is one that the template, with placeholders in braces, stands for.
+fn is_of(template: &str, path: &str) -> bool {
+    let mut expected = template.split('/');
+    let mut found = path.split('/');
+    loop {
+        match (expected.next(), found.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b || (a.starts_with('{') && !b.is_empty()) => {}
+            _ => return false,
+        }
     }
 }

@@ -23,10 +23,13 @@ enum Body {
     AtLeast(Value),
 }
 
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
+}
+
 impl Expected {
     pub(crate) fn parse(content: &str) -> Result<Self, String> {
         let (status, rest) = content.split_once(' ').unwrap_or((content, ""));
-        let json = |text: &str| serde_json::from_str(text).map_err(|e| e.to_string());
         let body = match rest.trim() {
             "" => Body::Empty,
             "*" => Body::Any,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::Run;
 use crate::script::full_path;
 use crate::server::Server;
-use crate::{Outcome, Run};
 
 /// A field, the request that carries it (`$` stands for the value), a value at the edge, one past it.
 struct Limit {
@@ -41,13 +41,13 @@ fn members(times: usize) -> String {
 }
 
 fn schemas(times: usize) -> String {
-    let one = |n: usize| format!("{{\"schemaId\":\"s{n}\",\"summary\":\"s\",\"schema\":\"S\"}}");
-    (0..times).map(one).collect::<Vec<_>>().join(",")
+    let all = (0..times).map(|n| format!(r#"{{"schemaId":"s{n}","summary":"s","schema":"S"}}"#));
+    all.collect::<Vec<_>>().join(",")
 }
 
 fn rules(times: usize) -> String {
-    let one = |n: usize| format!("{{\"ruleType\":\"BLACK\",\"attribute\":\"AppId\",\"pattern\":\"p{n}\"}}");
-    (0..times).map(one).collect::<Vec<_>>().join(",")
+    let all = (0..times).map(|n| format!(r#"{{"ruleType":"BLACK","attribute":"AppId","pattern":"p{n}"}}"#));
+    all.collect::<Vec<_>>().join(",")
 }
 
 const EXISTS: &str = "/existence?type=microservice";
@@ -162,14 +162,30 @@ pub(crate) fn trials() -> Vec<(String, Run)> {
             Box::new(move |server| Box::pin(hold(server, limit))),
         ));
     }
-    let mut add = |name: &str, run: fn(Arc<Server>) -> Outcome| trials.push((name.to_owned(), Box::new(run)));
-    add("names are looked up to their edge", |server| Box::pin(look_up(server)));
-    add("a service has at most a hundred tags", |server| Box::pin(tags(server)));
-    add("a service has at most a hundred schemas and rules", |server| Box::pin(one_too_many(server)));
-    add("a consumer's id has at most 64 characters", |server| Box::pin(consumer(server)));
-    add("bytes that are no JSON are refused", |server| Box::pin(no_json(server)));
-    add("ten thousand elements are answered, each", |server| Box::pin(ten_thousand(server)));
-    add("a hundred dependencies are taken, not more", |server| Box::pin(dependencies(server)));
+    trials
+        .push(("names are looked up to their edge".to_owned(), Box::new(|server| Box::pin(look_up(server)))));
+    trials
+        .push(("a service has at most a hundred tags".to_owned(), Box::new(|server| Box::pin(tags(server)))));
+    trials.push((
+        "a service has at most a hundred schemas and rules".to_owned(),
+        Box::new(|server| Box::pin(one_too_many(server))),
+    ));
+    trials.push((
+        "a consumer's id has at most 64 characters".to_owned(),
+        Box::new(|server| Box::pin(consumer(server))),
+    ));
+    trials.push((
+        "bytes that are no JSON are refused".to_owned(),
+        Box::new(|server| Box::pin(no_json(server))),
+    ));
+    trials.push((
+        "ten thousand elements are answered, each".to_owned(),
+        Box::new(|server| Box::pin(ten_thousand(server))),
+    ));
+    trials.push((
+        "a hundred dependencies are taken, not more".to_owned(),
+        Box::new(|server| Box::pin(dependencies(server))),
+    ));
     trials
 }
 
@@ -232,15 +248,16 @@ impl Scene {
 
 async fn hold(server: Arc<Server>, limit: &Limit) -> Result<(), String> {
     let scene = Scene::set(server).await?;
-    let (method, fill) = (limit.method, |text: &str, value: &str| text.replace('$', value));
+    let method = limit.method;
     let before = scene.state().await?;
     let past = (limit.past)();
-    scene.refused("400001", method, &fill(limit.path, &past), fill(limit.body, &past)).await?;
+    scene.refused("400001", method, &limit.path.replace('$', &past), limit.body.replace('$', &past)).await?;
     if scene.state().await? != before {
         return Err("the refusal has changed something".into());
     }
     let edge = (limit.edge)();
-    let (status, _, json) = scene.send(method, &fill(limit.path, &edge), fill(limit.body, &edge)).await?;
+    let (status, _, json) =
+        scene.send(method, &limit.path.replace('$', &edge), limit.body.replace('$', &edge)).await?;
     if status == 200 { Ok(()) } else { Err(format!("at its edge it is refused: {json}")) }
 }
 
@@ -259,9 +276,10 @@ async fn look_up(server: Arc<Server>) -> Result<(), String> {
 
 async fn tags(server: Arc<Server>) -> Result<(), String> {
     let scene = Scene::set(server).await?;
-    let body = |n| format!("{{\"tags\":{{{}}}}}", members(n));
-    scene.refused("", "POST", "/microservices/s/tags", body(100)).await?;
-    scene.refused("400100", "POST", "/microservices/s/tags", body(101)).await?;
+    for (count, code) in [(100, ""), (101, "400100")] {
+        let body = format!(r#"{{"tags":{{{}}}}}"#, members(count));
+        scene.refused(code, "POST", "/microservices/s/tags", body).await?;
+    }
     let (_, _, json) = scene.send("GET", "/microservices/s/tags", "").await?;
     let count = json["tags"].as_object().map(serde_json::Map::len);
     if count == Some(100) { Ok(()) } else { Err(format!("{count:?} tags")) }
@@ -327,10 +345,13 @@ async fn no_json(server: Arc<Server>) -> Result<(), String> {
     if scene.state().await? == before { Ok(()) } else { Err("a refusal has changed something".into()) }
 }
 
+fn length(list: &Value) -> usize {
+    list.as_array().map_or(0, Vec::len)
+}
+
 async fn ten_thousand(server: Arc<Server>) -> Result<(), String> {
     const MANY: usize = 10_000;
     let scene = Scene::set(server).await?;
-    let length = |list: &Value| list.as_array().map_or(0, Vec::len);
     let beats: Vec<_> = (0..MANY)
         .map(|n| json!({"serviceId": "s", "instanceId": if n == 0 { "i".into() } else { format!("i{n}") }}))
         .collect();
@@ -338,8 +359,11 @@ async fn ten_thousand(server: Arc<Server>) -> Result<(), String> {
     if length(&json["instances"]) != MANY || json["instances"][0].get("errMessage").is_some() {
         return Err(format!("heartbeats: {} answers", length(&json["instances"])));
     }
-    let find = |n: usize| json!({"service": {"appId": "default", "serviceName": if n.is_multiple_of(2) { "s" } else { "nope" }, "version": "0+"}});
-    let services: Vec<_> = (0..MANY).map(find).collect();
+    let mut services = Vec::new();
+    for n in 0..MANY {
+        let name = if n.is_multiple_of(2) { "s" } else { "nope" };
+        services.push(json!({"service": {"appId": "default", "serviceName": name, "version": "0+"}}));
+    }
     let instances: Vec<_> = beats.iter().map(|beat| json!({ "instance": beat })).collect();
     for consumer in ["", "s"] {
         let body = json!({ "services": services }).to_string();
@@ -368,7 +392,9 @@ async fn ten_thousand(server: Arc<Server>) -> Result<(), String> {
 async fn dependencies(server: Arc<Server>) -> Result<(), String> {
     let scene = Scene::set(server).await?;
     let one = json!({"consumer": {"appId": "default", "serviceName": "s", "version": "0.0.1"}, "providers": [{"serviceName": "p", "version": "1+"}]});
-    let body = |n: usize| json!({ "dependencies": vec![one.clone(); n] }).to_string();
-    scene.refused("400001", "POST", "/dependencies", body(101)).await?;
-    scene.refused("", "POST", "/dependencies", body(100)).await
+    for (count, code) in [(101, "400001"), (100, "")] {
+        let body = json!({ "dependencies": vec![one.clone(); count] }).to_string();
+        scene.refused(code, "POST", "/dependencies", body).await?;
+    }
+    Ok(())
 }

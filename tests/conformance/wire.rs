@@ -6,19 +6,31 @@ use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use crate::Run;
 use crate::server::Server;
-use crate::{Outcome, Run};
 
 pub(crate) fn trials() -> Vec<(String, Run)> {
     let mut trials: Vec<(String, Run)> = Vec::new();
-    let mut add = |name: &str, run: fn(Arc<Server>) -> Outcome| trials.push((name.to_owned(), Box::new(run)));
-    add("header names are in title case", |server| Box::pin(title_case(server)));
-    add("304 has a revision and no body, and the connection stays", |server| Box::pin(not_modified(server)));
-    add("an empty answer says that it is empty, and the connection stays", |server| Box::pin(empty(server)));
-    add("HEAD has no body", |server| Box::pin(head(server)));
-    add("header names are taken in any case", |server| Box::pin(any_case(server)));
-    add("large answers are compressed for those who ask", |server| Box::pin(gzip(server)));
-    add("a chunked body is taken", |server| Box::pin(chunked(server)));
+    trials
+        .push(("header names are in title case".to_owned(), Box::new(|server| Box::pin(title_case(server)))));
+    trials.push((
+        "304 has a revision and no body, and the connection stays".to_owned(),
+        Box::new(|server| Box::pin(not_modified(server))),
+    ));
+    trials.push((
+        "an empty answer says that it is empty, and the connection stays".to_owned(),
+        Box::new(|server| Box::pin(empty(server))),
+    ));
+    trials.push(("HEAD has no body".to_owned(), Box::new(|server| Box::pin(head(server)))));
+    trials.push((
+        "header names are taken in any case".to_owned(),
+        Box::new(|server| Box::pin(any_case(server))),
+    ));
+    trials.push((
+        "large answers are compressed for those who ask".to_owned(),
+        Box::new(|server| Box::pin(gzip(server))),
+    ));
+    trials.push(("a chunked body is taken".to_owned(), Box::new(|server| Box::pin(chunked(server)))));
     trials
 }
 

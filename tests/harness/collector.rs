@@ -150,9 +150,8 @@ trait Keep: Message + Default + 'static {
 impl Keep for ExportTraceServiceRequest {
     fn keep(self, kept: &mut Kept) {
         for part in self.resource_spans {
-            let of = |key| attribute(part.resource.as_ref(), key);
-            let service = of("service.name");
-            let process = of("service.instance.id");
+            let service = attribute(part.resource.as_ref(), "service.name");
+            let process = attribute(part.resource.as_ref(), "service.instance.id");
             let spans = part.scope_spans.into_iter().flat_map(|scope| scope.spans).map(|span| Seen {
                 service: service.clone(),
                 process: process.clone(),

@@ -61,8 +61,8 @@ impl Etcd {
     pub async fn start_cluster(size: usize) -> Vec<Self> {
         let members: Vec<_> = (0..size).map(|n| (format!("member-{n}"), Ports::free())).collect();
         let cluster = members.iter().map(|(name, ports)| ports.member(name)).collect::<Vec<_>>().join(",");
-        let prepare = |(name, ports): &(String, Ports)| Self::prepare("http", name, *ports, &cluster, &[]);
-        let members: Vec<_> = members.iter().map(prepare).collect();
+        let members: Vec<_> =
+            members.iter().map(|(name, ports)| Self::prepare("http", name, *ports, &cluster, &[])).collect();
         members.iter().for_each(|member| member.process.start());
         for member in &members {
             member.wait_until_healthy().await;

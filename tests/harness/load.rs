@@ -128,19 +128,15 @@ impl Load {
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("writers and readers do not panic");
         }
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Counts { written, refused, unknown, found, unavailable, lies } = &*self.counts;
+        let [written, refused, unknown, found, unavailable, lies] =
+            [written, refused, unknown, found, unavailable, lies].map(|count| count.load(Ordering::Relaxed));
         println!(
-            "  load: written {}, refused {}, unknown {}; finds: answered {}, unavailable {}, empty {}",
-            of(written),
-            of(refused),
-            of(unknown),
-            of(found),
-            of(unavailable),
-            of(lies)
+            "  load: written {written}, refused {refused}, unknown {unknown}; finds: answered {found}, \
+             unavailable {unavailable}, empty {lies}"
         );
-        assert_eq!(of(lies), 0, "a find claimed that a provider which has instances has none");
-        assert!(of(written) > 0 && of(found) > 0, "the load did nothing");
+        assert_eq!(lies, 0, "a find claimed that a provider which has instances has none");
+        assert!(written > 0 && found > 0, "the load did nothing");
     }
 }
 

@@ -19,6 +19,10 @@ pub struct Watcher {
 /// What a frame says, in short: action, instance id, the property `tag`.
 pub type Seen = (String, String, String);
 
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 impl Watcher {
     /// Opens a watch of a consumer's providers.
     ///
@@ -82,7 +86,6 @@ impl Watcher {
     /// The next event in short.
     pub async fn seen(&mut self) -> Seen {
         let event = self.event().await;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let instance = &event["instance"];
         (text(&event["action"]), text(&instance["instanceId"]), text(&instance["properties"]["tag"]))
     }

@@ -45,16 +45,12 @@ impl Series {
     /// Looks at the process.
     pub(crate) fn take(&mut self, at: Duration, pid: u32) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
-        };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |all| all.count() as u64);
         self.samples.push(Sample {
             hours: at.as_secs_f64() / 3600.0,
-            memory: of("VmRSS:") / 1024.0,
+            memory: number_of(&status, "VmRSS:") / 1024.0,
             descriptors,
-            threads: of("Threads:") as u64,
+            threads: number_of(&status, "Threads:") as u64,
         });
     }
 
@@ -63,17 +59,18 @@ impl Series {
     }
 
     fn ends(&self) -> [Sample; 3] {
-        let at = |place: usize| self.samples.get(place).copied().unwrap_or_default();
-        [at(0), at(self.samples.len() / 2), at(self.samples.len().saturating_sub(1))]
+        let first = self.samples.first().copied().unwrap_or_default();
+        let middle = self.samples.get(self.samples.len() / 2).copied().unwrap_or_default();
+        let last = self.samples.last().copied().unwrap_or_default();
+        [first, middle, last]
     }
 
     /// MiB an hour by least squares over the second half: the first half fills caches and pools.
     fn slope(&self) -> f64 {
         let half = self.second_half();
         let count = half.len() as f64;
-        let mean = |of: fn(&Sample) -> f64| half.iter().map(of).sum::<f64>() / count.max(1.0);
-        let hours = mean(|sample| sample.hours);
-        let memory = mean(|sample| sample.memory);
+        let hours = half.iter().map(|sample| sample.hours).sum::<f64>() / count.max(1.0);
+        let memory = half.iter().map(|sample| sample.memory).sum::<f64>() / count.max(1.0);
         let product: f64 = half.iter().map(|sample| (sample.hours - hours) * (sample.memory - memory)).sum();
         let square: f64 = half.iter().map(|sample| (sample.hours - hours).powi(2)).sum();
         if square > 0.0 { product / square } else { 0.0 }
@@ -101,6 +98,12 @@ impl Series {
             "threads": last.threads,
         })
     }
+}
+
+/// The number behind a name in `/proc/{pid}/status`; 0 when there is none.
+fn number_of(status: &str, name: &str) -> f64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
 }
 
 impl fmt::Display for Series {

@@ -41,14 +41,8 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
     let (verdict, stage) = stage.end("watchers that stop reading", over, Holes::Merged).await;
     assert!(merged > 0.0, "they were slow enough to be merged");
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
-    let beside = |w: &&Witness| {
-        w.mind.receive_buffer.is_none()
-            && w.mind.way == Way::Old
-            && w.mind.whole
-            && w.mind.services.contains(&stage.providers[0])
-    };
-    let others = stage.oracle.witnesses.iter().filter(beside);
-    let total = others.map(|w| w.look(|record| record.segments[0].sights.len())).min();
+    let others = readers(&stage).filter(|witness| witness.mind.services.contains(&stage.providers[0]));
+    let total = others.map(|witness| witness.look(|record| record.segments[0].sights.len())).min();
     assert!(total >= Some(13 * 800), "the others were told everything: {total:?}");
 }
 
@@ -105,11 +99,18 @@ fn memory(pid: u32) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
 }
 
+/// The old clients that never stop reading.
+fn readers(stage: &Stage) -> impl Iterator<Item = &Witness> {
+    let all = stage.oracle.witnesses.iter();
+    all.filter(|witness| {
+        witness.mind.receive_buffer.is_none() && witness.mind.way == Way::Old && witness.mind.whole
+    })
+}
+
 /// Half of the delays between stamp and frame, and the worst, of those that read, for stamps after `from`.
 fn latency(stage: &Stage, from: Instant) -> [Duration; 2] {
-    let reads = |w: &&Witness| w.mind.receive_buffer.is_none() && w.mind.way == Way::Old && w.mind.whole;
     let mut delays: Vec<Duration> = Vec::new();
-    for witness in stage.oracle.witnesses.iter().filter(reads) {
+    for witness in readers(stage) {
         witness.look(|record| {
             for sight in record.segments.iter().flat_map(|segment| &segment.sights) {
                 if let Some(given) = stage.oracle.ledger.given(sight.stamp).filter(|given| *given >= from) {

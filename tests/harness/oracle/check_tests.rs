@@ -14,15 +14,21 @@ fn ledger() -> Ledger {
 /// Commits with the revisions 1, 2, …; a 0 is a delete.
 fn commits(stamps: &[u64]) -> Commits {
     let at = Instant::now();
-    let commit = |(rev, stamp): (u64, &u64)| Commit { rev, stamp: (*stamp > 0).then_some(*stamp), at };
-    HashMap::from([(0, (1..).zip(stamps).map(commit).collect())])
+    let mut all = Vec::new();
+    for (rev, stamp) in (1..).zip(stamps) {
+        all.push(Commit { rev, stamp: (*stamp > 0).then_some(*stamp), at });
+    }
+    HashMap::from([(0, all)])
 }
 
 fn told(stamps: &[(Told, u64)]) -> Segment {
     // After the stamps were given, whichever is made first in a test.
     let at = Instant::now() + Duration::from_secs(1);
-    let sight = |(told, stamp): &(Told, u64)| Sight { key: 0, told: *told, stamp: *stamp, rev: None, at };
-    Segment { sights: stamps.iter().map(sight).collect(), ..Segment::default() }
+    let mut sights = Vec::new();
+    for (told, stamp) in stamps {
+        sights.push(Sight { key: 0, told: *told, stamp: *stamp, rev: None, at });
+    }
+    Segment { sights, ..Segment::default() }
 }
 
 fn judge(commits: &Commits, segments: &[Segment], holes: Holes) -> Findings {
@@ -70,16 +76,15 @@ fn where_changes_may_be_merged_only_the_final_state_counts() {
     assert_eq!(of(&[1, 2], &[(Update, 2), (Update, 2)]).repeated, 1);
 }
 
+/// A connection of an old client that pulled this state, in which the instance has the stamp or is absent.
+fn pulled(stamp: Option<u64>, sights: &[(Told, u64)]) -> Segment {
+    let instances = stamp.map(|stamp| (0, stamp)).into_iter().collect();
+    Segment { pulled: Some(Pulled { instances, at: Instant::now() }), ..told(sights) }
+}
+
 #[test]
 fn a_reconnected_client_knows_what_it_pulled_and_no_more() {
     let truth = commits(&[1, 2, 0, 3]);
-    let pulled = |stamp: Option<u64>, sights: &[(Told, u64)]| Segment {
-        pulled: Some(Pulled {
-            instances: stamp.map(|stamp| (0, stamp)).into_iter().collect(),
-            at: Instant::now(),
-        }),
-        ..told(sights)
-    };
     let of = |second: Segment| judge(&truth, &[told(&[(Create, 1)]), second], Holes::Lost);
     assert!(of(pulled(Some(3), &[])).is_clean());
     assert!(of(pulled(Some(2), &[(Delete, 2), (Create, 3)])).is_clean());
@@ -145,17 +150,25 @@ fn a_bookmark_and_a_state_are_taken_at_their_word() {
     assert_eq!(of(&[], &[(0, state(3, None))]).lost, 1);
 }
 
+fn void(rev: u64) -> Mark {
+    Mark::State(State { service: String::new(), instances: HashMap::new(), rev })
+}
+
 #[test]
 fn who_was_voided_is_told_what_is_there_and_knows_that_the_rest_is_gone() {
-    let void = |rev| Mark::State(State { service: String::new(), instances: HashMap::new(), rev });
     let of = |truth: &[u64], marks: &[(usize, Mark)]| {
         judge(&commits(truth), &[resumed(None, &[(Create, 1, 1)], marks)], Holes::Lost)
     };
-    let told_all = |rev| (1, Mark::Bookmark(rev));
-    assert!(of(&[1, 2], &[(1, void(2)), (1, state(2, Some(2))), told_all(2)]).is_clean());
-    assert!(of(&[1, 0], &[(1, void(2)), told_all(2)]).is_clean(), "gone by then");
-    assert!(of(&[1, 2, 0], &[(1, void(1)), told_all(3)]).is_clean(), "gone soon after: the states are later");
-    assert!(!of(&[1, 2], &[(1, void(2)), told_all(2)]).is_clean(), "it is there, and no state says so");
+    assert!(of(&[1, 2], &[(1, void(2)), (1, state(2, Some(2))), (1, Mark::Bookmark(2))]).is_clean());
+    assert!(of(&[1, 0], &[(1, void(2)), (1, Mark::Bookmark(2))]).is_clean(), "gone by then");
+    assert!(
+        of(&[1, 2, 0], &[(1, void(1)), (1, Mark::Bookmark(3))]).is_clean(),
+        "gone soon after: the states are later"
+    );
+    assert!(
+        !of(&[1, 2], &[(1, void(2)), (1, Mark::Bookmark(2))]).is_clean(),
+        "it is there, and no state says so"
+    );
     assert!(!of(&[1], &[(1, void(1))]).is_clean(), "known, but not any more");
 }
 

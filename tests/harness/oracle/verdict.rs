@@ -87,14 +87,16 @@ impl Oracle {
             tokio::time::sleep(LOOK).await;
         }
         let events = self.truth.count_after(self.from);
-        let again = |resumes: bool| {
-            let some = self.witnesses.iter().filter(|witness| witness.mind.way.resumes() == resumes);
-            some.map(|witness| witness.connections().saturating_sub(1)).sum()
-        };
-        let mut verdict = Verdict::of(events, [again(false), again(true)], &found);
+        let mut verdict = Verdict::of(events, [self.reopened(false), self.reopened(true)], &found);
         let faulty = found.iter().enumerate().filter_map(|(number, finding)| Some((number, finding.first?)));
         verdict.stories = faulty.take(STORIES).map(|(number, key)| self.story(number, key)).collect();
         verdict
+    }
+
+    /// The connections that witnesses opened again, of those that resume or of the others.
+    fn reopened(&self, resumes: bool) -> usize {
+        let some = self.witnesses.iter().filter(|witness| witness.mind.way.resumes() == resumes);
+        some.map(|witness| witness.connections().saturating_sub(1)).sum()
     }
 
     /// What happened to an instance, and what a witness was told of it.
@@ -159,9 +161,8 @@ impl Verdict {
         }
         let mut delays: Vec<Duration> = found.iter().map(|finding| finding.delay).collect();
         delays.sort();
-        let at = |place: usize| delays.get(place).copied().unwrap_or_default();
-        let p50 = at(delays.len() / 2);
-        let worst = at(delays.len().saturating_sub(1));
+        let p50 = delays.get(delays.len() / 2).copied().unwrap_or_default();
+        let worst = delays.last().copied().unwrap_or_default();
         Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed, stories: Vec::new() }
     }
 

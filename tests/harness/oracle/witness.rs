@@ -222,9 +222,10 @@ async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<
                         record.lock().lies.push(format!("{provider} was said to have no instance"));
                     }
                     for instance in found {
-                        let text = |name: &str| instance[name].as_str().unwrap_or_default();
                         let stamp = instance["properties"][STAMP].as_str().and_then(|text| text.parse().ok());
-                        let key = ledger.key(text("serviceId"), text("instanceId"));
+                        let service = instance["serviceId"].as_str().unwrap_or_default();
+                        let id = instance["instanceId"].as_str().unwrap_or_default();
+                        let key = ledger.key(service, id);
                         instances.insert(key, stamp.unwrap_or(0));
                     }
                     break;

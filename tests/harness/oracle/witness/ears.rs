@@ -40,6 +40,13 @@ pub(super) enum What {
     Nothing,
 }
 
+impl Heard {
+    /// A message that promises nothing about other changes.
+    fn uncertain(what: What) -> Self {
+        Self { what, certain: 0 }
+    }
+}
+
 impl Ears {
     /// Opens a watch; one that is resumed after `certain`.
     pub(super) async fn open(mind: &Mind, gateway: SocketAddr, certain: u64) -> Option<Self> {
@@ -65,22 +72,21 @@ impl Ears {
 
     /// The next thing that is said; `None` at the end. Cancel safe.
     pub(super) async fn next(&mut self, mind: &Mind, ledger: &Ledger) -> Option<Heard> {
-        let nothing = |what| Heard { what, certain: 0 };
         match self {
             Self::Old(socket) => match text(socket).await? {
-                Some(text) => Some(nothing(read(ledger, &text).map_or(What::Nothing, What::Sight))),
-                None => Some(nothing(What::Nothing)),
+                Some(text) => Some(Heard::uncertain(read(ledger, &text).map_or(What::Nothing, What::Sight))),
+                None => Some(Heard::uncertain(What::Nothing)),
             },
             Self::Resumed(socket) => match text(socket).await? {
                 Some(text) => Some(frame(mind, ledger, &text)),
-                None => Some(nothing(What::Nothing)),
+                None => Some(Heard::uncertain(What::Nothing)),
             },
             Self::OldGrpc(stream) => {
                 let told = stream.message().await.ok()??;
                 let instance = told.instance.unwrap_or_default();
                 let seen = (instance.service_id, instance.instance_id);
                 let stamp = instance.properties.get(STAMP).map(String::as_str);
-                Some(nothing(sight(ledger, &told.action, seen, stamp, None)))
+                Some(Heard::uncertain(sight(ledger, &told.action, seen, stamp, None)))
             }
             Self::Grpc(stream) => Some(message(mind, ledger, stream.message().await.ok()??)),
         }
@@ -147,11 +153,14 @@ fn certain(rev: u64, since: Option<u64>) -> u64 {
     since.unwrap_or(rev)
 }
 
+fn words(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
 fn frame(mind: &Mind, ledger: &Ledger, text: &str) -> Heard {
     let json: Value = serde_json::from_str(text).unwrap_or_default();
     let rev = json["rev"].as_u64().unwrap_or(0);
     let since = json["since"].as_u64();
-    let words = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let what = match json["action"].as_str() {
         Some("BOOKMARK") => What::Bookmark,
         Some("RESET") => {
