@@ -1,4 +1,4 @@
-//! A client that costs little: one connection, one request at a time, answers read no further than they must be.
+//! A cheap client: one connection, one request at a time, and answers that are parsed no further than needed.
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,13 +16,13 @@ pub fn ask(path: &str, headers: &str) -> Vec<u8> {
     request("GET", path, headers, "")
 }
 
-/// A client that costs little: one connection, one request at a time.
+/// A cheap client: one connection, one request at a time.
 pub struct Client {
     socket: TcpStream,
     read: Vec<u8>,
 }
 
-/// What a server answered.
+/// The answer of a server.
 pub struct Answered {
     /// Its status.
     pub status: u16,

@@ -1,7 +1,8 @@
-//! What do the single pieces of work cost each process, of which the model of a fleet is made (`docs/scale.md`)?
+//! The cost of single pieces of work in each process. The model of a fleet (`docs/scale.md`) is made of them.
 //!
-//! CPU is that of the process named, over everything that was done, and so contains what it does besides: a share that
-//! shrinks with the number of pieces. Kernel memory is that of both ends of a connection, as both are here, halved.
+//! CPU is that of the named process over all pieces. It contains the process's other work, a share that
+//! shrinks with the number of pieces. Kernel memory is that of both ends of a connection, halved, because
+//! both are on this machine.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ impl Costs {
         Ok(())
     }
 
-    /// What an event is on the bus, and what NATS does for one to one subscriber.
+    /// The size of an event on the bus, and the CPU that NATS spends to pass one to one subscriber.
     async fn messages(&self) -> Result<()> {
         let client = async_nats::connect(self.stage.world.nats.url()).await?;
         let mut events = client.subscribe("muster.event.>").await?;

@@ -1,7 +1,7 @@
 //! Many watchers in a process of their own, so that what they cost is not counted as the server's.
 //!
-//! The parent's side. The child is this same program, told so by its first argument; it reads commands from its
-//! standard input and answers each by a line of JSON.
+//! This file is the parent's side. The child is the same program with a special first argument; it reads
+//! commands from its standard input and answers each by a line of JSON.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ mod websocket;
 /// The first argument of a child.
 const ROLE: &str = "crowd-of-watchers";
 
-/// Becomes the child if that is what this process was started for. First in `main` of each bench with a crowd.
+/// Becomes the child if this process was started as one. Each bench with a crowd calls it first in `main`.
 ///
 /// # Errors
 /// When a command cannot be done.
@@ -38,18 +38,19 @@ pub struct Crowd {
     answer: BufReader<ChildStdout>,
 }
 
-/// What the watchers have seen since they were last asked. Times in milliseconds since the change was asked for.
+/// The receipts of the watchers since the last question. Times are milliseconds since the change was
+/// requested.
 #[derive(Clone, Debug, Default)]
 pub struct Sight {
     /// Stamped frames.
     pub received: u64,
-    /// Changes that a watcher saw a later one of without having seen them.
+    /// Changes that a watcher never received although it received a later one.
     pub lost: u64,
-    /// Frames told twice in a row.
+    /// Frames received twice in a row.
     pub repeated: u64,
     /// Frames older than one before them.
     pub reordered: u64,
-    /// Frames of before a break that were told again after it, as may be.
+    /// Frames from before a break that came again after it, which is allowed.
     pub again: u64,
     /// Connections that ended, since the watchers were opened.
     pub ended: u64,
@@ -86,8 +87,8 @@ impl Crowd {
         self.child.id()
     }
 
-    /// Opens so many WebSocket watches, over these consumers in turn; the first `narrow` of them with a receive
-    /// buffer so small that the kernel does not read for them. Gives the seconds that it took.
+    /// Opens `count` WebSocket watches, over these consumers in turn; the first `narrow` of them with a
+    /// receive buffer so small that the kernel does not read for them. Gives the seconds that it took.
     ///
     /// # Errors
     /// When one is refused.
@@ -97,7 +98,7 @@ impl Crowd {
         answer["seconds"].as_f64().context("seconds")
     }
 
-    /// Opens so many WebSocket watches of a consumer that are told how far they are, and resume from there when
+    /// Opens `count` WebSocket watches of a consumer that learn their position, and resume from it when
     /// they are opened again. Gives the seconds that it took.
     ///
     /// # Errors
@@ -107,7 +108,7 @@ impl Crowd {
         answer["seconds"].as_f64().context("seconds")
     }
 
-    /// Opens so many gRPC watches of a consumer on each of so many connections.
+    /// Opens `each` gRPC watches of a consumer on each of `connections` connections.
     ///
     /// # Errors
     /// When one is refused.
@@ -137,7 +138,8 @@ impl Crowd {
         self.call(&format!("stop {count}")).map(drop)
     }
 
-    /// Waits until every WebSocket watcher has this change of this provider, or a later one. Gives how many do.
+    /// Waits until every WebSocket watcher has this change of this provider, or a later one. Returns the
+    /// number of those that have it.
     ///
     /// # Errors
     /// When the child has ended.
@@ -146,8 +148,8 @@ impl Crowd {
         told["reached"].as_u64().context("a number")
     }
 
-    /// Waits until all watchers together have received so many frames since the last question, and tells what they
-    /// saw. Waits a moment longer for frames that must not come.
+    /// Waits until all watchers together have received `frames` frames since the last question, and reports
+    /// what they saw. Waits a moment longer for frames that must not come.
     ///
     /// # Errors
     /// When the child has ended.

@@ -1,9 +1,10 @@
-//! What does one event cost for N watchers of one consumer, alone and in a burst, and when does who have it?
+//! The cost of one event for N watchers of one consumer, alone and in a burst, and the time until they have
+//! it.
 //!
-//! The gateway, fed by a real control plane, beside a bare loop that writes the same bytes to as many sockets, and
-//! beside a plain server of tokio-tungstenite. Single events are `PUT`s; a burst is one etcd transaction of 100
-//! changes. CPU is the server process's own. Ratios are to the bare loop.
-//! Arguments: the numbers of watchers, else 100, 1000 and 10000.
+//! The gateway, fed by a real control plane, beside a bare loop that writes the same bytes to as many
+//! sockets, and beside a plain server of tokio-tungstenite. Single events are `PUT`s; a burst is one etcd
+//! transaction of 100 changes. CPU is the server process's own. Ratios are to the bare loop. Arguments: the
+//! numbers of watchers, else 100, 1000 and 10000.
 
 use std::time::Duration;
 
@@ -119,7 +120,8 @@ impl Phase {
     }
 
     fn tell(&self, report: &Report, what: &str, floor: Option<&Self>) {
-        // From when the round was asked for; the last of a burst's events was asked for at nearly the same time.
+        // Receipts count from the request of the round. The last event of a burst is requested at nearly the
+        // same time.
         let wall: f64 = self.rounds.iter().map(|round| round.max_ms / 1000.0).sum();
         report.row(
             what,

@@ -1,7 +1,7 @@
-//! What fan-out is held against: the least that it can cost, and what it costs when written the usual way.
+//! The floors of fan-out: the least that it can cost, and its cost when the server is written the usual way.
 //!
-//! A process of its own like the gateway, so that its CPU time is counted the same way. It answers every upgrade,
-//! then writes the bytes of a real frame, with stamps of its own, to all sockets, once per event.
+//! A process of its own like the gateway, so that its CPU time is counted the same way. It answers every
+//! upgrade, then writes the bytes of a real frame, with stamps of its own, to all sockets, once per event.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,17 +22,20 @@ use futures_util::SinkExt as _;
 use crate::stamp::{LENGTH, Stamp};
 
 const ROLE: &str = "floor";
-/// Events that may wait for a connection of the plain server. One that falls behind further shows as lost frames.
+/// Events that may wait for a connection of the plain server. One that falls behind further shows as lost
+/// frames.
 const WAITING: usize = 1024;
-/// What the plain server may keep for a connection: the library's own choice would be 128 KiB to read alone.
+/// The buffers of a connection of the plain server. By default the library would take 128 KiB for reading
+/// alone.
 const BUFFER: usize = 4096;
 
-/// What writes.
+/// The kind of server that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A loop of one blocking write per delivery: no runtime, no protocol.
     Loop,
-    /// tokio-tungstenite with a task and a broadcast receiver per connection, which writes what is pending at once.
+    /// tokio-tungstenite with a task and a broadcast receiver per connection, which writes what is pending at
+    /// once.
     Tokio,
 }
 
@@ -63,7 +66,7 @@ pub struct Floor {
     child: Child,
     ask: ChildStdin,
     answer: BufReader<ChildStdout>,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
 }
 

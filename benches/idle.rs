@@ -1,8 +1,9 @@
 //! The cost of an idle watcher: resident bytes of the gateway, and the CPU of its pings.
 //!
-//! WebSocket watchers of one consumer, and gRPC streams of which many share a connection. Pings go out every second,
-//! thirty times as often as usual, so that their cost can be seen. At the end one change is made, which everyone must
-//! get. Arguments: the numbers of watchers, else 1000, 10000 and as many as 20 000 files allow.
+//! WebSocket watchers of one consumer, and gRPC streams of which many share a connection. Pings go out every
+//! second, thirty times as often as usual, so that their cost can be seen. At the end one change is made,
+//! which everyone must get. Arguments: the numbers of watchers, else 1000, 10000 and as many as 20 000 files
+//! allow.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -60,8 +61,9 @@ impl Watched {
         self.stage.world.gateways[0].api
     }
 
-    /// Watches for a while, checks that everybody receives a change, and reports one row. `before` are the resident
-    /// bytes without the crowd, `seconds` the time that the opening took, `pinged` whether pings went out meanwhile.
+    /// Watches for a while, checks that everybody receives a change, and reports one row. `before` are the
+    /// resident bytes without the crowd, `seconds` the time that the opening took, `pinged` whether pings
+    /// went out meanwhile.
     async fn report(
         mut self,
         report: &Report,

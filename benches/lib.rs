@@ -25,7 +25,7 @@ pub mod stage;
 pub mod stamp;
 pub mod usage;
 
-/// What a number of calls took.
+/// The durations of a number of calls.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     sorted: Vec<Duration>,
@@ -33,7 +33,7 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Of the calls made within `wall`.
+    /// Sorts the durations of calls that were made within `wall`.
     pub fn new(mut calls: Vec<Duration>, wall: Duration) -> Self {
         calls.sort_unstable();
         Self { sorted: calls, wall }

@@ -1,11 +1,11 @@
 //! Many small audiences: 10 000 watchers of 1000 consumers over 1000 providers, of which few are popular.
 //!
-//! Each consumer depends on five providers, chosen by Zipf's law. Every tenth provider by popularity changes, from the
-//! sixth on, all of them equally often at each rate: how long a receipt takes depends on the size of the audience, and
-//! is to be compared for the same ones. Changes have random gaps and are one etcd put each. The rate must not change
-//! how long a receipt takes. Times are from asking etcd for the
-//! change. The floor of each rate is one put after another at that rate, seen by an etcd watch that hands it to NATS,
-//! seen by a subscriber: the way of a change without us, to one watcher. Arguments: watchers, consumers (and as many
+//! Each consumer depends on five providers, chosen by Zipf's law. Every tenth provider by popularity changes,
+//! from the sixth on, all of them equally often at each rate: how long a receipt takes depends on the size of
+//! the audience, and is to be compared for the same ones. Changes have random gaps and are one etcd put each.
+//! The rate must not change how long a receipt takes. Times are from asking etcd for the change. The floor of
+//! each rate is one put after another at that rate, seen by an etcd watch that hands it to NATS, seen by a
+//! subscriber: the way of a change without us, to one watcher. Arguments: watchers, consumers (and as many
 //! providers), seconds per rate.
 
 use std::collections::BTreeSet;
@@ -110,8 +110,8 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     Ok(())
 }
 
-/// CPU seconds so far of the gateway, the control plane, etcd, NATS, the load clients (who makes changes is one) and the
-/// whole machine.
+/// CPU seconds so far of the gateway, the control plane, etcd, NATS, the load clients (this process is one)
+/// and the whole machine.
 fn used(stage: &Stage, crowd: &Crowd) -> Result<[f64; 6]> {
     let of = usage::cpu_seconds;
     let world = &stage.world;
@@ -143,7 +143,7 @@ async fn bare(
     tasks.spawn(async move {
         while let Some(Ok(answer)) = watch.next().await {
             for kv in answer.events().iter().filter_map(|event| event.kv()) {
-                // What cannot be sent is missing at the other end.
+                // A message that cannot be sent shows as missing at the other end.
                 _ = nats.publish("bare.many", kv.value().to_vec().into()).await;
             }
         }

@@ -1,5 +1,5 @@
-//! What do the small steps of a delivery cost: reading an event, encoding it, finding who hears of it, handing it to
-//! the sessions, merging it for who is behind, counting it?
+//! The cost of the small steps of a delivery: reading an event, encoding it, finding the consumers it
+//! concerns, handing it to the sessions, merging it for those that are behind, counting it.
 //!
 //! `cargo xtask bench micro`; a word after it chooses among them.
 

@@ -1,10 +1,11 @@
-//! How long from a `PUT` to the frame at a watcher, by stage, against the bare hops that it cannot do without?
+//! The time from a `PUT` to the frame at a watcher, by stage, beside the bare hops that it cannot do without.
 //!
-//! The floors are an etcd put seen by a watch, and a NATS message of the same size seen by a subscriber; each is
-//! measured in turn with the path itself, so that all meet the same disk and the same load. A third, some bytes that
-//! one TCP connection carries, stands for the request on its way to the control plane and the frame on its way to the
-//! watcher: the path has these two hops as well, and the last row counts them. The stages are taken in a second pass,
-//! in which this process watches etcd and NATS too. Argument: rounds, else 300.
+//! The floors are an etcd put seen by a watch, and a NATS message of the same size seen by a subscriber; each
+//! is measured in turn with the path itself, so that all meet the same disk and the same load. A third, some
+//! bytes that one TCP connection carries, stands for the request on its way to the control plane and the
+//! frame on its way to the watcher: the path has these two hops as well, and the last row counts them. The
+//! stages are taken in a second pass, in which this process watches etcd and NATS too. Argument: rounds, else
+//! 300.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ const WARM: usize = 20;
 /// Sightings that wait to be read. Each round reads its own before the next begins, so few ever wait.
 const WAITING: usize = 64;
 
-/// Who saw the change with this number, and when.
+/// The receipt of the change with this number.
 type Sighting = (u64, Instant);
 
 fn main() -> Result<()> {

@@ -1,11 +1,12 @@
-//! What does an event cost the publisher, and how many a second does it sustain, with 1, 100 and 1000 consumers that
+//! The cost of an event for the publisher, and the rate that it sustains, with 1, 100 and 1000 consumers that
 //! are interested in the provider, and with so many that watch?
 //!
-//! Changes are etcd transactions of 100; a subscriber of this process counts what the publisher hands to NATS, in
-//! order, and every watcher must have the last one. Where consumers watch, fewer changes are made, so that it does not
-//! take longer to tell everyone. The floor is a client that publishes the same bytes to NATS and does nothing else.
-//! Arguments: numbers of consumers, rising. Ten thousand services do not fit: the registry's keyspace, which is
-//! Service-Center's, lists a provider's consumers in one value, and etcd takes 1.5 MiB in a request.
+//! Changes are etcd transactions of 100; a subscriber of this process counts what the publisher hands to
+//! NATS, in order, and every watcher must have the last one. Where consumers watch, fewer changes are made,
+//! so that it does not take longer to tell everyone. The floor is a client that publishes the same bytes to
+//! NATS and does nothing else. Arguments: numbers of consumers, rising. Ten thousand services do not fit: the
+//! registry's keyspace, which is Service-Center's, lists a provider's consumers in one value, and etcd takes
+//! 1.5 MiB in a request.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 const EVENTS: usize = 40_000;
-/// As many as the control plane remembers (`registry.history`): from then on each event costs the end of an old one too,
-/// which would look like the cost of more consumers.
+/// As many as the control plane remembers (`registry.history`): from then on each event costs the end of an
+/// old one too, which would look like the cost of more consumers.
 const REMEMBERED: usize = 100_000;
 const WARM: usize = 2_000;
 /// Frames that watchers are told at most in one measurement.
@@ -65,7 +66,8 @@ async fn run(counts: &[usize]) -> Result<()> {
         // A hundred are a transaction.
         let events = (FRAMES / count / 100 * 100).min(EVENTS);
         play.measure(&format!("{count} consumers that watch"), events, &mut floor).await?;
-        // Who falls behind such a rate is told what is newest only: nobody may lack the last.
+        // A watcher that falls behind such a rate receives only the newest changes, but nobody may lack the
+        // last one.
         let reached = crowd.reach(0, play.last, PATIENCE)?;
         let sight = crowd.collect(0, PATIENCE)?;
         ensure!(
@@ -128,8 +130,8 @@ impl Play {
         Ok(())
     }
 
-    /// As many messages of the same bytes, from one client to another: how many a second pass, and what it costs to
-    /// send them, which is measured without a receiver in the same process.
+    /// The floor: as many messages of the same bytes, from one client to another. Shows the rate and the cost
+    /// to send them, which is measured without a receiver in the same process.
     async fn bare(&self) -> Result<()> {
         let client = async_nats::connect(self.stage.world.nats.url()).await?;
         let publish = async |subject: &'static str| {

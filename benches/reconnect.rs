@@ -1,9 +1,10 @@
-//! How long until 10 000 watchers that lost their connections together are back, and does any of them miss a change?
+//! The time until 10 000 watchers that lost their connections together are back, and the changes that they
+//! missed.
 //!
-//! Beside a bare loop of accept and handshake on one thread: what it takes the server to hold so many new watchers,
-//! once as clients of the old kind, once as clients that resume, and once more after all of them were cut, while
-//! changes go on. Those that resume must have every change at the end; what came shortly before the break may be told
-//! again. Argument: watchers.
+//! Beside a bare loop of accept and handshake on one thread: what it takes the server to hold so many new
+//! watchers, once as clients of the old kind, once as clients that resume, and once more after all of them
+//! were cut, while changes go on. Those that resume must have every change at the end; what came shortly
+//! before the break may be told again. Argument: watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(watchers))
 }
 
-/// What an opening took.
+/// The cost of opening all watches.
 struct Opened {
     cpu: f64,
     seconds: f64,

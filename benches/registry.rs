@@ -1,8 +1,8 @@
-//! What the registry API does per second, each figure beside a bare handler that returns as many bytes.
+//! The rates of the registry API, each beside a bare handler that returns as many bytes.
 //!
-//! The control plane runs in this process on a real etcd, the load comes from the same machine over loopback: what
-//! compares is the ratio within one run. A find is answered from the view, a heartbeat renews a lease without a
-//! write, a registration is one etcd transaction.
+//! The control plane runs in this process on a real etcd, the load comes from the same machine over loopback:
+//! what compares is the ratio within one run. A find is answered from the view, a heartbeat renews a lease
+//! without a write, a registration is one etcd transaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ const LONG: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 16;
 const V4: &str = "/v4/default/registry";
 
-/// What is measured, in this order; the arguments name some of them.
+/// The parts of the API, in the order in which they are measured. Arguments select some of them.
 const PARTS: [&str; 5] = ["view", "find", "unchanged", "heartbeat", "register"];
 
 #[tokio::main]
@@ -135,7 +135,7 @@ async fn find(api: &str, instances: usize, tasks: &Tasks) -> Result<()> {
     Ok(())
 }
 
-/// A find by who has the answer already.
+/// A find of a client that has the answer already.
 async fn unchanged(api: &str, tasks: &Tasks) -> Result<()> {
     let path = provider(api, "known", 100).await?;
     let rev = Client::connect(api).await?.call(&ask(&path, "")).await?.revision.context("a revision")?;

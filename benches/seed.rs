@@ -1,8 +1,8 @@
-//! The benchmark that Service-Center ships: one service that watches itself, 2500 watches, 2500 changes one after the
-//! other. That procedure had no check; here every frame is counted, ordered and timed.
+//! The benchmark that Service-Center ships: one service that watches itself, 2500 watches, 2500 changes one
+//! after the other. That procedure had no check; here every frame is counted, ordered and timed.
 //!
-//! Everything goes through the gateway's one address, as the original has it. Arguments: watchers and changes, else
-//! 2500 and 2500.
+//! Everything goes through the gateway's one address, as the original has it. Arguments: watchers and
+//! changes, else 2500 and 2500.
 
 use std::time::{Duration, Instant};
 

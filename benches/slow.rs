@@ -1,9 +1,9 @@
 //! Do watchers that stop reading delay the others?
 //!
-//! 40 changes a second in groups of ten; first everyone reads, then one in a hundred stops, with a receive buffer so
-//! small that it blocks the gateway soon. A burst fills what the kernel holds for them, so that all of them are blocked
-//! while the others are measured, and a write deadline longer than that keeps them: the worst case. The others must not
-//! notice. Arguments: watchers, seconds of each phase.
+//! 40 changes a second in groups of ten; first everyone reads, then one in a hundred stops, with a receive
+//! buffer so small that it blocks the gateway soon. A burst fills what the kernel holds for them, so that all
+//! of them are blocked while the others are measured, and a write deadline longer than that keeps them: the
+//! worst case. The others must not notice. Arguments: watchers, seconds of each phase.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A system of real processes on which a bench plays: etcd, NATS, one control plane, one gateway, with providers
-//! that change and consumers that watch them.
+//! A system of real processes on which a bench plays: etcd, NATS, one control plane, one gateway, with
+//! providers that change and consumers that watch them.
 
 use anyhow::{Context, Result};
 use etcd_client::{PutOptions, Txn, TxnOp};
@@ -17,7 +17,7 @@ const INTERVAL: u32 = 7200;
 const AT_ONCE: usize = 32;
 /// Operations that etcd takes in one transaction unless it is told otherwise.
 const TRANSACTION: usize = 120;
-/// Where instances are kept for the default tenant.
+/// The prefix of the default tenant's instances in etcd.
 const INSTANCES: &str = "/cse-sr/inst/files/default/default/";
 
 /// The system.
@@ -30,7 +30,7 @@ pub struct Stage {
 
 /// A provider whose changes are numbered.
 pub struct Provider {
-    /// Which one, as its stamps say.
+    /// The number of the provider in its stamps.
     pub number: u32,
     /// The id of the service.
     pub id: String,
@@ -40,7 +40,7 @@ pub struct Provider {
 }
 
 impl Stage {
-    /// Starts it. Watchers are not limited, and pinged each `ping`.
+    /// Starts the system. Watchers are not limited, and are pinged at the interval `ping`.
     pub async fn start(ping: &str) -> Self {
         Self::tuned(ping, &[]).await
     }
@@ -62,7 +62,7 @@ impl Stage {
         Self { world, registry }
     }
 
-    /// Registers a provider with so many instances.
+    /// Registers a provider with this number of instances.
     ///
     /// # Panics
     /// When the control plane refuses.

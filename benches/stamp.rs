@@ -1,11 +1,12 @@
-//! What a change carries so that whoever sees it knows which one it is and when it was asked for.
+//! The stamp of a change: it identifies the change and the time of its request to anyone who sees it.
 //!
-//! A text of fixed length in the property `stamp`, found by a search: parsing each frame would measure the parser.
+//! A text of fixed length in the property `stamp`, found by a search: parsing each frame would measure the
+//! parser.
 
 use memchr::memmem;
 use serde_json::{Value, json};
 
-/// What stands before a stamp in JSON.
+/// The text before a stamp in JSON.
 pub const NAME: &[u8] = b"\"stamp\":\"";
 /// Bytes of a stamp.
 pub const LENGTH: usize = 6 + 1 + 10 + 1 + 16;
@@ -13,11 +14,11 @@ pub const LENGTH: usize = 6 + 1 + 10 + 1 + 16;
 /// A change of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Which provider, below a million.
+    /// The number of the provider, below a million.
     pub provider: u32,
-    /// Which change of it, from 1.
+    /// The number of the change, from 1.
     pub seq: u64,
-    /// When it was asked for: unix time in microseconds.
+    /// The time of the request: Unix time in microseconds.
     pub at: u64,
 }
 
@@ -32,12 +33,12 @@ impl Stamp {
         json!({ "stamp": self.text() })
     }
 
-    /// Where in some bytes the first stamp begins.
+    /// The offset of the first stamp.
     pub fn find(bytes: &[u8]) -> Option<usize> {
         memmem::find(bytes, NAME).map(|at| at + NAME.len())
     }
 
-    /// Reads the stamp at a place that [`Stamp::find`] gave.
+    /// Reads the stamp at an offset from [`Stamp::find`].
     pub fn read(bytes: &[u8], at: usize) -> Option<Self> {
         let text = std::str::from_utf8(bytes.get(at..at + LENGTH)?).ok()?;
         Some(Self {
@@ -47,7 +48,8 @@ impl Stamp {
         })
     }
 
-    /// The first stamp in JSON, or in a message of protobuf, where a tag and a length stand before name and value.
+    /// The first stamp in JSON, or in a message of protobuf, where a tag and a length stand before name and
+    /// value.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         if let Some(at) = Self::find(bytes) {
             return Self::read(bytes, at);

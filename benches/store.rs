@@ -1,7 +1,7 @@
-//! What the stores do per second: transactions by number of writers, and renewals of leases.
+//! The rates of the stores: transactions by number of writers, and renewals of leases.
 //!
-//! The floor of a transaction is one durable write; what many writers gain is how well writes are bundled. The
-//! floor of a renewal is one round trip; what pipelining gains is how many are under way at once.
+//! The floor of a transaction is one durable write; what many writers gain is how well writes are bundled.
+//! The floor of a renewal is one round trip; what pipelining gains is how many are under way at once.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ async fn one_by_one(store: &dyn Store, leases: &[LeaseId]) -> Result<Vec<Duratio
     Ok(calls)
 }
 
-/// How a client without a shared stream does it.
+/// The way of a client without a shared stream.
 async fn streams(client: etcd_client::Client, leases: &[LeaseId]) -> Result<Vec<Duration>> {
     let mut calls = Vec::new();
     for lease in leases {

@@ -1,13 +1,13 @@
-//! What a process has used, as the kernel counts it.
+//! CPU and memory of a process, as the kernel counts them.
 
 use anyhow::{Context, Result};
 
 /// Bytes of a page on the machines that we run on.
 const PAGE: f64 = 4096.0;
 
-/// CPU seconds of a process' threads, user and system, as the scheduler counts them: in nanoseconds, where the
-/// usual accounting has ticks of a hundredth. What a thread has used goes with it when it ends, so the process must
-/// keep those that do the work.
+/// CPU seconds of a process' threads, user and system, as the scheduler counts them: in nanoseconds, while
+/// the usual accounting has ticks of a hundredth. What a thread has used goes with it when it ends, so the
+/// process must keep those that do the work.
 ///
 /// # Errors
 /// When there is no such process.
@@ -21,8 +21,8 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(nanoseconds / 1e9)
 }
 
-/// CPU seconds of all that runs on the machine so far, in the kernel's ticks of a hundredth; what the host of a virtual
-/// machine took away counts too.
+/// CPU seconds of all that runs on the machine so far, in the kernel's ticks of a hundredth; what the host of
+/// a virtual machine took away counts too.
 ///
 /// # Errors
 /// When the kernel does not tell.
@@ -51,8 +51,8 @@ pub fn resident(pid: u32) -> Result<f64> {
 /// # Errors
 /// When the kernel does not tell.
 pub fn kernel_bytes() -> Result<f64> {
-    // Objects that can be reclaimed are left out: most of them belong to the file system's caches, which grow with
-    // every file that is read and say nothing about connections.
+    // Objects that can be reclaimed are left out: most of them belong to the file system's caches, which grow
+    // with every file that is read and say nothing about connections.
     let objects = number_in("/proc/meminfo", "SUnreclaim:", ":")? * 1024.0;
     let sockets = number_in("/proc/net/sockstat", "TCP:", "mem ")? * PAGE;
     Ok(objects + sockets)

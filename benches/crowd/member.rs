@@ -26,7 +26,7 @@ use crate::stamp::Stamp;
 
 /// Watches that are being opened at once.
 const AT_ONCE: usize = 64;
-/// How long frames that must not come are waited for.
+/// The time given to surplus frames, which must not come, to show up.
 const AFTERWARDS: Duration = Duration::from_millis(20);
 /// Between two looks whether everything has come.
 const LOOK: Duration = Duration::from_millis(1);
@@ -34,12 +34,12 @@ const LOOK: Duration = Duration::from_millis(1);
 struct Crowd {
     shared: Rc<Shared>,
     watchers: JoinSet<()>,
-    /// What the WebSocket watchers know, also while they are not connected.
+    /// The memories of the WebSocket watchers, which outlive their connections.
     memories: Vec<Rc<RefCell<Memory>>>,
     plan: Option<Plan>,
 }
 
-/// What was opened, to be opened again.
+/// The last opening, to be repeated after a break.
 #[derive(Clone)]
 struct Plan {
     to: SocketAddr,

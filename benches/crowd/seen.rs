@@ -1,4 +1,4 @@
-//! What all watchers of a child have seen together.
+//! The receipts of all watchers of a child together.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use shared::clock::Clock;
 use super::frames;
 use crate::stamp::Stamp;
 
-/// What a watcher knows, and keeps over a break.
+/// The last change of each provider that a watcher received. It outlives the watcher's connection.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// The last change that it saw of each provider. Few providers, so a list.
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_break_the_same_may_come_again_but_nothing_may_be_missing() {
+    fn after_a_break_frames_may_repeat_but_none_may_be_missing() {
         let mut seen = Seen::new();
         let mut memory = Memory::default();
         [1, 2, 3].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));

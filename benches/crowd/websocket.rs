@@ -15,15 +15,15 @@ use super::frames;
 use super::seen::{Memory, Seen};
 use crate::stamp::Stamp;
 
-/// What the kernel reads ahead for a watcher that is to be blocked soon; it doubles it.
+/// The receive buffer of a watcher that is to block the gateway soon. The kernel doubles the number.
 const NARROW: u32 = 8 * 1024;
 /// Watchers that share a source address: fewer than it has ports to give.
 const EACH_ADDRESS: usize = 20_000;
 
-/// What the watchers of a crowd share. One thread, so borrowed by one of them at a time.
+/// State that the watchers of a crowd share. They run on one thread, so one of them borrows it at a time.
 pub(super) struct Shared {
     pub(super) seen: RefCell<Seen>,
-    /// What is read goes here.
+    /// The buffer of every read.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// Watchers below this number do not read.
     pub(super) stopped: Cell<usize>,
@@ -72,7 +72,8 @@ pub(super) async fn watch(
     let mut pongs = Vec::new();
     let mut over = note(&mut rest, &[], &mut memory.borrow_mut(), shared, &mut pongs);
     while !over {
-        // In one poll: the buffer is everyone's. A read that does not fill it is not tried again before more has come.
+        // Read and parse in one poll, because all watchers share the buffer. A read that does not fill the
+        // buffer has emptied the socket, so a second one would only cost a system call.
         let read = poll_fn(|context| {
             if number < shared.stopped.get() {
                 return Poll::Pending;
@@ -95,7 +96,8 @@ pub(super) async fn watch(
     Ok(())
 }
 
-/// Takes note of the whole frames in `rest` and `read`, and leaves in `rest` what is incomplete. True at the end.
+/// Records the whole frames in `rest` and `read`, and leaves an incomplete one in `rest`. True at the end of
+/// the stream.
 fn note(rest: &mut Vec<u8>, read: &[u8], memory: &mut Memory, shared: &Shared, pongs: &mut Vec<u8>) -> bool {
     let mut seen = shared.seen.borrow_mut();
     let joined;

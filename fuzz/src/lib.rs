@@ -1,9 +1,9 @@
 //! Inputs for fuzz targets: the corpus in `corpus/`, and edits of it.
 //!
-//! A target is a test that stands beside what it tests, because much of that is private. `cargo test` runs each for a
-//! second or so, with any toolchain; `MUSTER_FUZZ_TIMES=1000000 cargo test fuzz` runs them for as long as wanted. What
-//! fails is made smaller before it is shown. Bytes at random hardly ever make a request, so half of the inputs are edits
-//! of something that is one:
+//! A target is a test that stands beside what it tests, because much of that is private. `cargo test` runs
+//! each for a second or so, with any toolchain; `MUSTER_FUZZ_TIMES=1000000 cargo test fuzz` runs them for as
+//! long as wanted. What fails is made smaller before it is shown. Bytes at random hardly ever make a request,
+//! so half of the inputs are edits of something that is one:
 //!
 //! ```text
 //! [which of the corpus] ([what] [where, two bytes] [with])…
@@ -35,8 +35,8 @@ impl Corpus {
         Self(inputs)
     }
 
-    /// Gives the target the inputs as they are, then `times` edits of them and as many random ones. The times can be
-    /// set by `MUSTER_FUZZ_TIMES`.
+    /// Gives the target the inputs as they are, then `times` edits of them and as many random ones. The times
+    /// can be set by `MUSTER_FUZZ_TIMES`.
     ///
     /// # Panics
     /// When the target does, for an input that is made as small as possible.

@@ -1,5 +1,5 @@
-//! Clients that change the same thing at the same moment, over two control planes on one etcd and over the embedded
-//! store: nobody's change is lost, and what belongs together stays together.
+//! Clients that change the same thing at the same moment, over two control planes on one etcd and over the
+//! embedded store: nobody's change is lost, and what belongs together stays together.
 
 use futures_util::future::join_all;
 use harness::{Client, Process, World, eventually, port};
@@ -47,7 +47,7 @@ async fn shows(client: &Client, path: &str, what: &str, holds: impl Fn(&Value) -
     .await;
 }
 
-/// Properties and status are parts of one record: who changes one must not undo the other.
+/// Properties and status are parts of one record: a change of one must not undo the other.
 async fn updates_of_one_instance(registry: Registry) {
     let client = &registry.clients[0];
     let service = client.service("order").await;
@@ -175,8 +175,8 @@ fn schemas(prefix: &str) -> Value {
     json!({ "schemas": all })
 }
 
-/// All schemas are replaced while a reader looks and one schema is deleted. The reader sees one set or the other, each
-/// with its contents.
+/// All schemas are replaced while a reader looks and one schema is deleted. The reader sees one set or the
+/// other, each with its contents.
 async fn schemas_replaced_and_deleted(registry: Registry) {
     let service = registry.clients[0].service("order").await;
     let path = format!("/microservices/{service}/schemas");

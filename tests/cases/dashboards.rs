@@ -1,5 +1,5 @@
-//! Every query of our dashboards, rules and alerts, and of Service-Center's dashboard, asked of a real Prometheus that
-//! scrapes our real programs: it must be understood, and its series must be there.
+//! Every query of our dashboards, rules and alerts, and of Service-Center's dashboard, asked of a real
+//! Prometheus that scrapes our real programs: it must be understood, and its series must be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ const ABSENT: [(&str, &str); 3] = [
     ("service_center_http_request_total{code=~\"5..\"}", "only after a server error; queries add zero"),
 ];
 
-/// The dashboard of Service-Center, less the panels that have no meaning here (garbage collection, bytes of caches).
+/// The dashboard of Service-Center, less the panels that have no meaning here (garbage collection, bytes of
+/// caches).
 const OLD: [&str; 33] = [
     "sum(service_center_db_sc_total{J})",
     "max(service_center_db_backend_total{J})",
@@ -171,7 +172,7 @@ async fn beat(client: &Client, provider: &str, n: usize) {
     client.call("GET", "/microservices/none", "", &Value::Null).await;
 }
 
-/// Why each query that is not answered is not: an error, or selectors without series.
+/// The queries without an answer, each with the reason: an error, or a selector without series.
 async fn unanswered(prometheus: &Prometheus, queries: &[Query]) -> BTreeMap<String, String> {
     let mut wrong = BTreeMap::new();
     for Query { place, text } in queries {

@@ -1,4 +1,4 @@
-//! A gateway that has no file descriptor left: who is in is served, who is not waits and is not lost.
+//! A gateway without a free file descriptor: open watches are served; new connections wait and are not lost.
 
 use std::net::TcpStream;
 
@@ -8,7 +8,7 @@ use harness::{Client, Pair, World};
 const ROOM: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_out_of_file_descriptors_serves_who_is_in_and_lets_others_in_when_some_leave() {
+async fn a_gateway_out_of_descriptors_keeps_its_watchers_and_recovers() {
     let world = World::with().start().await;
     let registry = Client::new(world.control_planes[0].api);
     let Pair { consumer, provider, watcher: mut inside } = world.pair(0).await;

@@ -24,7 +24,7 @@ async fn watched(world: &World) -> (String, [harness::Watcher; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_and_gateways_that_agree_are_told_to_also_while_things_change() {
+async fn diff_finds_agreement_even_while_things_change() {
     let world = World::with().planes(2).gateways(2).start().await;
     let (provider, mut watchers) = watched(&world).await;
     for watcher in &mut watchers {
@@ -50,7 +50,7 @@ async fn replicas_and_gateways_that_agree_are_told_to_also_while_things_change()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_was_cut_off_while_something_changed_is_named_with_what_it_lacks() {
+async fn diff_names_a_gateway_that_was_cut_off_and_its_missing_event() {
     let world = World::with().planes(2).gateways(2).linked().start().await;
     let (provider, mut watchers) = watched(&world).await;
     for watcher in &mut watchers {

@@ -5,7 +5,7 @@ use harness::{Authority, Client, Etcd, Nats, Process, World, eventually};
 
 use crate::operate::{muster, write, write_identity};
 
-/// What the doctor says of a program with this file; it must find something.
+/// The report of the doctor on a program with this configuration file. It must find something.
 async fn diagnosis(program: &str, file: &str) -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let path = write(directory.path(), "muster.toml", file);

@@ -1,5 +1,5 @@
-//! The Helm chart, held against the programs without helm: it renders to YAML with any switch on or off, and what it
-//! sets, opens and asks exists.
+//! The Helm chart, held against the programs without helm: it renders to YAML with any switch on or off, and
+//! what it sets, opens and asks exists.
 //!
 //! Renders the few things that our templates use, and refuses everything else.
 
@@ -33,7 +33,7 @@ fn is_set(value: &Value) -> bool {
         && value.as_i64() != Some(0)
 }
 
-/// What stands between `{{` and `}}`.
+/// Replaces an expression between `{{` and `}}`.
 fn expression(source: &str, values: &Value) -> String {
     match source.split_whitespace().collect::<Vec<_>>()[..] {
         [path] => plain(&look_up(path, values)),
@@ -49,7 +49,7 @@ fn expression(source: &str, values: &Value) -> String {
 
 fn render(template: &str, values: &Value) -> String {
     let mut rendered = String::new();
-    // Whether each condition that is open holds.
+    // One entry for each open condition: true when it holds.
     let mut open: Vec<bool> = Vec::new();
     for line in template.lines() {
         let control = line.trim().strip_prefix("{{- ").and_then(|text| text.strip_suffix(" }}"));
@@ -134,7 +134,7 @@ fn replicas_of_gateway(objects: &[Value]) -> Value {
 }
 
 #[test]
-fn containers_get_settings_that_exist_and_are_asked_what_they_answer() {
+fn containers_get_settings_and_probes_that_exist() {
     for deployment in of_kind(&objects(&everything()), "Deployment") {
         let pod = &deployment["spec"]["template"]["spec"];
         let container = &pod["containers"][0];

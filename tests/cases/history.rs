@@ -1,4 +1,4 @@
-//! What happened is told by a replica that knows it, however many have begun since.
+//! The history is sent by a replica that has it, however many replicas have started since.
 
 use futures_util::StreamExt;
 use harness::{Client, World, eventually};
@@ -7,7 +7,7 @@ use proto::event::v1 as pb;
 use shared::event::{InstanceEvent, Position};
 use shared::subject;
 
-/// What the first replica that answers says of the provider.
+/// The reply of the first replica about the provider.
 async fn ask(nats: &async_nats::Client, subject: &'static str, since: &InstanceEvent) -> pb::ReplayReply {
     let provider = pb::replay_request::Provider {
         provider: Some((&since.provider).into()),
@@ -20,7 +20,7 @@ async fn ask(nats: &async_nats::Client, subject: &'static str, since: &InstanceE
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_history_is_told_by_the_replica_that_has_it_and_by_no_other() {
+async fn only_a_replica_that_has_the_history_answers_for_it() {
     let world = World::with().planes(2).gateways(0).start().await;
     let nats = async_nats::connect(world.nats.url()).await.expect("NATS is there");
     let mut events = nats.subscribe("muster.event.>").await.expect("subscribes");
@@ -43,7 +43,7 @@ async fn the_history_is_told_by_the_replica_that_has_it_and_by_no_other() {
     began.process.start();
     began.ready().await;
 
-    // Any replica answers this; the one that began knows nothing but the state.
+    // Any replica answers a replay. The restarted one has no history and can only send the state.
     eventually("the one that began answers", || async {
         let reply = ask(&nats, subject::RPC_REPLAY, &first).await;
         (!reply.providers.first()?.continuous).then_some(())

@@ -1,4 +1,4 @@
-//! A gateway at its limit of memory: who is in is served, who is not is told to try another, until there is some again.
+//! A gateway at its memory limit serves open watches and refuses new ones until memory is free again.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn limit(directory: &Path, limit: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_at_its_limit_of_memory_serves_who_is_in_and_lets_nobody_else_in() {
+async fn a_gateway_at_its_memory_limit_accepts_no_further_watcher() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = limit(directory.path(), "0B");
     let world = World::with().gateway_flag("--config", &file).start().await;

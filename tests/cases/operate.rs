@@ -1,4 +1,4 @@
-//! What an operator does to processes that run: certificates, settings, drains.
+//! Operations on running processes: certificates, settings, drains.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -76,7 +76,7 @@ const APPLIED: &str = r#"result="applied""#;
 const REFUSED: &str = r#"result="refused""#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_within_tls_serves_and_pushes_to_who_trusts_it_only() {
+async fn a_registry_with_tls_serves_only_clients_that_trust_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let ca = write(directory.path(), "ca.pem", &authority.certificate_pem());
@@ -99,7 +99,7 @@ async fn a_registry_within_tls_serves_and_pushes_to_who_trusts_it_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_replaced_while_it_is_used_and_a_broken_one_is_not_taken() {
+async fn a_certificate_is_replaced_in_use_and_a_broken_one_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let old = Authority::new();
     let new = Authority::new();
@@ -129,7 +129,7 @@ async fn a_certificate_is_replaced_while_it_is_used_and_a_broken_one_is_not_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_without_a_certificate_are_turned_away_where_one_is_needed() {
+async fn clients_without_a_required_certificate_are_turned_away() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let ca = write(directory.path(), "ca.pem", &authority.certificate_pem());
@@ -211,7 +211,7 @@ async fn secrets_are_masked_and_the_admin_port_drains_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_service_center_starts_it_with_a_warning_for_each_dead_setting() {
+async fn a_file_of_service_center_warns_of_each_dead_setting() {
     let directory = tempfile::tempdir().expect("a directory");
     let api = local();
     let yaml = format!("server:\n  host: 127.0.0.1\n  port: {}\nregistry:\n  kind: etcd\n", api.port());

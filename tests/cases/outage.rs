@@ -1,10 +1,10 @@
-//! What goes on while the store or the bus is away.
+//! Service while the store or the bus is away.
 
 use harness::{Pair, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
+async fn without_the_store_reads_go_on_and_watchers_stay() {
     let world = World::with().start().await;
     let client = world.client(0);
     let consumer = client.service("cart").await;
@@ -32,7 +32,7 @@ async fn without_the_store_reads_go_on_writes_say_so_and_watchers_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_bus_the_registry_serves_and_nothing_is_missed_after() {
+async fn without_the_bus_the_registry_serves_and_nothing_is_lost() {
     let world = World::with().planes(2).start().await;
     let client = world.client(0);
     let Pair { provider, mut watcher, .. } = world.pair(0).await;

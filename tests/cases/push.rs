@@ -56,7 +56,7 @@ async fn a_push_takes_milliseconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
+async fn a_provider_that_appears_later_is_pushed_from_the_start() {
     let world = World::with().planes(2).gateways(2).start().await;
     let a = world.client(0);
     let b = world.client(1);
@@ -71,7 +71,7 @@ async fn a_provider_that_appears_later_is_pushed_from_its_first_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_found_a_provider_is_told_of_it_again_when_it_was_deleted_and_registered_anew() {
+async fn a_provider_deleted_and_registered_anew_is_pushed_again() {
     let world = World::with().planes(2).gateways(2).start().await;
     let a = world.client(0);
     let b = world.client(1);

@@ -26,7 +26,7 @@ async fn a_request_is_found_by_its_id_in_the_logs_of_both_planes() {
         assert!(line.contains(path) && line.contains("GET") && line.contains("400"), "{line}");
         assert!(!node.process.log().contains("hush"), "no secret is logged");
     }
-    // Whoever brings none gets one, of this request only.
+    // A request without an id is given one of its own.
     let one = client.get(path).await;
     let two = client.get(path).await;
     assert_ne!(one.headers["x-request-id"], two.headers["x-request-id"]);

@@ -35,7 +35,7 @@ async fn until(watcher: &mut Watcher, wanted: impl Fn(&Value) -> bool) -> Value 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart() {
+async fn a_store_restored_to_an_earlier_revision_is_followed() {
     let world = World::with().planes(2).gateways(2).start().await;
     let a = world.client(0);
     let b = world.client(1);
@@ -52,7 +52,7 @@ async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart()
     let path = format!("microservices/{consumer}/watcher");
     let mut resuming = Watcher::open(world.gateways[0].api, &format!("{path}?rev=0")).await;
 
-    // What the backup does not know: one is gone, one is new, one is changed many times.
+    // Changes that the backup lacks: one instance is deleted, one is new, one changes many times.
     eventually("the write is accepted", || async {
         let path = format!("/microservices/{provider}/instances/gone");
         let answer = b.try_call("DELETE", &path, &Value::Null).await?;
@@ -70,7 +70,7 @@ async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart()
     let seen = last["rev"].as_u64().expect("a revision");
 
     world.etcd.restore().await;
-    // Everyone who was connected is told the difference.
+    // Every connected watcher receives the difference.
     for watcher in &mut old {
         let mut told = Vec::new();
         for _ in 0..3 {
@@ -80,7 +80,7 @@ async fn a_store_restored_to_an_earlier_revision_is_followed_without_a_restart()
         let told: Vec<_> = told.iter().map(|(a, id, tag)| (a.as_str(), id.as_str(), tag.as_str())).collect();
         assert_eq!(told, [("DELETE", "new", ""), ("UPDATE", "gone", ""), ("UPDATE", "kept", "old")]);
     }
-    // Who remembers revisions begins anew, and is told the state.
+    // A client that remembers revisions starts over and receives the state.
     while resuming.text().await.is_some() {}
     let mut resuming = Watcher::open(world.gateways[1].api, &format!("{path}?rev={seen}")).await;
     let reset = until(&mut resuming, |frame| frame["action"] == "RESET").await;

@@ -1,6 +1,6 @@
 //! The real SDKs against both planes: the same libraries that applications link, driven through a gateway as
-//! applications drive them (`tests/sdks`). They need Go or a JDK with Maven, and fetch the libraries from their package
-//! registries; so they run by `cargo xtask sdks`, not with the other tests.
+//! applications drive them (`tests/sdks`). They need Go or a JDK with Maven, and fetch the libraries from
+//! their package registries; so they run by `cargo xtask sdks`, not with the other tests.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -21,7 +21,7 @@ async fn sc_client_notices_nothing_but_speed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go; run by cargo xtask sdks"]
-async fn a_go_chassis_consumer_calls_who_is_there() {
+async fn a_go_chassis_consumer_calls_the_instances_there_are() {
     let world = World::with().planes(2).gateways(2).start().await;
     check("go-chassis", &["go", "run", ".", "check"], &world).await;
 }

@@ -83,7 +83,7 @@ impl Observer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_are_watched_by_application_environment_or_all_of_them() {
+async fn services_are_watched_by_application_or_environment() {
     let world = World::with().planes(2).gateways(2).start().await;
     let a = world.client(0);
     let b = world.client(1);
@@ -95,7 +95,7 @@ async fn services_are_watched_by_application_environment_or_all_of_them() {
     for (n, query) in queries.iter().enumerate() {
         observers.push(Observer::open(&world, n % 2, query).await);
     }
-    // Those that come later belong to it, from their first instance on.
+    // Services that are registered later belong to the selection from their first instance on.
     let cart = service(&b, "shop", "testing", "cart").await;
     b.instance(&cart, "cart-1").await;
     let loans = service(&a, "bank", "testing", "loans").await;
@@ -121,7 +121,7 @@ async fn services_are_watched_by_application_environment_or_all_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
+async fn a_watch_by_selection_resumes_on_another_gateway() {
     let world = World::with().planes(2).gateways(2).start().await;
     let client = world.client(0);
     let order = service(&client, "shop", "", "order").await;
@@ -142,7 +142,7 @@ async fn a_watch_by_selection_goes_on_where_it_broke_off_on_another_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_away_when_a_service_was_deleted_is_told_its_deletes_before_the_bookmark() {
+async fn deletes_of_a_missed_service_come_before_the_bookmark() {
     // Each observer waits for a bookmark, and leaves what was registered first alone for as long as it takes.
     let world =
         World::with().planes(2).gateways(2).variable("MUSTER_WATCH_BOOKMARK_INTERVAL", "1s").start().await;
@@ -246,7 +246,7 @@ async fn a_selection_is_watched_over_grpc_and_a_bad_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_selection_that_a_gateway_has_no_room_for_is_refused_before_the_upgrade() {
+async fn a_selection_beyond_the_limit_is_refused_before_the_upgrade() {
     let world = World::with().gateway_flag("--watch-services", "2").start().await;
     let client = world.client(0);
     for name in ["a", "b", "c"] {

@@ -56,7 +56,7 @@ async fn write(store: Arc<EtcdStore>, writer: usize, stop: CancellationToken) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_misses_and_repeats_nothing_while_each_member_dies_once() {
+async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
     let members = Etcd::start_cluster(3).await;
     let config = EtcdConfig {
         endpoints: members.iter().map(Etcd::endpoint).collect(),

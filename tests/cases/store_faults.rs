@@ -1,7 +1,7 @@
 //! The store on etcd while etcd or the way to it fails.
 //!
-//! What a user relies on: a call is answered, or says within its deadline that it cannot be; a watch that ends
-//! can be opened again where it ended, and then nothing is missing and nothing comes twice.
+//! A user relies on this: a call is answered, or says within its deadline that it cannot be; a watch that
+//! ends can be opened again where it ended, and then nothing is missing and nothing comes twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +211,7 @@ async fn a_store_can_be_made_while_etcd_is_away() {
 }
 
 #[tokio::test]
-async fn compaction_during_an_outage_is_told_to_the_watch_that_resumes() {
+async fn a_watch_that_resumes_learns_of_a_compaction_in_an_outage() {
     let rig = Rig::new().await;
     let first = rig.put("1").await;
     let mut watch = rig.watch(first).await;
@@ -256,7 +256,7 @@ async fn a_lease_is_kept_alive_across_a_reconnect() {
 }
 
 #[tokio::test]
-async fn a_renewal_under_way_when_the_link_freezes_ends_within_its_deadline() {
+async fn a_renewal_on_a_frozen_link_ends_within_its_deadline() {
     let rig = Rig::new().await;
     let leases: Vec<_> =
         stream::iter(0..20).map(|_| rig.store.grant(60)).buffered(20).try_collect().await.expect("grants");

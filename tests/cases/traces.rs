@@ -1,5 +1,5 @@
-//! What goes to an OpenTelemetry collector: one trace from the request to the frame, and what becomes of everything
-//! when the collector is away.
+//! The exports to an OpenTelemetry collector: one trace from the request to the frame, and the fate of all
+//! exports when the collector is away.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn child<'a>(spans: &'a [Seen], parent: &Seen, name: &str) -> &'a Seen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_trace_leads_from_the_request_over_both_planes_to_the_frame() {
+async fn one_trace_leads_from_the_request_to_the_frame() {
     let collector = Collector::start().await;
     let endpoint = format!("http://{}", collector.address);
     let environment = [

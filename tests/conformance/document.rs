@@ -14,7 +14,7 @@ pub(crate) struct Document {
 /// Refusals that no client can bring about.
 const OURS: [&str; 3] = ["500003", "500011", "400002"];
 
-/// What depends on the server's settings, or on its not being registered in itself: operation and code.
+/// Refusals, as operation and code, that depend on the server's settings or on its registering itself.
 const SETTINGS: [(&str, &str); 4] = [
     ("RegisterService", "400100"),
     ("RegisterInstance", "400100"),
@@ -73,7 +73,7 @@ impl Document {
             .map(|(_, methods)| &methods[method.as_str()])
     }
 
-    /// Whether a value has the type that its schema says, and no member that it does not name.
+    /// Checks that a value has the type of its schema and no member that the schema does not name.
     fn fits(&self, schema: &Value, value: &Value, place: &str) -> Result<(), String> {
         if let Some(name) = schema["$ref"].as_str().and_then(|r| r.strip_prefix("#/components/schemas/")) {
             return self.fits(&self.json["components"]["schemas"][name], value, place);
@@ -113,7 +113,8 @@ impl Document {
         Ok(())
     }
 
-    /// Successes and codes that were promised and not seen, except of what is old, and what only faults bring about.
+    /// Successes and codes that were promised and not seen, except of what is old, and what only faults bring
+    /// about.
     pub(crate) fn unseen(&self) -> Vec<String> {
         let mut unseen = Vec::new();
         let paths = self.json["paths"].as_object().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What an answer is expected to be, and the names that answers have bound.
+//! Expectations of an answer, and the names that earlier answers have bound.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Texts by name.
 pub(crate) type Bindings = HashMap<String, String>;
 
-/// What a table says of an answer.
+/// The expectation of a table.
 pub(crate) struct Expected {
     status: u16,
     body: Body,

@@ -1,8 +1,8 @@
 //! The contract of the registry API, held against a server by address.
 //!
-//! `MUSTER_CONFORMANCE_SERVER=http://host:port` names the server; without it one `muster standalone` serves the
-//! whole run. Cases run side by side, each in a domain of its own. When the server has an OpenAPI document, every
-//! answer must be in it, and a whole run must have seen everything that it promises.
+//! `MUSTER_CONFORMANCE_SERVER=http://host:port` names the server; without it one `muster standalone` serves
+//! the whole run. Cases run side by side, each in a domain of its own. When the server has an OpenAPI
+//! document, every answer must be in it, and a whole run must have seen everything that it promises.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,6 +71,6 @@ fn main() -> ExitCode {
     if conclusion.has_failed() || !unseen.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// How a case is run.
+/// The function that runs a case.
 type Run = Box<dyn Fn(Arc<Server>) -> Outcome + Send>;
 type Outcome = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;

@@ -12,10 +12,10 @@
 //!     400 400012                                                status and code
 //! ```
 //!
-//! `<name>` is bound by its first place in an answer and stands for that text from then on; `<name:32>` also has
-//! this length; `<_>` is anything; `<a*64>` is a text repeated. After a status: nothing means an empty body, `*`
-//! any body, `text …` that text. Paths are below `/v4/default/registry`; `@/…` is a path as it stands. Every
-//! request carries a domain of the case's own as `X-Domain-Name`, unless it names one.
+//! `<name>` is bound by its first place in an answer and stands for that text from then on; `<name:32>` also
+//! has this length; `<_>` is anything; `<a*64>` is a text repeated. After a status: nothing means an empty
+//! body, `*` any body, `text …` that text. Paths are below `/v4/default/registry`; `@/…` is a path as it
+//! stands. Every request carries a domain of the case's own as `X-Domain-Name`, unless it names one.
 
 use std::collections::HashMap;
 

@@ -78,7 +78,7 @@ impl Server {
         Ok(answer)
     }
 
-    /// What the document promises and nobody has seen.
+    /// Promises of the document that no case has seen.
     pub(crate) fn unseen(&self) -> Vec<String> {
         self.document.as_ref().map(|document| document.lock().unseen()).unwrap_or_default()
     }

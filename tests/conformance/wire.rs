@@ -1,4 +1,5 @@
-//! What only bytes show: the case of header names, bodies that must not be there, connections that stay.
+//! Properties that only bytes show: the case of header names, bodies that must be absent, connections that
+//! stay.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ struct Wire {
     domain: String,
 }
 
-/// What came over it.
+/// An answer as it came over the connection.
 struct Raw {
     status: u16,
     head: String,

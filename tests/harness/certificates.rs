@@ -27,7 +27,7 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(parameters, key) }
     }
 
-    /// What those who trust it are given.
+    /// The certificate for clients that are to trust this authority.
     pub fn certificate_pem(&self) -> String {
         self.certificate.pem()
     }

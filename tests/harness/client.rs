@@ -17,7 +17,7 @@ pub struct Client {
     address: SocketAddr,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// HTTP status.

@@ -47,11 +47,11 @@ pub struct Seen {
     pub parent: String,
     /// When it began and ended, unix nanoseconds.
     pub time: (u64, u64),
-    /// What happened in it.
+    /// The names of its events.
     pub events: Vec<String>,
 }
 
-/// What came.
+/// The exports so far.
 #[derive(Debug, Default)]
 struct Kept {
     spans: Vec<Seen>,
@@ -63,7 +63,7 @@ struct Kept {
 
 /// A collector on a port of its own; it ends when it is dropped.
 pub struct Collector {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     kept: Arc<Mutex<Kept>>,
     server: JoinHandle<()>,

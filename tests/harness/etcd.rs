@@ -29,7 +29,7 @@ impl Ports {
         Self { client: port::free(), peer: port::free(), health: port::free() }
     }
 
-    /// How its peers know it.
+    /// The member as its peers know it.
     fn member(&self, name: &str) -> String {
         format!("{name}=http://127.0.0.1:{}", self.peer)
     }

@@ -1,21 +1,21 @@
-//! What system tests are made of: real processes, links that can be cut, one deadline.
+//! The parts of system tests: real processes, links that can be cut, one deadline.
 //!
 //! | room | holds |
 //! | --- | --- |
 //! | [`process`] | a child process: its log, its signals, its end |
 //! | [`etcd`], [`nats`] | the two servers we depend on, on ports and directories of their own |
-//! | [`prometheus`] | who scrapes our programs, and answers queries |
-//! | [`collector`] | who takes what they export |
+//! | [`prometheus`] | a Prometheus that scrapes our programs and answers queries |
+//! | [`collector`] | a collector of their exports |
 //! | [`link`] | a TCP link that can be cut, frozen and slowed |
 //! | [`world`] | a whole system of our programs |
-//! | [`client`], [`watcher`] | who uses it |
-//! | [`oracle`] | what was true, what watchers were told, and whether the two agree |
-//! | [`load`] | random writers, bursts, and readers that are not to be lied to |
-//! | [`certificates`] | an authority of a moment and what it signs |
-//! | [`eventually()`] | waiting for something, never for a time |
+//! | [`client`], [`watcher`] | a client of the API, and a watcher |
+//! | [`oracle`] | the truth, the receipts of watchers, and their comparison |
+//! | [`load`] | random writers, bursts, and readers that check replies |
+//! | [`certificates`] | a short-lived authority and its certificates |
+//! | [`eventually()`] | waiting for a condition, never for a time |
 //!
-//! Everything started here is ended, by its process id, when it is dropped. When a test fails, the logs of its
-//! processes are printed.
+//! Every process started here is ended, by its process id, when its handle is dropped. When a test fails, the
+//! logs of its processes are printed.
 
 pub mod certificates;
 pub mod client;

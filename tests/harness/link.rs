@@ -33,7 +33,7 @@ use sieve::Sieve;
 /// Chunks that wait in a direction; when they are more, the sender is no longer read from.
 const WAITING: usize = 1024;
 const CHUNK: usize = 16 * 1024;
-/// What the kernel may keep of what the server has sent, in bytes: left alone it grows to what the machine allows,
+/// The receive buffer towards the server, in bytes. By default it grows to the machine's limit,
 /// and nobody knows how much a frozen link swallows before the server notices.
 const KEPT: u32 = 256 * 1024;
 

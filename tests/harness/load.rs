@@ -1,4 +1,4 @@
-//! Who changes the registry while it is being broken, and who must not be lied to meanwhile.
+//! Writers that change the registry while it is being broken, and readers that check its replies meanwhile.
 //!
 //! All randomness comes from one seed, which is printed: `MUSTER_TEST_SEED` repeats the decisions. What the
 //! system makes of them depends on time, so a repetition is close, not exact.
@@ -20,7 +20,7 @@ pub use burst::Burst;
 pub use writer::register;
 use writer::{Volatile, Writer};
 
-/// What a call of a writer or reader may take.
+/// The time limit of a call of a writer or reader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The seed of this run.
@@ -31,7 +31,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// What is written to and read from.
+/// The services that are written and read.
 #[derive(Clone, Debug)]
 pub struct Field {
     /// Gateways, to which calls go at random.
@@ -53,7 +53,7 @@ pub struct Load {
     tasks: JoinSet<()>,
 }
 
-/// What became of calls.
+/// The outcomes of calls.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Writes that were acknowledged.
@@ -71,8 +71,8 @@ pub struct Counts {
 }
 
 impl Load {
-    /// Starts `writers` that pause for up to `pause` between two writes each, and a reader on each gateway that asks
-    /// twice in that time.
+    /// Starts `writers` that pause for up to `pause` between two writes each, and a reader on each gateway
+    /// that asks twice in that time.
     pub fn start(field: &Field, ledger: &Ledger, seed: u64, writers: u64, pause: Duration) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(Counts::default());
@@ -114,7 +114,7 @@ impl Load {
         Self { stopping, counts, tasks }
     }
 
-    /// What has been done so far.
+    /// The calls so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -157,7 +157,7 @@ async fn read(
                 let some = answer.ok()["instances"].as_array().is_some_and(|all| !all.is_empty());
                 if some { &counts.found } else { &counts.lies }
             }
-            // That a service which exists does not exist is a lie too.
+            // The service exists. A reply that denies that is untrue, too.
             Ok(Some(answer)) if answer.status < 500 => &counts.lies,
             _ => &counts.unavailable,
         };

@@ -1,4 +1,5 @@
-//! What was true, what each watcher was told, and whether the two agree: one checker for all system tests.
+//! The oracle compares everything that a watcher received with everything that was committed. All system
+//! tests share it.
 //!
 //! ```text
 //! etcd ──watch of the test's own──▶ truth: every commit of every instance, in order
@@ -74,7 +75,7 @@ impl Ledger {
     }
 }
 
-/// What happened to an instance.
+/// The kind of a change of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// It was not there.
@@ -85,12 +86,12 @@ pub enum Told {
     Delete,
 }
 
-/// One thing that a watcher was told.
+/// One change that a watcher received.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
     /// The instance.
     pub key: u32,
-    /// What happened to it.
+    /// The kind of the change.
     pub told: Told,
     /// The stamp of the instance in the frame.
     pub stamp: u64,
@@ -103,17 +104,17 @@ pub struct Sight {
 /// One connection of a watcher.
 #[derive(Clone, Debug, Default)]
 pub struct Segment {
-    /// What it was told, in order.
+    /// The changes, in the order of receipt.
     pub sights: Vec<Sight>,
-    /// What else a resumable watch said, each with the number of sights before it.
+    /// The bookmarks and states of a resumable watch, each with the number of sights before it.
     pub marks: Vec<(usize, Mark)>,
-    /// What it pulled after the connection was opened, as old clients do after a reconnect.
+    /// The state pulled after the connection was opened, as old clients do after a reconnect.
     pub pulled: Option<Pulled>,
     /// The revision from which it was resumed.
     pub resumed: Option<u64>,
 }
 
-/// What a resumable watch says besides changes.
+/// A message of a resumable watch that is not a change.
 #[derive(Clone, Debug)]
 pub enum Mark {
     /// Everything up to here has been told.
@@ -123,7 +124,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// What it says of one instance.
+    /// The message as it concerns one instance.
     fn about(&self, key: u32) -> String {
         match self {
             Self::Bookmark(rev) => format!("bookmark {rev}"),
@@ -134,7 +135,7 @@ impl Mark {
     }
 }
 
-/// The complete state of a service, as a watch told it.
+/// The complete state of a service, as a watch sent it.
 #[derive(Clone, Debug)]
 pub struct State {
     /// Its id.

@@ -3,14 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
-/// The ports lie below the range from which the system takes ports for outgoing connections, so that one stays free
-/// while its server is down.
+/// The ports lie below the range from which the system takes ports for outgoing connections, so that one
+/// stays free while its server is down.
 const FIRST: u16 = 15_000;
 const BLOCKS: u16 = 170;
 const BLOCK: u16 = 100;
 
-/// A run of ports that are this process's as long as it lives: it listens on the first of them, and whoever else
-/// draws the same block finds that one taken.
+/// A run of ports that this process owns as long as it lives. It listens on the first of them, so another
+/// process that draws the same block finds that port taken.
 struct Block {
     _claim: TcpListener,
     first: u16,
@@ -33,8 +33,8 @@ impl Block {
 
 static BLOCKS_OF_THIS_PROCESS: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
-/// A port on 127.0.0.1 that nobody listens on, and that is given once: neither another test of this process nor
-/// another test process gets it, whether or not its server is up.
+/// A port on 127.0.0.1 that nobody listens on, and that is given once: neither another test of this process
+/// nor another test process gets it, whether or not its server is up.
 ///
 /// # Panics
 /// When all ports are taken.

@@ -16,8 +16,8 @@ use crate::eventually;
 /// Lines of a log that are printed when a test fails.
 const LAST_LINES: usize = 60;
 
-/// A process and how to start it again. Killed when dropped. When a test fails its last lines are printed, and with
-/// `MUSTER_TEST_LOGS` all of them are kept in that folder.
+/// A process and how to start it again. Killed when dropped. When a test fails its last lines are printed,
+/// and with `MUSTER_TEST_LOGS` all of them are kept in that folder.
 pub struct Process {
     name: String,
     program: PathBuf,
@@ -29,8 +29,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Prepares a program found on the search path or in `/usr/sbin`; [`Process::start`] starts it. To test with
-    /// another version, set for example `MUSTER_TEST_ETCD` to its file.
+    /// Prepares a program found on the search path or in `/usr/sbin`; [`Process::start`] starts it. To test
+    /// with another version, set for example `MUSTER_TEST_ETCD` to its file.
     ///
     /// # Panics
     /// When it is not installed; `package` names the Debian package that holds it.

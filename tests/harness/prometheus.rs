@@ -58,7 +58,7 @@ impl Prometheus {
     /// The series that answer a query now, with their values.
     ///
     /// # Errors
-    /// What Prometheus says about a query that it cannot answer.
+    /// The error text of Prometheus for a query that it cannot answer.
     pub async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
         let path = format!("/api/v1/query?query={}", utf8_percent_encode(query, NON_ALPHANUMERIC));
         let answer: Value =

@@ -16,7 +16,7 @@ pub struct Watcher {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// What a frame says, in short: action, instance id, the property `tag`.
+/// A frame in short: action, instance id, the property `tag`.
 pub type Seen = (String, String, String);
 
 fn text(value: &Value) -> String {

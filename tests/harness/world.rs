@@ -1,7 +1,7 @@
 //! A whole system: etcd, NATS, control planes and gateways as their real programs.
 //!
-//! `World::with()` begins a plan: how many processes, with which settings. `start()` turns the plan into processes
-//! and returns when each of them has reported that it is ready.
+//! `World::with()` begins a plan: how many processes, with which settings. `start()` turns the plan into
+//! processes and returns when each of them has reported that it is ready.
 
 use std::net::SocketAddr;
 
@@ -205,8 +205,8 @@ impl World {
         self.pair_of(gateway, &[]).await
     }
 
-    /// Like [`World::pair`], with these instances of the provider registered before the watch is opened, so that
-    /// the watcher is not sent them.
+    /// Like [`World::pair`], with these instances of the provider registered before the watch is opened, so
+    /// that the watcher is not sent them.
     pub async fn pair_of(&self, gateway: usize, instances: &[&str]) -> Pair {
         let client = self.client(0);
         let consumer = client.service("cart").await;

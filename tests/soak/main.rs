@@ -1,8 +1,9 @@
-//! Churn of connections and instances for a long time, with the oracle on: does anything grow, is anything lost?
+//! Churn of connections and instances for a long time, with the oracle on: does anything grow, is anything
+//! lost?
 //!
-//! Two control planes and two gateways, witnesses of every kind, watchers that come and go, writers at a modest
-//! rate. Ends by itself after the minutes it is given; prints what each process holds, and the same as one line of
-//! JSON. Fails when a watcher was told something wrong, or memory or descriptors grow.
+//! Two control planes and two gateways, witnesses of every kind, watchers that come and go, writers at a
+//! modest rate. Ends by itself after the minutes it is given; prints what each process holds, and the same as
+//! one line of JSON. Fails when a watcher was told something wrong, or memory or descriptors grow.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ const STAYS: Duration = Duration::from_secs(10);
 /// Writers, and the longest pause of each.
 const WRITERS: u64 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Changes that control planes remember: few, so that the history is full early and what grows after that is a leak.
+/// Changes that control planes remember: few, so that the history is full early and what grows after that is
+/// a leak.
 const HISTORY: &str = "5000";
 /// The time between two bursts, and between two samples.
 const BURST: Duration = Duration::from_secs(3);

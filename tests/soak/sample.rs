@@ -1,4 +1,4 @@
-//! What a process holds, over time: resident memory, open descriptors, threads, from `/proc`.
+//! Resources of a process over time: resident memory, open descriptors, threads, from `/proc`.
 
 use std::fmt;
 use std::fs;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Growth beyond which a soak fails: MiB an hour, over the second half, and MiB in all. Allocators keep some of
-/// what was used once.
+/// Growth beyond which a soak fails: MiB an hour, over the second half, and MiB in all. Allocators keep some
+/// of what was used once.
 const SLOPE: f64 = 30.0;
 const RISE: f64 = 4.0;
 /// Descriptors that may be open besides those at the middle: watchers come and go.
 const DESCRIPTORS: u64 = 60;
 
-/// What one process held.
+/// The samples of one process.
 pub(crate) struct Series {
     name: &'static str,
     samples: Vec<Sample>,

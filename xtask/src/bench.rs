@@ -1,4 +1,4 @@
-//! Measurements, with the servers that they need.
+//! Benches: builds our programs optimised, starts the servers, and keeps the figures.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::run::{cargo, root, run};
 use crate::servers;
 
-/// Every bench with what it takes to run it in a few minutes, in the order of the data's way.
+/// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
 pub const BENCHES: [(&str, &[&str]); 11] = [
     ("store", &[]),
     ("registry", &[]),
@@ -26,7 +26,7 @@ pub const BENCHES: [(&str, &[&str]); 11] = [
 /// The micro-benches, which need no servers.
 pub const MICRO: &str = "micro";
 
-/// Runs the bench `benches/{name}.rs`, optimised. Its figures go to `target/bench/{name}.jsonl`, too.
+/// Runs the bench `benches/{name}.rs`, optimised. A copy of its figures goes to `target/bench/{name}.jsonl`.
 ///
 /// # Errors
 /// When something is missing, does not build, or fails.
@@ -35,12 +35,15 @@ pub fn bench(name: &str, arguments: &[&str]) -> Result<()> {
         let mut command = cargo(&["bench", "--locked", "--package", "benches", "--bench", MICRO, "--"]);
         return run(command.args(arguments));
     }
-    ensure!(BENCHES.iter().any(|(known, _)| *known == name), "no bench is called {name}");
+    ensure!(
+        BENCHES.iter().any(|(listed, _)| *listed == name),
+        "no bench is called {name}; `cargo xtask bench` lists them"
+    );
     prepare()?;
     measure(name, arguments)
 }
 
-/// Runs them all, each within bounds.
+/// Runs every bench, each with the arguments of [`BENCHES`].
 ///
 /// # Errors
 /// When something is missing, does not build, or fails.
@@ -52,7 +55,8 @@ pub fn all() -> Result<()> {
     bench(MICRO, &[])
 }
 
-/// Builds the benches and the programs that they start, together: what is built for one is what all of them use.
+/// Builds the benches and the programs that they start. One build for all: cargo would otherwise choose
+/// features per package, and benches would measure different programs.
 fn prepare() -> Result<()> {
     servers::ensure_installed()?;
     let packages =
@@ -71,7 +75,7 @@ fn measure(name: &str, arguments: &[&str]) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("bench-{name} cannot be started"))?;
-    // Tables go to standard error, as ever; a line of JSON to both places.
+    // Tables go to standard error. Each line of JSON is a figure, and goes to the terminal and to the file.
     for line in BufReader::new(child.stdout.take().context("piped")?).lines() {
         let line = line?;
         println!("{line}");

@@ -8,7 +8,7 @@ use prost::Message;
 const FILES: [&str; 3] =
     ["muster/event/v1/event.proto", "muster/watch/v1/watch.proto", "servicecenter/services.proto"];
 
-/// Where the checked-in code is.
+/// The folder of the checked-in code.
 pub fn checked_in() -> PathBuf {
     crate::run::root().join("proto/src/gen")
 }
@@ -20,7 +20,7 @@ pub fn checked_in() -> PathBuf {
 pub fn generate(into: &Path) -> Result<()> {
     let root = crate::run::root().join("proto");
     let descriptors = protox::compile(FILES, [&root]).context("the .proto files do not compile")?;
-    // What gRPC reflection tells clients about the services.
+    // gRPC reflection serves these descriptors to clients such as grpcurl.
     std::fs::write(into.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .btree_map(".")

@@ -1,7 +1,7 @@
-//! What we depend on: licences, sources and duplicates, by the rules of `deny.toml`.
+//! Dependencies: licences, sources and duplicate versions, by the rules of `deny.toml`.
 //!
-//! It reads the part of the file that needs no network, so that it runs wherever the build does. cargo-deny
-//! reads the same file and checks advisories too.
+//! This check reads the part of the file that needs no network, so that it runs wherever the build does.
+//! cargo-deny reads the same file; see [`crate::advisories`] for the part that needs a network.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ struct Bans {
     skip: Vec<Skip>,
 }
 
-/// A version that may be there beside a newer one.
+/// An old version that is accepted beside a newer one.
 #[derive(Deserialize)]
 struct Skip {
     #[serde(rename = "crate")]
@@ -47,7 +47,7 @@ struct Metadata {
     resolve: Resolve,
 }
 
-/// What is built; `packages` also has what only switched-off features would need.
+/// The packages that are built. `Metadata::packages` also lists those that only unused features would need.
 #[derive(Deserialize)]
 struct Resolve {
     nodes: Vec<Node>,
@@ -92,10 +92,10 @@ pub fn check() -> Result<()> {
     }
     for skip in &rules.bans.skip {
         if skip.reason.is_empty() {
-            violations.insert(format!("{}: tolerated without a reason", skip.version));
+            violations.insert(format!("{}: accepted in deny.toml without a reason", skip.version));
         }
         if !used.contains(skip.version.as_str()) {
-            violations.insert(format!("{}: tolerated but not there any more", skip.version));
+            violations.insert(format!("{}: accepted in deny.toml, but no longer a dependency", skip.version));
         }
     }
     let all: Vec<_> = violations.into_iter().collect();
@@ -116,9 +116,9 @@ fn packages(target: &str) -> Result<Vec<Package>> {
     Ok(metadata.packages.into_iter().filter(|package| built.contains(&package.id)).collect())
 }
 
-/// Why a package may not be used.
+/// The reason for which a package may not be used, if there is one.
 fn judge(package: &Package, rules: &Rules) -> Option<String> {
-    // Our own packages have no source.
+    // A package without a source is one of ours.
     let source = package.source.as_deref()?;
     if !source.starts_with("registry+") {
         return Some(format!("comes from {source}"));
@@ -134,12 +134,13 @@ fn duplicates<'a>(packages: &[Package], skips: &'a [Skip], used: &mut BTreeSet<&
     }
     let mut found = Vec::new();
     for (name, versions) in versions.into_iter().filter(|(_, versions)| versions.len() > 1) {
-        let tolerated = |version: &&str| {
-            let skip = skips.iter().find(|skip| skip.version == format!("{name}@{version}"));
-            used.extend(skip.map(|skip| skip.version.as_str()));
-            skip.is_some()
-        };
-        let (_, others): (Vec<_>, Vec<_>) = versions.into_iter().partition(tolerated);
+        let mut others = Vec::new();
+        for version in versions {
+            match skips.iter().find(|skip| skip.version == format!("{name}@{version}")) {
+                Some(skip) => _ = used.insert(skip.version.as_str()),
+                None => others.push(version),
+            }
+        }
         if others.len() > 1 {
             found.push(format!("{name}: several versions: {}", others.join(", ")));
         }

@@ -1,22 +1,29 @@
-//! The chores of the workspace.
+//! `cargo xtask`: the chores of the workspace by name.
 
 use std::process::ExitCode;
 
-use xtask::{bench, ci, codegen, licences, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, licences, rooms, tests};
 
 const USAGE: &str = "\
-usage: cargo xtask test [filter]   run all tests (or those whose name contains the filter) with their servers
+usage: cargo xtask ci              run all checks that a change must pass before it is merged
+       cargo xtask test [FILTER]   install the servers, build the programs, run all tests (or those whose
+                                   name contains FILTER)
        cargo xtask conformance [--server URL]
-                                   hold a server (or muster standalone) against the contract of the registry API
-       cargo xtask faults [--times N]  break every part under load, N times in a row
-       cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK and Maven)
-       cargo xtask soak [--minutes N]  churn for N minutes (3), nothing lost and nothing growing
-       cargo xtask ci              everything that must hold before a change is merged
-       cargo xtask bench           list what can be measured
-       cargo xtask bench <name>    measure it; arguments follow the name. `all` is everything, half an hour
-       cargo xtask scale [--watchers N …]  what a fleet asks of each part, from the benches' figures (--help: all)
-       cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
+                                   hold a server (without URL: muster standalone) to the contract of the
+                                   registry API
+       cargo xtask faults [--times N]
+                                   break every part of a system under load, N times in a row
+       cargo xtask soak [--minutes N]
+                                   open and close watches for N minutes (3); nothing may be lost or grow
+       cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
+       cargo xtask bench           list the benches
+       cargo xtask bench NAME [ARGUMENTS]
+                                   run a bench; `all` runs every bench and takes half an hour
+       cargo xtask scale [--watchers N ...]
+                                   compute the load of a fleet from the benches' figures (--help lists all)
        cargo xtask rooms           check that no two rooms of a crate need each other
+       cargo xtask licences        check licences, sources and duplicates of dependencies by deny.toml
+       cargo xtask advisories      check dependencies for security advisories (needs cargo-deny and a network)
        cargo xtask codegen         write proto/src/gen from the .proto files";
 
 fn main() -> ExitCode {
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
             scale::command::run(name.chain(arguments.iter().map(|argument| (*argument).to_owned())))
         }
         ["rooms"] => rooms::check(),
+        ["advisories"] => advisories::insist(),
         ["licences"] => licences::check(),
         ["codegen"] => codegen::generate(&codegen::checked_in()),
         _ => {

@@ -18,10 +18,10 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command with its output shown.
+/// Prints a command and runs it; its output goes to the terminal.
 ///
 /// # Errors
-/// When it cannot be started, or fails.
+/// When the command cannot be started, or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
     let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The servers that system tests start: installed here when possible, else named.
+//! The servers that system tests start. They are installed when that is possible; otherwise the error names
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,22 +8,23 @@ use anyhow::{Result, bail};
 
 use crate::run::run;
 
-/// Program, or library, and Debian package.
+/// A program or library, and the Debian package that holds it.
 const SERVERS: [(&str, &str); 7] = [
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("nats-server", "nats-server"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
-    // The case that moves the clocks of our programs loads it into them.
+    // A fault case loads this library into our programs to move their clocks.
     ("faketime/libfaketimeMT.so.1", "libfaketime"),
-    // One of the examples is written in it.
+    // One of the examples is written in Python.
     ("python3", "python3"),
 ];
-/// Forbids the packages to start their services; tests start their own.
+/// The file with which a Debian package is forbidden to start its service: a server that already listens
+/// would take the ports and the data of the tests.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs what is missing (on Debian, as root).
+/// Installs the servers that are missing (on Debian, as root).
 ///
 /// # Errors
 /// When something is missing and cannot be installed; the error says what to install.
@@ -79,7 +81,7 @@ impl NoServices {
 impl Drop for NoServices {
     fn drop(&mut self) {
         if self.ours {
-            // Left behind it would only keep services from starting.
+            // A failure is harmless: the file would only keep other services from starting.
             _ = std::fs::remove_file(POLICY);
         }
     }

@@ -1,4 +1,4 @@
-//! All tests, with the servers and our own programs that they start.
+//! Tests, with the servers and our own programs that they start.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::run::{cargo, run};
 use crate::servers;
 
-/// Our programs that tests start; each is the binary of a package of the same name.
+/// Our programs that tests start. Each is the binary of the package with its name.
 const PROGRAMS: [&str; 4] = ["control-plane", "edge-gateway", "muster", "resumable-client"];
 
 /// Installs servers, builds our programs once, runs the tests whose names contain `filter`.
@@ -17,13 +17,14 @@ const PROGRAMS: [&str; 4] = ["control-plane", "edge-gateway", "muster", "resumab
 pub fn test(filter: Option<&str>) -> Result<()> {
     prepare()?;
     run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
-    // Gigabytes that the compiler wrote would stop the stores of the tests for seconds at a time.
+    // The compiler has just written gigabytes. Until they are on the disk, every `fsync` of a store in the
+    // tests waits for them, which looks like a fault of the store.
     run(&mut Command::new("sync"))?;
     run(cargo(&["test", "--locked", "--workspace"]).args(filter))
 }
 
-/// Runs the fault cases `times` times in a row, one at a time, and shows the line that each prints. Ends with the
-/// first that fails. `MUSTER_TEST_LONG` adds the long variants.
+/// Runs the fault cases `times` times in a row, one at a time, and shows the line that each prints. Stops at
+/// the first failure. `MUSTER_TEST_LONG` adds the long variants.
 ///
 /// # Errors
 /// When something is missing, does not build, or fails.
@@ -42,16 +43,16 @@ pub fn sdks() -> Result<()> {
     set_apart("sdks::")
 }
 
-/// Runs the cases of a file that other test runs leave out, one at a time, with what they print.
+/// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
     let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", cases];
     run(cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]))
 }
 
-/// Churn of connections and instances for so many minutes, with the oracle on.
+/// Opens and closes watches, and changes instances, for this number of minutes; the oracle judges at the end.
 ///
 /// # Errors
-/// When something is missing, does not build, is told wrong, or grows.
+/// When something is missing, does not build, is delivered wrongly, or grows.
 pub fn soak(minutes: &str) -> Result<()> {
     prepare()?;
     let soak = ["run", "--locked", "--package", "integration-tests", "--bin", "soak", "--", minutes];

@@ -1,4 +1,4 @@
-//! What pieces of work cost: read from `coefficients.toml`, the one place where they stand.
+//! The costs of pieces of work, read from `coefficients.toml`. They are stated nowhere else.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::table::Table;
 
 const FILE: &str = include_str!("../coefficients.toml");
 
-/// How far a figure can be trusted.
+/// The trustworthiness of a figure.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Worth {
@@ -27,11 +27,11 @@ pub enum Worth {
 pub struct Entry {
     /// Microseconds or bytes, as its name says.
     pub value: f64,
-    /// What it is the cost of.
+    /// The piece of work that has this cost.
     pub what: String,
     /// The bench that measures it.
     pub bench: String,
-    /// How far it can be trusted.
+    /// The trustworthiness of the figure.
     pub worth: Worth,
 }
 
@@ -42,7 +42,7 @@ pub struct Coefficients {
 }
 
 impl Coefficients {
-    /// Those of the file that this program was built with.
+    /// The coefficients that this program was built with.
     ///
     /// # Errors
     /// When the file is not what it should be.
@@ -50,7 +50,7 @@ impl Coefficients {
         Self::parse(FILE)
     }
 
-    /// Those of a text in the form of the file.
+    /// Reads coefficients from a text in the form of the file.
     ///
     /// # Errors
     /// When a figure is missing or makes no sense.

@@ -10,7 +10,7 @@ use crate::table::{Table, count, figure};
 
 const FILE: &str = include_str!("../measured.toml");
 
-/// What was run and measured.
+/// A measured run.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Runs {

@@ -1,4 +1,4 @@
-//! The fleet that is asked about, and what it does: who uses whom, how often something changes.
+//! The fleet in question: its size, its dependencies, and the rate of its changes.
 
 use anyhow::{Result, ensure};
 

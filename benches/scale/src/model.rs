@@ -29,7 +29,7 @@ pub struct Situation {
     pub reach: f64,
 }
 
-/// What happens to a fleet, from calm to bad.
+/// The situations of a fleet, from calm to bad.
 pub fn situations(fleet: &Fleet) -> Vec<Situation> {
     let popularity = fleet.popularity();
     let services = popularity.len() as f64;
@@ -63,7 +63,7 @@ pub fn situations(fleet: &Fleet) -> Vec<Situation> {
 /// A part of the path under a situation.
 #[derive(Clone, Debug)]
 pub struct Hop {
-    /// Which.
+    /// The hop.
     pub name: &'static str,
     /// Messages a second that it takes in.
     pub messages_in: f64,
@@ -84,7 +84,7 @@ impl Hop {
     }
 }
 
-/// What each hop carries.
+/// The load of each hop.
 pub fn hops(fleet: &Fleet, with: &Coefficients, situation: &Situation) -> Vec<Hop> {
     let us = |name: &str| with.get(name) / 1e6;
     let gateways = fleet.gateways() as f64;
@@ -156,7 +156,7 @@ pub fn hops(fleet: &Fleet, with: &Coefficients, situation: &Situation) -> Vec<Ho
     ]
 }
 
-/// What each hop carries in each situation.
+/// The load of each hop in each situation.
 pub fn hop_table(fleet: &Fleet, with: &Coefficients) -> Table {
     let mut table = Table::new(&[
         "situation",
@@ -183,7 +183,7 @@ pub fn hop_table(fleet: &Fleet, with: &Coefficients) -> Table {
     table
 }
 
-/// Which hop is full first as changes become more, and what it can take.
+/// The hop that is full first as changes become more frequent, and the rate at which it is full.
 pub fn limit_table(fleet: &Fleet, with: &Coefficients) -> Table {
     let mut table =
         Table::new(&["situation", "changes /s", "full first", "full at changes /s", "how often", "then"]);
@@ -209,7 +209,7 @@ pub fn limit_table(fleet: &Fleet, with: &Coefficients) -> Table {
     table
 }
 
-/// What a gateway of some sizes needs, and how many of them the fleet does.
+/// The needs of gateways of several sizes, and the number of them that the fleet needs.
 pub fn size_table(fleet: &Fleet, with: &Coefficients) -> Table {
     let mut table = Table::new(&[
         "watchers of a gateway",
@@ -247,8 +247,8 @@ pub fn size_table(fleet: &Fleet, with: &Coefficients) -> Table {
     table
 }
 
-/// How late a session is in a lasting overload: the events that each write must take so that the cores suffice, and
-/// so the time between two writes to a watcher. `None` when even whole bursts are too much.
+/// The lag of a session in a lasting overload: the events that each write must carry so that the cores
+/// suffice, and so the time between two writes to a watcher. `None` when even whole bursts are too much.
 pub fn overload(fleet: &Fleet, with: &Coefficients, situation: &Situation) -> Option<(f64, f64)> {
     let of_gateway = fleet.watchers as f64 / fleet.gateways() as f64;
     let each = situation.events * situation.audience;
@@ -263,7 +263,7 @@ pub fn overload(fleet: &Fleet, with: &Coefficients, situation: &Situation) -> Op
     Some((together, if together > 1.0 { together / each } else { 0.0 }))
 }
 
-/// What overload makes of pushing, by how much more happens than usual.
+/// The effect of overload on pushing, by the factor by which more happens than usual.
 pub fn overload_table(fleet: &Fleet, with: &Coefficients) -> Table {
     let mut table =
         Table::new(&["changes /s", "deliveries /s of a gateway", "events a write", "each watcher waits"]);

@@ -1,12 +1,12 @@
 //! The simulation of the fan-out tree: single events, with a queue at each hop.
 //!
 //! ```text
-//! commit ─▶ publisher ─▶ NATS, a copy per gateway ─▶ gateway ─▶ shards ─▶ watchers (─▶ a client that shares the cores)
+//! commit ─▶ publisher ─▶ NATS, a copy per gateway ─▶ gateway ─▶ shards ─▶ watchers (─▶ a client on these cores)
 //! ```
-//! A shard is played as it is built: it looks at its inbox between two chunks of a round, and a watcher is given all
-//! that is pending in one write. Gateways are alike, so that some of them stand for all; NATS serves all of them.
-//! What it promises: the same seed gives the same figures; every watcher gets every change of its providers, once
-//! and in order, and the end checks that.
+//! A shard is played as it is built: it looks at its inbox between two chunks of a round, and a watcher is
+//! given all that is pending in one write. Gateways are alike, so that some of them stand for all; NATS
+//! serves all of them. It promises: the same seed gives the same figures; every watcher gets every change of
+//! its providers, once and in order, and the end checks that.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,7 +21,7 @@ mod shard;
 
 use shard::Shard;
 
-/// What is played.
+/// The scenario.
 #[derive(Clone, Debug)]
 pub struct Tree {
     /// Gateways, and how many of them are played.
@@ -46,7 +46,7 @@ pub struct Tree {
     pub rate: f64,
     /// At even distances, not at random.
     pub regular: bool,
-    /// How long changes are made.
+    /// The time during which changes are made.
     pub seconds: f64,
     /// CPU of the client for a frame, when it shares the cores.
     pub client_us: f64,
@@ -78,7 +78,7 @@ impl Tree {
     }
 }
 
-/// What came of it; times in microseconds from the request for a change to the frame.
+/// The outcome. Times are microseconds from the request for a change to the frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Changes made.
@@ -261,7 +261,7 @@ impl Agenda {
     }
 }
 
-/// Who uses whom, and who is where.
+/// The dependencies, and the placement of the watchers.
 struct World {
     /// By provider, the consumers that use it.
     users: Vec<Vec<u32>>,
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_faster_than_it_can_be_written_one_by_one_is_written_together() {
+    fn events_that_come_too_fast_are_written_together() {
         let with = built_in();
         let calm = play(&Tree { rate: 50.0, ..small() }, &with, 1);
         let rush = play(&Tree { rate: 1000.0, ..small() }, &with, 1);
@@ -407,7 +407,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn nothing_is_lost_or_repeated_and_the_same_seed_gives_the_same_figures(
+        fn the_same_seed_gives_the_same_figures_and_loses_nothing(
             gateways in 1..6_u32, shards in 1..5_u32, watchers in 1..600_u32, consumers in 1..60_u32,
             providers in 1..60_u32, uses in 1..5_u32, rate in 1..3000_u32, regular in any::<bool>(), seed in any::<u64>(),
         ) {

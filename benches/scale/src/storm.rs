@@ -5,7 +5,7 @@
 //!                      ▲  └─full: the kernel drops the call, TCP calls again after 1, 2, 4 s
 //!                      └──backoff── no answer in time
 //! ```
-//! One gateway stands for all, as the load balancer deals watchers out evenly. What it promises: the same seed
+//! One gateway stands for all, as the load balancer deals watchers out evenly. It promises: the same seed
 //! gives the same story, and every watcher is open exactly once in the end.
 
 use std::cmp::Reverse;
@@ -29,7 +29,7 @@ pub struct Storm {
     pub cores: u32,
     /// Connections that the kernel holds for the gateway to accept.
     pub backlog: usize,
-    /// How long a client waits for its answer.
+    /// The time that a client waits for its answer.
     pub patience: f64,
     /// The first pause after a failure; it doubles up to thirty times that, each with a jitter of a half.
     pub backoff: f64,
@@ -37,12 +37,12 @@ pub struct Storm {
     pub at_once: Option<u32>,
 }
 
-/// What came of it; times in microseconds.
+/// The outcome. Times are in microseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// From the first loss to the last one back.
     pub steady: f64,
-    /// How long a watcher was away.
+    /// The time that a watcher was away.
     pub away_p50: f64,
     /// The same of the slowest hundredth.
     pub away_p99: f64,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn spreading_the_losses_keeps_the_backlog_short_and_the_watchers_in_touch() {
+    fn spread_losses_keep_the_backlog_short() {
         let rush = play(&storm(), 1);
         let spread = play(&Storm { over: 15e6, ..storm() }, 1);
         assert!(rush.dropped > 0 && rush.queue == 1024, "{rush:?}");
@@ -199,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_comes_back_once_and_the_same_seed_tells_the_same_story(
+        fn every_watcher_comes_back_once_and_seeds_are_repeatable(
             watchers in 0..2000_u32, over in 0..5_000_000_u32, jitter in 0..2_000_000_u32,
             open in 1..20_000_u32, cores in 1..9_u32, backlog in 1..300_usize,
             patience in 100_000..10_000_000_u32, seed in any::<u64>(),

@@ -53,7 +53,7 @@ async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
         link.freeze(direction);
         stage.burst.rounds(10).await.expect("etcd is there");
         lasts(3.0).await;
-        // What was on its way is lost, as when the network gives up.
+        // Bytes on their way are lost, as when the network gives up.
         let link = bus(&stage.world.gateways[0]);
         link.cut().await;
         link.mend().await;
@@ -71,7 +71,8 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     let mut stage = Stage::set_with(World::with().nats_configuration(nats), None).await;
     let before = stage.world.gateways[0].process.log().len();
     stage.world.gateways[0].process.freeze();
-    // Until it is more than the sockets on the way, the link and the server keep, and the server gives it up by itself.
+    // Until it is more than the sockets on the way, the link and the server keep, and the server gives it up
+    // by itself.
     stage.burst.pad(4096);
     for _ in 0..40 {
         if stage.world.nats.log().contains("Slow Consumer") {
@@ -118,7 +119,7 @@ async fn the_last_event_lost_with_nothing_after_it_is_repaired() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn what_is_delivered_twice_or_in_disorder_is_told_once_and_in_order() {
+async fn repeated_and_disordered_events_are_delivered_once_in_order() {
     let mut stage = Stage::set().await;
     let client = async_nats::connect(stage.world.nats.url()).await.expect("NATS is there");
     let mut events = client.subscribe("muster.event.>").await.expect("subscribes");
@@ -147,7 +148,7 @@ async fn what_is_delivered_twice_or_in_disorder_is_told_once_and_in_order() {
             client.publish(subject, payload).await.expect("publishes");
         }
         client.flush().await.expect("flushes");
-        // What was sent again is heard again: not once more.
+        // This subscription receives the copies as well. They must not be sent a third time.
         tokio::time::sleep(Duration::from_millis(100)).await;
         while captures.try_recv().is_ok() {}
     }

@@ -99,14 +99,14 @@ async fn watchers_of_a_gateway_that_was_killed_go_to_the_other_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn without_a_fault_every_change_is_told_also_of_providers_that_come_and_go() {
+async fn without_a_fault_every_change_is_delivered() {
     let mut stage = Stage::set().await;
     for _ in 0..10 {
         stage.rounds(2).await;
         lasts(0.5).await;
     }
     let over = Instant::now();
-    // Not even a whole life may be passed over by who stays connected.
+    // A watcher that stays connected must not miss even an instance that came and went.
     stage.oracle.witnesses.iter_mut().for_each(|witness| witness.mind.passing.clear());
     stage.end("no fault", over, Holes::Lost).await;
 }
@@ -133,7 +133,8 @@ async fn clocks_that_jump_by_hours_change_nothing() {
         plan = plan.variable(name, value);
     }
     let mut stage = Stage::set_with(plan, None).await;
-    // Who is killed leaves the library's shared memory behind; who has it open does without its name.
+    // A killed process leaves the library's shared memory behind. The processes have it open, so its name can
+    // be removed now.
     for node in stage.world.control_planes.iter().chain(&stage.world.gateways) {
         let pid = node.process.pid();
         for name in [format!("/dev/shm/faketime_shm_{pid}"), format!("/dev/shm/sem.faketime_sem_{pid}")] {

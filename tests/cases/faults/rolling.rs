@@ -1,5 +1,5 @@
-//! Gateways restarted in turn under thousands of watchers that resume: nobody misses anything. How they come back over
-//! time is shown.
+//! Gateways restarted in turn under thousands of watchers that resume: nobody misses anything. How they come
+//! back over time is shown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const DRAIN: &str = "10s";
 /// Connections that are opened at once in the beginning.
 const AT_ONCE: usize = 100;
 
-/// What all watchers report to.
+/// State that all watchers update.
 #[derive(Default)]
 struct Crowd {
     /// When connections were opened again.
@@ -36,7 +36,7 @@ struct Crowd {
     ended: AtomicBool,
 }
 
-/// One that resumes: the number it was told last, and what it goes on from.
+/// A watcher that resumes: the last number it received, and the revision from which it resumes.
 struct Visitor {
     gateways: Vec<SocketAddr>,
     consumer: String,
@@ -57,7 +57,7 @@ impl Visitor {
         opened.ok().map(|(socket, _)| socket)
     }
 
-    /// Watches until everything is over and the last number has come: what was wrong, if anything.
+    /// Watches until everything is over and the last number has come. The error describes a wrong frame.
     async fn watch(mut self, crowd: Arc<Crowd>, last: Arc<AtomicU64>) -> Result<(), String> {
         let mut first = true;
         loop {
@@ -132,7 +132,7 @@ fn busiest(back: &[Instant]) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() {
+async fn gateways_restarted_under_five_thousand_watchers_lose_nothing() {
     let _turn = TURN.lock().await;
     let world =
         World::with().planes(2).gateways(GATEWAYS).linked().gateway_flag("--drain-over", DRAIN).start().await;
@@ -193,7 +193,8 @@ async fn gateways_restarted_in_turn_under_five_thousand_watchers_lose_nothing() 
         let back = crowd.back.lock().clone();
         let most = busiest(&back);
         let all = back.len();
-        // Shown, not judged: a machine that is busy collects them. That a drain is even is a test of the shard's.
+        // Shown and not judged: on a busy machine they come back in bunches. A test of the shard judges that
+        // a drain is even.
         println!(
             "  drained {watchers} watchers in {took:.1?}: {all} came back, {most} in the busiest second"
         );

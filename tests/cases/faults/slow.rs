@@ -1,4 +1,4 @@
-//! Those who do not read.
+//! Watchers that do not read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use super::stage::{Stage, lasts, long};
 /// Receive buffer of those that stall, so that the gateway notices soon.
 const SMALL: u32 = 4096;
 
-/// Those of one provider, which alone is written to: what they do not read must be more than sockets keep.
+/// The stalling watchers of one provider. Only that provider is written to, so that more bytes pile up than
+/// sockets hold.
 fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
     let all = stage.oracle.witnesses.iter().filter(|witness| witness.mind.receive_buffer.is_some());
     all.filter(|witness| witness.mind.services.contains(&stage.providers[0]))
@@ -22,7 +23,7 @@ fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
+async fn a_watcher_that_stops_reading_delays_nobody() {
     let plan =
         World::with().gateway_flag("--watch-write-timeout", "5m").gateway_flag("--watch-slow-after", "64KiB");
     let mut stage = Stage::set_with(plan, Some(SMALL)).await;
@@ -48,7 +49,7 @@ async fn who_stops_reading_gets_the_final_state_and_delays_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn who_does_not_read_for_the_write_deadline_is_closed_and_comes_back() {
+async fn a_watcher_past_the_write_deadline_is_closed_and_comes_back() {
     let plan =
         World::with().gateway_flag("--watch-write-timeout", "1s").gateway_flag("--watch-slow-after", "64KiB");
     let mut stage = Stage::set_with(plan, Some(SMALL)).await;
@@ -130,7 +131,7 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
         World::with().gateway_flag("--watch-write-timeout", "5m").gateway_flag("--watch-slow-after", "64KiB");
     let mut stage = Stage::set_with(plan, None).await;
     lasts(2.0).await;
-    // What is measured is the burst, alone.
+    // Only the burst is measured.
     stage.stop_load().await;
     let consumer = stage.oracle.witnesses[0].mind.consumer.clone();
     let api = stage.world.gateways[0].api;

@@ -1,4 +1,5 @@
-//! What the cases have in common: a system, its services, its watchers, its load, and the last word.
+//! The common stage of the fault cases: a system, its services, watchers and load, and the verdict at the
+//! end.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(super) struct Stage {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// A name and what it is a name of.
+/// The name of a provider.
 fn provider(number: usize) -> String {
     format!("provider-{number}")
 }
@@ -44,7 +45,8 @@ impl Stage {
         Self::set_with(World::with(), None).await
     }
 
-    /// With further settings; `stalls` is the receive buffer of every tenth watcher, those that a case may stop.
+    /// Like [`Stage::set`], on a world of this plan. `stalls` is the receive buffer of every tenth watcher,
+    /// which a case may stop.
     pub(super) async fn set_with(plan: Plan, stalls: Option<u32>) -> Self {
         let turn = TURN.lock().await;
         let seed = seed();
@@ -103,7 +105,7 @@ impl Stage {
             }
             providers.push(id);
         }
-        // Their interest comes and goes: what they are told must be true, but need not be all.
+        // Their interest comes and goes. They must not receive anything untrue, but may miss changes.
         minds.extend((0..4).map(|n| Mind {
             consumer: fickle.clone(),
             way: [Way::Old, Way::OldGrpc][n / 2],
@@ -117,7 +119,7 @@ impl Stage {
         oracle.watch(minds).await;
         let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &providers, "fixed").await;
         assert_eq!(burst.len(), PROVIDERS * FIXED);
-        // Nobody counts before everybody is told of changes.
+        // The oracle starts to count only when every watcher receives changes.
         burst.round().await.expect("etcd is there");
         eventually("every watcher is told of changes", || async {
             let told = |w: &harness::oracle::Witness| {
@@ -161,7 +163,7 @@ impl Stage {
         sum
     }
 
-    /// Ends writers and readers, and asserts that nobody was lied to.
+    /// Ends writers and readers, and asserts that no reply was untrue.
     pub(super) async fn stop_load(&mut self) {
         if let Some(load) = self.load.take() {
             load.stop().await;
@@ -198,17 +200,17 @@ pub(super) async fn lasts(seconds: f64) {
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
 }
 
-/// Whether the long variants are wanted.
+/// True when the long variants are wanted.
 pub(super) fn long() -> bool {
     std::env::var_os("MUSTER_TEST_LONG").is_some()
 }
 
-/// A way to the bus.
+/// The node's link to the bus.
 pub(super) fn bus(node: &Node) -> &harness::Link {
     node.bus.as_ref().expect("a world of links")
 }
 
-/// A way to the store.
+/// The node's link to the store.
 pub(super) fn store(node: &Node) -> &harness::Link {
     node.store.as_ref().expect("a world of links")
 }

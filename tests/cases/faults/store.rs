@@ -49,7 +49,7 @@ async fn the_difference_across_a_compaction_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn one_control_plane_that_had_to_list_again_agrees_with_the_other() {
+async fn a_control_plane_that_listed_again_agrees_with_the_other() {
     let plan = World::with().gateway_flag("--watch-digest-interval", "2s");
     let mut stage = Stage::set_with(plan, None).await;
     let publisher = stage.world.publisher().await.api;
@@ -94,7 +94,7 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let status = harness::load::register(&consumer, &stage.providers[0], "no-room", 600, stamp).await;
     assert!(status.is_some_and(|status| status >= 500), "a write without room is refused: {status:?}");
     lasts(4.0).await;
-    // What an operator does: remove, compact, give the space back, disarm.
+    // The steps of an operator: remove keys, compact, defragment, disarm the alarm.
     let prefix = etcd_client::DeleteOptions::new().with_prefix();
     client.delete("/filler/", Some(prefix)).await.expect("deletes need no room");
     let at = stage.oracle.truth.reaches().await;

@@ -1,11 +1,12 @@
-//! Loses single messages of a bus without breaking its connection: what a server that drops does to its clients.
+//! Loses single messages of a bus without breaking its connection: what a server that drops does to its
+//! clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// What a nats-server says to one client, cut into whole protocol messages.
+/// The stream from a nats-server to one client, cut into whole protocol messages.
 pub(super) struct Sieve {
     waiting: BytesMut,
     lost: Arc<AtomicU64>,

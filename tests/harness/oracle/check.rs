@@ -1,4 +1,4 @@
-//! Whether a watcher was told the truth. Pure: commits and what was seen go in, findings come out.
+//! Compares one watcher's record with the commits. Pure: commits and receipts go in, findings come out.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::truth::{Commit, Commits};
 use super::{Ledger, Mark, Segment, Sight, State, Told};
 
-/// How much later than a reply of the registry the truth may hear of what the reply knew.
+/// The longest time by which the truth may lag behind a reply of the registry.
 const HEARD: Duration = Duration::from_millis(500);
 
-/// What holes mean.
+/// The meaning of a hole in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holes {
     /// Each is a loss.
@@ -22,26 +22,26 @@ pub enum Holes {
     Merged,
 }
 
-/// What one watcher's record shows.
+/// The result of checking one watcher's record.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    /// Commits that it was to be told of.
+    /// Commits that the watcher had to receive.
     pub due: usize,
-    /// Of these, told as events.
+    /// The part of them that it received as events.
     pub told: usize,
     /// Commits passed over where that was allowed, or covered by a pull after a reconnect.
     pub merged: usize,
-    /// Commits that it was never told of, nor of anything later where that would do.
+    /// Commits that it never received, nor anything later where that would do.
     pub lost: usize,
-    /// Frames that tell of a commit again.
+    /// Frames that repeat a commit.
     pub repeated: usize,
-    /// Frames that tell of a commit after a later one of the same instance.
+    /// Frames with a commit that come after a later one of the same instance.
     pub reordered: usize,
-    /// Frames that tell of nothing that was ever committed, or of something before it was written.
+    /// Frames with a change that was never committed, or not yet.
     pub invented: usize,
-    /// Complete states that it was told instead of changes.
+    /// Complete states that it received instead of changes.
     pub resets: usize,
-    /// Claims to have told everything that were not true.
+    /// Bookmarks that claimed completeness wrongly.
     pub claimed: usize,
     /// The longest delay of an event, counted from its commit or the end of the fault, whichever was later.
     pub delay: Duration,
@@ -65,19 +65,20 @@ impl Findings {
     }
 }
 
-/// From where on, and how strictly.
+/// The conditions of a check: the first revision that counts, and its strictness.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// Commits at or before this revision were there before the watcher was.
     pub from: u64,
-    /// What holes mean.
+    /// The meaning of a hole in the record.
     pub holes: Holes,
-    /// Whether the watcher is to have been told everything in the end; not while its interest changes.
+    /// True when the watcher must have everything in the end. False for watchers with a changing interest.
     pub whole: bool,
     /// The end of the fault, from which delays count.
     pub over: Instant,
-    /// Instances of providers that come and go as a whole. Who depends on whom is asked for as a state, so after a
-    /// loss a provider that came and went meanwhile is passed over, with all of its instances' lives; nothing else.
+    /// Instances of providers that come and go as a whole. Dependencies are requested as a state, so
+    /// after a loss a provider that came and went meanwhile is passed over, with all of its instances' lives;
+    /// nothing else.
     pub passing: HashSet<u32>,
 }
 
@@ -132,7 +133,7 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &T
     findings
 }
 
-/// Takes a resumable watch at its word.
+/// Checks a bookmark or a state of a resumable watch.
 fn heed(
     ledger: &Ledger,
     mark: &Mark,
@@ -178,7 +179,7 @@ struct Walk<'a> {
     here: Option<usize>,
     /// The revision from which this segment was resumed: nothing up to it comes again.
     resumed: Option<u64>,
-    /// What it knew was declared void at this revision, and no state has told of it since.
+    /// The revision at which everything known was declared void, until a state mentions the instance again.
     voided: Option<u64>,
 }
 
@@ -189,7 +190,7 @@ impl<'a> Walk<'a> {
     }
 
     fn begin_segment(&mut self, resumed: Option<u64>) {
-        // Who broke off before all states were there is where it was.
+        // A connection that ended before all states had come leaves the watcher with its earlier knowledge.
         (self.here, self.pulled, self.resumed, self.voided) = (None, 0, resumed, None);
     }
 
@@ -203,7 +204,7 @@ impl<'a> Walk<'a> {
         self.commits.partition_point(|commit| commit.rev <= rev)
     }
 
-    /// The watcher was told that it has everything up to `rev`.
+    /// A bookmark claimed that the watcher has everything up to `rev`.
     fn claim(&self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
         let known = self.known.max(self.pulled);
         let due = self.upto(rev);
@@ -214,7 +215,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The watcher was told the state of the service at a revision or soon after.
+    /// The watcher received the state of the service at a revision or soon after.
     fn state(&mut self, ledger: &Ledger, key: u32, state: &State, out: &mut Findings) {
         self.voided = None;
         // The state of each service is at least as new as the revision.
@@ -234,13 +235,13 @@ impl<'a> Walk<'a> {
         self.known = self.known.max(place);
     }
 
-    /// The watcher was told that nothing it knows counts. States follow; an instance of which none tells was not there at
-    /// `rev` or soon after.
+    /// A reset without a service: nothing that the watcher knows counts. States follow; an instance in none
+    /// of them was absent at `rev` or soon after.
     fn void(&mut self, rev: u64) {
         self.voided = Some(rev);
     }
 
-    /// What follows the states that came after it was voided: one that none of them told of was gone.
+    /// All states after the reset have come. An instance in none of them was gone.
     fn after_states(&mut self, ledger: &Ledger, key: u32, out: &mut Findings) {
         let Some(rev) = self.voided.take() else { return };
         match (self.upto(rev)..=self.commits.len()).find(|place| !self.is_there(*place)) {
@@ -252,7 +253,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the state pulled at some time says: at least the commits up to the one with its stamp are known. An
+    /// Applies a state pulled at some time: the commits up to the one with its stamp are known. An
     /// instance that is not in it was gone, by the newest delete before that time.
     fn pull(&mut self, stamp: Option<u64>, at: Instant) {
         let place = match stamp {
@@ -308,7 +309,7 @@ impl<'a> Walk<'a> {
             out.repeated += 1;
             out.say(sight.key, || format!("{}: {:?} told, resumed later", ledger.name(sight.key), sight.rev));
         }
-        // What a reconnected watcher is told first may lie behind what it knew, or what it pulled.
+        // The first event after a reconnect may be older than the watcher's knowledge or the state it pulled.
         let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
         if place >= self.known.max(self.base) {
             out.told += 1;
@@ -338,7 +339,7 @@ impl<'a> Walk<'a> {
         self.known = self.known.max(place + 1);
     }
 
-    /// The first commit at or after `start` that the sight tells of.
+    /// The first commit at or after `start` that the sight is of.
     fn place(&self, sight: &Sight, start: usize, holes: Holes) -> Option<usize> {
         let tells = |place: usize| match (sight.told, self.commits[place].stamp) {
             (Told::Create | Told::Update, Some(stamp)) => stamp == sight.stamp,
@@ -349,7 +350,7 @@ impl<'a> Walk<'a> {
             _ => false,
         };
         let found = (start..self.commits.len()).find(|place| tells(*place));
-        // Where changes may be passed over a delete tells of the last state that was known.
+        // When changes may be passed over, a delete carries the last state that the watcher knew.
         let any_delete = sight.told == Told::Delete && holes == Holes::Merged && found.is_none();
         let is_delete = |place: &usize| self.commits[*place].stamp.is_none();
         found.or_else(|| any_delete.then(|| (start..self.commits.len()).find(is_delete)).flatten())

@@ -120,7 +120,7 @@ fn state(rev: u64, stamp: Option<u64>) -> Mark {
 }
 
 #[test]
-fn a_resumed_watch_repeats_what_it_was_not_sure_of_and_nothing_else() {
+fn a_resumed_watch_repeats_only_unconfirmed_events() {
     let truth = commits(&[1, 2, 3]);
     let first = resumed(None, &[(Create, 1, 1), (Update, 2, 2)], &[]);
     let of = |second: Segment| judge(&truth, &[first.clone(), second], Holes::Lost);
@@ -155,7 +155,7 @@ fn void(rev: u64) -> Mark {
 }
 
 #[test]
-fn who_was_voided_is_told_what_is_there_and_knows_that_the_rest_is_gone() {
+fn after_a_reset_instances_without_a_state_are_gone() {
     let of = |truth: &[u64], marks: &[(usize, Mark)]| {
         judge(&commits(truth), &[resumed(None, &[(Create, 1, 1)], marks)], Holes::Lost)
     };
@@ -173,7 +173,7 @@ fn who_was_voided_is_told_what_is_there_and_knows_that_the_rest_is_gone() {
 }
 
 #[test]
-fn of_a_provider_that_passes_whole_lives_may_be_missing_but_no_part_of_one() {
+fn whole_lives_may_be_passed_over_but_no_part_of_one() {
     let of = |truth: &[u64], story: &[(Told, u64)]| {
         let passing = HashSet::from([0]);
         let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };

@@ -1,7 +1,7 @@
 //! The truth, read from etcd by a client of the test's own: every commit of every instance, in order.
 //!
-//! Goes on after etcd was down, from the revision it had reached. It is connected to etcd directly: links that
-//! a test cuts are not its own. It must have seen what a test compacts away; see [`Truth::reaches`].
+//! Goes on after etcd was down, from the revision it had reached. It is connected to etcd directly: links
+//! that a test cuts are not its own. It must have seen what a test compacts away; see [`Truth::reaches`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Ledger, STAMP};
 use crate::eventually;
 
-/// Where instances lie.
+/// The prefix of all instances in etcd.
 pub const INSTANCES: &str = "/cse-sr/inst/files/";
 
 /// A commit of an instance.

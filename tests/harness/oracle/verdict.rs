@@ -13,21 +13,21 @@ use crate::deadline;
 const AT_ONCE: usize = 32;
 /// Witnesses of which the story is told when they were told something wrong.
 const STORIES: usize = 4;
-/// How often it is looked whether everything was told.
+/// The interval at which the oracle looks for missing receipts.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The truth and those who watch.
 pub struct Oracle {
     /// Stamps and names.
     pub ledger: Ledger,
-    /// What etcd says.
+    /// The commits in etcd.
     pub truth: Truth,
-    /// Who watches.
+    /// The watchers.
     pub witnesses: Vec<Witness>,
     from: u64,
 }
 
-/// What the oracle says of a case.
+/// The judgement on a case.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// Commits since the oracle began to count.
@@ -44,7 +44,7 @@ pub struct Verdict {
     pub reconnects: usize,
     /// Watches that were resumed.
     pub resumed: usize,
-    /// What the first few witnesses with a fault were told of the instance it is about.
+    /// The story of the first faults: commits and receipts of the instance in question.
     pub stories: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ impl Oracle {
         some.map(|witness| witness.connections().saturating_sub(1)).sum()
     }
 
-    /// What happened to an instance, and what a witness was told of it.
+    /// The commits of an instance, and a witness's receipts of it.
     fn story(&self, number: usize, key: u32) -> String {
         let witness = &self.witnesses[number];
         let mut story =

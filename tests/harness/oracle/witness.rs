@@ -1,9 +1,9 @@
 //! A watcher that remembers everything it is told.
 //!
-//! When the connection of an old client ends it goes to the next gateway and, once it watches again, pulls the
-//! state of its providers, as old clients do. A pull that says "there is nothing" of a provider that is known to
-//! have instances is remembered as a lie. A new client resumes from what it is certain to have been told; it also
-//! leaves by itself now and then, so that it resumes often.
+//! When the connection of an old client ends it goes to the next gateway and, once it watches again, pulls
+//! the state of its providers, as old clients do. A pull that says "there is nothing" of a provider that is
+//! known to have instances is remembered as a lie. A new client resumes from what it is certain to have been
+//! told; it also leaves by itself now and then, so that it resumes often.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,12 +24,12 @@ use ears::{Ears, What};
 
 /// Wait before a refused connection is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How long an upgrade may take.
+/// The time limit of an upgrade.
 const UPGRADE: Duration = Duration::from_secs(5);
 /// For how long a new client stays, at least and at most.
 const STAYS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
 
-/// How a witness watches.
+/// The protocol of a witness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// The WebSocket of old clients.
@@ -49,12 +49,12 @@ impl Way {
     }
 }
 
-/// What a witness watches and how.
+/// The watch of a witness.
 #[derive(Clone, Debug)]
 pub struct Mind {
     /// The consumer's id.
     pub consumer: String,
-    /// How it watches.
+    /// The protocol.
     pub way: Way,
     /// Ids of the services it is to be told of.
     pub services: Vec<String>,
@@ -70,7 +70,7 @@ pub struct Mind {
     pub receive_buffer: Option<u32>,
 }
 
-/// What happened to a witness so far.
+/// The record of a witness so far.
 #[derive(Debug, Default)]
 pub struct Record {
     /// Its connections.
@@ -83,7 +83,7 @@ pub struct Record {
 
 /// A running witness. Ends when dropped.
 pub struct Witness {
-    /// What it watches.
+    /// Its watch.
     pub mind: Mind,
     record: Arc<Mutex<Record>>,
     reading: watch::Sender<bool>,
@@ -117,7 +117,7 @@ impl Witness {
         self.reading.send_replace(on);
     }
 
-    /// What it remembers.
+    /// A copy of everything received so far.
     pub fn segments(&self) -> Vec<Segment> {
         self.record.lock().segments.clone()
     }

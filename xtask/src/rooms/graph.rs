@@ -24,8 +24,8 @@ impl<R> Graph<R> {
 
     /// The strongly connected components of two nodes and more, the nodes of each in alphabetical order.
     pub(super) fn circles(&self) -> Vec<Vec<String>> {
-        // Comparing the reach of all pairs is quadratic, but a crate has a few hundred files at most, and unlike
-        // Tarjan's algorithm these lines can be checked by reading them once.
+        // Comparing the reach of all pairs is quadratic, but a crate has a few hundred files at most, and
+        // unlike Tarjan's algorithm these lines can be checked by reading them once.
         let reach: BTreeMap<&str, BTreeSet<&str>> =
             self.edges.keys().map(|node| (node.as_str(), self.reachable_from(node))).collect();
         let mut circles = Vec::new();

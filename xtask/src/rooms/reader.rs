@@ -1,9 +1,9 @@
 //! Reads the modules of a crate and the paths that each of them names.
 //!
-//! In: the root file of a crate. Out: one [`Import`] for every path, in a `use` or in the middle of the code, that
-//! leads from one file of the crate to another. The reader works on tokens and not on a syntax tree, because much of
-//! the code is arguments of macros (`select!`, `info!`), which a syntax tree keeps as tokens anyway. Macros are not
-//! expanded. Items under `#[cfg(test)]` are skipped.
+//! In: the root file of a crate. Out: one [`Import`] for every path, in a `use` or in the middle of the code,
+//! that leads from one file of the crate to another. The reader works on tokens and not on a syntax tree,
+//! because much of the code is arguments of macros (`select!`, `info!`), which a syntax tree keeps as tokens
+//! anyway. Macros are not expanded. Items under `#[cfg(test)]` are skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -248,8 +248,8 @@ impl Reader {
     }
 }
 
-/// The longest chain of names that stand for other names. Sources that compile have no endless one, but the reader
-/// also sees sources that do not.
+/// The longest chain of names that stand for other names. Sources that compile have no endless one, but the
+/// reader also sees sources that do not.
 const MAX_ALIASES: usize = 8;
 
 fn parent(module: &ModulePath) -> Option<ModulePath> {
@@ -335,7 +335,8 @@ fn rest_of_path(first: String, tokens: &mut Tokens) -> Vec<String> {
     segments
 }
 
-/// Skips the path behind the first colon of a bare `::`; leaves what follows the single colon of a type or a field.
+/// Skips the path behind the first colon of a bare `::`; leaves what follows the single colon of a type or a
+/// field.
 fn skip_global_path(tokens: &mut Tokens) {
     if tokens.next_if(|next| is_punct(next, ':')).is_some()
         && let Some(first) = tokens.next_if(|next| matches!(next, TokenTree::Ident(_)))

@@ -1,4 +1,5 @@
-//! A shard of the simulation: an inbox, a log and a cursor per watcher for each audience, and rounds in chunks.
+//! A shard of the simulation: an inbox, a log and a cursor per watcher for each audience, and rounds in
+//! chunks.
 
 use std::collections::VecDeque;
 
@@ -15,7 +16,7 @@ const NANOSECOND: f64 = 1e-3;
 struct Audience {
     /// Changes, in order.
     log: Vec<u32>,
-    /// How many of them each watcher has.
+    /// The cursor of each watcher: the number of events it has received.
     cursors: Vec<u32>,
     visited: usize,
     queued: bool,
@@ -70,7 +71,8 @@ impl Shard {
         !std::mem::replace(&mut self.running, true)
     }
 
-    /// Takes what has come and serves a chunk of watchers. Gives when it is done, and whether there is more to do.
+    /// Takes what has come and serves a chunk of watchers. Gives when it is done, and whether there is more
+    /// to do.
     pub(super) fn step<'a>(
         &mut self,
         now: f64,
@@ -123,7 +125,7 @@ impl Shard {
             }
         }
         self.busy += time - now;
-        // What is on its way from the gateway wakes it up later.
+        // An event that is on its way from the gateway wakes the shard later.
         let next = match self.inbox.front() {
             _ if !self.rounds.is_empty() => Some(time),
             Some((_, at)) => Some(time.max(*at)),
@@ -138,7 +140,7 @@ impl Shard {
         std::mem::take(&mut self.writes)
     }
 
-    /// How long it was busy.
+    /// The time that the shard was busy.
     pub(super) fn busy(&self) -> f64 {
         self.busy
     }

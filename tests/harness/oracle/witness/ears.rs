@@ -27,7 +27,8 @@ pub(super) enum Ears {
     Grpc(Streaming<WatchResponse>),
 }
 
-/// What was heard, and up to which revision everything has been heard; 0 where nothing is said of that.
+/// A received message. `certain` is the revision up to which the watch is complete; 0 when the message does
+/// not say.
 pub(super) struct Heard {
     pub(super) what: What,
     pub(super) certain: u64,
