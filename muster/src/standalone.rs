@@ -133,6 +133,8 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     };
     let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
     let (admin, routes) = match config.admin_listen {
+        // Such requests pass through the gateway and arrive without the address of their peer. So the
+        // operators' routes cannot tell that they come from this machine, and ask for the token.
         None => (listening, host.admin_routes().fallback_service(service)),
         Some(address) => {
             let listener = bind(address).await?;

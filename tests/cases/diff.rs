@@ -68,7 +68,7 @@ async fn diff_names_a_gateway_that_was_cut_off_and_its_missing_event() {
     let missing = text.lines().find(|line| line.contains("second")).expect("names the instance");
     assert!(missing.starts_with(&stale.admin.to_string()) && missing.contains("absent"), "{text}");
     assert!(missing.contains("shop/order 1.0.0"), "{text}");
-    let says = format!("1 difference; {} did not come to the revision of the others", stale.admin);
+    let says = format!("1 difference; {} did not reach the revision of the others", stale.admin);
     assert!(text.contains(&says), "{text}");
 
     link.mend().await;

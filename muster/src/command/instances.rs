@@ -82,6 +82,7 @@ fn row(instance: Instance) -> Vec<String> {
 
 /// Time since the unix second in `timestamp`, in its two largest units; empty when it is not a number.
 fn age(timestamp: &str) -> String {
+    // In this API times are text, as Service-Center has them.
     let Ok(since) = timestamp.parse::<u64>() else { return String::new() };
     let age = Clock::system().seconds().saturating_sub(since);
     let text = humantime::format_duration(Duration::from_secs(age)).to_string();

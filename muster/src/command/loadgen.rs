@@ -118,6 +118,7 @@ impl Loadgen {
         // Outside of the measurement, so that an interrupt too leaves nothing behind in the registry.
         let mut population = Population::default();
         let result = tokio::select! {
+            // In this order the handlers of the signals are in place before the first service is registered.
             biased;
             result = interrupted() => result.map(|()| None),
             result = self.measure(&registry, &mut population, screen) => result.map(Some),

@@ -120,6 +120,7 @@ impl Register {
         let mut interrupted = std::pin::pin!(interrupted());
         loop {
             tokio::select! {
+                // When both are due, a last heartbeat would only delay the end.
                 biased;
                 result = &mut interrupted => { result?; break }
                 _ = beat.tick() => {}
@@ -161,6 +162,7 @@ fn property(text: &str) -> Result<(String, String), String> {
 }
 
 fn host_name() -> String {
+    // The kernel's name of the machine, as `hostname` prints it; an instance without one would be refused.
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }

@@ -107,6 +107,7 @@ impl Watch {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let registry = RegistryClient::new(&self.target)?;
         tokio::select! {
+            // An interrupt wins over a stream of changes that never pauses.
             biased;
             result = interrupted() => result,
             result = self.follow(&registry, screen) => result,
