@@ -1,7 +1,9 @@
-//! A client that watches a registry and misses nothing, over breaks of its connection and restarts of the registry.
+//! A client that watches a registry and misses nothing, over breaks of its connection and restarts of the
+//! registry.
 //!
-//! `resumable-client ws://127.0.0.1:30100/v4/default/registry/watcher?all` keeps a map of all instances and prints each
-//! change once. It follows `docs/wire-protocol.md`, and `resumable_client.py` beside it does the same line by line.
+//! `resumable-client ws://127.0.0.1:30100/v4/default/registry/watcher?all` keeps a map of all instances and
+//! prints each change once. It follows `docs/wire-protocol.md`, and `resumable_client.py` beside it does the
+//! same line by line.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The clients in `examples/` against a real registry: over cut connections and restarts they print every change once.
+//! The clients in `examples/` against a real registry: over cut connections and restarts they print every
+//! change once.
 
 use std::path::Path;
 use std::time::Duration;
@@ -117,8 +118,9 @@ async fn check(example: Process) {
     assert_eq!(tags, expected, "{lines:?}");
     assert!(run.example.log().contains("resuming after"), "no connection was cut: {}", run.example.log());
 
-    // A restart with changes that the example has not seen. History does not survive it, so the example may be sent
-    // the present state instead of each change; nothing may come twice, and the last change must come.
+    // A restart with changes that the example has not seen. History does not survive it, so the example may
+    // be sent the present state instead of each change; nothing may come twice, and the last change must
+    // come.
     let before = lines.len();
     run.link.cut().await;
     run.change(CHANGES..CHANGES + 5).await;
