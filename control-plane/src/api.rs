@@ -1,8 +1,8 @@
 //! The registry over HTTP.
 //!
-//! A request passes [`guard`], which holds everything that is common to all routes, and then the handler of its
-//! operation. A handler takes a [`call::Call`], calls the [`Registry`] and renders the reply. Paths, codes and shapes
-//! are Service-Center's.
+//! A request passes [`guard`], which holds everything that is common to all routes, and then the handler of
+//! its operation. A handler takes a [`call::Call`], calls the [`Registry`] and renders the reply. Paths,
+//! codes and shapes are Service-Center's.
 //!
 //! | path | file |
 //! | --- | --- |

@@ -48,9 +48,9 @@ const HANDOVER: Duration = Duration::from_secs(3);
 
 /// The end of a drain.
 ///
-/// While requests are in flight, and until this node has unregistered itself, the view is still followed and its
-/// changes are published. A publisher then publishes everything that was committed before it leaves its seat,
-/// because its successor may have started a moment ago and know nothing about older changes.
+/// While requests are in flight, and until this node has unregistered itself, the view is still followed and
+/// its changes are published. A publisher then publishes everything that was committed before it leaves its
+/// seat, because its successor may have started a moment ago and know nothing about older changes.
 pub struct DrainHandle {
     store: Arc<dyn Store>,
     view: View,
@@ -66,8 +66,8 @@ pub struct DrainHandle {
 }
 
 impl DrainHandle {
-    /// Publishes the last changes and stops the rooms behind the API. Takes [`HANDOVER`] at most after this node has
-    /// unregistered itself.
+    /// Publishes the last changes and stops the rooms behind the API. Takes [`HANDOVER`] at most after this
+    /// node has unregistered itself.
     pub async fn finish(self) {
         tokio::select! { () = self.unregistered.cancelled() => {}, () = self.stop.cancelled() => {} }
         let handover = tokio::time::timeout(HANDOVER, self.hand_over());
@@ -115,6 +115,7 @@ impl App {
         let (writer, view) = view::empty(History::new(config.history), config.protection, clock.clone());
         let address =
             if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
+        // Wrapped before any room gets it, so that every call is counted.
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
             .reporting(RegistryMetrics::new(&meter, &address));
@@ -149,10 +150,12 @@ impl App {
         tasks.spawn_vital("publisher", and_then_cancel(publisher.run(stop_publisher.clone()), &published));
         tasks.spawn_vital("responder", Responder::new(registry.clone(), bus).run(stop.clone()));
 
-        // This one ends with the beginning of the drain: clients should forget this node as early as possible.
+        // This one ends with the beginning of the drain: clients should forget this node as early as
+        // possible.
         let endpoint = format!("rest://{address}/");
         let own = own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
         let unregistered = CancellationToken::new();
+        // Not vital, because it ends with the drain while the process goes on.
         tasks.spawn(and_then_cancel(own, &unregistered));
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
 

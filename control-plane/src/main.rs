@@ -28,6 +28,7 @@ fn main() -> ExitCode {
 /// Starts everything as tasks of the host and returns.
 async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
     let tasks = host.tasks.clone();
+    // Sockets come first: a port in use is found before anything else has started.
     let api = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
     let listening = api.local_addr()?;
@@ -57,6 +58,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let limits = ServerLimits { access_log: config.log.access, ..config.http };
     host.tasks.spawn_vital("api", async move {
         serve_counted(api, service, limits, counted, &tasks).await;
+        // No request is in flight any more, so no write can follow.
         drain.finish().await;
     });
     Ok(())

@@ -1,9 +1,10 @@
 //! The registry's operations: register, heartbeat, find, depend. This room knows neither HTTP nor etcd.
 //!
 //! - Reads come from the replica's view.
-//! - Writes are compare-and-swap transactions on the store. They return when this replica's view has reached them,
-//!   so that a client which reads after it wrote finds its own write.
-//! - A claim that something is absent, or that nothing changed, is made only on a [`Registry::confirmed`] view.
+//! - Writes are compare-and-swap transactions on the store. They return when this replica's view has reached
+//!   them, so that a client which reads after it wrote finds its own write.
+//! - A claim that something is absent, or that nothing changed, is made only on a [`Registry::confirmed`]
+//!   view.
 //! - Each operation fails with a [`RegistryError`].
 
 use std::sync::Arc;
@@ -53,7 +54,8 @@ pub struct RegistryConfig {
     pub schema_quota: usize,
     /// Unregistered names that a consumer may wait for.
     pub wanted_quota: usize,
-    /// The time of every lease in seconds (`registry.instance.ttl`). With 0 each instance's health check decides.
+    /// The time of every lease in seconds (`registry.instance.ttl`). With 0 each instance's health check
+    /// decides.
     pub instance_ttl: i64,
     /// The shortest heartbeat interval of an instance in seconds (`registry.instance.minInterval`).
     pub min_interval: i32,
@@ -99,7 +101,8 @@ impl Caller {
     }
 }
 
-/// The registry's operations over a store and this replica's view of it. Cheap to clone; clones share everything.
+/// The registry's operations over a store and this replica's view of it. Cheap to clone; clones share
+/// everything.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
@@ -155,7 +158,8 @@ impl Registry {
         &self.config
     }
 
-    /// Passes an outcome of the store through, and raises or clears the alarm about its connection on the way.
+    /// Passes an outcome of the store through, and raises or clears the alarm about its connection on the
+    /// way.
     fn note_connection<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
             Err(StoreError::Unavailable(reason)) => {
@@ -176,13 +180,13 @@ impl Registry {
         Ok(self.view.at(caller.min_rev, VIEW_WAIT).await?)
     }
 
-    /// A view that contains everything committed before the call. `None` when the store cannot be asked; then the
-    /// present view is the best answer there is.
+    /// A view that contains everything committed before the call. `None` when the store cannot be asked; then
+    /// the present view is the best answer there is.
     pub(crate) async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, RegistryError> {
         let before = self.view.now().map_or(0, |view| view.revision);
         match self.note_connection(self.store.barrier(ROOT).await) {
-            // Revisions of a restored store begin anew. Waiting for this one would succeed at once on a view of
-            // the old store, so nothing would be confirmed.
+            // Revisions of a restored store begin anew. Waiting for this one would succeed at once on a view
+            // of the old store, so nothing would be confirmed.
             Ok(revision) if revision < before => {
                 debug!(revision, before, "the store was restored and this view does not show it yet");
                 Ok(None)
@@ -202,6 +206,8 @@ impl Registry {
         work: impl Fn(&Arc<Snapshot>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         let snapshot = self.read(caller).await?;
+        // Only absence is worked out twice. A lagging view may be wrong about it, and clients act on it: they
+        // register again.
         match work(&snapshot) {
             Err(error) if error.claims_absence() => match self.confirmed().await? {
                 Some(confirmed) if confirmed.revision > snapshot.revision => work(&confirmed),
@@ -212,15 +218,15 @@ impl Registry {
         }
     }
 
-    /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or the
-    /// write that the transaction lost to.
+    /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or
+    /// the write that the transaction lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
         let reply = self.note_connection(self.store.txn(txn).await).map_err(RegistryError::Commit)?;
         if reply.succeeded {
             self.wait_for_view(reply.revision).await;
         } else if self.confirmed().await.is_err() {
-            // The reply's revision is no help here: it may belong to a key outside the root, which this view does
-            // not follow.
+            // The reply's revision is no help here: it may belong to a key outside the root, which this view
+            // does not follow.
             debug!(
                 revision = reply.revision,
                 "a transaction lost; its retry may run on a view that is too old"
@@ -229,10 +235,11 @@ impl Registry {
         Ok(reply)
     }
 
-    /// Waits until the view has reached a revision that the store has reported. The write is done even if the view
-    /// lags longer than a caller waits, so this never fails.
+    /// Waits until the view has reached a revision that the store has reported. The write is done even if the
+    /// view lags longer than a caller waits, so this never fails.
     async fn wait_for_view(&self, revision: Revision) {
         let committed = Instant::now();
+        // The histogram also counts waits that ended without success: they are the ones to look for.
         let reached = self.view.at(revision, VIEW_WAIT).await;
         if let Some(metrics) = &self.metrics {
             metrics.reached(committed.elapsed());
@@ -248,6 +255,7 @@ impl Registry {
     where
         F: Future<Output = Result<Option<T>, RegistryError>>,
     {
+        // Without pauses: a step that lost has already waited for the view, so the next one sees the winner.
         for _ in 0..CAS_TRIES {
             if let Some(done) = step(self.view.now()?).await? {
                 return Ok(done);

@@ -113,6 +113,7 @@ fn registry(settings: &mut Settings<'_>) -> RegistryConfig {
             let help = "Unregistered names for which a consumer may wait.";
             settings.within("quota.wanted", "1000", "0"..="100000", help)
         }),
+        // Read as unsigned numbers, so that a negative one is a mistake at the start.
         instance_ttl: settings
             .within::<u32>(
                 "registry.instance-ttl",
@@ -171,6 +172,7 @@ fn data_center(settings: &mut Settings<'_>) -> Option<DataCenter> {
     match (name, region, zone) {
         (None, None, None) => None,
         (Some(name), Some(region), Some(available_zone)) => Some(DataCenter { name, region, available_zone }),
+        // A half place would look like another data centre to clients, so it is no place.
         _ => {
             settings.mistake("data-center.name", "name, region and zone of a data centre go together");
             None

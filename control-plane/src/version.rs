@@ -1,8 +1,11 @@
 //! Versions and version rules.
 //!
 //! A version has one to four numbers, each up to 32767; missing ones count as 0. An exact rule is textual
-//! (`1.0` is not `1.0.0`), every other rule is numeric. A range is half open, its bounds may come in either
+//! (`1.0` is not `1.0.0`), every other rule is numeric. A range is half open. Its bounds may come in either
 //! order.
+
+/// The largest number in a version.
+const MAX_NUMBER: u64 = 32767;
 
 /// A version as one number that orders like the version: four parts of 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,27 +18,31 @@ impl Version {
         let mut count = 0;
         for part in text.split('.') {
             count += 1;
-            let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-            let number: u64 = if digits { part.parse().ok()? } else { return None };
-            if count > 4 || number > 32767 {
+            // Checked by hand, because Rust would also take a plus sign.
+            if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            let number: u64 = part.parse().ok()?;
+            if count > 4 || number > MAX_NUMBER {
                 return None;
             }
             packed = packed << 16 | number;
         }
+        // The first number is the most significant one, however many follow.
         Some(Self(packed << (16 * (4 - count))))
     }
 }
 
-/// Which versions of a provider a consumer asks for.
+/// The versions of a provider that a consumer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VersionRule {
-    /// The highest registered one.
+    /// The highest registered version.
     Latest,
-    /// This one and all above.
+    /// This version and all above.
     AtLeast(Version),
-    /// From the first up to, but not including, the second.
+    /// From the first version up to, but not including, the second.
     Range(Version, Version),
-    /// The one with exactly this text.
+    /// The version with exactly this text.
     Exact(String),
 }
 
@@ -51,14 +58,15 @@ impl VersionRule {
         if let Some(least) = text.strip_suffix('+') {
             return Version::parse(least).map(Self::AtLeast);
         }
-        if let Some((a, b)) = text.split_once('-') {
-            let (a, b) = (Version::parse(a)?, Version::parse(b)?);
-            return Some(Self::Range(a.min(b), a.max(b)));
+        if let Some((first, second)) = text.split_once('-') {
+            let first = Version::parse(first)?;
+            let second = Version::parse(second)?;
+            return Some(Self::Range(first.min(second), first.max(second)));
         }
         Version::parse(text).map(|_| Self::Exact(text.into()))
     }
 
-    /// Whether the rule takes a version, given the highest one registered.
+    /// True when the rule takes a version. `highest` is the highest version registered.
     pub fn takes(&self, text: &str, version: Version, highest: Version) -> bool {
         match self {
             Self::Latest => version == highest,
@@ -73,17 +81,16 @@ impl VersionRule {
 mod tests {
     use super::*;
 
+    fn version(text: &str) -> Version {
+        Version::parse(text).expect(text)
+    }
+
     /// The vectors of the contract: registered are 1.0.0, 1.0.1, 1.1 and 2.0.0.
     #[test]
-    fn rules_take_what_the_contract_says() {
+    fn rules_take_the_versions_of_the_contract() {
         let registered = ["2.0.0", "1.1", "1.0.1", "1.0.0"];
-        let highest = Version::parse("2.0.0").expect("a version");
-        let taken = |rule: &str| -> Vec<&str> {
-            let rule = VersionRule::parse(rule).expect(rule);
-            let takes = |t: &&str| rule.takes(t, Version::parse(t).expect("a version"), highest);
-            registered.into_iter().filter(takes).collect()
-        };
-        for (rule, expected) in [
+        let highest = version("2.0.0");
+        for (text, expected) in [
             ("0+", &registered[..]),
             ("0.0.0.0+", &registered[..]),
             ("1.0.1+", &["2.0.0", "1.1", "1.0.1"]),
@@ -95,12 +102,15 @@ mod tests {
             ("1.1.0", &[]),
             ("9+", &[]),
         ] {
-            assert_eq!(taken(rule), expected, "{rule}");
+            let rule = VersionRule::parse(text).expect(text);
+            let mut taken = Vec::from(registered);
+            taken.retain(|candidate| rule.takes(candidate, version(candidate), highest));
+            assert_eq!(taken, expected, "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_rule_is_refused() {
+    fn malformed_rules_are_refused() {
         for text in
             ["", "abc", "1.0.0.0.0", "1.40000", "0%2B", "1..2", "1.", "+", "-", "1-", "1.0 ", "-1", "١"]
         {
@@ -110,7 +120,6 @@ mod tests {
 
     #[test]
     fn versions_order_by_number() {
-        let version = |text| Version::parse(text).expect(text);
         assert!(version("1.9") < version("1.10"));
         assert_eq!(version("1.0"), version("1.0.0.0"));
         assert!(version("32767.32767.32767.32767") > version("32767"));

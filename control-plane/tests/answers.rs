@@ -1,4 +1,5 @@
-//! Replies that are made once and sent often: the same for every client, plain or compressed, and new after a change.
+//! Replies that are made once and sent often: the same for every client, plain or compressed, and new after a
+//! change.
 
 mod probe;
 

@@ -1,5 +1,5 @@
-//! The API over the embedded store, as far as it goes beyond the contract or needs a look inside. The conformance
-//! suite holds the contract.
+//! The API over the embedded store, as far as it goes beyond the contract or needs a look inside. The
+//! conformance suite holds the contract.
 
 mod probe;
 

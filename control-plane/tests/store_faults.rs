@@ -1,4 +1,5 @@
-//! Faults of the store as clients see them: the contract's codes and plain sentences, but no text of the store.
+//! Faults of the store as clients see them: the contract's codes and plain sentences, but no text of the
+//! store.
 
 mod probe;
 

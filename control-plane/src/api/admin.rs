@@ -41,6 +41,7 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 async fn show_dump(State(api): State<Api>, call: Call) -> Reply {
+    // The dump shows all tenants, and the default one is that of administrators.
     if call.caller.tenant != Tenant::default() {
         return Err(Failure::new(Forbidden, "Required admin permission"));
     }

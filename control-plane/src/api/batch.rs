@@ -95,6 +95,7 @@ struct Updated {
 
 impl Section {
     fn add_failure(&mut self, index: usize, failure: Failure) {
+        // One group for each code, as in the contract.
         if let Some(group) = self.failed.iter_mut().find(|group| group.code == failure.code) {
             group.indexes.push(index);
             return;
@@ -118,6 +119,7 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     if body.services.is_empty() && body.instances.is_empty() {
         return Err(Failure::invalid("Required services or instances"));
     }
+    // All elements are checked before the first is worked on: a malformed one refuses the whole request.
     let queries = body.services.into_iter().map(service_query).collect::<Result<Vec<_>, _>>()?;
     let ids = body.instances.into_iter().map(checked_ids).collect::<Result<Vec<_>, _>>()?;
     let mut sections = serde_json::Map::new();
@@ -152,8 +154,8 @@ fn checked_ids(element: InstanceElement) -> Result<(InstanceId, String), Failure
 
 async fn find_each(api: &Api, caller: &Caller, queries: Vec<FindQuery>) -> Section {
     let mut section = Section::default();
-    // One after the other: each may write a dependency rule of the same consumer, and such writes would only make
-    // each other lose.
+    // One after the other: each may write a dependency rule of the same consumer, and such writes would only
+    // make each other lose.
     for (index, query) in queries.into_iter().enumerate() {
         match api.registry().find(caller, &query).await {
             Ok(found) if found.not_modified => section.not_modified.push(index),

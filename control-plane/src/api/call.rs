@@ -115,6 +115,7 @@ impl FromRequest<Api> for Call {
             .map_err(|_| Failure::invalid("the path is not percent-encoded UTF-8"))?;
         let params: Vec<(String, String)> = params.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let project = params.iter().find(|(name, _)| name == "project").map(|(_, project)| project.as_str());
+        // Checked before the body is read: a request with a bad header costs no memory.
         let caller = caller(&parts.headers, project)?;
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
         let body = read(body, limit).await?;
@@ -122,8 +123,9 @@ impl FromRequest<Api> for Call {
     }
 }
 
-/// Reads the whole body. The part beyond the limit is discarded, up to a bound: most clients read no reply before
-/// they have sent everything, and a connection that is closed before that shows them an error without a reason.
+/// Reads the whole body. The part beyond the limit is discarded, up to a bound: most clients read no reply
+/// before they have sent everything, and a connection that is closed before that shows them an error without
+/// a reason.
 async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     let mut kept = BytesMut::new();
     let mut size = 0;
@@ -149,8 +151,8 @@ fn first<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
-/// The caller by its headers. The paths of v4 name the project; those of v3 do not, and there `X-Tenant-Name` has
-/// precedence for the domain.
+/// The caller by its headers. The paths of v4 name the project; those of v3 do not, and there `X-Tenant-Name`
+/// has precedence for the domain.
 fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure> {
     let domain = match project {
         Some(_) => text(headers, "x-domain-name")?,
@@ -173,6 +175,7 @@ fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure>
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failure> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     match value.to_str() {
+        // An empty value counts as absent, so that the defaults apply.
         Ok(text) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
         Err(_) => Err(Failure::invalid(format!("the header {name} is not plain text"))),
     }
@@ -181,6 +184,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failu
 fn body_limit(api: &Api, method: &Method, path: Option<&MatchedPath>) -> usize {
     let limits = api.limits();
     let path = path.map_or("", MatchedPath::as_str);
+    // By the end of the path, which v3 and v4 have in common.
     match *method {
         Method::POST if path.ends_with("/instances") => limits.instance,
         Method::PUT if path.ends_with("/properties") => limits.properties,

@@ -1,13 +1,11 @@
 //! Operations on dependencies between consumers and providers.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use shared::model::{Service, ServiceKey, null_default};
+use shared::model::{Service, ServiceKey, ServiceRef, null_default};
 
 use super::Api;
 use super::call::Call;
@@ -98,14 +96,11 @@ async fn try_declare(api: &Api, call: &Call, mode: Mode) -> Reply {
 }
 
 fn filter(call: &Call) -> PartnerFilter {
+    // Only `1` counts here, as with Service-Center; other operations also take `true`.
     PartnerFilter { same_domain: call.query("sameDomain") == "1", no_self: call.query("noSelf") == "1" }
 }
 
-fn exists(
-    snapshot: &Snapshot,
-    service: &shared::model::ServiceRef,
-    refusal: &'static str,
-) -> Result<(), RegistryError> {
+fn exists(snapshot: &Snapshot, service: &ServiceRef, refusal: &'static str) -> Result<(), RegistryError> {
     match snapshot.service(service) {
         Some(_) => Ok(()),
         None => Err(RegistryError::ServiceNotFound(refusal.into())),
@@ -115,21 +110,26 @@ fn exists(
 async fn providers(State(api): State<Api>, call: Call) -> Reply {
     let consumer = call.service()?;
     let registry = api.registry();
-    let list = |snapshot: &Arc<Snapshot>| {
-        exists(snapshot, &consumer, "Consumer does not exist")?;
-        let found = registry.providers_of(snapshot, &consumer);
-        Ok(registry.partners(snapshot, &consumer, found, filter(&call)))
-    };
-    reply::list("providers", &registry.answer(&call.caller, list).await?)
+    let found = registry
+        .answer(&call.caller, |snapshot| {
+            // Inside the work, so that a refusal is worked out again on a confirmed view.
+            exists(snapshot, &consumer, "Consumer does not exist")?;
+            let found = registry.providers_of(snapshot, &consumer);
+            Ok(registry.partners(snapshot, &consumer, found, filter(&call)))
+        })
+        .await?;
+    reply::list("providers", &found)
 }
 
 async fn consumers(State(api): State<Api>, call: Call) -> Reply {
     let provider = call.service()?;
     let registry = api.registry();
-    let list = |snapshot: &Arc<Snapshot>| {
-        exists(snapshot, &provider, "Provider does not exist")?;
-        let found = registry.consumers_of(snapshot, &provider);
-        Ok(registry.partners(snapshot, &provider, found, filter(&call)))
-    };
-    reply::list("consumers", &registry.answer(&call.caller, list).await?)
+    let found = registry
+        .answer(&call.caller, |snapshot| {
+            exists(snapshot, &provider, "Provider does not exist")?;
+            let found = registry.consumers_of(snapshot, &provider);
+            Ok(registry.partners(snapshot, &provider, found, filter(&call)))
+        })
+        .await?;
+    reply::list("consumers", &found)
 }

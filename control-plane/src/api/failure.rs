@@ -1,7 +1,7 @@
 //! Failures as clients receive them: the contract's codes, HTTP statuses and texts.
 //!
-//! [`RegistryError`] comes in and is translated in one place. A client receives plain public sentences only. The
-//! store's own text goes to the log once, with the id of the request that the client also receives.
+//! [`RegistryError`] comes in and is translated in one place. A client receives plain public sentences only.
+//! The store's own text goes to the log once, with the id of the request that the client also receives.
 
 use std::borrow::Cow;
 
@@ -110,7 +110,7 @@ impl Failure {
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         use RegistryError as E;
-        // The match has no wildcard, so that whoever adds an error decides on its code here.
+        // The match has no wildcard: a new error does not compile before it has a code here.
         let code = match &error {
             E::Invalid(_) => Code::InvalidParams,
             E::ServiceNotFound(_) => Code::ServiceNotFound,
@@ -138,7 +138,8 @@ impl From<RegistryError> for Failure {
             E::Invalid(detail) | E::ServiceNotFound(detail) | E::VersionNotFound(detail) => {
                 Self { code, detail }
             }
-            // The messages are public sentences by the rule of `registry::error`; sources are not part of them.
+            // The messages are public sentences by the rule of `registry::error`; sources are not part of
+            // them.
             other => Self { code, detail: other.to_string().into() },
         }
     }
@@ -146,8 +147,8 @@ impl From<RegistryError> for Failure {
 
 fn code_of_store(error: &StoreError) -> Code {
     match error {
-        // A lease that ended while a request was handled says nothing about the instance that the client means:
-        // a claim that it is absent would make the client register again. Trying again is right.
+        // A lease that ended while a request was handled says nothing about the instance that the client
+        // means: a claim that it is absent would make the client register again. Trying again is right.
         StoreError::Unavailable(_) | StoreError::Compacted(_) | StoreError::LeaseNotFound => {
             Code::Unavailable
         }
@@ -165,8 +166,8 @@ fn log(code: Code, error: &RegistryError) {
                 cause, "a request failed because the store refused it"
             );
         }
-        // During an outage every request fails, and the alarm and the store's room report the outage already. A line
-        // for each request is for those who look for one.
+        // During an outage every request fails, and the alarm and the store's room report the outage already.
+        // A line for each request is for those who look for one.
         Code::Unavailable | Code::NotReady => {
             let cause = error.with_sources();
             debug!(request.id = host::http::request_id(), cause, "a request could not be answered");
@@ -177,8 +178,8 @@ fn log(code: Code, error: &RegistryError) {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        // With the id of the request an operator finds the cause in the log. It is of no use to a client that made
-        // the mistake itself.
+        // With the id of the request an operator finds the cause in the log. It is of no use to a client that
+        // made the mistake itself.
         let detail = match self.code.status() {
             500.. => host::http::with_request_id(&self.detail),
             _ => self.detail.into_owned(),

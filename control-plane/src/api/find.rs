@@ -59,6 +59,7 @@ async fn find(State(api): State<Api>, call: Call) -> Reply {
         environment: call.query("env").into(),
         tags: call.list("tags"),
         rev: call.rev().into(),
+        // Only this operation looks for aliases; a batch does not.
         by_alias: true,
     };
     reply::instances(&api.registry().find(&call.caller, &query).await?)

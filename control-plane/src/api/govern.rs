@@ -1,4 +1,5 @@
-//! Operations of the dashboard. They only read, and take everything but the contents of schemas from the view.
+//! Operations of the dashboard. They only read, and take everything but the contents of schemas from the
+//! view.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,6 +142,7 @@ fn listed<'a>(
 async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let reference = call.service()?;
     let registry = api.registry();
+    // One snapshot for the whole reply, so that its parts agree with each other.
     let snapshot = registry
         .answer(&call.caller, |snapshot| existing(snapshot, &reference).map(|_| snapshot.clone()))
         .await?;
@@ -167,6 +169,7 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
     if options.statistics {
         body.insert("statistics".into(), statistics::of_tenant(&api, &snapshot, tenant));
     }
+    // A dashboard asks for these numbers often, and making the list is the expensive part.
     if options.only_statistics {
         return reply::json(&body);
     }

@@ -1,13 +1,14 @@
 //! The guard: everything that is common to all routes.
 //!
-//! A request passes, in this order: the check of its target, the router behind a wall that turns a panic into a
-//! reply, compression, and the headers for browsers. Figures, alarms and traces are taken around all of that.
+//! A request passes, in this order: the check of its target, the router behind a wall that turns a panic into
+//! a reply, compression, and the headers for browsers. Figures, alarms and traces are taken around all of
+//! that.
 //!
 //! tower-http has layers for parts of this, and each would change what a client or an operator sees:
-//! - its request ids keep any value that a client sends, while `host::http` replaces values that must not stand in
-//!   logs;
-//! - its compression knows no bodies that are compressed already, adds `Vary` to every response, and drops the
-//!   content length of those that it compresses;
+//! - its request ids keep any value that a client sends, while `host::http` replaces values that must not
+//!   stand in logs;
+//! - its compression knows no bodies that are compressed already, adds `Vary` to every response, and drops
+//!   the content length of those that it compresses;
 //! - its CORS sends other headers than Service-Center does;
 //! - its panic wall has nothing but the three lines of [`Guarded::route`], and boxes every body once more.
 
@@ -59,6 +60,7 @@ impl Guarded {
         let method = method_label(request.method());
         let metrics = self.metrics.clone();
         let alarms = self.alarms.clone();
+        // Taken now, because the router consumes the request.
         let domain = metrics.domain(request.headers());
         let traced = trace::Request::begin(request.headers(), SpanKind::Server, "request");
         let response = match traced.as_ref().filter(|traced| traced.is_sampled()) {
@@ -95,6 +97,7 @@ impl Guarded {
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = gzip::is_accepted(request.headers());
         let mut response = match *request.method() {
+            // Browsers ask before they send. Every path is answered alike, so the router is not needed.
             Method::OPTIONS => Response::new(Body::empty()),
             _ => self.route(request).await,
         };
@@ -112,12 +115,12 @@ impl Guarded {
 
     async fn route(self, mut request: Request<Body>) -> Response {
         if !matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE) {
-            // The router would answer HEAD like GET, which Service-Center does not. No route has the method TRACE, so
-            // the router refuses it with 405 and the methods that there are.
+            // The router would answer HEAD like GET, which Service-Center does not. No route has the method
+            // TRACE, so the router refuses it with 405 and the methods that there are.
             *request.method_mut() = Method::TRACE;
         }
-        // A handler shares nothing mutable with other requests but locks without poisoning and whole snapshots, so
-        // a panic cannot leave anything half done that they would see.
+        // A handler shares nothing mutable with other requests but locks without poisoning and whole
+        // snapshots, so a panic cannot leave anything half done that they would see.
         let mut response = match AssertUnwindSafe(self.router.oneshot(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},

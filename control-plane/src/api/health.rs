@@ -50,6 +50,7 @@ pub(super) fn version_body(api_version: &str) -> Value {
 
 async fn health(State(api): State<Api>) -> Reply {
     let registry = api.registry();
+    // The id contains the version, so only nodes of this release are listed.
     let own = ServiceRef::new(Tenant::default(), own::service_id(registry.config()));
     let found = match registry.list_instances(&Caller::default(), &own, &[], "").await {
         // The contract has a code of its own for a node that is not ready.

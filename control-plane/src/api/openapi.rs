@@ -1,4 +1,5 @@
-//! The OpenAPI 3.1 document: declared operations go in, JSON comes out. A page beside it shows it in a browser.
+//! The OpenAPI 3.1 document: declared operations go in, JSON comes out. A page beside it shows it in a
+//! browser.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -48,8 +49,10 @@ impl Default for Document {
     fn default() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.definitions_path = "/components/schemas".into();
+            // The document names the dialect once for all of its schemas.
             settings.meta_schema = None;
         });
+        // Sorted, so that the document does not depend on the order of the declarations.
         Self { paths: BTreeMap::new(), generator: settings.into_generator() }
     }
 }
@@ -126,6 +129,7 @@ impl Document {
 
 /// The codes of an operation's failures by status.
 fn failures(operation: &Operation) -> BTreeMap<u16, Vec<Code>> {
+    // Operations that are the same for every tenant parse no header and read no tenant's data.
     let always = if operation.tenantless { &[] } else { ALWAYS };
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in always.iter().chain(operation.failures) {
@@ -164,6 +168,7 @@ fn header(meaning: &str) -> Value {
 }
 
 fn parameter(location: &str, (name, meaning): &Parameter) -> Value {
+    // Everything outside of a body is text, and only segments of the path must be present.
     json!({ "name": name, "in": location, "required": location == "path", "description": meaning,
         "schema": { "type": "string" } })
 }

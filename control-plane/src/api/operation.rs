@@ -1,7 +1,8 @@
 //! One operation of the API, declared once: its handler and its description.
 //!
-//! Each resource's file declares its operations beside their handlers. [`Routes`] takes the declarations and makes
-//! both the router and the OpenAPI document of them, so that neither can contain an operation that the other lacks.
+//! Each resource's file declares its operations beside their handlers. [`Routes`] takes the declarations and
+//! makes both the router and the OpenAPI document of them, so that neither can contain an operation that the
+//! other lacks.
 
 use std::sync::{Arc, OnceLock};
 
@@ -169,6 +170,7 @@ impl Operation {
 /// Adds the name that metrics use to the responses of a route.
 fn named(name: &'static str) -> MapResponseLayer<impl Fn(Response) -> Response + Clone> {
     MapResponseLayer::new(move |mut response: Response| {
+        // In the response, because only the router knows the route, and the guard around it counts.
         response.extensions_mut().insert(ApiName(name));
         response
     })
@@ -199,6 +201,7 @@ impl Routes {
     pub(super) fn mount(mut self, group: Group, operations: impl IntoIterator<Item = Operation>) -> Self {
         for operation in operations {
             let path = format!("{}{}", group.base, operation.path);
+            // One path is added once for each of its methods; axum merges them.
             self.document.add(group, &path, &operation);
             self.router = self.router.route(&path, operation.route);
         }
@@ -209,8 +212,8 @@ impl Routes {
     pub(super) fn finish(self) -> Router<Api> {
         let text = Arc::new(OnceLock::<Bytes>::new());
         let Self { router, document } = self.mount(openapi::GROUP, openapi::operations(text.clone()));
-        // The document describes the operation that serves it. So it can be written only now, after it was mounted,
-        // and the handler gets a cell that is filled here and never again.
+        // The document describes the operation that serves it. So it can be written only now, after it was
+        // mounted, and the handler gets a cell that is filled here and never again.
         let _ = text.set(Bytes::from(document.finish().to_string()));
         router
     }

@@ -23,6 +23,7 @@ const REVISION: &str = "x-resource-revision";
 pub(super) fn json<T: Serialize>(value: &T) -> Reply {
     match serde_json::to_vec(value) {
         Ok(body) => Ok(raw_json(body)),
+        // Plain records always serialise. A handler must not panic over the exception.
         Err(error) => Err(Failure::internal(&error)),
     }
 }
@@ -65,6 +66,7 @@ pub(super) fn instances(found: &Found) -> Reply {
     }
     let with_instances: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
     let response = match with_instances.as_slice() {
+        // An empty list is absent from the reply, and the body of a service without instances does not exist.
         [] => raw_json("{}"),
         [only] => {
             let plain = only.answer().map_or_else(Bytes::new, |body| body.plain().clone());
@@ -77,8 +79,8 @@ pub(super) fn instances(found: &Found) -> Reply {
     Ok(with_revision(response, &found.rev))
 }
 
-/// The service whose find body a response carries. The view keeps the compressed form of that body, so the guard
-/// need not compress it for each request.
+/// The service whose find body a response carries. The view keeps the compressed form of that body, so the
+/// guard need not compress it for each request.
 #[derive(Clone)]
 pub(super) struct Prepared(Arc<ServiceView>);
 

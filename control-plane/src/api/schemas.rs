@@ -68,6 +68,7 @@ fn schema_id(call: &Call) -> Result<&str, Failure> {
 async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let schema = api.registry().schema(&call.caller, &call.service()?, schema_id(&call)?).await?;
     let mut response = reply::json(&json!({ "schema": schema.schema }))?;
+    // Another writer may have stored a summary with characters that no header may have.
     let summary = HeaderValue::from_str(&schema.summary).unwrap_or(HeaderValue::from_static(""));
     response.headers_mut().insert("x-schema-summary", summary);
     Ok(response)
@@ -80,6 +81,7 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
 }
 
 async fn put_one(State(api): State<Api>, call: Call) -> Reply {
+    // The id of the path counts; one in the body is ignored.
     let schema = Schema { schema_id: schema_id(&call)?.to_owned(), ..call.json::<Schema>()? };
     api.registry().put_schema(&call.service()?, schema).await?;
     reply::empty()

@@ -24,8 +24,8 @@ use crate::registry::service::existing;
 use crate::registry::{Caller, Registry, validate};
 use crate::view::ServiceRule;
 
-/// Deletions of one request that run at the same time. They share the question to the store by which an absent
-/// service is proven to be absent.
+/// Deletions of one request that run at the same time. They share the question to the store by which an
+/// absent service is proven to be absent.
 const DELETES_AT_ONCE: usize = 64;
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -104,6 +104,7 @@ async fn register(State(api): State<Api>, call: Call) -> Reply {
     let registry = api.registry();
     let id = registry.register_service(&call.caller.tenant, service).await?;
     let reference = call.caller.service(&id);
+    // Rules and tags come before instances, so that no consumer sees an instance that they hide.
     let mut outcomes = Vec::new();
     if !body.rules.is_empty() {
         outcomes.push(registry.add_rules(&reference, body.rules).await.map(drop));
@@ -150,6 +151,7 @@ async fn update(State(api): State<Api>, call: Call) -> Reply {
 }
 
 async fn delete_one(State(api): State<Api>, call: Call) -> Reply {
+    // Unlike other flags this one is strict: a deletion must not guess.
     let force = match call.query("force") {
         "" | "false" | "0" => false,
         "true" | "1" => true,
@@ -221,6 +223,7 @@ async fn schema_existence(api: &Api, call: &Call) -> Reply {
     let service = call.caller.service(call.query("serviceId"));
     let summary = api.registry().schema_summary(&call.caller, &service, schema).await?;
     let mut response = reply::json(&json!({ "schemaId": schema, "serviceId": service.id }))?;
+    // Another writer may have stored a summary with characters that no header may have.
     if let Ok(value) = summary.parse() {
         response.headers_mut().insert("x-schema-summary", value);
     }

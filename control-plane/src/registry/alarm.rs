@@ -30,6 +30,7 @@ pub(crate) struct Alarms(Arc<Mutex<BTreeMap<AlarmId, Alarm>>>);
 impl Alarms {
     /// Activates an alarm, or changes its detail.
     pub(crate) fn raise(&self, id: AlarmId, detail: impl Into<Cow<'static, str>>) {
+        // The latest detail replaces the earlier one: there is one alarm of each kind, as in Service-Center.
         self.0.lock().insert(id, Alarm { active: true, detail: detail.into() });
     }
 

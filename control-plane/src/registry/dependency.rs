@@ -102,13 +102,15 @@ impl Registry {
         .await
     }
 
-    /// Records that a consumer depends on a provider. True when that was new. Cheap when it is recorded already.
+    /// Records that a consumer depends on a provider. True when that was new. Cheap when it is recorded
+    /// already.
     pub(super) async fn depend(
         &self,
         consumer: &ServiceRef,
         provider: &ServiceKey,
     ) -> Result<bool, RegistryError> {
         let snapshot = self.view.now()?;
+        // A consumer that is deleted meanwhile depends on nothing.
         let Some((view, _)) = snapshot.service(consumer) else { return Ok(false) };
         let key = ServiceKey { alias: String::new(), ..(*view.key).clone() };
         let rules = rules_of(&snapshot, &key);
@@ -116,6 +118,7 @@ impl Registry {
             return Ok(false);
         }
         self.set_rules(&key, vec![provider.clone()], Mode::Add).await?;
+        // Only after the rule is written, so that the consumer is interested at every revision.
         self.unwant(consumer, provider).await;
         Ok(true)
     }
@@ -134,8 +137,8 @@ impl Registry {
         let wanted = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
         if let Some(names) = wanted {
             let noted = names.contains(&(tenant.clone(), name.clone()));
-            // Names come from clients, so a consumer may note only a bounded number of them. The find itself is
-            // answered all the same.
+            // Names come from clients, so a consumer may note only a bounded number of them. The find itself
+            // is answered all the same.
             if noted || names.len() >= self.quotas.now().wanted {
                 return Ok(false);
             }
@@ -151,7 +154,8 @@ impl Registry {
         Ok(self.commit(txn).await?.succeeded)
     }
 
-    /// Removes the note that a name is wanted, because a recorded rule says more. A note that stays does no harm.
+    /// Removes the note that a name is wanted, because a recorded rule says more. A note that stays does no
+    /// harm.
     async fn unwant(&self, consumer: &ServiceRef, provider: &ServiceKey) {
         let Some(tenant) = Tenant::parse(&provider.tenant) else { return };
         let Ok(snapshot) = self.view.now() else { return };
@@ -226,6 +230,7 @@ impl Registry {
                 sets.push(set);
             }
         }
+        // A consumer may match by several rules. The lists are short, and their order is part of the reply.
         let mut found: Vec<ServiceRef> = Vec::new();
         for consumer in sets.iter().flat_map(|set| set.keys.iter()).filter_map(|key| snapshot.by_key(key)) {
             if !found.contains(&consumer) {
@@ -308,8 +313,8 @@ impl Registry {
                 alias: String::new(),
                 version: version.clone(),
             };
-            // The names are noted before the rules go: between the two the consumer is interested twice, not at
-            // no time.
+            // The names are noted before the rules go: between the two the consumer is interested twice, not
+            // at no time.
             if let Some(waiting) = snapshot.by_key(&consumer) {
                 for rule in dangling {
                     let provider = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
@@ -335,7 +340,8 @@ fn complete(declaration: Declaration, tenant: &Tenant, mode: Mode) -> Result<Dec
     }
     consumer.alias.clear();
     if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {
-        // Service-Center does not look at the entries after a `*`, so mistakes in them are no reason to refuse.
+        // Service-Center does not look at the entries after a `*`, so mistakes in them are no reason to
+        // refuse.
         providers.truncate(all + 1);
     }
     let mut seen = BTreeSet::new();

@@ -1,8 +1,8 @@
 //! The errors of the registry's operations.
 //!
-//! A variant names the rule that was broken or the step that failed. Nothing here knows a wire code or an HTTP
-//! status; `api::failure` translates. Errors of the store are kept as sources for the log. Their text may name
-//! hosts and keys, so it is not part of the message and never reaches a client.
+//! A variant names the rule that was broken or the step that failed. Nothing here knows a wire code or an
+//! HTTP status; `api::failure` translates. Errors of the store are kept as sources for the log. Their text
+//! may name hosts and keys, so it is not part of the message and never reaches a client.
 
 use std::borrow::Cow;
 use std::error::Error;

@@ -73,6 +73,7 @@ pub(super) fn by_name_or_alias<'a>(
     name: &Name,
 ) -> &'a [VersionEntry] {
     match snapshot.versions(tenant, name) {
+        // A name has precedence: an alias cannot hide a service that has the name itself.
         [] => snapshot.alias_versions(tenant, name),
         versions => versions,
     }

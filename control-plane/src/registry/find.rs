@@ -43,7 +43,8 @@ pub(crate) struct Found {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
-    /// The dependency rule that the find stands for. `None` for a caller without an id or when nothing matched.
+    /// The dependency rule that the find stands for. `None` for a caller without an id or when nothing
+    /// matched.
     provider: Option<ServiceKey>,
     /// The tenant and name of a shared service. Shared services are wanted by name, never by rule.
     shared: Option<(Tenant, Name)>,
@@ -77,8 +78,8 @@ impl Recheck for FoundInstance {
 }
 
 impl FindQuery {
-    /// The version rule and its text. Clients leave it empty for every version, percent-encode it once too often,
-    /// or send a plus that arrives as a blank; all of these are understood.
+    /// The version rule and its text. Clients leave it empty for every version, percent-encode it once too
+    /// often, or send a plus that arrives as a blank; all of these are understood.
     fn rule(&self) -> Result<(String, VersionRule), RegistryError> {
         if self.version.is_empty() {
             return Ok(("0+".into(), VersionRule::ALL));
@@ -101,7 +102,8 @@ fn revision_of<'a>(services: impl Iterator<Item = &'a Arc<ServiceView>>) -> Stri
     let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
     // A service without instances adds nothing to the reply, so it must not change the revision either.
     for view in services.filter(|view| !view.instances.is_empty()) {
-        // The digest covers the ids and revisions of the instances, which tells both states and services apart.
+        // The digest covers the ids and revisions of the instances, which tells both states and services
+        // apart.
         hash = (hash.rotate_left(23) ^ view.digest).wrapping_mul(0xd6e8_feb8_6659_fd93);
     }
     format!("{hash:016x}")
@@ -121,6 +123,8 @@ impl Registry {
         let search = Search { registry: self, caller, query, text: &text, rule: &rule };
         let found = match self.answer(caller, |snapshot| search.run(snapshot)).await {
             Err(RegistryError::ServiceNotFound(_)) => {
+                // Noted even though the reply is a refusal: the consumer goes on waiting, and its watch must
+                // deliver the provider when it appears.
                 self.note_wanted(caller, query).await?;
                 // The provider may have been registered while the note was written.
                 search.run(&self.view.now()?)?
@@ -128,8 +132,8 @@ impl Registry {
             other => other?,
         };
         let found = if self.record_find(caller, &found).await? {
-            // Changes between the first look and the record are in neither the reply nor the consumer's watch, so
-            // the reply is made anew.
+            // Changes between the first look and the record are in neither the reply nor the consumer's
+            // watch, so the reply is made anew.
             search.run(&self.view.now()?)?
         } else {
             found
@@ -137,8 +141,8 @@ impl Registry {
         self.recheck_not_modified(found, |snapshot| search.run(snapshot)).await
     }
 
-    /// Works out "nothing changed" again on a confirmed view, because it is a claim about now. Where the store
-    /// cannot be asked the claim is withdrawn and the caller gets the full reply.
+    /// Works out "nothing changed" again on a confirmed view, because it is a claim about now. Where the
+    /// store cannot be asked the claim is withdrawn and the caller gets the full reply.
     async fn recheck_not_modified<T: Recheck>(
         &self,
         mut found: T,
@@ -235,10 +239,12 @@ impl Search<'_> {
         let Self { registry, caller, query, rule, .. } = self;
         let shared = registry.is_shared(&caller.tenant, &query.app_id, &query.service_name)
             || registry.is_shared(&Tenant::default(), &query.app_id, &query.service_name);
+        // A shared service is found even for a consumer that is not registered.
         let consumer = match &caller.consumer {
             Some(id) if !shared => Some(consumer(snapshot, &caller.service(id))?),
             _ => None,
         };
+        // Shared services live in the default tenant, in the registry's own environment.
         let tenant = if shared { Tenant::default() } else { caller.tenant.clone() };
         let environment = match &consumer {
             _ if shared => &registry.config.own_environment,
@@ -263,6 +269,7 @@ impl Search<'_> {
             .filter(|view| consumer.as_ref().is_none_or(|(s, tags)| access::allows(view, s, tags, shared)))
             .cloned()
             .collect();
+        // One rule stands for all versions that were found, because the rule text covers them.
         let newest = consumer.is_some().then(|| services.first()).flatten();
         let provider = newest.map(|view| ServiceKey {
             version: self.text.to_owned(),

@@ -34,18 +34,20 @@ impl Registry {
     }
 
     async fn renew(&self, service: &ServiceRef, id: &str) -> Result<(), RegistryError> {
-        // Other writers may store an instance without a lease. It does not expire, so there is nothing to renew.
+        // Other writers may store an instance without a lease. It does not expire, so there is nothing to
+        // renew.
         let Some(lease) = self.lease_of(service, id).await? else { return Ok(()) };
         match self.store.keep_alive(lease).await {
             Ok(()) => Ok(()),
-            // The view may still show the instance, but the store has ended its lease and with it the instance.
+            // The view may still show the instance, but the store has ended its lease and with it the
+            // instance.
             Err(StoreError::LeaseNotFound) => Err(RegistryError::InstanceNotFound),
             Err(error) => Err(RegistryError::RenewLease(error)),
         }
     }
 
-    /// Renews many leases. An instance that was sent several times is renewed once and reported once, at its first
-    /// position in the request.
+    /// Renews many leases. An instance that was sent several times is renewed once and reported once, at its
+    /// first position in the request.
     pub(crate) async fn heartbeats(
         &self,
         tenant: &Tenant,
@@ -61,6 +63,7 @@ impl Registry {
             let outcome = self.heartbeat(&service, &beat.instance_id).await;
             (beat, outcome)
         });
+        // Buffered in order: the reply has the order of the request.
         Ok(renewed.buffered(RENEWALS_AT_ONCE).collect().await)
     }
 }

@@ -25,8 +25,8 @@ const TTL_WITHOUT_CHECK: i64 = 120;
 impl Registry {
     /// Registers an instance and returns its id.
     ///
-    /// For an id that is alive already this is a heartbeat. If its endpoints, host, health check or data centre
-    /// differ, the instance has moved and the new data are stored too, so that consumers receive them.
+    /// For an id that is alive already this is a heartbeat. If its endpoints, host, health check or data
+    /// centre differ, the instance has moved and the new data are stored too, so that consumers receive them.
     pub(crate) async fn register_instance(
         &self,
         service: &ServiceRef,
@@ -38,6 +38,7 @@ impl Registry {
         // service is deleted meanwhile.
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| registrable(snapshot, service).map(drop)).await?;
+        // Chosen once, before the first attempt: a repeated one must not register a second instance.
         if instance.instance_id.is_empty() {
             instance.instance_id = Uuid::new_v4().simple().to_string();
         }
@@ -93,6 +94,7 @@ impl Registry {
         let size = view.instances.size() + usize::from(!shown);
         let lease = self.store.grant(self.ttl(&instance)).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
+        // The service may be deleted meanwhile, and no instance may outlive it.
         let txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
@@ -100,6 +102,7 @@ impl Registry {
             ],
             then: vec![
                 Op::Put { key, value: record::render(&instance, None), lease: Some(lease) },
+                // Service-Center nodes find the lease by this key when a heartbeat reaches them.
                 Op::Put {
                     key: keys::lease(service, &instance.instance_id),
                     value: lease.to_string().into(),
@@ -113,8 +116,8 @@ impl Registry {
         };
         let reply = self.commit(txn).await;
         if !reply.as_ref().is_ok_and(|reply| reply.succeeded) {
-            // Usually no key lives on the lease. If the write did happen and only its reply was lost, the instance
-            // goes with the lease, which is right: its registrant gets an error.
+            // Usually no key lives on the lease. If the write did happen and only its reply was lost, the
+            // instance goes with the lease, which is right: its registrant gets an error.
             let _ = self.store.revoke(lease).await;
         }
         Ok(reply?.succeeded.then_some(()))
@@ -132,6 +135,7 @@ impl Registry {
         {
             return Ok(None);
         }
+        // The view counts for each tenant as it goes, so this does not depend on the number of services.
         let used = snapshot.tenant(&service.tenant).map_or(0, |view| view.instance_count);
         let limit = self.quotas.now().instances;
         self.pending.permit(&service.tenant, Resource::Instance, used, limit).map(Some)
@@ -206,7 +210,8 @@ impl Registry {
         .await
     }
 
-    /// Stores an instance again on the lease that it has. `None` when the instance changed or ended meanwhile.
+    /// Stores an instance again on the lease that it has. `None` when the instance changed or ended
+    /// meanwhile.
     async fn rewrite(
         &self,
         service: &ServiceRef,
@@ -214,6 +219,7 @@ impl Registry {
         mut instance: Instance,
     ) -> Result<Option<()>, RegistryError> {
         instance.service_id = service.id.clone();
+        // Clients cannot change these: they are facts of the registration.
         instance.timestamp = existing.instance.timestamp.clone();
         instance.version = existing.instance.version.clone();
         instance.mod_timestamp = self.seconds();
@@ -233,8 +239,8 @@ impl Registry {
         match self.commit(txn).await {
             Ok(reply) => Ok(reply.succeeded.then_some(())),
             Err(RegistryError::Commit(StoreError::LeaseNotFound)) => {
-                // The instance expired after the view was read. On a confirmed view the next step sees that: an
-                // update is refused, a registration creates the instance anew.
+                // The instance expired after the view was read. On a confirmed view the next step sees that:
+                // an update is refused, a registration creates the instance anew.
                 self.confirmed().await?;
                 Ok(None)
             }
@@ -249,17 +255,20 @@ impl Registry {
         id: &str,
     ) -> Result<(), RegistryError> {
         let caller = Caller::of_tenant(&service.tenant);
-        let find = |snapshot: &Arc<Snapshot>| {
-            // The contract reports a missing service as a missing instance here.
-            let view = existing(snapshot, service).map_err(|_| RegistryError::InstanceNotFound)?;
-            let existing = view.instances.get(id).cloned().ok_or(RegistryError::InstanceNotFound)?;
-            Ok((existing, view.instances.size().saturating_sub(1)))
-        };
-        let (existing, remaining) = self.answer(&caller, find).await?;
-        // The size record names the unregistered instance, which tells this delete from an expiry. A replica can
-        // use that only if both change at one revision, so the keys go in this transaction, not with their lease.
+        let (existing, remaining) = self
+            .answer(&caller, |snapshot| {
+                // The contract reports a missing service as a missing instance here.
+                let view = existing(snapshot, service).map_err(|_| RegistryError::InstanceNotFound)?;
+                let existing = view.instances.get(id).cloned().ok_or(RegistryError::InstanceNotFound)?;
+                Ok((existing, view.instances.size().saturating_sub(1)))
+            })
+            .await?;
+        // The size record names the unregistered instance, which tells this delete from an expiry. A replica
+        // can use that only if both change at one revision, so the keys go in this transaction, not with
+        // their lease.
         let txn = Txn {
             compare: vec![Compare::Exists(keys::service(service))],
+            // No compare with the instance's revision: it ends in whatever state it is by now.
             then: vec![
                 put_size(service, remaining, id),
                 Op::Delete(keys::instance(service, id)),
@@ -324,6 +333,7 @@ fn matching(
         for (id, existing) in view.instances.iter() {
             let properties = &existing.instance.properties;
             let matches = pairs.iter().all(|(key, value)| properties.get(key) == Some(value));
+            // A write that changes nothing would be an event for every watcher.
             if matches && existing.instance.status != status {
                 found.push((caller.service(service), id.clone()));
             }
@@ -362,7 +372,8 @@ fn fill_defaults(instance: &mut Instance, config: &RegistryConfig) -> Result<(),
         ..Default::default()
     });
     if check.mode == "pull" {
-        // Nobody pulls: as with Service-Center, such an instance gets the default times whatever it asked for.
+        // Nobody pulls: as with Service-Center, such an instance gets the default times whatever it asked
+        // for.
         check.interval = DEFAULT_INTERVAL;
         check.times = DEFAULT_TIMES;
     } else {

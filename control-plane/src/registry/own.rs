@@ -1,7 +1,7 @@
 //! The registry as a service of itself: `SERVICECENTER` in `default/default`, application `default`.
 //!
-//! Clients take their list of registry addresses from its instances. An instance therefore carries the address
-//! that clients can reach: the advertised one, which in front of gateways is the load balancer's.
+//! Clients take their list of registry addresses from its instances. An instance therefore carries the
+//! address that clients can reach: the advertised one, which in front of gateways is the load balancer's.
 
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ pub(crate) async fn keep_registered(
     }
 }
 
-/// Renews the instance, or registers the service and the instance when it is absent. Returns the instance's id.
+/// Renews the instance, or registers the service and the instance when it is absent. Returns the instance's
+/// id.
 async fn beat(
     registry: &Registry,
     service: &ServiceRef,
@@ -80,6 +81,7 @@ async fn beat(
 ) -> Result<String, RegistryError> {
     if let Some(id) = &registered {
         match registry.heartbeat(service, id).await {
+            // Expired, or lost with a store that was restored: it is registered again under the same id.
             Err(RegistryError::InstanceNotFound) => {}
             other => return other.map(|()| id.clone()),
         }

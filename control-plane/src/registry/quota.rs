@@ -54,6 +54,7 @@ impl Quotas {
     }
 
     pub(crate) fn now(&self) -> Quota {
+        // A copy: nobody holds the lock while a request is worked on.
         *self.0.lock()
     }
 }
@@ -73,8 +74,8 @@ impl Quota {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending(Arc<Mutex<HashMap<(Tenant, Resource), usize>>>);
 
-/// The right to register one more. It counts until it is dropped, which must not happen before the view shows the
-/// registered thing: in between nobody would count it.
+/// The right to register one more. It counts until it is dropped, which must not happen before the view shows
+/// the registered thing: in between nobody would count it.
 #[derive(Debug)]
 pub(super) struct Permit {
     pending: Pending,

@@ -1,7 +1,7 @@
 //! Black and white rules of a service. They decide which consumers see its instances.
 //!
-//! All rules of a service have one type. A request that changes some of them therefore excludes every other such
-//! request: it takes effect as a whole at one revision, or not at all.
+//! All rules of a service have one type. A request that changes some of them therefore excludes every other
+//! such request: it takes effect as a whole at one revision, or not at all.
 
 use std::collections::BTreeSet;
 
@@ -83,6 +83,7 @@ impl Registry {
             let rule_id = Uuid::new_v4().simple().to_string();
             new.push(ServiceRule { rule_id, timestamp: now.clone(), mod_timestamp: now, ..rule.clone() });
         }
+        // One quota limits schemas, tags and rules alike.
         let used = view.rules.len();
         let limit = self.quotas.now().schemas;
         if used + new.len() > limit {

@@ -1,8 +1,8 @@
 //! Schemas of a service. Contents stay in the store; the view shows only which schemas exist.
 //!
 //! Contents are written where every generation of Service-Center reads them. A newer Service-Center stores a
-//! content under its hash and keeps a reference to it; the reference is deleted on a write, so that nobody reads the
-//! old content.
+//! content under its hash and keeps a reference to it; the reference is deleted on a write, so that nobody
+//! reads the old content.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,9 +122,9 @@ impl Registry {
         .await
     }
 
-    /// Replaces all schemas of a service. If their contents fit into one transaction this happens at one revision.
-    /// Otherwise contents are written ahead and count when the last transaction declares them. If a schema is
-    /// declared or deleted meanwhile, everything is written again.
+    /// Replaces all schemas of a service. If their contents fit into one transaction this happens at one
+    /// revision. Otherwise contents are written ahead and count when the last transaction declares them. If a
+    /// schema is declared or deleted meanwhile, everything is written again.
     pub(crate) async fn replace_schemas(
         &self,
         service: &ServiceRef,
@@ -221,6 +221,7 @@ fn write_schemas(service: &ServiceRef, view: &ServiceView, schemas: &[Schema]) -
     for schema in schemas {
         let [content, summary, reference] = keys_of(service, &schema.schema_id);
         txn.then.extend(content.map(|key| Op::put(key, schema.schema.clone())));
+        // Without a new summary the old one stays.
         if !schema.summary.is_empty() {
             txn.then.extend(summary.map(|key| Op::put(key, schema.summary.clone())));
         }
@@ -243,6 +244,7 @@ fn chunks(schemas: &[&Schema]) -> Vec<Vec<Schema>> {
     let mut chunks: Vec<Vec<Schema>> = Vec::new();
     let mut bytes = 0;
     for schema in schemas {
+        // A content that is larger than a chunk gets one of its own, and the store decides about it.
         let full = bytes + schema.schema.len() > BYTES_PER_TXN;
         match chunks.last_mut() {
             Some(chunk) if !full && chunk.len() < SCHEMAS_PER_TXN => chunk.push((*schema).clone()),

@@ -1,7 +1,7 @@
 //! Services: register, change, delete.
 //!
-//! A service stands in the store under its id (the record), under its key (the index) and, if it has an alias, under
-//! that too. They are written and deleted in one transaction.
+//! A service stands in the store under its id (the record), under its key (the index) and, if it has an
+//! alias, under that too. They are written and deleted in one transaction.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::view::{ServiceView, Snapshot};
 /// Leases of a deleted service's instances that are revoked at the same time.
 const REVOKES_AT_ONCE: usize = 64;
 
-/// The id of a service whose registrant chose none. It is the same in every cluster, and again after a delete.
+/// The id of a service whose registrant chose none. It is the same in every cluster, and again after a
+/// delete.
 pub fn derived_id(tenant: &Tenant, name: &Name, version: &str) -> String {
     let digest = Sha1::digest(keys::index(tenant, name, version));
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -36,7 +37,8 @@ fn alias_of(service: &Service) -> Option<Name> {
 }
 
 impl Registry {
-    /// Registers a service and returns its id. A version that is registered already keeps its record and its id.
+    /// Registers a service and returns its id. A version that is registered already keeps its record and its
+    /// id.
     pub(crate) async fn register_service(
         &self,
         tenant: &Tenant,
@@ -55,6 +57,7 @@ impl Registry {
         if service.service_id.is_empty() {
             service.service_id = derived_id(tenant, &name, &service.version);
         }
+        // Our clock, whatever the client sent: timestamps of one registry should be comparable.
         service.timestamp = self.seconds();
         service.mod_timestamp = service.timestamp.clone();
         self.create_service(&snapshot, tenant, &service, &name, alias.as_ref()).await
@@ -77,10 +80,12 @@ impl Registry {
             txn.compare.push(Compare::Absent(key.clone()));
         }
         txn.then.push(Op::put(file, record::render(service, None)));
+        // Read in the losing case, because the id in the index tells whose registration was faster.
         for key in [&index].into_iter().chain(&alias) {
             txn.then.push(Op::put(key.clone(), service.service_id.clone()));
             txn.otherwise.push(Op::Get(key.clone()));
         }
+        // Service-Center keeps a key for each domain and project that has services.
         if snapshot.domains.get(&tenant.domain).is_none() {
             txn.then.extend(Key::Domain(tenant.domain.clone()).render().map(|key| Op::put(key, "")));
         }
@@ -91,7 +96,8 @@ impl Registry {
         if reply.succeeded {
             return Ok(service.service_id.clone());
         }
-        // Another registration was faster. If it has our key, its id is ours; otherwise our id belongs to another key.
+        // Another registration was faster. If it has our key, its id is ours; otherwise our id belongs to
+        // another key.
         match reply.got.iter().flatten().next() {
             Some(index) => same_id(String::from_utf8_lossy(&index.value).into_owned(), &service.service_id),
             None => Err(RegistryError::ServiceConflict),
@@ -105,6 +111,7 @@ impl Registry {
         tenant: &Tenant,
         service: &Service,
     ) -> Result<Option<Permit>, RegistryError> {
+        // The registry must always be able to register itself.
         if self.is_shared(tenant, &service.app_id, &service.service_name) {
             return Ok(None);
         }
@@ -154,8 +161,8 @@ impl Registry {
         .await
     }
 
-    /// Deletes a service with everything that belongs to it, at one revision. With `force` even if other services
-    /// depend on it or it has instances.
+    /// Deletes a service with everything that belongs to it, at one revision. With `force` even if other
+    /// services depend on it or it has instances.
     pub(crate) async fn delete_service(
         &self,
         service: &ServiceRef,
@@ -178,6 +185,7 @@ impl Registry {
                 Ok(reply.succeeded.then_some(view))
             })
             .await?;
+        // The service is gone by now, so a failure to tidy up is not the client's concern.
         self.tidy_after(service, &deleted).await;
         Ok(())
     }
@@ -197,8 +205,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes the remains of a deleted service: its rules, rules that have no provider any more, and its leases.
-    /// All of it is harmless if it stays, so a failure is only logged.
+    /// Removes the remains of a deleted service: its rules, rules that have no provider any more, and its
+    /// leases. All of it is harmless if it stays, so a failure is only logged.
     async fn tidy_after(&self, service: &ServiceRef, deleted: &Arc<ServiceView>) {
         if let Some(record) = &deleted.service
             && let Err(error) = self.forget_dependencies(&service.tenant, record).await
@@ -242,8 +250,8 @@ pub(super) fn unchanged(service: &ServiceRef, view: &ServiceView) -> Txn {
     Txn { compare: vec![Compare::ModRev(keys::service(service), view.mod_rev)], ..Txn::default() }
 }
 
-/// Like [`unchanged`], and also lets every other transaction that compares the record lose, because it writes the
-/// record again. It is for belongings of a service that stand in several keys and have to fit together.
+/// Like [`unchanged`], and also lets every other transaction that compares the record lose, because it writes
+/// the record again. It is for belongings of a service that stand in several keys and have to fit together.
 pub(super) fn exclusive(service: &ServiceRef, view: &ServiceView) -> Txn {
     let mut txn = unchanged(service, view);
     if let Some(record) = &view.service {
@@ -287,6 +295,7 @@ fn deletion(service: &ServiceRef, view: &ServiceView) -> Txn {
     }
     then.extend(keys::belongings(service).into_iter().map(Op::DeletePrefix));
     then.extend(Key::Tags(service.clone()).render().map(Op::Delete));
+    // Keys that Service-Center does not have, and would not delete.
     then.push(Op::DeletePrefix(keys::wanted_by(service)));
     then.push(Op::Delete(keys::size(service)));
     then.push(Op::DeletePrefix(keys::held_of(service)));

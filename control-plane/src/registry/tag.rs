@@ -19,7 +19,7 @@ impl Registry {
 
     /// Replaces all tags.
     pub(crate) async fn replace_tags(&self, service: &ServiceRef, tags: Tags) -> Result<(), RegistryError> {
-        // Service-Center limits tags by the quota of schemas.
+        // One quota limits schemas, tags and rules alike.
         let limit = self.quotas.now().schemas;
         if tags.len() > limit {
             return Err(RegistryError::QuotaExceeded { resource: "TAG", limit, used: tags.len() });
@@ -80,6 +80,7 @@ impl Registry {
                 let view = existing(&snapshot, service)?;
                 let tags = change(&view.tags)?;
                 let txn = Txn {
+                    // Tags have a key of their own, so the service's record does not change with them.
                     compare: vec![
                         Compare::Exists(keys::service(service)),
                         Compare::ModRev(key.clone(), view.tags_rev),

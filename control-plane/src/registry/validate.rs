@@ -1,7 +1,7 @@
 //! The form of fields. A refusal names the first field that does not have its form.
 //!
-//! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One rule is
-//! added: an id or a domain has no `/`, which would shift the segments of its key.
+//! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One
+//! rule is added: an id or a domain has no `/`, which would shift the segments of its key.
 
 use shared::model::{DataCenter, HealthCheck, Instance, Service, ServiceKey};
 

@@ -37,6 +37,7 @@ pub struct ProcessConfig {
 
 impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
+        // First, because the connection to the bus carries the name of the replica.
         let plane = Config::read(settings);
         Self {
             listen: settings.get("listen", "127.0.0.1:30110", "Address of the registry API."),
@@ -87,6 +88,7 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     let ca_pem = pem(settings, "etcd.ca", "PEM file with the authorities to trust at etcd.");
     let certificate = pem(settings, "etcd.certificate", "PEM file with our certificate for etcd.");
     let key = pem(settings, "etcd.key", "PEM file with the key of our certificate for etcd.");
+    // Found here, because a connection without a certificate would fail much later and without this reason.
     if certificate.is_some() != key.is_some() {
         settings.mistake("etcd.certificate", "a certificate and its key go together");
     }

@@ -1,5 +1,5 @@
-//! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the consumer's and its
-//! providers' keys to it.
+//! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the consumer's
+//! and its providers' keys to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,7 @@ pub(super) fn has_provider(snapshot: &Snapshot, own: &Tenant, rule: &ServiceKey)
     let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| own.clone());
     let versions = snapshot.versions(&tenant, &rule_name(rule));
     match VersionRule::parse(&rule.version) {
+        // Everything in an environment may be nothing at the moment; the rule stays.
         _ if rule.service_name == "*" => true,
         Some(VersionRule::Exact(text)) => versions.iter().any(|entry| entry.text == text),
         _ => !versions.is_empty(),
@@ -65,14 +66,16 @@ pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<Servic
     if removed.len() + added.len() <= CHANGES_PER_TXN {
         return (target.to_vec(), true);
     }
-    // Half of the changes for each side, so that the consumer neither loses everything first nor holds both sets.
+    // Half of the changes for each side, so that the consumer neither loses everything first nor holds both
+    // sets.
     let dropped: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
     let mut next: Vec<_> = current.iter().filter(|rule| !dropped.contains(rule)).cloned().collect();
     next.extend(added.into_iter().take(CHANGES_PER_TXN / 2).cloned());
     (next, false)
 }
 
-/// The transaction that changes a consumer's rules from `current` to `next`. `None` when a tenant is malformed.
+/// The transaction that changes a consumer's rules from `current` to `next`. `None` when a tenant is
+/// malformed.
 pub(super) fn change(
     snapshot: &Snapshot,
     consumer: &ServiceKey,
@@ -89,8 +92,8 @@ pub(super) fn change(
         let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
         sides.insert(key, (set, true));
     }
-    // A Service-Center node that changes rules holds one of these locks instead of comparing revisions, so the
-    // transaction must lose while a lock exists. The reads on the losing side tell the caller about it.
+    // A Service-Center node that changes rules holds one of these locks instead of comparing revisions, so
+    // the transaction must lose while a lock exists. The reads on the losing side tell the caller about it.
     let consumer_key = Key::ConsumerRule(own, rule_name(consumer), consumer.version.clone()).render()?;
     let mut txn = Txn {
         compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
@@ -135,6 +138,7 @@ fn provider_side(
 }
 
 fn write_set(key: String, keys: Vec<ServiceKey>) -> Op {
+    // An empty set and an absent key mean the same, and absent keys cost nothing.
     if keys.is_empty() {
         Op::Delete(key)
     } else {
