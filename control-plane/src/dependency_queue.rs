@@ -23,7 +23,12 @@ use crate::store::{Compare, KeyValue, Op, RangeRequest, Txn};
 const MAX_ENTRIES: usize = 1000;
 
 /// Looks at the queue every `pause` while this replica is the publisher, until `stop`.
-pub async fn run(registry: Registry, pause: Duration, role: watch::Receiver<Role>, stop: CancellationToken) {
+pub(crate) async fn run(
+    registry: Registry,
+    pause: Duration,
+    role: watch::Receiver<Role>,
+    stop: CancellationToken,
+) {
     let mut seen: HashMap<String, Revision> = HashMap::new();
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }

@@ -33,7 +33,7 @@ pub enum Role {
 
 /// Campaigns for the seat until `stop`, and reports the role. `name` identifies the replica to operators. The
 /// seat of a holder that dies becomes free after `ttl`.
-pub async fn campaign(
+pub(crate) async fn campaign(
     store: Arc<dyn Store>,
     name: String,
     ttl: Duration,

@@ -9,12 +9,12 @@
 
 mod api;
 pub mod app;
-pub mod dependency_queue;
-pub mod election;
+mod dependency_queue;
+mod election;
 pub mod inventory;
 pub mod keys;
-pub mod metrics;
-pub mod protector;
+mod metrics;
+mod protector;
 pub mod publisher;
 pub mod record;
 pub mod registry;

@@ -9,7 +9,7 @@ mod publisher;
 mod registry;
 pub(crate) mod view;
 
-pub use api::ApiMetrics;
-pub use publisher::{PublishedBatch, PublisherMetrics};
-pub use registry::RegistryMetrics;
-pub use view::ViewMetrics;
+pub(crate) use api::ApiMetrics;
+pub(crate) use publisher::{PublishedBatch, PublisherMetrics};
+pub(crate) use registry::RegistryMetrics;
+pub(crate) use view::ViewMetrics;

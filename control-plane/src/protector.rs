@@ -27,7 +27,12 @@ const STANDBY_WAIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Watches the view for unrecorded holds until `stop`. `hold` is the length of a protection.
-pub async fn run(registry: Registry, hold: Duration, role: watch::Receiver<Role>, stop: CancellationToken) {
+pub(crate) async fn run(
+    registry: Registry,
+    hold: Duration,
+    role: watch::Receiver<Role>,
+    stop: CancellationToken,
+) {
     let mut revisions = registry.view().revisions();
     loop {
         tokio::select! {

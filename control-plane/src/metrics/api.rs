@@ -16,7 +16,7 @@ const MAX_DOMAINS: usize = 100;
 
 /// Instruments of the API. Cheap to clone.
 #[derive(Clone)]
-pub struct ApiMetrics {
+pub(crate) struct ApiMetrics {
     instance: String,
     requests: Counter<u64>,
     successes: Counter<u64>,
@@ -26,7 +26,7 @@ pub struct ApiMetrics {
 
 impl ApiMetrics {
     /// Makes the instruments; `instance` is the address that labels this node.
-    pub fn new(meter: &Meter, instance: &str) -> Self {
+    pub(crate) fn new(meter: &Meter, instance: &str) -> Self {
         Self {
             instance: instance.to_owned(),
             requests: meter

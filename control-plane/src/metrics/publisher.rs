@@ -146,7 +146,7 @@ impl PublisherMetrics {
 }
 
 /// A batch of changes that was handed to the bus. It has at least one change.
-pub struct PublishedBatch {
+pub(crate) struct PublishedBatch {
     /// The number of changes.
     pub changes: u64,
     /// The number of those that concern an instance.

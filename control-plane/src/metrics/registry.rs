@@ -9,7 +9,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 /// Instruments of the registry.
 #[derive(Clone)]
-pub struct RegistryMetrics {
+pub(crate) struct RegistryMetrics {
     labels: [[KeyValue; 2]; 2],
     beats: Counter<u64>,
     durations: Histogram<f64>,
@@ -18,7 +18,7 @@ pub struct RegistryMetrics {
 
 impl RegistryMetrics {
     /// Makes the instruments; `instance` is the address that labels this node.
-    pub fn new(meter: &Meter, instance: &str) -> Self {
+    pub(crate) fn new(meter: &Meter, instance: &str) -> Self {
         let metrics = Self {
             labels: ["FAILURE", "SUCCESS"].map(|status| {
                 [KeyValue::new("instance", instance.to_owned()), KeyValue::new("status", status)]
