@@ -1,21 +1,21 @@
-//! Every reason for which a session ends: one table with the metric label and what the client is told.
+//! Every reason for which a session closes: one table with the label in metrics and the client's last frames.
 //!
-//! Old clients come back after an *error* and stay away after an orderly close. So a session that the client
-//! should open again elsewhere ends without a close frame; frames are only sent as an echo or for a
-//! violation.
+//! Old clients reconnect after an *error* and stay away after an orderly close. A session that its client
+//! should open again therefore ends without a close frame. Close frames are sent only as an echo, for a
+//! violation, and for an instance that does not exist.
 
-/// Why a session ended.
+/// The reason for which a session closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reason {
-    /// The client sent a close frame, or ended its stream.
+    /// The client sent a close frame.
     ClientClosed,
-    /// The client's side of the connection ended without a close.
+    /// The client ended its side without a close frame.
     ClientGone,
-    /// Nothing came from the client for the read deadline.
+    /// The client sent nothing until the read deadline.
     ReadTimeout,
-    /// Nothing could be written for the write deadline.
+    /// The client took nothing until the write deadline.
     WriteTimeout,
-    /// The connection broke.
+    /// The connection failed.
     Broken,
     /// The client violated the protocol.
     Protocol,
@@ -23,22 +23,22 @@ pub(crate) enum Reason {
     TooBig,
     /// The client sent a text that is not UTF-8.
     NotText,
-    /// The consumer's service does not exist (any more).
+    /// The consumer's service does not exist, or not any more.
     NoService,
     /// The gateway is being drained.
     Drained,
-    /// The connection was accepted but its socket never came.
+    /// The session was reserved, but its connection never came.
     NeverAttached,
     /// The instance whose heartbeats the connection carries does not exist.
     NoInstance,
-    /// A heartbeat could not be passed on.
+    /// No control plane gave a clear answer to a heartbeat.
     HeartbeatFailed,
-    /// The store was restored from a backup: the revisions that the client was told are of another history.
+    /// The store was restored from a backup: the client's revisions belong to another history.
     Restored,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons, for metrics that begin at zero.
     pub(crate) const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::ClientGone,
@@ -76,8 +76,9 @@ impl Reason {
         }
     }
 
-    /// The code of the close frame, for the reasons that send one of their own.
+    /// The code of the close frame; `None` for reasons that send no close frame of the gateway's own.
     pub(crate) fn close_code(self) -> Option<u16> {
+        // Exhaustive on purpose: a new reason must decide here if old clients are to come back.
         match self {
             Self::Protocol => Some(1002),
             Self::TooBig => Some(1009),
@@ -96,7 +97,7 @@ impl Reason {
         }
     }
 
-    /// The reason in the close frame, where it is always the same. The words of `NoInstance` are a contract.
+    /// The text in the close frame, where it is always the same. Clients look for that of `NoInstance`.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::TooBig => "message too big",
@@ -106,7 +107,7 @@ impl Reason {
         }
     }
 
-    /// The text frame that goes out before the end. Its words are a contract: clients look for them.
+    /// The text frame that goes out before the end. Clients look for its exact words.
     pub(crate) fn text(self) -> Option<&'static str> {
         (self == Self::NoService).then_some("service does not exist")
     }

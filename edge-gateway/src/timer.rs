@@ -1,7 +1,9 @@
-//! One timer for all sessions of a shard: a hashed wheel that turns a slot per tick.
+//! One timer for all sessions of a shard: a hashed wheel that turns one slot per tick.
 //!
-//! Setting is O(1) and nothing is ever cancelled: who set an entry looks, when it fires, whether it still
-//! means something. Times further away than one turn are simply set again by their owner.
+//! Setting an entry is O(1), and no entry is ever cancelled: the owner of an entry checks, when it fires, if
+//! it still has a meaning. The wheel is written by hand because tokio's timers and tokio-util's `DelayQueue`
+//! allocate for each entry and wake for each, and a shard has tens of thousands of deadlines, most of which
+//! move before they are reached.
 
 use std::time::Duration;
 
@@ -11,15 +13,15 @@ pub(crate) type Tick = u32;
 /// The wheel's resolution.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// About a hundred seconds a turn: most deadlines fire once.
+/// A turn takes about a hundred seconds, longer than most deadlines are away.
 const SLOTS: usize = 1024;
 
-/// A duration in whole ticks, at least one.
+/// A duration in whole ticks, rounded up, at least one.
 pub(crate) fn ticks(duration: Duration) -> Tick {
     Tick::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(Tick::MAX / 4).max(1)
 }
 
-/// Entries of `T`, each with the tick at which it fires.
+/// Entries of type `T`, each with the tick at which it fires.
 #[derive(Debug)]
 pub(crate) struct Wheel<T> {
     slots: Vec<Vec<(Tick, T)>>,
@@ -32,19 +34,20 @@ impl<T> Wheel<T> {
         Self { slots: std::iter::repeat_with(Vec::new).take(SLOTS).collect(), now: 0 }
     }
 
-    /// The last tick that was turned to.
+    /// The tick of the last turn.
     pub(crate) fn now(&self) -> Tick {
         self.now
     }
 
-    /// Sets an entry; it fires at the first turn at or after `at`, and not before the next one.
+    /// Sets an entry. It fires at the first turn that reaches `at`, and never in the current one.
     pub(crate) fn set(&mut self, at: Tick, entry: T) {
         let at = at.max(self.now + 1);
         self.slots[at as usize % SLOTS].push((at, entry));
     }
 
-    /// Turns to `now` and hands out what fires, into `fired`.
+    /// Turns to `now` and appends the entries that fire to `fired`, in no particular order.
     pub(crate) fn turn(&mut self, now: Tick, fired: &mut Vec<T>) {
+        // After a whole turn every slot has been looked at, however long the shard stood still.
         let steps = now.saturating_sub(self.now).min(SLOTS as Tick);
         let first = now - steps;
         self.now = self.now.max(now);
@@ -70,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everything_fires_once_at_the_first_turn_after_its_time(
+        fn entries_fire_once_at_the_first_turn_after_their_time(
             entries in prop::collection::vec((0..300_u32, 1..4000_u32), 0..60),
             turns in prop::collection::vec(1..1500_u32, 1..12),
         ) {

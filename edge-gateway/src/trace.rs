@@ -1,19 +1,20 @@
-//! A sampled change on its way through the gateway: taken from the bus, handed to the shards, written to
+//! The spans of a sampled change in the gateway: taken from the bus, handed to the shards, written to
 //! watchers.
 
 use host::telemetry::trace::{self, SpanContext, SpanKind, Step};
 
-/// Traced events that one audience keeps an eye on at once; more are written without a span.
+/// Spans that one audience keeps open at once; further traced pushes are written without a span.
 const MOST_WRITES: usize = 64;
 
-/// The span that published what the bus delivered with this header; `None` when nobody wants traces.
+/// The publisher's span, from the header of a bus message. `None` when traces are off or the span is not
+/// sampled.
 pub(crate) fn publisher(traceparent: Option<&str>) -> Option<Box<SpanContext>> {
     let traceparent = traceparent.filter(|_| trace::is_on())?;
     trace::parse(traceparent).filter(SpanContext::is_sampled).map(Box::new)
 }
 
-/// The step from taking an event from the bus to handing it to the shards, which ends at `now`; the parent of
-/// what they do.
+/// Records the step from the bus to the shards, which ends at `now`. Returns its context, the parent of the
+/// writes.
 pub(crate) fn dispatched(
     cause: &SpanContext,
     received_at: u64,
@@ -28,12 +29,12 @@ pub(crate) fn dispatched(
     Some(context)
 }
 
-/// The writing of traced events to the sessions of one audience.
+/// The spans of traced pushes that are being written to the sessions of one audience.
 #[derive(Debug, Default)]
 pub(crate) struct Writes(Vec<Step>);
 
 impl Writes {
-    /// A traced event waits for its round since `now`.
+    /// Begins the span of a push that waits for its round since `now`.
     pub(crate) fn begin(&mut self, cause: &SpanContext, encoding: &'static str, now: u64) {
         if self.0.len() < MOST_WRITES {
             let step = Step::begin("write", SpanKind::Producer, cause, now);
@@ -41,17 +42,17 @@ impl Writes {
         }
     }
 
-    /// Nothing traced is being written.
+    /// True when no traced push is being written.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The first session has had its frame.
+    /// Notes that the first session's frame was written.
     pub(crate) fn first(&mut self, now: u64) {
         self.0.iter_mut().for_each(|step| step.note("first frame written", now));
     }
 
-    /// The last of so many has; slow ones go on by themselves.
+    /// Ends the spans after the last session of a round; slow sessions go on by themselves.
     pub(crate) fn last(&mut self, watchers: usize, now: u64) {
         for mut step in std::mem::take(&mut self.0) {
             step.note("last frame written", now);

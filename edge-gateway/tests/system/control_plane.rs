@@ -1,5 +1,5 @@
-//! A control plane that does what the test says: a history of commits, of which the test publishes what it
-//! likes, and honest answers to the gateway's questions.
+//! A scripted control plane: a history of commits, of which the test publishes what it likes, and honest
+//! replies to the gateway's requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,15 +25,15 @@ struct Truth {
     rev: Revision,
     providers: HashMap<ServiceRef, Provider>,
     interests: HashMap<ServiceRef, BTreeSet<ServiceRef>>,
-    /// Consumers, the providers that left them, and when.
+    /// Departures: the consumer, the provider that left its interest, and the revision.
     left: Vec<(ServiceRef, ServiceRef, Revision)>,
     bookmark: Revision,
-    /// Events up to here are forgotten.
+    /// The revision up to which events are forgotten.
     forgotten: Revision,
-    /// Requests that will be declined before one is answered.
+    /// The number of requests to decline before one is answered.
     declining: usize,
     replays: usize,
-    /// The number of the answers to replays.
+    /// The number in replies to replay requests, by which gateways tell replicas apart.
     answer: u64,
 }
 
@@ -48,11 +48,10 @@ pub(crate) fn service(id: &str) -> ServiceRef {
 }
 
 fn key(id: &str) -> Arc<ServiceKey> {
-    let (tenant, service_name) = ("default/default".to_owned(), id.to_owned());
     Arc::new(ServiceKey {
-        tenant,
+        tenant: "default/default".to_owned(),
         app_id: "app".into(),
-        service_name,
+        service_name: id.to_owned(),
         version: "1.0.0".into(),
         ..Default::default()
     })
@@ -86,7 +85,7 @@ impl ControlPlane {
         self.truth.lock().expect("not poisoned")
     }
 
-    /// A consumer's service exists and is interested in these; told to nobody.
+    /// Commits that a consumer exists and is interested in these providers; publishes nothing.
     pub(crate) fn consumer(&self, id: &str, providers: &[&str]) {
         let mut truth = self.truth();
         truth.rev += 1;
@@ -98,7 +97,7 @@ impl ControlPlane {
         let mut truth = self.truth();
         truth.rev += 1;
         let rev = truth.rev;
-        let it = truth.providers.entry(service(provider)).or_default();
+        let history = truth.providers.entry(service(provider)).or_default();
         let instance = Arc::new(Instance {
             instance_id: id.to_owned(),
             service_id: provider.to_owned(),
@@ -107,15 +106,17 @@ impl ControlPlane {
             ..Instance::default()
         });
         match action {
-            Action::Delete => assert!(it.instances.remove(id).is_some(), "the test deletes what is there"),
+            Action::Delete => {
+                assert!(history.instances.remove(id).is_some(), "the test deletes what is there")
+            }
             Action::Create | Action::Update => {
-                it.instances.insert(id.to_owned(), (instance.clone(), rev));
+                history.instances.insert(id.to_owned(), (instance.clone(), rev));
             }
         }
         let event = InstanceEvent {
             provider: service(provider),
             at: Position::first_of(rev),
-            prev: it.events.last().map_or(Position::default(), |last| last.at),
+            prev: history.events.last().map_or(Position::default(), |last| last.at),
             action,
             key: key(provider),
             instance,
@@ -123,7 +124,7 @@ impl ControlPlane {
             committed_at: 1,
             via: shared::event::Via::default(),
         };
-        it.events.push(event.clone());
+        history.events.push(event.clone());
         event
     }
 
@@ -133,13 +134,13 @@ impl ControlPlane {
     }
 
     /// Commits and publishes.
-    pub(crate) async fn tell(&self, provider: &str, action: Action, id: &str) -> InstanceEvent {
+    pub(crate) async fn change(&self, provider: &str, action: Action, id: &str) -> InstanceEvent {
         let event = self.commit(provider, action, id);
         self.publish(&event).await;
         event
     }
 
-    /// The consumer becomes interested in a provider, and that is published.
+    /// Commits and publishes that the consumer is interested in a provider.
     pub(crate) async fn interest(&self, consumer: &str, provider: &str) {
         let rev = {
             let mut truth = self.truth();
@@ -148,10 +149,10 @@ impl ControlPlane {
             truth.rev
         };
         let added = vec![(&service(provider)).into()];
-        self.change(consumer, pb::InterestChange { rev, added, ..Default::default() }).await;
+        self.publish_interest(consumer, pb::InterestChange { rev, added, ..Default::default() }).await;
     }
 
-    /// The consumer is not interested in a provider any more, and that is published.
+    /// Commits and publishes that the consumer is not interested in a provider any more.
     pub(crate) async fn no_interest(&self, consumer: &str, provider: &str) {
         let rev = {
             let mut truth = self.truth();
@@ -162,30 +163,34 @@ impl ControlPlane {
             rev
         };
         let removed = vec![(&service(provider)).into()];
-        self.change(consumer, pb::InterestChange { rev, removed, ..Default::default() }).await;
+        self.publish_interest(consumer, pb::InterestChange { rev, removed, ..Default::default() }).await;
     }
 
-    /// The consumer's service is deleted; `told`, or to be found out.
-    pub(crate) async fn delete_consumer(&self, consumer: &str, told: bool) {
+    /// Commits that the consumer's service is deleted, and publishes it or not.
+    pub(crate) async fn delete_consumer(&self, consumer: &str, published: bool) {
         let rev = {
             let mut truth = self.truth();
             truth.rev += 1;
             truth.interests.remove(&service(consumer));
             truth.rev
         };
-        if told {
-            self.change(consumer, pb::InterestChange { rev, consumer_deleted: true, ..Default::default() })
-                .await;
+        if published {
+            self.publish_interest(
+                consumer,
+                pb::InterestChange { rev, consumer_deleted: true, ..Default::default() },
+            )
+            .await;
         }
     }
 
-    async fn change(&self, consumer: &str, change: pb::InterestChange) {
+    async fn publish_interest(&self, consumer: &str, change: pb::InterestChange) {
         let change = pb::InterestChange { consumer: Some((&service(consumer)).into()), ..change };
         let message = Message::new(subject::interest(&service(consumer)), change.encode_to_vec());
         self.bus.publish(message).await.expect("publishes");
     }
 
-    /// Claims that everything so far has been published, and names who changed since it said so last.
+    /// Publishes a bookmark for everything so far, with the last event of each provider that changed since
+    /// the bookmark before it.
     pub(crate) async fn bookmark(&self) {
         let bookmark = {
             let mut truth = self.truth();
@@ -202,19 +207,19 @@ impl ControlPlane {
         self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await.expect("publishes");
     }
 
-    /// Everything so far was published, say the bookmarks to come, whoever heard the last one.
+    /// Has the next bookmark begin here, as if one for everything so far had been published and lost.
     pub(crate) fn forget_bookmark(&self) {
         let mut truth = self.truth();
         truth.bookmark = truth.rev;
     }
 
-    /// The events so far are not remembered any more, only the state.
+    /// Forgets the events so far; only the state remains.
     pub(crate) fn forget_history(&self) {
         let mut truth = self.truth();
         truth.forgotten = truth.rev;
     }
 
-    /// From now on there are two replicas more, which remember everything and answer at the same time.
+    /// Adds two replicas that remember everything and answer at the same time.
     pub(crate) async fn elders(&self) {
         for answer in [1, 2] {
             let (bus, truth) = (self.bus.clone(), self.truth.clone());
@@ -260,7 +265,7 @@ impl Truth {
     }
 }
 
-/// One provider per part, so that answers have many.
+/// One provider per part, so that replies have many parts.
 fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::InterestRequest::decode(request).expect("a request");
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
@@ -292,7 +297,7 @@ fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     named.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
 }
 
-/// One part per provider and hundred events, so that answers have many.
+/// One part per provider and hundred events, so that replies have many parts.
 fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::ReplayRequest::decode(request).expect("a request");
     truth.replays += 1;

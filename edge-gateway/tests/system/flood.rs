@@ -1,5 +1,5 @@
-//! Clients that send as fast as they can what no watcher should send: closed or borne, never anyone else's
-//! trouble. Floods of pings are in `hostile`.
+//! Clients that send as fast as they can: they are closed or tolerated, and no other watcher waits. Floods of
+//! pings are in `hostile`.
 
 use shared::event::Action::Update;
 use tokio::io::AsyncWriteExt as _;
@@ -7,18 +7,18 @@ use tokio::task::JoinSet;
 
 use crate::world::World;
 
-/// A masked text of a few bytes, which means nothing and is not punished.
+/// A masked text of a few bytes, which is tolerated.
 const TEXT: &[u8] = b"\x81\x84\0\0\0\0text";
 /// The beginning of a message of a terabyte.
 const ENDLESS: &[u8] = b"\x82\xff\0\0\x01\0\0\0\0\0\0\0\0\0";
-/// No frame at all.
+/// Bytes that are not a frame.
 const GARBAGE: &[u8] = b"\xffGET / HTTP/1.1\r\n\r\n";
 
 fn closed(reason: &str) -> String {
     format!("muster_edge_sessions_closed_total{{reason=\"{reason}\"}}")
 }
 
-/// Watches, and sends the same again and again without ever reading, until the gateway ends it.
+/// Opens a watch and sends the same bytes without ever reading, until the gateway closes the connection.
 async fn flood(world: &World, what: &[u8]) -> impl Future<Output = ()> + Send + 'static {
     let mut watcher = world.watch("c").await;
     let batch = what.repeat(8 * 1024 / what.len());
@@ -26,17 +26,16 @@ async fn flood(world: &World, what: &[u8]) -> impl Future<Output = ()> + Send + 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_flood_are_let_go_or_borne_and_nobody_else_waits() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    // One in each shard.
+async fn flooding_clients_delay_nobody_else() {
+    let world = World::with_consumer("c", &["p"]).await;
+    // One watcher in each shard.
     let mut others = [world.watch("c").await, world.watch("c").await];
     let mut floods = JoinSet::new();
     for what in [GARBAGE, ENDLESS, TEXT] {
         floods.spawn(flood(&world, what).await);
     }
     for _ in 0..100 {
-        let event = world.control_plane.tell("p", Update, "i").await;
+        let event = world.control_plane.change("p", Update, "i").await;
         for other in &mut others {
             other.expect(&event).await;
         }
@@ -51,7 +50,7 @@ async fn clients_that_flood_are_let_go_or_borne_and_nobody_else_waits() {
             .expect("without a panic");
     }
     for _ in 0..100 {
-        let event = world.control_plane.tell("p", Update, "i").await;
+        let event = world.control_plane.change("p", Update, "i").await;
         for other in &mut others {
             other.expect(&event).await;
         }

@@ -1,4 +1,4 @@
-//! Everything that is not a watch.
+//! Requests that are not watches.
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::{any, get, put};
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward, ForwardConfig, InProcess, Replicas};
 use host::http::{ServerLimits, serve};
@@ -37,11 +36,12 @@ async fn ask(world: &World, method: &str, path: &str, body: &'static str) -> Res
     Ok((status, String::from_utf8(body.to_vec()).expect("text")))
 }
 
-/// Answers with what it got.
+/// A control plane that answers with the request it received.
 fn echo() -> Router {
     any(async |request: Request| {
         let (parts, body) = request.into_parts();
-        let header = |name| parts.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or("-").to_owned();
+        let header =
+            |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
         let body = axum::body::to_bytes(body, 10_000_000).await.expect("reads");
         format!(
             "{} {} {} {} {} {}",
@@ -66,7 +66,7 @@ impl IntoRouter for axum::routing::MethodRouter {
     }
 }
 
-/// A control plane that serves `router` until the test ends, and its address.
+/// Serves `router` as a control plane until the test ends; returns its address.
 async fn served(router: Router, tasks: &Tasks) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
@@ -82,13 +82,13 @@ fn replicas(control_planes: Vec<String>, tasks: &Tasks) -> Arc<Replicas> {
 }
 
 #[tokio::test]
-async fn requests_are_passed_on_with_what_the_control_plane_needs_to_know() {
+async fn requests_are_forwarded_with_the_headers_they_need() {
     let tasks = Tasks::new();
     let over_network: Arc<dyn Forward> = replicas(vec![served(echo(), &tasks).await], &tasks);
     let in_process: Arc<dyn Forward> = Arc::new(InProcess::new(echo()));
     for forward in [over_network, in_process] {
-        let world = World::with_forward(config(), LocalBus::new(), forward).await;
-        // Nobody was told anything yet; what a client claims to have been told does not count.
+        let world = World::with_forward(config(), forward).await;
+        // Nothing has been pushed yet, and the revision that the client itself claims does not count.
         let answer = ask(&world, "GET", "/v4/default/registry/instances?x=%20y", "").await;
         assert_eq!(
             answer,
@@ -97,7 +97,7 @@ async fn requests_are_passed_on_with_what_the_control_plane_needs_to_know() {
 
         world.control_plane.consumer("c", &["p"]);
         let mut watcher = world.watch("c").await;
-        let event = world.control_plane.tell("p", Create, "1").await;
+        let event = world.control_plane.change("p", Create, "1").await;
         watcher.expect(&event).await;
         let answer = ask(&world, "GET", "/a", "").await.expect("answered");
         assert_eq!(answer.1, format!("GET /a {} 10.0.0.1, 127.0.0.1 - 0", event.at.rev));
@@ -115,21 +115,21 @@ async fn a_replica_that_does_not_answer_is_passed_over() {
     drop(gone);
     let busy = Router::new().fallback(async || (StatusCode::SERVICE_UNAVAILABLE, "not yet"));
     let addresses = vec![nobody, served(busy, &tasks).await, served(echo(), &tasks).await];
-    let world = World::with_forward(config(), LocalBus::new(), replicas(addresses, &tasks)).await;
+    let world = World::with_forward(config(), replicas(addresses, &tasks)).await;
     let mut good = 0;
     for _ in 0..30 {
         let (status, _) = ask(&world, "GET", "/a", "").await.expect("answered");
         good += usize::from(status == 200);
     }
-    assert!(good >= 28, "{good} of 30: at most while nothing is known of a replica");
+    assert!(good >= 28, "{good} of 30 requests: only the first ones may fail");
     tasks.drain().cancel();
 }
 
 #[tokio::test]
-async fn without_a_control_plane_requests_get_503_and_heartbeats_no_answer() {
+async fn without_a_control_plane_heartbeats_get_no_answer() {
     let tasks = Tasks::new();
     let address = served(echo(), &tasks).await;
-    let world = World::with_forward(config(), LocalBus::new(), replicas(vec![address], &tasks)).await;
+    let world = World::with_forward(config(), replicas(vec![address], &tasks)).await;
     let heartbeat = "/v4/default/registry/microservices/s/instances/i/heartbeat";
     assert_eq!(ask(&world, "PUT", heartbeat, "").await.expect("answered").0, 200);
     tasks.drain().cancel();
@@ -137,23 +137,23 @@ async fn without_a_control_plane_requests_get_503_and_heartbeats_no_answer() {
 
     let (status, body) = ask(&world, "GET", "/a", "").await.expect("answered");
     assert_eq!(status, 503);
-    let words = r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered; try again (request "#;
-    assert!(body.starts_with(words) && body.ends_with(r#")"}"#), "{body}");
-    ask(&world, "PUT", heartbeat, "").await.expect_err("no answer at all");
+    let start = r#"{"errorCode":"500011","errorMessage":"Registry service is unavailable","detail":"no control plane answered; try again (request "#;
+    assert!(body.starts_with(start) && body.ends_with(r#")"}"#), "{body}");
+    ask(&world, "PUT", heartbeat, "").await.expect_err("the connection ends without a response");
 }
 
 #[tokio::test]
-async fn errors_of_heartbeats_that_are_ours_are_not_passed_on_but_those_of_the_client_are() {
+async fn heartbeats_get_errors_of_the_client_but_none_of_ours() {
     let router = Router::new()
         .route("/ours/heartbeat", put(async || StatusCode::INTERNAL_SERVER_ERROR))
         .route("/theirs/heartbeat", put(async || StatusCode::BAD_REQUEST));
-    let world = World::with_forward(config(), LocalBus::new(), Arc::new(InProcess::new(router))).await;
-    ask(&world, "PUT", "/ours/heartbeat", "").await.expect_err("no answer at all");
+    let world = World::with_forward(config(), Arc::new(InProcess::new(router))).await;
+    ask(&world, "PUT", "/ours/heartbeat", "").await.expect_err("the connection ends without a response");
     assert_eq!(ask(&world, "PUT", "/theirs/heartbeat", "").await.expect("answered").0, 400);
 }
 
 #[tokio::test]
-async fn with_access_control_a_watch_is_granted_by_the_control_plane() {
+async fn with_access_control_the_control_plane_grants_watches() {
     let router = Router::new().route(
         "/v4/default/registry/microservices/{id}",
         get(async |axum::extract::Path(id): axum::extract::Path<String>| match id.as_str() {
@@ -162,11 +162,10 @@ async fn with_access_control_a_watch_is_granted_by_the_control_plane() {
         }),
     );
     let config = Config { authorize: true, ..config() };
-    let world = World::with_forward(config, LocalBus::new(), Arc::new(InProcess::new(router))).await;
+    let world = World::with_forward(config, Arc::new(InProcess::new(router))).await;
     world.control_plane.consumer("open", &["p"]);
     let mut watcher = world.watch("open").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     let url = format!("ws://{}/v4/default/registry/microservices/secret/watcher", world.api);
     let Err(Error::Http(answer)) = tokio_tungstenite::connect_async(url).await else { panic!("refused") };
     assert_eq!(answer.status(), 401);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::settings::{FanoutConfig, SessionConfig, UpstreamConfig};
 use proto::event::v1::Action;
@@ -44,14 +43,13 @@ fn watch(rev: Option<u64>) -> WatchRequest {
 }
 
 #[tokio::test]
-async fn the_historical_watch_speaks_its_old_words() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn the_historical_watch_keeps_its_contract() {
+    let world = World::with_consumer("c", &["p"]).await;
     let mut client = ServiceInstanceCtrlClient::new(channel(&world).await);
     let request = WatchInstanceRequest { self_service_id: "c".to_owned() };
     let mut stream = client.watch(request).await.expect("streams").into_inner();
     for action in [Create, Update, Delete] {
-        let event = world.control_plane.tell("p", action, "i").await;
+        let event = world.control_plane.change("p", action, "i").await;
         let told = next(&mut stream).await.expect("good").expect("open");
         assert_eq!(told.response.expect("a response").message, "Watch instance successfully.");
         assert_eq!(told.action, action.as_str());
@@ -66,10 +64,10 @@ async fn the_historical_watch_speaks_its_old_words() {
 }
 
 #[tokio::test]
-async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() {
+async fn streams_on_one_connection_get_resets_events_bookmarks() {
     let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
-    world.control_plane.tell("p", Create, "a").await;
+    let world = World::with(Config { upstream, ..config() }).await;
+    world.control_plane.change("p", Create, "a").await;
     world.control_plane.consumer("c", &["p"]);
     let mut client = WatchClient::new(channel(&world).await);
     let mut streams = Vec::new();
@@ -82,8 +80,8 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
         };
         assert_eq!(state.instances.len(), 1);
     }
-    let event = world.control_plane.tell("p", Delete, "a").await;
-    // The publisher goes on: a bookmark is passed on when it is certain that nothing is missing.
+    let event = world.control_plane.change("p", Delete, "a").await;
+    // The gateway passes a bookmark on only when nothing is missing, so the publisher repeats it.
     let publisher = world.control_plane.clone();
     let publishing = tokio::spawn(async move {
         loop {
@@ -109,17 +107,16 @@ async fn our_watch_lists_tells_and_bookmarks_on_the_same_connection_as_others() 
         )),
         3.0
     );
-    // A client that leaves is noticed.
+    // The gateway notices that the clients have gone.
     drop(streams);
     world.until("muster_edge_sessions", |count| count == 0.0).await;
 }
 
 #[tokio::test]
-async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p", "q"]);
-    let first = world.control_plane.tell("q", Create, "b").await;
-    let deleted = world.control_plane.tell("q", Delete, "b").await;
+async fn a_resuming_stream_gets_events_of_a_departed_provider() {
+    let world = World::with_consumer("c", &["p", "q"]).await;
+    let first = world.control_plane.change("q", Create, "b").await;
+    let deleted = world.control_plane.change("q", Delete, "b").await;
     world.control_plane.no_interest("c", "q").await;
     let mut client = WatchClient::new(channel(&world).await);
     let mut stream = client.watch(watch(Some(first.at.rev))).await.expect("streams").into_inner();
@@ -128,9 +125,9 @@ async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
     };
     assert_eq!((told.action(), told.rev), (Action::Delete, deleted.at.rev));
     world.control_plane.forget_history();
-    // The gateway's answer of a moment ago is good for a moment.
+    // Departures are cached for a moment; this one makes the cached reply outdated.
     world.control_plane.no_interest("c", "p").await;
-    // Who resumes waits until a bookmark has made certain who leaves.
+    // The resuming session waits until a bookmark covers the departure.
     let publisher = world.control_plane.clone();
     let publishing = tokio::spawn(async move {
         loop {
@@ -147,51 +144,51 @@ async fn our_watch_goes_on_with_what_happened_to_a_provider_until_it_left() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_is_merged_and_ends_up_with_the_truth() {
+async fn an_unread_stream_is_merged_and_reaches_the_last_state() {
     let fanout = FanoutConfig { slow_after_bytes: 16 * 1024, ..config().fanout };
     let session = SessionConfig { write_timeout: Duration::from_secs(60), ..SessionConfig::default() };
-    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { fanout, session, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     let mut client = WatchClient::new(narrow(&world).await);
     let mut stream = client.watch(watch(None)).await.expect("streams").into_inner();
     for _ in 0..15_000 {
-        world.control_plane.tell("p", Update, "i").await;
+        world.control_plane.change("p", Update, "i").await;
     }
     world.until("muster_edge_events_merged_total", |merged| merged > 500.0).await;
-    let last = world.control_plane.tell("p", Delete, "i").await;
-    let (mut heard, mut before) = (0, 0);
+    let last = world.control_plane.change("p", Delete, "i").await;
+    let mut received = 0;
+    let mut before = 0;
     while before < last.at.rev {
         let Some(What::Event(told)) = next(&mut stream).await.expect("good").expect("open").what else {
             panic!("an event was expected")
         };
         assert!(told.rev > before, "in order");
         before = told.rev;
-        heard += 1;
+        received += 1;
     }
-    assert!(heard < 14_600, "merged: {heard}");
-    let next_one = world.control_plane.tell("p", Create, "i").await;
+    assert!(received < 14_600, "merged: {received}");
+    let next_one = world.control_plane.change("p", Create, "i").await;
     let told = next(&mut stream).await.expect("good").expect("open").what;
     assert!(matches!(told, Some(What::Event(told)) if told.rev == next_one.at.rev));
 }
 
 #[tokio::test]
-async fn a_stream_that_is_never_read_is_let_go() {
+async fn a_stream_that_is_never_read_is_closed() {
     let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
-    let world = World::with(Config { session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { session, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     let mut client = WatchClient::new(narrow(&world).await);
     let stream = client.watch(watch(None)).await.expect("streams").into_inner();
     for _ in 0..15_000 {
-        world.control_plane.tell("p", Update, "i").await;
+        world.control_plane.change("p", Update, "i").await;
     }
     world.until(r#"muster_edge_sessions_closed_total{reason="write_timeout"}"#, |count| count == 1.0).await;
     drop(stream);
 }
 
 #[tokio::test]
-async fn a_drain_ends_streams_with_a_status_that_says_come_again() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn a_drain_ends_streams_with_unavailable() {
+    let world = World::with_consumer("c", &["p"]).await;
     let mut client = WatchClient::new(channel(&world).await);
     let mut stream = client.watch(watch(None)).await.expect("streams").into_inner();
     world.tasks.drain().cancel();
@@ -201,7 +198,7 @@ async fn a_drain_ends_streams_with_a_status_that_says_come_again() {
 }
 
 #[tokio::test]
-async fn health_and_reflection_are_there() {
+async fn health_and_reflection_are_served() {
     let world = World::start().await;
     let channel = channel(&world).await;
     let mut health = HealthClient::new(channel.clone());
@@ -224,7 +221,7 @@ async fn health_and_reflection_are_there() {
         .into_inner();
     let answer = answers.message().await.expect("good").expect("one").message_response;
     let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
-    let names: Vec<_> = list.service.iter().map(|it| it.name.as_str()).collect();
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     assert!(
         names.contains(&"muster.watch.v1.Watch") && names.contains(&"proto.ServiceInstanceCtrl"),
         "{names:?}"

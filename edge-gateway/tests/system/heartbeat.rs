@@ -8,7 +8,6 @@ use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::put;
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::forward::InProcess;
 use edge_gateway::settings::{HeartbeatConfig, SessionConfig};
@@ -23,7 +22,7 @@ async fn world(router: Router) -> World {
     let session = SessionConfig { ping_interval: Duration::from_millis(200), ..SessionConfig::default() };
     let heartbeat = HeartbeatConfig { session, drain_over: Duration::from_millis(10) };
     let config = Config { heartbeat, ..config() };
-    World::with_forward(config, LocalBus::new(), Arc::new(InProcess::new(router))).await
+    World::with_forward(config, Arc::new(InProcess::new(router))).await
 }
 
 #[tokio::test]
@@ -44,7 +43,7 @@ async fn every_pong_is_a_heartbeat_in_the_clients_name() {
         let message = client.stream.next().await.expect("open").expect("good");
         assert_eq!(message, Message::Ping("".into()));
     }
-    // The first three pongs have gone out before the fourth ping came.
+    // The client library has sent three pongs before the fourth ping arrives.
     world.until(r#"muster_edge_heartbeats_total{outcome="ok"}"#, |count| count >= 3.0).await;
     assert!(beats.load(Ordering::SeqCst) >= 3);
     drop(client);
@@ -52,7 +51,7 @@ async fn every_pong_is_a_heartbeat_in_the_clients_name() {
 }
 
 #[tokio::test]
-async fn heartbeats_of_many_connections_travel_together_and_one_that_fails_is_told_alone() {
+async fn heartbeats_travel_together_and_failures_stay_alone() {
     const CONNECTIONS: usize = 40;
     let living = async |body: String| {
         body.replace(r#""instanceId":"gone""#, r#""instanceId":"gone","errMessage":"no""#)
@@ -70,7 +69,7 @@ async fn heartbeats_of_many_connections_travel_together_and_one_that_fails_is_to
         clients.push(world.watch_path(&format!("{PATH}/i{n}/heartbeat")).await);
     }
     let mut gone = world.watch_path(&format!("{PATH}/gone/heartbeat")).await;
-    // Reading answers pings. A close that came would end one of these early.
+    // Reading answers pings, and would end early if a connection were closed.
     let beating = async {
         futures_util::future::join_all(clients.iter_mut().map(|client| client.next())).await;
         panic!("a connection ended");
@@ -90,7 +89,7 @@ async fn heartbeats_of_many_connections_travel_together_and_one_that_fails_is_to
 }
 
 #[tokio::test]
-async fn an_instance_that_does_not_exist_is_told_and_a_failure_ends_without_a_word() {
+async fn only_a_missing_instance_closes_with_code_4001() {
     let router = Router::new()
         .route(
             &format!("{PATH}/gone/heartbeat"),
@@ -114,7 +113,7 @@ async fn an_instance_that_does_not_exist_is_told_and_a_failure_ends_without_a_wo
 }
 
 #[tokio::test]
-async fn a_drain_ends_these_connections_too() {
+async fn a_drain_ends_heartbeat_connections_too() {
     let world = world(Router::new()).await;
     let mut client = world.watch_path(&format!("{PATH}/i/heartbeat")).await;
     world.tasks.drain().cancel();

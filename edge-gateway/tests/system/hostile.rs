@@ -1,9 +1,8 @@
-//! Peers that mean harm, or are gone without a word: each is ended by a bound or a deadline, and a watcher
-//! beside them notices nothing.
+//! Peers that mean harm or vanish: a bound or a deadline ends each, and a watcher beside them notices
+//! nothing.
 
 use std::time::Duration;
 
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::settings::{FanoutConfig, SessionConfig};
 use host::http::ServerLimits;
@@ -25,7 +24,7 @@ fn upgrade() -> String {
 }
 
 async fn world(http: ServerLimits, session: SessionConfig) -> World {
-    let world = World::with(Config { http, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { http, session, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     world
 }
@@ -34,7 +33,7 @@ async fn connect(world: &World) -> TcpStream {
     TcpStream::connect(world.api).await.expect("connects")
 }
 
-/// Everything until the gateway ends the connection, in order or not.
+/// All bytes until the gateway ends the connection.
 async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut read = Vec::new();
     let reading = async { while let Ok(1..) = stream.read_buf(&mut read).await {} };
@@ -42,21 +41,19 @@ async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     read
 }
 
-/// An event reaches the watcher beside them.
+/// Asserts that an event reaches the watcher beside the hostile peers.
 async fn assert_served(world: &World, watcher: &mut Watcher) {
-    let event = world.control_plane.tell("p", Update, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(watcher, "p", Update, "1").await;
 }
 
 async fn good_watcher(world: &World) -> Watcher {
     let mut watcher = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     watcher
 }
 
 #[tokio::test]
-async fn handshakes_that_never_end_are_ended() {
+async fn handshakes_that_never_end_are_cut() {
     let http = ServerLimits {
         header_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(1),
@@ -68,13 +65,13 @@ async fn handshakes_that_never_end_are_ended() {
     let mut slow = Vec::new();
     for number in 0..200 {
         let mut stream = connect(&world).await;
-        // From nothing at all to everything but the last byte.
+        // From no byte at all to all but the last.
         let said = head.len() * number / 200;
         stream.write_all(&head.as_bytes()[..said]).await.expect("is sent");
         slow.push(stream);
     }
     assert_served(&world, &mut watcher).await;
-    // One that goes on, a byte at a time, gains no time by it.
+    // A client that sends byte by byte gains no time by it.
     let mut dripping = connect(&world).await;
     let dripped = async {
         for byte in head.bytes().cycle() {
@@ -109,14 +106,14 @@ async fn heads_that_are_too_big_are_refused_in_bounded_memory() {
         ("a path", long_path),
     ] {
         let mut stream = connect(&world).await;
-        // It may have heard enough before everything is said.
+        // The gateway may close before everything is sent.
         _ = stream.write_all(bomb.as_bytes()).await;
         let answer = rest(&mut stream).await;
-        // When it closes with our words unread, even its answer may be lost.
+        // If it closes with unread bytes, even its response may be lost.
         let refused = answer.is_empty() || answer.starts_with(b"HTTP/1.1 4");
         assert!(refused, "{name}: {}", String::from_utf8_lossy(&answer));
     }
-    // One without an end: what it takes in is bounded by the kernel's buffers, not by our memory.
+    // A head without an end: the bytes that are taken are bounded by the kernel's buffers.
     let mut endless = connect(&world).await;
     endless.write_all(format!("{begin}\r\n").as_bytes()).await.expect("is sent");
     let mut taken = 0_usize;
@@ -138,7 +135,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_is_answered_by_the_latest_and_delays_nobody() {
+async fn a_flood_of_pings_delays_nobody() {
     const PINGS: u32 = 200_000;
     let world = world(config().http, SessionConfig::default()).await;
     let mut watcher = good_watcher(&world).await;
@@ -177,11 +174,11 @@ async fn a_flood_of_pings_is_answered_by_the_latest_and_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_whose_pongs_nobody_reads_ends_with_the_write_deadline() {
+async fn a_flood_with_unread_pongs_ends_at_the_write_deadline() {
     let session = SessionConfig { write_timeout: Duration::from_millis(500), ..SessionConfig::default() };
-    // One pong for many pings: it takes a small buffer to see an end soon.
+    // There is one pong for many pings, so only a small buffer fills soon.
     let fanout = FanoutConfig { send_buffer_bytes: 4096, ..config().fanout };
-    let world = World::with(Config { fanout, session, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { fanout, session, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = good_watcher(&world).await;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -198,14 +195,14 @@ async fn a_flood_of_pings_whose_pongs_nobody_reads_ends_with_the_write_deadline(
 }
 
 #[tokio::test]
-async fn a_peer_that_is_gone_without_a_word_is_noticed_by_the_read_deadline() {
+async fn a_vanished_peer_is_noticed_at_the_read_deadline() {
     let session = SessionConfig {
         ping_interval: Duration::from_millis(200),
         read_timeout: Duration::from_secs(1),
         ..SessionConfig::default()
     };
     let world = world(config().http, session).await;
-    // Its kernel acknowledges everything, its program is gone: nothing tells the gateway but silence.
+    // The peer's kernel acknowledges everything although its program reads nothing: only silence shows it.
     let mut gone = Vec::new();
     for _ in 0..50 {
         let mut stream = connect(&world).await;
@@ -215,21 +212,21 @@ async fn a_peer_that_is_gone_without_a_word_is_noticed_by_the_read_deadline() {
     let ended = r#"muster_edge_sessions_closed_total{reason="read_timeout"}"#;
     world.until(ended, |ended| ended == 50.0).await;
     world.until("muster_edge_sessions", |open| open == 0.0).await;
-    // The pings came, the end came, and no close frame, for which old clients would stay away.
+    // Pings arrived and then the end, without a close frame, after which old clients would stay away.
     let answer = rest(&mut gone[0]).await;
     let frames = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
     let frames = &answer[frames..];
     assert!(frames.len() >= 4 && frames.chunks(2).all(|ping| ping == [0x89, 0]), "{frames:?}");
 }
 
-/// HTTP/2 by hand: a client library would answer the pings that this is about.
+/// An HTTP/2 frame by hand, because a client library would answer the pings.
 fn http2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 #[tokio::test]
-async fn a_grpc_watcher_that_answers_no_ping_is_let_go() {
+async fn a_grpc_watcher_that_answers_no_ping_is_closed() {
     let http = ServerLimits {
         http2_ping: Duration::from_millis(300),
         write_timeout: Duration::from_millis(500),

@@ -1,4 +1,4 @@
-//! The same over a real NATS server, which goes away and comes back.
+//! A gateway on a real NATS server, which stops and starts again.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -41,10 +41,10 @@ async fn watchers_catch_up_after_the_server_was_away() {
         tokio::time::timeout(PATIENCE, waiting).await.expect("in time").expect("the bus lives");
     };
     connected(true).await;
-    let world = World::with(config(), bus.clone()).await;
+    let world = World::on_bus(config(), bus.clone()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
+    let event = world.control_plane.change("p", Create, "1").await;
     watcher.expect(&event).await;
     drop(server);
     connected(false).await;
@@ -53,11 +53,10 @@ async fn watchers_catch_up_after_the_server_was_away() {
     for event in &unheard {
         watcher.expect(event).await;
     }
-    let event = world.control_plane.tell("p", Update, "1").await;
-    watcher.expect(&event).await;
-    // Those who come now are served as well.
+    world.change_reaches(&mut watcher, "p", Update, "1").await;
+    // Watchers that come after the outage are served as well.
     let mut late = world.watch("c").await;
-    let event = world.control_plane.tell("p", Update, "1").await;
+    let event = world.control_plane.change("p", Update, "1").await;
     late.expect(&event).await;
     watcher.expect(&event).await;
 }

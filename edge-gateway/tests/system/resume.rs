@@ -1,8 +1,7 @@
-//! Clients that say what they have already, and observers who name what they watch.
+//! Clients that resume from a revision, and observers that name the providers they watch.
 
 use std::time::Duration;
 
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::settings::UpstreamConfig;
 use serde_json::{Value, json};
@@ -15,7 +14,7 @@ fn path(rest: &str) -> String {
     format!("/v4/default/registry/microservices/c/watcher?{rest}")
 }
 
-/// The next frame that is no bookmark.
+/// The next frame that is not a bookmark.
 async fn frame(watcher: &mut Watcher) -> Value {
     loop {
         let frame: Value = serde_json::from_str(&watcher.text().await).expect("JSON");
@@ -25,7 +24,7 @@ async fn frame(watcher: &mut Watcher) -> Value {
     }
 }
 
-/// The publisher goes on until the gateway is sure that nothing is missing.
+/// Publishes bookmarks until the gateway sends one; returns its revision.
 async fn confirmed(world: &World, watcher: &mut Watcher) -> u64 {
     loop {
         world.control_plane.bookmark().await;
@@ -46,38 +45,41 @@ async fn expect(watcher: &mut Watcher, event: &InstanceEvent) {
 }
 
 #[tokio::test]
-async fn from_revision_zero_the_state_is_listed_first() {
+async fn from_revision_zero_the_state_comes_first() {
     let world = World::start().await;
     for id in ["a", "b"] {
-        world.control_plane.tell("p", Create, id).await;
+        world.control_plane.change("p", Create, id).await;
     }
     world.control_plane.consumer("c", &["p", "empty"]);
     let mut watcher = world.watch_path(&path("rev=0")).await;
     let list = frame(&mut watcher).await;
     assert_eq!(list["action"], "RESET");
     assert_eq!(list["key"]["serviceName"], "p");
-    let mut ids: Vec<_> =
-        list["instances"].as_array().expect("a list").iter().map(|it| &it["instanceId"]).collect();
+    let mut ids: Vec<_> = list["instances"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|instance| &instance["instanceId"])
+        .collect();
     ids.sort_by_key(|id| id.to_string());
     assert_eq!(ids, [&json!("a"), &json!("b")]);
     let rev = list["rev"].as_u64().expect("a revision");
 
-    let event = world.control_plane.tell("p", Update, "a").await;
+    let event = world.control_plane.change("p", Update, "a").await;
     assert!(rev < event.at.rev);
     expect(&mut watcher, &event).await;
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_is_told_what_it_missed_and_nothing_twice() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p", "q"]);
-    let first = world.control_plane.tell("p", Create, "a").await;
+async fn a_resuming_client_receives_what_it_missed_once() {
+    let world = World::with_consumer("c", &["p", "q"]).await;
+    let first = world.control_plane.change("p", Create, "a").await;
     let missed = [
-        world.control_plane.tell("q", Create, "b").await,
-        world.control_plane.tell("p", Update, "a").await,
-        world.control_plane.tell("q", Delete, "b").await,
+        world.control_plane.change("q", Create, "b").await,
+        world.control_plane.change("p", Update, "a").await,
+        world.control_plane.change("q", Delete, "b").await,
     ];
-    // A gateway that knows nothing yet, then one that remembers.
+    // First on a gateway without any state, then on one that keeps the events.
     for _ in 0..2 {
         let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
         for event in &missed {
@@ -86,20 +88,19 @@ async fn a_client_that_comes_back_is_told_what_it_missed_and_nothing_twice() {
     }
     let mut watcher = world.watch_path(&path(&format!("rev={}", missed[1].at.rev))).await;
     expect(&mut watcher, &missed[2]).await;
-    let next = world.control_plane.tell("p", Delete, "a").await;
+    let next = world.control_plane.change("p", Delete, "a").await;
     expect(&mut watcher, &next).await;
 }
 
 #[tokio::test]
-async fn a_revision_that_nobody_remembers_leads_to_the_state() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let old = world.control_plane.tell("p", Create, "a").await;
-    world.control_plane.tell("p", Create, "b").await;
-    world.control_plane.tell("p", Delete, "a").await;
+async fn a_forgotten_revision_leads_to_a_reset() {
+    let world = World::with_consumer("c", &["p"]).await;
+    let old = world.control_plane.change("p", Create, "a").await;
+    world.control_plane.change("p", Create, "b").await;
+    world.control_plane.change("p", Delete, "a").await;
     world.control_plane.forget_history();
     let mut watcher = world.watch_path(&path(&format!("rev={}", old.at.rev))).await;
-    // It may know of providers that nobody remembers either.
+    // The client may have providers that nobody remembers either, so it must forget all.
     let void = frame(&mut watcher).await;
     assert_eq!(
         (&void["action"], &void["key"], &void["since"]),
@@ -107,23 +108,22 @@ async fn a_revision_that_nobody_remembers_leads_to_the_state() {
     );
     let state = frame(&mut watcher).await;
     assert_eq!((&state["action"], state["instances"].as_array().map(Vec::len)), (&json!("RESET"), Some(1)));
-    let event = world.control_plane.tell("p", Delete, "b").await;
+    let event = world.control_plane.change("p", Delete, "b").await;
     expect(&mut watcher, &event).await;
 }
 
 #[tokio::test]
-async fn who_comes_back_is_told_what_happened_to_a_provider_until_it_left() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p", "q"]);
-    let first = world.control_plane.tell("q", Create, "b").await;
+async fn a_resuming_client_receives_events_of_a_departed_provider() {
+    let world = World::with_consumer("c", &["p", "q"]).await;
+    let first = world.control_plane.change("q", Create, "b").await;
     let missed = [
-        world.control_plane.tell("p", Create, "a").await,
-        world.control_plane.tell("q", Update, "b").await,
-        world.control_plane.tell("q", Delete, "b").await,
+        world.control_plane.change("p", Create, "a").await,
+        world.control_plane.change("q", Update, "b").await,
+        world.control_plane.change("q", Delete, "b").await,
     ];
     world.control_plane.no_interest("c", "q").await;
-    world.control_plane.tell("q", Create, "not for c any more").await;
-    // A gateway that knows nothing yet, then one that follows the consumer.
+    world.control_plane.change("q", Create, "not for c any more").await;
+    // First on a gateway without any state, then on one that follows the consumer.
     for _ in 0..2 {
         let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
         for event in &missed {
@@ -131,56 +131,56 @@ async fn who_comes_back_is_told_what_happened_to_a_provider_until_it_left() {
         }
     }
     let mut watcher = world.watch_path(&path(&format!("rev={}", missed[2].at.rev))).await;
-    let next = world.control_plane.tell("p", Update, "a").await;
+    let next = world.control_plane.change("p", Update, "a").await;
     expect(&mut watcher, &next).await;
 }
 
 #[tokio::test]
-async fn bookmarks_are_for_those_who_asked_and_for_nobody_else() {
+async fn only_resumable_clients_receive_bookmarks() {
     let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { upstream, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     let (mut old, mut new) = (world.watch("c").await, world.watch_path(&path("rev=1")).await);
-    let first = world.control_plane.tell("p", Create, "a").await;
+    let first = world.control_plane.change("p", Create, "a").await;
     old.expect(&first).await;
     expect(&mut new, &first).await;
     assert_eq!(confirmed(&world, &mut new).await, first.at.rev);
-    let second = world.control_plane.tell("p", Delete, "a").await;
+    let second = world.control_plane.change("p", Delete, "a").await;
     old.expect(&second).await;
     expect(&mut new, &second).await;
 }
 
 #[tokio::test]
-async fn what_the_bus_lost_is_not_lost_to_a_client_that_leaves_before_anyone_knew() {
+async fn an_event_lost_before_a_client_left_is_sent_on_resume() {
     let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { upstream, ..config() }).await;
     world.control_plane.consumer("c", &["p", "q"]);
     let (mut stays, mut leaves) = (world.watch("c").await, world.watch_path(&path("rev=1")).await);
-    let first = world.control_plane.tell("p", Create, "a").await;
+    let first = world.control_plane.change("p", Create, "a").await;
     stays.expect(&first).await;
     expect(&mut leaves, &first).await;
     assert_eq!(confirmed(&world, &mut leaves).await, first.at.rev);
 
     let lost = world.control_plane.commit("p", Update, "a");
-    let heard = world.control_plane.tell("q", Create, "b").await;
+    let heard = world.control_plane.change("q", Create, "b").await;
     let last = frame(&mut leaves).await;
     assert_eq!((&last["rev"], &last["since"]), (&json!(heard.at.rev), &json!(first.at.rev)));
     drop(leaves);
     stays.expect(&heard).await;
-    // The publisher names both providers: the loss shows.
+    // The bookmark names both providers, which shows the loss.
     world.control_plane.bookmark().await;
     stays.expect(&lost).await;
 
     let mut again = world.watch_path(&path(&format!("rev={}", last["since"]))).await;
     expect(&mut again, &lost).await;
-    // With the same revision as the first time, by which the client knows it.
+    // With the same revision as the first time, by which the client recognises the repetition.
     expect(&mut again, &heard).await;
-    let next = world.control_plane.tell("p", Delete, "a").await;
+    let next = world.control_plane.change("p", Delete, "a").await;
     expect(&mut again, &next).await;
 }
 
 #[tokio::test]
-async fn a_resuming_client_of_a_service_that_does_not_exist_is_told_so() {
+async fn resuming_for_an_unknown_consumer_ends_with_a_text() {
     let world = World::start().await;
     let mut watcher = world.watch_path(&path("rev=5")).await;
     assert_eq!(watcher.text().await, "service does not exist");
@@ -188,14 +188,14 @@ async fn a_resuming_client_of_a_service_that_does_not_exist_is_told_so() {
 }
 
 #[tokio::test]
-async fn an_observer_names_what_it_watches() {
+async fn an_observer_names_the_providers_it_watches() {
     let world = World::start().await;
-    world.control_plane.tell("p", Create, "old").await;
+    world.control_plane.change("p", Create, "old").await;
     let mut watcher = world.watch_path(&path("providers=p,q")).await;
     let mut listing = world.watch_path(&path("providers=p&rev=0")).await;
     assert_eq!(frame(&mut listing).await["instances"][0]["instanceId"], "old");
     for provider in ["p", "r", "q"] {
-        let event = world.control_plane.tell(provider, Create, "new").await;
+        let event = world.control_plane.change(provider, Create, "new").await;
         if provider != "r" {
             watcher.expect(&event).await;
         }

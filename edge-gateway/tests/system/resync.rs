@@ -7,19 +7,16 @@ use edge_gateway::Config;
 use edge_gateway::settings::UpstreamConfig;
 use shared::event::Action::{Create, Delete, Update};
 
-use crate::world::{World, config};
+use crate::world::{Pair, World, config};
 
 #[tokio::test]
-async fn events_that_the_bus_lost_or_repeated_are_told_once_and_in_order() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let mut watcher = world.watch("c").await;
-    let first = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&first).await;
+async fn lost_and_repeated_events_arrive_once_and_in_order() {
+    let Pair { world, mut watcher } = Pair::start().await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     for round in 0..5 {
         let lost = world.control_plane.commit("p", Update, "1");
         let also_lost = world.control_plane.commit("p", Create, &format!("{round}-a"));
-        let heard = world.control_plane.tell("p", Create, &format!("{round}-b")).await;
+        let heard = world.control_plane.change("p", Create, &format!("{round}-b")).await;
         world.control_plane.publish(&heard).await;
         world.control_plane.publish(&lost).await;
         for event in [&lost, &also_lost, &heard] {
@@ -31,11 +28,8 @@ async fn events_that_the_bus_lost_or_repeated_are_told_once_and_in_order() {
 
 #[tokio::test]
 async fn a_lost_last_event_is_found_by_the_next_bookmark() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let mut watcher = world.watch("c").await;
-    let first = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&first).await;
+    let Pair { world, mut watcher } = Pair::start().await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     world.control_plane.bookmark().await;
     world.until("muster_edge_staleness_seconds", |seconds| seconds < 1.0).await;
 
@@ -47,17 +41,16 @@ async fn a_lost_last_event_is_found_by_the_next_bookmark() {
 }
 
 #[tokio::test]
-async fn what_did_not_fit_the_bus_is_asked_for() {
+async fn events_that_overflowed_the_bus_are_requested() {
     let bus = LocalBus::with_capacity(64);
-    let world = World::with(config(), bus).await;
+    let world = World::on_bus(config(), bus).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = world.watch("c").await;
-    let first = world.control_plane.tell("p", Create, "first").await;
-    watcher.expect(&first).await;
-    // On one thread nobody reads meanwhile: the last of these are lost.
+    world.change_reaches(&mut watcher, "p", Create, "first").await;
+    // Nobody reads meanwhile on this one thread, so the last of these are lost.
     let mut told = Vec::new();
     for n in 0..300 {
-        told.push(world.control_plane.tell("p", Create, &n.to_string()).await);
+        told.push(world.control_plane.change("p", Create, &n.to_string()).await);
     }
     for event in &told {
         watcher.expect(event).await;
@@ -66,14 +59,11 @@ async fn what_did_not_fit_the_bus_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_replica_that_forgot_is_not_believed_while_others_remember_each_change() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let mut watcher = world.watch("c").await;
-    let first = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&first).await;
+async fn a_replica_without_history_yields_to_one_that_has_it() {
+    let Pair { world, mut watcher } = Pair::start().await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     world.control_plane.bookmark().await;
-    // Lives that come and go, in answers of more than one part.
+    // Instances that come and go, so many that replies have more than one part.
     let mut lost = Vec::new();
     for n in 0..150 {
         lost.push(world.control_plane.commit("p", Create, &format!("life-{n}")));
@@ -81,19 +71,17 @@ async fn a_replica_that_forgot_is_not_believed_while_others_remember_each_change
     }
     world.control_plane.forget_history();
     world.control_plane.elders().await;
-    let heard = world.control_plane.tell("p", Update, "1").await;
+    let heard = world.control_plane.change("p", Update, "1").await;
     for event in lost.iter().chain([&heard]) {
         watcher.expect(event).await;
     }
 }
 
 #[tokio::test]
-async fn when_history_is_forgotten_the_difference_is_told() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let mut watcher = world.watch("c").await;
+async fn without_history_the_difference_is_sent() {
+    let Pair { world, mut watcher } = Pair::start().await;
     for id in ["stays", "changes", "goes"] {
-        let event = world.control_plane.tell("p", Create, id).await;
+        let event = world.control_plane.change("p", Create, id).await;
         watcher.expect(&event).await;
     }
     let goes = world.control_plane.commit("p", Delete, "goes");
@@ -108,23 +96,22 @@ async fn when_history_is_forgotten_the_difference_is_told() {
     let (action, id, rev) = watcher.event().await;
     assert_eq!((action.as_str(), id.as_str()), ("DELETE", "goes"));
     assert!(rev < goes.at.rev, "the last known instance");
-    // An update, never a create: clients that append must not have it twice.
+    // An update and never a create: a client that appends on create must not have the instance twice.
     for event in [&changes, &comes, &seen] {
         let id = event.instance.instance_id.clone();
         assert_eq!(watcher.event().await, ("UPDATE".to_owned(), id, event.at.rev));
     }
-    let next = world.control_plane.tell("p", Create, "next").await;
-    watcher.expect(&next).await;
+    world.change_reaches(&mut watcher, "p", Create, "next").await;
 }
 
 #[tokio::test]
-async fn what_nobody_told_is_found_by_comparing() {
+async fn a_change_without_an_event_is_found_by_digests() {
     let upstream = UpstreamConfig { digest_interval: Duration::from_millis(300), ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { upstream, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.consumer("gone", &["p"]);
     let (mut watcher, mut gone) = (world.watch("c").await, world.watch("gone").await);
-    let first = world.control_plane.tell("p", Create, "1").await;
+    let first = world.control_plane.change("p", Create, "1").await;
     watcher.expect(&first).await;
     gone.expect(&first).await;
     let untold = world.control_plane.commit("p", Update, "1");
@@ -138,37 +125,33 @@ async fn what_nobody_told_is_found_by_comparing() {
 }
 
 #[tokio::test]
-async fn replicas_that_decline_are_asked_again() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn declined_requests_are_repeated() {
+    let world = World::with_consumer("c", &["p"]).await;
     world.control_plane.decline(3);
     let mut watcher = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
     assert_eq!(world.metric("muster_edge_requests_repeated_total"), 3.0);
 }
 
 #[tokio::test]
-async fn many_watchers_of_one_consumer_cost_one_question() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn many_watchers_of_one_consumer_cost_one_request() {
+    let world = World::with_consumer("c", &["p"]).await;
     let mut watchers = Vec::new();
     for _ in 0..20 {
         watchers.push(world.watch("c").await);
     }
-    let event = world.control_plane.tell("p", Create, "1").await;
+    let event = world.control_plane.change("p", Create, "1").await;
     for watcher in &mut watchers {
         watcher.expect(&event).await;
     }
     assert_eq!(world.control_plane.replays(), 1);
 }
 
-/// Whatever the bus loses, repeats or mixes up: each watcher sees the whole history, in order, each event
-/// once.
+/// Each watcher receives the whole history, in order and each event once, although the bus loses, repeats and
+/// reorders.
 #[tokio::test]
-async fn a_bus_that_loses_repeats_and_reorders_at_random_is_made_up_for() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p0", "p1", "p2"]);
+async fn a_lossy_repeating_reordering_bus_loses_nothing() {
+    let world = World::with_consumer("c", &["p0", "p1", "p2"]).await;
     let mut watchers = [world.watch("c").await, world.watch("c").await];
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..10 {
@@ -192,7 +175,7 @@ async fn a_bus_that_loses_repeats_and_reorders_at_random_is_made_up_for() {
             }
             told.push(event);
         }
-        // What the last bookmark said was not heard: the gateway asks.
+        // The gateway misses what the bookmark before named, and requests it.
         world.control_plane.forget_bookmark();
         world.control_plane.bookmark().await;
         for watcher in &mut watchers {
@@ -201,7 +184,7 @@ async fn a_bus_that_loses_repeats_and_reorders_at_random_is_made_up_for() {
             for event in &told {
                 expected.entry(event.provider.id.clone()).or_default().push_back(event.at.rev);
             }
-            // Order is that of each provider.
+            // The order is that of each provider.
             for _ in 0..told.len() {
                 let (_, _, rev) = watcher.event().await;
                 let queue = expected.values_mut().find(|queue| queue.front() == Some(&rev));

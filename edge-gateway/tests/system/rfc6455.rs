@@ -1,7 +1,7 @@
-//! RFC 6455 as a table, over a real socket: what a client may say, what it may not, and what it is answered.
+//! RFC 6455 as a table, over a real socket: bytes of a client and the gateway's reaction.
 //!
-//! Each row is said in every way in which TCP may deliver it. A row whose connection goes on ends with a ping
-//! of ours, whose pong shows that it does. Sections of the standard stand beside the rows.
+//! Each row is sent in every way in which TCP may deliver it. If the connection must go on after a row, a
+//! ping of the test and its pong show that it does. The functions name the sections of the standard.
 
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,12 +15,12 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// Takes the FIN bit away.
+/// A mask that clears the FIN bit.
 const MORE: u8 = 0x7f;
 const LAST: u8 = 0x80;
 const NEXT: u8 = 0x00;
 
-/// What the gateway does, apart from pings of its own.
+/// The gateway's reaction, apart from pings of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Then {
     /// Nothing; the connection goes on.
@@ -33,7 +33,7 @@ enum Then {
     Fails(u16),
 }
 
-/// How TCP brings what was said.
+/// The way in which TCP delivers the bytes.
 #[derive(Clone, Copy, Debug)]
 enum Delivery {
     Whole,
@@ -111,7 +111,7 @@ fn framing() -> Vec<Row> {
     rows
 }
 
-/// 5.4: fragments, and what may stand between them.
+/// 5.4: fragments, and the frames that may stand between them.
 fn fragments() -> Vec<Row> {
     use Then::{Fails, GoesOn, Pongs};
     let row = |name, frames: &[Vec<u8>], then| (name, frames.concat(), then);
@@ -205,7 +205,7 @@ fn closes() -> Vec<Row> {
     rows
 }
 
-/// 8.1: text is UTF-8, however it is cut.
+/// 8.1: text is UTF-8, also across fragments.
 fn texts() -> Vec<Row> {
     use Then::{Fails, GoesOn};
     let good = "Οὐχὶ ταὐτὰ παρίσταταί μοι γιγνώσκειν — \u{10ffff}";
@@ -315,8 +315,8 @@ impl Client {
         Some((first & 0xf, payload))
     }
 
-    /// Sends, whether or not the gateway still wants to hear it.
-    async fn say(&mut self, bytes: &[u8], delivery: Delivery) {
+    /// Sends the bytes, even if the gateway has stopped reading.
+    async fn send(&mut self, bytes: &[u8], delivery: Delivery) {
         match delivery {
             Delivery::Whole => _ = self.stream.write_all(bytes).await,
             Delivery::Bytes => {
@@ -335,7 +335,7 @@ impl Client {
 async fn hold(world: &World, (name, bytes, then): &Row, delivery: Delivery) {
     let behind = if let Delivery::BehindTheRequest = delivery { &bytes[..] } else { &[] };
     let mut client = Client::open(world, behind).await;
-    client.say(bytes, delivery).await;
+    client.send(bytes, delivery).await;
     let what = format!("{name}, {delivery:?}: {:02x?}", &bytes[..bytes.len().min(16)]);
     match then {
         Then::GoesOn => {}
@@ -344,7 +344,7 @@ async fn hold(world: &World, (name, bytes, then): &Row, delivery: Delivery) {
         Then::Fails(code) => {
             let frame = loop {
                 match client.frame().await {
-                    // Of a ping before the mistake.
+                    // A pong for a ping before the violation.
                     Some((0xa, _)) => {}
                     other => break other,
                 }
@@ -355,24 +355,23 @@ async fn hold(world: &World, (name, bytes, then): &Row, delivery: Delivery) {
         }
     }
     if let Then::GoesOn | Then::Pongs(_) = then {
-        client.say(&frame(PING, b"still here?"), Delivery::Whole).await;
-        assert_eq!(client.frame().await, Some((0xa, b"still here?".to_vec())), "{what}");
-        client.say(&frame(CLOSE, b""), Delivery::Whole).await;
+        client.send(&frame(PING, b"still open?"), Delivery::Whole).await;
+        assert_eq!(client.frame().await, Some((0xa, b"still open?".to_vec())), "{what}");
+        client.send(&frame(CLOSE, b""), Delivery::Whole).await;
         assert_eq!(client.frame().await, Some((0x8, Vec::new())), "{what}");
     }
     assert_eq!(client.frame().await, None, "{what}");
 }
 
 async fn hold_all(rows: Vec<Row>) {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    // Byte by byte the long ones only show that a loop ends.
+    let world = World::with_consumer("c", &["p"]).await;
+    // Long rows are sent in one piece only: byte by byte they would show nothing more.
     for delivery in [Delivery::Whole, Delivery::Bytes, Delivery::BehindTheRequest] {
         for row in rows.iter().filter(|row| row.1.len() < 5000 || matches!(delivery, Delivery::Whole)) {
             hold(&world, row, delivery).await;
         }
     }
-    // Nobody is left, and every end has a reason.
+    // Every session has ended.
     world.until("muster_edge_sessions", |count| count == 0.0).await;
 }
 
@@ -397,18 +396,18 @@ async fn closes_are_answered_as_the_standard_says() {
 }
 
 #[tokio::test]
-async fn texts_are_held_against_utf8_as_the_standard_says() {
+async fn texts_are_checked_for_utf8_as_the_standard_says() {
     hold_all(texts()).await;
 }
 
 #[tokio::test]
-async fn of_ten_pings_in_a_row_the_last_is_answered() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn the_last_of_ten_pings_in_a_row_is_answered() {
+    let world = World::with_consumer("c", &["p"]).await;
     let mut client = Client::open(&world, b"").await;
     let pings: Vec<u8> = (0..10).flat_map(|n| frame(PING, &[n])).collect();
-    client.say(&pings, Delivery::Whole).await;
-    // One for all of them, or more when they come apart; never one that is older than another.
+    client.send(&pings, Delivery::Whole).await;
+    // One pong for all pings, or more when they arrive apart, but never one that is older than the one
+    // before.
     let mut last = None;
     while last != Some(9) {
         let Some((0xa, payload)) = client.frame().await else { panic!("a pong was expected") };
@@ -418,15 +417,14 @@ async fn of_ten_pings_in_a_row_the_last_is_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_side_without_a_close_is_let_go_with_everything_written() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn a_client_that_just_ends_its_side_is_closed_silently() {
+    let world = World::with_consumer("c", &["p"]).await;
     for half in [&[][..], &frame(TEXT & MORE, b"unfinished"), &frame(PING, b"cut off")[..4]] {
         let mut client = Client::open(&world, b"").await;
-        let event = world.control_plane.tell("p", Create, "1").await;
+        let event = world.control_plane.change("p", Create, "1").await;
         let Some((0x1, told)) = client.frame().await else { panic!("an event was expected") };
         assert!(std::str::from_utf8(&told).is_ok_and(|text| text.contains(&format!("rev-{}", event.at.rev))));
-        client.say(half, Delivery::Whole).await;
+        client.send(half, Delivery::Whole).await;
         client.stream.shutdown().await.expect("ends its side");
         assert_eq!(client.frame().await, None, "the end without a close frame");
     }

@@ -1,26 +1,24 @@
-//! What a watcher sees when all goes well, and whom it concerns.
+//! Watches when all goes well: the events that a watcher receives, and the watchers that an event reaches.
 
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::settings::UpstreamConfig;
 use shared::event::Action::{Create, Delete, Update};
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::world::{World, config};
+use crate::world::{Pair, World, config};
 
 #[tokio::test]
-async fn every_watcher_of_a_consumer_sees_every_event_in_order() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p", "q"]);
+async fn every_watcher_receives_every_event_in_order() {
+    let world = World::with_consumer("c", &["p", "q"]).await;
     let mut watchers = Vec::new();
     for _ in 0..5 {
         watchers.push(world.watch("c").await);
     }
     let mut told = Vec::new();
     for n in 0..20 {
-        told.push(world.control_plane.tell("p", Create, &n.to_string()).await);
-        told.push(world.control_plane.tell("p", Update, &n.to_string()).await);
-        told.push(world.control_plane.tell("p", Delete, &n.to_string()).await);
+        told.push(world.control_plane.change("p", Create, &n.to_string()).await);
+        told.push(world.control_plane.change("p", Update, &n.to_string()).await);
+        told.push(world.control_plane.change("p", Delete, &n.to_string()).await);
     }
     for watcher in &mut watchers {
         for event in &told {
@@ -31,10 +29,8 @@ async fn every_watcher_of_a_consumer_sees_every_event_in_order() {
 
 #[tokio::test]
 async fn the_frame_is_byte_for_byte_what_old_clients_know() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
-    let mut watcher = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "i").await;
+    let Pair { world, mut watcher } = Pair::start().await;
+    let event = world.control_plane.change("p", Create, "i").await;
     let expected = format!(
         concat!(
             r#"{{"action":"CREATE","key":{{"tenant":"default/default","appId":"app","serviceName":"p","version":"1.0.0"}},"#,
@@ -46,7 +42,7 @@ async fn the_frame_is_byte_for_byte_what_old_clients_know() {
 }
 
 #[tokio::test]
-async fn what_is_committed_right_after_the_upgrade_is_never_missed() {
+async fn changes_right_after_the_upgrade_are_never_missed() {
     let world = World::start().await;
     for n in 0..50 {
         let consumer = format!("c{}", n % 10);
@@ -54,60 +50,55 @@ async fn what_is_committed_right_after_the_upgrade_is_never_missed() {
             world.control_plane.consumer(&consumer, &["p"]);
         }
         let mut watcher = world.watch(&consumer).await;
-        let event = world.control_plane.tell("p", Create, &n.to_string()).await;
-        watcher.expect(&event).await;
+        world.change_reaches(&mut watcher, "p", Create, &n.to_string()).await;
     }
 }
 
 #[tokio::test]
-async fn what_was_before_the_interest_is_not_told() {
+async fn changes_before_the_interest_are_not_sent() {
     let world = World::start().await;
-    world.control_plane.tell("p", Create, "old").await;
+    world.control_plane.change("p", Create, "old").await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "new").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "new").await;
 }
 
 #[tokio::test]
-async fn only_those_concerned_are_told() {
+async fn only_watchers_of_a_provider_receive_its_events() {
     let world = World::start().await;
     world.control_plane.consumer("a", &["p"]);
     world.control_plane.consumer("b", &["q"]);
     let (mut a, mut b) = (world.watch("a").await, world.watch("b").await);
-    let p = world.control_plane.tell("p", Create, "1").await;
-    let q = world.control_plane.tell("q", Create, "1").await;
+    let p = world.control_plane.change("p", Create, "1").await;
+    let q = world.control_plane.change("q", Create, "1").await;
     a.expect(&p).await;
     b.expect(&q).await;
-    let p = world.control_plane.tell("p", Delete, "1").await;
-    let q = world.control_plane.tell("q", Update, "1").await;
+    let p = world.control_plane.change("p", Delete, "1").await;
+    let q = world.control_plane.change("q", Update, "1").await;
     a.expect(&p).await;
     b.expect(&q).await;
 }
 
 #[tokio::test]
-async fn a_provider_found_later_is_told_from_the_interest_on() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &[]);
+async fn a_provider_found_later_is_followed_from_then_on() {
+    let world = World::with_consumer("c", &[]).await;
     world.control_plane.consumer("other", &["q"]);
     let (mut watcher, mut other) = (world.watch("c").await, world.watch("other").await);
-    world.control_plane.tell("p", Create, "before").await;
-    let q = world.control_plane.tell("q", Create, "before").await;
+    world.control_plane.change("p", Create, "before").await;
+    let q = world.control_plane.change("q", Create, "before").await;
     other.expect(&q).await;
     for provider in ["p", "q"] {
         world.control_plane.interest("c", provider).await;
-        let event = world.control_plane.tell(provider, Create, "after").await;
-        watcher.expect(&event).await;
+        world.change_reaches(&mut watcher, provider, Create, "after").await;
         world.control_plane.no_interest("c", provider).await;
     }
-    world.control_plane.tell("p", Update, "after").await;
+    world.control_plane.change("p", Update, "after").await;
     world.control_plane.interest("c", "p").await;
-    let event = world.control_plane.tell("p", Delete, "after").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Delete, "after").await;
 }
 
 #[tokio::test]
-async fn a_consumer_that_does_not_exist_is_told_and_let_go() {
+async fn a_watch_of_an_unknown_consumer_ends_with_a_text() {
     let world = World::start().await;
     let mut watcher = world.watch("nobody").await;
     assert_eq!(watcher.text().await, "service does not exist");
@@ -115,18 +106,16 @@ async fn a_consumer_that_does_not_exist_is_told_and_let_go() {
     // Once it exists, it can watch.
     world.control_plane.consumer("nobody", &["p"]);
     let mut watcher = world.watch("nobody").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
 }
 
 #[tokio::test]
-async fn a_deleted_consumer_is_told_at_once_and_all_its_watchers_end() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn watches_of_a_deleted_consumer_end_with_a_text() {
+    let world = World::with_consumer("c", &["p"]).await;
     world.control_plane.consumer("d", &["p"]);
     let mut watchers = [world.watch("c").await, world.watch("c").await, world.watch("c").await];
     let mut other = world.watch("d").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
+    let event = world.control_plane.change("p", Create, "1").await;
     for watcher in &mut watchers {
         watcher.expect(&event).await;
     }
@@ -142,19 +131,16 @@ async fn a_deleted_consumer_is_told_at_once_and_all_its_watchers_end() {
 
 #[tokio::test]
 async fn the_older_path_works_too() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+    let world = World::with_consumer("c", &["p"]).await;
     let mut watcher = world.watch_path("/registry/v3/microservices/c/watcher").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
 }
 
 #[tokio::test]
-async fn a_drain_ends_all_watchers_without_a_close_frame_and_then_the_process() {
-    let world = World::start().await;
-    world.control_plane.consumer("c", &["p"]);
+async fn a_drain_ends_all_watches_without_a_close_frame() {
+    let world = World::with_consumer("c", &["p"]).await;
     let mut watchers = [world.watch("c").await, world.watch("c").await];
-    let event = world.control_plane.tell("p", Create, "1").await;
+    let event = world.control_plane.change("p", Create, "1").await;
     world.tasks.drain().cancel();
     for watcher in &mut watchers {
         watcher.expect(&event).await;
@@ -165,22 +151,21 @@ async fn a_drain_ends_all_watchers_without_a_close_frame_and_then_the_process() 
 }
 
 #[tokio::test]
-async fn a_node_that_follows_as_many_services_as_it_may_refuses_others_before_the_upgrade() {
+async fn a_gateway_at_its_limit_of_services_refuses_new_ones() {
     let upstream = UpstreamConfig { topics: 2, ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { upstream, ..config() }).await;
     world.control_plane.consumer("c", &["p", "q"]);
     let mut first = world.watch("c").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    first.expect(&event).await;
+    world.change_reaches(&mut first, "p", Create, "1").await;
     let path = |query: &str| {
         format!("ws://{}/v4/default/registry/microservices/d/watcher?providers={query}", world.api)
     };
     let refused = tokio_tungstenite::connect_async(path("p,r")).await;
     let Err(Error::Http(answer)) = refused else { panic!("a refusal was expected") };
     assert_eq!(answer.status(), 503);
-    // What is followed already costs nothing more.
+    // A provider that is followed already takes no further place.
     let mut second = world.watch_path("/v4/default/registry/microservices/d/watcher?providers=p").await;
-    let event = world.control_plane.tell("p", Update, "1").await;
+    let event = world.control_plane.change("p", Update, "1").await;
     first.expect(&event).await;
     second.expect(&event).await;
 }

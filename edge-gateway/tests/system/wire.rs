@@ -1,8 +1,7 @@
-//! Bytes on the wire: handshakes, pings, closes, limits.
+//! WebSocket watches byte by byte: handshakes, pings, closes, limits.
 
 use std::time::Duration;
 
-use bus::LocalBus;
 use edge_gateway::Config;
 use edge_gateway::settings::{LimitsConfig, SessionConfig};
 use futures_util::StreamExt as _;
@@ -19,7 +18,7 @@ use crate::world::{PATIENCE, World, config};
 const PATH: &str = "/v4/default/registry/microservices/c/watcher";
 
 async fn world(session: SessionConfig, limits: LimitsConfig) -> World {
-    let world = World::with(Config { session, limits, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { session, limits, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     world
 }
@@ -28,7 +27,7 @@ async fn simple() -> World {
     world(SessionConfig::default(), LimitsConfig::default()).await
 }
 
-/// Sends a request as it stands and reads the answer to its end, or to the end of its head.
+/// Sends a request as it stands and reads the response to its end, or to the end of its head.
 async fn ask(world: &World, head: &str) -> String {
     let mut stream = TcpStream::connect(world.api).await.expect("connects");
     let request = format!("{}\r\nHost: test\r\n\r\n", head.trim_end());
@@ -53,7 +52,7 @@ fn complete(answer: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn the_upgrade_is_answered_with_what_it_needs_and_no_extension() {
+async fn the_upgrade_is_answered_without_any_extension() {
     let world = simple().await;
     let answer = ask(
         &world,
@@ -80,7 +79,7 @@ async fn the_upgrade_is_answered_with_what_it_needs_and_no_extension() {
 }
 
 #[tokio::test]
-async fn wrong_handshakes_are_refused_in_the_old_words() {
+async fn wrong_handshakes_are_refused_with_the_old_texts() {
     let world = simple().await;
     let bad = ask(&world, &format!("GET {PATH} HTTP/1.1")).await;
     assert!(bad.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{bad}");
@@ -95,7 +94,7 @@ async fn wrong_handshakes_are_refused_in_the_old_words() {
 }
 
 #[tokio::test]
-async fn pings_are_echoed_with_their_payload_and_small_messages_are_ignored() {
+async fn pings_are_echoed_and_small_messages_ignored() {
     let world = simple().await;
     let mut watcher = world.watch("c").await;
     for message in [Message::text("hello"), Message::binary(vec![1; 100]), Message::Pong("unasked".into())] {
@@ -103,8 +102,7 @@ async fn pings_are_echoed_with_their_payload_and_small_messages_are_ignored() {
     }
     watcher.send(Message::Ping("payload".into())).await;
     assert_eq!(watcher.next().await.expect("open").expect("good"), Message::Pong("payload".into()));
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
 }
 
 #[tokio::test]
@@ -120,7 +118,7 @@ async fn a_close_is_echoed_with_code_and_reason() {
 }
 
 #[tokio::test]
-async fn messages_that_are_too_big_and_unmasked_frames_get_a_close_code() {
+async fn oversized_messages_and_unmasked_frames_get_a_code() {
     let world = simple().await;
     let mut watcher = world.watch("c").await;
     watcher.send(Message::text("x".repeat(5000))).await;
@@ -137,7 +135,7 @@ async fn messages_that_are_too_big_and_unmasked_frames_get_a_close_code() {
 }
 
 #[tokio::test]
-async fn the_server_pings_and_a_silent_client_ends_without_a_close_frame() {
+async fn a_silent_client_ends_without_a_close_frame() {
     let session = SessionConfig {
         ping_interval: Duration::from_millis(300),
         read_timeout: Duration::from_millis(1500),
@@ -145,7 +143,7 @@ async fn the_server_pings_and_a_silent_client_ends_without_a_close_frame() {
     };
     let world = world(session, LimitsConfig::default()).await;
     let mut watcher = world.watch("c").await;
-    // A client that answers lives on, beyond the read deadline.
+    // A client that answers pings stays beyond the read deadline.
     let began = tokio::time::Instant::now();
     let mut pings = 0;
     while began.elapsed() < Duration::from_secs(2) {
@@ -154,7 +152,7 @@ async fn the_server_pings_and_a_silent_client_ends_without_a_close_frame() {
         pings += 1;
     }
     assert!(pings >= 5, "{pings}");
-    // One that does not read does not answer either.
+    // A client that does not read does not answer pings either.
     let ended = r#"muster_edge_sessions_closed_total{reason="read_timeout"}"#;
     world.until(ended, |count| count == 1.0).await;
     let mut last = None;
@@ -165,7 +163,7 @@ async fn the_server_pings_and_a_silent_client_ends_without_a_close_frame() {
 }
 
 #[tokio::test]
-async fn limits_are_told_before_the_upgrade() {
+async fn limits_refuse_before_the_upgrade() {
     let limits = LimitsConfig { node: 3, domain: 0, consumer: 2, memory: 0 };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
@@ -195,7 +193,7 @@ async fn limits_are_told_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
+async fn a_full_domain_is_refused_and_another_is_not() {
     let limits = LimitsConfig { node: 0, domain: 2, consumer: 0, memory: 0 };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
@@ -211,7 +209,7 @@ async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
     assert!(answer.headers().contains_key("retry-after"));
     let body = String::from_utf8(answer.body().clone().unwrap_or_default()).expect("text");
     assert!(body.contains("the domain has as many watchers as it may"), "{body}");
-    // Refused, if at all, for what it asks and not for its place.
+    // A watch in another domain may fail for other reasons, but not because of the limit.
     let other = open("other", "c").await;
     assert!(!matches!(&other, Err(Error::Http(answer)) if answer.status() == 429), "{other:?}");
     assert_eq!(world.metric(r#"muster_edge_sessions_refused_total{limit="domain"}"#), 1.0);
@@ -221,10 +219,10 @@ async fn a_domain_that_is_full_is_told_so_and_another_is_let_in() {
 }
 
 #[tokio::test]
-async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_dark() {
+async fn a_watch_is_refused_while_no_control_plane_answers() {
     let upstream =
         edge_gateway::settings::UpstreamConfig { open_timeout: Duration::from_secs(1), ..config().upstream };
-    let world = World::with(Config { upstream, ..config() }, LocalBus::new()).await;
+    let world = World::with(Config { upstream, ..config() }).await;
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.decline(1_000_000);
     let Err(Error::Http(answer)) =
@@ -234,9 +232,8 @@ async fn without_word_from_a_control_plane_a_watch_is_refused_not_left_in_the_da
     };
     assert_eq!(answer.status(), 503);
     world.control_plane.decline(0);
-    // Another consumer: the first one's question is repeated at its own pace.
+    // Another consumer, because the first one's request is repeated at its own pace.
     world.control_plane.consumer("d", &["p"]);
     let mut watcher = world.watch("d").await;
-    let event = world.control_plane.tell("p", Create, "1").await;
-    watcher.expect(&event).await;
+    world.change_reaches(&mut watcher, "p", Create, "1").await;
 }

@@ -14,14 +14,14 @@ use host::admin::Readiness;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use serde_json::Value;
-use shared::event::InstanceEvent;
+use shared::event::{Action, InstanceEvent};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::control_plane::ControlPlane;
 
-/// How long anything may take before a test fails.
+/// The time after which a test fails that waits for something.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
@@ -39,7 +39,7 @@ impl Drop for World {
     }
 }
 
-/// What a test's gateway has, unless it says otherwise: quick repairs, slow pings.
+/// The settings of a test's gateway, unless the test has others: quick repairs, slow pings.
 pub(crate) fn config() -> Config {
     Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -57,18 +57,33 @@ pub(crate) fn config() -> Config {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        Self::with(config(), LocalBus::new()).await
+        Self::with(config()).await
     }
 
-    pub(crate) async fn with(config: Config, bus: impl Bus) -> Self {
-        let router = axum::Router::new();
-        Self::with_forward(config, bus, Arc::new(InProcess::new(router))).await
+    /// A usual gateway, and a consumer that is interested in these providers.
+    pub(crate) async fn with_consumer(consumer: &str, providers: &[&str]) -> Self {
+        let world = Self::start().await;
+        world.control_plane.consumer(consumer, providers);
+        world
     }
 
-    pub(crate) async fn with_forward(config: Config, bus: impl Bus, forward: Arc<dyn Forward>) -> Self {
-        let bus: Arc<dyn Bus> = Arc::new(bus);
+    pub(crate) async fn with(config: Config) -> Self {
+        Self::on_bus(config, LocalBus::new()).await
+    }
+
+    pub(crate) async fn on_bus(config: Config, bus: impl Bus) -> Self {
+        let forward = InProcess::new(axum::Router::new());
+        Self::assemble(config, Arc::new(bus), Arc::new(forward)).await
+    }
+
+    pub(crate) async fn with_forward(config: Config, forward: Arc<dyn Forward>) -> Self {
+        Self::assemble(config, Arc::new(LocalBus::new()), forward).await
+    }
+
+    async fn assemble(config: Config, bus: Arc<dyn Bus>, forward: Arc<dyn Forward>) -> Self {
         let control_plane = ControlPlane::start(bus.clone()).await;
-        let (tasks, metrics) = (Tasks::new(), Metrics::new([]).expect("sets up"));
+        let tasks = Tasks::new();
+        let metrics = Metrics::new([]).expect("sets up");
         let readiness = Readiness::new(&tasks);
         let parts = Parts {
             config,
@@ -97,11 +112,23 @@ impl World {
         Watcher { stream }
     }
 
-    /// The value of a metric, labels and all, as it would be scraped.
+    /// Commits and publishes a change, and awaits its event at the watcher.
+    pub(crate) async fn change_reaches(
+        &self,
+        watcher: &mut Watcher,
+        provider: &str,
+        action: Action,
+        id: &str,
+    ) {
+        let event = self.control_plane.change(provider, action, id).await;
+        watcher.expect(&event).await;
+    }
+
+    /// The value of a metric as it would be scraped; `line` is its name with all labels.
     pub(crate) fn metric(&self, line: &str) -> f64 {
         let text = self.metrics.render();
-        let found = text.lines().find_map(|it| it.strip_prefix(line));
-        let value = found.unwrap_or_else(|| panic!("`{line}` is in\n{text}"));
+        let found = text.lines().find_map(|text| text.strip_prefix(line));
+        let value = found.unwrap_or_else(|| panic!("`{line}` is missing in\n{text}"));
         value.trim().parse().expect("a number")
     }
 
@@ -117,12 +144,34 @@ impl World {
     }
 }
 
+/// A gateway with the consumer `c` of the provider `p`, and one watcher of `c`.
+pub(crate) struct Pair {
+    pub(crate) world: World,
+    pub(crate) watcher: Watcher,
+}
+
+impl Pair {
+    pub(crate) async fn start() -> Self {
+        Self::with(config()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        Self::on(World::with(config).await).await
+    }
+
+    pub(crate) async fn on(world: World) -> Self {
+        world.control_plane.consumer("c", &["p"]);
+        let watcher = world.watch("c").await;
+        Self { world, watcher }
+    }
+}
+
 pub(crate) struct Watcher {
     pub(crate) stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Watcher {
-    /// The next message, pings of the server apart.
+    /// The next message; pings of the server are left out.
     pub(crate) async fn next(&mut self) -> Option<Result<Message, Error>> {
         loop {
             match tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("in time") {
@@ -139,7 +188,7 @@ impl Watcher {
         }
     }
 
-    /// The next event: what happened to which instance, and the revision that it shows.
+    /// The next event: its action, its instance and its revision.
     pub(crate) async fn event(&mut self) -> (String, String, u64) {
         parse(&self.text().await)
     }
@@ -164,8 +213,11 @@ impl Watcher {
 
 pub(crate) fn parse(text: &str) -> (String, String, u64) {
     let frame: Value = serde_json::from_str(text).expect("JSON");
-    let words = |value: &Value| value.as_str().expect("text").to_owned();
-    let host = words(&frame["instance"]["hostName"]);
+    let host = text_of(&frame["instance"]["hostName"]);
     let rev = host.strip_prefix("rev-").expect("a revision").parse().expect("a number");
-    (words(&frame["action"]), words(&frame["instance"]["instanceId"]), rev)
+    (text_of(&frame["action"]), text_of(&frame["instance"]["instanceId"]), rev)
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
 }
