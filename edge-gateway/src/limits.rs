@@ -110,7 +110,7 @@ impl Limits {
         let limit = counts.config.memory;
         let watchers = counts.node;
         let was_out = std::mem::replace(&mut counts.warned, is_out);
-        // The log may block; whoever opens a session must not wait for it.
+        // Unlocked before logging: the log may block, and opening a session needs the lock.
         drop(counts);
         if is_out && !was_out {
             warn!(resident, limit, watchers, "memory is at its limit; no further watcher is admitted");

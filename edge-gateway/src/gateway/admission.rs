@@ -24,7 +24,7 @@ pub(super) const UNDECIDED: &str = "no control plane could decide whether this w
 /// The words for a client of a gateway that is about to end.
 pub(super) const DRAINING: &str = "this gateway is draining; connect to another one";
 
-/// Why a watch is not admitted.
+/// The reason for which a watch is not admitted.
 pub(super) enum NotAdmitted {
     /// A limit is reached.
     Full(Full),
