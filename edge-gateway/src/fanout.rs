@@ -110,6 +110,13 @@ impl ShardHandle {
         self.queue.send(message).await.is_ok()
     }
 
+    /// A handle without a shard, and the messages that are sent to it.
+    #[cfg(test)]
+    pub(crate) fn without_shard() -> (Self, mpsc::Receiver<ToShard>) {
+        let (queue, messages) = mpsc::channel(SHARD_QUEUE);
+        (Self { queue }, messages)
+    }
+
     /// Resolves when the shard has ended.
     pub(crate) async fn ended(&self) {
         self.queue.closed().await;

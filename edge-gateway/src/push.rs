@@ -1,21 +1,27 @@
-//! An event on its way to watchers: encoded at most once per transport, shared by all of them.
+//! The encodings of watchers, and the bytes of a push in each of them.
+//!
+//! The bytes of a push in one encoding are made by the first audience that needs them, and shared by all others.
 
-use std::sync::{Arc, OnceLock};
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use host::telemetry::trace::SpanContext;
-use shared::event::{Action, InstanceEvent, Position, Via};
+use follow::push::ENCODINGS;
+use shared::event::Action;
 use shared::model::{Instance, Revision, ServiceKey};
+
+pub(crate) use follow::Push;
 
 use crate::codec::websocket::text_frame;
 use crate::codec::{grpc, json};
 
-/// In which shape a watcher receives events.
+/// The bytes in which a watcher receives pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Encoding {
-    /// A WebSocket text frame, byte for byte what old clients know.
+    /// A WebSocket text frame, byte for byte as old clients know it.
     Plain,
-    /// The same with `rev`, for clients that asked to resume.
+    /// The same frame with the fields `rev` and `since`, for clients that asked to resume.
     Resumable,
     /// A message of the historical gRPC watch.
     Historical,
@@ -24,10 +30,10 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// All of them, in the order of [`Encoding::index`].
-    pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
+    /// Every encoding, in the order of [`Encoding::index`].
+    pub(crate) const ALL: [Self; ENCODINGS] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
 
-    /// Its name in traces.
+    /// The name of the encoding in traces.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -37,17 +43,18 @@ impl Encoding {
         }
     }
 
-    /// Its place in tables.
+    /// The index of the encoding in tables, below [`ENCODINGS`].
     pub(crate) fn index(self) -> usize {
         self as usize
     }
 
-    /// Its clients remember revisions.
+    /// True when clients of this encoding remember revisions and can resume.
     pub(crate) fn is_resumable(self) -> bool {
         matches!(self, Self::Resumable | Self::Grpc)
     }
 
-    /// What tells a client that it has everything up to `rev`; `None` for clients that would not understand it.
+    /// The message that tells a client that it has everything up to `rev`. `None` for clients that would not
+    /// understand it.
     pub(crate) fn bookmark(self, rev: Revision) -> Option<Bytes> {
         match self {
             Self::Plain | Self::Historical => None,
@@ -56,7 +63,8 @@ impl Encoding {
         }
     }
 
-    /// What tells a client the complete state of a provider, or without one that it knows nothing any more; `None` for clients that would not understand it.
+    /// The message with the complete state of a provider. Without a provider it says that nothing that the client knows
+    /// counts any more. `None` for clients that would not understand it.
     pub(crate) fn reset(
         self,
         key: Option<&ServiceKey>,
@@ -72,151 +80,83 @@ impl Encoding {
     }
 }
 
-/// A change of one instance, ready to be written to any watcher.
-#[derive(Debug)]
-pub(crate) struct Push {
-    /// The topic it belongs to; together with the instance's id it says what may be merged.
-    pub topic: u32,
-    /// Its place in the provider's order.
-    pub at: Position,
-    /// What happened.
-    pub action: Action,
-    /// The provider's name.
-    pub key: Arc<ServiceKey>,
-    /// The instance, as the event says.
-    pub instance: Arc<Instance>,
-    /// Unix microseconds of the commit, 0 when not known (a difference, not an event).
-    pub committed_at: u64,
-    /// How it came.
-    pub via: Via,
-    since: OnceLock<Revision>,
-    dispatched: OnceLock<Box<SpanContext>>,
-    frames: [OnceLock<Bytes>; Encoding::ALL.len()],
+/// The bytes of a push.
+pub(crate) trait Encode {
+    /// The shared bytes. The first call for an encoding makes them.
+    fn frame(&self, encoding: Encoding) -> &Bytes;
+
+    /// The bytes when merging has changed the action. Shared if it has not.
+    fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes;
+
+    /// The bytes for a preface, whose session will have everything up to `confirmed`. The session receives the changes
+    /// in order and may break off after this one, with other changes of the same revision still to come.
+    fn frame_after(&self, encoding: Encoding, confirmed: Revision) -> Bytes;
 }
 
-impl Push {
-    /// An event of the bus.
-    pub(crate) fn of(topic: u32, event: &InstanceEvent) -> Self {
-        Self {
-            topic,
-            at: event.at,
-            action: event.action,
-            key: event.key.clone(),
-            instance: event.instance.clone(),
-            committed_at: event.committed_at,
-            via: event.via.clone(),
-            since: OnceLock::new(),
-            dispatched: OnceLock::new(),
-            frames: Default::default(),
-        }
+impl Encode for Push {
+    fn frame(&self, encoding: Encoding) -> &Bytes {
+        self.encoded(encoding.index(), || encode(self, encoding, self.action, self.resume_point()))
     }
 
-    /// A difference that was found, not told.
-    pub(crate) fn found(
-        topic: u32,
-        at: Position,
-        action: Action,
-        key: Arc<ServiceKey>,
-        instance: Arc<Instance>,
-    ) -> Self {
-        Self {
-            topic,
-            at,
-            action,
-            key,
-            instance,
-            committed_at: 0,
-            via: Via::default(),
-            since: OnceLock::new(),
-            dispatched: OnceLock::new(),
-            frames: Default::default(),
-        }
-    }
-
-    /// A comparison showed it: it stands for changes that were not told.
-    pub(crate) fn is_found(&self) -> bool {
-        self.committed_at == 0
-    }
-
-    /// It is told to groups that have been told everything up to `told`. What comes late says nothing about
-    /// how far they are. The first call counts.
-    pub(crate) fn is_told_after(&self, told: Revision) {
-        let _ = self.since.set(if told < self.at.rev { told } else { 0 });
-    }
-
-    /// It was handed to the shards, in this span. The first call counts.
-    pub(crate) fn is_dispatched_in(&self, span: Box<SpanContext>) {
-        let _ = self.dispatched.set(span);
-    }
-
-    /// The span that handed it to the shards, when it is traced.
-    pub(crate) fn dispatched(&self) -> Option<&SpanContext> {
-        self.dispatched.get().map(|it| &**it)
-    }
-
-    /// The bytes for a session that is being told everything up to `told`, in order, and has been told the changes
-    /// before this one. It may break off here, with other changes of the same revision to come.
-    pub(crate) fn frame_after(&self, encoding: Encoding, told: Revision) -> Bytes {
-        self.encode(encoding, self.action, Some(told.min(self.at.rev.saturating_sub(1))))
-    }
-
-    /// The bytes for a transport; encoded by whoever needs them first.
-    pub(crate) fn frame(&self, encoding: Encoding) -> &Bytes {
-        self.frames[encoding.index()]
-            .get_or_init(|| self.encode(encoding, self.action, self.since.get().copied()))
-    }
-
-    /// The bytes when merging has changed what happened.
-    pub(crate) fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes {
+    fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes {
         if action == self.action {
             self.frame(encoding).clone()
         } else {
-            self.encode(encoding, action, self.since.get().copied())
+            encode(self, encoding, action, self.resume_point())
         }
     }
 
-    fn encode(&self, encoding: Encoding, action: Action, since: Option<Revision>) -> Bytes {
-        let (key, instance, rev) = (&*self.key, &*self.instance, self.at.rev);
-        match encoding {
-            Encoding::Plain => text_frame(&json::plain_event(action, key, instance)),
-            Encoding::Resumable => text_frame(&json::resumable_event(action, key, instance, rev, since)),
-            Encoding::Historical => grpc::historical_event(action, key, instance),
-            Encoding::Grpc => grpc::event(action, key, instance, rev, since),
-        }
+    fn frame_after(&self, encoding: Encoding, confirmed: Revision) -> Bytes {
+        let since = confirmed.min(self.at.rev.previous());
+        encode(self, encoding, self.action, Some(since))
+    }
+}
+
+fn encode(push: &Push, encoding: Encoding, action: Action, since: Option<Revision>) -> Bytes {
+    let key = &*push.key;
+    let instance = &*push.instance;
+    let rev = push.at.rev;
+    match encoding {
+        Encoding::Plain => text_frame(&json::plain_event(action, key, instance)),
+        Encoding::Resumable => text_frame(&json::resumable_event(action, key, instance, rev, since)),
+        Encoding::Historical => grpc::historical_event(action, key, instance),
+        Encoding::Grpc => grpc::event(action, key, instance, rev, since),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::event::Position;
+
     use super::*;
 
+    fn push_at(sub: u32) -> Push {
+        let at = Position { rev: Revision::new(204), sub };
+        Push::difference(1, at, Action::Update, Arc::default(), Arc::default())
+    }
+
     #[test]
-    fn an_event_is_encoded_once_for_all_watchers_of_a_transport() {
-        let at = Position { rev: 204, sub: 0 };
-        let push = Push::found(1, at, Action::Update, Arc::default(), Arc::default());
+    fn a_push_is_encoded_once_for_each_encoding() {
+        let push = push_at(0);
         for encoding in Encoding::ALL {
             let first = push.frame(encoding).as_ptr();
             assert_eq!(push.frame(encoding).as_ptr(), first, "{encoding:?}");
-            assert_eq!(
-                push.frame_as(encoding, Action::Update).as_ptr(),
-                first,
-                "{encoding:?}: merged, and the same"
-            );
+            let merged = push.frame_as(encoding, Action::Update).as_ptr();
+            assert_eq!(merged, first, "{encoding:?}: merging did not change the action");
         }
     }
 
     #[test]
-    fn who_breaks_off_within_a_revision_resumes_before_it() {
-        let at = Position { rev: 204, sub: 9 };
-        let push = Push::found(1, at, Action::Update, Arc::default(), Arc::default());
-        let says = |told| {
-            let frame = push.frame_after(Encoding::Resumable, told);
-            let text = frame.iter().position(|byte| *byte == b'{').map(|start| frame.slice(start..));
-            let json: serde_json::Value = serde_json::from_slice(&text.expect("JSON")).expect("JSON");
+    fn a_session_that_breaks_off_in_a_revision_resumes_before_it() {
+        let push = push_at(9);
+        let revisions_after = |confirmed: u64| {
+            let frame = push.frame_after(Encoding::Resumable, Revision::new(confirmed));
+            let start = frame.iter().position(|byte| *byte == b'{').expect("JSON");
+            let json: serde_json::Value = serde_json::from_slice(&frame[start..]).expect("JSON");
             (json["rev"].as_u64(), json["since"].as_u64())
         };
-        assert_eq!(says(190), (Some(204), Some(190)));
-        assert_eq!(says(204), (Some(204), Some(203)), "the rest of 204 may not have come");
-        assert_eq!(says(230), (Some(204), Some(203)));
+        assert_eq!(revisions_after(190), (Some(204), Some(190)));
+        assert_eq!(revisions_after(204), (Some(204), Some(203)), "more of 204 may follow");
+        assert_eq!(revisions_after(230), (Some(204), Some(203)));
     }
 }

@@ -1,209 +1,220 @@
-//! The bus's side of the gateway: one task that owns every topic and group, their only writer.
+//! The gateway's connection to the control plane: one task that follows all topics and groups.
 //!
-//! In: events, interest changes and bookmarks of the bus, answers of the control plane, sessions that come and
-//! go. Out: pushes for the shards, in the order of each provider, each change once.
+//! In: events, changes of interest and bookmarks of the bus, replies of the control plane, sessions that come and go.
+//! Out: pushes for the shards, in the order of each provider, each change once.
 //!
-//! The bus may lose, repeat or delay; this room makes up for it: a hole in a provider's chain of revisions, a
-//! raised generation of the link, a bookmark beyond what is known or a differing digest lead to a question
-//! whose answer is applied like events. All waiting is done in tasks that this one owns; it waits itself
-//! only for a shard whose queue is full.
+//! The decisions are made by the crate `follow`. This room subscribes, requests and sends, and applies everything that
+//! arrives to the [`Tracker`] in the right order. The bus may lose, repeat or delay messages; a gap in a provider's
+//! order, a new generation of the link, a bookmark beyond what has arrived, or a differing digest each lead to a request
+//! whose reply is applied like events.
+//!
+//! All waiting is done in tasks that this one owns. It waits itself only for a shard whose queue is full: then the buffer
+//! of the bus is the reserve.
 
-use std::collections::{HashMap, HashSet};
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Message, Messages};
+use follow::Tracker;
+use follow::resume::Resumes;
+use follow::tracker::Digests;
 use futures_util::StreamExt as _;
 use futures_util::stream::AbortHandle;
 use shared::clock::Clock;
 use shared::model::ServiceRef;
-use shared::subject;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use crate::fanout::ShardHandle;
 use crate::metrics::UpstreamMetrics;
-use crate::watch::{Cause, GroupId, Selector, SessionsClosed, Ticket};
+use crate::watch::{Cause, GroupId, SessionsClosed, Ticket};
 
-mod answers;
 mod bookmarks;
 mod config;
-mod core;
 mod effects;
 mod handle;
 mod inbox;
+mod inventory;
 mod joining;
-#[cfg(feature = "micro")]
-pub(crate) mod micro;
 mod offset;
-mod requests;
+mod replies;
+mod request;
+mod requester;
 mod restore;
-mod standing;
-mod topic;
+#[cfg(test)]
+mod tests;
 
 pub use config::UpstreamConfig;
 pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
-pub(crate) use standing::Standing;
 
-use core::{Core, Digests};
-use effects::Done;
 use inbox::Subscriptions;
-use joining::{Place, Resuming};
+use joining::{Joining, ResumeKey};
 use offset::Offset;
-use requests::Asker;
+use request::{Ended, Request, Requests, Resources};
+use requester::Requester;
+use restore::Suspicion;
 
-/// Commands that may wait.
-const COMMANDS: usize = 1024;
-/// The task's own pace for what is not urgent.
-const PACE: Duration = Duration::from_secs(1);
-/// Between two bookmarks for those who have been told of events, at least.
-const CONFIRMATION: Duration = Duration::from_secs(1);
-/// Bytes that a name in a digest request takes at most, generously.
+/// The most commands that wait. More make their senders wait.
+const COMMAND_QUEUE: usize = 1024;
+/// The pause between two rounds of work that is not urgent.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// The shortest time between two bookmarks to clients that have received events.
+const MIN_BOOKMARK_PAUSE: Duration = Duration::from_secs(1);
+/// A generous upper bound for the bytes of one entry in a digest request.
 const DIGEST_ENTRY_BYTES: usize = 256;
 
-/// The task's state.
+/// The upstream's task.
 pub(crate) struct Upstream {
     config: UpstreamConfig,
-    core: Core,
-    asker: Asker,
+    tracker: Tracker,
     shards: Vec<ShardHandle>,
     commands: mpsc::Receiver<Command>,
-    left: Vec<mpsc::Receiver<SessionsClosed>>,
+    /// Each shard's reports of sessions that have closed.
+    sessions_closed: Vec<mpsc::Receiver<SessionsClosed>>,
     messages: Subscriptions,
     bookmarks: Option<Messages>,
+    /// The handles that end the subscriptions in `messages`.
     topics: HashMap<ServiceRef, AbortHandle>,
     interests: HashMap<GroupId, AbortHandle>,
-    questions: JoinSet<Done>,
-    /// The question about each group's interest, the last one asked.
-    asking: HashMap<GroupId, tokio::task::AbortHandle>,
-    /// Who waits for a group's view to begin. Bounded by the connections that are being upgraded.
+    requests: Requests,
+    resources: Resources,
+    /// The latest request about each group's interest. It is cancelled when the group ends.
+    interest_requests: HashMap<GroupId, tokio::task::AbortHandle>,
+    /// Sessions that wait for their group to open. Bounded by the connections that are being upgraded.
     opening: HashMap<GroupId, Vec<(Admission, Joined)>>,
     /// Sessions that resume. Bounded by the connections that are being upgraded.
-    resuming: HashMap<Place, Resuming>,
-    /// Groups of which it is being asked who has left them.
-    departing: HashSet<GroupId>,
+    resuming: HashMap<ResumeKey, Vec<Joining>>,
+    /// The progress of the sessions in `resuming`.
+    resumes: Resumes<ResumeKey>,
+    /// The earliest time of the next bookmark to every client that can resume.
     next_bookmark: Instant,
-    next_confirmation: Instant,
-    replays: Arc<Semaphore>,
+    /// The earliest time of the next bookmark to clients that have received events since the last one.
+    next_active_bookmark: Instant,
+    /// The highest revision that a watcher has been sent, or from which one begins.
     pushed: Arc<AtomicU64>,
+    /// True while the bus is connected and bookmarks are subscribed to.
     joined: watch::Sender<bool>,
     generation: u64,
-    heard: Instant,
     clock: Clock,
     offset: Offset,
     next_ticket: Ticket,
-    comparing: bool,
-    next_digest: Instant,
-    /// Since when bookmarks have been behind what is known here, and what is found out about it.
-    suspicion: restore::Suspicion,
+    next_comparison: Instant,
+    suspicion: Suspicion,
     metrics: UpstreamMetrics,
 }
 
 impl Upstream {
-    /// An upstream on `bus` that feeds `shards`; `left` has each shard's news of sessions that are gone.
+    /// An upstream on `bus` that feeds `shards`. `sessions_closed` has one channel for each shard.
     pub(crate) fn new(
         config: UpstreamConfig,
         bus: Arc<dyn Bus>,
         shards: Vec<ShardHandle>,
-        left: Vec<mpsc::Receiver<SessionsClosed>>,
+        sessions_closed: Vec<mpsc::Receiver<SessionsClosed>>,
         metrics: UpstreamMetrics,
     ) -> (Self, UpstreamHandle) {
-        let (commands_in, commands) = mpsc::channel(COMMANDS);
+        let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
         let (joined, joined_out) = watch::channel(false);
         let pushed = Arc::new(AtomicU64::new(0));
-        let seen = Arc::new(AtomicU64::new(0));
-        let asker = Asker { bus, timeout: config.request_timeout, seen, metrics: metrics.clone() };
+        let requester = Requester {
+            bus,
+            timeout: config.request_timeout,
+            seen: Arc::new(AtomicU64::new(0)),
+            metrics: metrics.clone(),
+        };
+        let resources = Resources {
+            requester,
+            replays: Arc::new(Semaphore::new(config.replays.max(1))),
+            batch: config.replay_batch,
+        };
         let handle = UpstreamHandle {
             commands: commands_in,
             pushed: pushed.clone(),
             joined: joined_out,
             open_timeout: config.open_timeout,
         };
-        let it = Self {
-            core: Core::new(shards.len()),
-            asker,
+        let now = Instant::now();
+        let upstream = Self {
+            tracker: Tracker::new(shards.len()),
             shards,
             commands,
-            left,
+            sessions_closed,
             messages: Subscriptions::new(),
             bookmarks: None,
             topics: HashMap::new(),
             interests: HashMap::new(),
-            questions: JoinSet::new(),
-            asking: HashMap::new(),
+            requests: Requests::default(),
+            resources,
+            interest_requests: HashMap::new(),
             opening: HashMap::new(),
             resuming: HashMap::new(),
-            departing: HashSet::new(),
-            next_bookmark: Instant::now(),
-            next_confirmation: Instant::now(),
-            replays: Arc::new(Semaphore::new(config.replays.max(1))),
+            resumes: Resumes::default(),
+            next_bookmark: now,
+            next_active_bookmark: now,
             pushed,
             joined,
             generation: 0,
-            heard: Instant::now(),
             clock: Clock::system(),
-            offset: Offset::new(Instant::now()),
-            next_ticket: Ticket(1),
-            comparing: false,
-            next_digest: Instant::now() + jittered(config.digest_interval),
-            suspicion: restore::Suspicion::default(),
+            offset: Offset::new(now),
+            next_ticket: Ticket::FIRST,
+            next_comparison: now + jittered(config.digest_interval),
+            suspicion: Suspicion::default(),
             metrics,
             config,
         };
-        (it, handle)
+        (upstream, handle)
     }
 
-    /// Runs until `stop`. Not cancel-safe: pushes would be lost.
+    /// Runs until `stop`. Not cancel-safe: dropping the future loses pushes.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut link = self.asker.bus.link();
+        let mut link = self.resources.requester.bus.link();
         self.generation = link.borrow_and_update().generation;
-        self.subscribe_to_bookmarks();
-        let mut pace = tokio::time::interval(PACE);
+        self.start(Request::Bookmarks);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
-            // Not biased: a flood of one kind must not keep the answers of another waiting.
+            // Not biased: a flood of one kind of message must not delay the replies to another.
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
-                Some(first) = self.messages.next() => self.on_messages(Some(first)).await,
+                Some(first) = self.messages.next() => self.take_messages(Some(first)).await,
                 Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
-                Some(done) = self.questions.join_next() => match done {
-                    Ok(done) => {
-                        self.take_bookmarks().await;
-                        if let Some(rev) = self.on_done(done) {
-                            self.restore(rev).await;
-                        }
-                    }
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => {
-                        warn!(%error, "a question to the control plane broke off");
-                        self.departing.clear();
-                        self.core.resync(Cause::Again);
-                    }
-                },
+                Some(ended) = self.requests.next() => self.on_ended(ended).await,
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();
                     self.take_bookmarks().await;
                     self.on_link(now);
                 }
-                _ = pace.tick() => {
+                _ = housekeeping.tick() => {
                     self.release_abandoned().await;
-                    self.on_pace();
+                    self.keep_house();
                 }
             }
             self.act().await;
-            if !self.resuming.is_empty() {
-                self.resume().await;
+            if !self.resumes.is_empty() {
+                self.advance_resumes().await;
                 self.act().await;
             }
         }
     }
 
-    fn subscribe_to_bookmarks(&mut self) {
-        let asker = self.asker.clone();
-        self.questions.spawn(async move { Done::Bookmarks(asker.subscribe(subject::BOOKMARK).await) });
+    async fn on_ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Cancelled => {}
+            Ended::Replied(reply) => {
+                self.take_bookmarks().await;
+                if let Some(rev) = self.on_reply(reply) {
+                    self.restore(rev).await;
+                }
+            }
+            Ended::Panicked(request, error) => {
+                error!(%error, "a request to the control plane panicked and will be made again; please report this");
+                self.on_panicked(request);
+            }
+        }
     }
 
     fn on_link(&mut self, link: bus::Link) {
@@ -212,59 +223,57 @@ impl Upstream {
             if link.connected {
                 info!(
                     generation = link.generation,
-                    "messages of the bus may have been lost; resynchronising"
+                    "the link to the bus may have lost messages; resynchronising everything"
                 );
             }
-            self.core.resync(Cause::Link);
+            self.tracker.resync(Cause::Link);
         }
-        self.joined.send_if_modified(|joined| {
-            let now = link.connected && self.bookmarks.is_some();
-            std::mem::replace(joined, now) != now
-        });
+        let is_joined = link.connected && self.bookmarks.is_some();
+        self.joined.send_if_modified(|joined| std::mem::replace(joined, is_joined) != is_joined);
     }
 
-    fn on_pace(&mut self) {
+    /// Work that is not urgent.
+    fn keep_house(&mut self) {
         let now = Instant::now();
-        for (shard, left) in self.left.iter_mut().enumerate() {
-            while let Ok(left) = left.try_recv() {
-                self.core.left(shard, left, now);
+        for (shard, reports) in self.sessions_closed.iter_mut().enumerate() {
+            while let Ok(SessionsClosed { group, sessions }) = reports.try_recv() {
+                self.tracker.sessions_closed(shard, group, sessions, now);
             }
         }
-        self.core.forget_empty(now);
-        let resuming: HashSet<GroupId> = self.resuming.keys().map(|(group, _)| *group).collect();
-        self.core.forget_departed(|group| resuming.contains(&group));
-        if now >= self.next_digest && !self.comparing {
-            self.next_digest = now + jittered(self.config.digest_interval);
-            self.compare();
+        self.tracker.forget_empty(now);
+        self.resumes.forget_unneeded_departures(&mut self.tracker);
+        // A comparison that takes longer than the interval delays the next one: requests must not pile up.
+        if now >= self.next_comparison && !self.requests.is_comparing() {
+            self.next_comparison = now + jittered(self.config.digest_interval);
+            self.compare_digests();
         }
-        let (topics, groups) = (self.core.topic_count(), self.core.groups_by_kind());
-        let depth = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
-        self.metrics.stand(topics, groups, depth, self.pushed.load(Ordering::Relaxed));
+        let deepest = self.shards.iter().map(ShardHandle::depth).max().unwrap_or(0);
+        self.metrics.stand(
+            self.tracker.topic_count(),
+            self.tracker.groups_by_kind(),
+            deepest,
+            self.pushed.load(Ordering::Relaxed),
+        );
     }
 
-    /// Asks replicas to compare, in requests that the bus carries.
-    fn compare(&mut self) {
-        let Digests { mut entries, mut consumers } = self.core.digests();
-        let batch = (self.asker.bus.max_payload() / DIGEST_ENTRY_BYTES / 2).max(1);
-        while !entries.is_empty() || !consumers.is_empty() {
-            let entries = entries.split_off(entries.len().saturating_sub(batch));
+    /// Asks replicas to compare digests, in as many requests as the bus's largest message demands.
+    fn compare_digests(&mut self) {
+        let Digests { mut topics, mut consumers } = self.tracker.digests();
+        // A request holds up to this many topics and as many consumers.
+        let batch = (self.resources.requester.bus.max_payload() / DIGEST_ENTRY_BYTES / 2).max(1);
+        while !topics.is_empty() || !consumers.is_empty() {
+            let topics = topics.split_off(topics.len().saturating_sub(batch));
             let consumers = consumers.split_off(consumers.len().saturating_sub(batch));
-            let asker = self.asker.clone();
-            self.comparing = true;
-            self.questions.spawn(async move {
-                let names: Vec<ServiceRef> = consumers.iter().map(|(_, name)| name.clone()).collect();
-                let answer = asker.digest(&entries, &names).await;
-                Done::Digest(Digests { entries, consumers }, answer)
-            });
+            self.start(Request::Compare(Digests { topics, consumers }));
         }
     }
 
-    /// Does what follows. Waits only for shards.
+    /// Carries out the tracker's effects until there are none. Waits only for shards.
     async fn act(&mut self) {
         loop {
-            let effects = self.core.take_effects();
-            // Before the questions among them: no answer to these may be older than what led to them.
-            self.asker.seen.fetch_max(self.core.seen(), Ordering::Relaxed);
+            let effects = self.tracker.take_effects();
+            // Before the effects: the reply to a request among them must not be older than the message that caused it.
+            self.resources.requester.seen.fetch_max(self.tracker.seen().get(), Ordering::Relaxed);
             if effects.is_empty() {
                 break;
             }
@@ -275,6 +284,7 @@ impl Upstream {
     }
 }
 
+/// Between three and five quarters of `interval`.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.75 + fastrand::f64() / 2.0)
 }

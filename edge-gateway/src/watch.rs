@@ -1,21 +1,34 @@
-//! The words that all rooms use for watches: their names, what they watch, and what happens to them.
+//! The types that all rooms use to speak of watches.
 
-mod cause;
 mod limit;
-mod selector;
 
-pub(crate) use cause::Cause;
+pub(crate) use follow::{Cause, GroupId, Selector};
 pub(crate) use limit::Full;
-pub(crate) use selector::Selector;
-
-/// All sessions of this gateway with the same selector. Numbers are given in the order in which groups begin
-/// and are never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct GroupId(pub(crate) u64);
 
 /// The reservation of a session in a shard, before its connection is attached. Unique within the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Ticket(pub(crate) u64);
+pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    /// The first ticket of a gateway.
+    pub(crate) const FIRST: Self = Self(1);
+
+    /// The ticket with this number, for benches and tests.
+    #[cfg(any(test, feature = "micro"))]
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number, for traces.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The ticket after this one.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 /// A shard's report that sessions of a group have closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

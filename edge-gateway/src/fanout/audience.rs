@@ -6,7 +6,7 @@ use shared::model::Revision;
 
 use super::log::Log;
 use super::session::SessionKey;
-use crate::push::{Encoding, Push};
+use crate::push::{Encode as _, Encoding, Push};
 use crate::trace::Writes;
 use crate::watch::GroupId;
 

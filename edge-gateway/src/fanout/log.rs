@@ -133,7 +133,7 @@ mod tests {
                 match step {
                     Step::Append(size) => {
                         let at = Position::first_of(number as u64);
-                        let push = Push::found(0, at, Action::Create, Arc::default(), Arc::default());
+                        let push = Push::difference(0, at, Action::Create, Arc::default(), Arc::default());
                         let frame = vec![number as u8; size.into()];
                         log.append(Some(&Arc::new(push)), &frame);
                         whole.extend_from_slice(&frame);

@@ -78,7 +78,7 @@ mod tests {
 
     fn push(rev: u64, action: Action, topic: u32, id: u8) -> Arc<Push> {
         let instance = Arc::new(Instance { instance_id: id.to_string(), ..Instance::default() });
-        Arc::new(Push::found(topic, Position::first_of(rev), action, Arc::default(), instance))
+        Arc::new(Push::difference(topic, Position::first_of(rev), action, Arc::default(), instance))
     }
 
     /// A possible history: an instance is created when it is not there, else changed or deleted.

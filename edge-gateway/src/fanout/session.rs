@@ -14,7 +14,7 @@ use super::outlet::{Outlet, would_block};
 use crate::close::Reason;
 use crate::codec::websocket::Decoder;
 use crate::limits::Permit;
-use crate::push::Encoding;
+use crate::push::{Encode as _, Encoding};
 use crate::session::{Input, Pace, Phase, Protocol};
 use crate::timer::Tick;
 use host::http::Slot;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use follow::tracker::Fates;
 use host::telemetry::metrics::LATENCY_SECONDS;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
@@ -94,7 +95,7 @@ impl UpstreamMetrics {
             metrics.resyncs.add(0, &[KeyValue::new("cause", cause.label())]);
         }
         for fate in ["applied", "duplicate", "gap", "unwatched"] {
-            metrics.event(fate, 0);
+            metrics.events.add(0, &[KeyValue::new("fate", fate)]);
         }
         metrics.malformed.add(0, &[]);
         metrics.retries.add(0, &[]);
@@ -102,9 +103,17 @@ impl UpstreamMetrics {
         metrics
     }
 
-    /// Events were `applied`, a `duplicate`, behind a `gap`, or `unwatched`.
-    pub(crate) fn event(&self, fate: &'static str, count: u64) {
-        self.events.add(count, &[KeyValue::new("fate", fate)]);
+    /// A batch of events was taken from the bus.
+    pub(crate) fn events(&self, fates: Fates) {
+        let counts = [
+            ("applied", fates.applied),
+            ("duplicate", fates.duplicate),
+            ("gap", fates.gap),
+            ("unwatched", fates.unwatched),
+        ];
+        for (fate, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.events.add(count, &[KeyValue::new("fate", fate)]);
+        }
     }
 
     /// A message could not be decoded.

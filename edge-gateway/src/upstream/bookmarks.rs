@@ -1,21 +1,22 @@
-//! The publisher's progress: heard, held against what is known, passed on to watchers.
+//! Bookmarks: received, applied, and passed on to watchers.
 
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
 use std::time::Instant;
 
 use bus::Message;
+use follow::message::Bookmark;
 use futures_util::FutureExt as _;
-use prost::Message as _;
-use proto::event::v1 as pb;
-use shared::event::Position;
-use shared::model::ServiceRef;
 use tracing::info;
 
-use super::{CONFIRMATION, Upstream, next_of};
+use super::{MIN_BOOKMARK_PAUSE, Upstream, next_of};
 use crate::fanout::ToShard;
 
 impl Upstream {
-    /// Takes the bookmarks that are there, so that those heard after an answer or a loss were sent after it.
+    /// Applies the bookmarks that have arrived already. Called before a reply or a loss is applied, so that a bookmark
+    /// which is applied later was also sent later.
     pub(super) async fn take_bookmarks(&mut self) {
+        // Unconstrained: with the task's budget used up, a ready message would look as if it had not arrived.
         while let Some(message) =
             tokio::task::unconstrained(next_of(&mut self.bookmarks)).now_or_never().flatten()
         {
@@ -23,41 +24,54 @@ impl Upstream {
         }
     }
 
-    /// A bookmark counts after everything that came before it. One publisher's messages arrive in order, but in
-    /// channels of their own, so what is ready in the others goes first.
+    /// Applies a bookmark, and everything that arrived before it first. A publisher's messages arrive in order, but each
+    /// subject has a channel of its own.
     pub(super) async fn on_bookmark(&mut self, message: &Message) {
-        let bookmark = match pb::Bookmark::decode(message.payload.clone()) {
+        let bookmark = match Bookmark::decode(&message.payload) {
             Ok(bookmark) => bookmark,
             Err(error) => return self.malformed(&message.subject, &error),
         };
-        self.on_messages(None).await;
-        self.heard = Instant::now();
-        self.metrics.heard(self.heard);
+        self.take_messages(None).await;
+        let now = Instant::now();
+        self.metrics.heard(now);
         if bookmark.sent_at > 0 {
-            let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), self.heard);
+            let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), now);
             self.metrics.clock_offset(shortest);
         }
-        let reached = |it: pb::Reached| Some((ServiceRef::from(it.service?), Position::from(it.at?)));
-        let providers = bookmark.providers.into_iter().filter_map(reached);
-        let consumers = bookmark.consumers.into_iter().filter_map(reached);
-        let tenants = bookmark.tenants.into_iter().filter_map(reached).map(|(it, at)| (it.tenant, at));
-        let behind = self.core.on_reached(providers, consumers, tenants);
-        if behind > 0 {
-            info!(behind, "events that the publisher sent did not come; asking for them");
+        let rev = bookmark.rev;
+        self.suspect_restore(rev, now);
+        let outcome = self.tracker.on_bookmark(bookmark);
+        if outcome.behind > 0 {
+            info!(
+                behind = outcome.behind,
+                "events that the publisher has sent did not arrive; requesting them from a replica"
+            );
         }
-        self.suspect(bookmark.rev, self.heard);
-        if self.core.on_bookmark(bookmark.rev, bookmark.since) {
-            info!(revision = bookmark.rev, "the publisher is further than its last word; resynchronising");
+        if outcome.bookmarks_lost {
+            info!(
+                revision = rev.get(),
+                "a bookmark of the publisher did not arrive; resynchronising everything"
+            );
         }
-        let (rev, everyone) = (self.core.told(), self.heard >= self.next_bookmark);
-        if rev == bookmark.rev && (everyone || self.heard >= self.next_confirmation) {
-            self.next_confirmation = self.heard + self.config.bookmark_interval.min(CONFIRMATION);
-            if everyone {
-                self.next_bookmark = self.heard + self.config.bookmark_interval;
-            }
-            for shard in &self.shards {
-                shard.send(ToShard::Bookmark { rev, everyone }).await;
-            }
+        if self.tracker.confirmed() == rev {
+            self.pass_on_bookmark(now).await;
+        }
+    }
+
+    /// Sends a bookmark to clients that can resume: to all of them from time to time, and in between to those that have
+    /// received events since the last one.
+    async fn pass_on_bookmark(&mut self, now: Instant) {
+        let everyone = now >= self.next_bookmark;
+        if !everyone && now < self.next_active_bookmark {
+            return;
+        }
+        self.next_active_bookmark = now + self.config.bookmark_interval.min(MIN_BOOKMARK_PAUSE);
+        if everyone {
+            self.next_bookmark = now + self.config.bookmark_interval;
+        }
+        let rev = self.tracker.confirmed();
+        for shard in &self.shards {
+            shard.send(ToShard::Bookmark { rev, everyone }).await;
         }
     }
 }

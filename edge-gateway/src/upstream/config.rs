@@ -1,26 +1,27 @@
-//! How the gateway keeps up with the control plane.
+//! The configuration of the upstream.
 
 use std::time::Duration;
 
-/// How the gateway keeps up with the control plane.
+/// The way in which the gateway follows the control plane.
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
-    /// How long a part of an answer may take before the question is asked again.
+    /// The longest wait for one part of a reply. After it the request is made again.
     pub request_timeout: Duration,
-    /// How long a watch may wait for the control plane to say whom it concerns; then it is refused with 503.
+    /// The longest time for which a watch waits for its group to open. After it the watch is refused with 503.
     pub open_timeout: Duration,
-    /// Between two comparisons with a replica, jittered: the repair of last resort.
+    /// The time between two comparisons of digests with a replica, jittered. They are the repair of last resort.
     pub digest_interval: Duration,
-    /// Between two bookmarks for clients that can resume, at least.
+    /// The shortest time between two bookmarks to every client that can resume.
     pub bookmark_interval: Duration,
-    /// Providers asked for in one request.
+    /// The most providers in one request.
     pub replay_batch: usize,
-    /// Requests for replay under way at once.
+    /// The most replay requests that are under way at once.
     pub replays: usize,
-    /// Providers followed at once; 0 is no limit. Who would need more is refused, before it is known what a
-    /// consumer is interested in: the last one let in may bring more.
+    /// The most providers that may be followed; 0 is no limit. A watch beyond it is refused before its consumer's
+    /// interest is known, so the last watch that is admitted may exceed it.
     pub topics: usize,
-    /// Resyncs after a reconnect begin within this time at random, so that gateways do not come all at once.
+    /// A resynchronisation begins at random within this time, so that the gateways of a fleet do not all request at the
+    /// same moment.
     pub resync_jitter: Duration,
 }
 
@@ -28,15 +29,15 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(3),
-            // Clients wait longer for a handshake, and a gateway that knows nothing should say so.
+            // Clients wait longer than this for a handshake, and a gateway that knows nothing should say so.
             open_timeout: Duration::from_secs(5),
             digest_interval: Duration::from_secs(30),
-            // As often as an idle client needs to resume without being told everything again.
+            // An idle client that loses its gateway then resumes from ten seconds ago at worst.
             bookmark_interval: Duration::from_secs(10),
-            // A few instances each keep an answer within a handful of parts.
+            // With a few instances for each provider, a reply fits into a handful of parts.
             replay_batch: 128,
             replays: 4,
-            // Some tens of KiB each at most, mostly much less.
+            // A topic takes a few KiB, at most some tens of KiB.
             topics: 100_000,
             resync_jitter: Duration::from_millis(200),
         }

@@ -1,151 +1,93 @@
-//! What follows from what was heard: pushes for the shards, and questions, each in a task of its own.
+//! Carrying out the tracker's effects: pushes for the shards, and requests.
 
-use std::future::Future;
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bus::Messages;
-use futures_util::StreamExt as _;
-use shared::model::Revision;
-use shared::subject;
+use follow::Effect;
+use follow::reply::Want;
 
-use super::core::{Departed, Digests, Effect, Interest, Want};
-use super::joining::Place;
-use super::requests::AskError;
-use super::topic::Replayed;
-use super::{Cause, Upstream};
+use super::Upstream;
+use super::request::Request;
+use crate::close::Reason;
 use crate::fanout::ToShard;
 use crate::push::Push;
 use crate::trace;
-use crate::watch::GroupId;
-
-/// Subscriptions made at once for one consumer.
-const SUBSCRIBING: usize = 32;
-
-/// What came out of a question.
-pub(super) enum Done {
-    Interest(GroupId, Option<Messages>, Interest),
-    Loaded(Vec<(Want, Messages, Replayed)>),
-    Replayed(Vec<(Want, Replayed)>),
-    CaughtUp(GroupId, Want, Replayed),
-    Resumed(Place, Vec<(Want, Replayed)>),
-    Departed(GroupId, Departed),
-    /// The store's own revision, for a session that resumes from a later one than is known here.
-    Probed(Place, Revision),
-    /// The same for this gateway, which was as far as the second when it asked.
-    Confirmed(Result<Revision, AskError>, Revision),
-    Bookmarks(Messages),
-    Digest(Digests, Result<(Vec<u32>, Vec<u32>), AskError>),
-}
+use crate::watch::{Cause, Full, GroupId};
 
 impl Upstream {
     pub(super) async fn carry_out(&mut self, effect: Effect) {
-        let asker = self.asker.clone();
         match effect {
-            Effect::Append(push, groups) => self.append(push, groups).await,
-            Effect::End(group, reason) => {
+            Effect::Deliver(push, groups) => self.deliver(push, groups).await,
+            Effect::EndGroup(group) => {
                 for shard in &self.shards {
-                    shard.send(ToShard::End { group, reason }).await;
+                    shard.send(ToShard::End { group, reason: Reason::NoService }).await;
                 }
             }
             Effect::OpenInterest(group, selector) => {
-                let question = self.questions.spawn(async move {
-                    let messages = asker.subscribe(&selector.subject()).await;
-                    let interest = asker.interest(&selector).await;
-                    Done::Interest(group, Some(messages), interest)
-                });
-                self.asking.insert(group, question);
+                self.start_interest(group, Request::OpenInterest(group, selector));
             }
-            Effect::AskInterest(group, selector) => {
+            Effect::RequestInterest(group, selector) => {
                 let jitter = self.config.resync_jitter;
-                let question = self.questions.spawn(async move {
-                    tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                    Done::Interest(group, None, asker.interest(&selector).await)
-                });
-                self.asking.insert(group, question);
+                self.start_interest(group, Request::Interest { group, selector, jitter });
             }
-            Effect::Opened(group) => {
-                for (done, joined) in self.opening.remove(&group).into_iter().flatten() {
-                    let _ = done.send(Ok(joined));
+            Effect::GroupOpened(group) => {
+                for (admission, joined) in self.opening.remove(&group).into_iter().flatten() {
+                    // A session that has stopped waiting is released by the shard after a while.
+                    let _ = admission.send(Ok(joined));
                 }
             }
-            Effect::Refused(group, full) => self.refuse(group, full).await,
+            Effect::RefuseGroup(group) => self.refuse(group, Full::Topics).await,
             Effect::CloseInterest(group) => {
-                if let Some(handle) = self.interests.remove(&group) {
-                    handle.abort();
+                if let Some(subscription) = self.interests.remove(&group) {
+                    subscription.abort();
                 }
-                if let Some(question) = self.asking.remove(&group) {
-                    question.abort();
+                if let Some(request) = self.interest_requests.remove(&group) {
+                    request.abort();
                 }
             }
             Effect::OpenTopics(wants) => {
                 for wants in batches(wants, self.config.replay_batch) {
-                    let asker = asker.clone();
-                    self.ask(async move {
-                        let subscribe = |want: Want| {
-                            let asker = &asker;
-                            async move {
-                                let messages = asker.subscribe(&subject::event(&want.provider)).await;
-                                (want, messages)
-                            }
-                        };
-                        let opened: Vec<(Want, Messages)> = futures_util::stream::iter(wants)
-                            .map(subscribe)
-                            .buffered(SUBSCRIBING)
-                            .collect()
-                            .await;
-                        let (wants, messages): (Vec<Want>, Vec<Messages>) = opened.into_iter().unzip();
-                        let replayed = asker.replay(&wants).await;
-                        let loaded = wants.into_iter().zip(messages).zip(replayed);
-                        Done::Loaded(loaded.map(|((want, messages), it)| (want, messages, it)).collect())
-                    });
+                    self.start(Request::OpenTopics(wants));
                 }
             }
             Effect::CloseTopic(provider) => {
-                if let Some(handle) = self.topics.remove(&provider) {
-                    handle.abort();
+                if let Some(subscription) = self.topics.remove(&provider) {
+                    subscription.abort();
                 }
             }
-            Effect::Replay(cause, wants) => {
+            Effect::RequestReplay(cause, wants) => {
                 self.metrics.resync(cause, wants.len() as u64);
                 let jitter = match cause {
+                    // One provider lacks one event, and its watchers wait. Nothing makes other gateways ask now too.
                     Cause::Gap => Duration::ZERO,
                     Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again | Cause::Restored => {
                         self.config.resync_jitter
                     }
                 };
                 for wants in batches(wants, self.config.replay_batch) {
-                    let (asker, replays) = (asker.clone(), self.replays.clone());
-                    self.ask(async move {
-                        tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-                        let _permit = replays.acquire().await;
-                        let replayed = asker.replay(&wants).await;
-                        Done::Replayed(wants.into_iter().zip(replayed).collect())
-                    });
+                    self.start(Request::Replay { wants, jitter });
                 }
             }
-            Effect::CatchUp(group, want) => {
-                self.ask(async move {
-                    let replayed = asker.replay(std::slice::from_ref(&want)).await;
-                    Done::CaughtUp(group, want, replayed.into_iter().next().unwrap_or_default())
-                });
-            }
+            Effect::CatchUp(group, want) => self.start(Request::CatchUp(group, want)),
         }
     }
 
-    async fn append(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
-        // Before the shards: whoever reacts to the push finds that reads ask for at least its revision.
-        self.pushed.fetch_max(push.at.rev, Ordering::Relaxed);
+    async fn deliver(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
+        // Before the shards: a client that reacts to the push must find that its read asks for this revision at least.
+        self.pushed.fetch_max(push.at.rev.get(), Ordering::Relaxed);
         if let Some(cause) = &push.via.trace {
-            let dispatched = trace::dispatched(cause, push.via.received_at, push.at.rev, self.clock.micros());
-            if let Some(span) = dispatched {
-                push.is_dispatched_in(span);
+            let now = self.clock.micros();
+            if let Some(span) = trace::dispatched(cause, push.via.received_at, push.at.rev.get(), now) {
+                push.set_dispatch_span(span);
             }
         }
         for (number, shard) in self.shards.iter().enumerate() {
-            let has_sessions =
-                |group: &&GroupId| self.core.sessions(**group).get(number).is_some_and(|n| *n > 0);
+            let has_sessions = |group: &&GroupId| {
+                self.tracker.sessions(**group).get(number).is_some_and(|sessions| *sessions > 0)
+            };
             let groups: Vec<GroupId> = groups.iter().filter(has_sessions).copied().collect();
             if !groups.is_empty() {
                 shard.send(ToShard::Append { push: push.clone(), groups }).await;
@@ -153,15 +95,50 @@ impl Upstream {
         }
     }
 
-    pub(super) fn ask(&mut self, question: impl Future<Output = Done> + Send + 'static) {
-        self.questions.spawn(question);
+    /// Starts a request whose reply comes back to [`Upstream::on_reply`].
+    pub(super) fn start(&mut self, request: Request) {
+        self.requests.start(request, &self.resources);
+    }
+
+    /// Starts a request about a group's interest, which is cancelled when the group ends.
+    fn start_interest(&mut self, group: GroupId, request: Request) {
+        let task = self.requests.start(request, &self.resources);
+        self.interest_requests.insert(group, task);
+    }
+
+    /// Accounts for a request whose task panicked. Requests that are made regularly end here; the reply to any other is
+    /// awaited, so the request is made again.
+    pub(super) fn on_panicked(&mut self, request: Request) {
+        self.metrics.retry();
+        match &request {
+            Request::Compare(_) => {}
+            Request::ConfirmRestore { .. } => self.suspicion.request_ended(),
+            Request::OpenInterest(group, _) | Request::Interest { group, .. } => {
+                let group = *group;
+                // The group may have ended while its task unwound.
+                if self.tracker.has(group) {
+                    let task = self.requests.start_again(request, &self.resources);
+                    self.interest_requests.insert(group, task);
+                }
+            }
+            Request::Bookmarks
+            | Request::OpenTopics(_)
+            | Request::Replay { .. }
+            | Request::CatchUp(..)
+            | Request::MissedEvents(..)
+            | Request::Departures { .. }
+            | Request::ResumeRevision(_) => {
+                self.requests.start_again(request, &self.resources);
+            }
+        }
     }
 }
 
 fn batches(mut wants: Vec<Want>, size: usize) -> Vec<Vec<Want>> {
+    let size = size.max(1);
     let mut batches = Vec::new();
-    while wants.len() > size.max(1) {
-        batches.push(wants.split_off(wants.len() - size.max(1)));
+    while wants.len() > size {
+        batches.push(wants.split_off(wants.len() - size));
     }
     batches.push(wants);
     batches

@@ -1,50 +1,52 @@
-//! The way to the upstream: opening a watch, and what others may know of it.
+//! The way to the upstream for other rooms: opening a watch, and reading its progress.
 
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use follow::tracker::Contents;
 use host::inventory::Known;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Selector, Standing};
+use super::inventory;
 use crate::fanout::ShardHandle;
 use crate::push::Encoding;
-use crate::watch::Full;
-use crate::watch::Ticket;
+use crate::watch::{Full, Selector, Ticket};
 
-/// Where a session that is being upgraded belongs.
+/// A session's reservation.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    /// Its shard.
+    /// The shard that will own the session.
     pub shard: ShardHandle,
-    /// Its place there.
+    /// The reservation in that shard.
     pub ticket: Ticket,
 }
 
-/// Where a session that wants to begin hears whether it may.
+/// The channel on which a session that wants to begin is admitted or refused.
 pub(crate) type Admission = oneshot::Sender<Result<Joined, Full>>;
 
-/// What the upstream is asked.
+/// A command to the upstream's task.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A session begins: from now on nothing it should see is missed.
+    /// A session begins. From now on it misses nothing.
     Join {
         selector: Selector,
         encoding: Encoding,
-        /// What the client has already; the rest is told first.
+        /// The revision up to which the client has everything already. The rest is sent first.
         since: Option<Revision>,
-        done: Admission,
+        admission: Admission,
     },
-    /// Someone compares what is known here with what others know.
-    Tell(oneshot::Sender<Standing>),
+    /// Someone wants to compare the gateway's contents with those of other processes.
+    Contents(oneshot::Sender<Contents>),
 }
 
-/// What others may know of the upstream.
+/// A handle to the upstream's task. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamHandle {
-    // Full: who opens a watch waits.
+    // When the channel is full, opening a watch waits. That is the back-pressure on clients that connect.
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) pushed: Arc<AtomicU64>,
     pub(super) joined: watch::Receiver<bool>,
@@ -52,12 +54,14 @@ pub(crate) struct UpstreamHandle {
 }
 
 impl UpstreamHandle {
-    /// Reserves a place for a session, and waits until its view has begun: what is committed after the return is
-    /// told to the session, and with `since` also what was committed after that revision.
+    /// Reserves a session, and waits until its group has opened. Everything that is committed after the return will be
+    /// sent to the session; with `since`, also everything that was committed after that revision.
+    ///
+    /// Cancel-safe: a reservation that nobody waits for is released.
     ///
     /// # Errors
-    /// `Some` when the node follows as many providers as it may; `None` when the control plane cannot be asked
-    /// in time, or the gateway ends.
+    /// `Some` when the node follows as many providers as it may. `None` when no control plane replies within the
+    /// configured time, or the gateway ends.
     pub(crate) async fn join(
         &self,
         selector: Selector,
@@ -65,30 +69,30 @@ impl UpstreamHandle {
         since: Option<Revision>,
     ) -> Result<Joined, Option<Full>> {
         let joining = async {
-            let (done, joined) = oneshot::channel();
-            self.commands.send(Command::Join { selector, encoding, since, done }).await.ok()?;
+            let (admission, joined) = oneshot::channel();
+            self.commands.send(Command::Join { selector, encoding, since, admission }).await.ok()?;
             joined.await.ok()
         };
         let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();
         joined.ok_or(None)?.map_err(Some)
     }
 
-    /// What is known of the providers that are followed. `None` when the upstream has ended or does not answer in time.
+    /// The inventory of the providers that are followed. `None` when the upstream has ended or does not reply in time.
     pub(crate) async fn known(&self) -> Option<Known> {
-        let asking = async {
-            let (told, standing) = oneshot::channel();
-            self.commands.send(Command::Tell(told)).await.ok()?;
-            standing.await.ok()
+        let reading = async {
+            let (sender, contents) = oneshot::channel();
+            self.commands.send(Command::Contents(sender)).await.ok()?;
+            contents.await.ok()
         };
-        tokio::time::timeout(self.open_timeout, asking).await.ok()?.map(Standing::into_known)
+        tokio::time::timeout(self.open_timeout, reading).await.ok()?.map(inventory::describe)
     }
 
-    /// The highest revision that any watcher was told of, or from which on one is.
+    /// The highest revision that a watcher has been sent, or from which one begins.
     pub(crate) fn pushed(&self) -> Revision {
-        self.pushed.load(Ordering::Relaxed)
+        Revision::new(self.pushed.load(Ordering::Relaxed))
     }
 
-    /// Whether the bus is joined, and its changes.
+    /// True while the bus is joined, and a way to wait for a change of that.
     pub(crate) fn bus_joined(&self) -> watch::Receiver<bool> {
         self.joined.clone()
     }

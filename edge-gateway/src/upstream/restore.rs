@@ -1,85 +1,100 @@
 //! Noticing that the store was restored from a backup.
 //!
-//! A store's revisions only grow, so bookmarks that stay behind what was heard before are odd: the publisher may
-//! lag, or the store may have been set back. Which of the two is asked: a control plane reads the store itself.
-//! Its revision being lower than one that was known before the question is proof. Until then nothing is
-//! forgotten, so a publisher that lags makes nobody step back.
+//! A store's revisions only grow. Bookmarks that stay behind the highest revision seen so far mean that the publisher
+//! lags, or that the store was set back. To tell the two apart, a replica reads the store's own revision: if that is
+//! lower than a revision which was known before the request, the store was restored. Until this is proven nothing is
+//! forgotten, so a lagging publisher costs no watcher anything.
 
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use shared::model::Revision;
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::Upstream;
-use super::effects::Done;
-use super::requests::AskError;
+use super::request::Request;
+use super::requester::RequestError;
 use crate::fanout::ToShard;
 
-/// How long bookmarks may be behind before the store is asked; a publisher that is slower than others' answers is
-/// back sooner.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time for which bookmarks must stay behind before the store's revision is requested. A publisher that is merely
+/// slower than another replica's reply catches up sooner.
+const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
-/// What is suspected.
+/// The suspicion that the store was restored.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
+    /// The time since which bookmarks have been behind, or at which the store was last asked.
     since: Option<Instant>,
-    asking: bool,
+    /// The store's revision is being requested.
+    requested: bool,
+}
+
+impl Suspicion {
+    /// The request for the store's revision has ended, with or without a reply.
+    pub(super) fn request_ended(&mut self) {
+        self.requested = false;
+    }
 }
 
 impl Upstream {
-    /// A bookmark came: asks for the store's revision when bookmarks have been behind for a while.
-    pub(super) fn suspect(&mut self, bookmark: Revision, now: Instant) {
-        let seen = self.core.seen();
+    /// Requests the store's revision when bookmarks have stayed behind for a while.
+    pub(super) fn suspect_restore(&mut self, bookmark: Revision, now: Instant) {
+        let seen = self.tracker.seen();
         if bookmark >= seen {
             self.suspicion.since = None;
             return;
         }
         let since = *self.suspicion.since.get_or_insert(now);
-        if now >= since + PATIENCE && !self.suspicion.asking {
-            self.suspicion = Suspicion { since: Some(now), asking: true };
-            let asker = self.asker.clone();
-            self.questions.spawn(async move { Done::Confirmed(asker.confirm().await, seen) });
+        if now >= since + SUSPECT_AFTER && !self.suspicion.requested {
+            self.suspicion = Suspicion { since: Some(now), requested: true };
+            self.start(Request::ConfirmRestore { seen });
         }
     }
 
-    /// The store's revision was told; where it has gone back to, if it has.
-    pub(super) fn judge(&mut self, told: Result<Revision, AskError>, seen: Revision) -> Option<Revision> {
-        self.suspicion.asking = false;
-        match told {
+    /// Compares the store's revision with `seen`, which was known before the request. Returns the revision to which the
+    /// store has gone back, if it has.
+    pub(super) fn judge_restore(
+        &mut self,
+        store: Result<Revision, RequestError>,
+        seen: Revision,
+    ) -> Option<Revision> {
+        self.suspicion.request_ended();
+        match store {
             Ok(rev) if rev < seen => Some(rev),
             Ok(rev) => {
-                debug!(revision = rev, seen, "the publisher is behind; the store is not");
+                debug!(revision = rev.get(), seen = seen.get(), "the publisher lags behind the store");
                 None
             }
             Err(error) => {
-                debug!(%error, "nobody tells the store's revision");
+                debug!(%error, "no replica could read the store's revision");
                 None
             }
         }
     }
 
-    /// Starts over in the order of the restored store.
+    /// Starts again in the order of the restored store.
     pub(super) async fn restore(&mut self, rev: Revision) {
-        warn!(revision = rev, seen = self.core.seen(), "the store was restored from a backup; starting over");
-        // Answers under way are of the old history, or make no difference any more.
-        self.questions = JoinSet::new();
-        self.asking.clear();
-        self.departing.clear();
-        self.comparing = false;
+        warn!(
+            revision = rev.get(),
+            seen = self.tracker.seen().get(),
+            "the store was restored from a backup; requesting everything again"
+        );
+        // Replies that are under way belong to the old history.
+        self.requests.cancel_all();
+        self.interest_requests.clear();
         self.suspicion = Suspicion::default();
-        for resuming in self.resuming.values_mut() {
-            resuming.start_over();
-        }
+        self.resumes.restore();
         if self.bookmarks.is_none() {
-            self.subscribe_to_bookmarks();
+            // That request has just been cancelled with the others.
+            self.start(Request::Bookmarks);
         }
-        self.pushed.store(rev, Ordering::Relaxed);
-        self.asker.seen.store(rev, Ordering::Relaxed);
+        self.pushed.store(rev.get(), Ordering::Relaxed);
+        self.resources.requester.seen.store(rev.get(), Ordering::Relaxed);
         for shard in &self.shards {
             shard.send(ToShard::Restored).await;
         }
-        self.core.restore(rev);
+        self.tracker.restore(rev);
     }
 }

@@ -41,10 +41,10 @@ impl Dispatch {
         let consumer = ServiceRef::new(Tenant::default(), "consumer");
         let mut readers = Vec::new();
         for number in 0..watchers as u64 {
-            let ticket = Ticket(number);
+            let ticket = Ticket::new(number);
             let permit = limits.take(&consumer, "gRPC").expect("there is no limit");
             let (writer, reader) = stream();
-            shard.borrow_mut().reserve(ticket, GroupId(1), Encoding::Grpc, Vec::new());
+            shard.borrow_mut().reserve(ticket, GroupId::new(1), Encoding::Grpc, Vec::new());
             shard.borrow_mut().attach(ticket, Attached::Stream(writer), permit);
             readers.push(reader);
         }
@@ -54,7 +54,7 @@ impl Dispatch {
     /// Pushes an event to every watcher and reads it at the other end; returns the bytes that were read.
     pub fn event(&self, event: &InstanceEvent) -> usize {
         let mut shard = self.shard.borrow_mut();
-        shard.append(&Arc::new(Push::of(0, event)), &[GroupId(1)]);
+        shard.append(&Arc::new(Push::from_event(0, event)), &[GroupId::new(1)]);
         while shard.run_rounds() {}
         let mut context = Context::from_waker(Waker::noop());
         let mut bytes = 0;

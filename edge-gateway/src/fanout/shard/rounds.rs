@@ -22,7 +22,7 @@ impl Shard {
             let Some(audiences) = self.groups.get(group) else { continue };
             for index in audiences.iter().flatten() {
                 let audience = &mut self.audiences[*index as usize];
-                if let Some(cause) = push.dispatched() {
+                if let Some(cause) = push.dispatch_span() {
                     audience.traced.begin(cause, audience.encoding.label(), micros);
                 }
                 if audience.append(push) {

@@ -76,8 +76,7 @@ impl Shard {
         let Some(key) = self.tickets.remove(&ticket) else { return };
         let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
         let group = self.audiences[session.audience as usize].group;
-        let span =
-            debug_span!("session", service.id = %permit.consumer(), group = group.0, session = ticket.0);
+        let span = debug_span!("session", service.id = %permit.consumer(), group = group.get(), session = ticket.get());
         if !span.is_disabled() {
             span.in_scope(|| debug!("the session is attached"));
             session.span = Some(Box::new(span));

@@ -38,8 +38,8 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         let mut ends = JoinSet::new();
         let mut attach = Vec::new();
         for number in 0..sessions {
-            let ticket = Ticket(number);
-            let group = GroupId(number % 7);
+            let ticket = Ticket::new(number);
+            let group = GroupId::new(number % 7);
             let encoding = Encoding::Grpc;
             let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new() };
             queue.send(reserve).await.expect("the shard runs");

@@ -1,0 +1,95 @@
+//! Replies of the control plane, on their way to the tracker.
+
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
+use std::sync::atomic::Ordering;
+
+use bus::Messages;
+use follow::reply::InterestReply;
+use follow::tracker::Digests;
+use shared::model::Revision;
+use tracing::{debug, info};
+
+use super::Upstream;
+use super::inbox::{Source, tagged};
+use super::request::Reply;
+use super::requester::{Comparison, RequestError};
+use crate::watch::GroupId;
+
+impl Upstream {
+    /// Applies a reply. Returns the revision to which the store has gone back, if the reply proves that it has.
+    pub(super) fn on_reply(&mut self, reply: Reply) -> Option<Revision> {
+        match reply {
+            Reply::Bookmarks(messages) => {
+                self.bookmarks = Some(messages);
+                let is_connected = self.resources.requester.bus.link().borrow().connected;
+                self.joined.send_replace(is_connected);
+                info!("joined the bus");
+            }
+            Reply::Interest(group, messages, interest) => self.on_interest(group, messages, interest),
+            Reply::TopicsOpened(opened) => {
+                for (want, messages, replay) in opened {
+                    if self.tracker.on_loaded(&want.provider, want.since, replay) {
+                        let (stream, subscription) = tagged(messages, Source::Event);
+                        self.messages.push(stream);
+                        if let Some(old) = self.topics.insert(want.provider, subscription) {
+                            old.abort();
+                        }
+                    }
+                }
+            }
+            Reply::Replay(replays) => {
+                for (want, replay) in replays {
+                    let differences = self.tracker.on_replay(&want.provider, want.since, replay);
+                    self.metrics.repaired(differences);
+                }
+            }
+            Reply::CaughtUp(group, provider, replay) => self.tracker.on_caught_up(group, &provider, replay),
+            Reply::MissedEvents(key, replays) => {
+                for (want, replay) in replays {
+                    self.resumes.on_replay(key, want.provider, replay);
+                }
+            }
+            Reply::Departures(group, departures) => {
+                self.resumes.on_departures(group, Some(departures), &mut self.tracker);
+            }
+            Reply::ResumeRevision(key, rev) => self.resumes.on_store_revision(key, rev),
+            Reply::ConfirmRestore { store, seen } => return self.judge_restore(store, seen),
+            Reply::Compared(digests, comparison) => self.on_compared(&digests, comparison),
+        }
+        None
+    }
+
+    fn on_interest(&mut self, group: GroupId, messages: Option<Messages>, interest: InterestReply) {
+        if let Some(messages) = messages {
+            if !self.tracker.has(group) {
+                return;
+            }
+            let (stream, subscription) = tagged(messages, Source::Interest(group));
+            self.messages.push(stream);
+            self.interests.insert(group, subscription);
+        }
+        if self.tracker.refuse_too_many(group, &interest, self.config.topics) {
+            return;
+        }
+        // Before the group's first session is admitted: a read that follows must include everything that the session is
+        // not sent because it was committed before.
+        self.pushed.fetch_max(interest.rev.get(), Ordering::Relaxed);
+        self.tracker.on_interest(group, interest);
+    }
+
+    fn on_compared(&mut self, digests: &Digests, comparison: Result<Comparison, RequestError>) {
+        let comparison = match comparison {
+            Ok(comparison) => comparison,
+            Err(error) => return debug!(%error, "no replica compared its digests with this gateway's"),
+        };
+        // An index beyond the list would be a replica's mistake, and is ignored.
+        let differing = comparison.differing.iter().filter_map(|index| digests.topics.get(*index as usize));
+        self.tracker.on_differing(differing.cloned().collect());
+        for index in comparison.gone_consumers {
+            if let Some((group, _)) = digests.consumers.get(index as usize) {
+                self.tracker.on_consumer_gone(*group);
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Requests to replicas, and their replies put together from parts.
+//!
+//! In: the payloads of reply parts, in the order of arrival. Out: a complete reply, or a [`ReplyError`], after which the
+//! request is made again. A reply counts only when all of its parts have arrived.
+
+#[allow(unused_imports)]
+use crate::compat::RevisionNumber as _;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::event::{DecodeError, InstanceEvent, Position};
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+
+use crate::Selector;
+use crate::tracker::DepartureList;
+
+/// The most parts that a reply may have. A reply with more is taken for a broken one, which bounds its memory.
+const MAX_PARTS: u32 = 100_000;
+
+/// The reason for which a reply does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The replica refused, for instance because its view lags behind the requested revision.
+    #[error("the replica declined the request: {0}")]
+    Declined(String),
+    /// The reply ended early, or its parts do not belong together.
+    #[error("the reply is incomplete")]
+    Incomplete,
+    /// A part cannot be decoded.
+    #[error("the reply cannot be decoded")]
+    Malformed(#[from] DecodeError),
+}
+
+impl From<prost::DecodeError> for ReplyError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.into())
+    }
+}
+
+/// Turns the `error` field of a reply into an error.
+///
+/// # Errors
+/// [`ReplyError::Declined`] when the text is not empty.
+pub fn check_accepted(error: String) -> Result<(), ReplyError> {
+    if error.is_empty() { Ok(()) } else { Err(ReplyError::Declined(error)) }
+}
+
+/// Tells the receiver of reply parts whether another one is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Another part must be read.
+    MoreParts,
+    /// The reply is complete.
+    Complete,
+}
+
+/// A provider whose events are requested from a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The provider.
+    pub provider: ServiceRef,
+    /// The position up to which everything is known already.
+    pub since: Position,
+    /// The instances are requested as well, even when all events since the position are known.
+    pub snapshot: bool,
+}
+
+/// A replica's reply about one provider.
+#[derive(Clone, Debug, Default)]
+pub struct TopicReplay {
+    /// The provider's name; `None` when the service does not exist.
+    pub key: Option<Arc<ServiceKey>>,
+    /// True when `events` holds every event after the requested position.
+    pub continuous: bool,
+    /// Events, in order.
+    pub events: Vec<InstanceEvent>,
+    /// The instances at `at`, each with the revision that wrote it.
+    pub snapshot: Option<Vec<(Arc<Instance>, Revision)>>,
+    /// The reply covers everything up to this position.
+    pub at: Position,
+}
+
+/// A replica's reply about an interest.
+#[derive(Clone, Debug, Default)]
+pub struct InterestReply {
+    /// False when the consumer is not registered.
+    pub exists: bool,
+    /// The revision of the reply.
+    pub rev: Revision,
+    /// The providers in the interest at that revision.
+    pub providers: Vec<ServiceRef>,
+}
+
+/// The request for an interest as it is now, from a replica that has reached `min_rev`.
+pub fn interest_request(selector: &Selector, min_rev: Revision) -> pb::InterestRequest {
+    pb::InterestRequest {
+        consumer: selector.consumer().map(Into::into),
+        min_rev: min_rev.get(),
+        scope: selector.scope().map(Into::into),
+        left_since: None,
+    }
+}
+
+/// The request for the providers that left an interest after `since`.
+pub fn departures_request(selector: &Selector, min_rev: Revision, since: Revision) -> pb::InterestRequest {
+    pb::InterestRequest { left_since: Some(since.get()), ..interest_request(selector, min_rev) }
+}
+
+/// The request for the events of providers.
+pub fn replay_request(wants: &[Want], min_rev: Revision) -> pb::ReplayRequest {
+    let providers = wants.iter().map(|want| pb::replay_request::Provider {
+        provider: Some((&want.provider).into()),
+        since: Some(want.since.into()),
+        snapshot: want.snapshot,
+    });
+    pb::ReplayRequest { providers: providers.collect(), min_rev: min_rev.get() }
+}
+
+/// The parts of a reply to an interest or departures request.
+#[derive(Debug, Default)]
+pub struct InterestParts {
+    parts: Vec<pb::InterestReply>,
+}
+
+impl InterestParts {
+    /// Adds the payload of the next part.
+    ///
+    /// # Errors
+    /// When the part is not the next one, declines, or cannot be decoded.
+    pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
+        let mut part = pb::InterestReply::decode(payload)?;
+        check_accepted(std::mem::take(&mut part.error))?;
+        if part.part as usize != self.parts.len() || part.part >= MAX_PARTS {
+            return Err(ReplyError::Incomplete);
+        }
+        let progress = if part.more { Progress::MoreParts } else { Progress::Complete };
+        self.parts.push(part);
+        Ok(progress)
+    }
+
+    /// The complete reply to an interest request.
+    pub fn into_interest(self) -> InterestReply {
+        let mut interest = InterestReply::default();
+        for part in self.parts {
+            interest.exists = part.exists;
+            interest.rev = part.rev.into();
+            interest.providers.extend(part.providers.into_iter().map(ServiceRef::from));
+        }
+        interest
+    }
+
+    /// The complete reply to a departures request with this `since`.
+    ///
+    /// # Errors
+    /// When a departure names no provider.
+    pub fn into_departures(self, since: Revision) -> Result<DepartureList, ReplyError> {
+        let mut list = DepartureList { since, ..DepartureList::default() };
+        for part in self.parts {
+            list.rev = part.rev.into();
+            // An older replica does not know this request and leaves the field out. Then no departure before its
+            // revision is known.
+            list.complete_after = Revision::from(part.left_after.unwrap_or(part.rev)).max(since);
+            for departure in part.left {
+                let provider = departure.provider.ok_or(DecodeError::Missing("provider"))?;
+                list.departures.push((provider.into(), departure.rev.into()));
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// The parts of a reply to a replay request.
+#[derive(Debug, Default)]
+pub struct ReplayParts {
+    replays: HashMap<ServiceRef, PartialReplay>,
+    /// The number that all parts of one replica's reply share.
+    answer_id: Option<u64>,
+    next_part: u32,
+}
+
+#[derive(Debug, Default)]
+struct PartialReplay {
+    replay: TopicReplay,
+    /// The provider continues in the next part.
+    more: bool,
+}
+
+impl ReplayParts {
+    /// Adds the payload of the next part. A part of another replica's reply is ignored.
+    ///
+    /// # Errors
+    /// When the part is not the next one, declines, or cannot be decoded.
+    pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
+        let reply = pb::ReplayReply::decode(payload)?;
+        // A history request reaches all replicas, and several may reply. The first one to reply is read to its end.
+        if *self.answer_id.get_or_insert(reply.answer) != reply.answer {
+            return Ok(Progress::MoreParts);
+        }
+        check_accepted(reply.error)?;
+        if reply.part != self.next_part || reply.part >= MAX_PARTS {
+            return Err(ReplyError::Incomplete);
+        }
+        self.next_part += 1;
+        for provider in reply.providers {
+            self.add_provider(provider)?;
+        }
+        Ok(if reply.last { Progress::Complete } else { Progress::MoreParts })
+    }
+
+    fn add_provider(&mut self, part: pb::replay_reply::Provider) -> Result<(), ReplyError> {
+        let provider: ServiceRef = part.provider.ok_or(DecodeError::Missing("provider"))?.into();
+        let partial = self.replays.entry(provider).or_default();
+        let replay = &mut partial.replay;
+        if let Some(key) = part.key {
+            replay.key = Some(Arc::new(key.into()));
+        }
+        replay.continuous |= part.continuous;
+        for event in part.events {
+            replay.events.push(InstanceEvent::from_proto(event)?);
+        }
+        if part.has_snapshot {
+            let snapshot = replay.snapshot.get_or_insert_default();
+            for entry in part.instances {
+                let instance = entry.instance.ok_or(DecodeError::Missing("instance"))?;
+                snapshot.push((Arc::new(instance.into()), entry.mod_rev.into()));
+            }
+        }
+        if let Some(at) = part.at {
+            replay.at = at.into();
+        }
+        partial.more = part.more;
+        Ok(())
+    }
+
+    /// The complete replays, one for each want and in the same order.
+    ///
+    /// # Errors
+    /// When a provider is missing or cut off.
+    pub fn into_replays(mut self, wants: &[Want]) -> Result<Vec<TopicReplay>, ReplyError> {
+        let mut replays = Vec::with_capacity(wants.len());
+        for want in wants {
+            match self.replays.remove(&want.provider) {
+                Some(partial) if !partial.more => replays.push(partial.replay),
+                Some(_) | None => return Err(ReplyError::Incomplete),
+            }
+        }
+        Ok(replays)
+    }
+}
+
+/// The wants that were answered with a state although another replica may know the events. A replica that has just
+/// started knows the state and not how it came about.
+pub fn wants_without_history(wants: &[Want], replays: &[TopicReplay]) -> Vec<Want> {
+    wants
+        .iter()
+        .zip(replays)
+        .filter(|(want, replay)| lacks_history(want, replay))
+        .map(|(want, _)| want.clone())
+        .collect()
+}
+
+/// Replaces the replays that [`wants_without_history`] named by `complete`, which answers exactly those wants.
+pub fn fill_in_history(wants: &[Want], replays: &mut [TopicReplay], complete: Vec<TopicReplay>) {
+    let incomplete = replays.iter_mut().zip(wants).filter(|(replay, want)| lacks_history(want, replay));
+    for ((replay, _), complete) in incomplete.zip(complete) {
+        *replay = complete;
+    }
+}
+
+fn lacks_history(want: &Want, replay: &TopicReplay) -> bool {
+    // From the beginning of time only the state is of use: no history reaches back that far.
+    !replay.continuous && want.since > Position::default()
+}

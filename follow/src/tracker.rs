@@ -1,0 +1,419 @@
+//! The state machine of topics and groups: facts go in, [`Effect`]s come out.
+//!
+//! ```text
+//! join  ──▶ group (requests its interest) ──▶ topics (loaded, with the events since the interest began)
+//! event ──▶ topic ──▶ its groups, if the event is newer than their interest
+//! ```
+//!
+//! The tracker promises that each group receives every change of its providers since they came into its interest: once,
+//! in each provider's order, whatever the bus loses, repeats or reorders, and however late replicas reply. It relies on
+//! three rules of the caller:
+//!
+//! - Effects are carried out in order, and a subscription is in place before the request that belongs to it is sent.
+//! - A request is answered only by a replica that has reached [`Tracker::seen`] at the time of the request.
+//! - Every request is answered at some time. A request that fails is made again by the caller.
+//!
+//! A group's interest has a revision. Changes of the interest that arrive while it is being requested are kept, and
+//! those newer than the reply are applied to it. So none is lost, whichever comes first.
+
+#[allow(unused_imports)]
+use crate::compat::RevisionNumber as _;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::event::Position;
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+
+use crate::message::InterestChange;
+use crate::reply::{InterestReply, Want};
+use crate::topic::Topic;
+use crate::{Cause, GroupId, Push, Selector};
+
+mod departures;
+mod interest;
+mod preface;
+mod providers;
+mod repair;
+mod restore;
+
+pub use departures::{DepartureList, Departures, RecordOutcome};
+pub use preface::{Missing, Preface};
+pub use providers::Fates;
+pub use repair::BookmarkOutcome;
+
+/// The time for which a group without sessions is kept. Watchers that reconnect within it find everything in place.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The number of bookmarks after which a new subscription is verified. The first one may have been sent before the
+/// subscription began, so only the second proves how far the publisher had come by then.
+const VERIFY_AFTER_BOOKMARKS: u64 = 2;
+
+/// The most changes that are kept while an interest is being requested: more than a replica makes during a reply. The
+/// oldest is dropped first, because the reply most likely contains it.
+const MOST_KEPT_CHANGES: usize = 4096;
+
+/// Something for the gateway to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Subscribe to changes of the group's interest, then request the interest.
+    OpenInterest(GroupId, Selector),
+    /// Request the group's interest again.
+    RequestInterest(GroupId, Selector),
+    /// The group's view has begun, or the group has ended. Sessions that wait for either may go on.
+    GroupOpened(GroupId),
+    /// The group would follow too many topics and has been closed. Sessions that wait for it are refused.
+    RefuseGroup(GroupId),
+    /// Unsubscribe from changes of the group's interest.
+    CloseInterest(GroupId),
+    /// Subscribe to the providers' events, then request the events since, and the instances.
+    OpenTopics(Vec<Want>),
+    /// Unsubscribe from the provider's events.
+    CloseTopic(ServiceRef),
+    /// Request the events of topics that are followed already.
+    RequestReplay(Cause, Vec<Want>),
+    /// Request older events of a topic for one group that has joined it late.
+    CatchUp(GroupId, Want),
+    /// Deliver a change to groups.
+    Deliver(Arc<Push>, Vec<GroupId>),
+    /// Close all sessions of the group: its consumer does not exist.
+    EndGroup(GroupId),
+}
+
+/// The state that a replica is asked to compare with its own.
+#[derive(Clone, Debug)]
+pub struct Digests {
+    /// The digest of each topic.
+    pub topics: Vec<(ServiceRef, u64)>,
+    /// The consumers that are believed to exist, each with its group.
+    pub consumers: Vec<(GroupId, ServiceRef)>,
+}
+
+/// A copy of everything that is followed, for comparison with other processes. Instances are shared, not copied.
+#[derive(Debug)]
+pub struct Contents {
+    /// Everything up to this revision is contained.
+    pub revision: Revision,
+    /// Every provider that has been loaded, in arbitrary order.
+    pub providers: Vec<ProviderContents>,
+}
+
+/// A provider in [`Contents`].
+#[derive(Debug)]
+pub struct ProviderContents {
+    /// The provider.
+    pub service: ServiceRef,
+    /// The provider's name, once known.
+    pub key: Option<Arc<ServiceKey>>,
+    /// The instances, each with the revision that wrote it.
+    pub instances: Vec<(Arc<Instance>, Revision)>,
+}
+
+#[derive(Debug)]
+struct Group {
+    selector: Selector,
+    /// The providers that the group follows, including those in `leaving`.
+    providers: BTreeSet<ServiceRef>,
+    /// Providers that have left the interest, and are followed until everything up to their departure is delivered.
+    leaving: HashMap<ServiceRef, Leaving>,
+    /// The position up to which each provider was delivered before the group stopped following it, if that is beyond
+    /// the last reply about the interest. A provider that comes back continues from there.
+    delivered_before_leaving: HashMap<ServiceRef, Position>,
+    /// The revision of the last reply about the interest; `None` before the first.
+    interest_rev: Option<Revision>,
+    /// The position of the last change of the interest. An earlier change is a repetition.
+    last_change: Position,
+    /// Every provider that came or left up to this revision is known.
+    interest_complete_to: Revision,
+    request: InterestRequest,
+    /// The interest was requested again after the subscription began, or after a loss. When in addition nothing is
+    /// being requested, no change of the interest up to the last bookmark is missing.
+    verified: bool,
+    /// Providers that left, for sessions that resume; `None` until one needs them.
+    departures: Option<Departures>,
+    /// The number of sessions in each shard.
+    sessions: Vec<u64>,
+    empty_since: Option<Instant>,
+}
+
+/// The state of the request for a group's interest. At most one is under way.
+#[derive(Debug)]
+enum InterestRequest {
+    /// Nothing is being requested.
+    Idle,
+    /// A reply is awaited.
+    Pending {
+        /// Changes that have arrived meanwhile, in order of arrival.
+        kept: Vec<InterestChange>,
+        /// The interest must be requested again after the reply, which may be too old to contain a loss.
+        repeat: bool,
+    },
+}
+
+impl InterestRequest {
+    /// A request that has just been made.
+    fn begin() -> Self {
+        Self::Pending { kept: Vec::new(), repeat: false }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// Marks a pending request as one to repeat. False when none is pending, so that the caller requests now.
+    fn repeat_if_pending(&mut self) -> bool {
+        match self {
+            Self::Idle => false,
+            Self::Pending { repeat, .. } => {
+                *repeat = true;
+                true
+            }
+        }
+    }
+}
+
+/// A provider that has left a group's interest and is still followed.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    /// The revision at which it left.
+    until: Revision,
+    /// The position up to which it had been delivered when the departure became known.
+    delivered: Position,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// The topic is being loaded.
+    Loading {
+        /// The number that the topic will have.
+        id: u32,
+        /// The position from which it is requested.
+        since: Position,
+        /// The groups that wait for it, each with the position after which it wants changes.
+        members: HashMap<GroupId, Position>,
+        /// The topic must be requested again after the reply, which may be too old to contain a loss.
+        repeat: bool,
+    },
+    Live(Topic),
+}
+
+/// A subscription that is to be verified.
+#[derive(Clone, Debug)]
+enum Subscription {
+    Topic(ServiceRef),
+    Group(GroupId),
+}
+
+/// All topics and groups of a gateway.
+#[derive(Debug)]
+pub struct Tracker {
+    shards: usize,
+    topics: HashMap<ServiceRef, Slot>,
+    groups: HashMap<GroupId, Group>,
+    by_selector: HashMap<Selector, GroupId>,
+    next_topic: u32,
+    next_group: GroupId,
+    seen: Revision,
+    /// The revision of the latest bookmark.
+    bookmark: Option<Revision>,
+    confirmed: Revision,
+    /// The number of bookmarks so far.
+    bookmarks: u64,
+    /// Subscriptions to verify, each with the number of the bookmark at which that is due, in order.
+    unverified: VecDeque<(u64, Subscription)>,
+    effects: Vec<Effect>,
+}
+
+impl Tracker {
+    /// A tracker without topics and groups, for a gateway with this number of shards.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            shards,
+            topics: HashMap::new(),
+            groups: HashMap::new(),
+            by_selector: HashMap::new(),
+            next_topic: 0,
+            next_group: GroupId::FIRST,
+            seen: Revision::ZERO,
+            bookmark: None,
+            confirmed: Revision::ZERO,
+            bookmarks: 0,
+            unverified: VecDeque::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes the effects of everything so far, in the order in which they must be carried out.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        for effect in &self.effects {
+            if let Effect::Deliver(push, _) = effect {
+                push.set_resume_point(self.confirmed);
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The confirmed revision: everything up to it has been delivered to every group that it concerns.
+    pub fn confirmed(&self) -> Revision {
+        self.confirmed
+    }
+
+    /// The highest revision that any message has mentioned.
+    pub fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// The number of providers that are followed.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// True when the provider is followed and has been loaded.
+    pub fn is_live(&self, provider: &ServiceRef) -> bool {
+        matches!(self.topics.get(provider), Some(Slot::Live(_)))
+    }
+
+    /// The number of the group's sessions in each shard. Empty when there is no such group.
+    pub fn sessions(&self, group: GroupId) -> &[u64] {
+        self.groups.get(&group).map_or(&[], |group| &group.sessions)
+    }
+
+    /// True once the revision is known after which the group receives everything.
+    pub fn is_open(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.interest_rev.is_some())
+    }
+
+    /// True while the group exists.
+    pub fn has(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
+    /// The group's selector.
+    pub fn selector(&self, group: GroupId) -> Option<&Selector> {
+        self.groups.get(&group).map(|group| &group.selector)
+    }
+
+    /// The number of groups for each label of a selector.
+    pub fn groups_by_kind(&self) -> HashMap<&'static str, u64> {
+        let mut counts: HashMap<&'static str, u64> = Selector::LABELS.map(|label| (label, 0)).into();
+        for group in self.groups.values() {
+            *counts.entry(group.selector.label()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Closes a scope's group whose first reply would bring the tracker above `limit` topics; 0 is no limit. Returns
+    /// true when it did. A group that is open already may grow beyond the limit, because its watchers must not miss
+    /// the providers that come later.
+    pub fn refuse_too_many(&mut self, id: GroupId, reply: &InterestReply, limit: usize) -> bool {
+        let Some(group) = self.groups.get(&id) else { return false };
+        if limit == 0 || group.interest_rev.is_some() || group.selector.scope().is_none() {
+            return false;
+        }
+        let new = reply.providers.iter().filter(|provider| !self.topics.contains_key(*provider)).count();
+        if self.topics.len().saturating_add(new) <= limit {
+            return false;
+        }
+        self.effects.push(Effect::RefuseGroup(id));
+        self.close_group(id);
+        true
+    }
+
+    /// True when a session with this selector may begin under a limit of topics; 0 is no limit. The number of
+    /// providers of a consumer or scope is not known yet, and counts as one.
+    pub fn has_room(&self, selector: &Selector, limit: usize) -> bool {
+        let new = match selector {
+            _ if limit == 0 || self.by_selector.contains_key(selector) => return true,
+            Selector::Consumer(_) | Selector::Scope(_) => 1,
+            Selector::Providers(providers) => {
+                providers.iter().filter(|provider| !self.topics.contains_key(*provider)).count()
+            }
+        };
+        self.topics.len().saturating_add(new) <= limit
+    }
+
+    /// Adds a session to the group of its selector. Returns the group, and the shard that has the fewest of the
+    /// group's sessions.
+    pub fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
+        let id = match self.by_selector.get(selector) {
+            Some(id) => *id,
+            None => self.open_group(selector.clone()),
+        };
+        let Some(group) = self.groups.get_mut(&id) else { return (id, 0) };
+        let shards = group.sessions.len();
+        // The search starts at another shard for each group. Otherwise the many groups with one session would all use
+        // the first shard.
+        let candidates = (0..shards).map(|offset| (offset + id.get() as usize) % shards);
+        let shard = candidates.min_by_key(|shard| group.sessions[*shard]).unwrap_or(0);
+        group.sessions[shard] += 1;
+        group.empty_since = None;
+        (id, shard)
+    }
+
+    fn open_group(&mut self, selector: Selector) -> GroupId {
+        let id = self.next_group;
+        self.next_group = id.next();
+        self.effects.push(Effect::OpenInterest(id, selector.clone()));
+        self.by_selector.insert(selector.clone(), id);
+        let group = Group {
+            selector,
+            providers: BTreeSet::new(),
+            leaving: HashMap::new(),
+            delivered_before_leaving: HashMap::new(),
+            interest_rev: None,
+            last_change: Position::default(),
+            interest_complete_to: Revision::ZERO,
+            request: InterestRequest::begin(),
+            verified: false,
+            departures: None,
+            sessions: vec![0; self.shards],
+            empty_since: None,
+        };
+        self.groups.insert(id, group);
+        id
+    }
+
+    /// Sessions of a group have closed in a shard.
+    pub fn sessions_closed(&mut self, shard: usize, group: GroupId, sessions: u64, now: Instant) {
+        let Some(group) = self.groups.get_mut(&group) else { return };
+        if let Some(count) = group.sessions.get_mut(shard) {
+            *count = count.saturating_sub(sessions);
+        }
+        if group.sessions.iter().all(|count| *count == 0) {
+            group.empty_since = Some(now);
+        }
+    }
+
+    /// Closes the groups that have been without sessions for ten seconds.
+    pub fn forget_empty(&mut self, now: Instant) {
+        let mut expired = Vec::new();
+        for (id, group) in &self.groups {
+            if group.empty_since.is_some_and(|since| now >= since + LINGER) {
+                expired.push(*id);
+            }
+        }
+        for id in expired {
+            self.close_group(id);
+        }
+    }
+
+    fn close_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        self.by_selector.remove(&group.selector);
+        // Sessions that still wait for the group to open must not wait for ever.
+        self.effects.extend([Effect::CloseInterest(id), Effect::GroupOpened(id)]);
+        for provider in &group.providers {
+            self.leave_topic(id, provider);
+        }
+    }
+
+    fn end_group(&mut self, id: GroupId) {
+        if self.groups.contains_key(&id) {
+            self.effects.push(Effect::EndGroup(id));
+            self.close_group(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Providers that have left a group's interest, for sessions that resume from before their departure.
+//!
+//! A group follows only the providers that it has now. A session that was away also receives what happened to the others
+//! until they left, as the sessions that stayed did. A replica is asked for it once for all resuming sessions of a
+//! group; the answer holds until the interest changes.
+
+use std::sync::Arc;
+
+use shared::event::Position;
+use shared::model::{Revision, ServiceRef};
+
+use super::{Group, Tracker};
+use crate::reply::{TopicReplay, Want};
+use crate::{GroupId, Push, Selector};
+
+/// A replica's list of the providers that left an interest.
+#[derive(Clone, Debug, Default)]
+pub struct DepartureList {
+    /// The revision after which departures were requested.
+    pub since: Revision,
+    /// Every departure after this revision is listed. It is later than `since` when the replica's history is short.
+    pub complete_after: Revision,
+    /// The revision of the reply.
+    pub rev: Revision,
+    /// Providers, each with the revision at which it left last.
+    pub departures: Vec<(ServiceRef, Revision)>,
+}
+
+impl DepartureList {
+    /// The wants for the events of some of the listed providers.
+    pub fn wants(&self, departures: &[(ServiceRef, Revision)]) -> Vec<Want> {
+        let since = Position::end_of(self.complete_after);
+        let want = |(provider, _): &(ServiceRef, Revision)| Want {
+            provider: provider.clone(),
+            since,
+            snapshot: false,
+        };
+        departures.iter().map(want).collect()
+    }
+}
+
+/// The departures from a group's interest, with the events of the departed providers.
+#[derive(Clone, Debug, Default)]
+pub struct Departures {
+    /// The revision after which departures were requested.
+    pub since: Revision,
+    /// The departures after this revision are complete.
+    pub complete_after: Revision,
+    /// The revision of the reply.
+    pub rev: Revision,
+    /// The events of each provider until it left, in the order of their positions.
+    pub events: Vec<(ServiceRef, Arc<Push>)>,
+}
+
+/// The outcome of [`Departures::record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordOutcome {
+    /// The events were added.
+    Recorded,
+    /// History does not reach back far enough, so no departure is known. The departures are complete as they are.
+    HistoryTooShort,
+    /// The replica lags behind the one that listed the departures. Everything must be requested again.
+    ReplicaBehind,
+}
+
+impl Departures {
+    /// Departures without events, for [`Departures::record`].
+    pub fn begin(list: &DepartureList) -> Self {
+        Self { since: list.since, complete_after: list.complete_after, rev: list.rev, events: Vec::new() }
+    }
+
+    /// Adds the events of the provider that left at `until`. The replica that sent them may differ from the one that
+    /// listed the departures.
+    pub fn record(
+        &mut self,
+        selector: &Selector,
+        provider: &ServiceRef,
+        until: Revision,
+        replay: &TopicReplay,
+    ) -> RecordOutcome {
+        if !replay.continuous {
+            self.complete_after = self.rev;
+            self.events.clear();
+            return RecordOutcome::HistoryTooShort;
+        }
+        if replay.at < Position::end_of(until) {
+            return RecordOutcome::ReplicaBehind;
+        }
+        for event in &replay.events {
+            // A renamed service may have had events under a name outside the scope.
+            let is_in_scope = selector.scope().is_none_or(|scope| scope.matches(&event.key));
+            if event.at.rev <= until && is_in_scope {
+                // Number 0 belongs to no topic: these pushes go into a preface, where nothing is merged.
+                self.events.push((provider.clone(), Arc::new(Push::from_event(0, event))));
+            }
+        }
+        RecordOutcome::Recorded
+    }
+
+    /// Puts the events in order. Called once, after the last [`Departures::record`].
+    pub fn finish(&mut self) {
+        self.events.sort_by_key(|(_, push)| push.at);
+    }
+}
+
+/// The events of departed providers for one resuming session.
+pub(super) enum DepartureEvents<'a> {
+    /// A replica must be asked.
+    Unknown,
+    /// History does not reach back to the session's revision.
+    HistoryTooShort,
+    /// The events after the session's revision.
+    Known(Vec<&'a Arc<Push>>),
+}
+
+impl Group {
+    /// The events after `since` of providers that have left.
+    pub(super) fn departures_since(&self, since: Revision) -> DepartureEvents<'_> {
+        if let Selector::Providers(_) = self.selector {
+            // A fixed list loses no provider, whatever happens to the service.
+            return DepartureEvents::Known(Vec::new());
+        }
+        let Some(departures) = &self.departures else { return DepartureEvents::Unknown };
+        if departures.since > since || departures.rev < self.interest_position().rev {
+            return DepartureEvents::Unknown;
+        }
+        if since < departures.complete_after {
+            return DepartureEvents::HistoryTooShort;
+        }
+        let mut events = Vec::new();
+        for (provider, push) in &departures.events {
+            // The replica may know later events than this gateway. The group, and with it the session, will receive
+            // those as they arrive.
+            let is_due = push.at.rev > since && push.at.rev <= self.interest_complete_to;
+            // The topic of a provider that is still followed, or again, has all of its events.
+            if is_due && !self.providers.contains(provider) {
+                events.push(push);
+            }
+        }
+        DepartureEvents::Known(events)
+    }
+}
+
+impl Tracker {
+    /// A replica has listed the departures from a group's interest, and their events have been recorded.
+    pub fn on_departures(&mut self, id: GroupId, departures: Departures) {
+        self.seen = self.seen.max(departures.rev);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.departures = Some(departures);
+        }
+    }
+
+    /// Drops the departures of every group without a resuming session.
+    pub fn forget_departures(&mut self, is_resuming: impl Fn(GroupId) -> bool) {
+        for (id, group) in &mut self.groups {
+            if !is_resuming(*id) {
+                group.departures = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

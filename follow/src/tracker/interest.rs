@@ -1,0 +1,294 @@
+//! Replies about a group's interest, and changes of the interest.
+//!
+//! In: a replica's reply, or a change from the bus. Out: topics that the group joins and leaves, each from the position
+//! at which the provider came into the interest.
+
+#[allow(unused_imports)]
+use crate::compat::RevisionNumber as _;
+use std::collections::{BTreeSet, HashMap};
+
+use shared::event::Position;
+use shared::model::{Revision, ServiceRef};
+
+use super::providers::join_topic;
+use super::{
+    Effect, Group, InterestRequest, Leaving, MOST_KEPT_CHANGES, Slot, Subscription, Tracker,
+    VERIFY_AFTER_BOOKMARKS,
+};
+use crate::message::InterestChange;
+use crate::reply::{InterestReply, Want};
+use crate::{GroupId, Selector};
+
+/// Providers that leave an interest together.
+struct Removed<'a> {
+    providers: &'a [ServiceRef],
+    /// The revision at which they leave.
+    until: Revision,
+}
+
+impl Group {
+    /// The position up to which the interest is known.
+    pub(super) fn interest_position(&self) -> Position {
+        self.last_change.max(Position::end_of(self.interest_rev.unwrap_or_default()))
+    }
+
+    /// Marks the interest as being requested. Returns the effect that requests it.
+    pub(super) fn request_interest(&mut self, id: GroupId) -> Effect {
+        self.request = InterestRequest::begin();
+        Effect::RequestInterest(id, self.selector.clone())
+    }
+}
+
+impl Tracker {
+    /// A replica has replied about a group's interest. A reply that nobody awaits is ignored.
+    pub fn on_interest(&mut self, id: GroupId, reply: InterestReply) {
+        self.seen = self.seen.max(reply.rev);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let InterestRequest::Pending { kept, repeat } =
+            std::mem::replace(&mut group.request, InterestRequest::Idle)
+        else {
+            return;
+        };
+        let is_first = group.interest_rev.is_none();
+        if is_first {
+            self.unverified.push_back((self.bookmarks + VERIFY_AFTER_BOOKMARKS, Subscription::Group(id)));
+        }
+        let providers: BTreeSet<ServiceRef> = match &group.selector {
+            Selector::Consumer(_) if !reply.exists => return self.end_group(id),
+            Selector::Consumer(_) | Selector::Scope(_) => reply.providers.into_iter().collect(),
+            // The list is fixed. Only the revision of the reply matters.
+            Selector::Providers(providers) => providers.iter().cloned().collect(),
+        };
+        // A provider that came into the interest while changes were lost is delivered from the last revision at which
+        // the interest was known. A later change that did arrive proves nothing about the lost ones before it.
+        let base = match group.interest_rev {
+            None => Position::end_of(reply.rev),
+            Some(rev) => Position::end_of(rev.max(self.confirmed)),
+        };
+        group.interest_rev = Some(reply.rev);
+        group.interest_complete_to = group.interest_complete_to.max(reply.rev);
+        if is_first {
+            self.effects.push(Effect::GroupOpened(id));
+        }
+        let removed: Vec<ServiceRef> = group.providers.difference(&providers).cloned().collect();
+        let mut added = Vec::new();
+        for provider in &providers {
+            if !group.providers.contains(provider) || group.leaving.contains_key(provider) {
+                added.push(provider.clone());
+            }
+        }
+        self.change_interest(id, Removed { providers: &removed, until: reply.rev }, added, base);
+        for change in kept {
+            if change.at.rev > reply.rev {
+                self.on_interest_change(id, change);
+            }
+        }
+        if let Some(group) = self.groups.get_mut(&id)
+            && repeat
+            // A gap among the kept changes has requested the interest already. Of two replies, the older one would
+            // undo the newer one.
+            && group.request.is_idle()
+        {
+            self.effects.push(group.request_interest(id));
+        }
+    }
+
+    /// Applies changes of interests in the order of their positions.
+    pub fn on_interest_changes(&mut self, mut changes: Vec<(GroupId, InterestChange)>) {
+        changes.sort_by_key(|(_, change)| change.at);
+        for (group, change) in changes {
+            self.on_interest_change(group, change);
+        }
+    }
+
+    /// Applies a change of a group's interest.
+    pub fn on_interest_change(&mut self, id: GroupId, change: InterestChange) {
+        self.seen = self.seen.max(change.at.rev);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if change.deleted {
+            return self.end_group(id);
+        }
+        if let InterestRequest::Pending { kept, .. } = &mut group.request {
+            if kept.len() == MOST_KEPT_CHANGES {
+                kept.remove(0);
+            }
+            return kept.push(change);
+        }
+        if change.at <= group.interest_position() || matches!(group.selector, Selector::Providers(_)) {
+            return;
+        }
+        if change.prev > group.interest_position().max(Position::end_of(group.interest_complete_to)) {
+            // The previous change was lost. This one is kept for the reply, which may be older than it.
+            group.request = InterestRequest::Pending { kept: vec![change], repeat: false };
+            return self.effects.push(Effect::RequestInterest(id, group.selector.clone()));
+        }
+        group.last_change = change.at;
+        let rev = change.at.rev;
+        // An instance that was committed together with the dependency belongs to the new interest.
+        let base = Position::end_of(rev.previous());
+        self.change_interest(id, Removed { providers: &change.removed, until: rev }, change.added, base);
+    }
+
+    fn change_interest(&mut self, id: GroupId, removed: Removed<'_>, added: Vec<ServiceRef>, base: Position) {
+        self.begin_to_leave(id, removed);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let mut delivered_before = std::mem::take(&mut group.delivered_before_leaving);
+        let interest_rev = group.interest_rev.unwrap_or_default();
+        let mut new = Vec::new();
+        let mut returning = Vec::new();
+        for provider in added {
+            match group.leaving.remove(&provider) {
+                Some(leaving) => returning.push((provider, leaving)),
+                None if group.providers.insert(provider.clone()) => new.push(provider),
+                None => {}
+            }
+        }
+        for (provider, leaving) in returning {
+            self.stay(id, provider, leaving, base);
+        }
+        let mut wants = Vec::new();
+        for provider in new {
+            let base = delivered_before.remove(&provider).map_or(base, |delivered| delivered.max(base));
+            wants.extend(self.follow(id, provider, base));
+        }
+        delivered_before.retain(|_, delivered| delivered.rev > interest_rev);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.delivered_before_leaving = delivered_before;
+        }
+        if !wants.is_empty() {
+            self.effects.push(Effect::OpenTopics(wants));
+        }
+    }
+
+    /// A provider that was about to leave the group is of interest again.
+    fn stay(&mut self, id: GroupId, provider: ServiceRef, leaving: Leaving, base: Position) {
+        // A topic that is still loading has kept the position from which the group wants changes.
+        let Some(Slot::Live(topic)) = self.topics.get_mut(&provider) else { return };
+        let until = Position::end_of(leaving.until);
+        let has_all_until = topic.at() >= until;
+        match topic.members.get_mut(&id) {
+            // Nothing was withheld yet, or what was withheld is still to come: the group just goes on.
+            Some(member) if member.catching_up || !has_all_until || member.until.is_none() => {
+                member.until = None;
+            }
+            // Changes after the departure may have been withheld. They are delivered from the new interest on.
+            _ => {
+                let base = base.max(leaving.delivered).max(until);
+                join_topic(topic, provider, id, base, &mut self.effects);
+            }
+        }
+    }
+
+    /// Adds a group to a provider's topic. Returns the want for a topic that is new.
+    fn follow(&mut self, id: GroupId, provider: ServiceRef, base: Position) -> Option<Want> {
+        match self.topics.get_mut(&provider) {
+            None => {
+                self.next_topic += 1;
+                let members = HashMap::from([(id, base)]);
+                let slot = Slot::Loading { id: self.next_topic, since: base, members, repeat: false };
+                self.topics.insert(provider.clone(), slot);
+                return Some(Want { provider, since: base, snapshot: true });
+            }
+            Some(Slot::Loading { members, .. }) => {
+                members.insert(id, base);
+            }
+            Some(Slot::Live(topic)) => join_topic(topic, provider, id, base, &mut self.effects),
+        }
+        None
+    }
+
+    /// Stops the delivery of later changes. The group leaves the topics only when a bookmark has covered the departure:
+    /// a provider's last events, the deletes of its instances, may still be on their way, or lost.
+    fn begin_to_leave(&mut self, id: GroupId, removed: Removed<'_>) {
+        let until = removed.until;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        for provider in removed.providers {
+            if !group.providers.contains(provider) || group.leaving.contains_key(provider) {
+                continue;
+            }
+            let delivered = match self.topics.get_mut(provider) {
+                Some(Slot::Live(topic)) => {
+                    // Events and changes of interest have separate channels, so later events may have been delivered
+                    // already. Such a group also receives the end of what it saw begin; that arrives as well.
+                    let is_behind = topic.at().rev <= until;
+                    if let Some(member) = topic.members.get_mut(&id).filter(|_| is_behind) {
+                        member.until = Some(Position::end_of(until));
+                    }
+                    topic.at()
+                }
+                Some(Slot::Loading { .. }) | None => Position::default(),
+            };
+            group.leaving.insert(provider.clone(), Leaving { until, delivered });
+        }
+    }
+
+    pub(super) fn leave_topic(&mut self, id: GroupId, provider: &ServiceRef) {
+        let is_unused = match self.topics.get_mut(provider) {
+            None => return,
+            Some(Slot::Loading { members, .. }) => {
+                members.remove(&id);
+                members.is_empty()
+            }
+            Some(Slot::Live(topic)) => {
+                topic.members.remove(&id);
+                topic.members.is_empty()
+            }
+        };
+        if is_unused {
+            self.topics.remove(provider);
+            self.effects.push(Effect::CloseTopic(provider.clone()));
+        }
+    }
+
+    /// Drops providers that have left the interest, once a bookmark at `rev` covers everything that was delivered. A
+    /// topic with later deliveries is kept until the bookmarks catch up: otherwise the tracker would forget what it
+    /// delivered, and deliver it again if the provider came back.
+    pub(super) fn finish_leaving(&mut self, rev: Revision) {
+        let mut finished = Vec::new();
+        for (id, group) in &mut self.groups {
+            if !group.request.is_idle() || !group.verified {
+                // The reply may say that a provider has come back.
+                continue;
+            }
+            group.interest_complete_to = group.interest_complete_to.max(rev);
+            let topics = &self.topics;
+            let departed = group.leaving.extract_if(|provider, leaving| {
+                leaving.until.max(leaving.delivered.rev) <= rev && !must_keep(topics.get(provider), *id, rev)
+            });
+            for (provider, leaving) in departed {
+                group.providers.remove(&provider);
+                let delivered = match topics.get(&provider) {
+                    Some(Slot::Live(topic))
+                        if topic.members.get(id).is_some_and(|member| member.until.is_none()) =>
+                    {
+                        topic.at()
+                    }
+                    _ => leaving.delivered.max(Position::end_of(leaving.until)),
+                };
+                group.delivered_before_leaving.insert(provider.clone(), delivered);
+                finished.push((*id, provider));
+            }
+        }
+        for (id, provider) in finished {
+            self.leave_topic(id, &provider);
+        }
+    }
+
+    /// The group's consumer is not registered any more.
+    pub fn on_consumer_gone(&mut self, id: GroupId) {
+        self.end_group(id);
+    }
+}
+
+/// True while a topic has, or may get, something for a group that leaves it at a bookmark of `rev`.
+fn must_keep(slot: Option<&Slot>, id: GroupId, rev: Revision) -> bool {
+    match slot {
+        None => false,
+        Some(Slot::Loading { .. }) => true,
+        Some(Slot::Live(topic)) if !topic.request.is_idle() => true,
+        Some(Slot::Live(topic)) => topic
+            .members
+            .get(&id)
+            .is_some_and(|member| member.catching_up || (member.until.is_none() && topic.at().rev > rev)),
+    }
+}

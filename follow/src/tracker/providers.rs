@@ -1,0 +1,209 @@
+//! Events and replays of providers, on their way to the groups.
+
+use std::sync::Arc;
+
+use shared::event::{InstanceEvent, Position};
+use shared::model::ServiceRef;
+
+use super::repair::request_replay;
+use super::{Effect, Slot, Subscription, Tracker, VERIFY_AFTER_BOOKMARKS};
+use crate::reply::{TopicReplay, Want};
+use crate::topic::{Fate, Member, Request, Topic};
+use crate::{Cause, GroupId, Push};
+
+/// The outcome of a batch of events, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    /// Events that were applied.
+    pub applied: u64,
+    /// Events that were known already.
+    pub duplicate: u64,
+    /// Events whose predecessor is missing.
+    pub gap: u64,
+    /// Events of providers that nobody follows.
+    pub unwatched: u64,
+}
+
+impl Fates {
+    fn count(&mut self, fate: Option<Fate>) {
+        match fate {
+            Some(Fate::Applied) => self.applied += 1,
+            Some(Fate::Duplicate) => self.duplicate += 1,
+            Some(Fate::Gap) => self.gap += 1,
+            None => self.unwatched += 1,
+        }
+    }
+}
+
+impl Tracker {
+    /// A replica has replied about a provider that was being opened from `since`. Returns false when nobody waits for
+    /// the provider any more; the caller then drops the subscription.
+    pub fn on_loaded(&mut self, provider: &ServiceRef, since: Position, replay: TopicReplay) -> bool {
+        self.seen = self.seen.max(replay.at.rev);
+        let Some(slot) = self.topics.get_mut(provider) else { return false };
+        let Slot::Loading { id, since: wanted, members, repeat } = slot else { return false };
+        if since > *wanted {
+            // The reply belongs to an earlier topic of this provider, and does not reach back far enough.
+            return false;
+        }
+        let mut out = Vec::new();
+        let mut topic = Topic::load(*id, since, replay, &mut out);
+        if *repeat {
+            topic.request = Request::Pending;
+            let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
+            self.effects.push(Effect::RequestReplay(Cause::Again, vec![want]));
+        }
+        for (group, base) in std::mem::take(members) {
+            let leaving = self.groups.get(&group).and_then(|group| group.leaving.get(provider));
+            let until = leaving.map(|leaving| Position::end_of(leaving.until));
+            if base >= since {
+                topic.members.insert(group, Member { base, until, catching_up: false });
+            } else {
+                join_topic(&mut topic, provider.clone(), group, base, &mut self.effects);
+            }
+        }
+        deliver(&mut topic, provider, out, &mut self.effects);
+        *slot = Slot::Live(topic);
+        let due = self.bookmarks + VERIFY_AFTER_BOOKMARKS;
+        self.unverified.push_back((due, Subscription::Topic(provider.clone())));
+        true
+    }
+
+    /// Applies events of the bus in the order of their positions. Each subject has a channel of its own, so they arrive
+    /// in any order.
+    pub fn on_events(&mut self, mut events: Vec<InstanceEvent>) -> Fates {
+        events.sort_by_key(|event| event.at);
+        let mut fates = Fates::default();
+        for event in events {
+            fates.count(self.on_event(event));
+        }
+        fates
+    }
+
+    /// Applies one event of the bus. `None` when nobody follows its provider.
+    pub fn on_event(&mut self, event: InstanceEvent) -> Option<Fate> {
+        self.seen = self.seen.max(event.at.rev);
+        let Some(Slot::Live(topic)) = self.topics.get_mut(&event.provider) else { return None };
+        // A new publisher does not know a provider's event before its own term, and names the end of a revision instead.
+        // The last bookmark proves that everything up to there was published and has been applied.
+        topic.note_bookmark(self.bookmark.unwrap_or_default());
+        let provider = event.provider.clone();
+        let mut out = Vec::new();
+        let fate = topic.on_event(event, &mut out);
+        deliver(topic, &provider, out, &mut self.effects);
+        if fate == Fate::Gap && topic.request.is_idle() {
+            let want = request_replay(topic, provider);
+            self.effects.push(Effect::RequestReplay(Cause::Gap, vec![want]));
+        }
+        Some(fate)
+    }
+
+    /// A replica has replied about a provider that was requested again from `since`. Returns the number of differences
+    /// that only comparing states showed.
+    pub fn on_replay(&mut self, provider: &ServiceRef, since: Position, replay: TopicReplay) -> u64 {
+        self.seen = self.seen.max(replay.at.rev);
+        let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return 0 };
+        if since > topic.complete_to() {
+            // The reply belongs to an earlier topic of this provider, which knew more. This one has its own request
+            // under way.
+            return 0;
+        }
+        let mut out = Vec::new();
+        let outcome = topic.on_replay(replay, &mut out);
+        deliver(topic, provider, out, &mut self.effects);
+        if outcome.repeat {
+            let snapshot = topic.needs_snapshot();
+            let want = Want { snapshot, ..request_replay(topic, provider.clone()) };
+            self.effects.push(Effect::RequestReplay(Cause::Again, vec![want]));
+        }
+        outcome.differences
+    }
+
+    /// A replica has replied with the older events of a topic that a group has joined late.
+    pub fn on_caught_up(&mut self, id: GroupId, provider: &ServiceRef, replay: TopicReplay) {
+        let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return };
+        let at = topic.at();
+        let Some(member) = topic.members.get_mut(&id) else { return };
+        let until = member.until;
+        let base = member.base;
+        *member = Member { base: at, until, catching_up: false };
+        // The reply may be older than this topic. The topic itself knows the events in between.
+        let later = if replay.continuous { topic.since(replay.at) } else { None };
+        let Some(later) = later else {
+            // Some events are known to nobody. Every instance that was written since is sent once.
+            let pushes = topic.written_after(base.rev);
+            return self.effects.extend(pushes.into_iter().map(|push| Effect::Deliver(push, vec![id])));
+        };
+        let earlier = replay.events.iter().filter(|event| event.at <= at);
+        let earlier = earlier.map(|event| Arc::new(Push::from_event(topic.id, event)));
+        for push in earlier.chain(later) {
+            if push.at > base && until.is_none_or(|until| push.at <= until) {
+                self.effects.push(Effect::Deliver(push, vec![id]));
+            }
+        }
+    }
+}
+
+/// Adds a group to a live topic, and delivers the changes since `base`. If the topic does not know them any more, they
+/// are requested, and the group receives nothing until the reply.
+pub(super) fn join_topic(
+    topic: &mut Topic,
+    provider: ServiceRef,
+    id: GroupId,
+    base: Position,
+    effects: &mut Vec<Effect>,
+) {
+    match topic.since(base) {
+        Some(missed) => {
+            effects.extend(missed.into_iter().map(|push| Effect::Deliver(push, vec![id])));
+            let base = base.max(topic.at());
+            topic.members.insert(id, Member { base, until: None, catching_up: false });
+        }
+        None => {
+            topic.members.insert(id, Member { base, until: None, catching_up: true });
+            effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
+        }
+    }
+}
+
+/// Delivers changes of a topic to each member that they concern.
+fn deliver(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
+    let served = stay_for_differences(topic, provider, &pushes, effects);
+    for push in pushes {
+        let mut groups = Vec::new();
+        for (id, member) in &topic.members {
+            let is_wanted = !member.catching_up && push.at > member.base && !served.contains(id);
+            if is_wanted && member.until.is_none_or(|until| push.at <= until) {
+                groups.push(*id);
+            }
+        }
+        if !groups.is_empty() {
+            effects.push(Effect::Deliver(push, groups));
+        }
+    }
+}
+
+/// Keeps groups that are about to leave the provider, when `pushes` hold a difference beyond the position at which they
+/// leave. Returns those groups; everything has been delivered to them.
+///
+/// A difference found by comparing snapshots has no exact position, so nobody knows whether it happened before or after
+/// the provider left the interest: a delete may have come first, and a present instance may belong to a later
+/// registration of the same service. Such groups keep following up to the snapshot's position.
+fn stay_for_differences(
+    topic: &mut Topic,
+    provider: &ServiceRef,
+    pushes: &[Arc<Push>],
+    effects: &mut Vec<Effect>,
+) -> Vec<GroupId> {
+    let mut staying = Vec::new();
+    for (id, member) in &topic.members {
+        let Some(until) = member.until.filter(|_| !member.catching_up) else { continue };
+        if pushes.iter().any(|push| push.is_difference() && push.at > until) {
+            staying.push((*id, until.max(member.base)));
+        }
+    }
+    for (id, delivered) in &staying {
+        join_topic(topic, provider.clone(), *id, *delivered, effects);
+    }
+    staying.into_iter().map(|(id, _)| id).collect()
+}

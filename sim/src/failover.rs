@@ -1,0 +1,479 @@
+//! A bounded model check of the publisher's fail-over.
+//!
+//! On one side are three replicas with real views, histories, publisher terms and replies; on the other side is the real
+//! tracker of a gateway with its resuming sessions. Between them is a bus that loses, repeats and reorders, and a seat
+//! that changes hands at any moment.
+//!
+//! A replica may die between any two messages, lag behind the store, keep sending after its lease has ended because it
+//! has not noticed, list the store anew, and come back with an empty memory. Nothing tells the gateway of a loss. When
+//! everything has come to rest, the gateway must have delivered each change once and in order, and its state must be
+//! the store's.
+
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bus::Message;
+use control_plane::keys;
+use control_plane::publisher::term::Term;
+use control_plane::store::{KeyValue, KvEvent};
+use fastrand::Rng;
+use follow::message::{Bookmark, InterestChange};
+use follow::reply::{TopicReplay, Want, interest_request};
+use follow::resume::Resumes;
+use follow::tracker::{DepartureList, Departures};
+use follow::{Effect, GroupId, Push, Selector, Tracker};
+use prost::Message as _;
+use shared::event::InstanceEvent;
+use shared::model::{Revision, Scope, ServiceRef, Tenant};
+use shared::subject;
+
+mod judge;
+mod replica;
+mod resumed;
+
+use replica::Replica;
+use resumed::Resumed;
+
+/// The number of moves before everything comes to rest.
+const MOVES: usize = 160;
+const REPLICAS: usize = 3;
+const SERVICES: u8 = 2;
+
+/// A request of the gateway that no replica has answered yet.
+enum Question {
+    Interest {
+        /// It is the first request about the interest.
+        first: bool,
+    },
+    OpenTopics(Vec<Want>),
+    Replay(Vec<Want>),
+    CatchUp(Want),
+    /// The departures since a revision.
+    Departures(Revision),
+    /// The events of these departed providers.
+    DepartedEvents(DepartureList),
+    /// The events that the session with this number has missed.
+    MissedEvents(usize, Vec<Want>),
+}
+
+struct Sim {
+    dice: Rng,
+    /// The store: its revision, its contents, and the changes of each revision since the first.
+    rev: Revision,
+    keys: BTreeMap<String, KeyValue>,
+    log: Vec<Vec<KvEvent>>,
+    replicas: Vec<Replica>,
+    /// The replica that holds the seat, according to the store.
+    holder: Option<usize>,
+    /// The messages of each replica that the bus has not delivered yet.
+    bus: Vec<VecDeque<Message>>,
+    tracker: Tracker,
+    resumes: Resumes<usize>,
+    group: GroupId,
+    selector: Selector,
+    /// The revision of the first reply about the interest.
+    opened: Option<Revision>,
+    /// The providers whose events the gateway subscribes to.
+    topics: BTreeSet<ServiceRef>,
+    /// Each question with the revision that a replica must have reached to answer it.
+    questions: Vec<(Revision, Question)>,
+    delivered: Vec<Arc<Push>>,
+    /// Revisions that were confirmed to watchers, here or at another gateway that misses nothing. Clients resume from
+    /// any of them.
+    confirmed: Vec<Revision>,
+    resumed: Vec<Resumed>,
+    /// A replica answered with a state because it did not know the events: changes may be delivered as one.
+    merged: bool,
+    /// Nothing is lost, repeated or reordered any more.
+    calm: bool,
+}
+
+fn service(number: u8) -> ServiceRef {
+    ServiceRef::new(Tenant::default(), format!("s{number}"))
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut tracker = Tracker::new(1);
+        let selector = Selector::Scope(Scope::all(Tenant::default()));
+        let (group, _) = tracker.join(&selector);
+        let mut sim = Self {
+            dice: Rng::with_seed(seed),
+            rev: Revision::new(1),
+            keys: BTreeMap::new(),
+            log: Vec::new(),
+            replicas: Vec::new(),
+            holder: None,
+            bus: vec![VecDeque::new(); REPLICAS],
+            tracker,
+            resumes: Resumes::default(),
+            group,
+            selector,
+            opened: None,
+            topics: BTreeSet::new(),
+            questions: Vec::new(),
+            delivered: Vec::new(),
+            confirmed: Vec::new(),
+            resumed: Vec::new(),
+            merged: false,
+            calm: false,
+        };
+        for _ in 0..3 {
+            sim.commit();
+        }
+        sim.replicas = (0..REPLICAS).map(|_| Replica::start(&sim.keys, sim.rev, sim.log.len())).collect();
+        sim.act();
+        sim
+    }
+
+    /// Commits a change to the store: of an instance, or of a service with all of its instances.
+    fn commit(&mut self) {
+        self.rev = self.rev.next();
+        let service = service(self.dice.u8(0..SERVICES));
+        let record = keys::service(&service);
+        let id = self.dice.u8(0..2).to_string();
+        let instance = keys::instance(&service, &id);
+        let mut events = Vec::new();
+        if !self.keys.contains_key(&record) {
+            self.put(record, r#"{"serviceName":"s","appId":"shop","version":"1.0.0"}"#.into(), &mut events);
+        } else if self.dice.u8(0..12) == 0 {
+            let gone: Vec<String> =
+                self.keys.keys().filter(|key| key.contains(&service.id)).cloned().collect();
+            for key in gone {
+                self.keys.remove(&key);
+                events.push(KvEvent::Delete { key, rev: self.rev });
+            }
+        } else if self.keys.contains_key(&instance) && self.dice.u8(0..3) == 0 {
+            self.keys.remove(&instance);
+            events.push(KvEvent::Delete { key: instance, rev: self.rev });
+        } else {
+            // The host name is the revision of the write, by which the judge recognises it.
+            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), &mut events);
+        }
+        self.log.push(events);
+    }
+
+    fn put(&mut self, key: String, value: String, events: &mut Vec<KvEvent>) {
+        let rev = self.rev;
+        let before = self.keys.get(&key);
+        let create_rev = before.map_or(rev, |kv| kv.create_rev);
+        let version = before.map_or(1, |kv| kv.version + 1);
+        let kv = KeyValue {
+            key: key.clone(),
+            value: value.into(),
+            create_rev,
+            mod_rev: rev,
+            version,
+            lease: None,
+        };
+        self.keys.insert(key, kv.clone());
+        events.push(KvEvent::Put(kv));
+    }
+
+    /// A replica follows the store by one revision.
+    fn follow(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        if let (true, Some(events)) = (replica.alive, self.log.get(replica.followed)) {
+            replica.followed += 1;
+            if events.is_empty() {
+                replica.writer.progress(replica.rev().next())
+            } else {
+                replica.writer.apply(events.clone())
+            }
+        }
+    }
+
+    /// The seat changes: a revision in which nothing happens under the registry's root.
+    fn touch_seat(&mut self) -> Revision {
+        self.rev = self.rev.next();
+        self.log.push(Vec::new());
+        self.rev
+    }
+
+    fn campaign(&mut self, number: usize) {
+        if self.holder.is_none() && self.replicas[number].alive && self.replicas[number].seat.is_none() {
+            let epoch = self.touch_seat();
+            self.holder = Some(number);
+            self.replicas[number].seat = Some(epoch);
+        }
+    }
+
+    /// The seat's lease ends. Its holder may not have noticed yet.
+    fn expire(&mut self) {
+        if self.holder.take().is_some() {
+            self.touch_seat();
+        }
+    }
+
+    /// A replica that does not hold the seat any more notices.
+    fn step_down(&mut self, number: usize) {
+        if self.holder != Some(number) {
+            self.replicas[number].seat = None;
+            self.replicas[number].term = None;
+        }
+    }
+
+    fn die(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        replica.alive = false;
+        replica.seat = None;
+        replica.term = None;
+        // Messages that had not left its process are lost with it.
+        let sent = self.dice.usize(0..=self.bus[number].len());
+        self.bus[number].truncate(sent);
+    }
+
+    /// The changes that a replica has not followed are compacted away: it lists the store, and keeps its role.
+    fn list_again(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        if replica.alive && replica.followed < self.log.len() {
+            replica.writer.reset(self.keys.values().cloned().collect(), self.rev);
+            replica.followed = self.log.len();
+        }
+    }
+
+    fn restart(&mut self, number: usize) {
+        if !self.replicas[number].alive {
+            self.replicas[number] = Replica::start(&self.keys, self.rev, self.log.len());
+        }
+    }
+
+    /// The seat's holder publishes what is due. It dies when that is more than `most` messages.
+    fn publish(&mut self, number: usize, most: usize) {
+        let replica = &mut self.replicas[number];
+        let Some(epoch) = replica.seat else { return };
+        if replica.term.as_ref().is_none_or(|term| term.epoch() != epoch) {
+            replica.term = Some(Term::begin(epoch, replica.last_bookmark, replica.view.history(), 0));
+        }
+        let rev = replica.rev();
+        let history = replica.view.history().clone();
+        let Some(term) = &mut replica.term else { return };
+        let Some(batch) = term.due(&history, rev) else { return };
+        let messages: Vec<Message> = batch.messages(0).collect();
+        let dies = messages.len() > most;
+        term.published(batch);
+        self.bus[number].extend(messages.into_iter().take(most));
+        if dies {
+            self.die(number);
+        }
+    }
+
+    fn bookmark(&mut self, number: usize) {
+        let Some(term) = &mut self.replicas[number].term else { return };
+        let bookmarks = term.bookmarks("p");
+        // Another gateway, which misses nothing, confirms this revision to its watchers.
+        self.confirmed.extend(bookmarks.last().map(|bookmark| Revision::from(bookmark.rev)));
+        for bookmark in bookmarks {
+            self.bus[number].push_back(Message::new(subject::BOOKMARK, bookmark.encode_to_vec()));
+        }
+        term.flushed(0);
+    }
+
+    /// The bus delivers a sender's oldest message. Unless it is calm, it may lose, repeat or delay the message.
+    fn deliver(&mut self, number: usize) {
+        if !self.calm {
+            match self.dice.u8(0..12) {
+                0 => return drop(self.bus[number].pop_front()),
+                1 if self.bus[number].len() > 1 => self.bus[number].swap(0, 1),
+                2 => {
+                    let repeated = self.bus[number].front().cloned();
+                    self.bus[number].extend(repeated);
+                }
+                _ => {}
+            }
+        }
+        let Some(message) = self.bus[number].pop_front() else { return };
+        if message.subject == subject::BOOKMARK {
+            let bookmark = Bookmark::decode(&message.payload).expect("a bookmark decodes");
+            for replica in &mut self.replicas {
+                replica.last_bookmark = replica.last_bookmark.max(bookmark.rev);
+            }
+            self.tracker.on_bookmark(bookmark);
+        } else if message.subject == self.selector.subject() {
+            let change = InterestChange::decode(&self.selector, &message.payload).expect("a change decodes");
+            self.tracker.on_interest_changes(vec![(self.group, change)]);
+        } else if let Some(provider) = subject::service_of(&message.subject)
+            && message.subject == subject::event(&provider)
+            && self.topics.contains(&provider)
+        {
+            let event = InstanceEvent::decode(&message.payload).expect("an event decodes");
+            self.tracker.on_events(vec![event]);
+        }
+        self.act();
+    }
+
+    fn act(&mut self) {
+        self.carry_out();
+        self.confirmed.push(self.tracker.confirmed());
+        self.resume();
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        for effect in self.tracker.take_effects() {
+            let min_rev = self.tracker.seen();
+            match effect {
+                Effect::Deliver(push, _) => {
+                    for session in &mut self.resumed {
+                        session.receive(&push);
+                    }
+                    self.delivered.push(push);
+                }
+                Effect::OpenInterest(..) => {
+                    self.questions.push((min_rev, Question::Interest { first: true }))
+                }
+                Effect::RequestInterest(..) => {
+                    self.questions.push((min_rev, Question::Interest { first: false }));
+                }
+                Effect::OpenTopics(wants) => {
+                    self.topics.extend(wants.iter().map(|want| want.provider.clone()));
+                    self.questions.push((min_rev, Question::OpenTopics(wants)));
+                }
+                Effect::RequestReplay(_, wants) => self.questions.push((min_rev, Question::Replay(wants))),
+                Effect::CatchUp(_, want) => self.questions.push((min_rev, Question::CatchUp(want))),
+                Effect::CloseTopic(provider) => {
+                    self.topics.remove(&provider);
+                }
+                Effect::GroupOpened(_) | Effect::CloseInterest(_) => {}
+                Effect::RefuseGroup(_) | Effect::EndGroup(_) => panic!("no group ends in this simulation"),
+            }
+        }
+    }
+
+    /// A replica that has reached the required revision answers a question.
+    fn answer(&mut self) {
+        if self.questions.is_empty() {
+            return;
+        }
+        let (min_rev, question) = self.questions.swap_remove(self.dice.usize(0..self.questions.len()));
+        let able: Vec<usize> = (0..REPLICAS)
+            .filter(|number| self.replicas[*number].alive && self.replicas[*number].rev() >= min_rev)
+            .collect();
+        if able.is_empty() {
+            return self.questions.push((min_rev, question));
+        }
+        let number = able[self.dice.usize(0..able.len())];
+        match question {
+            Question::Interest { first } => {
+                let request = interest_request(&self.selector, min_rev);
+                let reply = self.replicas[number].interest(&request).into_interest();
+                if first {
+                    self.opened = Some(reply.rev);
+                }
+                self.tracker.on_interest(self.group, reply);
+            }
+            Question::OpenTopics(wants) => {
+                for (want, replay) in self.replay(number, wants) {
+                    self.tracker.on_loaded(&want.provider, want.since, replay);
+                }
+            }
+            Question::Replay(wants) => {
+                for (want, replay) in self.replay(number, wants) {
+                    self.tracker.on_replay(&want.provider, want.since, replay);
+                }
+            }
+            Question::CatchUp(want) => {
+                for (want, replay) in self.replay(number, vec![want]) {
+                    self.tracker.on_caught_up(self.group, &want.provider, replay);
+                }
+            }
+            Question::Departures(since) => {
+                let list = self.list_departures(number, min_rev, since);
+                // Another replica may answer the next question. It must have come as far as this one.
+                let far_enough = self.tracker.seen().max(list.rev);
+                self.questions.push((far_enough, Question::DepartedEvents(list)));
+            }
+            Question::DepartedEvents(list) => {
+                let departures: Option<Departures> = self.departed_events(number, list);
+                self.resumes.on_departures(self.group, departures, &mut self.tracker);
+            }
+            Question::MissedEvents(session, wants) => {
+                for (want, replay) in self.replay(number, wants) {
+                    self.resumes.on_replay(session, want.provider, replay);
+                }
+            }
+        }
+        self.act();
+    }
+
+    /// A replica's replays.
+    fn replay(&mut self, number: usize, wants: Vec<Want>) -> Vec<(Want, TopicReplay)> {
+        let replays = self.replicas[number].replay(&wants);
+        self.merged |= replays.iter().any(|replay| !replay.continuous);
+        wants.into_iter().zip(replays).collect()
+    }
+
+    fn step(&mut self) {
+        let number = self.dice.usize(0..REPLICAS);
+        match self.dice.u8(0..41) {
+            0..8 => self.commit(),
+            8..16 => self.follow(number),
+            16..19 => self.campaign(number),
+            19 => self.expire(),
+            20 => self.step_down(number),
+            21..25 => self.publish(number, usize::MAX),
+            25 => {
+                let most = self.dice.usize(0..3);
+                self.publish(number, most);
+            }
+            26..28 => self.bookmark(number),
+            28..34 => self.deliver(number),
+            34 => self.die(number),
+            35..37 => self.restart(number),
+            37 => self.come_back(),
+            38 => self.list_again(number),
+            _ => self.answer(),
+        }
+    }
+
+    /// Nothing breaks any more, and all moves are made until nothing is left to do.
+    fn rest(&mut self) {
+        self.calm = true;
+        for number in 0..REPLICAS {
+            self.restart(number);
+        }
+        for round in 0..400 {
+            // The lease of a holder that died ends. When it is back, it does not know of its seat.
+            if self.holder.is_some_and(|number| self.replicas[number].seat.is_none()) {
+                self.expire();
+            }
+            for number in 0..REPLICAS {
+                self.step_down(number);
+                self.campaign(number);
+                while self.replicas[number].followed < self.log.len() {
+                    self.follow(number);
+                }
+                self.publish(number, usize::MAX);
+                self.bookmark(number);
+                while !self.bus[number].is_empty() {
+                    self.deliver(number);
+                }
+            }
+            for _ in 0..self.questions.len() {
+                self.answer();
+            }
+            let joined = self.resumed.iter().all(Resumed::has_joined);
+            let is_confirmed = self.tracker.confirmed() == self.rev;
+            if round > 20 && joined && self.questions.is_empty() && is_confirmed {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {} of {} is confirmed", self.tracker.confirmed(), self.rev);
+    }
+}
+
+/// Runs a seed. Returns true if every change could be judged, because no replica answered with a state.
+///
+/// # Errors
+/// A description of what was delivered wrongly.
+pub fn explore(seed: u64) -> Result<bool, String> {
+    let mut sim = Sim::new(seed);
+    for _ in 0..MOVES {
+        sim.step();
+    }
+    sim.rest();
+    sim.judge().map_err(|error| format!("seed {seed}: {error}"))?;
+    Ok(!sim.merged)
+}
