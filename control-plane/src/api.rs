@@ -1,7 +1,7 @@
 //! The registry over HTTP.
 //!
 //! A request passes [`guard`], which holds everything that is common to all routes, and then the handler of
-//! its operation. A handler takes a [`call::Call`], calls the [`Registry`] and renders the reply. Paths,
+//! its operation. A handler takes a [`call::Call`], calls the registry and renders the reply. Paths,
 //! codes and shapes are Service-Center's.
 //!
 //! | path | file |
@@ -15,11 +15,7 @@
 //! | `/version`, `/health` | `health` |
 //! | `/openapi` | `openapi` |
 
-use std::sync::Arc;
-
 use axum::Router;
-
-use crate::registry::Registry;
 
 mod admin;
 mod batch;
@@ -38,9 +34,11 @@ mod reply;
 mod rules;
 mod schemas;
 mod services;
+mod state;
 mod tags;
 
 use operation::{Group, Operation, Routes};
+pub(crate) use state::{Api, BodyLimits};
 
 const REGISTRY: Group =
     Group { base: "/v4/{project}/registry", tag: "Registry", suffix: "", deprecated: false };
@@ -51,63 +49,22 @@ const GOVERN_V3: Group =
     Group { base: "/registry/v3/govern", tag: "Version 3", suffix: "V3", deprecated: true };
 const ROOT: Group = Group { base: "", tag: "About", suffix: "Root", deprecated: false };
 
-/// The state that handlers share. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Api(Arc<Shared>);
-
-struct Shared {
-    registry: Registry,
-    limits: BodyLimits,
-}
-
-/// Largest bodies of requests, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct BodyLimits {
-    /// Registration of an instance.
-    pub instance: usize,
-    /// Properties of a service or an instance.
-    pub properties: usize,
-    /// Every other request (`server.request.maxBodyBytes`).
-    pub other: usize,
-}
-
-impl BodyLimits {
-    /// Service-Center's fixed limits of the two frequent requests, and a limit of all others.
-    pub(crate) fn with_other(other: usize) -> Self {
-        Self { instance: 5 << 10, properties: 3 << 10, other }
-    }
-}
-
-impl Api {
-    pub(crate) fn new(registry: Registry, limits: BodyLimits) -> Self {
-        Self(Arc::new(Shared { registry, limits }))
-    }
-
-    fn registry(&self) -> &Registry {
-        &self.0.registry
-    }
-
-    fn limits(&self) -> &BodyLimits {
-        &self.0.limits
-    }
-
-    /// All routes, without the things that [`guard::Guarded`] adds.
-    pub(crate) fn router(self) -> Router {
-        Routes::default()
-            .mount(REGISTRY, registry())
-            .mount(REGISTRY, registry_of_v4_only())
-            .mount(REGISTRY, health::operations("4.0.0"))
-            .mount(REGISTRY, health::readiness_operations())
-            .mount(GOVERN, govern::operations())
-            .mount(ADMIN, admin::operations())
-            .mount(REGISTRY_V3, registry())
-            .mount(GOVERN_V3, govern::operations_v3())
-            .mount(ROOT, health::operations("3.0.0"))
-            .finish()
-            .fallback(guard::not_found)
-            .method_not_allowed_fallback(guard::method_not_allowed)
-            .with_state(self)
-    }
+/// All routes, without the things that [`guard::Guarded`] adds.
+pub(crate) fn router(api: Api) -> Router {
+    Routes::default()
+        .mount(REGISTRY, registry())
+        .mount(REGISTRY, registry_of_v4_only())
+        .mount(REGISTRY, health::operations("4.0.0"))
+        .mount(REGISTRY, health::readiness_operations())
+        .mount(GOVERN, govern::operations())
+        .mount(ADMIN, admin::operations())
+        .mount(REGISTRY_V3, registry())
+        .mount(GOVERN_V3, govern::operations_v3())
+        .mount(ROOT, health::operations("3.0.0"))
+        .finish()
+        .fallback(guard::not_found)
+        .method_not_allowed_fallback(guard::method_not_allowed)
+        .with_state(api)
 }
 
 /// The operations on registered things, which v3 and v4 share.

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::api::Api;
 use crate::api::guard::Guarded;
+use crate::api::{self, Api};
 use crate::dependency_queue;
 use crate::election::{self, Role};
 use crate::keys::ROOT;
@@ -159,7 +159,7 @@ impl App {
         tasks.spawn(and_then_cancel(own, &unregistered));
         tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
 
-        let router = Api::new(registry.clone(), config.bodies).router();
+        let router = api::router(Api::new(registry.clone(), config.bodies));
         let service = Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone());
         let drain = DrainHandle {
             store,

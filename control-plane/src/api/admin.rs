@@ -12,7 +12,8 @@ use super::failure::Code::{Forbidden, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, delete, get, object};
 use super::reply::{self, Reply};
-use super::{Api, dump, health};
+use super::state::Api;
+use super::{dump, health};
 use crate::registry::protection::Protected;
 
 pub(super) fn operations() -> Vec<Operation> {

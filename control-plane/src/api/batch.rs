@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, ServiceKey, null_default};
 
-use super::Api;
 use super::call::Call;
 use super::failure::{Code, Failure};
 use super::operation::{Operation, object, of, post};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::find::FindQuery;
 use crate::registry::{Caller, validate};
 

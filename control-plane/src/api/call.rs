@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::Api;
 use super::failure::Failure;
+use super::state::Api;
 use crate::registry::{Caller, validate};
 
 /// The header in which a gateway, or any client, requires a reply that contains at least this revision.

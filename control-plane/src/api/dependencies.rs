@@ -7,12 +7,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use shared::model::{Service, ServiceKey, ServiceRef, null_default};
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::ServiceNotFound;
 use super::failure::Failure;
 use super::operation::{Operation, Parameter, get, object, post, put};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::RegistryError;
 use crate::registry::dependency::{Declaration, Mode, PartnerFilter};
 use crate::view::Snapshot;

@@ -4,12 +4,12 @@ use axum::extract::State;
 use serde_json::json;
 use shared::model::Instance;
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::{InstanceNotFound, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, Parameter, get, object};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::find::FindQuery;
 use crate::registry::validate;
 

@@ -10,12 +10,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use shared::model::{Instance, Service, ServiceRef, Tenant};
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::ServiceNotFound;
 use super::failure::Failure;
 use super::operation::{Operation, Parameter, get, object};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::keys::Name;
 use crate::registry::dependency::PartnerFilter;
 use crate::registry::schema::Schema;

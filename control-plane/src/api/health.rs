@@ -4,11 +4,11 @@ use axum::extract::State;
 use serde_json::{Value, json};
 use shared::model::{Instance, ServiceRef, Tenant};
 
-use super::Api;
 use super::failure::Code::{self, Internal, NotReady, ServiceNotFound, Unhealthy};
 use super::failure::Failure;
 use super::operation::{Operation, get, object};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::{Caller, RegistryError, own};
 
 const HEALTH_FAILURES: &[Code] = &[Unhealthy, ServiceNotFound, Internal];

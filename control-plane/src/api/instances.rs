@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, null_default, null_texts};
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::{InstanceNotFound, NotEnoughQuota, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, delete, object, post, put};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::heartbeat::Beat;
 
 pub(super) fn operations() -> Vec<Operation> {

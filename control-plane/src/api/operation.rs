@@ -15,10 +15,10 @@ use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tower::util::MapResponseLayer;
 
-use super::Api;
 use super::failure::Code;
 use super::guard::ApiName;
 use super::openapi;
+use super::state::Api;
 
 /// A function that makes the schema of a body.
 pub(super) type SchemaOf = Box<dyn Fn(&mut SchemaGenerator) -> Schema>;

@@ -4,11 +4,11 @@ use axum::extract::State;
 use serde::Deserialize;
 use shared::model::null_default;
 
-use super::Api;
 use super::call::{Call, comma_list};
 use super::failure::Code::{MixedRules, NotEnoughQuota, RuleNotFound, RuleTypeFixed, ServiceNotFound};
 use super::operation::{Operation, delete, get, object, of, post, put};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::view::ServiceRule;
 
 pub(super) fn operations() -> Vec<Operation> {

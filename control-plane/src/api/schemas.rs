@@ -6,12 +6,12 @@ use serde::Deserialize;
 use serde_json::json;
 use shared::model::null_default;
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::{NotEnoughQuota, SchemaNotFound, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, delete, get, object, of, post, put};
 use super::reply::{self, Reply};
+use super::state::Api;
 use crate::registry::schema::Schema;
 use crate::registry::validate;
 

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Framework, Instance, Service, null_default, null_texts};
 
-use super::Api;
 use super::call::Call;
 use super::failure::Code::{
     HasConsumers, HasInstances, NotEnoughQuota, SchemaNotFound, ServiceConflict, ServiceNotFound,
@@ -19,6 +18,7 @@ use super::failure::Failure;
 use super::operation::{Operation, delete, get, object, post, put};
 use super::reply::{self, Reply};
 use super::schemas::SUMMARY;
+use super::state::Api;
 use crate::registry::existence::Lookup;
 use crate::registry::service::existing;
 use crate::registry::{Caller, Registry, validate};

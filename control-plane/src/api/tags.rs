@@ -6,11 +6,11 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use shared::model::null_texts;
 
-use super::Api;
 use super::call::{Call, comma_list};
 use super::failure::Code::{NotEnoughQuota, ServiceNotFound, TagNotFound};
 use super::operation::{Operation, delete, get, object, post, put};
 use super::reply::{self, Reply};
+use super::state::Api;
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use shared::model::Service;
 
 use super::{PARTNERS, SHARED, listed};
-use crate::api::Api;
 use crate::api::call::Call;
 use crate::api::operation::{Operation, get, object};
 use crate::api::reply::{self, Reply};
+use crate::api::state::Api;
 
 pub(super) fn operation(path: &'static str) -> Operation {
     get(path, get_graph, "GetGraph", "Get the services of the tenant and the dependencies between them.")

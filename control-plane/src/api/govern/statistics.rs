@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use shared::model::Tenant;
 
 use super::listed;
-use crate::api::Api;
 use crate::api::call::Call;
 use crate::api::operation::{Operation, get, object};
 use crate::api::reply::{self, Reply};
+use crate::api::state::Api;
 use crate::view::Snapshot;
 
 /// The form of the numbers, for the document only. A number that is zero is absent.
