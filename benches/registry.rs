@@ -177,9 +177,11 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
     for n in 0..400 {
         let begun = Instant::now();
         let lease = store.grant(120).await?;
-        let put = |key: String| Op::Put { key, value: vec![b'x'; 300].into(), lease: Some(lease) };
         let name = n.to_string();
-        let then = vec![put(keys::instance(&reference, &name)), put(keys::lease(&reference, &name))];
+        let mut then = Vec::new();
+        for key in [keys::instance(&reference, &name), keys::lease(&reference, &name)] {
+            then.push(Op::Put { key, value: vec![b'x'; 300].into(), lease: Some(lease) });
+        }
         store.txn(Txn { then, ..Txn::default() }).await?;
         floor.push(begun.elapsed());
     }

@@ -122,10 +122,6 @@ impl Seen {
 
     /// The figures, which begin anew; connections that ended stay counted.
     pub(super) fn take(&mut self) -> Value {
-        let median = |mut all: Vec<u64>| {
-            all.sort_unstable();
-            all.get(all.len() / 2).map_or(0.0, |micros| *micros as f64 / 1000.0)
-        };
         let ms = |share: f64| self.receipts.value_at_quantile(share) as f64 / 1000.0;
         let told = json!({
             "received": self.received, "lost": self.lost, "repeated": self.repeated,
@@ -139,6 +135,12 @@ impl Seen {
         self.receipts.reset();
         told
     }
+}
+
+/// The median of times in microseconds, in milliseconds.
+fn median(mut all: Vec<u64>) -> f64 {
+    all.sort_unstable();
+    all.get(all.len() / 2).map_or(0.0, |micros| *micros as f64 / 1000.0)
 }
 
 #[cfg(test)]

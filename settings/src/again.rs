@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
 
-use super::settings::Declared;
+use super::declared::Declared;
 use super::sources::file_of;
 use super::{Config, Mistakes, Settings, Sources, render};
 

@@ -34,7 +34,9 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 
 mod again;
+mod declared;
 mod mistake;
+mod origin;
 mod render;
 mod service_center;
 mod settings;
@@ -45,9 +47,10 @@ mod value;
 
 pub use again::{Again, Change, Loaded};
 pub use mistake::{Mistake, Mistakes};
+pub use origin::Origin;
 pub use render::render_markdown;
 pub use settings::Settings;
-pub use sources::{Origin, Sources};
+pub use sources::Sources;
 pub use value::{Choice, Kind, Secret, Setting, Size, Url};
 
 /// The exit status for mistakes of the one who started the process (`EX_USAGE`).
@@ -119,7 +122,7 @@ pub fn check<C: Config>(file: Option<&Path>) -> Result<C, Mistakes> {
     let nothing = Sources::default();
     let mut catalogue = Settings::new(&nothing);
     C::read(&mut catalogue);
-    let flags = file.map(|path| format!("--{}={}", render::CONFIG, path.display()));
+    let flags = file.map(|path| format!("--{}={}", origin::CONFIG, path.display()));
     let matches = augment::<C>(clap::Command::new("check").no_binary_name(true)).get_matches_from(flags);
     let lookup = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     parse(&Sources::of_process(&matches, catalogue.declared(), lookup)?)
@@ -142,7 +145,7 @@ fn resolve_in<C: Config>(
     let mut settings = Settings::new(&sources);
     let config = C::read(&mut settings);
     let (declared, notes) = settings.finish().map_err(refuse)?;
-    if matches.get_flag(render::PRINT_CONFIG) {
+    if matches.get_flag(origin::PRINT_CONFIG) {
         print!("{}", render::toml(&declared));
         return Err(ExitCode::SUCCESS);
     }

@@ -4,13 +4,9 @@ use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
 
-use super::settings::{Declared, flag_of, variable_of};
+use super::declared::Declared;
+use super::origin::{CONFIG, PRINT_CONFIG, flag_of, variable_of};
 use super::{Config, Kind, Origin, Settings, Sources};
-
-/// The flag that names the file.
-pub(super) const CONFIG: &str = "config";
-/// The flag that asks for the effective settings.
-pub(super) const PRINT_CONFIG: &str = "print-config";
 
 /// Adds a flag for each setting, grouped by section.
 pub(super) fn flags(command: Command, declared: &[Declared]) -> Command {

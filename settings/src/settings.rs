@@ -3,25 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::{Kind, Mistake, Mistakes, Origin, Setting, Sources};
-
-/// A setting as declared, with the value that counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Declared {
-    pub(super) key: String,
-    pub(super) help: &'static str,
-    pub(super) default: Option<String>,
-    pub(super) expected: String,
-    pub(super) value_name: &'static str,
-    pub(super) kind: Kind,
-    /// A shorter name of its flag and its variable.
-    pub(super) alias: Option<&'static str>,
-    /// A change takes effect while the process runs.
-    pub(super) live: bool,
-    /// As [`Setting::show`] shows it: without secrets.
-    pub(super) shown: Option<String>,
-    pub(super) origin: Origin,
-}
+use super::declared::Declared;
+use super::origin::flag_of;
+use super::{Mistake, Mistakes, Origin, Setting, Sources};
 
 /// Hands out values and keeps mistakes.
 ///
@@ -207,14 +191,4 @@ impl<'a> Settings<'a> {
             }),
         }
     }
-}
-
-/// `watch.ping-interval` → `watch-ping-interval`.
-pub(super) fn flag_of(key: &str) -> String {
-    key.replace('.', "-")
-}
-
-/// `watch.ping-interval` → `MUSTER_WATCH_PING_INTERVAL`.
-pub(super) fn variable_of(key: &str) -> String {
-    format!("MUSTER_{}", key.replace(['.', '-'], "_").to_ascii_uppercase())
 }

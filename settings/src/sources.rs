@@ -5,44 +5,10 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::render::CONFIG;
+use super::declared::Declared;
+use super::origin::{CONFIG, Origin, variable_of};
 use super::service_center::{self, Translated};
-use super::settings::{Declared, flag_of, variable_of};
 use super::{Kind, Mistake, Mistakes};
-
-/// The place a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The command line.
-    Flag,
-    /// An environment variable.
-    Variable,
-    /// The file of this name.
-    File(String),
-    /// A setting of Service-Center.
-    Foreign {
-        /// What it is called there, and where it stood.
-        name: String,
-        /// It came from the environment.
-        ambient: bool,
-    },
-    /// The declaration.
-    Default,
-}
-
-impl Origin {
-    /// How this place calls the setting `key`.
-    pub(super) fn name(&self, key: &str) -> String {
-        match self {
-            Self::Flag => format!("--{}", flag_of(key)),
-            Self::Variable => variable_of(key),
-            Self::File(name) if key.is_empty() => name.clone(),
-            Self::File(name) => format!("{name}: {key}"),
-            Self::Foreign { name, .. } => name.clone(),
-            Self::Default => key.to_owned(),
-        }
-    }
-}
 
 /// A value as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -32,10 +32,10 @@ pub const STAMP: &str = "stamp";
 
 /// Short names of instances, and the stamps given out. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(Arc<LedgerEntries>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct LedgerEntries {
     keys: Mutex<HashMap<String, u32>>,
     names: Mutex<Vec<String>>,
     last: AtomicU64,

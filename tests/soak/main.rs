@@ -145,12 +145,7 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
     let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &ids, "fixed").await;
     burst.round().await?;
     harness::eventually("every witness is told of changes", || async {
-        let told = |w: &harness::oracle::Witness| {
-            w.look(|record| {
-                record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED
-            })
-        };
-        oracle.witnesses.iter().all(told).then_some(())
+        oracle.witnesses.iter().all(is_fed).then_some(())
     })
     .await;
     oracle.begin().await;
@@ -169,4 +164,9 @@ async fn visit(gateways: Vec<SocketAddr>, consumer: String, visits: Arc<AtomicU6
         // Passed: it leaves without a word.
         _ = tokio::time::timeout(STAYS.mul_f64(fastrand::f64()), reads).await;
     }
+}
+
+/// True when the witness has received as many changes as the burst writes to one provider.
+fn is_fed(witness: &harness::oracle::Witness) -> bool {
+    witness.look(|record| record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED)
 }

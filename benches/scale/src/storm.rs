@@ -85,15 +85,17 @@ pub fn play(storm: &Storm, seed: u64) -> Outcome {
         order += 1;
         agenda.push(Reverse((time.max(0.0) as u64, order, what)));
     };
-    let lost = |number: u32| storm.over * f64::from(number) / f64::from(storm.watchers.max(1));
-    let mut watchers: Vec<Watcher> =
-        (0..storm.watchers).map(|number| Watcher { lost: lost(number), trying: None, failures: 0 }).collect();
+    let mut watchers = Vec::new();
+    for number in 0..storm.watchers {
+        let lost = storm.over * f64::from(number) / f64::from(storm.watchers.max(1));
+        watchers.push(Watcher { lost, trying: None, failures: 0 });
+    }
     let mut waiting_to_try: VecDeque<u32> = VecDeque::new();
     for number in 0..storm.watchers {
         if storm.at_once.is_some_and(|most| number >= most) {
             waiting_to_try.push_back(number);
         } else {
-            let first = lost(number) + storm.jitter * dice.f64();
+            let first = watchers[number as usize].lost + storm.jitter * dice.f64();
             at(&mut agenda, first, What::Call(number, 0));
         }
     }

@@ -122,12 +122,7 @@ impl Stage {
         // The oracle starts to count only when every watcher receives changes.
         burst.round().await.expect("etcd is there");
         eventually("every watcher is told of changes", || async {
-            let told = |w: &harness::oracle::Witness| {
-                w.look(|record| {
-                    record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED
-                })
-            };
-            oracle.witnesses.iter().filter(|w| w.mind.whole).all(told).then_some(())
+            oracle.witnesses.iter().filter(|w| w.mind.whole).all(is_fed).then_some(())
         })
         .await;
         oracle.begin().await;
@@ -213,4 +208,9 @@ pub(super) fn bus(node: &Node) -> &harness::Link {
 /// The node's link to the store.
 pub(super) fn store(node: &Node) -> &harness::Link {
     node.store.as_ref().expect("a world of links")
+}
+
+/// True when the witness has received as many changes as the burst writes to one provider.
+fn is_fed(witness: &harness::oracle::Witness) -> bool {
+    witness.look(|record| record.segments.iter().map(|segment| segment.sights.len()).sum::<usize>() >= FIXED)
 }

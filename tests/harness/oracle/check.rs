@@ -199,7 +199,12 @@ impl<'a> Walk<'a> {
         place.checked_sub(1).is_some_and(|place| self.commits[place].stamp.is_some())
     }
 
-    /// Commits up to a revision.
+    /// The stamp of the instance after so many commits; `None` when it is absent.
+    fn stamp_after(&self, count: usize) -> Option<u64> {
+        count.checked_sub(1).and_then(|last| self.commits[last].stamp)
+    }
+
+    /// The number of commits up to a revision.
     fn upto(&self, rev: u64) -> usize {
         self.commits.partition_point(|commit| commit.rev <= rev)
     }
@@ -220,8 +225,9 @@ impl<'a> Walk<'a> {
         self.voided = None;
         // The state of each service is at least as new as the revision.
         let said = state.instances.get(&key).copied();
-        let of = |place: usize| place.checked_sub(1).and_then(|place| self.commits[place].stamp);
-        let Some(place) = (self.upto(state.rev)..=self.commits.len()).find(|place| of(*place) == said) else {
+        let Some(place) =
+            (self.upto(state.rev)..=self.commits.len()).find(|place| self.stamp_after(*place) == said)
+        else {
             out.invented += 1;
             out.say(key, || format!("{}: said to be {said:?} at {}", ledger.name(key), state.rev));
             return;
@@ -352,8 +358,10 @@ impl<'a> Walk<'a> {
         let found = (start..self.commits.len()).find(|place| tells(*place));
         // When changes may be passed over, a delete carries the last state that the watcher knew.
         let any_delete = sight.told == Told::Delete && holes == Holes::Merged && found.is_none();
-        let is_delete = |place: &usize| self.commits[*place].stamp.is_none();
-        found.or_else(|| any_delete.then(|| (start..self.commits.len()).find(is_delete)).flatten())
+        if !any_delete {
+            return found;
+        }
+        (start..self.commits.len()).find(|place| self.commits[*place].stamp.is_none())
     }
 
     fn finish(&self, ledger: &Ledger, key: u32, holes: Holes, out: &mut Findings) {

@@ -46,34 +46,54 @@ fn the_whole_story_is_clean() {
     assert_eq!((found.due, found.told), (4, 4));
 }
 
+/// The findings on one connection that received this story, when every hole is a loss.
+fn findings(truth: &Commits, story: &[(Told, u64)]) -> Findings {
+    judge(truth, &[told(story)], Holes::Lost)
+}
+
 #[test]
 fn every_kind_of_untruth_is_found() {
-    let commits = commits(&[1, 2, 0, 3]);
-    let of = |story: &[(Told, u64)]| judge(&commits, &[told(story)], Holes::Lost);
-    assert_eq!(of(&[(Create, 1), (Update, 2), (Delete, 2)]).lost, 1, "the end");
-    assert_eq!(of(&[(Create, 1), (Delete, 2), (Create, 3)]).lost, 1, "the middle");
-    assert_eq!(of(&[(Update, 2), (Delete, 2), (Create, 3)]).lost, 1, "the beginning");
-    assert_eq!(of(&[]).lost, 4, "all");
-    assert_eq!(of(&[(Create, 1), (Create, 1), (Update, 2), (Delete, 2), (Create, 3)]).repeated, 1);
-    assert_eq!(of(&[(Create, 1), (Update, 2), (Delete, 2), (Create, 1), (Create, 3)]).reordered, 1);
-    assert_eq!(of(&[(Create, 1), (Update, 9), (Update, 2), (Delete, 2), (Create, 3)]).invented, 1);
+    let truth = commits(&[1, 2, 0, 3]);
+    assert_eq!(findings(&truth, &[(Create, 1), (Update, 2), (Delete, 2)]).lost, 1, "the end");
+    assert_eq!(findings(&truth, &[(Create, 1), (Delete, 2), (Create, 3)]).lost, 1, "the middle");
+    assert_eq!(findings(&truth, &[(Update, 2), (Delete, 2), (Create, 3)]).lost, 1, "the beginning");
+    assert_eq!(findings(&truth, &[]).lost, 4, "all");
     assert_eq!(
-        of(&[(Create, 1), (Update, 2), (Delete, 1), (Create, 3)]).invented,
+        findings(&truth, &[(Create, 1), (Create, 1), (Update, 2), (Delete, 2), (Create, 3)]).repeated,
+        1
+    );
+    assert_eq!(
+        findings(&truth, &[(Create, 1), (Update, 2), (Delete, 2), (Create, 1), (Create, 3)]).reordered,
+        1
+    );
+    assert_eq!(
+        findings(&truth, &[(Create, 1), (Update, 9), (Update, 2), (Delete, 2), (Create, 3)]).invented,
+        1
+    );
+    assert_eq!(
+        findings(&truth, &[(Create, 1), (Update, 2), (Delete, 1), (Create, 3)]).invented,
         1,
         "a delete of another state"
     );
 }
 
+/// The findings on one connection that received this story, when changes may be merged.
+fn merged(truth: &[u64], story: &[(Told, u64)]) -> Findings {
+    judge(&commits(truth), &[told(story)], Holes::Merged)
+}
+
 #[test]
 fn where_changes_may_be_merged_only_the_final_state_counts() {
-    let of = |truth: &[u64], story: &[(Told, u64)]| judge(&commits(truth), &[told(story)], Holes::Merged);
-    let found = of(&[1, 2, 0, 3], &[(Create, 1), (Update, 3)]);
+    let found = merged(&[1, 2, 0, 3], &[(Create, 1), (Update, 3)]);
     assert!(found.is_clean() && found.merged == 2, "{found:?}");
-    assert!(of(&[1, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean(), "a delete of the state that was known");
-    assert!(of(&[1, 0], &[]).is_clean(), "never known, and gone");
-    assert_eq!(of(&[1, 2], &[(Create, 1)]).lost, 1, "the final state is due");
-    assert_eq!(of(&[1, 0], &[(Create, 1)]).lost, 1, "a delete is due");
-    assert_eq!(of(&[1, 2], &[(Update, 2), (Update, 2)]).repeated, 1);
+    assert!(
+        merged(&[1, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean(),
+        "a delete of the state that was known"
+    );
+    assert!(merged(&[1, 0], &[]).is_clean(), "never known, and gone");
+    assert_eq!(merged(&[1, 2], &[(Create, 1)]).lost, 1, "the final state is due");
+    assert_eq!(merged(&[1, 0], &[(Create, 1)]).lost, 1, "a delete is due");
+    assert_eq!(merged(&[1, 2], &[(Update, 2), (Update, 2)]).repeated, 1);
 }
 
 /// A connection of an old client that pulled this state, in which the instance has the stamp or is absent.
@@ -172,16 +192,18 @@ fn after_a_reset_instances_without_a_state_are_gone() {
     assert!(!of(&[1], &[(1, void(1))]).is_clean(), "known, but not any more");
 }
 
+/// The findings on one connection, for an instance of a provider that comes and goes as a whole.
+fn passing(truth: &[u64], story: &[(Told, u64)]) -> Findings {
+    let passing = HashSet::from([0]);
+    let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };
+    check(&ledger(), &commits(truth), &[told(story)], &terms)
+}
+
 #[test]
 fn whole_lives_may_be_passed_over_but_no_part_of_one() {
-    let of = |truth: &[u64], story: &[(Told, u64)]| {
-        let passing = HashSet::from([0]);
-        let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };
-        check(&ledger(), &commits(truth), &[told(story)], &terms)
-    };
-    assert!(of(&[1, 0, 2, 0, 3, 0], &[(Create, 1), (Delete, 1), (Create, 3), (Delete, 3)]).is_clean());
-    assert!(of(&[1, 0, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean());
-    assert_eq!(of(&[1, 2, 0], &[(Update, 2), (Delete, 2)]).lost, 1, "the beginning of a life");
-    assert_eq!(of(&[1, 0, 2], &[(Create, 1), (Update, 2)]).lost, 1, "the end of one");
-    assert_eq!(of(&[1, 0], &[(Create, 1)]).lost, 1, "it is gone");
+    assert!(passing(&[1, 0, 2, 0, 3, 0], &[(Create, 1), (Delete, 1), (Create, 3), (Delete, 3)]).is_clean());
+    assert!(passing(&[1, 0, 2, 0], &[(Create, 1), (Delete, 1)]).is_clean());
+    assert_eq!(passing(&[1, 2, 0], &[(Update, 2), (Delete, 2)]).lost, 1, "the beginning of a life");
+    assert_eq!(passing(&[1, 0, 2], &[(Create, 1), (Update, 2)]).lost, 1, "the end of one");
+    assert_eq!(passing(&[1, 0], &[(Create, 1)]).lost, 1, "it is gone");
 }

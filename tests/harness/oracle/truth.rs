@@ -34,7 +34,7 @@ pub struct Commit {
 pub type Commits = HashMap<u32, Vec<Commit>>;
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownCommits {
     commits: Commits,
     /// The service of each instance.
     services: HashMap<u32, Arc<str>>,
@@ -45,7 +45,7 @@ struct Known {
 pub struct Truth {
     endpoint: String,
     ledger: Ledger,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownCommits>>,
     following: JoinHandle<()>,
 }
 
@@ -55,7 +55,7 @@ impl Truth {
     /// # Panics
     /// When etcd cannot be asked.
     pub async fn follow(endpoint: String, ledger: Ledger) -> Self {
-        let known = Arc::new(Mutex::new(Known::default()));
+        let known = Arc::new(Mutex::new(KnownCommits::default()));
         let mut client = Client::connect([&endpoint], None).await.expect("etcd can be asked");
         let options = GetOptions::new().with_prefix();
         let there = client.get(INSTANCES, Some(options)).await.expect("etcd answers");
@@ -144,7 +144,7 @@ impl Drop for Truth {
     }
 }
 
-impl Known {
+impl KnownCommits {
     fn note(&mut self, ledger: &Ledger, key: &[u8], value: Option<&[u8]>, rev: u64) {
         let Some((key, service)) = key_of(ledger, key) else { return };
         let stamp = value.map(stamp_of);
@@ -153,7 +153,11 @@ impl Known {
     }
 }
 
-async fn watch(endpoint: &str, ledger: &Ledger, known: &Mutex<Known>) -> Result<(), etcd_client::Error> {
+async fn watch(
+    endpoint: &str,
+    ledger: &Ledger,
+    known: &Mutex<KnownCommits>,
+) -> Result<(), etcd_client::Error> {
     let from = known.lock().reached + 1;
     let mut client = Client::connect([endpoint], None).await?;
     let options = WatchOptions::new().with_prefix().with_start_revision(from.cast_signed());

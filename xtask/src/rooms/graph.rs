@@ -34,8 +34,12 @@ impl<R> Graph<R> {
             if !reached.contains(node) || seen.contains(node) {
                 continue;
             }
-            let comes_back = |other: &&&str| reach.get(**other).is_some_and(|back| back.contains(node));
-            let members: Vec<&str> = reached.iter().filter(comes_back).copied().collect();
+            let mut members = Vec::new();
+            for other in reached {
+                if reach.get(other).is_some_and(|back| back.contains(node)) {
+                    members.push(*other);
+                }
+            }
             seen.extend(members.iter().copied());
             circles.push(members.into_iter().map(String::from).collect());
         }

@@ -347,11 +347,12 @@ fn skip_global_path(tokens: &mut Tokens) {
 
 fn skip_two_colons(tokens: &mut Tokens) -> bool {
     // Only `::` is a joint colon; the one of `name: Type` stands alone.
-    let is_joint = |next: &TokenTree| {
-        matches!(next, TokenTree::Punct(punct)
-            if punct.as_char() == ':' && punct.spacing() == proc_macro2::Spacing::Joint)
-    };
-    tokens.next_if(is_joint).is_some() && tokens.next_if(|next| is_punct(next, ':')).is_some()
+    tokens.next_if(is_joint_colon).is_some() && tokens.next_if(|next| is_punct(next, ':')).is_some()
+}
+
+fn is_joint_colon(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Punct(punct)
+        if punct.as_char() == ':' && punct.spacing() == proc_macro2::Spacing::Joint)
 }
 
 fn is_punct(token: &TokenTree, character: char) -> bool {

@@ -1,0 +1,50 @@
+//! The source of a value, and the names under which each source knows a setting.
+
+/// The flag that names the file.
+pub(super) const CONFIG: &str = "config";
+/// The flag that asks for the effective settings.
+pub(super) const PRINT_CONFIG: &str = "print-config";
+
+/// The place a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// An environment variable.
+    Variable,
+    /// The file of this name.
+    File(String),
+    /// A setting of Service-Center.
+    Foreign {
+        /// What it is called there, and where it stood.
+        name: String,
+        /// It came from the environment.
+        ambient: bool,
+    },
+    /// The declaration.
+    Default,
+}
+
+impl Origin {
+    /// The name of the setting `key` in this source.
+    pub(super) fn name(&self, key: &str) -> String {
+        match self {
+            Self::Flag => format!("--{}", flag_of(key)),
+            Self::Variable => variable_of(key),
+            Self::File(name) if key.is_empty() => name.clone(),
+            Self::File(name) => format!("{name}: {key}"),
+            Self::Foreign { name, .. } => name.clone(),
+            Self::Default => key.to_owned(),
+        }
+    }
+}
+
+/// `watch.ping-interval` → `watch-ping-interval`.
+pub(super) fn flag_of(key: &str) -> String {
+    key.replace('.', "-")
+}
+
+/// `watch.ping-interval` → `MUSTER_WATCH_PING_INTERVAL`.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("MUSTER_{}", key.replace(['.', '-'], "_").to_ascii_uppercase())
+}
