@@ -1,7 +1,7 @@
 //! The wire contracts of Muster, generated from the `.proto` files of this folder by `cargo xtask codegen`.
 //!
-//! The generated code is checked in, so a build needs no protocol compiler. A test generates it again and fails
-//! if the checked-in code is stale. This crate has no logic of its own.
+//! The generated code is checked in, so a build needs no protocol compiler. A test generates it again and
+//! fails if the checked-in code is stale. This crate has no logic of its own.
 
 /// Messages on the bus between control planes and edge gateways.
 pub mod event {
@@ -45,5 +45,6 @@ pub mod servicecenter {
     include!("gen/proto.rs");
 }
 
+// Checked in like the code, because reflection must describe exactly the messages that this build encodes.
 /// The encoded file descriptors of all services in this crate, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
