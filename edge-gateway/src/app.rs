@@ -97,10 +97,13 @@ impl App {
         };
         let listener = listener.map_err(|error| StartError::Listen(config.listen, error))?;
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
+        // With port 0 only the bound address tells gateways apart.
         let instance =
             if config.instance.is_empty() { api_addr.to_string() } else { config.instance.clone() };
         let metrics = Metrics::new(&meter, &instance);
 
+        // Each shard has a channel of its own: one with many closed sessions must not take the room of the
+        // others.
         let (senders, closed): (Vec<_>, Vec<_>) =
             (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
         let shards = fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, tasks)
@@ -165,6 +168,7 @@ impl App {
         // Not cancelled by the drain itself: sessions that are still open get their events until their end.
         let stop = CancellationToken::new();
         let upstream = self.upstream.run(stop.clone());
+        // An abort means that the drain did not end in time; nothing more is owed to a session then.
         let abort = self.tasks.abort().clone();
         self.tasks.spawn_vital("upstream", async move {
             let _ = abort.run_until_cancelled(upstream).await;
@@ -179,6 +183,8 @@ impl App {
                 shard.send(ToShard::Drain { over: self.config.drain_over }).await;
             }
             for shard in &self.shards {
+                // Every shard has its order before the first is waited for, so that they drain at the same
+                // time.
                 shard.ended().await;
             }
             stop.cancel();
@@ -199,6 +205,7 @@ fn server_limits(config: &Config) -> ServerLimits {
 
 /// The standard services that gRPC clients expect: health, and reflection over our contracts.
 fn grpc_services() -> Result<axum::Router, tonic_reflection::server::Error> {
+    // The reporter may go: the server's status begins as SERVING, and readiness proper is on the admin port.
     let (_, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)

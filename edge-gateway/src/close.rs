@@ -103,6 +103,7 @@ impl Reason {
             Self::TooBig => "message too big",
             Self::NotText => "not UTF-8",
             Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
+            // The words of `Protocol` come from the violation itself; all other reasons send no close frame.
             _ => "",
         }
     }

@@ -155,8 +155,10 @@ pub(crate) fn start(
         let abort = tasks.abort().clone();
         // A runtime of its own, on one thread: sessions share state without locks.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // The name lets an operator's `top -H` show which shard is busy.
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             shard::run(&runtime, setup, inbox, abort);
+            // The thread owns the sender, so a panic of the shard drops it too.
             drop(ended);
         })?;
         tasks.spawn_vital("shard", async move {

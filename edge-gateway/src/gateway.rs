@@ -91,12 +91,15 @@ impl Service<Request<Incoming>> for Gateway {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, NoAnswer>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoAnswer>> {
+        // Always ready: the listener bounds the connections, and each kind of request has limits of its own.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let parts = self.0.clone();
         Box::pin(async move {
+            // First, and for every method: a POST to the path of a watch gets 405 and reaches no control
+            // plane.
             if let Some(watch) = route::watch(request.uri(), request.headers()) {
                 return Ok(parts.watch(watch, request).await);
             }
@@ -107,6 +110,7 @@ impl Service<Request<Incoming>> for Gateway {
             match request.uri().path() {
                 grpc::HISTORICAL_PATH => Ok(parts.watch_historical(request).await),
                 grpc::WATCH_PATH => Ok(parts.watch_grpc(request).await),
+                // The packages of gRPC's standard services begin so; no watch service does.
                 path if path.starts_with("/grpc.") => {
                     parts.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)
                 }

@@ -66,11 +66,13 @@ pub(crate) async fn carry(
     });
     let mut drained = false;
     let mut buffer = [0; READ_BUFFER];
+    // Boxed: a connection that is idle, as most are at any moment, keeps a pointer and not a whole request.
     let mut sending: Option<Pin<Box<dyn Future<Output = Outcome> + Send + '_>>> = None;
     loop {
         if sending.is_none() && std::mem::take(&mut carrier.pong_received) {
             sending = Some(Box::pin(batches.send(heartbeat)));
         }
+        // Not within the select: a write that is cancelled halfway would break a frame.
         if carrier.write(&mut stream, config.session.write_timeout).await.is_err() {
             break;
         }
@@ -79,6 +81,7 @@ pub(crate) async fn carry(
         }
         tokio::select! {
             biased;
+            // In this order: a client that never stops sending must not delay the end.
             () = tasks.abort().cancelled() => break,
             () = &mut drain, if !drained => {
                 drained = true;
@@ -149,6 +152,7 @@ impl Carrier {
     }
 
     fn decode(&mut self, bytes: &[u8]) {
+        // A closing connection is read only to find its end.
         if self.protocol.phase() != Phase::Open {
             return;
         }

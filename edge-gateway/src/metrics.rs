@@ -50,6 +50,7 @@ pub(crate) struct Skew(Arc<AtomicU64>);
 
 impl Skew {
     fn set(&self, micros: u64) {
+        // Relaxed: the value stands alone, and a figure that is one bookmark late is right enough.
         self.0.store(micros, Ordering::Relaxed);
     }
 

@@ -102,6 +102,7 @@ impl Encode for Push {
         if action == self.action {
             self.frame(encoding).clone()
         } else {
+            // Only merging for a slow watcher changes an action, so these bytes are not kept.
             encode(self, encoding, action, self.resume_point())
         }
     }

@@ -143,6 +143,7 @@ impl Protocol {
         match (self.phase, input) {
             (Phase::Over(_), _) => {}
             (_, Input::Timer) => self.on_timer(now, pace),
+            // The first block counts: further pushes to a client that takes nothing must not extend its time.
             (_, Input::Blocked) => self.blocked = self.blocked.or(Some(now)),
             (_, Input::Progress) => self.blocked = Some(now),
             (_, Input::Drained) => self.blocked = None,
@@ -168,6 +169,7 @@ impl Protocol {
     fn on_frame(&mut self, frame: Incoming<'_>, now: Tick) {
         self.last_frame = now;
         match frame {
+            // RFC 6455 §5.5.3 lets the latest ping stand for all, so a flood of them costs one payload.
             Incoming::Ping(payload) => self.pong = Some(payload.into()),
             Incoming::Pong | Incoming::Data => {}
             Incoming::Close(close) => {
@@ -196,6 +198,7 @@ impl Protocol {
         self.phase = Phase::Closing(reason);
         self.linger = now + ticks(LINGER);
         self.last_frames = Some(last_frames.into());
+        // Nothing may follow a close frame, not even an answer to an earlier ping.
         self.pong = None;
         self.ping_due = false;
     }

@@ -86,6 +86,7 @@ impl Read for Config {
                 "api",
                 "Connections open at once, not counting those of watchers; further ones wait until one ends.",
             ),
+            // Read again while the gateway runs; see `App::on_limits`.
             limits: settings.live(read_limits),
             fanout: read_fanout(settings, default.fanout),
             session: read_session(settings),
@@ -125,6 +126,7 @@ fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConf
     FanoutConfig {
         shards: settings
             .optional::<usize>("watch.shards", "Threads that hold watchers. Default: one per core.")
+            // 0 asks for the default, like leaving the setting out.
             .and_then(NonZeroUsize::new)
             .unwrap_or(default.shards),
         slow_after_bytes: settings
@@ -233,6 +235,7 @@ impl Read for ProcessConfig {
             "0s"..="1h",
             "Time that a drain may take after SIGTERM before everything left is dropped.",
         );
+        // The end of the grace period cuts every session that still waits for its turn in the drain.
         if grace < gateway.drain_over {
             settings.mistake("grace", "the grace period must be at least as long as drain-over");
         }

@@ -55,7 +55,9 @@ impl<T> Wheel<T> {
             let slot = &mut self.slots[(first + step) as usize % SLOTS];
             let mut kept = 0;
             while kept < slot.len() {
+                // An entry more than a turn away shares the slot and stays in it.
                 if slot[kept].0 <= now {
+                    // Entries that fire together need no order, so the cheap removal will do.
                     fired.push(slot.swap_remove(kept).1);
                 } else {
                     kept += 1;

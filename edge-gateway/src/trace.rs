@@ -36,6 +36,7 @@ pub(crate) struct Writes(Vec<Step>);
 impl Writes {
     /// Begins the span of a push that waits for its round since `now`.
     pub(crate) fn begin(&mut self, cause: &SpanContext, encoding: &'static str, now: u64) {
+        // Bounded: in a burst the tracing of writes must not cost more than the writes.
         if self.0.len() < MOST_WRITES {
             let step = Step::begin("write", SpanKind::Producer, cause, now);
             self.0.extend(step.map(|step| step.about("muster.encoding", encoding)));

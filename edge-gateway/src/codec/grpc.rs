@@ -28,6 +28,7 @@ fn with_prefix(message: &impl Message) -> Bytes {
     let size = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + size);
     bytes.put_u8(0);
+    // No message comes near 4 GiB. If one did, its stream would break, and not the process.
     bytes.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
     message.encode(&mut bytes).expect("a buffer that grows has room");
     bytes.freeze()
@@ -50,6 +51,7 @@ pub(crate) fn event(
         Action::Update => pb::Action::Update,
         Action::Delete => pb::Action::Delete,
     };
+    // The conversions copy every text. That is affordable because the bytes are made once for all streams.
     response(What::Event(current::Event {
         action: action.into(),
         key: Some(key.into()),
@@ -130,6 +132,7 @@ pub(crate) async fn read_request<T: Message + Default>(body: Body) -> Option<T> 
     let bytes = Limited::new(body, MAX_REQUEST).collect().await.ok()?.to_bytes();
     let (prefix, message) = bytes.split_first_chunk::<PREFIX>()?;
     let [compressed, size @ ..] = *prefix;
+    // The server offers no compression, and a request is one message: anything more is the client's mistake.
     if compressed != 0 || message.len() != u32::from_be_bytes(size) as usize {
         return None;
     }

@@ -15,6 +15,7 @@ struct Event<'a> {
     key: &'a ServiceKey,
     /// Always present, also for a delete: Go clients read it without looking whether it is there.
     instance: &'a Instance,
+    // Left out for old clients, whose text stays byte for byte Service-Center's.
     #[serde(skip_serializing_if = "Option::is_none")]
     rev: Option<Revision>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,6 +63,7 @@ pub(crate) fn put_close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 }
 
 fn put_control(opcode: Control, payload: &[u8], out: &mut Vec<u8>) {
+    // Only a reason of our own could be too long; it is ASCII, so the cut never splits a character.
     let payload = &payload[..payload.len().min(MAX_CONTROL)];
     put_header(OpCode::Control(opcode), payload.len(), out);
     out.extend_from_slice(payload);
@@ -167,6 +168,8 @@ impl Decoder {
         on: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<bool, Violation> {
         let Some((header, payload)) = self.frame(input)? else {
+            // At most a header and 125 bytes: a data frame is judged by its header, so its payload is never
+            // kept.
             self.partial.extend_from_slice(input);
             return Ok(false);
         };
@@ -180,6 +183,8 @@ impl Decoder {
         input: &mut &[u8],
         on: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<bool, Violation> {
+        // Never more than the frame needs: `partial` would otherwise grow with everything that follows the
+        // frame.
         let (taken, rest) = input.split_at(self.missing(input.len()));
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(taken);
@@ -255,6 +260,7 @@ impl Decoder {
         if !header.is_control() {
             self.skip = header.payload;
             self.mask = header.mask;
+            // A continuation goes on with the check that the message's first frame began.
             if header.opcode == TEXT {
                 self.text = Some(Utf8::default());
             }
@@ -262,6 +268,8 @@ impl Decoder {
             self.message = if header.fin { None } else { Some(size) };
             return Ok(on(Incoming::Data));
         }
+        // Control frames may stand between the fragments of a message, so they leave its state alone. The
+        // payload is unmasked on the stack: a ping per session and interval must not allocate.
         let mut clear = [0; MAX_CONTROL];
         for (index, (to, from)) in clear.iter_mut().zip(payload).enumerate() {
             *to = from ^ header.mask[index % 4];
@@ -302,6 +310,7 @@ fn parse_header(bytes: &[u8], in_message: bool) -> Result<Option<Header>, Violat
         TEXT | BINARY if in_message => return Err(Violation::Protocol("message not finished")),
         CONTINUATION | TEXT | BINARY => {}
         CLOSE | PING | PONG if !fin => return Err(Violation::Protocol("fragmented control frame")),
+        // The two values above 125 announce an extended length, which control frames cannot have.
         CLOSE | PING | PONG if usize::from(second & 0x7f) > MAX_CONTROL => {
             return Err(Violation::Protocol("control frame too long"));
         }
@@ -315,6 +324,7 @@ fn parse_header(bytes: &[u8], in_message: bool) -> Result<Option<Header>, Violat
         [] => u64::from(second & 0x7f),
         _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
     };
+    // RFC 6455 §5.2 reserves the highest bit of a length.
     if payload >> 63 != 0 {
         return Err(Violation::Protocol("bad length"));
     }

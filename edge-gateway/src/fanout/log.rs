@@ -40,6 +40,8 @@ impl Log {
             cursor >= self.start && cursor <= self.end(),
             "the log is trimmed to the slowest cursor"
         );
+        // In a release build a wrong cursor reads what there is and does not panic: one session must not end
+        // its shard.
         &self.bytes[(cursor.saturating_sub(self.start) as usize).min(self.bytes.len())..]
     }
 
@@ -84,6 +86,7 @@ impl Log {
             self.start = cursor;
             self.frames.clear();
             self.bytes.clear();
+            // Most audiences are idle most of the time; their last burst must not stay in memory.
             self.bytes.shrink_to(KEPT_PER_MEMBER * members);
             self.frames.shrink_to(members);
         } else if gone > self.bytes.len() / 2 {

@@ -22,6 +22,7 @@ pub(crate) struct Merged {
 impl Merged {
     /// Adds a push; true if it was merged into one that was pending.
     pub(crate) fn add(&mut self, push: &Arc<Push>) -> bool {
+        // The topic belongs to the key, because two providers may use the same instance id.
         let id = (push.topic, push.instance.instance_id.clone());
         let pending = self.positions.get(&id).and_then(|position| self.order.remove(position));
         let action = match &pending {
@@ -30,6 +31,7 @@ impl Merged {
         };
         match action {
             Some(action) => {
+                // The newest change moves to the end, where its revision belongs: watchers get revisions in order.
                 self.order.insert(self.next, (push.clone(), action));
                 self.positions.insert(id, self.next);
                 self.next += 1;

@@ -60,6 +60,7 @@ impl Outlet {
     /// Shuts the sending side. False for a stream, whose end its writer reports.
     pub(super) fn try_shut(&self) -> io::Result<bool> {
         match self {
+            // tokio's shutdown needs exclusive access and an await; the plain call never blocks.
             Self::Socket(socket) => SockRef::from(&**socket).shutdown(Shutdown::Write).map(|()| true),
             Self::Secure(secure) => secure.try_shut().map(|()| true),
             Self::Stream(_) => Ok(false),
@@ -90,6 +91,7 @@ impl Outlet {
         match self {
             Self::Socket(socket) => socket.try_read(into),
             Self::Secure(secure) => secure.try_read(into),
+            // A client that has gone looks like a socket at its end, so that sessions need no third case.
             Self::Stream(stream) if stream.is_client_gone() => Ok(0),
             Self::Stream(_) => Err(ErrorKind::WouldBlock.into()),
         }
@@ -98,5 +100,6 @@ impl Outlet {
 
 /// True if an outlet has no room, or nothing to read, now but may have later.
 pub(super) fn would_block(error: &io::Error) -> bool {
+    // A call that a signal interrupted has failed no more than one without room: the next turn repeats it.
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -138,10 +138,14 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
     let gone_clients = shard.borrow().gone_clients.clone();
     loop {
         let more = {
+            // The borrow ends with this block: the sessions' tasks borrow the shard while `serve` waits
+            // below.
             let mut shard = shard.borrow_mut();
+            // Bounded, so that a flood of messages does not keep the sessions from being served.
             for _ in 0..INBOX_CHUNK {
                 match inbox.try_recv() {
                     Ok(message) => shard.on_message(message),
+                    // A closed queue ends the shard below, where `recv` reports it.
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
@@ -211,6 +215,7 @@ impl Shard {
     }
 
     fn session(&mut self, key: SessionKey) -> Option<&mut Session> {
+        // A key may outlive its session: no alarm is ever cancelled, and the slab uses indices again.
         self.sessions.get_mut(key.index as usize).filter(|session| session.serial == key.serial)
     }
 
@@ -238,6 +243,7 @@ impl Shard {
 
     fn turn_wheel(&mut self) {
         let now = (self.began.elapsed().as_millis() / TICK.as_millis()) as Tick;
+        // `serve` comes here far more often than a tick passes.
         if now == self.wheel.now() {
             return;
         }

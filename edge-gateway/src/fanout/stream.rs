@@ -64,6 +64,7 @@ impl Writer {
         }
         let chunk = &bytes[..bytes.len().min(CHUNK)];
         pipe.chunks.push_back(Bytes::copy_from_slice(chunk));
+        // Woken after the lock is released, because the reader takes it at once.
         let reader = pipe.reader.take();
         drop(pipe);
         reader.into_iter().for_each(Waker::wake);
@@ -91,6 +92,7 @@ impl Writer {
     /// Puts the session on the list once the client has gone, which may be at once.
     pub(super) fn report_gone_client(&self, list: &Arc<GoneClients>, key: SessionKey) {
         let mut pipe = self.0.lock();
+        // The client may leave before its session is attached; nobody else would put the session on the list.
         if pipe.client_gone {
             drop(pipe);
             return list.add(key);
@@ -131,6 +133,7 @@ impl Reader {
     /// Takes the next item.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut pipe = self.0.lock();
+        // Chunks come before the end: a client receives everything that was written before it.
         let Some(chunk) = pipe.chunks.pop_front() else {
             if let Some(reason) = pipe.ended {
                 return Poll::Ready(Next::End(reason));
@@ -153,6 +156,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut pipe = self.0.lock();
         pipe.client_gone = true;
+        // Nobody will take these bytes, and the session may go on until its shard's next turn.
         pipe.chunks = VecDeque::new();
         let writer = pipe.writer.take();
         let on_gone = pipe.on_gone.take();
@@ -175,6 +179,7 @@ pub(super) struct GoneClients {
 impl GoneClients {
     fn add(&self, key: SessionKey) {
         self.keys.lock().push(key);
+        // The permit is kept if nobody waits now, so no client that leaves during a turn is missed.
         self.added.notify_one();
     }
 

@@ -54,6 +54,7 @@ impl GatewayParts {
             Ok(permit) => permit,
             Err(full) => return Err(self.full(full)),
         };
+        // Before the join: a client without rights must not make this gateway follow a service.
         if self.authorize {
             for path in read_paths(&watch.selector) {
                 if let Some(denied) = self.denied(&path, headers).await {

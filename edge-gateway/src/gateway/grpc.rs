@@ -95,6 +95,7 @@ impl GatewayParts {
         };
         let (writer, reader) = stream();
         let to = Attached::Stream(writer);
+        // Before the response: a client must not see a stream that no session fills.
         joined.shard.send(ToShard::Attach { ticket: joined.ticket, to, permit }).await;
         response(Body::new(SessionBody { reader: Some(reader) }))
     }
@@ -125,6 +126,7 @@ fn refuse_like(status: StatusCode) -> Response<Body> {
 fn status(code: Code, message: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("grpc-status", HeaderValue::from(code as u16));
+    // The code must arrive even if its words were no header value.
     if let Ok(message) = HeaderValue::from_str(message) {
         headers.insert("grpc-message", message);
     }
@@ -133,6 +135,7 @@ fn status(code: Code, message: &str) -> HeaderMap {
 
 /// The trailers of a stream whose session closed for this reason.
 fn status_of(reason: Reason) -> HeaderMap {
+    // Exhaustive on purpose, as in `Reason::close_code`: a new reason must decide if clients watch again.
     match reason {
         Reason::NoService => status(Code::NotFound, "service does not exist"),
         Reason::ClientClosed | Reason::ClientGone => status(Code::Ok, ""),

@@ -25,6 +25,7 @@ pub(super) fn accept(headers: &HeaderMap) -> Option<Response<Body>> {
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    // A list may be spread over several lines of the same header.
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }

@@ -21,6 +21,7 @@ struct ErrorBody<'a> {
 /// 400, for an upgrade whose handshake is incomplete or wrong.
 pub(super) fn bad_handshake() -> Response<Body> {
     let mut response = plain(StatusCode::BAD_REQUEST, "Bad Request\n");
+    // RFC 6455 §4.4: a refusal names the versions that the server speaks.
     response.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("13"));
     response
 }
@@ -52,6 +53,7 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    // Service-Center's plain texts come from Go's `http.Error`, which sets this header too.
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }

@@ -177,6 +177,7 @@ pub(super) fn is_heartbeat_channel(method: &http::Method, path: &str) -> bool {
 
 fn decoded(segment: &str) -> Option<String> {
     let text = percent_decode_str(segment).decode_utf8().ok()?;
+    // An empty id names no service; the path goes to a control plane, which words the refusal.
     (!text.is_empty()).then(|| text.into_owned())
 }
 

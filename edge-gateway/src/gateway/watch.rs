@@ -44,7 +44,10 @@ impl GatewayParts {
             Ok(admitted) => admitted,
             Err(not_admitted) => return refuse(not_admitted),
         };
+        // Only after the admission: a refused watch is an ordinary answer on a connection that can be used
+        // again.
         let upgrade = hyper::upgrade::on(&mut request);
+        // In a task, because the upgrade completes only after the response below has been sent.
         self.tasks.spawn(attach(upgrade, permit, joined).instrument(span));
         response
     }

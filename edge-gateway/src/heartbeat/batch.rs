@@ -291,6 +291,8 @@ impl Batches {
     }
 
     fn join<'a>(&'a self, key: &'a Arc<BatchKey>, instance: &InstanceIds) -> Slot<'a> {
+        // Held until the follower is listed: the leader takes the list only after it has closed the batch
+        // under this lock.
         let mut open = self.open.lock();
         let Some(pending) = open.get(key).cloned() else {
             let pending = Arc::<Pending>::default();
@@ -337,6 +339,8 @@ impl Batches {
         }
         let answer = self.forward.forward(key.request(instances)?).await.ok()?;
         self.metrics.heartbeats_sent();
+        // No instance tries alone after this: a control plane in trouble must not get one more request for
+        // each.
         if answer.status().is_server_error() {
             return None;
         }
@@ -387,6 +391,7 @@ async fn says_no_instance(answer: Response<Body>) -> bool {
 }
 
 async fn read_body(answer: Response<Body>) -> Option<Bytes> {
+    // Another process sends the answer and may be broken, so its size is bounded here.
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?;
     Some(body.to_bytes())
 }

@@ -94,10 +94,12 @@ impl FanoutMetrics {
                 .u64_counter("muster_edge_sessions_closed_total")
                 .with_description("Sessions ended, by reason")
                 .build(),
+            // Made once, because these labels go with every report of every shard.
             success: with("SUCCESS"),
             failure: with("FAILURE"),
             waiting: vec![instance.clone(), source.clone()],
         };
+        // Every series begins at zero: a rate cannot count the event that creates its series.
         metrics.tally(Tallied::default());
         metrics.open.add(0, &[]);
         metrics.slow.add(0, &[]);

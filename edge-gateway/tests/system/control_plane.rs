@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 pub(crate) struct ControlPlane {
     pub(crate) bus: Arc<dyn Bus>,
     truth: Arc<Mutex<Truth>>,
+    // Held for its drop, which ends the responders with the test.
     _responders: Arc<JoinSet<()>>,
 }
 
@@ -121,6 +122,7 @@ impl ControlPlane {
             key: key(provider),
             instance,
             mod_rev: rev,
+            // Zero would mark the event as a difference, whose age is not recorded.
             committed_at: 1,
             via: shared::event::Via::default(),
         };

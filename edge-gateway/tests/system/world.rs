@@ -34,6 +34,7 @@ pub(crate) struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // A drain alone spreads the ends of sessions, which would run beside the next test.
         self.tasks.drain().cancel();
         self.tasks.abort().cancel();
     }
@@ -45,7 +46,9 @@ pub(crate) fn config() -> Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         fanout: FanoutConfig { shards: NonZeroUsize::new(2).expect("two"), ..FanoutConfig::default() },
         upstream: UpstreamConfig {
+            // The jitter is there to spread many gateways; a test has one.
             resync_jitter: Duration::from_millis(1),
+            // A comparison repairs what a lost event broke, and would hide it from the other tests.
             digest_interval: Duration::from_secs(3600),
             ..UpstreamConfig::default()
         },

@@ -57,6 +57,7 @@ impl Shard {
     /// Ends all sessions of a group.
     pub(super) fn end_group(&mut self, group: GroupId, reason: Reason) {
         let Some(audiences) = self.groups.get(&group) else { return };
+        // Collected first, because a session that ends is taken out of this list.
         let mut keys = Vec::new();
         for audience in audiences.iter().flatten() {
             keys.extend_from_slice(&self.audiences[*audience as usize].members);
@@ -95,6 +96,7 @@ impl Shard {
         if let Some(span) = &session.span {
             span.in_scope(|| debug!(reason = reason.label(), "the session has closed"));
         }
+        // Before the outlet is dropped, which would report the stream as broken.
         if let Some(Outlet::Stream(stream)) = &session.outlet {
             stream.end(reason);
         }
@@ -105,6 +107,7 @@ impl Shard {
         let audience = &mut self.audiences[index as usize];
         self.tally.failed += session.pending_events(&audience.log) as u64;
         *self.unreported.entry(audience.group).or_default() += 1;
+        // The audience fills the gap with its last member, whose session must know its new index.
         if let Some(moved) = audience.remove(session.member as usize, key) {
             self.sessions[moved.index as usize].member = session.member;
         }
