@@ -39,6 +39,7 @@ impl Client {
     /// When nobody listens there.
     pub async fn connect(server: &str) -> Result<Self> {
         let socket = TcpStream::connect(server).await?;
+        // Nagle's algorithm would hold a small request back until the previous answer is acknowledged.
         socket.set_nodelay(true)?;
         Ok(Self { socket, read: Vec::with_capacity(1 << 16) })
     }

@@ -167,6 +167,8 @@ impl Costs {
         let before = usage::kernel_bytes()?;
         crowd.open(self.stage.world.gateways[0].api, &consumers, WATCHERS, 0)?;
         let grown = usage::kernel_bytes()? - before;
+        // Other processes also make and close sockets. A negative difference shows that they were busy
+        // meanwhile.
         ensure!(grown > 0.0, "the kernel's memory shrank: the machine is not at rest");
         let each = grown / (2 * WATCHERS) as f64;
         self.report.row("kernel: an end of an idle connection", &[Some(WATCHERS as f64), None, Some(each)]);

@@ -35,6 +35,7 @@ fn main() -> Result<()> {
     let report = Report::new("fanout", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
     for count in counts {
+        // Fewer rounds for larger crowds, so that every size takes about as long.
         let singles = (200_000 / count).clamp(20, 400);
         let bursts = (20_000 / count).clamp(3, 50);
         let (single, burst, frame) = runtime.block_on(gateway(count, singles, bursts))?;

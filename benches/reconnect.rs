@@ -54,6 +54,7 @@ async fn run(watchers: usize) -> Result<()> {
         "lost",
     ];
     let report = Report::new("reconnect", &columns);
+    // Measured first and in the same run: figures of different runs do not compare.
     let bare = bare(watchers)?;
     let row = |what: &str, opened: &Opened, rest: [Option<f64>; 4]| {
         let figures = [

@@ -57,6 +57,7 @@ impl Stage {
             plan = plan.gateway_flag(flag, value);
         }
         let world = plan.start().await;
+        // Without a publisher the first changes would wait for the election and count as slow.
         world.publisher().await;
         let registry = Client::new(world.control_planes[0].api);
         Self { world, registry }
@@ -158,6 +159,8 @@ impl Provider {
                     "healthCheck": {"mode": "push", "interval": INTERVAL, "times": 1},
                     "timestamp": "1700000000", "modTimestamp": (stamp.at / 1_000_000).to_string()});
                 let key = format!("{INSTANCES}{service}/{instance}");
+                // The instance keeps its lease, so the change looks to every reader like one made through the
+                // API.
                 puts.push(TxnOp::put(key, value.to_string(), Some(PutOptions::new().with_ignore_lease())));
             }
             etcd.txn(Txn::new().and_then(puts)).await?;

@@ -17,6 +17,7 @@ async fn a_gateway_out_of_descriptors_keeps_its_watchers_and_recovers() {
 
     let gateway = &world.gateways[0];
     gateway.process.limit_files(gateway.process.files() + ROOM);
+    // The kernel completes connections on behalf of the process, so connecting succeeds beyond the limit.
     let crowd: Vec<TcpStream> =
         (0..4 * ROOM).map(|_| TcpStream::connect(gateway.api).expect("the kernel takes it")).collect();
     gateway.process.line(&["cannot accept connections"], 0).await;

@@ -63,6 +63,8 @@ async fn diff_names_a_gateway_that_was_cut_off_and_its_missing_event() {
     watchers[0].expect("CREATE", "second", "").await;
 
     let admins = admins(&world);
+    // The gateway cannot reach the revision of the others while it is cut off; `--settle` bounds the wait for
+    // it.
     let (status, text) = muster(&["diff", "--admin", &admins, "--settle", "3s"]).await;
     assert_eq!(status, 1, "{text}");
     let missing = text.lines().find(|line| line.contains("second")).expect("names the instance");

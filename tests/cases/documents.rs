@@ -1,4 +1,5 @@
-//! The documents compared with the code: names that a page quotes exist, and lists that a page promises are complete.
+//! The documents compared with the code: names that a page quotes exist, and lists that a page promises are
+//! complete.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -39,6 +39,8 @@ async fn without_the_bus_the_registry_serves_and_nothing_is_lost() {
     client.instance(&provider, "before").await;
     watcher.expect("CREATE", "before", "").await;
     world.nats.kill();
+    // Nothing can be published now. Afterwards the gateway can learn of these instances only by asking for
+    // them.
     for n in 0..20 {
         client.instance(&provider, &format!("during-{n:02}")).await;
     }

@@ -111,6 +111,8 @@ async fn a_thousand_changes_write_no_line_each_into_any_log() {
         watcher.expect("UPDATE", "i", &tag).await;
     }
     let after = log_lines(&world);
+    // Some lines are allowed, because processes also report on themselves; a line per change would be a
+    // thousand.
     assert!(before.iter().zip(&after).all(|(before, after)| after - before < 20), "{before:?}, {after:?}");
 }
 
@@ -125,6 +127,7 @@ async fn a_dependency_is_effective_when_the_find_answers() {
         let name = format!("provider-{round}");
         let provider = b.service(&name).await;
         a.find(&consumer, &name, "").await.ok();
+        // Registered right after the find was answered: an interest that took effect later would miss it.
         b.instance(&provider, &name).await;
         for watcher in &mut watchers {
             watcher.expect("CREATE", &name, "").await;
@@ -144,6 +147,8 @@ async fn a_pull_after_a_push_is_never_stale() {
     let mut watcher = world.watch(0, &consumer).await;
     for n in 0..60 {
         let tag = n.to_string();
+        // The write and the receipt are awaited together, because the push may arrive before the write is
+        // answered.
         let (_, seen) = tokio::join!(b.tag(&provider, "i", &tag), watcher.seen());
         assert_eq!(seen.2, tag);
         // The gateway sends it to either control plane.
@@ -165,6 +170,7 @@ async fn an_expired_instance_is_told_and_a_beating_one_lives() {
     watcher.expect("CREATE", "beats", "").await;
     watcher.expect("CREATE", "silent", "").await;
     let heartbeat = format!("/microservices/{provider}/instances/beats/heartbeat");
+    // Only one of the two instances gets heartbeats, so exactly one lease ends.
     let expired = loop {
         tokio::select! {
             seen = watcher.seen() => break seen,
@@ -260,6 +266,7 @@ async fn a_deleted_provider_is_told_instance_by_instance() {
         assert_eq!(action, "DELETE");
         gone.push(id);
     }
+    // One transaction deletes all of them. This test is about completeness, not about their order in it.
     gone.sort();
     gone.dedup();
     assert_eq!(gone.len(), 30, "each once");
@@ -268,6 +275,7 @@ async fn a_deleted_provider_is_told_instance_by_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_come_up_in_any_order_and_say_when_they_are_ready() {
     let world = World::with().start().await;
+    // The worst order of a cold start: our programs come up while neither server is there.
     world.nats.kill();
     world.etcd.kill();
     for node in world.control_planes.iter().chain(&world.gateways) {

@@ -63,6 +63,8 @@ async fn a_store_restored_to_an_earlier_revision_is_followed() {
         tag(&b, &provider, "kept", &n.to_string()).await;
     }
     a.instance_with(&provider, "new", 300).await;
+    // `new` was written last. Once everybody has received it, nothing is in flight that the restore could
+    // overtake.
     for watcher in &mut old {
         while watcher.seen().await.1 != "new" {}
     }

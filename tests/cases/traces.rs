@@ -42,6 +42,7 @@ async fn one_trace_leads_from_the_request_to_the_frame() {
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         // Only what the test asks for.
         ("OTEL_TRACES_SAMPLER", "parentbased_always_off"),
+        // By default spans leave every five seconds, and metrics every minute.
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
         ("OTEL_BLRP_SCHEDULE_DELAY", "100"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "500"),

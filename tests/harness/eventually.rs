@@ -21,6 +21,7 @@ where
 {
     let give_up = Instant::now() + deadline();
     loop {
+        // The attempt is bounded as well, because a call that hangs must not outlive the deadline.
         match tokio::time::timeout_at(give_up, ask()).await {
             Ok(Some(answer)) => return answer,
             Ok(None) if Instant::now() < give_up => tokio::time::sleep(Duration::from_millis(20)).await,

@@ -47,6 +47,7 @@ impl Nats {
         self.process.start();
         eventually("nats-server greets", || async {
             assert!(self.process.is_running(), "nats-server has ended");
+            // An open port is not enough: the kernel accepts connections before the server reads them.
             let stream = TcpStream::connect(self.endpoint()).await.ok()?;
             let mut greeting = String::new();
             BufReader::new(stream).read_line(&mut greeting).await.ok()?;

@@ -46,6 +46,8 @@ impl Ledger {
     /// The number that stands for an instance of a service.
     pub fn key(&self, service: &str, instance: &str) -> u32 {
         let name = format!("{service}/{instance}");
+        // The map stays locked until the name is stored, so that two callers cannot number the same instance
+        // twice.
         let mut keys = self.0.keys.lock();
         if let Some(key) = keys.get(&name) {
             return *key;
@@ -64,6 +66,7 @@ impl Ledger {
 
     /// A stamp that nobody has had, to be written right after.
     pub fn stamp(&self) -> u64 {
+        // The list stays locked until the number is taken, so that the stamp `n` is at the index `n - 1`.
         let mut given = self.0.given.lock();
         given.push(Instant::now());
         self.0.last.fetch_add(1, Ordering::Relaxed) + 1

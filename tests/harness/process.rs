@@ -55,6 +55,8 @@ impl Process {
     /// # Panics
     /// When it has not been built.
     pub fn ours(program: &str) -> Self {
+        // Cargo puts tests into `deps`, one folder below the programs. The search goes up from there, so that
+        // any profile and any target folder works.
         let test = std::env::current_exe().expect("a test knows its own program");
         let found = test.ancestors().skip(1).take(3).map(|directory| directory.join(program));
         let Some(found) = found.into_iter().find(|file| file.is_file()) else {
@@ -71,6 +73,7 @@ impl Process {
             name: name.to_owned(),
             program,
             arguments: Vec::new(),
+            // Escape codes would split the words that tests look for in logs.
             environment: vec![("NO_COLOR".into(), "1".into())],
             directory,
             child: Mutex::new(None),
@@ -101,6 +104,7 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&self) {
+        // A process that still runs would hold the ports and the data.
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log file");
         let child = Command::new(&self.program)

@@ -67,6 +67,7 @@ impl Watcher {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => return Some(text.to_string()),
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    // Pings need no answer here: the library answers them while it reads.
                     Some(Ok(_)) => {}
                 }
             }

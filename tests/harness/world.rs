@@ -261,7 +261,8 @@ impl Node {
         .await;
     }
 
-    /// Sums one of its metrics over all series that have `labels`, written as in `/metrics`: `limit="memory"`.
+    /// Sums one of its metrics over all series that have `labels`, written as in `/metrics`:
+    /// `limit="memory"`.
     ///
     /// # Panics
     /// When the process does not answer.

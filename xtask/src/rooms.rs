@@ -29,35 +29,19 @@ use reader::Import;
 /// such a circle naturally; beyond this number nobody can read one of them alone.
 const MAX_FILES_IN_A_CIRCLE: usize = 10;
 
-/// Crates whose circles are reported and not refused, each with the reason.
-const EXCEPTIONS: [(&str, &str); 2] = [
-    ("control_plane", "the parts of `api` are being separated"),
-    ("edge_gateway", "the tracker is being moved to a crate of its own"),
-];
-
 /// Checks all libraries and programs of the workspace.
 ///
 /// # Errors
 /// All circles in one text, with one import for each of their edges.
 pub fn check() -> Result<()> {
     let mut complaints = String::new();
-    let mut tolerated = 0;
     for target in targets()? {
         let imports = reader::read(&target.src_path)
             .with_context(|| format!("the sources of {} cannot be read", target.name))?;
-        let found = judge(&target.name, &imports);
-        match EXCEPTIONS.iter().find(|(name, _)| *name == target.name) {
-            Some((_, reason)) if !found.is_empty() => {
-                tolerated += 1;
-                eprint!("==> tolerated, because {reason}:\n{found}");
-            }
-            _ => complaints.push_str(&found),
-        }
+        complaints.push_str(&judge(&target.name, &imports));
     }
     ensure!(complaints.is_empty(), "modules import each other in circles:\n{complaints}");
-    if tolerated == 0 {
-        eprintln!("==> no two rooms need each other");
-    }
+    eprintln!("==> no two rooms need each other");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The simulation of the fan-out tree: single events, with a queue at each hop.
 //!
 //! ```text
-//! commit ─▶ publisher ─▶ NATS, a copy per gateway ─▶ gateway ─▶ shards ─▶ watchers (─▶ a client on these cores)
+//! commit ─▶ publisher ─▶ NATS, a copy per gateway ─▶ gateway ─▶ shards ─▶ watchers (─▶ clients, same cores)
 //! ```
 //! A shard is played as it is built: it looks at its inbox between two chunks of a round, and a watcher is
 //! given all that is pending in one write. Gateways are alike, so that some of them stand for all; NATS

@@ -67,6 +67,7 @@ async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_gateway_that_nats_drops_as_slow_catches_up() {
+    // By default NATS keeps 64 MiB for a slow client, which a case of some seconds does not fill.
     let nats = "max_pending: 1048576\nwrite_deadline: \"500ms\"\n";
     let mut stage = Stage::set_with(World::with().nats_configuration(nats), None).await;
     let before = stage.world.gateways[0].process.log().len();
@@ -123,6 +124,8 @@ async fn repeated_and_disordered_events_are_delivered_once_in_order() {
     let mut stage = Stage::set().await;
     let client = async_nats::connect(stage.world.nats.url()).await.expect("NATS is there");
     let mut events = client.subscribe("muster.event.>").await.expect("subscribes");
+    // The channel is far larger than a case needs; it is bounded so that a broken case cannot take all
+    // memory.
     let (captured, mut captures) = tokio::sync::mpsc::channel::<(async_nats::Subject, Bytes)>(100_000);
     let capture = tokio::spawn(async move {
         while let Some(event) = events.next().await {

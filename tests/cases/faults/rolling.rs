@@ -52,6 +52,7 @@ impl Visitor {
         let consumer = &self.consumer;
         let since = self.since;
         let url = format!("ws://{gateway}/v4/default/registry/microservices/{consumer}/watcher?rev={since}");
+        // The default buffer of 128 KiB would take more than half a gigabyte for all watchers together.
         let config = WebSocketConfig::default().read_buffer_size(4096);
         let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
         opened.ok().map(|(socket, _)| socket)

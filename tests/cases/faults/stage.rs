@@ -88,6 +88,8 @@ impl Stage {
             // Of each new kind one on each gateway, and of the historical kind one.
             let ways = [Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::OldGrpc];
             for watcher in 0..WATCHERS / PROVIDERS + ways.len() {
+                // Half of the watchers begin at each gateway. After a break a watcher moves on to the next
+                // one of its list.
                 let mut gateways = gateways.clone();
                 gateways.rotate_left(watcher % 2);
                 let way = ways.get(watcher).copied().unwrap_or(Way::Old);
@@ -184,6 +186,7 @@ impl Stage {
             self.of_gateways("muster_edge_events_total", r#"fate="duplicate""#).await,
         );
         if holes == Holes::Lost {
+            // Only slow readers are merged. In a case that allows no hole, merging would hide a loss.
             assert_eq!(merged, 0.0, "{fault}: nobody was slow");
         }
         (verdict, self)

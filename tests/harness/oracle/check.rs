@@ -59,6 +59,7 @@ impl Findings {
 
     fn say(&mut self, key: u32, words: impl FnOnce() -> String) {
         self.first.get_or_insert(key);
+        // A single lost subscription makes thousands of findings; the first ones show what happened.
         if self.words.len() < 5 {
             self.words.push(words());
         }
@@ -213,6 +214,7 @@ impl<'a> Walk<'a> {
     fn claim(&self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
         let known = self.known.max(self.pulled);
         let due = self.upto(rev);
+        // When the instance is absent before and after, only a whole life can be missing between them.
         let passed_over = holes != Holes::Lost && !self.is_there(known) && !self.is_there(due);
         if known < due && !passed_over {
             out.claimed += 1;
@@ -322,6 +324,8 @@ impl<'a> Walk<'a> {
             let due = commit.at.max(terms.over);
             out.delay = out.delay.max(sight.at.saturating_duration_since(due));
         }
+        // The first event after a pull shows that the pull covered everything between the old knowledge and
+        // the event.
         let pulled_over = self.pulled.saturating_sub(self.known.max(self.base));
         if self.here.is_none() && pulled_over > 0 {
             out.merged += pulled_over.min(place.saturating_sub(self.known));

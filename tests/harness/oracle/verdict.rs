@@ -80,6 +80,8 @@ impl Oracle {
             for number in &waiting {
                 found[*number] = self.check(&self.witnesses[*number], holes, over);
             }
+            // Only witnesses with a fault are checked again. Checking all of them each time would take the
+            // cores from the programs under test, which then take longer to recover.
             waiting.retain(|number| !found[*number].is_clean());
             if waiting.is_empty() || Instant::now() >= give_up {
                 break;

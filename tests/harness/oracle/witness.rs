@@ -142,6 +142,8 @@ impl Drop for Witness {
 async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: watch::Receiver<bool>) {
     let mut certain = 0;
     for attempt in 0.. {
+        // In turn, so that a witness meets every gateway; a client behind a load balancer may come back to
+        // any of them.
         let gateway = mind.gateways[attempt % mind.gateways.len()];
         let opening = Ears::open(mind, gateway, certain);
         let Ok(Some(ears)) = tokio::time::timeout(UPGRADE, opening).await else {
