@@ -1,5 +1,5 @@
-//! A window into the inner rooms for the micro-benches. It exists only with the feature `micro`, which no program
-//! enables.
+//! A window into the inner rooms for the micro-benches. It exists only with the feature `micro`, which no
+//! program enables.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -42,8 +42,8 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// A tracker with one watch for each of `consumers` consumers. Consumer `n` is interested in `each` providers from
-    /// provider `n` on; after the last of `providers` providers comes the first.
+    /// A tracker with one watch for each of `consumers` consumers. Consumer `n` is interested in `each`
+    /// providers from provider `n` on; after the last of `providers` providers comes the first.
     pub fn new(consumers: usize, providers: usize, each: usize) -> Self {
         let mut tracker = Tracker::new(2);
         for number in 0..consumers {

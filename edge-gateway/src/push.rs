@@ -1,6 +1,7 @@
 //! The encodings of watchers, and the bytes of a push in each of them.
 //!
-//! The bytes of a push in one encoding are made by the first audience that needs them, and shared by all others.
+//! The bytes of a push in one encoding are made by the first audience that needs them, and shared by all
+//! others.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -63,8 +64,8 @@ impl Encoding {
         }
     }
 
-    /// The message with the complete state of a provider. Without a provider it says that nothing that the client knows
-    /// counts any more. `None` for clients that would not understand it.
+    /// The message with the complete state of a provider. Without a provider it says that nothing that the
+    /// client knows counts any more. `None` for clients that would not understand it.
     pub(crate) fn reset(
         self,
         key: Option<&ServiceKey>,
@@ -88,8 +89,9 @@ pub(crate) trait Encode {
     /// The bytes when merging has changed the action. Shared if it has not.
     fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes;
 
-    /// The bytes for a preface, whose session will have everything up to `confirmed`. The session receives the changes
-    /// in order and may break off after this one, with other changes of the same revision still to come.
+    /// The bytes for a preface, whose session will have everything up to `confirmed`. The session receives
+    /// the changes in order and may break off after this one, with other changes of the same revision still
+    /// to come.
     fn frame_after(&self, encoding: Encoding, confirmed: Revision) -> Bytes;
 }
 

@@ -1,15 +1,15 @@
 //! The gateway's connection to the control plane: one task that follows all topics and groups.
 //!
-//! In: events, changes of interest and bookmarks of the bus, replies of the control plane, sessions that come and go.
-//! Out: pushes for the shards, in the order of each provider, each change once.
+//! In: events, changes of interest and bookmarks of the bus, replies of the control plane, sessions that come
+//! and go. Out: pushes for the shards, in the order of each provider, each change once.
 //!
-//! The decisions are made by the crate `follow`. This room subscribes, requests and sends, and applies everything that
-//! arrives to the [`Tracker`] in the right order. The bus may lose, repeat or delay messages; a gap in a provider's
-//! order, a new generation of the link, a bookmark beyond what has arrived, or a differing digest each lead to a request
-//! whose reply is applied like events.
+//! The decisions are made by the crate `follow`. This room subscribes, requests and sends, and applies
+//! everything that arrives to the [`Tracker`] in the right order. The bus may lose, repeat or delay messages;
+//! a gap in a provider's order, a new generation of the link, a bookmark beyond what has arrived, or a
+//! differing digest each lead to a request whose reply is applied like events.
 //!
-//! All waiting is done in tasks that this one owns. It waits itself only for a shard whose queue is full: then the buffer
-//! of the bus is the reserve.
+//! All waiting is done in tasks that this one owns. It waits itself only for a shard whose queue is full:
+//! then the buffer of the bus is the reserve.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -240,6 +240,7 @@ impl Upstream {
                 self.tracker.sessions_closed(shard, group, sessions, now);
             }
         }
+        // After the reports, which may have emptied groups.
         self.tracker.forget_empty(now);
         self.resumes.forget_unneeded_departures(&mut self.tracker);
         // A comparison that takes longer than the interval delays the next one: requests must not pile up.
@@ -272,7 +273,8 @@ impl Upstream {
     async fn act(&mut self) {
         loop {
             let effects = self.tracker.take_effects();
-            // Before the effects: the reply to a request among them must not be older than the message that caused it.
+            // Before the effects: the reply to a request among them must not be older than the message that
+            // caused it.
             self.resources.requester.seen.fetch_max(self.tracker.seen().get(), Ordering::Relaxed);
             if effects.is_empty() {
                 break;

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// All sessions of a gateway with the same selector.
 ///
-/// Groups are numbered in the order in which they begin, and a number is never used again: a reply that arrives after
-/// its group has ended finds nothing.
+/// Groups are numbered in the order in which they begin, and a number is never used again: a reply that
+/// arrives after its group has ended finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(u64);
 

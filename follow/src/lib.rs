@@ -1,4 +1,4 @@
-//! How an edge gateway follows the registry: the decisions, without the tasks that carry them out.
+//! The decisions by which an edge gateway follows the registry, without the tasks that carry them out.
 //!
 //! ```text
 //! events, bookmarks, replies ──▶ Tracker ──▶ effects: deliver, subscribe, request
@@ -14,10 +14,10 @@
 //! | [`tracker`] | facts about all topics and groups | [`Effect`]s |
 //! | [`resume`] | sessions with the revision of an earlier watch | the changes that they missed |
 //!
-//! Nothing here waits, reads a clock, opens a socket or spawns a task. The gateway does that in its `upstream` room, and
-//! the simulators in `sim` do the same with dice instead of a network, so the simulators test the code that runs in
-//! production. The only shared mutable state is in [`Push`], whose encoded bytes are filled by whichever shard needs
-//! them first.
+//! Nothing here waits, reads a clock, opens a socket or spawns a task. The gateway does that in its
+//! `upstream` room, and the simulators in `sim` do the same with dice instead of a network, so the simulators
+//! test the code that runs in production. The only shared mutable state is in [`Push`], whose encoded bytes
+//! are filled by whichever shard needs them first.
 
 pub mod message;
 pub mod push;

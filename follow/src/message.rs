@@ -1,5 +1,7 @@
 //! Messages of the bus, decoded: bookmarks and changes of an interest.
 
+#[allow(unused_imports)]
+use crate::compat::RevisionNumber as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};
@@ -7,7 +9,8 @@ use shared::model::{Revision, ServiceRef, Tenant};
 
 use crate::Selector;
 
-/// A statement of the publisher: everything in (`since`, `rev`] has been published, and these were the last events.
+/// A statement of the publisher: everything in (`since`, `rev`] has been published, and these were the last
+/// events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bookmark {
     /// Everything up to this revision has been published.
@@ -25,16 +28,16 @@ pub struct Bookmark {
 }
 
 impl Bookmark {
-    /// Reads the payload of a bookmark. Entries without a name or position are dropped: the loss that they would
-    /// show is shown by a later digest.
+    /// Reads the payload of a bookmark. Entries without a name or position are dropped: the loss that they
+    /// would show is shown by a later digest.
     ///
     /// # Errors
     /// When the payload is not a bookmark.
     pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
         let bookmark = pb::Bookmark::decode(payload)?;
         Ok(Self {
-            rev: bookmark.rev.into(),
-            since: bookmark.since.into(),
+            rev: Revision::new(bookmark.rev),
+            since: Revision::new(bookmark.since),
             sent_at: bookmark.sent_at,
             providers: bookmark.providers.into_iter().filter_map(last_event).collect(),
             consumers: bookmark.consumers.into_iter().filter_map(last_event).collect(),
@@ -76,8 +79,12 @@ impl InterestChange {
         let Some(scope) = selector.scope() else {
             let change = pb::InterestChange::decode(payload)?;
             return Ok(Self {
-                at: position_of_part(change.rev.into(), change.part, change.more),
-                prev: position_before_part(change.rev.into(), change.part, change.prev_rev.into()),
+                at: position_of_part(Revision::new(change.rev), change.part, change.more),
+                prev: position_before_part(
+                    Revision::new(change.rev),
+                    change.part,
+                    Revision::new(change.prev_rev),
+                ),
                 added: change.added.into_iter().map(Into::into).collect(),
                 removed: change.removed.into_iter().map(Into::into).collect(),
                 deleted: change.consumer_deleted,
@@ -85,14 +92,19 @@ impl InterestChange {
         };
         let services = pb::ServicesChange::decode(payload)?;
         let mut change = Self {
-            at: position_of_part(services.rev.into(), services.part, services.more),
-            prev: position_before_part(services.rev.into(), services.part, services.prev_rev.into()),
+            at: position_of_part(Revision::new(services.rev), services.part, services.more),
+            prev: position_before_part(
+                Revision::new(services.rev),
+                services.part,
+                Revision::new(services.prev_rev),
+            ),
             ..Self::default()
         };
         change.removed.extend(services.removed.into_iter().map(ServiceRef::from));
         for named in services.added {
             let (Some(service), Some(key)) = (named.service, named.key) else { continue };
-            // A renamed service is announced under its new name only. If that lies outside the scope, it has left.
+            // A renamed service is announced under its new name only. If that lies outside the scope, it has
+            // left.
             let side = if scope.matches(&key.into()) { &mut change.added } else { &mut change.removed };
             side.push(service.into());
         }

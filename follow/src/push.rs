@@ -1,8 +1,9 @@
 //! One change on its way to watchers, shared by all of them.
 //!
-//! A push does not know the encodings of watchers: WebSocket frames and gRPC messages are the gateway's business. It
-//! only offers one slot for the bytes of each encoding, because the bytes must live exactly as long as the push and be
-//! shared with it. A wrapper in the gateway that held them would cost one more allocation for every event.
+//! A push does not know the encodings of watchers: WebSocket frames and gRPC messages are the gateway's
+//! business. It only offers one slot for the bytes of each encoding, because the bytes must live exactly as
+//! long as the push and be shared with it. A wrapper in the gateway that held them would cost one more
+//! allocation for every event.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -55,7 +56,8 @@ impl Push {
         }
     }
 
-    /// The push for a difference that comparing two snapshots showed. `at` is the position of the newer snapshot.
+    /// The push for a difference that comparing two snapshots showed. `at` is the position of the newer
+    /// snapshot.
     pub fn difference(
         topic: u32,
         at: Position,
@@ -82,9 +84,9 @@ impl Push {
         self.committed_at == 0
     }
 
-    /// Fixes the revision from which a client resumes after it has received this push. A push that arrives after that
-    /// revision was confirmed gets zero, because then it says nothing about the progress of its group. Later calls
-    /// are ignored.
+    /// Fixes the revision from which a client resumes after it has received this push. A push that arrives
+    /// after that revision was confirmed gets zero, because then it says nothing about the progress of its
+    /// group. Later calls are ignored.
     pub fn set_resume_point(&self, confirmed: Revision) {
         let since = if confirmed < self.at.rev { confirmed } else { Revision::ZERO };
         // The first group to receive the push decides; all groups share the encoded bytes.

@@ -1,7 +1,7 @@
 //! Requests to replicas, and their replies put together from parts.
 //!
-//! In: the payloads of reply parts, in the order of arrival. Out: a complete reply, or a [`ReplyError`], after which the
-//! request is made again. A reply counts only when all of its parts have arrived.
+//! In: the payloads of reply parts, in the order of arrival. Out: a complete reply, or a [`ReplyError`],
+//! after which the request is made again. A reply counts only when all of its parts have arrived.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -16,7 +16,8 @@ use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 use crate::Selector;
 use crate::tracker::DepartureList;
 
-/// The most parts that a reply may have. A reply with more is taken for a broken one, which bounds its memory.
+/// The most parts that a reply may have. A reply with more is taken for a broken one, which bounds its
+/// memory.
 const MAX_PARTS: u32 = 100_000;
 
 /// The reason for which a reply does not count.
@@ -145,7 +146,7 @@ impl InterestParts {
         let mut interest = InterestReply::default();
         for part in self.parts {
             interest.exists = part.exists;
-            interest.rev = part.rev.into();
+            interest.rev = Revision::new(part.rev);
             interest.providers.extend(part.providers.into_iter().map(ServiceRef::from));
         }
         interest
@@ -158,13 +159,13 @@ impl InterestParts {
     pub fn into_departures(self, since: Revision) -> Result<DepartureList, ReplyError> {
         let mut list = DepartureList { since, ..DepartureList::default() };
         for part in self.parts {
-            list.rev = part.rev.into();
-            // An older replica does not know this request and leaves the field out. Then no departure before its
-            // revision is known.
-            list.complete_after = Revision::from(part.left_after.unwrap_or(part.rev)).max(since);
+            list.rev = Revision::new(part.rev);
+            // An older replica does not know this request and leaves the field out. Then no departure before
+            // its revision is known.
+            list.complete_after = Revision::new(part.left_after.unwrap_or(part.rev)).max(since);
             for departure in part.left {
                 let provider = departure.provider.ok_or(DecodeError::Missing("provider"))?;
-                list.departures.push((provider.into(), departure.rev.into()));
+                list.departures.push((provider.into(), Revision::new(departure.rev)));
             }
         }
         Ok(list)
@@ -194,7 +195,8 @@ impl ReplayParts {
     /// When the part is not the next one, declines, or cannot be decoded.
     pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
         let reply = pb::ReplayReply::decode(payload)?;
-        // A history request reaches all replicas, and several may reply. The first one to reply is read to its end.
+        // A history request reaches all replicas, and several may reply. The first one to reply is read to
+        // its end.
         if *self.answer_id.get_or_insert(reply.answer) != reply.answer {
             return Ok(Progress::MoreParts);
         }
@@ -224,7 +226,7 @@ impl ReplayParts {
             let snapshot = replay.snapshot.get_or_insert_default();
             for entry in part.instances {
                 let instance = entry.instance.ok_or(DecodeError::Missing("instance"))?;
-                snapshot.push((Arc::new(instance.into()), entry.mod_rev.into()));
+                snapshot.push((Arc::new(instance.into()), Revision::new(entry.mod_rev)));
             }
         }
         if let Some(at) = part.at {
@@ -250,8 +252,8 @@ impl ReplayParts {
     }
 }
 
-/// The wants that were answered with a state although another replica may know the events. A replica that has just
-/// started knows the state and not how it came about.
+/// The wants that were answered with a state although another replica may know the events. A replica that has
+/// just started knows the state and not how it came about.
 pub fn wants_without_history(wants: &[Want], replays: &[TopicReplay]) -> Vec<Want> {
     wants
         .iter()
@@ -261,7 +263,8 @@ pub fn wants_without_history(wants: &[Want], replays: &[TopicReplay]) -> Vec<Wan
         .collect()
 }
 
-/// Replaces the replays that [`wants_without_history`] named by `complete`, which answers exactly those wants.
+/// Replaces the replays that [`wants_without_history`] named by `complete`, which answers exactly those
+/// wants.
 pub fn fill_in_history(wants: &[Want], replays: &mut [TopicReplay], complete: Vec<TopicReplay>) {
     let incomplete = replays.iter_mut().zip(wants).filter(|(replay, want)| lacks_history(want, replay));
     for ((replay, _), complete) in incomplete.zip(complete) {

@@ -1,10 +1,11 @@
 //! Sessions that resume: the requests to make for each, in which order, and when it may begin.
 //!
-//! In: sessions with the revision up to which they have everything, and replies to the requests that [`Resumes::step`]
-//! asked for. Out: for each session one [`ResumeStep`] after another, until it begins with a [`Preface`].
+//! In: sessions with the revision up to which they have everything, and replies to the requests that
+//! [`Resumes::step`] asked for. Out: for each session one [`ResumeStep`] after another, until it begins with
+//! a [`Preface`].
 //!
-//! Sessions that resume the same group from the same revision share one entry: when a gateway fails, thousands of
-//! clients come with the same few revisions, and each of these is requested once.
+//! Sessions that resume the same group from the same revision share one entry: when a gateway fails,
+//! thousands of clients come with the same few revisions, and each of these is requested once.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -74,7 +75,8 @@ impl<K: Copy + Ord> Default for Resumes<K> {
 }
 
 impl<K: Copy + Ord> Resumes<K> {
-    /// Adds sessions that have everything up to `since`. Sessions under a key that waits already share its entry.
+    /// Adds sessions that have everything up to `since`. Sessions under a key that waits already share its
+    /// entry.
     pub fn begin(&mut self, key: K, group: GroupId, since: Revision) {
         self.waiting.entry(key).or_insert_with(|| Resume {
             group,
@@ -105,8 +107,8 @@ impl<K: Copy + Ord> Resumes<K> {
         self.waiting.retain(|_, resume| resume.group != group);
     }
 
-    /// Decides the next step for a key. Called after everything that may have changed the tracker, and after every
-    /// reply. It may add effects to the tracker.
+    /// Decides the next step for a key. Called after everything that may have changed the tracker, and after
+    /// every reply. It may add effects to the tracker.
     pub fn step(&mut self, key: K, tracker: &mut Tracker) -> ResumeStep {
         let Some(resume) = self.waiting.get_mut(&key) else { return ResumeStep::Wait };
         let group = resume.group;
@@ -160,8 +162,8 @@ impl<K: Copy + Ord> Resumes<K> {
         }
     }
 
-    /// The store has reported its revision for the sessions under `key`. A client with a later revision comes from a
-    /// history that a restore has undone, and will receive states.
+    /// The store has reported its revision for the sessions under `key`. A client with a later revision comes
+    /// from a history that a restore has undone, and will receive states.
     pub fn on_store_revision(&mut self, key: K, rev: Revision) {
         if let Some(resume) = self.waiting.get_mut(&key) {
             resume.store_revision = StoreRevision::Known;
@@ -171,8 +173,8 @@ impl<K: Copy + Ord> Resumes<K> {
         }
     }
 
-    /// The request for a group's departures has ended: with departures for the tracker, or with a failure, after which
-    /// [`Resumes::step`] asks for them again.
+    /// The request for a group's departures has ended: with departures for the tracker, or with a failure,
+    /// after which [`Resumes::step`] asks for them again.
     pub fn on_departures(&mut self, group: GroupId, departures: Option<Departures>, tracker: &mut Tracker) {
         self.departures_requested.remove(&group);
         if let Some(departures) = departures {
@@ -186,7 +188,8 @@ impl<K: Copy + Ord> Resumes<K> {
         tracker.forget_departures(|group| resuming.contains(&group));
     }
 
-    /// The store was restored. Every request under way has been dropped, and its reply would be of the old history.
+    /// The store was restored. Every request under way has been dropped, and its reply would be of the old
+    /// history.
     pub fn restore(&mut self) {
         self.departures_requested.clear();
         for resume in self.waiting.values_mut() {

@@ -1,8 +1,8 @@
 //! One provider as a gateway follows it: position, instances, recent changes.
 //!
-//! In: events of the bus and replays of replicas, in any order, repeated or missing. Out: pushes in the provider's
-//! order, each change once. A gap is never guessed over: an event behind it is held until a replay has filled the gap.
-//! The topic only says that a replay is needed; the tracker requests it.
+//! In: events of the bus and replays of replicas, in any order, repeated or missing. Out: pushes in the
+//! provider's order, each change once. A gap is never guessed over: an event behind it is held until a replay
+//! has filled the gap. The topic only says that a replay is needed; the tracker requests it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub(crate) enum Request {
     Idle,
     /// A reply is awaited.
     Pending,
-    /// A reply is awaited, and the request must be repeated after it: something was lost in the meantime, and the
-    /// reply may be too old to contain it.
+    /// A reply is awaited, and the request must be repeated after it: something was lost in the meantime, and
+    /// the reply may be too old to contain it.
     PendingThenRepeat,
 }
 
@@ -71,7 +71,8 @@ enum Origin {
 pub(crate) struct Member {
     /// Only changes after this position are delivered: earlier ones precede the group's interest.
     pub(crate) base: Position,
-    /// Only changes up to this position are delivered, if set: the provider has left the group's interest there.
+    /// Only changes up to this position are delivered, if set: the provider has left the group's interest
+    /// there.
     pub(crate) until: Option<Position>,
     /// Nothing is delivered while older changes are being fetched for this group.
     pub(crate) catching_up: bool,
@@ -84,10 +85,11 @@ struct Entry {
     instance: Arc<Instance>,
 }
 
-/// What is left to do after a replay.
+/// The outcome of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplayOutcome {
-    /// A replay must be requested once more: this one did not suffice, or something was lost while it was awaited.
+    /// A replay must be requested once more: this one did not suffice, or something was lost while it was
+    /// awaited.
     pub(crate) repeat: bool,
     /// The number of differences that only comparing the snapshot showed.
     pub(crate) differences: u64,
@@ -99,8 +101,8 @@ pub(crate) struct Topic {
     pub(crate) id: u32,
     pub(crate) members: HashMap<GroupId, Member>,
     pub(crate) request: Request,
-    /// The state was requested again after the subscription began, or after a loss. When in addition nothing is being
-    /// requested, nothing that was published up to the last bookmark is missing.
+    /// The state was requested again after the subscription began, or after a loss. When in addition nothing
+    /// is being requested, nothing that was published up to the last bookmark is missing.
     pub(crate) verified: bool,
     key: Option<Arc<ServiceKey>>,
     at: Position,
@@ -114,7 +116,8 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    /// Makes a topic from the first replay, which was requested from `since`. Changes after `since` go to `out`.
+    /// Makes a topic from the first replay, which was requested from `since`. Changes after `since` go to
+    /// `out`.
     pub(crate) fn load(id: u32, since: Position, replay: TopicReplay, out: &mut Vec<Arc<Push>>) -> Self {
         let at = replay.at.max(since);
         let mut topic = Self {
@@ -137,7 +140,8 @@ impl Topic {
                 topic.note(Arc::new(Push::from_event(id, event)), out);
             }
         } else if let Some(key) = topic.key.clone() {
-            // The events are not known, so deletes cannot be told. Each instance that was written since is sent once.
+            // The events are not known, so deletes cannot be told. Each instance that was written since is
+            // sent once.
             for (instance, _) in snapshot.iter().filter(|(_, mod_rev)| *mod_rev > since.rev) {
                 let push = Push::difference(id, replay.at, Action::Update, key.clone(), instance.clone());
                 out.push(Arc::new(push));
@@ -154,9 +158,9 @@ impl Topic {
         self.at
     }
 
-    /// Nothing is missing up to this position. It is beyond [`Topic::at`] when a bookmark has shown that nothing
-    /// happened since. A request starts here: a replica that listed the store recently may have no history of the
-    /// quiet time, and would answer an earlier position with a state instead of events.
+    /// Nothing is missing up to this position. It is beyond [`Topic::at`] when a bookmark has shown that
+    /// nothing happened since. A request starts here: a replica that listed the store recently may have no
+    /// history of the quiet time, and would answer an earlier position with a state instead of events.
     pub(crate) fn complete_to(&self) -> Position {
         self.at.max(self.quiet_until)
     }
@@ -169,7 +173,8 @@ impl Topic {
         }
     }
 
-    /// True after a restore, until a snapshot of the new history has arrived: events alone cannot repair the topic.
+    /// True after a restore, until a snapshot of the new history has arrived: events alone cannot repair the
+    /// topic.
     pub(crate) fn needs_snapshot(&self) -> bool {
         self.origin == Origin::Restored
     }
@@ -203,8 +208,9 @@ impl Topic {
         Fate::Applied
     }
 
-    /// The store was restored from a backup. The known instances stay, because watchers know them too, but they have no
-    /// position in the new history. A snapshot of that history must follow; the differences are then delivered.
+    /// The store was restored from a backup. The known instances stay, because watchers know them too, but
+    /// they have no position in the new history. A snapshot of that history must follow; the differences are
+    /// then delivered.
     pub(crate) fn restore(&mut self) {
         self.at = Position::default();
         self.quiet_until = Position::default();
@@ -218,7 +224,8 @@ impl Topic {
         }
     }
 
-    /// Applies a replay that was requested from a position which this topic had reached, and ends the request.
+    /// Applies a replay that was requested from a position which this topic had reached, and ends the
+    /// request.
     pub(crate) fn on_replay(&mut self, replay: TopicReplay, out: &mut Vec<Arc<Push>>) -> ReplayOutcome {
         let lost_meanwhile = self.request == Request::PendingThenRepeat;
         self.request = Request::Idle;
@@ -240,8 +247,8 @@ impl Topic {
         let mut differences = 0;
         if let Some(snapshot) = replay.snapshot {
             if self.at > replay.at && !self.recent.is_complete_after(replay.at) {
-                // The topic is ahead of the snapshot, and has forgotten which instances changed in between: the
-                // comparison could undo newer changes.
+                // The topic is ahead of the snapshot, and has forgotten which instances changed in between:
+                // the comparison could undo newer changes.
                 repeat = true;
             } else {
                 if !replay.continuous && replay.at > self.at {
@@ -266,15 +273,15 @@ impl Topic {
     }
 
     /// The changes after `base`, if every one of them is known with its own position. A session that received
-    /// changes from another gateway needs this: it may have received a change, at its own position, that this gateway
-    /// only knows as a difference.
+    /// changes from another gateway needs this: it may have received a change, at its own position, that this
+    /// gateway only knows as a difference.
     pub(crate) fn exact_since(&self, base: Position) -> Option<Vec<Arc<Push>>> {
         let pushes = self.since(base).filter(|_| self.recent.is_exact_after(base))?;
         if pushes.iter().any(|push| push.is_difference()) { None } else { Some(pushes) }
     }
 
-    /// The instances that were written after `rev`, as updates. For a group that is so far behind that the events are
-    /// not known any more.
+    /// The instances that were written after `rev`, as updates. For a group that is so far behind that the
+    /// events are not known any more.
     pub(crate) fn written_after(&self, rev: Revision) -> Vec<Arc<Push>> {
         let Some(key) = &self.key else { return Vec::new() };
         let mut newer: Vec<&Entry> = self.instances.values().filter(|entry| entry.mod_rev > rev).collect();
@@ -289,8 +296,8 @@ impl Topic {
 
     /// True if an event whose predecessor is `prev` can be applied now.
     fn is_next(&self, prev: Position) -> bool {
-        // A new publisher does not know the provider's last event and sends the end of a revision instead. That is as
-        // good when a bookmark has covered the revision.
+        // A new publisher does not know the provider's last event and sends the end of a revision
+        // instead. That is as good when a bookmark has covered the revision.
         prev <= self.at || (prev == Position::end_of(prev.rev) && prev <= self.quiet_until)
     }
 
@@ -322,8 +329,8 @@ impl Topic {
                 self.put(event.instance.clone(), event.mod_rev);
             }
             (Action::Create | Action::Update, None) => self.put(event.instance.clone(), event.mod_rev),
-            // A snapshot has shown the change already. It is remembered without being delivered, because an older
-            // snapshot that arrives later may contradict it.
+            // A snapshot has shown the change already. It is remembered without being delivered, because an
+            // older snapshot that arrives later may contradict it.
             (Action::Delete, _) | (Action::Create | Action::Update, Some(_)) => {
                 return self.recent.add(Arc::new(push));
             }
@@ -331,8 +338,8 @@ impl Topic {
         self.note(Arc::new(push), out);
     }
 
-    /// Makes the known instances equal to `snapshot`, the state at `at`, except for those that changed after it. Returns
-    /// the number of differences.
+    /// Makes the known instances equal to `snapshot`, the state at `at`, except for those that changed after
+    /// it. Returns the number of differences.
     fn compare(
         &mut self,
         snapshot: Vec<(Arc<Instance>, Revision)>,
@@ -376,8 +383,8 @@ impl Topic {
     /// True if a snapshot's instance differs from the known one.
     fn is_news(&self, instance: &Arc<Instance>, mod_rev: Revision) -> bool {
         let Some(entry) = self.instances.get(&instance.instance_id) else { return true };
-        // Any other revision is news, not only a later one: after a restore the right one may be earlier. It may even be
-        // the same revision with other contents, so then the contents decide.
+        // Any other revision is news, not only a later one: after a restore the right one may be earlier. It
+        // may even be the same revision with other contents, so then the contents decide.
         entry.mod_rev != mod_rev || (self.origin == Origin::Restored && entry.instance != *instance)
     }
 

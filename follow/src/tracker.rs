@@ -5,16 +5,16 @@
 //! event ──▶ topic ──▶ its groups, if the event is newer than their interest
 //! ```
 //!
-//! The tracker promises that each group receives every change of its providers since they came into its interest: once,
-//! in each provider's order, whatever the bus loses, repeats or reorders, and however late replicas reply. It relies on
-//! three rules of the caller:
+//! The tracker promises that each group receives every change of its providers since they came into its
+//! interest: once, in each provider's order, whatever the bus loses, repeats or reorders, and however late
+//! replicas reply. It relies on three rules of the caller:
 //!
 //! - Effects are carried out in order, and a subscription is in place before the request that belongs to it is sent.
 //! - A request is answered only by a replica that has reached [`Tracker::seen`] at the time of the request.
 //! - Every request is answered at some time. A request that fails is made again by the caller.
 //!
-//! A group's interest has a revision. Changes of the interest that arrive while it is being requested are kept, and
-//! those newer than the reply are applied to it. So none is lost, whichever comes first.
+//! A group's interest has a revision. Changes of the interest that arrive while it is being requested are
+//! kept, and those newer than the reply are applied to it. So none is lost, whichever comes first.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -42,15 +42,16 @@ pub use preface::{Missing, Preface};
 pub use providers::Fates;
 pub use repair::BookmarkOutcome;
 
-/// The time for which a group without sessions is kept. Watchers that reconnect within it find everything in place.
+/// The time for which a group without sessions is kept. Watchers that reconnect within it find everything in
+/// place.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// The number of bookmarks after which a new subscription is verified. The first one may have been sent before the
-/// subscription began, so only the second proves how far the publisher had come by then.
+/// The number of bookmarks after which a new subscription is verified. The first one may have been sent
+/// before the subscription began, so only the second proves how far the publisher had come by then.
 const VERIFY_AFTER_BOOKMARKS: u64 = 2;
 
-/// The most changes that are kept while an interest is being requested: more than a replica makes during a reply. The
-/// oldest is dropped first, because the reply most likely contains it.
+/// The most changes that are kept while an interest is being requested: more than a replica makes during a
+/// reply. The oldest is dropped first, because the reply most likely contains it.
 const MOST_KEPT_CHANGES: usize = 4096;
 
 /// Something for the gateway to do.
@@ -89,7 +90,8 @@ pub struct Digests {
     pub consumers: Vec<(GroupId, ServiceRef)>,
 }
 
-/// A copy of everything that is followed, for comparison with other processes. Instances are shared, not copied.
+/// A copy of everything that is followed, for comparison with other processes. Instances are shared, not
+/// copied.
 #[derive(Debug)]
 pub struct Contents {
     /// Everything up to this revision is contained.
@@ -114,10 +116,11 @@ struct Group {
     selector: Selector,
     /// The providers that the group follows, including those in `leaving`.
     providers: BTreeSet<ServiceRef>,
-    /// Providers that have left the interest, and are followed until everything up to their departure is delivered.
+    /// Providers that have left the interest, and are followed until everything up to their departure is
+    /// delivered.
     leaving: HashMap<ServiceRef, Leaving>,
-    /// The position up to which each provider was delivered before the group stopped following it, if that is beyond
-    /// the last reply about the interest. A provider that comes back continues from there.
+    /// The position up to which each provider was delivered before the group stopped following it, if that is
+    /// beyond the last reply about the interest. A provider that comes back continues from there.
     delivered_before_leaving: HashMap<ServiceRef, Position>,
     /// The revision of the last reply about the interest; `None` before the first.
     interest_rev: Option<Revision>,
@@ -126,8 +129,8 @@ struct Group {
     /// Every provider that came or left up to this revision is known.
     interest_complete_to: Revision,
     request: InterestRequest,
-    /// The interest was requested again after the subscription began, or after a loss. When in addition nothing is
-    /// being requested, no change of the interest up to the last bookmark is missing.
+    /// The interest was requested again after the subscription began, or after a loss. When in addition
+    /// nothing is being requested, no change of the interest up to the last bookmark is missing.
     verified: bool,
     /// Providers that left, for sessions that resume; `None` until one needs them.
     departures: Option<Departures>,
@@ -302,9 +305,9 @@ impl Tracker {
         counts
     }
 
-    /// Closes a scope's group whose first reply would bring the tracker above `limit` topics; 0 is no limit. Returns
-    /// true when it did. A group that is open already may grow beyond the limit, because its watchers must not miss
-    /// the providers that come later.
+    /// Closes a scope's group whose first reply would bring the tracker above `limit` topics; 0 is no limit.
+    /// Returns true when it did. A group that is open already may grow beyond the limit, because its watchers
+    /// must not miss the providers that come later.
     pub fn refuse_too_many(&mut self, id: GroupId, reply: &InterestReply, limit: usize) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         if limit == 0 || group.interest_rev.is_some() || group.selector.scope().is_none() {
@@ -332,8 +335,8 @@ impl Tracker {
         self.topics.len().saturating_add(new) <= limit
     }
 
-    /// Adds a session to the group of its selector. Returns the group, and the shard that has the fewest of the
-    /// group's sessions.
+    /// Adds a session to the group of its selector. Returns the group, and the shard that has the fewest of
+    /// the group's sessions.
     pub fn join(&mut self, selector: &Selector) -> (GroupId, usize) {
         let id = match self.by_selector.get(selector) {
             Some(id) => *id,
@@ -341,8 +344,8 @@ impl Tracker {
         };
         let Some(group) = self.groups.get_mut(&id) else { return (id, 0) };
         let shards = group.sessions.len();
-        // The search starts at another shard for each group. Otherwise the many groups with one session would all use
-        // the first shard.
+        // The search starts at another shard for each group. Otherwise the many groups with one session would
+        // all use the first shard.
         let candidates = (0..shards).map(|offset| (offset + id.get() as usize) % shards);
         let shard = candidates.min_by_key(|shard| group.sessions[*shard]).unwrap_or(0);
         group.sessions[shard] += 1;

@@ -1,13 +1,13 @@
 //! A bounded model check of the publisher's fail-over.
 //!
-//! On one side are three replicas with real views, histories, publisher terms and replies; on the other side is the real
-//! tracker of a gateway with its resuming sessions. Between them is a bus that loses, repeats and reorders, and a seat
-//! that changes hands at any moment.
+//! On one side are three replicas with real views, histories, publisher terms and replies; on the other side
+//! is the real tracker of a gateway with its resuming sessions. Between them is a bus that loses, repeats and
+//! reorders, and a seat that changes hands at any moment.
 //!
-//! A replica may die between any two messages, lag behind the store, keep sending after its lease has ended because it
-//! has not noticed, list the store anew, and come back with an empty memory. Nothing tells the gateway of a loss. When
-//! everything has come to rest, the gateway must have delivered each change once and in order, and its state must be
-//! the store's.
+//! A replica may die between any two messages, lag behind the store, keep sending after its lease has ended
+//! because it has not noticed, list the store anew, and come back with an empty memory. Nothing tells the
+//! gateway of a loss. When everything has come to rest, the gateway must have delivered each change once and
+//! in order, and its state must be the store's.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -80,8 +80,8 @@ struct Sim {
     /// Each question with the revision that a replica must have reached to answer it.
     questions: Vec<(Revision, Question)>,
     delivered: Vec<Arc<Push>>,
-    /// Revisions that were confirmed to watchers, here or at another gateway that misses nothing. Clients resume from
-    /// any of them.
+    /// Revisions that were confirmed to watchers, here or at another gateway that misses nothing. Clients
+    /// resume from any of them.
     confirmed: Vec<Revision>,
     resumed: Vec<Resumed>,
     /// A replica answered with a state because it did not know the events: changes may be delivered as one.
@@ -120,6 +120,7 @@ impl Sim {
             merged: false,
             calm: false,
         };
+        // The replicas list a store that is not empty, so their histories begin after its first revisions.
         for _ in 0..3 {
             sim.commit();
         }
@@ -177,6 +178,7 @@ impl Sim {
         let replica = &mut self.replicas[number];
         if let (true, Some(events)) = (replica.alive, self.log.get(replica.followed)) {
             replica.followed += 1;
+            // A revision outside the registry's root reaches a watch only as progress.
             if events.is_empty() {
                 replica.writer.progress(replica.rev().next())
             } else {
@@ -225,7 +227,8 @@ impl Sim {
         self.bus[number].truncate(sent);
     }
 
-    /// The changes that a replica has not followed are compacted away: it lists the store, and keeps its role.
+    /// The changes that a replica has not followed are compacted away: it lists the store, and keeps its
+    /// role.
     fn list_again(&mut self, number: usize) {
         let replica = &mut self.replicas[number];
         if replica.alive && replica.followed < self.log.len() {
@@ -253,6 +256,7 @@ impl Sim {
         let Some(batch) = term.due(&history, rev) else { return };
         let messages: Vec<Message> = batch.messages(0).collect();
         let dies = messages.len() > most;
+        // Production does this after the last message. Here the order is of no account: death halfway loses the term.
         term.published(batch);
         self.bus[number].extend(messages.into_iter().take(most));
         if dies {
@@ -264,14 +268,15 @@ impl Sim {
         let Some(term) = &mut self.replicas[number].term else { return };
         let bookmarks = term.bookmarks("p");
         // Another gateway, which misses nothing, confirms this revision to its watchers.
-        self.confirmed.extend(bookmarks.last().map(|bookmark| Revision::from(bookmark.rev)));
+        self.confirmed.extend(bookmarks.last().map(|bookmark| Revision::new(bookmark.rev)));
         for bookmark in bookmarks {
             self.bus[number].push_back(Message::new(subject::BOOKMARK, bookmark.encode_to_vec()));
         }
         term.flushed(0);
     }
 
-    /// The bus delivers a sender's oldest message. Unless it is calm, it may lose, repeat or delay the message.
+    /// The bus delivers a sender's oldest message. Unless it is calm, it may lose, repeat or delay the
+    /// message.
     fn deliver(&mut self, number: usize) {
         if !self.calm {
             match self.dice.u8(0..12) {
@@ -351,6 +356,7 @@ impl Sim {
         let able: Vec<usize> = (0..REPLICAS)
             .filter(|number| self.replicas[*number].alive && self.replicas[*number].rev() >= min_rev)
             .collect();
+        // No replica is far enough. The gateway would repeat the request, so the question stays.
         if able.is_empty() {
             return self.questions.push((min_rev, question));
         }
@@ -456,6 +462,8 @@ impl Sim {
             }
             let joined = self.resumed.iter().all(Resumed::has_joined);
             let is_confirmed = self.tracker.confirmed() == self.rev;
+            // The first rounds only bring replicas and seat back. A state of rest before them would prove
+            // nothing.
             if round > 20 && joined && self.questions.is_empty() && is_confirmed {
                 return;
             }

@@ -1,8 +1,9 @@
 //! Simulators: the production logic of both planes, driven through losses, delays and fail-overs by dice.
 //!
-//! A simulation replaces only what is not logic: the network, the clock and the store's consensus. Everything that
-//! decides is the code that runs in production. The gateway's side is the crate `follow`; the control plane's side is
-//! its view, its publisher's term and its responder's replies, which travel as the same bytes.
+//! A simulation replaces only what is not logic: the network, the clock and the store's consensus. Everything
+//! that decides is the code that runs in production. The gateway's side is the crate `follow`; the control
+//! plane's side is its view, its publisher's term and its responder's replies, which travel as the same
+//! bytes.
 //!
 //! | simulator | real | simulated |
 //! | --- | --- | --- |

@@ -1,13 +1,13 @@
-//! A bounded model check of gaps, replays and resynchronisation: the real tracker, against a bus that loses messages and
-//! replicas that reply late.
+//! A bounded model check of gaps, replays and resynchronisation: the real tracker, against a bus that loses
+//! messages and replicas that reply late.
 //!
-//! One move happens at a time: something is committed, a message arrives or is lost, a replica makes a reply (of a
-//! revision that need not be the newest), a reply arrives. Some time after a loss the link's generation rises, as the
-//! bus promises. When everything has come to rest, the group must have received each change of its providers since they
-//! came into its interest: in order, once, without a gap.
+//! One move happens at a time: something is committed, a message arrives or is lost, a replica makes a reply
+//! (of a revision that need not be the newest), a reply arrives. Some time after a loss the link's generation
+//! rises, as the bus promises. When everything has come to rest, the group must have received each change of
+//! its providers since they came into its interest: in order, once, without a gap.
 //!
-//! The order in which messages are taken from the subscriptions is decided by dice. The gateway sorts what arrives
-//! together, so the simulation is stricter than production.
+//! The order in which messages are taken from the subscriptions is decided by dice. The gateway sorts what
+//! arrives together, so the simulation is stricter than production.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -207,7 +207,8 @@ impl Sim {
         }
     }
 
-    /// Takes all bookmarks. The gateway does so before a reply or a loss, so that no later bookmark is older than it.
+    /// Takes all bookmarks. The gateway does so before a reply or a loss, so that no later bookmark is older
+    /// than it.
     fn take_bookmarks(&mut self) {
         while !self.bookmarks.is_empty() {
             self.take_bookmark();
@@ -244,6 +245,7 @@ impl Sim {
             if ready.is_empty() {
                 return;
             }
+            // Each subject has a channel of its own, so any of them may be read first.
             let pick = self.dice.usize(0..ready.len());
             let event = ready[pick].queue.pop_front().expect("the queue is not empty");
             self.tracker.on_event(event);
@@ -304,6 +306,7 @@ impl Sim {
             return;
         }
         let (min_rev, question) = self.questions.swap_remove(self.dice.usize(0..self.questions.len()));
+        // A replica may lag behind the store, but never behind what the gateway had seen when it asked.
         let rev = Revision::new(self.dice.u64(min_rev.get().max(FIRST)..=self.rev.get()));
         let reply = match question {
             Question::Interest(group) => {
@@ -366,6 +369,7 @@ impl Sim {
     /// The generation of the link rises after a loss.
     fn raise(&mut self) {
         if std::mem::take(&mut self.lost) {
+            // A bookmark from before the loss must not confirm the time after it.
             self.take_bookmarks();
             self.tracker.resync(Cause::Link);
             self.act();
@@ -408,6 +412,7 @@ impl Sim {
             let has_messages = self.topics.values().any(|topic| !topic.queue.is_empty())
                 || self.interest.as_ref().is_some_and(|interest| !interest.queue.is_empty());
             let has_requests = !self.questions.is_empty() || !self.replies.is_empty();
+            // The last bookmark comes in round 500, and verification needs it.
             if round > 500 && !has_requests && !has_messages && !self.lost {
                 return;
             }
@@ -415,8 +420,8 @@ impl Sim {
         panic!("it does not come to rest");
     }
 
-    /// Judges that each provider's changes were delivered in order and once, and every one since the provider came into
-    /// the interest for good.
+    /// Judges that each provider's changes were delivered in order and once, and every one since the provider
+    /// came into the interest for good.
     fn judge(&self, since: &BTreeMap<String, Revision>) -> Result<(), String> {
         for (which, chain) in self.chains.iter().enumerate() {
             if !self.tracker.is_live(&provider(which)) {

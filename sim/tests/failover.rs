@@ -18,7 +18,8 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use sim::failover::explore;
 
 const SEEDS: u64 = 1500;
-/// Later seeds that found a defect: the replica that sent the events lagged behind the one that listed the departures.
+/// Later seeds that found a defect: the replica that sent the events lagged behind the one that listed the
+/// departures.
 const REGRESSIONS: [u64; 2] = [14_972, 24_700];
 
 #[test]

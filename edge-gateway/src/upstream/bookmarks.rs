@@ -13,8 +13,8 @@ use super::{MIN_BOOKMARK_PAUSE, Upstream, next_of};
 use crate::fanout::ToShard;
 
 impl Upstream {
-    /// Applies the bookmarks that have arrived already. Called before a reply or a loss is applied, so that a bookmark
-    /// which is applied later was also sent later.
+    /// Applies the bookmarks that have arrived already. Called before a reply or a loss is applied, so that a
+    /// bookmark which is applied later was also sent later.
     pub(super) async fn take_bookmarks(&mut self) {
         // Unconstrained: with the task's budget used up, a ready message would look as if it had not arrived.
         while let Some(message) =
@@ -24,8 +24,8 @@ impl Upstream {
         }
     }
 
-    /// Applies a bookmark, and everything that arrived before it first. A publisher's messages arrive in order, but each
-    /// subject has a channel of its own.
+    /// Applies a bookmark, and everything that arrived before it first. A publisher's messages arrive in
+    /// order, but each subject has a channel of its own.
     pub(super) async fn on_bookmark(&mut self, message: &Message) {
         let bookmark = match Bookmark::decode(&message.payload) {
             Ok(bookmark) => bookmark,
@@ -58,8 +58,8 @@ impl Upstream {
         }
     }
 
-    /// Sends a bookmark to clients that can resume: to all of them from time to time, and in between to those that have
-    /// received events since the last one.
+    /// Sends a bookmark to clients that can resume: to all of them from time to time, and in between to those
+    /// that have received events since the last one.
     async fn pass_on_bookmark(&mut self, now: Instant) {
         let everyone = now >= self.next_bookmark;
         if !everyone && now < self.next_active_bookmark {

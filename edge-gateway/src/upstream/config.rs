@@ -7,9 +7,11 @@ use std::time::Duration;
 pub struct UpstreamConfig {
     /// The longest wait for one part of a reply. After it the request is made again.
     pub request_timeout: Duration,
-    /// The longest time for which a watch waits for its group to open. After it the watch is refused with 503.
+    /// The longest time for which a watch waits for its group to open. After it the watch is refused with
+    /// 503.
     pub open_timeout: Duration,
-    /// The time between two comparisons of digests with a replica, jittered. They are the repair of last resort.
+    /// The time between two comparisons of digests with a replica, jittered. They are the repair of last
+    /// resort.
     pub digest_interval: Duration,
     /// The shortest time between two bookmarks to every client that can resume.
     pub bookmark_interval: Duration,
@@ -17,11 +19,11 @@ pub struct UpstreamConfig {
     pub replay_batch: usize,
     /// The most replay requests that are under way at once.
     pub replays: usize,
-    /// The most providers that may be followed; 0 is no limit. A watch beyond it is refused before its consumer's
-    /// interest is known, so the last watch that is admitted may exceed it.
+    /// The most providers that may be followed; 0 is no limit. A watch beyond it is refused before its
+    /// consumer's interest is known, so the last watch that is admitted may exceed it.
     pub topics: usize,
-    /// A resynchronisation begins at random within this time, so that the gateways of a fleet do not all request at the
-    /// same moment.
+    /// A resynchronisation begins at random within this time, so that the gateways of a fleet do not all
+    /// request at the same moment.
     pub resync_jitter: Duration,
 }
 

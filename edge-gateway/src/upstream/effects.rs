@@ -44,6 +44,8 @@ impl Upstream {
                 if let Some(subscription) = self.interests.remove(&group) {
                     subscription.abort();
                 }
+                // Its reply would only be dropped, and a retry against an absent control plane would go on
+                // for ever.
                 if let Some(request) = self.interest_requests.remove(&group) {
                     request.abort();
                 }
@@ -61,7 +63,8 @@ impl Upstream {
             Effect::RequestReplay(cause, wants) => {
                 self.metrics.resync(cause, wants.len() as u64);
                 let jitter = match cause {
-                    // One provider lacks one event, and its watchers wait. Nothing makes other gateways ask now too.
+                    // One provider lacks one event, and its watchers wait. Nothing makes other gateways ask
+                    // now too.
                     Cause::Gap => Duration::ZERO,
                     Cause::Link | Cause::Bookmark | Cause::Digest | Cause::Again | Cause::Restored => {
                         self.config.resync_jitter
@@ -76,7 +79,8 @@ impl Upstream {
     }
 
     async fn deliver(&mut self, push: Arc<Push>, groups: Vec<GroupId>) {
-        // Before the shards: a client that reacts to the push must find that its read asks for this revision at least.
+        // Before the shards: a client that reacts to the push must find that its read asks for this revision
+        // at least.
         self.pushed.fetch_max(push.at.rev.get(), Ordering::Relaxed);
         if let Some(cause) = &push.via.trace {
             let now = self.clock.micros();
@@ -88,6 +92,7 @@ impl Upstream {
             let has_sessions = |group: &&GroupId| {
                 self.tracker.sessions(**group).get(number).is_some_and(|sessions| *sessions > 0)
             };
+            // Most groups have sessions in few shards. A shard without any must not be woken for every event.
             let groups: Vec<GroupId> = groups.iter().filter(has_sessions).copied().collect();
             if !groups.is_empty() {
                 shard.send(ToShard::Append { push: push.clone(), groups }).await;
@@ -106,8 +111,8 @@ impl Upstream {
         self.interest_requests.insert(group, task);
     }
 
-    /// Accounts for a request whose task panicked. Requests that are made regularly end here; the reply to any other is
-    /// awaited, so the request is made again.
+    /// Accounts for a request whose task panicked. Requests that are made regularly end here; the reply to
+    /// any other is awaited, so the request is made again.
     pub(super) fn on_panicked(&mut self, request: Request) {
         self.metrics.retry();
         match &request {

@@ -54,14 +54,15 @@ pub(crate) struct UpstreamHandle {
 }
 
 impl UpstreamHandle {
-    /// Reserves a session, and waits until its group has opened. Everything that is committed after the return will be
-    /// sent to the session; with `since`, also everything that was committed after that revision.
+    /// Reserves a session, and waits until its group has opened. Everything that is committed after the
+    /// return will be sent to the session; with `since`, also everything that was committed after that
+    /// revision.
     ///
     /// Cancel-safe: a reservation that nobody waits for is released.
     ///
     /// # Errors
-    /// `Some` when the node follows as many providers as it may. `None` when no control plane replies within the
-    /// configured time, or the gateway ends.
+    /// `Some` when the node follows as many providers as it may. `None` when no control plane replies within
+    /// the configured time, or the gateway ends.
     pub(crate) async fn join(
         &self,
         selector: Selector,
@@ -77,7 +78,8 @@ impl UpstreamHandle {
         joined.ok_or(None)?.map_err(Some)
     }
 
-    /// The inventory of the providers that are followed. `None` when the upstream has ended or does not reply in time.
+    /// The inventory of the providers that are followed. `None` when the upstream has ended or does not reply
+    /// in time.
     pub(crate) async fn known(&self) -> Option<Known> {
         let reading = async {
             let (sender, contents) = oneshot::channel();

@@ -1,4 +1,5 @@
-//! Messages of the bus: subscriptions merged into one stream, taken in batches, applied in the order of revisions.
+//! Messages of the bus: subscriptions merged into one stream, taken in batches, applied in the order of
+//! revisions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::Upstream;
 use crate::trace;
 use crate::watch::GroupId;
 
-/// The most messages that are taken together. It bounds the memory of a batch and the delay of its first event.
+/// The most messages that are taken together. It bounds the memory of a batch and the delay of its first
+/// event.
 const BATCH: usize = 1024;
 
 /// All subscriptions of topics and interests.
@@ -36,13 +38,15 @@ enum Decoded {
 }
 
 impl Upstream {
-    /// Applies `first` and everything that has arrived with it. Changes of interest come after all events: the deletes of
-    /// a provider's instances are published before the news that the provider is gone, and must be applied before it.
+    /// Applies `first` and everything that has arrived with it. Changes of interest come after all events:
+    /// the deletes of a provider's instances are published before the news that the provider is gone, and
+    /// must be applied before it.
     pub(super) async fn take_messages(&mut self, first: Option<(Source, Message)>) {
         let mut messages: Vec<(Source, Message)> = first.into_iter().collect();
         let mut changes = Vec::new();
         loop {
             drain(&mut self.messages, BATCH, &mut messages).await;
+            // A full batch may have left messages behind, and a bookmark must not be applied before them.
             let may_have_more = messages.len() >= BATCH;
             let mut events = Vec::with_capacity(messages.len());
             for (source, message) in messages.drain(..) {
@@ -110,8 +114,8 @@ pub(super) fn tagged(
 
 /// Adds to `ready` everything that is ready now, without waiting, up to a total of `most`.
 ///
-/// A pending poll does not prove that nothing is ready: the set yields after a while to be fair, and announces that by
-/// waking immediately. So it is polled until it is pending without having woken.
+/// A pending poll does not prove that nothing is ready: the set yields after a while to be fair, and
+/// announces that by waking immediately. So it is polled until it is pending without having woken.
 async fn drain(messages: &mut Subscriptions, most: usize, ready: &mut Vec<(Source, Message)>) {
     struct Woken(AtomicBool);
     impl Wake for Woken {

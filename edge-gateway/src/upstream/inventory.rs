@@ -3,8 +3,8 @@
 use follow::tracker::{Contents, ProviderContents};
 use host::inventory::{Known, KnownService, Plane};
 
-/// Describes everything that is followed in the terms that all planes use. It builds text for every instance, so it
-/// runs in the caller's task and not in the upstream's.
+/// Describes everything that is followed in the terms that all planes use. It builds text for every instance,
+/// so it runs in the caller's task and not in the upstream's.
 pub(super) fn describe(contents: Contents) -> Known {
     Known {
         plane: Plane::EdgeGateway,

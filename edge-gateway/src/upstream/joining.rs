@@ -53,13 +53,14 @@ impl Upstream {
         }
     }
 
-    /// Reserves the session in its shard. The reservation enters the shard's queue before any later push, and therefore
-    /// the session receives exactly the pushes from now on.
+    /// Reserves the session in its shard. The reservation enters the shard's queue before any later push, and
+    /// therefore the session receives exactly the pushes from now on.
     async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
         let Joining { group, shard, encoding, admission } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
         self.next_ticket = ticket.next();
+        // A shard that has ended means that the process is ending; the session's client is refused with it.
         if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
             return;
         }
@@ -143,6 +144,8 @@ impl Upstream {
         for joining in self.resuming.remove(&key).into_iter().flatten() {
             let encoding = joining.encoding;
             let bytes = encoded.entry(encoding).or_insert_with(|| encode(encoding, since, preface));
+            // Each session gets a copy, because the shard writes the rest of a preface from the session's own
+            // buffer.
             let bytes = bytes.clone();
             self.reserve(joining, bytes).await;
         }
@@ -156,7 +159,8 @@ fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
         bytes.extend_from_slice(&encoding.reset(None, &[], preface.rev, since).unwrap_or_default());
     }
     for (key, instances) in &preface.states {
-        // Each state repeats `since`: a client that breaks off before the last state resumes from there again.
+        // Each state repeats `since`: a client that breaks off before the last state resumes from there
+        // again.
         let state = encoding.reset(Some(key), instances, preface.rev, since);
         bytes.extend_from_slice(&state.unwrap_or_default());
     }
@@ -164,6 +168,7 @@ fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
         bytes.extend_from_slice(&push.frame_after(encoding, preface.confirmed));
     }
     let has_states = preface.void || !preface.states.is_empty();
+    // Events carry their own resume point. States do not, so a bookmark must say how far they reach.
     if has_states && preface.confirmed > since {
         bytes.extend_from_slice(&encoding.bookmark(preface.confirmed).unwrap_or_default());
     }

@@ -1,7 +1,8 @@
 //! The smallest possible difference between the publisher's clock and this gateway's.
 //!
-//! No message arrives before it was sent. So the shortest transit of recent bookmarks, measured by both clocks, is the
-//! difference of the clocks plus some latency. Old transits are forgotten, because clocks drift and are set.
+//! No message arrives before it was sent. So the shortest transit of recent bookmarks, measured by both
+//! clocks, is the difference of the clocks plus some latency. Old transits are forgotten, because clocks
+//! drift and are set.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,9 @@ impl Offset {
         Self { window_began: now, shortest: i64::MAX, shortest_before: i64::MAX }
     }
 
-    /// Adds a bookmark that was sent at `sent` by the publisher's clock and received at `received` by this gateway's,
-    /// in Unix microseconds. Returns the shortest recent transit in microseconds, which is negative when the
-    /// publisher's clock is ahead.
+    /// Adds a bookmark that was sent at `sent` by the publisher's clock and received at `received` by this
+    /// gateway's, in Unix microseconds. Returns the shortest recent transit in microseconds, which is
+    /// negative when the publisher's clock is ahead.
     pub(super) fn note(&mut self, sent: u64, received: u64, now: Instant) -> i64 {
         if now.saturating_duration_since(self.window_began) >= WINDOW {
             self.window_began = now;

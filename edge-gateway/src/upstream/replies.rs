@@ -17,7 +17,8 @@ use super::requester::{Comparison, RequestError};
 use crate::watch::GroupId;
 
 impl Upstream {
-    /// Applies a reply. Returns the revision to which the store has gone back, if the reply proves that it has.
+    /// Applies a reply. Returns the revision to which the store has gone back, if the reply proves that it
+    /// has.
     pub(super) fn on_reply(&mut self, reply: Reply) -> Option<Revision> {
         match reply {
             Reply::Bookmarks(messages) => {
@@ -32,6 +33,8 @@ impl Upstream {
                     if self.tracker.on_loaded(&want.provider, want.since, replay) {
                         let (stream, subscription) = tagged(messages, Source::Event);
                         self.messages.push(stream);
+                        // A topic that was closed and opened again before this reply has two subscriptions
+                        // for a moment.
                         if let Some(old) = self.topics.insert(want.provider, subscription) {
                             old.abort();
                         }
@@ -62,6 +65,7 @@ impl Upstream {
 
     fn on_interest(&mut self, group: GroupId, messages: Option<Messages>, interest: InterestReply) {
         if let Some(messages) = messages {
+            // The group has ended. Dropping the messages unsubscribes.
             if !self.tracker.has(group) {
                 return;
             }
@@ -72,8 +76,8 @@ impl Upstream {
         if self.tracker.refuse_too_many(group, &interest, self.config.topics) {
             return;
         }
-        // Before the group's first session is admitted: a read that follows must include everything that the session is
-        // not sent because it was committed before.
+        // Before the group's first session is admitted: a read that follows must include everything that the
+        // session is not sent because it was committed before.
         self.pushed.fetch_max(interest.rev.get(), Ordering::Relaxed);
         self.tracker.on_interest(group, interest);
     }

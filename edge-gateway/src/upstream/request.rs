@@ -1,4 +1,5 @@
-//! Requests as values: each runs in a task of its own, and its end is accounted for whatever happens to that task.
+//! Requests as values: each runs in a task of its own, and its end is accounted for whatever happens to that
+//! task.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -21,8 +22,8 @@ use crate::watch::{GroupId, Selector};
 
 /// Subscriptions that one request makes at the same time.
 const SUBSCRIBE_AT_ONCE: usize = 32;
-/// The pause before a request whose task panicked is made again. Long enough that a panic which repeats itself does not
-/// fill the log.
+/// The pause before a request whose task panicked is made again. Long enough that a panic which repeats
+/// itself does not fill the log.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// A request of the upstream. It holds everything that is needed to make it once more.
@@ -66,7 +67,7 @@ pub(super) enum Reply {
     Compared(Digests, Result<Comparison, RequestError>),
 }
 
-/// What requests need from the upstream.
+/// The parts of the upstream that requests use.
 #[derive(Clone)]
 pub(super) struct Resources {
     pub(super) requester: Requester,
@@ -89,8 +90,8 @@ pub(super) enum Ended {
 #[derive(Default)]
 pub(super) struct Requests {
     tasks: JoinSet<Reply>,
-    // The request itself is kept beside its task: a task that panics loses everything that it owned, and the topics and
-    // groups that await the reply would wait for ever.
+    // The request itself is kept beside its task: a task that panics loses everything that it owned, and the
+    // topics and groups that await the reply would wait for ever.
     under_way: HashMap<Id, Request>,
 }
 
@@ -186,8 +187,8 @@ async fn run(request: Request, resources: Resources) -> Reply {
     }
 }
 
-/// Subscribes to the events of each provider, and only then requests the replays: an event that is published in between
-/// is in at least one of the two.
+/// Subscribes to the events of each provider, and only then requests the replays: an event that is published
+/// in between is in at least one of the two.
 async fn open_topics(wants: Vec<Want>, requester: &Requester) -> Vec<(Want, Messages, TopicReplay)> {
     let subjects: Vec<String> = wants.iter().map(|want| subject::event(&want.provider)).collect();
     let messages: Vec<Messages> = futures_util::stream::iter(subjects)

@@ -1,8 +1,8 @@
 //! Requests to the control plane, made again until one is answered.
 //!
-//! Any replica may reply. A replica that is behind, or cannot reply, says so in `error`; then the request is made again
-//! after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The caller bounds the number
-//! of requests; the bus bounds the size of each part of a reply.
+//! Any replica may reply. A replica that is behind, or cannot reply, says so in `error`; then the request is
+//! made again after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The
+//! caller bounds the number of requests; the bus bounds the size of each part of a reply.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -31,8 +31,8 @@ use crate::watch::Selector;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts of a request.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// The wait for a replica that has the complete history. A busy replica replies within it; when no replica has the
-/// history, it comes on top of the first reply.
+/// The wait for a replica that has the complete history. A busy replica replies within it; when no replica
+/// has the history, it comes on top of the first reply.
 const HISTORY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The reason for which an attempt failed.
@@ -95,8 +95,8 @@ impl Requester {
         }
     }
 
-    /// The providers that left the selector's interest after `since`, with their events until then. At most `batch`
-    /// providers are named in one request.
+    /// The providers that left the selector's interest after `since`, with their events until then. At most
+    /// `batch` providers are named in one request.
     pub(super) async fn departures(&self, selector: &Selector, since: Revision, batch: usize) -> Departures {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
@@ -129,15 +129,16 @@ impl Requester {
         }
     }
 
-    /// The store's revision now, in one attempt. Every revision that was known before is at most this one, unless the
-    /// store was restored from a backup.
+    /// The store's revision now, in one attempt. Every revision that was known before is at most this one,
+    /// unless the store was restored from a backup.
     ///
     /// # Errors
     /// When no replica replies in time, or it cannot read the store.
     pub(super) async fn try_store_revision(&self) -> Result<Revision, RequestError> {
         let request = pb::DigestRequest { confirm: true, ..pb::DigestRequest::default() };
         let reply = self.try_digest(&request).await?;
-        // A replica of an older version ignores `confirm` and sends the revision of its view, which proves nothing.
+        // A replica of an older version ignores `confirm` and sends the revision of its view, which proves
+        // nothing.
         if reply.confirmed { Ok(Revision::new(reply.rev)) } else { Err(ReplyError::Incomplete.into()) }
     }
 
@@ -180,7 +181,8 @@ impl Requester {
         let list = self.interest_parts(&request).await?.into_departures(since)?;
         let mut departures = Departures::begin(&list);
         for batch in list.departures.chunks(batch.max(1)) {
-            // Another replica may reply. It must have reached the revision of the one that listed the departures.
+            // Another replica may reply. It must have reached the revision of the one that listed the
+            // departures.
             let replays = self.try_replay(&list.wants(batch), list.rev).await?;
             for ((provider, until), replay) in batch.iter().zip(replays) {
                 match departures.record(selector, provider, *until, &replay) {
@@ -201,8 +203,9 @@ impl Requester {
         Ok(parts)
     }
 
-    /// Requests replays from a replica that has reached `rev` and everything that was seen here. A replica that started
-    /// a moment ago knows the state and not how it came about; then those that know more are asked.
+    /// Requests replays from a replica that has reached `rev` and everything that was seen here. A replica
+    /// that started a moment ago knows the state and not how it came about; then those that know more are
+    /// asked.
     async fn try_replay(&self, wants: &[Want], rev: Revision) -> Result<Vec<TopicReplay>, RequestError> {
         let min_rev = self.seen().max(rev);
         let mut replays = self.replay_on(subject::RPC_REPLAY, wants, min_rev, self.timeout).await?;

@@ -1,9 +1,9 @@
 //! Noticing that the store was restored from a backup.
 //!
-//! A store's revisions only grow. Bookmarks that stay behind the highest revision seen so far mean that the publisher
-//! lags, or that the store was set back. To tell the two apart, a replica reads the store's own revision: if that is
-//! lower than a revision which was known before the request, the store was restored. Until this is proven nothing is
-//! forgotten, so a lagging publisher costs no watcher anything.
+//! A store's revisions only grow. Bookmarks that stay behind the highest revision seen so far mean that the
+//! publisher lags, or that the store was set back. To tell the two apart, a replica reads the store's own
+//! revision: if that is lower than a revision which was known before the request, the store was restored.
+//! Until this is proven nothing is forgotten, so a lagging publisher costs no watcher anything.
 
 #[allow(unused_imports)]
 use follow::compat::RevisionNumber as _;
@@ -18,8 +18,8 @@ use super::request::Request;
 use super::requester::RequestError;
 use crate::fanout::ToShard;
 
-/// The time for which bookmarks must stay behind before the store's revision is requested. A publisher that is merely
-/// slower than another replica's reply catches up sooner.
+/// The time for which bookmarks must stay behind before the store's revision is requested. A publisher that
+/// is merely slower than another replica's reply catches up sooner.
 const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
 /// The suspicion that the store was restored.
@@ -53,8 +53,8 @@ impl Upstream {
         }
     }
 
-    /// Compares the store's revision with `seen`, which was known before the request. Returns the revision to which the
-    /// store has gone back, if it has.
+    /// Compares the store's revision with `seen`, which was known before the request. Returns the revision to
+    /// which the store has gone back, if it has.
     pub(super) fn judge_restore(
         &mut self,
         store: Result<Revision, RequestError>,
@@ -87,7 +87,7 @@ impl Upstream {
         self.suspicion = Suspicion::default();
         self.resumes.restore();
         if self.bookmarks.is_none() {
-            // That request has just been cancelled with the others.
+            // The request for the subscription has just been cancelled with the others.
             self.start(Request::Bookmarks);
         }
         self.pushed.store(rev.get(), Ordering::Relaxed);

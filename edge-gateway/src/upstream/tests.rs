@@ -1,5 +1,7 @@
 //! Requests that end abnormally, and requests that overlap.
 
+#[allow(unused_imports)]
+use follow::compat::RevisionNumber as _;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 
@@ -9,7 +11,7 @@ use futures_util::StreamExt as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::Position;
-use shared::model::Tenant;
+use shared::model::{Revision, Tenant};
 use shared::subject;
 
 use super::request::Reply;
@@ -96,7 +98,7 @@ fn replay_nothing(request: &[u8]) -> Vec<u8> {
         reply.providers.push(pb::replay_reply::Provider {
             provider: wanted.provider,
             continuous: true,
-            at: Some(Position::end_of(5_u64.into()).into()),
+            at: Some(Position::end_of(Revision::new(5)).into()),
             ..Default::default()
         });
     }

@@ -16,8 +16,8 @@ pub(super) struct Recent {
     pushes: VecDeque<Arc<Push>>,
     /// Every change after this position that altered the known state is among the pushes.
     complete_after: Position,
-    /// Every change after this position is among them, even changes that cancelled each other. It is later than
-    /// `complete_after` when a snapshot was applied: the changes on the way to a snapshot are not known.
+    /// Every change after this position is among them, even changes that cancelled each other. It is later
+    /// than `complete_after` when a snapshot was applied: the changes on the way to a snapshot are not known.
     exact_after: Position,
 }
 

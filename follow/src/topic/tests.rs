@@ -123,8 +123,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever the bus loses, repeats or reorders, a watcher never sees an impossible step. After one good reply it
-    /// knows the truth.
+    /// Whatever the bus loses, repeats or reorders, a watcher never sees an impossible step. After one good
+    /// reply it knows the truth.
     #[test]
     fn a_badly_delivered_history_ends_in_the_truth(
         changes in prop::collection::vec((0..4_u8, prop::bool::weighted(0.3)), 1..40),

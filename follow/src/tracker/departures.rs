@@ -1,8 +1,8 @@
 //! Providers that have left a group's interest, for sessions that resume from before their departure.
 //!
-//! A group follows only the providers that it has now. A session that was away also receives what happened to the others
-//! until they left, as the sessions that stayed did. A replica is asked for it once for all resuming sessions of a
-//! group; the answer holds until the interest changes.
+//! A group follows only the providers that it has now. A session that was away also receives what happened to
+//! the others until they left, as the sessions that stayed did. A replica is asked for it once for all
+//! resuming sessions of a group; the answer holds until the interest changes.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::{GroupId, Push, Selector};
 pub struct DepartureList {
     /// The revision after which departures were requested.
     pub since: Revision,
-    /// Every departure after this revision is listed. It is later than `since` when the replica's history is short.
+    /// Every departure after this revision is listed. It is later than `since` when the replica's history is
+    /// short.
     pub complete_after: Revision,
     /// The revision of the reply.
     pub rev: Revision,
@@ -57,7 +58,8 @@ pub struct Departures {
 pub enum RecordOutcome {
     /// The events were added.
     Recorded,
-    /// History does not reach back far enough, so no departure is known. The departures are complete as they are.
+    /// History does not reach back far enough, so no departure is known. The departures are complete as they
+    /// are.
     HistoryTooShort,
     /// The replica lags behind the one that listed the departures. Everything must be requested again.
     ReplicaBehind,
@@ -69,8 +71,8 @@ impl Departures {
         Self { since: list.since, complete_after: list.complete_after, rev: list.rev, events: Vec::new() }
     }
 
-    /// Adds the events of the provider that left at `until`. The replica that sent them may differ from the one that
-    /// listed the departures.
+    /// Adds the events of the provider that left at `until`. The replica that sent them may differ from the
+    /// one that listed the departures.
     pub fn record(
         &mut self,
         selector: &Selector,
@@ -129,8 +131,8 @@ impl Group {
         }
         let mut events = Vec::new();
         for (provider, push) in &departures.events {
-            // The replica may know later events than this gateway. The group, and with it the session, will receive
-            // those as they arrive.
+            // The replica may know later events than this gateway. The group, and with it the session, will
+            // receive those as they arrive.
             let is_due = push.at.rev > since && push.at.rev <= self.interest_complete_to;
             // The topic of a provider that is still followed, or again, has all of its events.
             if is_due && !self.providers.contains(provider) {

@@ -1,7 +1,7 @@
 //! Replies about a group's interest, and changes of the interest.
 //!
-//! In: a replica's reply, or a change from the bus. Out: topics that the group joins and leaves, each from the position
-//! at which the provider came into the interest.
+//! In: a replica's reply, or a change from the bus. Out: topics that the group joins and leaves, each from
+//! the position at which the provider came into the interest.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -59,8 +59,9 @@ impl Tracker {
             // The list is fixed. Only the revision of the reply matters.
             Selector::Providers(providers) => providers.iter().cloned().collect(),
         };
-        // A provider that came into the interest while changes were lost is delivered from the last revision at which
-        // the interest was known. A later change that did arrive proves nothing about the lost ones before it.
+        // A provider that came into the interest while changes were lost is delivered from the last revision
+        // at which the interest was known. A later change that did arrive proves nothing about the lost ones
+        // before it.
         let base = match group.interest_rev {
             None => Position::end_of(reply.rev),
             Some(rev) => Position::end_of(rev.max(self.confirmed)),
@@ -85,8 +86,8 @@ impl Tracker {
         }
         if let Some(group) = self.groups.get_mut(&id)
             && repeat
-            // A gap among the kept changes has requested the interest already. Of two replies, the older one would
-            // undo the newer one.
+            // A gap among the kept changes has requested the interest already. Of two replies, the older one
+            // would undo the newer one.
             && group.request.is_idle()
         {
             self.effects.push(group.request_interest(id));
@@ -171,7 +172,8 @@ impl Tracker {
             Some(member) if member.catching_up || !has_all_until || member.until.is_none() => {
                 member.until = None;
             }
-            // Changes after the departure may have been withheld. They are delivered from the new interest on.
+            // Changes after the departure may have been withheld. They are delivered from the new interest
+            // on.
             _ => {
                 let base = base.max(leaving.delivered).max(until);
                 join_topic(topic, provider, id, base, &mut self.effects);
@@ -197,8 +199,8 @@ impl Tracker {
         None
     }
 
-    /// Stops the delivery of later changes. The group leaves the topics only when a bookmark has covered the departure:
-    /// a provider's last events, the deletes of its instances, may still be on their way, or lost.
+    /// Stops the delivery of later changes. The group leaves the topics only when a bookmark has covered the
+    /// departure: a provider's last events, the deletes of its instances, may still be on their way, or lost.
     fn begin_to_leave(&mut self, id: GroupId, removed: Removed<'_>) {
         let until = removed.until;
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -208,8 +210,9 @@ impl Tracker {
             }
             let delivered = match self.topics.get_mut(provider) {
                 Some(Slot::Live(topic)) => {
-                    // Events and changes of interest have separate channels, so later events may have been delivered
-                    // already. Such a group also receives the end of what it saw begin; that arrives as well.
+                    // Events and changes of interest have separate channels, so later events may have been
+                    // delivered already. Such a group also receives the end of what it saw begin; that
+                    // arrives as well.
                     let is_behind = topic.at().rev <= until;
                     if let Some(member) = topic.members.get_mut(&id).filter(|_| is_behind) {
                         member.until = Some(Position::end_of(until));
@@ -240,9 +243,9 @@ impl Tracker {
         }
     }
 
-    /// Drops providers that have left the interest, once a bookmark at `rev` covers everything that was delivered. A
-    /// topic with later deliveries is kept until the bookmarks catch up: otherwise the tracker would forget what it
-    /// delivered, and deliver it again if the provider came back.
+    /// Drops providers that have left the interest, once a bookmark at `rev` covers everything that was
+    /// delivered. A topic with later deliveries is kept until the bookmarks catch up: otherwise the tracker
+    /// would forget what it delivered, and deliver it again if the provider came back.
     pub(super) fn finish_leaving(&mut self, rev: Revision) {
         let mut finished = Vec::new();
         for (id, group) in &mut self.groups {

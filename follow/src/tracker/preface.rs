@@ -50,15 +50,17 @@ impl Tracker {
             && self.groups.values().all(|group| group.request.is_idle())
     }
 
-    /// True when no change at or before `rev` can still arrive: either everything up to `rev` is known, or the
-    /// subscription is verified and a bookmark has passed `rev`. Another gateway may have delivered a change that was
-    /// lost here, or is still on its way. A session that was admitted before it arrives would receive it again.
+    /// True when no change at or before `rev` can still arrive: either everything up to `rev` is known, or
+    /// the subscription is verified and a bookmark has passed `rev`. Another gateway may have delivered a
+    /// change that was lost here, or is still on its way. A session that was admitted before it arrives would
+    /// receive it again.
     fn nothing_pending_up_to(&self, rev: Revision, known: Revision, verified: bool) -> bool {
         known >= rev || (verified && self.bookmark.is_some_and(|bookmark| bookmark >= rev))
     }
 
-    /// Requests immediately, instead of two bookmarks later, whatever a session that resumes from `since` waits for:
-    /// subscriptions that were opened or invalidated a moment ago. Everything else is confirmed by the next bookmark.
+    /// Requests immediately, instead of two bookmarks later, whatever a session that resumes from `since`
+    /// waits for: subscriptions that were opened or invalidated a moment ago. Everything else is confirmed by
+    /// the next bookmark.
     pub fn verify_now(&mut self, id: GroupId, since: Revision) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.interest_rev.is_none() || since > self.seen {
@@ -81,9 +83,9 @@ impl Tracker {
         self.push_replay(Cause::Again, wants);
     }
 
-    /// The preface for a session of the group that has received everything up to `since`; 0 for a session that has
-    /// nothing. Where history does not reach back that far, the preface holds states instead of events. `replays` are
-    /// the replies to an earlier [`Missing::Events`] for the same revision.
+    /// The preface for a session of the group that has received everything up to `since`; 0 for a session
+    /// that has nothing. Where history does not reach back that far, the preface holds states instead of
+    /// events. `replays` are the replies to an earlier [`Missing::Events`] for the same revision.
     ///
     /// `None` while the group itself does not know everything up to `since`.
     pub fn preface(
@@ -127,7 +129,8 @@ impl Tracker {
         since: Revision,
     ) -> Option<Vec<(&'a ServiceRef, &'a Topic)>> {
         if !group.leaving.is_empty() {
-            // The next bookmark decides whether these providers are gone, and what has been delivered of them.
+            // The next bookmark decides whether these providers are gone, and what has been delivered of
+            // them.
             return None;
         }
         if !self.nothing_pending_up_to(since, group.interest_complete_to, group.verified) {

@@ -36,8 +36,8 @@ impl Fates {
 }
 
 impl Tracker {
-    /// A replica has replied about a provider that was being opened from `since`. Returns false when nobody waits for
-    /// the provider any more; the caller then drops the subscription.
+    /// A replica has replied about a provider that was being opened from `since`. Returns false when nobody
+    /// waits for the provider any more; the caller then drops the subscription.
     pub fn on_loaded(&mut self, provider: &ServiceRef, since: Position, replay: TopicReplay) -> bool {
         self.seen = self.seen.max(replay.at.rev);
         let Some(slot) = self.topics.get_mut(provider) else { return false };
@@ -69,8 +69,8 @@ impl Tracker {
         true
     }
 
-    /// Applies events of the bus in the order of their positions. Each subject has a channel of its own, so they arrive
-    /// in any order.
+    /// Applies events of the bus in the order of their positions. Each subject has a channel of its own, so
+    /// they arrive in any order.
     pub fn on_events(&mut self, mut events: Vec<InstanceEvent>) -> Fates {
         events.sort_by_key(|event| event.at);
         let mut fates = Fates::default();
@@ -84,8 +84,9 @@ impl Tracker {
     pub fn on_event(&mut self, event: InstanceEvent) -> Option<Fate> {
         self.seen = self.seen.max(event.at.rev);
         let Some(Slot::Live(topic)) = self.topics.get_mut(&event.provider) else { return None };
-        // A new publisher does not know a provider's event before its own term, and names the end of a revision instead.
-        // The last bookmark proves that everything up to there was published and has been applied.
+        // A new publisher does not know a provider's event before its own term, and names the end of a
+        // revision instead. The last bookmark proves that everything up to there was published and has been
+        // applied.
         topic.note_bookmark(self.bookmark.unwrap_or_default());
         let provider = event.provider.clone();
         let mut out = Vec::new();
@@ -98,14 +99,14 @@ impl Tracker {
         Some(fate)
     }
 
-    /// A replica has replied about a provider that was requested again from `since`. Returns the number of differences
-    /// that only comparing states showed.
+    /// A replica has replied about a provider that was requested again from `since`. Returns the number of
+    /// differences that only comparing states showed.
     pub fn on_replay(&mut self, provider: &ServiceRef, since: Position, replay: TopicReplay) -> u64 {
         self.seen = self.seen.max(replay.at.rev);
         let Some(Slot::Live(topic)) = self.topics.get_mut(provider) else { return 0 };
         if since > topic.complete_to() {
-            // The reply belongs to an earlier topic of this provider, which knew more. This one has its own request
-            // under way.
+            // The reply belongs to an earlier topic of this provider, which knew more. This one has its own
+            // request under way.
             return 0;
         }
         let mut out = Vec::new();
@@ -144,8 +145,8 @@ impl Tracker {
     }
 }
 
-/// Adds a group to a live topic, and delivers the changes since `base`. If the topic does not know them any more, they
-/// are requested, and the group receives nothing until the reply.
+/// Adds a group to a live topic, and delivers the changes since `base`. If the topic does not know them any
+/// more, they are requested, and the group receives nothing until the reply.
 pub(super) fn join_topic(
     topic: &mut Topic,
     provider: ServiceRef,
@@ -183,12 +184,13 @@ fn deliver(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, eff
     }
 }
 
-/// Keeps groups that are about to leave the provider, when `pushes` hold a difference beyond the position at which they
-/// leave. Returns those groups; everything has been delivered to them.
+/// Keeps groups that are about to leave the provider, when `pushes` hold a difference beyond the position at
+/// which they leave. Returns those groups; everything has been delivered to them.
 ///
-/// A difference found by comparing snapshots has no exact position, so nobody knows whether it happened before or after
-/// the provider left the interest: a delete may have come first, and a present instance may belong to a later
-/// registration of the same service. Such groups keep following up to the snapshot's position.
+/// A difference found by comparing snapshots has no exact position, so nobody knows whether it happened
+/// before or after the provider left the interest: a delete may have come first, and a present instance may
+/// belong to a later registration of the same service. Such groups keep following up to the snapshot's
+/// position.
 fn stay_for_differences(
     topic: &mut Topic,
     provider: &ServiceRef,

@@ -1,7 +1,7 @@
 //! Noticing a loss and repairing it: bookmarks, resynchronisation, digests.
 //!
-//! Nothing is requested twice at the same time. When something must be requested while a reply is awaited, it is
-//! requested again after that reply.
+//! Nothing is requested twice at the same time. When something must be requested while a reply is awaited, it
+//! is requested again after that reply.
 
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
@@ -15,7 +15,7 @@ use crate::reply::Want;
 use crate::topic::{Request, Topic};
 use crate::{Cause, GroupId, Selector};
 
-/// What a bookmark showed.
+/// The losses that a bookmark has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BookmarkOutcome {
     /// The number of providers and interests that are behind the bookmark. They are being requested.
@@ -28,7 +28,8 @@ impl Tracker {
     /// Applies a bookmark. Everything that arrived before it must have been applied already.
     pub fn on_bookmark(&mut self, bookmark: Bookmark) -> BookmarkOutcome {
         let Bookmark { rev, since, providers, consumers, tenants, .. } = bookmark;
-        // The named positions come first: what is behind them is requested, and then does not count as confirmed.
+        // The named positions come first: what is behind them is requested, and then does not count as
+        // confirmed.
         let interests_behind = self.on_last_changes(consumers, tenants);
         let behind = interests_behind + self.on_last_events(providers);
         let bookmarks_lost = self.advance(rev, since);
@@ -38,13 +39,14 @@ impl Tracker {
     /// Everything in (`since`, `rev`] was published. Returns true when that shows that a bookmark was lost.
     pub(crate) fn advance(&mut self, rev: Revision, since: Revision) -> bool {
         let lost = self.bookmark.is_some_and(|previous| since > previous);
-        // A publisher that has lost its seat without noticing may send a lower revision than its successor did.
+        // A publisher that has lost its seat without noticing may send a lower revision than its successor
+        // did.
         let rev = self.bookmark.unwrap_or_default().max(rev);
         self.seen = self.seen.max(rev);
         self.bookmarks += 1;
         if lost {
-            // Before the new bookmark is stored, because requests must start where nothing was missing. Interests are
-            // requested too: their changes may be lost like events.
+            // Before the new bookmark is stored, because requests must start where nothing was missing.
+            // Interests are requested too: their changes may be lost like events.
             self.resync(Cause::Bookmark);
         }
         self.bookmark = Some(rev);
@@ -66,9 +68,9 @@ impl Tracker {
                 None => {}
                 // The reply may be older than the event.
                 Some(Slot::Loading { repeat, .. }) => *repeat = true,
-                Some(Slot::Live(topic)) if topic.at() >= at => {}
                 Some(Slot::Live(topic)) => {
-                    if !topic.request.repeat_if_pending() {
+                    let is_behind = topic.at() < at;
+                    if is_behind && !topic.request.repeat_if_pending() {
                         topic.note_bookmark(self.bookmark.unwrap_or_default());
                         wants.push(request_replay(topic, provider));
                     }
@@ -114,8 +116,9 @@ impl Tracker {
     }
 
     /// Verifies the subscriptions that are due: requests once more the state that was fetched right after a
-    /// (re)subscription. The replica that answered may have lagged behind the publisher, so an event that was published
-    /// before the subscription took effect could be in neither. By now it is known how far an answer has to reach.
+    /// (re)subscription. The replica that answered may have lagged behind the publisher, so an event that was
+    /// published before the subscription took effect could be in neither. By now it is known how far an
+    /// answer has to reach.
     fn verify_due(&mut self, rev: Revision) {
         let mut wants = Vec::new();
         while let Some((due, _)) = self.unverified.front()
@@ -156,7 +159,8 @@ impl Tracker {
         }
     }
 
-    /// Schedules the verification of every subscription. This replaces the schedule so far, which it contains.
+    /// Schedules the verification of every subscription. This replaces the schedule so far, which it
+    /// contains.
     pub(super) fn mark_unverified(&mut self) {
         for slot in self.topics.values_mut() {
             if let Slot::Live(topic) = slot {
@@ -229,8 +233,8 @@ impl Tracker {
         Contents { revision: self.confirmed, providers }
     }
 
-    /// A replica's digests of these providers differ from the ones that were sent. Those that have not changed since
-    /// are compared in full.
+    /// A replica's digests of these providers differ from the ones that were sent. Those that have not
+    /// changed since are compared in full.
     pub fn on_differing(&mut self, differing: Vec<(ServiceRef, u64)>) {
         let mut wants = Vec::new();
         for (provider, sent_digest) in differing {
@@ -239,7 +243,8 @@ impl Tracker {
                 && topic.request.is_idle()
             {
                 topic.request = Request::Pending;
-                // From `at`, not from `complete_to`: the snapshot must be compared with what has been applied.
+                // From `at`, not from `complete_to`: the snapshot must be compared with what has been
+                // applied.
                 wants.push(Want { since: topic.at(), provider, snapshot: true });
             }
         }

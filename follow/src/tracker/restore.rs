@@ -1,7 +1,8 @@
 //! A store that was restored from a backup: its revisions begin again at an earlier one.
 //!
-//! Everything that orders belongs to a history that was undone, so all of it is forgotten: positions, bookmarks, how
-//! far interests are known. The instances that watchers have received stay, so that the differences are delivered.
+//! Everything that orders belongs to a history that was undone, so all of it is forgotten: positions,
+//! bookmarks, how far interests are known. The instances that watchers have received stay, so that the
+//! differences are delivered.
 
 #[allow(unused_imports)]
 use crate::compat::RevisionNumber as _;
@@ -13,8 +14,8 @@ use crate::Cause;
 use crate::reply::Want;
 
 impl Tracker {
-    /// The store has gone back to `rev`. The caller drops every request that is under way: their replies are of the old
-    /// history. Everything that is needed is requested again.
+    /// The store has gone back to `rev`. The caller drops every request that is under way: their replies are
+    /// of the old history. Everything that is needed is requested again.
     pub fn restore(&mut self, rev: Revision) {
         self.seen = rev;
         self.confirmed = Revision::ZERO;

@@ -12,9 +12,9 @@ use shared::model::{Revision, ServiceRef};
 use super::{SERVICES, Sim, service};
 
 impl Sim {
-    /// Everything is in order, nothing comes twice, and the end is the store's state. When all questions were answered
-    /// with events, each change of the store was delivered, except changes of services that were deleted: they may have
-    /// come and gone unnoticed, with all of their instances.
+    /// Everything is in order, nothing comes twice, and the end is the store's state. When all questions were
+    /// answered with events, each change of the store was delivered, except changes of services that were
+    /// deleted: they may have come and gone unnoticed, with all of their instances.
     pub(super) fn judge(&self) -> Result<(), String> {
         let opened = self.opened.ok_or("the group never opened")?;
         self.judge_order(&self.delivered, opened, !self.merged)?;
@@ -27,9 +27,10 @@ impl Sim {
         Ok(())
     }
 
-    /// Judges the order of the deliveries to a client that has everything up to `from`, and the state that they lead to.
-    /// The state at `from` only counts if `knows_state`: a gateway whose first replies were states does not know what
-    /// its clients have, and cannot report an instance that was there before and is not in the first state.
+    /// Judges the order of the deliveries to a client that has everything up to `from`, and the state that
+    /// they lead to. The state at `from` only counts if `knows_state`: a gateway whose first replies were
+    /// states does not know what its clients have, and cannot report an instance that was there before and is
+    /// not in the first state.
     pub(super) fn judge_order(
         &self,
         delivered: &[Arc<Push>],
@@ -58,8 +59,10 @@ impl Sim {
         from: Revision,
         knows_state: bool,
     ) -> Result<(), String> {
+        // At rest every replica has followed the whole store, so any of them stands for it.
         let view = self.replicas[0].view.now().expect("the replica has listed the store");
         let stored = view.service(provider).map(|(view, _)| view.instances.clone()).unwrap_or_default();
+        // The dice only ever write these two instances.
         for id in ["0", "1"] {
             let stored = stored.get(id).map(|stored| (stored.mod_rev, stored.instance.host_name.as_str()));
             let is_right = match stored {
@@ -145,7 +148,8 @@ fn apply<'a>(
             Action::Delete => known.remove(id),
             Action::Create | Action::Update => known.insert(id, host),
         };
-        // The state before the first push about an instance may be unknown, so the first delete proves nothing.
+        // The state before the first push about an instance may be unknown, so the first delete proves
+        // nothing.
         let is_repeated = match push.action {
             Action::Delete => previous.is_none() && mentioned.contains(id),
             Action::Create | Action::Update => previous == Some(host),

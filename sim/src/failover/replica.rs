@@ -43,6 +43,7 @@ impl Replica {
 
     /// The replica's reply to a replay request, through the bytes of both sides.
     pub(super) fn replay(&self, wants: &[Want]) -> Vec<TopicReplay> {
+        // Through bytes and not by reference: a field that one side does not write or read is a defect too.
         let request = replay_request(wants, self.rev()).encode_to_vec();
         let request = pb::ReplayRequest::decode(&request[..]).expect("a request decodes");
         let snapshot = self.view.now().expect("the replica has listed the store");

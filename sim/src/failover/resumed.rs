@@ -35,6 +35,8 @@ impl Resumed {
 impl Sim {
     /// A client comes back, or comes from another gateway, with a revision that was confirmed to it there.
     pub(super) fn come_back(&mut self) {
+        // A client cannot have been told of a revision before the gateway's group began: the judge knows
+        // nothing of it.
         let opened = self.opened.unwrap_or(Revision::MAX);
         let confirmed: Vec<Revision> = self.confirmed.iter().copied().filter(|rev| *rev >= opened).collect();
         if confirmed.is_empty() {
@@ -51,7 +53,8 @@ impl Sim {
         for session in self.resumes.keys() {
             match self.resumes.step(session, &mut self.tracker) {
                 ResumeStep::Wait => {}
-                // Any replica reads this from the store itself, whose revision never goes back in this simulation.
+                // Any replica reads this from the store itself, whose revision never goes back in this
+                // simulation.
                 ResumeStep::RequestStoreRevision => self.resumes.on_store_revision(session, self.rev),
                 ResumeStep::RequestEvents(wants) => {
                     self.questions.push((self.tracker.seen(), Question::MissedEvents(session, wants)));
@@ -74,7 +77,8 @@ impl Sim {
         self.replicas[number].interest(&request).into_departures(since).expect("a reply decodes")
     }
 
-    /// The events of departed providers, from a replica that need not have made the list; `None` when it lags behind.
+    /// The events of departed providers, from a replica that need not have made the list; `None` when it lags
+    /// behind.
     pub(super) fn departed_events(&mut self, number: usize, list: DepartureList) -> Option<Departures> {
         let mut departures = Departures::begin(&list);
         let replays = self.replay(number, list.wants(&list.departures));
@@ -89,8 +93,9 @@ impl Sim {
         Some(departures)
     }
 
-    /// A session that resumed must have received what a session that stayed received after its revision, except for
-    /// complete lives of services that were deleted. A session that began with a state is judged by that alone.
+    /// A session that resumed must have received what a session that stayed received after its revision,
+    /// except for complete lives of services that were deleted. A session that began with a state is judged
+    /// by that alone.
     pub(super) fn judge_resumed(&self, session: &Resumed) -> Result<(), String> {
         let received = session.received.as_ref().ok_or("a session that resumes waits for ever")?;
         let in_context = |error| format!("resumed from {}: {error}", session.since);
