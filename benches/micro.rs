@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edge_gateway::micro::{Dispatch, Lookup, Merging, grpc_message, websocket_frame};
 use host::telemetry::metrics::Metrics;
 use shared::event::{Action, InstanceEvent, Position};
-use shared::model::{HealthCheck, Instance, ServiceKey, ServiceRef, Tenant};
+use shared::model::{HealthCheck, Instance, Revision, ServiceKey, ServiceRef, Tenant};
 
 const WATCHERS: usize = 10_000;
 const CONSUMERS: usize = 1000;
@@ -50,12 +50,12 @@ fn event(rev: u64) -> InstanceEvent {
     };
     InstanceEvent {
         provider,
-        at: Position::first_of(rev),
-        prev: Position::first_of(rev.saturating_sub(1)),
+        at: Position::first_of(Revision::new(rev)),
+        prev: Position::first_of(Revision::new(rev.saturating_sub(1))),
         action: Action::Update,
         key: Arc::new(key),
         instance: Arc::new(instance),
-        mod_rev: rev,
+        mod_rev: Revision::new(rev),
         committed_at: 1_700_000_000_000_000,
         via: shared::event::Via::default(),
     }

@@ -26,7 +26,7 @@ use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use shared::clock::Clock;
-use shared::model::{ServiceRef, Tenant};
+use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::net::TcpListener;
 
 const LONG: Duration = Duration::from_secs(3);
@@ -89,7 +89,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
     let serving = tasks.clone();
     tasks.spawn(async move { serve(listener, service, ServerLimits::default(), &serving).await });
     let mut revisions = app.view.revisions();
-    revisions.wait_for(|rev| *rev > 0).await?;
+    revisions.wait_for(|rev| *rev > Revision::ZERO).await?;
     Ok(address.to_string())
 }
 
@@ -224,7 +224,7 @@ async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
     let tasks = Tasks::new();
     let started = Instant::now();
     tasks.spawn(follow::follow(store.clone(), writer, tasks.abort().clone()));
-    view.revisions().wait_for(|rev| *rev > 0).await?;
+    view.revisions().wait_for(|rev| *rev > Revision::ZERO).await?;
     let took = started.elapsed();
     let bytes = resident()?.saturating_sub(before);
     let count: usize = view.now()?.tenants.values().map(|tenant| tenant.instance_count).sum();

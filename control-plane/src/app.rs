@@ -10,6 +10,7 @@ use host::lifecycle::Tasks;
 use host::telemetry::process::observe_usage;
 use opentelemetry::metrics::Meter;
 use shared::clock::Clock;
+use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -143,7 +144,9 @@ impl App {
 
         let metrics = PublisherMetrics::new(&meter, clock, &address);
         let backlog_view = view.clone();
-        metrics.observe_backlog(&meter, move || backlog_view.now().map_or(0, |snapshot| snapshot.revision));
+        metrics.observe_backlog(&meter, move || {
+            backlog_view.now().map_or(Revision::ZERO, |snapshot| snapshot.revision)
+        });
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         let stop_publisher = stop.child_token();
         let published = CancellationToken::new();
@@ -193,7 +196,7 @@ async fn report_ready(view: View, readiness: Readiness, stop: CancellationToken)
     let mut revisions = view.revisions();
     tokio::select! {
         () = stop.cancelled() => return,
-        listed = revisions.wait_for(|rev| *rev > 0) => if listed.is_err() { return },
+        listed = revisions.wait_for(|rev| *rev > Revision::ZERO) => if listed.is_err() { return },
     }
     condition.set(true, "the registry has been read");
     // A condition that has no owner any more counts as not met.

@@ -77,7 +77,7 @@ async fn run_term(
     };
     let outcome = match store.txn(txn).await {
         Ok(reply) if reply.succeeded => {
-            info!(epoch = reply.revision, "this replica is the publisher");
+            info!(epoch = reply.revision.get(), "this replica is the publisher");
             role.send_replace(Role::Publisher { epoch: reply.revision });
             let outcome = hold(store, lease, ttl, stop).await;
             // Before the lease is given up: another replica may take the seat at once.
@@ -88,7 +88,7 @@ async fn run_term(
             // The lease is of no use while another replica holds the seat; it would only fill the store until
             // it ends.
             let _ = store.revoke(lease).await;
-            return wait_for_vacancy(store, reply.revision + 1, ttl, stop).await;
+            return wait_for_vacancy(store, reply.revision.next(), ttl, stop).await;
         }
         Err(error) => Err(error),
     };

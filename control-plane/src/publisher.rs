@@ -63,7 +63,16 @@ impl Publisher {
         role: watch::Receiver<Role>,
         metrics: PublisherMetrics,
     ) -> Self {
-        Self { view, bus, name, role, metrics, bookmarked: 0, term: None, bookmark_at: Instant::now() }
+        Self {
+            view,
+            bus,
+            name,
+            role,
+            metrics,
+            bookmarked: Revision::ZERO,
+            term: None,
+            bookmark_at: Instant::now(),
+        }
     }
 
     /// Runs until `stop`, then publishes and flushes the rest of the view.
@@ -121,7 +130,7 @@ impl Publisher {
 
     fn on_bookmark(&mut self, message: &Message) {
         match pb::Bookmark::decode(&message.payload[..]) {
-            Ok(bookmark) => self.bookmarked = self.bookmarked.max(bookmark.rev),
+            Ok(bookmark) => self.bookmarked = self.bookmarked.max(Revision::new(bookmark.rev)),
             Err(error) => warn!(%error, "a bookmark cannot be decoded; ignoring it"),
         }
     }
@@ -142,7 +151,7 @@ impl Publisher {
         }
         if self.term.as_ref().is_some_and(|term| term.is_undone(snapshot.revision)) {
             // The bookmarks received so far belong to the undone history as well.
-            self.bookmarked = 0;
+            self.bookmarked = Revision::ZERO;
             self.term = None;
         }
         self.start_term(epoch, link.generation);

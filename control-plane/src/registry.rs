@@ -183,12 +183,16 @@ impl Registry {
     /// A view that contains everything committed before the call. `None` when the store cannot be asked; then
     /// the present view is the best answer there is.
     pub(crate) async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, RegistryError> {
-        let before = self.view.now().map_or(0, |view| view.revision);
+        let before = self.view.now().map_or(Revision::ZERO, |view| view.revision);
         match self.note_connection(self.store.barrier(ROOT).await) {
             // Revisions of a restored store begin anew. Waiting for this one would succeed at once on a view
             // of the old store, so nothing would be confirmed.
             Ok(revision) if revision < before => {
-                debug!(revision, before, "the store was restored and this view does not show it yet");
+                debug!(
+                    revision = revision.get(),
+                    before = before.get(),
+                    "the store was restored and this view does not show it yet"
+                );
                 Ok(None)
             }
             Ok(revision) => Ok(Some(self.view.at(revision, VIEW_WAIT).await?)),
@@ -228,7 +232,7 @@ impl Registry {
             // The reply's revision is no help here: it may belong to a key outside the root, which this view
             // does not follow.
             debug!(
-                revision = reply.revision,
+                revision = reply.revision.get(),
                 "a transaction lost; its retry may run on a view that is too old"
             );
         }
@@ -245,7 +249,7 @@ impl Registry {
             metrics.reached(committed.elapsed());
         }
         if reached.is_err() {
-            debug!(revision, "a write is answered although the view has not reached it");
+            debug!(revision = revision.get(), "a write is answered although the view has not reached it");
         }
     }
 

@@ -73,7 +73,7 @@ impl Responder {
         let mut revisions = self.registry.view().revisions();
         // A subscribed replica takes requests away from the others, so one without a view must not subscribe
         // yet.
-        tokio::select! { () = stop.cancelled() => return, _ = revisions.wait_for(|rev| *rev > 0) => {} }
+        tokio::select! { () = stop.cancelled() => return, _ = revisions.wait_for(|rev| *rev > Revision::ZERO) => {} }
         let this = Arc::new(self);
         while !stop.is_cancelled() {
             tokio::select! {
@@ -152,7 +152,7 @@ impl Responder {
         let request = pb::InterestRequest::decode(payload)?;
         let min_rev = request.min_rev;
         let want = InterestWant::parse(request)?;
-        let mut snapshot = self.snapshot(min_rev).await?;
+        let mut snapshot = self.snapshot(Revision::new(min_rev)).await?;
         if let InterestWant { of: InterestOf::Consumer(consumer), departed_since: None } = &want
             && snapshot.service(consumer).is_none()
         {
@@ -176,9 +176,9 @@ impl Responder {
         let request = pb::DigestRequest::decode(payload)?;
         if request.confirm {
             let rev = self.registry.store().barrier(ROOT).await?;
-            return Ok(pb::DigestReply { rev, confirmed: true, ..pb::DigestReply::default() });
+            return Ok(pb::DigestReply { rev: rev.get(), confirmed: true, ..pb::DigestReply::default() });
         }
-        let snapshot = self.snapshot(request.min_rev).await?;
+        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
         let reply = answer::digest(&snapshot, &request);
         // As with interest, a confirmed view decides, because the gateway ends the watches of a missing
         // consumer. While the store is away this snapshot decides: the gateway has seen the consumer at or
@@ -213,7 +213,7 @@ impl Responder {
 
     async fn try_replay(&self, payload: &[u8]) -> Result<answer::Replay, AnswerError> {
         let request = pb::ReplayRequest::decode(payload)?;
-        let snapshot = self.snapshot(request.min_rev).await?;
+        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
         let wants = answer::ReplayWant::parse_all(request);
         // Several replicas may answer, and the gateway reads one of them: its parts share this number.
         let answer_id = fastrand::u64(1..);

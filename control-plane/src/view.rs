@@ -62,7 +62,7 @@ impl View {
     /// [`ViewError::NotListed`] before the first list. An empty view would claim that the registry is empty.
     pub fn now(&self) -> Result<Arc<Snapshot>, ViewError> {
         let snapshot = self.snapshot.load_full();
-        if snapshot.revision == 0 { Err(ViewError::NotListed) } else { Ok(snapshot) }
+        if snapshot.revision == Revision::ZERO { Err(ViewError::NotListed) } else { Ok(snapshot) }
     }
 
     /// The view once it has reached `revision`. Waits at most `patience`. Cancel-safe.
@@ -72,7 +72,7 @@ impl View {
     pub async fn at(&self, revision: Revision, patience: Duration) -> Result<Arc<Snapshot>, ViewError> {
         let mut revisions = self.revision.clone();
         // At least 1, so that a request without a revision still waits for the first list.
-        let reached = revisions.wait_for(|current| *current >= revision.max(1));
+        let reached = revisions.wait_for(|current| *current >= revision.max(Revision::new(1)));
         match tokio::time::timeout(patience, reached).await {
             Ok(Ok(_)) => self.now(),
             _ => self.now().and(Err(ViewError::Behind)),
@@ -99,7 +99,7 @@ impl View {
 pub fn empty(history: History, protection: Protection, clock: Clock) -> (ViewWriter, View) {
     let history = Arc::new(history);
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let (sender, revision) = watch::channel(0);
+    let (sender, revision) = watch::channel(Revision::ZERO);
     let skipped = Arc::new(AtomicU64::new(0));
     let writer =
         ViewWriter::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());

@@ -12,7 +12,7 @@ use fuzz::Corpus;
 use probe::Probe;
 use serde_json::Value;
 use shared::clock::Clock;
-use shared::model::{Instance, Service};
+use shared::model::{Instance, Revision, Service};
 
 #[test]
 fn versions() {
@@ -37,7 +37,7 @@ fn events(text: &str) -> Vec<KvEvent> {
     let mut lines = text.lines();
     let mut events = Vec::new();
     while let Some(key) = lines.next() {
-        let rev = events.len() as u64 + 1;
+        let rev = Revision::new(events.len() as u64 + 1);
         // The view watches the root only, so no other key can reach it.
         let key = if key.starts_with(ROOT) { key.to_owned() } else { format!("{ROOT}{key}") };
         events.push(match lines.next().unwrap_or_default() {
@@ -72,7 +72,7 @@ fn stored_values() {
         }
         let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::system());
         writer.apply(events);
-        assert_eq!(writer.revision(), last, "nothing stops the view");
+        assert_eq!(writer.revision(), Revision::new(last), "nothing stops the view");
         _ = view.now().is_ok();
     });
 }

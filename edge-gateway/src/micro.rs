@@ -2,7 +2,6 @@
 //! program enables.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 
 use follow::reply::{InterestReply, TopicReplay};

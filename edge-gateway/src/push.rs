@@ -4,7 +4,6 @@
 //! others.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 
 use bytes::Bytes;

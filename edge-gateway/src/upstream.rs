@@ -12,7 +12,6 @@
 //! then the buffer of the bus is the reserve.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

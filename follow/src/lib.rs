@@ -27,8 +27,6 @@ pub mod topic;
 pub mod tracker;
 
 mod cause;
-#[doc(hidden)]
-pub mod compat;
 mod group;
 mod selector;
 #[cfg(test)]

@@ -6,7 +6,6 @@
 //! allocation for every event.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;

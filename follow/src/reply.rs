@@ -4,7 +4,6 @@
 //! after which the request is made again. A reply counts only when all of its parts have arrived.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -8,7 +8,6 @@
 //! thousands of clients come with the same few revisions, and each of these is requested once.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shared::model::{Revision, ServiceRef};

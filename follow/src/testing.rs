@@ -1,7 +1,6 @@
 //! Helpers of the unit tests: facts with plain numbers for revisions.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 

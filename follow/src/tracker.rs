@@ -17,7 +17,6 @@
 //! kept, and those newer than the reply are applied to it. So none is lost, whichever comes first.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

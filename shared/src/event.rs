@@ -36,7 +36,7 @@ impl Position {
     /// The last revision of which everything is certain to lie before this: in the middle of one, and at a change that
     /// may or may not be its last, the one before it.
     pub fn whole(self) -> Revision {
-        if self == Self::end_of(self.rev) { self.rev } else { self.rev.saturating_sub(1) }
+        if self == Self::end_of(self.rev) { self.rev } else { self.rev.previous() }
     }
 }
 
@@ -133,7 +133,7 @@ impl InstanceEvent {
             .into(),
             key: Some((&*self.key).into()),
             instance: Some((&*self.instance).into()),
-            mod_rev: self.mod_rev,
+            mod_rev: self.mod_rev.get(),
             committed_at: self.committed_at,
             published_at: self.via.published_at,
         }
@@ -154,7 +154,7 @@ impl InstanceEvent {
             action,
             key: Arc::new(it.key.ok_or(DecodeError::Missing("key"))?.into()),
             instance: Arc::new(it.instance.ok_or(DecodeError::Missing("instance"))?.into()),
-            mod_rev: it.mod_rev,
+            mod_rev: Revision::new(it.mod_rev),
             committed_at: it.committed_at,
             via: Via { published_at: it.published_at, ..Via::default() },
         })
@@ -163,13 +163,13 @@ impl InstanceEvent {
 
 impl From<Position> for pb::Position {
     fn from(it: Position) -> Self {
-        Self { rev: it.rev, sub: it.sub }
+        Self { rev: it.rev.get(), sub: it.sub }
     }
 }
 
 impl From<pb::Position> for Position {
     fn from(it: pb::Position) -> Self {
-        Self { rev: it.rev, sub: it.sub }
+        Self { rev: Revision::new(it.rev), sub: it.sub }
     }
 }
 
@@ -180,7 +180,7 @@ impl From<pb::Position> for Position {
 /// and nothing here is decided by someone who could gain from a collision.
 pub fn digest_of(instance_id: &str, mod_rev: Revision) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in instance_id.bytes().chain(mod_rev.to_le_bytes()) {
+    for byte in instance_id.bytes().chain(mod_rev.get().to_le_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     hash ^= hash >> 32;
@@ -196,8 +196,8 @@ mod tests {
     fn event() -> InstanceEvent {
         InstanceEvent {
             provider: ServiceRef::new(Tenant::default(), "7062"),
-            at: Position { rev: 9, sub: 1 },
-            prev: Position::end_of(7),
+            at: Position { rev: 9.into(), sub: 1 },
+            prev: Position::end_of(7.into()),
             action: Action::Delete,
             key: Arc::new(ServiceKey {
                 tenant: "default/default".into(),
@@ -215,7 +215,7 @@ mod tests {
                 data_center_info: Some(crate::model::DataCenter { name: "dc".into(), ..Default::default() }),
                 ..Instance::default()
             }),
-            mod_rev: 9,
+            mod_rev: 9.into(),
             committed_at: 1_700_000_000_000_000,
             via: Via { published_at: 1_700_000_000_000_042, ..Via::default() },
         }
@@ -234,13 +234,13 @@ mod tests {
 
     #[test]
     fn positions_order_by_revision_then_place() {
-        assert!(Position { rev: 7, sub: 3 } < Position::end_of(7));
-        assert!(Position::end_of(7) < Position::first_of(8));
+        assert!(Position { rev: 7.into(), sub: 3 } < Position::end_of(7.into()));
+        assert!(Position::end_of(7.into()) < Position::first_of(8.into()));
     }
 
     #[test]
     fn digests_tell_instances_and_revisions_apart() {
-        assert_ne!(digest_of("a", 1), digest_of("a", 2));
-        assert_ne!(digest_of("a", 1), digest_of("b", 1));
+        assert_ne!(digest_of("a", 1.into()), digest_of("a", 2.into()));
+        assert_ne!(digest_of("a", 1.into()), digest_of("b", 1.into()));
     }
 }

@@ -11,14 +11,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod proto_codec;
+mod revision;
 mod scope;
 mod service;
 
+pub use revision::Revision;
 pub use scope::Scope;
 pub use service::{Framework, Service, ServicePath};
-
-/// A place in the store's order of commits. Zero is before every commit.
-pub type Revision = u64;
 
 /// A tenant: domain and project. `default/default` unless a client says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

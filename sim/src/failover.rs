@@ -10,7 +10,6 @@
 //! in order, and its state must be the store's.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

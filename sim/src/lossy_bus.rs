@@ -10,7 +10,6 @@
 //! arrives together, so the simulation is stricter than production.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

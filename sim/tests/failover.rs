@@ -1,7 +1,6 @@
 //! The publisher fails over while a gateway follows: every change is delivered once and in order.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::BTreeSet;
 
 use control_plane::keys;

@@ -8,11 +8,16 @@ use control_plane::store::{KvEvent, Op, RangeRequest, Store, StoreError, Txn, Wa
 use futures_util::StreamExt;
 use harness::{Etcd, eventually};
 use host::lifecycle::Tasks;
+use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Watches, and watches again from where the last watch ended, until `until` names the last revision.
-async fn follow(store: Arc<EtcdStore>, from: u64, mut until: watch::Receiver<Option<u64>>) -> Vec<u64> {
+async fn follow(
+    store: Arc<EtcdStore>,
+    from: Revision,
+    mut until: watch::Receiver<Option<Revision>>,
+) -> Vec<Revision> {
     let mut seen = Vec::new();
     let mut next = from;
     loop {
@@ -29,9 +34,9 @@ async fn follow(store: Arc<EtcdStore>, from: u64, mut until: watch::Receiver<Opt
             match item.expect("a watch ends with an error") {
                 Ok(WatchItem::Events(events)) => {
                     seen.extend(events.iter().map(KvEvent::rev));
-                    next = events.last().map_or(next, |event| event.rev() + 1);
+                    next = events.last().map_or(next, |event| event.rev().next());
                 }
-                Ok(WatchItem::Progress(rev)) => next = next.max(rev + 1),
+                Ok(WatchItem::Progress(rev)) => next = next.max(rev.next()),
                 Err(StoreError::Unavailable(_)) => break,
                 Err(other) => panic!("{other}"),
             }
@@ -40,7 +45,7 @@ async fn follow(store: Arc<EtcdStore>, from: u64, mut until: watch::Receiver<Opt
 }
 
 /// Writes again and again; some of the writes meet a dying member.
-async fn write(store: Arc<EtcdStore>, writer: usize, stop: CancellationToken) -> Vec<u64> {
+async fn write(store: Arc<EtcdStore>, writer: usize, stop: CancellationToken) -> Vec<Revision> {
     let mut answered = Vec::new();
     let mut pace = tokio::time::interval(Duration::from_millis(5));
     while !stop.is_cancelled() {
@@ -67,7 +72,7 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
         ..EtcdConfig::default()
     };
     let store = EtcdStore::connect(config.clone(), &Tasks::new());
-    let from = store.range(RangeRequest::key("/t/")).await.expect("range").revision + 1;
+    let from = store.range(RangeRequest::key("/t/")).await.expect("range").revision.next();
     let stop = CancellationToken::new();
     let writers: Vec<_> =
         (0..3).map(|writer| tokio::spawn(write(store.clone(), writer, stop.clone()))).collect();
@@ -77,7 +82,7 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
     let moved_on = async |rounds: &str| {
         let read = async || store.range(RangeRequest::key("/t/")).await.map(|reply| reply.revision).ok();
         let before = eventually("the cluster answers", &read).await;
-        let more = || async { read().await.filter(|now| *now > before + 20) };
+        let more = || async { read().await.filter(|now| *now > before.plus(20)) };
         eventually(&format!("writes go on {rounds}"), more).await;
     };
     moved_on("at first").await;
@@ -101,8 +106,8 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
         let fresh = EtcdStore::connect(config, &Tasks::new());
         follow(fresh, from, watch::channel(Some(last)).1).await
     };
-    let seen: Vec<u64> = seen.into_iter().filter(|rev| *rev <= last).collect();
-    let truth: Vec<u64> = truth.into_iter().filter(|rev| *rev <= last).collect();
+    let seen: Vec<Revision> = seen.into_iter().filter(|rev| *rev <= last).collect();
+    let truth: Vec<Revision> = truth.into_iter().filter(|rev| *rev <= last).collect();
     assert!(truth.is_sorted_by(|a, b| a < b), "one event per revision, in order");
     assert_eq!(seen, truth);
     let missing: Vec<_> = answered.iter().filter(|rev| truth.binary_search(rev).is_err()).collect();

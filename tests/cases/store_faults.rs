@@ -13,6 +13,7 @@ use control_plane::store::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use harness::{Direction, Etcd, Link, eventually};
 use host::lifecycle::Tasks;
+use shared::model::Revision;
 use tokio::time::Instant;
 
 /// Deadline of a call in these tests.
@@ -47,17 +48,17 @@ impl Rig {
         self.store.txn(Txn { then: vec![Op::put(key, value.to_owned())], ..Txn::default() }).await
     }
 
-    async fn put(&self, value: &str) -> u64 {
+    async fn put(&self, value: &str) -> Revision {
         self.try_put("/t/a", value).await.expect("a healthy store takes a put").revision
     }
 
-    async fn put_when_back(&self, value: &str) -> u64 {
+    async fn put_when_back(&self, value: &str) -> Revision {
         eventually("the store works again", || async { self.try_put("/t/a", value).await.ok() })
             .await
             .revision
     }
 
-    async fn watch(&self, from: u64) -> WatchStream {
+    async fn watch(&self, from: Revision) -> WatchStream {
         self.store.watch("/t/", from).await.expect("a watch opens")
     }
 
@@ -82,7 +83,7 @@ impl Rig {
 }
 
 /// The revisions of all events until the watch breaks.
-async fn until_broken(watch: &mut WatchStream) -> Vec<u64> {
+async fn until_broken(watch: &mut WatchStream) -> Vec<Revision> {
     let mut seen = Vec::new();
     let drained = async {
         while let Some(item) = watch.next().await {
@@ -100,7 +101,7 @@ async fn until_broken(watch: &mut WatchStream) -> Vec<u64> {
 }
 
 /// The revisions of all events up to `last`.
-async fn until(watch: &mut WatchStream, last: u64) -> Vec<u64> {
+async fn until(watch: &mut WatchStream, last: Revision) -> Vec<Revision> {
     let mut seen = Vec::new();
     let drained = async {
         while seen.last() != Some(&last) {
@@ -122,12 +123,12 @@ async fn kill_9_of_etcd_ends_watches_which_resume_without_a_gap() {
 
     rig.etcd.kill();
     rig.assert_unavailable().await;
-    assert_eq!(until_broken(&mut watch).await, [0; 0]);
+    assert_eq!(until_broken(&mut watch).await, [Revision::ZERO; 0]);
     rig.assert_fails_fast().await;
 
     rig.etcd.restart().await;
     let last = rig.put_when_back("2").await;
-    let mut watch = rig.watch(first + 1).await;
+    let mut watch = rig.watch(first.next()).await;
     assert_eq!(until(&mut watch, last).await.last(), Some(&last));
     assert!(rig.store.barrier("/t/").await.expect("barrier") >= last);
 }
@@ -154,12 +155,12 @@ async fn a_half_open_link_is_found_out_by_silence() {
         let mut watch = rig.watch(first).await;
         assert_eq!(until(&mut watch, first).await, [first]);
         rig.link.freeze(direction);
-        assert_eq!(until_broken(&mut watch).await, [0; 0], "{direction:?}");
+        assert_eq!(until_broken(&mut watch).await, [Revision::ZERO; 0], "{direction:?}");
         rig.assert_unavailable().await;
         rig.assert_fails_fast().await;
         rig.link.mend().await;
         let last = rig.put_when_back("2").await;
-        let mut watch = rig.watch(first + 1).await;
+        let mut watch = rig.watch(first.next()).await;
         assert_eq!(until(&mut watch, last).await.last(), Some(&last), "{direction:?}");
     }
 }
@@ -172,7 +173,7 @@ async fn a_stopped_etcd_is_found_out_and_used_again() {
     assert_eq!(until(&mut watch, first).await, [first]);
     rig.etcd.freeze();
     rig.assert_unavailable().await;
-    assert_eq!(until_broken(&mut watch).await, [0; 0]);
+    assert_eq!(until_broken(&mut watch).await, [Revision::ZERO; 0]);
     rig.assert_fails_fast().await;
     rig.etcd.thaw();
     rig.put_when_back("2").await;
@@ -182,7 +183,7 @@ async fn a_stopped_etcd_is_found_out_and_used_again() {
 async fn a_watch_on_a_quiet_prefix_is_not_taken_for_dead() {
     let rig = Rig::new().await;
     let first = rig.put("1").await;
-    let mut watch = rig.watch(first + 1).await;
+    let mut watch = rig.watch(first.next()).await;
     // Several times the idle timeout. Newer versions of etcd tell that nothing happened.
     let quiet = async {
         while let Some(item) = watch.next().await {
@@ -205,7 +206,7 @@ async fn a_store_can_be_made_while_etcd_is_away() {
         rig.store.keep_alive(LeaseId::new(1).expect("not zero")).await,
         Err(StoreError::Unavailable(_))
     ));
-    assert!(matches!(rig.store.watch("/t/", 1).await.err(), Some(StoreError::Unavailable(_))));
+    assert!(matches!(rig.store.watch("/t/", 1.into()).await.err(), Some(StoreError::Unavailable(_))));
     rig.etcd.restart().await;
     rig.put_when_back("1").await;
 }
@@ -221,7 +222,7 @@ async fn a_watch_that_resumes_learns_of_a_compaction_in_an_outage() {
 
     let config = EtcdConfig { endpoints: vec![rig.etcd.endpoint()], ..EtcdConfig::default() };
     let other = EtcdStore::connect(config, &Tasks::new());
-    let mut last = 0;
+    let mut last = Revision::ZERO;
     for n in 0..5 {
         let txn = Txn { then: vec![Op::put("/t/a", n.to_string())], ..Txn::default() };
         last = other.txn(txn).await.expect("the other way is open").revision;
@@ -230,7 +231,7 @@ async fn a_watch_that_resumes_learns_of_a_compaction_in_an_outage() {
 
     rig.link.mend().await;
     let mut watch =
-        eventually("a watch opens", || async { rig.store.watch("/t/", first + 1).await.ok() }).await;
+        eventually("a watch opens", || async { rig.store.watch("/t/", first.next()).await.ok() }).await;
     match watch.next().await {
         Some(Err(StoreError::Compacted(rev))) => assert_eq!(rev, last),
         other => panic!("{other:?}"),
@@ -320,14 +321,15 @@ async fn a_watch_nobody_reads_delays_nobody_and_misses_nothing() {
         .await
         .expect("writes go on while a watch is not read");
     let last = replies.iter().map(|reply| reply.revision).max().expect("there are some");
-    assert_eq!(until(&mut watch, last).await, (first..=last).collect::<Vec<_>>());
+    let written: Vec<_> = (first.get()..=last.get()).map(Revision::new).collect();
+    assert_eq!(until(&mut watch, last).await, written);
 }
 
 #[tokio::test]
 async fn progress_without_matching_events_is_told_by_any_version() {
     let etcd = Etcd::start_with(&["--experimental-watch-progress-notify-interval", "300ms"]).await;
     let rig = Rig::on(etcd).await;
-    let mut watch = rig.watch(1).await;
+    let mut watch = rig.watch(1.into()).await;
     let elsewhere = rig.try_put("/elsewhere", "x").await.expect("put").revision;
     let reached = async {
         loop {

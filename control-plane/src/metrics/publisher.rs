@@ -102,7 +102,7 @@ impl PublisherMetrics {
             .with_callback(move |observer| {
                 // Relaxed, here and below: each figure stands alone, and nothing is read because of another.
                 let is_publishing = state.publishing.load(Ordering::Relaxed) == 1;
-                let behind = view_revision().saturating_sub(state.cursor.load(Ordering::Relaxed));
+                let behind = view_revision().get().saturating_sub(state.cursor.load(Ordering::Relaxed));
                 // The cursor of a replica that stands by does not move, so its distance means nothing.
                 observer.observe(if is_publishing { behind } else { 0 }, &[]);
             })
@@ -111,7 +111,7 @@ impl PublisherMetrics {
 
     /// Notes that everything up to `revision` has been handed to the bus.
     pub(crate) fn reached(&self, revision: Revision) {
-        self.state.cursor.store(revision, Ordering::Relaxed);
+        self.state.cursor.store(revision.get(), Ordering::Relaxed);
     }
 
     /// Unix microseconds, by the clock that events carry.
@@ -121,7 +121,7 @@ impl PublisherMetrics {
 
     pub(crate) fn takes_over(&self, epoch: Revision) {
         self.state.publishing.store(1, Ordering::Relaxed);
-        self.state.epoch.store(epoch, Ordering::Relaxed);
+        self.state.epoch.store(epoch.get(), Ordering::Relaxed);
     }
 
     pub(crate) fn stands_by(&self) {
@@ -141,7 +141,7 @@ impl PublisherMetrics {
 
     pub(crate) fn bookmarked(&self, revision: Revision) {
         self.bookmarks.add(1, &[]);
-        self.state.revision.store(revision, Ordering::Relaxed);
+        self.state.revision.store(revision.get(), Ordering::Relaxed);
     }
 }
 

@@ -36,7 +36,7 @@ fn of_instance(event: &InstanceEvent, now: u64) -> Message {
 fn publish_span(cause: &SpanContext, event: &InstanceEvent, now: u64) -> Option<String> {
     let step = Step::begin("publish", SpanKind::Producer, cause, event.committed_at)?
         .about("messaging.system", "nats")
-        .about("muster.revision", event.at.rev as i64)
+        .about("muster.revision", event.at.rev.get() as i64)
         .about("muster.action", event.action.as_str());
     let header = trace::traceparent(&step.context());
     step.end(now);
@@ -122,8 +122,8 @@ pub(super) fn bookmarks(progress: &Progress, rev: Revision, head: &pb::Bookmark)
     }
     // Only the last one advances to `rev`: a gateway that received a part of them must not count as complete.
     match bookmarks.last_mut() {
-        Some(last) => last.rev = rev,
-        None => bookmarks.push(pb::Bookmark { rev, ..head.clone() }),
+        Some(last) => last.rev = rev.get(),
+        None => bookmarks.push(pb::Bookmark { rev: rev.get(), ..head.clone() }),
     }
     bookmarks
 }

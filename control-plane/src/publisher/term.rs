@@ -68,7 +68,7 @@ impl Term {
     pub fn begin(epoch: Revision, bookmarked: Revision, history: &History, generation: u64) -> Self {
         // The epoch is the revision that gave this replica the seat, and earlier holders published nothing
         // after it. A bookmark with a later revision belongs to a history that a restored backup has undone.
-        let bookmarked = if bookmarked <= epoch { bookmarked } else { 0 };
+        let bookmarked = if bookmarked <= epoch { bookmarked } else { Revision::ZERO };
         let since = bookmarked.max(history.complete_since());
         Self { epoch, since, cursor: since, flushed: since, generation, progress: Progress::default() }
     }
@@ -127,9 +127,9 @@ impl Term {
         // published yet.
         let since = self.flushed.max(self.since).min(self.cursor);
         let head = pb::Bookmark {
-            epoch: self.epoch,
-            rev: since,
-            since,
+            epoch: self.epoch.get(),
+            rev: since.get(),
+            since: since.get(),
             publisher: publisher.to_owned(),
             ..pb::Bookmark::default()
         };
@@ -154,12 +154,12 @@ impl Progress {
             }
             Change::Interest(change) => {
                 if let Some(consumer) = change.consumer.clone() {
-                    self.consumers.insert(consumer.into(), Position::end_of(change.rev));
+                    self.consumers.insert(consumer.into(), Position::end_of(Revision::new(change.rev)));
                 }
             }
             Change::Services(change) => {
                 let tenant = Tenant::new(&change.domain, &change.project);
-                self.tenants.insert(tenant, Position::end_of(change.rev));
+                self.tenants.insert(tenant, Position::end_of(Revision::new(change.rev)));
             }
         }
     }

@@ -64,8 +64,8 @@ async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
         let bus = LocalBus::new();
         let late = Arc::new(LateBus { bus: bus.clone(), refusals: AtomicUsize::new(refusals) });
         let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
-        writer.reset(Vec::new(), 1);
-        let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
+        writer.reset(Vec::new(), 1.into());
+        let (_seat, role) = watch::channel(Role::Publisher { epoch: 1.into() });
         let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
         let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
         let publisher = Publisher::new(view, late, "p".into(), role, metrics);
@@ -77,9 +77,9 @@ async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
         let provider = ServiceRef::new(Tenant::default(), "s");
         let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
         for rev in 2..12 {
-            let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, rev);
+            let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, Revision::new(rev));
             let changed = Instant::now();
-            writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", rev)]);
+            writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", Revision::new(rev))]);
             events.next().await.expect("an event");
             assert!(
                 changed.elapsed() < Duration::from_millis(20),
@@ -96,8 +96,8 @@ async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
 async fn a_stopped_publisher_has_published_and_bookmarked_its_view() {
     let bus = LocalBus::new();
     let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
-    writer.reset(Vec::new(), 1);
-    let (_seat, role) = watch::channel(Role::Publisher { epoch: 1 });
+    writer.reset(Vec::new(), 1.into());
+    let (_seat, role) = watch::channel(Role::Publisher { epoch: 1.into() });
     let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
     let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
     let publisher = Publisher::new(view, Arc::new(bus.clone()), "p".into(), role, metrics);
@@ -109,8 +109,8 @@ async fn a_stopped_publisher_has_published_and_bookmarked_its_view() {
     let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
     let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
     // Without a wait in between, so that the publisher sees the change and the stop at once.
-    let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, 2);
-    writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", 2)]);
+    let record = put(keys::service(&provider), r#"{"serviceName":"order"}"#, 2.into());
+    writer.apply(vec![record, put(keys::instance(&provider, "i"), "{}", 2.into())]);
     stop.cancel();
     running.await.expect("ends");
     let event = tokio::time::timeout(Duration::from_secs(1), events.next());

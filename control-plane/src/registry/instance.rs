@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shared::model::{HealthCheck, Instance, ServiceRef};
+use shared::model::{HealthCheck, Instance, Revision, ServiceRef};
 use uuid::Uuid;
 
 use super::quota::{Permit, Resource};
@@ -98,7 +98,7 @@ impl Registry {
         let txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
-                Compare::ModRev(key.clone(), existing.map_or(0, |existing| existing.mod_rev)),
+                Compare::ModRev(key.clone(), existing.map_or(Revision::ZERO, |existing| existing.mod_rev)),
             ],
             then: vec![
                 Op::Put { key, value: record::render(&instance, None), lease: Some(lease) },

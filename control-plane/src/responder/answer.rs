@@ -90,7 +90,7 @@ fn missed_events(
     let mut found: HashMap<ServiceRef, MissedEvents> =
         wants.iter().map(|want| (want.provider.clone(), MissedEvents::default())).collect();
     // One revision earlier than the earliest position: a position may be in the middle of its revision.
-    let oldest = wants.iter().map(|want| want.since.rev.saturating_sub(1)).min().unwrap_or(0);
+    let oldest = wants.iter().map(|want| want.since.rev.previous()).min().unwrap_or(Revision::ZERO);
     let since = history.since(
         oldest,
         snapshot.revision,
@@ -145,7 +145,7 @@ impl InterestWant {
             (None, Some(consumer)) => InterestOf::Consumer(consumer.into()),
             (None, None) => return Err(AnswerError::NothingNamed),
         };
-        Ok(Self { of, departed_since: request.left_since })
+        Ok(Self { of, departed_since: request.left_since.map(Revision::new) })
     }
 }
 
@@ -167,7 +167,7 @@ pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant) -> 
 
 /// Compares the requester's state with the snapshot.
 pub fn digest(snapshot: &Snapshot, request: &pb::DigestRequest) -> pb::DigestReply {
-    let mut reply = pb::DigestReply { rev: snapshot.revision, ..pb::DigestReply::default() };
+    let mut reply = pb::DigestReply { rev: snapshot.revision.get(), ..pb::DigestReply::default() };
     for (index, entry) in (0_u32..).zip(&request.entries) {
         if differs(snapshot, entry) {
             reply.differing.push(index);

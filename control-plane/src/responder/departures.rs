@@ -49,7 +49,7 @@ fn of_consumer(
         for provider in &change.removed {
             // A later departure replaces an earlier one: the client has to follow the provider up to the
             // last.
-            departed.insert(provider.clone().into(), change.rev);
+            departed.insert(provider.clone().into(), Revision::new(change.rev));
         }
     }
     departed
@@ -72,7 +72,7 @@ fn of_scope(
         let Change::Services(change) = change else { continue };
         let renamed = change.added.iter().filter_map(|named| renamed_out_of(scope, named));
         for service in change.removed.iter().cloned().chain(renamed) {
-            departed.insert(service.into(), change.rev);
+            departed.insert(service.into(), Revision::new(change.rev));
         }
     }
     // One pass for all candidates, because the history has no index by provider.
@@ -119,7 +119,7 @@ mod tests {
     fn interest(rev: Revision, consumer: &str, added: &[&str], removed: &[&str]) -> Change {
         Change::Interest(Arc::new(pb::InterestChange {
             consumer: Some((&service(consumer)).into()),
-            rev,
+            rev: rev.get(),
             added: refs(added),
             removed: refs(removed),
             ..pb::InterestChange::default()
@@ -153,7 +153,7 @@ mod tests {
         Change::Services(Arc::new(pb::ServicesChange {
             domain: tenant.domain,
             project: tenant.project,
-            rev,
+            rev: rev.get(),
             added: renamed.iter().map(|(id, app)| named(id, app)).collect(),
             removed: refs(removed),
             ..pb::ServicesChange::default()
@@ -168,44 +168,50 @@ mod tests {
     #[test]
     fn each_provider_that_left_a_consumer_is_listed_once() {
         let history = History::holding(
-            10,
+            10.into(),
             vec![
-                interest(11, "c", &[], &["before"]),
-                interest(12, "c", &[], &["p", "q"]),
-                interest(13, "other", &[], &["theirs"]),
-                interest(14, "c", &["p"], &[]),
-                interest(15, "c", &[], &["p"]),
-                interest(16, "c", &[], &["after"]),
+                interest(11.into(), "c", &[], &["before"]),
+                interest(12.into(), "c", &[], &["p", "q"]),
+                interest(13.into(), "other", &[], &["theirs"]),
+                interest(14.into(), "c", &["p"], &[]),
+                interest(15.into(), "c", &[], &["p"]),
+                interest(16.into(), "c", &[], &["after"]),
             ],
         );
         let of_c = InterestOf::Consumer(service("c"));
-        assert_eq!(of(&history, &of_c, 11, 15), departures(&[("p", 15), ("q", 12)], 11));
-        assert_eq!(of(&history, &of_c, 15, 15), departures(&[], 15));
-        let too_old = of(&history, &of_c, 7, 15);
-        assert_eq!(too_old.complete_after, 10, "the history begins only here");
+        assert_eq!(
+            of(&history, &of_c, 11.into(), 15.into()),
+            departures(&[("p", 15.into()), ("q", 12.into())], 11.into())
+        );
+        assert_eq!(of(&history, &of_c, 15.into(), 15.into()), departures(&[], 15.into()));
+        let too_old = of(&history, &of_c, 7.into(), 15.into());
+        assert_eq!(too_old.complete_after, 10.into(), "the history begins only here");
     }
 
     #[test]
     fn only_announced_services_are_listed_as_departed_from_a_scope() {
         let history = History::holding(
-            10,
+            10.into(),
             vec![
-                event(11, "gone", "shop"),
-                services(11, &[], &["gone", "idle"]),
-                event(12, "foreign", "bank"),
-                services(12, &[], &["foreign"]),
-                event(13, "renamed", "shop"),
-                services(14, &[("renamed", "bank")], &[]),
-                event(15, "renamed", "bank"),
-                services(16, &[("came", "shop")], &[]),
+                event(11.into(), "gone", "shop"),
+                services(11.into(), &[], &["gone", "idle"]),
+                event(12.into(), "foreign", "bank"),
+                services(12.into(), &[], &["foreign"]),
+                event(13.into(), "renamed", "shop"),
+                services(14.into(), &[("renamed", "bank")], &[]),
+                event(15.into(), "renamed", "bank"),
+                services(16.into(), &[("came", "shop")], &[]),
             ],
         );
         let shop = Scope { app_id: Some("shop".into()), ..Scope::all(Tenant::default()) };
         let of_shop = InterestOf::Scope(shop);
-        assert_eq!(of(&history, &of_shop, 10, 16), departures(&[("gone", 11), ("renamed", 14)], 10));
         assert_eq!(
-            of(&history, &of_shop, 13, 16),
-            departures(&[], 13),
+            of(&history, &of_shop, 10.into(), 16.into()),
+            departures(&[("gone", 11.into()), ("renamed", 14.into())], 10.into())
+        );
+        assert_eq!(
+            of(&history, &of_shop, 13.into(), 16.into()),
+            departures(&[], 13.into()),
             "no event after 13 was under a name of the scope"
         );
     }

@@ -27,7 +27,7 @@ pub(super) fn interest(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -
     let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
     let parts = chunks(&providers).map(|chunk| pb::InterestReply {
         exists,
-        rev,
+        rev: rev.get(),
         providers: chunk.to_vec(),
         ..pb::InterestReply::default()
     });
@@ -39,13 +39,13 @@ pub(super) fn departures(rev: Revision, departures: &Departures) -> Vec<pb::Inte
     let departed: Vec<pb::Left> = departures
         .providers
         .iter()
-        .map(|(provider, rev)| pb::Left { provider: Some(provider.into()), rev: *rev })
+        .map(|(provider, rev)| pb::Left { provider: Some(provider.into()), rev: (*rev).get() })
         .collect();
     let parts = chunks(&departed).map(|chunk| pb::InterestReply {
         exists: true,
-        rev,
+        rev: rev.get(),
         left: chunk.to_vec(),
-        left_after: Some(departures.complete_after),
+        left_after: Some(departures.complete_after.get()),
         ..pb::InterestReply::default()
     });
     numbered(parts.collect())
@@ -123,8 +123,10 @@ impl ReplayPages {
             entry.message.events.push(event);
         }
         for view in replay.instances() {
-            let instance =
-                pb::SnapshotInstance { instance: Some((&*view.instance).into()), mod_rev: view.mod_rev };
+            let instance = pb::SnapshotInstance {
+                instance: Some((&*view.instance).into()),
+                mod_rev: view.mod_rev.get(),
+            };
             self.make_room(&mut entry, replay, instance.encoded_len());
             entry.message.instances.push(instance);
         }
@@ -168,7 +170,7 @@ impl ReplayPages {
 }
 
 fn empty_part(rev: Revision, answer_id: u64) -> pb::ReplayReply {
-    pb::ReplayReply { rev, answer: answer_id, ..Default::default() }
+    pb::ReplayReply { rev: rev.get(), answer: answer_id, ..Default::default() }
 }
 
 /// A provider's share of the open part, while it is filled.
@@ -192,21 +194,22 @@ mod tests {
     #[test]
     fn a_consumer_of_everything_is_answered_in_parts() {
         let services = (0..4500).map(|n| ServiceRef::new(Tenant::default(), format!("s{n:05}")));
-        let parts = interest(7, Some(services.collect()));
+        let parts = interest(7.into(), Some(services.collect()));
         let shape: Vec<_> = parts.iter().map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
-        let nobody = interest(7, None);
+        let nobody = interest(7.into(), None);
         assert_eq!(nobody.iter().map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
     }
 
     #[test]
     fn many_departures_are_answered_in_parts() {
-        let providers = (0..2001).map(|n| (ServiceRef::new(Tenant::default(), n.to_string()), 9)).collect();
-        let parts = departures(12, &Departures { providers, complete_after: 4 });
+        let providers =
+            (0..2001).map(|n| (ServiceRef::new(Tenant::default(), n.to_string()), 9.into())).collect();
+        let parts = departures(12.into(), &Departures { providers, complete_after: 4.into() });
         let shape: Vec<_> =
             parts.iter().map(|p| (p.part, p.left.len(), p.more, p.left_after, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, Some(4), 12), (1, 1, false, Some(4), 12)]);
-        let nobody = departures(12, &Departures { complete_after: 4, ..Departures::default() });
+        let nobody = departures(12.into(), &Departures { complete_after: 4.into(), ..Departures::default() });
         assert_eq!(nobody.iter().map(|p| (p.left.len(), p.more)).collect::<Vec<_>>(), [(0, false)]);
     }
 }

@@ -45,7 +45,10 @@ impl StoreUnderTest {
     }
 
     async fn watch(&self, from: Revision) -> CheckedWatch {
-        CheckedWatch { stream: self.store.watch("/t/", from).await.expect("a watch opens"), seen: 0 }
+        CheckedWatch {
+            stream: self.store.watch("/t/", from).await.expect("a watch opens"),
+            seen: Revision::ZERO,
+        }
     }
 }
 
@@ -118,7 +121,7 @@ impl CheckedWatch {
                 let first = events.first().expect("an item has events").rev();
                 assert!(first > self.seen, "revision {first} came after {} had been complete", self.seen);
                 assert!(events.is_sorted_by_key(KvEvent::rev), "out of order: {events:?}");
-                self.seen = events.last().map_or(0, KvEvent::rev);
+                self.seen = events.last().map_or(Revision::ZERO, KvEvent::rev);
             }
             WatchItem::Progress(rev) => {
                 assert!(*rev >= self.seen, "progress {rev} came after {} had been complete", self.seen);

@@ -132,7 +132,7 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
         let state = self.shared.state();
-        let Some(rev) = request.revision.filter(|rev| *rev != 0 && *rev != state.rev) else {
+        let Some(rev) = request.revision.filter(|rev| *rev != Revision::ZERO && *rev != state.rev) else {
             return Ok(state.range(&request));
         };
         if rev > state.rev {
@@ -144,7 +144,7 @@ impl Store for EmbeddedStore {
             if rev < log.compacted() {
                 return Err(StoreError::Compacted(log.compacted()));
             }
-            let since = log.since(rev + 1, usize::MAX).map_err(StoreError::Compacted)?;
+            let since = log.since(rev.next(), usize::MAX).map_err(StoreError::Compacted)?;
             Ok((state.clone(), since))
         })?;
         for commit in since.iter().rev() {

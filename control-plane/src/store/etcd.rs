@@ -111,7 +111,7 @@ impl EtcdStore {
             link,
             keep_alives,
             barrier: Barrier::default(),
-            wanted: watch::channel(0).0,
+            wanted: watch::channel(Revision::ZERO).0,
             _closed: closed.drop_guard(),
         })
     }
@@ -184,8 +184,8 @@ impl EtcdStore {
     /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives
     /// it.
     async fn with_compacted_revision<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        let Err(StoreError::Compacted(0)) = result else { return result };
-        let mut watch = self.watch("", 1).await?;
+        let Err(StoreError::Compacted(Revision::ZERO)) = result else { return result };
+        let mut watch = self.watch("", Revision::new(1)).await?;
         let told = async {
             match futures_util::StreamExt::next(&mut watch).await {
                 Some(Err(error)) => Err(error),

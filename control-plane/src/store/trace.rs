@@ -36,5 +36,5 @@ pub(crate) fn view_span(changes: &[KvEvent], received_at: u64) -> Option<Step> {
         KvEvent::Put(_) | KvEvent::Delete { .. } => None,
     })?;
     let step = Step::begin("view", SpanKind::Internal, &context, received_at)?;
-    Some(step.about("muster.revision", changes[0].rev() as i64))
+    Some(step.about("muster.revision", changes[0].rev().get() as i64))
 }

@@ -49,8 +49,8 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
             Err(StoreError::Compacted(oldest)) => {
                 follower.writer.report(|metrics| metrics.broke());
                 warn!(
-                    oldest,
-                    view = follower.writer.revision(),
+                    oldest = oldest.get(),
+                    view = follower.writer.revision().get(),
                     "the store has compacted changes that the view has not received; listing again"
                 );
                 follower.listed = false;
@@ -85,7 +85,7 @@ impl StoreFollower {
     /// nothing: the view is changed between two waits only.
     async fn list_and_watch(&mut self) -> Result<(), StoreError> {
         if self.listed && !self.is_same_history().await? {
-            warn!(view = self.writer.revision(), "the store was restored from a backup; listing again");
+            warn!(view = self.writer.revision().get(), "the store was restored from a backup; listing again");
             self.listed = false;
         }
         if !self.listed {
@@ -96,8 +96,8 @@ impl StoreFollower {
 
     async fn list(&mut self) -> Result<(), StoreError> {
         let (items, at) = list(&*self.store).await?;
-        let again = self.writer.revision() != 0;
-        info!(keys = items.len(), revision = at, again, "the registry was listed");
+        let again = self.writer.revision() != Revision::ZERO;
+        info!(keys = items.len(), revision = at.get(), again, "the registry was listed");
         self.writer.report(|metrics| metrics.listed(again));
         // The newest key is the best witness: an older one is more likely to be part of both histories.
         let newest = items.iter().max_by_key(|kv| kv.mod_rev);
@@ -108,7 +108,7 @@ impl StoreFollower {
     }
 
     async fn watch(&mut self) -> Result<(), StoreError> {
-        let mut stream = self.store.watch(ROOT, self.writer.revision() + 1).await?;
+        let mut stream = self.store.watch(ROOT, self.writer.revision().next()).await?;
         while let Some(item) = stream.next().await {
             match item? {
                 WatchItem::Events(events) => {
@@ -152,7 +152,7 @@ impl StoreFollower {
                     return Ok(false);
                 }
                 // At least 1, because revision 0 would mean the newest one.
-                let before = writing_at(&*self.store, key, (*rev - 1).max(1)).await?;
+                let before = writing_at(&*self.store, key, rev.previous().max(Revision::new(1))).await?;
                 Ok(!matches!(before, Past::Kept(None)))
             }
         }

@@ -7,7 +7,7 @@ use super::{ServiceView, View};
 /// Registers the gauges of the view with `meter`.
 pub fn register(meter: &Meter, view: &View) {
     gauge(meter, view, "muster_view_revision", "Revision of the view; 0 until the first list.", |view| {
-        view.now().map_or(0, |snapshot| snapshot.revision)
+        view.now().map_or(0, |snapshot| snapshot.revision.get())
     });
     gauge(meter, view, "muster_view_history_changes", "Changes kept in the history for replays.", |view| {
         view.history().len() as u64

@@ -31,8 +31,8 @@ impl Change {
     pub fn rev(&self) -> Revision {
         match self {
             Self::Instance(event) => event.at.rev,
-            Self::Interest(change) => change.rev,
-            Self::Services(change) => change.rev,
+            Self::Interest(change) => Revision::new(change.rev),
+            Self::Services(change) => Revision::new(change.rev),
         }
     }
 
@@ -138,29 +138,29 @@ impl History {
 mod tests {
     use super::*;
 
-    fn change(rev: Revision) -> Change {
+    fn change(rev: u64) -> Change {
         Change::Interest(Arc::new(pb::InterestChange { rev, ..Default::default() }))
     }
 
     #[test]
     fn a_revision_is_dropped_as_a_whole_and_reported_as_missing() {
         let history = History::new(4);
-        history.restart(10);
+        history.restart(10.into());
         history.extend([change(11), change(11), change(12)]);
-        assert!(history.since(10, 99, |_| true).complete);
+        assert!(history.since(10.into(), 99.into(), |_| true).complete);
         history.extend([change(13), change(14)]);
-        let all = history.since(10, 99, |_| true);
-        assert_eq!(all.changes.iter().map(Change::rev).collect::<Vec<_>>(), [12, 13, 14]);
+        let all = history.since(10.into(), 99.into(), |_| true);
+        assert_eq!(all.changes.iter().map(|change| change.rev().get()).collect::<Vec<_>>(), [12, 13, 14]);
         assert!(!all.complete);
-        assert!(history.since(11, 99, |_| true).complete);
+        assert!(history.since(11.into(), 99.into(), |_| true).complete);
     }
 
     #[test]
     fn the_changes_end_at_the_requested_revision() {
         let history = History::new(10);
-        history.restart(1);
+        history.restart(1.into());
         history.extend((2..8).map(change));
-        let some = history.since(3, 5, |change| change.rev() != 4);
-        assert_eq!(some.changes.iter().map(Change::rev).collect::<Vec<_>>(), [5]);
+        let some = history.since(3.into(), 5.into(), |change| change.rev() != 4.into());
+        assert_eq!(some.changes.iter().map(|change| change.rev().get()).collect::<Vec<_>>(), [5]);
     }
 }

@@ -84,14 +84,14 @@ impl ModelStore {
     }
 
     fn commit(&mut self, writes: &[Write]) -> Vec<KvEvent> {
-        self.rev += 1;
+        self.rev = self.rev.next();
         let mut events = Vec::new();
         for write in writes {
             match write {
                 Write::Service(n) => {
                     // At each third revision the written service moves to the default environment, outside
                     // the scope.
-                    let environment = if self.rev.is_multiple_of(3) { "" } else { "test" };
+                    let environment = if self.rev.get().is_multiple_of(3) { "" } else { "test" };
                     let record = json!({"serviceId": format!("s{n}"), "appId": "shop", "environment": environment, "serviceName": format!("name{n}"), "version": "1.0.0"});
                     self.put(keys::service(&service_ref(*n)), record, &mut events);
                     let index = keys::index(&Tenant::default(), &name(*n), "1.0.0");
@@ -263,10 +263,14 @@ fn scope() -> Scope {
 fn start() -> (ViewWriter, View, ModelStore, Followers) {
     let (mut writer, view) =
         empty(History::new(100_000), Protection { from_size: 0, keep_percent: 50 }, Clock::manual(1));
-    let store = ModelStore { rev: 1, ..ModelStore::default() };
-    writer.reset(Vec::new(), 1);
-    let followers =
-        Followers { seen: 1, known: BTreeMap::new(), interest: BTreeMap::new(), scoped: BTreeSet::new() };
+    let store = ModelStore { rev: 1.into(), ..ModelStore::default() };
+    writer.reset(Vec::new(), 1.into());
+    let followers = Followers {
+        seen: 1.into(),
+        known: BTreeMap::new(),
+        interest: BTreeMap::new(),
+        scoped: BTreeSet::new(),
+    };
     (writer, view, store, followers)
 }
 
@@ -309,12 +313,12 @@ fn a_list_announces_nothing_and_starts_a_new_history() {
     store.commit(&[Write::Instance(0, 1)]);
     store.commit(&[Write::InstanceGone(0, 0)]);
     writer.reset(store.keys.values().cloned().collect(), store.rev);
-    assert!(view.history().is_empty() && !view.history().since(2, store.rev, |_| true).complete);
+    assert!(view.history().is_empty() && !view.history().since(2.into(), store.rev, |_| true).complete);
     // The next event follows the end of the list's revision, since the events before it are unknown.
     writer.apply(store.commit(&[Write::Instance(0, 1)]));
-    let next = view.history().since(4, 5, |_| true);
+    let next = view.history().since(4.into(), 5.into(), |_| true);
     let [Change::Instance(event)] = &next.changes[..] else { panic!("{next:?}") };
-    assert_eq!((event.prev, next.complete), (Position::end_of(4), true));
+    assert_eq!((event.prev, next.complete), (Position::end_of(4.into()), true));
 }
 
 #[test]
@@ -332,12 +336,12 @@ fn a_deleted_provider_is_announced_under_its_old_name() {
     let (mut writer, view, mut store, _) = start();
     writer.apply(store.commit(&[Write::Service(0), Write::Instance(0, 0), Write::Instance(0, 1)]));
     writer.apply(store.commit(&[Write::ServiceGone(0)]));
-    let gone = view.history().since(2, 3, |_| true).changes;
+    let gone = view.history().since(2.into(), 3.into(), |_| true).changes;
     let deletes: Vec<_> = gone
         .iter()
         .filter_map(|change| match change {
             Change::Instance(event) => {
-                Some((event.action, event.at.rev, event.at.sub, event.key.service_name.as_str()))
+                Some((event.action, event.at.rev.get(), event.at.sub, event.key.service_name.as_str()))
             }
             Change::Interest(_) | Change::Services(_) => None,
         })
@@ -369,9 +373,9 @@ fn an_undecodable_value_is_counted_and_skipped() {
 async fn the_view_cannot_be_read_before_the_first_list() {
     let (mut writer, view) = empty(History::new(10), Protection::default(), Clock::manual(1));
     assert_eq!(view.now().err(), Some(ViewError::NotListed));
-    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(ViewError::NotListed));
-    writer.reset(Vec::new(), 4);
-    assert_eq!(view.at(5, Duration::from_secs(1)).await.err(), Some(ViewError::Behind));
-    writer.progress(5);
-    assert_eq!(view.at(5, Duration::from_secs(1)).await.map(|s| s.revision).ok(), Some(5));
+    assert_eq!(view.at(5.into(), Duration::from_secs(1)).await.err(), Some(ViewError::NotListed));
+    writer.reset(Vec::new(), 4.into());
+    assert_eq!(view.at(5.into(), Duration::from_secs(1)).await.err(), Some(ViewError::Behind));
+    writer.progress(5.into());
+    assert_eq!(view.at(5.into(), Duration::from_secs(1)).await.map(|s| s.revision).ok(), Some(5.into()));
 }

@@ -118,9 +118,9 @@ impl ViewWriter {
             history,
             clock,
             gone: HashMap::new(),
-            floor: 0,
-            interest_chain: Chain::beginning_at(0),
-            services_chain: Chain::beginning_at(0),
+            floor: Revision::ZERO,
+            interest_chain: Chain::beginning_at(Revision::ZERO),
+            services_chain: Chain::beginning_at(Revision::ZERO),
             protection,
             skipped,
             metrics: None,
@@ -267,7 +267,7 @@ impl ViewWriter {
             Ok(record) => Some(record),
             Err(error) => {
                 self.skipped.fetch_add(1, Ordering::Relaxed);
-                warn!(key = kv.key, revision = kv.mod_rev, %error, "a stored value cannot be decoded; skipping it");
+                warn!(key = kv.key, revision = kv.mod_rev.get(), %error, "a stored value cannot be decoded; skipping it");
                 None
             }
         }

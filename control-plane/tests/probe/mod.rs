@@ -19,7 +19,7 @@ use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use shared::model::{ServiceRef, Tenant};
+use shared::model::{Revision, ServiceRef, Tenant};
 
 pub struct Probe {
     app: App,
@@ -113,7 +113,7 @@ impl Probe {
     }
 
     /// Follows the view.
-    pub fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn revisions(&self) -> tokio::sync::watch::Receiver<Revision> {
         self.app.view.revisions()
     }
 

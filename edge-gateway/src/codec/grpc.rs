@@ -56,14 +56,14 @@ pub(crate) fn event(
         action: action.into(),
         key: Some(key.into()),
         instance: Some(instance.into()),
-        rev,
-        since,
+        rev: rev.get(),
+        since: since.map(Revision::get),
     }))
 }
 
 /// A bookmark for `muster.watch.v1`: the client has everything up to `rev`.
 pub(crate) fn bookmark(rev: Revision) -> Bytes {
-    response(What::Bookmark(current::Bookmark { rev }))
+    response(What::Bookmark(current::Bookmark { rev: rev.get() }))
 }
 
 /// The complete state of a provider for `muster.watch.v1`. Without a `key` the client has to forget every
@@ -75,7 +75,12 @@ pub(crate) fn reset(
     since: Revision,
 ) -> Bytes {
     let instances = instances.iter().map(|instance| (&**instance).into()).collect();
-    response(What::Reset(current::Reset { key: key.map(Into::into), instances, rev, since: Some(since) }))
+    response(What::Reset(current::Reset {
+        key: key.map(Into::into),
+        instances,
+        rev: rev.get(),
+        since: Some(since.get()),
+    }))
 }
 
 /// An event for Service-Center's watch.

@@ -104,6 +104,7 @@ mod tests {
     use shared::event::{Action, Position};
 
     use super::*;
+    use shared::model::Revision;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -135,7 +136,7 @@ mod tests {
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Append(size) => {
-                        let at = Position::first_of(number as u64);
+                        let at = Position::first_of(Revision::new(number as u64));
                         let push = Push::difference(0, at, Action::Create, Arc::default(), Arc::default());
                         let frame = vec![number as u8; size.into()];
                         log.append(Some(&Arc::new(push)), &frame);

@@ -77,10 +77,17 @@ mod tests {
     use shared::model::Instance;
 
     use super::*;
+    use shared::model::Revision;
 
     fn push(rev: u64, action: Action, topic: u32, id: u8) -> Arc<Push> {
         let instance = Arc::new(Instance { instance_id: id.to_string(), ..Instance::default() });
-        Arc::new(Push::difference(topic, Position::first_of(rev), action, Arc::default(), instance))
+        Arc::new(Push::difference(
+            topic,
+            Position::first_of(Revision::new(rev)),
+            action,
+            Arc::default(),
+            instance,
+        ))
     }
 
     /// A possible history: an instance is created when it is not there, else changed or deleted.

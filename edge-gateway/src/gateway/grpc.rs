@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use proto::servicecenter as historical;
 use proto::watch::v1 as current;
-use shared::model::{ServiceRef, Tenant};
+use shared::model::{Revision, ServiceRef, Tenant};
 use tracing::{Instrument as _, debug_span};
 
 use super::GatewayParts;
@@ -75,7 +75,7 @@ impl GatewayParts {
             selection: request
                 .selection
                 .map(|selection| Selection { app_id: selection.app_id, environment: selection.environment }),
-            since: request.rev,
+            since: request.rev.map(Revision::new),
         };
         match WatchRequest::new(Tenant::new(domain, project), query) {
             Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,

@@ -14,6 +14,7 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use opentelemetry::KeyValue;
+use shared::model::Revision;
 use tracing::{Instrument as _, debug_span};
 
 use super::{GatewayParts, NoAnswer, refusal};
@@ -55,8 +56,8 @@ impl GatewayParts {
         // Never the client's own value: it could make a control plane wait for a revision that never comes.
         headers.remove(MIN_REVISION);
         let pushed = self.upstream.pushed();
-        if pushed > 0 && is_read {
-            headers.insert(MIN_REVISION, HeaderValue::from(pushed));
+        if pushed > Revision::ZERO && is_read {
+            headers.insert(MIN_REVISION, HeaderValue::from(pushed.get()));
         }
     }
 

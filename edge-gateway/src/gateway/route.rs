@@ -232,7 +232,7 @@ mod tests {
             plain,
             "old clients' opaque revision"
         );
-        assert_eq!(read(&format!("{WATCHER}?rev=7")).map(|watch| watch.since), Ok(Some(7)));
+        assert_eq!(read(&format!("{WATCHER}?rev=7")).map(|watch| watch.since), Ok(Some(7.into())));
         let watch = read(&format!("{WATCHER}?providers=b,a&rev=0")).expect("makes sense");
         let providers: Vec<&str> = watch.selector.services().map(|service| service.id.as_str()).collect();
         assert_eq!(providers, ["a", "b"]);

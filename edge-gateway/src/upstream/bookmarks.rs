@@ -1,7 +1,6 @@
 //! Bookmarks: received, applied, and passed on to watchers.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::time::Instant;
 
 use bus::Message;

@@ -1,7 +1,6 @@
 //! Carrying out the tracker's effects: pushes for the shards, and requests.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

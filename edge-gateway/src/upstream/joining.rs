@@ -1,7 +1,6 @@
 //! Sessions that begin: their reservation in a shard, and the preface of those that resume.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::time::Instant;
 

@@ -1,7 +1,6 @@
 //! Replies of the control plane, on their way to the tracker.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::atomic::Ordering;
 
 use bus::Messages;

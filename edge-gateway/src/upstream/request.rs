@@ -2,7 +2,6 @@
 //! task.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,6 @@
 //! caller bounds the number of requests; the bus bounds the size of each part of a reply.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

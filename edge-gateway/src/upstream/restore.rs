@@ -6,7 +6,6 @@
 //! Until this is proven nothing is forgotten, so a lagging publisher costs no watcher anything.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

@@ -60,7 +60,7 @@ fn key(id: &str) -> Arc<ServiceKey> {
 
 impl ControlPlane {
     pub(crate) async fn start(bus: Arc<dyn Bus>) -> Self {
-        let truth = Arc::new(Mutex::new(Truth { rev: 100, ..Truth::default() }));
+        let truth = Arc::new(Mutex::new(Truth { rev: 100.into(), ..Truth::default() }));
         let mut responders = JoinSet::new();
         for (subject, answer) in [
             (subject::RPC_INTEREST, interest as fn(&mut Truth, &[u8]) -> Vec<Vec<u8>>),
@@ -89,14 +89,14 @@ impl ControlPlane {
     /// Commits that a consumer exists and is interested in these providers; publishes nothing.
     pub(crate) fn consumer(&self, id: &str, providers: &[&str]) {
         let mut truth = self.truth();
-        truth.rev += 1;
+        truth.rev = truth.rev.next();
         truth.interests.insert(service(id), providers.iter().map(|id| service(id)).collect());
     }
 
     /// Commits a change of an instance; the event is not published yet.
     pub(crate) fn commit(&self, provider: &str, action: Action, id: &str) -> InstanceEvent {
         let mut truth = self.truth();
-        truth.rev += 1;
+        truth.rev = truth.rev.next();
         let rev = truth.rev;
         let history = truth.providers.entry(service(provider)).or_default();
         let instance = Arc::new(Instance {
@@ -146,40 +146,42 @@ impl ControlPlane {
     pub(crate) async fn interest(&self, consumer: &str, provider: &str) {
         let rev = {
             let mut truth = self.truth();
-            truth.rev += 1;
+            truth.rev = truth.rev.next();
             truth.interests.entry(service(consumer)).or_default().insert(service(provider));
             truth.rev
         };
         let added = vec![(&service(provider)).into()];
-        self.publish_interest(consumer, pb::InterestChange { rev, added, ..Default::default() }).await;
+        self.publish_interest(consumer, pb::InterestChange { rev: rev.get(), added, ..Default::default() })
+            .await;
     }
 
     /// Commits and publishes that the consumer is not interested in a provider any more.
     pub(crate) async fn no_interest(&self, consumer: &str, provider: &str) {
         let rev = {
             let mut truth = self.truth();
-            truth.rev += 1;
+            truth.rev = truth.rev.next();
             truth.interests.entry(service(consumer)).or_default().remove(&service(provider));
             let rev = truth.rev;
             truth.left.push((service(consumer), service(provider), rev));
             rev
         };
         let removed = vec![(&service(provider)).into()];
-        self.publish_interest(consumer, pb::InterestChange { rev, removed, ..Default::default() }).await;
+        self.publish_interest(consumer, pb::InterestChange { rev: rev.get(), removed, ..Default::default() })
+            .await;
     }
 
     /// Commits that the consumer's service is deleted, and publishes it or not.
     pub(crate) async fn delete_consumer(&self, consumer: &str, published: bool) {
         let rev = {
             let mut truth = self.truth();
-            truth.rev += 1;
+            truth.rev = truth.rev.next();
             truth.interests.remove(&service(consumer));
             truth.rev
         };
         if published {
             self.publish_interest(
                 consumer,
-                pb::InterestChange { rev, consumer_deleted: true, ..Default::default() },
+                pb::InterestChange { rev: rev.get(), consumer_deleted: true, ..Default::default() },
             )
             .await;
         }
@@ -204,7 +206,14 @@ impl ControlPlane {
             };
             let providers = truth.providers.iter().filter_map(last).collect();
             let publisher = "test".to_owned();
-            pb::Bookmark { epoch: 1, rev, since, publisher, providers, ..pb::Bookmark::default() }
+            pb::Bookmark {
+                epoch: 1,
+                rev: rev.get(),
+                since: since.get(),
+                publisher,
+                providers,
+                ..pb::Bookmark::default()
+            }
         };
         self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await.expect("publishes");
     }
@@ -231,7 +240,7 @@ impl ControlPlane {
                     let parts = {
                         let mut truth = truth.lock().expect("not poisoned");
                         let known = (truth.forgotten, truth.answer);
-                        (truth.forgotten, truth.answer) = (0, answer);
+                        (truth.forgotten, truth.answer) = (Revision::ZERO, answer);
                         let parts = replay(&mut truth, &request.payload);
                         (truth.forgotten, truth.answer) = known;
                         parts
@@ -273,10 +282,17 @@ fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
     let (rev, error) = (truth.rev, truth.declined());
     if let Some(since) = request.left_since {
-        let left = truth.left.iter().filter(|(who, _, at)| *who == consumer && *at > since);
-        let left = left.map(|(_, provider, rev)| pb::Left { provider: Some(provider.into()), rev: *rev });
-        let left_after = Some(since.max(truth.forgotten));
-        let reply = pb::InterestReply { rev, left: left.collect(), left_after, error, ..Default::default() };
+        let left = truth.left.iter().filter(|(who, _, at)| *who == consumer && *at > Revision::new(since));
+        let left =
+            left.map(|(_, provider, rev)| pb::Left { provider: Some(provider.into()), rev: (*rev).get() });
+        let left_after = Some(since.max(truth.forgotten.get()));
+        let reply = pb::InterestReply {
+            rev: rev.get(),
+            left: left.collect(),
+            left_after,
+            error,
+            ..Default::default()
+        };
         return vec![reply.encode_to_vec()];
     }
     let providers = truth.interests.get(&consumer);
@@ -289,7 +305,7 @@ fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let last = named.len() - 1;
     let part = |(number, provider): (usize, Option<pb::ServiceRef>)| pb::InterestReply {
         exists,
-        rev,
+        rev: rev.get(),
         providers: provider.into_iter().collect(),
         error: error.clone(),
         part: number as u32,
@@ -315,8 +331,10 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
             known.into_iter().flat_map(|it| &it.events).filter(|event| continuous && event.at > since);
         let events: Vec<_> = events.map(InstanceEvent::to_proto).collect();
         let instances = known.into_iter().flat_map(|it| it.instances.values());
-        let instances = instances
-            .map(|(it, mod_rev)| pb::SnapshotInstance { instance: Some((&**it).into()), mod_rev: *mod_rev });
+        let instances = instances.map(|(it, mod_rev)| pb::SnapshotInstance {
+            instance: Some((&**it).into()),
+            mod_rev: (*mod_rev).get(),
+        });
         let mut pages: Vec<_> = events.chunks(100).map(<[_]>::to_vec).collect();
         pages.push(Vec::new());
         let last = pages.len() - 1;
@@ -338,7 +356,7 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let error = truth.declined();
     let reply = |(number, part)| {
         let reply = pb::ReplayReply {
-            rev: truth.rev,
+            rev: truth.rev.get(),
             providers: vec![part],
             part: number as u32,
             last: number + 1 == count,
@@ -365,7 +383,7 @@ fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let gone_consumers =
         request.consumers.iter().enumerate().filter(|(_, it)| gone(it)).map(|(n, _)| n as u32);
     let reply = pb::DigestReply {
-        rev: truth.rev,
+        rev: truth.rev.get(),
         differing: differing.collect(),
         gone_consumers: gone_consumers.collect(),
         error: String::new(),

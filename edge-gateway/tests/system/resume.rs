@@ -41,7 +41,7 @@ async fn expect(watcher: &mut Watcher, event: &InstanceEvent) {
     let frame = frame(watcher).await;
     assert_eq!(frame["action"], event.action.as_str(), "{frame}");
     assert_eq!(frame["instance"]["instanceId"], event.instance.instance_id.as_str(), "{frame}");
-    assert_eq!(frame["rev"], event.at.rev, "{frame}");
+    assert_eq!(frame["rev"], event.at.rev.get(), "{frame}");
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn from_revision_zero_the_state_comes_first() {
     let rev = list["rev"].as_u64().expect("a revision");
 
     let event = world.control_plane.change("p", Update, "a").await;
-    assert!(rev < event.at.rev);
+    assert!(rev < event.at.rev.get());
     expect(&mut watcher, &event).await;
 }
 
@@ -144,7 +144,7 @@ async fn only_resumable_clients_receive_bookmarks() {
     let first = world.control_plane.change("p", Create, "a").await;
     old.expect(&first).await;
     expect(&mut new, &first).await;
-    assert_eq!(confirmed(&world, &mut new).await, first.at.rev);
+    assert_eq!(confirmed(&world, &mut new).await, first.at.rev.get());
     let second = world.control_plane.change("p", Delete, "a").await;
     old.expect(&second).await;
     expect(&mut new, &second).await;
@@ -159,7 +159,7 @@ async fn an_event_lost_before_a_client_left_is_sent_on_resume() {
     let first = world.control_plane.change("p", Create, "a").await;
     stays.expect(&first).await;
     expect(&mut leaves, &first).await;
-    assert_eq!(confirmed(&world, &mut leaves).await, first.at.rev);
+    assert_eq!(confirmed(&world, &mut leaves).await, first.at.rev.get());
 
     let lost = world.control_plane.commit("p", Update, "a");
     let heard = world.control_plane.change("q", Create, "b").await;

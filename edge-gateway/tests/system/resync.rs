@@ -95,11 +95,11 @@ async fn without_history_the_difference_is_sent() {
 
     let (action, id, rev) = watcher.event().await;
     assert_eq!((action.as_str(), id.as_str()), ("DELETE", "goes"));
-    assert!(rev < goes.at.rev, "the last known instance");
+    assert!(rev < goes.at.rev.get(), "the last known instance");
     // An update and never a create: a client that appends on create must not have the instance twice.
     for event in [&changes, &comes, &seen] {
         let id = event.instance.instance_id.clone();
-        assert_eq!(watcher.event().await, ("UPDATE".to_owned(), id, event.at.rev));
+        assert_eq!(watcher.event().await, ("UPDATE".to_owned(), id, event.at.rev.get()));
     }
     world.change_reaches(&mut watcher, "p", Create, "next").await;
 }
@@ -182,7 +182,7 @@ async fn a_lossy_repeating_reordering_bus_loses_nothing() {
             let mut expected: std::collections::BTreeMap<_, std::collections::VecDeque<_>> =
                 Default::default();
             for event in &told {
-                expected.entry(event.provider.id.clone()).or_default().push_back(event.at.rev);
+                expected.entry(event.provider.id.clone()).or_default().push_back(event.at.rev.get());
             }
             // The order is that of each provider.
             for _ in 0..told.len() {

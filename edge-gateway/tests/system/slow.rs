@@ -72,13 +72,13 @@ async fn a_slow_watcher_is_merged_and_reaches_the_last_state() {
     }
     assert!(received < sent.len(), "merged: {received} of {}", sent.len());
     let kept = sent.iter().rev().find(|event| event.instance.instance_id == "kept").expect("it was sent");
-    assert_eq!(instances["kept"], kept.at.rev);
+    assert_eq!(instances["kept"], kept.at.rev.get());
     assert_eq!(instances.keys().collect::<Vec<_>>(), ["kept", "last"]);
     // The watcher reads from the log again: the next event arrives at once.
     let next = world.control_plane.change("p", Create, "next").await;
     let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
     let Some(Ok(Message::Text(text))) = message else { panic!("{message:?}") };
-    assert_eq!(parse(&text).2, next.at.rev);
+    assert_eq!(parse(&text).2, next.at.rev.get());
 }
 
 #[tokio::test]
@@ -102,14 +102,14 @@ async fn a_watcher_that_reads_a_little_is_never_closed() {
             let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
             let Some(Ok(Message::Text(text))) = message else { panic!("{message:?} after {heard}") };
             let (_, _, rev) = parse(&text);
-            assert!(rev >= first.at.rev.max(heard), "in order");
+            assert!(rev >= first.at.rev.get().max(heard), "in order");
             heard = rev;
         }
         assert_eq!(world.metric("muster_edge_sessions"), 1.0, "still open");
     }
     assert!(world.metric("muster_edge_events_merged_total") > 0.0);
     let last = world.control_plane.change("p", Update, "1").await;
-    while heard < last.at.rev {
+    while heard < last.at.rev.get() {
         let message = tokio::time::timeout(PATIENCE, slow.next()).await.expect("in time");
         if let Some(Ok(Message::Text(text))) = message {
             heard = parse(&text).2;

@@ -197,7 +197,8 @@ impl Watcher {
     }
 
     pub(crate) async fn expect(&mut self, event: &InstanceEvent) {
-        let expected = (event.action.as_str().to_owned(), event.instance.instance_id.clone(), event.at.rev);
+        let expected =
+            (event.action.as_str().to_owned(), event.instance.instance_id.clone(), event.at.rev.get());
         assert_eq!(self.event().await, expected);
     }
 

@@ -4,7 +4,6 @@
 //! the position at which the provider came into the interest.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::{BTreeSet, HashMap};
 
 use shared::event::Position;

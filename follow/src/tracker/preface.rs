@@ -1,7 +1,6 @@
 //! The preface of a session that resumes: what it is sent before it joins its group.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 

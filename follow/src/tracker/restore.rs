@@ -5,7 +5,6 @@
 //! differences are delivered.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use shared::event::Position;
 use shared::model::Revision;
 

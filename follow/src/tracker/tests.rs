@@ -1,7 +1,6 @@
 //! Deliveries of the tracker, whichever of reply and change comes first.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use shared::event::InstanceEvent;
 
 use super::*;

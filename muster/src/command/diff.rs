@@ -126,7 +126,7 @@ impl Diff {
         let deadline = Instant::now() + self.settle;
         // All at once: otherwise a process that is cut off would use up the time of the others.
         try_join_all(planes.iter_mut().map(|plane| self.refresh_until(plane, goal, deadline))).await?;
-        let reached = planes.iter().map(|plane| plane.known.revision).max().unwrap_or(0);
+        let reached = planes.iter().map(|plane| plane.known.revision).max().unwrap_or(Revision::ZERO);
         // The second reading of the reference shows which of the differences are only changes made meanwhile.
         let mut last =
             ObservedPlane { process: first.process, index: first.index, known: first.known.clone() };
@@ -232,7 +232,7 @@ fn process_row(compared: &ComparedPlane) -> Vec<String> {
         Plane::ControlPlane => "control",
         Plane::EdgeGateway => "edge",
     };
-    let state = match compared.expected.saturating_sub(compared.revision) {
+    let state = match compared.expected.get().saturating_sub(compared.revision.get()) {
         0 => "current".to_owned(),
         behind => format!("{behind} revisions behind"),
     };

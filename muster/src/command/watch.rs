@@ -51,7 +51,7 @@ pub(crate) struct Watch {
     #[arg(long, value_name = "APP", default_value = "default", requires = "providers")]
     provider_app: String,
     /// Begin after this revision. 0 begins with the present instances.
-    #[arg(long, value_name = "REVISION", default_value_t = 0)]
+    #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
     since: Revision,
     /// Watch without revisions, as old clients do: from now on only, and a lost connection leaves a gap.
     #[arg(long, conflicts_with = "since")]
@@ -89,7 +89,7 @@ impl ResumePoint {
         if frame.action == "RESET" && rev < *since {
             // The store was restored from a backup. Revisions of the history before say nothing about this
             // one.
-            *since = 0;
+            *since = Revision::ZERO;
             self.shown.clear();
         }
         // A bookmark has no `since` of its own: its revision is the statement.

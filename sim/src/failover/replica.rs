@@ -1,7 +1,6 @@
 //! A simulated control-plane replica around the real view, history, term and replies.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::BTreeMap;
 
 use control_plane::publisher::term::Term;

@@ -1,5 +1,6 @@
 //! Random histories, compared with a model that is short and obviously right.
 
+use shared::model::Revision;
 use std::collections::BTreeMap;
 
 use super::{StoreUnderTest, within};
@@ -8,26 +9,26 @@ use crate::store::{Compare, KvEvent, Op, RangeRequest, Txn, WatchItem};
 const KEYS: [&str; 5] = ["/t/a", "/t/a/1", "/t/a/2", "/t/b", "/u/c"];
 
 /// For each key its value, the revisions of its creation and last write, and its version.
-type Keys = BTreeMap<String, (String, u64, u64, u64)>;
+type Keys = BTreeMap<String, (String, Revision, Revision, u64)>;
 
 /// The newest keys, the keys at each revision, and every change so far.
 #[derive(Default)]
 struct HistoryModel {
-    rev: u64,
+    rev: Revision,
     keys: Keys,
-    past: BTreeMap<u64, Keys>,
-    changes: Vec<(u64, String, Option<String>)>,
+    past: BTreeMap<Revision, Keys>,
+    changes: Vec<(Revision, String, Option<String>)>,
 }
 
 impl HistoryModel {
     fn apply(&mut self, txn: &Txn) -> bool {
         let holds = txn.compare.iter().all(|compare| match compare {
-            Compare::Exists(key) => self.rev_of(key) > 0,
-            Compare::Absent(key) => self.rev_of(key) == 0,
+            Compare::Exists(key) => self.rev_of(key) > Revision::ZERO,
+            Compare::Absent(key) => self.rev_of(key) == Revision::ZERO,
             Compare::ModRev(key, rev) => self.rev_of(key) == *rev,
         });
         let before = self.changes.len();
-        let rev = self.rev + 1;
+        let rev = self.rev.next();
         for op in if holds { &txn.then } else { &txn.otherwise } {
             match op {
                 Op::Put { key, value, .. } => {
@@ -49,11 +50,11 @@ impl HistoryModel {
     }
 
     /// The revision of the last write of a key; 0 if the key does not exist.
-    fn rev_of(&self, key: &str) -> u64 {
-        self.keys.get(key).map_or(0, |kv| kv.2)
+    fn rev_of(&self, key: &str) -> Revision {
+        self.keys.get(key).map_or(Revision::ZERO, |kv| kv.2)
     }
 
-    fn delete(&mut self, rev: u64, doomed: impl Fn(&String) -> bool) {
+    fn delete(&mut self, rev: Revision, doomed: impl Fn(&String) -> bool) {
         let keys: Vec<_> = self.keys.keys().filter(|key| doomed(key)).cloned().collect();
         for key in keys {
             self.keys.remove(&key);
@@ -97,7 +98,7 @@ fn compare(random: &mut fastrand::Rng, model: &HistoryModel) -> Compare {
             let key = key(random);
             let rev = model.rev_of(&key);
             // One in five is wrong by one, so that transactions fail as well.
-            Compare::ModRev(key, rev.saturating_sub(u64::from(random.u8(..5) == 0)))
+            Compare::ModRev(key, if random.u8(..5) == 0 { rev.previous() } else { rev })
         }
     }
 }
@@ -110,7 +111,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: StoreUnderTest) 
     let mut random = fastrand::Rng::with_seed(seed);
     let start = subject.store.range(RangeRequest::key("/t/")).await.expect("range").revision;
     let mut model = HistoryModel { rev: start, ..HistoryModel::default() };
-    let mut watch = subject.watch(start + 1).await;
+    let mut watch = subject.watch(start.next()).await;
     for step in 0..300 {
         let txn = Txn {
             compare: compares(&mut random, &model),
@@ -138,7 +139,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: StoreUnderTest) 
     }
     let watched = model.changes.iter().filter(|(_, key, _)| key.starts_with("/t/"));
     let mut expected: Vec<_> = watched.cloned().collect();
-    let mut seen: Vec<(u64, String, Option<String>)> = Vec::new();
+    let mut seen: Vec<(Revision, String, Option<String>)> = Vec::new();
     within("the watch delivers the whole history", async {
         while seen.len() < expected.len() {
             let WatchItem::Events(events) = watch.item().await else { continue };

@@ -26,11 +26,11 @@ fn assert_both_deleted_at_once(events: &[KvEvent], rev: Revision) {
 /// A lease ends by itself, and a watch receives the deletes of all its keys.
 pub async fn an_expired_lease_deletes_its_keys_at_one_revision(subject: StoreUnderTest) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 1).await;
-    let mut watch = subject.watch(rev + 1).await;
-    assert_both_deleted_at_once(&watch.events().await, rev + 1);
+    let mut watch = subject.watch(rev.next()).await;
+    assert_both_deleted_at_once(&watch.events().await, rev.next());
     assert!(matches!(subject.store.keep_alive(lease).await, Err(StoreError::LeaseNotFound)));
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
-    assert_eq!((read.items.len(), read.revision), (0, rev + 1));
+    assert_eq!((read.items.len(), read.revision), (0, rev.next()));
 }
 
 /// A lease that is renewed outlives its time, without a new revision, and ends after the last renewal.
@@ -45,16 +45,16 @@ pub async fn a_renewed_lease_lives_on(subject: StoreUnderTest) {
     }
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
     assert_eq!((read.items.len(), read.revision), (2, rev), "renewals write nothing");
-    let mut watch = subject.watch(rev + 1).await;
-    assert_both_deleted_at_once(&watch.events().await, rev + 1);
+    let mut watch = subject.watch(rev.next()).await;
+    assert_both_deleted_at_once(&watch.events().await, rev.next());
 }
 
 /// A revocation ends a lease before its time.
 pub async fn a_revoked_lease_deletes_its_keys_at_one_revision(subject: StoreUnderTest) {
     let (lease, rev) = two_keys_on_a_lease(&subject, 600).await;
-    let mut watch = subject.watch(rev + 1).await;
+    let mut watch = subject.watch(rev.next()).await;
     subject.store.revoke(lease).await.expect("revoke");
-    assert_both_deleted_at_once(&watch.events().await, rev + 1);
+    assert_both_deleted_at_once(&watch.events().await, rev.next());
     assert!(matches!(subject.store.revoke(lease).await, Err(StoreError::LeaseNotFound)));
     assert!(matches!(subject.store.keep_alive(lease).await, Err(StoreError::LeaseNotFound)));
 }

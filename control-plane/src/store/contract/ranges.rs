@@ -90,6 +90,6 @@ pub async fn a_compacted_or_future_revision_is_refused(subject: StoreUnderTest) 
         other => panic!("{other:?}"),
     }
     assert_eq!(read_at(&subject, now).await.expect("the compacted revision itself is kept").items.len(), 1);
-    assert!(matches!(read_at(&subject, now + 9).await, Err(StoreError::Refused(_))));
+    assert!(matches!(read_at(&subject, now.plus(9)).await, Err(StoreError::Refused(_))));
     assert!(matches!(subject.store.compact(old).await, Err(StoreError::Compacted(_))));
 }

@@ -1,5 +1,6 @@
 //! Properties of transactions.
 
+use shared::model::Revision;
 use std::sync::Arc;
 
 use super::{StoreUnderTest, within, writes};
@@ -13,7 +14,7 @@ pub async fn a_write_has_a_revision_and_a_version(subject: StoreUnderTest) {
     let first = subject.put("/t/a", "1").await;
     let other = subject.put("/t/b", "x").await;
     let second = subject.put("/t/a", "2").await;
-    assert!(first > 1 && other == first + 1 && second == other + 1);
+    assert!(first > 1.into() && other == first.next() && second == other.next());
     let read = subject.store.range(RangeRequest::key("/t/a")).await.expect("range");
     assert_eq!(read.revision, second);
     let kv = &read.items[0];
@@ -38,9 +39,9 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreU
         (vec![Compare::Absent(here.clone())], false),
         (vec![Compare::Absent(gone.clone())], true),
         (vec![Compare::ModRev(here.clone(), rev)], true),
-        (vec![Compare::ModRev(here.clone(), rev + 1)], false),
-        (vec![Compare::ModRev(gone.clone(), 0)], true),
-        (vec![Compare::ModRev(here.clone(), 0)], false),
+        (vec![Compare::ModRev(here.clone(), rev.next())], false),
+        (vec![Compare::ModRev(gone.clone(), Revision::ZERO)], true),
+        (vec![Compare::ModRev(here.clone(), Revision::ZERO)], false),
         (vec![Compare::Exists(here.clone()), Compare::Absent(gone.clone())], true),
         (vec![Compare::Exists(here), Compare::Exists(gone)], false),
     ];
@@ -53,7 +54,7 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreU
         let before = subject.store.range(RangeRequest::key("/t/here")).await.expect("range").revision;
         let reply = subject.store.txn(txn).await.expect("txn");
         assert_eq!(reply.succeeded, expected, "{compare:?}");
-        assert_eq!(reply.revision, before + 1);
+        assert_eq!(reply.revision, before.next());
         assert_eq!(reply.got.len(), usize::from(!expected));
         let written = if expected { "/t/then" } else { "/t/otherwise" };
         let read = subject.store.range(RangeRequest::key(written)).await.expect("range");
@@ -97,7 +98,7 @@ pub async fn a_transaction_without_a_change_has_no_revision(subject: StoreUnderT
     let ops = [Op::Delete("/t/x".into()), Op::DeletePrefix("/t/x/".into()), Op::Get("/t/a".into())];
     assert_eq!(subject.txn(ops).await.revision, rev);
     assert_eq!(subject.txn([]).await.revision, rev);
-    assert_eq!(subject.put("/t/a", "1").await, rev + 1, "the same value is a write all the same");
+    assert_eq!(subject.put("/t/a", "1").await, rev.next(), "the same value is a write all the same");
 }
 
 /// A malformed transaction fails as a whole, with a reason that names the mistake.
@@ -131,7 +132,7 @@ fn long_key(n: usize) -> String {
 
 /// The longest transaction, with the most conditions beside it, is one revision.
 pub async fn a_long_transaction_is_one_revision(subject: StoreUnderTest) {
-    let mut watch = subject.watch(1).await;
+    let mut watch = subject.watch(Revision::new(1)).await;
     for conditions in [0, 1, MAX_TXN_COMPARE_WITH_LONG_THEN] {
         let mut then: Vec<Op> =
             (0..MAX_TXN_THEN - 1).map(|n| Op::put(long_key(n), conditions.to_string())).collect();
@@ -162,7 +163,7 @@ pub async fn concurrent_compare_and_swap_loses_nothing(subject: StoreUnderTest) 
     async fn add_one(store: &Arc<dyn Store>) {
         loop {
             let read = store.range(RangeRequest::key("/t/n")).await.expect("range");
-            let (rev, n) = read.items.first().map_or((0, 0), |kv| {
+            let (rev, n) = read.items.first().map_or((Revision::ZERO, 0), |kv| {
                 (kv.mod_rev, String::from_utf8_lossy(&kv.value).parse::<usize>().expect("a number"))
             });
             let txn = Txn {

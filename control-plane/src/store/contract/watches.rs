@@ -1,6 +1,7 @@
 //! Properties of watches and barriers.
 
 use futures_util::future::join_all;
+use shared::model::Revision;
 
 use super::{StoreUnderTest, within};
 use crate::store::{KvEvent, Op, StoreError};
@@ -31,19 +32,19 @@ pub async fn a_watch_replays_from_its_revision_then_goes_on_live(subject: StoreU
     let third = subject.put("/t/a", "3").await;
     let events = watch.until(third).await;
     let KvEvent::Put(kv) = &events[0] else { panic!("{events:?}") };
-    assert_eq!((events.len(), kv.mod_rev, kv.create_rev, kv.version), (1, third, from - 1, 3));
+    assert_eq!((events.len(), kv.mod_rev, kv.create_rev, kv.version), (1, third, from.previous(), 3));
 }
 
 /// A large revision comes in one item, live and replayed.
 pub async fn a_revision_comes_in_one_item(subject: StoreUnderTest) {
     let value = vec![b'x'; 10 * 1024];
     let batch: Vec<_> = (0..100).map(|n| Op::put(format!("/t/{n:03}"), value.clone())).collect();
-    let mut live = subject.watch(1).await;
-    let mut last = 0;
+    let mut live = subject.watch(Revision::new(1)).await;
+    let mut last = Revision::ZERO;
     for _ in 0..4 {
         last = subject.txn(batch.clone()).await.revision;
     }
-    let mut replayed = subject.watch(1).await;
+    let mut replayed = subject.watch(1.into()).await;
     for watch in [&mut live, &mut replayed] {
         let mut count = 0;
         while watch.seen < last {
@@ -77,7 +78,7 @@ pub async fn a_compacted_revision_cannot_be_watched(subject: StoreUnderTest) {
         StoreError::Compacted(rev) => assert_eq!(rev, now),
         other => panic!("{other:?}"),
     }
-    let mut watch = subject.watch(now + 1).await;
+    let mut watch = subject.watch(now.next()).await;
     let next = subject.put("/t/a", "4").await;
     assert_eq!(values(&watch.until(next).await), ["4"]);
 }
@@ -103,18 +104,18 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnd
         watches
     };
     let (_, watches) = tokio::join!(join_all(writers), watching);
-    let last = from + (WRITERS * EACH) as u64;
+    let last = from.plus((WRITERS * EACH) as u64);
     for mut watch in watches.into_iter().skip(1) {
-        let revs: Vec<_> = watch.until(last).await.iter().map(KvEvent::rev).collect();
-        assert_eq!(revs, (from..=last).collect::<Vec<_>>());
+        let revs: Vec<_> = watch.until(last).await.iter().map(|event| event.rev().get()).collect();
+        assert_eq!(revs, (from.get()..=last.get()).collect::<Vec<_>>());
     }
 }
 
 /// Two watches of one prefix deliver the same events.
 pub async fn two_watches_of_a_prefix_deliver_the_same(subject: StoreUnderTest) {
-    let mut one = subject.watch(1).await;
-    let mut two = subject.watch(1).await;
-    let mut last = 0;
+    let mut one = subject.watch(Revision::new(1)).await;
+    let mut two = subject.watch(Revision::new(1)).await;
+    let mut last = Revision::ZERO;
     for n in 0..50 {
         subject.put(&format!("/t/{}", n % 7), &n.to_string()).await;
         last = subject.txn([Op::Delete(format!("/t/{}", n % 3))]).await.revision;
@@ -126,21 +127,21 @@ pub async fn two_watches_of_a_prefix_deliver_the_same(subject: StoreUnderTest) {
 
 /// An open watch reaches a barrier after a write with its prefix, and after a write without it.
 pub async fn a_watch_reaches_a_barrier_without_other_writes(subject: StoreUnderTest) {
-    let mut watch = subject.watch(1).await;
+    let mut watch = subject.watch(Revision::new(1)).await;
     for key in ["/t/a", "/elsewhere", "/t/b", "/elsewhere"] {
         let written = subject.put(key, "x").await;
         let barrier = subject.store.barrier("/t/").await.expect("barrier");
         assert!(barrier >= written);
         watch.until(barrier).await;
     }
-    let mut late = subject.watch(1).await;
+    let mut late = subject.watch(1.into()).await;
     let barrier = subject.store.barrier("/t/").await.expect("barrier");
     late.until(barrier).await;
 }
 
 /// A barrier covers the writes before it, even if it is bundled with others.
 pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: StoreUnderTest) {
-    let mut watch = subject.watch(1).await;
+    let mut watch = subject.watch(Revision::new(1)).await;
     let subject = &subject;
     let calls = (0..50).map(|n| async move {
         let written = subject.put(&format!("/t/{n}"), "x").await;
@@ -149,5 +150,5 @@ pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: StoreU
         barrier
     });
     let barriers = within("all barriers", join_all(calls)).await;
-    watch.until(barriers.into_iter().max().unwrap_or(0)).await;
+    watch.until(barriers.into_iter().max().unwrap_or(Revision::ZERO)).await;
 }

@@ -149,7 +149,7 @@ impl StoreFile {
         let transaction = self.database.begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
-            for (name, value) in [("format", FORMAT), ("revision", StoreState::new().rev)] {
+            for (name, value) in [("format", FORMAT), ("revision", StoreState::new().rev.get())] {
                 meta.insert(name, value)?;
             }
             transaction.open_table(KEYS)?;
@@ -175,8 +175,8 @@ impl StoreFile {
     }
 
     fn load_checked(&self) -> Result<(StoreState, CommitLog), LoadError> {
-        let mut state = StoreState { rev: self.number("revision")?, ..StoreState::new() };
-        let mut log = CommitLog::new(self.number("compacted")?);
+        let mut state = StoreState { rev: Revision::new(self.number("revision")?), ..StoreState::new() };
+        let mut log = CommitLog::new(Revision::new(self.number("compacted")?));
         let transaction = self.database.begin_read()?;
         for entry in transaction.open_table(LEASES)?.iter()? {
             let (number, ttl) = entry?;
@@ -188,9 +188,9 @@ impl StoreFile {
             let (key, value) = entry?;
             state.restore(record::decode_value(key.value(), value.value())?);
         }
-        for entry in transaction.open_table(LOG)?.range(log.compacted() + 1..)? {
+        for entry in transaction.open_table(LOG)?.range(log.compacted().next().get()..)? {
             let (rev, commit) = entry?;
-            log.push(Arc::new(record::decode_commit(rev.value(), commit.value())?));
+            log.push(Arc::new(record::decode_commit(Revision::new(rev.value()), commit.value())?));
         }
         Ok((state, log))
     }
@@ -210,15 +210,15 @@ impl StoreFile {
                         None => keys.remove(&*change.key)?,
                     };
                 }
-                log.insert(commit.rev, record::encode_commit(commit).as_slice())?;
+                log.insert(commit.rev.get(), record::encode_commit(commit).as_slice())?;
             }
             if let Some(last) = batch.commits.last() {
-                meta.insert("revision", last.rev)?;
+                meta.insert("revision", last.rev.get())?;
             }
             // In the same transaction as the commits, so that a crash cannot leave a log with a hole.
             if let Some(upto) = batch.forget {
-                log.retain_in(..=upto, |_, _| false)?;
-                meta.insert("compacted", upto)?;
+                log.retain_in(..=upto.get(), |_, _| false)?;
+                meta.insert("compacted", upto.get())?;
             }
             let mut leases = transaction.open_table(LEASES)?;
             for (lease, ttl) in &batch.granted {

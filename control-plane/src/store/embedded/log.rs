@@ -109,7 +109,7 @@ impl CommitLog {
 
     /// At most `most` commits from `rev` on, or the compacted revision if some of them were dropped.
     pub(super) fn since(&self, rev: Revision, most: usize) -> Result<Vec<Arc<LoggedCommit>>, Revision> {
-        if rev <= self.compacted && self.compacted > 0 {
+        if rev <= self.compacted && self.compacted > Revision::ZERO {
             return Err(self.compacted);
         }
         let start = self.commits.partition_point(|commit| commit.rev < rev);
@@ -128,24 +128,28 @@ mod tests {
 
     #[test]
     fn commits_beyond_a_bound_are_dropped_oldest_first() {
-        let mut log = CommitLog::new(0);
-        (2..=5).for_each(|rev| log.push(commit(rev)));
+        let mut log = CommitLog::new(0.into());
+        (2..=5).for_each(|rev| log.push(commit(Revision::new(rev))));
         let few = HistoryBounds { commits: 3, bytes: u64::MAX };
-        assert_eq!(log.excess(&[commit(6)], few), Some(3));
-        let one = commit(0).bytes();
-        assert_eq!(log.excess(&[], HistoryBounds { commits: 100, bytes: 2 * one }), Some(3));
-        assert_eq!(log.excess(&[], HistoryBounds { commits: 0, bytes: 0 }), Some(4), "the newest stays");
+        assert_eq!(log.excess(&[commit(6.into())], few), Some(3.into()));
+        let one = commit(0.into()).bytes();
+        assert_eq!(log.excess(&[], HistoryBounds { commits: 100, bytes: 2 * one }), Some(3.into()));
+        assert_eq!(
+            log.excess(&[], HistoryBounds { commits: 0, bytes: 0 }),
+            Some(4.into()),
+            "the newest stays"
+        );
         assert_eq!(log.excess(&[], HistoryBounds { commits: 4, bytes: 4 * one }), None);
     }
 
     #[test]
     fn commits_can_be_read_only_after_the_dropped_ones() {
-        let mut log = CommitLog::new(0);
-        (2..=5).for_each(|rev| log.push(commit(rev)));
-        assert_eq!(log.since(1, 10).map(|found| found.len()), Ok(4));
-        log.forget(3);
-        assert_eq!(log.since(3, 10), Err(3));
-        assert_eq!(log.since(4, 1), Ok(vec![commit(4)]));
-        assert_eq!(log.since(9, 10), Ok(vec![]));
+        let mut log = CommitLog::new(0.into());
+        (2..=5).for_each(|rev| log.push(commit(Revision::new(rev))));
+        assert_eq!(log.since(1.into(), 10).map(|found| found.len()), Ok(4));
+        log.forget(3.into());
+        assert_eq!(log.since(3.into(), 10), Err(3.into()));
+        assert_eq!(log.since(4.into(), 1), Ok(vec![commit(4.into())]));
+        assert_eq!(log.since(9.into(), 10), Ok(vec![]));
     }
 }

@@ -54,8 +54,8 @@ impl ValueRecord {
     fn of(kv: &KeyValue) -> Self {
         Self {
             value: kv.value.clone(),
-            create_rev: kv.create_rev,
-            mod_rev: kv.mod_rev,
+            create_rev: kv.create_rev.get(),
+            mod_rev: kv.mod_rev.get(),
             version: kv.version,
             lease: kv.lease.map_or(0, LeaseId::get),
         }
@@ -65,8 +65,8 @@ impl ValueRecord {
         Arc::new(KeyValue {
             key: key.to_owned(),
             value: self.value,
-            create_rev: self.create_rev,
-            mod_rev: self.mod_rev,
+            create_rev: Revision::new(self.create_rev),
+            mod_rev: Revision::new(self.mod_rev),
             version: self.version,
             lease: LeaseId::new(self.lease),
         })
@@ -114,8 +114,8 @@ mod tests {
         KeyValue {
             key: "/a".into(),
             value: Bytes::from_static(value.as_bytes()),
-            create_rev: 2,
-            mod_rev: 7,
+            create_rev: 2.into(),
+            mod_rev: 7.into(),
             version: 3,
             lease: LeaseId::new(lease),
         }
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_commit_is_decoded_as_it_was_encoded() {
         let commit = LoggedCommit {
-            rev: 9,
+            rev: 9.into(),
             changes: vec![
                 KeyChange {
                     key: "/a".into(),
@@ -134,7 +134,7 @@ mod tests {
                 KeyChange { key: "/a".into(), after: None, before: Some(Arc::new(kv("", 1))) },
             ],
         };
-        let read = decode_commit(9, &encode_commit(&commit)).expect("readable");
+        let read = decode_commit(9.into(), &encode_commit(&commit)).expect("readable");
         assert_eq!(read, commit);
     }
 
@@ -142,6 +142,6 @@ mod tests {
     fn junk_is_an_error_that_names_the_key() {
         let error = decode_value("/cse-sr/x", b"\xff\xff\xff").expect_err("junk");
         assert_eq!(error.to_string(), "the record of key /cse-sr/x cannot be decoded");
-        assert!(decode_commit(3, b"\x0a\x7f").is_err());
+        assert!(decode_commit(3.into(), b"\x0a\x7f").is_err());
     }
 }

@@ -37,7 +37,11 @@ pub(super) struct StoreState {
 impl StoreState {
     /// The empty store. Its revision is 1, as in an empty etcd.
     pub(super) fn new() -> Self {
-        Self { rev: 1, keys: RedBlackTreeMapSync::new_sync(), leases: HashTrieMapSync::new_sync() }
+        Self {
+            rev: Revision::new(1),
+            keys: RedBlackTreeMapSync::new_sync(),
+            leases: HashTrieMapSync::new_sync(),
+        }
     }
 
     /// Adds a key from the file, and attaches it to its lease.
@@ -95,7 +99,7 @@ impl StoreState {
         }
         let mut got = Vec::new();
         let mut changes = Vec::new();
-        let rev = self.rev + 1;
+        let rev = self.rev.next();
         for op in ops {
             match op {
                 Op::Put { key, value, lease } => changes.push(self.put(rev, key, value, lease)),
@@ -117,7 +121,7 @@ impl StoreState {
     /// If the lease does not exist.
     pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Option<LoggedCommit>, StoreError> {
         let keys = self.leases.get(&lease).ok_or(StoreError::LeaseNotFound)?.keys.clone();
-        let rev = self.rev + 1;
+        let rev = self.rev.next();
         let changes = keys.iter().filter_map(|key| self.delete(key)).collect();
         self.leases.remove_mut(&lease);
         Ok(self.finish(rev, changes))
@@ -143,15 +147,15 @@ impl StoreState {
 
     fn holds(&self, compare: &Compare) -> bool {
         match compare {
-            Compare::Exists(key) => self.mod_rev(key) != 0,
-            Compare::Absent(key) => self.mod_rev(key) == 0,
+            Compare::Exists(key) => self.mod_rev(key) != Revision::ZERO,
+            Compare::Absent(key) => self.mod_rev(key) == Revision::ZERO,
             Compare::ModRev(key, rev) => self.mod_rev(key) == *rev,
         }
     }
 
     /// The revision of the last write of a key; 0 if the key does not exist.
     fn mod_rev(&self, key: &str) -> Revision {
-        self.keys.get(key).map_or(0, |kv| kv.mod_rev)
+        self.keys.get(key).map_or(Revision::ZERO, |kv| kv.mod_rev)
     }
 
     fn put(&mut self, rev: Revision, key: String, value: bytes::Bytes, lease: Option<LeaseId>) -> KeyChange {

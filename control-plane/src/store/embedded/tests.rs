@@ -59,12 +59,12 @@ async fn after_a_restart_everything_is_as_it_was() {
     assert_eq!(store.range(past).await.expect("history is kept").items[0].value, "1");
     match first_item(&store, old).await.expect("replays") {
         WatchItem::Events(events) => {
-            assert_eq!(events.iter().map(KvEvent::rev).collect::<Vec<_>>(), [old, old + 1, old + 2]);
+            assert_eq!(events.iter().map(KvEvent::rev).collect::<Vec<_>>(), [old, old.next(), old.plus(2)]);
         }
         other => panic!("{other:?}"),
     }
     store.keep_alive(lease).await.expect("leases survive");
-    assert_eq!(put(&store, "/t/a", "3").await, last + 1);
+    assert_eq!(put(&store, "/t/a", "3").await, last.next());
     store.revoke(lease).await.expect("revoke");
     assert_eq!(store.range(RangeRequest::prefix("/t/")).await.expect("range").items.len(), 1);
     close(store, tasks).await;
@@ -89,9 +89,10 @@ async fn after_a_restart_each_lease_has_its_full_time_again() {
 }
 
 async fn assert_ten_revisions_are_kept(store: &EmbeddedStore, last: Revision) {
-    let dropped = first_item(store, last - 10).await;
-    assert!(matches!(dropped, Err(StoreError::Compacted(rev)) if rev == last - 10));
-    let kept = first_item(store, last - 9).await;
+    let newest_dropped = Revision::new(last.get() - 10);
+    let dropped = first_item(store, newest_dropped).await;
+    assert!(matches!(dropped, Err(StoreError::Compacted(rev)) if rev == newest_dropped));
+    let kept = first_item(store, newest_dropped.next()).await;
     assert!(matches!(kept, Ok(WatchItem::Events(events)) if events.len() == 10));
 }
 
@@ -101,7 +102,7 @@ async fn history_is_bounded_also_in_the_file() {
     let config = EmbeddedConfig { revisions_kept: 10, ..EmbeddedConfig::default() };
     let tasks = Tasks::new();
     let store = open(&directory, config.clone(), &tasks);
-    let mut last = 0;
+    let mut last = Revision::ZERO;
     for n in 0..50 {
         last = put(&store, "/t/a", &n.to_string()).await;
     }
@@ -135,8 +136,8 @@ async fn a_watch_ends_when_its_store_is_closed() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let tasks = Tasks::new();
     let store = open(&directory, EmbeddedConfig::default(), &tasks);
-    let mut watch = store.watch("/t/", 1).await.expect("opens");
-    assert_eq!(watch.next().await.expect("an item").expect("sound"), WatchItem::Progress(1));
+    let mut watch = store.watch("/t/", 1.into()).await.expect("opens");
+    assert_eq!(watch.next().await.expect("an item").expect("sound"), WatchItem::Progress(1.into()));
     close(store, tasks).await;
     assert!(matches!(watch.next().await, Some(Err(StoreError::Unavailable(_)))));
 }
@@ -233,7 +234,7 @@ async fn victim_of_kill_9() {
 async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("muster.redb");
-    let mut floor = 1;
+    let mut floor = Revision::new(1);
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "--nocapture", "store::embedded::tests::victim_of_kill_9"])
@@ -244,7 +245,7 @@ async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
             .expect("this program starts again");
         let output = std::io::BufReader::new(child.stdout.take().expect("piped"));
         let mut answered = [None; 8];
-        let mut last = 0;
+        let mut last = Revision::ZERO;
         // Killed after a different number of writes in each round, so at different moments of a batch.
         let enough = 50 + 37 * round;
         let lines = std::io::BufRead::lines(output).map_while(Result::ok);
@@ -253,7 +254,7 @@ async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
             // The last line may be cut short by the kill.
             let [writer, n, rev] = fields[..] else { continue };
             answered[writer as usize] = Some(n);
-            last = last.max(rev);
+            last = last.max(Revision::new(rev));
             if count == enough {
                 child.kill().expect("SIGKILL");
             }

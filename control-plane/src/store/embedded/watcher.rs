@@ -31,7 +31,13 @@ pub(super) fn watch(
     prefix: &str,
     from: Revision,
 ) -> WatchStream {
-    let cursor = LogCursor { shared, head, prefix: prefix.to_owned(), next: from.max(1), reported: 0 };
+    let cursor = LogCursor {
+        shared,
+        head,
+        prefix: prefix.to_owned(),
+        next: from.max(Revision::new(1)),
+        reported: Revision::ZERO,
+    };
     WatchStream::new(stream::unfold(Some(cursor), |cursor| async move {
         let mut cursor = cursor?;
         let item = cursor.step().await;
@@ -49,15 +55,15 @@ impl LogCursor {
             let commits = found.map_err(StoreError::Compacted)?;
             // A full step may have left commits behind. Otherwise everything up to the head has been read.
             self.next = match commits.last() {
-                Some(last) if commits.len() == MAX_COMMITS => last.rev + 1,
-                Some(_) | None => self.next.max(head + 1),
+                Some(last) if commits.len() == MAX_COMMITS => last.rev.next(),
+                Some(_) | None => self.next.max(head.next()),
             };
             let events = self.events(&commits);
             if let Some(last) = events.last() {
                 self.reported = last.rev();
                 return Ok(WatchItem::Events(events));
             }
-            let done = self.next - 1;
+            let done = self.next.previous();
             if done > self.reported && done <= head {
                 self.reported = done;
                 return Ok(WatchItem::Progress(done));

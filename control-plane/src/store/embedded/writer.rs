@@ -320,7 +320,8 @@ impl Draft {
         if rev > self.state.rev {
             return Err(StoreError::Refused(format!("revision {rev} is not reached yet")));
         }
-        let compacted = shared.read(|_, log| log.compacted()).max(self.batch.forget.unwrap_or(0));
+        let compacted =
+            shared.read(|_, log| log.compacted()).max(self.batch.forget.unwrap_or(Revision::ZERO));
         if rev <= compacted {
             return Err(StoreError::Compacted(compacted));
         }

@@ -60,12 +60,12 @@ mod tests {
         let round_trip = || async {
             rounds.set(rounds.get() + 1);
             tokio::time::sleep(Duration::from_millis(10)).await;
-            Ok(rounds.get())
+            Ok(Revision::new(rounds.get()))
         };
         let round_trip = &round_trip;
         let calls = [0, 1, 5, 9, 15, 50].map(|millis| async move {
             tokio::time::sleep(Duration::from_millis(millis)).await;
-            barrier.pass("/", round_trip).await.ok()
+            barrier.pass("/", round_trip).await.ok().map(Revision::get)
         });
         let results = futures_util::future::join_all(calls).await;
         assert_eq!(results, [Some(1), Some(2), Some(2), Some(2), Some(3), Some(4)]);

@@ -11,7 +11,7 @@ use crate::store::{
 
 /// A revision of etcd, which is never negative.
 pub(super) fn revision(number: i64) -> Revision {
-    number.max(0).unsigned_abs()
+    Revision::new(number.max(0).unsigned_abs())
 }
 
 /// The store's revision in the header of a reply.
@@ -21,7 +21,7 @@ pub(super) fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> R
 
 /// A revision for etcd. One beyond its range becomes the highest, which is never reached either.
 pub(super) fn number(revision: Revision) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
+    i64::try_from(revision.get()).unwrap_or(i64::MAX)
 }
 
 /// The first key of a range. etcd has no empty key, and an empty one would mean "not given".
@@ -30,7 +30,7 @@ pub(super) fn start(key: &str) -> Vec<u8> {
 }
 
 pub(super) fn get_options(request: &RangeRequest) -> GetOptions {
-    let mut options = GetOptions::new().with_limit(number(request.limit as u64));
+    let mut options = GetOptions::new().with_limit(i64::try_from(request.limit).unwrap_or(i64::MAX));
     if let Some(end) = &request.end {
         // To etcd an empty end means "this key alone". No key is before an empty end, and none is before this
         // one.
@@ -48,7 +48,7 @@ pub(super) fn key_value(kv: PbKeyValue) -> KeyValue {
         value: Bytes::from(kv.value),
         create_rev: revision(kv.create_revision),
         mod_rev: revision(kv.mod_revision),
-        version: revision(kv.version),
+        version: kv.version.max(0).unsigned_abs(),
         lease: LeaseId::new(kv.lease),
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use etcd_client::Error;
+use shared::model::Revision;
 use tonic::Code;
 
 use crate::store::StoreError;
@@ -21,7 +22,7 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
     let text = message.trim_start_matches("etcdserver: ").to_owned();
     match code {
         Code::NotFound if message.contains("lease not found") => StoreError::LeaseNotFound,
-        Code::OutOfRange if message.contains("has been compacted") => StoreError::Compacted(0),
+        Code::OutOfRange if message.contains("has been compacted") => StoreError::Compacted(Revision::ZERO),
         Code::InvalidArgument
         | Code::OutOfRange
         | Code::NotFound
@@ -84,7 +85,7 @@ mod tests {
         ));
         assert!(matches!(
             of_status(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", None),
-            StoreError::Compacted(0)
+            StoreError::Compacted(Revision::ZERO)
         ));
         for (code, message) in [
             (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"),

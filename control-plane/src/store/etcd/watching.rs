@@ -57,13 +57,13 @@ pub(super) async fn open(
     wanted: watch::Receiver<Revision>,
     liveness: Liveness,
 ) -> Result<WatchStream, StoreError> {
-    let from = from.max(1);
+    let from = from.max(Revision::new(1));
     // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete
     // without an error (https://github.com/etcd-io/etcd/issues/19179).
     // In fragments, because a large revision in one message would exceed the limit of messages.
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))
-        .with_start_revision(convert::number((from - 1).max(1)))
+        .with_start_revision(convert::number((from.previous()).max(Revision::new(1))))
         .with_progress_notify()
         .with_fragment();
     let mut client = connection.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
@@ -75,7 +75,7 @@ pub(super) async fn open(
         responses,
         from,
         incomplete: Vec::new(),
-        reported: 0,
+        reported: Revision::ZERO,
         wanted,
         liveness,
         next_probe: Instant::now() + liveness.probe,
@@ -136,8 +136,12 @@ impl Watching {
         if response.canceled {
             return Err(match (convert::revision(response.compact_revision), response.cancel_reason) {
                 // The only reason that a new connection cannot cure.
-                (0, reason) if reason.contains("permission denied") => StoreError::Refused(reason),
-                (0, reason) => self.broken(unavailable(&format!("etcd cancelled the watch: {reason}"))),
+                (Revision::ZERO, reason) if reason.contains("permission denied") => {
+                    StoreError::Refused(reason)
+                }
+                (Revision::ZERO, reason) => {
+                    self.broken(unavailable(&format!("etcd cancelled the watch: {reason}")))
+                }
                 (compacted, _) => StoreError::Compacted(compacted),
             });
         }
@@ -146,7 +150,7 @@ impl Watching {
             let done = convert::revision(response.header.map_or(0, |header| header.revision));
             // The response to the creation carries the newest revision, although the events up to it are
             // still to come.
-            if response.created || !proof || done <= self.reported || done + 1 < self.from {
+            if response.created || !proof || done <= self.reported || done.next() < self.from {
                 return Ok(None);
             }
             self.reported = done;
@@ -155,7 +159,7 @@ impl Watching {
         let from = self.from;
         let events = response.events.into_iter().filter_map(convert::event);
         self.incomplete.extend(events.filter(|event| event.rev() >= from));
-        let last = self.incomplete.last().map_or(0, KvEvent::rev);
+        let last = self.incomplete.last().map_or(Revision::ZERO, KvEvent::rev);
         // The last revision of a fragment may go on in the next one, so it is held back.
         let whole = match response.fragment {
             true => self.incomplete.partition_point(|event| event.rev() < last),

@@ -28,7 +28,7 @@ impl<K: Eq + Hash> Chain<K> {
     pub(super) fn link(&mut self, key: K, rev: Revision) -> Revision {
         if self.last.len() >= MAX_LINKS && !self.last.contains_key(&key) {
             // Every forgotten change was before this one, so no floor below it could hide a missed one.
-            *self = Self::beginning_at(rev.saturating_sub(1));
+            *self = Self::beginning_at(rev.previous());
         }
         self.last.insert(key, rev).unwrap_or(self.floor)
     }
@@ -40,18 +40,24 @@ mod tests {
 
     #[test]
     fn each_change_is_linked_to_the_one_before_or_to_the_floor() {
-        let mut chain = Chain::beginning_at(10);
-        assert_eq!([chain.link("a", 11), chain.link("b", 12), chain.link("a", 13)], [10, 10, 11]);
+        let mut chain = Chain::beginning_at(10.into());
+        let links =
+            [("a", 11), ("b", 12), ("a", 13)].map(|(key, rev)| chain.link(key, Revision::new(rev)).get());
+        assert_eq!(links, [10, 10, 11]);
     }
 
     #[test]
     fn a_forgotten_link_never_points_before_its_last_change() {
-        let mut chain = Chain::beginning_at(10);
+        let mut chain = Chain::beginning_at(10.into());
         for n in 0..MAX_LINKS as u64 {
-            chain.link(n, 11 + n);
+            chain.link(n, Revision::new(11 + n));
         }
-        let next = 11 + MAX_LINKS as u64;
-        assert_eq!(chain.link(MAX_LINKS as u64, next), next - 1);
-        assert_eq!(chain.link(7, next + 1), next - 1, "the first floor would hide the change at 18");
+        let next = Revision::new(11 + MAX_LINKS as u64);
+        assert_eq!(chain.link(MAX_LINKS as u64, next), next.previous());
+        assert_eq!(
+            chain.link(7, next.next()),
+            next.previous(),
+            "the first floor would hide the change at 18"
+        );
     }
 }

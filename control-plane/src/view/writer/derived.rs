@@ -17,7 +17,7 @@ impl ViewWriter {
     pub(super) fn push_interest_changes(&mut self, before: &Snapshot, applying: &mut Applying) {
         for consumer in self.concerned_consumers(before, applying) {
             if let Some(mut change) = self.interest_change(before, &consumer, applying) {
-                change.prev_rev = self.interest_chain.link(consumer, applying.rev);
+                change.prev_rev = (self.interest_chain.link(consumer, applying.rev)).get();
                 applying.changes.push(Change::Interest(Arc::new(change)));
             }
         }
@@ -57,7 +57,7 @@ impl ViewWriter {
         }
         Some(pb::InterestChange {
             consumer: Some(consumer.into()),
-            rev: applying.rev,
+            rev: applying.rev.get(),
             added: new.difference(&old).map(Into::into).collect(),
             removed: old.difference(&new).map(Into::into).collect(),
             consumer_deleted,
@@ -79,7 +79,7 @@ impl ViewWriter {
             let change = changes.entry(service.tenant.clone()).or_insert_with(|| pb::ServicesChange {
                 domain: service.tenant.domain.clone(),
                 project: service.tenant.project.clone(),
-                rev: applying.rev,
+                rev: applying.rev.get(),
                 committed_at: applying.committed_at,
                 ..pb::ServicesChange::default()
             });
@@ -92,7 +92,9 @@ impl ViewWriter {
         }
         for (tenant, change) in changes {
             let prev_rev = self.services_chain.link(tenant, applying.rev);
-            applying.changes.push(Change::Services(Arc::new(pb::ServicesChange { prev_rev, ..change })));
+            applying
+                .changes
+                .push(Change::Services(Arc::new(pb::ServicesChange { prev_rev: prev_rev.get(), ..change })));
         }
     }
 }

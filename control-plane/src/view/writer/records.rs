@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::event::Action;
-use shared::model::{Service, ServiceRef, Tenant};
+use shared::model::{Revision, Service, ServiceRef, Tenant};
 
 use super::{Applying, ViewWriter};
 use crate::keys::{Key, Name};
@@ -106,7 +106,7 @@ impl ViewWriter {
             Key::Tags(service) if self.current.any_service(service).is_some() => {
                 let view = self.service_mut(service);
                 view.tags = Arc::default();
-                view.tags_rev = 0;
+                view.tags_rev = Revision::ZERO;
                 applying.affected.consumers.insert(service.clone());
                 applying.affected.services.insert(service.clone());
             }

@@ -1,7 +1,6 @@
 //! Prefaces of sessions that resume.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use std::collections::HashMap;
 
 use shared::event::{Action, InstanceEvent};

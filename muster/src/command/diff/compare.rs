@@ -53,7 +53,7 @@ impl<'a> Contents<'a> {
             let tenant = service.tenant.as_str();
             let id = service.id.as_str();
             followed.insert((tenant, id));
-            if with_records && service.revision > 0 {
+            if with_records && service.revision > Revision::ZERO {
                 entries.insert((tenant, id, None), service.revision);
             }
             for (instance, revision) in &service.instances {
@@ -133,34 +133,37 @@ mod tests {
     use super::*;
 
     /// A plane at a revision that has the service `s`, written at revision 2, with these instances.
-    fn plane(plane: Plane, revision: Revision, instances: &[(&str, Revision)]) -> Known {
+    fn plane(plane: Plane, revision: u64, instances: &[(&str, u64)]) -> Known {
         let service = KnownService {
             tenant: "default/default".to_owned(),
             id: "s".to_owned(),
             name: "shop/order 1.0.0".to_owned(),
-            revision: if plane == Plane::ControlPlane { 2 } else { 0 },
-            instances: instances.iter().map(|(id, rev)| ((*id).to_owned(), *rev)).collect(),
+            revision: if plane == Plane::ControlPlane { 2.into() } else { Revision::ZERO },
+            instances: instances.iter().map(|(id, rev)| ((*id).to_owned(), Revision::new(*rev))).collect(),
         };
-        Known { plane, revision, services: vec![service] }
+        Known { plane, revision: revision.into(), services: vec![service] }
     }
 
-    fn control(revision: Revision, instances: &[(&str, Revision)]) -> Known {
+    fn control(revision: u64, instances: &[(&str, u64)]) -> Known {
         plane(Plane::ControlPlane, revision, instances)
     }
 
-    fn edge(revision: Revision, instances: &[(&str, Revision)]) -> Known {
+    fn edge(revision: u64, instances: &[(&str, u64)]) -> Known {
         plane(Plane::EdgeGateway, revision, instances)
     }
 
     /// Instance, present revision and expected revision of a difference.
-    type Found = (Option<String>, Option<Revision>, Option<Revision>);
+    type Found = (Option<String>, Option<u64>, Option<u64>);
 
     fn found(first: &Known, theirs: &Known, last: &Known) -> Vec<Found> {
         let differences = compare("them", first, theirs, last);
-        differences.into_iter().map(|found| (found.instance, found.has, found.expected)).collect()
+        differences
+            .into_iter()
+            .map(|found| (found.instance, found.has.map(Revision::get), found.expected.map(Revision::get)))
+            .collect()
     }
 
-    fn one(instance: &str, has: Option<Revision>, expected: Option<Revision>) -> Vec<Found> {
+    fn one(instance: &str, has: Option<u64>, expected: Option<u64>) -> Vec<Found> {
         vec![(Some(instance.to_owned()), has, expected)]
     }
 
@@ -204,7 +207,7 @@ mod tests {
     fn records_of_services_are_compared_between_control_planes() {
         let first = control(9, &[]);
         let mut theirs = control(9, &[]);
-        theirs.services[0].revision = 1;
+        theirs.services[0].revision = 1.into();
         assert_eq!(found(&first, &theirs, &first), [(None, Some(1), Some(2))]);
         assert_eq!(found(&first, &edge(9, &[]), &first), [], "a gateway does not have them");
     }
