@@ -1,7 +1,6 @@
 //! Messages of the bus, decoded: bookmarks and changes of an interest.
 
 #[allow(unused_imports)]
-use crate::compat::RevisionNumber as _;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};

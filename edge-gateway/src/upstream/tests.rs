@@ -1,7 +1,6 @@
 //! Requests that end abnormally, and requests that overlap.
 
 #[allow(unused_imports)]
-use follow::compat::RevisionNumber as _;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 
