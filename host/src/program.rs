@@ -31,7 +31,7 @@ use crate::http::{ServerLimits, serve};
 use crate::inventory;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
-use settings::{Again, Config, Loaded, Secret};
+use settings::{Config, Loaded, Reloader, Secret};
 
 /// Between two looks at the configuration file.
 const FILE_PACE: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ pub struct Host<C> {
     pub readiness: Readiness,
     /// What its planes know, for who compares.
     pub known: inventory::Sources,
-    again: Again,
+    reloader: Reloader,
     /// The admin port outlives the others' drain, so that it can be watched.
     last: Tasks,
     token: Option<Secret>,
@@ -81,7 +81,7 @@ where
     C: Program,
     E: Display,
 {
-    let Loaded { config, notes, again } = match loaded {
+    let Loaded { config, notes, reloader } = match loaded {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
@@ -105,7 +105,7 @@ where
             }
         };
         notes.iter().for_each(|note| warn!("{note}"));
-        let ended = rooms(config, again, &telemetry, body).await;
+        let ended = rooms(config, reloader, &telemetry, body).await;
         telemetry.finish().await;
         ended.unwrap_or_else(|e| {
             cannot(&e);
@@ -118,7 +118,7 @@ where
 /// Starts the rooms and waits for their end; whether it came in time.
 async fn rooms<C, E>(
     config: C,
-    again: Again,
+    reloader: Reloader,
     telemetry: &Telemetry,
     body: impl AsyncFnOnce(C, &mut Host<C>) -> Result<(), E>,
 ) -> Result<bool, String>
@@ -133,7 +133,7 @@ where
     let (metrics, readiness) = (telemetry.metrics().clone(), Readiness::new(&tasks));
     let (last, known) = (Tasks::new(), inventory::Sources::default());
     let mut host =
-        Host { tasks, metrics, readiness, known, again, last: last.clone(), token, appliers: Vec::new() };
+        Host { tasks, metrics, readiness, known, reloader, last: last.clone(), token, appliers: Vec::new() };
     body(config, &mut host).await.map_err(|e| told(&e))?;
     let (tasks, level) = (host.tasks.clone(), telemetry.level().clone());
     host.appliers.push(Box::new(move |config| level.set(config.log())));
@@ -151,7 +151,7 @@ impl<C: Program> Host<C> {
 
     /// The admin port's routes.
     pub fn admin_routes(&self) -> Router {
-        let (shown, drain, token) = (self.again.shown(), self.tasks.drain().clone(), self.token.clone());
+        let (shown, drain, token) = (self.reloader.shown(), self.tasks.drain().clone(), self.token.clone());
         let (token, known) = (Arc::new(token), self.known.clone());
         let operators = Router::new()
             .route(
@@ -199,7 +199,7 @@ impl<C: Program> Host<C> {
 
     /// Reads the settings again when told to, until the drain.
     fn keep_current(self) -> std::io::Result<()> {
-        let Self { tasks, metrics, mut again, appliers, .. } = self;
+        let Self { tasks, metrics, mut reloader, appliers, .. } = self;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloads: Counter<u64> = metrics
             .meter("config")
@@ -210,7 +210,7 @@ impl<C: Program> Host<C> {
             reloads.add(0, &[KeyValue::new("result", result)]);
         }
         let drain = tasks.drain().clone();
-        let mut seen = again.file();
+        let mut seen = reloader.file();
         tasks.spawn(async move {
             let mut pace = tokio::time::interval(FILE_PACE);
             loop {
@@ -219,7 +219,7 @@ impl<C: Program> Host<C> {
                     () = drain.cancelled() => return,
                     _ = hangup.recv() => {}
                     _ = pace.tick() => {
-                        let now = again.file();
+                        let now = reloader.file();
                         // A file that is just being replaced is looked at once it is there again.
                         if now == seen || now.as_ref().is_some_and(|(_, changed)| changed.is_none()) {
                             continue;
@@ -227,7 +227,7 @@ impl<C: Program> Host<C> {
                         seen = now;
                     }
                 }
-                let result = reread(&mut again, &appliers);
+                let result = reread(&mut reloader, &appliers);
                 reloads.add(1, &[KeyValue::new("result", result)]);
             }
         });
@@ -235,8 +235,8 @@ impl<C: Program> Host<C> {
     }
 }
 
-fn reread<C: Program>(again: &mut Again, appliers: &[Applier<C>]) -> &'static str {
-    match again.read::<C>() {
+fn reread<C: Program>(reloader: &mut Reloader, appliers: &[Applier<C>]) -> &'static str {
+    match reloader.read::<C>() {
         Ok(change) => {
             appliers.iter().for_each(|apply| apply(&change.config));
             info!(changed = change.live.join(","), "the configuration was read again");

@@ -2,7 +2,7 @@
 
 use super::{Kind, Origin};
 
-/// A setting as declared, with the value that counts.
+/// A setting as it was declared, with the value that won.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Declared {
     pub(super) key: String,
@@ -11,11 +11,23 @@ pub(super) struct Declared {
     pub(super) expected: String,
     pub(super) value_name: &'static str,
     pub(super) kind: Kind,
-    /// A shorter name of its flag and its variable.
+    /// A shorter name, accepted as a flag and as a variable.
     pub(super) alias: Option<&'static str>,
-    /// A change takes effect while the process runs.
+    /// A new value takes effect while the process runs.
     pub(super) live: bool,
-    /// As [`Setting::show`] shows it: without secrets.
+    /// The value as [`Setting::show`](super::Setting::show) writes it, without secrets; `None` when there is no value.
     pub(super) shown: Option<String>,
     pub(super) origin: Origin,
+}
+
+impl Declared {
+    /// The alias if there is one, else the key.
+    pub(super) fn shortest_name(&self) -> &str {
+        self.alias.unwrap_or(&self.key)
+    }
+
+    /// The default, unless it is the empty text: a person could not see that.
+    pub(super) fn visible_default(&self) -> Option<&str> {
+        self.default.as_deref().filter(|default| !default.is_empty())
+    }
 }

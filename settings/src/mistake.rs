@@ -1,17 +1,17 @@
-//! What is wrong with a configuration, told all at once.
+//! Settings that cannot be accepted, reported all at once.
 
 use std::fmt;
 
 use super::Origin;
 
-/// One thing that is wrong, and where.
+/// One setting that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where the value came from.
+    /// The source of the value: a flag, a variable, a file or the program's own default.
     pub origin: Origin,
-    /// The setting.
+    /// The key of the setting; empty when the mistake concerns a whole file.
     pub key: String,
-    /// What is wrong and what was expected.
+    /// A sentence without capital and full stop that says what is wrong and what was expected.
     pub problem: String,
 }
 
@@ -21,7 +21,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// At least one mistake.
+/// All mistakes of a configuration, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
 

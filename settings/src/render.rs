@@ -1,4 +1,4 @@
-//! The declarations as flags with help, as a file, and as a table for the documentation.
+//! The declarations as flags with help, as a TOML file, and as a table for the documentation.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::{Config, Kind, Origin, Settings, Sources};
 
 /// Adds a flag for each setting, grouped by section.
 pub(super) fn flags(command: Command, declared: &[Declared]) -> Command {
-    let command = command
+    let mut command = command
         .arg(
             Arg::new(CONFIG)
                 .long(CONFIG)
@@ -23,22 +23,30 @@ pub(super) fn flags(command: Command, declared: &[Declared]) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print the settings that would be in force, without secrets, and exit."),
         );
-    declared.iter().fold(command, |command, it| command.arg(flag(it)))
+    for setting in declared {
+        command = command.arg(flag(setting));
+    }
+    command
 }
 
-fn flag(it: &Declared) -> Arg {
-    let mut help = format!("{} [env: {}]", it.help, variable_of(it.alias.unwrap_or(&it.key)));
-    if let Some(default) = it.default.as_ref().filter(|default| !default.is_empty()) {
+fn flag(setting: &Declared) -> Arg {
+    // Environment and default are mentioned in the help only; `Sources` reads them. Clap would take an empty
+    // variable for a value, and it knows no file that ranks between the two.
+    let mut help = format!("{} [env: {}]", setting.help, variable_of(setting.shortest_name()));
+    if let Some(default) = setting.visible_default() {
         // Writing to a String cannot fail.
         let _ = write!(help, " [default: {default}]");
     }
-    let arg = Arg::new(it.key.clone())
-        .long(flag_of(&it.key))
-        .value_name(it.value_name)
+    let mut arg = Arg::new(setting.key.clone())
+        .long(flag_of(&setting.key))
+        .value_name(setting.value_name)
         .help(help)
-        .help_heading(heading(&it.key));
-    let arg = it.alias.map_or(arg.clone(), |alias| arg.visible_alias(alias));
-    match it.kind {
+        .help_heading(heading(&setting.key));
+    if let Some(alias) = setting.alias {
+        arg = arg.visible_alias(alias);
+    }
+    match setting.kind {
+        // Only `--flag=false` sets a value: in `--flag false` the second word would be a positional argument.
         Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::List => arg.action(ArgAction::Append),
         Kind::Text | Kind::Number => arg,
@@ -52,39 +60,48 @@ fn heading(key: &str) -> String {
     }
 }
 
-/// The settings in force as a file that sets the same; each with what it does, its default and where it came from.
+/// The settings in force as a TOML file that sets the same values. Each has a comment with its help and its
+/// default before it, and one with its source behind it.
 pub(super) fn toml(declared: &[Declared]) -> String {
     let mut text = String::new();
     for section in sections(declared) {
         if let Some(section) = section {
             let _ = writeln!(text, "\n[{section}]");
         }
-        for it in declared.iter().filter(|it| place(&it.key).0 == section) {
-            let name = place(&it.key).1;
-            let default = it.default.as_deref().filter(|it| !it.is_empty());
-            let default = default.map_or(String::new(), |it| format!(" Default: {it}."));
-            let _ = writeln!(text, "# {} Expects {}.{default}", it.help, it.expected);
-            let origin = match &it.origin {
-                Origin::Flag => "flag",
-                Origin::Variable => "environment",
-                Origin::File(_) => "file",
-                Origin::Foreign { name, .. } => name,
-                Origin::Default => "default",
-            };
-            let _ = match &it.shown {
-                Some(shown) => writeln!(text, "{name} = {} # {origin}", literal(it.kind, shown)),
-                None => writeln!(text, "# {name} is not set"),
-            };
+        for setting in declared {
+            let (own_section, name) = section_and_name(&setting.key);
+            if own_section == section {
+                write_setting(&mut text, name, setting);
+            }
         }
     }
     text
 }
 
-/// Sections in the order of their first setting; what is in no section must come first in TOML.
+fn write_setting(text: &mut String, name: &str, setting: &Declared) {
+    let _ = write!(text, "# {} Expects {}.", setting.help, setting.expected);
+    if let Some(default) = setting.visible_default() {
+        let _ = write!(text, " Default: {default}.");
+    }
+    let origin = match &setting.origin {
+        Origin::Flag => "flag",
+        Origin::Variable => "environment",
+        Origin::File(_) => "file",
+        Origin::ServiceCenter { name, .. } => name,
+        Origin::Default => "default",
+    };
+    let _ = match &setting.shown {
+        Some(shown) => writeln!(text, "\n{name} = {} # {origin}", literal(setting.kind, shown)),
+        None => writeln!(text, "\n# {name} is not set"),
+    };
+}
+
+/// Sections in the order of their first setting.
 fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
+    // Keys without a section come first: behind a section's heading TOML would count them to that section.
     let mut sections = vec![None];
-    for it in declared {
-        let section = place(&it.key).0;
+    for setting in declared {
+        let (section, _) = section_and_name(&setting.key);
         if !sections.contains(&section) {
             sections.push(section);
         }
@@ -92,8 +109,7 @@ fn sections(declared: &[Declared]) -> Vec<Option<&str>> {
     sections
 }
 
-/// A key's section, and its name there.
-fn place(key: &str) -> (Option<&str>, &str) {
+fn section_and_name(key: &str) -> (Option<&str>, &str) {
     match key.split_once('.') {
         None => (None, key),
         Some((section, name)) => (Some(section), name),
@@ -103,6 +119,7 @@ fn place(key: &str) -> (Option<&str>, &str) {
 fn literal(kind: Kind, shown: &str) -> String {
     match kind {
         Kind::Number | Kind::Bool => shown.to_owned(),
+        // The library quotes: a value may hold quotes, backslashes and line ends.
         Kind::Text => toml::Value::from(shown).to_string(),
         Kind::List => {
             let entries = shown.split(',').filter(|entry| !entry.is_empty());
@@ -117,19 +134,19 @@ pub fn render_markdown<C: Config>() -> String {
     let mut settings = Settings::new(&nothing);
     C::read(&mut settings);
     let mut text = String::from("| key | environment | default | meaning |\n| --- | --- | --- | --- |\n");
-    for it in settings.declared() {
-        let default = match it.default.as_deref() {
-            None | Some("") => "–".to_owned(),
+    for setting in settings.declared() {
+        let default = match setting.visible_default() {
+            None => "–".to_owned(),
             Some(default) => format!("`{default}`"),
         };
         let _ = writeln!(
             text,
             "| `{}` | `{}` | {default} | {} Expects {}.{} |",
-            it.key,
-            variable_of(it.alias.unwrap_or(&it.key)),
-            it.help,
-            it.expected,
-            if it.live { " Takes effect while running." } else { "" }
+            setting.key,
+            variable_of(setting.shortest_name()),
+            setting.help,
+            setting.expected,
+            if setting.live { " Takes effect while running." } else { "" }
         );
     }
     text

@@ -1,47 +1,50 @@
-//! Service-Center's own settings, for who moves from it: the keys of its `app.yaml`, and its environment variables.
+//! The settings of Service-Center, so that its `app.yaml` and its environment variables can be kept
+//! in a migration.
 //!
 //! In: a YAML text, the environment. Out: values under our keys, and a note for each setting that has no
-//! counterpart. Empty means absent, as there. Never a mistake for what merely does nothing here: an
-//! operator's compose file should start.
+//! counterpart. An empty value is absent, as in Service-Center. A setting without a counterpart is never a
+//! mistake: the compose file of an operator who migrates should start as it is.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What Service-Center's settings say, in our words.
+/// Settings of Service-Center, translated to our keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Translated {
-    pub(super) values: BTreeMap<&'static str, Foreign>,
+    pub(super) values: BTreeMap<&'static str, TranslatedValue>,
     pub(super) notes: Vec<String>,
 }
 
-/// A value and where it came from.
+/// A value in our notation, with its origin.
 #[derive(Clone, Debug)]
-pub(super) struct Foreign {
+pub(super) struct TranslatedValue {
     pub(super) text: String,
+    /// The variable, or the file and the key, for messages.
     pub(super) name: String,
+    /// The value came from the environment, where it may be meant for another program.
     pub(super) ambient: bool,
 }
 
-/// How a value is written here.
+/// The difference between Service-Center's notation of a value and ours.
 #[derive(Clone, Copy)]
-enum As {
-    /// As it is.
+enum Notation {
+    /// Not at all.
     Same,
-    /// In lower case; `fatal` is an error.
+    /// Levels are in lower case, and `fatal` becomes `error`.
     Level,
-    /// A number of bytes.
+    /// A bare number of bytes gets the unit `B`.
     Bytes,
-    /// A duration of whole seconds, as a number.
+    /// A duration becomes its number of whole seconds.
     Seconds,
-    /// `name=url` or `url`, separated by commas.
+    /// A list of `name=url` loses the names.
     Members,
 }
 
-use As::{Bytes, Level, Members, Same, Seconds};
+use Notation::{Bytes, Level, Members, Same, Seconds};
 
-/// Their key, the variables by which it is known besides its own name, our key, and how the value is written.
-const LIVING: [(&str, &[&str], &str, As); 21] = [
+/// Service-Center's key, the variables that set it too, our key, and the notation.
+const TRANSLATIONS: [(&str, &[&str], &str, Notation); 21] = [
     ("environment", &[], "registry.environment", Same),
     ("server.request.maxHeaderBytes", &[], "http.header-bytes", Bytes),
     ("server.request.maxBodyBytes", &[], "http.body-bytes", Bytes),
@@ -65,11 +68,12 @@ const LIVING: [(&str, &[&str], &str, As); 21] = [
     ("quota.cap.schema.limit", &["QUOTA_SCHEMA"], "quota.schemas", Same),
 ];
 
-/// What the gateway is told that has a key of its own there.
+/// The one translated setting that only gateways have.
 const PING: (&str, &str) = ("heartbeat.websocket.pingInterval", "heartbeat.websocket-ping-interval");
 
-/// Settings without a counterpart, by the beginning of their key, the variables that mean them, and why.
-const DEAD: [(&str, &[&str], &str); 22] = [
+/// Settings without a counterpart: the key or its first words, the variables, and the reason for the
+/// operator. The first entry that fits a key is used, so longer keys come before the ones they begin with.
+const WITHOUT_EFFECT: [(&str, &[&str], &str); 22] = [
     ("server.request.timeout", &[], "a body has the time that its client keeps sending"),
     ("server.limit", &[], "it did nothing there either; see http.connections"),
     ("server.rpc", &[], "gRPC is served beside REST, on `listen`"),
@@ -79,7 +83,7 @@ const DEAD: [(&str, &[&str], &str); 22] = [
     (
         "log",
         &["LOG_FILE", "SC_ACCESS_LOG_FILE"],
-        "lines go to standard error; who runs the process keeps them",
+        "log lines go to standard error, for the service manager to keep",
     ),
     ("cipher", &["CIPHER_ROOT"], "a secret may stand in a file of its own: @PATH"),
     ("ssl", &["SSL_ROOT"], "name the PEM files in `tls.certificate`, `tls.key` and `tls.client-ca`"),
@@ -117,40 +121,42 @@ const DEAD: [(&str, &[&str], &str); 22] = [
 ];
 
 impl Translated {
-    /// This, and what `stronger` says instead.
+    /// Merges two translations; on conflict `stronger` wins.
     pub(super) fn below(mut self, stronger: Self) -> Self {
         self.values.extend(stronger.values);
         self.notes.extend(stronger.notes);
         self
     }
 
-    fn take(&mut self, key: &'static str, text: &str, how: As, name: String, ambient: bool) {
-        let text = written(text.trim(), how);
-        self.values.insert(key, Foreign { text, name, ambient });
+    fn take(&mut self, key: &'static str, text: &str, notation: Notation, name: String, ambient: bool) {
+        let text = in_our_notation(text.trim(), notation);
+        self.values.insert(key, TranslatedValue { text, name, ambient });
     }
 
     fn listen(&mut self, host: Option<String>, port: Option<String>, name: String, ambient: bool) {
         if host.is_none() && port.is_none() {
             return;
         }
-        let (host, port) =
-            (host.unwrap_or_else(|| "127.0.0.1".into()), port.unwrap_or_else(|| "30100".into()));
+        // One of the two may be missing: the other keeps its meaning beside Service-Center's default.
+        let host = host.unwrap_or_else(|| "127.0.0.1".into());
+        let port = port.unwrap_or_else(|| "30100".into());
+        // An IPv6 address needs brackets before a port. Service-Center's host comes without them.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
         self.take("listen", &format!("{host}:{port}"), Same, name, ambient);
     }
 }
 
-/// What the environment says in Service-Center's words.
+/// Translates Service-Center's environment variables.
 pub(super) fn variables(lookup: impl Fn(&str) -> Option<String>) -> Translated {
     let present = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
     let mut found = Translated::default();
-    for (_, names, key, how) in LIVING {
+    for (_, names, key, notation) in TRANSLATIONS {
         if let Some((name, value)) = names.iter().find_map(|name| Some((name, present(name)?))) {
-            found.take(key, &value, how, (*name).to_owned(), true);
+            found.take(key, &value, notation, (*name).to_owned(), true);
         }
     }
     found.listen(present("SERVER_HOST"), present("SERVER_PORT"), "SERVER_HOST and SERVER_PORT".into(), true);
-    for (_, names, why) in DEAD {
+    for (_, names, why) in WITHOUT_EFFECT {
         for name in names.iter().filter(|name| present(name).is_some()) {
             found.notes.push(format!("{name} has no effect: {why}"));
         }
@@ -158,39 +164,37 @@ pub(super) fn variables(lookup: impl Fn(&str) -> Option<String>) -> Translated {
     found
 }
 
-/// What a file says in Service-Center's words.
+/// Translates Service-Center's YAML file.
 ///
 /// # Errors
-/// When it is no YAML, in words.
+/// The parser's message when the text is not YAML.
 pub(super) fn file(name: &str, text: &str) -> Result<Translated, String> {
     let tree: Value = serde_saphyr::from_str(text).map_err(|e| format!("this is not YAML: {e}"))?;
     let mut leaves = BTreeMap::new();
     flatten(String::new(), &tree, &mut leaves);
     let mut found = Translated::default();
-    let called = |key: &str| format!("{name}: {key}");
-    found.listen(
-        leaves.remove("server.host"),
-        leaves.remove("server.port"),
-        called("server.host, server.port"),
-        false,
-    );
+    // Every key that has been dealt with is removed. The rest gets a note below.
+    let host = leaves.remove("server.host");
+    let port = leaves.remove("server.port");
+    found.listen(host, port, format!("{name}: server.host, server.port"), false);
     let ping = (PING.0, &[][..], PING.1, Same);
-    for (theirs, _, ours, how) in LIVING.iter().copied().chain([ping]) {
+    for (theirs, _, ours, notation) in TRANSLATIONS.iter().copied().chain([ping]) {
         if let Some(value) = leaves.remove(theirs) {
-            found.take(ours, &value, how, called(theirs), false);
+            found.take(ours, &value, notation, format!("{name}: {theirs}"), false);
         }
     }
     for key in leaves.keys() {
-        let dead = DEAD.iter().find(|(head, ..)| {
+        // Whole words only: `log` must not match `logging.level`.
+        let entry = WITHOUT_EFFECT.iter().find(|(head, ..)| {
             key.strip_prefix(head).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         });
-        let why = dead.map_or("there is nothing like it here", |(.., why)| why);
-        found.notes.push(format!("{} has no effect: {why}", called(key)));
+        let why = entry.map_or("there is nothing like it here", |(.., why)| why);
+        found.notes.push(format!("{name}: {key} has no effect: {why}"));
     }
     Ok(found)
 }
 
-/// Every value that is not empty, under its whole key.
+/// Puts every value that is not empty into `leaves` under its whole key, such as `server.host`.
 fn flatten(key: String, value: &Value, leaves: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(map) => {
@@ -199,6 +203,7 @@ fn flatten(key: String, value: &Value, leaves: &mut BTreeMap<String, String>) {
                 flatten(key, value, leaves);
             }
         }
+        // Service-Center's shipped file lists most keys with an empty value.
         Value::Null => {}
         Value::Array(entries) if entries.is_empty() => {}
         Value::String(text) if text.trim().is_empty() => {}
@@ -207,23 +212,32 @@ fn flatten(key: String, value: &Value, leaves: &mut BTreeMap<String, String>) {
     }
 }
 
-fn written(text: &str, how: As) -> String {
-    match how {
+/// The value in our notation. A text that does not fit stays as it is: the parser of our setting will refuse
+/// it, with a message that describes the expected form.
+fn in_our_notation(text: &str, notation: Notation) -> String {
+    match notation {
         Same => text.to_owned(),
         Level if text.eq_ignore_ascii_case("fatal") => "error".to_owned(),
         Level => text.to_ascii_lowercase(),
         Bytes if text.bytes().all(|b| b.is_ascii_digit()) => format!("{text}B"),
         Bytes => text.to_owned(),
-        Seconds => {
-            humantime::parse_duration(text).map_or_else(|_| text.to_owned(), |it| it.as_secs().to_string())
-        }
+        Seconds => match humantime::parse_duration(text) {
+            Ok(duration) => duration.as_secs().to_string(),
+            Err(_) => text.to_owned(),
+        },
         Members => {
-            let member = |it: &str| match it.split_once('=') {
-                Some((name, url)) if !name.contains("://") => url.trim().to_owned(),
-                _ => it.trim().to_owned(),
-            };
-            text.split(',').map(member).collect::<Vec<_>>().join(",")
+            let urls: Vec<&str> = text.split(',').map(url_of_member).collect();
+            urls.join(",")
         }
+    }
+}
+
+/// The URL of a cluster member, which is written `name=url` or `url`.
+fn url_of_member(member: &str) -> &str {
+    match member.split_once('=') {
+        // An equals sign behind `://` belongs to the URL.
+        Some((name, url)) if !name.contains("://") => url.trim(),
+        _ => member.trim(),
     }
 }
 
@@ -262,7 +276,7 @@ rbac:
     #[test]
     fn a_file_of_service_center_is_understood() {
         let found = file("app.yaml", SHIPPED).expect("is YAML");
-        let text = |key: &str| found.values.get(key).map(|it| it.text.as_str());
+        let text = |key: &str| found.values.get(key).map(|value| value.text.as_str());
         assert_eq!(text("listen"), Some("10.0.0.7:30100"));
         assert_eq!(text("http.body-bytes"), Some("2097152B"));
         assert_eq!(text("log.level"), Some("warn"));
@@ -273,11 +287,11 @@ rbac:
     }
 
     #[test]
-    fn each_dead_setting_is_told_once() {
+    fn each_setting_without_effect_has_one_note() {
         let notes = file("app.yaml", SHIPPED).expect("is YAML").notes;
         for key in ["server.limit.connections", "log.file", "registry.kind", "rbac.enable"] {
             assert_eq!(
-                notes.iter().filter(|it| it.contains(&format!("app.yaml: {key} "))).count(),
+                notes.iter().filter(|note| note.contains(&format!("app.yaml: {key} "))).count(),
                 1,
                 "{notes:?}"
             );
@@ -295,7 +309,9 @@ rbac:
             ("CSE_SHARED_SERVICES", "a,b"),
             ("QUOTA_SERVICE", ""),
         ];
-        let found = variables(|name| given.iter().find(|it| it.0 == name).map(|it| it.1.to_owned()));
+        let found = variables(|name| {
+            given.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned())
+        });
         assert_eq!(found.values["listen"].text, "[::]:30100");
         assert_eq!(found.values["log.level"].text, "error");
         assert_eq!(found.values["registry.shared-services"].text, "a,b");

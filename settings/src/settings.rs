@@ -1,4 +1,6 @@
-//! The reader that is also the declaration: what is asked for here, exists.
+//! Reading a setting declares it: a program has exactly the settings that its `Config` types read.
+//!
+//! In: [`Sources`]. Out: typed values, the list of declarations, mistakes and notes.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -7,10 +9,10 @@ use super::declared::Declared;
 use super::origin::flag_of;
 use super::{Mistake, Mistakes, Origin, Setting, Sources};
 
-/// Hands out values and keeps mistakes.
+/// Returns values, and collects declarations and mistakes.
 ///
-/// Keys are lower-case words with dashes, in at most one section: `listen`, `watch.ping-interval`.
-/// Declaring a key twice in the same way is fine: both get the same value.
+/// Keys are lower-case words with dashes, in at most one section: `listen`, `watch.ping-interval`. A key may
+/// be declared twice in the same way (two rooms of a process share a setting); both get the same value.
 #[derive(Debug)]
 pub struct Settings<'a> {
     sources: &'a Sources,
@@ -37,17 +39,20 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value of `key`, or of the text `default`. `help` is a sentence that says what it does, and its unit.
+    /// The value of `key`, or else `default`. `help` is a sentence that says what the setting does,
+    /// with its unit. After a mistake the default is returned, so that the rest of the configuration
+    /// can be checked too.
     ///
     /// # Panics
-    /// When the default is no value of the type: a mistake in the program that its first start shows.
+    /// When the default is no value of the type. Every start would show this mistake in the program.
     pub fn get<T: Setting>(&mut self, key: &str, default: &'static str, help: &'static str) -> T {
         let default = self.default_of(key, default);
         let value = self.read(key, Some(default), help, T::expected(), T::parse);
         value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
     }
 
-    /// Like [`Settings::get`], for a value that must be in a range, whose ends are texts too.
+    /// Like [`Settings::get`], for a value in a range. The ends of the range are allowed values,
+    /// written as texts.
     ///
     /// # Panics
     /// When the default or an end of the range is no value of the type.
@@ -58,22 +63,23 @@ impl<'a> Settings<'a> {
         range: RangeInclusive<&'static str>,
         help: &'static str,
     ) -> T {
-        let [least, most] = [range.start(), range.end()]
-            .map(|end| T::parse(end).expect("an end of a range is a value of its type"));
+        let least = T::parse(range.start()).expect("the start of a range is a value of its type");
+        let most = T::parse(range.end()).expect("the end of a range is a value of its type");
         let expected = format!("{} from {} to {}", T::expected(), range.start(), range.end());
         let default = self.default_of(key, default);
-        let parse = |text: &str| T::parse(text).filter(|value| *value >= least && *value <= most);
-        let value = self.read(key, Some(default), help, expected, parse);
+        // The default goes through the same check: one outside of its range fails the first start.
+        let value = self.read(key, Some(default), help, expected, |text| {
+            T::parse(text).filter(|value| *value >= least && *value <= most)
+        });
         value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
     }
 
-    /// The value of `key`, if it is set anywhere.
+    /// The value of `key`, or `None` when no source sets it.
     pub fn optional<T: Setting>(&mut self, key: &str, help: &'static str) -> Option<T> {
         self.read(key, None, help, T::expected(), T::parse)
     }
 
-    /// Reads the settings of `read` with `section` before their keys: `listen` becomes `admin.listen`.
-    /// Keys that are in a section already keep it.
+    /// Runs `read` with `section` as the section of all keys that have none: `listen` becomes `admin.listen`.
     pub fn section<C>(&mut self, section: &'static str, read: impl FnOnce(&mut Self) -> C) -> C {
         let outer = self.section.replace(section);
         let value = read(self);
@@ -81,7 +87,7 @@ impl<'a> Settings<'a> {
         value
     }
 
-    /// Declares that the settings of `read` take effect while the process runs, when its configuration is read again.
+    /// Declares that new values of the settings in `read` take effect while the process runs.
     pub fn live<C>(&mut self, read: impl FnOnce(&mut Self) -> C) -> C {
         let outer = std::mem::replace(&mut self.live, true);
         let value = read(self);
@@ -89,21 +95,23 @@ impl<'a> Settings<'a> {
         value
     }
 
-    /// Gives the flag and the variable of `key`, which is declared later, a shorter name besides.
+    /// Gives `key` a second, shorter name as a flag and as a variable. Must be called before `key` is read.
     pub fn alias(&mut self, key: &'static str, alias: &'static str) {
         self.aliases.insert(key, alias);
     }
 
-    /// Changes the default of a setting that is declared later, for a program in which another one fits better.
+    /// Replaces the default of `key`, for a program that needs another one. Must be called before
+    /// `key` is read.
     pub fn set_default(&mut self, key: &'static str, default: &'static str) {
         self.defaults.insert(key, default);
     }
 
-    /// Keeps a mistake that only shows when several settings are seen together.
+    /// Reports a mistake that shows only when several settings are compared. `key` names the one to be
+    /// changed; the message points to the source of its value.
     pub fn mistake(&mut self, key: &str, problem: impl Into<String>) {
-        let key = self.full(key);
-        let origin =
-            self.declared.iter().find(|it| it.key == key).map_or(Origin::Default, |it| it.origin.clone());
+        let key = self.full_key(key);
+        let declared = self.declared.iter().find(|setting| setting.key == key);
+        let origin = declared.map_or(Origin::Default, |setting| setting.origin.clone());
         self.mistakes.push(Mistake { origin, key, problem: problem.into() });
     }
 
@@ -111,14 +119,19 @@ impl<'a> Settings<'a> {
         &self.declared
     }
 
-    /// What was declared, and what deserves a warning, if nothing is wrong.
+    /// The declarations and the notes for the operator.
+    ///
+    /// # Errors
+    /// All mistakes, those of the sources included.
     pub(super) fn finish(mut self) -> Result<(Vec<Declared>, Vec<String>), Mistakes> {
+        // Unknown keys can only be told from known ones now, when everything has been declared.
         self.mistakes.extend(self.sources.unknown_keys(&self.declared));
         self.notes.extend(self.sources.notes());
         if self.mistakes.is_empty() { Ok((self.declared, self.notes)) } else { Err(Mistakes(self.mistakes)) }
     }
 
-    fn full(&self, key: &str) -> String {
+    fn full_key(&self, key: &str) -> String {
+        // A key with a section keeps it, so that a shared room's settings have one name in every program.
         match self.section {
             Some(section) if !key.contains('.') => format!("{section}.{key}"),
             _ => key.to_owned(),
@@ -126,7 +139,7 @@ impl<'a> Settings<'a> {
     }
 
     fn default_of(&self, key: &str, default: &'static str) -> &'static str {
-        self.defaults.get(self.full(key).as_str()).copied().unwrap_or(default)
+        self.defaults.get(self.full_key(key).as_str()).copied().unwrap_or(default)
     }
 
     fn read<T: Setting>(
@@ -137,32 +150,29 @@ impl<'a> Settings<'a> {
         expected: String,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
-        let key = self.full(key);
+        let key = self.full_key(key);
         let alias = self.aliases.get(key.as_str()).copied();
-        let found = self.sources.find(&key, alias);
-        let origin = found.as_ref().map_or(Origin::Default, |(_, origin)| origin.clone());
-        let text = match found {
-            Some((raw, _)) => raw.into_text(T::KIND).map(Some).map_err(str::to_owned),
-            None => Ok(default.map(str::to_owned)),
+        let (text, origin) = match self.sources.find(&key, alias) {
+            Some((raw, origin)) => (raw.into_text(T::KIND).map(Some), origin),
+            None => (Ok(default.map(str::to_owned)), Origin::Default),
         };
-        let value = text.and_then(|text| match text {
-            None => Ok(None),
-            Some(text) => match parse(&text) {
+        let parsed = match text {
+            Err(problem) => Err(problem.to_owned()),
+            Ok(None) => Ok(None),
+            Ok(Some(text)) => match parse(&text) {
                 Some(value) => Ok(Some(value)),
+                // The message is printed and logged, so it must not repeat a secret.
                 None if T::SECRET => Err(format!("expected {expected}")),
                 None => Err(format!("`{text}` is not valid; expected {expected}")),
             },
-        });
-        let value = value.unwrap_or_else(|problem| {
-            match &origin {
-                // A variable of so general a name may be meant for someone else.
-                Origin::Foreign { name, ambient: true } => {
-                    self.notes.push(format!("{name} is ignored: {problem}"))
-                }
-                _ => self.mistakes.push(Mistake { origin: origin.clone(), key: key.clone(), problem }),
+        };
+        let value = match parsed {
+            Ok(value) => value,
+            Err(problem) => {
+                self.refuse(&key, &origin, problem);
+                None
             }
-            None
-        });
+        };
         let declared = Declared {
             help,
             default: default.map(str::to_owned),
@@ -179,9 +189,22 @@ impl<'a> Settings<'a> {
         value
     }
 
+    fn refuse(&mut self, key: &str, origin: &Origin, problem: String) {
+        match origin {
+            // Orchestrators set variables of such general names for purposes of their own (Kubernetes
+            // makes `SERVER_PORT=tcp://…` for a service called `server`). They must not keep a process
+            // from starting.
+            Origin::ServiceCenter { name, ambient: true } => {
+                self.notes.push(format!("{name} is ignored: {problem}"));
+            }
+            _ => self.mistakes.push(Mistake { origin: origin.clone(), key: key.to_owned(), problem }),
+        }
+    }
+
     fn declare(&mut self, new: Declared) {
+        // Compared as flags: `a.b` and `a-b` are two keys, but they would be one flag and one variable.
         let flag = flag_of(&new.key);
-        match self.declared.iter().find(|it| flag_of(&it.key) == flag) {
+        match self.declared.iter().find(|old| flag_of(&old.key) == flag) {
             None => self.declared.push(new),
             Some(old) if old.key == new.key && old.default == new.default && old.kind == new.kind => {}
             Some(_) => self.mistakes.push(Mistake {

@@ -1,4 +1,5 @@
-//! What the one who starts a process may rely on.
+//! The promises to operators: the ranks of the sources, all mistakes at once, hidden secrets,
+//! harmless reloads.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -42,6 +43,10 @@ impl Config for Sample {
     }
 }
 
+fn url(text: &str) -> Url {
+    text.parse().expect("is a url")
+}
+
 fn mistakes(sources: &Sources) -> String {
     parse::<Sample>(sources).expect_err("is wrong").to_string()
 }
@@ -54,7 +59,7 @@ fn from_arguments(arguments: &[&str]) -> Sample {
 }
 
 #[test]
-fn what_nobody_sets_has_its_default() {
+fn a_setting_that_no_source_sets_has_its_default() {
     let sample: Sample = defaults().expect("no mistakes");
     assert_eq!(sample.interval, Duration::from_secs(30));
     assert_eq!(sample.limit, Size(65_536));
@@ -78,7 +83,7 @@ fn an_empty_variable_is_absent() {
 }
 
 #[test]
-fn all_mistakes_are_told_together_with_place_and_expectation() {
+fn all_mistakes_are_reported_with_source_and_expectation() {
     let sources = Sources::default()
         .with_file("muster.toml", "connections = 'many'\n[watch]\nping-intervall = '1s'")
         .expect("is toml")
@@ -102,7 +107,7 @@ fn a_file_that_is_no_toml_is_refused() {
 
 #[test]
 fn lists_come_with_commas_repeated_flags_or_arrays() {
-    let two = ["nats://a:1", "nats://b:2"].map(|it| it.parse().expect("is a url"));
+    let two = ["nats://a:1", "nats://b:2"].map(|url| url.parse().expect("is a url"));
     let file =
         Sources::default().with_file("f", "[nats]\nurl = ['nats://a:1', 'nats://b:2']").expect("is toml");
     assert_eq!(parse::<Sample>(&file).expect("no mistakes").urls, two);
@@ -117,7 +122,7 @@ fn a_switch_needs_no_value_but_takes_one() {
 }
 
 #[test]
-fn what_is_printed_sets_the_same_again() {
+fn the_printed_settings_can_be_used_as_a_file() {
     let sources = Sources::default()
         .with_flag("watch.frame-limit", "3MiB")
         .with_flag("nats.url", "nats://a:1,nats://b:2")
@@ -137,38 +142,38 @@ impl Config for Etcd {
         settings.alias("etcd.endpoints", "etcd");
         Self(
             settings.get("etcd.endpoints", "http://a:1", "Members."),
-            settings.live(|it| it.get("quota.services", "5", "Services.")),
+            settings.live(|live| live.get("quota.services", "5", "Services.")),
             settings.get("etcd.user", "me", "Name."),
         )
     }
 }
 
 #[test]
-fn a_short_name_works_as_flag_and_variable_and_a_file_is_told_the_long_one() {
-    let url = |text: &str| vec![text.parse::<Url>().expect("is a url")];
+fn an_alias_works_as_flag_and_variable_but_not_in_a_file() {
     let sources = Sources::default().with_variable("MUSTER_ETCD", "http://b:2");
-    assert_eq!(parse::<Etcd>(&sources).expect("no mistakes").0, url("http://b:2"));
+    assert_eq!(parse::<Etcd>(&sources).expect("no mistakes").0, [url("http://b:2")]);
     let matches =
-        augment::<Etcd>(clap::Command::new("it")).try_get_matches_from(["it", "--etcd", "http://c:3"]);
+        augment::<Etcd>(clap::Command::new("test")).try_get_matches_from(["test", "--etcd", "http://c:3"]);
     let loaded = resolve_in::<Etcd>(&matches.expect("is a flag"), HashMap::new()).expect("no mistakes");
-    assert_eq!(loaded.config.0, url("http://c:3"));
+    assert_eq!(loaded.config.0, [url("http://c:3")]);
     let file = Sources::default().with_file("f", "etcd = 'http://d:4'").expect("is toml");
     let mistakes = parse::<Etcd>(&file).err().expect("is wrong").to_string();
     assert!(mistakes.contains("f: etcd: it is called `etcd.endpoints` in a file"), "{mistakes}");
 }
 
 #[test]
-fn service_centers_words_count_less_than_ours_and_more_than_defaults() {
+fn service_center_ranks_below_our_variables_above_defaults() {
     let yaml = "registry: {etcd: {cluster: {endpoints: 'http://sc:2379'}}}\nrbac: {enable: true}";
     let file = Sources::default().with_file("app.yaml", yaml).expect("is yaml");
-    let read = |sources: &Sources| parse::<Etcd>(sources).expect("no mistakes").0[0].as_str().to_owned();
-    assert_eq!(read(&file), "http://sc:2379/");
-    assert_eq!(read(&file.with_variable("MUSTER_ETCD_ENDPOINTS", "http://ours:1")), "http://ours:1/");
+    assert_eq!(parse::<Etcd>(&file).expect("no mistakes").0, [url("http://sc:2379")]);
+    let both = file.with_variable("MUSTER_ETCD_ENDPOINTS", "http://ours:1");
+    assert_eq!(parse::<Etcd>(&both).expect("no mistakes").0, [url("http://ours:1")]);
 }
 
 #[test]
-fn a_variable_of_a_general_name_that_makes_no_sense_is_told_and_ignored() {
-    let matches = augment::<Sample>(clap::Command::new("it")).try_get_matches_from(["it"]).expect("no flags");
+fn a_general_variable_with_a_bad_value_is_ignored_with_a_note() {
+    let matches =
+        augment::<Sample>(clap::Command::new("test")).try_get_matches_from(["test"]).expect("no flags");
     let environment = HashMap::from([("SERVER_PORT".to_owned(), "tcp://10.0.0.1:80".to_owned())]);
     let loaded = resolve_in::<Sample>(&matches, environment).expect("no mistakes");
     assert_eq!(loaded.config.listen.port(), 30100);
@@ -176,20 +181,19 @@ fn a_variable_of_a_general_name_that_makes_no_sense_is_told_and_ignored() {
 }
 
 #[test]
-fn another_reading_tells_what_counts_now_and_what_later_and_a_bad_one_changes_nothing() {
+fn a_reload_separates_live_changes_and_a_bad_one_is_void() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("muster.toml");
-    let write = |text: &str| std::fs::write(&path, text).expect("is written");
-    write("[quota]\nservices = 7");
-    let matches = augment::<Etcd>(clap::Command::new("it"))
-        .try_get_matches_from(["it", "--config", &path.display().to_string()])
+    std::fs::write(&path, "[quota]\nservices = 7").expect("is written");
+    let matches = augment::<Etcd>(clap::Command::new("test"))
+        .try_get_matches_from(["test", "--config", &path.display().to_string()])
         .expect("flags exist");
-    let mut again = resolve_in::<Etcd>(&matches, HashMap::new()).expect("no mistakes").again;
-    let shown = again.shown();
+    let mut reloader = resolve_in::<Etcd>(&matches, HashMap::new()).expect("no mistakes").reloader;
+    let shown = reloader.shown();
     assert!(shown.load().contains("services = 7 # file"), "{}", shown.load());
 
-    write("[quota]\nservices = 9\n[etcd]\nuser = 'you'");
-    let change = again.read::<Etcd>().expect("no mistakes");
+    std::fs::write(&path, "[quota]\nservices = 9\n[etcd]\nuser = 'you'").expect("is written");
+    let change = reloader.read::<Etcd>().expect("no mistakes");
     assert_eq!(
         (change.config.1, change.config.2.as_str(), change.live, change.later),
         (9, "you", vec!["quota.services".into()], vec!["etcd.user".into()])
@@ -200,8 +204,8 @@ fn another_reading_tells_what_counts_now_and_what_later_and_a_bad_one_changes_no
         shown.load()
     );
 
-    write("[quota]\nservices = 'x'\nservice = 1");
-    let mistakes = again.read::<Etcd>().err().expect("is wrong");
+    std::fs::write(&path, "[quota]\nservices = 'x'\nservice = 1").expect("is written");
+    let mistakes = reloader.read::<Etcd>().err().expect("is wrong");
     assert_eq!(mistakes.0.len(), 2, "{mistakes}");
     assert!(shown.load().contains("services = 9"));
 }
@@ -225,7 +229,7 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
-fn a_secret_may_stand_in_a_file() {
+fn a_secret_may_be_read_from_a_file() {
     let file = tempfile::NamedTempFile::new().expect("is made");
     std::fs::write(file.path(), "hunter2\n").expect("is written");
     let secret = Secret::parse(&format!("@{}", file.path().display())).expect("is readable");
@@ -235,7 +239,7 @@ fn a_secret_may_stand_in_a_file() {
 }
 
 #[test]
-fn the_help_tells_environment_and_default() {
+fn the_help_names_variable_and_default() {
     let help = augment::<Sample>(clap::Command::new("sample")).render_long_help().to_string();
     assert!(help.contains("--watch-ping-interval <DURATION>"), "{help}");
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -246,7 +250,7 @@ fn the_help_tells_environment_and_default() {
 }
 
 #[test]
-fn sections_and_other_defaults_make_settings_fit_another_program() {
+fn sections_and_replaced_defaults_adapt_shared_settings() {
     struct Both(Duration, u16);
     impl Config for Both {
         fn read(settings: &mut Settings<'_>) -> Self {
@@ -268,7 +272,7 @@ fn sections_and_other_defaults_make_settings_fit_another_program() {
 }
 
 #[test]
-fn two_meanings_of_one_key_are_noticed() {
+fn two_keys_with_the_same_flag_are_refused() {
     struct Torn;
     impl Config for Torn {
         fn read(settings: &mut Settings<'_>) -> Self {

@@ -1,4 +1,4 @@
-//! What a setting's text may stand for.
+//! The types of settings: how a value is read from text, described to people and written to a TOML file.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,32 +6,35 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How a value is written in a TOML file.
+/// The form of a value in a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// In quotes.
+    /// A text in quotes.
     Text,
-    /// Bare.
+    /// A number, without quotes.
     Number,
-    /// `true` or `false`; as a flag its presence is enough.
+    /// `true` or `false`. As a flag it needs no value: `--loud` is `--loud=true`.
     Bool,
-    /// An array, in flags and variables separated by commas.
+    /// An array. In flags and variables its entries are separated by commas.
     List,
 }
 
 /// A type that a setting can have.
+///
+/// Reading back what [`Setting::show`] returns yields the same value, secrets excepted: `--print-config`
+/// relies on it.
 pub trait Setting: Sized {
-    /// What stands for a value in the help, such as `DURATION`.
+    /// The placeholder for a value in the help, such as `DURATION`.
     const NAME: &'static str;
-    /// How a value is written.
+    /// The form of a value in a TOML file.
     const KIND: Kind = Kind::Text;
-    /// A value must never be shown.
+    /// Values must never appear in output, messages or logs.
     const SECRET: bool = false;
-    /// What is expected: "a duration such as 30s".
+    /// A description for people that completes "expected …", such as "a duration such as 30s".
     fn expected() -> String;
-    /// Reads a value; none if the text is not one.
+    /// Parses a value; `None` when the text is none.
     fn parse(text: &str) -> Option<Self>;
-    /// The value's text, without secrets.
+    /// The value as text, with every secret in it replaced by `***`.
     fn show(&self) -> String;
 }
 
@@ -74,6 +77,8 @@ impl Setting for f64 {
     }
 
     fn parse(text: &str) -> Option<Self> {
+        // Rust also parses `NaN` and `inf`. No setting has a use for them, and comparisons with
+        // them surprise.
         text.trim().parse().ok().filter(|number: &f64| number.is_finite())
     }
 
@@ -106,6 +111,7 @@ impl Setting for PathBuf {
     }
 
     fn parse(text: &str) -> Option<Self> {
+        // Not trimmed: a path may begin or end with a blank.
         (!text.is_empty()).then(|| Self::from(text))
     }
 
@@ -130,11 +136,11 @@ impl Setting for Duration {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes. Written with a unit: `64KiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
 
-/// Largest first, so that showing picks the largest that fits.
+// The largest first: `show` takes the first that divides the size, and `parse` must try `KiB` before `B`.
 const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Setting for Size {
@@ -148,32 +154,35 @@ impl Setting for Size {
         let text = text.trim();
         let (unit, factor) = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit))?;
         let number: usize = text[..text.len() - unit.len()].trim().parse().ok()?;
+        // A size beyond the address space is a mistake of the operator, not a panic.
         number.checked_mul(factor).map(Self)
     }
 
     fn show(&self) -> String {
-        let fits = UNITS.into_iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
-        let (unit, factor) = fits.unwrap_or(("B", 1));
+        let largest =
+            UNITS.into_iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        // Only zero has no unit that is small enough.
+        let (unit, factor) = largest.unwrap_or(("B", 1));
         format!("{}{unit}", self.0 / factor)
     }
 }
 
-/// An absolute address with a host. Shown without its password.
+/// An absolute URL with a host. `Display` and `Debug` replace its password by `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(url::Url);
 
 impl Url {
-    /// The address with everything in it.
+    /// The whole URL, with its password.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// Its scheme, in lower case.
+    /// The scheme, in lower case.
     pub fn scheme(&self) -> &str {
         self.0.scheme()
     }
 
-    /// Its parts.
+    /// The parsed URL.
     pub fn parts(&self) -> &url::Url {
         &self.0
     }
@@ -184,6 +193,7 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let url = url::Url::parse(text.trim()).map_err(|_| ())?;
+        // `localhost:2379` parses as a URL with the scheme `localhost`; this is what refuses it.
         if url.host_str().is_none_or(str::is_empty) { Err(()) } else { Ok(Self(url)) }
     }
 }
@@ -192,7 +202,7 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.0.clone();
         if url.password().is_some() {
-            // Refused only for addresses without a host, which cannot be here.
+            // Fails only for a URL without a host, which `from_str` refuses.
             let _ = url.set_password(Some("***"));
         }
         f.write_str(url.as_str())
@@ -221,13 +231,13 @@ impl Setting for Url {
     }
 }
 
-/// Text that is never shown. A value `@PATH` is read from the file at that path, without the newline at its
-/// end; `@@` stands for an `@` that belongs to the secret.
+/// A text that is never shown. `@PATH` stands for the content of that file, without the line ends at its end;
+/// `@@` at the start stands for an `@` that belongs to the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret.
+    /// The text. The name makes every use easy to find.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -250,9 +260,11 @@ impl Setting for Secret {
     fn parse(text: &str) -> Option<Self> {
         let secret = match text.strip_prefix('@') {
             Some(literal) if literal.starts_with('@') => literal.to_owned(),
+            // Editors and `echo` end a file with a line end that nobody means to be part of the secret.
             Some(path) => std::fs::read_to_string(path).ok()?.trim_end_matches(['\r', '\n']).to_owned(),
             None => text.to_owned(),
         };
+        // An empty secret would open a door instead of locking it: `Bearer ` would be accepted as a token.
         (!secret.is_empty()).then_some(Self(secret))
     }
 
@@ -261,9 +273,9 @@ impl Setting for Secret {
     }
 }
 
-/// A type with a few named values.
+/// A type with a few named values, such as a log format.
 pub trait Choice: Copy + PartialEq + 'static {
-    /// Every value with its name.
+    /// Every value with the name that stands for it in settings.
     const ALL: &'static [(&'static str, Self)];
 }
 
@@ -300,6 +312,7 @@ impl<T: Setting> Setting for Vec<T> {
     }
 
     fn parse(text: &str) -> Option<Self> {
+        // A comma at the end is harmless, so empty entries are skipped. One bad entry refuses the whole list.
         text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(T::parse).collect()
     }
 
