@@ -139,8 +139,8 @@ pub fn check<C: Config>(file: Option<&Path>) -> Result<C, Mistakes> {
     parse(&sources)
 }
 
-/// Replaces what is not Unicode. No value of a setting may hold the replacement character, so the parser of
-/// the setting refuses the text; a variable that is no setting does not matter.
+/// Replaces what is not Unicode. `std::env::vars` would panic instead, also because of a variable that is no
+/// setting.
 fn lossy(text: OsString) -> String {
     text.to_string_lossy().into_owned()
 }
