@@ -1,9 +1,12 @@
-//! The bus between the planes: at most once, in order per publisher, nothing kept.
+//! The bus between the planes. It delivers a message at most once, keeps the order of each publisher, and
+//! stores nothing.
 //!
-//! Two implementations under one contract suite: NATS (`nats`) between processes and
-//! in-process (`local`) within one. Both may lose messages (a full subscription, a cut link); both say so by
-//! raising the generation of their [`Link`]. What makes the system correct is the revision chain of the
-//! events, not the bus.
+//! In: messages to publish. Out: the messages of subscriptions, and the state of the [`Link`].
+//!
+//! There are two implementations, and one contract suite that both must pass: [`nats`] connects processes,
+//! [`local`] serves a single one. Both may lose messages, because a subscription is full or the connection
+//! breaks. Both then raise the generation of their link. Correctness does not rest on the bus: events name
+//! their predecessors, so a receiver notices that one is missing.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -22,31 +25,32 @@ pub mod nats;
 pub use local::LocalBus;
 pub use nats::{NatsAuth, NatsBus, NatsConfig};
 
-/// A message, in either direction.
+/// A message that was received or is to be published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Where it goes or came from; see [`shared::subject`].
+    /// The address; [`shared::subject`] makes and reads them.
     pub subject: String,
-    /// Protobuf, of the type that the subject stands for.
+    /// A Protobuf message. The subject determines its type.
     pub payload: Bytes,
-    /// Where an answer is awaited.
+    /// The subject for the parts of the answer; `None` unless the message is a request.
     pub reply: Option<String>,
     /// W3C `traceparent` of the change that caused the message.
     pub traceparent: Option<String>,
 }
 
 impl Message {
-    /// A message without reply subject or trace.
+    /// A message without a reply subject or a trace.
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self { subject: subject.into(), payload: payload.into(), reply: None, traceparent: None }
     }
 }
 
-/// Messages of a subscription or the parts of an answer. Ends when the bus is closed; dropping it unsubscribes.
+/// The messages of a subscription, or the parts of an answer. The stream ends when the bus is closed.
+/// Dropping it unsubscribes.
 pub struct Messages(Pin<Box<dyn Stream<Item = Message> + Send>>);
 
 impl Messages {
-    /// Wraps a stream of messages.
+    /// Boxes a stream, so that subscribers do not depend on the implementation of the bus.
     pub fn new(stream: impl Stream<Item = Message> + Send + 'static) -> Self {
         Self(Box::pin(stream))
     }
@@ -63,62 +67,79 @@ impl Stream for Messages {
 /// The state of the link to the bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Messages can be sent and received now.
+    /// The connection is open, so messages can be sent and received.
     pub connected: bool,
-    /// Raised each time messages may have been lost: after a reconnect, or when a subscription was full.
+    /// Grows each time messages may have been lost: after a reconnect, and when a subscription was full.
     pub generation: u64,
 }
 
-/// Why the bus did not do it.
+/// The reasons for which a bus does not carry out an operation.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BusError {
-    /// There is no connection, or it ended meanwhile.
+    /// There is no connection, or it broke during the operation. It may have taken effect.
     #[error("the bus is not connected")]
     Disconnected,
-    /// Nobody serves the subject.
+    /// No responder has subscribed to the subject of a request.
     #[error("nobody answers on `{0}`")]
     NoResponder(String),
-    /// No (further) answer came in time.
+    /// The first part of an answer did not arrive in time.
     #[error("no answer in time on `{0}`")]
     Timeout(String),
-    /// The bus refused.
+    /// The bus will not do it, for the reason given. Trying again does not help unless something
+    /// else changes.
     #[error("the bus refused: {0}")]
     Refused(String),
 }
 
-/// What a bus can do.
+/// A carrier of messages between the planes.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
     /// Sends a message to every subscriber of its subject and to one member of each group that serves it.
     ///
-    /// Returns when the message is queued; waits while the queue is full. Messages of one publisher to one
-    /// subscriber keep their order, across subjects too.
+    /// Returns when the message is queued, and waits while the queue is full. A subscriber receives the
+    /// messages of one publisher in their order, across subjects too.
+    ///
+    /// # Errors
+    /// [`BusError::Disconnected`] at once while there is no connection: nothing is stored for later.
     async fn publish(&self, message: Message) -> Result<(), BusError>;
 
-    /// Waits until everything published so far has left this process.
+    /// Waits until the bus has taken everything that was published before the call.
+    ///
+    /// # Errors
+    /// [`BusError::Disconnected`] when the connection is gone or does not answer for a few seconds.
     async fn flush(&self) -> Result<(), BusError>;
 
-    /// Receives what is published to `subject` (no wildcards). Effective on return: whatever is published by
-    /// anyone who acts on a message sent after the return, is received.
-    /// When the receiver is slower than the bus, messages are lost and the link's generation rises.
+    /// Receives the messages that are published to `subject`, which may hold no wildcards.
+    ///
+    /// The subscription is in force on return. A message sent afterwards, and everything its receivers
+    /// publish in reaction to it, reaches this subscription.
+    ///
+    /// When it is full because its receiver is slow, further messages are lost and the link's
+    /// generation rises.
     async fn subscribe(&self, subject: &str) -> Result<Messages, BusError>;
 
     /// Like [`Bus::subscribe`], but each message goes to only one member of `group`.
     async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError>;
 
-    /// Sends a request and hands out the parts of its answer. The stream ends when no part arrives for `timeout`;
-    /// the caller knows from the parts whether the answer is complete. Fails fast when nobody serves the subject.
+    /// Sends a request, waits for the first part of its answer and returns the parts as a stream.
+    ///
+    /// The stream ends when no part arrives for `timeout`. The bus does not know which part is the last one;
+    /// the parts themselves must say it.
+    ///
+    /// # Errors
+    /// [`BusError::NoResponder`] at once when the subject has no subscriber, [`BusError::Timeout`] when the
+    /// first part does not arrive within `timeout`.
     async fn request(&self, message: Message, timeout: Duration) -> Result<Messages, BusError>;
 
     /// The state of the link, and its changes.
     fn link(&self) -> watch::Receiver<Link>;
 
-    /// Payload bytes that a message may have at most.
+    /// The largest payload of a message, in bytes.
     fn max_payload(&self) -> usize;
 }
 
-/// The parts of an answer, the first of them awaited, so that a subject that nobody serves (`None`) or nobody
-/// answers on is an error and not an empty answer.
+/// Waits for the first of `parts` and returns the stream of all of them. The part `None` means that the
+/// subject has no responder.
 async fn answer(
     subject: String,
     parts: impl Stream<Item = Option<Message>> + Send + Unpin + 'static,
@@ -128,6 +149,8 @@ async fn answer(
         let part = tokio::time::timeout(timeout, parts.next()).await.ok()??;
         Some((part, parts))
     }));
+    // The first part is awaited here: a request without an answer must be an error. As an empty stream it
+    // would look like a complete answer without content.
     match parts.next().await {
         None => Err(BusError::Timeout(subject)),
         Some(None) => Err(BusError::NoResponder(subject)),

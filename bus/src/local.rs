@@ -1,7 +1,8 @@
 //! The bus within one process.
 //!
-//! A table of subjects behind one short lock; every subscription is a bounded channel. Publishing never waits:
-//! a receiver that is a whole channel behind loses messages, exactly as on NATS, and the link says so.
+//! A table of subjects behind one lock that is held for a moment; every subscription is a bounded channel.
+//! Publishing never waits: when a channel is full, its receiver loses messages as it would on NATS, and the
+//! link's generation rises.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -17,25 +18,25 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
 
-/// Messages that one subscription may be behind, unless said otherwise. Room for a burst of ten thousand
-/// events with some to spare; memory is only taken for what is there.
+/// Messages that a subscription holds by default: several bursts of ten thousand events. A channel takes
+/// memory only for the messages that are in it.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// As on NATS by default, so that answers are paged alike and tests see the same pages.
+/// The default of NATS, so that answers are split into the same pages on both.
 const MAX_PAYLOAD: usize = 1 << 20;
 
-/// A bus that lives in this process. Cheap to clone; all clones are the same bus.
+/// A bus within this process. Cheap to clone; all clones are the same bus. It ends with the last clone.
 #[derive(Clone)]
-pub struct LocalBus(Arc<Shared>);
+pub struct LocalBus(Arc<LocalState>);
 
-struct Shared {
+struct LocalState {
     subjects: Mutex<HashMap<String, Subject>>,
     next_id: AtomicU64,
     link: watch::Sender<Link>,
     capacity: usize,
 }
 
-/// Who receives what is published to one subject.
+/// The receivers of one subject. It is removed from the table with the last of them.
 #[derive(Default)]
 struct Subject {
     subscribers: Vec<Receiver>,
@@ -45,6 +46,7 @@ struct Subject {
 #[derive(Default)]
 struct Group {
     members: Vec<Receiver>,
+    /// Index of the member that received the last message; members take turns.
     turn: usize,
 }
 
@@ -61,17 +63,18 @@ impl LocalBus {
 
     /// A bus whose subscriptions hold `capacity` messages each (at least one).
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(LocalState {
             subjects: Mutex::default(),
             next_id: AtomicU64::new(1),
             link: watch::Sender::new(Link { connected: true, generation: 1 }),
+            // A channel with no capacity panics.
             capacity: capacity.max(1),
         }))
     }
 
     fn join(&self, subject: &str, group: Option<&str>) -> Messages {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        // Full: the message is lost for this receiver and the link's generation rises.
+        // When it is full, `deliver` drops the message for this receiver and raises the link's generation.
         let (sender, messages) = mpsc::channel(self.0.capacity);
         let receiver = Receiver { id, messages: sender };
         let mut subjects = self.0.subjects.lock();
@@ -89,25 +92,27 @@ impl LocalBus {
         })
     }
 
-    /// Hands the message out; false when nobody receives its subject.
-    fn hand_out(&self, message: &Message) -> bool {
+    /// Puts the message into the channels of its receivers. False when its subject has none.
+    fn deliver(&self, message: &Message) -> bool {
         let mut lost = false;
-        let heard = {
-            let mut subjects = self.0.subjects.lock();
-            let Some(subject) = subjects.get_mut(&message.subject) else { return false };
-            for receiver in &subject.subscribers {
-                lost |= receiver.messages.try_send(message.clone()).is_err();
-            }
-            for group in subject.groups.values_mut() {
-                group.turn = (group.turn + 1) % group.members.len();
-                lost |= group.members[group.turn].messages.try_send(message.clone()).is_err();
-            }
-            true
-        };
+        let mut subjects = self.0.subjects.lock();
+        let Some(subject) = subjects.get_mut(&message.subject) else { return false };
+        // The lock is held over all receivers: it is what keeps the messages of a publisher in
+        // order everywhere.
+        for receiver in &subject.subscribers {
+            lost |= receiver.messages.try_send(message.clone()).is_err();
+        }
+        for group in subject.groups.values_mut() {
+            // Not empty: a group is removed with its last member, so the remainder cannot divide by zero.
+            group.turn = (group.turn + 1) % group.members.len();
+            lost |= group.members[group.turn].messages.try_send(message.clone()).is_err();
+        }
+        // Released first, because raising the generation wakes the tasks that watch the link.
+        drop(subjects);
         if lost {
             self.0.link.send_modify(|link| link.generation += 1);
         }
-        heard
+        true
     }
 }
 
@@ -120,11 +125,12 @@ impl Default for LocalBus {
 #[async_trait]
 impl Bus for LocalBus {
     async fn publish(&self, message: Message) -> Result<(), BusError> {
-        self.hand_out(&message);
+        self.deliver(&message);
         Ok(())
     }
 
     async fn flush(&self) -> Result<(), BusError> {
+        // `publish` has already put everything into the channels of its receivers.
         Ok(())
     }
 
@@ -138,10 +144,11 @@ impl Bus for LocalBus {
 
     async fn request(&self, mut message: Message, timeout: Duration) -> Result<Messages, BusError> {
         let inbox = format!("_INBOX.{}", self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        // Before the request is delivered: its responder may answer at once.
         let parts = self.join(&inbox, None);
         let subject = message.subject.clone();
         message.reply = Some(inbox);
-        if !self.hand_out(&message) {
+        if !self.deliver(&message) {
             return Err(BusError::NoResponder(subject));
         }
         answer(subject, parts.map(Some), timeout).await
@@ -156,11 +163,12 @@ impl Bus for LocalBus {
     }
 }
 
-/// The receiving end; leaves the subject when dropped. Ends when the bus is gone.
+/// The receiving end of a subscription. Dropping it removes its receiver; the stream ends with the bus.
 struct Subscription {
     id: u64,
     subject: String,
-    bus: Weak<Shared>,
+    // Weak, so that a forgotten subscription cannot keep the bus, and with it all other subscriptions, alive.
+    bus: Weak<LocalState>,
     messages: mpsc::Receiver<Message>,
 }
 
@@ -182,6 +190,7 @@ impl Drop for Subscription {
             group.members.retain(|receiver| receiver.id != self.id);
             !group.members.is_empty()
         });
+        // The table must not grow with every inbox that a request has ever used.
         if subject.subscribers.is_empty() && subject.groups.is_empty() {
             subjects.remove(&self.subject);
         }
@@ -201,8 +210,9 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_subscription_leaves_nothing_behind() {
         let bus = LocalBus::new();
-        let both = (bus.subscribe("a").await, bus.serve("a", "g").await);
-        drop(both);
+        let subscriber = bus.subscribe("a").await;
+        let member = bus.serve("a", "g").await;
+        drop((subscriber, member));
         assert!(bus.0.subjects.lock().is_empty());
     }
 

@@ -1,7 +1,8 @@
-//! The bus over NATS: core publish, subscribe and request; nothing is kept by the server.
+//! The bus over NATS, by its core protocol (publish, subscribe, request). The server stores nothing.
 //!
-//! A server that is down is no error here: the client tries for ever, the [`Link`] says how it stands, and what
-//! is asked meanwhile fails at once with [`BusError::Disconnected`]. Only this file imports the NATS client.
+//! A server that is down is no error: the client tries to connect for ever, and the [`Link`] shows the
+//! state. Meanwhile every operation fails at once with [`BusError::Disconnected`]. Only this file imports
+//! the NATS client.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,42 +20,45 @@ use tracing::{info, warn};
 use super::{Bus, BusError, Link, Message, Messages, answer};
 use host::lifecycle::Tasks;
 
-/// Messages that one subscription may be behind, unless said otherwise. Room for a burst of ten thousand
-/// events with some to spare; memory is only taken for what is there.
+mod settings;
+#[cfg(test)]
+mod tests;
+
+/// Messages that a subscription holds by default: several bursts of ten thousand events. A subscription takes
+/// memory only for the messages that are in it.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// Payload that the server allows less what the headers of a message may take.
+/// Bytes kept free for the headers of a message: the server's limit counts them to the payload.
 const HEADER_ROOM: usize = 512;
 
-/// How long a flush may take before the link counts as cut.
+/// The time that a flush may take. A link over which it takes longer is treated as broken.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-mod settings;
-
-/// Between two attempts to connect, at most (jittered downwards).
+/// The longest pause between two attempts to connect. A random part of it is taken off.
 const LONGEST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
 
 const TRACEPARENT: &str = "traceparent";
 
-/// Where and as whom to connect.
+/// The servers to connect to, the credentials, and the limits of the connection.
 #[derive(Clone)]
 pub struct NatsConfig {
-    /// Servers, such as `nats://10.0.0.5:4222`; any of a cluster is enough.
+    /// Servers, such as `nats://10.0.0.5:4222`. One of a cluster is enough; the others are found through it.
     pub urls: Vec<String>,
     /// The name that the server's monitoring shows for this process.
     pub name: String,
-    /// As whom; user information in a URL works as well.
+    /// The credentials. They may stand in a URL instead.
     pub auth: NatsAuth,
-    /// Certificate authorities to trust for `tls://`, as a PEM file; `None` uses the system's.
+    /// A PEM file with the certificate authorities to trust for `tls://`; `None` stands for the system's.
     pub root_certificates: Option<PathBuf>,
-    /// Messages that one subscription may be behind before the next are lost (and the generation rises).
+    /// Messages that a subscription holds. When it is full, further ones are lost and the link's
+    /// generation rises.
     pub subscription_capacity: usize,
-    /// How often the connection is checked while nothing else happens.
+    /// The time between two checks of a connection on which nothing else happens.
     pub ping_interval: Duration,
 }
 
 impl NatsConfig {
-    /// The given servers without authentication, everything else by default.
+    /// A connection to `urls` without credentials, with every other value at its default.
     pub fn new(urls: Vec<String>, name: impl Into<String>) -> Self {
         Self {
             urls,
@@ -67,19 +71,19 @@ impl NatsConfig {
     }
 }
 
-/// How to authenticate. `Debug` shows no secret.
+/// The credentials of a connection. `Debug` shows no secret.
 #[derive(Clone, Default)]
 pub enum NatsAuth {
-    /// Not at all.
+    /// The server asks for no credentials.
     #[default]
     None,
     /// A shared token.
     Token(String),
     /// A name and a password.
     User {
-        /// The name.
+        /// The user's name.
         name: String,
-        /// The password.
+        /// The user's password.
         password: String,
     },
 }
@@ -99,28 +103,31 @@ impl fmt::Debug for NatsAuth {
 pub struct NatsBus {
     client: Client,
     link: watch::Sender<Link>,
-    /// Connections that the link's generation has counted.
+    /// The number of connections for which the link's generation has been raised.
     counted: Arc<AtomicU64>,
 }
 
 impl NatsBus {
-    /// Starts to connect and returns at once, whether or not a server answers; see [`Bus::link`].
+    /// Starts to connect and returns at once, with or without a server; [`Bus::link`] shows when it
+    /// is connected.
     ///
     /// # Errors
-    /// [`BusError::Refused`] when the configuration itself is wrong: an address that is none, a file that
+    /// [`BusError::Refused`] when the configuration itself is wrong: a text that is no address, a file that
     /// cannot be read.
     pub async fn connect(config: NatsConfig, tasks: &Tasks) -> Result<Self, BusError> {
-        let refused = |error: &dyn fmt::Display| BusError::Refused(error.to_string());
-        let urls = config.urls.iter().map(|url| url.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
-        let urls = urls.map_err(|error| refused(&error))?;
+        let urls = addresses(&config.urls).map_err(BusError::Refused)?;
         if urls.is_empty() || urls.iter().any(|url| url.host().is_empty()) {
             return Err(BusError::Refused("a server's address is missing".to_owned()));
         }
         let link = watch::Sender::new(Link::default());
         let counted = Arc::new(AtomicU64::new(0));
-        let (of_events, counted_by_events, connections) = (link.clone(), counted.clone(), AtomicU64::new(0));
+        // The client calls back for each event, in their order, on a task of its own.
+        let link_of_events = link.clone();
+        let counted_by_events = counted.clone();
+        let connections = AtomicU64::new(0);
         let options = options_of(config.auth, config.root_certificates)
             .name(config.name)
+            // A process must start while the bus is down: it can serve what it has.
             .retry_on_initial_connect()
             .subscription_capacity(config.subscription_capacity.max(1))
             .ping_interval(config.ping_interval)
@@ -130,21 +137,20 @@ impl NatsBus {
                     let connection = connections.fetch_add(1, Ordering::AcqRel) + 1;
                     counted_by_events.fetch_max(connection, Ordering::AcqRel);
                 }
-                note(&of_events, &event);
+                apply(&link_of_events, &event);
                 std::future::ready(())
             });
-        let client = options.connect(urls).await.map_err(|error| refused(&error))?;
+        let client = options.connect(urls).await.map_err(|error| BusError::Refused(error.to_string()))?;
         tasks.spawn(report(link.subscribe(), tasks.drain().clone()));
         Ok(Self { client, link, counted })
     }
 
-    /// Connects once and leaves again: whether it would work, and what stands in the way, in words.
+    /// Connects once and disconnects again, to find out whether `config` would work.
     ///
     /// # Errors
-    /// What the server or the network says.
+    /// The message of the server or of the network.
     pub async fn probe(config: NatsConfig) -> Result<(), String> {
-        let urls = config.urls.iter().map(|url| url.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
-        let urls = urls.map_err(|error| error.to_string())?;
+        let urls = addresses(&config.urls)?;
         let options = options_of(config.auth, config.root_certificates).max_reconnects(1);
         let client = options.connect(urls).await.map_err(|error| match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
@@ -155,7 +161,9 @@ impl NatsBus {
         client.flush().await.map_err(|error| error.to_string())
     }
 
-    fn connected(&self) -> Result<(), BusError> {
+    fn ensure_connected(&self) -> Result<(), BusError> {
+        // Without this check the client would keep the operation until it is connected again, for
+        // however long.
         match self.client.connection_state() {
             State::Connected => Ok(()),
             State::Pending | State::Disconnected => Err(BusError::Disconnected),
@@ -163,7 +171,7 @@ impl NatsBus {
     }
 
     async fn join(&self, subject: &str, group: Option<&str>) -> Result<async_nats::Subscriber, BusError> {
-        self.connected()?;
+        self.ensure_connected()?;
         let subject = subject.to_owned();
         let joined = match group {
             None => self.client.subscribe(subject).await,
@@ -173,8 +181,9 @@ impl NatsBus {
     }
 
     async fn send(&self, message: Message) -> Result<(), BusError> {
-        self.connected()?;
+        self.ensure_connected()?;
         let Message { subject, payload, reply, traceparent } = message;
+        // Most messages belong to no sampled trace. They travel without a header block.
         let headers = traceparent.map(|value| {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, value);
@@ -199,12 +208,13 @@ impl Bus for NatsBus {
     }
 
     async fn flush(&self) -> Result<(), BusError> {
-        self.connected()?;
+        self.ensure_connected()?;
         match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
             Ok(Ok(())) => {
-                // The client answers a flush that spans a reconnect on the new connection, though what was
-                // published on the old one is lost, and tells of the reconnect later. Who compares generations
-                // around a flush must see it now; that the event raises it once more is harmless.
+                // A flush that spans a reconnect succeeds on the new connection, although messages published
+                // on the old one may be lost, and the client reports the reconnect only afterwards. The
+                // publisher compares generations around a flush, so it must see the new one now. When the
+                // event raises the generation once more, that costs one needless repetition.
                 let connections = self.client.statistics().connects.load(Ordering::Acquire);
                 if self.counted.fetch_max(connections, Ordering::AcqRel) < connections {
                     self.link.send_modify(|link| link.generation += 1);
@@ -217,6 +227,8 @@ impl Bus for NatsBus {
 
     async fn subscribe(&self, subject: &str) -> Result<Messages, BusError> {
         let messages = self.join(subject, None).await?;
+        // The client only queues the SUB. The flush makes the promise true that the subscription is in
+        // force on return.
         self.flush().await?;
         Ok(Messages::new(messages.map(from_nats)))
     }
@@ -229,7 +241,7 @@ impl Bus for NatsBus {
 
     async fn request(&self, mut message: Message, timeout: Duration) -> Result<Messages, BusError> {
         let inbox = self.client.new_inbox();
-        // Its SUB goes out before the request, on the same connection: no flush is needed.
+        // No flush is needed: the SUB precedes the request on the same connection.
         let parts = self.join(&inbox, None).await?;
         let subject = message.subject.clone();
         message.reply = Some(inbox);
@@ -248,7 +260,13 @@ impl Bus for NatsBus {
     }
 }
 
-/// As whom, and whom to trust.
+/// Parses the addresses of servers; the error is the message of the first that is none.
+fn addresses(urls: &[String]) -> Result<Vec<ServerAddr>, String> {
+    let parsed: Result<Vec<ServerAddr>, _> = urls.iter().map(|url| url.parse()).collect();
+    parsed.map_err(|error| error.to_string())
+}
+
+/// The client's options for credentials and trusted authorities.
 fn options_of(auth: NatsAuth, root_certificates: Option<PathBuf>) -> ConnectOptions {
     let options = match auth {
         NatsAuth::None => ConnectOptions::new(),
@@ -275,15 +293,16 @@ fn from_nats(message: async_nats::Message) -> Message {
     }
 }
 
-/// What an event of the client means for the link. A full queue of events is harmless: those in it are
-/// handled after the loss they stand in the way of, and raise the generation too.
-fn note(state: &watch::Sender<Link>, event: &Event) {
+/// Applies an event of the client to the link.
+fn apply(state: &watch::Sender<Link>, event: &Event) {
     match event {
         Event::Connected => state.send_modify(|link| {
             link.connected = true;
             link.generation += 1;
         }),
         Event::Disconnected | Event::Closed => state.send_modify(|link| link.connected = false),
+        // The client drops this event when its queue of events is full. No loss goes unseen by that: the
+        // events in the queue are applied after the loss, and they raise the generation too.
         Event::SlowConsumer(_) => state.send_modify(|link| link.generation += 1),
         Event::ServerError(error) => warn!(%error, "the bus server reports an error"),
         Event::ClientError(error) => warn!(%error, "the connection to the bus reports an error"),
@@ -291,22 +310,26 @@ fn note(state: &watch::Sender<Link>, event: &Event) {
     }
 }
 
+/// The pause before an attempt to connect; none before the first.
 fn reconnect_wait(attempts: usize) -> Duration {
+    // `min(8)` keeps the shift in range; 50 ms · 2⁸ is far beyond the longest pause anyway.
     let base = Duration::from_millis(50).saturating_mul(1 << attempts.min(8)).min(LONGEST_RECONNECT_WAIT);
+    // Half of the pause is random, so that a restarted server is not met by all gateways at the same moment.
     if attempts <= 1 { Duration::ZERO } else { base.mul_f64(0.5 + fastrand::f64() / 2.0) }
 }
 
-/// Logs when the link comes and goes, until the drain.
+/// Logs each time the connection opens or breaks, until the drain.
 async fn report(mut link: watch::Receiver<Link>, drain: tokio_util::sync::CancellationToken) {
-    let mut was = false;
+    let mut was_connected = false;
     loop {
         let connected = link.borrow_and_update().connected;
-        if connected != was {
+        // A generation that rises while connected is no news for an operator.
+        if connected != was_connected {
             match connected {
                 true => info!("connected to the bus"),
                 false => warn!("the connection to the bus is lost; reconnecting"),
             }
-            was = connected;
+            was_connected = connected;
         }
         tokio::select! {
             biased;
@@ -315,7 +338,3 @@ async fn report(mut link: watch::Receiver<Link>, drain: tokio_util::sync::Cancel
         }
     }
 }
-
-#[cfg(test)]
-#[path = "nats_tests.rs"]
-mod tests;

@@ -1,10 +1,10 @@
-//! The settings of the bus's connection, the same for every program.
+//! The settings of the connection to NATS. They have the same names in every program.
 
 use super::{NatsAuth, NatsConfig};
 use settings::{Secret, Settings, Url};
 
 impl NatsConfig {
-    /// Declares the settings `nats.*` and takes their values; `name` is shown by the server's monitoring.
+    /// Declares the settings `nats.*` and takes their values. The server's monitoring shows `name`.
     pub fn read(settings: &mut Settings<'_>, name: &str) -> Self {
         settings.alias("nats.urls", "nats");
         let urls: Vec<Url> =
@@ -21,13 +21,16 @@ impl NatsConfig {
         }
         let authorities: Option<std::path::PathBuf> =
             settings.optional("nats.ca", "PEM file with the authorities to trust at NATS.");
+        // Read here only to report the mistake with all others; the client reads the file itself.
         if let Some(Err(error)) = authorities.as_ref().map(std::fs::read) {
             settings.mistake("nats.ca", format!("the file cannot be read: {error}"));
         }
-        let secret = |secret: Secret| secret.expose().to_owned();
         let auth = match (token, user, password) {
-            (Some(token), _, _) => NatsAuth::Token(secret(token)),
-            (None, Some(name), Some(password)) => NatsAuth::User { name, password: secret(password) },
+            (Some(token), _, _) => NatsAuth::Token(token.expose().to_owned()),
+            (None, Some(name), Some(password)) => {
+                NatsAuth::User { name, password: password.expose().to_owned() }
+            }
+            // A name without a password is among the mistakes already, so this value is never used.
             (None, _, _) => NatsAuth::None,
         };
         Self {

@@ -1,4 +1,4 @@
-//! The bus over a real server. Each test owns its `nats-server` process on a port of its own.
+//! Tests of the bus over a real server. Each test starts its own `nats-server` process on a port of its own.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -59,9 +59,11 @@ async fn keeps_the_contract_of_a_bus() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_late_is_waited_for_and_a_restart_raises_the_generation() {
+async fn a_late_server_is_awaited_and_a_restart_raises_generation() {
     let server = Server::start();
-    let (port, config) = (server.port, server.config());
+    let port = server.port;
+    let config = server.config();
+    // Only the port is wanted: nobody listens on it now, and the test can open it later.
     drop(server);
     let bus = NatsBus::connect(config, &Tasks::new()).await.expect("a good configuration");
     assert!(!bus.link().borrow().connected);
