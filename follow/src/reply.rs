@@ -13,7 +13,6 @@ use shared::event::{DecodeError, InstanceEvent, Position};
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use crate::Selector;
-use crate::tracker::DepartureList;
 
 /// The most parts that a reply may have. A reply with more is taken for a broken one, which bounds its
 /// memory.
@@ -54,6 +53,33 @@ pub enum Progress {
     MoreParts,
     /// The reply is complete.
     Complete,
+}
+
+/// A replica's list of the providers that left an interest.
+#[derive(Clone, Debug, Default)]
+pub struct DepartureList {
+    /// The revision after which departures were requested.
+    pub since: Revision,
+    /// Every departure after this revision is listed. It is later than `since` when the replica's history is
+    /// short.
+    pub complete_after: Revision,
+    /// The revision of the reply.
+    pub rev: Revision,
+    /// Providers, each with the revision at which it left last.
+    pub departures: Vec<(ServiceRef, Revision)>,
+}
+
+impl DepartureList {
+    /// The wants for the events of some of the listed providers.
+    pub fn wants(&self, departures: &[(ServiceRef, Revision)]) -> Vec<Want> {
+        let since = Position::end_of(self.complete_after);
+        let want = |(provider, _): &(ServiceRef, Revision)| Want {
+            provider: provider.clone(),
+            since,
+            snapshot: false,
+        };
+        departures.iter().map(want).collect()
+    }
 }
 
 /// A provider whose events are requested from a replica.

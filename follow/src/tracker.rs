@@ -36,7 +36,7 @@ mod providers;
 mod repair;
 mod restore;
 
-pub use departures::{DepartureList, Departures, RecordOutcome};
+pub use departures::{Departures, RecordOutcome};
 pub use preface::{Missing, Preface};
 pub use providers::Fates;
 pub use repair::BookmarkOutcome;

@@ -10,35 +10,8 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::{Group, Tracker};
-use crate::reply::{TopicReplay, Want};
+use crate::reply::{DepartureList, TopicReplay};
 use crate::{GroupId, Push, Selector};
-
-/// A replica's list of the providers that left an interest.
-#[derive(Clone, Debug, Default)]
-pub struct DepartureList {
-    /// The revision after which departures were requested.
-    pub since: Revision,
-    /// Every departure after this revision is listed. It is later than `since` when the replica's history is
-    /// short.
-    pub complete_after: Revision,
-    /// The revision of the reply.
-    pub rev: Revision,
-    /// Providers, each with the revision at which it left last.
-    pub departures: Vec<(ServiceRef, Revision)>,
-}
-
-impl DepartureList {
-    /// The wants for the events of some of the listed providers.
-    pub fn wants(&self, departures: &[(ServiceRef, Revision)]) -> Vec<Want> {
-        let since = Position::end_of(self.complete_after);
-        let want = |(provider, _): &(ServiceRef, Revision)| Want {
-            provider: provider.clone(),
-            since,
-            snapshot: false,
-        };
-        departures.iter().map(want).collect()
-    }
-}
 
 /// The departures from a group's interest, with the events of the departed providers.
 #[derive(Clone, Debug, Default)]

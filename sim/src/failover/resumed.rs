@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use follow::Push;
+use follow::reply::DepartureList;
 use follow::reply::departures_request;
 use follow::resume::ResumeStep;
-use follow::tracker::{DepartureList, Departures, RecordOutcome};
+use follow::tracker::{Departures, RecordOutcome};
 use shared::model::Revision;
 
 use super::{Question, Sim};
