@@ -12,13 +12,23 @@ use tower::ServiceExt as _;
 
 mod health;
 mod replicas;
+mod upload;
 
 pub use replicas::{ForwardConfig, ForwardError, Replicas};
 
-/// No control plane answered.
-#[derive(Debug, thiserror::Error)]
-#[error("no control plane answered; try again")]
-pub struct Unavailable;
+/// The reason for which a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotForwarded {
+    /// No control plane answered. The request may have been carried out all the same.
+    #[error("no control plane answered; try again")]
+    Unavailable,
+    /// The request's body broke off, or was not in a form that HTTP knows. The fault is the client's.
+    #[error("the body of the request broke off")]
+    BodyBroken,
+    /// The client had not sent the whole body when the answer was due. The fault is the client's.
+    #[error("the body of the request did not arrive in time")]
+    BodyLate,
+}
 
 /// A way to the control plane.
 #[async_trait]
@@ -26,8 +36,8 @@ pub trait Forward: Send + Sync + 'static {
     /// Forwards a request and returns the head of the answer. Dropping the future gives the request up.
     ///
     /// # Errors
-    /// When no control plane answered. The request may have been carried out all the same.
-    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable>;
+    /// When no control plane answered, or when the request's own body failed.
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded>;
 
     /// True while a control plane answers, false before the first answer; with its changes.
     fn reachable(&self) -> watch::Receiver<bool>;
@@ -54,7 +64,7 @@ impl InProcess {
 
 #[async_trait]
 impl Forward for InProcess {
-    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable> {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         match self.router.clone().oneshot(request).await {
             Ok(answer) => Ok(answer),
             Err(never) => match never {},

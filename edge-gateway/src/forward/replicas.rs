@@ -2,7 +2,11 @@
 //!
 //! A request goes to a healthy replica. If that one does not answer, the request goes once to another
 //! replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and that its
-//! body is small enough to be held. Requests and probes decide which replicas are healthy.
+//! body is small enough to be held.
+//!
+//! A replica is down at once when no connection to it can be opened, or when a probe fails. Any other failure
+//! of a request only asks for a probe at once: a client may cause it, with a body that breaks off, stalls or
+//! is refused halfway, and clients must not be able to mark control planes as dead.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use host::lifecycle::Tasks;
 use host::tls::{self, ClientFiles, TlsError};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -22,12 +27,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::health::Health;
-use super::{Forward, Unavailable, is_heartbeat};
+use super::upload::Upload;
+use super::{Forward, NotForwarded, is_heartbeat};
 use crate::metrics::ForwardMetrics;
 
 /// The addresses of control planes, and how long they may take.
@@ -42,7 +48,7 @@ pub struct ForwardConfig {
     pub connect_timeout: Duration,
     /// The time until the head of an answer must have arrived.
     pub answer_timeout: Duration,
-    /// The pause between two probes of each replica, and the time that a probe may take.
+    /// The pause between two probes of each replica, and the time that a probe may take, up to ten seconds.
     pub probe_interval: Duration,
     /// Bodies up to this many bytes are held so that a request can be sent a second time.
     pub replayable_body: usize,
@@ -80,6 +86,8 @@ pub enum ForwardError {
 /// The time after which idle connections are closed. The control plane closes them after 60 s: closing first
 /// avoids sending a request on a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
+/// The time that a probe may take, however long the pause between two of them is.
+const LONGEST_PROBE: Duration = Duration::from_secs(10);
 /// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
 
@@ -91,6 +99,8 @@ struct ReplicaSet {
     addresses: Vec<(Scheme, Authority)>,
     client: Client<HttpsConnector<HttpConnector>, Body>,
     health: Health,
+    /// For each replica, a request that failed and asks for a probe.
+    suspected: Vec<Notify>,
     reachable: watch::Sender<bool>,
     config: ForwardConfig,
     metrics: ForwardMetrics,
@@ -111,6 +121,7 @@ impl Replicas {
         }
         let set = Arc::new(ReplicaSet {
             health: Health::new(addresses.len()),
+            suspected: addresses.iter().map(|_| Notify::new()).collect(),
             addresses,
             client: client(&config)?,
             reachable: watch::Sender::new(false),
@@ -144,13 +155,14 @@ fn client(config: &ForwardConfig) -> Result<Client<HttpsConnector<HttpConnector>
 
 #[async_trait]
 impl Forward for Replicas {
-    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable> {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         let began = Instant::now();
         let answer = self.0.forward(request).await;
         let outcome = match &answer {
             Ok(answer) if answer.status().is_server_error() => "error",
             Ok(_) => "ok",
-            Err(Unavailable) => "unavailable",
+            Err(NotForwarded::Unavailable) => "unavailable",
+            Err(NotForwarded::BodyBroken | NotForwarded::BodyLate) => "client",
         };
         self.0.metrics.forwarded(outcome, began.elapsed());
         answer
@@ -167,6 +179,17 @@ enum AttemptError {
     Unsent,
     /// The request may have been sent, and carried out.
     Unknown,
+    /// The client's body failed, so another attempt would too.
+    Client(NotForwarded),
+}
+
+impl From<AttemptError> for NotForwarded {
+    fn from(error: AttemptError) -> Self {
+        match error {
+            AttemptError::Unsent | AttemptError::Unknown => Self::Unavailable,
+            AttemptError::Client(fault) => fault,
+        }
+    }
 }
 
 /// Copies a request whose body is held.
@@ -179,7 +202,7 @@ fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
 }
 
 impl ReplicaSet {
-    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, Unavailable> {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         let (parts, body) = request.into_parts();
         let is_idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
             || is_heartbeat(&parts.method, parts.uri.path());
@@ -188,25 +211,34 @@ impl ReplicaSet {
         let second = match order.get(1) {
             Some(second) if self.can_hold(&body) => *second,
             // The body streams through, so there is one attempt only.
-            _ => {
-                let attempt = self.attempt(first, Request::from_parts(parts, body)).await;
-                return attempt.map_err(|_| Unavailable);
-            }
+            _ => return Ok(self.attempt_streaming(first, parts, body).await?),
         };
-        // A body that breaks off means that the client has gone: nobody waits for an answer.
-        let body = body.collect().await.map_err(|_| Unavailable)?.to_bytes();
-        let refused = match self.attempt(first, copy(&parts, &body)).await {
+        let body = body.collect().await.map_err(|_| NotForwarded::BodyBroken)?.to_bytes();
+        let refused = match self.attempt(first, copy(&parts, &body), &Upload::default()).await {
             Ok(answer) if is_idempotent && answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(answer),
             Ok(answer) => return Ok(answer),
-            Err(AttemptError::Unknown) if !is_idempotent => return Err(Unavailable),
+            Err(AttemptError::Client(fault)) => return Err(fault),
+            Err(AttemptError::Unknown) if !is_idempotent => return Err(NotForwarded::Unavailable),
             Err(AttemptError::Unsent | AttemptError::Unknown) => None,
         };
         self.metrics.retried();
-        match self.attempt(second, copy(&parts, &body)).await {
+        match self.attempt(second, copy(&parts, &body), &Upload::default()).await {
             Ok(answer) => Ok(answer),
             // The first replica's 503 says more than a failure of ours.
-            Err(_) => refused.ok_or(Unavailable),
+            Err(_) => refused.ok_or(NotForwarded::Unavailable),
         }
+    }
+
+    async fn attempt_streaming(
+        &self,
+        replica: usize,
+        parts: Parts,
+        body: Body,
+    ) -> Result<Response<Body>, AttemptError> {
+        let upload = Upload::default();
+        // Most requests have no body, and these need no wrapper.
+        let body = if body.is_end_stream() { body } else { upload.follow(body) };
+        self.attempt(replica, Request::from_parts(parts, body), &upload).await
     }
 
     /// True if the body's size is known and small enough to be held.
@@ -218,28 +250,52 @@ impl ReplicaSet {
         &self,
         replica: usize,
         mut request: Request<Body>,
+        upload: &Upload,
     ) -> Result<Response<Body>, AttemptError> {
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
         *request.version_mut() = Version::HTTP_11;
+        // The HTTP client trusts this header and sets it when it is missing. Requests of the gateway's own
+        // carry a client's headers but not its body; with the length of that body the control plane would wait
+        // for it, or take the next request on the connection for it.
+        request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
         match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note(replica, true);
                 Ok(answer.map(Body::new))
             }
+            Ok(Err(error)) if upload.is_broken() => {
+                debug!(control_plane = %address, %error, "the body of a request broke off");
+                Err(AttemptError::Client(NotForwarded::BodyBroken))
+            }
+            Ok(Err(error)) if error.is_connect() => {
+                debug!(control_plane = %address, %error, "no connection to a control plane can be opened");
+                self.note(replica, false);
+                Err(AttemptError::Unsent)
+            }
             Ok(Err(error)) => {
                 debug!(control_plane = %address, %error, "a control plane did not answer a request");
-                self.note(replica, false);
-                Err(if error.is_connect() { AttemptError::Unsent } else { AttemptError::Unknown })
+                self.suspect(replica);
+                Err(AttemptError::Unknown)
+            }
+            Err(_) if upload.is_awaited() => {
+                debug!(control_plane = %address, "the body of a request did not arrive in time");
+                Err(AttemptError::Client(NotForwarded::BodyLate))
             }
             Err(_) => {
                 debug!(control_plane = %address, "a control plane took too long to answer a request");
-                self.note(replica, false);
+                self.suspect(replica);
                 Err(AttemptError::Unknown)
             }
         }
+    }
+
+    /// Has the replica probed now. Requests that fail meanwhile ask for one further probe, however many they
+    /// are.
+    fn suspect(&self, replica: usize) {
+        self.suspected[replica].notify_one();
     }
 
     fn uri(&self, replica: usize, path: PathAndQuery) -> Option<Uri> {
@@ -247,24 +303,36 @@ impl ReplicaSet {
         Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
     }
 
-    /// Probes a replica at the configured pace until `drain`.
+    /// Probes a replica at the configured pace, and when a request to it failed, until `drain`.
     async fn probe_until(self: Arc<Self>, replica: usize, drain: CancellationToken) {
         let mut pace = tokio::time::interval(self.config.probe_interval);
-        while drain.run_until_cancelled(pace.tick()).await.is_some() {
-            self.probe(replica).await;
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = pace.tick() => {}
+                () = self.suspected[replica].notified() => {}
+            }
+            let is_healthy = self.probe(replica).await;
+            self.note(replica, is_healthy);
         }
     }
 
-    async fn probe(&self, replica: usize) {
-        let Some(uri) = self.uri(replica, PathAndQuery::from_static(PROBE_PATH)) else { return };
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = uri;
-        let answer = tokio::time::timeout(self.config.probe_interval, self.client.request(request)).await;
-        let is_healthy = match answer {
-            Ok(Ok(answer)) => answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND,
-            Ok(Err(_)) | Err(_) => false,
-        };
-        self.note(replica, is_healthy);
+    async fn probe(&self, replica: usize) -> bool {
+        let Some(uri) = self.uri(replica, PathAndQuery::from_static(PROBE_PATH)) else { return false };
+        let time = self.config.probe_interval.min(LONGEST_PROBE);
+        // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
+        for _ in 0..2 {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = uri.clone();
+            match tokio::time::timeout(time, self.client.request(request)).await {
+                Ok(Ok(answer)) => {
+                    return answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+                }
+                Ok(Err(error)) if !error.is_connect() => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn note(&self, replica: usize, is_healthy: bool) {

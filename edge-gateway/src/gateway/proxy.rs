@@ -12,13 +12,13 @@ use http::header::{
     CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use opentelemetry::KeyValue;
 use shared::model::Revision;
 use tracing::{Instrument as _, debug_span};
 
 use super::{GatewayParts, NoAnswer, refusal};
-use crate::forward::{self, Unavailable};
+use crate::forward::{self, NotForwarded};
 
 /// A control plane answers a read with this header only after its view has reached the revision in it: the
 /// highest that this gateway has pushed. A pull after a push is therefore never older than the push.
@@ -35,12 +35,12 @@ impl GatewayParts {
             // that ends without an answer they take as a reason to repeat the heartbeat, and that is what it
             // is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),
-            Err(Unavailable) if is_heartbeat => Err(NoAnswer),
+            Err(_) if is_heartbeat => Err(NoAnswer),
             Ok(mut answer) => {
                 remove_hop_by_hop(answer.headers_mut());
                 Ok(answer)
             }
-            Err(error) => Ok(refusal::unavailable(&error.to_string())),
+            Err(fault) => Ok(refusal::not_forwarded(fault)),
         }
     }
 
@@ -61,7 +61,7 @@ impl GatewayParts {
         }
     }
 
-    async fn forward_traced(&self, mut request: Request<Body>) -> Result<Response<Body>, Unavailable> {
+    async fn forward_traced(&self, mut request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         let span = debug_span!("forward", method = %request.method(), path = request.uri().path());
         let Some(traced) = trace::Request::begin(request.headers(), SpanKind::Server, "forward") else {
             return self.forward.forward(request).instrument(span).await;
@@ -69,7 +69,10 @@ impl GatewayParts {
         let method = request.method().clone();
         traced.pass_on(request.headers_mut());
         let answer = self.forward.forward(request).instrument(span).await;
-        let status = answer.as_ref().map_or(StatusCode::SERVICE_UNAVAILABLE, Response::status);
+        let status = match &answer {
+            Ok(answer) => answer.status(),
+            Err(fault) => refusal::status_of(*fault),
+        };
         let about = vec![KeyValue::new("http.request.method", method.to_string())];
         traced.answered(format!("{method} forward"), status.as_u16(), about);
         answer

@@ -7,6 +7,8 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use crate::forward::NotForwarded;
+
 /// Seconds after which a client should try again when there was no room, or no control plane.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
@@ -42,6 +44,26 @@ pub(super) fn method_not_allowed() -> Response<Body> {
 pub(super) fn unavailable(detail: &str) -> Response<Body> {
     let detail = with_request_id(detail);
     retry_later(json(StatusCode::SERVICE_UNAVAILABLE, "500011", "Registry service is unavailable", &detail))
+}
+
+/// The status for a request that was not forwarded.
+pub(super) fn status_of(fault: NotForwarded) -> StatusCode {
+    match fault {
+        NotForwarded::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        NotForwarded::BodyBroken => StatusCode::BAD_REQUEST,
+        NotForwarded::BodyLate => StatusCode::REQUEST_TIMEOUT,
+    }
+}
+
+/// 503, or 400 and 408 when the client's own body is the reason. A client that has left sees none of them.
+pub(super) fn not_forwarded(fault: NotForwarded) -> Response<Body> {
+    let detail = fault.to_string();
+    match fault {
+        NotForwarded::Unavailable => unavailable(&detail),
+        NotForwarded::BodyBroken | NotForwarded::BodyLate => {
+            json(status_of(fault), "400001", "Invalid parameter(s)", &detail)
+        }
+    }
 }
 
 /// 429: a limit of the client's own, which every gateway has.

@@ -38,14 +38,15 @@ impl ForwardMetrics {
                 .build(),
         };
         // A series that exists only after its first event cannot show that there was none.
-        for outcome in ["ok", "error", "unavailable"] {
+        for outcome in ["ok", "error", "unavailable", "client"] {
             metrics.requests.add(0, &[KeyValue::new("outcome", outcome)]);
         }
         metrics.retries.add(0, &[]);
         metrics
     }
 
-    /// A request was answered (`ok`, or `error` for a 5xx) or could not be (`unavailable`).
+    /// A request was answered (`ok`, or `error` for a 5xx) or could not be (`unavailable`, or
+    /// `client` when the client's own body failed).
     pub(crate) fn forwarded(&self, outcome: &'static str, took: Duration) {
         self.requests.add(1, &[KeyValue::new("outcome", outcome)]);
         self.seconds.record(took.as_secs_f64(), &[]);

@@ -10,6 +10,7 @@ use edge_gateway::Config;
 use edge_gateway::forward::{Forward, ForwardConfig, InProcess, Replicas};
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
+use host::telemetry::metrics::Metrics;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -19,7 +20,12 @@ use tokio_tungstenite::tungstenite::Error;
 
 use crate::world::{PATIENCE, World, config};
 
-async fn ask(world: &World, method: &str, path: &str, body: &'static str) -> Result<(u16, String), String> {
+pub(crate) async fn ask(
+    world: &World,
+    method: &str,
+    path: &str,
+    body: &'static str,
+) -> Result<(u16, String), String> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
     let request = http::Request::builder()
         .method(method)
@@ -37,7 +43,7 @@ async fn ask(world: &World, method: &str, path: &str, body: &'static str) -> Res
 }
 
 /// A control plane that answers with the request it received.
-fn echo() -> Router {
+pub(crate) fn echo() -> Router {
     any(async |request: Request| {
         let (parts, body) = request.into_parts();
         let header =
@@ -67,7 +73,7 @@ impl IntoRouter for axum::routing::MethodRouter {
 }
 
 /// Serves `router` as a control plane until the test ends; returns its address.
-async fn served(router: Router, tasks: &Tasks) -> String {
+pub(crate) async fn served(router: Router, tasks: &Tasks) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
     let of_server = tasks.clone();
@@ -76,8 +82,11 @@ async fn served(router: Router, tasks: &Tasks) -> String {
 }
 
 fn replicas(control_planes: Vec<String>, tasks: &Tasks) -> Arc<Replicas> {
-    let metrics = host::telemetry::metrics::Metrics::new([]).expect("sets up");
     let config = ForwardConfig { control_planes, ..ForwardConfig::default() };
+    replicas_with(config, &Metrics::new([]).expect("sets up"), tasks)
+}
+
+pub(crate) fn replicas_with(config: ForwardConfig, metrics: &Metrics, tasks: &Tasks) -> Arc<Replicas> {
     Arc::new(Replicas::new(config, &metrics.meter("test"), tasks).expect("good addresses"))
 }
 

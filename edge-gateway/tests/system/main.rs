@@ -12,6 +12,7 @@ mod resume;
 mod resync;
 mod rfc6455;
 mod slow;
+mod uploads;
 mod watch;
 mod wire;
 mod world;
