@@ -11,28 +11,22 @@ use crate::Run;
 use crate::server::Server;
 
 pub(crate) fn trials() -> Vec<(String, Run)> {
-    let mut trials: Vec<(String, Run)> = Vec::new();
-    trials
-        .push(("header names are in title case".to_owned(), Box::new(|server| Box::pin(title_case(server)))));
-    trials.push((
-        "304 has a revision and no body, and the connection stays".to_owned(),
-        Box::new(|server| Box::pin(not_modified(server))),
-    ));
-    trials.push((
-        "an empty answer says that it is empty, and the connection stays".to_owned(),
-        Box::new(|server| Box::pin(empty(server))),
-    ));
-    trials.push(("HEAD has no body".to_owned(), Box::new(|server| Box::pin(head(server)))));
-    trials.push((
-        "header names are taken in any case".to_owned(),
-        Box::new(|server| Box::pin(any_case(server))),
-    ));
-    trials.push((
-        "large answers are compressed for those who ask".to_owned(),
-        Box::new(|server| Box::pin(gzip(server))),
-    ));
-    trials.push(("a chunked body is taken".to_owned(), Box::new(|server| Box::pin(chunked(server)))));
-    trials
+    let all: [(&str, Run); 7] = [
+        ("header names are in title case", Box::new(|server| Box::pin(title_case(server)))),
+        (
+            "304 has a revision and no body, and the connection stays",
+            Box::new(|server| Box::pin(not_modified(server))),
+        ),
+        (
+            "an empty answer says that it is empty, and the connection stays",
+            Box::new(|server| Box::pin(empty(server))),
+        ),
+        ("HEAD has no body", Box::new(|server| Box::pin(head(server)))),
+        ("header names are taken in any case", Box::new(|server| Box::pin(any_case(server)))),
+        ("large answers are compressed for those who ask", Box::new(|server| Box::pin(gzip(server)))),
+        ("a chunked body is taken", Box::new(|server| Box::pin(chunked(server)))),
+    ];
+    all.map(|(name, run)| (name.to_owned(), run)).into()
 }
 
 /// One connection.
