@@ -256,7 +256,7 @@ impl Sim {
         let Some(batch) = term.due(&history, rev) else { return };
         let messages: Vec<Message> = batch.messages(0).collect();
         let dies = messages.len() > most;
-        // Production does this after the last message. Here the order is of no account: death halfway loses the term.
+        // Production does this after the last message. Here the order does not matter: a death loses the term.
         term.published(batch);
         self.bus[number].extend(messages.into_iter().take(most));
         if dies {

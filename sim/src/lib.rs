@@ -8,7 +8,7 @@
 //! | simulator | real | simulated |
 //! | --- | --- | --- |
 //! | [`lossy_bus`] | tracker | publisher, replicas, and a bus that loses messages |
-//! | [`failover`] | tracker, resuming sessions, views, histories, terms, replies | store, seat, and a bus that loses, repeats and reorders |
+//! | [`failover`] | tracker, resuming, views, terms, replies | store, seat, a bus that loses and reorders |
 //!
 //! A seed decides everything that happens, so a failure is repeated by its seed.
 
