@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use host::http::Slot;
+use host::http::ConnectionPermit;
 use host::lifecycle::Tasks;
 use rustls::ServerConnection;
 use shared::clock::Clock;
@@ -92,7 +92,7 @@ pub(crate) enum ToShard {
 #[derive(Debug)]
 pub(crate) enum Attached {
     /// An upgraded connection, with the bytes that were already read from it.
-    Socket { socket: TcpStream, tls: Option<Box<ServerConnection>>, read: Bytes, slot: Slot },
+    Socket { socket: TcpStream, tls: Option<Box<ServerConnection>>, read: Bytes, slot: ConnectionPermit },
     /// A stream within a connection that the listener keeps.
     Stream(Writer),
 }

@@ -1,17 +1,29 @@
-//! Serves HTTP on a listener: bounded, drained, and with the header case that old clients look for.
+//! Serves HTTP on a listener, with limits and a drain, and with the header case that old clients need.
 //!
 //! In: a bound listener and a [`tower::Service`]. Out: answers. HTTP/1.1 and HTTP/2 by prior knowledge share
-//! the port; upgrades leave with their [`Socket`].
+//! the port. A handler that upgrades a connection takes over its [`Socket`].
 //!
 //! It promises:
-//! - header names in title case on HTTP/1.1: old Java clients look up `X-Resource-Revision` in this case;
-//! - every request has an id, its own or a new one, and every answer names it in `X-Request-Id`;
-//! - nothing a client does or leaves undone holds a connection for ever: a slow head, an idle connection and
-//!   an answer that nobody reads end after the times in [`ServerLimits`];
-//! - each connection is owned here until it ends or is upgraded. Drain: accept nothing, finish what runs.
-//!   Abort: drop all.
+//! - On HTTP/1.1 header names are in title case: old Java clients look up `X-Resource-Revision` in this case.
+//! - Every request has an id, its client's or a new one, and every answer carries it in `X-Request-Id`.
+//! - No client can hold a connection for ever. A slow head, an idle connection and an unread answer end after
+//!   the times in [`ServerLimits`].
+//! - Each connection is owned here until it ends or is upgraded. On a drain the listener accepts nothing more
+//!   and finishes the requests in progress; on an abort it drops all connections.
+//! - At the level `debug` each connection and each request has a span, with the names that its log
+//!   lines need.
 //!
-//! It never looks into a request or its answer, that id apart. Who upgrades a connection owns the upgraded socket.
+//! Apart from the id, requests and answers pass through unread.
+//!
+//! # The library servers lack these promises
+//!
+//! `axum::serve` drains, but it has no deadline for a head, for an idle connection or for a peer that does
+//! not read, no limit of connections, and no access to hyper's builder, so header names would be in lower
+//! case. The timeout layers of tower-http bound the work of a handler and the pauses within a body. They sit
+//! above the connection: they begin when a head is complete, so they see neither a slow head nor an idle
+//! connection, and they poll a body, so a full socket only delays them. Hyper's own `header_read_timeout`
+//! also runs between two requests and cannot be told from the idle timeout. So hyper serves the connections
+//! here, and [`Activity`](activity::Activity) keeps the deadlines.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -42,33 +54,34 @@ mod tests;
 
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
-pub use socket::{Slot, Socket, take_socket};
+pub use socket::{ConnectionPermit, Socket, take_socket};
 pub use stream::Stream;
 
 use connection::Connections;
 
-/// What one listener grants its clients.
+/// The limits of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Names the listener in logs and metrics.
+    /// The name of the listener in logs and metrics.
     pub name: &'static str,
-    /// Connections open at once, upgraded ones included. When full, clients wait in the kernel's backlog.
+    /// Connections open at once, upgraded ones included. When all are taken, clients wait in the
+    /// kernel's backlog.
     pub connections: usize,
-    /// Bytes that the head of a request may have; more is answered with 431. At least 8192.
+    /// The largest head of a request, in bytes; a larger one is answered with 431. At least 8192.
     pub header_bytes: usize,
-    /// From the first byte of a request to the end of its head.
+    /// The time from the first byte of a request to the end of its head. Also bounds a TLS handshake.
     pub header_timeout: Duration,
-    /// How long a connection may be open without a request.
+    /// The time that a connection may be open without a request.
     pub idle_timeout: Duration,
-    /// How long a client may leave an answer unread before its connection is cut.
+    /// The time that a client may leave an answer unread before its connection is closed.
     pub write_timeout: Duration,
-    /// Pause between HTTP/2 pings that find dead peers.
+    /// The pause between the HTTP/2 pings that find dead peers.
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
     pub http2_streams: u32,
-    /// With it clients speak TLS, and nothing else.
+    /// The listener's TLS. With it clients must speak TLS.
     pub tls: Option<ServerTls>,
-    /// Each request is a line in the log.
+    /// Each request is logged.
     pub access_log: bool,
 }
 
@@ -77,10 +90,11 @@ impl Default for ServerLimits {
         Self {
             name: "http",
             connections: 20_000,
-            // What Service-Center's shipped configuration allows.
+            // As in Service-Center's shipped configuration.
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
-            // Service-Center's; clients keep their pools' connections accordingly.
+            // As in Service-Center. Clients must drop pooled connections sooner than this, and
+            // theirs are set so.
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
@@ -92,8 +106,8 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// Declares the limits in the section `http` and takes their values; `name` names the listener,
-    /// `connections` says what that limit means there.
+    /// Declares the limits as settings `http.*` and takes their values. `name` is the listener's,
+    /// `connections` the help text for the limit of connections.
     pub fn read(settings: &mut Settings<'_>, name: &'static str, connections: &'static str) -> Self {
         Self {
             name,
@@ -137,11 +151,13 @@ impl ServerLimits {
     }
 }
 
-/// Serves `service` on `listener` until the drain has ended or the abort came. Returns when no connection is left.
+/// Serves `service` on `listener` until a drain is complete or an abort comes. Returns when no
+/// connection is left.
 ///
-/// The peer's address is in each request's extensions as [`axum::extract::ConnectInfo`]. An error of the
-/// service closes the connection (a stream, on HTTP/2) without an answer.
-/// Not meant to be cancelled: dropping the future drops every connection at once.
+/// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`]. An error of the
+/// service closes the connection (on HTTP/2: the stream) without an answer.
+///
+/// Not cancel-safe: dropping the future drops every connection at once.
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, tasks: &Tasks)
 where
     S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
@@ -151,7 +167,7 @@ where
     serve_counted(listener, service, limits, ServerMetrics::none(), tasks).await;
 }
 
-/// Like [`serve`], and reports to `metrics`.
+/// Like [`serve`], and counts in `metrics`.
 pub async fn serve_counted<S>(
     listener: TcpListener,
     service: S,
@@ -163,29 +179,33 @@ pub async fn serve_counted<S>(
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    // `Semaphore::new` panics beyond its maximum.
+    let permits = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let name = limits.name;
     let connections = Connections::new(service, limits, metrics.clone(), tasks.clone());
     let mut open = JoinSet::new();
-    let mut acceptor = Acceptor { listener, slots, metrics, name, full: false, backoff: accept_backoff() };
+    let mut acceptor = Acceptor { listener, permits, metrics, name, full: false, backoff: accept_backoff() };
 
     loop {
         tokio::select! {
+            // Ended connections are collected before new ones are accepted: otherwise a flood of clients
+            // could grow the set of finished tasks.
             biased;
             () = tasks.drain().cancelled() => break,
-            Some(ended) = open.join_next() => report(ended, name),
-            (stream, peer, slot) = acceptor.next() => {
-                open.spawn(connections.run(stream, peer, slot));
+            Some(ended) = open.join_next() => report_panic(ended, name),
+            (stream, peer, permit) = acceptor.next() => {
+                open.spawn(connections.run(stream, peer, permit));
             }
         }
     }
+    // Closes the listener, so that clients are refused at once instead of waiting in the backlog.
     drop(acceptor);
     loop {
         tokio::select! {
             biased;
             () = tasks.abort().cancelled() => break,
             ended = open.join_next() => match ended {
-                Some(ended) => report(ended, name),
+                Some(ended) => report_panic(ended, name),
                 None => break,
             },
         }
@@ -193,11 +213,11 @@ pub async fn serve_counted<S>(
     open.shutdown().await;
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>, listener: &'static str) {
+fn report_panic(ended: Result<(), tokio::task::JoinError>, listener: &'static str) {
     if let Err(e) = ended
         && e.is_panic()
     {
-        error!(listener, "a request's handler panicked; its connection is closed");
+        error!(listener, "the handler of a request panicked; its connection was closed");
     }
 }
 
@@ -205,57 +225,63 @@ fn accept_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
 }
 
-/// Takes connections while there are slots for them.
+/// Accepts connections while there are permits for them.
 struct Acceptor {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     metrics: ServerMetrics,
     name: &'static str,
+    /// All permits were taken when the last one was requested. Keeps the warning to one line.
     full: bool,
     backoff: Backoff,
 }
 
 impl Acceptor {
-    /// The next connection with its slot. Cancel-safe: nothing is accepted before there is a slot for it.
+    /// The next connection, with its permit. Cancel-safe: a connection is accepted and returned without a
+    /// pause in between.
     async fn next(&mut self) -> (TcpStream, std::net::SocketAddr, OwnedSemaphorePermit) {
         loop {
-            let slot = self.slot().await;
+            let permit = self.permit().await;
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.backoff.reset();
-                    return (stream, peer, slot);
+                    return (stream, peer, permit);
                 }
                 Err(e) if is_about_one_connection(&e) => {
-                    debug!(error = %e, "a client left before it was accepted")
+                    debug!(error = %e, "a client disconnected before its connection was accepted")
                 }
                 Err(e) => {
                     self.metrics.accept_failed();
                     if self.backoff.failures() == 0 {
-                        error!(listener = self.name, error = %e, "cannot accept connections; trying again");
+                        error!(listener = self.name, error = %e, "cannot accept connections; trying again until it works");
                     }
+                    // Mostly the process has no file descriptor left. Without a pause this loop would spin.
                     let wait = self.backoff.next_wait();
-                    drop(slot);
+                    drop(permit);
                     tokio::time::sleep(wait).await;
                 }
             }
         }
     }
 
-    async fn slot(&mut self) -> OwnedSemaphorePermit {
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+    async fn permit(&mut self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             self.full = false;
-            return slot;
+            return permit;
         }
         if !self.full {
             self.full = true;
             self.metrics.full();
-            warn!(listener = self.name, "all connections are taken; not accepting until one ends");
+            warn!(
+                listener = self.name,
+                "the limit of connections is reached; further clients wait until one ends"
+            );
         }
-        self.slots.clone().acquire_owned().await.expect("the semaphore is never closed")
+        self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 
-/// Errors of `accept` that concern the connection and not the process.
+/// True for errors of `accept` that concern one connection and not the process.
 fn is_about_one_connection(e: &std::io::Error) -> bool {
     matches!(
         e.kind(),

@@ -1,8 +1,10 @@
-//! What the process tells about itself: logs, metrics and traces.
+//! Logs, metrics and traces of the process.
 //!
-//! In: `tracing` events, OpenTelemetry instruments. Out: lines on standard error, the text that Prometheus
-//! scrapes, and all of it for a collector if there is one. The only room that names a subscriber or an exporter; everyone else gets a
-//! [`Meter`](opentelemetry::metrics::Meter) handed in.
+//! In: `tracing` events, OpenTelemetry instruments. Out: log lines on standard error, the text that
+//! Prometheus scrapes, and everything for an OpenTelemetry collector if one is configured.
+//!
+//! This is the only room that names a subscriber or an exporter. Other rooms are given a
+//! [`Meter`](opentelemetry::metrics::Meter).
 
 mod derived;
 mod export;
@@ -19,7 +21,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
-/// What the environment may say about export; each as OpenTelemetry's specification has it.
+/// The environment variables that configure the export. OpenTelemetry's specification defines each of them.
 pub const VARIABLES: [&str; 22] = [
     "OTEL_SDK_DISABLED",
     "OTEL_TRACES_EXPORTER",
@@ -45,19 +47,19 @@ pub const VARIABLES: [&str; 22] = [
     "OTEL_BLRP_SCHEDULE_DELAY",
 ];
 
-/// Why telemetry could not be set up.
+/// The reasons for which telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log filter is not one.
+    /// The text is no log filter.
     #[error("not a log filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// Another part of the process has set up logs already.
+    /// The process has a subscriber for logs already.
     #[error("logs are already set up")]
     LogsAlreadySetUp,
-    /// The exporter refused.
+    /// The exporter could not be built, for the reason given.
     #[error("cannot set up the exporter: {0}")]
     Exporter(String),
-    /// A variable of the environment has a value that is not known.
+    /// An environment variable has a value that we do not support: its name, the value, and what is expected.
     #[error("{0}={1} is not understood; expected {2}")]
     Variable(String, String, &'static str),
 }
@@ -72,20 +74,22 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sets everything up, for a process that calls itself `service` unless the environment names it otherwise.
-    /// Needs a runtime.
+    /// Sets up logs, metrics and traces. The process is called `service` unless the environment gives it
+    /// another name. Must be called within a runtime.
     ///
     /// # Errors
-    /// When logs were set up before, or the environment asks for what cannot be done. Lines are logged already
-    /// when the error is about the rest.
+    /// When logs were set up before, or the environment asks for something that cannot be done. If the error
+    /// concerns metrics or traces, logging already works, so that the caller can log it.
     pub fn start(service: &'static str, log: &LogConfig) -> Result<Self, TelemetryError> {
         let lookup = |name: &str| std::env::var(name).ok();
         let resource = export::resource(service, &lookup);
-        let reader = export::metrics(&lookup);
-        let (reader, mistake) = match reader {
-            Ok(reader) => (reader, None),
-            Err(mistake) => (None, Some(mistake)),
-        };
+        // Metrics come first, because the log exporter counts its records. Mistakes are returned only behind
+        // `log.init`: before it nothing can be logged.
+        let mut mistake = None;
+        let reader = export::metrics(&lookup).unwrap_or_else(|error| {
+            mistake = Some(error);
+            None
+        });
         let metrics = Metrics::exported(resource.clone(), reader)?;
         let meter = metrics.meter("telemetry");
         let logs = export::logs(&lookup, &resource, &meter);
@@ -101,24 +105,30 @@ impl Telemetry {
         Ok(Self { metrics, traces, logs, level })
     }
 
-    /// Where instruments are made.
+    /// The metrics, to make instruments with.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// What is logged, to be changed while the process runs.
+    /// The log level, to be changed while the process runs.
     pub fn level(&self) -> &LogLevel {
         &self.level
     }
 
-    /// Hands over what is left, within a few seconds whatever the collector does.
+    /// Sends everything that is queued, and ends. Takes a few seconds at most, also when the collector
+    /// does not answer.
     pub async fn finish(self) {
+        // The SDK's shutdown blocks its thread until the exporter is done. The exporter needs our
+        // runtime meanwhile.
         let flushing = tokio::task::spawn_blocking(move || {
-            let within = export::drain();
-            // A collector that is away has been told of already; at the end nobody would hear it.
-            let _ = self.traces.map(|it| it.shutdown_with_timeout(within));
-            let _ = self.metrics.shutdown(within);
-            let _ = self.logs.map(|it| it.shutdown_with_timeout(within));
+            // Errors are dropped: a collector that is away was reported when it failed first.
+            if let Some(traces) = self.traces {
+                let _ = traces.shutdown_with_timeout(export::DRAIN_TIMEOUT);
+            }
+            let _ = self.metrics.shutdown(export::DRAIN_TIMEOUT);
+            if let Some(logs) = self.logs {
+                let _ = logs.shutdown_with_timeout(export::DRAIN_TIMEOUT);
+            }
         });
         let _ = flushing.await;
     }

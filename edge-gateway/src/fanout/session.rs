@@ -17,7 +17,7 @@ use crate::limits::Permit;
 use crate::push::{Encode as _, Encoding};
 use crate::session::{Input, Pace, Phase, Protocol};
 use crate::timer::Tick;
-use host::http::Slot;
+use host::http::ConnectionPermit;
 
 /// Names a session for as long as it lives. A later session at the same index has another serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Held {
     #[expect(dead_code, reason = "held for its drop")]
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<ConnectionPermit>,
     #[expect(dead_code, reason = "held for its drop")]
     pub(super) permit: Permit,
 }

@@ -1,9 +1,9 @@
-//! What a connection is doing, and until when it may.
+//! The phase of a connection and its deadline.
 //!
 //! ```text
 //!   Idle ──first byte──▶ Reading ──head complete──▶ Serving(n) ──last answer ended──▶ Idle
 //! ```
-//! HTTP/2 sends frames (pings, settings) without any request, so there it goes from Idle to Serving.
+//! On HTTP/2 bytes may be frames without a request (pings, settings), so there Idle is followed by Serving.
 
 use std::time::Duration;
 
@@ -14,48 +14,55 @@ use super::ServerLimits;
 
 /// The state of one connection, shared by its socket, its requests and its timer.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<State>);
+pub(super) struct Activity(Mutex<ActivityState>);
 
 #[derive(Debug)]
-struct State {
+struct ActivityState {
     phase: Phase,
+    /// The protocol, as the first bytes show it; `None` before them.
     http2: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    /// No request since this time.
     Idle(Instant),
+    /// In the head of a request, whose first byte came at this time.
     Reading(Instant),
+    /// So many requests are running, each until the end of its answer.
     Serving(usize),
 }
 
-/// Why a connection has stood still for too long.
+/// The deadline that a connection has missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// Without a request.
+    /// The idle timeout.
     Idle,
-    /// In the middle of a request's head.
+    /// The timeout of a request's head.
     Head,
 }
 
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(State { phase: Phase::Idle(now), http2: None }))
+        Self(Mutex::new(ActivityState { phase: Phase::Idle(now), http2: None }))
     }
 
-    /// Notes bytes from the client.
+    /// Records bytes from the client.
     pub(super) fn received(&self, bytes: &[u8], now: Instant) {
         let mut state = self.0.lock();
-        // Only the preface of HTTP/2 begins like this; a client that stops within it counts as idle.
+        // Of all methods only the preface of HTTP/2 begins with these bytes. A client that sends only a part
+        // of it counts as idle.
         let http2 = *state.http2.get_or_insert_with(|| b"PRI".starts_with(&bytes[..bytes.len().min(3)]));
         if let Phase::Idle(_) = state.phase
             && !http2
         {
+            // Only the first byte starts the clock; a client cannot extend its time by sending one byte
+            // after another.
             state.phase = Phase::Reading(now);
         }
     }
 
-    /// Notes the end of a request's head.
+    /// Records the end of a request's head.
     pub(super) fn begin(&self) {
         let mut state = self.0.lock();
         state.phase = match state.phase {
@@ -64,7 +71,7 @@ impl Activity {
         };
     }
 
-    /// Notes the end of an answer.
+    /// Records the end of an answer.
     pub(super) fn end(&self, now: Instant) {
         let mut state = self.0.lock();
         state.phase = match state.phase {
@@ -73,7 +80,8 @@ impl Activity {
         };
     }
 
-    /// When the connection will be overdue if nothing happens; none while it serves.
+    /// The time at which the connection is overdue if nothing happens before, and the deadline that it then
+    /// misses. `None` while requests run.
     pub(super) fn deadline(&self, limits: &ServerLimits) -> Option<(Instant, Overdue)> {
         match self.0.lock().phase {
             Phase::Idle(since) => Some((later(since, limits.idle_timeout), Overdue::Idle)),
@@ -83,8 +91,8 @@ impl Activity {
     }
 }
 
-/// `since` and `wait`, at most a day from now: a configured time must not overflow the clock.
 fn later(since: Instant, wait: Duration) -> Instant {
+    // Adding a huge duration to an instant panics. A day is as good as never here.
     since + wait.min(Duration::from_secs(86_400))
 }
 
@@ -92,13 +100,10 @@ fn later(since: Instant, wait: Duration) -> Instant {
 mod tests {
     use super::*;
 
-    fn limits() -> ServerLimits {
-        ServerLimits::default()
-    }
-
     #[test]
     fn the_head_is_timed_from_its_first_byte() {
-        let (limits, start) = (limits(), Instant::now());
+        let limits = ServerLimits::default();
+        let start = Instant::now();
         let activity = Activity::new(start);
         assert_eq!(activity.deadline(&limits), Some((start + limits.idle_timeout, Overdue::Idle)));
         let first = start + Duration::from_secs(3);
@@ -108,8 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_idle_only_when_the_last_of_its_answers_ended() {
-        let (limits, start) = (limits(), Instant::now());
+    fn a_connection_is_idle_when_its_last_answer_has_ended() {
+        let limits = ServerLimits::default();
+        let start = Instant::now();
         let activity = Activity::new(start);
         activity.begin();
         activity.begin();
@@ -124,7 +130,8 @@ mod tests {
 
     #[test]
     fn http2_frames_without_a_request_leave_the_connection_idle() {
-        let (limits, start) = (limits(), Instant::now());
+        let limits = ServerLimits::default();
+        let start = Instant::now();
         let activity = Activity::new(start);
         activity.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", start);
         activity.received(b"\0\0\x08\x06", start + Duration::from_secs(20));
@@ -133,11 +140,12 @@ mod tests {
 
     #[test]
     fn a_post_is_not_taken_for_http2() {
-        let (limits, start) = (limits(), Instant::now());
+        let limits = ServerLimits::default();
+        let start = Instant::now();
         for method in [&b"POST"[..], b"PUT", b"PATCH", b"PROPFIND"] {
             let activity = Activity::new(start);
             activity.received(method, start);
-            assert_eq!(activity.deadline(&limits).map(|(_, what)| what), Some(Overdue::Head));
+            assert_eq!(activity.deadline(&limits).map(|(_, overdue)| overdue), Some(Overdue::Head));
         }
     }
 }

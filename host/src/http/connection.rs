@@ -1,4 +1,4 @@
-//! One connection from accept to end: who may still speak, and until when.
+//! One connection from its acceptance to its end: TLS, requests, deadlines, drain and abort.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,16 +20,16 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 use tower::{Service, ServiceExt as _};
-use tracing::debug;
+use tracing::{Instrument as _, debug, debug_span};
 
 use super::activity::{Activity, Overdue};
 use super::metrics::{Ended, ServerMetrics};
-use super::request::Noted;
+use super::request::IdentifiedRequest;
 use super::{ServerLimits, Socket, Stream};
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 
-/// Everything the connections of a listener have in common.
+/// The parts that all connections of a listener share.
 pub(super) struct Connections<S> {
     service: S,
     builder: Arc<Builder<Streams>>,
@@ -49,9 +49,10 @@ where
         builder
             .http1()
             .timer(TokioTimer::new())
-            // Hyper's own timeout also runs between requests; `Activity` tells the two apart.
+            // Off, because hyper's timeout also runs between two requests. `Activity` times heads and
+            // pauses apart.
             .header_read_timeout(None)
-            // Bounds the head; hyper refuses less than 8 KiB.
+            // The buffer bounds the head. Hyper panics below 8 KiB.
             .max_buf_size(limits.header_bytes.max(8192))
             .title_case_headers(true);
         builder
@@ -64,56 +65,92 @@ where
         Self { service, builder: Arc::new(builder), limits: Arc::new(limits), metrics, tasks }
     }
 
-    /// The life of one connection; dropping it closes the connection.
+    /// Serves one connection to its end. Dropping the future closes the connection.
     pub(super) fn run(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (builder, limits) = (self.builder.clone(), self.limits.clone());
-        let (service, tasks) = (self.service.clone(), self.tasks.clone());
+        // A span that is disabled is one check of a cached level: it allocates nothing and its fields are not
+        // evaluated.
+        let span = debug_span!("connection", listener = self.limits.name, %peer);
         let open = self.metrics.open();
-        async move {
-            // Frames and answers are small and each is written once: waiting for more only delays them.
-            if let Err(e) = stream.set_nodelay(true) {
-                debug!(error = %e, "the client left at once");
-                return open.end(Ended::Failed);
-            }
-            let stream = match &limits.tls {
-                None => Stream::Plain(stream),
-                Some(tls) => match tokio::time::timeout(limits.header_timeout, secured(stream, tls)).await {
-                    Ok(Some(stream)) => stream,
-                    Ok(None) => return open.end(Ended::Failed),
-                    Err(_) => return open.end(Ended::HeaderTimeout),
-                },
-            };
-            let activity = Arc::new(Activity::new(Instant::now()));
-            let socket = Socket::new(stream, slot, activity.clone(), limits.write_timeout);
-            let (shown, name, access_log) = (activity.clone(), limits.name, limits.access_log);
-            let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                let running = Running::begin(shown.clone());
-                let service = service.clone();
-                request.extensions_mut().insert(ConnectInfo(peer));
-                let noted = Noted::begin(&mut request, name, access_log);
-                // Boxed: an HTTP/2 stream keeps the room of its request's future for as long as its answer streams.
-                Box::pin(async move {
-                    let answer = noted.answer(service.oneshot(request)).await?;
-                    Ok::<_, S::Error>(answer.map(|body| Answer { body, running }))
-                })
-            });
-            let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-            open.end(drive(connection, &activity, &limits, &tasks).await);
-        }
+        let connection = Connection {
+            service: self.service.clone(),
+            builder: self.builder.clone(),
+            limits: self.limits.clone(),
+            tasks: self.tasks.clone(),
+        };
+        async move { open.end(connection.serve(stream, peer, permit).await) }.instrument(span)
     }
 }
 
-/// Shakes hands; none when that fails. Who speaks HTTP to a port that expects TLS is told so in its own language.
-async fn secured(mut stream: TcpStream, tls: &ServerTls) -> Option<Stream> {
+/// One connection's share of [`Connections`].
+struct Connection<S> {
+    service: S,
+    builder: Arc<Builder<Streams>>,
+    limits: Arc<ServerLimits>,
+    tasks: Tasks,
+}
+
+impl<S> Connection<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Ended {
+        let Self { service, builder, limits, tasks } = self;
+        // Frames and answers are small and each is written once: waiting for more only delays them.
+        if let Err(e) = stream.set_nodelay(true) {
+            debug!(error = %e, "a client disconnected at once");
+            return Ended::Failed;
+        }
+        let stream = match &limits.tls {
+            None => Stream::Plain(stream),
+            // A handshake precedes the head, and a client can be as slow in it.
+            Some(tls) => match tokio::time::timeout(limits.header_timeout, accept_tls(stream, tls)).await {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return Ended::Failed,
+                Err(_) => return Ended::HeaderTimeout,
+            },
+        };
+        let activity = Arc::new(Activity::new(Instant::now()));
+        let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
+        let name = limits.name;
+        let access_log = limits.access_log;
+        let activity_of_requests = activity.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            let running = Running::begin(activity_of_requests.clone());
+            let service = service.clone();
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let identified = IdentifiedRequest::begin(&mut request, name, access_log);
+            let span = identified.span(&request);
+            // Boxed: an HTTP/2 stream keeps the memory of its request's future for as long as its
+            // answer streams.
+            Box::pin(
+                async move {
+                    let answer = identified.answer(service.oneshot(request)).await?;
+                    Ok::<_, S::Error>(answer.map(|body| RunningBody { body, running }))
+                }
+                .instrument(span),
+            )
+        });
+        let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
+        drive(connection, &activity, &limits, &tasks).await
+    }
+}
+
+/// Accepts TLS; `None` when that fails. A client that speaks plain HTTP to the port receives an answer
+/// in plain HTTP.
+async fn accept_tls(mut stream: TcpStream, tls: &ServerTls) -> Option<Stream> {
     let mut first = [0];
+    // A TLS handshake begins with the byte 22, a method with a letter.
     let speaks_http = stream.peek(&mut first).await.is_ok_and(|n| n == 1) && first[0].is_ascii_alphabetic();
     if speaks_http {
-        // The request is taken first: what is closed with bytes unread is reset, and the answer lost.
+        // The request is read first. Closing a socket with unread bytes resets it, and the client would
+        // lose the answer.
         let _ = stream.read(&mut [0; 4096]).await;
         let _ = stream.write_all(PLAIN_ON_TLS).await;
         let _ = stream.shutdown().await;
@@ -122,7 +159,7 @@ async fn secured(mut stream: TcpStream, tls: &ServerTls) -> Option<Stream> {
     match tls.accept(stream).await {
         Ok(stream) => Some(Stream::Tls(Box::new(stream))),
         Err(e) => {
-            debug!(error = %e, "a client could not be spoken to in TLS");
+            debug!(error = %e, "the TLS handshake with a client failed");
             None
         }
     }
@@ -131,7 +168,7 @@ async fn secured(mut stream: TcpStream, tls: &ServerTls) -> Option<Stream> {
 const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\
     Connection: close\r\n\r\nthis port expects TLS: use https:// or wss://";
 
-/// Polls the connection to its end, and ends it when it is overdue or the process stops.
+/// Polls the connection to its end. Ends it earlier when it is overdue or the process stops.
 async fn drive<S, B>(
     mut connection: Pin<&mut UpgradeableConnection<'_, TokioIo<Socket>, S, Streams>>,
     activity: &Activity,
@@ -151,6 +188,7 @@ where
         tokio::select! {
             biased;
             () = tasks.abort().cancelled() => return Ended::Aborted,
+            // Once only: the cancelled token stays ready, and would keep this loop from everything below.
             () = tasks.drain().cancelled(), if ending.is_none() => {
                 ending = Some(Ended::Drained);
                 connection.as_mut().graceful_shutdown();
@@ -167,7 +205,8 @@ where
                 (Overdue::Head, _) => return Ended::HeaderTimeout,
                 (Overdue::Idle, None) => {
                     connection.as_mut().graceful_shutdown();
-                    // HTTP/2 says goodbye and waits for the peer's; that wait is bounded too.
+                    // HTTP/2 announces the end and waits for the peer to close. That wait has a
+                    // bound as well.
                     let _ = tokio::time::timeout(limits.write_timeout, connection).await;
                     return Ended::Idle;
                 }
@@ -177,12 +216,13 @@ where
     }
 }
 
-/// Resolves when the connection is overdue. The timer is only moved to an earlier time at once; when it fires
-/// too early it is set again, so that a busy connection costs no timer operations.
+/// Resolves when the connection is overdue.
 async fn overdue(activity: &Activity, limits: &ServerLimits, mut timer: Pin<&mut Sleep>) -> Overdue {
     std::future::poll_fn(|cx| {
         loop {
             let deadline = activity.deadline(limits);
+            // A timer is moved at once only to an earlier time. To a later one it is moved when it fires too
+            // early. So a busy connection costs no timer operation for each request.
             if let Some((at, _)) = deadline
                 && at < timer.deadline()
             {
@@ -193,8 +233,9 @@ async fn overdue(activity: &Activity, limits: &ServerLimits, mut timer: Pin<&mut
             }
             let now = Instant::now();
             match deadline {
-                Some((at, what)) if at <= now => return Poll::Ready(what),
+                Some((at, overdue)) if at <= now => return Poll::Ready(overdue),
                 Some((at, _)) => timer.as_mut().reset(at),
+                // While requests run there is no deadline; the timer is only put off.
                 None => timer.as_mut().reset(now + limits.idle_timeout),
             }
         }
@@ -218,14 +259,14 @@ impl Drop for Running {
     }
 }
 
-/// An answer's body that keeps its request running until it is dropped.
-struct Answer {
+/// The body of an answer. Its request counts as running until the body is dropped.
+struct RunningBody {
     body: Body,
     #[expect(dead_code, reason = "held for its drop")]
     running: Running,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for RunningBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -245,7 +286,7 @@ impl HttpBody for Answer {
     }
 }
 
-/// Runs HTTP/2 streams as tasks of the process; the abort ends them.
+/// Runs HTTP/2 streams as tasks of the process. An abort ends them.
 #[derive(Clone)]
 pub(super) struct Streams(Tasks);
 

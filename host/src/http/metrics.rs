@@ -1,4 +1,4 @@
-//! The figures of a listener.
+//! The metrics of a listener.
 
 use std::slice::from_ref;
 
@@ -6,7 +6,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
-/// The instruments of one listener; clones count into the same ones.
+/// The instruments of one listener. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ServerMetrics {
     open: UpDownCounter<i64>,
@@ -16,20 +16,20 @@ pub struct ServerMetrics {
     listener: KeyValue,
 }
 
-/// Why a connection ended.
+/// The reasons for which a connection ends, as a label of the metric names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The peer closed it, or it was upgraded and left.
+    /// The peer closed it, or a handler upgraded it and took it over.
     Done,
-    /// Nothing was asked for too long.
+    /// There was no request for the idle timeout.
     Idle,
-    /// A head did not come to its end in time.
+    /// The head of a request, or the TLS handshake, was not complete in time.
     HeaderTimeout,
-    /// The peer broke the protocol or the connection broke.
+    /// The peer violated the protocol, or the connection broke.
     Failed,
-    /// We drained.
+    /// The process drained.
     Drained,
-    /// We stopped at once.
+    /// The process aborted.
     Aborted,
 }
 
@@ -50,7 +50,7 @@ impl Ended {
 }
 
 impl ServerMetrics {
-    /// The instruments of the listener called `listener`, all at zero.
+    /// The instruments of the listener called `listener`, with every series at zero.
     pub fn new(meter: &Meter, listener: &'static str) -> Self {
         let metrics = Self {
             open: meter
@@ -71,6 +71,7 @@ impl ServerMetrics {
                 .build(),
             listener: KeyValue::new("listener", listener),
         };
+        // A series that appears with its first event has no increase that an alert could see.
         metrics.open.add(0, from_ref(&metrics.listener));
         metrics.full.add(0, from_ref(&metrics.listener));
         metrics.failed.add(0, from_ref(&metrics.listener));
@@ -80,7 +81,7 @@ impl ServerMetrics {
         metrics
     }
 
-    /// Instruments that nobody reads.
+    /// Instruments that are never read, for listeners without metrics.
     pub fn none() -> Self {
         Self::new(&SdkMeterProvider::default().meter("none"), "none")
     }
@@ -93,10 +94,10 @@ impl ServerMetrics {
         self.failed.add(1, from_ref(&self.listener));
     }
 
-    /// Counts a connection in; the guard counts it out.
+    /// Counts a connection as open until the guard is dropped.
     pub(super) fn open(&self) -> OpenConnection {
         self.open.add(1, from_ref(&self.listener));
-        // A dropped task was aborted; every other end says its reason.
+        // A guard that is dropped without a reason belongs to an aborted task.
         OpenConnection { metrics: self.clone(), reason: Ended::Aborted }
     }
 
@@ -113,7 +114,7 @@ pub(super) struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// Says why it ended.
+    /// Counts the connection as ended for `reason`.
     pub(super) fn end(mut self, reason: Ended) {
         self.reason = reason;
     }

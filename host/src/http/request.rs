@@ -1,34 +1,35 @@
-//! What tells one request from all others: an id, and, where it is asked for, a line in the log.
+//! The identity of a request: an id, a span, and a line in the access log if that is on.
 //!
-//! In: the head of a request. Out: the same with the header `X-Request-Id`, so that whoever passes it on passes the id
-//! on too; the answer with the same header; and one line of the target `access` with what an operator may see:
-//! never a query, a header or a body, in which there may be secrets.
+//! In: the head of a request. Out: the same head with the header `X-Request-Id`, so that a proxy passes the
+//! id on; the answer with the same header; a log line with the target `access`. Logs and spans contain no
+//! query, no header and no body, because these may hold secrets.
 //!
-//! A client's own id is kept when it is one (letters, digits, `-`, `_`, `.`, at most 64); anything else is replaced,
-//! because ids stand in logs.
+//! A client's id is kept if it has 1 to 64 letters, digits, `-`, `_` or `.`. Any other id is replaced,
+//! because ids appear in logs.
 
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
-use tracing::info;
+use tracing::{Span, debug_span, info};
 
 /// The header with a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Characters of a client's id at most.
+/// The longest id of a client that is kept, in characters.
 const ID_LENGTH: usize = 64;
-/// Characters of a path that are logged.
+/// The part of a path that is logged, in characters.
 const ROUTE_LENGTH: usize = 256;
 
 tokio::task_local! {
     static CURRENT: HeaderValue;
 }
 
-/// The id of the request that is being answered by this task, if any.
+/// The id of the request that the current task is answering; `None` outside of a request.
 pub fn request_id() -> Option<String> {
     CURRENT.try_with(|id| id.to_str().unwrap_or_default().to_owned()).ok()
 }
 
-/// The words of an error with the id of the request that met it, by which its lines in the logs are found.
+/// Appends the id of the current request to the text of an error, so that the request's log lines
+/// can be found.
 pub fn with_request_id(words: &str) -> String {
     match request_id() {
         Some(id) if words.is_empty() => format!("request {id}"),
@@ -37,26 +38,27 @@ pub fn with_request_id(words: &str) -> String {
     }
 }
 
-/// A request from its head to the head of its answer.
-pub(super) struct Noted {
+/// A request with its id, from the end of its head to the head of its answer.
+pub(super) struct IdentifiedRequest {
     id: HeaderValue,
-    line: Option<Line>,
+    /// `None` unless requests are logged: the fields cost allocations.
+    line: Option<AccessLine>,
 }
 
-/// What a line in the log says of a request.
-struct Line {
+/// The fields of a request's line in the access log. The request itself is gone when the line is written.
+struct AccessLine {
     listener: &'static str,
     method: Method,
     route: String,
     began: Instant,
 }
 
-impl Noted {
+impl IdentifiedRequest {
     /// Gives a request its id.
     pub(super) fn begin<B>(request: &mut Request<B>, listener: &'static str, logged: bool) -> Self {
-        let id = own_id(request.headers()).unwrap_or_else(new_id);
+        let id = id_of_client(request.headers()).unwrap_or_else(new_id);
         request.headers_mut().insert(REQUEST_ID, id.clone());
-        let line = logged.then(|| Line {
+        let line = logged.then(|| AccessLine {
             listener,
             method: request.method().clone(),
             route: request.uri().path().chars().take(ROUTE_LENGTH).collect(),
@@ -65,7 +67,17 @@ impl Noted {
         Self { id, line }
     }
 
-    /// Answers the request; all that happens meanwhile in this task knows its id.
+    /// The span of the request, at the level `debug`. When it is disabled, no field is evaluated.
+    pub(super) fn span<B>(&self, request: &Request<B>) -> Span {
+        debug_span!(
+            "request",
+            method = request.method().as_str(),
+            path = request.uri().path(),
+            request.id = self.id.to_str().unwrap_or_default(),
+        )
+    }
+
+    /// Answers the request by running `answering`, within which [`request_id`] returns the id.
     pub(super) async fn answer<B, E>(
         self,
         answering: impl Future<Output = Result<Response<B>, E>>,
@@ -75,36 +87,61 @@ impl Noted {
             line.write(&self.id, answer.as_ref().ok().map(|answer| answer.status().as_u16()));
         }
         if let Ok(answer) = &mut answer {
+            // Replaces an id that a server behind us has set: the client must see the one that
+            // is in our logs.
             answer.headers_mut().insert(REQUEST_ID, self.id);
         }
         answer
     }
 }
 
-impl Line {
+impl AccessLine {
     fn write(&self, id: &HeaderValue, status: Option<u16>) {
         let duration_ms = self.began.elapsed().as_secs_f64() * 1e3;
-        let (listener, method, route) = (self.listener, self.method.as_str(), self.route.as_str());
+        let listener = self.listener;
+        let method = self.method.as_str();
+        let route = self.route.as_str();
         let id = id.to_str().unwrap_or_default();
+        // A missing field and an empty one are different in JSON, so there are two lines.
         match status {
             Some(status) => {
-                info!(target: "access", listener, method, route, status, duration_ms, request.id = id, "a request was answered");
+                info!(
+                    target: "access",
+                    listener,
+                    method,
+                    route,
+                    status,
+                    duration_ms,
+                    request.id = id,
+                    "a request was answered"
+                );
             }
             None => {
-                info!(target: "access", listener, method, route, duration_ms, request.id = id, "a request was left without an answer");
+                info!(
+                    target: "access",
+                    listener,
+                    method,
+                    route,
+                    duration_ms,
+                    request.id = id,
+                    "a request was left without an answer"
+                );
             }
         }
     }
 }
 
-fn own_id(headers: &HeaderMap) -> Option<HeaderValue> {
+/// The client's id, if it may stand in logs.
+fn id_of_client(headers: &HeaderMap) -> Option<HeaderValue> {
     let id = headers.get(&REQUEST_ID)?;
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    let good = (1..=ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(plain);
-    good.then(|| id.clone())
+    let bytes = id.as_bytes();
+    let is_harmless = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+    ((1..=ID_LENGTH).contains(&bytes.len()) && is_harmless).then(|| id.clone())
 }
 
 fn new_id() -> HeaderValue {
+    // 64 random bits: unique enough to find a request in the logs. Nothing relies on ids being
+    // different or secret.
     HeaderValue::try_from(format!("{:016x}", fastrand::u64(..))).expect("hexadecimal digits are a value")
 }
 
@@ -112,14 +149,14 @@ fn new_id() -> HeaderValue {
 mod tests {
     use super::*;
 
-    fn begun(id: Option<&str>) -> (Noted, Request<()>) {
+    fn begun(id: Option<&str>) -> (IdentifiedRequest, Request<()>) {
         let mut request = Request::new(());
         if let Some(id) = id {
             request
                 .headers_mut()
                 .insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).expect("a value"));
         }
-        (Noted::begin(&mut request, "api", false), request)
+        (IdentifiedRequest::begin(&mut request, "api", false), request)
     }
 
     #[tokio::test]
@@ -135,10 +172,10 @@ mod tests {
             (Some("a\u{e9}"), false),
             (None, false),
         ] {
-            let (noted, request) = begun(sent);
+            let (identified, request) = begun(sent);
             let passed_on = request.headers()[&REQUEST_ID].clone();
             let seen = async { Ok::<_, ()>(Response::new(request_id().expect("within a request"))) };
-            let answer = noted.answer(seen).await.expect("an answer");
+            let answer = identified.answer(seen).await.expect("an answer");
             assert_eq!(answer.headers()[&REQUEST_ID], passed_on);
             assert_eq!(answer.body().as_bytes(), passed_on.as_bytes());
             assert_eq!(Some(answer.body().as_str()) == sent, kept, "{sent:?}");
@@ -148,9 +185,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_names_the_request() {
-        let (noted, _) = begun(Some("r1"));
+        let (identified, _) = begun(Some("r1"));
         let words = async { Ok::<_, ()>(Response::new([with_request_id("no etcd"), with_request_id("")])) };
-        let answer = noted.answer(words).await.expect("an answer");
+        let answer = identified.answer(words).await.expect("an answer");
         assert_eq!(answer.body(), &["no etcd (request r1)".to_owned(), "request r1".to_owned()]);
         assert_eq!(with_request_id("no etcd"), "no etcd", "outside of any request");
     }

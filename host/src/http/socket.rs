@@ -1,4 +1,5 @@
-//! The socket of a connection: holds its slot, notes what comes in, gives up on a peer that does not read.
+//! The socket of a connection: it holds the permit, notes received bytes, and fails when the peer
+//! does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -16,55 +17,63 @@ use tokio::time::{Instant, Sleep};
 use super::Stream;
 use super::activity::Activity;
 
-/// An accepted connection that takes one of its listener's slots until it is dropped.
+/// An accepted connection. It holds one of its listener's permits until it is dropped.
 ///
-/// A write for which the peer makes no room within the listener's write timeout fails with
-/// [`io::ErrorKind::TimedOut`].
+/// A write fails with [`io::ErrorKind::TimedOut`] when the peer makes no room for it within the listener's
+/// write timeout.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
-    slot: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     activity: Arc<Activity>,
     write_timeout: Duration,
-    /// Armed only while a write waits.
+    /// The deadline of a write that waits; `None` while none does.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// The slot of a connection whose [`Stream`] was taken out; dropping it lets another client in.
+/// The permit of a connection whose [`Stream`] was taken out of its socket. Dropping it admits
+/// another client.
 #[derive(Debug)]
-pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct ConnectionPermit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Socket {
     pub(super) fn new(
         stream: Stream,
-        slot: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         activity: Arc<Activity>,
         write_timeout: Duration,
     ) -> Self {
-        Self { stream, slot, activity, write_timeout, stalled: None }
+        Self { stream, permit, activity, write_timeout, stalled: None }
     }
 
-    /// The plain stream, for who has deadlines of its own; keep the slot as long as the stream.
-    pub fn into_parts(self) -> (Stream, Slot) {
-        (self.stream, Slot(self.slot))
+    /// The stream without the write timeout, for an owner with deadlines of its own. The permit must be kept
+    /// as long as the stream.
+    pub fn into_parts(self) -> (Stream, ConnectionPermit) {
+        (self.stream, ConnectionPermit(self.permit))
     }
 
+    /// Starts the deadline when a write begins to wait, and fails the write when it is over.
     fn watch_stall<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
+            // Any progress counts: a slow reader is allowed, one that has stopped is not.
             self.stalled = None;
             return polled;
         }
         let timeout = self.write_timeout;
+        // A timer exists only while a write waits, so writing to a peer that reads costs none.
         let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer has read nothing for the write timeout",
+        )))
     }
 }
 
-/// Takes the socket out of an upgraded connection, with the bytes already read from it.
+/// Takes the socket out of an upgraded connection, with the bytes that have been read from it already.
 ///
 /// # Errors
-/// Gives the connection back when it was not accepted by [`super::serve`].
+/// Returns the connection when it was not accepted by [`super::serve`].
 pub fn take_socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
     let parts = hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<Socket>>(upgraded)?;
     Ok((parts.io.into_inner(), parts.read_buf))

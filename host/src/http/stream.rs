@@ -1,4 +1,4 @@
-//! The bytes of a connection, with TLS around them or not.
+//! The bytes of a connection, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -8,15 +8,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// A connection; `T` is the TLS of our side, a server's unless said otherwise.
+/// A connection. `T` is our side's type of TLS; by default it is a server's.
 #[derive(Debug)]
 pub enum Stream<T = TlsStream<TcpStream>> {
-    /// As it is on the wire.
+    /// Without TLS.
     Plain(TcpStream),
-    /// Within TLS.
+    /// With TLS. Boxed, because its state is many times larger than a plain stream.
     Tls(Box<T>),
 }
 
+// A macro, because the two arms pin different types and a function cannot return either of them.
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

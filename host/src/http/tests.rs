@@ -1,4 +1,4 @@
-//! What a client of a listener sees on the wire.
+//! Tests of a listener over real sockets, from the view of its clients.
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -38,7 +38,7 @@ impl Server {
 
 async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    // A reset after the answer is a close too.
+    // Some tests expect the server to reset the connection. The bytes before the reset count.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -118,7 +118,7 @@ async fn an_oversized_head_is_refused() {
 }
 
 #[tokio::test]
-async fn clients_beyond_the_limit_wait_for_a_slot() {
+async fn clients_beyond_the_limit_wait_for_a_permit() {
     let server = start(hello(), ServerLimits { connections: 1, ..ServerLimits::default() }).await;
     let mut first = server.connect().await;
     first.write_all(GET).await.expect("writes");
@@ -131,9 +131,11 @@ async fn clients_beyond_the_limit_wait_for_a_slot() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_the_answer_that_is_on_its_way() {
-    let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (inner_entered, inner_leave) = (entered.clone(), leave.clone());
+async fn a_drain_finishes_answers_in_progress() {
+    let entered = Arc::new(Notify::new());
+    let leave = Arc::new(Notify::new());
+    let inner_entered = entered.clone();
+    let inner_leave = leave.clone();
     let slow = Router::new().route(
         "/",
         get(async move || {
@@ -184,26 +186,26 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
     let server = start(big, limits).await;
     let mut stream = server.connect().await;
     stream.write_all(GET).await.expect("writes");
-    // Ends only if the stalled connection is given up: a drain waits for answers.
+    // A drain waits for answers. So the server can end only if it gives up the stalled connection.
     server.tasks.drain().cancel();
     server.ended.await.expect("ends");
     assert!(read_to_end(&mut stream).await.len() < 32 << 20);
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_keeps_its_slot_and_outlives_the_drain() {
+async fn an_upgraded_connection_outlives_the_drain() {
     let router = Router::new().route(
         "/",
         any(async move |request: axum::extract::Request| {
             let upgrade = hyper::upgrade::on(request);
             tokio::spawn(async move {
                 let (socket, early) = take_socket(upgrade.await.expect("upgrades")).expect("is ours");
-                let (mut stream, slot) = socket.into_parts();
+                let (mut stream, permit) = socket.into_parts();
                 stream.write_all(&early).await.expect("writes");
                 let mut byte = [0];
                 stream.read_exact(&mut byte).await.expect("reads");
                 stream.write_all(&byte).await.expect("writes");
-                drop(slot);
+                drop(permit);
             });
             Response::builder()
                 .status(101)

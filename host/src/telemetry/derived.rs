@@ -1,12 +1,13 @@
-//! Series that Service-Center's dashboards read and that OpenTelemetry has no instrument for, made at each scrape.
+//! Series for Service-Center's dashboards that no OpenTelemetry instrument can produce. They are computed
+//! at each scrape.
 //!
 //! | in | out |
 //! | --- | --- |
-//! | a histogram `…_durations_microseconds` | a summary of that name, as it always was, and its buckets as the counters `…_bucket` |
+//! | a histogram `…_durations_microseconds` | a summary of the same name, as in Service-Center, and its buckets as counters `…_bucket` |
 //! | `service_center_http_request_total` | also `service_center_http_query_per_seconds` |
 //!
-//! Quantiles are read off the buckets of the last ten minutes, so they are as exact as the buckets are narrow. What
-//! is kept grows with the series, whose number is bounded where they are counted.
+//! Quantiles are interpolated in the buckets of the last ten minutes, so they are as exact as the buckets are
+//! narrow. The memory grows with the number of series; the rooms that count bound the values of their labels.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,31 +15,31 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary};
 
-/// Histograms with this end of their names stand in for summaries.
+/// The end of the names of histograms that become summaries.
 const SUMMARISED: &str = "_durations_microseconds";
-/// The quantiles that Service-Center's summaries have.
+/// The quantiles of Service-Center's summaries.
 const QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
-/// How far back a quantile looks, as the summaries of Service-Center do, and in which steps that moves on.
+/// The time that a quantile covers, as in Service-Center, and the steps in which it moves on.
 const WINDOW: Duration = Duration::from_mins(10);
 const STEP: Duration = Duration::from_mins(2);
 const REQUESTS: &str = "service_center_http_request_total";
 const RATE: &str = "service_center_http_query_per_seconds";
-/// Over which time a rate is taken: Service-Center's interval of reports.
+/// The time over which a rate is computed: Service-Center's interval between reports.
 const RATE_OVER: Duration = Duration::from_secs(30);
 
-/// What the last scrapes found.
+/// The figures of earlier scrapes that derived series need.
 #[derive(Debug, Default)]
-pub(super) struct Derived(Mutex<State>);
+pub(super) struct Derived(Mutex<DerivedSeries>);
 
 #[derive(Debug, Default)]
-struct State {
+struct DerivedSeries {
     windows: HashMap<(String, Labels), Window>,
     rates: HashMap<Labels, Rate>,
 }
 
 type Labels = Vec<(String, String)>;
 
-/// Cumulated bucket counts at the ends of past steps, the oldest first.
+/// Cumulative bucket counts at the ends of past steps, the oldest first.
 #[derive(Debug)]
 struct Window(VecDeque<(Instant, Vec<u64>)>);
 
@@ -50,7 +51,7 @@ struct Rate {
 }
 
 impl Derived {
-    /// Every family that is to be written for those that were gathered.
+    /// The families to write: the gathered ones, with histograms replaced and rates added.
     pub(super) fn expand(&self, families: Vec<MetricFamily>, now: Instant) -> Vec<MetricFamily> {
         let mut state = self.0.lock();
         let mut all = Vec::with_capacity(families.len() + 8);
@@ -68,18 +69,21 @@ impl Derived {
     }
 }
 
-impl State {
+impl DerivedSeries {
     fn summarised(&mut self, family: &MetricFamily, now: Instant) -> [MetricFamily; 2] {
-        let (mut summaries, mut buckets) = (Vec::new(), Vec::new());
+        let mut summaries = Vec::new();
+        let mut buckets = Vec::new();
         for metric in family.get_metric() {
             let histogram = metric.get_histogram();
-            let counts: Vec<u64> = histogram.get_bucket().iter().map(|it| it.cumulative_count()).collect();
-            let bounds: Vec<f64> = histogram.get_bucket().iter().map(|it| it.upper_bound()).collect();
+            let counts: Vec<u64> =
+                histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count()).collect();
+            let bounds: Vec<f64> = histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect();
             let total = histogram.get_sample_count();
             for (bound, count) in bounds.iter().zip(&counts) {
-                buckets.push(bucket(metric, &bound.to_string(), *count));
+                buckets.push(bucket_counter(metric, &bound.to_string(), *count));
             }
-            buckets.push(bucket(metric, "+Inf", total));
+            buckets.push(bucket_counter(metric, "+Inf", total));
+            // The total is the count of the last bucket, which has no upper bound and is not in the list.
             let with_total = counts.iter().copied().chain([total]).collect();
             let key = (family.name().to_owned(), labels_of(metric, ""));
             let recent =
@@ -95,8 +99,13 @@ impl State {
         let name = family.name();
         let help = family.help();
         [
-            of(name.to_owned(), help.to_owned(), MetricType::SUMMARY, summaries),
-            of(format!("{name}_bucket"), format!("{help}, by upper bound"), MetricType::COUNTER, buckets),
+            metric_family(name.to_owned(), help.to_owned(), MetricType::SUMMARY, summaries),
+            metric_family(
+                format!("{name}_bucket"),
+                format!("{help}, by upper bound"),
+                MetricType::COUNTER,
+                buckets,
+            ),
         ]
     }
 
@@ -109,6 +118,7 @@ impl State {
         for (labels, total) in totals {
             let start = Rate { since: now, total, per_second: 0.0 };
             let rate = self.rates.entry(labels.clone()).or_insert(start);
+            // Two scrapers, or one with a short interval, must not shorten the time that a rate covers.
             let passed = now.saturating_duration_since(rate.since);
             if passed >= RATE_OVER {
                 let per_second = (total - rate.total) / passed.as_secs_f64();
@@ -121,45 +131,55 @@ impl State {
             metrics.push(metric);
         }
         let help = "HTTP requests per seconds of ROA handler".to_owned();
-        of(RATE.to_owned(), help, MetricType::GAUGE, metrics)
+        metric_family(RATE.to_owned(), help, MetricType::GAUGE, metrics)
     }
 }
 
 impl Window {
-    /// A series that is seen for the first time: everything in it is recent.
+    /// The window of a series at its first scrape. Everything counted so far is recent.
     fn begin(now: Instant) -> Self {
         Self(VecDeque::from([(now, Vec::new())]))
     }
 
-    /// What of `counts` came within the window.
+    /// The part of `counts` that was counted within the window.
     fn recent(&mut self, counts: Vec<u64>, now: Instant) -> Vec<u64> {
-        let age = |then: &Instant| now.saturating_duration_since(*then);
-        while self.0.get(1).is_some_and(|(then, _)| age(then) >= WINDOW) {
+        // The youngest step that is older than the window must stay: recent counts are the difference to it.
+        while self.0.get(1).is_some_and(|(then, _)| now.saturating_duration_since(*then) >= WINDOW) {
             self.0.pop_front();
         }
         let before = self.0.front().map(|(_, counts)| counts.clone()).unwrap_or_default();
-        let recent =
-            counts.iter().enumerate().map(|(i, it)| it.saturating_sub(before.get(i).copied().unwrap_or(0)));
-        let recent = recent.collect();
-        if self.0.back().is_none_or(|(then, _)| age(then) >= STEP) {
+        let mut recent = Vec::with_capacity(counts.len());
+        for (index, count) in counts.iter().enumerate() {
+            // At the first scrape `before` is empty.
+            recent.push(count.saturating_sub(before.get(index).copied().unwrap_or(0)));
+        }
+        // A step is kept for two minutes' worth of scrapes, so the window's memory does not depend on
+        // their interval.
+        if self.0.back().is_none_or(|(then, _)| now.saturating_duration_since(*then) >= STEP) {
             self.0.push_back((now, counts));
         }
         recent
     }
 }
 
-/// The value below which `q` of the observations lie, evenly spread within their bucket; not a number without any.
-fn quantile(q: f64, bounds: &[f64], cumulated: &[u64]) -> Quantile {
-    let total = cumulated.last().copied().unwrap_or(0);
+/// The value below which the share `q` of the observations lies, if they are spread evenly within their
+/// buckets. `NaN` without observations, as Prometheus' own summaries have it.
+fn quantile(q: f64, bounds: &[f64], cumulative: &[u64]) -> Quantile {
+    let total = cumulative.last().copied().unwrap_or(0);
     let rank = q * total as f64;
-    let index = cumulated.partition_point(|count| (*count as f64) < rank);
+    let index = cumulative.partition_point(|count| (*count as f64) < rank);
     let value = match bounds.get(index) {
         _ if total == 0 => f64::NAN,
+        // The last bucket has no upper bound, so its lower one is the best that can be said.
         None => bounds.last().copied().unwrap_or(f64::NAN),
         Some(upper) => {
-            let (lower, below) =
-                if index == 0 { (0.0, 0) } else { (bounds[index - 1], cumulated[index - 1]) };
-            let within = (cumulated[index] - below).max(1) as f64;
+            let (lower, below) = match index.checked_sub(1) {
+                None => (0.0, 0),
+                Some(previous) => (bounds[previous], cumulative[previous]),
+            };
+            // The bucket is the first to reach the rank, so it is not empty; `max` only keeps a
+            // division by zero out.
+            let within = (cumulative[index] - below).max(1) as f64;
             lower + (upper - lower) * (rank - below as f64) / within
         }
     };
@@ -169,8 +189,8 @@ fn quantile(q: f64, bounds: &[f64], cumulated: &[u64]) -> Quantile {
     made
 }
 
-fn bucket(of: &Metric, bound: &str, count: u64) -> Metric {
-    let mut labels = of.get_label().to_vec();
+fn bucket_counter(histogram: &Metric, bound: &str, count: u64) -> Metric {
+    let mut labels = histogram.get_label().to_vec();
     labels.push(pair(("le".to_owned(), bound.to_owned())));
     let mut counter = Counter::default();
     counter.set_value(count as f64);
@@ -179,7 +199,7 @@ fn bucket(of: &Metric, bound: &str, count: u64) -> Metric {
     metric
 }
 
-fn of(name: String, help: String, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+fn metric_family(name: String, help: String, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name);
     family.set_help(help);
@@ -195,10 +215,11 @@ fn pair((name, value): (String, String)) -> LabelPair {
     pair
 }
 
-/// A metric's labels, without one of them, in order.
+/// The labels of a metric in order, without the one called `without`.
 fn labels_of(metric: &Metric, without: &str) -> Labels {
-    let pairs = metric.get_label().iter().filter(|it| it.name() != without);
-    let mut labels: Labels = pairs.map(|it| (it.name().to_owned(), it.value().to_owned())).collect();
+    let kept = metric.get_label().iter().filter(|label| label.name() != without);
+    let mut labels: Labels = kept.map(|label| (label.name().to_owned(), label.value().to_owned())).collect();
+    // Sorted, because they are the key of a map: the order of a metric's labels means nothing.
     labels.sort();
     labels
 }
@@ -214,15 +235,15 @@ mod tests {
     #[test]
     fn a_quantile_lies_where_its_share_of_the_observations_ends() {
         let bounds = [100.0, 200.0];
-        let value = |q, cumulated: &[u64]| quantile(q, &bounds, cumulated).value();
+        let value = |q, cumulative: &[u64]| quantile(q, &bounds, cumulative).value();
         assert_eq!(value(0.5, &[10, 10, 10]), 50.0);
         assert_eq!(value(0.9, &[50, 100, 100]), 180.0);
-        assert_eq!(value(0.99, &[0, 0, 7]), 200.0, "beyond the last bound nothing is known but that bound");
+        assert_eq!(value(0.99, &[0, 0, 7]), 200.0, "the last bucket has no upper bound");
         assert!(value(0.5, &[0, 0, 0]).is_nan());
     }
 
     #[test]
-    fn what_is_older_than_the_window_does_not_count() {
+    fn observations_older_than_the_window_do_not_count() {
         let begin = Instant::now();
         let at = |minutes: u64| begin + Duration::from_mins(minutes);
         let mut window = Window::begin(begin);
@@ -231,6 +252,6 @@ mod tests {
             assert_eq!(counts(&mut window, [1, 5, 5], at(minute)), [1, 5, 5], "minute {minute}");
         }
         assert_eq!(counts(&mut window, [1, 6, 6], at(12)), [0, 1, 1]);
-        assert!(window.0.len() <= 7, "steps that are over are forgotten");
+        assert!(window.0.len() <= 7, "steps outside of the window are dropped");
     }
 }

@@ -1,8 +1,12 @@
-//! Metrics, traces and logs for an OpenTelemetry collector, as the standard variables `OTEL_*` say.
+//! Export of metrics, traces and logs to an OpenTelemetry collector, configured by the standard
+//! variables `OTEL_*`.
 //!
-//! Off unless an endpoint or an exporter is named. What is on never keeps anyone waiting: spans and log records go
-//! into bounded queues, which lose what comes when they are full and count it; threads of the exporters empty them.
-//! Two protocols: gRPC (with TLS for `https`), and HTTP with protobuf, without TLS.
+//! In: the variables. Out: a reader, a tracer provider, a logger provider; none of them unless the variables
+//! name an endpoint or an exporter.
+//!
+//! Export never delays the caller. Spans and log records go into bounded queues that the exporters' threads
+//! empty; items that do not fit are dropped and counted. There are two protocols: gRPC, with TLS for `https`,
+//! and HTTP with protobuf, without TLS.
 
 use std::time::Duration;
 
@@ -27,14 +31,15 @@ mod http;
 use bounded::{Bounded, Counts};
 use http::Client;
 
-/// Of a hundred requests that no client has decided about, one is traced, unless `OTEL_TRACES_SAMPLER` says otherwise.
-const SAMPLED: f64 = 0.01;
-/// Spans, or log records, that may wait for the exporter; more are lost and counted.
-const QUEUE: usize = 4096;
-/// How long handing over what is left may take at the end, for each signal.
-const DRAIN: Duration = Duration::from_secs(3);
+/// The share of requests that are traced, if neither the client nor `OTEL_TRACES_SAMPLER` decides.
+const SAMPLED_SHARE: f64 = 0.01;
+/// The number of spans, or of log records, that may wait for their exporter. Further ones are
+/// dropped and counted.
+const QUEUE_LENGTH: usize = 4096;
+/// The time that each signal may take at the end of the process to send the rest of its queue.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the environment says.
+/// Reads an environment variable.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// One of the three kinds of telemetry.
@@ -55,75 +60,84 @@ impl Signal {
     }
 }
 
-/// How a signal is sent.
+/// The protocol of an exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Protocol {
     Grpc,
     Http,
 }
 
-/// Whether a signal is exported, and how.
+/// The protocol by which a signal is exported; `None` when it is not exported.
 ///
 /// # Errors
-/// When a variable has a value that we do not know.
-pub(super) fn way(signal: Signal, lookup: Lookup<'_>) -> Result<Option<Way>, TelemetryError> {
-    let set = |name: String| lookup(&name).map(|it| it.trim().to_owned()).filter(|it| !it.is_empty());
-    let unknown = |name: &str, value: &str, expected: &'static str| {
-        TelemetryError::Variable(name.to_owned(), value.to_owned(), expected)
-    };
-    if set("OTEL_SDK_DISABLED".to_owned()).is_some_and(|it| it.eq_ignore_ascii_case("true")) {
+/// When a variable has a value that we do not support.
+pub(super) fn protocol(signal: Signal, lookup: Lookup<'_>) -> Result<Option<Protocol>, TelemetryError> {
+    if set(lookup, "OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
     let word = signal.word();
-    let of_signal = |end: &str| set(format!("OTEL_EXPORTER_OTLP_{word}_{end}"));
-    let of_all = |end: &str| set(format!("OTEL_EXPORTER_OTLP_{end}"));
+    // The variable of a signal wins over the one for all signals; the specification wants it so.
+    let endpoint = set(lookup, &format!("OTEL_EXPORTER_OTLP_{word}_ENDPOINT"))
+        .or_else(|| set(lookup, "OTEL_EXPORTER_OTLP_ENDPOINT"));
     let exporter = format!("OTEL_{word}_EXPORTER");
-    let wanted = match set(exporter.clone()).as_deref() {
+    let wanted = match set(lookup, &exporter).as_deref() {
         Some("otlp") => true,
-        // Our figures are always there to be scraped.
+        // Metrics can always be scraped, so `prometheus` asks for nothing more.
         Some("none" | "prometheus") => false,
-        Some(other) => return Err(unknown(&exporter, other, "otlp or none")),
-        None => of_signal("ENDPOINT").or(of_all("ENDPOINT")).is_some(),
+        Some(other) => return Err(unsupported(&exporter, other, "otlp or none")),
+        // The specification would export to localhost by default. We want no connection that
+        // nobody asked for.
+        None => endpoint.is_some(),
     };
     if !wanted {
         return Ok(None);
     }
-    let protocol = format!("OTEL_EXPORTER_OTLP_{word}_PROTOCOL");
-    match of_signal("PROTOCOL").or(of_all("PROTOCOL")).as_deref() {
-        Some("grpc") => Ok(Some(Way::Grpc)),
-        None | Some("http/protobuf") => {
-            let endpoint = of_signal("ENDPOINT").or(of_all("ENDPOINT"));
-            match endpoint.filter(|it| it.starts_with("https:")) {
-                None => Ok(Some(Way::Http)),
-                Some(endpoint) => Err(unknown(
-                    "OTEL_EXPORTER_OTLP_ENDPOINT",
-                    &endpoint,
-                    "an http:// address; for https:// set OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
-                )),
-            }
-        }
-        Some(other) => Err(unknown(&protocol, other, "grpc or http/protobuf")),
+    let of_signal = format!("OTEL_EXPORTER_OTLP_{word}_PROTOCOL");
+    let named = set(lookup, &of_signal).or_else(|| set(lookup, "OTEL_EXPORTER_OTLP_PROTOCOL"));
+    match named.as_deref() {
+        Some("grpc") => Ok(Some(Protocol::Grpc)),
+        None | Some("http/protobuf") => match endpoint.filter(|endpoint| endpoint.starts_with("https:")) {
+            None => Ok(Some(Protocol::Http)),
+            // Our HTTP client has no TLS. Refused here, because it would fail at each export instead.
+            Some(endpoint) => Err(unsupported(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                &endpoint,
+                "an http:// address; for https:// set OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
+            )),
+        },
+        Some(other) => Err(unsupported(&of_signal, other, "grpc or http/protobuf")),
     }
 }
 
-/// Who the process is, to the collector: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else its own name.
+/// The value of a variable; `None` when it is unset or blank, which the specification treats alike.
+fn set(lookup: Lookup<'_>, name: &str) -> Option<String> {
+    lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+fn unsupported(name: &str, value: &str, expected: &'static str) -> TelemetryError {
+    TelemetryError::Variable(name.to_owned(), value.to_owned(), expected)
+}
+
+/// The description of this process for the collector. Its name comes from `OTEL_SERVICE_NAME` or
+/// `OTEL_RESOURCE_ATTRIBUTES`, else it is `service`.
 pub(super) fn resource(service: &'static str, lookup: Lookup<'_>) -> Resource {
-    let named = lookup("OTEL_SERVICE_NAME").is_some_and(|it| !it.is_empty())
-        || lookup("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|it| it.contains("service.name="));
+    let named = lookup("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
+        || lookup("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|attributes| attributes.contains("service.name="));
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attribute(KeyValue::new("service.instance.id", format!("{:016x}", fastrand::u64(..))));
+    // The builder has read the variables already; a name given here would win over theirs.
     if named { resource.build() } else { resource.with_service_name(service).build() }
 }
 
-/// Why an exporter is not to be had.
-fn refused(error: &dyn std::fmt::Display) -> TelemetryError {
+fn not_built(error: impl std::fmt::Display) -> TelemetryError {
     TelemetryError::Exporter(error.to_string())
 }
 
-/// TLS for gRPC: the system's authorities, or those of `OTEL_EXPORTER_OTLP_CERTIFICATE`. Only used for `https`.
+/// TLS for gRPC, with the system's authorities or those in the file `OTEL_EXPORTER_OTLP_CERTIFICATE`. The
+/// exporter uses it for `https` only.
 fn tls(lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
-    let Some(path) = lookup("OTEL_EXPORTER_OTLP_CERTIFICATE").filter(|it| !it.is_empty()) else {
+    let Some(path) = lookup("OTEL_EXPORTER_OTLP_CERTIFICATE").filter(|path| !path.is_empty()) else {
         return Ok(ClientTlsConfig::new().with_enabled_roots());
     };
     let pem = std::fs::read(&path).map_err(|error| {
@@ -132,31 +146,31 @@ fn tls(lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
     Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
 }
 
-/// Metrics, sent as often as `OTEL_METRIC_EXPORT_INTERVAL` says. Needs a runtime.
+/// The reader that exports metrics each `OTEL_METRIC_EXPORT_INTERVAL`. Must be called within a runtime.
 pub(super) fn metrics(lookup: Lookup<'_>) -> Result<Option<PeriodicReader<MetricExporter>>, TelemetryError> {
-    let exporter = match way(Signal::Metrics, lookup)? {
+    let exporter = match protocol(Signal::Metrics, lookup)? {
         None => return Ok(None),
-        Some(Way::Grpc) => MetricExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
-        Some(Way::Http) => MetricExporter::builder().with_http().with_http_client(Client::new()).build(),
+        Some(Protocol::Grpc) => MetricExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Http) => MetricExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
-    Ok(Some(PeriodicReader::builder(exporter.map_err(|it| refused(&it))?).build()))
+    Ok(Some(PeriodicReader::builder(exporter.map_err(not_built)?).build()))
 }
 
-/// Traces. Needs a runtime.
+/// The provider of tracers whose spans are exported. Must be called within a runtime.
 pub(super) fn traces(
     lookup: Lookup<'_>,
     resource: &Resource,
     meter: &Meter,
 ) -> Result<Option<SdkTracerProvider>, TelemetryError> {
-    let exporter = match way(Signal::Traces, lookup)? {
+    let exporter = match protocol(Signal::Traces, lookup)? {
         None => return Ok(None),
-        Some(Way::Grpc) => SpanExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
-        Some(Way::Http) => SpanExporter::builder().with_http().with_http_client(Client::new()).build(),
+        Some(Protocol::Grpc) => SpanExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Http) => SpanExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
-    let counts = Counts::new(meter, "traces", QUEUE);
-    let exporter = Bounded::new(exporter.map_err(|it| refused(&it))?, counts.clone());
-    // Ours is the bound that counts: the queue behind it is longer, so it never loses anything unseen.
-    let config = SpanBatch::default().with_max_queue_size(2 * QUEUE).build();
+    let counts = Counts::new(meter, "traces", QUEUE_LENGTH);
+    let exporter = Bounded::new(exporter.map_err(not_built)?, counts.clone());
+    // The library's queue drops items without counting them. Twice as long as ours, it is never full.
+    let config = SpanBatch::default().with_max_queue_size(2 * QUEUE_LENGTH).build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
     let provider = SdkTracerProvider::builder()
         .with_resource(resource.clone())
@@ -165,27 +179,30 @@ pub(super) fn traces(
 }
 
 fn sampled(provider: TracerProviderBuilder, lookup: Lookup<'_>) -> TracerProviderBuilder {
-    match lookup("OTEL_TRACES_SAMPLER").filter(|it| !it.is_empty()) {
-        // The library reads it, and its argument.
+    match lookup("OTEL_TRACES_SAMPLER").filter(|sampler| !sampler.is_empty()) {
+        // The library reads the variable and its argument itself.
         Some(_) => provider,
-        None => provider.with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(SAMPLED)))),
+        None => {
+            provider.with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(SAMPLED_SHARE))))
+        }
     }
 }
 
-/// Log records. Needs a runtime.
+/// The provider of loggers whose records are exported. Must be called within a runtime.
 pub(super) fn logs(
     lookup: Lookup<'_>,
     resource: &Resource,
     meter: &Meter,
 ) -> Result<Option<SdkLoggerProvider>, TelemetryError> {
-    let exporter = match way(Signal::Logs, lookup)? {
+    let exporter = match protocol(Signal::Logs, lookup)? {
         None => return Ok(None),
-        Some(Way::Grpc) => LogExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
-        Some(Way::Http) => LogExporter::builder().with_http().with_http_client(Client::new()).build(),
+        Some(Protocol::Grpc) => LogExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Http) => LogExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
-    let counts = Counts::new(meter, "logs", QUEUE);
-    let exporter = Bounded::new(exporter.map_err(|it| refused(&it))?, counts.clone());
-    let config = LogBatch::default().with_max_queue_size(2 * QUEUE).build();
+    let counts = Counts::new(meter, "logs", QUEUE_LENGTH);
+    let exporter = Bounded::new(exporter.map_err(not_built)?, counts.clone());
+    // Longer than our bound, as for traces.
+    let config = LogBatch::default().with_max_queue_size(2 * QUEUE_LENGTH).build();
     let processor = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
     let provider = SdkLoggerProvider::builder()
         .with_resource(resource.clone())
@@ -193,39 +210,38 @@ pub(super) fn logs(
     Ok(Some(provider.build()))
 }
 
-/// How long the end may take, for each signal.
-pub(super) fn drain() -> Duration {
-    DRAIN
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ways(variables: &[(&str, &str)]) -> Result<Vec<Option<Way>>, TelemetryError> {
+    fn protocols(variables: &[(&str, &str)]) -> Result<Vec<Option<Protocol>>, TelemetryError> {
         let lookup =
-            |name: &str| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned());
-        [Signal::Traces, Signal::Metrics, Signal::Logs].into_iter().map(|it| way(it, &lookup)).collect()
+            |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
+        let signals = [Signal::Traces, Signal::Metrics, Signal::Logs];
+        signals.into_iter().map(|signal| protocol(signal, &lookup)).collect()
     }
 
     #[test]
-    fn nothing_is_exported_unless_someone_says_where_or_how() {
-        assert_eq!(ways(&[]).expect("fine"), [None; 3]);
+    fn signals_are_exported_only_when_variables_ask_for_it() {
+        assert_eq!(protocols(&[]).expect("fine"), [None; 3]);
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
-        assert_eq!(ways(&[endpoint]).expect("fine"), [Some(Way::Http); 3]);
-        assert_eq!(ways(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).expect("fine"), [None; 3]);
+        assert_eq!(protocols(&[endpoint]).expect("fine"), [Some(Protocol::Http); 3]);
+        assert_eq!(protocols(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).expect("fine"), [None; 3]);
         let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-        assert_eq!(ways(&[endpoint, grpc]).expect("fine"), [Some(Way::Grpc); 3]);
+        assert_eq!(protocols(&[endpoint, grpc]).expect("fine"), [Some(Protocol::Grpc); 3]);
         let not_logs = ("OTEL_LOGS_EXPORTER", "none");
-        let some = [Some(Way::Grpc), Some(Way::Grpc), None];
-        assert_eq!(ways(&[endpoint, grpc, not_logs]).expect("fine"), some);
+        let some = [Some(Protocol::Grpc), Some(Protocol::Grpc), None];
+        assert_eq!(protocols(&[endpoint, grpc, not_logs]).expect("fine"), some);
         let only = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318/v1/traces");
-        assert_eq!(ways(&[only]).expect("fine"), [Some(Way::Http), None, None]);
-        assert_eq!(ways(&[("OTEL_METRICS_EXPORTER", "otlp")]).expect("fine"), [None, Some(Way::Http), None]);
+        assert_eq!(protocols(&[only]).expect("fine"), [Some(Protocol::Http), None, None]);
+        assert_eq!(
+            protocols(&[("OTEL_METRICS_EXPORTER", "otlp")]).expect("fine"),
+            [None, Some(Protocol::Http), None]
+        );
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_and_named() {
+    fn unsupported_values_are_refused_by_name() {
         for (variables, named) in [
             (vec![("OTEL_TRACES_EXPORTER", "zipkin")], "OTEL_TRACES_EXPORTER"),
             (
@@ -237,7 +253,7 @@ mod tests {
             ),
             (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:1")], "grpc"),
         ] {
-            let error = ways(&variables).expect_err("is refused").to_string();
+            let error = protocols(&variables).expect_err("is refused").to_string();
             assert!(error.contains(named), "{error}");
         }
     }

@@ -1,4 +1,4 @@
-//! Log lines on standard error, for people or for machines.
+//! Log lines on standard error, as text or as JSON.
 
 use std::io::IsTerminal as _;
 
@@ -11,13 +11,13 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 use super::TelemetryError;
 use settings::{Choice, Config, Setting, Settings};
 
-/// How a log line looks.
+/// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One readable line; coloured on a terminal.
+    /// A line for people; coloured on a terminal.
     #[default]
     Text,
-    /// One JSON object.
+    /// A JSON object on one line.
     Json,
 }
 
@@ -25,7 +25,7 @@ impl Choice for LogFormat {
     const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
-/// Which events become lines, such as `info` or `info,host::http=debug`. Always one that can be read.
+/// A filter of events, such as `info` or `info,host::http=debug`. The text has been parsed successfully.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -48,11 +48,11 @@ impl Setting for LogFilter {
 /// The settings of logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How a line looks.
+    /// The form of log lines.
     pub format: LogFormat,
-    /// What becomes a line.
+    /// The events that are logged.
     pub filter: LogFilter,
-    /// Each request becomes a line.
+    /// Each request is logged.
     pub access: bool,
 }
 
@@ -60,8 +60,8 @@ impl Config for LogConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             format: settings.get("log.format", "text", "How log lines look."),
-            filter: settings.live(|it| {
-                it.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
+            filter: settings.live(|live| {
+                live.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
             }),
             access: settings.get(
                 "log.access",
@@ -73,7 +73,7 @@ impl Config for LogConfig {
 }
 
 impl LogConfig {
-    /// Sets up logs accordingly.
+    /// Sets up logs for the process.
     ///
     /// # Errors
     /// When logs were set up before.
@@ -82,8 +82,7 @@ impl LogConfig {
     }
 }
 
-/// Sends the events that pass `filter` (such as `info` or `info,host::http=debug`) to standard error, and to an
-/// exporter if there is one.
+/// Sends the events that pass `filter` to standard error, and to an exporter if there is one.
 ///
 /// # Errors
 /// When the filter cannot be read, or when logs were set up before.
@@ -93,30 +92,32 @@ fn init(
     exporter: Option<&SdkLoggerProvider>,
 ) -> Result<LogLevel, TelemetryError> {
     let (filter, level) = reload::Layer::new(EnvFilter::builder().parse(filter)?);
+    // Standard error, because standard output belongs to `--print-config` and the like.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(colours()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // What the exporter itself logs would come back to it for ever.
-    let exported = exporter.map(|it| {
+    // The exporter and its transport log too. Without this filter each export would create the next
+    // record to export.
+    let exported = exporter.map(|exporter| {
         let quiet = EnvFilter::new("trace,opentelemetry=off,host::telemetry=off,tonic=off,h2=off,hyper=off");
-        OpenTelemetryTracingBridge::new(it).with_filter(quiet)
+        OpenTelemetryTracingBridge::new(exporter).with_filter(quiet)
     });
     let done = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
     done.map_err(|_| TelemetryError::LogsAlreadySetUp)?;
     Ok(LogLevel(level))
 }
 
-/// Changes what is logged while the process runs. Cheap to clone.
+/// Changes the log filter while the process runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// From now on what `config` says is logged; its format counts at the next start.
+    /// Applies the filter of `config` from now on. The form of the lines stays as it was at the start.
     pub fn set(&self, config: &LogConfig) {
         if let Ok(filter) = EnvFilter::builder().parse(&config.filter.0) {
-            // Fails only when the subscriber is gone: then nothing is logged at all.
+            // Fails only when the subscriber is gone, and then there is nothing to filter.
             let _ = self.0.reload(filter);
         }
     }
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_that_is_none_is_refused() {
+    fn a_malformed_filter_is_refused() {
         assert!(LogFilter::parse("info,host::http=debug").is_some());
         assert!(LogFilter::parse("shared=loud").is_none());
         assert!(matches!(init(LogFormat::Text, "shared=loud", None), Err(TelemetryError::Filter(_))));

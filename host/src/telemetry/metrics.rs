@@ -1,8 +1,8 @@
-//! Instruments from OpenTelemetry, figures in the text format of Prometheus.
+//! Metrics: OpenTelemetry's instruments, rendered in the text format of Prometheus.
 //!
-//! Names go out exactly as instruments are named: the names of Service-Center must not change, so nothing is
-//! appended for units or counters. Name instruments as Prometheus would: `muster_gateway_resyncs_total`,
-//! `muster_gateway_event_lag_seconds`.
+//! A series has exactly the name of its instrument. The exporter appends no unit and no `_total`, because
+//! Service-Center's names must stay as they are. So give instruments the names that Prometheus recommends:
+//! `muster_gateway_resyncs_total`, `muster_gateway_event_lag_seconds`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ use super::{TelemetryError, process};
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Histogram bounds in seconds for latencies between a tenth of a millisecond and ten seconds.
+/// Bounds of histograms in seconds, for latencies from a tenth of a millisecond to ten seconds.
 pub const LATENCY_SECONDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The same bounds in microseconds, for the histograms that keep Service-Center's names.
+/// The same bounds in microseconds, for histograms with Service-Center's names.
 pub const LATENCY_MICROSECONDS: [f64; 16] =
     [100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7];
 
-/// Where instruments are made and read. Clones share everything; a test makes its own.
+/// The instruments of a process and their values. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     provider: SdkMeterProvider,
@@ -39,17 +39,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A registry of its own, with the figures of the process in it. `resource` describes the process to
-    /// exporters other than Prometheus.
+    /// Metrics that share nothing with others in this process, so that each test can have its own. They
+    /// contain the `process_*` figures. `resource` describes the process to exporters other than Prometheus.
     ///
     /// # Errors
-    /// When the exporter cannot be registered.
+    /// When the exporter for Prometheus cannot be built.
     pub fn new(resource: impl IntoIterator<Item = KeyValue>) -> Result<Self, TelemetryError> {
         let resource = Resource::builder_empty().with_attributes(resource).build();
         Self::exported(resource, None)
     }
 
-    /// Like [`Metrics::new`], read by an exporter too.
+    /// Like [`Metrics::new`], with a second reader that exports to a collector.
     pub(super) fn exported(
         resource: Resource,
         reader: Option<PeriodicReader<MetricExporter>>,
@@ -73,23 +73,25 @@ impl Metrics {
         Ok(Self { provider, registry, derived: Arc::default() })
     }
 
-    /// A meter for the room `name`.
+    /// A meter to make the instruments of the room `name` with.
     pub fn meter(&self, name: &'static str) -> Meter {
         self.provider.meter(name)
     }
 
-    /// Exports a last time and ends.
+    /// Exports a last time and ends. Blocks the thread for `within` at most.
     pub(super) fn shutdown(&self, within: Duration) -> OTelSdkResult {
         self.provider.shutdown_with_timeout(within)
     }
 
-    /// All figures now, and what old dashboards derive from them, in the text format of Prometheus. A figure that cannot be written is left out and logged.
+    /// All current values, and the series derived from them for old dashboards, in the text format of
+    /// Prometheus. A metric that cannot be written is left out and logged.
     pub fn render(&self) -> String {
         let encoder = TextEncoder::new();
         let mut text = String::new();
         for family in self.derived.expand(self.registry.gather(), Instant::now()) {
+            // One family at a time: a broken one must not hide the others.
             if let Err(e) = encoder.encode_utf8(std::slice::from_ref(&family), &mut text) {
-                error!(metric = family.name(), error = %e, "a metric cannot be written");
+                error!(metric = family.name(), error = %e, "a metric cannot be written and is left out of the scrape");
             }
         }
         text
@@ -100,7 +102,7 @@ fn observe_build(meter: &Meter) {
     meter
         .u64_observable_gauge("muster_build_info")
         .with_description("Always 1; the version of the program is a label.")
-        .with_callback(|it| it.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]))
+        .with_callback(|observer| observer.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]))
         .build();
 }
 
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_a_summary_has_quantiles_and_buckets() {
+    fn service_centers_summaries_have_quantiles_and_buckets() {
         let metrics = Metrics::new([]).expect("sets up");
         let meter = metrics.meter("test");
         let micros = meter.f64_histogram("service_center_db_heartbeat_durations_microseconds");
@@ -169,8 +171,9 @@ mod tests {
     }
 
     #[test]
-    fn registries_are_apart() {
-        let (one, two) = (Metrics::new([]).expect("sets up"), Metrics::new([]).expect("sets up"));
+    fn two_registries_share_nothing() {
+        let one = Metrics::new([]).expect("sets up");
+        let two = Metrics::new([]).expect("sets up");
         one.meter("test").u64_counter("muster_only_here_total").build().add(1, &[]);
         assert!(one.render().contains("muster_only_here_total"));
         assert!(!two.render().contains("muster_only_here_total"));

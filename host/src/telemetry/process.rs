@@ -1,6 +1,6 @@
-//! The figures of this process under their usual names, read from `/proc` when someone asks.
+//! The usual metrics of a process (`process_*`), read from `/proc` at each scrape.
 //!
-//! Where there is no `/proc`, or a line of it looks different, the figure is absent.
+//! A figure is absent when there is no `/proc`, or when its line there has another form than on Linux.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use opentelemetry::metrics::Meter;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-/// The unit of times in `/proc/<pid>/stat`: a constant of Linux's interface to programs, whatever the
-/// kernel's own tick is.
+/// The unit of times in `/proc/<pid>/stat`. Linux's interface to programs fixes it; the kernel's own
+/// tick may differ.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Makes the instruments; they live as long as the meter's provider.
@@ -18,12 +18,12 @@ pub(super) fn observe(meter: &Meter) {
     meter
         .f64_observable_counter("process_cpu_seconds_total")
         .with_description("Processor time used, in seconds.")
-        .with_callback(|it| report(it, cpu_seconds()))
+        .with_callback(|observer| report(observer, cpu_seconds()))
         .build();
     gauge(meter, "process_resident_memory_bytes", "Memory in use, in bytes.", || status("VmRSS:"));
     gauge(meter, "process_virtual_memory_bytes", "Address space in use, in bytes.", || status("VmSize:"));
     gauge(meter, "process_threads", "Threads.", || status("Threads:"));
-    // Names of the Go runtime, which the old dashboard asks for: threads are threads, tasks are its goroutines.
+    // Service-Center's dashboard queries these names of the Go runtime. Our tasks stand for its goroutines.
     gauge(meter, "go_threads", "Threads, under the name that old dashboards know.", || status("Threads:"));
     if let Ok(runtime) = Handle::try_current() {
         let tasks = move || Some(runtime.metrics().num_alive_tasks() as f64);
@@ -36,31 +36,44 @@ pub(super) fn observe(meter: &Meter) {
     }
     gauge(meter, "process_open_fds", "File descriptors in use.", open_fds);
     gauge(meter, "process_max_fds", "File descriptors allowed.", max_fds);
+    // Read once: it cannot change.
     let started = start_time();
     gauge(meter, "process_start_time_seconds", "Start of the process, in unix seconds.", move || started);
 }
 
-/// How often the share of the processor is worked out anew, at most; Service-Center does it every three seconds.
+/// The shortest time over which the use of the processor is computed. Service-Center's interval is
+/// three seconds.
 const USAGE_OVER: Duration = Duration::from_secs(3);
 
-/// Reports the processor time used per second, 1.0 being one core, with the label that Service-Center gives it.
-/// Once in a process.
+/// Makes the gauge of processor time per second (1.0 is one core) with the label that Service-Center gives
+/// it. Must be called once in a process.
 pub fn observe_usage(meter: &Meter, instance: &str) {
     let instance = [KeyValue::new("instance", instance.to_owned())];
-    let last = Mutex::new((Instant::now(), cpu_seconds().unwrap_or(0.0), 0.0));
+    let usage =
+        Mutex::new(Usage { at: Instant::now(), cpu_seconds: cpu_seconds().unwrap_or(0.0), share: 0.0 });
     meter
         .f64_observable_gauge("service_center_process_cpu_usage")
         .with_description("Processor time used per second; 1 is one core.")
-        .with_callback(move |it| {
-            let Some(used) = cpu_seconds() else { return };
-            let mut last = last.lock();
-            let passed = last.0.elapsed();
+        .with_callback(move |observer| {
+            let Some(now) = cpu_seconds() else { return };
+            let mut usage = usage.lock();
+            let passed = usage.at.elapsed();
+            // Over a shorter time the coarse ticks would make the figure jump.
             if passed >= USAGE_OVER {
-                *last = (Instant::now(), used, (used - last.1) / passed.as_secs_f64());
+                usage.share = (now - usage.cpu_seconds) / passed.as_secs_f64();
+                usage.at = Instant::now();
+                usage.cpu_seconds = now;
             }
-            it.observe(last.2, &instance);
+            observer.observe(usage.share, &instance);
         })
         .build();
+}
+
+/// The use of the processor when it was computed last.
+struct Usage {
+    at: Instant,
+    cpu_seconds: f64,
+    share: f64,
 }
 
 fn gauge(
@@ -72,7 +85,7 @@ fn gauge(
     meter
         .f64_observable_gauge(name)
         .with_description(description)
-        .with_callback(move |it| report(it, read()))
+        .with_callback(move |observer| report(observer, read()))
         .build();
 }
 
@@ -82,15 +95,17 @@ fn report(instrument: &dyn opentelemetry::metrics::AsyncInstrument<f64>, value: 
     }
 }
 
-/// The fields of `/proc/self/stat` from the third on: the second is a name and may hold anything.
+/// The fields of `/proc/self/stat` from the third on.
 fn stat_fields() -> Option<Vec<String>> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses, and it may hold blanks and parentheses itself.
     Some(stat.rsplit_once(')')?.1.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
 fn cpu_seconds() -> Option<f64> {
     let fields = stat_fields()?;
-    let (user, system): (f64, f64) = (fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?);
+    let user: f64 = fields.get(11)?.parse().ok()?;
+    let system: f64 = fields.get(12)?.parse().ok()?;
     Some((user + system) / TICKS_PER_SECOND)
 }
 
@@ -101,12 +116,12 @@ fn start_time() -> Option<f64> {
     Some(boot + after_boot / TICKS_PER_SECOND)
 }
 
-/// A line of `/proc/self/status`, in bytes where it counts kilobytes.
-/// Memory in use by this process, in bytes; `None` where the system does not say.
+/// The memory in use by this process, in bytes; `None` where the system has no `/proc`.
 pub fn resident_bytes() -> Option<u64> {
     status("VmRSS:").map(|bytes| bytes as u64)
 }
 
+/// The number on the line of `/proc/self/status` that begins with `key`. Kilobytes become bytes.
 fn status(key: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -116,7 +131,7 @@ fn status(key: &str) -> Option<f64> {
 }
 
 fn open_fds() -> Option<f64> {
-    // Less the one that lists the directory.
+    // One of them is the directory itself, open while it is counted.
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 

@@ -14,7 +14,7 @@ type Labels = BTreeMap<String, String>;
 pub struct Scrape(BTreeMap<String, BTreeMap<Labels, f64>>);
 
 impl Scrape {
-    /// Reads a scrape. Lines that are not a series are passed over.
+    /// Reads a scrape. Lines that are not a series are skipped.
     pub fn parse(text: &str) -> Self {
         let mut scrape = Self::default();
         for line in text.lines() {
@@ -43,8 +43,8 @@ impl Scrape {
         self.series_of(name).find_map(|(labels, _)| labels.get(label)).map(String::as_str)
     }
 
-    /// The quantile of a histogram's observations since the scrape `before`: the upper bound of the bucket
-    /// that holds it, infinite for the last one. `None` without observations.
+    /// The quantile of a histogram's observations since the scrape `before`: the upper bound of the
+    /// bucket that holds it, infinite for the last one. `None` without observations.
     pub fn quantile_since(&self, before: &Self, name: &str, quantile: f64) -> Option<f64> {
         let name = format!("{name}_bucket");
         let earlier = before.0.get(&name);
@@ -54,7 +54,7 @@ impl Scrape {
             let bound: f64 = labels.get("le")?.parse().ok()?;
             let increase = value - earlier.and_then(|series| series.get(labels)).unwrap_or(&0.0);
             // Series that differ in other labels share their bounds, and their counts add up.
-            match buckets.iter_mut().find(|(known, _)| *known == bound) {
+            match buckets.iter_mut().find(|(other, _)| *other == bound) {
                 Some((_, count)) => *count += increase,
                 None => buckets.push((bound, increase)),
             }
@@ -73,8 +73,7 @@ impl Scrape {
     }
 }
 
-/// Name, labels and value of a line such as `pushes{status="SUCCESS"} 7`. A time behind the value is left
-/// aside.
+/// Name, labels and value of a line such as `pushes{status="SUCCESS"} 7`. A time behind the value is ignored.
 fn series(line: &str) -> Option<(&str, Labels, f64)> {
     if line.starts_with('#') {
         return None;
@@ -159,7 +158,7 @@ mod tests {
             Scrape::parse("a{x=\"} \\\"1, \\\\\",y=\"2\"} 3 1700000000000\na{broken=\"} 9\nb 1e3\n{} 4\n");
         assert_eq!(scrape.label("a", "x"), Some("} \"1, \\"));
         assert_eq!(scrape.sum("a", "y=\"2\""), Some(3.0));
-        assert_eq!(scrape.sum("a", ""), Some(3.0), "a broken line is passed over");
+        assert_eq!(scrape.sum("a", ""), Some(3.0), "a broken line is skipped");
         assert_eq!(scrape.sum("b", ""), Some(1000.0));
     }
 

@@ -1,8 +1,9 @@
-//! The bound of an exporter's queue, and what became of what went through it.
+//! A bound for the queue of an exporter, and counters of the fate of its items.
 //!
-//! The libraries' queues lose silently. So the entrance (a processor) and the exit (an exporter) are wrapped: what
-//! would be too much is not let in, and all is counted: `exported`, `failed` (the collector did not take it) and
-//! `dropped` (it came too fast, or the collector was away too long).
+//! The library's own queues drop items without counting them. So the entrance of a queue (a processor) and
+//! its exit (an exporter) are wrapped. Items beyond the bound are turned away at the entrance, and every
+//! item is counted once: as `exported`, as `failed` (the collector did not take it) or as `dropped` (the
+//! queue was full).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,32 +18,39 @@ use opentelemetry_sdk::logs::{LogBatch, LogExporter, LogProcessor, SdkLogRecord}
 use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
 use tracing::warn;
 
-/// What is under way of one signal, and what became of the rest. Cheap to clone.
+/// The items of one signal: the number in its queue, and counters for the others. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Counts(Arc<Inner>);
+pub(super) struct Counts(Arc<SignalCounts>);
 
 #[derive(Debug)]
-struct Inner {
-    under_way: AtomicUsize,
-    most: usize,
+struct SignalCounts {
+    queued: AtomicUsize,
+    capacity: usize,
+    /// The last export failed. Keeps a long failure to one log line.
     failing: AtomicBool,
     items: Counter<u64>,
     signal: &'static str,
 }
 
 impl Counts {
-    /// For a signal of which `most` items may be under way.
-    pub(super) fn new(meter: &Meter, signal: &'static str, most: usize) -> Self {
+    /// Counts for a signal of which `capacity` items may be queued or being sent.
+    pub(super) fn new(meter: &Meter, signal: &'static str, capacity: usize) -> Self {
         let items = meter
             .u64_counter("muster_telemetry_items_total")
             .with_description("Spans and log records for the collector, by what became of them.")
             .build();
-        let (under_way, failing) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let it = Self(Arc::new(Inner { under_way, most, failing, items, signal }));
+        let counts = Self(Arc::new(SignalCounts {
+            queued: AtomicUsize::new(0),
+            capacity,
+            failing: AtomicBool::new(false),
+            items,
+            signal,
+        }));
+        // A series that appears with its first failure has no increase that an alert could see.
         for fate in ["exported", "failed", "dropped"] {
-            it.count(fate, 0);
+            counts.count(fate, 0);
         }
-        it
+        counts
     }
 
     fn count(&self, fate: &'static str, items: usize) {
@@ -50,24 +58,25 @@ impl Counts {
         self.0.items.add(items as u64, &labels);
     }
 
-    /// Lets one more in, or counts it as dropped.
+    /// Takes a place in the queue for one item. False when there is none; the item is then
+    /// counted as dropped.
     fn enter(&self) -> bool {
-        let raised = self
-            .0
-            .under_way
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.0.most).then_some(n + 1));
-        if raised.is_err() {
+        // Relaxed suffices: the number guards no other memory.
+        let taken = self.0.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+            (queued < self.0.capacity).then_some(queued + 1)
+        });
+        if taken.is_err() {
             self.count("dropped", 1);
         }
-        raised.is_ok()
+        taken.is_ok()
     }
 
     fn leave(&self, items: usize, outcome: &OTelSdkResult) {
-        self.0.under_way.fetch_sub(items, Ordering::Relaxed);
+        self.0.queued.fetch_sub(items, Ordering::Relaxed);
         self.count(if outcome.is_ok() { "exported" } else { "failed" }, items);
         let was_failing = self.0.failing.swap(outcome.is_err(), Ordering::Relaxed);
         if let (Err(error), false) = (outcome, was_failing) {
-            warn!(signal = self.0.signal, %error, "the collector does not take our telemetry");
+            warn!(signal = self.0.signal, %error, "the collector does not take our telemetry; it is lost until this works again");
         }
     }
 }
@@ -80,7 +89,7 @@ pub(super) struct Bounded<T> {
 }
 
 impl<T> Bounded<T> {
-    /// Counts what goes through `inner`.
+    /// Wraps `inner`.
     pub(super) fn new(inner: T, counts: Counts) -> Self {
         Self { inner, counts }
     }
@@ -184,7 +193,7 @@ mod tests {
     use crate::telemetry::Metrics;
 
     #[test]
-    fn what_is_too_much_is_counted_and_let_go() {
+    fn items_beyond_the_bound_are_dropped_and_counted() {
         let metrics = Metrics::new([]).expect("sets up");
         let counts = Counts::new(&metrics.meter("export"), "traces", 2);
         assert!(counts.enter() && counts.enter());

@@ -1,4 +1,4 @@
-//! The HTTP client of the exporters. They call from threads of their own; the work is done on our runtime.
+//! The HTTP client of the exporters. They call it from their own threads; it sends on our runtime.
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -9,10 +9,10 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes of a collector's answer at most: it has nothing to say but what it did not take.
-const ANSWER: usize = 64 * 1024;
+/// The largest answer of a collector, in bytes. It only lists rejected items.
+const ANSWER_LIMIT: usize = 64 * 1024;
 
-/// Sends what it is given; deadlines are the exporter's.
+/// Sends requests without a deadline: the exporters have their own.
 #[derive(Debug)]
 pub(super) struct Client {
     pool: Pool<HttpConnector, Full<Bytes>>,
@@ -20,7 +20,10 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client on the runtime that this is called on.
+    /// A client on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub(super) fn new() -> Self {
         Self { pool: Pool::builder(TokioExecutor::new()).build_http(), runtime: Handle::current() }
     }
@@ -32,10 +35,11 @@ impl HttpClient for Client {
         let answer = self.pool.request(request.map(Full::new));
         let sending = self.runtime.spawn(async move {
             let (head, body) = answer.await?.into_parts();
-            let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
+            let body = Limited::new(body, ANSWER_LIMIT).collect().await?.to_bytes();
             Ok(Response::from_parts(head, body))
         });
-        // Who gives up waiting gives up the request.
+        // The exporter drops this future at its deadline. The request must end then, or requests
+        // would pile up.
         AbortOnDropHandle::new(sending).await?
     }
 }
