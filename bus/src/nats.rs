@@ -141,7 +141,7 @@ impl NatsBus {
                 std::future::ready(())
             });
         let client = options.connect(urls).await.map_err(|error| BusError::Refused(error.to_string()))?;
-        tasks.spawn(report(link.subscribe(), tasks.drain().clone()));
+        tasks.spawn_named("bus", report(link.subscribe(), tasks.drain().clone()));
         Ok(Self { client, link, counted })
     }
 

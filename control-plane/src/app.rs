@@ -159,8 +159,8 @@ impl App {
         let own = own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
         let unregistered = CancellationToken::new();
         // Not vital, because it ends with the drain while the process goes on.
-        tasks.spawn(and_then_cancel(own, &unregistered));
-        tasks.spawn(report_ready(view.clone(), readiness, stop.clone()));
+        tasks.spawn_named("registration", and_then_cancel(own, &unregistered));
+        tasks.spawn_named("readiness", report_ready(view.clone(), readiness, stop.clone()));
 
         let router = api::router(Api::new(registry.clone(), config.bodies));
         let service = Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone());

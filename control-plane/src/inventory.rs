@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use host::inventory::{Known, KnownService, Plane};
+use host::inventory::{Inventory, InventoryService, Plane};
 use shared::model::ServiceRef;
 
 use crate::keys;
@@ -17,7 +17,9 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
 
 /// A function that makes the inventory of the view behind `registry`. It holds the store weakly, so that a
 /// store with this as its last user closes.
-pub fn source(registry: &Registry) -> impl Fn() -> BoxFuture<'static, Option<Known>> + Send + Sync + 'static {
+pub fn source(
+    registry: &Registry,
+) -> impl Fn() -> BoxFuture<'static, Option<Inventory>> + Send + Sync + 'static {
     let view = registry.view().clone();
     let store = Arc::downgrade(registry.store());
     move || Box::pin(inventory(view.clone(), store.clone()))
@@ -28,7 +30,7 @@ pub fn source(registry: &Registry) -> impl Fn() -> BoxFuture<'static, Option<Kno
 ///
 /// When the store cannot be reached or the view lags, the inventory is of the view as it is; its revision
 /// says so.
-async fn inventory(view: View, store: Weak<dyn Store>) -> Option<Known> {
+async fn inventory(view: View, store: Weak<dyn Store>) -> Option<Inventory> {
     let store = store.upgrade()?;
     // A barrier also moves every other replica, and through the bookmarks every gateway, to the same
     // revision. Without it, inventories of an idle registry could not be compared.
@@ -38,7 +40,7 @@ async fn inventory(view: View, store: Weak<dyn Store>) -> Option<Known> {
     view.now().ok().map(|snapshot| inventory_of(&snapshot))
 }
 
-fn inventory_of(snapshot: &Snapshot) -> Known {
+fn inventory_of(snapshot: &Snapshot) -> Inventory {
     let mut services = Vec::new();
     for (tenant, part) in snapshot.tenants.iter() {
         // An empty entry is about to be dropped. Another replica may already have dropped it.
@@ -46,10 +48,11 @@ fn inventory_of(snapshot: &Snapshot) -> Known {
             let ServiceRef { tenant, id } = ServiceRef::new(tenant.clone(), id);
             let instances =
                 view.instances.iter().map(|(id, instance)| (id.clone(), instance.mod_rev)).collect();
-            let name = if view.service.is_some() { KnownService::name_of(&view.key) } else { String::new() };
+            let name =
+                if view.service.is_some() { InventoryService::name_of(&view.key) } else { String::new() };
             let revision = view.mod_rev;
-            services.push(KnownService { tenant: tenant.to_string(), id, name, revision, instances });
+            services.push(InventoryService { tenant: tenant.to_string(), id, name, revision, instances });
         }
     }
-    Known { plane: Plane::ControlPlane, revision: snapshot.revision, services }
+    Inventory { plane: Plane::ControlPlane, revision: snapshot.revision, services }
 }

@@ -16,7 +16,7 @@ use bus::Bus;
 use futures_util::future::BoxFuture;
 use host::admin::{Condition, Readiness};
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
-use host::inventory::Known;
+use host::inventory::Inventory;
 use host::lifecycle::Tasks;
 use opentelemetry::metrics::Meter;
 use tokio::net::TcpListener;
@@ -155,7 +155,7 @@ impl App {
     }
 
     /// Returns the source of the gateway's part in the inventory.
-    pub fn on_known(&self) -> impl Fn() -> BoxFuture<'static, Option<Known>> + Send + Sync + 'static {
+    pub fn on_known(&self) -> impl Fn() -> BoxFuture<'static, Option<Inventory>> + Send + Sync + 'static {
         let handle = self.handle.clone();
         move || {
             let handle = handle.clone();
@@ -173,9 +173,9 @@ impl App {
         self.tasks.spawn_vital("upstream", async move {
             let _ = abort.run_until_cancelled(upstream).await;
         });
-        self.tasks.spawn(self.limits.watch_memory(self.tasks.drain().clone()));
+        self.tasks.spawn_named("memory", self.limits.watch_memory(self.tasks.drain().clone()));
         for (condition, state) in self.conditions {
-            self.tasks.spawn(show(condition, state, self.tasks.drain().clone()));
+            self.tasks.spawn_named("readiness", show(condition, state, self.tasks.drain().clone()));
         }
         let draining = async {
             self.tasks.drain().cancelled().await;

@@ -1,9 +1,9 @@
-//! What operators and orchestrators ask a process: does it turn, may it be given work, what are its figures.
+//! The admin port's routes for orchestrators and Prometheus: liveness, readiness, metrics.
 //!
 //! | route | answer |
 //! | --- | --- |
-//! | `/live` | 200 while the process answers at all |
-//! | `/ready` | 200 when every condition of [`Readiness`] holds and no drain began, else 503; JSON with the reasons |
+//! | `/live` | 200 while the process can answer |
+//! | `/ready` | 200 when every condition of [`Readiness`] holds and no drain has begun, else 503; JSON |
 //! | `/metrics` | the text that Prometheus scrapes |
 
 use std::collections::BTreeMap;
@@ -21,40 +21,41 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::{self, Metrics};
 
-/// The named conditions under which a process may be given work. Cheap to clone.
+/// The named conditions that must hold before a process is given work. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    conditions: Arc<watch::Sender<BTreeMap<&'static str, State>>>,
+    conditions: Arc<watch::Sender<BTreeMap<&'static str, ConditionState>>>,
     drain: CancellationToken,
 }
 
-/// Whether a condition holds, and why.
+/// The state of one condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct State {
-    /// It holds.
+pub struct ConditionState {
+    /// The condition holds.
     pub met: bool,
-    /// Why it does not, or what it means that it does.
+    /// The reason that it does not hold, or a description of the state in which it does. For people.
     pub reason: String,
 }
 
-/// What `/ready` tells.
+/// The answer of `/ready`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Work may be given.
+pub struct ReadinessReport {
+    /// The process may be given work.
     pub ready: bool,
-    /// The process is about to stop.
+    /// The process drains, and stops when it has finished its work.
     pub draining: bool,
-    /// Each condition by its name.
-    pub conditions: BTreeMap<&'static str, State>,
+    /// The conditions by name.
+    pub conditions: BTreeMap<&'static str, ConditionState>,
 }
 
 impl Readiness {
-    /// Ready at once, until a condition is named; not ready any more once the drain of `tasks` began.
+    /// Conditions for the process with these tasks. Without any condition it is ready; once its drain
+    /// begins, it is not.
     pub fn new(tasks: &Tasks) -> Self {
         Self { conditions: Arc::default(), drain: tasks.drain().clone() }
     }
 
-    /// Names a condition, which does not hold yet. Its owner keeps the handle.
+    /// Adds a condition, which does not hold yet. The caller must keep the handle and update it.
     #[must_use = "a condition whose handle is dropped no longer holds"]
     pub fn condition(&self, name: &'static str) -> Condition {
         let condition = Condition { name, conditions: self.conditions.clone() };
@@ -63,16 +64,18 @@ impl Readiness {
     }
 
     /// The state of all conditions.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> ReadinessReport {
         let conditions = self.conditions.borrow().clone();
         let draining = self.drain.is_cancelled();
-        Report { ready: !draining && conditions.values().all(|it| it.met), draining, conditions }
+        let ready = !draining && conditions.values().all(|condition| condition.met);
+        ReadinessReport { ready, draining, conditions }
     }
 
-    /// Waits until work may be given. Cancel-safe; never resolves once the drain began.
+    /// Waits until the process is ready. Cancel-safe. Never resolves once the drain has begun.
     pub async fn ready(&self) {
         let mut changes = self.conditions.subscribe();
         while !self.report().ready {
+            // A drain cannot be taken back, so nothing will change any more.
             if self.drain.is_cancelled() {
                 std::future::pending::<()>().await;
             }
@@ -81,17 +84,18 @@ impl Readiness {
     }
 }
 
-/// The owner's end of a condition. Dropping it means that nobody sees to the condition any more: it ceases to hold.
+/// The handle by which its owner updates a condition. When it is dropped, the condition no longer holds.
 #[derive(Debug)]
 pub struct Condition {
     name: &'static str,
-    conditions: Arc<watch::Sender<BTreeMap<&'static str, State>>>,
+    conditions: Arc<watch::Sender<BTreeMap<&'static str, ConditionState>>>,
 }
 
 impl Condition {
-    /// Says whether the condition holds, and why.
+    /// Updates the condition.
     pub fn set(&self, met: bool, reason: impl Into<String>) {
-        let state = State { met, reason: reason.into() };
+        let state = ConditionState { met, reason: reason.into() };
+        // Owners set the same state again and again; only changes may wake the waiting tasks.
         self.conditions.send_if_modified(|all| {
             let changed = all.get(self.name) != Some(&state);
             all.insert(self.name, state);
@@ -102,20 +106,21 @@ impl Condition {
 
 impl Drop for Condition {
     fn drop(&mut self) {
+        // Also when the owner panics: a condition without an owner would stay true for ever.
         self.set(false, "its owner ended");
     }
 }
 
-/// The routes above, and those of `extra`.
+/// The routes of this module, and those of `extra`.
 pub fn router(readiness: Readiness, metrics: Metrics, extra: Router) -> Router {
     Router::new()
         .route("/live", get(|| async { "ok" }))
-        .route("/ready", get(async move || answer(&readiness.report())))
+        .route("/ready", get(async move || readiness_response(&readiness.report())))
         .route("/metrics", get(async move || ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.render())))
         .merge(extra)
 }
 
-fn answer(report: &Report) -> Response {
+fn readiness_response(report: &ReadinessReport) -> Response {
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string(report).expect("maps with text keys always serialise");
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
@@ -145,7 +150,8 @@ mod tests {
     async fn a_process_is_ready_when_every_condition_holds() {
         let readiness = Readiness::new(&Tasks::new());
         let routes = routes(&readiness);
-        let (view, bus) = (readiness.condition("view"), readiness.condition("bus"));
+        let view = readiness.condition("view");
+        let bus = readiness.condition("bus");
         bus.set(true, "connected");
         view.set(false, "listing");
         assert_eq!(
@@ -162,7 +168,7 @@ mod tests {
         view.set(true, "at revision 7");
         assert_eq!(get(&routes, "/ready").await.0, 200);
         drop(bus);
-        assert!(!readiness.report().ready, "nobody keeps the bus");
+        assert!(!readiness.report().ready, "the condition of the bus has no owner");
     }
 
     #[tokio::test]

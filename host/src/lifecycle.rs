@@ -1,8 +1,9 @@
-//! Owned tasks and the two ways to stop: drain (finish what you hold) and abort (stop now).
+//! The tasks of a process, and the two ways to stop them: a drain lets them finish their work, an abort stops
+//! them at once.
 //!
-//! Every task of a process is spawned through [`Tasks`], so that someone waits for its end. A vital task
-//! that ends early, by return or by panic, starts the drain: a process half alive is worse than one that
-//! restarts. SIGTERM or SIGINT is a drain; the second one aborts.
+//! Every task is spawned through [`Tasks`], so that the process waits for its end. When a vital task ends
+//! early, by return or by panic, the process drains: a process with a part missing is worse than one that is
+//! restarted. The first SIGTERM or SIGINT starts the drain, the second one the abort.
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,68 +26,82 @@ impl Tasks {
         Self::default()
     }
 
-    /// Spawns a task without which the process is of no use; its early end starts the drain.
+    /// Spawns a task that the process cannot do without. Its early end starts the drain. `name` is in the
+    /// span of its log lines.
     pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let drain = self.drain.clone();
         let guard = drain.clone().drop_guard();
         let task = async move {
             task.await;
             if !drain.is_cancelled() {
-                error!(task = name, "a vital task ended early; draining");
+                error!(task = name, "a vital task ended early; the process drains and must be restarted");
             }
-            drop(guard); // also on a panic, by unwinding
+            // A panic drops the guard as well, by unwinding.
+            drop(guard);
         };
         self.tracker.spawn(task.instrument(info_span!("task", name)));
     }
 
-    /// Spawns a task that may end at any time.
+    /// Spawns a task that may end at any time, such as the work for one connection.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(task);
     }
 
-    /// Cancelled when nothing new is to be taken on.
+    /// Like [`Tasks::spawn`], for a task that lives as long as the process. `name` is in the span of
+    /// its log lines.
+    pub fn spawn_named(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task.instrument(info_span!("task", name)));
+    }
+
+    /// Cancelled when the process must take on nothing new and finish its work.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
     }
 
-    /// Cancelled when everything is to stop at once.
+    /// Cancelled when the process must stop at once.
     pub fn abort(&self) -> &CancellationToken {
         &self.abort
     }
 
-    /// Waits for the drain, then for all tasks to end, at most `grace`; then aborts and waits a last second.
-    /// True if everything ended by itself.
+    /// Waits for the drain to begin, and then for all tasks to end. After `grace`, or on an abort, stops them
+    /// and waits one more second. True if all tasks ended by themselves.
     pub async fn finish(&self, grace: Duration) -> bool {
         self.drain.cancelled().await;
         self.tracker.close();
         tokio::select! {
             () = self.tracker.wait() => return true,
-            () = tokio::time::sleep(grace) => warn!(seconds = grace.as_secs_f64(), "the grace period is over; aborting"),
-            () = self.abort.cancelled() => warn!("aborting"),
+            () = tokio::time::sleep(grace) => {
+                warn!(seconds = grace.as_secs_f64(), "the grace period is over; aborting the remaining tasks");
+            }
+            () = self.abort.cancelled() => warn!("aborting the remaining tasks"),
         }
         self.abort.cancel();
         if tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await.is_err() {
-            warn!(tasks = self.tracker.len(), "some tasks did not end");
+            // The caller leaves the runtime next, which drops them. They may hold up the process
+            // if they block.
+            warn!(tasks = self.tracker.len(), "some tasks did not end after the abort");
         }
         false
     }
 
-    /// Turns signals into tokens: the first SIGTERM or SIGINT drains, the second aborts.
+    /// Listens for signals: the first SIGTERM or SIGINT starts the drain, the second one the abort.
     ///
     /// # Errors
-    /// When the process may not listen for signals.
+    /// When the handlers for the signals cannot be installed.
     pub fn listen_for_signals(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (drain, abort) = (self.drain.clone(), self.abort.clone());
-        // Not tracked: it lives as long as the process and holds nothing.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let drain = self.drain.clone();
+        let abort = self.abort.clone();
+        // Not tracked: it must listen until the process ends, so `finish` would wait for it in vain.
         tokio::spawn(async move {
             loop {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
                 if drain.is_cancelled() {
                     abort.cancel();
                 } else {
-                    info!("signal received; draining");
+                    info!("received a signal to end; draining");
                     drain.cancel();
                 }
             }

@@ -1,11 +1,15 @@
-//! What every program of ours has around its rooms: logs, signals, figures, the admin port, settings that change.
+//! The frame of every program: logs, signals, metrics, the admin port, settings that change.
 //!
-//! In: settings, and a body that starts the rooms. Out: the exit status. Order: settings → logs → runtime → signals →
-//! body → until the drain has ended → the rest of the telemetry. SIGHUP, or a change of the configuration file, reads the settings again: what is
-//! live counts from then on, what is not is named, and a configuration with mistakes changes nothing.
+//! In: settings, and a body that starts the rooms. Out: the exit status. A program starts its runtime, its
+//! logs and its signals, runs the body, waits until a drain is complete, and sends the rest of its telemetry.
 //!
-//! The admin port has, besides [`admin`]'s routes, some for operators only: `GET /config` (the settings in force, without
-//! secrets), `GET /known` (what its planes know of the registry) and `POST /drain`. They are granted to this machine, and to who knows the admin token.
+//! SIGHUP, or a change of the configuration file, makes it read its settings again. New values of live
+//! settings take effect at once; the log names the others, which need a restart. A configuration with
+//! mistakes changes nothing.
+//!
+//! Besides [`admin`]'s routes the admin port has some for operators only: `GET /config` (the settings in
+//! force, without secrets), `GET /known` (the [`inventory`]) and `POST /drain`. Only requests from this
+//! machine or with the admin token may use them.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -33,45 +37,46 @@ use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
 use settings::{Config, Loaded, Reloader, Secret};
 
-/// Between two looks at the configuration file.
-const FILE_PACE: Duration = Duration::from_secs(2);
+/// The pause between two looks at the modification time of the configuration file.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the admin port may still take for answers under way, when all else has ended.
-const LAST_GRACE: Duration = Duration::from_secs(1);
+/// The time that the admin port has for answers in progress when everything else has ended.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
-/// Settings of a whole program.
+/// The settings of a whole program.
 pub trait Program: Config + Send + 'static {
-    /// Its name in metrics and traces.
+    /// The program's name in metrics and traces.
     const SERVICE: &'static str;
-    /// Its logs.
+    /// The settings of its logs.
     fn log(&self) -> &LogConfig;
-    /// How long a drain may take.
+    /// The time that a drain may take before it becomes an abort.
     fn grace(&self) -> Duration;
-    /// What proves from afar that an operator asks.
+    /// The token with which operators on other machines may use the admin port; `None` refuses them.
     fn admin_token(&self) -> Option<&Secret>;
 }
 
-/// A configuration that was read again is given to each of these.
+/// Applies the live settings of a configuration that was read again.
 type Applier<C> = Box<dyn Fn(&C) + Send>;
 
-/// What a program's rooms are started among.
+/// The surroundings in which the body of a program starts its rooms.
 pub struct Host<C> {
-    /// Its tasks.
+    /// The tasks of the process.
     pub tasks: Tasks,
-    /// Its figures.
+    /// The metrics of the process.
     pub metrics: Metrics,
-    /// Whether it may be given work.
+    /// The conditions under which the process is ready for work.
     pub readiness: Readiness,
-    /// What its planes know, for who compares.
+    /// The inventories of its planes, for `GET /known`.
     pub known: inventory::Sources,
     reloader: Reloader,
-    /// The admin port outlives the others' drain, so that it can be watched.
-    last: Tasks,
+    /// The tasks of the admin port. They outlive the drain of the others, so that operators can watch it.
+    admin_tasks: Tasks,
     token: Option<Secret>,
     appliers: Vec<Applier<C>>,
 }
 
-/// Runs a program to its end. `failure` is the exit status when it cannot run or does not end in time.
+/// Runs a program to its end, and returns the exit status: 0 after a drain, `failure` when the program cannot
+/// run or does not end in time, that of `loaded` when this is an error.
 pub fn run<C, E>(
     loaded: Result<Loaded<C>, ExitCode>,
     failure: u8,
@@ -93,30 +98,38 @@ where
         }
     };
     let in_time = runtime.block_on(async {
-        let cannot = |e: &dyn Display| error!(reason = format!("{e:#}"), "this program cannot run");
         let telemetry = match Telemetry::start(C::SERVICE, config.log()) {
             Ok(telemetry) => telemetry,
             Err(e) => {
-                cannot(&e);
+                log_failure(&e);
+                // Without logs the line above is lost, and a program must not end without a word.
                 if !tracing::dispatcher::has_been_set() {
                     eprintln!("this program cannot run: {e}");
                 }
                 return false;
             }
         };
-        notes.iter().for_each(|note| warn!("{note}"));
-        let ended = rooms(config, reloader, &telemetry, body).await;
-        telemetry.finish().await;
-        ended.unwrap_or_else(|e| {
-            cannot(&e);
+        for note in &notes {
+            warn!("{note}");
+        }
+        let ended = run_rooms(config, reloader, &telemetry, body).await;
+        let in_time = ended.unwrap_or_else(|e| {
+            log_failure(&e);
             false
-        })
+        });
+        // Last, so that the failure above reaches the collector too.
+        telemetry.finish().await;
+        in_time
     });
     if in_time { ExitCode::SUCCESS } else { ExitCode::from(failure) }
 }
 
-/// Starts the rooms and waits for their end; whether it came in time.
-async fn rooms<C, E>(
+fn log_failure(e: &dyn Display) {
+    error!(reason = format!("{e:#}"), "this program cannot run");
+}
+
+/// Starts the rooms and waits for their end. True when they ended in time.
+async fn run_rooms<C, E>(
     config: C,
     reloader: Reloader,
     telemetry: &Telemetry,
@@ -126,33 +139,45 @@ where
     C: Program,
     E: Display,
 {
-    let told = |e: &dyn Display| format!("{e:#}");
     let tasks = Tasks::new();
-    tasks.listen_for_signals().map_err(|e| told(&e))?;
-    let (grace, token) = (config.grace(), config.admin_token().cloned());
-    let (metrics, readiness) = (telemetry.metrics().clone(), Readiness::new(&tasks));
-    let (last, known) = (Tasks::new(), inventory::Sources::default());
-    let mut host =
-        Host { tasks, metrics, readiness, known, reloader, last: last.clone(), token, appliers: Vec::new() };
-    body(config, &mut host).await.map_err(|e| told(&e))?;
-    let (tasks, level) = (host.tasks.clone(), telemetry.level().clone());
+    let admin_tasks = Tasks::new();
+    // Before the body: a signal during a slow start must drain, too.
+    tasks.listen_for_signals().map_err(|e| e.to_string())?;
+    let grace = config.grace();
+    let mut host = Host {
+        metrics: telemetry.metrics().clone(),
+        readiness: Readiness::new(&tasks),
+        known: inventory::Sources::default(),
+        reloader,
+        admin_tasks: admin_tasks.clone(),
+        token: config.admin_token().cloned(),
+        appliers: Vec::new(),
+        tasks: tasks.clone(),
+    };
+    // The alternate form prints an error with its causes.
+    body(config, &mut host).await.map_err(|e| format!("{e:#}"))?;
+    let level = telemetry.level().clone();
     host.appliers.push(Box::new(move |config| level.set(config.log())));
-    host.keep_current().map_err(|e| told(&e))?;
+    host.keep_current().map_err(|e| e.to_string())?;
     let in_time = tasks.finish(grace).await;
-    last.drain().cancel();
-    Ok(in_time & last.finish(LAST_GRACE).await)
+    admin_tasks.drain().cancel();
+    // `&` and not `&&`: the admin port must end in any case.
+    Ok(in_time & admin_tasks.finish(ADMIN_GRACE).await)
 }
 
 impl<C: Program> Host<C> {
-    /// Has the live settings of a configuration that was read again applied.
+    /// Registers a function that applies the live settings whenever the configuration has been read again.
     pub fn on_change(&mut self, apply: impl Fn(&C) + Send + 'static) {
         self.appliers.push(Box::new(apply));
     }
 
-    /// The admin port's routes.
+    /// The routes of the admin port.
     pub fn admin_routes(&self) -> Router {
-        let (shown, drain, token) = (self.reloader.shown(), self.tasks.drain().clone(), self.token.clone());
-        let (token, known) = (Arc::new(token), self.known.clone());
+        let shown = self.reloader.shown();
+        let drain = self.tasks.drain().clone();
+        let known = self.known.clone();
+        // Shared, because the check below runs for each request.
+        let token = Arc::new(self.token.clone());
         let operators = Router::new()
             .route(
                 "/config",
@@ -161,21 +186,22 @@ impl<C: Program> Host<C> {
                     (head, shown.load().as_str().to_owned())
                 }),
             )
-            .route(inventory::PATH, get(async move || known.tell().await))
+            .route(inventory::PATH, get(async move || known.report().await))
             .route(
                 "/drain",
                 post(async move || {
                     if !drain.is_cancelled() {
-                        info!("told to drain by the admin port");
+                        info!("received POST /drain on the admin port; draining");
                         drain.cancel();
                     }
                     (StatusCode::ACCEPTED, "draining")
                 }),
             )
+            // On these routes only: orchestrators and Prometheus come from other machines and have no token.
             .route_layer(from_fn(move |request: Request, next: Next| {
                 let token = token.clone();
                 async move {
-                    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip());
+                    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
                     match may_operate(peer, request.headers(), token.as_ref().as_ref()) {
                         true => next.run(request).await,
                         false => refusal(),
@@ -187,40 +213,45 @@ impl<C: Program> Host<C> {
 
     /// Serves [`Host::admin_routes`] on `listener`.
     pub fn serve_admin(&self, listener: TcpListener) {
-        let (routes, last) = (self.admin_routes(), self.last.clone());
+        let routes = self.admin_routes();
+        let tasks = self.admin_tasks.clone();
         let drain = self.tasks.drain().clone();
         let limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
-        self.last.spawn(async move {
-            // Early, or by a panic: a process that nobody can look into is to be replaced.
+        self.admin_tasks.spawn_named("admin", async move {
+            // When this task ends early or panics, the process drains: one that nobody can look into
+            // must be replaced.
             let _drain = drain.drop_guard();
-            serve(listener, routes, limits, &last).await;
+            serve(listener, routes, limits, &tasks).await;
         });
     }
 
-    /// Reads the settings again when told to, until the drain.
+    /// Reads the settings again on SIGHUP and when the file changes, until the drain.
     fn keep_current(self) -> std::io::Result<()> {
         let Self { tasks, metrics, mut reloader, appliers, .. } = self;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloads: Counter<u64> = metrics
             .meter("config")
             .u64_counter("muster_config_reloads_total")
-            .with_description("Readings of the configuration after the start, by what came of them.")
+            .with_description("Times that the configuration was read again after the start, by result.")
             .build();
         for result in ["applied", "refused"] {
             reloads.add(0, &[KeyValue::new("result", result)]);
         }
         let drain = tasks.drain().clone();
         let mut seen = reloader.file();
-        tasks.spawn(async move {
-            let mut pace = tokio::time::interval(FILE_PACE);
+        tasks.spawn_named("settings", async move {
+            // Polled: notifications do not work on every volume, and Kubernetes replaces files by
+            // way of links.
+            let mut checks = tokio::time::interval(FILE_CHECK_INTERVAL);
             loop {
                 tokio::select! {
                     biased;
                     () = drain.cancelled() => return,
                     _ = hangup.recv() => {}
-                    _ = pace.tick() => {
+                    _ = checks.tick() => {
                         let now = reloader.file();
-                        // A file that is just being replaced is looked at once it is there again.
+                        // While the file is being replaced it may be absent. It is read when it
+                        // is there again.
                         if now == seen || now.as_ref().is_some_and(|(_, changed)| changed.is_none()) {
                             continue;
                         }
@@ -238,42 +269,47 @@ impl<C: Program> Host<C> {
 fn reread<C: Program>(reloader: &mut Reloader, appliers: &[Applier<C>]) -> &'static str {
     match reloader.read::<C>() {
         Ok(change) => {
-            appliers.iter().for_each(|apply| apply(&change.config));
+            for apply in appliers {
+                apply(&change.config);
+            }
             info!(changed = change.live.join(","), "the configuration was read again");
             if !change.later.is_empty() {
                 warn!(
                     settings = change.later.join(","),
-                    "some changed settings count from the next start on"
+                    "some changed settings take effect only after a restart"
                 );
             }
             "applied"
         }
         Err(mistakes) => {
-            error!("the configuration stays as it was: {mistakes}");
+            error!("the new configuration cannot be used; the old one stays in force: {mistakes}");
             "refused"
         }
     }
 }
 
-/// This machine itself may, unless it speaks for someone else; others need the token.
+/// True for requests from this machine that no proxy passed on, and for those with the token.
 fn may_operate(peer: Option<IpAddr>, headers: &HeaderMap, token: Option<&Secret>) -> bool {
-    let given = headers.get(AUTHORIZATION).and_then(|it| it.to_str().ok()?.strip_prefix("Bearer "));
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    // A wrong token is refused from this machine too: it is a mistake that its sender should notice.
     if let (Some(given), Some(token)) = (given, token) {
-        return same(given.as_bytes(), token.expose().as_bytes());
+        return equal_in_constant_time(given.as_bytes(), token.expose().as_bytes());
     }
+    // A proxy on this machine makes every request look local. Its headers show that the client is elsewhere.
     let passed_on = headers.contains_key("x-forwarded-for") || headers.contains_key(FORWARDED);
-    !passed_on && peer.is_some_and(|it| it.to_canonical().is_loopback())
+    !passed_on && peer.is_some_and(|peer| peer.to_canonical().is_loopback())
 }
 
-/// Takes as long whatever the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
+/// Compares two secrets of equal length in a time that does not depend on their content.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    // An early return would let an attacker find a token byte by byte, by timing the answers.
     a.len() == b.len() && a.iter().zip(b).fold(0, |found, (a, b)| found | (a ^ b)) == 0
 }
 
 fn refusal() -> Response {
     (
         StatusCode::FORBIDDEN,
-        "only by the admin port (`admin-listen`) from this machine, or with the admin token (`admin-token`)",
+        "only from this machine through the admin port (`admin-listen`), or with the admin token (`admin-token`)",
     )
         .into_response()
 }
@@ -284,7 +320,7 @@ mod tests {
     use settings::Setting as _;
 
     #[test]
-    fn operators_are_known_by_machine_or_token() {
+    fn operators_are_admitted_by_machine_or_token() {
         let local = "127.0.0.1".parse().ok();
         let mapped = "::ffff:127.0.0.1".parse().ok();
         let remote = "10.0.0.9".parse().ok();

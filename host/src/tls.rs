@@ -1,7 +1,10 @@
-//! TLS for listeners and for those who connect: PEM files in, configurations of rustls out.
+//! TLS for listeners and clients.
 //!
-//! A listener's certificate is read again when its files change; one that cannot be used changes nothing, and is logged
-//! and counted. Connections that are open keep what they have. TLS 1.2 and 1.3, with the library's own suites.
+//! In: PEM files. Out: configurations of rustls, for TLS 1.2 and 1.3 with the library's default
+//! cipher suites.
+//!
+//! A listener's certificate is read again when its files change. A certificate that cannot be used is logged
+//! and counted, and the old one stays in force. Open connections are not affected.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,53 +28,54 @@ use tracing::{error, info};
 use crate::lifecycle::Tasks;
 use settings::Settings;
 
-/// Between two looks at the files.
-const PACE: Duration = Duration::from_secs(2);
+/// The pause between two looks at the modification times of the files.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why TLS cannot be had.
+/// The reasons for which TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file that cannot be read, or holds no PEM of the kind.
+    /// A file cannot be read, or holds no PEM block of the expected kind.
     #[error("{path}: {problem}")]
     File {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What is wrong with it.
+        /// The problem, for people.
         problem: String,
     },
-    /// What the files hold does not fit together.
+    /// The contents of the files do not fit together, for the reason given.
     #[error("the certificate cannot be used: {0}")]
     Unusable(String),
 }
 
-/// A listener's PEM files.
+/// The PEM files of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, followed by those between it and its authority.
+    /// The certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// Who signs the certificates that clients must show; without it they need none.
+    /// The authorities that must have signed a client's certificate; `None` when clients need none.
     pub client_ca: Option<PathBuf>,
 }
 
-/// A listener's TLS. Cheap to clone; all clones share the certificate in force.
+/// The TLS of a listener. Cheap to clone; all clones share the certificate in force.
 #[derive(Clone)]
 pub struct ServerTls {
     files: TlsFiles,
     current: Arc<ArcSwap<ServerConfig>>,
-    /// Seconds since 1970 at which the certificate in force ends.
+    /// The end of the validity of the certificate in force, in seconds since 1970.
     expires: Arc<AtomicI64>,
 }
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The configuration holds the private key.
         self.files.fmt(f)
     }
 }
 
 impl ServerTls {
-    /// Declares the settings `tls.*` of a listener and takes their values; `None` when there is no certificate.
+    /// Declares the settings `tls.*` of a listener and takes their values. `None` when no certificate is set.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let certificate: Option<PathBuf> = settings.optional(
             "tls.certificate",
@@ -102,52 +106,56 @@ impl ServerTls {
     /// Reads the files.
     ///
     /// # Errors
-    /// When one cannot be read, or they do not fit together. An expired certificate is no error: replacing it is.
+    /// When one of them cannot be read, or they do not fit together. An expired certificate is accepted: it
+    /// can be replaced while the process runs, and clients report it.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let (config, expires) = server(&files)?;
         let current = Arc::new(ArcSwap::from_pointee(config));
         Ok(Self { files, current, expires: Arc::new(AtomicI64::new(expires)) })
     }
 
-    /// When the certificate in force ends.
+    /// The end of the validity of the certificate in force.
     pub fn expires(&self) -> SystemTime {
         let seconds = u64::try_from(self.expires.load(Ordering::Relaxed)).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    /// Shakes hands with a client. The caller bounds the time.
+    /// Performs the handshake with a client. It has no deadline of its own; the caller must set one.
     ///
     /// # Errors
-    /// When the client speaks no TLS, or shows no certificate although it must.
+    /// When the client does not speak TLS, or has no certificate of the required authorities.
     pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.current.load_full()).accept(stream).await
     }
 
-    /// Reads the files again whenever they change, until the drain, and tells when the certificate ends.
+    /// Reads the files again whenever they change, until the drain, and makes the metrics of the certificate.
     pub fn keep_fresh(&self, meter: &Meter, tasks: &Tasks) {
         let reloads = meter
             .u64_counter("muster_tls_reloads_total")
-            .with_description("Certificates that were read again, by what came of them.")
+            .with_description("Times that the certificate was read again, by result.")
             .build();
         for result in ["applied", "refused"] {
             reloads.add(0, &[KeyValue::new("result", result)]);
         }
         let expires = self.expires.clone();
-        // Lives as long as the meter, which is as long as the process.
+        // The meter keeps the callback, so the instrument itself is not needed.
         let _ = meter
             .i64_observable_gauge("muster_tls_certificate_expiry_timestamp_seconds")
             .with_description("When the listener's certificate ends, in seconds since 1970.")
             .with_callback(move |gauge| gauge.observe(expires.load(Ordering::Relaxed), &[]))
             .build();
-        let (this, drain) = (self.clone(), tasks.drain().clone());
-        tasks.spawn(async move {
+        let this = self.clone();
+        let drain = tasks.drain().clone();
+        tasks.spawn_named("tls", async move {
             let mut seen = this.stamps();
-            let mut pace = tokio::time::interval(PACE);
-            while drain.run_until_cancelled(pace.tick()).await.is_some() {
+            let mut checks = tokio::time::interval(FILE_CHECK_INTERVAL);
+            while drain.run_until_cancelled(checks.tick()).await.is_some() {
                 let now = this.stamps();
                 if now == seen {
                     continue;
                 }
+                // Set before the files are read: a bad certificate is reported once, not every two seconds.
+                // If the files are halfway replaced, the second half changes a time again.
                 seen = now;
                 let result = match this.reload() {
                     Ok(()) => {
@@ -155,7 +163,7 @@ impl ServerTls {
                         "applied"
                     }
                     Err(e) => {
-                        error!(reason = %e, "the new certificate cannot be used; the old one stays");
+                        error!(reason = %e, "the new certificate cannot be used; the old one stays in force");
                         "refused"
                     }
                 };
@@ -171,24 +179,24 @@ impl ServerTls {
         Ok(())
     }
 
-    /// When each file changed last.
+    /// The modification time of each file; `None` for one that cannot be read.
     fn stamps(&self) -> Vec<Option<SystemTime>> {
         let files = [Some(&self.files.certificate), Some(&self.files.key), self.files.client_ca.as_ref()];
-        let changed = |path: &PathBuf| std::fs::metadata(path).and_then(|it| it.modified()).ok();
-        files.into_iter().flatten().map(changed).collect()
+        let paths = files.into_iter().flatten();
+        paths.map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()).collect()
     }
 }
 
-/// What one who connects trusts, and who it says it is.
+/// The PEM files of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// Authorities to trust; without it the system's.
+    /// The authorities to trust; `None` stands for the system's.
     pub ca: Option<PathBuf>,
-    /// A certificate and its key, for servers that ask for one.
+    /// A certificate and its key, for servers that require one.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// The configuration of one who connects.
+/// The configuration of a client.
 ///
 /// # Errors
 /// When a file cannot be read or used.
@@ -197,82 +205,89 @@ pub fn client(files: &ClientFiles) -> Result<ClientConfig, TlsError> {
         Some(ca) => authorities(ca)?,
         None => {
             let mut roots = RootCertStore::empty();
-            // One that cannot be read is missed where it is needed, and named there.
+            // Authorities that cannot be read are skipped. A connection that needs one of them fails
+            // and names it.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             roots
         }
     };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError::Unusable(e.to_string()))?
+        .map_err(unusable)?
         .with_root_certificates(roots);
     match &files.identity {
         None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => builder
-            .with_client_auth_cert(chain(certificate)?, private_key(key)?)
-            .map_err(|e| TlsError::Unusable(e.to_string())),
+        Some((certificate, key)) => {
+            builder.with_client_auth_cert(chain(certificate)?, private_key(key)?).map_err(unusable)
+        }
     }
 }
 
-/// The configuration of one who connects to none that speaks TLS: trusts nobody, reads no file.
+/// The configuration of a client that has no servers with TLS. It trusts no authority and reads no file.
 ///
 /// # Errors
-/// Never in practice: when the library has no versions of the protocol.
+/// When the library supports no version of TLS, which does not happen.
 pub fn unused_client() -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| TlsError::Unusable(e.to_string()))?;
+    let builder = builder.map_err(unusable)?;
     Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 fn server(files: &TlsFiles) -> Result<(ServerConfig, i64), TlsError> {
-    let unusable = |e: &dyn fmt::Display| TlsError::Unusable(e.to_string());
     let chain = chain(&files.certificate)?;
     let expires = expiry(&chain, &files.certificate)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|e| unusable(&e))?;
+        .map_err(unusable)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(ca) => {
             let roots = Arc::new(authorities(ca)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
-            builder.with_client_cert_verifier(verifier.map_err(|e| unusable(&e))?)
+            builder.with_client_cert_verifier(verifier.map_err(unusable)?)
         }
     };
-    let mut config = builder.with_single_cert(chain, private_key(&files.key)?).map_err(|e| unusable(&e))?;
+    let mut config = builder.with_single_cert(chain, private_key(&files.key)?).map_err(unusable)?;
+    // Clients that negotiate get HTTP/2; those that do not, such as WebSocket clients, get HTTP/1.1.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok((config, expires))
 }
 
+fn unusable(e: impl fmt::Display) -> TlsError {
+    TlsError::Unusable(e.to_string())
+}
+
 fn provider() -> Arc<CryptoProvider> {
+    // Named at each use. A default for the process would be global state that a library can set first.
     Arc::new(ring::default_provider())
 }
 
-fn wrong(path: &Path, problem: impl fmt::Display) -> TlsError {
+fn bad_file(path: &Path, problem: impl fmt::Display) -> TlsError {
     TlsError::File { path: path.display().to_string(), problem: problem.to_string() }
 }
 
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| wrong(path, e))?.collect();
-    let found = found.map_err(|e| wrong(path, e))?;
-    if found.is_empty() { Err(wrong(path, "there is no certificate in it")) } else { Ok(found) }
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|e| bad_file(path, e))?.collect();
+    let found = found.map_err(|e| bad_file(path, e))?;
+    if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|e| wrong(path, e))
+    PrivateKeyDer::from_pem_file(path).map_err(|e| bad_file(path, e))
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(path)? {
-        roots.add(certificate).map_err(|e| wrong(path, e))?;
+        roots.add(certificate).map_err(|e| bad_file(path, e))?;
     }
     Ok(roots)
 }
 
-/// When the chain's own certificate ends, in seconds since 1970.
+/// The end of the validity of the first certificate, in seconds since 1970.
 fn expiry(chain: &[CertificateDer<'_>], path: &Path) -> Result<i64, TlsError> {
-    let own = chain.first().ok_or_else(|| wrong(path, "there is no certificate in it"))?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(own).map_err(|e| wrong(path, e))?;
+    let own = chain.first().ok_or_else(|| bad_file(path, "there is no certificate in it"))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(own).map_err(|e| bad_file(path, e))?;
     Ok(parsed.validity().not_after.timestamp())
 }

@@ -15,7 +15,8 @@ pub(super) struct Declared {
     pub(super) alias: Option<&'static str>,
     /// A new value takes effect while the process runs.
     pub(super) live: bool,
-    /// The value as [`Setting::show`](super::Setting::show) writes it, without secrets; `None` when there is no value.
+    /// The value as [`Setting::show`](super::Setting::show) writes it, without secrets; `None` when it
+    /// has none.
     pub(super) shown: Option<String>,
     pub(super) origin: Origin,
 }

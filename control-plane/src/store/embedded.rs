@@ -108,7 +108,7 @@ impl EmbeddedStore {
             bounds: HistoryBounds { commits: config.revisions_kept, bytes: config.history_bytes },
             trouble: String::new(),
         };
-        tasks.spawn(writer.run(tasks.abort().clone()));
+        tasks.spawn_named("store_writer", writer.run(tasks.abort().clone()));
         let request_timeout = config.request_timeout;
         Ok(Arc::new(Self { path, shared, commands, head: head_receiver, request_timeout }))
     }

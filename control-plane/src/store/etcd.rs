@@ -103,9 +103,9 @@ impl EtcdStore {
     pub fn connect(config: EtcdConfig, tasks: &Tasks) -> Arc<Self> {
         let closed = CancellationToken::new();
         let (connector, link) = Connector::new(config.clone());
-        tasks.spawn(connector.run(closed.clone(), tasks.abort().clone()));
+        tasks.spawn_named("etcd_connector", connector.run(closed.clone(), tasks.abort().clone()));
         let (renewer, keep_alives) = Renewer::new(link.clone(), config.request_timeout);
-        tasks.spawn(renewer.run(closed.clone(), tasks.abort().clone()));
+        tasks.spawn_named("lease_renewer", renewer.run(closed.clone(), tasks.abort().clone()));
         Arc::new(Self {
             config,
             link,

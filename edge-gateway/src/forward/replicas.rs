@@ -129,7 +129,7 @@ impl Replicas {
             metrics: ForwardMetrics::new(meter),
         });
         for replica in 0..set.addresses.len() {
-            tasks.spawn(set.clone().probe_until(replica, tasks.drain().clone()));
+            tasks.spawn_named("probe", set.clone().probe_until(replica, tasks.drain().clone()));
         }
         Ok(Self(set))
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use follow::tracker::Contents;
-use host::inventory::Known;
+use host::inventory::Inventory;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -79,7 +79,7 @@ impl UpstreamHandle {
 
     /// The inventory of the providers that are followed. `None` when the upstream has ended or does not reply
     /// in time.
-    pub(crate) async fn known(&self) -> Option<Known> {
+    pub(crate) async fn known(&self) -> Option<Inventory> {
         let reading = async {
             let (sender, contents) = oneshot::channel();
             self.commands.send(Command::Contents(sender)).await.ok()?;

@@ -147,6 +147,9 @@ fn new_id() -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
 
     fn begun(id: Option<&str>) -> (IdentifiedRequest, Request<()>) {
@@ -181,6 +184,17 @@ mod tests {
             assert_eq!(Some(answer.body().as_str()) == sent, kept, "{sent:?}");
         }
         assert_eq!(request_id(), None);
+    }
+
+    #[test]
+    fn a_request_has_a_span_only_at_the_level_debug() {
+        for (level, enabled) in [("info", false), ("debug", true)] {
+            let subscriber = tracing_subscriber::registry().with(EnvFilter::new(level));
+            tracing::subscriber::with_default(subscriber, || {
+                let (identified, request) = begun(None);
+                assert_eq!(!identified.span(&request).is_disabled(), enabled, "{level}");
+            });
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! | in | out |
 //! | --- | --- |
-//! | a histogram `…_durations_microseconds` | a summary of the same name, as in Service-Center, and its buckets as counters `…_bucket` |
+//! | a histogram `…_durations_microseconds` | a summary of that name, and counters `…_bucket` |
 //! | `service_center_http_request_total` | also `service_center_http_query_per_seconds` |
 //!
 //! Quantiles are interpolated in the buckets of the last ten minutes, so they are as exact as the buckets are

@@ -1,7 +1,8 @@
 //! Distributed traces: they follow one change from the request to the frame.
 //!
 //! ```text
-//! request ──▶ transaction ──┄ key beside the commit ┄──▶ view ──▶ publish ──┄ header of the bus ┄──▶ dispatch ──▶ write
+//! request ──▶ transaction ──┄ key beside the commit ┄──▶ view ──▶ publish
+//!     publish ──┄ header of the bus ┄──▶ dispatch ──▶ write
 //! ```
 //!
 //! Like `tracing`'s subscriber, the tracer is global to the process. It is set once, if traces are exported.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::try_join_all;
-use host::inventory::{self, Known, Plane};
+use host::inventory::{self, Inventory, Plane};
 use http::Method;
 use serde::Serialize;
 use shared::model::Revision;
@@ -56,7 +56,7 @@ struct ObservedPlane<'a> {
     process: &'a AdminProcess,
     /// Index of the plane in the process's reply.
     index: usize,
-    known: Known,
+    known: Inventory,
 }
 
 /// A plane that was compared.
@@ -75,7 +75,7 @@ struct ComparedPlane {
 
 impl ComparedPlane {
     fn new(observed: &ObservedPlane<'_>, expected: Revision) -> Self {
-        let Known { plane, revision, services } = &observed.known;
+        let Inventory { plane, revision, services } = &observed.known;
         Self {
             process: observed.process.name.clone(),
             plane: *plane,
@@ -165,13 +165,13 @@ impl Diff {
     }
 
     /// The inventories of a process, one for each of its planes.
-    async fn request(&self, process: &AdminProcess) -> Result<Vec<Known>, CommandFailure> {
+    async fn request(&self, process: &AdminProcess) -> Result<Vec<Inventory>, CommandFailure> {
         let token = self.token.as_deref();
         let reply = process.client.request_root(Method::GET, inventory::PATH, token).await?;
         let server = process.client.server();
         match reply.status().as_u16() {
             200 => {
-                let known: Vec<Known> = serde_json::from_str(reply.body())
+                let known: Vec<Inventory> = serde_json::from_str(reply.body())
                     .map_err(|e| CommandFailure::NotUnderstood { server, problem: e.to_string() })?;
                 // A process that has just started has no inventory, which is not the same as an empty one.
                 if known.is_empty() {
@@ -207,7 +207,7 @@ fn take_reference<'a>(planes: &mut Vec<ObservedPlane<'a>>) -> ObservedPlane<'a> 
     planes.remove(furthest)
 }
 
-fn rank(known: &Known) -> (bool, Revision) {
+fn rank(known: &Inventory) -> (bool, Revision) {
     (known.plane == Plane::ControlPlane, known.revision)
 }
 

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use host::inventory::{Known, Plane};
+use host::inventory::{Inventory, Plane};
 use serde::Serialize;
 use shared::model::Revision;
 
@@ -46,7 +46,7 @@ struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    fn new(known: &'a Known, with_records: bool) -> Self {
+    fn new(known: &'a Inventory, with_records: bool) -> Self {
         let mut entries = HashMap::new();
         let mut followed = HashSet::new();
         for service in &known.services {
@@ -74,7 +74,12 @@ impl<'a> Contents<'a> {
 }
 
 /// The differences of `theirs` from the reference, which was read before (`first`) and after (`last`).
-pub(super) fn compare(process: &str, first: &Known, theirs: &Known, last: &Known) -> Vec<Difference> {
+pub(super) fn compare(
+    process: &str,
+    first: &Inventory,
+    theirs: &Inventory,
+    last: &Inventory,
+) -> Vec<Difference> {
     // Gateways do not have the records of services. Where one takes part, only instances can be compared.
     let with_records = first.plane == Plane::ControlPlane && theirs.plane == Plane::ControlPlane;
     let names = names([first, theirs, last]);
@@ -120,7 +125,7 @@ pub(super) fn compare(process: &str, first: &Known, theirs: &Known, last: &Known
 }
 
 /// The names of services by tenant and id, as far as any of the inventories has them.
-fn names(inventories: [&Known; 3]) -> HashMap<(&str, &str), &str> {
+fn names(inventories: [&Inventory; 3]) -> HashMap<(&str, &str), &str> {
     let services = inventories.into_iter().flat_map(|known| &known.services);
     let named = services.filter(|service| !service.name.is_empty());
     named.map(|service| ((service.tenant.as_str(), service.id.as_str()), service.name.as_str())).collect()
@@ -128,34 +133,34 @@ fn names(inventories: [&Known; 3]) -> HashMap<(&str, &str), &str> {
 
 #[cfg(test)]
 mod tests {
-    use host::inventory::KnownService;
+    use host::inventory::InventoryService;
 
     use super::*;
 
     /// A plane at a revision that has the service `s`, written at revision 2, with these instances.
-    fn plane(plane: Plane, revision: u64, instances: &[(&str, u64)]) -> Known {
-        let service = KnownService {
+    fn plane(plane: Plane, revision: u64, instances: &[(&str, u64)]) -> Inventory {
+        let service = InventoryService {
             tenant: "default/default".to_owned(),
             id: "s".to_owned(),
             name: "shop/order 1.0.0".to_owned(),
             revision: if plane == Plane::ControlPlane { 2.into() } else { Revision::ZERO },
             instances: instances.iter().map(|(id, rev)| ((*id).to_owned(), Revision::new(*rev))).collect(),
         };
-        Known { plane, revision: revision.into(), services: vec![service] }
+        Inventory { plane, revision: revision.into(), services: vec![service] }
     }
 
-    fn control(revision: u64, instances: &[(&str, u64)]) -> Known {
+    fn control(revision: u64, instances: &[(&str, u64)]) -> Inventory {
         plane(Plane::ControlPlane, revision, instances)
     }
 
-    fn edge(revision: u64, instances: &[(&str, u64)]) -> Known {
+    fn edge(revision: u64, instances: &[(&str, u64)]) -> Inventory {
         plane(Plane::EdgeGateway, revision, instances)
     }
 
     /// Instance, present revision and expected revision of a difference.
     type Found = (Option<String>, Option<u64>, Option<u64>);
 
-    fn found(first: &Known, theirs: &Known, last: &Known) -> Vec<Found> {
+    fn found(first: &Inventory, theirs: &Inventory, last: &Inventory) -> Vec<Found> {
         let differences = compare("them", first, theirs, last);
         differences
             .into_iter()
@@ -172,9 +177,9 @@ mod tests {
         let all = control(9, &[("a", 4), ("b", 9)]);
         assert_eq!(found(&all, &all, &all), []);
         assert_eq!(found(&all, &edge(9, &[("a", 4), ("b", 9)]), &all), []);
-        let nothing = Known { services: Vec::new(), ..edge(9, &[]) };
+        let nothing = Inventory { services: Vec::new(), ..edge(9, &[]) };
         assert_eq!(found(&all, &nothing, &all), []);
-        let nothing = Known { plane: Plane::ControlPlane, ..nothing };
+        let nothing = Inventory { plane: Plane::ControlPlane, ..nothing };
         assert_eq!(found(&all, &nothing, &all).len(), 3, "a control plane must have all");
     }
 
