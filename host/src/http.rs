@@ -17,13 +17,13 @@
 //!
 //! # The library servers do not keep these promises
 //!
-//! `axum::serve` drains, but it has no deadline for a head, for an idle connection or for a peer that does not
-//! read, and it gives no access to hyper's builder, so header names would be in lower case. The timeout layers
-//! of tower-http bound the work of a handler and the pauses within a body. They sit above the connection: they
-//! begin when a head is complete, so they see neither a slow head nor an idle connection, and they wait for a
-//! body, not for the socket. Hyper's own `header_read_timeout` also runs between two requests, where the idle
-//! timeout must count. So this room serves the connections itself, with hyper, and keeps the deadlines in
-//! `activity`.
+//! `axum::serve` drains, but it has no deadline for a head, for an idle connection or for a peer that does
+//! not read, and it gives no access to hyper's builder, so header names would be in lower case. The timeout
+//! layers of tower-http bound the work of a handler and the pauses within a body. They sit above the
+//! connection: they begin when a head is complete, so they see neither a slow head nor an idle connection,
+//! and they wait for a body, not for the socket. Hyper's own `header_read_timeout` also runs between two
+//! requests, where the idle timeout must count. So this room serves the connections itself, with hyper, and
+//! keeps the deadlines in `activity`.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
