@@ -21,6 +21,10 @@ pub const DEPENDENCY_LOCKS: [&str; 2] = ["/cse/etcdsync/cse-sr/lock/dep-queue", 
 /// The prefix under which Service-Center nodes queue dependencies.
 pub const DEPENDENCY_QUEUE: &str = "/cse-sr/ms/dep-queue/";
 
+/// The most bytes of a key. The longest that the API makes is a wanted key of some 3 KB. Ids in longer ones
+/// would make subjects and messages that the bus refuses.
+const LONGEST_KEY: usize = 4 << 10;
+
 /// All versions of one name: environment, application and service name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -85,8 +89,12 @@ pub enum Key {
 }
 
 impl Key {
-    /// Parses a key. Every unknown form is [`Key::Other`].
+    /// Parses a key. Every unknown form is [`Key::Other`], and so is a key that no program could have made
+    /// of acceptable names.
     pub fn parse(key: &str) -> Self {
+        if key.len() > LONGEST_KEY {
+            return Self::Other;
+        }
         Self::parse_known(key).unwrap_or(Self::Other)
     }
 

@@ -9,6 +9,7 @@
 
 mod api;
 pub mod app;
+pub mod carriage;
 mod dependency_queue;
 mod election;
 pub mod inventory;

@@ -10,6 +10,7 @@
 //! connection: sending twice is harmless, not sending is not. A bookmark that does not join the previous one
 //! shows gateways that they may have missed something, and its entries show them whether they did.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +18,14 @@ use bus::{Bus, BusError, Message, Messages};
 use futures_util::StreamExt;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::carriage::Room;
 use crate::election::Role;
 use crate::metrics::{PublishedBatch, PublisherMetrics};
 use crate::view::{Change, View};
@@ -31,6 +33,7 @@ use crate::view::{Change, View};
 mod messages;
 pub mod term;
 
+use messages::Omitted;
 use term::Term;
 
 /// The interval of bookmarks while nothing happens.
@@ -39,6 +42,8 @@ const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
 const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
 /// The pause before a failed call of the bus is repeated.
 const RETRY: Duration = Duration::from_millis(200);
+/// Oversized instances that are remembered so that each is logged once. Beyond it all are forgotten.
+const REMEMBERED_OVERSIZED: usize = 1000;
 
 /// The task that publishes while this replica holds the seat.
 pub struct Publisher {
@@ -52,6 +57,8 @@ pub struct Publisher {
     term: Option<Term>,
     /// The time at which the next bookmark of the term is due.
     bookmark_at: Instant,
+    /// Instances, by service and id, about whose size a log line was written.
+    oversized: HashSet<(ServiceRef, String)>,
 }
 
 impl Publisher {
@@ -72,6 +79,7 @@ impl Publisher {
             bookmarked: Revision::ZERO,
             term: None,
             bookmark_at: Instant::now(),
+            oversized: HashSet::new(),
         }
     }
 
@@ -176,8 +184,12 @@ impl Publisher {
     async fn publish_until(&mut self, revision: Revision) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
         let Some(due) = term.due(self.view.history(), revision) else { return Ok(()) };
-        for message in due.messages(self.metrics.now()) {
-            self.bus.publish(message).await?;
+        let mut omitted = Vec::new();
+        for (change, outgoing) in due.outgoing(self.metrics.now(), Room::new(self.bus.max_payload())) {
+            for message in outgoing.messages {
+                self.bus.publish(message).await?;
+            }
+            omitted.extend(outgoing.omitted.map(|part| (change.clone(), part)));
         }
         if let Some(oldest) = due.changes().first() {
             self.bookmark_at = self.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
@@ -191,12 +203,39 @@ impl Publisher {
         // Only now: after an error above, the same changes are due again.
         term.published(due);
         self.metrics.reached(term.cursor());
+        for (change, part) in omitted {
+            self.report_omitted(&change, part);
+        }
         Ok(())
+    }
+
+    /// Counts a change that the bus cannot carry whole, and logs it once for each instance.
+    fn report_omitted(&mut self, change: &Change, omitted: Omitted) {
+        self.metrics.omitted(omitted == Omitted::Properties);
+        let Change::Instance(event) = change else {
+            warn!(
+                revision = change.rev().get(),
+                "a change of a consumer's providers or a tenant's services does not fit on the bus; gateways \
+                 request the state in its place"
+            );
+            return;
+        };
+        if self.oversized.len() >= REMEMBERED_OVERSIZED {
+            self.oversized.clear();
+        }
+        if self.oversized.insert((event.provider.clone(), event.instance.instance_id.clone())) {
+            warn!(
+                service = %event.provider,
+                instance.id = event.instance.instance_id,
+                "the changes of an instance are too large for the bus; watchers receive them without its \
+                 properties, or not at all. Another program has stored it: make it smaller"
+            );
+        }
     }
 
     async fn bookmark(&mut self) -> Result<(), BusError> {
         let Some(term) = &mut self.term else { return Ok(()) };
-        for mut bookmark in term.bookmarks(&self.name) {
+        for mut bookmark in term.bookmarks(&self.name, Room::new(self.bus.max_payload())) {
             bookmark.sent_at = self.metrics.now();
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }

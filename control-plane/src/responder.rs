@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use self::answer::{InterestOf, InterestWant};
 use self::error::AnswerError;
+use crate::carriage::Room;
 use crate::keys::ROOT;
 use crate::registry::Registry;
 use crate::view::Snapshot;
@@ -134,6 +135,11 @@ impl Responder {
         }
     }
 
+    /// Read for each answer: after a reconnect the bus may have another limit.
+    fn room(&self) -> Room {
+        Room::new(self.bus.max_payload())
+    }
+
     async fn snapshot(&self, min_rev: Revision) -> Result<Arc<Snapshot>, AnswerError> {
         Ok(self.registry.view().at(min_rev, VIEW_WAIT).await?)
     }
@@ -161,7 +167,7 @@ impl Responder {
             let confirmed = self.registry.confirmed().await?;
             snapshot = confirmed.ok_or(AnswerError::Unconfirmed)?;
         }
-        Ok(answer::interest(&snapshot, self.registry.view().history(), &want))
+        Ok(answer::interest(&snapshot, self.registry.view().history(), &want, self.room()))
     }
 
     async fn digest(&self, payload: &[u8]) -> Vec<u8> {
@@ -217,7 +223,7 @@ impl Responder {
         let wants = answer::ReplayWant::parse_all(request);
         // Several replicas may answer, and the gateway reads one of them: its parts share this number.
         let answer_id = fastrand::u64(1..);
-        Ok(answer::replay(&snapshot, self.registry.view().history(), &wants, answer_id))
+        Ok(answer::replay(&snapshot, self.registry.view().history(), &wants, answer_id, self.room()))
     }
 }
 

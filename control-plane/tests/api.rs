@@ -86,3 +86,45 @@ async fn a_full_tenant_takes_only_what_exists_already() {
     post("/microservices", service("c")).await.refused("400100");
     post("/microservices/a/instances", instance("c")).await.refused("400100");
 }
+
+/// An instance with an endpoint of this many bytes.
+fn large(id: &str, bytes: usize) -> Value {
+    json!({"instanceId": id, "hostName": "n", "endpoints": [format!("rest://{}", "a".repeat(bytes))]})
+}
+
+#[tokio::test]
+async fn no_route_stores_an_instance_that_the_bus_cannot_carry() {
+    let probe = Probe::start().await;
+    for bytes in [1_100_000, 62_000] {
+        let body =
+            json!({"service": {"serviceId": "s", "serviceName": "s"}, "instances": [large("i", bytes)]});
+        let refusal = probe.post("/microservices", &body).await.refused("400001");
+        assert!(refusal["detail"].as_str().is_some_and(|text| text.contains("too large")), "{refusal}");
+    }
+    let instances = "/microservices/s/instances";
+    assert_eq!(probe.get(instances).await.ok(), json!({}), "nothing was stored");
+    probe.post(instances, &json!({"instance": large("i", 62_000)})).await.refused("400001");
+
+    // Of the size that Service-Center takes with a service, and nearly the limit.
+    let body = json!({"service": {"serviceId": "s", "serviceName": "s"}, "instances": [large("i", 61_000)]});
+    probe.post("/microservices", &body).await.ok();
+    let instance = format!("{instances}/i");
+    let properties = json!({"properties": {"k": "v".repeat(2000)}});
+    probe.put(&format!("{instance}/properties"), &properties).await.refused("400001");
+    let stored = probe.get(&instance).await.ok()["instance"].clone();
+    let room = 61_440 - stored.to_string().len();
+    let body =
+        json!({"service": {"serviceId": "s", "serviceName": "s"}, "instances": [large("j", 61_000 + room)]});
+    probe.post("/microservices", &body).await.ok();
+    let longer = "OUTOFSERVICE";
+    probe.put(&format!("{instances}/j/status?value={longer}"), &Value::Null).await.refused("400001");
+    probe.put(&format!("{instance}/status?value=DOWN"), &Value::Null).await.empty();
+}
+
+#[tokio::test]
+async fn an_environment_has_a_length() {
+    let probe = Probe::start().await;
+    let long = "production".repeat(1000);
+    let body = json!({"service": {"serviceName": "s", "environment": long}});
+    probe.post("/microservices", &body).await.refused("400001");
+}

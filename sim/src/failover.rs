@@ -254,7 +254,7 @@ impl Sim {
         let history = replica.view.history().clone();
         let Some(term) = &mut replica.term else { return };
         let Some(batch) = term.due(&history, rev) else { return };
-        let messages: Vec<Message> = batch.messages(0).collect();
+        let messages: Vec<Message> = batch.messages(0, replica::ROOM).collect();
         let dies = messages.len() > most;
         // Production does this after the last message. Here the order does not matter: a death loses the term.
         term.published(batch);
@@ -266,7 +266,7 @@ impl Sim {
 
     fn bookmark(&mut self, number: usize) {
         let Some(term) = &mut self.replicas[number].term else { return };
-        let bookmarks = term.bookmarks("p");
+        let bookmarks = term.bookmarks("p", replica::ROOM);
         // Another gateway, which misses nothing, confirms this revision to its watchers.
         self.confirmed.extend(bookmarks.last().map(|bookmark| Revision::new(bookmark.rev)));
         for bookmark in bookmarks {

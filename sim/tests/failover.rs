@@ -3,6 +3,7 @@
 #[allow(unused_imports)]
 use std::collections::BTreeSet;
 
+use control_plane::carriage::Room;
 use control_plane::keys;
 use control_plane::publisher::term::Term;
 use control_plane::store::{KeyValue, KvEvent};
@@ -69,7 +70,7 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     let mut term = Term::begin(five, five, view.history(), 0);
     let batch = term.due(view.history(), Revision::new(6)).expect("something is new");
     term.published(batch);
-    let bookmarks = term.bookmarks("p");
+    let bookmarks = term.bookmarks("p", Room::new(1 << 20));
     let sizes: Vec<_> = bookmarks
         .iter()
         .map(|bookmark| (bookmark.providers.len(), bookmark.tenants.len(), bookmark.since, bookmark.rev))
@@ -89,7 +90,7 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     // The next bookmark begins at the end of the last one, and names nothing twice.
     term.flushed(0);
     let next: Vec<_> = term
-        .bookmarks("p")
+        .bookmarks("p", Room::new(1 << 20))
         .iter()
         .map(|bookmark| (bookmark.providers.len(), bookmark.since, bookmark.rev))
         .collect();

@@ -9,6 +9,11 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::clock::Clock;
 use shared::model::Revision;
 
+/// The label of an event that was sent without the parts that made it too large.
+const SENT_SHORTENED: &str = "shortened";
+/// The label of a change that was not sent.
+const SENT_NOTHING: &str = "nothing";
+
 /// Instruments of the publisher. Cheap to clone.
 #[derive(Clone)]
 pub struct PublisherMetrics {
@@ -19,6 +24,7 @@ pub struct PublisherMetrics {
     dispatched: Counter<u64>,
     durations: Histogram<f64>,
     of_instances: [KeyValue; 2],
+    oversized: Counter<u64>,
     state: Arc<PublisherState>,
 }
 
@@ -81,11 +87,20 @@ impl PublisherMetrics {
                 KeyValue::new("instance", instance.to_owned()),
                 KeyValue::new("prefix", "/cse-sr/inst/files/"),
             ],
+            oversized: meter
+                .u64_counter("muster_publisher_oversized_total")
+                .with_description(
+                    "Changes that are too large for the bus, by the part of them that was sent.",
+                )
+                .build(),
             state,
         };
         metrics.events.add(0, &[]);
         metrics.bookmarks.add(0, &[]);
         metrics.dispatched.add(0, &metrics.of_instances);
+        for sent in [SENT_SHORTENED, SENT_NOTHING] {
+            metrics.oversized.add(0, &[KeyValue::new("sent", sent)]);
+        }
         metrics
     }
 
@@ -137,6 +152,12 @@ impl PublisherMetrics {
             self.dispatched.add(batch.of_instances, &self.of_instances);
             self.durations.record(micros, &self.of_instances);
         }
+    }
+
+    /// Counts a change that the bus cannot carry whole.
+    pub(crate) fn omitted(&self, shortened: bool) {
+        let sent = if shortened { SENT_SHORTENED } else { SENT_NOTHING };
+        self.oversized.add(1, &[KeyValue::new("sent", sent)]);
     }
 
     pub(crate) fn bookmarked(&self, revision: Revision) {

@@ -9,6 +9,7 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use shared::subject;
 
 use super::term::Progress;
+use crate::carriage::{self, Room};
 use crate::view::Change;
 
 /// The most services in one message: some 200 KB, or twice that with their names.
@@ -16,20 +17,54 @@ const SERVICES_PER_MESSAGE: usize = 2000;
 /// The most entries in one bookmark: some 200 KB.
 pub(super) const ENTRIES_PER_BOOKMARK: usize = 2000;
 
-/// The messages of a change that is handed to the bus at `now`, in unix microseconds.
-pub(super) fn of(change: &Change, now: u64) -> Vec<Message> {
-    match change {
-        Change::Instance(event) => vec![of_instance(event, now)],
-        Change::Interest(change) => of_interest(change),
-        Change::Services(change) => of_services(change),
-    }
+/// The messages of one change.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// The messages, in order.
+    pub messages: Vec<Message>,
+    /// The part of the change that the bus cannot carry, if any.
+    pub omitted: Option<Omitted>,
 }
 
-fn of_instance(event: &InstanceEvent, now: u64) -> Message {
-    let published = pb::InstanceEvent { published_at: now, ..event.to_proto() };
+/// The part of a change that is not sent, because the bus would refuse it for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Omitted {
+    /// The event leaves without the parts of its instance that made it too large.
+    Properties,
+    /// The change, or a part of it, does not leave at all. Gateways notice by the next bookmark that they
+    /// have not received it, and request the state.
+    Message,
+}
+
+/// The messages of a change that is handed to the bus at `now`, in unix microseconds.
+pub(super) fn of(change: &Change, now: u64, room: Room) -> Outgoing {
+    let mut outgoing = match change {
+        Change::Instance(event) => of_instance(event, now, room),
+        Change::Interest(change) => Outgoing { messages: of_interest(change, room), omitted: None },
+        Change::Services(change) => Outgoing { messages: of_services(change, room), omitted: None },
+    };
+    let before = outgoing.messages.len();
+    // Other programs may have stored names of any length, so a part may be too large even when it is alone.
+    outgoing
+        .messages
+        .retain(|message| room.takes(&message.payload) && carriage::is_subject(&message.subject));
+    if outgoing.messages.len() < before {
+        outgoing.omitted = Some(Omitted::Message);
+    }
+    outgoing
+}
+
+fn of_instance(event: &InstanceEvent, now: u64, room: Room) -> Outgoing {
+    let mut published = pb::InstanceEvent { published_at: now, ..event.to_proto() };
     let traceparent = event.via.trace.as_deref().and_then(|cause| publish_span(cause, event, now));
-    let message = Message::new(subject::event(&event.provider), published.encode_to_vec());
-    Message { traceparent, ..message }
+    let mut payload = published.encode_to_vec();
+    let mut omitted = None;
+    if !room.takes(&payload) && carriage::shorten_event(&mut published, room.of_item()) {
+        payload = published.encode_to_vec();
+        omitted = Some(Omitted::Properties);
+    }
+    let message = Message::new(subject::event(&event.provider), payload);
+    Outgoing { messages: vec![Message { traceparent, ..message }], omitted }
 }
 
 /// Records the span from the change's arrival in the view to the bus, and gives the header that continues it.
@@ -43,12 +78,12 @@ fn publish_span(cause: &SpanContext, event: &InstanceEvent, now: u64) -> Option<
     Some(header)
 }
 
-fn of_interest(change: &pb::InterestChange) -> Vec<Message> {
+fn of_interest(change: &pb::InterestChange, room: Room) -> Vec<Message> {
     // The writer always sets the consumer. Without one there is no subject to publish to.
     let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
     let subject = subject::interest(&consumer);
     let mut messages = Vec::new();
-    for part in parts(&change.added, &change.removed) {
+    for part in parts(&change.added, &change.removed, room) {
         let message = pb::InterestChange {
             added: part.added,
             removed: part.removed,
@@ -61,10 +96,10 @@ fn of_interest(change: &pb::InterestChange) -> Vec<Message> {
     messages
 }
 
-fn of_services(change: &pb::ServicesChange) -> Vec<Message> {
+fn of_services(change: &pb::ServicesChange, room: Room) -> Vec<Message> {
     let subject = subject::services(&Tenant::new(&change.domain, &change.project));
     let mut messages = Vec::new();
-    for part in parts(&change.added, &change.removed) {
+    for part in parts(&change.added, &change.removed, room) {
         let message = pb::ServicesChange {
             added: part.added,
             removed: part.removed,
@@ -86,38 +121,47 @@ struct ChangePart<A, R> {
 }
 
 /// Cuts a change into parts: a consumer of everything may gain more services at once than one message holds.
-fn parts<A: Clone, R: Clone>(added: &[A], removed: &[R]) -> Vec<ChangePart<A, R>> {
+fn parts<A, R>(added: &[A], removed: &[R], room: Room) -> Vec<ChangePart<A, R>>
+where
+    A: Clone + prost::Message,
+    R: Clone + prost::Message,
+{
+    // Half for each list, because one message has a part of both.
+    let bytes = room.of_part() / 2;
+    let added = carriage::parts(added, SERVICES_PER_MESSAGE, bytes);
+    let removed = carriage::parts(removed, SERVICES_PER_MESSAGE, bytes);
     // At least one part: the change of a deleted consumer may have no lists.
-    let count = added.len().max(removed.len()).div_ceil(SERVICES_PER_MESSAGE).max(1);
+    let count = added.len().max(removed.len()).max(1);
     let mut parts = Vec::with_capacity(count);
     for index in 0..count {
         parts.push(ChangePart {
             number: u32::try_from(index).unwrap_or(u32::MAX),
             more: index + 1 < count,
-            added: slice(added, index),
-            removed: slice(removed, index),
+            added: added.get(index).map(|part| part.to_vec()).unwrap_or_default(),
+            removed: removed.get(index).map(|part| part.to_vec()).unwrap_or_default(),
         });
     }
     parts
 }
 
-fn slice<T: Clone>(all: &[T], index: usize) -> Vec<T> {
-    all.chunks(SERVICES_PER_MESSAGE).nth(index).unwrap_or_default().to_vec()
-}
-
 /// Bookmarks that list `progress`. `head` has the fields that all of them have in common.
-pub(super) fn bookmarks(progress: &Progress, rev: Revision, head: &pb::Bookmark) -> Vec<pb::Bookmark> {
+pub(super) fn bookmarks(
+    progress: &Progress,
+    rev: Revision,
+    head: &pb::Bookmark,
+    room: Room,
+) -> Vec<pb::Bookmark> {
     let providers = entries(progress.providers.iter().map(|(service, at)| (service.into(), *at)));
     let consumers = entries(progress.consumers.iter().map(|(service, at)| (service.into(), *at)));
     let tenants = entries(progress.tenants.iter().map(|(tenant, at)| (whole_tenant(tenant), *at)));
     let mut bookmarks = Vec::new();
-    for chunk in providers.chunks(ENTRIES_PER_BOOKMARK) {
+    for chunk in carriage::parts(&providers, ENTRIES_PER_BOOKMARK, room.of_part()) {
         bookmarks.push(pb::Bookmark { providers: chunk.to_vec(), ..head.clone() });
     }
-    for chunk in consumers.chunks(ENTRIES_PER_BOOKMARK) {
+    for chunk in carriage::parts(&consumers, ENTRIES_PER_BOOKMARK, room.of_part()) {
         bookmarks.push(pb::Bookmark { consumers: chunk.to_vec(), ..head.clone() });
     }
-    for chunk in tenants.chunks(ENTRIES_PER_BOOKMARK) {
+    for chunk in carriage::parts(&tenants, ENTRIES_PER_BOOKMARK, room.of_part()) {
         bookmarks.push(pb::Bookmark { tenants: chunk.to_vec(), ..head.clone() });
     }
     // Only the last one advances to `rev`: a gateway that received a part of them must not count as complete.

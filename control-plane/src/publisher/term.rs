@@ -13,7 +13,8 @@ use proto::event::v1 as pb;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::messages;
+use super::messages::{self, Outgoing};
+use crate::carriage::Room;
 use crate::view::{Change, History};
 
 /// One replica's time in the publisher's seat.
@@ -51,9 +52,14 @@ pub struct DueChanges {
 }
 
 impl DueChanges {
-    /// The messages of the changes, handed to the bus at `now`, in unix microseconds.
-    pub fn messages(&self, now: u64) -> impl Iterator<Item = Message> + '_ {
-        self.changes.iter().flat_map(move |change| messages::of(change, now))
+    /// Each change with its messages, handed at `now`, in unix microseconds, to a bus that has this room.
+    pub fn outgoing(&self, now: u64, room: Room) -> impl Iterator<Item = (&Change, Outgoing)> {
+        self.changes.iter().map(move |change| (change, messages::of(change, now, room)))
+    }
+
+    /// The messages of all changes.
+    pub fn messages(&self, now: u64, room: Room) -> impl Iterator<Item = Message> {
+        self.outgoing(now, room).flat_map(|(_, outgoing)| outgoing.messages)
     }
 
     /// The changes, in order. Empty when the view advanced without a change.
@@ -122,7 +128,7 @@ impl Term {
 
     /// The bookmarks for the progress since the last flushed bookmark. A gateway that missed that one sees
     /// that these start too late for it.
-    pub fn bookmarks(&self, publisher: &str) -> Vec<pb::Bookmark> {
+    pub fn bookmarks(&self, publisher: &str, room: Room) -> Vec<pb::Bookmark> {
         // `since` may be ahead of the cursor: the history has dropped changes, and later ones are not
         // published yet.
         let since = self.flushed.max(self.since).min(self.cursor);
@@ -133,7 +139,7 @@ impl Term {
             publisher: publisher.to_owned(),
             ..pb::Bookmark::default()
         };
-        messages::bookmarks(&self.progress, self.cursor, &head)
+        messages::bookmarks(&self.progress, self.cursor, &head, room)
     }
 
     /// Notes that the bus connection `generation` has been flushed, bookmarks included.

@@ -14,15 +14,20 @@ use crate::keys;
 use crate::store::{KeyValue, KvEvent};
 use crate::view::{self, History, Protection};
 
-/// A bus that refuses its first subscriptions, like a NATS server that starts later.
+/// A bus that refuses its first subscriptions, like a NATS server that starts later, and messages beyond its
+/// limit, like every NATS server.
 struct LateBus {
     bus: LocalBus,
     refusals: AtomicUsize,
+    max_payload: usize,
 }
 
 #[async_trait]
 impl Bus for LateBus {
     async fn publish(&self, message: Message) -> Result<(), BusError> {
+        if message.payload.len() > self.max_payload || message.subject.contains("..") {
+            return Err(BusError::Refused("the message is not acceptable".into()));
+        }
         self.bus.publish(message).await
     }
 
@@ -49,7 +54,7 @@ impl Bus for LateBus {
     }
 
     fn max_payload(&self) -> usize {
-        self.bus.max_payload()
+        self.max_payload
     }
 }
 
@@ -62,7 +67,11 @@ fn put(key: String, value: &str, rev: Revision) -> KvEvent {
 async fn a_change_leaves_at_once_even_if_the_bus_came_late() {
     for refusals in [0, 1, 3] {
         let bus = LocalBus::new();
-        let late = Arc::new(LateBus { bus: bus.clone(), refusals: AtomicUsize::new(refusals) });
+        let late = Arc::new(LateBus {
+            bus: bus.clone(),
+            refusals: AtomicUsize::new(refusals),
+            max_payload: 1 << 20,
+        });
         let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
         writer.reset(Vec::new(), 1.into());
         let (_seat, role) = watch::channel(Role::Publisher { epoch: 1.into() });
@@ -120,4 +129,67 @@ async fn a_stopped_publisher_has_published_and_bookmarked_its_view() {
         last = Some(pb::Bookmark::decode(&message.payload[..]).expect("a bookmark").rev);
     }
     assert_eq!(last, Some(2), "the next publisher continues from here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_too_large_for_the_bus_stop_nothing() {
+    let bus = LocalBus::new();
+    let tight = Arc::new(LateBus { bus: bus.clone(), refusals: AtomicUsize::new(0), max_payload: 32 << 10 });
+    let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
+    writer.reset(Vec::new(), Revision::new(1));
+    let (_seat, role) = watch::channel(Role::Publisher { epoch: Revision::new(1) });
+    let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+    let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
+    let publisher = Publisher::new(view, tight, "p".into(), role, metrics);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(publisher.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let provider = ServiceRef::new(Tenant::default(), "s");
+    // An id from which no subject can be made; only another program can store it.
+    let nameless = ServiceRef::new(Tenant::new("", "p"), "s");
+    let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
+    let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
+    let long = "x".repeat(40 << 10);
+    let of_properties = format!(r#"{{"endpoints":["rest://10.0.0.1:1"],"properties":{{"k":"{long}"}}}}"#);
+    let of_endpoints = format!(r#"{{"endpoints":["{long}"],"status":"UP"}}"#);
+    writer.apply(vec![
+        put(keys::service(&provider), r#"{"serviceName":"order"}"#, 2.into()),
+        put(keys::service(&nameless), r#"{"serviceName":"order"}"#, 2.into()),
+    ]);
+    let written = [
+        put(keys::instance(&provider, "a"), &of_properties, 3.into()),
+        put(keys::instance(&provider, "b"), &of_endpoints, 4.into()),
+        put(keys::instance(&nameless, "c"), "{}", 5.into()),
+        put(keys::instance(&provider, "d"), r#"{"endpoints":["rest://10.0.0.2:1"]}"#, 6.into()),
+    ];
+    for event in written {
+        writer.apply(vec![event]);
+    }
+    let mut received = Vec::new();
+    for _ in 0..3 {
+        let message = tokio::time::timeout(Duration::from_secs(1), events.next());
+        let message = message.await.expect("in time").expect("an event");
+        let event = shared::event::InstanceEvent::decode(&message.payload).expect("decodes");
+        received.push((event.instance.instance_id.clone(), event.instance.endpoints.len(), event.at.rev));
+    }
+    let expected = [("a", 1, 3), ("b", 0, 4), ("d", 1, 6)];
+    assert_eq!(received, expected.map(|(id, count, rev)| (id.to_owned(), count, Revision::new(rev))));
+
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut reached = std::collections::BTreeMap::new();
+    let mut covered = 0;
+    while let Some(message) = bookmarks.next().now_or_never().flatten() {
+        let bookmark = pb::Bookmark::decode(&message.payload[..]).expect("a bookmark");
+        covered = covered.max(bookmark.rev);
+        for entry in bookmark.providers {
+            let service = ServiceRef::from(entry.service.expect("a service"));
+            reached.insert(service, entry.at.expect("a position").rev);
+        }
+    }
+    assert_eq!(covered, 6);
+    // The position of the event that could not leave is named, so a gateway that follows its provider asks.
+    assert_eq!(reached, [(nameless, 5), (provider, 6)].into());
+    stop.cancel();
+    running.await.expect("ends");
 }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use serde_json::{Map, Value};
 use shared::model::{HealthCheck, Instance, Revision, ServiceRef};
 use uuid::Uuid;
 
 use super::quota::{Permit, Resource};
 use super::service::existing;
 use super::{Caller, Registry, RegistryConfig, RegistryError, validate};
+use crate::carriage::LARGEST_INSTANCE;
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, RangeRequest, StoreError, Txn};
@@ -92,6 +95,7 @@ impl Registry {
         instance.mod_timestamp = instance.timestamp.clone();
         let shown = view.instances.contains_key(&instance.instance_id);
         let size = view.instances.size() + usize::from(!shown);
+        let value = stored(&instance, None)?;
         let lease = self.store.grant(self.ttl(&instance)).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
         // The service may be deleted meanwhile, and no instance may outlive it.
@@ -101,7 +105,7 @@ impl Registry {
                 Compare::ModRev(key.clone(), existing.map_or(Revision::ZERO, |existing| existing.mod_rev)),
             ],
             then: vec![
-                Op::Put { key, value: record::render(&instance, None), lease: Some(lease) },
+                Op::Put { key, value, lease: Some(lease) },
                 // Service-Center nodes find the lease by this key when a heartbeat reaches them.
                 Op::Put {
                     key: keys::lease(service, &instance.instance_id),
@@ -224,16 +228,13 @@ impl Registry {
         instance.version = existing.instance.version.clone();
         instance.mod_timestamp = self.seconds();
         let key = keys::instance(service, &instance.instance_id);
+        let value = stored(&instance, existing.unknown.as_deref())?;
         let txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
                 Compare::ModRev(key.clone(), existing.mod_rev),
             ],
-            then: vec![Op::Put {
-                key,
-                value: record::render(&instance, existing.unknown.as_deref()),
-                lease: existing.lease,
-            }],
+            then: vec![Op::Put { key, value, lease: existing.lease }],
             ..Txn::default()
         };
         match self.commit(txn).await {
@@ -309,6 +310,19 @@ impl Registry {
         let reply = self.store.range(request).await.map_err(RegistryError::ReadInstance)?;
         reply.items.first().map(|stored| stored.lease).ok_or(RegistryError::InstanceNotFound)
     }
+}
+
+/// The record of an instance as it is stored. Every route that stores an instance comes here, so that none
+/// of them can store one whose events do not fit on the bus or in a frame.
+fn stored(instance: &Instance, unknown: Option<&Map<String, Value>>) -> Result<Bytes, RegistryError> {
+    let value = record::render(instance, unknown);
+    if value.len() > LARGEST_INSTANCE {
+        let bytes = value.len();
+        return Err(RegistryError::invalid(format!(
+            "the instance is too large: its record has {bytes} bytes, and at most {LARGEST_INSTANCE} are allowed"
+        )));
+    }
+    Ok(value)
 }
 
 /// The service's entry, or the refusal that registrations of instances have for a missing service.

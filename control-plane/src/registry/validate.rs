@@ -130,7 +130,8 @@ pub(crate) fn schema_id(id: &str) -> Checked {
 }
 
 fn environment(text: &str) -> Checked {
-    check("environment", text, 0, usize::MAX, words(ENVIRONMENTS), "one of the four environments, or empty")
+    // Service-Center has no maximum here. The environment is part of keys and of every event.
+    check("environment", text, 0, 128, words(ENVIRONMENTS), "one of the four environments, or empty")
 }
 
 /// The key or value of a tag.

@@ -14,6 +14,7 @@ use shared::model::{Revision, Scope, ServiceRef};
 use super::departures;
 use super::error::AnswerError;
 use super::page::{self, ProviderReplay, ReplayPages};
+use crate::carriage::Room;
 use crate::view::{Change, History, ServiceView, Snapshot, interest};
 
 /// A provider whose events a gateway misses.
@@ -53,10 +54,16 @@ pub struct Replay {
 
 /// Answers a replay request: for each want the events after its position, or the instances when the history
 /// does not reach back that far. `answer_id` marks the parts that belong together.
-pub fn replay(snapshot: &Snapshot, history: &History, wants: &[ReplayWant], answer_id: u64) -> Replay {
+pub fn replay(
+    snapshot: &Snapshot,
+    history: &History,
+    wants: &[ReplayWant],
+    answer_id: u64,
+    room: Room,
+) -> Replay {
     let mut found = missed_events(snapshot, history, wants);
     let complete = found.values().all(|missed| missed.complete);
-    let mut pages = ReplayPages::new(snapshot.revision, answer_id);
+    let mut pages = ReplayPages::new(snapshot.revision, answer_id, room);
     for want in wants {
         // A provider that is wanted twice gets its events once. Its second answer is the state.
         let missed = found.remove(&want.provider).unwrap_or_default();
@@ -153,14 +160,16 @@ impl InterestWant {
 ///
 /// A consumer that is missing from the snapshot is answered with `exists: false`. The caller decides first
 /// whether the snapshot is recent enough to claim that.
-pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant) -> Vec<Vec<u8>> {
+pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, room: Room) -> Vec<Vec<u8>> {
     let rev = snapshot.revision;
     let parts = match (&want.of, want.departed_since) {
         (InterestOf::Consumer(consumer), None) => {
-            page::interest(rev, interest::providers(snapshot, consumer))
+            page::interest(rev, interest::providers(snapshot, consumer), room)
         }
-        (InterestOf::Scope(scope), None) => page::interest(rev, Some(interest::scoped(snapshot, scope))),
-        (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev)),
+        (InterestOf::Scope(scope), None) => {
+            page::interest(rev, Some(interest::scoped(snapshot, scope)), room)
+        }
+        (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev), room),
     };
     parts.iter().map(pb::InterestReply::encode_to_vec).collect()
 }

@@ -9,23 +9,24 @@ use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, ServiceRef};
 
 use super::departures::Departures;
+use crate::carriage::{self, Room};
 use crate::view::{InstanceView, ServiceView};
 
 /// The most providers in one part of an answer about interest: some 200 KB.
 const PROVIDERS_PER_PART: usize = 2000;
-/// A part of a replay is closed once it has about this many bytes.
-const PART_BYTES: usize = 256 << 10;
-/// The names and positions of one provider, beside its events and instances.
-const PROVIDER_BYTES: usize = 256;
 /// The tag and the length that protobuf puts before each event and instance, rounded up.
 const ITEM_BYTES: usize = 8;
 
 /// The parts of an answer with the providers of an interest; `None` stands for a consumer that does not
 /// exist.
-pub(super) fn interest(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -> Vec<pb::InterestReply> {
+pub(super) fn interest(
+    rev: Revision,
+    providers: Option<BTreeSet<ServiceRef>>,
+    room: Room,
+) -> Vec<pb::InterestReply> {
     let exists = providers.is_some();
     let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
-    let parts = chunks(&providers).map(|chunk| pb::InterestReply {
+    let parts = chunks(&providers, room).into_iter().map(|chunk| pb::InterestReply {
         exists,
         rev: rev.get(),
         providers: chunk.to_vec(),
@@ -35,13 +36,13 @@ pub(super) fn interest(rev: Revision, providers: Option<BTreeSet<ServiceRef>>) -
 }
 
 /// The parts of an answer with departures, as of `rev`.
-pub(super) fn departures(rev: Revision, departures: &Departures) -> Vec<pb::InterestReply> {
+pub(super) fn departures(rev: Revision, departures: &Departures, room: Room) -> Vec<pb::InterestReply> {
     let departed: Vec<pb::Left> = departures
         .providers
         .iter()
         .map(|(provider, rev)| pb::Left { provider: Some(provider.into()), rev: (*rev).get() })
         .collect();
-    let parts = chunks(&departed).map(|chunk| pb::InterestReply {
+    let parts = chunks(&departed, room).into_iter().map(|chunk| pb::InterestReply {
         exists: true,
         rev: rev.get(),
         left: chunk.to_vec(),
@@ -52,8 +53,11 @@ pub(super) fn departures(rev: Revision, departures: &Departures) -> Vec<pb::Inte
 }
 
 /// Chunks for one part each. An empty list gives one empty chunk, because an answer has at least one part.
-fn chunks<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
-    all.chunks(PROVIDERS_PER_PART).chain(all.is_empty().then_some(all))
+fn chunks<T: prost::Message>(all: &[T], room: Room) -> Vec<&[T]> {
+    if all.is_empty() {
+        return vec![all];
+    }
+    carriage::parts(all, PROVIDERS_PER_PART, room.of_part())
 }
 
 fn numbered(mut parts: Vec<pb::InterestReply>) -> Vec<pb::InterestReply> {
@@ -105,33 +109,39 @@ impl ProviderReplay<'_> {
 pub(super) struct ReplayPages {
     rev: Revision,
     answer_id: u64,
+    room: Room,
     closed: Vec<Vec<u8>>,
     open: pb::ReplayReply,
     open_bytes: usize,
 }
 
 impl ReplayPages {
-    pub(super) fn new(rev: Revision, answer_id: u64) -> Self {
-        Self { rev, answer_id, closed: Vec::new(), open: empty_part(rev, answer_id), open_bytes: 0 }
+    pub(super) fn new(rev: Revision, answer_id: u64, room: Room) -> Self {
+        Self { rev, answer_id, room, closed: Vec::new(), open: empty_part(rev, answer_id), open_bytes: 0 }
     }
 
     pub(super) fn add_provider(&mut self, replay: &ProviderReplay<'_>) {
         let mut entry = ProviderEntry::new(replay.head(self.rev));
         for event in replay.events.into_iter().flatten() {
-            let event = event.to_proto();
-            self.make_room(&mut entry, replay, event.encoded_len());
+            let mut event = event.to_proto();
+            let mut bytes = event.encoded_len();
+            // As the publisher sends it. A reply that leaves an event out would not be continuous, and one
+            // with the whole event could not be sent: the gateway would ask for ever.
+            if bytes > self.room.of_item() && carriage::shorten_event(&mut event, self.room.of_item()) {
+                bytes = event.encoded_len();
+            }
+            self.make_room(&mut entry, replay, bytes);
             entry.message.events.push(event);
         }
         for view in replay.instances() {
-            let instance = pb::SnapshotInstance {
-                instance: Some((&*view.instance).into()),
-                mod_rev: view.mod_rev.get(),
-            };
+            let mut instance = pb::Instance::from(&*view.instance);
+            carriage::shorten(&mut instance, self.room.of_item());
+            let instance = pb::SnapshotInstance { instance: Some(instance), mod_rev: view.mod_rev.get() };
             self.make_room(&mut entry, replay, instance.encoded_len());
             entry.message.instances.push(instance);
         }
         self.push(entry);
-        if self.open_bytes > PART_BYTES {
+        if self.open_bytes > self.room.of_part() {
             self.close(false);
         }
     }
@@ -139,18 +149,22 @@ impl ReplayPages {
     /// Counts an item of `item_bytes`, after closing the open part if the item does not fit into it.
     fn make_room(&mut self, entry: &mut ProviderEntry, replay: &ProviderReplay<'_>, item_bytes: usize) {
         let item_bytes = item_bytes + ITEM_BYTES;
+        let would_have = self.open_bytes + entry.head_bytes + entry.bytes + item_bytes;
         // A single item beyond the limit goes out alone: an entry without any item would not make it smaller.
-        if entry.bytes > 0 && self.open_bytes + entry.bytes + item_bytes > PART_BYTES {
+        if entry.bytes > 0 && would_have > self.room.of_part() {
             let mut full = std::mem::replace(entry, ProviderEntry::new(replay.head(self.rev)));
             full.message.more = true;
             self.push(full);
+            self.close(false);
+        } else if self.open_bytes > 0 && would_have > self.room.of_part() {
+            // Providers before this one: together with them, an item of nearly a whole message is too much.
             self.close(false);
         }
         entry.bytes += item_bytes;
     }
 
     fn push(&mut self, entry: ProviderEntry) {
-        self.open_bytes += entry.bytes + PROVIDER_BYTES;
+        self.open_bytes += entry.head_bytes + entry.bytes;
         self.open.providers.push(entry.message);
     }
 
@@ -176,12 +190,15 @@ fn empty_part(rev: Revision, answer_id: u64) -> pb::ReplayReply {
 /// A provider's share of the open part, while it is filled.
 struct ProviderEntry {
     message: pb::replay_reply::Provider,
+    /// Bytes of its names and positions.
+    head_bytes: usize,
+    /// Bytes of its events and instances so far.
     bytes: usize,
 }
 
 impl ProviderEntry {
     fn new(head: pb::replay_reply::Provider) -> Self {
-        Self { message: head, bytes: 0 }
+        Self { head_bytes: head.encoded_len() + ITEM_BYTES, message: head, bytes: 0 }
     }
 }
 
@@ -191,13 +208,15 @@ mod tests {
 
     use super::*;
 
+    const ROOM: Room = Room::new(1 << 20);
+
     #[test]
     fn a_consumer_of_everything_is_answered_in_parts() {
         let services = (0..4500).map(|n| ServiceRef::new(Tenant::default(), format!("s{n:05}")));
-        let parts = interest(7.into(), Some(services.collect()));
+        let parts = interest(7.into(), Some(services.collect()), ROOM);
         let shape: Vec<_> = parts.iter().map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
-        let nobody = interest(7.into(), None);
+        let nobody = interest(7.into(), None, ROOM);
         assert_eq!(nobody.iter().map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
     }
 
@@ -205,11 +224,53 @@ mod tests {
     fn many_departures_are_answered_in_parts() {
         let providers =
             (0..2001).map(|n| (ServiceRef::new(Tenant::default(), n.to_string()), 9.into())).collect();
-        let parts = departures(12.into(), &Departures { providers, complete_after: 4.into() });
+        let parts = departures(12.into(), &Departures { providers, complete_after: 4.into() }, ROOM);
         let shape: Vec<_> =
             parts.iter().map(|p| (p.part, p.left.len(), p.more, p.left_after, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, Some(4), 12), (1, 1, false, Some(4), 12)]);
-        let nobody = departures(12.into(), &Departures { complete_after: 4.into(), ..Departures::default() });
+        let nobody =
+            departures(12.into(), &Departures { complete_after: 4.into(), ..Departures::default() }, ROOM);
         assert_eq!(nobody.iter().map(|p| (p.left.len(), p.more)).collect::<Vec<_>>(), [(0, false)]);
+    }
+
+    #[test]
+    fn every_part_of_a_replay_fits_whatever_the_instances() {
+        let room = Room::new(64 << 10);
+        let mut answer = ReplayPages::new(Revision::new(9), 1, room);
+        let provider = ServiceRef::new(Tenant::default(), "s");
+        let mut wanted = 0;
+        // Sizes around a part, and one that no part can hold.
+        for kilobytes in [1, 20, 31, 40, 47, 200, 1, 47, 47] {
+            let mut view = ServiceView::default();
+            for id in 0..3 {
+                let instance = shared::model::Instance {
+                    instance_id: format!("i{id}"),
+                    properties: [("k".to_owned(), "x".repeat(kilobytes << 10))].into(),
+                    ..Default::default()
+                };
+                let instance = Arc::new(instance);
+                let mod_rev = Revision::new(5);
+                view.put_instance(InstanceView { instance, unknown: None, mod_rev, lease: None });
+                wanted += 1;
+            }
+            answer.add_provider(&ProviderReplay {
+                provider: &provider,
+                service: Some(&Arc::new(view)),
+                events: None,
+                with_instances: true,
+            });
+        }
+        let mut found = 0;
+        let mut whole = 0;
+        for payload in answer.finish() {
+            assert!(room.takes(&payload), "{} bytes", payload.len());
+            let part = pb::ReplayReply::decode(&payload[..]).expect("decodes");
+            for item in part.providers.iter().flat_map(|provider| &provider.instances) {
+                let instance = item.instance.as_ref().expect("an instance");
+                found += 1;
+                whole += usize::from(!instance.properties.is_empty());
+            }
+        }
+        assert_eq!((found, whole), (wanted, wanted - 3), "only what fits nowhere is shortened");
     }
 }

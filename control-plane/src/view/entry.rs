@@ -191,7 +191,7 @@ impl ServiceView {
             && self.schemas.is_empty()
     }
 
-    pub(super) fn put_instance(&mut self, view: InstanceView) -> Option<Arc<InstanceView>> {
+    pub(crate) fn put_instance(&mut self, view: InstanceView) -> Option<Arc<InstanceView>> {
         let id = view.instance.instance_id.clone();
         let before = self.take_instance(&id);
         // A sum, because it can be updated without visiting the other instances, in any order of changes.

@@ -266,11 +266,16 @@ impl ViewWriter {
         match Record::parse(&kv.value) {
             Ok(record) => Some(record),
             Err(error) => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-                warn!(key = kv.key, revision = kv.mod_rev.get(), %error, "a stored value cannot be decoded; skipping it");
+                self.skip(kv, &error);
                 None
             }
         }
+    }
+
+    /// Counts and logs a stored value that is left out of the view.
+    fn skip(&mut self, kv: &KeyValue, error: &dyn std::fmt::Display) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+        warn!(key = kv.key, revision = kv.mod_rev.get(), %error, "a stored value cannot be used; skipping it");
     }
 }
 

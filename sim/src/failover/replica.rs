@@ -3,6 +3,7 @@
 #[allow(unused_imports)]
 use std::collections::BTreeMap;
 
+use control_plane::carriage::Room;
 use control_plane::publisher::term::Term;
 use control_plane::responder::answer;
 use control_plane::store::KeyValue;
@@ -12,6 +13,9 @@ use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::clock::Clock;
 use shared::model::Revision;
+
+/// The room of a message on the simulated bus: that of NATS by default.
+pub(super) const ROOM: Room = Room::new(1 << 20);
 
 /// A replica, with everything that it needs to publish and to reply.
 pub(super) struct Replica {
@@ -47,7 +51,7 @@ impl Replica {
         let request = pb::ReplayRequest::decode(&request[..]).expect("a request decodes");
         let snapshot = self.view.now().expect("the replica has listed the store");
         let wanted = answer::ReplayWant::parse_all(request);
-        let reply = answer::replay(&snapshot, self.view.history(), &wanted, 1);
+        let reply = answer::replay(&snapshot, self.view.history(), &wanted, 1, ROOM);
         let mut parts = ReplayParts::default();
         let mut progress = Progress::MoreParts;
         for payload in reply.payloads {
@@ -64,7 +68,7 @@ impl Replica {
         let snapshot = self.view.now().expect("the replica has listed the store");
         let mut parts = InterestParts::default();
         let mut progress = Progress::MoreParts;
-        for payload in answer::interest(&snapshot, self.view.history(), &want) {
+        for payload in answer::interest(&snapshot, self.view.history(), &want, ROOM) {
             progress = parts.add(&payload).expect("a reply decodes");
         }
         assert_eq!(progress, Progress::Complete, "the last part says that it is the last");

@@ -7,6 +7,7 @@ use shared::event::Action;
 use shared::model::{Revision, Service, ServiceRef, Tenant};
 
 use super::{Applying, ViewWriter};
+use crate::carriage::LONGEST_NAMES;
 use crate::keys::{Key, Name};
 use crate::record::DependencySet;
 use crate::store::KeyValue;
@@ -170,6 +171,12 @@ impl ViewWriter {
     fn apply_service(&mut self, service: &ServiceRef, kv: &KeyValue, applying: &mut Applying) {
         let Some(record) = self.parse::<Service>(kv) else { return };
         let value = Service { service_id: service.id.clone(), ..record.value };
+        let names = [&value.environment, &value.app_id, &value.service_name, &value.alias, &value.version];
+        if names.into_iter().map(String::len).sum::<usize>() > LONGEST_NAMES {
+            // Every event of its instances carries them, so the bus could carry none of these events.
+            self.skip(kv, &"the names of the service are too long");
+            return;
+        }
         let view = self.service_mut(service);
         let is_new = view.service.is_none();
         let key = value.key(&service.tenant);
