@@ -1,7 +1,6 @@
 //! A window into the inner rooms for the micro-benches. It exists only with the feature `micro`, which no
 //! program enables.
 
-#[allow(unused_imports)]
 use std::sync::Arc;
 
 use follow::reply::{InterestReply, TopicReplay};

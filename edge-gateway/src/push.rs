@@ -3,7 +3,6 @@
 //! The bytes of a push in one encoding are made by the first audience that needs them, and shared by all
 //! others.
 
-#[allow(unused_imports)]
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -11,7 +11,6 @@
 //! All waiting is done in tasks that this one owns. It waits itself only for a shard whose queue is full:
 //! then the buffer of the bus is the reserve.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

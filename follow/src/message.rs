@@ -1,6 +1,5 @@
 //! Messages of the bus, decoded: bookmarks and changes of an interest.
 
-#[allow(unused_imports)]
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};

@@ -5,7 +5,6 @@
 //! long as the push and be shared with it. A wrapper in the gateway that held them would cost one more
 //! allocation for every event.
 
-#[allow(unused_imports)]
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;

@@ -3,7 +3,6 @@
 //! In: the payloads of reply parts, in the order of arrival. Out: a complete reply, or a [`ReplyError`],
 //! after which the request is made again. A reply counts only when all of its parts have arrived.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::sync::Arc;
 

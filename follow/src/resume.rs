@@ -7,7 +7,6 @@
 //! Sessions that resume the same group from the same revision share one entry: when a gateway fails,
 //! thousands of clients come with the same few revisions, and each of these is requested once.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shared::model::{Revision, ServiceRef};

@@ -1,6 +1,5 @@
 //! Helpers of the unit tests: facts with plain numbers for revisions.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -16,7 +16,6 @@
 //! A group's interest has a revision. Changes of the interest that arrive while it is being requested are
 //! kept, and those newer than the reply are applied to it. So none is lost, whichever comes first.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

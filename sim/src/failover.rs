@@ -9,7 +9,6 @@
 //! gateway of a loss. When everything has come to rest, the gateway must have delivered each change once and
 //! in order, and its state must be the store's.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

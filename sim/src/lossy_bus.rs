@@ -9,7 +9,6 @@
 //! The order in which messages are taken from the subscriptions is decided by dice. The gateway sorts what
 //! arrives together, so the simulation is stricter than production.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

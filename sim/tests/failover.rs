@@ -1,6 +1,5 @@
 //! The publisher fails over while a gateway follows: every change is delivered once and in order.
 
-#[allow(unused_imports)]
 use std::collections::BTreeSet;
 
 use control_plane::carriage::Room;

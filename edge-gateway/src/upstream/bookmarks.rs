@@ -1,6 +1,5 @@
 //! Bookmarks: received, applied, and passed on to watchers.
 
-#[allow(unused_imports)]
 use std::time::Instant;
 
 use bus::Message;

@@ -1,6 +1,5 @@
 //! Carrying out the tracker's effects: pushes for the shards, and requests.
 
-#[allow(unused_imports)]
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! The way to the upstream for other rooms: opening a watch, and reading its progress.
 
-#[allow(unused_imports)]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

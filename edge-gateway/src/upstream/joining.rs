@@ -1,6 +1,5 @@
 //! Sessions that begin: their reservation in a shard, and the preface of those that resume.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::time::Instant;
 

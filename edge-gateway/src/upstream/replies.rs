@@ -1,6 +1,5 @@
 //! Replies of the control plane, on their way to the tracker.
 
-#[allow(unused_imports)]
 use std::sync::atomic::Ordering;
 
 use bus::Messages;

@@ -1,7 +1,6 @@
 //! Requests as values: each runs in a task of its own, and its end is accounted for whatever happens to that
 //! task.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,7 +4,6 @@
 //! made again after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The
 //! caller bounds the number of requests; the bus bounds the size of each part of a reply.
 
-#[allow(unused_imports)]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

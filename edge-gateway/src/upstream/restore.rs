@@ -5,7 +5,6 @@
 //! revision: if that is lower than a revision which was known before the request, the store was restored.
 //! Until this is proven nothing is forgotten, so a lagging publisher costs no watcher anything.
 
-#[allow(unused_imports)]
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,5 @@
 //! Requests that end abnormally, and requests that overlap.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 

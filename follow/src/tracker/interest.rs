@@ -3,7 +3,6 @@
 //! In: a replica's reply, or a change from the bus. Out: topics that the group joins and leaves, each from
 //! the position at which the provider came into the interest.
 
-#[allow(unused_imports)]
 use std::collections::{BTreeSet, HashMap};
 
 use shared::event::Position;

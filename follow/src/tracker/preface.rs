@@ -1,6 +1,5 @@
 //! The preface of a session that resumes: what it is sent before it joins its group.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 use std::sync::Arc;
 

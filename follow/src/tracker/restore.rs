@@ -4,7 +4,6 @@
 //! bookmarks, how far interests are known. The instances that watchers have received stay, so that the
 //! differences are delivered.
 
-#[allow(unused_imports)]
 use shared::event::Position;
 use shared::model::Revision;
 

@@ -1,6 +1,5 @@
 //! Deliveries of the tracker, whichever of reply and change comes first.
 
-#[allow(unused_imports)]
 use shared::event::InstanceEvent;
 
 use super::*;

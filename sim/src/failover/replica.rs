@@ -1,6 +1,5 @@
 //! A simulated control-plane replica around the real view, history, term and replies.
 
-#[allow(unused_imports)]
 use std::collections::BTreeMap;
 
 use control_plane::carriage::Room;

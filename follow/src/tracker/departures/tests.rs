@@ -1,6 +1,5 @@
 //! Prefaces of sessions that resume.
 
-#[allow(unused_imports)]
 use std::collections::HashMap;
 
 use shared::event::{Action, InstanceEvent};
