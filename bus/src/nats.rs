@@ -14,7 +14,9 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, StatusCode};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
@@ -36,6 +38,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts to connect. A random part of it is taken off.
 const LONGEST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// The time after which a connection counts as good. One that breaks earlier counts like a failed attempt.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: &str = "traceparent";
 
@@ -125,13 +130,14 @@ impl NatsBus {
         let link_of_events = link.clone();
         let counted_by_events = counted.clone();
         let connections = AtomicU64::new(0);
+        let reconnects = Mutex::new(Reconnects::default());
         let options = options_of(config.auth, config.root_certificates)
             .name(config.name)
             // A process must start while the bus is down: it can serve what it has.
             .retry_on_initial_connect()
             .subscription_capacity(config.subscription_capacity.max(1))
             .ping_interval(config.ping_interval)
-            .reconnect_delay_callback(reconnect_wait)
+            .reconnect_delay_callback(move |attempts| reconnects.lock().wait(attempts, Instant::now()))
             .event_callback(move |event| {
                 if matches!(event, Event::Connected) {
                     let connection = connections.fetch_add(1, Ordering::AcqRel) + 1;
@@ -310,12 +316,37 @@ fn apply(state: &watch::Sender<Link>, event: &Event) {
     }
 }
 
-/// The pause before an attempt to connect; none before the first.
-fn reconnect_wait(attempts: usize) -> Duration {
-    // `min(8)` keeps the shift in range; 50 ms · 2⁸ is far beyond the longest pause anyway.
-    let base = Duration::from_millis(50).saturating_mul(1 << attempts.min(8)).min(LONGEST_RECONNECT_WAIT);
+/// The pauses between attempts to connect. The client counts attempts anew after each connection; a server
+/// that accepts and soon closes again, for whatever reason, would be called on without a pause.
+#[derive(Debug, Default)]
+struct Reconnects {
+    /// The time of the latest attempt.
+    last: Option<Instant>,
+    /// Connections in a row that broke soon after they were opened.
+    short_lived: usize,
+}
+
+impl Reconnects {
+    /// The pause before the attempt with this number, from one; none after a good connection.
+    fn wait(&mut self, attempts: usize, now: Instant) -> Duration {
+        if attempts <= 1 {
+            // The latest attempt succeeded, for the client begins to count again.
+            let is_short = self.last.is_some_and(|last| now.duration_since(last) < GOOD_CONNECTION);
+            self.short_lived = if is_short { self.short_lived + 1 } else { 0 };
+        }
+        let failures = attempts.saturating_sub(1) + self.short_lived;
+        let pause = if failures == 0 { Duration::ZERO } else { reconnect_wait(failures) };
+        self.last = Some(now + pause);
+        pause
+    }
+}
+
+/// The pause after so many failures, at least one.
+fn reconnect_wait(failures: usize) -> Duration {
+    // `min(8)` keeps the shift in range; 100 ms · 2⁸ is far beyond the longest pause anyway.
+    let base = Duration::from_millis(100).saturating_mul(1 << failures.min(8)).min(LONGEST_RECONNECT_WAIT);
     // Half of the pause is random, so that a restarted server is not met by all gateways at the same moment.
-    if attempts <= 1 { Duration::ZERO } else { base.mul_f64(0.5 + fastrand::f64() / 2.0) }
+    base.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// Logs each time the connection opens or breaks, until the drain.

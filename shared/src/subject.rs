@@ -2,13 +2,20 @@
 //!
 //! Tokens are percent-encoded, because NATS gives `.`, `*`, `>` and blanks a meaning of their own and a
 //! domain or a service id may contain any of them.
+//!
+//! NATS closes the connection of a client whose control line is longer than 4 096 bytes. Names within the
+//! registry's limits never make a subject that long. A longer name, which only a stranger can have written
+//! into the store, is folded into a hash, so that no name can cut a process off from the bus.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::model::{ServiceRef, Tenant};
+use crate::model::{MAX_ID, MAX_TENANT_NAME, ServiceRef, Tenant};
 
 /// Everything but letters, digits, `-` and `_`.
 const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+
+/// The most bytes of one character in a token: four bytes in UTF-8, each of them percent-encoded.
+const CHARACTER: usize = 12;
 
 /// Progress of the publisher, once a second.
 pub const BOOKMARK: &str = "muster.bookmark";
@@ -35,8 +42,9 @@ pub fn interest(consumer: &ServiceRef) -> String {
 
 /// The subject on which a tenant's services come and go.
 pub fn services(tenant: &Tenant) -> String {
-    let encode = |token| utf8_percent_encode(token, TOKEN);
-    format!("muster.services.{}.{}", encode(&tenant.domain), encode(&tenant.project))
+    let domain = token(&tenant.domain, MAX_TENANT_NAME);
+    let project = token(&tenant.project, MAX_TENANT_NAME);
+    format!("muster.services.{domain}.{project}")
 }
 
 /// The service of an event or interest subject.
@@ -44,15 +52,40 @@ pub fn service_of(subject: &str) -> Option<ServiceRef> {
     let tokens =
         subject.strip_prefix("muster.event.").or_else(|| subject.strip_prefix("muster.interest."))?;
     let mut tokens = tokens.split('.');
-    let mut next = || percent_decode_str(tokens.next()?).decode_utf8().ok().map(String::from);
-    let (domain, project, id) = (next()?, next()?, next()?);
+    let domain = name_in(tokens.next()?, MAX_TENANT_NAME)?;
+    let project = name_in(tokens.next()?, MAX_TENANT_NAME)?;
+    let id = name_in(tokens.next()?, MAX_ID)?;
     tokens.next().is_none().then(|| ServiceRef::new(Tenant::new(domain, project), id))
 }
 
 fn subject(root: &str, service: &ServiceRef) -> String {
-    let encode = |token| utf8_percent_encode(token, TOKEN);
     let Tenant { domain, project } = &service.tenant;
-    format!("{root}.{}.{}.{}", encode(domain), encode(project), encode(&service.id))
+    let domain = token(domain, MAX_TENANT_NAME);
+    let project = token(project, MAX_TENANT_NAME);
+    let id = token(&service.id, MAX_ID);
+    format!("{root}.{domain}.{project}.{id}")
+}
+
+/// The token for a name that may have `most` characters.
+fn token(name: &str, most: usize) -> String {
+    let token = utf8_percent_encode(name, TOKEN).to_string();
+    if token.len() <= most * CHARACTER {
+        return token;
+    }
+    // FNV-1a, which every process computes alike. A tilde is always encoded in a name, so no name has this
+    // token; two names that share it would only receive each other's messages, which name their service.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("~{hash:016x}")
+}
+
+/// The name in a token. `None` for a token that [`token`] would not make, because its name is too long.
+fn name_in(token: &str, most: usize) -> Option<String> {
+    let name = percent_decode_str(token).decode_utf8().ok()?;
+    let encoded: usize = utf8_percent_encode(&name, TOKEN).map(str::len).sum();
+    (encoded <= most * CHARACTER).then(|| name.into_owned())
 }
 
 #[cfg(test)]
@@ -78,6 +111,25 @@ mod tests {
             prop_assert!(!subject.contains(['*', '>', ' ']));
             prop_assert_eq!(service_of(&subject), Some(service));
         }
+    }
+
+    #[test]
+    fn no_name_makes_a_subject_that_the_server_refuses() {
+        // What a server takes, less the verb, a reply subject, the sizes and the end of the line.
+        let most = 4096 - 128;
+        for (names, id) in [(MAX_TENANT_NAME, MAX_ID), (5000, 5000), (100_000, 1)] {
+            let name = "\u{10ffff}".repeat(names);
+            let provider = ServiceRef::new(Tenant::new(&name, &name), "\u{10ffff}".repeat(id));
+            for subject in [event(&provider), interest(&provider), services(&provider.tenant)] {
+                assert!(subject.len() <= most, "{} bytes", subject.len());
+                assert!(!subject.contains(['*', '>', ' ']), "{subject}");
+            }
+            let is_whole = names <= MAX_TENANT_NAME;
+            assert_eq!(service_of(&event(&provider)) == Some(provider), is_whole);
+        }
+        let long = ServiceRef::new(Tenant::default(), "a".repeat(5000));
+        let other = ServiceRef::new(Tenant::default(), "a".repeat(5001));
+        assert_ne!(event(&long), event(&other), "long names stay apart");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::contract;
 
@@ -95,4 +97,61 @@ async fn a_wrong_configuration_is_refused_at_once() {
 fn secrets_stay_out_of_debug_output() {
     let auth = NatsAuth::User { name: "n".into(), password: "hidden".into() };
     assert!(!format!("{auth:?}{:?}", NatsAuth::Token("hidden".into())).contains("hidden"));
+}
+
+/// A server that lets each client in and then closes its connection; returns its address and its count.
+async fn closing_server() -> (String, Arc<AtomicU64>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("nats://{}", listener.local_addr().expect("bound"));
+    let accepted = Arc::new(AtomicU64::new(0));
+    let count = accepted.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(let_in_and_close(stream));
+        }
+    });
+    (address, accepted)
+}
+
+async fn let_in_and_close(mut stream: tokio::net::TcpStream) {
+    let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.10.0","proto":1,"go":"go","host":"127.0.0.1","port":1,"headers":true,"max_payload":1048576}"#;
+    stream.write_all(format!("{info}\r\n").as_bytes()).await.expect("is sent");
+    let mut read = Vec::new();
+    while !read.windows(4).any(|window| window == b"PING") {
+        if !matches!(stream.read_buf(&mut read).await, Ok(1..)) {
+            return;
+        }
+    }
+    stream.write_all(b"PONG\r\n").await.expect("is sent");
+}
+
+#[tokio::test]
+async fn a_server_that_closes_at_once_is_called_ever_less_often() {
+    let (address, accepted) = closing_server().await;
+    let _bus =
+        NatsBus::connect(NatsConfig::new(vec![address], "test"), &Tasks::new()).await.expect("connects");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let accepted = accepted.load(Ordering::Acquire);
+    assert!((2..=15).contains(&accepted), "{accepted} connections in three seconds");
+}
+
+#[test]
+fn a_good_connection_is_replaced_at_once() {
+    let mut reconnects = Reconnects::default();
+    let mut now = Instant::now();
+    assert_eq!(reconnects.wait(1, now), Duration::ZERO);
+    now += GOOD_CONNECTION;
+    assert_eq!(reconnects.wait(1, now), Duration::ZERO, "it had lasted");
+    let mut longest = Duration::ZERO;
+    for _ in 0..10 {
+        now += Duration::from_millis(10);
+        let pause = reconnects.wait(1, now);
+        longest = longest.max(pause);
+        now += pause;
+    }
+    assert!(longest >= LONGEST_RECONNECT_WAIT / 2, "{longest:?} after ten short connections");
+    assert!(reconnects.wait(2, now) > Duration::ZERO, "a failed attempt has its pause too");
+    now += GOOD_CONNECTION + LONGEST_RECONNECT_WAIT;
+    assert_eq!(reconnects.wait(1, now), Duration::ZERO, "a good connection clears the count");
 }

@@ -3,7 +3,7 @@
 //! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One
 //! rule is added: an id or a domain has no `/`, which would shift the segments of its key.
 
-use shared::model::{DataCenter, HealthCheck, Instance, Service, ServiceKey};
+use shared::model::{DataCenter, HealthCheck, Instance, MAX_ID, MAX_TENANT_NAME, Service, ServiceKey};
 
 use super::RegistryError;
 use super::schema::Schema;
@@ -109,20 +109,20 @@ fn one_of(allowed: &'static [&'static str]) -> impl Fn(&str) -> bool {
 
 pub(crate) fn tenant(domain: &str, project: &str) -> Checked {
     let rule = "no '/', no control characters";
-    check("domain", domain, 1, 128, tenant_form, rule)?;
-    check("project", project, 1, 128, tenant_form, rule)
+    check("domain", domain, 1, MAX_TENANT_NAME, tenant_form, rule)?;
+    check("project", project, 1, MAX_TENANT_NAME, tenant_form, rule)
 }
 
 pub(crate) fn service_id(id: &str) -> Checked {
-    check("serviceId", id, 1, 64, no_blank_or_slash, NO_BLANKS_OR_SLASH)
+    check("serviceId", id, 1, MAX_ID, no_blank_or_slash, NO_BLANKS_OR_SLASH)
 }
 
 pub(crate) fn instance_id(id: &str) -> Checked {
-    check("instanceId", id, 1, 64, ascii_of("_.-"), ID)
+    check("instanceId", id, 1, MAX_ID, ascii_of("_.-"), ID)
 }
 
 pub(crate) fn consumer_id(id: &str) -> Checked {
-    check("X-ConsumerId", id, 0, 64, no_blank, NO_BLANKS)
+    check("X-ConsumerId", id, 0, MAX_ID, no_blank, NO_BLANKS)
 }
 
 pub(crate) fn schema_id(id: &str) -> Checked {

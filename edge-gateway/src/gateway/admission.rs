@@ -4,12 +4,12 @@
 //! refusal, which each transport words in its own way.
 
 use axum::body::Body;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::model::{Scope, ServiceRef};
 
 use super::proxy::remove_hop_by_hop;
-use super::route::WatchRequest;
+use super::route::{self, WatchRequest};
 use super::{GatewayParts, refusal};
 use crate::limits::Permit;
 use crate::push::Encoding;
@@ -57,7 +57,7 @@ impl GatewayParts {
         // Before the join: a client without rights must not make this gateway follow a service.
         if self.authorize {
             for path in read_paths(&watch.selector) {
-                if let Some(denied) = self.denied(&path, headers).await {
+                if let Some(denied) = self.denied(&path, &watch.watcher.tenant.domain, headers).await {
                     return Err(NotAdmitted::Denied(denied));
                 }
             }
@@ -74,14 +74,18 @@ impl GatewayParts {
         NotAdmitted::Full(full)
     }
 
-    /// Asks a control plane, with the client's own headers, for something that the watch would show. Returns
-    /// the response to refuse with, or `None` when the client may read it.
-    async fn denied(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    /// Asks a control plane, with the client's own headers, for something that the watch would show in
+    /// `domain`. Returns the response to refuse with, or `None` when the client may read it.
+    async fn denied(&self, path: &str, domain: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let mut question = Request::new(Body::empty());
         let Ok(uri) = path.parse() else { return Some(refusal::bad_handshake()) };
         *question.uri_mut() = uri;
         *question.headers_mut() = headers.clone();
         remove_hop_by_hop(question.headers_mut());
+        // The tenant that is asked for is the one that is watched, whatever header, path or message named it.
+        let Ok(domain) = HeaderValue::from_str(domain) else { return Some(refusal::bad_handshake()) };
+        question.headers_mut().remove(route::TENANT);
+        question.headers_mut().insert(route::DOMAIN, domain);
         match self.forward.forward(question).await {
             Ok(answer) if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 Some(answer)

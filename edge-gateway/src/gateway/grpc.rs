@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use proto::servicecenter as historical;
 use proto::watch::v1 as current;
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::Revision;
 use tracing::{Instrument as _, debug_span};
 
 use super::GatewayParts;
@@ -56,8 +56,8 @@ impl GatewayParts {
         if request.self_service_id.is_empty() {
             return refuse(Code::InvalidArgument, "the consumer's service id is missing");
         }
-        let consumer = ServiceRef::new(route::tenant(&parts.headers), request.self_service_id);
-        self.stream(WatchRequest::of_consumer(consumer), Encoding::Historical, &parts.headers).await
+        let query = WatchQuery { consumer: request.self_service_id, ..WatchQuery::default() };
+        self.watch_query(None, None, query, Encoding::Historical, &parts.headers).await
     }
 
     /// Opens a watch of `muster.watch.v1`.
@@ -66,9 +66,6 @@ impl GatewayParts {
         let Some(request) = read_request::<current::WatchRequest>(body).await else {
             return refuse(Code::InvalidArgument, "the request is not one WatchRequest");
         };
-        let default = route::tenant(&parts.headers);
-        let domain = if request.domain.is_empty() { default.domain } else { request.domain };
-        let project = if request.project.is_empty() { default.project } else { request.project };
         let query = WatchQuery {
             consumer: request.consumer_id,
             providers: request.providers,
@@ -77,8 +74,25 @@ impl GatewayParts {
                 .map(|selection| Selection { app_id: selection.app_id, environment: selection.environment }),
             since: request.rev.map(Revision::new),
         };
-        match WatchRequest::new(Tenant::new(domain, project), query) {
-            Ok(watch) => self.stream(watch, Encoding::Grpc, &parts.headers).await,
+        let domain = Some(request.domain).filter(|domain| !domain.is_empty());
+        let project = Some(request.project).filter(|project| !project.is_empty());
+        self.watch_query(domain, project, query, Encoding::Grpc, &parts.headers).await
+    }
+
+    /// Opens a watch whose message names these terms, and perhaps the tenant.
+    async fn watch_query(
+        &self,
+        domain: Option<String>,
+        project: Option<String>,
+        query: WatchQuery,
+        encoding: Encoding,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        // A project, named or not, makes the tenant that of the paths of v4, which gRPC has no header for.
+        let project = project.unwrap_or_else(|| route::DEFAULT.to_owned());
+        let tenant = route::tenant(headers, domain, Some(project));
+        match tenant.and_then(|tenant| WatchRequest::new(tenant, query)) {
+            Ok(watch) => self.stream(watch, encoding, headers).await,
             Err(problem) => refuse(Code::InvalidArgument, problem),
         }
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 
 use super::admission::DRAINING;
 use super::proxy::remove_hop_by_hop;
-use super::{GatewayParts, handshake, refusal};
+use super::{GatewayParts, handshake, refusal, route};
 use crate::heartbeat::{self, Heartbeat};
 
 /// Headers of the handshake, which have no place in the heartbeats that follow.
@@ -24,6 +24,9 @@ impl GatewayParts {
             self.metrics.bad_handshake();
             return refusal::bad_handshake();
         };
+        if let Err(problem) = route::check_heartbeat_channel(request.uri().path(), request.headers()) {
+            return refusal::bad_request(problem);
+        }
         if self.tasks.drain().is_cancelled() {
             return refusal::unavailable(DRAINING);
         }

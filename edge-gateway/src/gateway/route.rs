@@ -7,16 +7,24 @@ use std::collections::BTreeSet;
 
 use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
-use shared::model::{Revision, Scope, ServiceRef, Tenant};
+use shared::model::{MAX_ID, MAX_TENANT_NAME, Revision, Scope, ServiceRef, Tenant};
 
 use crate::watch::Selector;
 
 /// Domain and project of requests that name none.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 /// Providers that one watch may name.
 const MAX_PROVIDERS: usize = 1000;
-/// Bytes in the name of an application or an environment; the registry accepts 160 characters.
-const MAX_NAME: usize = 256;
+/// Characters in the name of an application or an environment, as the registry accepts them.
+const MAX_NAME: usize = 160;
+/// The header with a request's domain.
+pub(super) const DOMAIN: &str = "x-domain-name";
+/// The header with a request's domain on the paths of v3, where it has precedence.
+pub(super) const TENANT: &str = "x-tenant-name";
+
+const BAD_TENANT: &str =
+    "the domain and the project have 1 to 128 characters, and the domain is printable ASCII";
+const BAD_ID: &str = "the id of a service or an instance has 1 to 64 characters";
 
 /// A request for a watch, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +60,18 @@ pub(super) struct Selection {
 }
 
 impl WatchRequest {
-    /// A consumer's watch over its providers, from now on.
-    pub(super) fn of_consumer(consumer: ServiceRef) -> Self {
-        Self { watcher: consumer.clone(), selector: Selector::Consumer(consumer), since: None }
-    }
-
     /// A watch over the named providers, over a selection, or over the consumer's providers.
     ///
     /// # Errors
-    /// The problem, when nothing is named, when too much is named, or when two terms exclude each other.
+    /// The problem, when nothing is named, when too much is named, when a name is longer than the registry
+    /// takes it, or when two terms exclude each other.
     pub(super) fn new(tenant: Tenant, query: WatchQuery) -> Result<Self, &'static str> {
+        // Every watch of every transport passes here, before its names reach a subject of the bus, a limit's
+        // table or a question to a control plane.
+        check_tenant(&tenant)?;
+        if !query.consumer.is_empty() {
+            check_id(&query.consumer)?;
+        }
         let providers: BTreeSet<ServiceRef> = query
             .providers
             .into_iter()
@@ -71,6 +81,7 @@ impl WatchRequest {
         if providers.len() > MAX_PROVIDERS {
             return Err("more than 1000 providers are named");
         }
+        providers.iter().try_for_each(|provider| check_id(&provider.id))?;
         let watcher = ServiceRef::new(tenant, query.consumer);
         let selector = match query.selection {
             Some(_) if !providers.is_empty() => {
@@ -96,8 +107,8 @@ impl Selection {
             return Err("the name of the application is empty");
         }
         for name in [&app_id, &environment].into_iter().flatten() {
-            if name.len() > MAX_NAME {
-                return Err("the name of the application or of the environment is too long");
+            if !has_at_most(name, MAX_NAME) {
+                return Err("the name of an application or of an environment has at most 160 characters");
             }
         }
         Ok(Scope { tenant: tenant.clone(), app_id, environment })
@@ -108,23 +119,26 @@ impl Selection {
 /// when the path is and the query makes no sense.
 pub(super) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchRequest, &'static str>> {
     let segments: Vec<&str> = uri.path().strip_prefix('/')?.split('/').collect();
-    let (project, id, tenant_header) = match segments[..] {
+    let (project, id) = match segments[..] {
         ["v4", project, "registry", "microservices", id, "watcher"] => {
-            (decoded(project)?, decoded(id)?, None)
+            (Some(decoded(project)?), decoded(id)?)
         }
-        ["registry", "v3", "microservices", id, "watcher"] => {
-            (DEFAULT.to_owned(), decoded(id)?, header(headers, "x-tenant-name"))
-        }
+        ["registry", "v3", "microservices", id, "watcher"] => (None, decoded(id)?),
         // For observers, which need not be a service themselves.
-        ["v4", project, "registry", "watcher"] => (decoded(project)?, String::new(), None),
+        ["v4", project, "registry", "watcher"] => (Some(decoded(project)?), String::new()),
         _ => return None,
     };
-    let domain = tenant_header.unwrap_or_else(|| tenant(headers).domain);
-    let query = match parse_query(uri.query().unwrap_or_default(), id) {
-        Ok(query) => query,
-        Err(problem) => return Some(Err(problem)),
-    };
-    Some(WatchRequest::new(Tenant::new(domain, project), query))
+    Some(read_watch(headers, project, id, uri.query().unwrap_or_default()))
+}
+
+fn read_watch(
+    headers: &HeaderMap,
+    project: Option<String>,
+    id: String,
+    query: &str,
+) -> Result<WatchRequest, &'static str> {
+    let tenant = tenant(headers, None, project)?;
+    WatchRequest::new(tenant, parse_query(query, id)?)
 }
 
 fn parse_query(text: &str, consumer: String) -> Result<WatchQuery, &'static str> {
@@ -152,9 +166,59 @@ fn parse_query(text: &str, consumer: String) -> Result<WatchQuery, &'static str>
     Ok(query)
 }
 
-/// The tenant that headers name: the domain, and the default project.
-pub(super) fn tenant(headers: &HeaderMap) -> Tenant {
-    Tenant::new(header(headers, "x-domain-name").unwrap_or_else(|| DEFAULT.to_owned()), DEFAULT)
+/// The tenant of a request, for every transport and every path. A `domain` that the message itself names has
+/// precedence over headers. Paths of v3 name no `project`, and have a header of their own for the domain.
+///
+/// # Errors
+/// The problem, when the tenant is not one that the registry can have.
+pub(super) fn tenant(
+    headers: &HeaderMap,
+    domain: Option<String>,
+    project: Option<String>,
+) -> Result<Tenant, &'static str> {
+    let domain = match (domain, &project) {
+        (Some(domain), _) => Some(domain.trim().to_owned()).filter(|domain| !domain.is_empty()),
+        (None, Some(_)) => header(headers, DOMAIN)?,
+        (None, None) => match header(headers, TENANT)? {
+            Some(domain) => Some(domain),
+            None => header(headers, DOMAIN)?,
+        },
+    };
+    let domain = domain.unwrap_or_else(|| DEFAULT.to_owned());
+    let tenant = Tenant::new(domain, project.unwrap_or_else(|| DEFAULT.to_owned()));
+    check_tenant(&tenant)?;
+    Ok(tenant)
+}
+
+fn check_tenant(tenant: &Tenant) -> Result<(), &'static str> {
+    let is_bounded =
+        has_at_most(&tenant.domain, MAX_TENANT_NAME) && has_at_most(&tenant.project, MAX_TENANT_NAME);
+    // The registry takes the domain from a header, so no other text can be a domain; and none could be asked
+    // for when a control plane must consent to a watch.
+    let is_printable = tenant.domain.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_bounded && is_printable { Ok(()) } else { Err(BAD_TENANT) }
+}
+
+fn check_id(id: &str) -> Result<(), &'static str> {
+    if !id.is_empty() && has_at_most(id, MAX_ID) { Ok(()) } else { Err(BAD_ID) }
+}
+
+/// The registry counts characters and not bytes.
+fn has_at_most(text: &str, characters: usize) -> bool {
+    text.chars().count() <= characters
+}
+
+/// Checks the names in the path and the headers of a request that [`is_heartbeat_channel`].
+///
+/// # Errors
+/// The problem, when one of them is longer than the registry takes it.
+pub(super) fn check_heartbeat_channel(path: &str, headers: &HeaderMap) -> Result<(), &'static str> {
+    let names: Option<Vec<String>> = path.split('/').skip(2).map(decoded).collect();
+    let names = names.unwrap_or_default();
+    let [project, _, _, service, _, instance, _] = &names[..] else { return Err(BAD_ID) };
+    tenant(headers, None, Some(project.clone()))?;
+    check_id(service)?;
+    check_id(instance)
 }
 
 /// True for the request that upgrades a connection to carry the heartbeats of an instance.
@@ -181,8 +245,13 @@ fn decoded(segment: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.into_owned())
 }
 
-fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().filter(|value| !value.is_empty()).map(str::to_owned)
+/// The trimmed value of a header; `None` when it is absent or empty.
+fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, &'static str> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    // Not the default instead: the control plane refuses such a value, and must not be asked for one tenant
+    // while another is watched.
+    let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
+    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
 }
 
 #[cfg(test)]
@@ -226,7 +295,9 @@ mod tests {
     fn new_clients_ask_for_more_in_the_query() {
         let plain = read(WATCHER);
         let consumer = ServiceRef::new(Tenant::new("default", "p"), "c");
-        assert_eq!(plain, Ok(WatchRequest::of_consumer(consumer)));
+        let expected =
+            WatchRequest { watcher: consumer.clone(), selector: Selector::Consumer(consumer), since: None };
+        assert_eq!(plain, Ok(expected));
         assert_eq!(
             read(&format!("{WATCHER}?rev=3a5f0c.7,&noCache=1")),
             plain,

@@ -7,6 +7,7 @@ mod forwarding;
 mod grpc;
 mod heartbeat;
 mod hostile;
+mod identity;
 mod over_nats;
 mod resume;
 mod resync;
