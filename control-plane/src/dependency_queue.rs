@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::election::Role;
-use crate::keys::DEPENDENCY_QUEUE;
+use crate::keys::{DEPENDENCY_QUEUE, Key};
 use crate::record::Record;
 use crate::registry::dependency::QueuedDependency;
 use crate::registry::{Registry, RegistryError};
@@ -63,7 +63,11 @@ pub(crate) async fn run(
 /// apply it.
 async fn apply_entry(registry: &Registry, kv: &KeyValue) -> Result<(), RegistryError> {
     match Record::<QueuedDependency>::parse(&kv.value) {
-        Ok(record) => registry.apply_queued(record.value).await?,
+        Ok(record) => {
+            if let Key::DependencyQueue(service, _) = Key::parse(&kv.key) {
+                registry.apply_queued(&service.tenant, record.value).await?;
+            }
+        }
         Err(error) => warn!(key = kv.key, %error, "a queued dependency cannot be decoded; deleting it"),
     }
     // Only this version of the entry: a node that came back may have queued another one under the key.

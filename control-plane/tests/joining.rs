@@ -239,3 +239,52 @@ async fn a_dependency_left_in_the_queue_is_applied() {
     };
     tokio::time::timeout(Duration::from_secs(30), applied).await.expect("within the deadline");
 }
+
+#[tokio::test]
+async fn dependencies_stay_within_the_tenant_of_the_caller() {
+    let probe = Probe::start().await;
+    let send = async |domain: &str, method: &str, path: &str, body: Value| {
+        let path = format!("/v4/default/registry{path}");
+        probe.send(method, &path, &[("X-Domain-Name", domain)], body.to_string()).await
+    };
+    for domain in ["a", "b"] {
+        for name in ["cart", "order"] {
+            let id = format!("{name}-{domain}");
+            let service = json!({"serviceId": id, "appId": "shop", "serviceName": name, "version": "1.0.0"});
+            send(domain, "POST", "/microservices", json!({"service": service})).await.ok();
+        }
+    }
+    let declared = |consumer: &str, providers: Value| {
+        let consumer =
+            json!({"tenant": consumer, "appId": "shop", "serviceName": "cart", "version": "1.0.0"});
+        json!({"dependencies": [{"consumer": consumer, "providers": providers}]})
+    };
+    let order =
+        |tenant: &str| json!({"tenant": tenant, "appId": "shop", "serviceName": "order", "version": "0+"});
+    send("b", "PUT", "/dependencies", declared("", json!([order("")]))).await.empty();
+
+    // Neither erased nor added to, by a body that names the other tenant.
+    send("a", "PUT", "/dependencies", declared("b/default", json!([]))).await.empty();
+    assert_eq!(probe.providers_in("b", "cart-b"), ["order-b"]);
+    for method in ["POST", "PUT"] {
+        let body = declared("b/default", json!([order("b/default")]));
+        send("a", method, "/dependencies", body).await.empty();
+        assert_eq!(probe.providers_in("a", "cart-a"), ["order-a"], "the caller's own service is meant");
+        assert_eq!(probe.providers_in("b", "cart-b"), ["order-b"]);
+        let consumers = send("b", "GET", "/microservices/order-b/consumers", Value::Null).await.ok();
+        assert_eq!(consumers["consumers"].as_array().map(Vec::len), Some(1), "{consumers}");
+    }
+    let everything = json!([{"tenant": "b/default", "serviceName": "*"}]);
+    send("a", "PUT", "/dependencies", declared("", everything)).await.empty();
+    let seen = probe.providers_in("a", "cart-a");
+    assert!(seen.contains(&"order-a".to_owned()) && !seen.contains(&"order-b".to_owned()), "{seen:?}");
+
+    // A shared service of the default tenant is everybody's.
+    let own = probe.get("/microservices").await.ok()["services"][0].clone();
+    let shared = json!([{
+        "tenant": "default/default", "environment": own["environment"], "appId": own["appId"],
+        "serviceName": own["serviceName"], "version": "0+",
+    }]);
+    send("a", "PUT", "/dependencies", declared("", shared)).await.empty();
+    assert_eq!(json!(probe.providers_in("a", "cart-a")), json!([own["serviceId"]]));
+}

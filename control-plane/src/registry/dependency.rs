@@ -37,9 +37,9 @@ pub(crate) enum Mode {
 /// A consumer and the providers it declares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Declaration {
-    /// Full key; an empty tenant means the caller's.
+    /// Full key. Its tenant is not read: a consumer belongs to the caller's.
     pub(crate) consumer: ServiceKey,
-    /// Keys whose versions are rules; `*` as name means everything in the consumer's environment.
+    /// Keys whose versions are rules. Their tenant is read only for shared services. `*` as name means everything in the consumer's environment.
     pub(crate) providers: Vec<ServiceKey>,
 }
 
@@ -77,7 +77,7 @@ impl Registry {
         // All are checked before the first is written: a request with a mistake changes nothing.
         let mut checked = Vec::with_capacity(declarations.len());
         for declaration in declarations {
-            let declaration = complete(declaration, tenant, mode)?;
+            let declaration = self.complete(declaration, tenant, mode)?;
             self.check_consumer(tenant, &declaration.consumer).await?;
             checked.push(declaration);
         }
@@ -276,11 +276,34 @@ impl Registry {
     }
 
     /// Applies a dependency that a Service-Center node has queued. Its services may be gone by now.
-    pub(crate) async fn apply_queued(&self, queued: QueuedDependency) -> Result<(), RegistryError> {
-        let QueuedDependency { consumer, providers, overrides } = queued;
+    ///
+    /// `tenant` is that of the key in the queue. Such a node copies the keys from the body of a request, so
+    /// the tenants in them may be anybody's.
+    pub(crate) async fn apply_queued(
+        &self,
+        tenant: &Tenant,
+        queued: QueuedDependency,
+    ) -> Result<(), RegistryError> {
+        let QueuedDependency { consumer, mut providers, overrides } = queued;
         let Some(consumer) = consumer else { return Ok(()) };
         let mode = if overrides { Mode::Overwrite } else { Mode::Add };
-        self.set_rules(&ServiceKey { alias: String::new(), ..consumer }, providers, mode).await
+        for provider in &mut providers {
+            self.claim(provider, tenant);
+        }
+        let consumer = ServiceKey { alias: String::new(), tenant: tenant.to_string(), ..consumer };
+        self.set_rules(&consumer, providers, mode).await
+    }
+
+    /// Sets the tenant of a provider that a client named. A client may depend on the services of its own
+    /// tenant and on shared ones. Were another tenant's accepted, its changes would be delivered to the
+    /// client.
+    fn claim(&self, provider: &mut ServiceKey, tenant: &Tenant) {
+        let named = Tenant::parse(&provider.tenant);
+        let is_shared =
+            named.is_some_and(|named| self.is_shared(&named, &provider.app_id, &provider.service_name));
+        if !is_shared {
+            provider.tenant = tenant.to_string();
+        }
     }
 
     /// Removes the rules of a deleted service, and rules of others that have no provider without it.
@@ -328,37 +351,41 @@ impl Registry {
     }
 }
 
-/// Checks a declaration and fills in the tenants and applications that it leaves out.
-fn complete(declaration: Declaration, tenant: &Tenant, mode: Mode) -> Result<Declaration, RegistryError> {
-    let Declaration { mut consumer, mut providers } = declaration;
-    validate::dependency_consumer(&consumer)?;
-    if mode == Mode::Add && providers.is_empty() {
-        return Err(RegistryError::invalid("Required providers"));
-    }
-    if consumer.tenant.is_empty() {
+impl Registry {
+    /// Checks a declaration, sets its tenants and fills in the applications that it leaves out.
+    fn complete(
+        &self,
+        declaration: Declaration,
+        tenant: &Tenant,
+        mode: Mode,
+    ) -> Result<Declaration, RegistryError> {
+        let Declaration { mut consumer, mut providers } = declaration;
+        validate::dependency_consumer(&consumer)?;
+        if mode == Mode::Add && providers.is_empty() {
+            return Err(RegistryError::invalid("Required providers"));
+        }
+        // Whatever the body says: with another tenant's key, a client could read and erase that tenant's rules.
         consumer.tenant = tenant.to_string();
-    }
-    consumer.alias.clear();
-    if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {
-        // Service-Center does not look at the entries after a `*`, so mistakes in them are no reason to
-        // refuse.
-        providers.truncate(all + 1);
-    }
-    let mut seen = BTreeSet::new();
-    for provider in &mut providers {
-        validate::dependency_provider(provider)?;
-        provider.alias.clear();
-        if provider.tenant.is_empty() {
-            provider.tenant = tenant.to_string();
+        consumer.alias.clear();
+        if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {
+            // Service-Center does not look at the entries after a `*`, so mistakes in them are no reason to
+            // refuse.
+            providers.truncate(all + 1);
         }
-        if provider.app_id.is_empty() && provider.service_name != "*" {
-            provider.app_id.clone_from(&consumer.app_id);
+        let mut seen = BTreeSet::new();
+        for provider in &mut providers {
+            validate::dependency_provider(provider)?;
+            provider.alias.clear();
+            if provider.app_id.is_empty() && provider.service_name != "*" {
+                provider.app_id.clone_from(&consumer.app_id);
+            }
+            self.claim(provider, tenant);
+            if !seen.insert((provider.tenant.clone(), rule_name(provider))) {
+                return Err(RegistryError::invalid(
+                    "Invalid request body for provider info.Duplicate provider or (serviceName and appId is same).",
+                ));
+            }
         }
-        if !seen.insert((provider.tenant.clone(), rule_name(provider))) {
-            return Err(RegistryError::invalid(
-                "Invalid request body for provider info.Duplicate provider or (serviceName and appId is same).",
-            ));
-        }
+        Ok(Declaration { consumer, providers })
     }
-    Ok(Declaration { consumer, providers })
 }
