@@ -3,8 +3,13 @@
 
 mod probe;
 
+use std::time::Duration;
+
+use control_plane::keys;
+use control_plane::store::RangeRequest;
 use probe::Probe;
 use serde_json::{Value, json};
+use shared::model::{ServiceRef, Tenant};
 
 #[tokio::test]
 async fn an_instance_that_moved_is_stored_when_it_registers_again() {
@@ -127,4 +132,61 @@ async fn an_environment_has_a_length() {
     let long = "production".repeat(1000);
     let body = json!({"service": {"serviceName": "s", "environment": long}});
     probe.post("/microservices", &body).await.refused("400001");
+}
+
+/// An instance that lives for these seconds without a heartbeat.
+fn living(seconds: u32) -> Value {
+    let check = json!({"mode": "push", "interval": seconds, "times": 0});
+    json!({"instanceId": "i", "hostName": "n", "healthCheck": check})
+}
+
+#[tokio::test]
+async fn the_lease_agrees_with_the_health_check_after_each_registration() {
+    let probe = Probe::start().await;
+    let service = probe.service(json!({"serviceName": "order"})).await;
+    let path = format!("/microservices/{service}/instances/i");
+    let reference = ServiceRef::new(Tenant::default(), &service);
+    let stored = async || {
+        let mut leases = Vec::new();
+        for key in [keys::instance(&reference, "i"), keys::lease(&reference, "i")] {
+            let reply = probe.store().range(RangeRequest::key(key)).await.expect("a reply");
+            leases.push(reply.items[0].lease.expect("a lease").to_string());
+            leases.push(String::from_utf8_lossy(&reply.items[0].value).into_owned());
+        }
+        // The second one is the record of the instance.
+        leases.remove(1);
+        leases
+    };
+    probe.instance(&service, living(1)).await;
+    let short = stored().await;
+    probe.instance(&service, living(120)).await;
+    let long = stored().await;
+    assert_ne!(short[0], long[0]);
+    assert!(long.iter().all(|lease| *lease == long[0]), "instance, lease record and its text name one lease");
+    assert_eq!(probe.get(&path).await.ok()["instance"]["healthCheck"]["interval"], 120);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    probe.put(&format!("{path}/heartbeat"), &Value::Null).await.empty();
+    // A registration that says the same is a heartbeat and changes nothing.
+    probe.instance(&service, living(120)).await;
+    assert_eq!(stored().await, long);
+
+    probe.instance(&service, living(1)).await;
+    let mut waited = 0;
+    while probe.get(&path).await.status == 200 {
+        assert!(waited < 50, "the instance outlives the lease that its health check asks for");
+        waited += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn changed_properties_are_stored_when_an_instance_registers_again() {
+    let probe = Probe::start().await;
+    let service = probe.service(json!({"serviceName": "order"})).await;
+    for zone in ["east", "west"] {
+        let instance = json!({"instanceId": "i", "hostName": "n", "properties": {"zone": zone}});
+        probe.instance(&service, instance).await;
+        let read = probe.get(&format!("/microservices/{service}/instances/i")).await.ok();
+        assert_eq!(read["instance"]["properties"]["zone"], zone);
+    }
 }

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use shared::model::{ServiceRef, Tenant};
 
 use super::{Registry, RegistryError};
-use crate::store::StoreError;
+use crate::store::{LeaseId, StoreError};
 
 /// Renewals of one request that are in flight together; they share one stream to the store.
 const RENEWALS_AT_ONCE: usize = 1024;
@@ -39,10 +39,27 @@ impl Registry {
         let Some(lease) = self.lease_of(service, id).await? else { return Ok(()) };
         match self.store.keep_alive(lease).await {
             Ok(()) => Ok(()),
-            // The view may still show the instance, but the store has ended its lease and with it the
-            // instance.
-            Err(StoreError::LeaseNotFound) => Err(RegistryError::InstanceNotFound),
+            Err(StoreError::LeaseNotFound) => self.renew_replaced(service, id, lease).await,
             Err(error) => Err(RegistryError::RenewLease(error)),
+        }
+    }
+
+    /// Renews the lease that has replaced `ended`. Registering again with another health check replaces it,
+    /// and this view may not have received that yet.
+    async fn renew_replaced(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+        ended: LeaseId,
+    ) -> Result<(), RegistryError> {
+        match self.stored_lease(service, id).await? {
+            None => Ok(()),
+            Some(lease) if lease == ended => Err(RegistryError::InstanceNotFound),
+            Some(lease) => match self.store.keep_alive(lease).await {
+                Ok(()) => Ok(()),
+                Err(StoreError::LeaseNotFound) => Err(RegistryError::InstanceNotFound),
+                Err(error) => Err(RegistryError::RenewLease(error)),
+            },
         }
     }
 

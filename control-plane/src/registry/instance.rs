@@ -28,8 +28,8 @@ const TTL_WITHOUT_CHECK: i64 = 120;
 impl Registry {
     /// Registers an instance and returns its id.
     ///
-    /// For an id that is alive already this is a heartbeat. If its endpoints, host, health check or data
-    /// centre differ, the instance has moved and the new data are stored too, so that consumers receive them.
+    /// For an id that is alive already this is a heartbeat. If its endpoints, host, health check, data centre
+    /// or properties differ, the new data are stored too, so that consumers receive them.
     pub(crate) async fn register_instance(
         &self,
         service: &ServiceRef,
@@ -52,12 +52,12 @@ impl Registry {
             if let Some(existing) = existing
                 && self.renewed(existing).await?
             {
-                if is_reached_alike(&existing.instance, instance) {
+                if is_registered_alike(&existing.instance, instance) {
                     return Ok(Some(()));
                 }
                 // An operator's status outlives a restart of the instance.
                 let moved = Instance { status: existing.instance.status.clone(), ..instance.clone() };
-                return self.rewrite(service, existing, moved).await;
+                return self.register_again(service, existing, moved).await;
             }
             // The permit is held until the view shows the instance, because from then on the view counts it.
             let _permit = match existing {
@@ -106,12 +106,7 @@ impl Registry {
             ],
             then: vec![
                 Op::Put { key, value, lease: Some(lease) },
-                // Service-Center nodes find the lease by this key when a heartbeat reaches them.
-                Op::Put {
-                    key: keys::lease(service, &instance.instance_id),
-                    value: lease.to_string().into(),
-                    lease: Some(lease),
-                },
+                put_lease(service, &instance.instance_id, lease),
                 put_size(service, size, ""),
                 // The instance may have been held; from now on it is alive.
                 Op::Delete(keys::held(service, &instance.instance_id)),
@@ -125,6 +120,37 @@ impl Registry {
             let _ = self.store.revoke(lease).await;
         }
         Ok(reply?.succeeded.then_some(()))
+    }
+
+    /// Stores a living instance as it has registered again, on a new lease if its health check asks for
+    /// another time. `None` when the instance changed or ended meanwhile.
+    async fn register_again(
+        &self,
+        service: &ServiceRef,
+        existing: &InstanceView,
+        instance: Instance,
+    ) -> Result<Option<()>, RegistryError> {
+        let ttl = self.ttl(&instance);
+        let old_lease = match existing.lease {
+            Some(lease) if ttl != self.ttl(&existing.instance) => lease,
+            _ => return self.rewrite(service, existing, instance).await,
+        };
+        // Checked before a lease is granted, because a refused request should leave none behind.
+        stored(&instance, existing.unknown.as_deref())?;
+        let lease = self.store.grant(ttl).await.map_err(RegistryError::GrantLease)?;
+        let outcome = self.rewrite_on(service, existing, instance, Some(lease)).await;
+        // The keys live on one of the two leases. After a failure it is unknown on which, so both stay: the
+        // one without keys ends by itself.
+        match &outcome {
+            Ok(Some(())) => {
+                let _ = self.store.revoke(old_lease).await;
+            }
+            Ok(None) => {
+                let _ = self.store.revoke(lease).await;
+            }
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// Permits one more instance. `None` for shared services, which are exempt from the quota.
@@ -220,7 +246,19 @@ impl Registry {
         &self,
         service: &ServiceRef,
         existing: &InstanceView,
+        instance: Instance,
+    ) -> Result<Option<()>, RegistryError> {
+        self.rewrite_on(service, existing, instance, existing.lease).await
+    }
+
+    /// Stores an instance again, on its own lease or on a new one. `None` when the instance changed or ended
+    /// meanwhile.
+    async fn rewrite_on(
+        &self,
+        service: &ServiceRef,
+        existing: &InstanceView,
         mut instance: Instance,
+        lease: Option<LeaseId>,
     ) -> Result<Option<()>, RegistryError> {
         instance.service_id = service.id.clone();
         // Clients cannot change these: they are facts of the registration.
@@ -229,14 +267,20 @@ impl Registry {
         instance.mod_timestamp = self.seconds();
         let key = keys::instance(service, &instance.instance_id);
         let value = stored(&instance, existing.unknown.as_deref())?;
-        let txn = Txn {
+        let mut txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
                 Compare::ModRev(key.clone(), existing.mod_rev),
             ],
-            then: vec![Op::Put { key, value, lease: existing.lease }],
+            then: vec![Op::Put { key, value, lease }],
             ..Txn::default()
         };
+        if let Some(lease) = lease
+            && existing.lease != Some(lease)
+        {
+            // In the same transaction: a Service-Center node that renews the old lease would lose the instance.
+            txn.then.push(put_lease(service, &instance.instance_id, lease));
+        }
         match self.commit(txn).await {
             Ok(reply) => Ok(reply.succeeded.then_some(())),
             Err(RegistryError::Commit(StoreError::LeaseNotFound)) => {
@@ -306,6 +350,15 @@ impl Registry {
                 return Err(RegistryError::InstanceNotFound);
             }
         }
+        self.stored_lease(service, id).await
+    }
+
+    /// The lease of an instance as the store has it now; see [`Self::lease_of`].
+    pub(super) async fn stored_lease(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+    ) -> Result<Option<LeaseId>, RegistryError> {
         let request = RangeRequest::key(keys::instance(service, id));
         let reply = self.store.range(request).await.map_err(RegistryError::ReadInstance)?;
         reply.items.first().map(|stored| stored.lease).ok_or(RegistryError::InstanceNotFound)
@@ -361,15 +414,21 @@ fn living(snapshot: &Snapshot, service: &ServiceRef, id: &str) -> Result<Arc<Ins
     view.cloned().ok_or(RegistryError::InstanceNotFound)
 }
 
+/// Records the lease of an instance. Service-Center nodes find it by this key when a heartbeat reaches them.
+fn put_lease(service: &ServiceRef, id: &str, lease: LeaseId) -> Op {
+    Op::Put { key: keys::lease(service, id), value: lease.to_string().into(), lease: Some(lease) }
+}
+
 /// Records a service's number of instances and the instance that was unregistered, empty for none.
 fn put_size(service: &ServiceRef, size: usize, unregistered: &str) -> Op {
     let size = ServiceSize { usual: size, unregistered: unregistered.to_owned() };
     Op::put(keys::size(service), record::render(&size, None))
 }
 
-/// True when consumers reach both in the same way.
-fn is_reached_alike(a: &Instance, b: &Instance) -> bool {
+/// True when both registrations say the same.
+fn is_registered_alike(a: &Instance, b: &Instance) -> bool {
     a.endpoints == b.endpoints
+        && a.properties == b.properties
         && a.host_name == b.host_name
         && a.health_check == b.health_check
         && a.data_center_info == b.data_center_info
