@@ -1,4 +1,4 @@
-//! Wall time as a parameter, so that tests decide what time it is.
+//! Wall time as a parameter, so that tests can set it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +19,10 @@ impl Clock {
         Self(Some(Arc::new(AtomicU64::new(seconds * 1_000_000))))
     }
 
-    /// Moves a manual clock; the system's clock is left alone.
+    /// Moves a manual clock forward. Has no effect on the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Some(micros) = &self.0 {
+            // Relaxed: readers need the number only, it guards no other memory.
             micros.fetch_add(by.as_micros() as u64, Ordering::Relaxed);
         }
     }
@@ -30,6 +31,7 @@ impl Clock {
     pub fn micros(&self) -> u64 {
         match &self.0 {
             Some(micros) => micros.load(Ordering::Relaxed),
+            // A system clock before 1970 is wrong in any case; 0 keeps the process running until it is set.
             None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64),
         }
     }

@@ -10,45 +10,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Instance, Revision, ServiceKey, ServiceRef};
 
-/// A place in the order of one provider's changes.
+/// A position in the order of one provider's changes.
 ///
-/// `sub` tells apart the changes that one revision made to the provider: one transaction (a revoked lease,
-/// a deleted service) may touch many instances.
+/// One transaction (a revoked lease, a deleted service) may change many instances of the provider. `sub`
+/// numbers these changes, which all have the same revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The store's revision.
     pub rev: Revision,
-    /// The place among the revision's changes of this provider, from 0.
+    /// The number of the change among those that the revision made to this provider, from 0.
     pub sub: u32,
 }
 
 impl Position {
-    /// The first change of `rev`.
+    /// The position of the first change of `rev`.
     pub fn first_of(rev: Revision) -> Self {
         Self { rev, sub: 0 }
     }
 
-    /// After everything that `rev` changed.
+    /// The position after every change of `rev`.
     pub fn end_of(rev: Revision) -> Self {
         Self { rev, sub: u32::MAX }
     }
 
-    /// The last revision of which everything is certain to lie before this: in the middle of one, and at a change that
-    /// may or may not be its last, the one before it.
+    /// The last revision that is complete at this position.
     pub fn whole(self) -> Revision {
+        // A change does not say whether it is the last one of its revision. So a position at a change proves
+        // only that the revision before is complete.
         if self == Self::end_of(self.rev) { self.rev } else { self.rev.previous() }
     }
 }
 
-/// What happened to an instance, in the words of the watch contract.
+/// The kind of a change of an instance. The watch contract defines the words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
-    /// It was not there before.
+    /// The instance is new.
     Create,
-    /// It was there and changed.
+    /// An existing instance changed.
     Update,
-    /// It was unregistered, expired, or went with its service.
+    /// The instance was unregistered, expired, or was deleted with its service.
     Delete,
 }
 
@@ -68,58 +69,63 @@ impl Action {
 pub struct InstanceEvent {
     /// The service whose instance changed.
     pub provider: ServiceRef,
-    /// Where in the provider's order this change stands.
+    /// The position of this change in the provider's order.
     pub at: Position,
-    /// The position of the provider's change before this one. Who has not reached it has missed something.
+    /// The position of the provider's previous change. A receiver that has not reached it has missed a change.
     pub prev: Position,
-    /// What happened.
+    /// The kind of change.
     pub action: Action,
     /// The provider's name.
     pub key: Arc<ServiceKey>,
-    /// The instance after the change; for a delete the last one known.
+    /// The instance after the change; after a delete, its last state.
     pub instance: Arc<Instance>,
-    /// The revision that last wrote the instance's key; for a delete that of the delete.
+    /// The revision that last wrote the instance's key; for a delete, the revision of the delete.
     pub mod_rev: Revision,
-    /// Unix microseconds at which the publisher's replica learnt of the commit.
+    /// Unix microseconds at which the publisher's replica received the commit from the store.
     pub committed_at: u64,
-    /// How it travels.
+    /// Times and trace of its delivery.
     pub via: Via,
 }
 
-/// What is noted on an event's way, for figures and traces only.
+/// Records of an event's delivery. They serve metrics and traces only, so two of the fields are no part of
+/// the event's bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Via {
-    /// Unix microseconds at which the publisher handed it to the bus; 0 before.
+    /// Unix microseconds at which the publisher gave the event to the bus; 0 before.
     pub published_at: u64,
-    /// Unix microseconds at which the gateway took it from the bus, by its own clock; 0 before.
+    /// Unix microseconds at which the gateway received the event, by the gateway's clock; 0 before.
     pub received_at: u64,
-    /// The span that caused it to be here, when the change is traced. Travels beside the event, as a header.
+    /// The span of the event's last step, when the change is traced. The bus carries it in a header.
+    // Boxed, because few changes are traced and every queued event would pay for the size.
     pub trace: Option<Box<SpanContext>>,
 }
 
-/// A message of the bus that cannot be understood.
+/// The reason why a message of the bus cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Not protobuf, or of another message.
+    /// The bytes are not protobuf, or belong to another type of message.
     #[error("not a message of this kind: {0}")]
     Malformed(#[from] prost::DecodeError),
-    /// A part without which the message has no meaning.
+    /// A required field is missing.
     #[error("the message lacks `{0}`")]
     Missing(&'static str),
 }
 
 impl InstanceEvent {
-    /// The event's bytes on the bus.
+    /// Encodes the event for the bus.
     pub fn encode(&self) -> Bytes {
         self.to_proto().encode_to_vec().into()
     }
 
-    /// Reads an event of the bus.
+    /// Decodes an event of the bus.
+    ///
+    /// # Errors
+    /// When the bytes are no such message, or a required field is missing.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::from_proto(pb::InstanceEvent::decode(bytes)?)
     }
 
-    /// The event as a protobuf message, to be part of another.
+    /// The event as a protobuf message, for use in another message.
     pub fn to_proto(&self) -> pb::InstanceEvent {
         pb::InstanceEvent {
             provider: Some((&self.provider).into()),
@@ -139,50 +145,55 @@ impl InstanceEvent {
         }
     }
 
-    /// Reads an event out of its protobuf message.
-    pub fn from_proto(it: pb::InstanceEvent) -> Result<Self, DecodeError> {
-        let action = match it.action() {
+    /// Converts the protobuf message.
+    ///
+    /// # Errors
+    /// When a required field is missing.
+    pub fn from_proto(event: pb::InstanceEvent) -> Result<Self, DecodeError> {
+        let action = match event.action() {
             pb::Action::Create => Action::Create,
             pb::Action::Update => Action::Update,
             pb::Action::Delete => Action::Delete,
             pb::Action::Unspecified => return Err(DecodeError::Missing("action")),
         };
         Ok(Self {
-            provider: it.provider.ok_or(DecodeError::Missing("provider"))?.into(),
-            at: it.at.ok_or(DecodeError::Missing("at"))?.into(),
-            prev: it.prev.ok_or(DecodeError::Missing("prev"))?.into(),
+            provider: event.provider.ok_or(DecodeError::Missing("provider"))?.into(),
+            at: event.at.ok_or(DecodeError::Missing("at"))?.into(),
+            prev: event.prev.ok_or(DecodeError::Missing("prev"))?.into(),
             action,
-            key: Arc::new(it.key.ok_or(DecodeError::Missing("key"))?.into()),
-            instance: Arc::new(it.instance.ok_or(DecodeError::Missing("instance"))?.into()),
-            mod_rev: Revision::new(it.mod_rev),
-            committed_at: it.committed_at,
-            via: Via { published_at: it.published_at, ..Via::default() },
+            key: Arc::new(event.key.ok_or(DecodeError::Missing("key"))?.into()),
+            instance: Arc::new(event.instance.ok_or(DecodeError::Missing("instance"))?.into()),
+            mod_rev: Revision::new(event.mod_rev),
+            committed_at: event.committed_at,
+            via: Via { published_at: event.published_at, ..Via::default() },
         })
     }
 }
 
 impl From<Position> for pb::Position {
-    fn from(it: Position) -> Self {
-        Self { rev: it.rev.get(), sub: it.sub }
+    fn from(position: Position) -> Self {
+        Self { rev: position.rev.get(), sub: position.sub }
     }
 }
 
 impl From<pb::Position> for Position {
-    fn from(it: pb::Position) -> Self {
-        Self { rev: Revision::new(it.rev), sub: it.sub }
+    fn from(position: pb::Position) -> Self {
+        Self { rev: Revision::new(position.rev), sub: position.sub }
     }
 }
 
-/// What one instance adds to its provider's digest.
+/// The share of one instance in its provider's digest.
 ///
 /// The digest of a provider is the wrapping sum over its instances, so that both sides keep it up to date
-/// with one addition per change, in any order. 64 bits of FNV-1a with a finaliser: enough against accident,
-/// and nothing here is decided by someone who could gain from a collision.
+/// with one addition per change, in any order.
 pub fn digest_of(instance_id: &str, mod_rev: Revision) -> u64 {
+    // FNV-1a: fast on short texts, and 64 bits make an accidental collision unlikely. It need not
+    // resist an attacker: a forged collision could only hide a lost change of the forger's own service.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in instance_id.bytes().chain(mod_rev.get().to_le_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
+    // FNV-1a mixes the last bytes poorly. Digests are sums, so every bit should depend on every byte.
     hash ^= hash >> 32;
     hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     hash ^ (hash >> 32)
@@ -222,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_survives_the_bus() {
+    fn an_event_is_the_same_after_encoding_and_decoding() {
         assert_eq!(InstanceEvent::decode(&event().encode()).expect("decodes"), event());
     }
 
@@ -233,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_order_by_revision_then_place() {
+    fn positions_are_ordered_by_revision_then_number() {
         assert!(Position { rev: 7.into(), sub: 3 } < Position::end_of(7.into()));
         assert!(Position::end_of(7.into()) < Position::first_of(8.into()));
     }

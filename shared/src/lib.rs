@@ -1,16 +1,18 @@
-//! The words both planes of Muster speak.
+//! Types and rules that both planes of Muster share.
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`model`] | services, instances, keys, revisions, as clients and the store spell them |
-//! | [`event`] | a change of an instance, its place in the order, its bytes on the bus and in a frame |
+//! | [`model`] | services, instances, keys and revisions, in the form that clients and the store use |
+//! | [`event`] | a change of an instance, its position in the order, its bytes on the bus |
 //! | [`subject`] | the grammar of bus subjects: built and parsed here, nowhere else |
-//! | [`clock`], [`backoff`] | time as a parameter; waiting longer after each failure |
+//! | [`clock`], [`backoff`] | time as a parameter; longer pauses after each failure |
+//! | [`maybe`] | futures that may be absent |
 //!
-//! A thing that only one plane uses lives in that plane.
+//! Code that only one plane uses belongs to that plane.
 
 pub mod backoff;
 pub mod clock;
 pub mod event;
+pub mod maybe;
 pub mod model;
 pub mod subject;

@@ -1,4 +1,4 @@
-//! Services and instances as clients and the store spell them.
+//! Services and instances in the form that clients and the store use.
 //!
 //! Field names, order and "empty means absent" are Service-Center's contract: every empty string, zero,
 //! empty list and empty map is left out, and `null` is read as absent (Java clients send it for every
@@ -105,7 +105,7 @@ pub struct ServiceKey {
     pub version: String,
 }
 
-/// How an instance is kept alive.
+/// The heartbeats that an instance promises to send.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HealthCheck {
@@ -126,7 +126,7 @@ pub struct HealthCheck {
     pub url: String,
 }
 
-/// Where an instance runs.
+/// The place of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DataCenter {
@@ -148,7 +148,7 @@ pub struct Instance {
     /// The instance's id, unique in its service.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub instance_id: String,
-    /// The service it is a copy of.
+    /// The id of its service.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub service_id: String,
     /// Addresses such as `rest://10.2.3.4:8080?sslEnabled=false`, passed through untouched.
@@ -163,13 +163,13 @@ pub struct Instance {
     /// Free key-value pairs.
     #[serde(deserialize_with = "null_texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
-    /// How it is kept alive.
+    /// The heartbeats that the instance promises to send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// Registration, unix seconds as decimal text.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub timestamp: String,
-    /// Where it runs.
+    /// The place of the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_center_info: Option<DataCenter>,
     /// Last change, unix seconds as decimal text.
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_has_exactly_two_segments() {
+    fn a_tenant_has_exactly_two_parts() {
         assert_eq!(Tenant::parse("a/b"), Some(Tenant::new("a", "b")));
         for bad in ["", "a", "a/", "/b", "a/b/c"] {
             assert_eq!(Tenant::parse(bad), None, "{bad}");

@@ -17,17 +17,17 @@ const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 /// The most bytes of one character in a token: four bytes in UTF-8, each of them percent-encoded.
 const CHARACTER: usize = 12;
 
-/// Progress of the publisher, once a second.
+/// Bookmarks of the publisher, at least one a second.
 pub const BOOKMARK: &str = "muster.bookmark";
-/// Who is a consumer interested in? Answered by any replica.
+/// Requests for a consumer's interest. One replica replies.
 pub const RPC_INTEREST: &str = "muster.rpc.interest";
-/// What happened to these providers since? Answered by any replica.
+/// Requests for the changes of some providers since a position. One replica replies.
 pub const RPC_REPLAY: &str = "muster.rpc.replay";
-/// The question of [`RPC_REPLAY`], put to all replicas: whose history has the whole of it answers, the others do not.
+/// The requests of [`RPC_REPLAY`], sent to all replicas. A replica replies only when its history is long enough.
 pub const RPC_HISTORY: &str = "muster.rpc.history";
-/// Do we agree on these providers? Answered by any replica.
+/// Requests to compare the digests of some providers. One replica replies.
 pub const RPC_DIGEST: &str = "muster.rpc.digest";
-/// The queue group of the replicas.
+/// The queue group of the replicas: the bus gives a request to one member.
 pub const REPLICAS: &str = "muster-replicas";
 
 /// The subject of a provider's instance events.
@@ -104,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_makes_one_subject_and_comes_back(domain in ".+", project in ".+", id in ".+") {
+        fn every_name_makes_one_subject_and_is_parsed_back(domain in ".+", project in ".+", id in ".+") {
             let service = ServiceRef::new(Tenant::new(domain, project), id);
             let subject = event(&service);
             prop_assert_eq!(subject.split('.').count(), 5);

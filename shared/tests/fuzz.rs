@@ -1,5 +1,5 @@
-//! What comes over the bus may be anything: it is understood or refused, and what was understood survives a round
-//! trip. Inputs: see the crate `fuzz`.
+//! The bus may deliver any bytes. They are decoded or refused, never a panic, and a decoded message encodes to the
+//! same message again. The crate `fuzz` makes the inputs.
 
 use fuzz::Corpus;
 use prost::Message;
@@ -10,7 +10,7 @@ use shared::subject;
 const TIMES: u32 = 10_000;
 
 #[test]
-fn subjects() {
+fn parsed_subjects_are_built_the_same_again() {
     let corpus = Corpus::of("subjects");
     corpus.smoke(TIMES, |input| {
         let text = String::from_utf8_lossy(input).into_owned();
@@ -24,7 +24,7 @@ fn subjects() {
 }
 
 #[test]
-fn events() {
+fn decoded_events_are_encoded_the_same_again() {
     let corpus = Corpus::of("events");
     let read = |bytes: &[u8]| {
         if let Ok(event) = InstanceEvent::decode(bytes) {

@@ -1,121 +1,123 @@
-//! The model in the bus's protobuf spelling, both directions.
+//! Conversions between the model and the protobuf messages of the bus.
+//!
+//! Every field is named: a field that is added to one side and forgotten on the other does not compile.
 
 use proto::event::v1 as pb;
 
 use super::{DataCenter, HealthCheck, Instance, Scope, ServiceKey, ServiceRef, Tenant};
 
 impl From<&ServiceRef> for pb::ServiceRef {
-    fn from(it: &ServiceRef) -> Self {
+    fn from(service: &ServiceRef) -> Self {
         Self {
-            domain: it.tenant.domain.clone(),
-            project: it.tenant.project.clone(),
-            service_id: it.id.clone(),
+            domain: service.tenant.domain.clone(),
+            project: service.tenant.project.clone(),
+            service_id: service.id.clone(),
         }
     }
 }
 
 impl From<pb::ServiceRef> for ServiceRef {
-    fn from(it: pb::ServiceRef) -> Self {
-        Self { tenant: Tenant { domain: it.domain, project: it.project }, id: it.service_id }
+    fn from(service: pb::ServiceRef) -> Self {
+        Self { tenant: Tenant { domain: service.domain, project: service.project }, id: service.service_id }
     }
 }
 
 impl From<&Scope> for pb::Scope {
-    fn from(it: &Scope) -> Self {
+    fn from(scope: &Scope) -> Self {
         Self {
-            domain: it.tenant.domain.clone(),
-            project: it.tenant.project.clone(),
-            app_id: it.app_id.clone(),
-            environment: it.environment.clone(),
+            domain: scope.tenant.domain.clone(),
+            project: scope.tenant.project.clone(),
+            app_id: scope.app_id.clone(),
+            environment: scope.environment.clone(),
         }
     }
 }
 
 impl From<pb::Scope> for Scope {
-    fn from(it: pb::Scope) -> Self {
-        let tenant = Tenant { domain: it.domain, project: it.project };
-        Self { tenant, app_id: it.app_id, environment: it.environment }
+    fn from(scope: pb::Scope) -> Self {
+        let tenant = Tenant { domain: scope.domain, project: scope.project };
+        Self { tenant, app_id: scope.app_id, environment: scope.environment }
     }
 }
 
 impl From<&ServiceKey> for pb::ServiceKey {
-    fn from(it: &ServiceKey) -> Self {
+    fn from(key: &ServiceKey) -> Self {
         Self {
-            tenant: it.tenant.clone(),
-            environment: it.environment.clone(),
-            app_id: it.app_id.clone(),
-            service_name: it.service_name.clone(),
-            alias: it.alias.clone(),
-            version: it.version.clone(),
+            tenant: key.tenant.clone(),
+            environment: key.environment.clone(),
+            app_id: key.app_id.clone(),
+            service_name: key.service_name.clone(),
+            alias: key.alias.clone(),
+            version: key.version.clone(),
         }
     }
 }
 
 impl From<pb::ServiceKey> for ServiceKey {
-    fn from(it: pb::ServiceKey) -> Self {
+    fn from(key: pb::ServiceKey) -> Self {
         Self {
-            tenant: it.tenant,
-            environment: it.environment,
-            app_id: it.app_id,
-            service_name: it.service_name,
-            alias: it.alias,
-            version: it.version,
+            tenant: key.tenant,
+            environment: key.environment,
+            app_id: key.app_id,
+            service_name: key.service_name,
+            alias: key.alias,
+            version: key.version,
         }
     }
 }
 
 impl From<&Instance> for pb::Instance {
-    fn from(it: &Instance) -> Self {
+    fn from(instance: &Instance) -> Self {
         Self {
-            instance_id: it.instance_id.clone(),
-            service_id: it.service_id.clone(),
-            endpoints: it.endpoints.clone(),
-            host_name: it.host_name.clone(),
-            status: it.status.clone(),
-            properties: it.properties.clone(),
-            health_check: it.health_check.as_ref().map(|h| pb::HealthCheck {
-                mode: h.mode.clone(),
-                port: h.port,
-                interval: h.interval,
-                times: h.times,
-                url: h.url.clone(),
+            instance_id: instance.instance_id.clone(),
+            service_id: instance.service_id.clone(),
+            endpoints: instance.endpoints.clone(),
+            host_name: instance.host_name.clone(),
+            status: instance.status.clone(),
+            properties: instance.properties.clone(),
+            health_check: instance.health_check.as_ref().map(|check| pb::HealthCheck {
+                mode: check.mode.clone(),
+                port: check.port,
+                interval: check.interval,
+                times: check.times,
+                url: check.url.clone(),
             }),
-            timestamp: it.timestamp.clone(),
-            data_center: it.data_center_info.as_ref().map(|d| pb::DataCenter {
-                name: d.name.clone(),
-                region: d.region.clone(),
-                available_zone: d.available_zone.clone(),
+            timestamp: instance.timestamp.clone(),
+            data_center: instance.data_center_info.as_ref().map(|place| pb::DataCenter {
+                name: place.name.clone(),
+                region: place.region.clone(),
+                available_zone: place.available_zone.clone(),
             }),
-            mod_timestamp: it.mod_timestamp.clone(),
-            version: it.version.clone(),
+            mod_timestamp: instance.mod_timestamp.clone(),
+            version: instance.version.clone(),
         }
     }
 }
 
 impl From<pb::Instance> for Instance {
-    fn from(it: pb::Instance) -> Self {
+    fn from(instance: pb::Instance) -> Self {
         Self {
-            instance_id: it.instance_id,
-            service_id: it.service_id,
-            endpoints: it.endpoints,
-            host_name: it.host_name,
-            status: it.status,
-            properties: it.properties,
-            health_check: it.health_check.map(|h| HealthCheck {
-                mode: h.mode,
-                port: h.port,
-                interval: h.interval,
-                times: h.times,
-                url: h.url,
+            instance_id: instance.instance_id,
+            service_id: instance.service_id,
+            endpoints: instance.endpoints,
+            host_name: instance.host_name,
+            status: instance.status,
+            properties: instance.properties,
+            health_check: instance.health_check.map(|check| HealthCheck {
+                mode: check.mode,
+                port: check.port,
+                interval: check.interval,
+                times: check.times,
+                url: check.url,
             }),
-            timestamp: it.timestamp,
-            data_center_info: it.data_center.map(|d| DataCenter {
-                name: d.name,
-                region: d.region,
-                available_zone: d.available_zone,
+            timestamp: instance.timestamp,
+            data_center_info: instance.data_center.map(|place| DataCenter {
+                name: place.name,
+                region: place.region,
+                available_zone: place.available_zone,
             }),
-            mod_timestamp: it.mod_timestamp,
-            version: it.version,
+            mod_timestamp: instance.mod_timestamp,
+            version: instance.version,
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Services chosen by what they are, not by who uses them.
+//! A choice of services by tenant, application and environment, without regard to their consumers.
 
 use super::{ServiceKey, Tenant};
 
-/// Services of a tenant, those that come later included. What is `None` matches everything.
+/// Services of a tenant, including services that are registered later. A part that is `None` matches every value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
-    /// Whose services.
+    /// The tenant that owns the services.
     pub tenant: Tenant,
-    /// Of this application.
+    /// Their application.
     pub app_id: Option<String>,
-    /// In this environment; the default one is empty.
+    /// Their environment; the default environment is the empty text.
     pub environment: Option<String>,
 }
 
@@ -19,11 +19,16 @@ impl Scope {
         Self { tenant, app_id: None, environment: None }
     }
 
-    /// A service of the tenant with this name belongs to it.
+    /// True for a service of the tenant that is registered as `key`.
     pub fn matches(&self, key: &ServiceKey) -> bool {
-        let is = |wanted: &Option<String>, value: &String| wanted.as_ref().is_none_or(|it| it == value);
-        is(&self.app_id, &key.app_id) && is(&self.environment, &key.environment)
+        // The tenant is not compared: in a stored key it may be empty, and callers look only at one tenant.
+        matches_text(self.app_id.as_deref(), &key.app_id)
+            && matches_text(self.environment.as_deref(), &key.environment)
     }
+}
+
+fn matches_text(wanted: Option<&str>, value: &str) -> bool {
+    wanted.is_none_or(|wanted| wanted == value)
 }
 
 #[cfg(test)]
@@ -31,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scope_takes_what_it_names_and_the_default_environment_is_one_of_its_own() {
+    fn a_scope_matches_by_application_and_environment() {
         let key = |app: &str, environment: &str| ServiceKey {
             app_id: app.into(),
             environment: environment.into(),

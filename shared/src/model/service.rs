@@ -1,4 +1,4 @@
-//! The service as registered: one version of one name in one environment of an application.
+//! A registered service: one version of one name in one environment of an application.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub struct Service {
     /// Registration, unix seconds as decimal text.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub timestamp: String,
-    /// Stored, otherwise meaningless.
+    /// Accepted and stored for Service-Center's clients. The registry does not use it.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub providers: Vec<ServiceKey>,
     /// Second name, often `{appId}:{serviceName}`.
@@ -85,7 +85,7 @@ impl Service {
     }
 }
 
-/// A path a service answers, with free properties.
+/// A path that a service serves, with free properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ServicePath {
