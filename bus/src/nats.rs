@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
 use host::lifecycle::Tasks;
+use shared::backoff::Backoff;
 
 mod settings;
 #[cfg(test)]
@@ -38,6 +39,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts to connect. A random part of it is taken off.
 const LONGEST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// The pauses between attempts to connect.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(100), LONGEST_RECONNECT_WAIT);
 
 /// The time after which a connection counts as good. One that breaks earlier counts like a failed attempt.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
@@ -343,10 +347,7 @@ impl Reconnects {
 
 /// The pause after so many failures, at least one.
 fn reconnect_wait(failures: usize) -> Duration {
-    // `min(8)` keeps the shift in range; 100 ms · 2⁸ is far beyond the longest pause anyway.
-    let base = Duration::from_millis(100).saturating_mul(1 << failures.min(8)).min(LONGEST_RECONNECT_WAIT);
-    // Half of the pause is random, so that a restarted server is not met by all gateways at the same moment.
-    base.mul_f64(0.5 + fastrand::f64() / 2.0)
+    RECONNECT.nth(u32::try_from(failures).unwrap_or(u32::MAX))
 }
 
 /// Logs each time the connection opens or breaks, until the drain.

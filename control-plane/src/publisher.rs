@@ -18,6 +18,7 @@ use bus::{Bus, BusError, Message, Messages};
 use futures_util::StreamExt;
 use prost::Message as _;
 use proto::event::v1 as pb;
+use shared::maybe::or_pending;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
@@ -101,12 +102,12 @@ impl Publisher {
                 biased;
                 () = stop.cancelled() => break,
                 Ok(()) = self.role.changed() => {}
-                message = next(&mut bookmarks) => match message {
+                message = or_pending(bookmarks.as_mut().map(StreamExt::next)) => match message {
                     Some(message) => self.on_bookmark(&message),
                     None => bookmarks = None,
                 },
                 Ok(()) = revisions.changed(), if retry_at.is_none() => {}
-                () = sleep_until(due) => {}
+                () = or_pending(due.map(tokio::time::sleep_until)) => {}
             }
             let waited = retry_at.is_some_and(|at| at <= Instant::now());
             retry_at = match self.step().await {
@@ -247,20 +248,6 @@ impl Publisher {
         self.bookmark_at = Instant::now() + IDLE_BOOKMARK;
         self.metrics.bookmarked(term.cursor());
         Ok(())
-    }
-}
-
-async fn next(messages: &mut Option<Messages>) -> Option<Message> {
-    match messages {
-        Some(messages) => messages.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use host::http::Stream;
 use host::lifecycle::Tasks;
+use shared::backoff::jitter;
+use shared::maybe::or_pending;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -38,6 +40,7 @@ pub struct HeartbeatConfig {
 
 impl Default for HeartbeatConfig {
     fn default() -> Self {
+        // Within the thirty seconds that orchestrators usually grant, with some to spare.
         Self { session: SessionConfig::default(), drain_over: Duration::from_secs(15) }
     }
 }
@@ -62,7 +65,7 @@ pub(crate) async fn carry(
     // once.
     let mut drain = std::pin::pin!(async {
         tasks.drain().cancelled().await;
-        tokio::time::sleep(config.drain_over.mul_f64(fastrand::f64())).await;
+        tokio::time::sleep(jitter(config.drain_over, 0.0..=1.0)).await;
     });
     let mut drained = false;
     let mut buffer = [0; READ_BUFFER];
@@ -88,7 +91,7 @@ pub(crate) async fn carry(
                 carrier.on(Input::End(Reason::Drained));
             }
             read = stream.read(&mut buffer) => carrier.on_read(read, &buffer),
-            outcome = poll_some(&mut sending) => {
+            outcome = or_pending(sending.as_mut()) => {
                 sending = None;
                 match outcome {
                     Outcome::Alive => {}
@@ -100,14 +103,6 @@ pub(crate) async fn carry(
         }
     }
     metrics.heartbeat_session(-1);
-}
-
-/// Polls the future if there is one; pending for ever if not.
-async fn poll_some<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The protocol of one connection, in its own time.

@@ -254,6 +254,7 @@ impl Protocol {
 
 /// The interval, up to a tenth shorter, so that sessions that began together do not ping together for ever.
 fn jittered(interval: Tick) -> Tick {
+    // In whole ticks, unlike `shared::backoff::jitter`: a shard does this for each ping of each session.
     (interval - fastrand::u32(0..=interval / 10)).max(1)
 }
 

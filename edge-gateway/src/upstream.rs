@@ -16,13 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Message, Messages};
+use bus::{Bus, Messages};
 use follow::Tracker;
 use follow::resume::Resumes;
 use follow::tracker::Digests;
-use futures_util::StreamExt as _;
+use futures_util::StreamExt;
 use futures_util::stream::AbortHandle;
+use shared::backoff::jitter;
 use shared::clock::Clock;
+use shared::maybe::or_pending;
 use shared::model::ServiceRef;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -179,7 +181,7 @@ impl Upstream {
                 () = stop.cancelled() => return,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
                 Some(first) = self.messages.next() => self.take_messages(Some(first)).await,
-                Some(message) = next_of(&mut self.bookmarks) => self.on_bookmark(&message).await,
+                Some(message) = or_pending(self.bookmarks.as_mut().map(StreamExt::next)) => self.on_bookmark(&message).await,
                 Some(ended) = self.requests.next() => self.on_ended(ended).await,
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();
@@ -286,12 +288,5 @@ impl Upstream {
 
 /// Between three and five quarters of `interval`.
 fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-async fn next_of(messages: &mut Option<Messages>) -> Option<Message> {
-    match messages {
-        Some(messages) => messages.next().await,
-        None => std::future::pending().await,
-    }
+    jitter(interval, 0.75..=1.25)
 }

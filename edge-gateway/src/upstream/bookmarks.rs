@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use bus::Message;
 use follow::message::Bookmark;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tracing::info;
 
-use super::{MIN_BOOKMARK_PAUSE, Upstream, next_of};
+use super::{MIN_BOOKMARK_PAUSE, Upstream};
 use crate::fanout::ToShard;
 
 impl Upstream {
@@ -15,8 +15,8 @@ impl Upstream {
     /// bookmark which is applied later was also sent later.
     pub(super) async fn take_bookmarks(&mut self) {
         // Unconstrained: with the task's budget used up, a ready message would look as if it had not arrived.
-        while let Some(message) =
-            tokio::task::unconstrained(next_of(&mut self.bookmarks)).now_or_never().flatten()
+        while let Some(messages) = &mut self.bookmarks
+            && let Some(Some(message)) = tokio::task::unconstrained(messages.next()).now_or_never()
         {
             self.on_bookmark(&message).await;
         }

@@ -199,6 +199,6 @@ async fn open_topics(wants: Vec<Want>, requester: &Requester) -> Vec<(Want, Mess
     opened.map(|((want, messages), replay)| (want, messages, replay)).collect()
 }
 
-async fn sleep_up_to(jitter: Duration) {
-    tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
+async fn sleep_up_to(longest: Duration) {
+    tokio::time::sleep(shared::backoff::jitter(longest, 0.0..=1.0)).await;
 }

@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use bus::{BusError, Link, LocalBus};
-use futures_util::StreamExt as _;
+use bus::{BusError, Link, LocalBus, Message};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::Position;

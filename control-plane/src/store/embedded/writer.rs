@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::backoff::Backoff;
+use shared::maybe::or_pending;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -94,7 +95,7 @@ impl CommitWriter {
             tokio::select! {
                 () = abort.cancelled() => break,
                 taken = self.commands.recv_many(&mut commands, MAX_COMMANDS) => if taken == 0 { break },
-                () = wait_until(due) => {}
+                () = or_pending(due.map(sleep_until_at_most_a_day)) => {}
                 () = tokio::time::sleep_until(pause), if self.file.is_none() => {}
             }
             if Instant::now() >= pause
@@ -358,9 +359,6 @@ fn refuse(command: WriteCommand, reason: &str) {
     }
 }
 
-async fn wait_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.min(Instant::now() + DAY)).await,
-        None => std::future::pending().await,
-    }
+fn sleep_until_at_most_a_day(due: Instant) -> Sleep {
+    tokio::time::sleep_until(due.min(Instant::now() + DAY))
 }
