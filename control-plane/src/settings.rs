@@ -40,6 +40,7 @@ pub struct Config {
 
 impl Read for Config {
     fn read(settings: &mut Settings<'_>) -> Self {
+        let protection = Protection::default();
         Self {
             name: settings
                 .optional(
@@ -73,14 +74,14 @@ impl Read for Config {
                 "Pause between two looks for dependencies that Service-Center nodes queued and left behind.",
             ),
             protection: Protection {
-                from_size: settings.get(
+                from_size: settings.get_or(
                     "protection.from-size",
-                    "4",
+                    protection.from_size,
                     "Smallest number of instances of a service that is protected against mass expiry; 0 protects none.",
                 ),
-                keep_percent: settings.within(
+                keep_percent: settings.within_or(
                     "protection.keep-percent",
-                    "50",
+                    protection.keep_percent,
                     "1"..="100",
                     "Percentage of its instances that a protected service keeps, however many expire.",
                 ),

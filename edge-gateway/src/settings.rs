@@ -52,6 +52,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let heartbeat = HeartbeatConfig::default();
         Self {
             // Service-Center's port, on all addresses: a gateway is there to be reached.
             listen: SocketAddr::from(([0, 0, 0, 0], 30100)),
@@ -60,10 +61,9 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             fanout: FanoutConfig::default(),
             session: SessionConfig::default(),
-            heartbeat: HeartbeatConfig::default(),
+            drain_over: heartbeat.drain_over,
+            heartbeat,
             upstream: UpstreamConfig::default(),
-            // Within the thirty seconds that orchestrators usually grant, with some to spare.
-            drain_over: Duration::from_secs(15),
             authorize: false,
             access_log: false,
         }
@@ -73,28 +73,31 @@ impl Default for Config {
 impl Read for Config {
     fn read(settings: &mut Settings<'_>) -> Self {
         let default = Self::default();
-        let drain_over = settings.within(
+        let drain_over = settings.within_or(
             "drain-over",
-            "15s",
+            default.drain_over,
             "0s"..="1h",
             "Time over which a drain disconnects watchers, so that they do not all reach another gateway at once.",
         );
         Self {
-            listen: settings.get("listen", "0.0.0.0:30100", "Address that clients connect to."),
+            listen: settings.get_or("listen", default.listen, "Address that clients connect to."),
             http: ServerLimits::read(
                 settings,
                 "api",
                 "Connections open at once, not counting those of watchers; further ones wait until one ends.",
             ),
             // Read again while the gateway runs; see `App::on_limits`.
-            limits: settings.live(read_limits),
+            limits: settings.live(|settings| read_limits(settings, &default.limits)),
             fanout: read_fanout(settings, default.fanout),
-            session: read_session(settings),
+            session: read_session(settings, &default.session),
             upstream: read_upstream(settings, default.upstream),
-            heartbeat: HeartbeatConfig { session: read_heartbeat_session(settings), drain_over },
-            authorize: settings.get(
+            heartbeat: HeartbeatConfig {
+                session: read_heartbeat_session(settings, default.heartbeat.session),
+                drain_over,
+            },
+            authorize: settings.get_or(
                 "watch.authorize",
-                "false",
+                default.authorize,
                 "Ask a control plane, in the client's name, before a watch is granted; needed with access control.",
             ),
             drain_over,
@@ -103,19 +106,23 @@ impl Read for Config {
     }
 }
 
-fn read_limits(settings: &mut Settings<'_>) -> LimitsConfig {
+fn read_limits(settings: &mut Settings<'_>, default: &LimitsConfig) -> LimitsConfig {
     LimitsConfig {
-        node: settings.get("watch.per-node", "100000", "Watchers of this node; 0 is no limit."),
-        domain: settings.get("watch.per-domain", "0", "Watchers of one domain on this node; 0 is no limit."),
-        consumer: settings.get(
+        node: settings.get_or("watch.per-node", default.node, "Watchers of this node; 0 is no limit."),
+        domain: settings.get_or(
+            "watch.per-domain",
+            default.domain,
+            "Watchers of one domain on this node; 0 is no limit.",
+        ),
+        consumer: settings.get_or(
             "watch.per-consumer",
-            "10000",
+            default.consumer,
             "Watchers of one service on this node; 0 is no limit.",
         ),
         memory: settings
-            .get::<Size>(
+            .get_or(
                 "watch.memory",
-                "0B",
+                Size(usize::try_from(default.memory).unwrap_or(usize::MAX)),
                 "Resident memory of the process at which no further watcher is admitted; 0B is no limit.",
             )
             .0 as u64,
@@ -130,17 +137,17 @@ fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConf
             .and_then(NonZeroUsize::new)
             .unwrap_or(default.shards),
         slow_after_bytes: settings
-            .within::<Size>(
+            .within_or(
                 "watch.slow-after",
-                "1MiB",
+                Size(default.slow_after_bytes),
                 "64KiB"..="1GiB",
                 "Bytes that a watcher may be behind before its pending events are merged per instance.",
             )
             .0,
         send_buffer_bytes: settings
-            .within::<Size>(
+            .within_or(
                 "watch.send-buffer",
-                "128KiB",
+                Size(default.send_buffer_bytes),
                 "4KiB"..="16MiB",
                 "Bytes that the kernel may hold for a watcher; these cannot be merged any more.",
             )
@@ -148,23 +155,23 @@ fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConf
     }
 }
 
-fn read_session(settings: &mut Settings<'_>) -> SessionConfig {
+fn read_session(settings: &mut Settings<'_>, default: &SessionConfig) -> SessionConfig {
     SessionConfig {
-        ping_interval: settings.within(
+        ping_interval: settings.within_or(
             "watch.ping-interval",
-            "30s",
+            default.ping_interval,
             "1s"..="1h",
             "Pause between two pings to a watcher; old clients give up after 60 s of silence.",
         ),
-        read_timeout: settings.within(
+        read_timeout: settings.within_or(
             "watch.read-timeout",
-            "120s",
+            default.read_timeout,
             "2s"..="24h",
             "Time after which a watcher is disconnected that sends nothing, not even a pong.",
         ),
-        write_timeout: settings.within(
+        write_timeout: settings.within_or(
             "watch.write-timeout",
-            "5s",
+            default.write_timeout,
             "100ms"..="10m",
             "Time after which a watcher is disconnected that takes none of its pending bytes.",
         ),
@@ -173,20 +180,20 @@ fn read_session(settings: &mut Settings<'_>) -> SessionConfig {
 
 fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> UpstreamConfig {
     UpstreamConfig {
-        topics: settings.get(
+        topics: settings.get_or(
             "watch.services",
-            "100000",
+            default.topics,
             "Services whose instances this node follows for its watchers; 0 is no limit.",
         ),
-        digest_interval: settings.within(
+        digest_interval: settings.within_or(
             "watch.digest-interval",
-            "30s",
+            default.digest_interval,
             "1s"..="1h",
             "Pause between two comparisons of the gateway's state with a control plane's.",
         ),
-        bookmark_interval: settings.within(
+        bookmark_interval: settings.within_or(
             "watch.bookmark-interval",
-            "10s",
+            default.bookmark_interval,
             "1s"..="1h",
             "Shortest pause between two bookmarks to idle clients that can resume.",
         ),
@@ -194,15 +201,15 @@ fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> Upstre
     }
 }
 
-fn read_heartbeat_session(settings: &mut Settings<'_>) -> SessionConfig {
+fn read_heartbeat_session(settings: &mut Settings<'_>, default: SessionConfig) -> SessionConfig {
     SessionConfig {
-        ping_interval: settings.within(
+        ping_interval: settings.within_or(
             "heartbeat.websocket-ping-interval",
-            "30s",
+            default.ping_interval,
             "1s"..="1h",
             "Pause between two pings to a client that sends heartbeats over a WebSocket; each pong is a heartbeat.",
         ),
-        ..SessionConfig::default()
+        ..default
     }
 }
 

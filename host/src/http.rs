@@ -109,39 +109,50 @@ impl ServerLimits {
     /// Declares the limits as settings `http.*` and takes their values. `name` is the listener's,
     /// `connections` the help text for the limit of connections.
     pub fn read(settings: &mut Settings<'_>, name: &'static str, connections: &'static str) -> Self {
+        let default = Self::default();
         Self {
             name,
-            connections: settings.within("http.connections", "20000", "1"..="10000000", connections),
+            connections: settings.within_or(
+                "http.connections",
+                default.connections,
+                "1"..="10000000",
+                connections,
+            ),
             header_bytes: settings
-                .within::<Size>("http.header-bytes", "32KiB", "8KiB"..="1MiB", "Largest head of a request.")
+                .within_or(
+                    "http.header-bytes",
+                    Size(default.header_bytes),
+                    "8KiB"..="1MiB",
+                    "Largest head of a request.",
+                )
                 .0,
-            header_timeout: settings.within(
+            header_timeout: settings.within_or(
                 "http.header-timeout",
-                "10s",
+                default.header_timeout,
                 "100ms"..="5m",
                 "Time from the first byte of a request to the end of its head.",
             ),
-            idle_timeout: settings.within(
+            idle_timeout: settings.within_or(
                 "http.idle-timeout",
-                "60s",
+                default.idle_timeout,
                 "1s"..="1h",
                 "Time that a connection may be open without a request.",
             ),
-            write_timeout: settings.within(
+            write_timeout: settings.within_or(
                 "http.write-timeout",
-                "30s",
+                default.write_timeout,
                 "100ms"..="10m",
                 "Time that a client may leave an answer unread.",
             ),
-            http2_ping: settings.within(
+            http2_ping: settings.within_or(
                 "http.http2-ping",
-                "30s",
+                default.http2_ping,
                 "1s"..="1h",
                 "Pause between the pings that find dead HTTP/2 peers.",
             ),
-            http2_streams: settings.within(
+            http2_streams: settings.within_or(
                 "http.http2-streams",
-                "1000",
+                default.http2_streams,
                 "1"..="1000000",
                 "HTTP/2 streams open at once on a connection.",
             ),

@@ -1,5 +1,6 @@
 //! A declared setting. The reader makes it; help, files and tables are rendered from it.
 
+use super::origin::variable_of;
 use super::{Kind, Origin};
 
 /// A setting as it was declared, with the value that won.
@@ -22,9 +23,13 @@ pub(super) struct Declared {
 }
 
 impl Declared {
-    /// The alias if there is one, else the key.
-    pub(super) fn shortest_name(&self) -> &str {
-        self.alias.unwrap_or(&self.key)
+    /// The names of its environment variable, the shorter one first. They are separated by `separator`.
+    pub(super) fn variables(&self, separator: &str) -> String {
+        let variable = variable_of(&self.key);
+        match self.alias {
+            Some(alias) => format!("{}{separator}{variable}", variable_of(alias)),
+            None => variable,
+        }
     }
 
     /// The default, unless it is the empty text: a person could not see that.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::{Arg, ArgAction, Command};
 
 use super::declared::Declared;
-use super::origin::{CONFIG, PRINT_CONFIG, flag_of, variable_of};
+use super::origin::{CONFIG, PRINT_CONFIG, flag_of};
 use super::{Config, Kind, Origin, Settings, Sources};
 
 /// Adds a flag for each setting, grouped by section.
@@ -32,7 +32,7 @@ pub(super) fn flags(command: Command, declared: &[Declared]) -> Command {
 fn flag(setting: &Declared) -> Arg {
     // Environment and default are mentioned in the help only; `Sources` reads them. Clap would take an empty
     // variable for a value, and it knows no file that ranks between the two.
-    let mut help = format!("{} [env: {}]", setting.help, variable_of(setting.shortest_name()));
+    let mut help = format!("{} [env: {}]", setting.help, setting.variables(", "));
     if let Some(default) = setting.visible_default() {
         // Writing to a String cannot fail.
         let _ = write!(help, " [default: {default}]");
@@ -143,7 +143,7 @@ pub fn render_markdown<C: Config>() -> String {
             text,
             "| `{}` | `{}` | {default} | {} Expects {}.{} |",
             setting.key,
-            variable_of(setting.shortest_name()),
+            setting.variables("`, `"),
             setting.help,
             setting.expected,
             if setting.live { " Takes effect while running." } else { "" }

@@ -47,8 +47,17 @@ impl<'a> Settings<'a> {
     /// When the default is no value of the type. Every start would show this mistake in the program.
     pub fn get<T: Setting>(&mut self, key: &str, default: &'static str, help: &'static str) -> T {
         let default = self.default_of(key, default);
-        let value = self.read(key, Some(default), help, T::expected(), T::parse);
-        value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
+        self.any_value(key, default, help)
+    }
+
+    /// Like [`Settings::get`], with a default that the program also uses as a value, so that it is written
+    /// once. The help shows its text form ([`Setting::show`]), therefore it must not contain a secret.
+    ///
+    /// # Panics
+    /// When the text form of the default cannot be read back.
+    pub fn get_or<T: Setting>(&mut self, key: &str, default: T, help: &'static str) -> T {
+        let default = self.text_of_default(key, &default);
+        self.any_value(key, &default, help)
     }
 
     /// Like [`Settings::get`], for a value in a range. The ends of the range are allowed values,
@@ -63,15 +72,23 @@ impl<'a> Settings<'a> {
         range: RangeInclusive<&'static str>,
         help: &'static str,
     ) -> T {
-        let least = T::parse(range.start()).expect("the start of a range is a value of its type");
-        let most = T::parse(range.end()).expect("the end of a range is a value of its type");
-        let expected = format!("{} from {} to {}", T::expected(), range.start(), range.end());
         let default = self.default_of(key, default);
-        // The default goes through the same check: one outside of its range fails the first start.
-        let value = self.read(key, Some(default), help, expected, |text| {
-            T::parse(text).filter(|value| *value >= least && *value <= most)
-        });
-        value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
+        self.value_in_range(key, default, range, help)
+    }
+
+    /// Like [`Settings::within`], with a default that the program also uses as a value: see [`Settings::get_or`].
+    ///
+    /// # Panics
+    /// When the text form of the default cannot be read back, or an end of the range is no value of the type.
+    pub fn within_or<T: Setting + PartialOrd>(
+        &mut self,
+        key: &str,
+        default: T,
+        range: RangeInclusive<&'static str>,
+        help: &'static str,
+    ) -> T {
+        let default = self.text_of_default(key, &default);
+        self.value_in_range(key, &default, range, help)
     }
 
     /// The value of `key`, or `None` when no source sets it.
@@ -142,10 +159,39 @@ impl<'a> Settings<'a> {
         self.defaults.get(self.full_key(key).as_str()).copied().unwrap_or(default)
     }
 
+    fn text_of_default<T: Setting>(&self, key: &str, default: &T) -> String {
+        match self.defaults.get(self.full_key(key).as_str()) {
+            Some(replaced) => (*replaced).to_owned(),
+            None => default.show(),
+        }
+    }
+
+    fn any_value<T: Setting>(&mut self, key: &str, default: &str, help: &'static str) -> T {
+        let value = self.read(key, Some(default), help, T::expected(), T::parse);
+        value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
+    }
+
+    fn value_in_range<T: Setting + PartialOrd>(
+        &mut self,
+        key: &str,
+        default: &str,
+        range: RangeInclusive<&'static str>,
+        help: &'static str,
+    ) -> T {
+        let least = T::parse(range.start()).expect("the start of a range is a value of its type");
+        let most = T::parse(range.end()).expect("the end of a range is a value of its type");
+        let expected = format!("{} from {} to {}", T::expected_in_range(), range.start(), range.end());
+        // The default goes through the same check: one outside of its range fails the first start.
+        let value = self.read(key, Some(default), help, expected, |text| {
+            T::parse(text).filter(|value| *value >= least && *value <= most)
+        });
+        value.unwrap_or_else(|| T::parse(default).expect("a default is a value of its type"))
+    }
+
     fn read<T: Setting>(
         &mut self,
         key: &str,
-        default: Option<&'static str>,
+        default: Option<&str>,
         help: &'static str,
         expected: String,
         parse: impl Fn(&str) -> Option<T>,

@@ -293,3 +293,33 @@ fn sizes_have_units() {
         assert_eq!(Size::parse(bad), None, "{bad}");
     }
 }
+
+#[test]
+fn a_default_may_be_a_value_and_is_shown_as_text() {
+    struct Limits(Duration, Size, u16);
+    impl Config for Limits {
+        fn read(settings: &mut Settings<'_>) -> Self {
+            settings.set_default("port", "7");
+            settings.alias("watch.timeout", "timeout");
+            Self(
+                settings.within_or("watch.timeout", Duration::from_secs(120), "2s"..="1h", "A time."),
+                settings.get_or("memory", Size(32 << 10), "A size."),
+                settings.within_or("port", 5, "0"..="1000", "Replaced."),
+            )
+        }
+    }
+    let limits: Limits = defaults().expect("no mistakes");
+    assert_eq!((limits.0, limits.1, limits.2), (Duration::from_secs(120), Size(32 << 10), 7));
+    let table = render_markdown::<Limits>();
+    assert!(table.contains("| `MUSTER_TIMEOUT`, `MUSTER_WATCH_TIMEOUT` | `120s` |"), "{table}");
+    assert!(table.contains("| `MUSTER_MEMORY` | `32KiB` |"), "{table}");
+    assert!(table.contains("| `7` | Replaced. Expects a whole number from 0 to 1000."), "{table}");
+}
+
+#[test]
+fn durations_read_back_as_they_are_shown() {
+    for millis in [0, 500, 1_500, 90_000, 299_000, 300_000, 5_400_000] {
+        let duration = Duration::from_millis(millis);
+        assert_eq!(Duration::parse(&duration.show()), Some(duration), "{}", duration.show());
+    }
+}

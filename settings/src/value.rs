@@ -32,6 +32,10 @@ pub trait Setting: Sized {
     const SECRET: bool = false;
     /// A description for people that completes "expected …", such as "a duration such as 30s".
     fn expected() -> String;
+    /// The description to which a range is appended; without bounds that the range replaces.
+    fn expected_in_range() -> String {
+        Self::expected()
+    }
     /// Parses a value; `None` when the text is none.
     fn parse(text: &str) -> Option<Self>;
     /// The value as text, with every secret in it replaced by `***`.
@@ -39,7 +43,7 @@ pub trait Setting: Sized {
 }
 
 macro_rules! plain {
-    ($($type:ty, $name:literal, $kind:ident, $expected:literal;)*) => { $(
+    ($($type:ty, $name:literal, $kind:ident, $expected:literal $(, in a range $in_range:literal)?;)*) => { $(
         impl Setting for $type {
             const NAME: &'static str = $name;
             const KIND: Kind = Kind::$kind;
@@ -47,6 +51,10 @@ macro_rules! plain {
             fn expected() -> String {
                 $expected.to_owned()
             }
+
+            $(fn expected_in_range() -> String {
+                $in_range.to_owned()
+            })?
 
             fn parse(text: &str) -> Option<Self> {
                 text.trim().parse().ok()
@@ -61,7 +69,7 @@ macro_rules! plain {
 
 plain! {
     bool, "BOOL", Bool, "true or false";
-    u16, "NUMBER", Number, "a whole number below 65536";
+    u16, "NUMBER", Number, "a whole number below 65536", in a range "a whole number";
     u32, "NUMBER", Number, "a whole number";
     u64, "NUMBER", Number, "a whole number";
     usize, "NUMBER", Number, "a whole number";
@@ -120,6 +128,9 @@ impl Setting for PathBuf {
     }
 }
 
+/// Durations from this one on are shown in minutes and longer units.
+const SHOWN_IN_MINUTES: Duration = Duration::from_secs(5 * 60);
+
 impl Setting for Duration {
     const NAME: &'static str = "DURATION";
 
@@ -132,6 +143,10 @@ impl Setting for Duration {
     }
 
     fn show(&self) -> String {
+        // People think of a minute or two in seconds: `90s` and not `1m 30s`.
+        if self.subsec_nanos() == 0 && *self < SHOWN_IN_MINUTES {
+            return format!("{}s", self.as_secs());
+        }
         humantime::format_duration(*self).to_string()
     }
 }

@@ -1,13 +1,32 @@
 //! The settings of the connection to NATS. They have the same names in every program.
 
 use super::{NatsAuth, NatsConfig};
-use settings::{Secret, Settings, Url};
+use settings::{Secret, Setting, Settings, Url};
+
+/// The address of a NATS server: a [`Url`] with an example of its own in messages and help.
+struct ServerUrl(Url);
+
+impl Setting for ServerUrl {
+    const NAME: &'static str = Url::NAME;
+
+    fn expected() -> String {
+        "an address such as nats://10.0.0.5:4222".to_owned()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Url::parse(text).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
 
 impl NatsConfig {
     /// Declares the settings `nats.*` and takes their values. The server's monitoring shows `name`.
     pub fn read(settings: &mut Settings<'_>, name: &str) -> Self {
         settings.alias("nats.urls", "nats");
-        let urls: Vec<Url> =
+        let urls: Vec<ServerUrl> =
             settings.get("nats.urls", "nats://127.0.0.1:4222", "Servers of the NATS cluster.");
         let user: Option<String> = settings.optional("nats.user", "Name at NATS.");
         let password: Option<Secret> = settings.optional("nats.password", "Password at NATS.");
@@ -36,7 +55,7 @@ impl NatsConfig {
         Self {
             auth,
             root_certificates: authorities,
-            ..Self::new(urls.iter().map(|url| url.as_str().to_owned()).collect(), name)
+            ..Self::new(urls.iter().map(|url| url.0.as_str().to_owned()).collect(), name)
         }
     }
 }

@@ -11,7 +11,7 @@ use host::telemetry::logs::LogConfig;
 use settings::{Config as Read, Secret, Settings, Url};
 
 use super::Config;
-use crate::store::etcd::{EtcdConfig, EtcdTls};
+use crate::store::etcd::{DEFAULT_ENDPOINT, EtcdConfig, EtcdTls};
 
 /// The settings of the program.
 pub struct ProcessConfig {
@@ -82,7 +82,7 @@ impl Program for ProcessConfig {
 fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     settings.alias("etcd.endpoints", "etcd");
     let endpoints: Vec<Url> =
-        settings.get("etcd.endpoints", "http://127.0.0.1:2379", "Members of the etcd cluster.");
+        settings.get("etcd.endpoints", DEFAULT_ENDPOINT, "Members of the etcd cluster.");
     let user: Option<String> = settings.optional("etcd.user", "Name of the user at etcd.");
     let password: Option<Secret> = settings.optional("etcd.password", "Password of the user at etcd.");
     let ca_pem = pem(settings, "etcd.ca", "PEM file with the authorities to trust at etcd.");
@@ -93,12 +93,18 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
         settings.mistake("etcd.certificate", "a certificate and its key go together");
     }
     let encrypted = endpoints.iter().any(|url| url.scheme() == "https") || ca_pem.is_some();
+    let default = EtcdConfig::default();
     EtcdConfig {
         endpoints: endpoints.iter().map(|url| url.as_str().to_owned()).collect(),
-        request_timeout: settings.within("etcd.timeout", "5s", "100ms"..="1m", "Deadline of a call to etcd."),
+        request_timeout: settings.within_or(
+            "etcd.timeout",
+            default.request_timeout,
+            "100ms"..="1m",
+            "Deadline of a call to etcd.",
+        ),
         tls: encrypted.then(|| EtcdTls { ca_pem, identity_pem: certificate.zip(key), server_name: None }),
         user: user.map(|name| (name, password.map_or_else(String::new, |p| p.expose().to_owned()))),
-        ..EtcdConfig::default()
+        ..default
     }
 }
 

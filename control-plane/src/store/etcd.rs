@@ -61,10 +61,13 @@ pub struct EtcdConfig {
     pub user: Option<(String, String)>,
 }
 
+/// The member that is used when no endpoint is configured.
+pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+
 impl Default for EtcdConfig {
     fn default() -> Self {
         Self {
-            endpoints: vec!["127.0.0.1:2379".into()],
+            endpoints: vec![DEFAULT_ENDPOINT.into()],
             request_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             watch_probe: Duration::from_secs(3),

@@ -59,7 +59,7 @@ pub struct LogConfig {
 impl Config for LogConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         Self {
-            format: settings.get("log.format", "text", "How log lines look."),
+            format: settings.get_or("log.format", LogFormat::default(), "How log lines look."),
             filter: settings.live(|live| {
                 live.get("log.level", "info", "What is logged: a level, or levels by part of the program.")
             }),
