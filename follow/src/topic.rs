@@ -119,6 +119,8 @@ impl Topic {
     /// Makes a topic from the first replay, which was requested from `since`. Changes after `since` go to
     /// `out`.
     pub(crate) fn load(id: u32, since: Position, replay: TopicReplay, out: &mut Vec<Arc<Push>>) -> Self {
+        // A provider that did not change after `since` has an older position, and is complete up to `since`
+        // all the same.
         let at = replay.at.max(since);
         let mut topic = Self {
             id,
@@ -130,6 +132,7 @@ impl Topic {
             quiet_until: Position::default(),
             instances: HashMap::new(),
             digest: 0,
+            // A replay with a hole cannot vouch for the changes before its state.
             recent: Recent::starting_after(if replay.continuous { since } else { at }),
             held: HeldEvents::default(),
             origin: Origin::Live,

@@ -29,6 +29,7 @@ impl Corpus {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         let files = fs::read_dir(&directory).expect("the target has a corpus");
         let mut paths: Vec<_> = files.map(|file| file.expect("a readable directory").path()).collect();
+        // A directory lists its files in any order. Sorted, a script edits the same input on every machine.
         paths.sort();
         let inputs: Vec<_> = paths.iter().map(|path| fs::read(path).expect("a readable file")).collect();
         assert!(!inputs.is_empty(), "the corpus of {target} is empty");
@@ -44,6 +45,8 @@ impl Corpus {
         self.0.iter().for_each(|input| target(input));
         let wanted = std::env::var("MUSTER_FUZZ_TIMES").ok().and_then(|text| text.parse().ok());
         let config =
+            // No file of failing seeds is kept: such an input belongs in the corpus, where every run tries
+            // it.
             Config { cases: wanted.unwrap_or(times), failure_persistence: None, ..Config::default() };
         let outcome = TestRunner::new(config).run(&vec(any::<u8>(), 0..64), |script| {
             target(&self.edited(&script));

@@ -280,6 +280,8 @@ impl Sim {
         if !self.calm {
             match self.dice.u8(0..12) {
                 0 => return drop(self.bus[number].pop_front()),
+                // NATS keeps the order within a connection. The simulation does not, to be stricter than
+                // production.
                 1 if self.bus[number].len() > 1 => self.bus[number].swap(0, 1),
                 2 => {
                     let repeated = self.bus[number].front().cloned();
@@ -351,6 +353,7 @@ impl Sim {
         if self.questions.is_empty() {
             return;
         }
+        // In any order, because replies of different replicas overtake each other.
         let (min_rev, question) = self.questions.swap_remove(self.dice.usize(0..self.questions.len()));
         let able: Vec<usize> = (0..REPLICAS)
             .filter(|number| self.replicas[*number].alive && self.replicas[*number].rev() >= min_rev)

@@ -303,6 +303,7 @@ impl Sim {
         if self.questions.is_empty() {
             return;
         }
+        // Any question may be answered next, so a later one can get the older state.
         let (min_rev, question) = self.questions.swap_remove(self.dice.usize(0..self.questions.len()));
         // A replica may lag behind the store, but never behind what the gateway had seen when it asked.
         let rev = Revision::new(self.dice.u64(min_rev.get().max(FIRST)..=self.rev.get()));
@@ -337,6 +338,7 @@ impl Sim {
             return;
         }
         self.take_bookmarks();
+        // Any of them may arrive first: replies of different replicas overtake each other.
         match self.replies.swap_remove(self.dice.usize(0..self.replies.len())) {
             Reply::Interest(group, interest) => {
                 self.interest.as_mut().expect("the gateway has subscribed").is_read = true;

@@ -28,6 +28,7 @@ impl Registry {
             (client.try_get("/ready").await?.status == 200).then_some(())
         })
         .await;
+        // The same address twice, so that the properties need not know how many replicas there are.
         Self { clients: vec![client.clone(), client], _keep: Box::new(process) }
     }
 
@@ -123,6 +124,8 @@ async fn rules_of_both_types(registry: Registry) {
         }
         let answers = registry.at_once(calls).await;
         let won = answers.iter().filter(|answer| answer.status == 200).count();
+        // Two of the four requests are of each type: those of the winner are stored, the other two are
+        // refused.
         let told = answers.iter().filter(|answer| answer.text().contains(r#""errorCode":"400020""#)).count();
         assert_eq!(
             (won, told),
@@ -160,6 +163,7 @@ async fn many_rules_in_one_request(registry: Registry) {
         loop {
             let read = registry.clients[1].call("GET", &path, "", &Value::Null).await.ok();
             let seen = read["rules"].as_array().map_or(0, Vec::len);
+            // Fifty is legal: the deletion takes two requests, and only each of them is atomic.
             assert!([0, 50, 100].contains(&seen), "a request was seen half done: {seen} rules");
         }
     };
@@ -193,6 +197,7 @@ async fn schemas_replaced_and_deleted(registry: Registry) {
                     ("DELETE", format!("{path}/{prefix}7"), Value::Null),
                 ])
                 .await;
+            // Only the replacement must succeed: the deletion may come before its schema is there.
             answers[0].ok();
         }
     };
@@ -201,6 +206,7 @@ async fn schemas_replaced_and_deleted(registry: Registry) {
             let read =
                 registry.clients[1].call("GET", &format!("{path}?withSchema=0"), "", &Value::Null).await.ok();
             let seen = read["schemas"].as_array().expect("schemas").clone();
+            // 59 when the deletion came after the replacement, 60 when it came before and found nothing.
             assert!([59, 60].contains(&seen.len()), "{} schemas", seen.len());
             let summaries: Vec<&Value> = seen.iter().map(|schema| &schema["summary"]).collect();
             assert!(

@@ -19,6 +19,7 @@ async fn watched(world: &World) -> (String, [harness::Watcher; 2]) {
     let provider = client.service("order").await;
     client.find(&consumer, "order", "").await.ok();
     let watchers = [world.watch(0, &consumer).await, world.watch(1, &consumer).await];
+    // Nobody sends heartbeats. An expiry during the comparison would be a change of its own.
     client.instance_with(&provider, "first", 300).await;
     (provider, watchers)
 }
@@ -58,6 +59,7 @@ async fn diff_names_a_gateway_that_was_cut_off_and_its_missing_event() {
     }
     let stale = &world.gateways[1];
     let link = stale.bus.as_ref().expect("a world of links");
+    // Only the bus is out of reach. The gateway still answers on its admin port and can be compared.
     link.cut().await;
     world.client(0).instance_with(&provider, "second", 300).await;
     watchers[0].expect("CREATE", "second", "").await;

@@ -63,6 +63,7 @@ async fn a_key_that_is_not_the_certificates() {
 
 #[tokio::test]
 async fn more_connections_than_files_may_be_open() {
+    // More than any limit of open files under which the test may run.
     let file = format!("{}[watch]\nper-node = 2000000000\n", ports());
     assert_says(&diagnosis("standalone", &file).await, "open files", &["raise it", "LimitNOFILE"]);
 }
@@ -156,6 +157,7 @@ async fn a_gateway_that_does_not_hear_from_the_publisher() {
         text.contains("heard from the publisher").then_some(())
     })
     .await;
+    // Frozen rather than killed: its connections stay open, so only the missing bookmarks give it away.
     world.control_planes[0].process.freeze();
     let text = eventually("the gateway is stale", || async {
         let (status, text) = muster(&["doctor", "--admin", &admin]).await;

@@ -49,6 +49,7 @@ async fn only_a_replica_that_has_the_history_answers_for_it() {
         (!reply.providers.first()?.continuous).then_some(())
     })
     .await;
+    // Repeated, because a single right reply could be chance.
     for _ in 0..8 {
         let reply = ask(&nats, subject::RPC_HISTORY, &first).await;
         let told = reply.providers.first().expect("of the provider");

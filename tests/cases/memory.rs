@@ -20,6 +20,7 @@ async fn a_gateway_at_its_memory_limit_accepts_no_further_watcher() {
     let world = World::with().gateway_flag("--config", &file).start().await;
     let gateway = &world.gateways[0];
     let registry = Client::new(gateway.api);
+    // Opened before the limit is lowered: a watch that is open must be served on.
     let Pair { consumer, provider, watcher: mut inside } = world.pair(0).await;
 
     // No process is as small.

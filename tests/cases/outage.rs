@@ -66,6 +66,7 @@ async fn a_publisher_that_is_killed_is_replaced_without_a_gap() {
     world.control_planes[publisher].process.kill();
     for n in 1..50 {
         let tag = n.to_string();
+        // The gateway may send an attempt to the control plane that was killed before it notices the death.
         eventually("the other control plane takes the write", || async {
             let path = format!("/microservices/{provider}/instances/i/properties");
             let answer = client.call("PUT", &path, "", &json!({"properties": {"tag": tag}})).await;

@@ -165,6 +165,7 @@ async fn an_expired_instance_is_told_and_a_beating_one_lives() {
     let world = World::with().planes(2).start().await;
     let client = world.client(0);
     let Pair { consumer, provider, mut watcher } = world.pair(0).await;
+    // A lease of two seconds, against heartbeats every half second: a late heartbeat does not end it.
     client.instance_with(&provider, "beats", 1).await;
     client.instance_with(&provider, "silent", 1).await;
     watcher.expect("CREATE", "beats", "").await;

@@ -43,6 +43,7 @@ async fn a_store_restored_to_an_earlier_revision_is_followed() {
     let provider = a.service("order").await;
     a.find(&consumer, "order", "").await.ok();
     for id in ["gone", "kept", "same"] {
+        // The leases must not end while etcd is down, once for the backup and once for the restore.
         a.instance_with(&provider, id, 300).await;
     }
     a.tag(&provider, "kept", "old").await;
@@ -78,11 +79,13 @@ async fn a_store_restored_to_an_earlier_revision_is_followed() {
         for _ in 0..3 {
             told.push(watcher.seen().await);
         }
+        // The three differences come from comparing two states, which has no order of its own.
         told.sort();
         let told: Vec<_> = told.iter().map(|(a, id, tag)| (a.as_str(), id.as_str(), tag.as_str())).collect();
         assert_eq!(told, [("DELETE", "new", ""), ("UPDATE", "gone", ""), ("UPDATE", "kept", "old")]);
     }
     // A client that remembers revisions starts over and receives the state.
+    // Its revisions belong to the history that was undone, so the gateway ends the watch.
     while resuming.text().await.is_some() {}
     let mut resuming = Watcher::open(world.gateways[1].api, &format!("{path}?rev={seen}")).await;
     let reset = until(&mut resuming, |frame| frame["action"] == "RESET").await;

@@ -82,6 +82,8 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
     let moved_on = async |rounds: &str| {
         let read = async || store.range(RangeRequest::key("/t/")).await.map(|reply| reply.revision).ok();
         let before = eventually("the cluster answers", &read).await;
+        // The three writers have three writes in flight at most. Twenty more revisions were begun after the
+        // fault.
         let more = || async { read().await.filter(|now| *now > before.plus(20)) };
         eventually(&format!("writes go on {rounds}"), more).await;
     };
@@ -89,10 +91,12 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
     for (n, member) in members.iter().enumerate() {
         member.kill();
         moved_on(&format!("without member {n}")).await;
+        // The next member dies only after this one is back: without two of three, etcd has no quorum.
         member.restart().await;
         moved_on(&format!("with member {n}")).await;
     }
 
+    // Writers end before the last revision is taken, so that nothing answered comes after it.
     stop.cancel();
     let mut answered = Vec::new();
     for writer in writers {

@@ -48,6 +48,7 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers() {
         return;
     };
     let filler = disk.path().join("filler");
+    // Half of the disk, so that room can be made later without touching the store's own file.
     std::fs::write(&filler, vec![0; 1024 * 1024]).expect("room for a filler");
     let path = disk.path().join("muster.redb");
     let store = EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).expect("opens");

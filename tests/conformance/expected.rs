@@ -72,6 +72,7 @@ fn json_of(answer: &Answer) -> Result<Value, String> {
         return Err(format!("content type {content_type:?}"));
     }
     let value: Value = serde_json::from_slice(&answer.body).map_err(|e| e.to_string())?;
+    // Lengths and not texts, because the order of members is not part of the contract.
     if value.to_string().len() != answer.body.len() {
         return Err("the JSON is not compact".into());
     }

@@ -255,6 +255,7 @@ async fn hold(server: Arc<Server>, limit: &Limit) -> Result<(), String> {
     if scene.state().await? != before {
         return Err("the refusal has changed something".into());
     }
+    // The accepted value comes last, because it changes the state that the refusal is compared with.
     let edge = (limit.edge)();
     let (status, _, json) =
         scene.send(method, &limit.path.replace('$', &edge), limit.body.replace('$', &edge)).await?;
@@ -290,6 +291,7 @@ async fn one_too_many(server: Arc<Server>) -> Result<(), String> {
     scene
         .refused("", "POST", "/microservices/s/schemas", format!("{{\"schemas\":[{}]}}", schemas(100)))
         .await?;
+    // Replacing one of a hundred schemas is not one more, so a service at its limit can still be changed.
     scene.refused("", "PUT", "/microservices/s/schemas/s5", r#"{"schema":"again"}"#).await?;
     scene.refused("400100", "PUT", "/microservices/s/schemas/more", r#"{"schema":"more"}"#).await?;
     scene.refused("", "POST", "/microservices/s/rules", format!("{{\"rules\":[{}]}}", rules(100))).await?;
@@ -311,6 +313,7 @@ async fn consumer(server: Arc<Server>) -> Result<(), String> {
 async fn no_json(server: Arc<Server>) -> Result<(), String> {
     let scene = Scene::set(server).await?;
     let before = scene.state().await?;
+    // Nesting this deep overflows the stack of a parser that does not limit it.
     let deep = format!("{{\"service\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let bodies: [&[u8]; 6] = [
         b"{\"service\":{\"serviceName\":\"\xff\xfe\"}}",
@@ -361,6 +364,7 @@ async fn ten_thousand(server: Arc<Server>) -> Result<(), String> {
     }
     let mut services = Vec::new();
     for n in 0..MANY {
+        // Every other element fails, so a server that stops at the first failure is found out.
         let name = if n.is_multiple_of(2) { "s" } else { "nope" };
         services.push(json!({"service": {"appId": "default", "serviceName": name, "version": "0+"}}));
     }

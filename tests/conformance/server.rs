@@ -51,6 +51,8 @@ impl Server {
             client,
             document,
             domains: AtomicU64::new(0),
+            // A server by address may still hold the services of an earlier run, so each run has domains of
+            // its own.
             run: fastrand::u64(..),
             _process: process,
         }

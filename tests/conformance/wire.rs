@@ -72,6 +72,7 @@ impl Wire {
         }
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status")?;
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
+        // HTTP forbids a body in both cases, even where a length is given.
         let bodyless = method == "HEAD" || status == 304;
         let mut body = vec![0; if bodyless { 0 } else { length.ok_or("no length")? }];
         self.stream.read_exact(&mut body).await.map_err(|e| e.to_string())?;

@@ -226,6 +226,8 @@ async fn pass(
     let write = async move {
         while let Some((read_at, chunk)) = waiting.recv().await {
             let loses = loop {
+                // Read anew after each change, so that a chunk which waits on a frozen link goes out once it
+                // is mended.
                 let Fault { frozen, delay, loses } = *fault.borrow_and_update();
                 tokio::select! {
                     changed = fault.changed() => if changed.is_err() { return Ok(()) },

@@ -94,6 +94,7 @@ impl Load {
         }
         for (number, provider) in (0..).zip(&field.volatile) {
             let volatile = Volatile {
+                // The complement of the seed, so that these dice do not repeat those of a writer.
                 dice: fastrand::Rng::with_seed((!seed).wrapping_add(number)),
                 clients: field.gateways.iter().map(|gateway| Client::new(*gateway)).collect(),
                 provider: provider.clone(),
@@ -136,6 +137,7 @@ impl Load {
              unavailable {unavailable}, empty {lies}"
         );
         assert_eq!(lies, 0, "a find claimed that a provider which has instances has none");
+        // A load that was refused everywhere would let every case pass.
         assert!(written > 0 && found > 0, "the load did nothing");
     }
 }

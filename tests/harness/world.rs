@@ -161,6 +161,7 @@ impl Plan {
 
     /// A program on ports of its own, to be started.
     fn prepare(&self, program: &str, flags: &[(&str, String)]) -> Node {
+        // Not port 0: a program must come back on the same address after a restart.
         let api = port::local();
         let admin = port::local();
         let addresses = [("--listen", api.to_string()), ("--admin-listen", admin.to_string())];

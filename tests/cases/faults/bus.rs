@@ -16,6 +16,8 @@ async fn nats_down_for_a_while_loses_nothing() {
     for outage in if long() { vec![10.0, 60.0] } else { vec![5.0] } {
         let mut stage = Stage::set().await;
         stage.rounds(5).await;
+        // Killed rather than cut off: every connection ends in the same moment, so all programs reconnect
+        // together.
         stage.world.nats.kill();
         stage.rounds(10).await;
         lasts(outage).await;
@@ -33,6 +35,9 @@ async fn a_publisher_cut_off_again_and_again_in_a_burst_loses_nothing() {
     let mut stage = Stage::set().await;
     for _ in 0..6 {
         stage.rounds(8).await;
+        // A cut link leaves the publisher alive, with messages that it could not send; a kill would test the
+        // takeover by another one instead. The role may have moved since the last cut, so the publisher is
+        // looked up again.
         let link = bus(stage.world.publisher().await);
         link.cut().await;
         stage.burst.rounds(2).await.expect("etcd is there");
@@ -47,6 +52,8 @@ async fn a_publisher_cut_off_again_and_again_in_a_burst_loses_nothing() {
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_one_way_partition_between_gateway_and_nats_loses_nothing() {
     let mut stage = Stage::set().await;
+    // A one-way partition is harder to notice than a cut: no socket fails, and half of the traffic still
+    // arrives.
     for direction in [Direction::ToClient, Direction::ToServer] {
         stage.rounds(3).await;
         let link = bus(&stage.world.gateways[0]);
@@ -70,6 +77,7 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     // By default NATS keeps 64 MiB for a slow client, which a case of some seconds does not fill.
     let nats = "max_pending: 1048576\nwrite_deadline: \"500ms\"\n";
     let mut stage = Stage::set_with(World::with().nats_configuration(nats), None).await;
+    // Only later lines count: a resynchronisation from before the fault would prove nothing.
     let before = stage.world.gateways[0].process.log().len();
     stage.world.gateways[0].process.freeze();
     // Until it is more than the sockets on the way, the link and the server keep, and the server gives it up
@@ -82,6 +90,7 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
         stage.rounds(10).await;
     }
     stage.world.nats.line(&["Slow Consumer"], 0).await;
+    // Small values again, so that the last rounds show the recovery and not the transfer of large events.
     stage.burst.pad(0);
     stage.world.gateways[0].process.thaw();
     let over = Instant::now();
@@ -160,6 +169,7 @@ async fn repeated_and_disordered_events_are_delivered_once_in_order() {
     println!("  injected {sent} copies");
     let (_, stage) = stage.end("delivered again and in disorder", over, Holes::Lost).await;
     assert!(
+        // Without this check the case would also pass when no copy had reached a gateway.
         stage.of_gateways("muster_edge_events_total", r#"fate="duplicate""#).await > 0.0,
         "copies arrived"
     );

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::stage::{Stage, lasts};
 
 /// Rounds over all fixed instances that make ten thousand changes.
+// Eight providers with thirteen fixed instances each make 104 changes a round.
 const TEN_THOUSAND: usize = 97;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,6 +17,8 @@ const TEN_THOUSAND: usize = 97;
 async fn a_publisher_killed_in_a_burst_of_ten_thousand_loses_nothing() {
     let mut stage = Stage::set().await;
     stage.rounds(TEN_THOUSAND / 2).await;
+    // In the middle of the burst: the successor finds changes that were published, changes that were not, and
+    // more that come while it takes over.
     stage.world.publisher().await.process.kill();
     let over = Instant::now();
     stage.rounds(TEN_THOUSAND - TEN_THOUSAND / 2).await;
@@ -33,6 +36,8 @@ async fn control_planes_restarted_in_turn_lose_nothing() {
         assert_eq!(node.process.terminate().await, Some(0), "a drain ends well");
         stage.burst.rounds(3).await.expect("etcd is there");
         node.process.start();
+        // The second one ends only when the first is ready again, as in a rolling upgrade. Otherwise no
+        // replica would be left to answer.
         node.ready().await;
     }
     let over = Instant::now();
@@ -51,6 +56,7 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
         let stamp = stage.oracle.ledger.stamp();
         let service = &stage.providers[number % stage.providers.len()];
         let id = format!("expires-{number}");
+        // Three seconds: enough to register all twenty before the kill, and over well before the outage ends.
         let status = harness::load::register(&client, service, &id, 3, stamp).await;
         assert_eq!(status, Some(200));
     }
@@ -67,6 +73,8 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
         node.ready().await;
     }
     stage.rounds(2).await;
+    // Control planes that start list the store. A listing shows a state, so changes that followed each other
+    // during the outage may arrive as one.
     let (_, stage) = stage.end("all control planes down", over, Holes::Merged).await;
     for witness in &stage.oracle.witnesses {
         // A watch that resumes may receive a state instead, in which the expired instances are simply absent.
@@ -94,6 +102,8 @@ async fn watchers_of_a_gateway_that_was_killed_go_to_the_other_one() {
     lasts(1.0).await;
     stage.world.gateways[0].process.start();
     let (verdict, _) = stage.end("gateway killed", over, Holes::Lost).await;
+    // Of each provider's 26 watchers with an old protocol, 13 begin at the gateway that was killed: 104 in
+    // all.
     assert!(verdict.reconnects >= 100, "half of the watchers moved");
 }
 
@@ -141,6 +151,7 @@ async fn clocks_that_jump_by_hours_change_nothing() {
             _ = std::fs::remove_file(name);
         }
     }
+    // At any time the processes have different offsets: a jump that all of them share could cancel out.
     let offsets = ["+3h", "-5h", "-30d", "+400d", "+0"];
     for turn in 0..offsets.len() {
         let nodes = stage.world.control_planes.iter().chain(&stage.world.gateways);
@@ -149,6 +160,7 @@ async fn clocks_that_jump_by_hours_change_nothing() {
             std::fs::write(node.process.directory().join("clock"), offset).expect("a writable directory");
         }
         stage.rounds(2).await;
+        // Longer than the second for which libfaketime caches an offset.
         lasts(2.0).await;
     }
     let over = Instant::now();

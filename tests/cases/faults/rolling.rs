@@ -65,6 +65,7 @@ impl Visitor {
             let Some(mut socket) = self.open().await else {
                 // It drains, or is away: the next one.
                 self.gateways.rotate_left(1);
+                // Without a pause, thousands of refused watchers would take the cores from the gateways.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
@@ -72,6 +73,7 @@ impl Visitor {
             if !std::mem::take(&mut first) {
                 crowd.back.lock().push(Instant::now());
             }
+            // The end is polled: a watcher that has everything may receive nothing more that could wake it.
             let mut poll = tokio::time::interval(Duration::from_millis(500));
             loop {
                 let done = crowd.ended.load(Ordering::Relaxed) && self.number == last.load(Ordering::Relaxed);
@@ -106,6 +108,7 @@ impl Visitor {
             Some(_) if rev <= self.seen => {}
             Some(_) => {
                 let number = number_of(&frame["instance"]);
+                // The writer counts up by one, so any other number is a loss, a repetition or disorder.
                 if number != self.number + 1 {
                     return Err(format!("told {number} after {}", self.number));
                 }
@@ -158,6 +161,7 @@ async fn gateways_restarted_under_five_thousand_watchers_lose_nothing() {
         let consumer = consumers[number % CONSUMERS].clone();
         let visitor = Visitor { gateways, consumer, number: 0, seen: 0, since: 0 };
         visitors.spawn(visitor.watch(crowd.clone(), last.clone()));
+        // In batches: thousands of connections at once could overflow the listen backlog of the gateways.
         if number % AT_ONCE == AT_ONCE - 1 {
             let all = (number + 1) as u64;
             eventually("they are granted", || async {
@@ -188,6 +192,7 @@ async fn gateways_restarted_under_five_thousand_watchers_lose_nothing() {
         assert_eq!(node.process.terminate().await, Some(0), "a drain ends well");
         let took = began.elapsed();
         eventually("everybody is back", || async {
+            // Equal, not at least: a watcher that was counted twice would hide one that is missing.
             (crowd.open.load(Ordering::Relaxed) == WATCHERS as u64).then_some(())
         })
         .await;
@@ -200,10 +205,12 @@ async fn gateways_restarted_under_five_thousand_watchers_lose_nothing() {
             "  drained {watchers} watchers in {took:.1?}: {all} came back, {most} in the busiest second"
         );
         node.process.start();
+        // The next gateway drains only when this one serves again, as in a rolling upgrade.
         node.ready().await;
     }
     writing.store(false, Ordering::Relaxed);
     writer.await.expect("writes");
+    // Only after the writer has ended: the last number must be final before watchers compare theirs with it.
     crowd.ended.store(true, Ordering::Relaxed);
     let mut wrong = Vec::new();
     let ending = async {

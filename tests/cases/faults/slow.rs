@@ -24,11 +24,13 @@ fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_watcher_that_stops_reading_delays_nobody() {
+    // The write deadline lies beyond the end of the case: a stalled watcher is to be merged, not closed.
     let plan =
         World::with().gateway_flag("--watch-write-timeout", "5m").gateway_flag("--watch-slow-after", "64KiB");
     let mut stage = Stage::set_with(plan, Some(SMALL)).await;
     stage.write_to_one().await;
     let stopped = stalling(&stage).count();
+    // Of each provider's watchers, the four with the numbers 10, 11, 20 and 21 stall.
     assert!(stopped >= 4, "{stopped}");
     stalling(&stage).for_each(|witness| witness.read(false));
     // Loopback sockets keep megabytes; so much that it does not fit is written.
@@ -44,12 +46,14 @@ async fn a_watcher_that_stops_reading_delays_nobody() {
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
     let others = readers(&stage).filter(|witness| witness.mind.services.contains(&stage.providers[0]));
     let total = others.map(|witness| witness.look(|record| record.segments[0].sights.len())).min();
+    // Thirteen instances, each changed in eight turns of a hundred rounds.
     assert!(total >= Some(13 * 800), "the others were told everything: {total:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn a_watcher_past_the_write_deadline_is_closed_and_comes_back() {
+    // One second, so that the stalled watchers are closed while the burst is still being written.
     let plan =
         World::with().gateway_flag("--watch-write-timeout", "1s").gateway_flag("--watch-slow-after", "64KiB");
     let mut stage = Stage::set_with(plan, Some(SMALL)).await;
@@ -81,6 +85,7 @@ async fn silent(gateway: SocketAddr, consumer: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(SMALL).expect("a small buffer");
     let mut stream = socket.connect(gateway).await.expect("connects");
+    // Written by hand: a WebSocket client would read ahead into buffers of its own.
     let request = format!(
         "GET /v4/default/registry/microservices/{consumer}/watcher HTTP/1.1\r\nHost: test\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -156,12 +161,14 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
     for _ in 0..60 {
         stage.rounds(10).await;
         lasts(0.5).await;
+        // The figure decides and not a time, because the size of kernel buffers differs between machines.
         merging = stage.of_gateways("muster_edge_merging_watchers_total", "").await;
         if merging >= STOPPED as f64 {
             break;
         }
     }
     assert!(merging >= STOPPED as f64, "all of them are merged: {merging}");
+    // Measured once all are merged, so that only the growth by further changes is judged.
     let full = memory(pid);
     lasts(1.0).await;
     let loud = Instant::now();

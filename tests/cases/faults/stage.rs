@@ -13,6 +13,7 @@ use tokio::time::Instant;
 /// Providers that the burst writes to, each with a consumer of its own.
 const PROVIDERS: usize = 8;
 /// Instances of each that only the burst writes.
+// 104 instances over all providers fit into one transaction of etcd, so a round is one revision.
 const FIXED: usize = 13;
 /// Watchers.
 const WATCHERS: usize = 200;
@@ -71,6 +72,7 @@ impl Stage {
                 let client = client.clone();
                 let id = id.clone();
                 let stamp = oracle.ledger.stamp();
+                // Nobody sends heartbeats for the fixed instances, and they must outlive the case.
                 async move { register(&client, &id, &format!("fixed-{n:02}"), 600, stamp).await }
             });
             let registered = futures_util::future::join_all(registered).await;
@@ -82,6 +84,8 @@ impl Stage {
                 services.push(id.clone());
             }
             for name in &names {
+                // A find records the dependency; without it the provider would not belong to the watchers'
+                // interest.
                 client.find(&consumer, name, "").await.ok();
             }
             anchored.push((consumer.clone(), provider(number)));
@@ -170,6 +174,7 @@ impl Stage {
     /// Ends the load, changes everything once more, and lets the oracle judge.
     pub(super) async fn end(mut self, fault: &str, over: Instant, holes: Holes) -> (Verdict, Self) {
         self.stop_load().await;
+        // A last change of everything, so that a gap which the fault left has a later event behind it.
         self.rounds(1).await;
         let verdict = self.oracle.judge(holes, over).await;
         verdict.hold(fault);

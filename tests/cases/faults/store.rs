@@ -11,6 +11,8 @@ use super::stage::{Stage, lasts, store};
 async fn etcd_killed_and_restarted_loses_nothing() {
     let mut stage = Stage::set().await;
     stage.rounds(5).await;
+    // An etcd that is back at once meets requests that are still in flight; one that was away for seconds
+    // meets clients that wait before they connect again.
     for outage in [0.0, 4.0] {
         stage.world.etcd.kill();
         lasts(outage).await;
@@ -33,6 +35,7 @@ async fn the_difference_across_a_compaction_is_told() {
         store(node).cut().await;
     }
     stage.rounds(5).await;
+    // The oracle must have seen these changes before they are compacted away: it could not read them later.
     let at = stage.oracle.truth.reaches().await;
     let mut client = etcd_client::Client::connect([stage.world.etcd.endpoint()], None).await.expect("etcd");
     client.compact(at.cast_signed(), None).await.expect("compacts");
@@ -41,6 +44,7 @@ async fn the_difference_across_a_compaction_is_told() {
     }
     let over = Instant::now();
     for node in &stage.world.control_planes {
+        // Proves that the compaction forced a listing. Otherwise the case might pass by an ordinary resume.
         node.process.line(&["the registry was listed", "again=true"], 0).await;
     }
     stage.rounds(3).await;
@@ -72,6 +76,7 @@ async fn a_control_plane_that_listed_again_agrees_with_the_other() {
     }
     let over = Instant::now();
     stage.rounds(2).await;
+    // Longer than the digest interval, so that at least one comparison follows the last change.
     lasts(3.0).await;
     stage.end("one control plane at a time cut off and compacted past", over, Holes::Merged).await;
 }
@@ -79,6 +84,7 @@ async fn a_control_plane_that_listed_again_agrees_with_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
+    // 32 MiB: plenty for the registry, and full after about thirty values of one MiB.
     let plan = World::with().etcd_argument("--quota-backend-bytes").etcd_argument("33554432");
     let mut stage = Stage::set_with(plan, None).await;
     stage.rounds(3).await;
@@ -93,6 +99,7 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let stamp = stage.oracle.ledger.stamp();
     let status = harness::load::register(&consumer, &stage.providers[0], "no-room", 600, stamp).await;
     assert!(status.is_some_and(|status| status >= 500), "a write without room is refused: {status:?}");
+    // Longer than the two seconds of the load's short leases: some of them end while there is no room.
     lasts(4.0).await;
     // The steps of an operator: remove keys, compact, defragment, disarm the alarm.
     let prefix = etcd_client::DeleteOptions::new().with_prefix();

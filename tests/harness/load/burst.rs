@@ -82,6 +82,7 @@ impl Burst {
                 .iter_mut()
                 .map(|(key, value)| {
                     value["properties"][STAMP] = ledger.stamp().to_string().into();
+                    // A plain put would take the instance off its lease, and it would never expire.
                     TxnOp::put(key.as_str(), value.to_string(), Some(PutOptions::new().with_ignore_lease()))
                 })
                 .collect();

@@ -84,6 +84,7 @@ impl Volatile {
         let consumer = self.fickle.clone();
         while !self.stopping.load(Ordering::Relaxed) {
             let client = self.clients[self.dice.usize(0..self.clients.len())].clone();
+            // Under the same id again: the witnesses know their providers by id.
             let service = json!({"service": {"serviceId": id, "appId": "shop", "serviceName": name, "version": "1.0.0"}});
             self.counts.note(call(&client, "POST", "/microservices", &service).await);
             for number in 0..VOLATILE {
@@ -112,6 +113,8 @@ impl Volatile {
 
     async fn change_rules(&mut self, client: &Client, service: &str) {
         let path = format!("/microservices/{service}/rules");
+        // Only the fickle consumer is shut out. Its watchers are allowed to miss changes; no other watcher's
+        // interest may change.
         let rule = json!({"ruleType": "BLACK", "attribute": "ServiceName", "pattern": "^fickle"});
         let added = client.try_call("POST", &path, &json!({"rules": [rule]})).await;
         let Some(added) = added.filter(|answer| answer.status == 200) else { return };

@@ -297,6 +297,7 @@ impl<'a> Walk<'a> {
             return;
         };
         let commit = self.commits[place];
+        // An instance that was written without a stamp has 0, for which the ledger knows no time.
         if sight.rev.is_some_and(|rev| rev < commit.rev)
             || commit
                 .stamp
@@ -307,6 +308,7 @@ impl<'a> Walk<'a> {
                 format!("{}: told before it was written: {}", ledger.name(sight.key), sight.stamp)
             });
         }
+        // Only where every change comes alone: a merged change may carry a later revision than this commit.
         if sight.rev.is_some_and(|rev| rev != commit.rev && holes == Holes::Lost) {
             out.invented += 1;
             out.say(sight.key, || {

@@ -64,6 +64,8 @@ impl Truth {
             for kv in there.kvs() {
                 known.note(&ledger, kv.key(), Some(kv.value()), kv.mod_revision().cast_unsigned());
             }
+            // The revision of the listing and not of the newest instance, so that the watch begins right
+            // after it.
             known.reached = there.header().map_or(0, |header| header.revision().cast_unsigned());
         }
         let of_task = known.clone();
@@ -71,6 +73,8 @@ impl Truth {
         let task_endpoint = endpoint.clone();
         let following = tokio::spawn(async move {
             loop {
+                // An error means that etcd is away. The next watch begins after the revision that was
+                // reached.
                 let _ = watch(&task_endpoint, &task_ledger, &of_task).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -73,6 +73,7 @@ impl Oracle {
     /// from `over`, the end of the fault.
     pub async fn judge(&self, holes: Holes, over: Instant) -> Verdict {
         let give_up = Instant::now() + deadline();
+        // Before any check: a commit that the truth has not seen yet would make its delivery look invented.
         self.truth.reaches().await;
         let mut waiting: Vec<usize> = (0..self.witnesses.len()).collect();
         let mut found: Vec<Findings> = vec![Findings::default(); self.witnesses.len()];

@@ -27,6 +27,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// The time limit of an upgrade.
 const UPGRADE: Duration = Duration::from_secs(5);
 /// For how long a new client stays, at least and at most.
+// Leaving by itself makes a new client resume also in cases in which no fault breaks its connection.
 const STAYS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
 
 /// The protocol of a witness.
@@ -146,6 +147,7 @@ async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: w
         // any of them.
         let gateway = mind.gateways[attempt % mind.gateways.len()];
         let opening = Ears::open(mind, gateway, certain);
+        // The kernel of a stopped gateway still accepts connections, and nothing ever answers the upgrade.
         let Ok(Some(ears)) = tokio::time::timeout(UPGRADE, opening).await else {
             tokio::time::sleep(AGAIN).await;
             continue;
@@ -187,6 +189,7 @@ async fn hear(
     certain: &mut u64,
 ) {
     loop {
+        // A witness that stalls must not poll its socket at all: each read would make room for the gateway.
         if reads.wait_for(|on| *on).await.is_err() {
             return;
         }
@@ -220,6 +223,8 @@ async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<
                     at.get_or_insert_with(Instant::now);
                     let found = answer.ok();
                     let found = found["instances"].as_array().map_or(&[][..], Vec::as_slice);
+                    // A provider that is deleted and registered again may truly have no instance for a
+                    // moment.
                     if found.is_empty() && !passes {
                         record.lock().lies.push(format!("{provider} was said to have no instance"));
                     }

@@ -97,6 +97,7 @@ impl Ears {
 async fn socket(mind: &Mind, gateway: SocketAddr, query: &str) -> Option<WebSocketStream<TcpStream>> {
     let socket = TcpSocket::new_v4().ok()?;
     if let Some(bytes) = mind.receive_buffer {
+        // Before it connects, because the scale of the receive window is agreed on in the handshake.
         socket.set_recv_buffer_size(bytes).ok()?;
     }
     let stream = socket.connect(gateway).await.ok()?;
