@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn no_name_makes_a_subject_that_the_server_refuses() {
-        // What a server takes, less the verb, a reply subject, the sizes and the end of the line.
+        // The length of a control line, less the verb, a reply subject, the sizes and the end of the line.
         let most = 4096 - 128;
         for (names, id) in [(MAX_TENANT_NAME, MAX_ID), (5000, 5000), (100_000, 1)] {
             let name = "\u{10ffff}".repeat(names);

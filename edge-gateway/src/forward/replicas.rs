@@ -319,6 +319,7 @@ impl ReplicaSet {
 
     async fn probe(&self, replica: usize) -> bool {
         let Some(uri) = self.uri(replica, PathAndQuery::from_static(PROBE_PATH)) else { return false };
+        // A replica that hangs must not be found later because probes are rare.
         let time = self.config.probe_interval.min(LONGEST_PROBE);
         // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
         for _ in 0..2 {

@@ -109,6 +109,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        // Filtered here and not put back later: a header has its place and its values as they came.
         .filter(|name| !END_TO_END.contains(name))
         .collect();
     let always = [

@@ -1,6 +1,6 @@
 //! The limits that may refuse a session.
 
-/// Which limit a session met.
+/// The limit that a session met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     /// The node's: another may have room.

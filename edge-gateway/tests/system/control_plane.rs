@@ -48,6 +48,7 @@ pub(crate) fn service(id: &str) -> ServiceRef {
     ServiceRef::new(Tenant::default(), id)
 }
 
+// The name is the id, so that a test can tell from a frame which provider it is about.
 fn key(id: &str) -> Arc<ServiceKey> {
     Arc::new(ServiceKey {
         tenant: "default/default".to_owned(),
@@ -67,10 +68,12 @@ impl ControlPlane {
             (subject::RPC_REPLAY, replay),
             (subject::RPC_DIGEST, digest),
         ] {
-            let (bus, truth) = (bus.clone(), truth.clone());
+            let bus = bus.clone();
+            let truth = truth.clone();
             let mut requests = bus.serve(subject, subject::REPLICAS).await.expect("serves");
             responders.spawn(async move {
                 while let Some(request) = requests.next().await {
+                    // The lock ends before the replies are published, which awaits.
                     let parts = answer(&mut truth.lock().expect("not poisoned"), &request.payload);
                     let reply = request.reply.expect("a request names where to answer");
                     for part in parts {
@@ -200,17 +203,17 @@ impl ControlPlane {
             let mut truth = self.truth();
             let rev = truth.rev;
             let since = std::mem::replace(&mut truth.bookmark, rev);
-            let last = |(provider, it): (&ServiceRef, &Provider)| {
-                let at = it.events.last().filter(|event| event.at.rev > since)?.at;
-                Some(pb::Reached { service: Some(provider.into()), at: Some(at.into()) })
-            };
-            let providers = truth.providers.iter().filter_map(last).collect();
-            let publisher = "test".to_owned();
+            let mut providers = Vec::new();
+            for (service, provider) in &truth.providers {
+                if let Some(event) = provider.events.last().filter(|event| event.at.rev > since) {
+                    providers.push(pb::Reached { service: Some(service.into()), at: Some(event.at.into()) });
+                }
+            }
             pb::Bookmark {
                 epoch: 1,
                 rev: rev.get(),
                 since: since.get(),
-                publisher,
+                publisher: "test".to_owned(),
                 providers,
                 ..pb::Bookmark::default()
             }
@@ -233,7 +236,8 @@ impl ControlPlane {
     /// Adds two replicas that remember everything and answer at the same time.
     pub(crate) async fn elders(&self) {
         for answer in [1, 2] {
-            let (bus, truth) = (self.bus.clone(), self.truth.clone());
+            let bus = self.bus.clone();
+            let truth = self.truth.clone();
             let mut requests = bus.subscribe(subject::RPC_HISTORY).await.expect("subscribes");
             tokio::spawn(async move {
                 while let Some(request) = requests.next().await {
@@ -265,6 +269,15 @@ impl ControlPlane {
 }
 
 impl Truth {
+    /// The digest of a provider's instances. The sum does not depend on their order.
+    fn sum(&self, provider: &ServiceRef) -> u64 {
+        let mut sum = 0_u64;
+        for (id, (_, rev)) in self.providers.get(provider).into_iter().flat_map(|known| &known.instances) {
+            sum = sum.wrapping_add(digest_of(id, *rev));
+        }
+        sum
+    }
+
     fn declined(&mut self) -> String {
         match self.declining.checked_sub(1) {
             None => String::new(),
@@ -280,39 +293,41 @@ impl Truth {
 fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::InterestRequest::decode(request).expect("a request");
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
-    let (rev, error) = (truth.rev, truth.declined());
+    let rev = truth.rev.get();
+    let error = truth.declined();
     if let Some(since) = request.left_since {
-        let left = truth.left.iter().filter(|(who, _, at)| *who == consumer && *at > Revision::new(since));
-        let left =
-            left.map(|(_, provider, rev)| pb::Left { provider: Some(provider.into()), rev: (*rev).get() });
+        let mut left = Vec::new();
+        for (of, provider, at) in &truth.left {
+            if *of == consumer && *at > Revision::new(since) {
+                left.push(pb::Left { provider: Some(provider.into()), rev: at.get() });
+            }
+        }
         let left_after = Some(since.max(truth.forgotten.get()));
-        let reply = pb::InterestReply {
-            rev: rev.get(),
-            left: left.collect(),
-            left_after,
-            error,
-            ..Default::default()
-        };
+        let reply = pb::InterestReply { rev, left, left_after, error, ..Default::default() };
         return vec![reply.encode_to_vec()];
     }
     let providers = truth.interests.get(&consumer);
-    let exists = providers.is_some();
     let mut named: Vec<Option<pb::ServiceRef>> =
         providers.into_iter().flatten().map(|provider| Some(provider.into())).collect();
     if named.is_empty() {
+        // An interest in nothing still has a reply, of one part.
         named.push(None);
     }
     let last = named.len() - 1;
-    let part = |(number, provider): (usize, Option<pb::ServiceRef>)| pb::InterestReply {
-        exists,
-        rev: rev.get(),
-        providers: provider.into_iter().collect(),
-        error: error.clone(),
-        part: number as u32,
-        more: number < last,
-        ..pb::InterestReply::default()
-    };
-    named.into_iter().enumerate().map(|it| part(it).encode_to_vec()).collect()
+    let mut parts = Vec::new();
+    for (number, provider) in named.into_iter().enumerate() {
+        let part = pb::InterestReply {
+            exists: providers.is_some(),
+            rev,
+            providers: provider.into_iter().collect(),
+            error: error.clone(),
+            part: number as u32,
+            more: number < last,
+            ..pb::InterestReply::default()
+        };
+        parts.push(part.encode_to_vec());
+    }
+    parts
 }
 
 /// One part per provider and hundred events, so that replies have many parts.
@@ -324,17 +339,11 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
         let provider: ServiceRef = want.provider.expect("a provider").into();
         let since: Position = want.since.expect("a position").into();
         let known = truth.providers.get(&provider);
-        let continuous = known.is_none_or(|it| {
-            it.events.iter().all(|event| event.at <= since || event.at.rev > truth.forgotten)
-        });
-        let events =
-            known.into_iter().flat_map(|it| &it.events).filter(|event| continuous && event.at > since);
-        let events: Vec<_> = events.map(InstanceEvent::to_proto).collect();
-        let instances = known.into_iter().flat_map(|it| it.instances.values());
-        let instances = instances.map(|(it, mod_rev)| pb::SnapshotInstance {
-            instance: Some((&**it).into()),
-            mod_rev: (*mod_rev).get(),
-        });
+        let history = known.map_or(&[][..], |provider| &provider.events);
+        let continuous = history.iter().all(|event| event.at <= since || event.at.rev > truth.forgotten);
+        // With a gap before them the events are worth nothing: the client takes the state instead.
+        let missed = history.iter().filter(|event| continuous && event.at > since);
+        let events: Vec<_> = missed.map(InstanceEvent::to_proto).collect();
         let mut pages: Vec<_> = events.chunks(100).map(<[_]>::to_vec).collect();
         pages.push(Vec::new());
         let last = pages.len() - 1;
@@ -346,15 +355,16 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
                 continuous,
                 events,
                 has_snapshot,
-                instances: if has_snapshot { instances.clone().collect() } else { Vec::new() },
+                instances: if has_snapshot { snapshot(known) } else { Vec::new() },
                 at: Some(Position::end_of(truth.rev).into()),
                 more: number != last,
             });
         }
     }
-    let count = parts.len();
     let error = truth.declined();
-    let reply = |(number, part)| {
+    let count = parts.len();
+    let mut replies = Vec::new();
+    for (number, part) in parts.into_iter().enumerate() {
         let reply = pb::ReplayReply {
             rev: truth.rev.get(),
             providers: vec![part],
@@ -363,29 +373,38 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
             error: error.clone(),
             answer: truth.answer,
         };
-        reply.encode_to_vec()
-    };
-    parts.into_iter().enumerate().map(reply).collect()
+        replies.push(reply.encode_to_vec());
+    }
+    replies
+}
+
+fn snapshot(provider: Option<&Provider>) -> Vec<pb::SnapshotInstance> {
+    let mut instances = Vec::new();
+    for (instance, mod_rev) in provider.into_iter().flat_map(|provider| provider.instances.values()) {
+        instances.push(pb::SnapshotInstance { instance: Some((&**instance).into()), mod_rev: mod_rev.get() });
+    }
+    instances
 }
 
 fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::DigestRequest::decode(request).expect("a request");
-    let sum = |provider: &ServiceRef| {
-        let instances = truth.providers.get(provider).into_iter().flat_map(|it| &it.instances);
-        instances.map(|(id, (_, rev))| digest_of(id, *rev)).fold(0, u64::wrapping_add)
-    };
-    let differs = |entry: &pb::digest_request::Entry| {
-        sum(&entry.provider.clone().expect("a provider").into()) != entry.hash
-    };
-    let differing =
-        request.entries.iter().enumerate().filter(|(_, entry)| differs(entry)).map(|(n, _)| n as u32);
-    let gone = |consumer: &pb::ServiceRef| !truth.interests.contains_key(&consumer.clone().into());
-    let gone_consumers =
-        request.consumers.iter().enumerate().filter(|(_, it)| gone(it)).map(|(n, _)| n as u32);
+    let mut differing = Vec::new();
+    for (number, entry) in request.entries.iter().enumerate() {
+        let provider: ServiceRef = entry.provider.clone().expect("a provider").into();
+        if truth.sum(&provider) != entry.hash {
+            differing.push(number as u32);
+        }
+    }
+    let mut gone_consumers = Vec::new();
+    for (number, consumer) in request.consumers.iter().enumerate() {
+        if !truth.interests.contains_key(&consumer.clone().into()) {
+            gone_consumers.push(number as u32);
+        }
+    }
     let reply = pb::DigestReply {
         rev: truth.rev.get(),
-        differing: differing.collect(),
-        gone_consumers: gone_consumers.collect(),
+        differing,
+        gone_consumers,
         error: String::new(),
         confirmed: request.confirm,
     };

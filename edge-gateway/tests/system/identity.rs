@@ -83,6 +83,7 @@ async fn names_beyond_the_registrys_limits_are_refused_at_the_door() {
         let refused = new.watch(request).await.expect_err("refused");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
+    // A refusal comes before a reservation: nothing of it may stay in a shard.
     assert_eq!(world.metric("muster_edge_sessions"), 0.0);
 
     // The longest names that the registry takes, in the characters that take most room in a subject.

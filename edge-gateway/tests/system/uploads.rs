@@ -89,6 +89,7 @@ async fn broken_uploads_do_not_count_against_control_planes() {
         // Small bodies are collected before they are forwarded; large ones are streamed.
         let length = if number % 2 == 0 { 1000 } else { 200_000 };
         let stream = send(world, beginning(length).as_bytes()).await;
+        // The gateway must have begun to forward, or there is nothing to break.
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(stream);
     }
@@ -156,6 +157,7 @@ async fn broken_plane(lives: Arc<AtomicBool>, tasks: &Tasks) -> String {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") && matches!(stream.read_buf(&mut head).await, Ok(1..)) {}
+            // Told apart by the path, because probes and requests share the connections of one client.
             let is_probe = head.windows(16).any(|window| window == b"health/readiness");
             if is_probe && lives.load(Ordering::Acquire) {
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
