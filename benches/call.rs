@@ -50,12 +50,15 @@ impl Client {
     /// When it is refused, or the connection ends.
     pub async fn call(&mut self, request: &[u8]) -> Result<Answered> {
         self.socket.write_all(request).await?;
+        // One request is under way at a time, so the buffer holds nothing of a later answer.
         self.read.clear();
         loop {
             self.more().await?;
             let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&self.read[..end])?;
             let status: u16 = head.get(9..12).context("a status")?.parse()?;
+            // A 304 has no body, whatever its headers say (RFC 9110, 15.4.5); waiting for one
+            // would never end.
             let length = if status == 304 {
                 0
             } else {
@@ -67,6 +70,7 @@ impl Client {
                 self.more().await?;
             }
             let body = self.read[start..start + length].to_vec();
+            // Refusing is cheap. If refusals counted as answers, an overloaded server would look fast.
             anyhow::ensure!(matches!(status, 200 | 304), "refused: {}", String::from_utf8_lossy(&body));
             return Ok(Answered { status, revision, body });
         }

@@ -16,6 +16,8 @@ use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::timeout;
 
+// Several connections, as in production: with a single one the servers would sleep between two requests, and
+// the cost of waking up would count for each of them.
 const CLIENTS: usize = 16;
 const LONG: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,6 +64,7 @@ impl Costs {
             let mut etcd = stage::etcd(&self.stage).await?;
             let mut done = 0;
             while Instant::now() < until {
+                // Keys repeat because most writes in production change an instance that exists.
                 let key = format!("/bench/{writer}/{}", done % 100);
                 etcd.put(key, vec![b'x'; VALUE], None).await?;
                 done += 1;
@@ -77,6 +80,7 @@ impl Costs {
     async fn messages(&self) -> Result<()> {
         let client = async_nats::connect(self.stage.world.nats.url()).await?;
         let mut events = client.subscribe("muster.event.>").await?;
+        // Subscribing only queues the request in this client. It must have left before the change is made.
         client.flush().await?;
         let mut provider = self.stage.provider(0, 1).await;
         provider.change(&self.stage.registry).await;
@@ -88,6 +92,8 @@ impl Costs {
         self.report.row("an event on the bus", &[Some(1.0), None, Some(event.length as f64)]);
 
         let pid = self.stage.world.nats.pid();
+        // A connection of its own, so that each message passes from one client to another, as between a
+        // control plane and a gateway.
         let receiver = async_nats::connect(self.stage.world.nats.url()).await?;
         let mut messages = receiver.subscribe("bench.messages").await?;
         receiver.flush().await?;
@@ -164,6 +170,7 @@ impl Costs {
     async fn connections(&self) -> Result<()> {
         let consumers = self.stage.consumers(0, 1, |_| vec![0]).await;
         let mut crowd = Crowd::start()?;
+        // Read after the crowd's process has started: its own kernel objects are no part of a connection.
         let before = usage::kernel_bytes()?;
         crowd.open(self.stage.world.gateways[0].api, &consumers, WATCHERS, 0)?;
         let grown = usage::kernel_bytes()? - before;
@@ -184,6 +191,7 @@ async fn load(api: &str, path: &str) -> Result<usize> {
         let mut done = 0;
         while Instant::now() < until {
             let answer = client.call(&ask(path, "")).await?;
+            // A 200 carries a body and costs far more. A few of them would spoil the figure.
             ensure!(answer.status == 304, "{}", answer.status);
             done += 1;
         }

@@ -186,18 +186,21 @@ impl Crowd {
     fn call(&mut self, command: &str) -> Result<Value> {
         writeln!(self.ask, "{command}")?;
         let mut line = String::new();
+        // The end of its output means that the child has failed. Its own error is on standard error.
         ensure!(self.answer.read_line(&mut line)? > 0, "the watchers ended");
         Ok(serde_json::from_str(&line)?)
     }
 }
 
 impl Sight {
-    /// Everything came, once, in order, and nobody was let go.
+    /// Checks that every frame came once and in order, and that no connection ended.
     ///
     /// # Errors
-    /// When not, saying what.
+    /// All counts, when one of them is wrong.
     pub fn check(&self, expected: u64) -> Result<()> {
         ensure!(
+            // `again` may be anything: a client that resumes may receive the last frames before
+            // the break twice.
             self.received == expected && self.lost + self.repeated + self.reordered + self.ended == 0,
             "{} of {expected} frames, {} lost, {} repeated, {} reordered, {} connections ended",
             self.received,

@@ -15,6 +15,7 @@ use benches::report::Report;
 use benches::stage::{self, Stage};
 use benches::usage;
 
+// Fits in one etcd transaction (128 operations by default), so that the changes of a burst arrive together.
 const BURST: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,6 +40,8 @@ fn main() -> Result<()> {
         let singles = (200_000 / count).clamp(20, 400);
         let bursts = (20_000 / count).clamp(3, 50);
         let (single, burst, frame) = runtime.block_on(gateway(count, singles, bursts))?;
+        // The floors run second because they write a frame that the gateway has produced. In this way all
+        // three servers write the same bytes.
         let (bare_single, bare_burst) = bare(Kind::Loop, count, singles, bursts, &frame)?;
         let (plain_single, plain_burst) = bare(Kind::Tokio, count, singles, bursts, &frame)?;
         eprintln!("{count} watchers, frames of {} bytes", frame.len());
@@ -68,9 +71,11 @@ async fn gateway(count: usize, singles: usize, bursts: usize) -> Result<(Phase, 
     let before = stage.gateway_cpu()?;
     for _ in 0..singles {
         provider.change(&stage.registry).await;
+        // Every watcher has the change before the next one is made, so no write carries two of them.
         single.round(crowd.collect(count as u64, PATIENCE)?, count as u64)?;
     }
     single.cpu = stage.gateway_cpu()? - before;
+    // Bursts are measured apart: one write then carries many frames, which makes each of them cheaper.
     let before = stage.gateway_cpu()?;
     for _ in 0..bursts {
         provider.burst(&mut etcd, BURST).await?;
@@ -84,6 +89,7 @@ fn bare(kind: Kind, count: usize, singles: usize, bursts: usize, frame: &[u8]) -
     let mut floor = Floor::start(kind, count, frame)?;
     let mut crowd = Crowd::start()?;
     crowd.open(floor.address, &["any".to_owned()], count, 0)?;
+    // The same warm-up as the gateway's: one event that is not measured.
     floor.write(1)?;
     crowd.collect(count as u64, PATIENCE)?.check(count as u64)?;
     let mut phases = Vec::new();
@@ -116,6 +122,7 @@ impl Phase {
 
     fn median(&self, of: impl Fn(&Sight) -> f64) -> f64 {
         let mut all: Vec<f64> = self.rounds.iter().map(of).collect();
+        // The median of the rounds: a pause of the machine during one of them must not decide the figure.
         all.sort_unstable_by(f64::total_cmp);
         all.get(all.len() / 2).copied().unwrap_or(0.0)
     }
@@ -128,6 +135,8 @@ impl Phase {
             what,
             &[
                 Some(self.cpu_per_million()),
+                // The floor had the same kernel, cores and load, so this ratio says more than the
+                // CPU time itself.
                 floor.map(|floor| self.cpu_per_million() / floor.cpu_per_million()),
                 Some(self.median(|round| round.first_ms)),
                 Some(self.median(|round| round.p50_ms)),

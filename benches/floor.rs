@@ -71,7 +71,7 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts one for so many watchers, which are told `frame`.
+    /// Starts a floor that sends `frame`, with new stamps, to this number of watchers.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -94,7 +94,8 @@ impl Floor {
         self.child.id()
     }
 
-    /// Writes so many events to every socket; the loop answers when the kernel has them, the other at once.
+    /// Writes this number of events to every socket. The loop replies when the kernel has them all, the plain
+    /// server at once.
     ///
     /// # Errors
     /// When it has ended.
@@ -156,6 +157,8 @@ fn serve(watchers: usize, mut frame: Frame, commands: impl std::io::BufRead) -> 
         for _ in 0..command?.parse()? {
             let bytes = frame.next(at);
             for stream in &mut streams {
+                // One system call for each delivery, in a burst too. A server that writes several frames in
+                // one call can therefore cost less than this floor.
                 stream.write_all(bytes)?;
             }
         }

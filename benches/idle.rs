@@ -33,6 +33,7 @@ fn main() -> Result<()> {
     let report = Report::new("idle", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
     for count in counts {
+        // The row without pings shows how much CPU of the next one is not due to pings.
         runtime.block_on(websocket(&report, count, "1h"))?;
         runtime.block_on(websocket(&report, count, "1s"))?;
         runtime.block_on(grpc(&report, count))?;
@@ -51,6 +52,8 @@ struct Watched {
 
 impl Watched {
     async fn start(ping: &str) -> Result<Self> {
+        // Each row has a gateway of its own. An allocator that kept the memory of a former crowd would hide
+        // the need of the next one.
         let stage = Stage::start(ping).await;
         let provider = stage.provider(0, 1).await;
         let consumers = stage.consumers(0, 1, |_| vec![0]).await;
@@ -115,6 +118,7 @@ async fn grpc(report: &Report, count: usize) -> Result<()> {
     watched.first.open_grpc(gateway, &consumer, 1, FIRST)?;
     let before = watched.stage.gateway_resident()?;
     let began = Instant::now();
+    // Whole connections only, so that the cost of a connection is shared by the same number of streams.
     let count = count.div_ceil(STREAMS) * STREAMS;
     watched.crowd.open_grpc(gateway, &consumer, count / STREAMS, STREAMS)?;
     let seconds = began.elapsed().as_secs_f64();

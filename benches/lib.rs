@@ -46,12 +46,14 @@ impl Latencies {
 
     /// Calls per second.
     pub fn per_second(&self) -> f64 {
+        // The lower bound keeps a run without calls from printing NaN.
         self.count() as f64 / self.wall.as_secs_f64().max(f64::EPSILON)
     }
 
     /// The time within which this share (0 to 1) of the calls was done, in milliseconds.
     pub fn quantile_ms(&self, share: f64) -> f64 {
         let last = self.sorted.len().saturating_sub(1);
+        // The nearest rank and no interpolation: each figure is the duration of a real call.
         let place = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
         self.sorted.get(place).map_or(0.0, |took| took.as_secs_f64() * 1000.0)
     }

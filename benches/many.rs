@@ -30,7 +30,7 @@ const RATES: [f64; 3] = [10.0, 100.0, 1000.0];
 const EACH: usize = 5;
 /// Providers more popular than all that change.
 const FIRST: usize = 5;
-/// Of so many providers, one changes.
+/// One provider in this number changes.
 const STEP: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,6 +52,7 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
     }
     let largest = changing(&audience).first().map_or(0, |index| audience[*index]);
 
+    // Pings at their usual interval belong to the load of a gateway.
     let stage = Stage::start("30s").await;
     let mut providers: Vec<Option<Provider>> =
         stage::providers(&stage, count as u32).await.into_iter().map(Some).collect();
@@ -94,6 +95,8 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
         let took = began.elapsed().as_secs_f64();
         let after = used(&stage, &crowd)?;
         let sight = crowd.collect(expected, PATIENCE)?;
+        // The ratio is to the lowest rate and not to the bare servers: it shows if the rate changes the time
+        // of a receipt.
         let ratio = sight.p99_ms / *floor.get_or_insert(sight.p99_ms);
         let mut figures = vec![
             Some(events as f64 / took),
@@ -105,6 +108,7 @@ async fn run(watchers: usize, count: usize, seconds: usize) -> Result<()> {
         ];
         figures.extend(before.iter().zip(after).map(|(before, after)| Some((after - before) / took * 100.0)));
         report.row(&format!("{watchers} watchers, {rate:.0} events/s"), &figures);
+        // Checked after the row is printed, so that a run that lost frames still shows its figures.
         sight.check(expected)?;
     }
     Ok(())
@@ -125,7 +129,7 @@ fn used(stage: &Stage, crowd: &Crowd) -> Result<[f64; 6]> {
     ])
 }
 
-/// The way of a change without us: what it took each, and all together.
+/// Sends changes through etcd and NATS alone. Returns the time of each, and of all together.
 async fn bare(
     stage: &Stage,
     rate: f64,
@@ -157,6 +161,7 @@ async fn bare(
     let over = began + Duration::from_secs_f64(seconds);
     loop {
         if at <= over {
+            // The same random gaps as in `change`, so that changes of the floor crowd together just as often.
             at += Duration::from_secs_f64(-dice.f64().max(1e-9).ln() / rate);
         }
         loop {
@@ -181,7 +186,7 @@ async fn bare(
     }
 }
 
-/// Makes changes at the rate; gives how many there were, and how many frames they are.
+/// Makes changes at the rate. Returns the number of changes, and of the frames that they cause.
 async fn change(
     stage: &Stage,
     providers: &mut [Option<Provider>],
@@ -206,12 +211,16 @@ async fn change(
         }
         loop {
             tokio::select! {
+                // A change that is due goes first. Collecting finished ones first would lower the
+                // rate under load.
                 biased;
                 () = sleep_until(at) => break,
                 Some(done) = running.next() => put_back(providers, done)?,
             }
         }
         if turn.is_empty() {
+            // A shuffled turn instead of free draws: every provider then changes equally often even
+            // in a short run.
             turn = changing.to_vec();
             dice.shuffle(&mut turn);
         }

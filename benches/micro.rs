@@ -16,7 +16,7 @@ const WATCHERS: usize = 10_000;
 const CONSUMERS: usize = 1000;
 const PROVIDERS: usize = 1000;
 const EACH: usize = 5;
-/// Instances of which a slow watcher has not been told.
+/// Instances whose changes are pending for a slow watcher.
 const INSTANCES: u64 = 100;
 
 /// An event of the usual size: some 500 bytes as a frame.

@@ -71,6 +71,7 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
         let bytes = seen(&mut bare_bytes, stamp.seq).await? - began;
         let (began, answered, seq) = change(&stage, &mut provider).await;
         let frame = seen(&mut frames, seq).await? - began;
+        // The first rounds fill caches and grow buffers, and may take longer than all later ones.
         if round >= WARM {
             puts.push(put);
             hops.push(hop);
@@ -79,6 +80,7 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
             answers.push(answered);
         }
     }
+    // Added round by round, because a sum of two medians is not the median of the sums.
     let sum: Vec<Duration> = puts.iter().zip(&hops).map(|(put, hop)| *put + *hop).collect();
     let all: Vec<Duration> = sum.iter().zip(&carried).map(|(sum, bytes)| *sum + 2 * *bytes).collect();
     let floor = tell(report, "bare etcd put to watch", puts, None);
@@ -90,6 +92,8 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
     tell(report, "PUT to the frame", path.clone(), Some(sum));
     tell(report, "PUT to the frame, by all four hops", path, Some(all));
 
+    // These observers are added only now: they take part in the load on etcd and NATS, and would slow the
+    // path that was measured above.
     let mut committed = etcd_watch(&stage, "/cse-sr/inst/files/", &mut watching).await?;
     let mut published = subscription(&stage, "muster.event.>", &mut watching).await?;
     let mut to_etcd = vec![];
@@ -101,6 +105,7 @@ async fn run(report: &Report, rounds: usize) -> Result<()> {
         let publish = seen(&mut published, seq).await?;
         let frame = seen(&mut frames, seq).await?;
         to_etcd.push(commit - began);
+        // Different tasks note the two moments, so the later one can be noted first. It then took no time.
         to_nats.push(publish.saturating_duration_since(commit));
         to_frame.push(frame.saturating_duration_since(publish));
     }

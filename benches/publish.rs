@@ -1,12 +1,12 @@
-//! The cost of an event for the publisher, and the rate that it sustains, with 1, 100 and 1000 consumers that
-//! are interested in the provider, and with so many that watch?
+//! The cost of an event for the publisher, and the rate that it sustains: with 1, 100 and 1000 consumers that
+//! are interested in the provider, and with the same numbers of consumers that watch it.
 //!
-//! Changes are etcd transactions of 100; a subscriber of this process counts what the publisher hands to
-//! NATS, in order, and every watcher must have the last one. Where consumers watch, fewer changes are made,
-//! so that it does not take longer to tell everyone. The floor is a client that publishes the same bytes to
-//! NATS and does nothing else. Arguments: numbers of consumers, rising. Ten thousand services do not fit: the
-//! registry's keyspace, which is Service-Center's, lists a provider's consumers in one value, and etcd takes
-//! 1.5 MiB in a request.
+//! Changes are etcd transactions of 100. A subscriber of this process counts the events that the publisher
+//! hands to NATS and checks their order, and every watcher must have the last one. Fewer changes are made
+//! when consumers watch, so that the delivery does not take longer. The floor is a client that publishes the
+//! same bytes to NATS and does nothing else. Arguments: numbers of consumers, rising. Ten thousand services
+//! do not fit: the registry's keyspace, which is Service-Center's, lists a provider's consumers in one value,
+//! and etcd takes 1.5 MiB in a request.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
 const EVENTS: usize = 40_000;
-/// As many as the control plane remembers (`registry.history`): from then on each event costs the end of an
-/// old one too, which would look like the cost of more consumers.
+/// As many as the control plane remembers (`registry.history`): later events also pay for the
+/// removal of an old one, which would look like the cost of more consumers.
 const REMEMBERED: usize = 100_000;
 const WARM: usize = 2_000;
-/// Frames that watchers are told at most in one measurement.
+/// The most frames that watchers receive in one measurement.
 const FRAMES: usize = 10_000_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,6 +49,7 @@ async fn run(counts: &[usize]) -> Result<()> {
         stage,
     };
     play.events(REMEMBERED).await?;
+    // Needs a sample of an event, which the changes above have provided.
     play.bare().await?;
     let mut registered = Vec::new();
     let mut floor = None;
@@ -57,6 +58,8 @@ async fn run(counts: &[usize]) -> Result<()> {
         play.events(WARM).await?;
         play.measure(&format!("{count} interested consumers"), EVENTS, &mut floor).await?;
     }
+    // The rows with watchers have a floor of their own: fewer changes are made here, and the gateway
+    // works meanwhile.
     let mut floor = None;
     for count in counts {
         let mut crowd = Crowd::start()?;
@@ -114,6 +117,8 @@ impl Play {
             }
             anyhow::Ok(())
         };
+        // The subscriber reads while the changes are made. Its buffer would overflow otherwise, and the NATS
+        // client drops messages that find it full.
         tokio::try_join!(self.provider.burst(&mut self.etcd, changes), counting)?;
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! The time until 10 000 watchers that lost their connections together are back, and the changes that they
 //! missed.
 //!
-//! Beside a bare loop of accept and handshake on one thread: what it takes the server to hold so many new
-//! watchers, once as clients of the old kind, once as clients that resume, and once more after all of them
-//! were cut, while changes go on. Those that resume must have every change at the end; what came shortly
-//! before the break may be told again. Argument: watchers.
+//! The gateway opens the watches three times: for clients of the old kind, for clients that can resume, and
+//! for the latter again after all their connections were cut, while changes go on. The floor is a bare loop
+//! of accept and handshake on one thread. Clients that resume must have every change at the end; changes from
+//! shortly before the break may arrive twice. Argument: watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,10 @@ use harness::Client;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Between two changes while watchers come back.
+/// The time between two changes while watchers come back.
 const EVERY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
-/// For what the last opening left to be done.
+/// The time in which the gateway finishes the work that the last opening caused.
 const SETTLE: Duration = Duration::from_secs(2);
 
 fn main() -> Result<()> {
@@ -77,6 +77,8 @@ async fn run(watchers: usize) -> Result<()> {
     provider.change(&stage.registry).await;
     old.collect(watchers as u64, PATIENCE)?.check(watchers as u64)?;
     row("first time", &opened, [None; 4]);
+    // The gateway must have closed the old connections before the next opening is timed, or their end would
+    // count as its cost.
     drop(old);
     tokio::time::sleep(SETTLE).await;
 
@@ -93,6 +95,7 @@ async fn run(watchers: usize) -> Result<()> {
     changing.spawn(change(provider, Client::new(stage.world.control_planes[0].api), stop.clone()));
     let began = Instant::now();
     let opened = timed(&stage, || crowd.reopen())?;
+    // Nothing else depends on this flag: the task hands the provider over when it is joined.
     stop.store(true, Ordering::Relaxed);
     let provider = changing.join_next().await.context("one task")??;
     let reached = crowd.reach(provider.number, provider.changes(), PATIENCE)?;
@@ -118,6 +121,7 @@ fn timed(stage: &Stage, open: impl FnOnce() -> Result<f64>) -> Result<Opened> {
 }
 
 fn bare(watchers: usize) -> Result<Opened> {
+    // The floor writes no frame here. It only refuses to start without a stamped one.
     let frame = Stamp { provider: 0, seq: 1, at: 0 }.properties().to_string();
     let floor = Floor::start(Kind::Loop, watchers, frame.as_bytes())?;
     let mut crowd = Crowd::start()?;
@@ -126,9 +130,10 @@ fn bare(watchers: usize) -> Result<Opened> {
     Ok(Opened { cpu: usage::cpu_seconds(floor.pid())? - before, seconds })
 }
 
-/// Goes on changing a provider until it is told to stop.
+/// Changes a provider again and again, until `stop` is set. Returns the provider.
 async fn change(mut provider: Provider, registry: Client, stop: Arc<AtomicBool>) -> Provider {
     let mut tick = interval(EVERY);
+    // A slow change must not be followed by a burst that makes up for it.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;

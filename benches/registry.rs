@@ -78,6 +78,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
     let readiness = Readiness::new(tasks);
     let parts = Parts {
         store,
+        // No NATS, because nobody reads the events here and sending them would only take CPU from the API.
         bus: Arc::new(LocalBus::new()),
         config: settings::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
         listening: address,
@@ -111,7 +112,7 @@ async fn bare(bytes: usize, tasks: &Tasks) -> Result<String> {
     Ok(address.to_string())
 }
 
-/// Registers a service with so many instances; the path of its find.
+/// Registers a service with this number of instances. Returns the path that finds them.
 async fn provider(api: &str, name: &str, instances: usize) -> Result<String> {
     let service = format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench","version":"1.0.0"}}}}"#);
     let id = field(&post(api, "/microservices", &service).await?, "serviceId")?;
@@ -127,6 +128,7 @@ async fn find(api: &str, instances: usize, tasks: &Tasks) -> Result<()> {
     let small = Client::connect(api).await?.call(&ask(&path, GZIP)).await?;
     for (what, answer, headers) in [("", plain, ""), (", gzip", small, GZIP)] {
         let size = answer.body.len();
+        // The handler sends as many bytes, so that the ratio shows the cost of finding and not of sending.
         let floor = load(&bare(size, tasks).await?, |_| ask("/", "")).await?;
         let found = load(api, |_| ask(&path, headers)).await?;
         report(&format!("bare handler, {size} bytes"), &floor, None);
@@ -152,6 +154,8 @@ async fn heartbeat(api: &str, tasks: &Tasks) -> Result<()> {
     let service =
         post(api, "/microservices", r#"{"service":{"serviceName":"beats","appId":"bench"}}"#).await?;
     let id = field(&service, "serviceId")?;
+    // Five hundred instances beat many times a second each, and the store answers most of these beats without
+    // etcd. The bench `costs` has the other case: each instance beats once.
     let ids: Vec<String> = (0..500).map(|n| format!("beat-{n}")).collect();
     for n in &ids {
         let body = format!(r#"{{"instance":{{"hostName":"n","instanceId":"{n}"}}}}"#);
@@ -204,6 +208,7 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
 async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
     const INSTANCES: usize = 100_000;
     let tenant = Tenant::default();
+    // A hundred instances and their service fit in one etcd transaction (128 operations by default).
     for chunk in (0..INSTANCES).collect::<Vec<_>>().chunks(100) {
         let service = ServiceRef::new(tenant.clone(), format!("large-{}", chunk[0] / 100));
         let mut then = vec![Op::put(
@@ -221,6 +226,7 @@ async fn large_view(store: &Arc<EtcdStore>) -> Result<()> {
     }
     let before = resident()?;
     let (writer, view) = view::empty(History::new(1000), Protection::default(), Clock::system());
+    // These tasks end with this part, so that the large view does not follow the changes of the others.
     let tasks = Tasks::new();
     let started = Instant::now();
     tasks.spawn(follow::follow(store.clone(), writer, tasks.abort().clone()));

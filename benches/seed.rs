@@ -42,11 +42,13 @@ async fn run(report: &Report, watchers: usize, changes: usize) -> Result<()> {
     let service = json!({"service": {"serviceName": "testInstance", "appId": "testApp", "version": "1.0"}});
     let id = gateway.call("POST", "/microservices", "", &service).await.ok();
     let id = id["serviceId"].as_str().context("an id")?.to_owned();
+    // Nothing sends heartbeats for this instance; with these figures it outlives the run.
     let instance = json!({"instance": {"hostName": "cse",
         "healthCheck": {"mode": "push", "interval": 30000, "times": 20000}}});
     let path = format!("/microservices/{id}/instances");
     let instance = gateway.call("POST", &path, "", &instance).await.ok();
     let instance = instance["instanceId"].as_str().context("an id")?.to_owned();
+    // The find records that the service depends on itself. A watch without dependencies receives nothing.
     let find = "/instances?appId=testApp&serviceName=testInstance&version=1.0";
     gateway.call("GET", find, &id, &Value::Null).await.ok();
 

@@ -79,6 +79,7 @@ async fn phase(
     let mut etcd = stage::etcd(stage).await?;
     let groups = seconds * 1000 / EVERY.as_millis() as usize;
     let mut tick = interval(EVERY);
+    // A late group must not be followed by a burst that makes up for it: a burst delays the readers, too.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for _ in 0..groups {
         tick.tick().await;

@@ -15,7 +15,7 @@ use crate::usage;
 const INTERVAL: u32 = 7200;
 /// Registrations under way at once.
 const AT_ONCE: usize = 32;
-/// Operations that etcd takes in one transaction unless it is told otherwise.
+/// Operations of one transaction. By default etcd takes 128 at most.
 const TRANSACTION: usize = 120;
 /// The prefix of the default tenant's instances in etcd.
 const INSTANCES: &str = "/cse-sr/inst/files/default/default/";
@@ -52,6 +52,7 @@ impl Stage {
             .gateway_flag("--watch-per-node", "0")
             .gateway_flag("--watch-per-consumer", "0")
             .gateway_flag("--watch-ping-interval", ping)
+            // Watchers that are rarely pinged rarely send anything, and must not be taken for dead.
             .gateway_flag("--watch-read-timeout", "3h");
         for (flag, value) in more {
             plan = plan.gateway_flag(flag, value);
@@ -85,10 +86,12 @@ impl Stage {
         let registering = (from..to).map(|number| async move {
             let id = self.registry.service(&format!("consumer-{number}")).await;
             for provider in of(number) {
+                // The find records the dependency, so that a watch of this consumer covers the provider.
                 self.registry.find(&id, &provider_name(provider), "").await.ok();
             }
             id
         });
+        // `buffered` keeps the order: benches address consumers by their number.
         stream::iter(registering).buffered(AT_ONCE).collect().await
     }
 
@@ -139,7 +142,8 @@ impl Provider {
         registry.call("PUT", &path, "", &body).await.ok();
     }
 
-    /// Changes so many instances, or the same ones again, in as few transactions as etcd takes: a burst.
+    /// Makes a burst: `changes` changes, to one instance after another and then to the same ones again, in as
+    /// few transactions as etcd takes.
     ///
     /// # Errors
     /// When etcd does not answer.

@@ -25,6 +25,7 @@ pub struct Stamp {
 impl Stamp {
     /// As text.
     pub fn text(&self) -> String {
+        // Fixed widths let the floor overwrite a stamp without changing the length of the frame.
         format!("{:06}-{:010}-{:016}", self.provider, self.seq, self.at)
     }
 
@@ -56,6 +57,7 @@ impl Stamp {
         }
         let name = b"stamp";
         let at = memmem::find(bytes, name)? + name.len();
+        // The tag and the length of the value take one byte each, because a stamp is shorter than 128 bytes.
         Self::read(bytes, at + 2)
     }
 }

@@ -14,7 +14,7 @@ const PAGE: f64 = 4096.0;
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let mut nanoseconds = 0.0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("a process that was started")? {
-        // One that ended between the two looks has nothing to tell.
+        // A thread that ended between the two calls has no file any more.
         let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
         nanoseconds += text.split_whitespace().next().context("CPU time")?.parse::<f64>()?;
     }
@@ -25,7 +25,7 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 /// a virtual machine took away counts too.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// When the kernel's file cannot be read or understood.
 pub fn machine_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     let line = text.lines().next().context("a line for all cores")?;
@@ -49,7 +49,7 @@ pub fn resident(pid: u32) -> Result<f64> {
 /// Bytes of the kernel's objects and of what its sockets hold, of the whole machine.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// When the kernel's file cannot be read or understood.
 pub fn kernel_bytes() -> Result<f64> {
     // Objects that can be reclaimed are left out: most of them belong to the file system's caches, which grow
     // with every file that is read and say nothing about connections.

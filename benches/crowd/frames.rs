@@ -9,6 +9,8 @@ pub(super) fn cut(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
         short => (2, short.into()),
     };
+    // Frames of a server are never masked (RFC 6455, 5.1), and our servers never fragment: neither bit
+    // is looked at.
     let payload = bytes.get(header..header + length)?;
     Some((first & 0x0f, payload, &bytes[header + length..]))
 }
@@ -22,13 +24,14 @@ pub(super) const PING: u8 = 9;
 
 /// The answer to a ping: masked by zeros, which leaves the payload as it is.
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
+    // A control frame carries 125 bytes at most (RFC 6455, 5.5).
     let payload = &payload[..payload.len().min(125)];
     let mut frame = vec![0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(payload);
     frame
 }
 
-/// From where a client resumes that was told this text; nothing when the text says nothing about that.
+/// The revision from which a client resumes after it received this text; `None` when the text has none.
 pub(super) fn since(text: &[u8]) -> Option<u64> {
     // Both stand at the end; names and values of an instance before them do not matter.
     let tail = &text[text.len().saturating_sub(48)..];

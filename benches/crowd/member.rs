@@ -52,9 +52,12 @@ struct Plan {
 
 /// Serves commands until there are no more.
 pub(super) fn run() -> Result<()> {
+    // One thread is enough for reading and counting, needs no locks, and leaves the other cores
+    // to the servers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The parent waits for an answer before it asks again, so one place is enough.
     let (asked, mut asking) = mpsc::channel::<String>(1);
+    // Reading standard input blocks. On the watchers' thread it would stop all of them.
     let listening = std::thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(io::Result::ok) {
             if asked.blocking_send(line).is_err() {
@@ -66,6 +69,7 @@ pub(super) fn run() -> Result<()> {
         let mut crowd = Crowd {
             shared: Rc::new(Shared {
                 seen: RefCell::new(Seen::new()),
+                // Room for a burst of hundreds of frames, so that one read nearly always empties a socket.
                 scratch: RefCell::new(vec![0; 256 * 1024].into()),
                 stopped: Cell::new(0),
             }),
@@ -100,6 +104,8 @@ impl Crowd {
             }
             ["reopen"] => {
                 self.watchers.abort_all();
+                // All connections must be closed before the first one is opened again: the server is to lose
+                // a whole crowd at once.
                 while self.watchers.join_next().await.is_some() {}
                 self.memories.iter().for_each(|memory| memory.borrow_mut().resume());
                 self.open().await
@@ -158,6 +164,8 @@ impl Crowd {
                 anyhow::Ok((number, opened.with_context(|| format!("watcher {number}"))?))
             }
         });
+        // More attempts at once could fill the listener's backlog, and a connection that finds it full waits
+        // a second for TCP to try again.
         let mut opened = stream::iter(opening).buffer_unordered(AT_ONCE);
         while let Some((number, (socket, rest))) = opened.try_next().await? {
             let shared = self.shared.clone();

@@ -22,7 +22,7 @@ pub(super) struct Memory {
 struct Known {
     provider: u32,
     seq: u64,
-    /// Nothing new has come since the break: what came shortly before it may be told again.
+    /// Nothing new has come since the break. Changes from shortly before it may come again.
     resuming: bool,
 }
 
@@ -32,7 +32,7 @@ impl Memory {
         self.known.iter_mut().for_each(|last| last.resuming = true);
     }
 
-    /// The state of the provider's one instance was told: nothing up to this change is missing.
+    /// The watcher received the state of the provider's one instance: nothing up to this change is missing.
     fn knows(&mut self, stamp: Stamp) {
         self.known.retain(|last| last.provider != stamp.provider);
         self.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
@@ -92,11 +92,12 @@ impl Seen {
         self.saw(stamp, memory);
     }
 
-    /// A watcher was told of a change.
+    /// A watcher received a change.
     pub(super) fn saw(&mut self, stamp: Stamp, memory: &mut Memory) {
         let known = memory.known.iter_mut().find(|last| last.provider == stamp.provider);
         match known {
             Some(last) if last.resuming && stamp.seq <= last.seq => {
+                // This is no receipt to be timed: the change was timed when it came before the break.
                 self.again += 1;
                 return;
             }
@@ -107,11 +108,14 @@ impl Seen {
             }
             Some(last) if stamp.seq == last.seq => self.repeated += 1,
             Some(_) => self.reordered += 1,
+            // The first change may have any number: those before the watcher was opened are not its own.
             None => {
                 memory.known.push(Known { provider: stamp.provider, seq: stamp.seq, resuming: false });
             }
         }
         self.received += 1;
+        // Another process stamped the change, so only the wall clock is common to both. When it steps back,
+        // the receipt counts as immediate.
         let took = self.clock.micros().saturating_sub(stamp.at);
         self.receipts.saturating_record(took);
         let spread =
@@ -126,6 +130,7 @@ impl Seen {
         let told = json!({
             "received": self.received, "lost": self.lost, "repeated": self.repeated,
             "reordered": self.reordered, "again": self.again, "ended": self.ended,
+            // Medians, because a single pause of the machine would decide a mean.
             "first_ms": median(self.changes.values().map(|change| change.first).collect()),
             "last_ms": median(self.changes.values().map(|change| change.last).collect()),
             "p50_ms": ms(0.5), "p99_ms": ms(0.99), "max_ms": self.receipts.max() as f64 / 1000.0,

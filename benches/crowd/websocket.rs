@@ -42,9 +42,11 @@ pub(super) async fn open(
         socket.bind(SocketAddr::from((address, 0)))?;
     }
     if narrow {
+        // Set before connecting, because the handshake fixes the scale of the window that TCP offers.
         socket.set_recv_buffer_size(NARROW)?;
     }
     let mut socket = socket.connect(to).await?;
+    // The key is the example of RFC 6455. The crowd does not verify the reply to it; the gateway's tests do.
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: bench\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -76,6 +78,8 @@ pub(super) async fn watch(
         // buffer has emptied the socket, so a second one would only cost a system call.
         let read = poll_fn(|context| {
             if number < shared.stopped.get() {
+                // Nothing wakes this task again. That is the intention: a watcher that has stopped
+                // never goes on.
                 return Poll::Pending;
             }
             let mut scratch = shared.scratch.borrow_mut();
@@ -115,6 +119,7 @@ fn note(rest: &mut Vec<u8>, read: &[u8], memory: &mut Memory, shared: &Shared, p
             frames::CLOSE => return true,
             _ => {}
         }
+        // The first stamped frame is kept for the floor, which must write the same bytes as the gateway.
         if seen.sample.is_empty() && Stamp::find(payload).is_some() {
             seen.sample = bytes[..bytes.len() - next.len()].to_vec();
         }

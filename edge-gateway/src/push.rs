@@ -108,6 +108,8 @@ impl Encode for Push {
     }
 
     fn frame_after(&self, encoding: Encoding, confirmed: Revision) -> Bytes {
+        // More changes of this revision may follow, so a client that breaks off here resumes from
+        // the one before it.
         let since = confirmed.min(self.at.rev.previous());
         encode(self, encoding, self.action, Some(since))
     }

@@ -18,6 +18,8 @@ const SLOTS: usize = 1024;
 
 /// A duration in whole ticks, rounded up, at least one.
 pub(crate) fn ticks(duration: Duration) -> Tick {
+    // Rounded up: a deadline may be late by one tick and is never early. A quarter of the range leaves room
+    // to add it to the present tick for ten years.
     Tick::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(Tick::MAX / 4).max(1)
 }
 
@@ -41,6 +43,7 @@ impl<T> Wheel<T> {
 
     /// Sets an entry. It fires at the first turn that reaches `at`, and never in the current one.
     pub(crate) fn set(&mut self, at: Tick, entry: T) {
+        // The slot of the present tick has been turned already. An entry in it would wait for a whole turn.
         let at = at.max(self.now + 1);
         self.slots[at as usize % SLOTS].push((at, entry));
     }

@@ -9,7 +9,7 @@
 //! interest: once, in each provider's order, whatever the bus loses, repeats or reorders, and however late
 //! replicas reply. It relies on three rules of the caller:
 //!
-//! - Effects are carried out in order, and a subscription is in place before the request that belongs to it is sent.
+//! - Effects are carried out in order, and a subscription is in place before its request is sent.
 //! - A request is answered only by a replica that has reached [`Tracker::seen`] at the time of the request.
 //! - Every request is answered at some time. A request that fails is made again by the caller.
 //!

@@ -255,7 +255,8 @@ impl Sim {
         let Some(batch) = term.due(&history, rev) else { return };
         let messages: Vec<Message> = batch.messages(0, replica::ROOM).collect();
         let dies = messages.len() > most;
-        // Production does this after the last message. Here the order does not matter: a death loses the term.
+        // Production does this after the last message. Here the order does not matter, because a death loses
+        // the term.
         term.published(batch);
         self.bus[number].extend(messages.into_iter().take(most));
         if dies {

@@ -22,6 +22,7 @@ pub fn ci() -> Result<()> {
     // CI must also work on a machine without a network. The notice is repeated at the end, where it is seen.
     let advisories = advisories::check()?;
     run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // A broken link in the documentation is only a warning by default, and would pass unnoticed.
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     tests::test(None)?;
     if let Advisories::Unchecked(reason) = advisories {

@@ -23,6 +23,8 @@ pub fn generate(into: &Path) -> Result<()> {
     // gRPC reflection serves these descriptors to clients such as grpcurl.
     std::fs::write(into.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
+        // Hash maps would be encoded in a different order each time. With sorted maps equal messages
+        // have equal bytes.
         .btree_map(".")
         .out_dir(into)
         .compile_fds(descriptors)

@@ -13,6 +13,7 @@ pub fn root() -> PathBuf {
 
 /// This workspace's cargo, in its root.
 pub fn cargo(arguments: &[&str]) -> Command {
+    // Cargo names itself in `CARGO`, so the toolchain that built this program also builds the rest.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command

@@ -31,6 +31,7 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 pub fn ensure_installed() -> Result<()> {
     let mut missing: Vec<_> =
         SERVERS.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
+    // Programs of one package are neighbours in the table, so no sorting is needed.
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -47,6 +48,7 @@ pub fn ensure_installed() -> Result<()> {
     run(Command::new("apt-get")
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&missing)
+        // A package with a question would wait for an answer for ever.
         .env("DEBIAN_FRONTEND", "noninteractive"))?;
     match SERVERS.iter().find(|(program, _)| !is_installed(program)) {
         Some((program, package)) => bail!("{package} was installed but {program} is not found"),
@@ -57,6 +59,7 @@ pub fn ensure_installed() -> Result<()> {
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    // Debian puts some servers where the search path of an ordinary user does not lead.
     let usual = ["/usr/sbin", "/usr/local/sbin", &libraries].map(PathBuf::from);
     std::env::split_paths(&path).chain(usual).any(|directory| directory.join(program).is_file())
 }
@@ -68,6 +71,7 @@ struct NoServices {
 
 impl NoServices {
     fn new() -> Result<Self> {
+        // Container images often bring a policy of their own, which must still be there afterwards.
         let ours = !Path::new(POLICY).exists();
         if ours {
             use std::os::unix::fs::PermissionsExt;

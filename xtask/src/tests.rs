@@ -45,6 +45,8 @@ pub fn sdks() -> Result<()> {
 
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
+    // One at a time: many cases stop processes and time the recovery, and a second case beside them would
+    // take the cores that the first one needs.
     let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", cases];
     run(cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]))
 }
@@ -75,5 +77,7 @@ pub fn conformance(server: Option<&str>) -> Result<()> {
         run(&mut cargo(&["build", "--locked", "--package", "muster"]))?;
     }
     let mut suite = cargo(&["test", "--locked", "--package", "integration-tests", "--test", "conformance"]);
+    // Set even when empty, so that a value in the caller's environment cannot redirect a run against
+    // our own server.
     run(suite.env("MUSTER_CONFORMANCE_SERVER", server.unwrap_or_default()))
 }

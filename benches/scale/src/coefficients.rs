@@ -45,7 +45,7 @@ impl Coefficients {
     /// The coefficients that this program was built with.
     ///
     /// # Errors
-    /// When the file is not what it should be.
+    /// When the file cannot be read or understood.
     pub fn built_in() -> Result<Self> {
         Self::parse(FILE)
     }

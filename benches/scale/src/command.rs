@@ -58,7 +58,7 @@ fn told_ok(told: &clap::Error) -> Result<()> {
 /// The tables by name, for the usual fleet: those that the document carries.
 ///
 /// # Errors
-/// When a file of figures is not what it should be.
+/// When a file of figures cannot be read or understood.
 pub fn documented() -> Result<Vec<(&'static str, Table)>> {
     sections(&Command { fleet: Fleet::default(), set: Vec::new(), seed: 1 })
 }

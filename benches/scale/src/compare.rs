@@ -43,7 +43,7 @@ struct Run {
 /// The predictions, what was measured, and by how much they differ.
 ///
 /// # Errors
-/// When the file of the runs is not what it should be.
+/// When the file of the runs cannot be read or understood.
 pub(crate) fn table(with: &Coefficients, seed: u64) -> Result<Table> {
     let runs: Runs = toml::from_str(FILE).context("measured.toml")?;
     let mut table = Table::new(&["run", "figure", "predicted", "measured", "predicted ÷ measured"]);

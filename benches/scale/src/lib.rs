@@ -4,9 +4,9 @@
 //! coefficients.toml ─▶ coefficients ─┬─▶ model ──────▶ tables ─▶ docs/scale.md
 //!                      fleet ────────┴─▶ simulation ─▶ tables ─┘
 //! ```
-//! The model is arithmetic over averages and tells what each hop carries. The simulation plays single events
-//! with queues at each hop and tells how late they come. Neither touches a network; both give the same
-//! figures every time. `cargo xtask scale` prints them; a test holds the document against them.
+//! The model is arithmetic over averages and computes the load of each hop. The simulation plays single
+//! events with queues at each hop and computes the delay of each receipt. Neither touches a network; both
+//! give the same figures every time. `cargo xtask scale` prints them; a test holds the document against them.
 
 pub mod coefficients;
 pub mod command;

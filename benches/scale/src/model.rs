@@ -23,9 +23,9 @@ pub struct Situation {
     pub name: &'static str,
     /// Changes a second.
     pub events: f64,
-    /// The part of the watchers that hear of one.
+    /// The share of the watchers that receive one.
     pub audience: f64,
-    /// The part of the gateways that hear of one.
+    /// The share of the gateways that receive one.
     pub reach: f64,
 }
 

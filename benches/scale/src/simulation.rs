@@ -24,9 +24,9 @@ use shard::Shard;
 /// The scenario.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    /// Gateways, and how many of them are played.
+    /// Gateways of the fleet.
     pub gateways: u32,
-    /// Of these so many are played.
+    /// The number of gateways that are played; the others are like them.
     pub played: u32,
     /// Shards of a gateway, each on a core of its own unless `processors` says otherwise.
     pub shards: u32,
@@ -55,7 +55,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Two gateways of a fleet, in a situation of so many changes a second.
+    /// Two gateways of a fleet, in a situation with `rate` changes a second.
     pub fn of(fleet: &Fleet, rate: f64, seconds: f64) -> Self {
         let of_gateway = fleet.watchers.div_ceil(fleet.gateways());
         let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
@@ -253,6 +253,8 @@ impl Agenda {
         self.order += 1;
         // Whole nanoseconds, never before the time itself: what is waited for has come then.
         let at = (us * 1e3).max(0.0).ceil() as u64;
+        // The running number decides between events at the same time, so that a seed always gives the
+        // same figures.
         self.heap.push(Reverse((at, self.order, what)));
     }
 
@@ -285,6 +287,7 @@ impl World {
                 let drawn = dice.f64() * sum;
                 let rank = reached.partition_point(|reached| *reached < drawn).min(reached.len() - 1);
                 let users: &mut Vec<u32> = &mut users[rank];
+                // Drawn with replacement: a consumer that draws a provider twice depends on it once.
                 if users.last() != Some(&consumer) {
                     users.push(consumer);
                 }
@@ -316,7 +319,7 @@ impl World {
         shards
     }
 
-    /// Watchers on the played gateways that hear of a change.
+    /// The number of watchers on the played gateways that receive a change.
     fn audience(&self, provider: u32) -> u64 {
         let users = &self.users[provider as usize];
         self.watchers
@@ -337,6 +340,7 @@ impl World {
                 None => dice.f64() < cares,
             })
             .collect();
+        // In a fixed order the same gateways would always be served last.
         dice.shuffle(&mut all);
         all
     }

@@ -87,6 +87,7 @@ pub fn play(storm: &Storm, seed: u64) -> Outcome {
     };
     let mut watchers = Vec::new();
     for number in 0..storm.watchers {
+        // A drain closes connections at an even pace; a death closes all at once (`over` is zero).
         let lost = storm.over * f64::from(number) / f64::from(storm.watchers.max(1));
         watchers.push(Watcher { lost, trying: None, failures: 0 });
     }
@@ -109,6 +110,8 @@ pub fn play(storm: &Storm, seed: u64) -> Outcome {
         match what {
             What::Call(number, calls) => {
                 let watcher = &mut watchers[number as usize];
+                // Further calls of TCP belong to the same try: the client's patience counts from
+                // the first one.
                 let began =
                     if calls == 0 { *watcher.trying.insert(now) } else { watcher.trying.unwrap_or(now) };
                 if backlog.len() < storm.backlog {

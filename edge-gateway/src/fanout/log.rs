@@ -89,6 +89,7 @@ impl Log {
             // Most audiences are idle most of the time; their last burst must not stay in memory.
             self.bytes.shrink_to(KEPT_PER_MEMBER * members);
             self.frames.shrink_to(members);
+        // Dropping the front moves the rest. With half as the limit this moves fewer bytes than it frees.
         } else if gone > self.bytes.len() / 2 {
             let gone_frames = self.frames.partition_point(|(end, _)| *end <= cursor);
             self.frames.drain(..gone_frames);

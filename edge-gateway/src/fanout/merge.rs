@@ -31,7 +31,8 @@ impl Merged {
         };
         match action {
             Some(action) => {
-                // The newest change moves to the end, where its revision belongs: watchers get revisions in order.
+                // The newest change moves to the end, as its revision demands: watchers receive revisions in
+                // order.
                 self.order.insert(self.next, (push.clone(), action));
                 self.positions.insert(id, self.next);
                 self.next += 1;

@@ -257,8 +257,8 @@ impl ReplicaSet {
         *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
         *request.version_mut() = Version::HTTP_11;
         // The HTTP client trusts this header and sets it when it is missing. Requests of the gateway's own
-        // carry a client's headers but not its body; with the length of that body the control plane would wait
-        // for it, or take the next request on the connection for it.
+        // carry a client's headers but not its body; with the length of that body the control plane would
+        // wait for it, or take the next request on the connection for it.
         request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
         match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {

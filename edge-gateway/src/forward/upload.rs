@@ -69,6 +69,7 @@ impl http_body::Body for Followed {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // With an exact length the HTTP client can send `Content-Length`; without one it has to send chunks.
         self.body.size_hint()
     }
 }

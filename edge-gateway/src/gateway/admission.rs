@@ -45,6 +45,7 @@ impl GatewayParts {
         scheme: &'static str,
         headers: &HeaderMap,
     ) -> Result<(Permit, Joined), NotAdmitted> {
+        // A session that begins during a drain would soon be ended again.
         if self.tasks.drain().is_cancelled() {
             return Err(NotAdmitted::Draining);
         }

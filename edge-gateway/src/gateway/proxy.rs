@@ -49,6 +49,8 @@ impl GatewayParts {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let headers = request.headers_mut();
+        // First, so that a client cannot name a header of this gateway in `Connection` and so
+        // have it removed.
         remove_hop_by_hop(headers);
         if let Some(peer) = peer {
             add_forwarded_for(headers, peer);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! leader ──WINDOW, or MAX_BATCH are there──▶ one request ──▶ alive: a reply to each instance that is
-//! followers join ─────┘                                  ├─▶ unclear (one, or all): each sends its own request
+//! followers join ─────┘                                  ├─▶ unclear (one or all): each sends a request
 //!                                                        └─▶ no answer, or a server's error: all have failed
 //! ```
 //!

@@ -29,6 +29,7 @@ impl Offset {
     pub(super) fn note(&mut self, sent: u64, received: u64, now: Instant) -> i64 {
         if now.saturating_duration_since(self.window_began) >= WINDOW {
             self.window_began = now;
+            // Two windows, because a new one has no measurement yet: its first transit may be a slow one.
             self.shortest_before = self.shortest;
             self.shortest = i64::MAX;
         }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The store's number of a commit: commits are ordered by it, and by nothing else.
 ///
-/// On every wire and in the store it is a plain unsigned number. It is a type of its own so that no count, lease or time
-/// is ever compared with it, and so that arithmetic on it cannot wrap.
+/// On every wire and in the store it is a plain unsigned number. It is a type of its own so that no count,
+/// lease or time is ever compared with it, and so that arithmetic on it cannot wrap.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]

@@ -37,7 +37,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// With so many watchers of each consumer.
+    /// A shard with the given number of watchers of each consumer.
     pub(super) fn new(members: &[u32]) -> Self {
         let mut audiences = Vec::new();
         let mut places = Vec::new();

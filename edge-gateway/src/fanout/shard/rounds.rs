@@ -61,6 +61,8 @@ impl Shard {
                 if let Some(push) = audience.log.last() {
                     last = Some((push.committed_at, push.via.received_at));
                 }
+                // A slow session has a task of its own that writes when its client takes more, or no
+                // connection yet.
                 if !self.sessions[key.index as usize].is_slow() {
                     budget -= 1;
                     let is_first_traced = audience.visited == 1 && !audience.traced.is_empty();
@@ -88,6 +90,8 @@ impl Shard {
         audience.visited = 0;
         audience.queued = std::mem::take(&mut audience.again);
         if audience.queued {
+            // At the end of the queue, so that an audience with constant changes does not keep the
+            // others waiting.
             self.rounds.push_back(index);
             return;
         }

@@ -109,6 +109,8 @@ impl Shard {
         if let Some(until) = self.drain_until {
             self.drain_late_session(key, until);
         }
+        // A client may send frames right behind its handshake. These bytes do not make the socket
+        // readable again.
         self.decode(key, &read);
         self.pump(key);
     }
