@@ -25,7 +25,7 @@ pub mod witness;
 pub use check::{Findings, Holes};
 pub use truth::{Commit, Truth};
 pub use verdict::{Oracle, Verdict};
-pub use witness::{Mind, Way, Witness};
+pub use witness::{WatchPlan, Way, Witness};
 
 /// The property that holds the stamp.
 pub const STAMP: &str = "stamp";
@@ -80,7 +80,7 @@ impl Ledger {
 
 /// The kind of a change of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ChangeKind {
     /// It was not there.
     Create,
     /// It changed.
@@ -95,7 +95,7 @@ pub struct Sight {
     /// The instance.
     pub key: u32,
     /// The kind of the change.
-    pub told: Told,
+    pub kind: ChangeKind,
     /// The stamp of the instance in the frame.
     pub stamp: u64,
     /// The revision in the frame, for watchers that asked for it.
@@ -174,10 +174,10 @@ fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
 
 /// Reads a frame: action, instance, stamp, revision. `None` for one that tells of no instance.
 pub(crate) fn read(ledger: &Ledger, json: &str) -> Option<Sight> {
-    let told = match field(json, "action")? {
-        "CREATE" => Told::Create,
-        "UPDATE" => Told::Update,
-        "DELETE" => Told::Delete,
+    let kind = match field(json, "action")? {
+        "CREATE" => ChangeKind::Create,
+        "UPDATE" => ChangeKind::Update,
+        "DELETE" => ChangeKind::Delete,
         _ => return None,
     };
     // The instance has its own part: the name of its service stands outside of it.
@@ -189,7 +189,7 @@ pub(crate) fn read(ledger: &Ledger, json: &str) -> Option<Sight> {
             json[at + 6..].chars().skip_while(|c| *c == '"').take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     });
-    Some(Sight { key, told, stamp, rev, at: Instant::now() })
+    Some(Sight { key, kind, stamp, rev, at: Instant::now() })
 }
 
 #[cfg(test)]
@@ -202,7 +202,7 @@ mod tests {
         let frame = r#"{"response":{"message":"ok"},"action":"UPDATE","key":{"serviceName":"action"},
             "instance":{"instanceId":"i","serviceId":"s","properties":{"stamp":"17"},"hostName":"stamp"}}"#;
         let sight = read(&ledger, frame).expect("it tells of an instance");
-        assert_eq!((sight.told, sight.stamp, sight.rev), (Told::Update, 17, None));
+        assert_eq!((sight.kind, sight.stamp, sight.rev), (ChangeKind::Update, 17, None));
         assert_eq!(ledger.name(sight.key), "s/i");
         assert_eq!(read(&ledger, r#"{"action":"BOOKMARK","rev":7}"#).map(|_| ()), None);
     }

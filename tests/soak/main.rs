@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::load::{Burst, Field, Load, register, seed};
-use harness::oracle::{Holes, Mind, Oracle, Way};
+use harness::oracle::{Holes, Oracle, WatchPlan, Way};
 use harness::{Process, Watcher, World};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -85,7 +85,7 @@ async fn main() -> Result<()> {
     println!("{}", Series::HEAD);
     series.iter().for_each(|series| println!("{series}"));
     let figures = json!({
-        "minutes": minutes, "events": verdict.events, "watchers": verdict.watchers, "told": verdict.all.told,
+        "minutes": minutes, "events": verdict.events, "watchers": verdict.watchers, "told": verdict.all.delivered,
         "lost": verdict.all.lost, "resumed": verdict.resumed, "visits": visits.load(Ordering::Relaxed),
         "bursts": bursts, "processes": series.iter().map(Series::json).collect::<Vec<_>>(),
     });
@@ -104,7 +104,7 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
     client.service("fickle").await;
     let mut providers = Vec::new();
     let mut anchored = Vec::new();
-    let mut minds = Vec::new();
+    let mut watch_plans = Vec::new();
     for number in 0..PROVIDERS {
         let name = format!("provider-{number}");
         let id = client.service(&format!("provider-{number}")).await;
@@ -126,7 +126,7 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
         for (turn, way) in ways.into_iter().enumerate() {
             let mut gateways = gateways.to_vec();
             gateways.rotate_left(turn % 2);
-            minds.push(Mind {
+            watch_plans.push(WatchPlan {
                 consumer: consumer.clone(),
                 way,
                 services: services.clone(),
@@ -140,7 +140,7 @@ async fn people(world: &World, oracle: &mut Oracle, gateways: &[SocketAddr]) -> 
         anchored.push((consumer, name.clone()));
         providers.push((id, name));
     }
-    oracle.watch(minds).await;
+    oracle.watch(watch_plans).await;
     let ids: Vec<String> = providers.iter().map(|(id, _)| id.clone()).collect();
     let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &ids, "fixed").await;
     burst.round().await?;

@@ -96,7 +96,7 @@ async fn a_gateway_that_nats_drops_as_slow_catches_up() {
     let over = Instant::now();
     stage.rounds(3).await;
     lasts(1.0).await;
-    // Of its connection, or by a bookmark, whichever was heard first.
+    // The loss shows by the broken connection or by a bookmark, whichever comes first.
     stage.world.gateways[0].process.line(&["resynchronising"], before).await;
     stage.end("gateway stopped and dropped by NATS", over, Holes::Merged).await;
 }

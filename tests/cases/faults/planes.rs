@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use harness::World;
-use harness::oracle::{Holes, Told, Witness};
+use harness::oracle::{ChangeKind, Holes, Witness};
 use tokio::time::Instant;
 
 use super::stage::{Stage, lasts};
@@ -78,7 +78,7 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
     let (_, stage) = stage.end("all control planes down", over, Holes::Merged).await;
     for witness in &stage.oracle.witnesses {
         // A watch that resumes may receive a state instead, in which the expired instances are simply absent.
-        if witness.mind.whole && !witness.mind.way.resumes() {
+        if witness.plan.whole && !witness.plan.way.resumes() {
             assert!(has_seen_a_delete(witness), "a watcher was not sent the expiry");
         }
     }
@@ -87,7 +87,7 @@ async fn what_expires_while_all_control_planes_are_down_is_told_after() {
 fn has_seen_a_delete(witness: &Witness) -> bool {
     witness.look(|record| {
         let mut sights = record.segments.iter().flat_map(|segment| &segment.sights);
-        sights.any(|sight| sight.told == Told::Delete)
+        sights.any(|sight| sight.kind == ChangeKind::Delete)
     })
 }
 
@@ -117,7 +117,7 @@ async fn without_a_fault_every_change_is_delivered() {
     }
     let over = Instant::now();
     // A watcher that stays connected must not miss even an instance that came and went.
-    stage.oracle.witnesses.iter_mut().for_each(|witness| witness.mind.passing.clear());
+    stage.oracle.witnesses.iter_mut().for_each(|witness| witness.plan.passing.clear());
     stage.end("no fault", over, Holes::Lost).await;
 }
 

@@ -17,8 +17,8 @@ const SMALL: u32 = 4096;
 /// The stalling watchers of one provider. Only that provider is written to, so that more bytes pile up than
 /// sockets hold.
 fn stalling(stage: &Stage) -> impl Iterator<Item = &Witness> {
-    let all = stage.oracle.witnesses.iter().filter(|witness| witness.mind.receive_buffer.is_some());
-    all.filter(|witness| witness.mind.services.contains(&stage.providers[0]))
+    let all = stage.oracle.witnesses.iter().filter(|witness| witness.plan.receive_buffer.is_some());
+    all.filter(|witness| witness.plan.services.contains(&stage.providers[0]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn a_watcher_that_stops_reading_delays_nobody() {
     let (verdict, stage) = stage.end("watchers that stop reading", over, Holes::Merged).await;
     assert!(merged > 0.0, "they were slow enough to be merged");
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
-    let others = readers(&stage).filter(|witness| witness.mind.services.contains(&stage.providers[0]));
+    let others = readers(&stage).filter(|witness| witness.plan.services.contains(&stage.providers[0]));
     let total = others.map(|witness| witness.look(|record| record.segments[0].sights.len())).min();
     // Thirteen instances, each changed in eight turns of a hundred rounds.
     assert!(total >= Some(13 * 800), "the others were told everything: {total:?}");
@@ -109,7 +109,7 @@ fn memory(pid: u32) -> f64 {
 fn readers(stage: &Stage) -> impl Iterator<Item = &Witness> {
     let all = stage.oracle.witnesses.iter();
     all.filter(|witness| {
-        witness.mind.receive_buffer.is_none() && witness.mind.way == Way::Old && witness.mind.whole
+        witness.plan.receive_buffer.is_none() && witness.plan.way == Way::Old && witness.plan.whole
     })
 }
 
@@ -138,7 +138,7 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
     lasts(2.0).await;
     // Only the burst is measured.
     stage.stop_load().await;
-    let consumer = stage.oracle.witnesses[0].mind.consumer.clone();
+    let consumer = stage.oracle.witnesses[0].plan.consumer.clone();
     let api = stage.world.gateways[0].api;
     let pid = stage.world.gateways[0].process.pid();
     let mut stopped = Vec::new();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::load::{Burst, Field, Load, register, seed};
-use harness::oracle::{Holes, Mind, Oracle, Verdict, Way};
+use harness::oracle::{Holes, Oracle, Verdict, WatchPlan, Way};
 use harness::{Node, Plan, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -64,7 +64,7 @@ impl Stage {
         let fickle = client.service("fickle").await;
         let mut providers = Vec::new();
         let mut anchored = Vec::new();
-        let mut minds = Vec::new();
+        let mut watch_plans = Vec::new();
         for number in 0..PROVIDERS {
             let id = client.service(&provider(number)).await;
             let consumer = client.service(&format!("consumer-{number}")).await;
@@ -98,7 +98,7 @@ impl Stage {
                 gateways.rotate_left(watcher % 2);
                 let way = ways.get(watcher).copied().unwrap_or(Way::Old);
                 let receive_buffer = stalls.filter(|_| way == Way::Old && watcher % 10 < 2);
-                minds.push(Mind {
+                watch_plans.push(WatchPlan {
                     consumer: consumer.clone(),
                     way,
                     services: services.clone(),
@@ -112,7 +112,7 @@ impl Stage {
             providers.push(id);
         }
         // Their interest comes and goes. They must not receive anything untrue, but may miss changes.
-        minds.extend((0..4).map(|n| Mind {
+        watch_plans.extend((0..4).map(|n| WatchPlan {
             consumer: fickle.clone(),
             way: [Way::Old, Way::OldGrpc][n / 2],
             services: passing.clone(),
@@ -122,13 +122,13 @@ impl Stage {
             whole: false,
             receive_buffer: None,
         }));
-        oracle.watch(minds).await;
+        oracle.watch(watch_plans).await;
         let mut burst = Burst::over(world.etcd.endpoint(), oracle.ledger.clone(), &providers, "fixed").await;
         assert_eq!(burst.len(), PROVIDERS * FIXED);
         // The oracle starts to count only when every watcher receives changes.
         burst.round().await.expect("etcd is there");
         eventually("every watcher is told of changes", || async {
-            oracle.witnesses.iter().filter(|w| w.mind.whole).all(is_fed).then_some(())
+            oracle.witnesses.iter().filter(|w| w.plan.whole).all(is_fed).then_some(())
         })
         .await;
         oracle.begin().await;

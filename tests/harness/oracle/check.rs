@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::truth::{Commit, Commits};
-use super::{Ledger, Mark, Segment, Sight, State, Told};
+use super::{ChangeKind, Ledger, Mark, Segment, Sight, State};
 
 /// The longest time by which the truth may lag behind a reply of the registry.
-const HEARD: Duration = Duration::from_millis(500);
+const TRUTH_LAG: Duration = Duration::from_millis(500);
 
 /// The meaning of a hole in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Findings {
     /// Commits that the watcher had to receive.
     pub due: usize,
     /// The part of them that it received as events.
-    pub told: usize,
+    pub delivered: usize,
     /// Commits passed over where that was allowed, or covered by a pull after a reconnect.
     pub merged: usize,
     /// Commits that it never received, nor anything later where that would do.
@@ -266,7 +266,9 @@ impl<'a> Walk<'a> {
     fn pull(&mut self, stamp: Option<u64>, at: Instant) {
         let place = match stamp {
             Some(stamp) => self.commits.iter().rposition(|commit| commit.stamp == Some(stamp)),
-            None => self.commits.iter().rposition(|commit| commit.stamp.is_none() && commit.at <= at + HEARD),
+            None => {
+                self.commits.iter().rposition(|commit| commit.stamp.is_none() && commit.at <= at + TRUTH_LAG)
+            }
         };
         self.pulled = place.map_or(0, |place| place + 1);
     }
@@ -281,17 +283,17 @@ impl<'a> Walk<'a> {
             match known {
                 Some(place) if place + 1 == start => {
                     out.repeated += 1;
-                    out.say(sight.key, || format!("{name}: told again: {:?} {}", sight.told, sight.stamp));
+                    out.say(sight.key, || format!("{name}: told again: {:?} {}", sight.kind, sight.stamp));
                 }
                 Some(place) => {
                     out.reordered += 1;
                     out.say(sight.key, || {
-                        format!("{name}: {:?} {} ({place}) after {start}", sight.told, sight.stamp)
+                        format!("{name}: {:?} {} ({place}) after {start}", sight.kind, sight.stamp)
                     });
                 }
                 None => {
                     out.invented += 1;
-                    out.say(sight.key, || format!("{name}: not committed: {:?} {}", sight.told, sight.stamp));
+                    out.say(sight.key, || format!("{name}: not committed: {:?} {}", sight.kind, sight.stamp));
                 }
             }
             return;
@@ -322,7 +324,7 @@ impl<'a> Walk<'a> {
         // The first event after a reconnect may be older than the watcher's knowledge or the state it pulled.
         let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
         if place >= self.known.max(self.base) {
-            out.told += 1;
+            out.delivered += 1;
             let due = commit.at.max(terms.over);
             out.delay = out.delay.max(sight.at.saturating_duration_since(due));
         }
@@ -353,9 +355,9 @@ impl<'a> Walk<'a> {
 
     /// The first commit at or after `start` that the sight is of.
     fn place(&self, sight: &Sight, start: usize, holes: Holes) -> Option<usize> {
-        let tells = |place: usize| match (sight.told, self.commits[place].stamp) {
-            (Told::Create | Told::Update, Some(stamp)) => stamp == sight.stamp,
-            (Told::Delete, None) => {
+        let tells = |place: usize| match (sight.kind, self.commits[place].stamp) {
+            (ChangeKind::Create | ChangeKind::Update, Some(stamp)) => stamp == sight.stamp,
+            (ChangeKind::Delete, None) => {
                 let last = self.commits[..place].iter().rev().find_map(|commit| commit.stamp);
                 last == Some(sight.stamp)
             }
@@ -363,7 +365,7 @@ impl<'a> Walk<'a> {
         };
         let found = (start..self.commits.len()).find(|place| tells(*place));
         // When changes may be passed over, a delete carries the last state that the watcher knew.
-        let any_delete = sight.told == Told::Delete && holes == Holes::Merged && found.is_none();
+        let any_delete = sight.kind == ChangeKind::Delete && holes == Holes::Merged && found.is_none();
         if !any_delete {
             return found;
         }

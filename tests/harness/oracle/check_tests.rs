@@ -21,12 +21,12 @@ fn commits(stamps: &[u64]) -> Commits {
     HashMap::from([(0, all)])
 }
 
-fn told(stamps: &[(Told, u64)]) -> Segment {
+fn told(stamps: &[(ChangeKind, u64)]) -> Segment {
     // After the stamps were given, whichever is made first in a test.
     let at = Instant::now() + Duration::from_secs(1);
     let mut sights = Vec::new();
     for (told, stamp) in stamps {
-        sights.push(Sight { key: 0, told: *told, stamp: *stamp, rev: None, at });
+        sights.push(Sight { key: 0, kind: *told, stamp: *stamp, rev: None, at });
     }
     Segment { sights, ..Segment::default() }
 }
@@ -36,18 +36,18 @@ fn judge(commits: &Commits, segments: &[Segment], holes: Holes) -> Findings {
     check(&ledger(), commits, segments, &terms)
 }
 
-use Told::{Create, Delete, Update};
+use ChangeKind::{Create, Delete, Update};
 
 #[test]
 fn the_whole_story_is_clean() {
     let story = told(&[(Create, 1), (Update, 2), (Delete, 2), (Create, 3)]);
     let found = judge(&commits(&[1, 2, 0, 3]), &[story], Holes::Lost);
     assert!(found.is_clean(), "{found:?}");
-    assert_eq!((found.due, found.told), (4, 4));
+    assert_eq!((found.due, found.delivered), (4, 4));
 }
 
 /// The findings on one connection that received this story, when every hole is a loss.
-fn findings(truth: &Commits, story: &[(Told, u64)]) -> Findings {
+fn findings(truth: &Commits, story: &[(ChangeKind, u64)]) -> Findings {
     judge(truth, &[told(story)], Holes::Lost)
 }
 
@@ -78,7 +78,7 @@ fn every_kind_of_untruth_is_found() {
 }
 
 /// The findings on one connection that received this story, when changes may be merged.
-fn merged(truth: &[u64], story: &[(Told, u64)]) -> Findings {
+fn merged(truth: &[u64], story: &[(ChangeKind, u64)]) -> Findings {
     judge(&commits(truth), &[told(story)], Holes::Merged)
 }
 
@@ -97,7 +97,7 @@ fn where_changes_may_be_merged_only_the_final_state_counts() {
 }
 
 /// A connection of an old client that pulled this state, in which the instance has the stamp or is absent.
-fn pulled(stamp: Option<u64>, sights: &[(Told, u64)]) -> Segment {
+fn pulled(stamp: Option<u64>, sights: &[(ChangeKind, u64)]) -> Segment {
     let instances = stamp.map(|stamp| (0, stamp)).into_iter().collect();
     Segment { pulled: Some(Pulled { instances, at: Instant::now() }), ..told(sights) }
 }
@@ -123,11 +123,11 @@ fn what_was_there_before_the_watcher_need_not_be_told() {
         Terms { from: 2, holes: Holes::Lost, whole: true, over: Instant::now(), passing: HashSet::new() };
     let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], &terms);
     assert!(found.is_clean(), "{found:?}");
-    assert_eq!((found.due, found.told), (1, 1));
+    assert_eq!((found.due, found.delivered), (1, 1));
 }
 
 /// A resumable connection: each frame with the revision it tells of, then what else was said.
-fn resumed(from: Option<u64>, sights: &[(Told, u64, u64)], marks: &[(usize, Mark)]) -> Segment {
+fn resumed(from: Option<u64>, sights: &[(ChangeKind, u64, u64)], marks: &[(usize, Mark)]) -> Segment {
     let plain: Vec<_> = sights.iter().map(|(told, stamp, _)| (*told, *stamp)).collect();
     let mut segment = told(&plain);
     segment.sights.iter_mut().zip(sights).for_each(|(sight, (.., rev))| sight.rev = Some(*rev));
@@ -193,7 +193,7 @@ fn after_a_reset_instances_without_a_state_are_gone() {
 }
 
 /// The findings on one connection, for an instance of a provider that comes and goes as a whole.
-fn passing(truth: &[u64], story: &[(Told, u64)]) -> Findings {
+fn passing(truth: &[u64], story: &[(ChangeKind, u64)]) -> Findings {
     let passing = HashSet::from([0]);
     let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };
     check(&ledger(), &commits(truth), &[told(story)], &terms)

@@ -26,7 +26,7 @@ pub struct Commit {
     pub rev: u64,
     /// The stamp that was written; `None`: the instance was deleted.
     pub stamp: Option<u64>,
-    /// When the truth heard of it.
+    /// The time at which the truth received it.
     pub at: Instant,
 }
 

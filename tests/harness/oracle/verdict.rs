@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::check::{Findings, Holes, Terms, check};
-use super::{Ledger, Mind, Truth, Witness};
+use super::{Ledger, Truth, WatchPlan, Witness};
 use crate::deadline;
 
 /// Witnesses that are opened at once.
@@ -57,9 +57,9 @@ impl Oracle {
     }
 
     /// Opens watches.
-    pub async fn watch(&mut self, minds: Vec<Mind>) {
-        for minds in minds.chunks(AT_ONCE) {
-            let begun = minds.iter().map(|mind| Witness::begin(mind.clone(), self.ledger.clone()));
+    pub async fn watch(&mut self, plans: Vec<WatchPlan>) {
+        for plans in plans.chunks(AT_ONCE) {
+            let begun = plans.iter().map(|plan| Witness::begin(plan.clone(), self.ledger.clone()));
             self.witnesses.extend(futures_util::future::join_all(begun).await);
         }
     }
@@ -98,7 +98,7 @@ impl Oracle {
 
     /// The connections that witnesses opened again, of those that resume or of the others.
     fn reopened(&self, resumes: bool) -> usize {
-        let some = self.witnesses.iter().filter(|witness| witness.mind.way.resumes() == resumes);
+        let some = self.witnesses.iter().filter(|witness| witness.plan.way.resumes() == resumes);
         some.map(|witness| witness.connections().saturating_sub(1)).sum()
     }
 
@@ -106,8 +106,8 @@ impl Oracle {
     fn story(&self, number: usize, key: u32) -> String {
         let witness = &self.witnesses[number];
         let mut story =
-            format!("{} as told to witness {number}, {:?}\n", self.ledger.name(key), witness.mind.way);
-        for commit in self.truth.commits(&witness.mind.services).remove(&key).unwrap_or_default() {
+            format!("{} as told to witness {number}, {:?}\n", self.ledger.name(key), witness.plan.way);
+        for commit in self.truth.commits(&witness.plan.services).remove(&key).unwrap_or_default() {
             let _ = writeln!(story, "  commit {} stamp {:?}", commit.rev, commit.stamp);
         }
         for segment in witness.segments() {
@@ -122,7 +122,7 @@ impl Oracle {
                     let _ = writeln!(
                         story,
                         "    {:?} stamp {} revision {:?}",
-                        sight.told, sight.stamp, sight.rev
+                        sight.kind, sight.stamp, sight.rev
                     );
                 }
             }
@@ -139,9 +139,9 @@ impl Oracle {
     }
 
     fn check(&self, witness: &Witness, holes: Holes, over: Instant) -> Findings {
-        let commits = self.truth.commits(&witness.mind.services);
-        let passing = self.truth.commits(&witness.mind.passing).into_keys().collect();
-        let terms = Terms { from: self.from, holes, whole: witness.mind.whole, over, passing };
+        let commits = self.truth.commits(&witness.plan.services);
+        let passing = self.truth.commits(&witness.plan.passing).into_keys().collect();
+        let terms = Terms { from: self.from, holes, whole: witness.plan.whole, over, passing };
         check(&self.ledger, &commits, &witness.segments(), &terms)
     }
 }
@@ -151,7 +151,7 @@ impl Verdict {
         let mut all = Findings::default();
         for finding in found {
             all.due += finding.due;
-            all.told += finding.told;
+            all.delivered += finding.delivered;
             all.merged += finding.merged;
             all.lost += finding.lost;
             all.repeated += finding.repeated;
@@ -177,16 +177,17 @@ impl Verdict {
         println!("{fault}: {self}");
         let words = [self.all.words.join("\n"), self.stories.join("\n")].join("\n");
         assert!(self.all.is_clean(), "{fault}: {self}\n{words}");
-        assert!(self.all.told > 0, "{fault}: nobody was told anything");
+        assert!(self.all.delivered > 0, "{fault}: nobody was told anything");
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Findings { told, merged, lost, repeated, reordered, invented, claimed, resets, .. } = &self.all;
+        let Findings { delivered, merged, lost, repeated, reordered, invented, claimed, resets, .. } =
+            &self.all;
         write!(
             f,
-            "events {}, watchers {}, told {told}, merged {merged}, lost {lost}, repeated {repeated}, \
+            "events {}, watchers {}, told {delivered}, merged {merged}, lost {lost}, repeated {repeated}, \
              reordered {reordered}, invented {invented}, claimed {claimed}, reconnects {}, resumed {} \
              (states {resets}), recovery p50 {:.0?} max {:.0?}",
             self.events, self.watchers, self.reconnects, self.resumed, self.p50, self.worst

@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use super::{Ledger, Mark, Pulled, STAMP, Segment};
 use crate::{Client, deadline};
 
-mod ears;
+mod open_watch;
 
-use ears::{Ears, What};
+use open_watch::{OpenWatch, What};
 
 /// Wait before a refused connection is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ impl Way {
 
 /// The watch of a witness.
 #[derive(Clone, Debug)]
-pub struct Mind {
+pub struct WatchPlan {
     /// The consumer's id.
     pub consumer: String,
     /// The protocol.
@@ -85,7 +85,7 @@ pub struct Record {
 /// A running witness. Ends when dropped.
 pub struct Witness {
     /// Its watch.
-    pub mind: Mind,
+    pub plan: WatchPlan,
     record: Arc<Mutex<Record>>,
     reading: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -96,13 +96,13 @@ impl Witness {
     ///
     /// # Panics
     /// When the watch is not granted before the deadline.
-    pub async fn begin(mind: Mind, ledger: Ledger) -> Self {
+    pub async fn begin(plan: WatchPlan, ledger: Ledger) -> Self {
         let record = Arc::new(Mutex::new(Record::default()));
         let (reading, reads) = watch::channel(true);
         let of_task = record.clone();
-        let plan = mind.clone();
-        let task = tokio::spawn(async move { live(&plan, &ledger, &of_task, reads).await });
-        let witness = Self { mind, record, reading, task };
+        let task_plan = plan.clone();
+        let task = tokio::spawn(async move { live(&task_plan, &ledger, &of_task, reads).await });
+        let witness = Self { plan, record, reading, task };
         tokio::time::timeout(deadline(), async {
             while !witness.record.lock().open {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -140,48 +140,48 @@ impl Drop for Witness {
     }
 }
 
-async fn live(mind: &Mind, ledger: &Ledger, record: &Mutex<Record>, mut reads: watch::Receiver<bool>) {
+async fn live(plan: &WatchPlan, ledger: &Ledger, record: &Mutex<Record>, mut reads: watch::Receiver<bool>) {
     let mut certain = 0;
     for attempt in 0.. {
         // In turn, so that a witness meets every gateway; a client behind a load balancer may come back to
         // any of them.
-        let gateway = mind.gateways[attempt % mind.gateways.len()];
-        let opening = Ears::open(mind, gateway, certain);
+        let gateway = plan.gateways[attempt % plan.gateways.len()];
+        let opening = OpenWatch::open(plan, gateway, certain);
         // The kernel of a stopped gateway still accepts connections, and nothing ever answers the upgrade.
-        let Ok(Some(ears)) = tokio::time::timeout(UPGRADE, opening).await else {
+        let Ok(Some(open_watch)) = tokio::time::timeout(UPGRADE, opening).await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
         let number = {
             let mut record = record.lock();
-            let resumed = mind.way.resumes().then_some(certain);
+            let resumed = plan.way.resumes().then_some(certain);
             record.segments.push(Segment { resumed, ..Segment::default() });
             record.open = true;
             record.segments.len() - 1
         };
-        let hears = hear(ears, mind, ledger, record, number, &mut reads, &mut certain);
-        if mind.way.resumes() {
+        let receives = receive(open_watch, plan, ledger, record, number, &mut reads, &mut certain);
+        if plan.way.resumes() {
             let stays = STAYS[0] + (STAYS[1] - STAYS[0]).mul_f64(fastrand::f64());
             // Passed: it leaves without a word.
-            _ = tokio::time::timeout(stays, hears).await;
+            _ = tokio::time::timeout(stays, receives).await;
         } else if number == 0 {
-            hears.await;
+            receives.await;
         } else {
             // Both at once: events of the new connection come while the state is pulled.
             let pulls = async {
-                let pulled = pull(mind, ledger, gateway, record).await;
+                let pulled = pull(plan, ledger, gateway, record).await;
                 record.lock().segments[number].pulled = Some(pulled);
                 std::future::pending::<()>().await;
             };
-            tokio::select! { () = hears => {}, () = pulls => {} }
+            tokio::select! { () = receives => {}, () = pulls => {} }
         }
         record.lock().open = false;
     }
 }
 
-async fn hear(
-    mut ears: Ears,
-    mind: &Mind,
+async fn receive(
+    mut open_watch: OpenWatch,
+    plan: &WatchPlan,
     ledger: &Ledger,
     record: &Mutex<Record>,
     number: usize,
@@ -193,32 +193,32 @@ async fn hear(
         if reads.wait_for(|on| *on).await.is_err() {
             return;
         }
-        let heard = tokio::select! {
-            heard = ears.next(mind, ledger) => heard,
+        let received = tokio::select! {
+            received = open_watch.next(plan, ledger) => received,
             _ = reads.changed() => continue,
         };
-        let Some(heard) = heard else { return };
+        let Some(received) = received else { return };
         let mut record = record.lock();
         let segment = &mut record.segments[number];
-        match heard.what {
+        match received.what {
             What::Nothing => {}
             What::Sight(sight) => segment.sights.push(sight),
             What::State(state) => segment.marks.push((segment.sights.len(), Mark::State(state))),
-            What::Bookmark => segment.marks.push((segment.sights.len(), Mark::Bookmark(heard.certain))),
+            What::Bookmark => segment.marks.push((segment.sights.len(), Mark::Bookmark(received.certain))),
         }
-        *certain = (*certain).max(heard.certain);
+        *certain = (*certain).max(received.certain);
     }
 }
 
 /// Pulls every provider until each has answered. Asks the gateway it watches on, as old clients do.
-async fn pull(mind: &Mind, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<Record>) -> Pulled {
+async fn pull(plan: &WatchPlan, ledger: &Ledger, gateway: SocketAddr, record: &Mutex<Record>) -> Pulled {
     let client = Client::new(gateway);
     let mut instances = HashMap::new();
     let mut at = None;
-    for (service, provider) in mind.services.iter().zip(&mind.names) {
-        let passes = mind.passing.contains(service);
+    for (service, provider) in plan.services.iter().zip(&plan.names) {
+        let passes = plan.passing.contains(service);
         loop {
-            match client.try_find(&mind.consumer, provider).await {
+            match client.try_find(&plan.consumer, provider).await {
                 Some(answer) if answer.status == 200 => {
                     at.get_or_insert_with(Instant::now);
                     let found = answer.ok();

@@ -1,4 +1,4 @@
-//! The four ways to hear of changes, each with what it says in one shape.
+//! The four protocols over which a witness receives changes, each read into one shape.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Mind, Way};
-use crate::oracle::{Ledger, STAMP, Sight, State, Told, read};
+use super::{WatchPlan, Way};
+use crate::oracle::{ChangeKind, Ledger, STAMP, Sight, State, read};
 
 /// An open watch.
-pub(super) enum Ears {
+pub(super) enum OpenWatch {
     Old(WebSocketStream<TcpStream>),
     Resumed(WebSocketStream<TcpStream>),
     OldGrpc(Streaming<WatchInstanceResponse>),
@@ -29,7 +29,7 @@ pub(super) enum Ears {
 
 /// A received message. `certain` is the revision up to which the watch is complete; 0 when the message does
 /// not say.
-pub(super) struct Heard {
+pub(super) struct Received {
     pub(super) what: What,
     pub(super) certain: u64,
 }
@@ -41,27 +41,27 @@ pub(super) enum What {
     Nothing,
 }
 
-impl Heard {
+impl Received {
     /// A message that promises nothing about other changes.
     fn uncertain(what: What) -> Self {
         Self { what, certain: 0 }
     }
 }
 
-impl Ears {
+impl OpenWatch {
     /// Opens a watch; one that is resumed after `certain`.
-    pub(super) async fn open(mind: &Mind, gateway: SocketAddr, certain: u64) -> Option<Self> {
-        match mind.way {
-            Way::Old => Some(Self::Old(socket(mind, gateway, "").await?)),
-            Way::Resumed => Some(Self::Resumed(socket(mind, gateway, &format!("?rev={certain}")).await?)),
+    pub(super) async fn open(plan: &WatchPlan, gateway: SocketAddr, certain: u64) -> Option<Self> {
+        match plan.way {
+            Way::Old => Some(Self::Old(socket(plan, gateway, "").await?)),
+            Way::Resumed => Some(Self::Resumed(socket(plan, gateway, &format!("?rev={certain}")).await?)),
             Way::OldGrpc => {
-                let request = WatchInstanceRequest { self_service_id: mind.consumer.clone() };
+                let request = WatchInstanceRequest { self_service_id: plan.consumer.clone() };
                 let mut client = ServiceInstanceCtrlClient::new(channel(gateway).await?);
                 Some(Self::OldGrpc(client.watch(request).await.ok()?.into_inner()))
             }
             Way::Grpc => {
                 let request = WatchRequest {
-                    consumer_id: mind.consumer.clone(),
+                    consumer_id: plan.consumer.clone(),
                     rev: Some(certain),
                     ..WatchRequest::default()
                 };
@@ -71,37 +71,39 @@ impl Ears {
         }
     }
 
-    /// The next thing that is said; `None` at the end. Cancel safe.
-    pub(super) async fn next(&mut self, mind: &Mind, ledger: &Ledger) -> Option<Heard> {
+    /// The next message of the watch; `None` when the watch has ended. Cancel safe.
+    pub(super) async fn next(&mut self, plan: &WatchPlan, ledger: &Ledger) -> Option<Received> {
         match self {
             Self::Old(socket) => match text(socket).await? {
-                Some(text) => Some(Heard::uncertain(read(ledger, &text).map_or(What::Nothing, What::Sight))),
-                None => Some(Heard::uncertain(What::Nothing)),
+                Some(text) => {
+                    Some(Received::uncertain(read(ledger, &text).map_or(What::Nothing, What::Sight)))
+                }
+                None => Some(Received::uncertain(What::Nothing)),
             },
             Self::Resumed(socket) => match text(socket).await? {
-                Some(text) => Some(frame(mind, ledger, &text)),
-                None => Some(Heard::uncertain(What::Nothing)),
+                Some(text) => Some(frame(plan, ledger, &text)),
+                None => Some(Received::uncertain(What::Nothing)),
             },
             Self::OldGrpc(stream) => {
                 let told = stream.message().await.ok()??;
                 let instance = told.instance.unwrap_or_default();
                 let seen = (instance.service_id, instance.instance_id);
                 let stamp = instance.properties.get(STAMP).map(String::as_str);
-                Some(Heard::uncertain(sight(ledger, &told.action, seen, stamp, None)))
+                Some(Received::uncertain(sight(ledger, &told.action, seen, stamp, None)))
             }
-            Self::Grpc(stream) => Some(message(mind, ledger, stream.message().await.ok()??)),
+            Self::Grpc(stream) => Some(message(plan, ledger, stream.message().await.ok()??)),
         }
     }
 }
 
-async fn socket(mind: &Mind, gateway: SocketAddr, query: &str) -> Option<WebSocketStream<TcpStream>> {
+async fn socket(plan: &WatchPlan, gateway: SocketAddr, query: &str) -> Option<WebSocketStream<TcpStream>> {
     let socket = TcpSocket::new_v4().ok()?;
-    if let Some(bytes) = mind.receive_buffer {
+    if let Some(bytes) = plan.receive_buffer {
         // Before it connects, because the scale of the receive window is agreed on in the handshake.
         socket.set_recv_buffer_size(bytes).ok()?;
     }
     let stream = socket.connect(gateway).await.ok()?;
-    let path = format!("v4/default/registry/microservices/{}/watcher{query}", mind.consumer);
+    let path = format!("v4/default/registry/microservices/{}/watcher{query}", plan.consumer);
     Some(client_async(format!("ws://{gateway}/{path}"), stream).await.ok()?.0)
 }
 
@@ -125,26 +127,26 @@ fn sight(
     stamp: Option<&str>,
     rev: Option<u64>,
 ) -> What {
-    let told = match action {
-        "CREATE" => Told::Create,
-        "UPDATE" => Told::Update,
-        "DELETE" => Told::Delete,
+    let kind = match action {
+        "CREATE" => ChangeKind::Create,
+        "UPDATE" => ChangeKind::Update,
+        "DELETE" => ChangeKind::Delete,
         _ => return What::Nothing,
     };
     let stamp = stamp.and_then(|stamp| stamp.parse().ok()).unwrap_or(0);
-    What::Sight(Sight { key: ledger.key(&service, &instance), told, stamp, rev, at: Instant::now() })
+    What::Sight(Sight { key: ledger.key(&service, &instance), kind, stamp, rev, at: Instant::now() })
 }
 
 /// A state of the service with this name.
 fn state(
-    mind: &Mind,
+    plan: &WatchPlan,
     ledger: &Ledger,
     name: &str,
     rev: u64,
     instances: impl Iterator<Item = (String, u64)>,
 ) -> What {
-    let place = mind.names.iter().position(|known| known == name);
-    let service = place.map_or_else(|| name.to_owned(), |place| mind.services[place].clone());
+    let place = plan.names.iter().position(|known| known == name);
+    let service = place.map_or_else(|| name.to_owned(), |place| plan.services[place].clone());
     let instances: HashMap<u32, u64> =
         instances.map(|(instance, stamp)| (ledger.key(&service, &instance), stamp)).collect();
     What::State(State { service, instances, rev })
@@ -159,7 +161,7 @@ fn words(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_default().to_owned()
 }
 
-fn frame(mind: &Mind, ledger: &Ledger, text: &str) -> Heard {
+fn frame(plan: &WatchPlan, ledger: &Ledger, text: &str) -> Received {
     let json: Value = serde_json::from_str(text).unwrap_or_default();
     let rev = json["rev"].as_u64().unwrap_or(0);
     let since = json["since"].as_u64();
@@ -171,7 +173,7 @@ fn frame(mind: &Mind, ledger: &Ledger, text: &str) -> Heard {
                 let stamp = instance["properties"][STAMP].as_str().and_then(|stamp| stamp.parse().ok());
                 (words(instance, "instanceId"), stamp.unwrap_or(0))
             });
-            state(mind, ledger, &words(&json["key"], "serviceName"), rev, stamped)
+            state(plan, ledger, &words(&json["key"], "serviceName"), rev, stamped)
         }
         Some(action) => {
             let instance = &json["instance"];
@@ -180,10 +182,10 @@ fn frame(mind: &Mind, ledger: &Ledger, text: &str) -> Heard {
         }
         None => What::Nothing,
     };
-    Heard { what, certain: certain(rev, since) }
+    Received { what, certain: certain(rev, since) }
 }
 
-fn message(mind: &Mind, ledger: &Ledger, response: WatchResponse) -> Heard {
+fn message(plan: &WatchPlan, ledger: &Ledger, response: WatchResponse) -> Received {
     match response.what {
         Some(watch_response::What::Event(event)) => {
             let action = event.action().as_str_name().trim_start_matches("ACTION_").to_owned();
@@ -191,10 +193,10 @@ fn message(mind: &Mind, ledger: &Ledger, response: WatchResponse) -> Heard {
             let seen = (instance.service_id, instance.instance_id);
             let stamp = instance.properties.get(STAMP).map(String::as_str);
             let what = sight(ledger, &action, seen, stamp, Some(event.rev));
-            Heard { what, certain: certain(event.rev, event.since) }
+            Received { what, certain: certain(event.rev, event.since) }
         }
         Some(watch_response::What::Bookmark(bookmark)) => {
-            Heard { what: What::Bookmark, certain: bookmark.rev }
+            Received { what: What::Bookmark, certain: bookmark.rev }
         }
         Some(watch_response::What::Reset(reset)) => {
             let name = reset.key.unwrap_or_default().service_name;
@@ -202,9 +204,9 @@ fn message(mind: &Mind, ledger: &Ledger, response: WatchResponse) -> Heard {
                 let stamp = instance.properties.get(STAMP).and_then(|stamp| stamp.parse().ok());
                 (instance.instance_id, stamp.unwrap_or(0))
             });
-            let what = state(mind, ledger, &name, reset.rev, stamped);
-            Heard { what, certain: certain(reset.rev, reset.since) }
+            let what = state(plan, ledger, &name, reset.rev, stamped);
+            Received { what, certain: certain(reset.rev, reset.since) }
         }
-        None => Heard { what: What::Nothing, certain: 0 },
+        None => Received { what: What::Nothing, certain: 0 },
     }
 }
