@@ -18,8 +18,8 @@ const SLOTS: usize = 1024;
 
 /// A duration in whole ticks, rounded up, at least one.
 pub(crate) fn ticks(duration: Duration) -> Tick {
-    // Rounded up: a deadline may be late by one tick and is never early. A quarter of the range leaves room
-    // to add it to the present tick for ten years.
+    // A duration beyond the range counts as a quarter of it: adding that to the present tick does not
+    // overflow in the first ten years of a process.
     Tick::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(Tick::MAX / 4).max(1)
 }
 

@@ -76,7 +76,8 @@ impl<'a> Settings<'a> {
         self.value_in_range(key, default, range, help)
     }
 
-    /// Like [`Settings::within`], with a default that the program also uses as a value: see [`Settings::get_or`].
+    /// Like [`Settings::within`], with a default that the program also uses as a value: see
+    /// [`Settings::get_or`].
     ///
     /// # Panics
     /// When the text form of the default cannot be read back, or an end of the range is no value of the type.

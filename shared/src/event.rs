@@ -71,7 +71,8 @@ pub struct InstanceEvent {
     pub provider: ServiceRef,
     /// The position of this change in the provider's order.
     pub at: Position,
-    /// The position of the provider's previous change. A receiver that has not reached it has missed a change.
+    /// The position of the provider's previous change. A receiver that has not reached it has missed a
+    /// change.
     pub prev: Position,
     /// The kind of change.
     pub action: Action,

@@ -21,7 +21,8 @@ pub use service::{Framework, Service, ServicePath};
 
 /// The most characters of a domain or a project. The registry's limit, to which every plane keeps.
 pub const MAX_TENANT_NAME: usize = 128;
-/// The most characters of the id of a service or an instance. The registry's limit, to which every plane keeps.
+/// The most characters of the id of a service or an instance. The registry's limit, to which every plane
+/// keeps.
 pub const MAX_ID: usize = 64;
 
 /// A tenant: domain and project. `default/default` unless a client says otherwise.

@@ -23,7 +23,8 @@ pub const BOOKMARK: &str = "muster.bookmark";
 pub const RPC_INTEREST: &str = "muster.rpc.interest";
 /// Requests for the changes of some providers since a position. One replica replies.
 pub const RPC_REPLAY: &str = "muster.rpc.replay";
-/// The requests of [`RPC_REPLAY`], sent to all replicas. A replica replies only when its history is long enough.
+/// The requests of [`RPC_REPLAY`], sent to all replicas. A replica replies only when its history is long
+/// enough.
 pub const RPC_HISTORY: &str = "muster.rpc.history";
 /// Requests to compare the digests of some providers. One replica replies.
 pub const RPC_DIGEST: &str = "muster.rpc.digest";

@@ -1,5 +1,5 @@
-//! The bus may deliver any bytes. They are decoded or refused, never a panic, and a decoded message encodes to the
-//! same message again. The crate `fuzz` makes the inputs.
+//! The bus may deliver any bytes. They are decoded or refused, never a panic, and a decoded message encodes
+//! to the same message again. The crate `fuzz` makes the inputs.
 
 use fuzz::Corpus;
 use prost::Message;

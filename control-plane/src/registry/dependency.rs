@@ -39,7 +39,8 @@ pub(crate) enum Mode {
 pub(crate) struct Declaration {
     /// Full key. Its tenant is not read: a consumer belongs to the caller's.
     pub(crate) consumer: ServiceKey,
-    /// Keys whose versions are rules. Their tenant is read only for shared services. `*` as name means everything in the consumer's environment.
+    /// Keys whose versions are rules. Their tenant is read only for shared services. `*` as name means
+    /// everything in the consumer's environment.
     pub(crate) providers: Vec<ServiceKey>,
 }
 
@@ -364,7 +365,8 @@ impl Registry {
         if mode == Mode::Add && providers.is_empty() {
             return Err(RegistryError::invalid("Required providers"));
         }
-        // Whatever the body says: with another tenant's key, a client could read and erase that tenant's rules.
+        // The body does not decide this: with another tenant's key, a client could read and erase that
+        // tenant's rules.
         consumer.tenant = tenant.to_string();
         consumer.alias.clear();
         if let Some(all) = providers.iter().position(|provider| provider.service_name == "*") {

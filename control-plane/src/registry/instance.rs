@@ -278,7 +278,8 @@ impl Registry {
         if let Some(lease) = lease
             && existing.lease != Some(lease)
         {
-            // In the same transaction: a Service-Center node that renews the old lease would lose the instance.
+            // In the same transaction: a Service-Center node that renews the old lease would lose the
+            // instance.
             txn.then.push(put_lease(service, &instance.instance_id, lease));
         }
         match self.commit(txn).await {

@@ -2,7 +2,8 @@
 
 use super::{ServiceKey, Tenant};
 
-/// Services of a tenant, including services that are registered later. A part that is `None` matches every value.
+/// Services of a tenant, including services that are registered later. A part that is `None` matches every
+/// value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
     /// The tenant that owns the services.
