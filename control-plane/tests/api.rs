@@ -190,3 +190,47 @@ async fn changed_properties_are_stored_when_an_instance_registers_again() {
         assert_eq!(read["instance"]["properties"]["zone"], zone);
     }
 }
+
+#[tokio::test]
+async fn a_batch_is_bounded_in_elements_and_in_its_reply() {
+    let probe = Probe::start().await;
+    for id in 0..2 {
+        let instances: Vec<Value> = (0..10).map(|n| large(&format!("i{n}"), 40_000)).collect();
+        let service =
+            json!({"serviceId": format!("s{id}"), "serviceName": format!("s{id}"), "version": "1.0.0"});
+        probe.post("/microservices", &json!({"service": service, "instances": instances})).await.ok();
+    }
+    let action = "/instances/action?type=query";
+    let find = |name: &str| json!({"service": {"appId": "default", "serviceName": name, "version": "0+"}});
+    let finds = |count: usize| json!({"services": vec![find("s0"); count]});
+    // Two services of 400 KB each, one of them twice: every element has its own outcome.
+    let mixed = json!({"services": [find("s0"), find("s1"), find("s0"), find("none"), find("none")]});
+    let found = probe.post(action, &mixed).await.ok()["services"].clone();
+    let updated = found["updated"].as_array().expect("a list");
+    let indexes: Vec<_> = updated.iter().map(|element| element["index"].clone()).collect();
+    assert_eq!(indexes, [0, 1, 2]);
+    assert_eq!(updated[0]["instances"], updated[2]["instances"]);
+    assert_eq!(found["failed"][0]["indexes"], json!([3, 4]));
+
+    probe.post(action, &finds(60)).await.ok();
+    let refusal = probe.post(action, &finds(1000)).await.refused("400001");
+    assert!(refusal["detail"].as_str().is_some_and(|text| text.contains("32 MiB")), "{refusal}");
+    probe.post(action, &finds(10_001)).await.refused("400001");
+    let one = json!({"instance": {"serviceId": "s0", "instanceId": "i0"}});
+    probe.post(action, &json!({"instances": vec![one.clone(); 1000]})).await.refused("400001");
+    probe.post(action, &json!({"instances": vec![one; 10_001]})).await.refused("400001");
+
+    let beat = json!({"serviceId": "s0", "instanceId": "i0"});
+    probe.put("/heartbeats", &json!({"instances": vec![beat; 10_001]})).await.refused("400001");
+    let small: Vec<Value> = (0..101).map(|n| large(&format!("j{n}"), 10)).collect();
+    let body = json!({"service": {"serviceName": "s2"}, "instances": small});
+    probe.post("/microservices", &body).await.refused("400001");
+    let provider = |n: usize| json!({"serviceName": format!("p{n}"), "version": "0+"});
+    let consumer = json!({"appId": "default", "serviceName": "s0", "version": "1.0.0"});
+    let providers: Vec<Value> = (0..1001).map(provider).collect();
+    let body = json!({"dependencies": [{"consumer": consumer, "providers": providers}]});
+    probe.post("/dependencies", &body).await.refused("400001");
+    let ids: Vec<String> = (0..10_001).map(|n| format!("x{n}")).collect();
+    let body = json!({"serviceIds": ids}).to_string();
+    probe.send("DELETE", "/v4/default/registry/microservices", &[], body).await.refused("400001");
+}

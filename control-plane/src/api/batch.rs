@@ -1,5 +1,6 @@
 //! The operation that makes many finds in one request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, ServiceKey, null_default};
 
-use super::call::Call;
+use super::call::{Call, at_most};
 use super::failure::{Code, Failure};
 use super::operation::{Operation, object, of, post};
 use super::reply::{self, Reply};
@@ -18,6 +19,12 @@ use crate::registry::{Caller, validate};
 
 /// Characters of an unknown action that the refusal shows. A hostile value is not echoed whole.
 const SHOWN: usize = 64;
+/// Elements of one list of a request.
+const ELEMENTS: usize = 10_000;
+/// Bytes of all instances in one reply, about. A body of some kilobytes can name a large service many times.
+const REPLY_BYTES: usize = 32 << 20;
+/// Bytes of an instance's JSON beside its endpoints and properties, about.
+const INSTANCE_BYTES: usize = 400;
 
 pub(super) fn operation() -> Operation {
     post(
@@ -76,6 +83,23 @@ struct Section {
     updated: Vec<Updated>,
 }
 
+/// The reply, with a section for each list of the request.
+#[derive(Default, Serialize)]
+struct Sections {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    services: Option<Section>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<Section>,
+}
+
+/// The outcome of one element.
+#[derive(Clone)]
+enum Outcome {
+    NotModified,
+    Updated { rev: String, instances: Vec<Arc<Instance>> },
+    Failed(Failure),
+}
+
 /// Elements that failed with the same code. The error is that of the first.
 #[derive(Serialize, JsonSchema)]
 struct FailedGroup {
@@ -94,6 +118,22 @@ struct Updated {
 }
 
 impl Section {
+    /// Adds an outcome, and takes its size from the room that the reply has left.
+    fn add(&mut self, index: usize, outcome: Outcome, room: &mut usize) -> Result<(), Failure> {
+        match outcome {
+            Outcome::NotModified => self.not_modified.push(index),
+            Outcome::Failed(failure) => self.add_failure(index, failure),
+            Outcome::Updated { rev, instances } => {
+                let bytes = instances.iter().map(|instance| size_of(instance)).sum();
+                *room = room.checked_sub(bytes).ok_or_else(|| {
+                    Failure::invalid("the reply would be larger than 32 MiB; ask for fewer services at once")
+                })?;
+                self.updated.push(Updated { index, rev, instances });
+            }
+        }
+        Ok(())
+    }
+
     fn add_failure(&mut self, index: usize, failure: Failure) {
         // One group for each code, as in the contract.
         if let Some(group) = self.failed.iter_mut().find(|group| group.code == failure.code) {
@@ -119,15 +159,18 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     if body.services.is_empty() && body.instances.is_empty() {
         return Err(Failure::invalid("Required services or instances"));
     }
+    at_most(ELEMENTS, body.services.len(), "services")?;
+    at_most(ELEMENTS, body.instances.len(), "instances")?;
     // All elements are checked before the first is worked on: a malformed one refuses the whole request.
     let queries = body.services.into_iter().map(service_query).collect::<Result<Vec<_>, _>>()?;
     let ids = body.instances.into_iter().map(checked_ids).collect::<Result<Vec<_>, _>>()?;
-    let mut sections = serde_json::Map::new();
+    let mut room = REPLY_BYTES;
+    let mut sections = Sections::default();
     if !queries.is_empty() {
-        sections.insert("services".into(), json!(find_each(&api, &call.caller, queries).await));
+        sections.services = Some(find_each(&api, &call.caller, queries, &mut room).await?);
     }
     if !ids.is_empty() {
-        sections.insert("instances".into(), json!(get_each(&api, &call.caller, ids).await));
+        sections.instances = Some(get_each(&api, &call.caller, ids, &mut room).await?);
     }
     reply::json(&sections)
 }
@@ -152,35 +195,67 @@ fn checked_ids(element: InstanceElement) -> Result<(InstanceId, String), Failure
     Ok((ids, element.rev))
 }
 
-async fn find_each(api: &Api, caller: &Caller, queries: Vec<FindQuery>) -> Section {
+/// Bytes of an instance in a reply, about.
+fn size_of(instance: &Instance) -> usize {
+    let endpoints: usize = instance.endpoints.iter().map(String::len).sum();
+    let properties: usize = instance.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+    INSTANCE_BYTES + endpoints + properties
+}
+
+async fn find_each(
+    api: &Api,
+    caller: &Caller,
+    queries: Vec<FindQuery>,
+    room: &mut usize,
+) -> Result<Section, Failure> {
     let mut section = Section::default();
     // One after the other: each may write a dependency rule of the same consumer, and such writes would only
     // make each other lose.
+    // An element that is repeated has the outcome of the first, without the work.
+    let mut known: HashMap<[String; 5], Outcome> = HashMap::new();
     for (index, query) in queries.into_iter().enumerate() {
-        match api.registry().find(caller, &query).await {
-            Ok(found) if found.not_modified => section.not_modified.push(index),
-            Ok(found) => {
-                let views = found.services.iter().flat_map(|view| view.instances.values());
-                let instances = views.map(|view| view.instance.clone()).collect();
-                section.updated.push(Updated { index, rev: found.rev, instances });
+        let FindQuery { app_id, service_name, version, environment, rev, .. } = query.clone();
+        let element = [app_id, service_name, version, environment, rev];
+        let outcome = match known.get(&element) {
+            Some(outcome) => outcome.clone(),
+            None => {
+                let outcome = find_one(api, caller, &query).await;
+                known.insert(element, outcome.clone());
+                outcome
             }
-            Err(error) => section.add_failure(index, error.into()),
-        }
+        };
+        section.add(index, outcome, room)?;
     }
-    section
+    Ok(section)
 }
 
-async fn get_each(api: &Api, caller: &Caller, ids: Vec<(InstanceId, String)>) -> Section {
+async fn find_one(api: &Api, caller: &Caller, query: &FindQuery) -> Outcome {
+    match api.registry().find(caller, query).await {
+        Ok(found) if found.not_modified => Outcome::NotModified,
+        Ok(found) => {
+            let views = found.services.iter().flat_map(|view| view.instances.values());
+            let instances = views.map(|view| view.instance.clone()).collect();
+            Outcome::Updated { rev: found.rev, instances }
+        }
+        Err(error) => Outcome::Failed(error.into()),
+    }
+}
+
+async fn get_each(
+    api: &Api,
+    caller: &Caller,
+    ids: Vec<(InstanceId, String)>,
+    room: &mut usize,
+) -> Result<Section, Failure> {
     let mut section = Section::default();
     for (index, (ids, rev)) in ids.into_iter().enumerate() {
         let service = caller.service(&ids.service_id);
-        match api.registry().get_instance(caller, &service, &ids.instance_id, &[], &rev).await {
-            Ok(found) if found.not_modified => section.not_modified.push(index),
-            Ok(found) => {
-                section.updated.push(Updated { index, rev: found.rev, instances: vec![found.instance] });
-            }
-            Err(error) => section.add_failure(index, error.into()),
-        }
+        let outcome = match api.registry().get_instance(caller, &service, &ids.instance_id, &[], &rev).await {
+            Ok(found) if found.not_modified => Outcome::NotModified,
+            Ok(found) => Outcome::Updated { rev: found.rev, instances: vec![found.instance] },
+            Err(error) => Outcome::Failed(error.into()),
+        };
+        section.add(index, outcome, room)?;
     }
-    section
+    Ok(section)
 }

@@ -99,6 +99,14 @@ fn malformed(error: serde_json::Error) -> Failure {
     Failure::invalid(error.to_string())
 }
 
+/// Refuses a list of a request that has more elements than its route works on at once.
+pub(super) fn at_most(most: usize, count: usize, list: &str) -> Result<(), Failure> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(Failure::invalid(format!("'{list}' has {count} elements, and at most {most} are allowed")))
+}
+
 /// The items of a comma list, without empty ones.
 pub(super) fn comma_list(text: &str) -> Vec<String> {
     text.split(',').filter(|item| !item.is_empty()).map(String::from).collect()

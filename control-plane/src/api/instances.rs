@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Instance, null_default, null_texts};
 
-use super::call::Call;
+use super::call::{Call, at_most};
 use super::failure::Code::{InstanceNotFound, NotEnoughQuota, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, delete, object, post, put};
 use super::reply::{self, Reply};
 use super::state::Api;
 use crate::registry::heartbeat::Beat;
+
+/// Heartbeats in one request. Gateways send 256; agents of many instances send more.
+const BEATS: usize = 10_000;
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
@@ -130,6 +133,7 @@ async fn heartbeats(State(api): State<Api>, call: Call) -> Reply {
         instances: Vec<BeatRequest>,
     }
     let body: Body = call.json().map_err(unmarshal)?;
+    at_most(BEATS, body.instances.len(), "instances")?;
     let mut beats = Vec::with_capacity(body.instances.len());
     for BeatRequest { service_id, instance_id } in body.instances {
         beats.push(Beat { service_id, instance_id });

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::model::{Framework, Instance, Service, null_default, null_texts};
 
-use super::call::Call;
+use super::call::{Call, at_most};
 use super::failure::Code::{
     HasConsumers, HasInstances, NotEnoughQuota, SchemaNotFound, ServiceConflict, ServiceNotFound,
     VersionNotFound,
@@ -27,6 +27,10 @@ use crate::view::ServiceRule;
 /// Deletions of one request that run at the same time. They share the question to the store by which an
 /// absent service is proven to be absent.
 const DELETES_AT_ONCE: usize = 64;
+/// Services that one request may delete.
+const DELETES: usize = 10_000;
+/// Instances that may be registered together with their service. Each is written on its own.
+const INSTANCES: usize = 100;
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
@@ -102,6 +106,7 @@ async fn register(State(api): State<Api>, call: Call) -> Reply {
     let body: RegisterBody = call.json()?;
     let Some(service) = body.service else { return Err(Failure::invalid("Request body is empty")) };
     let registry = api.registry();
+    at_most(INSTANCES, body.instances.len(), "instances")?;
     let id = registry.register_service(&call.caller.tenant, service).await?;
     let reference = call.caller.service(&id);
     // Rules and tags come before instances, so that no consumer sees an instance that they hide.
@@ -183,6 +188,7 @@ async fn delete_many(State(api): State<Api>, call: Call) -> Reply {
     if service_ids.is_empty() {
         return Err(Failure::invalid("'serviceIDs' is empty"));
     }
+    at_most(DELETES, service_ids.len(), "serviceIds")?;
     service_ids.iter().try_for_each(|id| validate::service_id(id))?;
     // A set, because a service can be deleted only once: a second attempt would report it as absent.
     let ids: BTreeSet<_> = service_ids.into_iter().collect();

@@ -24,6 +24,8 @@ use sides::{change, has_provider, rule_name, rules_of, step, target};
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Declarations that one request may have.
 const DECLARATIONS_PER_REQUEST: usize = 100;
+/// Providers that one declaration may name. They are written fifty at a time; a consumer of more declares `*`.
+const PROVIDERS_PER_DECLARATION: usize = 1000;
 
 /// The effect of new providers on the existing ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,6 +366,9 @@ impl Registry {
         validate::dependency_consumer(&consumer)?;
         if mode == Mode::Add && providers.is_empty() {
             return Err(RegistryError::invalid("Required providers"));
+        }
+        if providers.len() > PROVIDERS_PER_DECLARATION {
+            return Err(RegistryError::invalid("field 'providers' must have at most 1000 items"));
         }
         // The body does not decide this: with another tenant's key, a client could read and erase that
         // tenant's rules.

@@ -325,13 +325,20 @@ async fn register_instance(
     request.body(body).send().await?.id("instanceId", registry)
 }
 
+/// Heartbeats in one request.
+const HEARTBEATS_PER_REQUEST: usize = 5000;
+
 async fn send_heartbeats(registry: &RegistryClient, population: &Population) -> Result<(), CommandFailure> {
     let mut instances = Vec::with_capacity(population.providers.len());
     for provider in &population.providers {
         instances.push(json!({"serviceId": provider.service, "instanceId": provider.instance}));
     }
-    let request = registry.request(Method::PUT, &["registry", "heartbeats"]);
-    request.body(json!({ "instances": instances })).send().await.map(drop)
+    // A registry takes a bounded number in one request.
+    for batch in instances.chunks(HEARTBEATS_PER_REQUEST) {
+        let request = registry.request(Method::PUT, &["registry", "heartbeats"]);
+        request.body(json!({ "instances": batch })).send().await?;
+    }
+    Ok(())
 }
 
 async fn make_change(
