@@ -183,6 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
     async fn readiness_can_be_waited_for() {
         let readiness = Readiness::new(&Tasks::new());
         let view = readiness.condition("view");

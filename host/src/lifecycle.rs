@@ -94,6 +94,7 @@ impl Tasks {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let drain = self.drain.clone();
         let abort = self.abort.clone();
+        #[expect(clippy::disallowed_methods, reason = "it lives as long as the process and holds nothing")]
         // Not tracked: it must listen until the process ends, so `finish` would wait for it in vain.
         tokio::spawn(async move {
             loop {

@@ -1,5 +1,7 @@
 //! The binary in the hands of a new user: a registry, a watch, a load, an end and a restart.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod event {
             missing_docs,
             nonstandard_style,
             clippy::all,
+            clippy::allow_attributes_without_reason,
             unreachable_pub,
             reason = "generated from a .proto file"
         )]
@@ -26,6 +27,7 @@ pub mod watch {
             missing_docs,
             nonstandard_style,
             clippy::all,
+            clippy::allow_attributes_without_reason,
             unreachable_pub,
             reason = "generated from a .proto file"
         )]
@@ -39,6 +41,7 @@ pub mod servicecenter {
         missing_docs,
         nonstandard_style,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         unreachable_pub,
         reason = "generated from a .proto file"
     )]

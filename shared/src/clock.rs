@@ -27,7 +27,13 @@ impl Clock {
         }
     }
 
+    /// The time as the standard library has it, for dates and certificates.
+    pub fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(self.micros())
+    }
+
     /// Unix time in microseconds.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     pub fn micros(&self) -> u64 {
         match &self.0 {
             Some(micros) => micros.load(Ordering::Relaxed),

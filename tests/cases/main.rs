@@ -1,5 +1,7 @@
 //! System tests.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 mod backup;
 mod concurrent;
 mod dashboards;

@@ -17,6 +17,8 @@
 //! Every process started here is ended, by its process id, when its handle is dropped. When a test fails, the
 //! logs of its processes are printed.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 pub mod certificates;
 pub mod client;
 pub mod collector;

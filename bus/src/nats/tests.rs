@@ -1,5 +1,7 @@
 //! Tests of the bus over a real server. Each test starts its own `nats-server` process on a port of its own.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 

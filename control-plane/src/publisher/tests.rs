@@ -1,5 +1,7 @@
 //! The publisher's task: prompt publishing, and the end of a term.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;

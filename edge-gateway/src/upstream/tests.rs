@@ -1,5 +1,7 @@
 //! Requests that end abnormally, and requests that overlap.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 

@@ -1,6 +1,8 @@
 //! The gateway as a whole: real sockets and clients, a bus in the process, a scripted control plane behind
 //! it.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 mod control_plane;
 mod flood;
 mod forwarding;

@@ -1,5 +1,7 @@
 //! Tests of a listener over real sockets, from the view of its clients.
 
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::{any, get};

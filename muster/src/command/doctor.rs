@@ -4,6 +4,7 @@
 //! for that is removed again); with `--program` this machine, on which the program is to run; with `--admin`
 //! processes that run.
 
+use shared::clock::Clock;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -324,7 +325,7 @@ async fn clock(registry: &RegistryClient) -> Outcome {
     let Some(theirs) = date(reply.headers()) else {
         return warning("the reply has no date, so the clocks cannot be compared");
     };
-    let ours = SystemTime::now();
+    let ours = Clock::system().now();
     let apart = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default();
     if apart > MAX_CLOCK_SKEW {
         warning(format!("the clocks of this machine and the server are {} apart", shown(apart)))

@@ -5,6 +5,7 @@
 //! missing, and nothing is shown twice. It ends when interrupted, or when the server says that there is
 //! nothing to watch.
 
+use shared::clock::Clock;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -245,7 +246,7 @@ fn parse(text: &str) -> Result<WatchFrame, CommandFailure> {
 }
 
 fn line(screen: &mut Screen, action: &str, name: &str, rest: &str) -> Result<(), CommandFailure> {
-    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    let now = humantime::format_rfc3339_seconds(Clock::system().now()).to_string();
     let time = now.get(11..19).unwrap_or_default();
     let line = format!("{time}  {}  {}  {rest}", screen.word(action, 6), screen.word(name, 0));
     screen.line(line.trim_end())

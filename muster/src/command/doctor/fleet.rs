@@ -1,6 +1,7 @@
 //! Checks running processes by their admin ports: each is to be ready and fresh; together they are to have
 //! one version, one time and one publisher.
 
+use shared::clock::Clock;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -156,7 +157,7 @@ fn versions(versions: &BTreeMap<String, Vec<String>>) -> Outcome {
 }
 
 fn seconds_ahead(theirs: SystemTime) -> f64 {
-    match theirs.duration_since(SystemTime::now()) {
+    match theirs.duration_since(Clock::system().now()) {
         Ok(ahead) => ahead.as_secs_f64(),
         Err(behind) => -behind.duration().as_secs_f64(),
     }

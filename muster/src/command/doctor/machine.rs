@@ -1,6 +1,7 @@
 //! Checks whether a program could run on this machine: its settings, ports, certificate, store, bus and open
 //! files.
 
+use shared::clock::Clock;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -121,7 +122,7 @@ async fn port(address: SocketAddr) -> Outcome {
 fn certificate(expires: SystemTime) -> Outcome {
     let when = humantime::format_rfc3339_seconds(expires);
     // Files are read again when they change, so a renewed certificate needs no restart.
-    match expires.duration_since(SystemTime::now()) {
+    match expires.duration_since(Clock::system().now()) {
         Err(_) => {
             failed(format!("it has expired ({when}): put a new one in its place, no restart is needed"))
         }
