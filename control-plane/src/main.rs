@@ -55,7 +55,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     host.serve_admin(admin);
     // The other handles are dropped with `app`: the store closes with its last handle.
     let App { service, drain, .. } = app;
-    let limits = ServerLimits { access_log: config.log.access, ..config.http };
+    let limits = ServerLimits { access_log: config.program.log.access, ..config.http };
     host.tasks.spawn_vital("api", async move {
         serve_counted(api, service, limits, counted, &tasks).await;
         // No request is in flight any more, so no write can follow.

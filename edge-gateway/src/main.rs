@@ -32,7 +32,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let bus = NatsBus::connect(config.nats, tasks).await.context("cannot use the addresses of NATS")?;
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
     let parts = Parts {
-        config: Config { access_log: config.log.access, ..config.gateway },
+        config: Config { access_log: config.program.log.access, ..config.gateway },
         listener: None,
         bus: Arc::new(bus),
         forward,

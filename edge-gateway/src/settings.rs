@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use bus::NatsConfig;
 use host::http::ServerLimits;
-use host::program::Program;
-use host::telemetry::LogConfig;
+use host::program::{Program, ProgramSettings};
 use host::tls::{self, ClientFiles};
-use settings::{Config as Read, Secret, Settings, Size, Url};
+use settings::{Config as Read, Settings, Size, Url};
 
 pub use crate::fanout::FanoutConfig;
 pub use crate::forward::ForwardConfig;
@@ -217,13 +216,8 @@ fn read_heartbeat_session(settings: &mut Settings<'_>, default: SessionConfig) -
 pub struct ProcessConfig {
     /// The address of liveness, readiness and metrics.
     pub admin_listen: SocketAddr,
-    /// The bearer token that operators need on the admin port from another machine; `None` admits this
-    /// machine only.
-    pub admin_token: Option<Secret>,
-    /// The time that a drain may take.
-    pub grace: Duration,
-    /// Logs.
-    pub log: LogConfig,
+    /// Logs, the duration of a drain, and the token of remote operators.
+    pub program: ProgramSettings,
     /// The bus.
     pub nats: NatsConfig,
     /// The control planes.
@@ -236,14 +230,9 @@ impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         let gateway = Config::read(settings);
         let forward = read_forward(settings);
-        let grace: Duration = settings.within(
-            "grace",
-            "25s",
-            "0s"..="1h",
-            "Time that a drain may take after SIGTERM before everything left is dropped.",
-        );
+        let program = ProgramSettings::read(settings, "25s", "1h");
         // The end of the grace period cuts every session that still waits for its turn in the drain.
-        if grace < gateway.drain_over {
+        if program.grace < gateway.drain_over {
             settings.mistake("grace", "the grace period must be at least as long as drain-over");
         }
         Self {
@@ -252,10 +241,7 @@ impl Read for ProcessConfig {
                 "127.0.0.1:30101",
                 "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
             ),
-            admin_token: settings
-                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
-            grace,
-            log: LogConfig::read(settings),
+            program,
             nats: NatsConfig::read(settings, "muster-edge-gateway"),
             forward,
             gateway,
@@ -266,16 +252,8 @@ impl Read for ProcessConfig {
 impl Program for ProcessConfig {
     const SERVICE: &'static str = "muster-edge-gateway";
 
-    fn log(&self) -> &LogConfig {
-        &self.log
-    }
-
-    fn grace(&self) -> Duration {
-        self.grace
-    }
-
-    fn admin_token(&self) -> Option<&Secret> {
-        self.admin_token.as_ref()
+    fn program(&self) -> &ProgramSettings {
+        &self.program
     }
 }
 

@@ -36,7 +36,7 @@ use crate::http::{ServerLimits, serve};
 use crate::inventory;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
-use settings::{Config, Loaded, Reloader, Secret};
+use settings::{Config, Loaded, Reloader, Secret, Settings};
 
 /// The pause between two looks at the modification time of the configuration file.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -44,16 +44,41 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The time that the admin port has for answers in progress when everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
+/// The settings that every program has. A program embeds them in its own.
+#[derive(Clone, Debug)]
+pub struct ProgramSettings {
+    /// The form and filter of the logs.
+    pub log: LogConfig,
+    /// The time that a drain may take before it becomes an abort.
+    pub grace: Duration,
+    /// The token with which operators on other machines may use the admin port; `None` refuses them.
+    pub admin_token: Option<Secret>,
+}
+
+impl ProgramSettings {
+    /// Declares `admin-token`, `grace` and `log.*`. The grace period is `grace` unless set, and at most `longest`:
+    /// a gateway that spreads the ends of its watches needs more of it than a control plane.
+    pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
+        Self {
+            admin_token: settings
+                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
+            grace: settings.within(
+                "grace",
+                grace,
+                "0s"..=longest,
+                "Time that a drain may take after SIGTERM before everything left is dropped.",
+            ),
+            log: LogConfig::read(settings),
+        }
+    }
+}
+
 /// The settings of a whole program.
 pub trait Program: Config + Send + 'static {
     /// The program's name in metrics and traces.
     const SERVICE: &'static str;
-    /// The settings of its logs.
-    fn log(&self) -> &LogConfig;
-    /// The time that a drain may take before it becomes an abort.
-    fn grace(&self) -> Duration;
-    /// The token with which operators on other machines may use the admin port; `None` refuses them.
-    fn admin_token(&self) -> Option<&Secret>;
+    /// The settings that every program has.
+    fn program(&self) -> &ProgramSettings;
 }
 
 /// Applies the live settings of a configuration that was read again.
@@ -99,7 +124,7 @@ where
         }
     };
     let in_time = runtime.block_on(async {
-        let telemetry = match Telemetry::start(C::SERVICE, config.log()) {
+        let telemetry = match Telemetry::start(C::SERVICE, &config.program().log) {
             Ok(telemetry) => telemetry,
             Err(e) => {
                 log_failure(&e);
@@ -144,21 +169,21 @@ where
     let admin_tasks = Tasks::new();
     // Before the body: a signal during a slow start must drain, too.
     tasks.listen_for_signals().map_err(|e| e.to_string())?;
-    let grace = config.grace();
+    let grace = config.program().grace;
     let mut host = Host {
         metrics: telemetry.metrics().clone(),
         readiness: Readiness::new(&tasks),
         known: inventory::Sources::default(),
         reloader,
         admin_tasks: admin_tasks.clone(),
-        token: config.admin_token().cloned(),
+        token: config.program().admin_token.clone(),
         appliers: Vec::new(),
         tasks: tasks.clone(),
     };
     // The alternate form prints an error with its causes.
     body(config, &mut host).await.map_err(|e| format!("{e:#}"))?;
     let level = telemetry.level().clone();
-    host.appliers.push(Box::new(move |config| level.set(config.log())));
+    host.appliers.push(Box::new(move |config| level.set(&config.program().log)));
     host.keep_current().map_err(|e| e.to_string())?;
     let in_time = tasks.finish(grace).await;
     admin_tasks.drain().cancel();

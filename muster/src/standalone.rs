@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -19,9 +18,8 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
-use host::program::{self, Host, Program};
-use host::telemetry::logs::LogConfig;
-use settings::{Config, Secret, Settings};
+use host::program::{self, Host, Program, ProgramSettings};
+use settings::{Config, Settings};
 use shared::model::Tenant;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -38,12 +36,8 @@ pub(crate) struct StandaloneConfig {
     pub(crate) data_dir: PathBuf,
     /// Address of a separate listener for `/live`, `/ready`, `/metrics`. Without it they share `listen`.
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// Bearer token with which operators use the admin routes from other machines.
-    pub(crate) admin_token: Option<Secret>,
-    /// Time that a drain may take.
-    pub(crate) grace: Duration,
-    /// Logs.
-    pub(crate) log: LogConfig,
+    /// Logs, the duration of a drain, and the token of remote operators.
+    pub(crate) program: ProgramSettings,
     /// The control plane.
     pub(crate) plane: control_plane::settings::Config,
     /// The gateway. Its address is the registry's.
@@ -67,17 +61,7 @@ impl Config for StandaloneConfig {
                 "admin-listen",
                 "Address for /live, /ready and /metrics; without it they are served beside the API.",
             ),
-            admin_token: settings.optional(
-                "admin-token",
-                "Bearer token that allows /config, /known and /drain from other machines.",
-            ),
-            grace: settings.within(
-                "grace",
-                "20s",
-                "0s"..="10m",
-                "Time that a drain may take before the process ends regardless.",
-            ),
-            log: LogConfig::read(settings),
+            program: ProgramSettings::read(settings, "20s", "10m"),
             plane: control_plane::settings::Config::read(settings),
             gateway: edge_gateway::Config::read(settings),
         }
@@ -94,16 +78,8 @@ pub(crate) fn command() -> Command {
 impl Program for StandaloneConfig {
     const SERVICE: &'static str = "muster-standalone";
 
-    fn log(&self) -> &LogConfig {
-        &self.log
-    }
-
-    fn grace(&self) -> Duration {
-        self.grace
-    }
-
-    fn admin_token(&self) -> Option<&Secret> {
-        self.admin_token.as_ref()
+    fn program(&self) -> &ProgramSettings {
+        &self.program
     }
 }
 
@@ -146,7 +122,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
     let parts = edge_gateway::Parts {
-        config: edge_gateway::Config { access_log: config.log.access, ..config.gateway },
+        config: edge_gateway::Config { access_log: config.program.log.access, ..config.gateway },
         listener: Some(api),
         bus,
         forward,

@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bus::NatsConfig;
 use host::http::ServerLimits;
-use host::program::Program;
-use host::telemetry::logs::LogConfig;
+use host::program::{Program, ProgramSettings};
 use settings::{Config as Read, Secret, Settings, Url};
 
 use super::Config;
@@ -19,14 +17,10 @@ pub struct ProcessConfig {
     pub listen: SocketAddr,
     /// Address on which liveness, readiness and metrics are served.
     pub admin_listen: SocketAddr,
-    /// Bearer token of operators who use the admin port from another machine.
-    pub admin_token: Option<Secret>,
-    /// Longest duration of a drain.
-    pub grace: Duration,
+    /// Logs, the duration of a drain, and the token of remote operators.
+    pub program: ProgramSettings,
     /// Limits of the API's listener.
     pub http: ServerLimits,
-    /// Form and filter of the log.
-    pub log: LogConfig,
     /// Connection to the store.
     pub etcd: EtcdConfig,
     /// Connection to the bus.
@@ -46,16 +40,8 @@ impl Read for ProcessConfig {
                 "127.0.0.1:30111",
                 "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
             ),
-            admin_token: settings
-                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
-            grace: settings.within(
-                "grace",
-                "10s",
-                "0s"..="10m",
-                "Time that open requests may take after SIGTERM before they are dropped.",
-            ),
+            program: ProgramSettings::read(settings, "10s", "10m"),
             http: ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends."),
-            log: LogConfig::read(settings),
             etcd: etcd(settings),
             nats: NatsConfig::read(settings, &plane.name),
             plane,
@@ -66,16 +52,8 @@ impl Read for ProcessConfig {
 impl Program for ProcessConfig {
     const SERVICE: &'static str = "muster-control-plane";
 
-    fn log(&self) -> &LogConfig {
-        &self.log
-    }
-
-    fn grace(&self) -> Duration {
-        self.grace
-    }
-
-    fn admin_token(&self) -> Option<&Secret> {
-        self.admin_token.as_ref()
+    fn program(&self) -> &ProgramSettings {
+        &self.program
     }
 }
 
