@@ -141,7 +141,7 @@ fn living(seconds: u32) -> Value {
 }
 
 #[tokio::test]
-async fn the_lease_agrees_with_the_health_check_after_each_registration() {
+async fn the_lease_follows_the_health_check_of_each_registration() {
     let probe = Probe::start().await;
     let service = probe.service(json!({"serviceName": "order"})).await;
     let path = format!("/microservices/{service}/instances/i");
@@ -180,7 +180,7 @@ async fn the_lease_agrees_with_the_health_check_after_each_registration() {
 }
 
 #[tokio::test]
-async fn changed_properties_are_stored_when_an_instance_registers_again() {
+async fn a_registration_again_stores_changed_properties() {
     let probe = Probe::start().await;
     let service = probe.service(json!({"serviceName": "order"})).await;
     for zone in ["east", "west"] {

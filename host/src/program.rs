@@ -56,8 +56,8 @@ pub struct ProgramSettings {
 }
 
 impl ProgramSettings {
-    /// Declares `admin-token`, `grace` and `log.*`. The grace period is `grace` unless set, and at most `longest`:
-    /// a gateway that spreads the ends of its watches needs more of it than a control plane.
+    /// Declares `admin-token`, `grace` and `log.*`. The grace period is `grace` unless set, and at most
+    /// `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
     pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
         Self {
             admin_token: settings

@@ -48,6 +48,7 @@ impl Backoff {
 /// A random duration between the two given multiples of `base`, such as `0.75..=1.25`. Neither may be
 /// negative.
 pub fn jitter(base: Duration, multiples: RangeInclusive<f64>) -> Duration {
+    // `mul_f64` panics when the product is negative, hence the rule about the multiples.
     let width = multiples.end() - multiples.start();
     base.mul_f64(multiples.start() + width * fastrand::f64())
 }

@@ -30,6 +30,7 @@ impl Position {
 
     /// The position after every change of `rev`.
     pub fn end_of(rev: Revision) -> Self {
+        // No change has this number: a transaction of the store is limited to far fewer operations.
         Self { rev, sub: u32::MAX }
     }
 
@@ -128,6 +129,7 @@ impl InstanceEvent {
 
     /// The event as a protobuf message, for use in another message.
     pub fn to_proto(&self) -> pb::InstanceEvent {
+        // `received_at` is the gateway's own record, and the trace travels in a header of the bus.
         pb::InstanceEvent {
             provider: Some((&self.provider).into()),
             at: Some(self.at.into()),
@@ -155,6 +157,8 @@ impl InstanceEvent {
             pb::Action::Create => Action::Create,
             pb::Action::Update => Action::Update,
             pb::Action::Delete => Action::Delete,
+            // Protobuf also reads an action of a later version as this one. A guess could delete an instance,
+            // so the event is refused, and the gap that it leaves is filled by a replay.
             pb::Action::Unspecified => return Err(DecodeError::Missing("action")),
         };
         Ok(Self {

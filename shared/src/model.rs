@@ -43,6 +43,8 @@ impl Tenant {
     /// Parses `{domain}/{project}`, the form in which keys carry a tenant.
     pub fn parse(text: &str) -> Option<Self> {
         let (domain, project) = text.split_once('/')?;
+        // Keys of the store separate their parts by slashes, so a third segment could not be told from the
+        // rest of a key.
         (!domain.is_empty() && !project.is_empty() && !project.contains('/'))
             .then(|| Self::new(domain, project))
     }

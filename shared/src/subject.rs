@@ -12,6 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::model::{MAX_ID, MAX_TENANT_NAME, ServiceRef, Tenant};
 
 /// Everything but letters, digits, `-` and `_`.
+// Hyphen and underscore have no meaning for NATS and are common in names, so ordinary subjects stay
+// readable in the server's monitoring.
 const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The most bytes of one character in a token: four bytes in UTF-8, each of them percent-encoded.
@@ -56,6 +58,7 @@ pub fn service_of(subject: &str) -> Option<ServiceRef> {
     let domain = name_in(tokens.next()?, MAX_TENANT_NAME)?;
     let project = name_in(tokens.next()?, MAX_TENANT_NAME)?;
     let id = name_in(tokens.next()?, MAX_ID)?;
+    // A subject with more tokens may come from a later version. Read in part, it would name a wrong service.
     tokens.next().is_none().then(|| ServiceRef::new(Tenant::new(domain, project), id))
 }
 

@@ -24,7 +24,8 @@ use sides::{change, has_provider, rule_name, rules_of, step, target};
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Declarations that one request may have.
 const DECLARATIONS_PER_REQUEST: usize = 100;
-/// Providers that one declaration may name. They are written fifty at a time; a consumer of more declares `*`.
+/// Providers that one declaration may name. They are written fifty at a time. A consumer of more providers
+/// declares `*`.
 const PROVIDERS_PER_DECLARATION: usize = 1000;
 
 /// The effect of new providers on the existing ones.

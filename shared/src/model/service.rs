@@ -51,6 +51,7 @@ pub struct Service {
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub alias: String,
     /// Load-balancing strategy.
+    // The one key that is not in camel case, because Service-Center writes it so.
     #[serde(
         rename = "LBStrategy",
         deserialize_with = "null_texts",
