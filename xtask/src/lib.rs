@@ -5,7 +5,7 @@
 //! | [`ci`] | all checks that a change must pass, the quick ones first |
 //! | [`rooms`] | no two rooms of a crate import each other |
 //! | [`licences`], [`advisories`] | licences, sources, duplicates and security advisories of dependencies |
-//! | [`tests`], [`bench`] | tests and measurements, with the programs and servers that they start |
+//! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
 //! | [`codegen`] | Rust code from the `.proto` files |
 //! | [`servers`], [`run`] | installing the servers, and running other programs visibly |
 
