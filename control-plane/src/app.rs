@@ -67,7 +67,7 @@ pub struct DrainHandle {
 }
 
 impl DrainHandle {
-    /// Publishes the last changes and stops the rooms behind the API. Takes [`HANDOVER`] at most after this
+    /// Publishes the last changes and stops the rooms behind the API. Takes `HANDOVER` at most after this
     /// node has unregistered itself.
     pub async fn finish(self) {
         tokio::select! { () = self.unregistered.cancelled() => {}, () = self.stop.cancelled() => {} }

@@ -1,7 +1,7 @@
 //! The sizes of what the bus carries, and the part of a change that is left out when it is too large.
 //!
 //! A message beyond the bus' limit is refused however often it is sent, and every message after it waits.
-//! Clients cannot cause one, because [`LARGEST_INSTANCE`] is checked before an instance is stored. Other
+//! Clients cannot cause one, because `LARGEST_INSTANCE` is checked before an instance is stored. Other
 //! programs can, because they write into the store themselves.
 
 use prost::Message as _;

@@ -3,7 +3,7 @@
 //! - Reads come from the replica's view.
 //! - Writes are compare-and-swap transactions on the store. They return when this replica's view has reached
 //!   them, so that a client which reads after it wrote finds its own write.
-//! - A claim that something is absent, or that nothing changed, is made only on a [`Registry::confirmed`]
+//! - A claim that something is absent, or that nothing changed, is made only on a `Registry::confirmed`
 //!   view.
 //! - Each operation fails with a [`RegistryError`].
 

@@ -145,7 +145,7 @@ impl InterestWant {
     /// Reads a request.
     ///
     /// # Errors
-    /// [`AnswerError::NothingNamed`] when it has neither a scope nor a consumer.
+    /// `AnswerError::NothingNamed` when it has neither a scope nor a consumer.
     pub fn parse(request: pb::InterestRequest) -> Result<Self, AnswerError> {
         let of = match (request.scope, request.consumer) {
             (Some(scope), _) => InterestOf::Scope(scope.into()),

@@ -10,7 +10,7 @@
 //! Every replica comes to the same conclusion, because it follows from the store alone. The usual size of a
 //! service is a key that registrations and unregistrations write in their transactions, which also tells an
 //! unregistration from an expiry. The conclusion is then recorded as keys on a lease (see
-//! [`crate::protector`]). The end of the lease ends the protection, no matter which replicas live then.
+//! `crate::protector`). The end of the lease ends the protection, no matter which replicas live then.
 
 use serde::{Deserialize, Serialize};
 use shared::model::{Instance, Revision};
