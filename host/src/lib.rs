@@ -13,6 +13,7 @@
 //! No room here depends on services or instances, except the inventory, which names them.
 
 pub mod admin;
+mod files;
 pub mod http;
 pub mod inventory;
 pub mod lifecycle;

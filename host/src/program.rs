@@ -32,14 +32,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Readiness};
+use crate::files::FileWatch;
 use crate::http::{ServerLimits, serve};
 use crate::inventory;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
 use settings::{Config, Loaded, Reloader, Secret, Settings};
-
-/// The pause between two looks at the modification time of the configuration file.
-const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The time that the admin port has for answers in progress when everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
@@ -264,24 +262,18 @@ impl<C: Program> Host<C> {
             reloads.add(0, &[KeyValue::new("result", result)]);
         }
         let drain = tasks.drain().clone();
-        let mut seen = reloader.file();
+        let mut file = FileWatch::new(reloader.path().into_iter().collect());
         tasks.spawn_named("settings", async move {
-            // Polled: notifications do not work on every volume, and Kubernetes replaces files by
-            // way of links.
-            let mut checks = tokio::time::interval(FILE_CHECK_INTERVAL);
             loop {
                 tokio::select! {
                     biased;
                     () = drain.cancelled() => return,
                     _ = hangup.recv() => {}
-                    _ = checks.tick() => {
-                        let now = reloader.file();
-                        // While the file is being replaced it may be absent. It is read when it
-                        // is there again.
-                        if now == seen || now.as_ref().is_some_and(|(_, changed)| changed.is_none()) {
+                    () = file.changed() => {
+                        // While the file is being replaced it may be absent. It is read when it is there again.
+                        if !file.all_present() {
                             continue;
                         }
-                        seen = now;
                     }
                 }
                 let result = reread(&mut reloader, &appliers);

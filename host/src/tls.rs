@@ -25,11 +25,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
 
+use crate::files::FileWatch;
 use crate::lifecycle::Tasks;
 use settings::Settings;
-
-/// The pause between two looks at the modification times of the files.
-const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The reasons for which TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -147,16 +145,9 @@ impl ServerTls {
         let this = self.clone();
         let drain = tasks.drain().clone();
         tasks.spawn_named("tls", async move {
-            let mut seen = this.stamps();
-            let mut checks = tokio::time::interval(FILE_CHECK_INTERVAL);
-            while drain.run_until_cancelled(checks.tick()).await.is_some() {
-                let now = this.stamps();
-                if now == seen {
-                    continue;
-                }
-                // Set before the files are read: a bad certificate is reported once, not every two seconds.
-                // If the files are halfway replaced, the second half changes a time again.
-                seen = now;
+            let mut files = FileWatch::new(this.paths());
+            // A bad certificate is reported once and not at every look, also when a file is missing.
+            while drain.run_until_cancelled(files.changed()).await.is_some() {
                 let result = match this.reload() {
                     Ok(()) => {
                         info!(certificate = %this.files.certificate.display(), "the certificate was read again");
@@ -179,11 +170,9 @@ impl ServerTls {
         Ok(())
     }
 
-    /// The modification time of each file; `None` for one that cannot be read.
-    fn stamps(&self) -> Vec<Option<SystemTime>> {
-        let files = [Some(&self.files.certificate), Some(&self.files.key), self.files.client_ca.as_ref()];
-        let paths = files.into_iter().flatten();
-        paths.map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()).collect()
+    fn paths(&self) -> Vec<PathBuf> {
+        let TlsFiles { certificate, key, client_ca } = &self.files;
+        [Some(certificate), Some(key), client_ca.as_ref()].into_iter().flatten().cloned().collect()
     }
 }
 

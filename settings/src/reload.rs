@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
@@ -61,12 +60,9 @@ impl Reloader {
         self.shown.clone()
     }
 
-    /// The path of the configuration file, with the time of its last modification. `None` when no file is
-    /// configured; the time is `None` while the file cannot be read.
-    pub fn file(&self) -> Option<(PathBuf, Option<SystemTime>)> {
-        let (path, _) = file_of(&self.matches, |name| self.environment.get(name).cloned())?;
-        let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
-        Some((path, modified))
+    /// The path of the configuration file. `None` when no file is configured.
+    pub fn path(&self) -> Option<PathBuf> {
+        file_of(&self.matches, |name| self.environment.get(name).cloned()).map(|(path, _)| path)
     }
 
     /// Reads all settings once more.
