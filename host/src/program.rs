@@ -270,7 +270,8 @@ impl<C: Program> Host<C> {
                     () = drain.cancelled() => return,
                     _ = hangup.recv() => {}
                     () = file.changed() => {
-                        // While the file is being replaced it may be absent. It is read when it is there again.
+                        // While the file is being replaced it may be absent. It is read when it is there
+                        // again.
                         if !file.all_present() {
                             continue;
                         }
