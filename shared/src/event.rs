@@ -194,14 +194,20 @@ impl From<pb::Position> for Position {
 pub fn digest_of(instance_id: &str, mod_rev: Revision) -> u64 {
     // FNV-1a: fast on short texts, and 64 bits make an accidental collision unlikely. It need not
     // resist an attacker: a forged collision could only hide a lost change of the forger's own service.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in instance_id.bytes().chain(mod_rev.get().to_le_bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
+    let mut hash = fnv1a(instance_id.bytes().chain(mod_rev.get().to_le_bytes()));
     // FNV-1a mixes the last bytes poorly. Digests are sums, so every bit should depend on every byte.
     hash ^= hash >> 32;
     hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     hash ^ (hash >> 32)
+}
+
+/// FNV-1a, which every process computes alike, in every build.
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
 }
 
 #[cfg(test)]

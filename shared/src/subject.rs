@@ -9,6 +9,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::event::fnv1a;
 use crate::model::{MAX_ID, MAX_TENANT_NAME, ServiceRef, Tenant};
 
 /// Everything but letters, digits, `-` and `_`.
@@ -76,13 +77,9 @@ fn token(name: &str, most: usize) -> String {
     if token.len() <= most * CHARACTER {
         return token;
     }
-    // FNV-1a, which every process computes alike. A tilde is always encoded in a name, so no name has this
+    // Every process computes this hash alike. A tilde is always encoded in a name, so no name has this
     // token; two names that share it would only receive each other's messages, which name their service.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in name.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("~{hash:016x}")
+    format!("~{:016x}", fnv1a(name.bytes()))
 }
 
 /// The name in a token. `None` for a token that [`token`] would not make, because its name is too long.
