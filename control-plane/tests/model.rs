@@ -179,7 +179,8 @@ impl RegistryModel {
                 self.service(*key, |s| s.tag.take().map_or(Some("400018"), |_| None))
             }
             ModelRequest::Instance(key, id) => self.service(*key, |s| {
-                s.instances.entry(*id).or_insert(("UP", None));
+                // Registered again, an instance keeps its status; its properties are those of the request.
+                s.instances.entry(*id).or_insert(("UP", None)).1 = None;
                 None
             }),
             ModelRequest::End(key, id) => {
