@@ -3,7 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    diff, doctor, drain, find, instances, loadgen, probe, register, services, status, top, unregister, watch,
+    diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store, top, unregister,
+    watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
@@ -45,6 +46,8 @@ enum CliCommand {
     Loadgen(loadgen::Loadgen),
     /// Succeed if an address answers with status 200; for health checks in containers.
     Probe(probe::Probe),
+    /// Check the file of a standalone registry, or save what is whole in a damaged one.
+    Store(store::Store),
     /// Print a completion script for a shell.
     Completions {
         /// The shell that will read the script.
@@ -91,6 +94,7 @@ async fn run_command(command: CliCommand, screen: &mut Screen) -> Result<(), Com
         CliCommand::Drain(drain) => drain.run(screen).await,
         CliCommand::Loadgen(loadgen) => loadgen.run(screen).await,
         CliCommand::Probe(probe) => probe.run().await,
+        CliCommand::Store(store) => store.run(screen),
         CliCommand::Completions { shell } => {
             // Written into memory first: the generator panics when its output fails, and a closed pipe is no
             // bug.

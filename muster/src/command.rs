@@ -11,6 +11,7 @@ mod processes;
 pub(crate) mod register;
 pub(crate) mod services;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod top;
 pub(crate) mod unregister;
 pub(crate) mod watch;

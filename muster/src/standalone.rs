@@ -28,6 +28,8 @@ use crate::failure;
 
 /// The name of the command.
 pub(crate) const NAME: &str = "standalone";
+/// The store's file in the data directory.
+pub(crate) const STORE_FILE: &str = "muster.redb";
 
 /// The settings of a standalone registry: those of both planes, without etcd, NATS and addresses between the
 /// planes.
@@ -96,7 +98,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
-    let file = config.data_dir.join("muster.redb");
+    let file = config.data_dir.join(STORE_FILE);
     let bus = Arc::new(LocalBus::new());
     let parts = Parts {
         store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)

@@ -3,7 +3,8 @@
 //! In: the calls of [`Store`]. Out: a reply to each write once the file contains it, and the items of
 //! watches. Keys and the recent history are in memory as well, so reads and watches never touch the file.
 //!
-//! Promises: an acknowledged write survives `kill -9`. After a crash the file contains whole revisions only.
+//! Promises: an acknowledged write survives `kill -9`. A file that is damaged, or older than what was
+//! acknowledged, is refused. After a crash the file contains whole revisions only.
 //! Readers see only durable state. The history never grows past its bounds.
 //!
 //! | room | holds |
@@ -15,6 +16,9 @@
 //! | `shared_state` | the durable state for readers |
 //! | `watcher` | one watch: a cursor over the log |
 //! | `file`, `record` | the file and the encoding of its records |
+//! | `head` | the second witness of how far writes were acknowledged |
+//! | `contents`, `overlay` | verifying a file before anything is written to it |
+//! | `repair` | checking a file, and saving what is whole in a damaged one |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,19 +31,26 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
 
+mod contents;
 mod file;
+mod head;
 mod leases;
 mod log;
+mod overlay;
 mod record;
+mod repair;
 mod shared_state;
 mod state;
 mod watcher;
 mod writer;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 pub use file::OpenError;
+pub use repair::{Salvage, SalvageWay, StoreSummary, check, salvage};
 
 use file::StoreFile;
 use log::HistoryBounds;
@@ -87,7 +98,8 @@ impl EmbeddedStore {
     /// last handle is dropped or the tasks are aborted. Blocks while the file is read. Needs a runtime.
     ///
     /// # Errors
-    /// If the file cannot be opened, is in use, is damaged, or has an unknown format.
+    /// If the file cannot be opened, is in use, is damaged or empty, lacks what was acknowledged, or has an unknown
+    /// format.
     pub fn open(
         path: impl AsRef<Path>,
         config: EmbeddedConfig,

@@ -2,29 +2,36 @@
 //!
 //! In: batches from the writer. Out: the state and the log when the file is opened. One batch is one durable
 //! transaction of the database, so after a crash the file contains whole batches only. `batch` counts them,
-//! which shows after a failed write whether it happened.
+//! which shows after a failed write whether it happened, and with the [`Head`] whether the file holds all that
+//! was acknowledged.
 
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, StorageError, TableDefinition};
 use shared::model::Revision;
+use tracing::{info, warn};
 
+use super::contents::{self, Contents, corrupt, guarded};
+use super::head::{Acknowledged, Head};
 use super::log::{CommitLog, LoggedCommit};
 use super::record;
-use super::state::{LeaseEntry, StoreState};
+use super::state::StoreState;
 use crate::store::LeaseId;
 
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
-const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
-const LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(super) const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+pub(super) const LEASES: TableDefinition<i64, &[u8]> = TableDefinition::new("lease-records");
+/// The leases of the first format.
+pub(super) const BARE_LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
 
 /// The format of the file. Raised whenever an older program could misread the file.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
+/// The format whose records have no checksums. It is read, and rewritten in the present one.
+pub(super) const FIRST_FORMAT: u64 = 1;
 /// The size of the database's own cache. Reads are served from memory, so it only has to hold the writer's
 /// pages.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -44,8 +51,45 @@ pub enum OpenError {
     /// Another process has the file open.
     #[error("{0} is in use by another process")]
     Locked(PathBuf),
+    /// The file has no contents, which no store of ours ever had.
+    #[error(
+        "{0} is empty: its contents were lost, or it was made by hand; put a copy back, or remove it to begin \
+         with an empty registry"
+    )]
+    Empty(PathBuf),
+    /// The file is gone, but its head shows that there was one.
+    #[error(
+        "{path} is missing, though it held revision {acknowledged}; put it back, or remove {head} to begin with \
+         an empty registry"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The file beside it.
+        head: PathBuf,
+        /// The last revision that was acknowledged.
+        acknowledged: Revision,
+    },
+    /// The file is sound, but older than what was acknowledged.
+    #[error(
+        "{path} ends at revision {found}, but writes up to revision {acknowledged} were acknowledged; if it is a \
+         copy that was put back on purpose, remove {head}"
+    )]
+    Behind {
+        /// The file.
+        path: PathBuf,
+        /// The file beside it.
+        head: PathBuf,
+        /// The last revision in the file.
+        found: Revision,
+        /// The last revision that was acknowledged.
+        acknowledged: Revision,
+    },
     /// The file is not a Muster store, or it is damaged.
-    #[error("{path} is damaged or not a Muster store: {reason}")]
+    #[error(
+        "{path} is damaged or not a Muster store: {reason}; put a copy back, or save what is whole with `muster \
+         store salvage`"
+    )]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -53,7 +97,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The file has a format that this program does not read.
-    #[error("{path} has the format {found}; this program reads {FORMAT}")]
+    #[error("{path} has the format {found}; this program reads {FIRST_FORMAT} and {FORMAT}")]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -93,12 +137,15 @@ impl WriteBatch {
 pub(super) struct StoreFile {
     path: PathBuf,
     database: Database,
+    head: Head,
     /// The number of batches in the file.
     pub(super) batch: u64,
+    /// The last revision in the file.
+    rev: Revision,
 }
 
 impl StoreFile {
-    /// Opens the file at `path`, or creates it.
+    /// Verifies and opens the file at `path`, or creates it. A file that is not sound is left as it is.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         guarded(path, || Self::open_checked(path))
     }
@@ -114,85 +161,92 @@ impl StoreFile {
         if file.batch != tried && file.batch + 1 != tried {
             let reason =
                 format!("the file was replaced: it has batch {}, not {tried} or the one before", file.batch);
-            return Err(OpenError::Corrupt { path: path.into(), reason });
+            return Err(corrupt(path, reason));
         }
         Ok(file)
+    }
+
+    /// Creates a file at `path` with these contents but without their history, because nobody may continue a
+    /// watch from before.
+    pub(super) fn create_with(path: &Path, state: &StoreState) -> Result<(), OpenError> {
+        guarded(path, || {
+            let head = locked_head(path)?;
+            if path.exists() {
+                return Err(OpenError::Io { path: path.into(), source: io::ErrorKind::AlreadyExists.into() });
+            }
+            create(path, state)?;
+            let acknowledged = Acknowledged { batch: 0, rev: state.rev };
+            head.write(acknowledged).and_then(|()| head.sync()).map_err(|source| io_error(path, source))
+        })
     }
 
     fn open_checked(path: &Path) -> Result<Self, OpenError> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).map_err(|source| io_error(path, source))?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| open_error(path, error))?;
-        // The name of a new file survives a crash only once its directory is synced.
-        let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| io_error(path, source))?;
-        let mut file = Self { path: path.into(), database, batch: 0 };
-        file.prepare().map_err(|error| read_error(path, error))?;
-        match file.number("format").map_err(|error| read_error(path, error))? {
-            FORMAT => {}
-            found => return Err(OpenError::UnknownFormat { path: path.into(), found }),
+        fs::create_dir_all(directory(path)).map_err(|source| io_error(path, source))?;
+        let head = locked_head(path)?;
+        let acknowledged = head.read();
+        if head.is_damaged() {
+            warn!(head = %Head::path(path).display(), "the head of the store is damaged, so nothing shows whether \
+                the store holds all that was acknowledged");
         }
-        file.batch = file.number("batch").map_err(|error| read_error(path, error))?;
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() == 0 => return Err(OpenError::Empty(path.into())),
+            Ok(_) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(path, error)),
+            Err(_) => match acknowledged {
+                Some(Acknowledged { rev, .. }) => {
+                    let head = Head::path(path);
+                    return Err(OpenError::Missing { path: path.into(), head, acknowledged: rev });
+                }
+                None => create(path, &StoreState::new())?,
+            },
+        }
+        let Contents { state, batch, format, .. } = contents::verify(path)?;
+        refuse_behind(path, &state, batch, acknowledged)?;
+        let mut builder = Database::builder();
+        let builder = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        let database = builder.open(path).map_err(|error| open_error(path, error))?;
+        let mut file = Self { path: path.into(), database, head, batch, rev: state.rev };
+        if format == FIRST_FORMAT {
+            file.upgrade().map_err(|WriteError(error)| read_error(path, error))?;
+            info!(path = %path.display(), "the store's file was rewritten with checksums");
+        }
+        file.acknowledge();
+        file.head.sync().map_err(|source| io_error(path, source))?;
         Ok(file)
-    }
-
-    /// Creates the tables of a new file.
-    fn prepare(&mut self) -> Result<(), redb::Error> {
-        // A file with tables is not new. The caller checks its format.
-        if self.database.begin_read()?.list_tables()?.next().is_some() {
-            return Ok(());
-        }
-        let transaction = self.database.begin_write()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            for (name, value) in [("format", FORMAT), ("revision", StoreState::new().rev.get())] {
-                meta.insert(name, value)?;
-            }
-            transaction.open_table(KEYS)?;
-            transaction.open_table(LOG)?;
-            transaction.open_table(LEASES)?;
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-
-    fn number(&self, name: &str) -> Result<u64, redb::Error> {
-        let found = self.database.begin_read()?.open_table(META)?.get(name)?;
-        Ok(found.map_or(0, |found| found.value()))
     }
 
     /// Reads the whole file.
     pub(super) fn load(&self) -> Result<(StoreState, CommitLog), OpenError> {
-        guarded(&self.path, || {
-            let corrupt =
-                |error: LoadError| OpenError::Corrupt { path: self.path.clone(), reason: error.to_string() };
-            self.load_checked().map_err(corrupt)
-        })
+        guarded(&self.path, || contents::read(&self.path, &self.database))
+            .map(|Contents { state, log, .. }| (state, log))
     }
 
-    fn load_checked(&self) -> Result<(StoreState, CommitLog), LoadError> {
-        let mut state = StoreState { rev: Revision::new(self.number("revision")?), ..StoreState::new() };
-        let mut log = CommitLog::new(Revision::new(self.number("compacted")?));
-        let transaction = self.database.begin_read()?;
-        for entry in transaction.open_table(LEASES)?.iter()? {
-            let (number, ttl) = entry?;
-            let id = LeaseId::new(number.value()).ok_or("a lease has the number 0")?;
-            let lease = LeaseEntry { ttl: ttl.value(), keys: rpds::RedBlackTreeSetSync::new_sync() };
-            state.leases.insert_mut(id, lease);
+    /// Rewrites every record of the first format in the present one, in one transaction.
+    fn upgrade(&mut self) -> Result<(), WriteError> {
+        let contents = contents::read(&self.path, &self.database)
+            .map_err(|error| WriteError(redb::Error::Corrupted(error.to_string())))?;
+        let transaction = self.database.begin_write()?;
+        {
+            fill(&transaction, &contents.state)?;
+            let mut log = transaction.open_table(LOG)?;
+            // Older commits may still lie there. The present format does not know their records.
+            log.retain(|_, _| false)?;
+            for commit in contents.log.since(contents.log.compacted().next(), usize::MAX).unwrap_or_default()
+            {
+                log.insert(commit.rev.get(), record::encode_commit(&commit).as_slice())?;
+            }
         }
-        for entry in transaction.open_table(KEYS)?.iter()? {
-            let (key, value) = entry?;
-            state.restore(record::decode_value(key.value(), value.value())?);
+        transaction.delete_table(BARE_LEASES)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Tells the head that everything in the file was acknowledged.
+    fn acknowledge(&self) {
+        // A head that stays behind shows less, but nothing wrong.
+        if let Err(error) = self.head.write(Acknowledged { batch: self.batch, rev: self.rev }) {
+            warn!(%error, "the head of the store cannot be written");
         }
-        for entry in transaction.open_table(LOG)?.range(log.compacted().next().get()..)? {
-            let (rev, commit) = entry?;
-            log.push(Arc::new(record::decode_commit(Revision::new(rev.value()), commit.value())?));
-        }
-        Ok((state, log))
     }
 
     /// Writes a batch. When the call returns, the batch survives a crash.
@@ -206,7 +260,7 @@ impl StoreFile {
             for commit in &batch.commits {
                 for change in &commit.changes {
                     match &change.after {
-                        Some(kv) => keys.insert(&*change.key, record::encode_value(kv).as_slice())?,
+                        Some(kv) => keys.insert(&*change.key, record::encode_key(kv).as_slice())?,
                         None => keys.remove(&*change.key)?,
                     };
                 }
@@ -222,7 +276,7 @@ impl StoreFile {
             }
             let mut leases = transaction.open_table(LEASES)?;
             for (lease, ttl) in &batch.granted {
-                leases.insert(lease.get(), ttl)?;
+                leases.insert(lease.get(), record::encode_lease(*lease, *ttl).as_slice())?;
             }
             for lease in &batch.ended {
                 leases.remove(lease.get())?;
@@ -231,25 +285,89 @@ impl StoreFile {
         }
         transaction.commit()?;
         self.batch += 1;
+        self.rev = batch.commits.last().map_or(self.rev, |last| last.rev);
+        self.acknowledge();
         Ok(())
     }
 }
 
-/// An error of the database, or of a record.
-type LoadError = Box<dyn std::error::Error>;
-
-/// Turns a panic into an error. The database panics on some damaged files, which it takes for its own.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    // Nothing of the database is used after a panic, so no broken state can be seen.
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(OpenError::Corrupt {
-            path: path.into(),
-            reason: "the database panicked while it read the file".into(),
-        })
-    })
+fn locked_head(path: &Path) -> Result<Head, OpenError> {
+    match Head::open(path) {
+        Ok(Some(head)) => Ok(head),
+        Ok(None) => Err(OpenError::Locked(path.into())),
+        Err(source) => Err(io_error(path, source)),
+    }
 }
 
-fn io_error(path: &Path, source: io::Error) -> OpenError {
+/// Refuses a file that ends before what its head saw acknowledged.
+pub(super) fn refuse_behind(
+    path: &Path,
+    state: &StoreState,
+    batch: u64,
+    acknowledged: Option<Acknowledged>,
+) -> Result<(), OpenError> {
+    match acknowledged {
+        Some(acknowledged) if batch < acknowledged.batch || state.rev < acknowledged.rev => {
+            Err(OpenError::Behind {
+                path: path.into(),
+                head: Head::path(path),
+                found: state.rev,
+                acknowledged: acknowledged.rev,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Creates a file with these contents. It has its name only once it is whole, so a crash leaves no part of
+/// one. The caller holds the head's lock.
+fn create(path: &Path, state: &StoreState) -> Result<(), OpenError> {
+    let unfinished = path.with_extension("unfinished");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(path, error)),
+        _ => {}
+    }
+    let database = Database::create(&unfinished).map_err(|error| open_error(path, error))?;
+    let written = (|| {
+        let transaction = database.begin_write()?;
+        {
+            fill(&transaction, state)?;
+            transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert("revision", state.rev.get())?;
+            // A new store has no history to miss; every other one that is created here has lost it.
+            let compacted = if state.rev == StoreState::new().rev { Revision::ZERO } else { state.rev };
+            meta.insert("compacted", compacted.get())?;
+        }
+        Ok::<_, WriteError>(transaction.commit()?)
+    })();
+    written.map_err(|WriteError(error)| read_error(path, error))?;
+    drop(database);
+    // The name of a new file survives a crash only once its directory is synced.
+    fs::rename(&unfinished, path)
+        .and_then(|()| fs::File::open(directory(path))?.sync_all())
+        .map_err(|source| io_error(path, source))
+}
+
+/// Writes the keys and leases of a state in the present format.
+fn fill(transaction: &redb::WriteTransaction, state: &StoreState) -> Result<(), WriteError> {
+    transaction.open_table(META)?.insert("format", FORMAT)?;
+    let mut keys = transaction.open_table(KEYS)?;
+    for (key, kv) in &state.keys {
+        keys.insert(&**key, record::encode_key(kv).as_slice())?;
+    }
+    let mut leases = transaction.open_table(LEASES)?;
+    for (lease, entry) in state.leases.iter() {
+        leases.insert(lease.get(), record::encode_lease(*lease, entry.ttl).as_slice())?;
+    }
+    Ok(())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { path: path.into(), source }
 }
 
@@ -257,7 +375,7 @@ fn read_error(path: &Path, error: redb::Error) -> OpenError {
     open_error(path, DatabaseError::Storage(storage(error)))
 }
 
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_path_buf();
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::Locked(path),

@@ -73,6 +73,11 @@ impl CommitLog {
         self.compacted
     }
 
+    /// The revision of the newest commit; 0 if there is none.
+    pub(super) fn last(&self) -> Revision {
+        self.commits.back().map_or(Revision::ZERO, |last| last.rev)
+    }
+
     /// Adds the next commit. Its revision must be higher than all before.
     pub(super) fn push(&mut self, commit: Arc<LoggedCommit>) {
         debug_assert!(self.commits.back().is_none_or(|last| last.rev < commit.rev));

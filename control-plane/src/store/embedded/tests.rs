@@ -1,4 +1,4 @@
-//! The embedded store on real files: the contract of all stores, restarts, bounds and damage.
+//! The embedded store on real files: the contract of all stores, restarts and bounds.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -197,7 +197,7 @@ async fn a_file_of_another_format_is_refused_with_both_numbers() {
     transaction.commit().expect("committed");
     drop(database);
     let error = EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).err().expect("refused");
-    assert!(error.to_string().ends_with("has the format 7; this program reads 1"), "{error}");
+    assert!(error.to_string().ends_with("has the format 7; this program reads 1 and 2"), "{error}");
 }
 
 #[test]
