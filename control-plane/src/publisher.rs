@@ -5,17 +5,20 @@
 //!                                          flushed: everything up to it has left, bookmarks included
 //! ```
 //!
-//! Every replica keeps the history and receives the bookmarks; only the holder of the seat publishes. Its
-//! term starts after the last bookmark it received, and goes back to the last flush when the bus lost its
+//! Every replica keeps the history and receives the bookmarks; the holder of the seat publishes. Its term
+//! starts after the last bookmark it received, and goes back to the last flush when the bus lost its
 //! connection: sending twice is harmless, not sending is not. A bookmark that does not join the previous one
 //! shows gateways that they may have missed something, and its entries show them whether they did.
+//!
+//! When the holder is silent, a replica that stands by *stands in*: it publishes after the last bookmark, as a
+//! new holder would, until it hears the holder or takes the seat. So no change waits for a lease to end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, BusError, Message, Messages};
-use futures_util::StreamExt;
+use bus::{Bus, BusError, Link, Message, Messages};
+use futures_util::{FutureExt as _, StreamExt};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::maybe::or_pending;
@@ -24,7 +27,7 @@ use shared::subject;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::carriage::Room;
 use crate::election::Role;
@@ -32,9 +35,11 @@ use crate::metrics::{PublishedBatch, PublisherMetrics};
 use crate::view::{Change, View};
 
 mod messages;
+mod silence;
 pub mod term;
 
 use messages::Omitted;
+use silence::Silence;
 use term::Term;
 
 /// The interval of bookmarks while nothing happens.
@@ -43,6 +48,10 @@ const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
 const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
 /// The pause before a failed call of the bus is repeated.
 const RETRY: Duration = Duration::from_millis(200);
+/// The epoch of a replica that stands in. The seat's holder has a higher one.
+const STAND_IN: Revision = Revision::ZERO;
+/// The shortest time between two log lines about standing in, because a publisher may be silent many times.
+const STAND_IN_LOG: Duration = Duration::from_secs(60);
 /// Oversized instances that are remembered so that each is logged once. Beyond it all are forgotten.
 const REMEMBERED_OVERSIZED: usize = 1000;
 
@@ -53,8 +62,14 @@ pub struct Publisher {
     name: String,
     role: watch::Receiver<Role>,
     metrics: PublisherMetrics,
+    bookmarks: Option<Messages>,
     /// The highest revision in a bookmark of any publisher.
     bookmarked: Revision,
+    /// The revision of the view at the last step.
+    viewed: Revision,
+    silence: Silence,
+    /// The last time at which a log line said that this replica stands in.
+    stand_in_logged: Option<Instant>,
     term: Option<Term>,
     /// The time at which the next bookmark of the term is due.
     bookmark_at: Instant,
@@ -77,7 +92,11 @@ impl Publisher {
             name,
             role,
             metrics,
+            bookmarks: None,
             bookmarked: Revision::ZERO,
+            viewed: Revision::ZERO,
+            silence: Silence::default(),
+            stand_in_logged: None,
             term: None,
             bookmark_at: Instant::now(),
             oversized: HashSet::new(),
@@ -90,21 +109,20 @@ impl Publisher {
     /// ago, and then it has no history from which it could publish the rest itself.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut revisions = self.view.revisions();
-        let mut bookmarks: Option<Messages> = None;
         let mut retry_at = None;
         loop {
-            if bookmarks.is_none() && retry_at.is_none() {
-                bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
+            if self.bookmarks.is_none() && retry_at.is_none() {
+                self.bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
             }
-            let due = retry_at.or(self.term.as_ref().map(|_| self.bookmark_at));
+            let due = retry_at.or(if self.term.is_some() { Some(self.bookmark_at) } else { self.silence.ends() });
             tokio::select! {
                 // In this order, so that a busy view puts off neither the end nor a change of role.
                 biased;
                 () = stop.cancelled() => break,
                 Ok(()) = self.role.changed() => {}
-                message = or_pending(bookmarks.as_mut().map(StreamExt::next)) => match message {
+                message = or_pending(self.bookmarks.as_mut().map(StreamExt::next)) => match message {
                     Some(message) => self.on_bookmark(&message),
-                    None => bookmarks = None,
+                    None => self.bookmarks = None,
                 },
                 Ok(()) = revisions.changed(), if retry_at.is_none() => {}
                 () = or_pending(due.map(tokio::time::sleep_until)) => {}
@@ -113,7 +131,7 @@ impl Publisher {
             retry_at = match self.step().await {
                 // After the pause the subscription must be tried again. If each event set a new pause
                 // instead, it never would be, and every change would wait.
-                Ok(()) if bookmarks.is_some() || waited => None,
+                Ok(()) if self.bookmarks.is_some() || waited => None,
                 Ok(()) => Some(Instant::now() + RETRY),
                 Err(error) => {
                     debug!(%error, "publishing waits for the bus");
@@ -138,30 +156,51 @@ impl Publisher {
     }
 
     fn on_bookmark(&mut self, message: &Message) {
-        match pb::Bookmark::decode(&message.payload[..]) {
-            Ok(bookmark) => self.bookmarked = self.bookmarked.max(Revision::new(bookmark.rev)),
-            Err(error) => warn!(%error, "a bookmark cannot be decoded; ignoring it"),
+        let bookmark = match pb::Bookmark::decode(&message.payload[..]) {
+            Ok(bookmark) => bookmark,
+            Err(error) => return warn!(%error, "a bookmark cannot be decoded; ignoring it"),
+        };
+        if self.bookmarked.get() < bookmark.rev {
+            self.bookmarked = Revision::new(bookmark.rev);
+            self.silence.broken();
+        }
+        // The seat's holder publishes again. Or two replicas stand in, and one of them is enough.
+        let is_relieved = bookmark.epoch > STAND_IN.get() || bookmark.publisher < self.name;
+        if is_relieved && self.stands_in() {
+            debug!(publisher = bookmark.publisher, "a publisher is heard; standing by again");
+            self.end_term();
         }
     }
 
     /// Begins or ends the term by the role, and publishes the view's progress during a term.
     async fn step(&mut self) -> Result<(), BusError> {
-        let role = *self.role.borrow_and_update();
-        let Role::Publisher { epoch } = role else {
-            if self.term.take().is_some() {
-                self.metrics.stands_by();
-            }
-            return Ok(());
+        let epoch = match *self.role.borrow_and_update() {
+            Role::Publisher { epoch } => epoch,
+            Role::Standby => STAND_IN,
         };
+        if self.term.as_ref().is_some_and(|term| term.epoch() != epoch) {
+            self.end_term();
+        }
         let Ok(snapshot) = self.view.now() else { return Ok(()) };
+        if snapshot.revision < self.viewed {
+            // The store was restored from a backup. The term, and the bookmarks received so far, belong to the
+            // history that was undone.
+            self.bookmarked = Revision::ZERO;
+            self.end_term();
+        }
+        self.viewed = snapshot.revision;
         let link = *self.bus.link().borrow();
+        if epoch == STAND_IN {
+            // Another replica may stand in while this one cannot, so a new connection begins with listening.
+            if !link.connected {
+                self.end_term();
+            }
+            if self.term.is_none() && !self.is_publisher_silent(link).await? {
+                return Ok(());
+            }
+        }
         if !link.connected {
             return Err(BusError::Disconnected);
-        }
-        if self.term.as_ref().is_some_and(|term| term.is_undone(snapshot.revision)) {
-            // The bookmarks received so far belong to the undone history as well.
-            self.bookmarked = Revision::ZERO;
-            self.term = None;
         }
         self.start_term(epoch, link.generation);
         self.publish_until(snapshot.revision).await?;
@@ -171,14 +210,69 @@ impl Publisher {
         Ok(())
     }
 
+    fn stands_in(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| term.epoch() == STAND_IN)
+    }
+
+    fn end_term(&mut self) {
+        if self.term.take().is_some_and(|term| term.epoch() != STAND_IN) {
+            self.metrics.stands_by();
+        }
+    }
+
+    /// True when the view holds changes about which no bookmark has come in time.
+    async fn is_publisher_silent(&mut self, link: Link) -> Result<bool, BusError> {
+        if !self.lasts_silence(link) {
+            return Ok(false);
+        }
+        // Perhaps this process stood still, and not the publisher. After a flush everything that the bus had
+        // for this replica has arrived.
+        self.bus.flush().await?;
+        while let Some(message) = self.received_bookmark() {
+            self.on_bookmark(&message);
+        }
+        Ok(self.lasts_silence(link))
+    }
+
+    fn lasts_silence(&mut self, link: Link) -> bool {
+        let history = self.view.history();
+        let is_unheard = link.connected
+            && self.bookmarks.is_some()
+            // With a hole in its history this replica could not continue after the last bookmark. Another one
+            // may, and if none can, the next holder of the seat shows gateways the hole.
+            && history.complete_since() <= self.bookmarked
+            && history.has_after(self.bookmarked);
+        self.silence.lasts(is_unheard, link.generation, Instant::now())
+    }
+
+    /// A bookmark that has arrived already.
+    fn received_bookmark(&mut self) -> Option<Message> {
+        self.bookmarks.as_mut()?.next().now_or_never().flatten()
+    }
+
     fn start_term(&mut self, epoch: Revision, generation: u64) {
         match &mut self.term {
-            Some(term) if term.epoch() == epoch => term.continue_on(generation),
-            term => {
-                self.metrics.takes_over(epoch);
-                self.bookmark_at = Instant::now();
-                *term = Some(Term::begin(epoch, self.bookmarked, self.view.history(), generation));
-            }
+            Some(term) if term.epoch() == epoch => return term.continue_on(generation),
+            _ => {}
+        }
+        if epoch == STAND_IN {
+            self.metrics.stands_in();
+            self.log_stand_in();
+        } else {
+            self.metrics.takes_over(epoch);
+        }
+        // A bookmark may be ahead of a view that is slower than the publisher's.
+        let bookmarked = self.bookmarked.min(self.viewed);
+        self.silence.broken();
+        self.bookmark_at = Instant::now();
+        self.term = Some(Term::begin(epoch, bookmarked, self.view.history(), generation));
+    }
+
+    fn log_stand_in(&mut self) {
+        let now = Instant::now();
+        if self.stand_in_logged.is_none_or(|at| now.duration_since(at) >= STAND_IN_LOG) {
+            self.stand_in_logged = Some(now);
+            info!(after = self.bookmarked.get(), "the publisher is silent; publishing in its place");
         }
     }
 

@@ -23,7 +23,15 @@ const REGRESSIONS: [u64; 2] = [14_972, 24_700];
 
 #[test]
 fn through_every_failover_each_change_is_delivered_once() {
-    let outcomes: Vec<Result<bool, String>> = (0..SEEDS).chain(REGRESSIONS).map(explore).collect();
+    judge((0..SEEDS).chain(REGRESSIONS).map(|seed| explore(seed, false)).collect());
+}
+
+#[test]
+fn with_stand_ins_each_change_is_delivered_once() {
+    judge((0..SEEDS).map(|seed| explore(seed, true)).collect());
+}
+
+fn judge(outcomes: Vec<Result<bool, String>>) {
     let failed: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of {SEEDS} seeds failed, such as:\n{failed:#?}", failed.len());
     let exact = outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();

@@ -25,6 +25,7 @@ pub struct PublisherMetrics {
     durations: Histogram<f64>,
     of_instances: [KeyValue; 2],
     oversized: Counter<u64>,
+    stand_ins: Counter<u64>,
     state: Arc<PublisherState>,
 }
 
@@ -93,8 +94,13 @@ impl PublisherMetrics {
                     "Changes that are too large for the bus, by the part of them that was sent.",
                 )
                 .build(),
+            stand_ins: meter
+                .u64_counter("muster_publisher_stand_ins_total")
+                .with_description("Times that this replica published because the publisher was silent.")
+                .build(),
             state,
         };
+        metrics.stand_ins.add(0, &[]);
         metrics.events.add(0, &[]);
         metrics.bookmarks.add(0, &[]);
         metrics.dispatched.add(0, &metrics.of_instances);
@@ -141,6 +147,10 @@ impl PublisherMetrics {
 
     pub(crate) fn stands_by(&self) {
         self.state.publishing.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stands_in(&self) {
+        self.stand_ins.add(1, &[]);
     }
 
     /// Counts a batch that was handed to the bus.

@@ -1,4 +1,4 @@
-//! The state of one term: the changes that are due, and the content of bookmarks. It does no I/O.
+//! The state of one term in the seat, or of a stand-in: the changes that are due, and the content of bookmarks. It does no I/O.
 //!
 //! ```text
 //! begin ──▶ due ──handed to the bus──▶ published ──▶ bookmarks ──bus flushed──▶ flushed
@@ -17,7 +17,7 @@ use super::messages::{self, Outgoing};
 use crate::carriage::Room;
 use crate::view::{Change, History};
 
-/// One replica's time in the publisher's seat.
+/// One replica's time as publisher.
 #[derive(Debug)]
 pub struct Term {
     epoch: Revision,
@@ -70,16 +70,13 @@ impl DueChanges {
 
 impl Term {
     /// Begins a term after `bookmarked`, the highest revision in a received bookmark, or at the beginning of
-    /// the history if that is later.
+    /// the history if that is later. The view must have reached `bookmarked`.
     pub fn begin(epoch: Revision, bookmarked: Revision, history: &History, generation: u64) -> Self {
-        // The epoch is the revision that gave this replica the seat, and earlier holders published nothing
-        // after it. A bookmark with a later revision belongs to a history that a restored backup has undone.
-        let bookmarked = if bookmarked <= epoch { bookmarked } else { Revision::ZERO };
         let since = bookmarked.max(history.complete_since());
         Self { epoch, since, cursor: since, flushed: since, generation, progress: Progress::default() }
     }
 
-    /// The number of the term. It grows from term to term.
+    /// The number of the term. It grows from term to term, and is zero for a replica that stands in.
     pub fn epoch(&self) -> Revision {
         self.epoch
     }
@@ -87,12 +84,6 @@ impl Term {
     /// The revision up to which everything was handed to the bus.
     pub fn cursor(&self) -> Revision {
         self.cursor
-    }
-
-    /// True when the view has fallen behind the published revision: the store was restored from a backup, and
-    /// this term belongs to another history.
-    pub fn is_undone(&self, view: Revision) -> bool {
-        view < self.cursor
     }
 
     /// Continues on the bus connection `generation`. On a new connection everything after the last flush is

@@ -195,3 +195,77 @@ async fn changes_too_large_for_the_bus_stop_nothing() {
     stop.cancel();
     running.await.expect("ends");
 }
+
+/// A replica with a view of its own, whose changes leave on the shared bus.
+struct Replica {
+    writer: view::ViewWriter,
+    seat: watch::Sender<Role>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(bus: &LocalBus, name: &str, role: Role) -> Self {
+        let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
+        writer.reset(Vec::new(), 1.into());
+        let (seat, follows) = watch::channel(role);
+        let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+        let metrics = PublisherMetrics::new(&meter, Clock::manual(1), name);
+        let publisher = Publisher::new(view, Arc::new(bus.clone()), name.into(), follows, metrics);
+        let running = tokio::spawn(publisher.run(CancellationToken::new()));
+        Self { writer, seat, running }
+    }
+
+    /// Follows a change of the provider at `rev`.
+    fn follow(&mut self, provider: &ServiceRef, rev: u64) {
+        let record = put(keys::service(provider), r#"{"serviceName":"order"}"#, rev.into());
+        self.writer.apply(vec![record, put(keys::instance(provider, "i"), "{}", rev.into())]);
+    }
+}
+
+/// The revisions of the events that have arrived.
+fn arrived(events: &mut Messages) -> Vec<u64> {
+    let messages = std::iter::from_fn(|| events.next().now_or_never().flatten());
+    let events = messages.map(|message| shared::event::InstanceEvent::decode(&message.payload));
+    events.map(|event| event.expect("decodes").at.rev.get()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_publisher_is_stood_in_for_in_turns() {
+    let bus = LocalBus::new();
+    let provider = ServiceRef::new(Tenant::default(), "s");
+    let mut events = bus.subscribe(&subject::event(&provider)).await.expect("subscribed");
+    let mut holder = Replica::start(&bus, "a", Role::Publisher { epoch: 1.into() });
+    let mut others = [Replica::start(&bus, "b", Role::Standby), Replica::start(&bus, "c", Role::Standby)];
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for rev in 2..30 {
+        holder.follow(&provider, rev);
+        others.iter_mut().for_each(|replica| replica.follow(&provider, rev));
+        tokio::time::sleep(Duration::from_millis(rev * 10)).await;
+    }
+    assert_eq!(arrived(&mut events), (2..30).collect::<Vec<u64>>(), "no work is done twice");
+
+    // Neither its lease nor its connection ends: it is just silent.
+    holder.running.abort();
+    for rev in 30..40 {
+        let changed = Instant::now();
+        others.iter_mut().for_each(|replica| replica.follow(&provider, rev));
+        let message = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+        let event = message.unwrap_or_else(|_| panic!("{rev} is late")).expect("an event");
+        let event = shared::event::InstanceEvent::decode(&event.payload).expect("decodes");
+        assert_eq!(event.at.rev.get(), rev);
+        // Only the first change waits. Afterwards a stand-in publishes at once, like a publisher.
+        assert!(rev == 30 || changed.elapsed() < Duration::from_millis(20), "{:?}", changed.elapsed());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    assert_eq!(arrived(&mut events), [0; 0], "one of the two is enough");
+
+    // One of them takes the seat, and the other stands by.
+    others[0].seat.send_replace(Role::Publisher { epoch: 41.into() });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    arrived(&mut events);
+    for rev in 42..50 {
+        others.iter_mut().for_each(|replica| replica.follow(&provider, rev));
+        tokio::time::sleep(Duration::from_millis(70)).await;
+    }
+    assert_eq!(arrived(&mut events), (42..50).collect::<Vec<u64>>());
+}

@@ -118,6 +118,11 @@ impl History {
         }
     }
 
+    /// True when there is a change after `rev`.
+    pub fn has_after(&self, rev: Revision) -> bool {
+        self.state.read().changes.back().is_some_and(|change| change.rev() > rev)
+    }
+
     /// The revision after which no change is missing.
     pub fn complete_since(&self) -> Revision {
         self.state.read().complete_since
