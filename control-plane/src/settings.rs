@@ -96,7 +96,7 @@ impl Read for Config {
                 "publisher.ttl",
                 "3s",
                 "1s"..="1m",
-                "Time after which a dead publisher is replaced.",
+                "Time after which a dead publisher loses its seat; until then another replica stands in for it.",
             ),
         }
     }

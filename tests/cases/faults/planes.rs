@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use harness::World;
+use harness::{Node, World};
 use harness::oracle::{ChangeKind, Holes, Witness};
 use tokio::time::Instant;
 
@@ -24,6 +24,39 @@ async fn a_publisher_killed_in_a_burst_of_ten_thousand_loses_nothing() {
     stage.rounds(TEN_THOUSAND - TEN_THOUSAND / 2).await;
     lasts(1.0).await;
     stage.end("publisher killed in a burst", over, Holes::Lost).await;
+}
+
+/// Silences the publisher three times, each time for less than its seat lasts. Delays count from the commits.
+async fn silence(fault: &str, begin: impl Fn(&Node), end: impl Fn(&Node)) {
+    let mut stage = Stage::set().await;
+    let over = Instant::now();
+    for _ in 0..3 {
+        // By its number, because the whole stage is needed to write.
+        let publisher = stage.world.publisher().await.api;
+        let mut nodes = stage.world.control_planes.iter();
+        let number = nodes.position(|node| node.api == publisher).expect("one of the control planes");
+        begin(&stage.world.control_planes[number]);
+        for _ in 0..8 {
+            stage.rounds(1).await;
+            lasts(0.25).await;
+        }
+        end(&stage.world.control_planes[number]);
+        stage.world.control_planes[number].ready().await;
+        lasts(1.0).await;
+    }
+    stage.end(fault, over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn changes_are_told_while_a_dead_publisher_has_the_seat() {
+    silence("publisher killed three times", |node| node.process.kill(), |node| node.process.start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn changes_are_told_while_the_publisher_stands_still() {
+    silence("publisher stopped three times", |node| node.process.freeze(), |node| node.process.thaw()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,8 @@ pub struct Findings {
     pub claimed: usize,
     /// The longest delay of an event, counted from its commit or the end of the fault, whichever was later.
     pub delay: Duration,
+    /// The delay of every event, counted likewise.
+    pub delays: Vec<Duration>,
     /// The first few faults in words.
     pub words: Vec<String>,
     /// The instance that the first of them is about.
@@ -326,7 +328,9 @@ impl<'a> Walk<'a> {
         if place >= self.known.max(self.base) {
             out.delivered += 1;
             let due = commit.at.max(terms.over);
-            out.delay = out.delay.max(sight.at.saturating_duration_since(due));
+            let delay = sight.at.saturating_duration_since(due);
+            out.delay = out.delay.max(delay);
+            out.delays.push(delay);
         }
         // The first event after a pull shows that the pull covered everything between the old knowledge and
         // the event.

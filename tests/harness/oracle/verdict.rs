@@ -40,6 +40,8 @@ pub struct Verdict {
     pub p50: Duration,
     /// Delay of the worst of them.
     pub worst: Duration,
+    /// Delay of 99 of 100 events at most, to watchers that stay connected.
+    pub told: Duration,
     /// Connections that watchers opened again, not counting those that leave by themselves.
     pub reconnects: usize,
     /// Watches that were resumed.
@@ -91,6 +93,10 @@ impl Oracle {
         }
         let events = self.truth.count_after(self.from);
         let mut verdict = Verdict::of(events, [self.reopened(false), self.reopened(true)], &found);
+        let staying = self.witnesses.iter().zip(&found).filter(|(witness, _)| witness.connections() == 1);
+        let mut delays: Vec<Duration> = staying.flat_map(|(_, finding)| finding.delays.clone()).collect();
+        delays.sort_unstable();
+        verdict.told = delays.get(delays.len() * 99 / 100).copied().unwrap_or_default();
         let faulty = found.iter().enumerate().filter_map(|(number, finding)| Some((number, finding.first?)));
         verdict.stories = faulty.take(STORIES).map(|(number, key)| self.story(number, key)).collect();
         verdict
@@ -166,7 +172,17 @@ impl Verdict {
         delays.sort();
         let p50 = delays.get(delays.len() / 2).copied().unwrap_or_default();
         let worst = delays.last().copied().unwrap_or_default();
-        Self { events, watchers: found.len(), all, p50, worst, reconnects, resumed, stories: Vec::new() }
+        Self {
+            events,
+            watchers: found.len(),
+            all,
+            p50,
+            worst,
+            told: Duration::ZERO,
+            reconnects,
+            resumed,
+            stories: Vec::new(),
+        }
     }
 
     /// Prints one line and asserts that nothing was lost, repeated, reordered or invented.
@@ -189,8 +205,14 @@ impl fmt::Display for Verdict {
             f,
             "events {}, watchers {}, told {delivered}, merged {merged}, lost {lost}, repeated {repeated}, \
              reordered {reordered}, invented {invented}, claimed {claimed}, reconnects {}, resumed {} \
-             (states {resets}), recovery p50 {:.0?} max {:.0?}",
-            self.events, self.watchers, self.reconnects, self.resumed, self.p50, self.worst
+             (states {resets}), recovery p50 {:.0?} max {:.0?}, told p99 {:.0?}",
+            self.events,
+            self.watchers,
+            self.reconnects,
+            self.resumed,
+            self.p50,
+            self.worst,
+            self.told
         )
     }
 }
