@@ -114,7 +114,8 @@ impl Publisher {
             if self.bookmarks.is_none() && retry_at.is_none() {
                 self.bookmarks = self.bus.subscribe(subject::BOOKMARK).await.ok();
             }
-            let due = retry_at.or(if self.term.is_some() { Some(self.bookmark_at) } else { self.silence.ends() });
+            let due =
+                retry_at.or(if self.term.is_some() { Some(self.bookmark_at) } else { self.silence.ends() });
             tokio::select! {
                 // In this order, so that a busy view puts off neither the end nor a change of role.
                 biased;

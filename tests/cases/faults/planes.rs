@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use harness::{Node, World};
 use harness::oracle::{ChangeKind, Holes, Witness};
+use harness::{Node, World};
 use tokio::time::Instant;
 
 use super::stage::{Stage, lasts};

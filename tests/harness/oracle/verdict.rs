@@ -206,13 +206,7 @@ impl fmt::Display for Verdict {
             "events {}, watchers {}, told {delivered}, merged {merged}, lost {lost}, repeated {repeated}, \
              reordered {reordered}, invented {invented}, claimed {claimed}, reconnects {}, resumed {} \
              (states {resets}), recovery p50 {:.0?} max {:.0?}, told p99 {:.0?}",
-            self.events,
-            self.watchers,
-            self.reconnects,
-            self.resumed,
-            self.p50,
-            self.worst,
-            self.told
+            self.events, self.watchers, self.reconnects, self.resumed, self.p50, self.worst, self.told
         )
     }
 }
