@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use host::http::RequestBody;
 use host::lifecycle::Tasks;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 
 use crate::forward::Forward;
@@ -85,7 +85,7 @@ impl Gateway {
     }
 }
 
-impl Service<Request<Incoming>> for Gateway {
+impl Service<Request<RequestBody>> for Gateway {
     type Response = Response<Body>;
     type Error = NoAnswer;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, NoAnswer>> + Send>>;
@@ -95,7 +95,7 @@ impl Service<Request<Incoming>> for Gateway {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let parts = self.0.clone();
         Box::pin(async move {
             // First, and for every method: a POST to the path of a watch gets 405 and reaches no control

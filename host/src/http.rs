@@ -6,8 +6,8 @@
 //! It promises:
 //! - On HTTP/1.1 header names are in title case: old Java clients look up `X-Resource-Revision` in this case.
 //! - Every request has an id, its client's or a new one, and every answer carries it in `X-Request-Id`.
-//! - No client can hold a connection for ever. A slow head, an idle connection and an unread answer end after
-//!   the times in [`ServerLimits`].
+//! - No client can hold a connection, or an HTTP/2 stream, for ever. A slow head, a slow body, an idle
+//!   connection and an unread answer end after the times in [`ServerLimits`].
 //! - Each connection is owned here until it ends or is upgraded. On a drain the listener accepts nothing more
 //!   and finishes the requests in progress; on an abort it drops all connections.
 //! - At the level `debug` each connection and each request has a span, with the names that its log
@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -44,6 +43,8 @@ use settings::{Settings, Size};
 use shared::backoff::Backoff;
 
 mod activity;
+mod answer;
+mod body;
 mod connection;
 mod metrics;
 mod request;
@@ -52,6 +53,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use body::{BodyError, RequestBody, is_late};
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{ConnectionPermit, Socket, take_socket};
@@ -71,9 +73,12 @@ pub struct ServerLimits {
     pub header_bytes: usize,
     /// The time from the first byte of a request to the end of its head. Also bounds a TLS handshake.
     pub header_timeout: Duration,
+    /// The time that a client may take to send the whole body of a request.
+    pub body_timeout: Duration,
     /// The time that a connection may be open without a request.
     pub idle_timeout: Duration,
-    /// The time that a client may leave an answer unread before its connection is closed.
+    /// The time that a client may leave an answer unread before its connection is closed, on HTTP/2 its
+    /// stream.
     pub write_timeout: Duration,
     /// The pause between the HTTP/2 pings that find dead peers.
     pub http2_ping: Duration,
@@ -93,6 +98,8 @@ impl Default for ServerLimits {
             // As in Service-Center's shipped configuration.
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
+            // As long as a gateway waits for the answer to a request whose body it streams.
+            body_timeout: Duration::from_secs(30),
             // As in Service-Center. Clients must drop pooled connections sooner than this, and
             // theirs are set so.
             idle_timeout: Duration::from_secs(60),
@@ -131,6 +138,12 @@ impl ServerLimits {
                 default.header_timeout,
                 "100ms"..="5m",
                 "Time from the first byte of a request to the end of its head.",
+            ),
+            body_timeout: settings.within_or(
+                "http.body-timeout",
+                default.body_timeout,
+                "100ms"..="1h",
+                "Time that a client may take to send the whole body of a request.",
             ),
             idle_timeout: settings.within_or(
                 "http.idle-timeout",
@@ -171,7 +184,7 @@ impl ServerLimits {
 /// Not cancel-safe: dropping the future drops every connection at once.
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, tasks: &Tasks)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
@@ -186,7 +199,7 @@ pub async fn serve_counted<S>(
     metrics: ServerMetrics,
     tasks: &Tasks,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {

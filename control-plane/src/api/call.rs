@@ -4,13 +4,14 @@ use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
+use host::http::is_late;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::failure::Failure;
+use super::failure::{Code, Failure};
 use super::state::Api;
 use crate::registry::{Caller, validate};
 
@@ -138,7 +139,10 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     let mut kept = BytesMut::new();
     let mut size = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Failure::invalid("the body ended before it was complete"))?;
+        let frame = frame.map_err(|error| match is_late(&error) {
+            true => Failure::new(Code::BodyLate, "the body did not arrive in time"),
+            false => Failure::invalid("the body ended before it was complete"),
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         size += data.len();
         if size <= limit {
@@ -197,5 +201,27 @@ fn body_limit(api: &Api, method: &Method, path: Option<&MatchedPath>) -> usize {
         Method::POST if path.ends_with("/instances") => limits.instance,
         Method::PUT if path.ends_with("/properties") => limits.properties,
         _ => limits.other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use host::http::BodyError;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_body_is_told_apart_from_a_broken_one() {
+        let late = stream::iter([Ok(Frame::data(Bytes::from_static(b"{"))), Err(BodyError::Late)]);
+        let broken = stream::iter([Err::<Frame<Bytes>, _>(std::io::Error::other("reset"))]);
+        for (body, code) in [
+            (Body::new(StreamBody::new(late)), Code::BodyLate),
+            (Body::new(StreamBody::new(broken)), Code::InvalidParams),
+        ] {
+            assert_eq!(read(body, 100).await.expect_err("is incomplete").code, code);
+        }
     }
 }

@@ -45,6 +45,8 @@ macro_rules! codes {
 codes! {
     /// A field, parameter or body does not have the required form.
     InvalidParams = "400001", 400, "Invalid parameter(s)";
+    /// The body did not arrive in time.
+    BodyLate = "400001", 408, "Invalid parameter(s)";
     /// This node cannot say anything about its health.
     Unhealthy = "400002", 400, "Server is Unhealthy";
     /// The id belongs to another service.
@@ -202,10 +204,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_is_the_first_digits_except_for_not_ready() {
+    fn the_status_is_the_first_digits_with_few_exceptions() {
         for code in Code::ALL {
             let thousands: u16 = code.number()[..3].parse().expect("digits");
-            let expected = if *code == Code::NotReady { 503 } else { thousands };
+            let expected = match code {
+                Code::NotReady => 503,
+                Code::BodyLate => 408,
+                _ => thousands,
+            };
             assert_eq!(code.status(), expected, "{code:?}");
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
+use host::http::is_late;
 use http_body_util::{BodyExt as _, Limited};
 use prost::Message;
 use proto::event::v1 as pb;
@@ -131,17 +132,31 @@ fn historical_data_center(data_center: &DataCenter) -> historical::DataCenterInf
     }
 }
 
-/// Reads the one message of a request. `None` when the body is too large, breaks off, is compressed, or is
-/// not exactly one message of this kind.
-pub(crate) async fn read_request<T: Message + Default>(body: Body) -> Option<T> {
-    let bytes = Limited::new(body, MAX_REQUEST).collect().await.ok()?.to_bytes();
-    let (prefix, message) = bytes.split_first_chunk::<PREFIX>()?;
+/// The reason for which a request cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// The body is too large, breaks off, is compressed, or is not exactly one message of the kind.
+    NotOneMessage,
+    /// The client did not send the whole body in time.
+    Late,
+}
+
+/// Reads the one message of a request.
+pub(crate) async fn read_request<T: Message + Default>(body: Body) -> Result<T, Unreadable> {
+    let bytes = match Limited::new(body, MAX_REQUEST).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if is_late(&*error) => return Err(Unreadable::Late),
+        Err(_) => return Err(Unreadable::NotOneMessage),
+    };
+    let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Err(Unreadable::NotOneMessage);
+    };
     let [compressed, size @ ..] = *prefix;
     // The server offers no compression, and a request is one message: anything more is the client's mistake.
     if compressed != 0 || message.len() != u32::from_be_bytes(size) as usize {
-        return None;
+        return Err(Unreadable::NotOneMessage);
     }
-    T::decode(message).ok()
+    T::decode(message).map_err(|_| Unreadable::NotOneMessage)
 }
 
 #[cfg(test)]
@@ -155,7 +170,7 @@ mod tests {
         assert_eq!(read.expect("a request").self_service_id, "abc");
         for bad in [&b""[..], b"\0\0", &good[..good.len() - 1], b"\x01\0\0\0\0", b"\0\0\0\0\x02\xff\xff"] {
             let read = read_request::<historical::WatchInstanceRequest>(Body::from(bad.to_vec())).await;
-            assert!(read.is_none(), "{bad:?}");
+            assert_eq!(read, Err(Unreadable::NotOneMessage), "{bad:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
+use host::http::is_late;
 use host::lifecycle::Tasks;
 use host::tls::{self, ClientFiles, TlsError};
 use http::header::CONTENT_LENGTH;
@@ -213,7 +214,11 @@ impl ReplicaSet {
             // The body streams through, so there is one attempt only.
             _ => return Ok(self.attempt_streaming(first, parts, body).await?),
         };
-        let body = body.collect().await.map_err(|_| NotForwarded::BodyBroken)?.to_bytes();
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if is_late(&error) => return Err(NotForwarded::BodyLate),
+            Err(_) => return Err(NotForwarded::BodyBroken),
+        };
         let refused = match self.attempt(first, copy(&parts, &body), &Upload::default()).await {
             Ok(answer) if is_idempotent && answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(answer),
             Ok(answer) => return Ok(answer),
@@ -266,9 +271,9 @@ impl ReplicaSet {
                 self.note(replica, true);
                 Ok(answer.map(Body::new))
             }
-            Ok(Err(error)) if upload.is_broken() => {
-                debug!(control_plane = %address, %error, "the body of a request broke off");
-                Err(AttemptError::Client(NotForwarded::BodyBroken))
+            Ok(Err(error)) if let Some(fault) = upload.fault() => {
+                debug!(control_plane = %address, %error, %fault, "the body of a request failed");
+                Err(AttemptError::Client(fault))
             }
             Ok(Err(error)) if error.is_connect() => {
                 debug!(control_plane = %address, %error, "no connection to a control plane can be opened");

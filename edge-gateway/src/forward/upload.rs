@@ -10,7 +10,10 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use host::http::is_late;
 use http_body::{Frame, SizeHint};
+
+use super::NotForwarded;
 
 /// The control plane has to take what there is.
 const MOVING: u8 = 0;
@@ -18,6 +21,8 @@ const MOVING: u8 = 0;
 const AWAITED: u8 = 1;
 /// The client's body failed.
 const BROKEN: u8 = 2;
+/// The client's time for the body was over.
+const LATE: u8 = 3;
 
 /// The state of an upload, as the attempt to forward it sees it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -29,9 +34,13 @@ impl Upload {
         Body::new(Followed { body, upload: self.clone() })
     }
 
-    /// True if the client's body failed.
-    pub(super) fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Acquire) == BROKEN
+    /// The client's fault, if its body failed.
+    pub(super) fn fault(&self) -> Option<NotForwarded> {
+        match self.0.load(Ordering::Acquire) {
+            BROKEN => Some(NotForwarded::BodyBroken),
+            LATE => Some(NotForwarded::BodyLate),
+            _ => None,
+        }
     }
 
     /// True while everything that the client has sent was passed on, and more must come.
@@ -60,7 +69,11 @@ impl http_body::Body for Followed {
         // Set before the body is looked at: `ready!` returns while the client has to send more.
         self.upload.set(AWAITED);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.upload.set(if matches!(frame, Some(Err(_))) { BROKEN } else { MOVING });
+        self.upload.set(match &frame {
+            Some(Err(error)) if is_late(error) => LATE,
+            Some(Err(_)) => BROKEN,
+            Some(Ok(_)) | None => MOVING,
+        });
         Poll::Ready(frame)
     }
 

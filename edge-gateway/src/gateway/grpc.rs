@@ -22,7 +22,7 @@ use super::GatewayParts;
 use super::admission::{DRAINING, NotAdmitted, UNDECIDED, UNREACHABLE};
 use super::route::{self, Selection, WatchQuery, WatchRequest};
 use crate::close::Reason;
-use crate::codec::grpc::read_request;
+use crate::codec::grpc::{Unreadable, read_request};
 use crate::fanout::stream::{Next, Reader, stream};
 use crate::fanout::{Attached, ToShard};
 use crate::push::Encoding;
@@ -39,6 +39,7 @@ const SCHEME: &str = "gRPC";
 enum Code {
     Ok = 0,
     InvalidArgument = 3,
+    DeadlineExceeded = 4,
     NotFound = 5,
     PermissionDenied = 7,
     ResourceExhausted = 8,
@@ -50,8 +51,9 @@ impl GatewayParts {
     /// Opens a watch of Service-Center's contract: a consumer's interest, from now on.
     pub(super) async fn watch_historical(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let Some(request) = read_request::<historical::WatchInstanceRequest>(body).await else {
-            return refuse(Code::InvalidArgument, "the request is not one WatchInstanceRequest");
+        let request = match read_request::<historical::WatchInstanceRequest>(body).await {
+            Ok(request) => request,
+            Err(reason) => return unreadable(reason, "the request is not one WatchInstanceRequest"),
         };
         if request.self_service_id.is_empty() {
             return refuse(Code::InvalidArgument, "the consumer's service id is missing");
@@ -63,8 +65,9 @@ impl GatewayParts {
     /// Opens a watch of `muster.watch.v1`.
     pub(super) async fn watch_grpc(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let Some(request) = read_request::<current::WatchRequest>(body).await else {
-            return refuse(Code::InvalidArgument, "the request is not one WatchRequest");
+        let request = match read_request::<current::WatchRequest>(body).await {
+            Ok(request) => request,
+            Err(reason) => return unreadable(reason, "the request is not one WatchRequest"),
         };
         let query = WatchQuery {
             consumer: request.consumer_id,
@@ -126,6 +129,13 @@ fn refuse(code: Code, message: &str) -> Response<Body> {
     let mut response = response(Body::empty());
     response.headers_mut().extend(status(code, message));
     response
+}
+
+fn unreadable(reason: Unreadable, not_one: &str) -> Response<Body> {
+    match reason {
+        Unreadable::NotOneMessage => refuse(Code::InvalidArgument, not_one),
+        Unreadable::Late => refuse(Code::DeadlineExceeded, "the request did not arrive in time"),
+    }
 }
 
 /// The gRPC status for a refusal that the control plane gave over HTTP.

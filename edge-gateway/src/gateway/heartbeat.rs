@@ -1,12 +1,11 @@
 //! The upgrade of connections that carry heartbeats; [`crate::heartbeat`] does the rest.
 
 use axum::body::Body;
-use host::http::take_socket;
+use host::http::{RequestBody, take_socket};
 use http::header::{
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
 };
 use http::{HeaderName, Request, Response};
-use hyper::body::Incoming;
 
 use super::admission::DRAINING;
 use super::proxy::remove_hop_by_hop;
@@ -19,7 +18,7 @@ const HANDSHAKE: [HeaderName; 4] =
 
 impl GatewayParts {
     /// Upgrades a connection and carries its heartbeats in a task.
-    pub(super) fn carry_heartbeats(&self, mut request: Request<Incoming>) -> Response<Body> {
+    pub(super) fn carry_heartbeats(&self, mut request: Request<RequestBody>) -> Response<Body> {
         let Some(response) = handshake::accept(request.headers()) else {
             self.metrics.bad_handshake();
             return refusal::bad_handshake();

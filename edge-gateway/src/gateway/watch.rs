@@ -2,9 +2,8 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use host::http::{Socket, Stream, take_socket};
+use host::http::{RequestBody, Socket, Stream, take_socket};
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tracing::{Instrument as _, debug, debug_span};
 
@@ -24,7 +23,7 @@ impl GatewayParts {
     pub(super) async fn watch(
         &self,
         watch: Result<WatchRequest, &'static str>,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
     ) -> Response<Body> {
         if request.method() != Method::GET {
             return refusal::method_not_allowed();

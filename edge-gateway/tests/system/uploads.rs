@@ -11,6 +11,7 @@ use bytes::Bytes;
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward as _, ForwardConfig};
 use futures_util::stream;
+use host::http::ServerLimits;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use http_body::Frame;
@@ -121,6 +122,27 @@ async fn an_upload_that_stalls_is_the_fault_of_its_client() {
     for _ in 0..4 {
         let answer = rest(&mut send(world, beginning(200_000).as_bytes()).await).await;
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    subject.assert_all_healthy(2);
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn a_body_has_a_deadline_held_or_streamed_rest_or_grpc() {
+    let tasks = Tasks::new();
+    let http = ServerLimits { body_timeout: Duration::from_millis(300), ..config().http };
+    let subject = Subject::new(Config { http, ..config() }, two_planes(&tasks).await, &tasks).await;
+    let world = &subject.world;
+    for length in [1000, 200_000] {
+        let answer = rest(&mut send(world, beginning(length).as_bytes()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("\"400001\""), "{answer}");
+    }
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    for path in ["/muster.watch.v1.Watch/Watch", "/proto.ServiceInstanceCtrl/watch"] {
+        let never = StreamBody::new(stream::pending::<std::io::Result<Frame<Bytes>>>());
+        let request = http::Request::post(format!("http://{}{path}", world.api)).body(never);
+        let answer = client.request(request.expect("a request")).await.expect("answers");
+        assert_eq!(answer.headers()["grpc-status"], "4", "the deadline is exceeded");
     }
     subject.assert_all_healthy(2);
     tasks.drain().cancel();

@@ -5,6 +5,7 @@
 //! ```
 //! On HTTP/2 bytes may be frames without a request (pings, settings), so there Idle is followed by Serving.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -88,6 +89,23 @@ impl Activity {
             Phase::Reading(since) => Some((later(since, limits.header_timeout), Overdue::Head)),
             Phase::Serving(_) => None,
         }
+    }
+}
+
+/// A request in progress, from the end of its head to the end of its answer.
+#[derive(Debug)]
+pub(super) struct Running(Arc<Activity>);
+
+impl Running {
+    pub(super) fn begin(activity: Arc<Activity>) -> Self {
+        activity.begin();
+        Self(activity)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
     }
 }
 

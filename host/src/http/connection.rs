@@ -4,13 +4,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,10 +22,11 @@ use tokio::time::{Instant, Sleep};
 use tower::{Service, ServiceExt as _};
 use tracing::{Instrument as _, debug, debug_span};
 
-use super::activity::{Activity, Overdue};
-use super::metrics::{Ended, ServerMetrics};
+use super::activity::{Activity, Overdue, Running};
+use super::answer::{AnswerBody, Unread};
+use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
-use super::{ServerLimits, Socket, Stream};
+use super::{RequestBody, ServerLimits, Socket, Stream};
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 
@@ -33,19 +34,27 @@ use crate::tls::ServerTls;
 pub(super) struct Connections<S> {
     service: S,
     builder: Arc<Builder<Streams>>,
-    limits: Arc<ServerLimits>,
-    metrics: ServerMetrics,
+    listener: Arc<Listener>,
     tasks: Tasks,
+}
+
+/// The limits and metrics of a listener, which its connections and requests share.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) limits: ServerLimits,
+    pub(super) metrics: ServerMetrics,
 }
 
 impl<S> Connections<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
     pub(super) fn new(service: S, limits: ServerLimits, metrics: ServerMetrics, tasks: Tasks) -> Self {
-        let mut builder = Builder::new(Streams(tasks.clone()));
+        let listener = Arc::new(Listener { limits, metrics });
+        let limits = &listener.limits;
+        let mut builder = Builder::new(Streams { listener: listener.clone(), tasks: tasks.clone() });
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -62,7 +71,7 @@ where
             .keep_alive_timeout(limits.write_timeout)
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-        Self { service, builder: Arc::new(builder), limits: Arc::new(limits), metrics, tasks }
+        Self { service, builder: Arc::new(builder), listener, tasks }
     }
 
     /// Serves one connection to its end. Dropping the future closes the connection.
@@ -74,12 +83,12 @@ where
     ) -> impl Future<Output = ()> + Send + 'static {
         // A span that is disabled is one check of a cached level: it allocates nothing and its fields are not
         // evaluated.
-        let span = debug_span!("connection", listener = self.limits.name, %peer);
-        let open = self.metrics.open();
+        let span = debug_span!("connection", listener = self.listener.limits.name, %peer);
+        let open = self.listener.metrics.open();
         let connection = Connection {
             service: self.service.clone(),
             builder: self.builder.clone(),
-            limits: self.limits.clone(),
+            listener: self.listener.clone(),
             tasks: self.tasks.clone(),
         };
         async move { open.end(connection.serve(stream, peer, permit).await) }.instrument(span)
@@ -90,18 +99,19 @@ where
 struct Connection<S> {
     service: S,
     builder: Arc<Builder<Streams>>,
-    limits: Arc<ServerLimits>,
+    listener: Arc<Listener>,
     tasks: Tasks,
 }
 
 impl<S> Connection<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
     async fn serve(self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Ended {
-        let Self { service, builder, limits, tasks } = self;
+        let Self { service, builder, listener, tasks } = self;
+        let limits = &listener.limits;
         // Frames and answers are small and each is written once: waiting for more only delays them.
         if let Err(e) = stream.set_nodelay(true) {
             debug!(error = %e, "a client disconnected at once");
@@ -118,27 +128,28 @@ where
         };
         let activity = Arc::new(Activity::new(Instant::now()));
         let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
-        let name = limits.name;
-        let access_log = limits.access_log;
         let activity_of_requests = activity.clone();
-        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let listener_of_requests = listener.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let running = Running::begin(activity_of_requests.clone());
             let service = service.clone();
+            let mut request = request.map(|body| RequestBody::new(body, listener_of_requests.clone()));
             request.extensions_mut().insert(ConnectInfo(peer));
-            let identified = IdentifiedRequest::begin(&mut request, name, access_log);
+            let limits = &listener_of_requests.limits;
+            let identified = IdentifiedRequest::begin(&mut request, limits.name, limits.access_log);
             let span = identified.span(&request);
             // Boxed: an HTTP/2 stream keeps the memory of its request's future for as long as its
             // answer streams.
             Box::pin(
                 async move {
                     let answer = identified.answer(service.oneshot(request)).await?;
-                    Ok::<_, S::Error>(answer.map(|body| RunningBody { body, running }))
+                    Ok::<_, S::Error>(answer.map(|body| AnswerBody::new(body, running)))
                 }
                 .instrument(span),
             )
         });
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-        drive(connection, &activity, &limits, &tasks).await
+        drive(connection, &activity, limits, &tasks).await
     }
 }
 
@@ -243,61 +254,26 @@ async fn overdue(activity: &Activity, limits: &ServerLimits, mut timer: Pin<&mut
     .await
 }
 
-/// A request in progress, from the end of its head to the end of its answer.
-struct Running(Arc<Activity>);
-
-impl Running {
-    fn begin(activity: Arc<Activity>) -> Self {
-        activity.begin();
-        Self(activity)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.end(Instant::now());
-    }
-}
-
-/// The body of an answer. Its request counts as running until the body is dropped.
-struct RunningBody {
-    body: Body,
-    #[expect(dead_code, reason = "held for its drop")]
-    running: Running,
-}
-
-impl HttpBody for RunningBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Runs HTTP/2 streams as tasks of the process. An abort ends them.
+/// Runs HTTP/2 streams as tasks of the process. An abort ends them, and so does a peer that reads nothing.
 #[derive(Clone)]
-pub(super) struct Streams(Tasks);
+pub(super) struct Streams {
+    listener: Arc<Listener>,
+    tasks: Tasks,
+}
 
 impl<F> Executor<F> for Streams
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let abort = self.0.abort().clone();
-        self.0.spawn(async move {
-            let _ = abort.run_until_cancelled(stream).await;
+        let abort = self.tasks.abort().clone();
+        let listener = self.listener.clone();
+        self.tasks.spawn(async move {
+            let timed = Unread::default().end_if_stalled(stream, listener.limits.write_timeout);
+            // Dropping the stream resets it, and frees what its answer holds.
+            if abort.run_until_cancelled(timed).await == Some(false) {
+                listener.metrics.slow(Slow::Answer);
+            }
         });
     }
 }

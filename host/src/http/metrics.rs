@@ -13,7 +13,28 @@ pub struct ServerMetrics {
     closed: Counter<u64>,
     full: Counter<u64>,
     failed: Counter<u64>,
+    slow: Counter<u64>,
     listener: KeyValue,
+}
+
+/// The part of a request for which a client took too long, as a label of the metric names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slow {
+    /// The client did not send the whole body in time.
+    Body,
+    /// The client left an answer on HTTP/2 unread.
+    Answer,
+}
+
+impl Slow {
+    const ALL: [Self; 2] = [Self::Body, Self::Answer];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Body => "body",
+            Self::Answer => "answer",
+        }
+    }
 }
 
 /// The reasons for which a connection ends, as a label of the metric names them.
@@ -69,12 +90,21 @@ impl ServerMetrics {
                 .u64_counter("muster_http_accept_errors_total")
                 .with_description("Failures to accept a connection that concern the whole process.")
                 .build(),
+            slow: meter
+                .u64_counter("muster_http_slow_requests_total")
+                .with_description(
+                    "Requests given up because their client did not send the body, or did not read the answer on HTTP/2.",
+                )
+                .build(),
             listener: KeyValue::new("listener", listener),
         };
         // A series that appears with its first event has no increase that an alert could see.
         metrics.open.add(0, from_ref(&metrics.listener));
         metrics.full.add(0, from_ref(&metrics.listener));
         metrics.failed.add(0, from_ref(&metrics.listener));
+        for part in Slow::ALL {
+            metrics.slow.add(0, &metrics.with_part(part));
+        }
         for reason in Ended::ALL {
             metrics.closed.add(0, &metrics.with_reason(reason));
         }
@@ -94,11 +124,19 @@ impl ServerMetrics {
         self.failed.add(1, from_ref(&self.listener));
     }
 
+    pub(super) fn slow(&self, part: Slow) {
+        self.slow.add(1, &self.with_part(part));
+    }
+
     /// Counts a connection as open until the guard is dropped.
     pub(super) fn open(&self) -> OpenConnection {
         self.open.add(1, from_ref(&self.listener));
         // A guard that is dropped without a reason belongs to an aborted task.
         OpenConnection { metrics: self.clone(), reason: Ended::Aborted }
+    }
+
+    fn with_part(&self, part: Slow) -> [KeyValue; 2] {
+        [self.listener.clone(), KeyValue::new("part", part.as_str())]
     }
 
     fn with_reason(&self, reason: Ended) -> [KeyValue; 2] {

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 
 use super::*;
 
+mod slow;
+
 struct Server {
     address: std::net::SocketAddr,
     tasks: Tasks,
