@@ -44,11 +44,12 @@ enum Notation {
 use Notation::{Bytes, Level, Members, Same, Seconds};
 
 /// Service-Center's key, the variables that set it too, our key, and the notation.
-const TRANSLATIONS: [(&str, &[&str], &str, Notation); 21] = [
+const TRANSLATIONS: [(&str, &[&str], &str, Notation); 22] = [
     ("environment", &[], "registry.environment", Same),
     ("server.request.maxHeaderBytes", &[], "http.header-bytes", Bytes),
     ("server.request.maxBodyBytes", &[], "http.body-bytes", Bytes),
     ("server.request.headerTimeout", &[], "http.header-timeout", Same),
+    ("server.request.timeout", &[], "http.body-timeout", Same),
     ("server.response.timeout", &[], "http.write-timeout", Same),
     ("server.idle.timeout", &[], "http.idle-timeout", Same),
     ("log.level", &["LOG_LEVEL"], "log.level", Level),
@@ -73,8 +74,7 @@ const PING: (&str, &str) = ("heartbeat.websocket.pingInterval", "heartbeat.webso
 
 /// Settings without a counterpart: the key or its first words, the variables, and the reason for the
 /// operator. The first entry that fits a key is used, so longer keys come before the ones they begin with.
-const WITHOUT_EFFECT: [(&str, &[&str], &str); 22] = [
-    ("server.request.timeout", &[], "a body has the time that its client keeps sending"),
+const WITHOUT_EFFECT: [(&str, &[&str], &str); 21] = [
     ("server.limit", &[], "it did nothing there either; see http.connections"),
     ("server.rpc", &[], "gRPC is served beside REST, on `listen`"),
     ("server.turbo", &[], "there is one server, which needs no other mode"),

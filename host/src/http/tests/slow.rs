@@ -38,10 +38,7 @@ async fn a_body_that_trickles_ends_at_its_deadline() {
     let server = start(reading(), limits).await;
     let stream = server.connect().await;
     let (mut reader, mut writer) = stream.into_split();
-    writer
-        .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n")
-        .await
-        .expect("writes");
+    writer.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n").await.expect("writes");
     let trickle = async {
         while writer.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -84,7 +81,8 @@ impl Drop for Held {
 #[tokio::test]
 async fn an_answer_left_unread_on_http2_ends_its_stream_alone() {
     let (freed, mut frees) = unbounded_channel();
-    let answer = async move |Path(size): Path<usize>, ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>| {
+    let answer = async move |Path(size): Path<usize>,
+                             ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>| {
         let body = Body::from(Bytes::from_owner(Held(vec![b'x'; size], freed)));
         ([("x-peer", peer.to_string())], body)
     };
