@@ -19,7 +19,7 @@ pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::session::SessionConfig;
-pub use crate::upstream::UpstreamConfig;
+pub use crate::upstream::{NamesConfig, UpstreamConfig};
 
 /// The settings of the gateway's rooms; [`Default`] is meant for production.
 #[derive(Clone, Debug)]
@@ -184,6 +184,23 @@ fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> Upstre
             default.topics,
             "Services whose instances this node follows for its watchers; 0 is no limit.",
         ),
+        names: NamesConfig {
+            node: settings.get_or(
+                "watch.names-per-node",
+                default.names.node,
+                "Names of services and selections that this node's watches hold, registered or not; 0 is no limit.",
+            ),
+            domain: settings.get_or(
+                "watch.names-per-domain",
+                default.names.domain,
+                "Such names in the watches of one domain on this node; 0 is no limit.",
+            ),
+            consumer: settings.get_or(
+                "watch.names-per-consumer",
+                default.names.consumer,
+                "Such names in the watches of one service on this node; 0 is no limit.",
+            ),
+        },
         digest_interval: settings.within_or(
             "watch.digest-interval",
             default.digest_interval,

@@ -37,10 +37,12 @@ use crate::watch::{Cause, GroupId, SessionsClosed, Ticket};
 mod bookmarks;
 mod config;
 mod effects;
+mod feeds;
 mod handle;
 mod inbox;
 mod inventory;
 mod joining;
+mod names;
 mod offset;
 mod replies;
 mod request;
@@ -49,11 +51,13 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
-pub use config::UpstreamConfig;
+pub use config::{NamesConfig, UpstreamConfig};
 pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
 
+use feeds::Feeds;
 use inbox::Subscriptions;
 use joining::{Joining, ResumeKey};
+use names::Names;
 use offset::Offset;
 use request::{Ended, Request, Requests, Resources};
 use requester::Requester;
@@ -81,6 +85,8 @@ pub(crate) struct Upstream {
     /// The handles that end the subscriptions in `messages`.
     topics: HashMap<ServiceRef, AbortHandle>,
     interests: HashMap<GroupId, AbortHandle>,
+    feeds: Feeds,
+    names: Names,
     requests: Requests,
     resources: Resources,
     /// The latest request about each group's interest. It is cancelled when the group ends.
@@ -147,6 +153,8 @@ impl Upstream {
             bookmarks: None,
             topics: HashMap::new(),
             interests: HashMap::new(),
+            feeds: Feeds::default(),
+            names: Names::new(config.names.clone()),
             requests: Requests::default(),
             resources,
             interest_requests: HashMap::new(),
@@ -252,6 +260,7 @@ impl Upstream {
         self.metrics.stand(
             self.tracker.topic_count(),
             self.tracker.groups_by_kind(),
+            self.names.total(),
             deepest,
             self.pushed.load(Ordering::Relaxed),
         );

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{Revision, ServiceKey, ServiceRef, Tenant};
 
 use crate::Selector;
 
@@ -74,39 +74,67 @@ impl InterestChange {
     /// # Errors
     /// When the payload is not a change of that kind.
     pub fn decode(selector: &Selector, payload: &[u8]) -> Result<Self, DecodeError> {
-        let Some(scope) = selector.scope() else {
-            let change = pb::InterestChange::decode(payload)?;
-            return Ok(Self {
-                at: position_of_part(Revision::new(change.rev), change.part, change.more),
-                prev: position_before_part(
-                    Revision::new(change.rev),
-                    change.part,
-                    Revision::new(change.prev_rev),
-                ),
-                added: change.added.into_iter().map(Into::into).collect(),
-                removed: change.removed.into_iter().map(Into::into).collect(),
-                deleted: change.consumer_deleted,
-            });
-        };
-        let services = pb::ServicesChange::decode(payload)?;
-        let mut change = Self {
-            at: position_of_part(Revision::new(services.rev), services.part, services.more),
+        if selector.tenant_of_changes().is_some() {
+            return Ok(ServicesChange::decode(payload)?.for_selector(selector));
+        }
+        let change = pb::InterestChange::decode(payload)?;
+        Ok(Self {
+            at: position_of_part(Revision::new(change.rev), change.part, change.more),
             prev: position_before_part(
-                Revision::new(services.rev),
-                services.part,
-                Revision::new(services.prev_rev),
+                Revision::new(change.rev),
+                change.part,
+                Revision::new(change.prev_rev),
             ),
-            ..Self::default()
-        };
-        change.removed.extend(services.removed.into_iter().map(ServiceRef::from));
-        for named in services.added {
-            let (Some(service), Some(key)) = (named.service, named.key) else { continue };
+            added: change.added.into_iter().map(Into::into).collect(),
+            removed: change.removed.into_iter().map(Into::into).collect(),
+            deleted: change.consumer_deleted,
+        })
+    }
+}
+
+/// A change of a tenant's services, or one part of it, for all selectors that it may concern.
+#[derive(Clone, Debug, Default)]
+pub struct ServicesChange {
+    at: Position,
+    prev: Position,
+    /// Services that were registered or renamed, under their new names.
+    added: Vec<(ServiceRef, ServiceKey)>,
+    /// Services that were unregistered.
+    removed: Vec<ServiceRef>,
+}
+
+impl ServicesChange {
+    /// Reads the payload of a message on the subject of a tenant's services.
+    ///
+    /// # Errors
+    /// When the payload is not a change of that kind.
+    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        let services = pb::ServicesChange::decode(payload)?;
+        let rev = Revision::new(services.rev);
+        let prev_rev = Revision::new(services.prev_rev);
+        let named = services.added.into_iter();
+        Ok(Self {
+            at: position_of_part(rev, services.part, services.more),
+            prev: position_before_part(rev, services.part, prev_rev),
+            added: named.filter_map(|named| Some((named.service?.into(), named.key?.into()))).collect(),
+            removed: services.removed.into_iter().map(ServiceRef::from).collect(),
+        })
+    }
+
+    /// The change as it concerns one selector of the tenant.
+    pub fn for_selector(&self, selector: &Selector) -> InterestChange {
+        let mut change = InterestChange { at: self.at, prev: self.prev, ..InterestChange::default() };
+        for service in self.removed.iter().filter(|service| selector.may_ask_for(service)) {
+            change.removed.push(service.clone());
+        }
+        for (service, key) in self.added.iter().filter(|(service, _)| selector.may_ask_for(service)) {
             // A renamed service is announced under its new name only. If that lies outside the scope, it has
             // left.
-            let side = if scope.matches(&key.into()) { &mut change.added } else { &mut change.removed };
-            side.push(service.into());
+            let is_asked_for = selector.asks_for(service, key);
+            let side = if is_asked_for { &mut change.added } else { &mut change.removed };
+            side.push(service.clone());
         }
-        Ok(change)
+        change
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, InstanceEvent, Position};
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+use shared::model::{Instance, Revision, Scope, ServiceKey, ServiceRef};
 
 use crate::Selector;
 
@@ -120,11 +120,18 @@ pub struct InterestReply {
 
 /// The request for an interest as it is now, from a replica that has reached `min_rev`.
 pub fn interest_request(selector: &Selector, min_rev: Revision) -> pb::InterestRequest {
+    // A list is the scope of its whole tenant, and of that only the listed services.
+    let whole = selector.tenant_of_changes().map(|tenant| Scope::all(tenant.clone()));
+    let only = match selector {
+        Selector::Consumer(_) | Selector::Scope(_) => Vec::new(),
+        Selector::Providers(providers) => providers.iter().map(|provider| provider.id.clone()).collect(),
+    };
     pb::InterestRequest {
         consumer: selector.consumer().map(Into::into),
         min_rev: min_rev.get(),
-        scope: selector.scope().map(Into::into),
+        scope: selector.scope().or(whole.as_ref()).map(Into::into),
         left_since: None,
+        only,
     }
 }
 

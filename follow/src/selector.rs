@@ -1,8 +1,9 @@
 //! The selector of a watch.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use shared::model::{Scope, ServiceRef};
+use shared::model::{Scope, ServiceKey, ServiceRef, Tenant};
 use shared::subject;
 
 /// The providers that a watch asks for. All sessions with equal selectors form one group.
@@ -10,8 +11,9 @@ use shared::subject;
 pub enum Selector {
     /// The interest of this consumer.
     Consumer(ServiceRef),
-    /// Exactly these providers. The set is never empty.
-    Providers(BTreeSet<ServiceRef>),
+    /// Those of these services that exist, and the others as soon as they are registered. The set is never
+    /// empty, and its services belong to one tenant.
+    Providers(Arc<BTreeSet<ServiceRef>>),
     /// The services of this scope, including those that are registered later.
     Scope(Scope),
 }
@@ -30,7 +32,7 @@ impl Selector {
             Self::Providers(providers) => Some(providers),
             Self::Consumer(_) | Self::Scope(_) => None,
         };
-        consumer.into_iter().chain(providers.into_iter().flatten())
+        consumer.into_iter().chain(providers.into_iter().flat_map(|list| list.iter()))
     }
 
     /// The value of the metric label `selector`.
@@ -42,22 +44,47 @@ impl Selector {
         }
     }
 
+    /// The number of names of the client's choice that the selector holds for as long as it is watched. A
+    /// consumer's name is not among them: nothing is held for a consumer that does not exist.
+    pub fn names(&self) -> usize {
+        match self {
+            Self::Consumer(_) => 0,
+            Self::Scope(_) => 1,
+            Self::Providers(providers) => providers.len(),
+        }
+    }
+
     /// The subject of the bus that carries changes of the interest.
     pub fn subject(&self) -> String {
         match self {
             Self::Consumer(consumer) => subject::interest(consumer),
-            Self::Providers(providers) => subject::interest(first(providers)),
-            Self::Scope(scope) => subject::services(&scope.tenant),
+            Self::Providers(_) | Self::Scope(_) => subject::services(self.tenant()),
         }
     }
 
-    /// The service to name in a request about the interest. `None` for a scope.
+    /// The tenant of the services.
+    pub fn tenant(&self) -> &Tenant {
+        match self {
+            Self::Consumer(consumer) => &consumer.tenant,
+            Self::Providers(providers) => &first(providers).tenant,
+            Self::Scope(scope) => &scope.tenant,
+        }
+    }
+
+    /// The tenant whose services' changes decide the interest. `None` for a consumer, whose interest has
+    /// changes of its own.
+    pub fn tenant_of_changes(&self) -> Option<&Tenant> {
+        match self {
+            Self::Consumer(_) => None,
+            Self::Providers(_) | Self::Scope(_) => Some(self.tenant()),
+        }
+    }
+
+    /// The consumer to name in a request about the interest.
     pub fn consumer(&self) -> Option<&ServiceRef> {
         match self {
             Self::Consumer(consumer) => Some(consumer),
-            // The list is fixed, so only the revision of the reply matters and any of its services will do.
-            Self::Providers(providers) => Some(first(providers)),
-            Self::Scope(_) => None,
+            Self::Providers(_) | Self::Scope(_) => None,
         }
     }
 
@@ -66,6 +93,23 @@ impl Selector {
         match self {
             Self::Scope(scope) => Some(scope),
             Self::Consumer(_) | Self::Providers(_) => None,
+        }
+    }
+
+    /// True for a registered service of the selector's tenant that the selector asks for.
+    pub(crate) fn asks_for(&self, service: &ServiceRef, key: &ServiceKey) -> bool {
+        match self {
+            Self::Consumer(_) => true,
+            Self::Providers(providers) => providers.contains(service),
+            Self::Scope(scope) => scope.matches(key),
+        }
+    }
+
+    /// False when the selector cannot ask for the service, under whatever name that is registered.
+    pub fn may_ask_for(&self, service: &ServiceRef) -> bool {
+        match self {
+            Self::Consumer(_) | Self::Scope(_) => true,
+            Self::Providers(providers) => providers.contains(service),
         }
     }
 }

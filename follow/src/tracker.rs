@@ -17,6 +17,7 @@
 //! kept, and those newer than the reply are applied to it. So none is lost, whichever comes first.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -303,15 +304,19 @@ impl Tracker {
         counts
     }
 
-    /// Closes a scope's group whose first reply would bring the tracker above `limit` topics; 0 is no limit.
-    /// Returns true when it did. A group that is open already may grow beyond the limit, because its watchers
-    /// must not miss the providers that come later.
+    /// Closes the group of a scope or a list whose first reply would bring the tracker above `limit` topics; 0
+    /// is no limit. Returns true when it did. A group that is open already may grow beyond the limit, because
+    /// its watchers must not miss the providers that come later.
     pub fn refuse_too_many(&mut self, id: GroupId, reply: &InterestReply, limit: usize) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
-        if limit == 0 || group.interest_rev.is_some() || group.selector.scope().is_none() {
+        let selector = &group.selector;
+        if limit == 0 || group.interest_rev.is_some() || selector.tenant_of_changes().is_none() {
             return false;
         }
-        let new = reply.providers.iter().filter(|provider| !self.topics.contains_key(*provider)).count();
+        let is_new = |provider: &&ServiceRef| {
+            selector.may_ask_for(provider) && !self.topics.contains_key(*provider)
+        };
+        let new = reply.providers.iter().filter(is_new).count();
         if self.topics.len().saturating_add(new) <= limit {
             return false;
         }
@@ -321,16 +326,24 @@ impl Tracker {
     }
 
     /// True when a session with this selector may begin under a limit of topics; 0 is no limit. The number of
-    /// providers of a consumer or scope is not known yet, and counts as one.
+    /// providers of a consumer or scope is not known yet, and counts as one. A list may name followed services
+    /// only, or none that exists: its first reply decides.
     pub fn has_room(&self, selector: &Selector, limit: usize) -> bool {
-        let new = match selector {
-            _ if limit == 0 || self.by_selector.contains_key(selector) => return true,
-            Selector::Consumer(_) | Selector::Scope(_) => 1,
-            Selector::Providers(providers) => {
-                providers.iter().filter(|provider| !self.topics.contains_key(*provider)).count()
-            }
-        };
-        self.topics.len().saturating_add(new) <= limit
+        match selector {
+            _ if limit == 0 || self.by_selector.contains_key(selector) => true,
+            Selector::Providers(_) => true,
+            Selector::Consumer(_) | Selector::Scope(_) => self.topics.len() < limit,
+        }
+    }
+
+    /// The group of a selector, if there is one.
+    pub fn group(&self, selector: &Selector) -> Option<GroupId> {
+        self.by_selector.get(selector).copied()
+    }
+
+    /// The number of groups.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
     }
 
     /// Adds a session to the group of its selector. Returns the group, and the shard that has the fewest of
@@ -393,8 +406,14 @@ impl Tracker {
                 expired.push(*id);
             }
         }
+        let has_expired = !expired.is_empty();
         for id in expired {
             self.close_group(id);
+        }
+        if has_expired {
+            give_back(&mut self.topics);
+            give_back(&mut self.groups);
+            give_back(&mut self.by_selector);
         }
     }
 
@@ -413,6 +432,13 @@ impl Tracker {
             self.effects.push(Effect::EndGroup(id));
             self.close_group(id);
         }
+    }
+}
+
+/// Gives back the memory of a map that has become much smaller than it was.
+fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 4 * map.len() {
+        map.shrink_to(2 * map.len());
     }
 }
 

@@ -96,10 +96,19 @@ fn service(number: u8) -> ServiceRef {
     ServiceRef::new(Tenant::default(), format!("s{number}"))
 }
 
+/// Every service of the tenant: by attributes, or by a list that also names one which is never registered.
+fn selector(seed: u64) -> Selector {
+    if seed.is_multiple_of(2) {
+        return Selector::Scope(Scope::all(Tenant::default()));
+    }
+    let never = ServiceRef::new(Tenant::default(), "never");
+    Selector::Providers(Arc::new((0..SERVICES).map(service).chain([never]).collect()))
+}
+
 impl Sim {
     fn new(seed: u64, stand_ins: bool) -> Self {
         let mut tracker = Tracker::new(1);
-        let selector = Selector::Scope(Scope::all(Tenant::default()));
+        let selector = selector(seed);
         let (group, _) = tracker.join(&selector);
         let mut sim = Self {
             dice: Rng::with_seed(seed),

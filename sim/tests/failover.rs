@@ -1,6 +1,7 @@
 //! The publisher fails over while a gateway follows: every change is delivered once and in order.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use control_plane::carriage::Room;
 use control_plane::keys;
@@ -57,8 +58,8 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     let mut tracker = Tracker::new(1);
     let providers: BTreeSet<ServiceRef> =
         (0..5000).map(|number| ServiceRef::new(Tenant::default(), number.to_string())).collect();
-    let (group, _) = tracker.join(&Selector::Providers(providers.clone()));
-    tracker.on_interest(group, InterestReply { exists: true, rev: five, providers: Vec::new() });
+    let (group, _) = tracker.join(&Selector::Providers(Arc::new(providers.clone())));
+    tracker.on_interest(group, InterestReply { exists: true, rev: five, providers: providers.iter().cloned().collect() });
     for provider in &providers {
         let replay = TopicReplay { continuous: true, at: end_of_five, ..TopicReplay::default() };
         tracker.on_loaded(provider, end_of_five, replay);

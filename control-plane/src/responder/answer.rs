@@ -3,13 +3,13 @@
 //!
 //! An answer says nothing beyond its snapshot, even when the history has gone on since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{InstanceEvent, Position};
-use shared::model::{Revision, Scope, ServiceRef};
+use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
 use super::departures;
 use super::error::AnswerError;
@@ -130,6 +130,8 @@ pub enum InterestOf {
     Consumer(ServiceRef),
     /// The services of this scope.
     Scope(Scope),
+    /// Those of these services that are registered. All belong to this tenant.
+    Listed(Tenant, BTreeSet<String>),
 }
 
 /// A request about an interest.
@@ -148,6 +150,9 @@ impl InterestWant {
     /// `AnswerError::NothingNamed` when it has neither a scope nor a consumer.
     pub fn parse(request: pb::InterestRequest) -> Result<Self, AnswerError> {
         let of = match (request.scope, request.consumer) {
+            (Some(scope), _) if !request.only.is_empty() => {
+                InterestOf::Listed(Scope::from(scope).tenant, request.only.into_iter().collect())
+            }
             (Some(scope), _) => InterestOf::Scope(scope.into()),
             (None, Some(consumer)) => InterestOf::Consumer(consumer.into()),
             (None, None) => return Err(AnswerError::NothingNamed),
@@ -168,6 +173,9 @@ pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, roo
         }
         (InterestOf::Scope(scope), None) => {
             page::interest(rev, Some(interest::scoped(snapshot, scope)), room)
+        }
+        (InterestOf::Listed(tenant, ids), None) => {
+            page::interest(rev, Some(interest::listed(snapshot, tenant, ids)), room)
         }
         (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev), room),
     };

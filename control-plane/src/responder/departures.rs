@@ -1,7 +1,7 @@
 //! Providers that left a watcher's interest, for clients that resume from an earlier revision.
 //!
-//! In: the history. Out: the providers that left the interest of a consumer, or the services that left a
-//! scope, after a revision; each with the revision at which it left last.
+//! In: the history. Out: the providers that left the interest of a consumer, or the services of a scope or a
+//! list that left it, after a revision; each with the revision at which it left last.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -26,6 +26,11 @@ pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revi
     let providers = match interest {
         InterestOf::Consumer(consumer) => of_consumer(history, consumer, since, until),
         InterestOf::Scope(scope) => of_scope(history, scope, since, until),
+        InterestOf::Listed(tenant, ids) => {
+            let mut left = of_scope(history, &Scope::all(tenant.clone()), since, until);
+            left.retain(|service, _| ids.contains(&service.id));
+            left
+        }
     };
     // Read only after the changes: another thread may drop old ones in between, and then they must not count.
     Departures { providers, complete_after: since.max(history.complete_since()) }
@@ -186,6 +191,19 @@ mod tests {
         assert_eq!(of(&history, &of_c, 15.into(), 15.into()), departures(&[], 15.into()));
         let too_old = of(&history, &of_c, 7.into(), 15.into());
         assert_eq!(too_old.complete_after, 10.into(), "the history begins only here");
+    }
+
+    #[test]
+    fn only_listed_services_are_listed_as_departed_from_a_list() {
+        let changes = vec![
+            event(11.into(), "mine", "shop"),
+            event(11.into(), "theirs", "shop"),
+            services(12.into(), &[], &["mine", "theirs"]),
+        ];
+        let history = History::holding(10.into(), changes);
+        let of_list = InterestOf::Listed(Tenant::default(), ["mine".into(), "other".into()].into());
+        let left = of(&history, &of_list, 10.into(), 12.into());
+        assert_eq!(left, departures(&[("mine", 12.into())], 10.into()));
     }
 
     #[test]

@@ -44,6 +44,12 @@ pub fn scoped(snapshot: &Snapshot, scope: &Scope) -> BTreeSet<ServiceRef> {
         .collect()
 }
 
+/// Those of some services of a tenant that are registered.
+pub fn listed(snapshot: &Snapshot, tenant: &Tenant, ids: &BTreeSet<String>) -> BTreeSet<ServiceRef> {
+    let services = ids.iter().map(|id| ServiceRef::new(tenant.clone(), id));
+    services.filter(|service| snapshot.service(service).is_some()).collect()
+}
+
 /// The services that a dependency rule of `consumer` matches. `own` is the consumer's tenant.
 pub fn matching(snapshot: &Snapshot, own: &Tenant, consumer: &Service, rule: &ServiceKey) -> Vec<ServiceRef> {
     let mut found = BTreeSet::new();

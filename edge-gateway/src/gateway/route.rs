@@ -4,6 +4,7 @@
 //! sense, or the problem in words for the client.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
@@ -88,7 +89,7 @@ impl WatchRequest {
                 return Err("providers and a selection exclude each other");
             }
             Some(selection) => Selector::Scope(selection.into_scope(&watcher.tenant)?),
-            None if !providers.is_empty() => Selector::Providers(providers),
+            None if !providers.is_empty() => Selector::Providers(Arc::new(providers)),
             None if watcher.id.is_empty() => {
                 return Err("nothing to watch is named: neither a consumer, nor providers, nor a selection");
             }

@@ -22,6 +22,7 @@ pub(crate) struct UpstreamMetrics {
     repaired: Counter<u64>,
     topics: Gauge<u64>,
     groups: Gauge<u64>,
+    names: Gauge<u64>,
     depth: Gauge<u64>,
     revision: Gauge<u64>,
     bus_lag: Histogram<f64>,
@@ -72,6 +73,10 @@ impl UpstreamMetrics {
             groups: meter
                 .u64_gauge("muster_edge_groups")
                 .with_description("Groups of watchers with the same selector, by kind of selector")
+                .build(),
+            names: meter
+                .u64_gauge("muster_edge_names")
+                .with_description("Names of services and selections that the gateway's watches hold, registered or not")
                 .build(),
             depth: meter
                 .u64_gauge("muster_edge_shard_queue_depth")
@@ -142,6 +147,7 @@ impl UpstreamMetrics {
         &self,
         topics: usize,
         groups: impl IntoIterator<Item = (&'static str, u64)>,
+        names: usize,
         depth: usize,
         revision: u64,
     ) {
@@ -149,6 +155,7 @@ impl UpstreamMetrics {
         for (kind, count) in groups {
             self.groups.record(count, &[KeyValue::new("selector", kind)]);
         }
+        self.names.record(names as u64, &[]);
         self.depth.record(depth as u64, &[]);
         self.revision.record(revision, &[]);
     }

@@ -22,6 +22,8 @@ pub struct UpstreamConfig {
     /// The most providers that may be followed; 0 is no limit. A watch beyond it is refused before its
     /// consumer's interest is known, so the last watch that is admitted may exceed it.
     pub topics: usize,
+    /// The names in watches.
+    pub names: NamesConfig,
     /// A resynchronisation begins at random within this time, so that the gateways of a fleet do not all
     /// request at the same moment.
     pub resync_jitter: Duration,
@@ -41,7 +43,26 @@ impl Default for UpstreamConfig {
             replays: 4,
             // A topic takes a few KiB, at most some tens of KiB.
             topics: 100_000,
+            names: NamesConfig::default(),
             resync_jitter: Duration::from_millis(200),
         }
+    }
+}
+
+/// The names of services and selections that open watches may hold, whether they exist or not; 0 is no limit.
+#[derive(Clone, Debug)]
+pub struct NamesConfig {
+    /// On this node.
+    pub node: usize,
+    /// Of one domain.
+    pub domain: usize,
+    /// Of one consumer.
+    pub consumer: usize,
+}
+
+impl Default for NamesConfig {
+    fn default() -> Self {
+        // A name takes some 250 bytes: 60 MB for the node.
+        Self { node: 250_000, domain: 100_000, consumer: 20_000 }
     }
 }

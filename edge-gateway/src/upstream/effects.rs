@@ -25,7 +25,16 @@ impl Upstream {
                 }
             }
             Effect::OpenInterest(group, selector) => {
-                self.start_interest(group, Request::OpenInterest(group, selector));
+                let is_subscribed =
+                    selector.tenant_of_changes().is_some_and(|tenant| self.feeds.add(group, tenant));
+                self.start_interest(
+                    group,
+                    if is_subscribed {
+                        Request::Interest { group, selector, jitter: Duration::ZERO }
+                    } else {
+                        Request::OpenInterest(group, selector)
+                    },
+                );
             }
             Effect::RequestInterest(group, selector) => {
                 let jitter = self.config.resync_jitter;
@@ -39,6 +48,8 @@ impl Upstream {
             }
             Effect::RefuseGroup(group) => self.refuse(group, Full::Topics).await,
             Effect::CloseInterest(group) => {
+                self.names.free(group);
+                self.feeds.remove(group);
                 if let Some(subscription) = self.interests.remove(&group) {
                     subscription.abort();
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use follow::tracker::Contents;
 use host::inventory::Inventory;
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::inventory;
@@ -31,6 +31,8 @@ pub(crate) type Admission = oneshot::Sender<Result<Joined, Full>>;
 pub(crate) enum Command {
     /// A session begins. From now on it misses nothing.
     Join {
+        /// The service that watches; its id is empty when the client names none.
+        watcher: ServiceRef,
         selector: Selector,
         encoding: Encoding,
         /// The revision up to which the client has everything already. The rest is sent first.
@@ -59,17 +61,18 @@ impl UpstreamHandle {
     /// Cancel-safe: a reservation that nobody waits for is released.
     ///
     /// # Errors
-    /// `Some` when the node follows as many providers as it may. `None` when no control plane replies within
+    /// `Some` when a limit on followed providers or on names is reached. `None` when no control plane replies within
     /// the configured time, or the gateway ends.
     pub(crate) async fn join(
         &self,
+        watcher: ServiceRef,
         selector: Selector,
         encoding: Encoding,
         since: Option<Revision>,
     ) -> Result<Joined, Option<Full>> {
         let joining = async {
             let (admission, joined) = oneshot::channel();
-            self.commands.send(Command::Join { selector, encoding, since, admission }).await.ok()?;
+            self.commands.send(Command::Join { watcher, selector, encoding, since, admission }).await.ok()?;
             joined.await.ok()
         };
         let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();

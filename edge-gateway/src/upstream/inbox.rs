@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bus::{Message, Messages};
-use follow::message::InterestChange;
+use follow::message::{InterestChange, ServicesChange};
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures_util::{Stream as _, StreamExt as _};
 use shared::event::InstanceEvent;
+use shared::model::Tenant;
 use tracing::debug;
 
 use super::Upstream;
@@ -25,16 +26,19 @@ const BATCH: usize = 1024;
 pub(super) type Subscriptions = SelectAll<BoxStream<'static, (Source, Message)>>;
 
 /// The kind of subscription that a message came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Source {
     Event,
     Interest(GroupId),
+    /// The changes of a tenant's services.
+    Services(Arc<Tenant>),
 }
 
 /// A decoded message.
-enum Decoded {
+pub(super) enum Decoded {
     Interest(GroupId, InterestChange),
     Event(InstanceEvent),
+    Services(Arc<Tenant>, ServicesChange),
 }
 
 impl Upstream {
@@ -50,9 +54,10 @@ impl Upstream {
             let may_have_more = messages.len() >= BATCH;
             let mut events = Vec::with_capacity(messages.len());
             for (source, message) in messages.drain(..) {
-                match self.decode(source, &message) {
+                match self.decode(&source, &message) {
                     Some(Decoded::Event(event)) => events.push(event),
                     Some(Decoded::Interest(group, change)) => changes.push((group, change)),
+                    Some(Decoded::Services(tenant, change)) => self.spread(&tenant, &change, &mut changes),
                     None => {}
                 }
             }
@@ -78,7 +83,17 @@ impl Upstream {
         }
     }
 
-    fn decode(&self, source: Source, message: &Message) -> Option<Decoded> {
+    /// Adds a change of a tenant's services for each group that it may concern. A group that it does not
+    /// concern has to know of it too: the next change names this one as the one before.
+    fn spread(&self, tenant: &Tenant, change: &ServicesChange, into: &mut Vec<(GroupId, InterestChange)>) {
+        for group in self.feeds.groups(tenant) {
+            if let Some(selector) = self.tracker.selector(group) {
+                into.push((group, change.for_selector(selector)));
+            }
+        }
+    }
+
+    pub(super) fn decode(&self, source: &Source, message: &Message) -> Option<Decoded> {
         match source {
             Source::Event => match InstanceEvent::decode(&message.payload) {
                 Ok(mut event) => {
@@ -88,11 +103,15 @@ impl Upstream {
                 Err(error) => self.malformed(&message.subject, &error),
             },
             Source::Interest(group) => {
-                match InterestChange::decode(self.tracker.selector(group)?, &message.payload) {
-                    Ok(change) => return Some(Decoded::Interest(group, change)),
+                match InterestChange::decode(self.tracker.selector(*group)?, &message.payload) {
+                    Ok(change) => return Some(Decoded::Interest(*group, change)),
                     Err(error) => self.malformed(&message.subject, &error),
                 }
             }
+            Source::Services(tenant) => match ServicesChange::decode(&message.payload) {
+                Ok(change) => return Some(Decoded::Services(tenant.clone(), change)),
+                Err(error) => self.malformed(&message.subject, &error),
+            },
         }
         None
     }
@@ -109,7 +128,7 @@ pub(super) fn tagged(
     source: Source,
 ) -> (BoxStream<'static, (Source, Message)>, AbortHandle) {
     let (handle, registration) = AbortHandle::new_pair();
-    (Abortable::new(messages.map(move |message| (source, message)), registration).boxed(), handle)
+    (Abortable::new(messages.map(move |message| (source.clone(), message)), registration).boxed(), handle)
 }
 
 /// Adds to `ready` everything that is ready now, without waiting, up to a total of `most`.

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use follow::resume::ResumeStep;
 use follow::tracker::Preface;
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 
 use super::request::Request;
 use super::{Admission, Command, Joined, Upstream};
 use crate::close::Reason;
 use crate::fanout::ToShard;
 use crate::push::{Encode as _, Encoding};
-use crate::watch::{Full, GroupId};
+use crate::watch::{Full, GroupId, Selector};
 
 /// A session that has joined its group and has no reservation yet.
 pub(super) struct Joining {
@@ -32,12 +32,16 @@ impl Upstream {
                 // The one who asked may have stopped waiting.
                 let _ = sender.send(self.tracker.contents());
             }
-            Command::Join { selector, encoding, since, admission } => {
-                if !self.tracker.has_room(&selector, self.config.topics) {
-                    let _ = admission.send(Err(Full::Topics));
+            Command::Join { watcher, selector, encoding, since, admission } => {
+                if let Err(full) = self.check_room(&watcher, &selector) {
+                    let _ = admission.send(Err(full));
                     return;
                 }
+                let is_new = self.tracker.group(&selector).is_none();
                 let (group, shard) = self.tracker.join(&selector);
+                if is_new {
+                    self.names.hold(group, watcher, selector.names());
+                }
                 let joining = Joining { group, shard, encoding, admission };
                 match since {
                     None => self.reserve(joining, Vec::new()).await,
@@ -49,6 +53,17 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    fn check_room(&self, watcher: &ServiceRef, selector: &Selector) -> Result<(), Full> {
+        if !self.tracker.has_room(selector, self.config.topics) {
+            return Err(Full::Topics);
+        }
+        // A group that exists holds its names already.
+        if self.tracker.group(selector).is_some() {
+            return Ok(());
+        }
+        self.names.check(watcher, selector.names())
     }
 
     /// Reserves the session in its shard. The reservation enters the shard's queue before any later push, and

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use bus::Messages;
 use follow::reply::InterestReply;
 use follow::tracker::Digests;
+use futures_util::{FutureExt as _, StreamExt as _};
 use shared::model::Revision;
 use tracing::{debug, info};
 
 use super::Upstream;
-use super::inbox::{Source, tagged};
+use super::inbox::{Decoded, Source, tagged};
 use super::request::Reply;
 use super::requester::{Comparison, RequestError};
 use crate::watch::GroupId;
@@ -67,9 +68,7 @@ impl Upstream {
             if !self.tracker.has(group) {
                 return;
             }
-            let (stream, subscription) = tagged(messages, Source::Interest(group));
-            self.messages.push(stream);
-            self.interests.insert(group, subscription);
+            self.take_subscription(group, messages);
         }
         if self.tracker.refuse_too_many(group, &interest, self.config.topics) {
             return;
@@ -78,6 +77,30 @@ impl Upstream {
         // session is not sent because it was committed before.
         self.pushed.fetch_max(interest.rev.get(), Ordering::Relaxed);
         self.tracker.on_interest(group, interest);
+    }
+
+    /// Takes over the subscription with which a group's interest was opened.
+    fn take_subscription(&mut self, group: GroupId, mut messages: Messages) {
+        let is_of_consumer =
+            self.tracker.selector(group).is_some_and(|selector| selector.tenant_of_changes().is_none());
+        if is_of_consumer {
+            let (stream, subscription) = tagged(messages, Source::Interest(group));
+            self.messages.push(stream);
+            self.interests.insert(group, subscription);
+        } else if let Some(tenant) = self.feeds.lacking(group) {
+            let (stream, subscription) = tagged(messages, Source::Services(tenant.clone()));
+            self.messages.push(stream);
+            self.feeds.subscribed(&tenant, subscription);
+        } else {
+            // Another group was faster, and its subscription serves this one too. It may have begun after
+            // this group's request was answered; what was published in between has arrived here only.
+            while let Some(Some(message)) = tokio::task::unconstrained(messages.next()).now_or_never() {
+                if let Some(Decoded::Interest(group, change)) = self.decode(&Source::Interest(group), &message)
+                {
+                    self.tracker.on_interest_change(group, change);
+                }
+            }
+        }
     }
 
     fn on_compared(&mut self, digests: &Digests, comparison: Result<Comparison, RequestError>) {

@@ -176,7 +176,9 @@ impl Requester {
         batch: usize,
     ) -> Result<Departures, RequestError> {
         let request = departures_request(selector, self.seen(), since);
-        let list = self.interest_parts(&request).await?.into_departures(since)?;
+        let mut list = self.interest_parts(&request).await?.into_departures(since)?;
+        // A replica of an older version names every service of the tenant.
+        list.departures.retain(|(provider, _)| selector.may_ask_for(provider));
         let mut departures = Departures::begin(&list);
         for batch in list.departures.chunks(batch.max(1)) {
             // Another replica may reply. It must have reached the revision of the one that listed the

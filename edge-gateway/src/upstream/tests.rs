@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -13,12 +13,13 @@ use shared::event::Position;
 use shared::model::{Revision, Tenant};
 use shared::subject;
 
+use super::config::NamesConfig;
 use super::request::Reply;
 use super::*;
 use crate::fanout::ToShard;
 use crate::metrics::Metrics;
 use crate::push::Encoding;
-use crate::watch::Selector;
+use crate::watch::{Full, Selector};
 
 /// A bus on which the first request to each of some subjects panics.
 struct PanickingBus {
@@ -63,6 +64,10 @@ fn provider() -> ServiceRef {
     ServiceRef::new(Tenant::default(), "p")
 }
 
+fn watcher() -> ServiceRef {
+    ServiceRef::new(Tenant::default(), "")
+}
+
 /// A replica at revision 5, on which nothing ever happens. It answers at most `digests` digest requests.
 async fn start_replica(bus: Arc<dyn Bus>, digests: usize) {
     let mut requests = Vec::new();
@@ -74,9 +79,7 @@ async fn start_replica(bus: Arc<dyn Bus>, digests: usize) {
         let mut requests = futures_util::stream::select_all(requests);
         while let Some(request) = requests.next().await {
             let payload = match &*request.subject {
-                subject::RPC_INTEREST => {
-                    pb::InterestReply { exists: true, rev: 5, ..Default::default() }.encode_to_vec()
-                }
+                subject::RPC_INTEREST => listed_providers(&request.payload),
                 subject::RPC_REPLAY => replay_nothing(&request.payload),
                 _ if digests_left == 0 => continue,
                 _ => {
@@ -88,6 +91,15 @@ async fn start_replica(bus: Arc<dyn Bus>, digests: usize) {
             bus.publish(reply).await.expect("the local bus is open");
         }
     });
+}
+
+/// Of all services only [`provider`] is registered.
+fn listed_providers(request: &[u8]) -> Vec<u8> {
+    let request = pb::InterestRequest::decode(request).expect("a request decodes");
+    let provider = provider();
+    let is_listed = request.only.contains(&provider.id);
+    let providers = is_listed.then(|| (&provider).into()).into_iter().collect();
+    pb::InterestReply { exists: true, rev: 5, providers, ..Default::default() }.encode_to_vec()
 }
 
 fn replay_nothing(request: &[u8]) -> Vec<u8> {
@@ -120,8 +132,8 @@ async fn every_request_whose_task_panics_is_made_again() {
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
 
-    let selector = Selector::Providers(BTreeSet::from([provider()]));
-    let joined = handle.join(selector, Encoding::Resumable, None).await;
+    let selector = Selector::Providers(Arc::new([provider()].into()));
+    let joined = handle.join(watcher(), selector, Encoding::Resumable, None).await;
     assert!(joined.is_ok(), "the interest was requested again: {joined:?}");
 
     // A bookmark reaches the shards only when no topic awaits a reply any more.
@@ -156,4 +168,84 @@ async fn a_comparison_lasts_until_its_last_request_ends() {
     assert!(requests.is_comparing(), "the second request is still under way");
     assert!(matches!(requests.next().await, Some(Ended::Replied(Reply::Compared(_, Err(_))))));
     assert!(!requests.is_comparing());
+}
+
+/// Everything that an upstream holds for watches.
+fn held(upstream: &Upstream) -> [usize; 9] {
+    [
+        upstream.tracker.topic_count(),
+        upstream.tracker.group_count(),
+        upstream.messages.len(),
+        upstream.topics.len(),
+        upstream.interests.len() + upstream.feeds.len(),
+        upstream.names.total(),
+        upstream.interest_requests.len(),
+        upstream.opening.len(),
+        upstream.resuming.len(),
+    ]
+}
+
+/// Opens resumable watches, each with a list of services that do not exist. Returns the outcomes.
+async fn watch_made_up_lists(upstream: &mut Upstream, round: usize) -> Vec<Result<Joined, Full>> {
+    let mut admissions = Vec::new();
+    for list in 0..LISTS {
+        let ids = (0..LISTED).map(|number| format!("{round}-{list}-{number}"));
+        let services = ids.map(|id| ServiceRef::new(Tenant::default(), id)).collect();
+        let (admission, admitted) = tokio::sync::oneshot::channel();
+        admissions.push(admitted);
+        let command = Command::Join {
+            watcher: watcher(),
+            selector: Selector::Providers(Arc::new(services)),
+            encoding: Encoding::Resumable,
+            since: Some(Revision::ZERO),
+            admission,
+        };
+        upstream.on_command(command).await;
+        upstream.act().await;
+    }
+    while let Some(ended) = upstream.requests.next().await {
+        upstream.on_ended(ended).await;
+        upstream.act().await;
+        upstream.advance_resumes().await;
+        upstream.act().await;
+    }
+    let mut outcomes = Vec::new();
+    for admitted in admissions {
+        outcomes.push(admitted.await.expect("every watch is answered"));
+    }
+    outcomes
+}
+
+const LISTS: usize = 20;
+const LISTED: usize = 50;
+
+#[tokio::test]
+async fn made_up_names_are_bounded_and_leave_nothing_behind() {
+    let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
+    start_replica(bus.clone(), 0).await;
+    let (shard, mut messages) = ShardHandle::without_shard();
+    let names = NamesConfig { consumer: LISTS / 2 * LISTED, ..NamesConfig::default() };
+    let config = UpstreamConfig { names, ..UpstreamConfig::default() };
+    let (mut upstream, _handle) = Upstream::new(config, bus, vec![shard], Vec::new(), metrics());
+    let nothing = held(&upstream);
+    for round in 0..6 {
+        let outcomes = watch_made_up_lists(&mut upstream, round).await;
+        let admitted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(admitted, LISTS / 2, "round {round}");
+        assert!(matches!(outcomes.last(), Some(Err(Full::ConsumerNames))));
+        assert_eq!(upstream.tracker.topic_count(), 0, "nothing is followed that does not exist");
+        assert_eq!(upstream.messages.len(), 1, "one subscription serves all lists of a tenant");
+        // All sessions end, and the groups' time without sessions passes.
+        let now = Instant::now();
+        while let Ok(message) = messages.try_recv() {
+            if let ToShard::Reserve { group, .. } = message {
+                upstream.tracker.sessions_closed(0, group, 1, now);
+            }
+        }
+        upstream.tracker.forget_empty(now + Duration::from_secs(60));
+        upstream.act().await;
+        // A subscription that was ended leaves the set when that is polled next.
+        upstream.take_messages(None).await;
+        assert_eq!(held(&upstream), nothing, "round {round}");
+    }
 }

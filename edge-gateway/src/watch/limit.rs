@@ -18,15 +18,33 @@ pub(crate) enum Full {
     /// The consumer's.
     #[error("the service has as many watchers as it may")]
     Consumer,
+    /// The node's for names of services and selections in watches: another may have room.
+    #[error("the watches of this node name as many services and selections as they may")]
+    NodeNames,
+    /// The domain's for such names.
+    #[error("the domain's watches name as many services and selections as they may")]
+    DomainNames,
+    /// The consumer's for such names.
+    #[error("the service's watches name as many services and selections as they may")]
+    ConsumerNames,
 }
 
 impl Full {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Node, Self::Domain, Self::Consumer, Self::Topics, Self::Memory];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Node,
+        Self::Domain,
+        Self::Consumer,
+        Self::Topics,
+        Self::Memory,
+        Self::NodeNames,
+        Self::DomainNames,
+        Self::ConsumerNames,
+    ];
 
     /// It is this node's own: another may have room.
     pub(crate) fn is_here(self) -> bool {
-        matches!(self, Self::Node | Self::Topics | Self::Memory)
+        matches!(self, Self::Node | Self::Topics | Self::Memory | Self::NodeNames)
     }
 
     /// The value of the label `limit`.
@@ -37,6 +55,9 @@ impl Full {
             Self::Consumer => "consumer",
             Self::Topics => "topics",
             Self::Memory => "memory",
+            Self::NodeNames => "node_names",
+            Self::DomainNames => "domain_names",
+            Self::ConsumerNames => "consumer_names",
         }
     }
 }

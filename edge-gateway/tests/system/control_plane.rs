@@ -28,6 +28,8 @@ struct Truth {
     interests: HashMap<ServiceRef, BTreeSet<ServiceRef>>,
     /// Departures: the consumer, the provider that left its interest, and the revision.
     left: Vec<(ServiceRef, ServiceRef, Revision)>,
+    /// The revision of the last registration.
+    services_rev: Revision,
     bookmark: Revision,
     /// The revision up to which events are forgotten.
     forgotten: Revision,
@@ -156,6 +158,26 @@ impl ControlPlane {
         let added = vec![(&service(provider)).into()];
         self.publish_interest(consumer, pb::InterestChange { rev: rev.get(), added, ..Default::default() })
             .await;
+    }
+
+    /// Commits and publishes that a service is registered.
+    pub(crate) async fn register(&self, id: &str) {
+        let change = {
+            let mut truth = self.truth();
+            truth.rev = truth.rev.next();
+            truth.providers.entry(service(id)).or_default();
+            let rev = truth.rev;
+            let prev_rev = std::mem::replace(&mut truth.services_rev, rev);
+            let named = pb::NamedService { service: Some((&service(id)).into()), key: Some((&*key(id)).into()) };
+            pb::ServicesChange {
+                rev: rev.get(),
+                prev_rev: prev_rev.get(),
+                added: vec![named],
+                ..pb::ServicesChange::default()
+            }
+        };
+        let message = Message::new(subject::services(&Tenant::default()), change.encode_to_vec());
+        self.bus.publish(message).await.expect("the local bus is open");
     }
 
     /// Commits and publishes that the consumer is not interested in a provider any more.
@@ -289,9 +311,25 @@ impl Truth {
     }
 }
 
+/// Those of the listed services that are registered: each that has changed or been registered.
+fn listed(truth: &Truth, request: &pb::InterestRequest) -> Vec<Vec<u8>> {
+    let registered = request.only.iter().map(|id| service(id)).filter(|id| truth.providers.contains_key(id));
+    let reply = pb::InterestReply {
+        exists: true,
+        rev: truth.rev.get(),
+        providers: registered.map(|service| (&service).into()).collect(),
+        left_after: request.left_since,
+        ..pb::InterestReply::default()
+    };
+    vec![reply.encode_to_vec()]
+}
+
 /// One provider per part, so that replies have many parts.
 fn interest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::InterestRequest::decode(request).expect("a request");
+    if request.scope.is_some() {
+        return listed(truth, &request);
+    }
     let consumer: ServiceRef = request.consumer.expect("a consumer").into();
     let rev = truth.rev.get();
     let error = truth.declined();

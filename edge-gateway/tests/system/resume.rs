@@ -191,9 +191,13 @@ async fn resuming_for_an_unknown_consumer_ends_with_a_text() {
 async fn an_observer_names_the_providers_it_watches() {
     let world = World::start().await;
     world.control_plane.change("p", Create, "old").await;
+    world.control_plane.register("r").await;
     let mut watcher = world.watch_path(&path("providers=p,q")).await;
     let mut listing = world.watch_path(&path("providers=p&rev=0")).await;
     assert_eq!(frame(&mut listing).await["instances"][0]["instanceId"], "old");
+    // Nothing is followed for a name that does not exist, until that is registered.
+    world.until("muster_edge_topics", |topics| topics == 1.0).await;
+    world.control_plane.register("q").await;
     for provider in ["p", "r", "q"] {
         let event = world.control_plane.change(provider, Create, "new").await;
         if provider != "r" {

@@ -157,14 +157,16 @@ async fn a_gateway_at_its_limit_of_services_refuses_new_ones() {
     world.control_plane.consumer("c", &["p", "q"]);
     let mut first = world.watch("c").await;
     world.change_reaches(&mut first, "p", Create, "1").await;
+    world.control_plane.register("r").await;
     let path = |query: &str| {
         format!("ws://{}/v4/default/registry/microservices/d/watcher?providers={query}", world.api)
     };
     let refused = tokio_tungstenite::connect_async(path("p,r")).await;
     let Err(Error::Http(answer)) = refused else { panic!("a refusal was expected") };
     assert_eq!(answer.status(), 503);
-    // A provider that is followed already takes no further place.
-    let mut second = world.watch_path("/v4/default/registry/microservices/d/watcher?providers=p").await;
+    // A provider that is followed already takes no further place, nor does one that does not exist.
+    let mut second =
+        world.watch_path("/v4/default/registry/microservices/d/watcher?providers=p,made-up").await;
     let event = world.control_plane.change("p", Update, "1").await;
     first.expect(&event).await;
     second.expect(&event).await;

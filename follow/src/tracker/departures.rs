@@ -91,10 +91,6 @@ pub(super) enum DepartureEvents<'a> {
 impl Group {
     /// The events after `since` of providers that have left.
     pub(super) fn departures_since(&self, since: Revision) -> DepartureEvents<'_> {
-        if let Selector::Providers(_) = self.selector {
-            // A fixed list loses no provider, whatever happens to the service.
-            return DepartureEvents::Known(Vec::new());
-        }
         let Some(departures) = &self.departures else { return DepartureEvents::Unknown };
         if departures.since > since || departures.rev < self.interest_position().rev {
             return DepartureEvents::Unknown;

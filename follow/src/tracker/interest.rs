@@ -53,9 +53,8 @@ impl Tracker {
         }
         let providers: BTreeSet<ServiceRef> = match &group.selector {
             Selector::Consumer(_) if !reply.exists => return self.end_group(id),
-            Selector::Consumer(_) | Selector::Scope(_) => reply.providers.into_iter().collect(),
-            // The list is fixed. Only the revision of the reply matters.
-            Selector::Providers(providers) => providers.iter().cloned().collect(),
+            // A replica of an older version names every service of the tenant.
+            selector => reply.providers.into_iter().filter(|service| selector.may_ask_for(service)).collect(),
         };
         // A provider that came into the interest while changes were lost is delivered from the last revision
         // at which the interest was known. A later change that did arrive proves nothing about the lost ones
@@ -113,7 +112,7 @@ impl Tracker {
             }
             return kept.push(change);
         }
-        if change.at <= group.interest_position() || matches!(group.selector, Selector::Providers(_)) {
+        if change.at <= group.interest_position() {
             return;
         }
         if change.prev > group.interest_position().max(Position::end_of(group.interest_complete_to)) {

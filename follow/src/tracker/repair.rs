@@ -96,7 +96,7 @@ impl Tracker {
         }
         for (tenant, at) in tenants {
             for (id, group) in &self.groups {
-                if group.selector.scope().is_some_and(|scope| scope.tenant == tenant) {
+                if group.selector.tenant_of_changes() == Some(&tenant) {
                     published.push((*id, at));
                 }
             }

@@ -274,6 +274,10 @@ pub struct InterestRequest {
     /// current ones.
     #[prost(uint64, optional, tag = "4")]
     pub left_since: ::core::option::Option<u64>,
+    /// Only with `scope`: if not empty, only services with these ids count. A replica of a version without this field names
+    /// every service of the scope.
+    #[prost(string, repeated, tag = "5")]
+    pub only: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A departure: a provider that left an interest or a scope.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -210,8 +210,8 @@ fn a_short_history_makes_everything_void() {
 fn a_listed_provider_without_a_name_makes_everything_void() {
     let mut tracker = Tracker::new(1);
     let providers = [service("p"), service("q")].into();
-    let id = tracker.join(&Selector::Providers(providers)).0;
-    tracker.on_interest(id, interest(20, &[]));
+    let id = tracker.join(&Selector::Providers(Arc::new(providers))).0;
+    tracker.on_interest(id, interest(20, &["p", "q"]));
     for effect in tracker.take_effects() {
         let Effect::OpenTopics(wants) = effect else { continue };
         for want in wants {
@@ -220,6 +220,7 @@ fn a_listed_provider_without_a_name_makes_everything_void() {
             tracker.on_loaded(&want.provider, want.since, replay);
         }
     }
+    tracker.on_departures(id, departures(12, 20, Vec::new()));
     let no_history = || TopicReplay { at: end_of(20), ..TopicReplay::default() };
     let replays = HashMap::from([(service("p"), no_history()), (service("q"), no_history())]);
     let preface = tracker.preface_from(id, 12, &replays).expect("ready").expect("nothing is missing");
