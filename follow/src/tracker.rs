@@ -313,9 +313,8 @@ impl Tracker {
         if limit == 0 || group.interest_rev.is_some() || selector.tenant_of_changes().is_none() {
             return false;
         }
-        let is_new = |provider: &&ServiceRef| {
-            selector.may_ask_for(provider) && !self.topics.contains_key(*provider)
-        };
+        let is_new =
+            |provider: &&ServiceRef| selector.may_ask_for(provider) && !self.topics.contains_key(*provider);
         let new = reply.providers.iter().filter(is_new).count();
         if self.topics.len().saturating_add(new) <= limit {
             return false;

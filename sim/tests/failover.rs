@@ -59,7 +59,10 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     let providers: BTreeSet<ServiceRef> =
         (0..5000).map(|number| ServiceRef::new(Tenant::default(), number.to_string())).collect();
     let (group, _) = tracker.join(&Selector::Providers(Arc::new(providers.clone())));
-    tracker.on_interest(group, InterestReply { exists: true, rev: five, providers: providers.iter().cloned().collect() });
+    tracker.on_interest(
+        group,
+        InterestReply { exists: true, rev: five, providers: providers.iter().cloned().collect() },
+    );
     for provider in &providers {
         let replay = TopicReplay { continuous: true, at: end_of_five, ..TopicReplay::default() };
         tracker.on_loaded(provider, end_of_five, replay);

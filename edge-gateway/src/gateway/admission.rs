@@ -63,10 +63,7 @@ impl GatewayParts {
                 }
             }
         }
-        match self
-            .upstream
-            .join(watch.watcher.clone(), watch.selector.clone(), encoding, watch.since)
-            .await {
+        match self.upstream.join(watch.watcher.clone(), watch.selector.clone(), encoding, watch.since).await {
             Ok(joined) => Ok((permit, joined)),
             Err(Some(full)) => Err(self.full(full)),
             Err(None) => Err(NotAdmitted::Unreachable),

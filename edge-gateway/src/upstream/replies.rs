@@ -95,7 +95,8 @@ impl Upstream {
             // Another group was faster, and its subscription serves this one too. It may have begun after
             // this group's request was answered; what was published in between has arrived here only.
             while let Some(Some(message)) = tokio::task::unconstrained(messages.next()).now_or_never() {
-                if let Some(Decoded::Interest(group, change)) = self.decode(&Source::Interest(group), &message)
+                if let Some(Decoded::Interest(group, change)) =
+                    self.decode(&Source::Interest(group), &message)
                 {
                     self.tracker.on_interest_change(group, change);
                 }

@@ -168,7 +168,8 @@ impl ControlPlane {
             truth.providers.entry(service(id)).or_default();
             let rev = truth.rev;
             let prev_rev = std::mem::replace(&mut truth.services_rev, rev);
-            let named = pb::NamedService { service: Some((&service(id)).into()), key: Some((&*key(id)).into()) };
+            let named =
+                pb::NamedService { service: Some((&service(id)).into()), key: Some((&*key(id)).into()) };
             pb::ServicesChange {
                 rev: rev.get(),
                 prev_rev: prev_rev.get(),
