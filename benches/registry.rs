@@ -82,6 +82,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
         bus: Arc::new(LocalBus::new()),
         config: settings::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
         listening: address,
+        secure: false,
         meter: metrics.meter("bench"),
         readiness: readiness.clone(),
     };

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::advertise::Advertised;
 use crate::api::guard::Guarded;
 use crate::api::{self, Api};
 use crate::dependency_queue;
@@ -102,6 +103,8 @@ pub struct Parts {
     pub config: Config,
     /// The address on which the plane listens. It is advertised if the settings name no other address.
     pub listening: SocketAddr,
+    /// Clients of the listener speak TLS.
+    pub secure: bool,
     /// The meter to which figures are reported.
     pub meter: Meter,
     /// The readiness of the process, of which the plane becomes a condition.
@@ -111,11 +114,19 @@ pub struct Parts {
 impl App {
     /// Builds the rooms and starts their tasks. Needs a runtime.
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
-        let Parts { store, bus, config, listening, meter, readiness } = parts;
+        let Parts { store, bus, config, listening, secure, meter, readiness } = parts;
         let clock = Clock::system();
         let (writer, view) = view::empty(History::new(config.history), config.protection, clock.clone());
-        let address =
-            if config.advertise.is_empty() { listening.to_string() } else { config.advertise.clone() };
+        let advertised = Advertised::new(config.advertise.as_ref(), listening, secure);
+        let address = advertised.address;
+        if advertised.is_guessed {
+            warn!(
+                %listening,
+                advertised = address,
+                "`listen` means every address of this machine, so clients are told one of them; \
+                 set `advertise` if they reach the registry under another one, as behind gateways"
+            );
+        }
         // Wrapped before any room gets it, so that every call is counted.
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
@@ -155,7 +166,7 @@ impl App {
 
         // This one ends with the beginning of the drain: clients should forget this node as early as
         // possible.
-        let endpoint = format!("rest://{address}/");
+        let endpoint = advertised.endpoint;
         let own = own::keep_registered(registry.clone(), endpoint, host_name(), tasks.drain().clone());
         let unregistered = CancellationToken::new();
         // Not vital, because it ends with the drain while the process goes on.

@@ -7,6 +7,7 @@
 //!
 //! Data flows one way; only [`app`] knows both ends of an arrow.
 
+pub mod advertise;
 mod api;
 pub mod app;
 pub mod carriage;

@@ -38,6 +38,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         bus: Arc::new(bus),
         config: config.plane,
         listening,
+        secure: config.http.tls.is_some(),
         meter: host.metrics.meter("control-plane"),
         readiness: host.readiness.clone(),
     };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use settings::{Config as Read, Settings, Size};
 use shared::model::DataCenter;
 
+use crate::advertise::Advertise;
 use crate::api::BodyLimits;
 use crate::registry::RegistryConfig;
 use crate::view::Protection;
@@ -20,8 +21,8 @@ pub use process::ProcessConfig;
 pub struct Config {
     /// Name of this replica, for people.
     pub name: String,
-    /// Address under which clients reach the registry, as `host:port`. If it is empty, the listening address.
-    pub advertise: String,
+    /// Address under which clients reach the registry. `None` stands for the listening address.
+    pub advertise: Option<Advertise>,
     /// Limits of the registry.
     pub registry: RegistryConfig,
     /// Limits of bodies.
@@ -48,13 +49,11 @@ impl Read for Config {
                     "Name of this replica in logs and in the publisher's seat. Default: host and process id.",
                 )
                 .unwrap_or_else(own_name),
-            advertise: settings
-                .optional(
-                    "advertise",
-                    "host:port under which clients reach the registry; behind gateways that of the load balancer. \
-                     Default: the listening address.",
-                )
-                .unwrap_or_default(),
+            advertise: settings.optional(
+                "advertise",
+                "Address under which clients reach the registry; behind gateways that of the load balancer. \
+                 Default: the listening address, or if that means all, one of this machine's.",
+            ),
             registry: registry(settings),
             bodies: BodyLimits::with_other(
                 settings

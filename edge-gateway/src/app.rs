@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bus::Bus;
 use futures_util::future::BoxFuture;
+use host::address::reachable;
 use host::admin::{Condition, Readiness};
 use host::http::{ServerLimits, ServerMetrics, serve_counted};
 use host::inventory::Inventory;
@@ -97,9 +98,13 @@ impl App {
         };
         let listener = listener.map_err(|error| StartError::Listen(config.listen, error))?;
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-        // With port 0 only the bound address tells gateways apart.
-        let instance =
-            if config.instance.is_empty() { api_addr.to_string() } else { config.instance.clone() };
+        // With port 0 only the bound address tells gateways apart, and on all addresses of their machines only
+        // one of those.
+        let instance = if config.instance.is_empty() {
+            reachable(api_addr).to_string()
+        } else {
+            config.instance.clone()
+        };
         let metrics = Metrics::new(&meter, &instance);
 
         // Each shard has a channel of its own: one with many closed sessions must not take the room of the

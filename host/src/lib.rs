@@ -7,11 +7,13 @@
 //! | [`http`] | serves HTTP on a listener, with limits, a drain and the header case of old clients |
 //! | [`tls`] | TLS for listeners and clients; certificates are read again when they change |
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
+//! | [`address`] | addresses of this machine that others can connect to |
 //! | [`admin`] | the admin port's `/live`, `/ready` and `/metrics` |
 //! | [`inventory`] | the process's copy of the registry, reported for comparison with other processes |
 //!
 //! No room here depends on services or instances, except the inventory, which names them.
 
+pub mod address;
 pub mod admin;
 mod files;
 pub mod http;

@@ -137,7 +137,13 @@ impl RegistryClient {
         RegistryRequest { client: self, method, url, consumer: None, body: None }
     }
 
-    /// Host and port.
+    /// Host and port as a URL and the header `Host` have them, with brackets around an IPv6 address.
+    pub(crate) fn authority(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        format!("{host}:{}", self.address().1)
+    }
+
+    /// Host, without brackets, and port.
     pub(crate) fn address(&self) -> (String, u16) {
         let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
         (host.to_owned(), self.base.port_or_known_default().unwrap_or(80))

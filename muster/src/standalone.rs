@@ -3,7 +3,7 @@
 //! In: the settings of both planes, without those for the way between them. Out: a registry, until a signal
 //! or a failure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -100,12 +100,14 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
 
     let file = config.data_dir.join(STORE_FILE);
     let bus = Arc::new(LocalBus::new());
+    let secure = config.gateway.http.tls.is_some();
     let parts = Parts {
         store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)
             .with_context(|| format!("the store in {} cannot be opened", file.display()))?,
         bus: bus.clone(),
         config: config.plane,
         listening,
+        secure,
         meter: host.metrics.meter("control-plane"),
         readiness: readiness.clone(),
     };
@@ -121,7 +123,6 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
             (admin, Router::new().fallback_service(service))
         }
     };
-    let secure = config.gateway.http.tls.is_some();
     let forward = Arc::new(InProcess::new(routes));
     let parts = edge_gateway::Parts {
         config: edge_gateway::Config { access_log: config.program.log.access, ..config.gateway },
@@ -161,11 +162,15 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
 /// pasted.
 fn greeting(listening: SocketAddr, secure: bool) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "muster".into());
-    // 0.0.0.0 means all addresses of the machine, and clients cannot connect to it everywhere.
-    let host =
-        if listening.ip().is_unspecified() { "127.0.0.1".to_owned() } else { listening.ip().to_string() };
+    // 0.0.0.0 and [::] mean all addresses of the machine, and clients cannot connect to them everywhere.
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
     let scheme = if secure { "https" } else { "http" };
-    let server = format!("{scheme}://{host}:{}", listening.port());
+    // A socket address writes brackets around IPv6.
+    let server = format!("{scheme}://{}", SocketAddr::new(ip, listening.port()));
     let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
     let name = Name::new("", "default", "consumer");
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
@@ -181,4 +186,22 @@ fn greeting(listening: SocketAddr, secure: bool) -> String {
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greetings_address_works_when_pasted() {
+        for (listening, server) in [
+            ("[::1]:30100", "http://[::1]:30100 "),
+            ("[::]:30100", "http://[::1]:30100 "),
+            ("0.0.0.0:30101", "http://127.0.0.1:30101 "),
+        ] {
+            let text = greeting(listening.parse().expect("an address"), false);
+            assert!(text.contains(&format!("ready at {server}")), "{text}");
+            assert!(text.contains(&format!("--server {server}")), "{text}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use harness::{Client, Process, Watcher, eventually, port};
 use serde_json::Value;
 
+use crate::operate::muster;
+
 struct Standalone {
     process: Process,
     client: Client,
@@ -80,4 +82,41 @@ async fn mistakes_of_the_command_line_are_told_together() {
     assert_eq!(process.ended().await, Some(64));
     let log = process.log();
     assert!(log.contains("listen") && log.contains("quota-services"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wildcard_listener_tells_clients_a_real_address() {
+    let port = port::free();
+    let listen = format!("0.0.0.0:{port}");
+    let process = Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &listen]);
+    process.start();
+    let client = Client::new(([127, 0, 0, 1], port).into());
+    let own = eventually("the registry is registered in itself", || async {
+        let body: Value = serde_json::from_str(&client.try_get("/health").await?.text()).ok()?;
+        body["instances"][0]["endpoints"][0].as_str().map(str::to_owned)
+    })
+    .await;
+    let address = own.strip_prefix("rest://").and_then(|rest| rest.strip_suffix('/')).expect("an endpoint");
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    assert!(!address.ip().is_unspecified(), "{own}");
+    // The warning names the setting, and clients that are told the address get there.
+    process.line(&["WARN", "set `advertise`", &address.to_string()], 0).await;
+    Client::new(address).try_get("/ready").await.expect("answers there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_addresses_are_written_with_brackets() {
+    let listen = format!("[::1]:{}", port::free());
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return; // Containers may have no IPv6.
+    }
+    let process = Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &listen]);
+    process.start();
+    let server = format!("http://{listen}");
+    process.line(&["The registry is ready at", &server], 0).await;
+    eventually("the doctor is content", || async {
+        let (status, text) = muster(&["doctor", "--server", &server]).await;
+        (status == 0 && !text.contains("warning")).then_some(())
+    })
+    .await;
 }

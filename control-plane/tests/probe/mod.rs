@@ -85,6 +85,7 @@ impl Probe {
             bus: Arc::new(LocalBus::new()),
             config: settings::parse::<Config>(&sources).expect("settings are right"),
             listening: "127.0.0.1:30100".parse().expect("an address"),
+            secure: false,
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),
         };

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+mod advertised;
 mod fleet;
 mod machine;
 
@@ -119,6 +120,8 @@ impl Doctor {
             findings.push(Finding::new("version", version(&registry).await));
             findings.push(Finding::new("readiness", readiness(&registry).await));
             findings.push(Finding::new("clock", clock(&registry).await));
+            let told = advertised::check(&registry, self.target.timeout).await;
+            findings.push(Finding::new("advertised", told));
             findings.push(Finding::new("header case", self.header_case(&registry).await));
             if !self.read_only {
                 findings.push(Finding::new("push", self.push(&registry).await));
@@ -145,11 +148,11 @@ impl Doctor {
     }
 
     async fn connect(&self, registry: &RegistryClient) -> Result<ServerStream, String> {
-        let (host, port) = registry.address();
+        let authority = registry.authority();
         match timeout(self.target.timeout, registry.open(None)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(e)) => Err(format!("{host}:{port}: {e}; is --server right, and does the registry run?")),
-            Err(_) => Err(format!("{host}:{port}: no answer in time; is there a firewall in between?")),
+            Ok(Err(e)) => Err(format!("{authority}: {e}; is --server right, and does the registry run?")),
+            Err(_) => Err(format!("{authority}: no answer in time; is there a firewall in between?")),
         }
     }
 
@@ -189,10 +192,10 @@ impl Doctor {
             .append_pair("serviceName", "SERVICECENTER")
             .append_pair("version", "0+")
             .append_pair("env", "production");
-        let (host, port) = registry.address();
+        let authority = registry.authority();
         let target = &url[url::Position::BeforePath..];
         let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: {host}:{port}\r\nX-Domain-Name: default\r\nConnection: close\r\n\r\n"
+            "GET {target} HTTP/1.1\r\nHost: {authority}\r\nX-Domain-Name: default\r\nConnection: close\r\n\r\n"
         );
         let mut stream = self.connect(registry).await?;
         let exchange = async {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bus::{NatsBus, NatsConfig};
+use control_plane::advertise::Advertised;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{RangeRequest, Store as _};
 use host::lifecycle::Tasks;
@@ -37,6 +38,8 @@ struct Requirements {
     tls: Option<ServerTls>,
     etcd: Option<EtcdConfig>,
     nats: Option<NatsConfig>,
+    /// Only programs that register themselves have one.
+    advertised: Option<Advertised>,
     connections: usize,
 }
 
@@ -58,6 +61,9 @@ pub(super) async fn check(program: CheckedProgram, file: Option<&Path>, patience
     for (name, address) in &requirements.listen {
         findings.push(Finding::new(*name, port(*address).await));
     }
+    if let Some(advertised) = &requirements.advertised {
+        findings.push(Finding::new("advertise", told(advertised)));
+    }
     if let Some(tls) = &requirements.tls {
         findings.push(Finding::new("certificate", certificate(tls.expires())));
     }
@@ -77,6 +83,11 @@ fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirem
             let config: control_plane::settings::ProcessConfig = settings::check(file)?;
             Requirements {
                 listen: vec![("listen", config.listen), ("admin-listen", config.admin_listen)],
+                advertised: Some(Advertised::new(
+                    config.plane.advertise.as_ref(),
+                    config.listen,
+                    config.http.tls.is_some(),
+                )),
                 connections: config.http.connections,
                 tls: config.http.tls,
                 etcd: Some(config.etcd),
@@ -89,8 +100,8 @@ fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirem
                 listen: vec![("listen", config.gateway.listen), ("admin-listen", config.admin_listen)],
                 connections: config.gateway.limits.node,
                 tls: config.gateway.http.tls,
-                etcd: None,
                 nats: Some(config.nats),
+                ..Requirements::default()
             }
         }
         CheckedProgram::Standalone => {
@@ -98,6 +109,11 @@ fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirem
             let admin = config.admin_listen.map(|address| ("admin-listen", address));
             Requirements {
                 listen: std::iter::once(("listen", config.gateway.listen)).chain(admin).collect(),
+                advertised: Some(Advertised::new(
+                    config.plane.advertise.as_ref(),
+                    config.gateway.listen,
+                    config.gateway.http.tls.is_some(),
+                )),
                 connections: config.gateway.limits.node,
                 tls: config.gateway.http.tls,
                 ..Requirements::default()
@@ -116,6 +132,18 @@ async fn port(address: SocketAddr) -> Outcome {
             address.port()
         )),
         Err(e) => failed(format!("{address} cannot be listened on: {e}")),
+    }
+}
+
+/// The address that clients will be told.
+fn told(Advertised { endpoint, is_guessed, .. }: &Advertised) -> Outcome {
+    if *is_guessed {
+        warning(format!(
+            "clients will be told {endpoint}, because `listen` means every address of this machine: set \
+             `advertise` if they reach the registry under another one, as behind gateways"
+        ))
+    } else {
+        ok(format!("clients will be told {endpoint}"))
     }
 }
 
