@@ -106,6 +106,24 @@ impl CommandFailure {
         }
     }
 
+    /// The failure without the details of its case, so that equal ones can be counted.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Refused(refusal) | Self::TryAgain { refusal, .. } => {
+                let RegistryRefusal { status, code, .. } = refusal;
+                if code.is_empty() {
+                    format!("status {status}")
+                } else {
+                    format!("status {status}, code {code}")
+                }
+            }
+            Self::Unreachable { problem, .. } => problem.clone(),
+            Self::NotUnderstood { problem, .. } => format!("not understood: {problem}"),
+            Self::Usage(text) | Self::Unwell(text) => text.clone(),
+            Self::Output(e) => e.to_string(),
+        }
+    }
+
     /// The same request may succeed later.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::TryAgain { .. })

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -135,7 +135,7 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
     let findings = json(&["doctor"], &url).await;
     let states: Vec<_> =
         findings.as_array().expect("is a list").iter().map(|finding| finding["state"].clone()).collect();
-    assert_eq!(states, ["ok"; 6], "{findings}");
+    assert_eq!(states, ["ok"; 7], "{findings}");
 
     assert_eq!(server.end().await, Some(0));
     let (server, url) = registry(data.path()).await;
@@ -152,6 +152,54 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
         "{names:?}"
     );
     assert_eq!(server.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_load_goes_on_over_the_death_of_its_registry() {
+    for resume in [false, true] {
+        let data = tempfile::tempdir().expect("is made");
+        let (mut server, url) = registry(data.path()).await;
+        let listen = url.strip_prefix("http://").expect("is http").to_owned();
+        let mut load =
+            ["loadgen", "--server", &url, "--output", "json", "--watchers", "20", "--consumers", "2"]
+                .to_vec();
+        load.extend(["--providers", "3", "--rate", "50", "--for", "3s", "--settle", "40s"]);
+        if resume {
+            load.push("--resume");
+        }
+        let mut load = start(&load);
+        find(&mut load.notes, |line| line.contains("making changes").then_some(())).await;
+        server.child.kill().await.expect("is killed");
+        let data = data.path().to_str().expect("is text");
+        let again = start(&["standalone", "--listen", &listen, "--data-dir", data, "--log-level", "warn"]);
+
+        let mut report = String::new();
+        timeout(DEADLINE, load.out.read_to_string(&mut report))
+            .await
+            .expect("ends in time")
+            .expect("is text");
+        let status = timeout(DEADLINE, load.child.wait()).await.expect("ends in time").expect("is ours");
+        let report: Value = serde_json::from_str(&report).expect("is JSON");
+        // Failures are told by the exit status too.
+        assert_eq!(status.code(), Some(1), "{report}");
+        let total = |name: &str| {
+            let kinds = report[name].as_object().expect(name);
+            kinds.values().map(|number| number.as_u64().expect("is a number")).sum::<u64>()
+        };
+        assert!(total("changes_failed") > 0 && report["changes"].as_u64() > Some(0), "{report}");
+        assert!(report["without_answer"]["longest_ms"].as_f64() > Some(0.0), "{report}");
+        assert!(total("connections_lost") >= 20, "{report}");
+        assert_eq!(
+            (&report["watchers_settled"], &report["watchers_lost"]),
+            (&20.into(), &0.into()),
+            "{report}"
+        );
+        assert_eq!(report["frames_out_of_order"], 0, "{report}");
+        if resume {
+            assert_eq!(report["changes_missed_while_away"], 0, "{report}");
+        }
+        assert_eq!(again.end().await, Some(0));
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::target::Target;
 
 /// Silence after which the connection counts as lost. Servers ping every 30 seconds; three pings are missing
 /// then.
-const MAX_SILENCE: Duration = Duration::from_secs(95);
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(95);
 
 /// Arguments of `muster watch`.
 #[derive(Debug, Args)]

@@ -7,36 +7,71 @@ use parking_lot::Mutex;
 use shared::clock::Clock;
 use tokio::sync::{MutexGuard, watch};
 
+use super::failures::{Answers, Failures};
+
+/// A microsecond to ten minutes, with three digits: less than 200 KiB, whatever the length of the run.
+pub(super) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order")
+}
+
 /// The figures of the run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// The last number given to a change of each provider. The lock is held until the change is committed, so
-    /// that changes of one instance do not overtake each other. It is an async lock, because that takes a
-    /// request.
-    turns: Vec<tokio::sync::Mutex<u64>>,
-    /// The last number of each provider that the registry has accepted.
-    accepted: Vec<AtomicU64>,
+    providers: Vec<ProviderTally>,
     /// The last change has been made.
     ended: watch::Sender<bool>,
     /// Watchers that have seen the last number of every provider.
     settled: AtomicUsize,
-    /// Watchers whose connection ended early.
-    pub(super) lost: AtomicUsize,
+    /// Watchers that have no connection now.
+    pub(super) away: AtomicUsize,
     /// Frames with a change.
     pub(super) frames: AtomicU64,
     /// Frames with an older number than one before them.
     pub(super) disordered: AtomicU64,
+    /// Frames that a server has sent again to a watcher that resumed, as it may.
+    pub(super) repeated: AtomicU64,
     /// Numbers that no frame carried: the server has merged them, or they were lost.
     pub(super) skipped: AtomicU64,
+    /// Numbers that were given while a watcher without revisions had no connection.
+    pub(super) missed_away: AtomicU64,
     /// Microseconds from the request of a change to its frame, of watchers that read at once.
     pub(super) lag: Mutex<Histogram<u64>>,
+    /// Microseconds from the end of a watcher's connection to its next one.
+    pub(super) gaps: Mutex<Histogram<u64>>,
+    /// Answers to changes.
+    pub(super) answers: Answers,
+    /// Changes that failed.
+    pub(super) failed_changes: Failures,
+    /// Requests with heartbeats that failed.
+    pub(super) failed_heartbeats: Failures,
+    /// Handshakes that failed after the first ones.
+    pub(super) failed_watches: Failures,
+    /// Connections of watchers that ended.
+    pub(super) lost_connections: Failures,
+    /// Instances that were registered again, because the registry did not have them any more.
+    pub(super) registered_again: AtomicU64,
     pub(super) clock: Clock,
+}
+
+/// The changes of one provider.
+#[derive(Debug, Default)]
+struct ProviderTally {
+    /// The last number given to a change. The lock is held until the change is committed, so that changes of
+    /// one instance do not overtake each other. It is an async lock, because that takes a request.
+    turn: tokio::sync::Mutex<u64>,
+    /// The same number, for those who do not wait.
+    given: AtomicU64,
+    /// The last number that the registry has accepted.
+    accepted: AtomicU64,
+    /// Runs of numbers whose change failed, first and last. Such a change may have been made all the same, so
+    /// a frame with it is right, and so is none.
+    failed: Mutex<Vec<(u64, u64)>>,
 }
 
 /// The right to change a provider.
 pub(super) struct Turn<'a> {
     last: MutexGuard<'a, u64>,
-    accepted: &'a AtomicU64,
+    provider: &'a ProviderTally,
     clock: &'a Clock,
 }
 
@@ -44,41 +79,92 @@ impl Turn<'_> {
     /// The number of the next change, and the present time in microseconds.
     pub(super) fn next(&mut self) -> (u64, u64) {
         *self.last += 1;
+        self.provider.given.store(*self.last, Ordering::Release);
         (*self.last, self.clock.micros())
     }
 
     /// Records that the registry has accepted the change.
     pub(super) fn accepted(&self) {
-        self.accepted.store(*self.last, Ordering::Release);
+        self.provider.accepted.store(*self.last, Ordering::Release);
+    }
+
+    /// Records that the change failed.
+    pub(super) fn failed(&self) {
+        let number = *self.last;
+        let mut runs = self.provider.failed.lock();
+        match runs.last_mut() {
+            // An outage fails many in a row, and takes the room of one.
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+}
+
+impl ProviderTally {
+    /// The changes between two numbers, both excluded, that did not fail.
+    fn made_between(&self, after: u64, before: u64) -> u64 {
+        let all = before.saturating_sub(after + 1);
+        if all == 0 {
+            return 0;
+        }
+        let mut failed = 0;
+        for (first, last) in self.failed.lock().iter().rev() {
+            if *last <= after {
+                break;
+            }
+            failed += (*last + 1).min(before).saturating_sub((*first).max(after + 1));
+        }
+        all - failed
     }
 }
 
 impl Tally {
     pub(super) fn new(providers: usize) -> Self {
         Self {
-            turns: (0..providers).map(|_| tokio::sync::Mutex::new(0)).collect(),
-            accepted: (0..providers).map(|_| AtomicU64::new(0)).collect(),
+            providers: (0..providers).map(|_| ProviderTally::default()).collect(),
             ended: watch::channel(false).0,
             settled: AtomicUsize::new(0),
-            lost: AtomicUsize::new(0),
+            away: AtomicUsize::new(0),
             frames: AtomicU64::new(0),
             disordered: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-            // A microsecond to ten minutes, with three digits: less than 200 KiB, whatever the length of the
-            // run.
-            lag: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order")),
+            missed_away: AtomicU64::new(0),
+            lag: Mutex::new(histogram()),
+            gaps: Mutex::new(histogram()),
+            answers: Answers::new(),
+            failed_changes: Failures::default(),
+            failed_heartbeats: Failures::default(),
+            failed_watches: Failures::default(),
+            lost_connections: Failures::default(),
+            registered_again: AtomicU64::new(0),
             clock: Clock::system(),
         }
     }
 
     /// Waits until no other change of the provider is under way.
     pub(super) async fn turn(&self, provider: usize) -> Turn<'_> {
-        let last = self.turns[provider].lock().await;
-        Turn { last, accepted: &self.accepted[provider], clock: &self.clock }
+        let provider = &self.providers[provider];
+        Turn { last: provider.turn.lock().await, provider, clock: &self.clock }
     }
 
     pub(super) fn providers(&self) -> usize {
-        self.accepted.len()
+        self.providers.len()
+    }
+
+    /// The last numbers that were accepted and given, of each provider. In between is the change under way.
+    pub(super) fn standing(&self) -> Vec<(u64, u64)> {
+        let mut all = Vec::with_capacity(self.providers.len());
+        for provider in &self.providers {
+            let accepted = provider.accepted.load(Ordering::Acquire);
+            all.push((accepted, provider.given.load(Ordering::Acquire)));
+        }
+        all
+    }
+
+    /// The changes of a provider between two numbers, both excluded, that did not fail.
+    pub(super) fn made_between(&self, provider: usize, after: u64, before: u64) -> u64 {
+        self.providers[provider].made_between(after, before)
     }
 
     /// Declares that no further change will be made.
@@ -104,10 +190,10 @@ impl Tally {
     pub(super) fn is_final(&self, seen: &[u64]) -> bool {
         self.has_ended()
             && self
-                .accepted
+                .providers
                 .iter()
                 .zip(seen)
-                .all(|(accepted, seen)| *seen >= accepted.load(Ordering::Acquire))
+                .all(|(provider, seen)| *seen >= provider.accepted.load(Ordering::Acquire))
     }
 
     /// Counts a watcher that has seen the final state.
@@ -118,9 +204,26 @@ impl Tally {
     pub(super) fn settled(&self) -> usize {
         self.settled.load(Ordering::Acquire)
     }
+}
 
-    /// Every watcher has seen the final state or was lost.
-    pub(super) fn is_settled(&self, watchers: usize) -> bool {
-        self.settled() + self.lost.load(Ordering::Acquire) >= watchers
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn failed_changes_are_not_missed_by_anyone() {
+        let tally = Tally::new(1);
+        // Of ten changes the third to fifth and the ninth fail.
+        for number in 1..=10 {
+            let mut turn = tally.turn(0).await;
+            assert_eq!(turn.next().0, number);
+            if matches!(number, 3..=5 | 9) { turn.failed() } else { turn.accepted() }
+        }
+        for (after, before, made) in
+            [(0, 11, 6), (2, 6, 0), (2, 7, 1), (3, 5, 0), (4, 10, 3), (9, 10, 0), (10, 10, 0)]
+        {
+            assert_eq!(tally.made_between(0, after, before), made, "between {after} and {before}");
+        }
+        assert_eq!(tally.providers[0].failed.lock().len(), 2);
     }
 }
