@@ -3,6 +3,9 @@
 //! In: PEM files. Out: configurations of rustls, for TLS 1.2 and 1.3 with the library's default
 //! cipher suites.
 //!
+//! Faults of certificates are told in words, with the next step ([`with_advice`]), because the words of the
+//! library are those of its source.
+//!
 //! A listener's certificate is read again when its files change. A certificate that cannot be used is logged
 //! and counted, and the old one stays in force. Open connections are not affected.
 
@@ -23,11 +26,19 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::files::FileWatch;
 use crate::lifecycle::Tasks;
 use settings::Settings;
+use shared::clock::Clock;
+
+mod faults;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use words::with_advice;
 
 /// The reasons for which TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +72,17 @@ pub struct TlsFiles {
 pub struct ServerTls {
     files: TlsFiles,
     current: Arc<ArcSwap<ServerConfig>>,
-    /// The end of the validity of the certificate in force, in seconds since 1970.
+    /// The certificate in force.
+    certificate: Arc<ArcSwap<CertificateDer<'static>>>,
+    /// The end of its validity, in seconds since 1970.
     expires: Arc<AtomicI64>,
+}
+
+/// The configuration of a listener, with what is reported about its certificate.
+struct LoadedServer {
+    config: ServerConfig,
+    certificate: CertificateDer<'static>,
+    expires: i64,
 }
 
 impl fmt::Debug for ServerTls {
@@ -107,9 +127,23 @@ impl ServerTls {
     /// When one of them cannot be read, or they do not fit together. An expired certificate is accepted: it
     /// can be replaced while the process runs, and clients report it.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (config, expires) = server(&files)?;
+        let LoadedServer { config, certificate, expires } = server(&files)?;
         let current = Arc::new(ArcSwap::from_pointee(config));
-        Ok(Self { files, current, expires: Arc::new(AtomicI64::new(expires)) })
+        let certificate = Arc::new(ArcSwap::from_pointee(certificate));
+        Ok(Self { files, current, certificate, expires: Arc::new(AtomicI64::new(expires)) })
+    }
+
+    /// The reasons, in words, for which clients refuse the certificate in force. None keeps the listener from
+    /// serving: some clients accept what others refuse.
+    pub fn faults(&self) -> Vec<String> {
+        faults::of_server(&self.certificate.load(), Clock::system().now())
+    }
+
+    fn report_faults(&self) {
+        for fault in self.faults() {
+            let certificate = self.files.certificate.display();
+            warn!(%certificate, fault, "clients may refuse the listener's certificate");
+        }
     }
 
     /// The end of the validity of the certificate in force.
@@ -142,6 +176,7 @@ impl ServerTls {
             .with_description("When the listener's certificate ends, in seconds since 1970.")
             .with_callback(move |gauge| gauge.observe(expires.load(Ordering::Relaxed), &[]))
             .build();
+        self.report_faults();
         let this = self.clone();
         let drain = tasks.drain().clone();
         tasks.spawn_named("tls", async move {
@@ -151,6 +186,7 @@ impl ServerTls {
                 let result = match this.reload() {
                     Ok(()) => {
                         info!(certificate = %this.files.certificate.display(), "the certificate was read again");
+                        this.report_faults();
                         "applied"
                     }
                     Err(e) => {
@@ -164,8 +200,9 @@ impl ServerTls {
     }
 
     fn reload(&self) -> Result<(), TlsError> {
-        let (config, expires) = server(&self.files)?;
+        let LoadedServer { config, certificate, expires } = server(&self.files)?;
         self.current.store(Arc::new(config));
+        self.certificate.store(Arc::new(certificate));
         self.expires.store(expires, Ordering::Relaxed);
         Ok(())
     }
@@ -207,7 +244,8 @@ pub fn client(files: &ClientFiles) -> Result<ClientConfig, TlsError> {
     match &files.identity {
         None => Ok(builder.with_no_client_auth()),
         Some((certificate, key)) => {
-            builder.with_client_auth_cert(chain(certificate)?, private_key(key)?).map_err(unusable)
+            let own = (chain(certificate)?, private_key(key)?);
+            builder.with_client_auth_cert(own.0, own.1).map_err(|e| mismatch(e, certificate, key))
         }
     }
 }
@@ -222,7 +260,7 @@ pub fn unused_client() -> Result<ClientConfig, TlsError> {
     Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-fn server(files: &TlsFiles) -> Result<(ServerConfig, i64), TlsError> {
+fn server(files: &TlsFiles) -> Result<LoadedServer, TlsError> {
     let chain = chain(&files.certificate)?;
     let expires = expiry(&chain, &files.certificate)?;
     let builder = ServerConfig::builder_with_provider(provider())
@@ -236,14 +274,31 @@ fn server(files: &TlsFiles) -> Result<(ServerConfig, i64), TlsError> {
             builder.with_client_cert_verifier(verifier.map_err(unusable)?)
         }
     };
-    let mut config = builder.with_single_cert(chain, private_key(&files.key)?).map_err(unusable)?;
+    let certificate = chain.first().cloned().ok_or_else(|| bad_file(&files.certificate, EMPTY))?;
+    let config = builder.with_single_cert(chain, private_key(&files.key)?);
+    let mut config = config.map_err(|e| mismatch(e, &files.certificate, &files.key))?;
     // Clients that negotiate get HTTP/2; those that do not, such as WebSocket clients, get HTTP/1.1.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((config, expires))
+    Ok(LoadedServer { config, certificate, expires })
 }
+
+/// The problem of a chain without a certificate, which [`chain`] never returns.
+const EMPTY: &str = "there is no certificate in it";
 
 fn unusable(e: impl fmt::Display) -> TlsError {
     TlsError::Unusable(e.to_string())
+}
+
+/// The error of a certificate and a key that do not go together, or of either of them.
+fn mismatch(e: rustls::Error, certificate: &Path, key: &Path) -> TlsError {
+    match e {
+        rustls::Error::InconsistentKeys(_) => TlsError::Unusable(format!(
+            "the key in {} is not that of the first certificate in {}, which must be the listener's or client's own",
+            key.display(),
+            certificate.display()
+        )),
+        e => unusable(e),
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -256,14 +311,23 @@ fn bad_file(path: &Path, problem: impl fmt::Display) -> TlsError {
 }
 
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|e| bad_file(path, e))?.collect();
+    let text = std::fs::read(path).map_err(|e| bad_file(path, e))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|e| bad_file(path, e))?;
-    if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
+    if found.is_empty() {
+        return Err(bad_file(path, faults::of_file(&String::from_utf8_lossy(&text), faults::CERTIFICATE)));
+    }
+    Ok(found)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|e| bad_file(path, e))
+    let text = std::fs::read(path).map_err(|e| bad_file(path, e))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|e| match e {
+        rustls::pki_types::pem::Error::NoItemsFound => {
+            bad_file(path, faults::of_file(&String::from_utf8_lossy(&text), faults::KEY))
+        }
+        e => bad_file(path, e),
+    })
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -276,7 +340,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 
 /// The end of the validity of the first certificate, in seconds since 1970.
 fn expiry(chain: &[CertificateDer<'_>], path: &Path) -> Result<i64, TlsError> {
-    let own = chain.first().ok_or_else(|| bad_file(path, "there is no certificate in it"))?;
+    let own = chain.first().ok_or_else(|| bad_file(path, EMPTY))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(own).map_err(|e| bad_file(path, e))?;
     Ok(parsed.validity().not_after.timestamp())
 }

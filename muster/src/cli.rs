@@ -3,8 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store, top, unregister,
-    watch,
+    certificate, diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store, top,
+    unregister, watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
@@ -40,6 +40,8 @@ enum CliCommand {
     Diff(diff::Diff),
     /// Check a registry, this machine or running processes for the usual faults, and say what to do.
     Doctor(doctor::Doctor),
+    /// Make a certificate for a test site, and an authority that signs it.
+    Certificate(certificate::Certificate),
     /// Drain a process, and wait until it has ended.
     Drain(drain::Drain),
     /// Load a registry with watchers and changes, and measure how soon each watcher sees each change.
@@ -91,6 +93,7 @@ async fn run_command(command: CliCommand, screen: &mut Screen) -> Result<(), Com
         CliCommand::Top(top) => top.run(screen).await,
         CliCommand::Diff(diff) => diff.run(screen).await,
         CliCommand::Doctor(doctor) => doctor.run(screen).await,
+        CliCommand::Certificate(certificate) => certificate.run(screen),
         CliCommand::Drain(drain) => drain.run(screen).await,
         CliCommand::Loadgen(loadgen) => loadgen.run(screen).await,
         CliCommand::Probe(probe) => probe.run().await,

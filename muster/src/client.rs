@@ -194,24 +194,24 @@ impl RegistryClient {
         request: Request<Full<Bytes>>,
     ) -> Result<(http::response::Parts, Bytes), CommandFailure> {
         let exchange = async {
-            let reply = self.http.request(request).await.map_err(|e| self.unreachable(innermost(&e)))?;
+            let reply = self.http.request(request).await.map_err(|e| self.unreachable(&innermost(&e)))?;
             let (head, body) = reply.into_parts();
             // Without a bound, a wrong address could fill the memory of the machine.
             let body = Limited::new(body, MAX_REPLY_BYTES).collect().await;
-            let body = body.map_err(|e| self.unreachable(e.to_string()))?;
+            let body = body.map_err(|e| self.unreachable(&e.to_string()))?;
             Ok((head, body.to_bytes()))
         };
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(result) => result,
             Err(_) => {
                 let timeout = humantime::format_duration(self.timeout);
-                Err(self.unreachable(format!("no reply within {timeout}")))
+                Err(self.unreachable(&format!("no reply within {timeout}")))
             }
         }
     }
 
-    fn unreachable(&self, problem: String) -> CommandFailure {
-        CommandFailure::Unreachable { server: self.server(), problem }
+    fn unreachable(&self, problem: &str) -> CommandFailure {
+        CommandFailure::Unreachable { server: self.server(), problem: tls::with_advice(problem) }
     }
 
     fn not_understood(&self, problem: String) -> CommandFailure {

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments come in, requests go to the registry, lines go to the screen.
 
+pub(crate) mod certificate;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod drain;

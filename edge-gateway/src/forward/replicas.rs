@@ -268,7 +268,7 @@ impl ReplicaSet {
         let address = &self.addresses[replica].1;
         match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => {
-                self.note(replica, true);
+                self.note(replica, Ok(()));
                 Ok(answer.map(Body::new))
             }
             Ok(Err(error)) if let Some(fault) = upload.fault() => {
@@ -277,7 +277,7 @@ impl ReplicaSet {
             }
             Ok(Err(error)) if error.is_connect() => {
                 debug!(control_plane = %address, %error, "no connection to a control plane can be opened");
-                self.note(replica, false);
+                self.note(replica, Err(reason(&error)));
                 Err(AttemptError::Unsent)
             }
             Ok(Err(error)) => {
@@ -317,38 +317,53 @@ impl ReplicaSet {
                 _ = pace.tick() => {}
                 () = self.suspected[replica].notified() => {}
             }
-            let is_healthy = self.probe(replica).await;
-            self.note(replica, is_healthy);
+            let outcome = self.probe(replica).await;
+            self.note(replica, outcome);
         }
     }
 
-    async fn probe(&self, replica: usize) -> bool {
-        let Some(uri) = self.uri(replica, PathAndQuery::from_static(PROBE_PATH)) else { return false };
+    /// Fails with the reason, for people.
+    async fn probe(&self, replica: usize) -> Result<(), String> {
+        let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
+        let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
         // A replica that hangs must not be found later because probes are rare.
         let time = self.config.probe_interval.min(LONGEST_PROBE);
         // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
+        let mut failure = String::new();
         for _ in 0..2 {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = uri.clone();
             match tokio::time::timeout(time, self.client.request(request)).await {
                 Ok(Ok(answer)) => {
-                    return answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+                    let is_healthy = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+                    return if is_healthy {
+                        Ok(())
+                    } else {
+                        Err(format!("its probe got {}", answer.status()))
+                    };
                 }
-                Ok(Err(error)) if !error.is_connect() => {}
-                Ok(Err(_)) | Err(_) => return false,
+                Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
+                Ok(Err(error)) => return Err(reason(&error)),
+                Err(_) => return Err(format!("no answer to a probe within {time:?}")),
             }
         }
-        false
+        Err(failure)
     }
 
-    fn note(&self, replica: usize, is_healthy: bool) {
+    fn note(&self, replica: usize, outcome: Result<(), String>) {
         let address = &self.addresses[replica].1;
-        if is_healthy {
-            if self.health.answered(replica) {
-                info!(control_plane = %address, "a control plane answers again");
+        let is_healthy = outcome.is_ok();
+        match outcome {
+            Ok(()) => {
+                if self.health.answered(replica) {
+                    info!(control_plane = %address, "a control plane answers again");
+                }
             }
-        } else if self.health.failed(replica) {
-            warn!(control_plane = %address, "a control plane does not answer; requests go to others first");
+            Err(reason) => {
+                if self.health.failed(replica) {
+                    warn!(control_plane = %address, reason, "a control plane does not answer; requests go to others first");
+                }
+            }
         }
         let healthy = self.health.healthy();
         self.metrics.healthy(healthy);
@@ -356,6 +371,15 @@ impl ReplicaSet {
         let reachable = healthy > 0 && (is_healthy || *self.reachable.borrow());
         self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
     }
+}
+
+/// The deepest cause of an error, with advice if it is a fault of TLS.
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    tls::with_advice(cause.to_string())
 }
 
 /// Reads an address of the form `http://host:port` or `https://host:port`; `http` is the default.

@@ -52,9 +52,9 @@ pub(crate) async fn open(
             let body = reply.body().clone().unwrap_or_default();
             Err(refusal(&reply, &body))
         }
-        Ok(Err(Error::Io(e))) => Err(client.unreachable(e.to_string())),
+        Ok(Err(Error::Io(e))) => Err(client.unreachable(&e.to_string())),
         Ok(Err(e)) => Err(client.not_understood(e.to_string())),
-        Err(_) => Err(client.unreachable("no reply in time".to_owned())),
+        Err(_) => Err(client.unreachable("no reply in time")),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use futures_util::StreamExt as _;
+use host::tls::with_advice;
 use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -151,7 +152,15 @@ impl Doctor {
         let authority = registry.authority();
         match timeout(self.target.timeout, registry.open(None)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(e)) => Err(format!("{authority}: {e}; is --server right, and does the registry run?")),
+            Ok(Err(e)) => {
+                let told = with_advice(format!("{authority}: {e}"));
+                // Advice about a certificate says more than this question.
+                if told.contains(';') {
+                    Err(told)
+                } else {
+                    Err(format!("{told}; is --server right, and does the registry run?"))
+                }
+            }
             Err(_) => Err(format!("{authority}: no answer in time; is there a firewall in between?")),
         }
     }

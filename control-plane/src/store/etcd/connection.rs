@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, TlsOptions};
+use host::tls::with_advice;
 use shared::backoff::Backoff;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -148,8 +149,11 @@ impl Connector {
 
     async fn dial(&self, endpoint: &str) -> Result<MemberConnection, String> {
         let dialled = async {
-            let channel =
-                self.endpoint(endpoint)?.connect().await.map_err(|error| root(&error).to_string())?;
+            let channel = self
+                .endpoint(endpoint)?
+                .connect()
+                .await
+                .map_err(|error| with_advice(root(&error).to_string()))?;
             // With a required leader, a member that is cut off from its cluster ends its watches instead of
             // falling silent.
             let mut options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);

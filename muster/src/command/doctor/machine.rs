@@ -11,7 +11,7 @@ use control_plane::advertise::Advertised;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::{RangeRequest, Store as _};
 use host::lifecycle::Tasks;
-use host::tls::ServerTls;
+use host::tls::{ServerTls, with_advice};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -66,6 +66,10 @@ pub(super) async fn check(program: CheckedProgram, file: Option<&Path>, patience
     }
     if let Some(tls) = &requirements.tls {
         findings.push(Finding::new("certificate", certificate(tls.expires())));
+        // The end of its validity is told by the line before.
+        for fault in tls.faults().into_iter().filter(|fault| !fault.contains("has expired")) {
+            findings.push(Finding::new("certificate", warning(fault)));
+        }
     }
     if let Some(config) = requirements.etcd {
         findings.push(Finding::new("etcd", etcd(config, patience).await));
@@ -173,7 +177,8 @@ async fn etcd(config: EtcdConfig, patience: Duration) -> Outcome {
     match reply {
         Ok(Ok(reply)) => ok(format!("{endpoints} answers, at revision {}", reply.revision)),
         Ok(Err(e)) => {
-            failed(format!("{endpoints}: {e}; look at etcd.endpoints, and whether etcd has a leader"))
+            let told = with_advice(format!("{endpoints}: {e}"));
+            failed(format!("{told}; look at etcd.endpoints, and whether etcd has a leader"))
         }
         Err(_) => failed(format!("{endpoints}: no reply in time; look at etcd.endpoints and firewalls")),
     }
@@ -187,7 +192,10 @@ async fn nats(config: NatsConfig, patience: Duration) -> Outcome {
         Ok(Err(e)) if e.starts_with("refused") => {
             failed(format!("{urls} {e}; look at nats.user, nats.password and nats.token"))
         }
-        Ok(Err(e)) => failed(format!("{urls}: {e}; look at nats.urls, and whether the server runs")),
+        Ok(Err(e)) => {
+            let told = with_advice(format!("{urls}: {e}"));
+            failed(format!("{told}; look at nats.urls, and whether the server runs"))
+        }
         Err(_) => failed(format!("{urls}: no reply in time; look at nats.urls and firewalls")),
     }
 }
