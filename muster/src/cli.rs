@@ -3,8 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    certificate, diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store, top,
-    unregister, watch,
+    certificate, diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store,
+    top, unregister, watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
