@@ -15,6 +15,7 @@ use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
 use tracing::debug;
 
 use self::alarm::{AlarmId, Alarms};
+use self::dependency::RuleChanges;
 pub use self::error::RegistryError;
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
@@ -36,12 +37,15 @@ pub(crate) mod schema;
 pub mod service;
 pub(crate) mod tag;
 pub(crate) mod totals;
+mod turns;
 pub(crate) mod validate;
 
 /// The time that a read waits for the revision it must contain, and a write for this replica's view.
 const VIEW_WAIT: Duration = Duration::from_secs(3);
 /// Attempts of a compare-and-swap before the caller is asked to try again.
-const CAS_TRIES: usize = 32;
+const CAS_TRIES: u64 = 32;
+/// The longest pause before a compare-and-swap is tried again.
+const LONGEST_PAUSE: u64 = 50;
 
 /// The limits and fixed facts that an operator sets.
 #[derive(Clone, Debug)]
@@ -111,6 +115,8 @@ pub struct Registry {
     config: Arc<RegistryConfig>,
     quotas: quota::Quotas,
     pending: quota::Pending,
+    turns: turns::Turns,
+    rule_changes: Arc<RuleChanges>,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
 }
@@ -124,6 +130,8 @@ impl Registry {
             quotas: quota::Quotas::new(&config),
             config: Arc::new(config),
             pending: quota::Pending::default(),
+            turns: turns::Turns::default(),
+            rule_changes: Arc::default(),
             alarms: Alarms::default(),
             metrics: None,
         }
@@ -255,15 +263,23 @@ impl Registry {
 
     /// Repeats `step` on ever newer views until it neither loses a compare-and-swap nor fails.
     /// A step returns `None` when it lost; the view has then reached the revision it lost to.
-    async fn until_won<T, F>(&self, mut step: impl FnMut(Arc<Snapshot>) -> F) -> Result<T, RegistryError>
+    ///
+    /// `object` is the key of the changed object. In this replica its changes wait for each other, so only
+    /// other replicas can let a step lose.
+    async fn until_won<T, F>(
+        &self,
+        object: String,
+        mut step: impl FnMut(Arc<Snapshot>) -> F,
+    ) -> Result<T, RegistryError>
     where
         F: Future<Output = Result<Option<T>, RegistryError>>,
     {
-        // Without pauses: a step that lost has already waited for the view, so the next one sees the winner.
-        for _ in 0..CAS_TRIES {
+        let _turn = self.turns.take(object).await.ok_or(RegistryError::Contended)?;
+        for lost in 1..=CAS_TRIES {
             if let Some(done) = step(self.view.now()?).await? {
                 return Ok(done);
             }
+            pause(lost).await;
         }
         Err(RegistryError::Contended)
     }
@@ -277,4 +293,11 @@ impl Registry {
     pub(crate) fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
         self.config.is_shared(tenant, app_id, name)
     }
+}
+
+/// A pause of random length before a transaction that lost is tried again. Replicas that tried at the same
+/// time would otherwise do so again.
+async fn pause(lost: u64) {
+    let most = (2 * lost).min(LONGEST_PAUSE);
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=most))).await;
 }

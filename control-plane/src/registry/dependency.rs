@@ -16,9 +16,12 @@ use crate::store::{Compare, Op, Txn};
 use crate::version::{Version, VersionRule};
 use crate::view::{RuleSet, Snapshot, interest};
 
+mod changes;
 mod sides;
 
-use sides::{change, has_provider, rule_name, rules_of, step, target};
+use changes::RuleChange;
+pub(super) use changes::RuleChanges;
+use sides::{has_provider, rule_name, rules_of};
 
 /// Pause while a Service-Center node holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -121,9 +124,11 @@ impl Registry {
         if rules.keys.iter().any(|rule| rule == provider || rule.service_name == "*") {
             return Ok(false);
         }
-        self.set_rules(&key, vec![provider.clone()], Mode::Add).await?;
-        // Only after the rule is written, so that the consumer is interested at every revision.
-        self.unwant(consumer, provider).await;
+        // The rule says more than the note, which goes in the same transaction: the consumer is interested at
+        // every revision.
+        let obsolete = self.note_of(&snapshot, consumer, provider);
+        let providers = vec![provider.clone()];
+        self.change_rules(RuleChange { consumer: key, providers, mode: Mode::Add, obsolete }).await?;
         Ok(true)
     }
 
@@ -158,23 +163,15 @@ impl Registry {
         Ok(self.commit(txn).await?.succeeded)
     }
 
-    /// Removes the note that a name is wanted, because a recorded rule says more. A note that stays does no
-    /// harm.
-    async fn unwant(&self, consumer: &ServiceRef, provider: &ServiceKey) {
-        let Some(tenant) = Tenant::parse(&provider.tenant) else { return };
-        let Ok(snapshot) = self.view.now() else { return };
-        let Some(view) = snapshot.tenant(&consumer.tenant) else { return };
-        let name = rule_name(provider);
-        let noted = view
-            .wanted
-            .get(&consumer.id)
-            .is_some_and(|names| names.contains(&(tenant.clone(), name.clone())));
-        if !noted {
-            return;
+    /// The note that a provider's name is wanted, if the consumer has one.
+    fn note_of(&self, snapshot: &Snapshot, consumer: &ServiceRef, provider: &ServiceKey) -> Option<String> {
+        let wanted = (Tenant::parse(&provider.tenant)?, rule_name(provider));
+        let names = snapshot.tenant(&consumer.tenant)?.wanted.get(&consumer.id)?;
+        if !names.contains(&wanted) {
+            return None;
         }
-        if let Some(key) = Key::Wanted(consumer.clone(), tenant, name).render() {
-            let _ = self.store.txn(Txn { then: vec![Op::Delete(key)], ..Txn::default() }).await;
-        }
+        let (tenant, name) = wanted;
+        Key::Wanted(consumer.clone(), tenant, name).render()
     }
 
     /// Changes a consumer's rules to the given ones, with a bounded number of providers per transaction.
@@ -184,37 +181,8 @@ impl Registry {
         providers: Vec<ServiceKey>,
         mode: Mode,
     ) -> Result<(), RegistryError> {
-        let providers = &providers;
-        self.until_won(|mut snapshot| async move {
-            loop {
-                let current = rules_of(&snapshot, consumer);
-                let target = target(&current.keys, providers, mode);
-                let (step, done) = step(&current.keys, &target);
-                if step == *current.keys {
-                    return Ok(Some(()));
-                }
-                let Some(txn) = change(&snapshot, consumer, &current, &step) else {
-                    return Err(RegistryError::invalid(
-                        "a tenant of the dependency is not {domain}/{project}",
-                    ));
-                };
-                let reply = self.commit(txn).await?;
-                if reply.succeeded {
-                    if done {
-                        return Ok(Some(()));
-                    }
-                    // A step that was won is no lost attempt, so long ways are not bounded by the tries.
-                    snapshot = self.view.now()?;
-                    continue;
-                }
-                if reply.got.iter().any(Option::is_some) {
-                    // A Service-Center node holds the lock for some milliseconds, or until its lease ends.
-                    tokio::time::sleep(LOCK_PAUSE).await;
-                }
-                return Ok(None);
-            }
-        })
-        .await
+        let consumer = consumer.clone();
+        self.change_rules(RuleChange { consumer, providers, mode, obsolete: None }).await
     }
 
     /// The consumers of a service. Those that depend on everything come first.

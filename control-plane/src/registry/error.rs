@@ -12,7 +12,7 @@ use crate::store::StoreError;
 use crate::view::ViewError;
 
 /// The reason why an operation of the registry did not succeed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A field or parameter does not have the required form. Carries the field, the value and the rule.
     #[error("{0}")]

@@ -46,7 +46,7 @@ impl Registry {
             instance.instance_id = Uuid::new_v4().simple().to_string();
         }
         let instance = &instance;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::instance(service, &instance.instance_id), |snapshot| async move {
             let view = registrable(&snapshot, service)?;
             let existing = view.instance(&instance.instance_id);
             if let Some(existing) = existing
@@ -228,7 +228,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| living(snapshot, service, id).map(drop)).await?;
-        self.until_won(|snapshot| {
+        self.until_won(keys::instance(service, id), |snapshot| {
             let change = &change;
             async move {
                 let existing = living(&snapshot, service, id)?;

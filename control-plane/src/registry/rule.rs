@@ -42,7 +42,7 @@ impl Registry {
         let found = self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await;
         found.map_err(missing_service_is_invalid)?;
         let rules = &rules;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service).map_err(missing_service_is_invalid)?;
             let new = self.new_rules(view, rules)?;
             if new.is_empty() {
@@ -103,7 +103,7 @@ impl Registry {
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing_rule(existing(snapshot, service)?, id).map(drop)).await?;
         let rule = &rule;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
             let before = existing_rule(view, id)?;
             if before.rule_type != rule.rule_type {
@@ -143,7 +143,7 @@ impl Registry {
         .await?;
         // A set, because a transaction may not delete one key twice.
         let ids: &BTreeSet<&String> = &ids.iter().collect();
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
             let mut txn = exclusive(service, view);
             for id in ids {

@@ -104,7 +104,7 @@ impl Registry {
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let schema = &schema;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
             let listed = listed_ids(view);
             let limit = self.quotas.now().schemas;
@@ -148,7 +148,7 @@ impl Registry {
         let wanted: Vec<&Schema> = order.iter().filter_map(|id| unique.get(id)).collect();
         let chunks = &chunks(&wanted);
         let order = &order;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
             let (last, ahead) = chunks.split_last().ok_or_else(invalid_request)?;
             for chunk in ahead {
@@ -174,7 +174,7 @@ impl Registry {
     pub(crate) async fn delete_schema(&self, service: &ServiceRef, id: &str) -> Result<(), RegistryError> {
         validate::schema_id(id)?;
         self.schema_summary(&Caller::of_tenant(&service.tenant), service, id).await?;
-        self.until_won(|snapshot| async move {
+        self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
             let mut declared = declared_ids(view);
             declared.retain(|declared| declared != id);

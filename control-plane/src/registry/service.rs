@@ -142,7 +142,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
-        self.until_won(|snapshot| {
+        self.until_won(keys::service(service), |snapshot| {
             let change = &change;
             async move {
                 let view = existing(&snapshot, service)?;
@@ -175,7 +175,7 @@ impl Registry {
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let deleted = self
-            .until_won(|snapshot| async move {
+            .until_won(keys::service(service), |snapshot| async move {
                 let view = existing(&snapshot, service)?;
                 if !force {
                     self.check_unused(&snapshot, service, view)?;

@@ -73,7 +73,7 @@ impl Registry {
         // A refusal is worked out on a confirmed view. The steps below take the view as it is.
         self.answer(&caller, |snapshot| change(&existing(snapshot, service)?.tags).map(drop)).await?;
         let Some(key) = Key::Tags(service.clone()).render() else { return Ok(()) };
-        self.until_won(|snapshot| {
+        self.until_won(key.clone(), |snapshot| {
             let change = &change;
             let key = key.clone();
             async move {

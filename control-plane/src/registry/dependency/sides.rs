@@ -1,19 +1,26 @@
-//! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the consumer's
-//! and its providers' keys to it.
+//! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the keys of
+//! consumers and of their providers to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::model::{ServiceKey, Tenant};
 
 use super::Mode;
+use super::changes::RuleChange;
 use crate::keys::{self, Key, Name};
 use crate::record::{self, DependencySet};
 use crate::store::{Compare, Op, Txn};
 use crate::version::VersionRule;
 use crate::view::{RuleSet, Snapshot};
 
-/// Providers whose rules change in one transaction. Each of them is also a condition of it.
+/// Providers of one consumer whose rules change in one transaction. Each of them is also a condition of it.
 const CHANGES_PER_TXN: usize = 50;
+/// Keys that one transaction compares and writes.
+const SETS_PER_TXN: usize = 100;
+/// Bytes that one transaction of several changes writes, about; etcd takes 1.5 MiB.
+const BYTES_PER_TXN: usize = 512 << 10;
+/// Bytes of a service key in JSON beside its texts.
+const KEY_BYTES: usize = 90;
 
 pub(super) fn rule_name(key: &ServiceKey) -> Name {
     Name::new(&key.environment, &key.app_id, &key.service_name)
@@ -74,44 +81,120 @@ pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<Servic
     (next, false)
 }
 
-/// The transaction that changes a consumer's rules from `current` to `next`. `None` when a tenant is
-/// malformed.
-pub(super) fn change(
-    snapshot: &Snapshot,
-    consumer: &ServiceKey,
-    current: &RuleSet,
-    next: &[ServiceKey],
-) -> Option<Txn> {
-    let own = Tenant::parse(&consumer.tenant)?;
-    let mut sides: BTreeMap<String, (RuleSet, bool)> = BTreeMap::new();
-    for rule in current.keys.iter().filter(|rule| !next.contains(rule)) {
-        let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
-        sides.insert(key, (set, false));
+/// The extent to which a change became part of a transaction.
+pub(super) enum Added {
+    /// With this transaction the change is complete.
+    Whole,
+    /// A step of it. Further transactions have to follow.
+    Partly,
+    /// Not at all.
+    NoRoom,
+}
+
+/// A transaction that changes the rules of consumers, on both sides.
+pub(super) struct RuleTxn<'a> {
+    snapshot: &'a Snapshot,
+    sets: BTreeMap<String, ChangedSet>,
+    obsolete: BTreeSet<String>,
+    /// Bytes of all sets, about.
+    bytes: usize,
+}
+
+/// A set as the view shows it, and as the transaction leaves it.
+struct ChangedSet {
+    before: RuleSet,
+    after: Vec<ServiceKey>,
+}
+
+impl<'a> RuleTxn<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, sets: BTreeMap::new(), obsolete: BTreeSet::new(), bytes: 0 }
     }
-    for rule in next.iter().filter(|rule| !current.keys.contains(rule)) {
-        let (key, set) = provider_side(snapshot, &own, consumer, rule)?;
-        sides.insert(key, (set, true));
-    }
-    // A Service-Center node that changes rules holds one of these locks instead of comparing revisions, so
-    // the transaction must lose while a lock exists. The reads on the losing side tell the caller about it.
-    let consumer_key = Key::ConsumerRule(own, rule_name(consumer), consumer.version.clone()).render()?;
-    let mut txn = Txn {
-        compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
-        otherwise: keys::DEPENDENCY_LOCKS.map(|lock| Op::Get(lock.into())).to_vec(),
-        ..Txn::default()
-    };
-    txn.compare.push(Compare::ModRev(consumer_key.clone(), current.mod_rev));
-    txn.then.push(write_set(consumer_key, next.to_vec()));
-    for (key, (set, joins)) in sides {
-        let mut consumers: Vec<_> =
-            set.keys.iter().filter(|key| !same_service(key, consumer)).cloned().collect();
-        if joins {
-            consumers.push(consumer.clone());
+
+    /// Adds a change, after those that were added before. `None` when a tenant is malformed; nothing is added
+    /// then.
+    pub(super) fn add(&mut self, change: &RuleChange) -> Option<Added> {
+        let RuleChange { consumer, providers, mode, obsolete } = change;
+        let own = Tenant::parse(&consumer.tenant)?;
+        let consumer_key =
+            Key::ConsumerRule(own.clone(), rule_name(consumer), consumer.version.clone()).render()?;
+        let consumer_set = rules_of(self.snapshot, consumer);
+        let current = match self.sets.get(&consumer_key) {
+            Some(set) => set.after.clone(),
+            None => consumer_set.keys.to_vec(),
+        };
+        let target = target(&current, providers, *mode);
+        let (next, is_target) = step(&current, &target);
+        let mut sides = Vec::new();
+        for rule in current.iter().filter(|rule| !next.contains(rule)) {
+            let (key, set) = provider_side(self.snapshot, &own, consumer, rule)?;
+            sides.push((key, set, false));
         }
-        txn.compare.push(Compare::ModRev(key.clone(), set.mod_rev));
-        txn.then.push(write_set(key, consumers));
+        for rule in next.iter().filter(|rule| !current.contains(rule)) {
+            let (key, set) = provider_side(self.snapshot, &own, consumer, rule)?;
+            sides.push((key, set, true));
+        }
+        let touched = sides.iter().map(|(key, set, _)| (key, set)).chain([(&consumer_key, &consumer_set)]);
+        let new: BTreeMap<_, _> = touched.filter(|(key, _)| !self.sets.contains_key(*key)).collect();
+        let bytes: usize = new.values().map(|set| size_of(&set.keys)).sum::<usize>() + size_of(&next);
+        let is_full = self.sets.len() + new.len() > SETS_PER_TXN
+            || self.obsolete.len() >= SETS_PER_TXN
+            || self.bytes + bytes > BYTES_PER_TXN;
+        // The first change is taken whatever its size: a step is short, and nobody could write it otherwise.
+        if is_full && !self.sets.is_empty() {
+            return Some(Added::NoRoom);
+        }
+        self.bytes += bytes;
+        self.set(consumer_key, consumer_set).after = next;
+        for (key, set, joins) in sides {
+            let consumers = &mut self.set(key, set).after;
+            consumers.retain(|key| !same_service(key, consumer));
+            if joins {
+                consumers.push(consumer.clone());
+            }
+        }
+        if is_target {
+            self.obsolete.extend(obsolete.clone());
+        }
+        Some(if is_target { Added::Whole } else { Added::Partly })
     }
-    Some(txn)
+
+    fn set(&mut self, key: String, before: RuleSet) -> &mut ChangedSet {
+        self.sets.entry(key).or_insert_with(|| ChangedSet { after: before.keys.to_vec(), before })
+    }
+
+    /// The transaction, or `None` when everything is as it should be already.
+    pub(super) fn finish(self) -> Option<Txn> {
+        let is_changed = |set: &ChangedSet| *set.before.keys != set.after;
+        if self.obsolete.is_empty() && !self.sets.values().any(is_changed) {
+            return None;
+        }
+        // A Service-Center node that changes rules holds one of these locks instead of comparing revisions,
+        // so the transaction must lose while a lock exists. The reads on the losing side tell the caller
+        // about it.
+        let mut txn = Txn {
+            compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
+            then: self.obsolete.into_iter().map(Op::Delete).collect(),
+            otherwise: keys::DEPENDENCY_LOCKS.map(|lock| Op::Get(lock.into())).to_vec(),
+        };
+        for (key, set) in self.sets {
+            txn.compare.push(Compare::ModRev(key.clone(), set.before.mod_rev));
+            if *set.before.keys != set.after {
+                txn.then.push(write_set(key, set.after));
+            }
+        }
+        Some(txn)
+    }
+}
+
+/// Bytes of a set in the store, about.
+fn size_of(keys: &[ServiceKey]) -> usize {
+    let bytes = |key: &ServiceKey| {
+        let ServiceKey { tenant, environment, app_id, service_name, alias, version } = key;
+        let texts = [tenant, environment, app_id, service_name, alias, version];
+        KEY_BYTES + texts.into_iter().map(String::len).sum::<usize>()
+    };
+    keys.iter().map(bytes).sum()
 }
 
 fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
