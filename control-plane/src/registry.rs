@@ -233,7 +233,10 @@ impl Registry {
     /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or
     /// the write that the transaction lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
-        let reply = self.note_connection(self.store.txn(txn).await).map_err(RegistryError::Commit)?;
+        let reply = self.note_connection(self.store.txn(txn).await).map_err(|error| match error {
+            StoreError::TooLarge(_) => RegistryError::TooLarge,
+            error => RegistryError::Commit(error),
+        })?;
         if reply.succeeded {
             self.wait_for_view(reply.revision).await;
         } else if self.confirmed().await.is_err() {

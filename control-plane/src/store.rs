@@ -268,7 +268,10 @@ pub enum StoreError {
     /// keys can still be read at exactly this revision, and watched after it.
     #[error("history before revision {0} has been compacted")]
     Compacted(Revision),
-    /// The request is malformed or too large, and will not succeed when repeated.
+    /// The request has more bytes than the store takes, and will not succeed when repeated.
+    #[error("the request is too large: {0}")]
+    TooLarge(String),
+    /// The request is malformed, and will not succeed when repeated.
     #[error("the store refused: {0}")]
     Refused(String),
 }

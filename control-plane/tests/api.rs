@@ -6,7 +6,7 @@ mod probe;
 use std::time::Duration;
 
 use control_plane::keys;
-use control_plane::store::RangeRequest;
+use control_plane::store::{Op, RangeRequest, Txn};
 use probe::Probe;
 use serde_json::{Value, json};
 use shared::model::{ServiceRef, Tenant};
@@ -233,4 +233,88 @@ async fn a_batch_is_bounded_in_elements_and_in_its_reply() {
     let ids: Vec<String> = (0..10_001).map(|n| format!("x{n}")).collect();
     let body = json!({"serviceIds": ids}).to_string();
     probe.send("DELETE", "/v4/default/registry/microservices", &[], body).await.refused("400001");
+}
+
+#[tokio::test]
+async fn one_alias_registered_at_once_has_one_owner() {
+    let probe = Probe::start().await;
+    let register = async |name: &str, requested: &str| {
+        let service = json!({"serviceId": requested, "serviceName": name, "alias": "shared:alias"});
+        probe.post("/microservices", &json!({ "service": service })).await
+    };
+    let (first, second) = tokio::join!(register("a", ""), register("b", ""));
+    let owner = first.ok()["serviceId"].clone();
+    assert_eq!(second.ok()["serviceId"], owner);
+    // As when one comes after the other.
+    assert_eq!(register("c", "").await.ok()["serviceId"], owner);
+    register("d", "another").await.refused("400010");
+}
+
+#[tokio::test]
+async fn the_dump_has_a_revision_for_everything() {
+    let probe = Probe::start().await;
+    let body = json!({
+        "service": {"serviceName": "order", "version": "1.0.0", "alias": "o"},
+        "tags": {"zone": "east"},
+        "rules": [{"ruleType": "BLACK", "attribute": "AppId", "pattern": "x"}],
+        "instances": [{"hostName": "n"}],
+    });
+    let id = probe.post("/microservices", &body).await.ok()["serviceId"].clone();
+    let path = format!("/microservices/{}", id.as_str().expect("an id"));
+    probe.put(&format!("{path}/schemas/a"), &json!({"schema": "A", "summary": "s"})).await.empty();
+    probe.delete(&format!("{path}/tags/zone")).await.empty();
+    let key = |version: &str| json!({"appId": "default", "serviceName": "order", "version": version});
+    let all = json!({"consumer": key("1.0.0"), "providers": [{"serviceName": "*"}]});
+    probe.post("/dependencies", &json!({"dependencies": [all]})).await.empty();
+    let dump = probe.send("GET", "/v4/default/admin/dump", &[], String::new()).await.ok()["cache"].clone();
+    let mut kinds = Vec::new();
+    for (kind, entries) in dump.as_object().expect("kinds") {
+        kinds.push(kind.as_str());
+        for entry in entries.as_array().expect("entries") {
+            assert!(entry["rev"].as_u64().is_some_and(|rev| rev > 0), "{kind}: {entry}");
+        }
+    }
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds,
+        [
+            "dependencyRules",
+            "instances",
+            "serviceAliases",
+            "serviceIndexes",
+            "serviceRuleIndexes",
+            "serviceRules",
+            "serviceTags",
+            "services",
+            "summaries"
+        ]
+    );
+    assert_eq!(dump["serviceTags"][0]["value"], json!({}));
+    assert_eq!(dump["dependencyRules"].as_array().map(Vec::len), Some(2), "{}", dump["dependencyRules"]);
+}
+
+#[tokio::test]
+async fn what_the_store_cannot_hold_is_the_clients_mistake() {
+    let probe = Probe::start().await;
+    let id = probe.service(json!({"serviceName": "order", "version": "1.0.0"})).await;
+    let large = "x".repeat(1_600_000);
+    let path = format!("/microservices/{id}");
+    let schema = json!({"schemaId": "a", "summary": "s", "schema": large});
+    probe.put(&format!("{path}/schemas/a"), &schema).await.refused("400001");
+    probe.post(&format!("{path}/schemas"), &json!({"schemas": [schema]})).await.refused("400001");
+    let service = json!({"serviceName": "large", "properties": {"p": large}});
+    let refusal = probe.post("/microservices", &json!({"service": service})).await.refused("400001");
+    assert!(refusal["detail"].as_str().is_some_and(|text| text.contains("too large")), "{refusal}");
+
+    // A provider with so many consumers that one more does not fit into its key.
+    let name = keys::Name::new("", "default", "order");
+    let key = keys::Key::ProviderRule(Tenant::default(), name, "0+".into()).render().expect("a key");
+    let consumer = json!({"tenant": "default/default", "serviceName": "n".repeat(1000)});
+    let full = json!({"Dependency": vec![consumer; 1500]}).to_string();
+    let put = Txn { then: vec![Op::put(key, full)], ..Txn::default() };
+    let written = probe.store().txn(put).await.expect("it just fits");
+    probe.revisions().wait_for(|rev| *rev >= written.revision).await.expect("the view lives");
+    let consumer = probe.service(json!({"serviceName": "cart"})).await;
+    let find = "/instances?appId=default&serviceName=order&version=0%2B";
+    assert_eq!(probe.get_as(&consumer, find).await.ok(), json!({}), "answered, though not recorded");
 }

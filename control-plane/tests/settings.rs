@@ -2,6 +2,7 @@
 
 mod probe;
 
+use control_plane::settings::ProcessConfig;
 use probe::{Answer, Probe};
 use serde_json::{Value, json};
 
@@ -28,6 +29,14 @@ async fn quotas_hold_under_concurrency_and_spare_existing_things() {
     probe.instance(id, json!({"hostName": "n", "instanceId": "i0"})).await;
     probe.delete(&format!("/microservices/{id}/instances/i0")).await.empty();
     probe.instance(id, json!({"hostName": "n"})).await;
+}
+
+#[test]
+fn the_members_of_etcd_are_shown_as_they_were_given() {
+    let members = "http://10.0.0.1:2379,http://10.0.0.2:2379/";
+    let sources = settings::Sources::default().with_variable("MUSTER_ETCD_ENDPOINTS", members);
+    let config = settings::parse::<ProcessConfig>(&sources).expect("settings are right");
+    assert_eq!(config.etcd.endpoints, ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
 }
 
 /// Sends a request from a consumer of another domain.

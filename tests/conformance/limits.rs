@@ -99,6 +99,8 @@ limits! {
     "instance registration, bytes" POST "/microservices/s/instances" r#"{"instance":{"hostName":"n","properties":{"p":"$"}}}"#: a(5120 - 51), a(5120 - 50);
     "properties of a service, bytes" PUT "/microservices/s/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
     "properties of an instance, bytes" PUT "/microservices/s/instances/i/properties" r#"{"properties":{"p":"$"}}"#: a(3072 - 23), a(3072 - 22);
+    "schema, bytes" PUT "/microservices/s/schemas/x" r#"{"schema":"$"}"#: a(1_500_000), a(1_600_000);
+    "a service's record, bytes" POST "/microservices" r#"{"service":{"serviceName":"x","properties":{"p":"$"}}}"#: a(1_500_000), a(1_600_000);
     "any body, bytes" PUT "/heartbeats" r#"{"instances":[{"serviceId":"$"}]}"#: a((2 << 20) - 32), a((2 << 20) - 31);
     "tag" POST "/microservices/s/tags" r#"{"tags":{"k":"$"}}"#: a(64), a(65);
     "tag, key" POST "/microservices/s/tags" r#"{"tags":{"$":"v"}}"#: a(64), a(65);
@@ -165,7 +167,7 @@ pub(crate) fn trials() -> Vec<(String, Run)> {
     trials
         .push(("names are looked up to their edge".to_owned(), Box::new(|server| Box::pin(look_up(server)))));
     trials
-        .push(("a service has at most a hundred tags".to_owned(), Box::new(|server| Box::pin(tags(server)))));
+        .push(("a service has at most a hundred tags, and a request as many keys".to_owned(), Box::new(|server| Box::pin(tags(server)))));
     trials.push((
         "a service has at most a hundred schemas and rules".to_owned(),
         Box::new(|server| Box::pin(one_too_many(server))),
@@ -277,10 +279,13 @@ async fn look_up(server: Arc<Server>) -> Result<(), String> {
 
 async fn tags(server: Arc<Server>) -> Result<(), String> {
     let scene = Scene::set(server).await?;
-    for (count, code) in [(100, ""), (101, "400100")] {
+    for (count, code) in [(100, ""), (101, "400001")] {
         let body = format!(r#"{{"tags":{{{}}}}}"#, members(count));
         scene.refused(code, "POST", "/microservices/s/tags", body).await?;
     }
+    let keys: Vec<_> = (0..101).map(|n| format!("t{n}")).collect();
+    scene.refused("400001", "DELETE", &format!("/microservices/s/tags/{}", keys.join(",")), "").await?;
+    scene.refused("400001", "DELETE", &format!("/microservices/s/rules/{}", keys.join(",")), "").await?;
     let (_, _, json) = scene.send("GET", "/microservices/s/tags", "").await?;
     let count = json["tags"].as_object().map(serde_json::Map::len);
     if count == Some(100) { Ok(()) } else { Err(format!("{count:?} tags")) }

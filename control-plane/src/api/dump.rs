@@ -20,8 +20,6 @@ pub(super) struct DumpEntry {
 /// The entries of a view by kind.
 pub(super) fn cache(snapshot: &Snapshot) -> Map<String, Value> {
     let mut dump = Dump::default();
-    // Entries whose revision the view does not keep have revision 0.
-    let unknown = Revision::default();
     for (tenant, view) in snapshot.tenants.iter() {
         for (id, service) in view.services.iter() {
             dump.add_service(&ServiceRef::new(tenant.clone(), id), service);
@@ -29,13 +27,13 @@ pub(super) fn cache(snapshot: &Snapshot) -> Map<String, Value> {
         for (name, versions) in view.names.iter() {
             for version in versions.iter() {
                 let key = keys::index(tenant, name, &version.text);
-                dump.add("serviceIndexes", Some(key), unknown, json!(version.id));
+                dump.add("serviceIndexes", Some(key), version.mod_rev, json!(version.id));
             }
         }
         for (name, versions) in view.aliases.iter() {
             for version in versions.iter() {
                 let key = keys::alias(tenant, name, &version.text);
-                dump.add("serviceAliases", Some(key), unknown, json!(version.id));
+                dump.add("serviceAliases", Some(key), version.mod_rev, json!(version.id));
             }
         }
         for ((name, version), set) in view.consumer_rules.iter() {
@@ -47,6 +45,10 @@ pub(super) fn cache(snapshot: &Snapshot) -> Map<String, Value> {
                 let key = Key::ProviderRule(tenant.clone(), name.clone(), rule.clone()).render();
                 dump.add("dependencyRules", key, set.mod_rev, json!({ "Dependency": &*set.keys }));
             }
+        }
+        for (environment, set) in view.provider_rules_all.iter() {
+            let key = Key::ProviderRuleAll(tenant.clone(), environment.clone()).render();
+            dump.add("dependencyRules", key, set.mod_rev, json!({ "Dependency": &*set.keys }));
         }
     }
     dump.0
@@ -66,7 +68,6 @@ impl Dump {
     }
 
     fn add_service(&mut self, service: &ServiceRef, view: &ServiceView) {
-        let unknown = Revision::default();
         if let Some(record) = &view.service {
             self.add("services", Some(keys::service(service)), view.mod_rev, json!(record));
         }
@@ -74,20 +75,22 @@ impl Dump {
             let key = keys::instance(service, id);
             self.add("instances", Some(key), entry.mod_rev, json!(entry.instance));
         }
-        if !view.tags.is_empty() {
+        // Tags that were all deleted are an entry too.
+        if view.tags_rev > Revision::ZERO {
             let key = Key::Tags(service.clone()).render();
             self.add("serviceTags", key, view.tags_rev, json!(view.tags));
         }
         for (id, rule) in view.rules.iter() {
             let key = Key::Rule(service.clone(), id.clone()).render();
-            self.add("serviceRules", key, unknown, json!(rule));
-            let key = keys::rule_index(service, &rule.attribute, &rule.pattern);
-            self.add("serviceRuleIndexes", Some(key), unknown, json!(id));
+            self.add("serviceRules", key, rule.mod_rev, json!(rule.rule));
+            let key = keys::rule_index(service, &rule.rule.attribute, &rule.rule.pattern);
+            // Both are written in one transaction.
+            self.add("serviceRuleIndexes", Some(key), rule.mod_rev, json!(id));
         }
         for (id, schema) in view.schemas.iter() {
             if let Some(summary) = &schema.summary {
                 let key = Key::SchemaSummary(service.clone(), id.clone()).render();
-                self.add("summaries", key, unknown, json!(summary));
+                self.add("summaries", key, schema.summary_rev, json!(summary));
             }
         }
     }

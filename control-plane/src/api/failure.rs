@@ -114,7 +114,7 @@ impl From<RegistryError> for Failure {
         use RegistryError as E;
         // The match has no wildcard: a new error does not compile before it has a code here.
         let code = match &error {
-            E::Invalid(_) => Code::InvalidParams,
+            E::Invalid(_) | E::TooLarge => Code::InvalidParams,
             E::ServiceNotFound(_) => Code::ServiceNotFound,
             E::VersionNotFound(_) => Code::VersionNotFound,
             E::InstanceNotFound => Code::InstanceNotFound,
@@ -154,7 +154,7 @@ fn code_of_store(error: &StoreError) -> Code {
         StoreError::Unavailable(_) | StoreError::Compacted(_) | StoreError::LeaseNotFound => {
             Code::Unavailable
         }
-        StoreError::Refused(_) => Code::Internal,
+        StoreError::Refused(_) | StoreError::TooLarge(_) => Code::Internal,
     }
 }
 

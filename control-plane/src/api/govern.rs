@@ -253,7 +253,7 @@ fn detail(
         detail.tags = (*view.tags).clone();
     }
     if options.rules {
-        detail.rules = view.rules.values().cloned().collect();
+        detail.rules = view.rules.values().map(|entry| entry.rule.clone()).collect();
     }
     if options.dependencies {
         let providers = registry.providers_of(snapshot, reference);

@@ -18,7 +18,7 @@ pub(super) fn operations(api_version: &'static str) -> [Operation; 2] {
     let version = move || std::future::ready(reply::json(&version_body(api_version)));
     [
         get("/version", version, "GetVersion", "Get the release of this node.").tenantless().returns(
-            object! { "version": String, "buildTag": String, "os": String, "arch": String, "apiVersion": String },
+            object! { "version": String, "buildTag": String, "goVersion": String, "os": String, "arch": String, "apiVersion": String },
         ),
         get("/health", health, "ClusterHealth", "List the living nodes of this release.")
             .tenantless()
@@ -42,6 +42,8 @@ pub(super) fn version_body(api_version: &str) -> Value {
     json!({
         "version": own::VERSION,
         "buildTag": option_env!("MUSTER_BUILD_TAG").unwrap_or("dev"),
+        // Its readers expect the member. There is no Go in here, so it has the name of the language that is.
+        "goVersion": concat!("rust", env!("CARGO_PKG_RUST_VERSION")),
         "os": std::env::consts::OS,
         "arch": arch,
         "apiVersion": api_version,

@@ -53,7 +53,7 @@ pub(super) fn operations() -> Vec<Operation> {
             "/microservices/{serviceId}/schemas/{schemaId}",
             delete_one,
             "DeleteSchema",
-            "Delete a schema and its declaration.",
+            "Delete a schema. Its id stays in the list of the service.",
         )
         .fails_with(&[ServiceNotFound, SchemaNotFound]),
     ]

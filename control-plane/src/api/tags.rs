@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use shared::model::null_texts;
 
 use super::call::{Call, comma_list};
-use super::failure::Code::{NotEnoughQuota, ServiceNotFound, TagNotFound};
+use super::failure::Code::{ServiceNotFound, TagNotFound};
 use super::operation::{Operation, delete, get, object, post, put};
 use super::reply::{self, Reply};
 use super::state::Api;
@@ -19,7 +19,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .fails_with(&[ServiceNotFound]),
         post("/microservices/{serviceId}/tags", replace, "PutManyTags", "Replace all tags of a service.")
             .takes(object! { "tags": BTreeMap<String, String> })
-            .fails_with(&[ServiceNotFound, NotEnoughQuota]),
+            .fails_with(&[ServiceNotFound]),
         put("/microservices/{serviceId}/tags/{key}", update, "PutTag", "Change the value of a tag.")
             .query(&[("value", "The new value.")])
             .fails_with(&[ServiceNotFound, TagNotFound]),

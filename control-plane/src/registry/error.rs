@@ -84,6 +84,9 @@ pub enum RegistryError {
     /// The store did not renew the lease of an instance. A lease that ended is [`Self::InstanceNotFound`].
     #[error("the lease could not be renewed")]
     RenewLease(#[source] StoreError),
+    /// The change has more bytes than the store takes at once.
+    #[error("the request is too large: the object would have more bytes than the store takes")]
+    TooLarge,
     /// A transaction that writes to the registry failed.
     #[error("the change could not be written to the store")]
     Commit(#[source] StoreError),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::model::{Instance, Service, ServiceKey, ServiceRef, Tenant};
+use tracing::warn;
 
 use super::existence::by_name_or_alias;
 use super::service::existing;
@@ -166,7 +167,19 @@ impl Registry {
             return self.want(&consumer, tenant, name).await;
         }
         match &found.provider {
-            Some(provider) => self.depend(&consumer, provider).await,
+            Some(provider) => match self.depend(&consumer, provider).await {
+                // So many consumers stand in the provider's key that one more has no place. The find itself
+                // is not refused for that; only pushes are missing.
+                Err(RegistryError::TooLarge) => {
+                    warn!(
+                        consumer.id = id,
+                        provider.name = provider.service_name,
+                        "a dependency cannot be recorded: the provider has too many consumers for one key"
+                    );
+                    Ok(false)
+                }
+                outcome => outcome,
+            },
             None => Ok(false),
         }
     }
@@ -189,7 +202,8 @@ impl Registry {
         sent_rev: &str,
     ) -> Result<Found, RegistryError> {
         let list = |snapshot: &Arc<Snapshot>| {
-            let view = visible(snapshot, caller, service, tags)?.ok_or_else(RegistryError::no_service)?;
+            let view = self.visible(snapshot, caller, service, tags)?;
+            let view = view.ok_or_else(RegistryError::no_service)?;
             let rev = revision_of([view].into_iter());
             Ok(Found {
                 services: vec![view.clone()],
@@ -214,7 +228,8 @@ impl Registry {
     ) -> Result<FoundInstance, RegistryError> {
         let get = |snapshot: &Arc<Snapshot>| {
             existing(snapshot, service)?;
-            let view = visible(snapshot, caller, service, tags)?.ok_or(RegistryError::InstanceNotFound)?;
+            let view = self.visible(snapshot, caller, service, tags)?;
+            let view = view.ok_or(RegistryError::InstanceNotFound)?;
             let found = view.instances.get(id).ok_or(RegistryError::InstanceNotFound)?;
             let rev = format!("{:016x}", shared::event::digest_of(id, found.mod_rev));
             let not_modified = is_current(sent_rev, &rev);
@@ -222,6 +237,29 @@ impl Registry {
         };
         let found = self.answer(caller, get).await?;
         self.recheck_not_modified(found, get).await
+    }
+
+    /// The service, or `None` when the caller may not see it or a tag is missing.
+    fn visible<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        caller: &Caller,
+        service: &ServiceRef,
+        tags: &[String],
+    ) -> Result<Option<&'a Arc<ServiceView>>, RegistryError> {
+        let consumer = match &caller.consumer {
+            Some(id) => Some(consumer(snapshot, &caller.service(id))?),
+            None => None,
+        };
+        let view = existing(snapshot, service)?;
+        let ServiceKey { app_id, service_name, alias, .. } = &*view.key;
+        // A shared service may be named by its alias.
+        let shared =
+            [service_name, alias].iter().any(|name| self.is_shared(&service.tenant, app_id, name));
+        let allowed =
+            consumer.is_none_or(|(record, tags)| access::allows(view, &record, &tags, shared));
+        let tagged = tags.iter().all(|tag| view.tags.contains_key(tag));
+        Ok((allowed && tagged).then_some(view))
     }
 }
 
@@ -303,24 +341,6 @@ fn consumer(snapshot: &Snapshot, consumer: &ServiceRef) -> Result<Consumer, Regi
             Err(RegistryError::ServiceNotFound(detail.into()))
         }
     }
-}
-
-/// The service, or `None` when the caller may not see it or a tag is missing.
-fn visible<'a>(
-    snapshot: &'a Snapshot,
-    caller: &Caller,
-    service: &ServiceRef,
-    tags: &[String],
-) -> Result<Option<&'a Arc<ServiceView>>, RegistryError> {
-    let consumer = match &caller.consumer {
-        Some(id) => Some(consumer(snapshot, &caller.service(id))?),
-        None => None,
-    };
-    let view = existing(snapshot, service)?;
-    let allowed =
-        consumer.is_none_or(|(record, consumer_tags)| access::allows(view, &record, &consumer_tags, false));
-    let tagged = tags.iter().all(|tag| view.tags.contains_key(tag));
-    Ok((allowed && tagged).then_some(view))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::record;
 use crate::store::{Compare, Op};
 use crate::view::{ServiceRule, ServiceView};
 
-/// Rules that one request may add.
+/// Rules that one request may add or delete.
 const RULES_PER_REQUEST: usize = 100;
 
 impl Registry {
@@ -24,8 +24,11 @@ impl Registry {
         caller: &Caller,
         service: &ServiceRef,
     ) -> Result<Vec<ServiceRule>, RegistryError> {
-        self.answer(caller, |snapshot| Ok(existing(snapshot, service)?.rules.values().cloned().collect()))
-            .await
+        self.answer(caller, |snapshot| {
+            let rules = existing(snapshot, service)?.rules.values();
+            Ok(rules.map(|entry| entry.rule.clone()).collect())
+        })
+        .await
     }
 
     /// Adds rules and returns the new ids. A rule whose attribute and pattern exist already is skipped.
@@ -70,13 +73,14 @@ impl Registry {
         rules: &[ServiceRule],
     ) -> Result<Vec<ServiceRule>, RegistryError> {
         let mut new: Vec<ServiceRule> = Vec::new();
-        let kind = view.rules.values().next().or(rules.first()).map(|rule| rule.rule_type.clone());
+        let kind = stored(view).next().or(rules.first()).map(|rule| rule.rule_type.clone());
         for rule in rules {
             if Some(&rule.rule_type) != kind.as_ref() {
                 return Err(RegistryError::MixedRules);
             }
-            let mut others = view.rules.values().chain(&new);
-            if others.any(|other| other.attribute == rule.attribute && other.pattern == rule.pattern) {
+            let alike =
+                |other: &ServiceRule| other.attribute == rule.attribute && other.pattern == rule.pattern;
+            if stored(view).chain(&new).any(alike) {
                 continue;
             }
             let now = self.seconds();
@@ -99,6 +103,7 @@ impl Registry {
         id: &str,
         rule: ServiceRule,
     ) -> Result<(), RegistryError> {
+        validate::rule_id(id)?;
         validate::rule(&rule)?;
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| existing_rule(existing(snapshot, service)?, id).map(drop)).await?;
@@ -135,6 +140,8 @@ impl Registry {
         service: &ServiceRef,
         ids: &[String],
     ) -> Result<(), RegistryError> {
+        validate::listed("ruleIds", ids, RULES_PER_REQUEST)?;
+        ids.iter().try_for_each(|id| validate::rule_id(id))?;
         let caller = Caller::of_tenant(&service.tenant);
         self.answer(&caller, |snapshot| {
             let view = existing(snapshot, service)?;
@@ -165,8 +172,12 @@ fn missing_service_is_invalid(error: RegistryError) -> RegistryError {
     }
 }
 
+fn stored(view: &ServiceView) -> impl Iterator<Item = &ServiceRule> {
+    view.rules.values().map(|entry| &entry.rule)
+}
+
 fn existing_rule<'a>(view: &'a ServiceView, id: &str) -> Result<&'a ServiceRule, RegistryError> {
-    view.rules.get(id).ok_or(RegistryError::RuleNotFound)
+    view.rules.get(id).map(|entry| &entry.rule).ok_or(RegistryError::RuleNotFound)
 }
 
 fn put_rule(service: &ServiceRef, rule: &ServiceRule) -> Option<Op> {

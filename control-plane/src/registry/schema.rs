@@ -170,17 +170,14 @@ impl Registry {
         .await
     }
 
-    /// Deletes a schema with its declaration.
+    /// Deletes a schema. Its id stays declared, as with Service-Center.
     pub(crate) async fn delete_schema(&self, service: &ServiceRef, id: &str) -> Result<(), RegistryError> {
         validate::schema_id(id)?;
         self.schema_summary(&Caller::of_tenant(&service.tenant), service, id).await?;
         self.until_won(keys::service(service), |snapshot| async move {
             let view = existing(&snapshot, service)?;
-            let mut declared = declared_ids(view);
-            declared.retain(|declared| declared != id);
             let mut txn = unchanged(service, view);
             txn.then.extend(delete_schema_keys(service, id));
-            txn.then.push(self.declare_schemas(service, view, declared));
             Ok(self.commit(txn).await?.succeeded.then_some(()))
         })
         .await

@@ -52,6 +52,7 @@ impl Registry {
         if let Some(existing) = existing_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
             return same_id(existing, &service.service_id);
         }
+        let requested = service.service_id.clone();
         // Held until the view shows the service, because from then on the view counts it.
         let _permit = self.permit_for_service(&snapshot, tenant, &service)?;
         if service.service_id.is_empty() {
@@ -60,7 +61,11 @@ impl Registry {
         // Our clock, whatever the client sent: timestamps of one registry should be comparable.
         service.timestamp = self.seconds();
         service.mod_timestamp = service.timestamp.clone();
-        self.create_service(&snapshot, tenant, &service, &name, alias.as_ref()).await
+        match self.create_service(&snapshot, tenant, &service, &name, alias.as_ref()).await? {
+            Created::Now => Ok(service.service_id),
+            // As for a registration that came a moment later, the owner of the name or alias is the answer.
+            Created::Before(owner) => same_id(owner, &requested),
+        }
     }
 
     async fn create_service(
@@ -70,7 +75,7 @@ impl Registry {
         service: &Service,
         name: &Name,
         alias: Option<&Name>,
-    ) -> Result<String, RegistryError> {
+    ) -> Result<Created, RegistryError> {
         let reference = ServiceRef::new(tenant.clone(), &service.service_id);
         let file = keys::service(&reference);
         let index = keys::index(tenant, name, &service.version);
@@ -94,12 +99,11 @@ impl Registry {
         }
         let reply = self.commit(txn).await?;
         if reply.succeeded {
-            return Ok(service.service_id.clone());
+            return Ok(Created::Now);
         }
-        // Another registration was faster. If it has our key, its id is ours; otherwise our id belongs to
-        // another key.
+        // Another registration was faster. If it has neither our name nor our alias, it has our id.
         match reply.got.iter().flatten().next() {
-            Some(index) => same_id(String::from_utf8_lossy(&index.value).into_owned(), &service.service_id),
+            Some(index) => Ok(Created::Before(String::from_utf8_lossy(&index.value).into_owned())),
             None => Err(RegistryError::ServiceConflict),
         }
     }
@@ -222,6 +226,14 @@ impl Registry {
             })
             .await;
     }
+}
+
+/// The outcome of an attempt to create a service.
+enum Created {
+    /// It was created.
+    Now,
+    /// Its name or alias belongs to the service with this id.
+    Before(String),
 }
 
 fn fill_defaults(service: &mut Service) {

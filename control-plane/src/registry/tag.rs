@@ -22,7 +22,7 @@ impl Registry {
         // One quota limits schemas, tags and rules alike.
         let limit = self.quotas.now().schemas;
         if tags.len() > limit {
-            return Err(RegistryError::QuotaExceeded { resource: "TAG", limit, used: tags.len() });
+            return Err(RegistryError::invalid(format!("field 'tags' has more than {limit} items")));
         }
         for (key, value) in &tags {
             validate::tag(key)?;
@@ -54,6 +54,8 @@ impl Registry {
         service: &ServiceRef,
         keys: &[String],
     ) -> Result<(), RegistryError> {
+        validate::listed("keys", keys, self.quotas.now().schemas)?;
+        keys.iter().try_for_each(|key| validate::tag(key))?;
         self.rewrite_tags(service, |tags| {
             let mut tags = tags.clone();
             for key in keys {

@@ -70,6 +70,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -78,13 +80,10 @@ mod tests {
         let first = turns.take("a".into()).await.expect("nobody is before it");
         assert!(turns.take("b".into()).await.is_some(), "another object");
         assert!(turns.take("a".into()).await.is_none(), "the first turn did not end in time");
-        let waiting = tokio::spawn({
-            let turns = turns.clone();
-            async move { turns.take("a".into()).await }
-        });
-        tokio::task::yield_now().await;
+        let mut waiting = Box::pin(turns.take("a".into()));
+        assert!((&mut waiting).now_or_never().is_none());
         drop(first);
-        let second = waiting.await.expect("no panic").expect("the first turn has ended");
+        let second = waiting.await.expect("the first turn has ended");
         drop(second);
         assert!(turns.0.lock().is_empty());
     }

@@ -139,6 +139,18 @@ pub(crate) fn tag(text: &str) -> Checked {
     check("tag", text, 1, 64, tag_form, "a letter, then letters, digits, '_', '-', '.'")
 }
 
+/// A list in a path: at least one item, and not more than the object may have.
+pub(super) fn listed(field: &str, items: &[String], most: usize) -> Checked {
+    if (1..=most).contains(&items.len()) {
+        return Ok(());
+    }
+    Err(RegistryError::invalid(format!("field '{field}' must have 1 to {most} items")))
+}
+
+pub(super) fn rule_id(id: &str) -> Checked {
+    check("ServiceRule.RuleId", id, 1, MAX_ID, no_blank_or_slash, NO_BLANKS_OR_SLASH)
+}
+
 /// A schema with its content. In a batch each must have a summary.
 pub(super) fn schema(schema: &Schema, with_summary: bool) -> Checked {
     schema_id(&schema.schema_id)?;

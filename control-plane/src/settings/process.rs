@@ -73,7 +73,8 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     let encrypted = endpoints.iter().any(|url| url.scheme() == "https") || ca_pem.is_some();
     let default = EtcdConfig::default();
     EtcdConfig {
-        endpoints: endpoints.iter().map(|url| url.as_str().to_owned()).collect(),
+        // As they were given: the type adds a slash, and `/admin/clusters` shows these.
+        endpoints: endpoints.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect(),
         request_timeout: settings.within_or(
             "etcd.timeout",
             default.request_timeout,

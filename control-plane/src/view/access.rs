@@ -1,14 +1,11 @@
 //! Visibility of providers to consumers, by application, environment and black and white rules.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use shared::model::Service;
 
-use super::{ServiceRule, ServiceView};
-
-/// The most bytes of a compiled pattern. Clients send the patterns, so the regex engine has to refuse a
-/// hostile one before it fills the memory.
-const PATTERN_SIZE: usize = 64 << 10;
+use super::{RuleView, ServiceView};
 
 /// True when `consumer`, with its `tags`, may see the instances of `provider`. A `shared` provider is visible
 /// in every environment.
@@ -34,14 +31,14 @@ pub fn allows(
 /// True when a provider's black and white rules admit the consumer. All rules of a service have one type; if
 /// a foreign writer mixed them, both types must admit it.
 pub fn rules_allow(
-    rules: &BTreeMap<String, ServiceRule>,
+    rules: &BTreeMap<String, Arc<RuleView>>,
     consumer: &Service,
     tags: &BTreeMap<String, String>,
 ) -> bool {
     let mut has_white = false;
     let mut is_listed = false;
     for rule in rules.values() {
-        match rule.rule_type.as_str() {
+        match rule.rule.rule_type.as_str() {
             "BLACK" if matches(rule, consumer, tags) => return false,
             "WHITE" => {
                 has_white = true;
@@ -54,10 +51,11 @@ pub fn rules_allow(
     !has_white || is_listed
 }
 
-fn matches(rule: &ServiceRule, consumer: &Service, tags: &BTreeMap<String, String>) -> bool {
-    let value = match rule.attribute.strip_prefix("tag_") {
+fn matches(rule: &RuleView, consumer: &Service, tags: &BTreeMap<String, String>) -> bool {
+    let attribute = rule.rule.attribute.as_str();
+    let value = match attribute.strip_prefix("tag_") {
         Some(tag) => tags.get(tag).map_or("", String::as_str),
-        None => match rule.attribute.as_str() {
+        None => match attribute {
             "ServiceId" => &consumer.service_id,
             "AppId" => &consumer.app_id,
             "ServiceName" => &consumer.service_name,
@@ -74,22 +72,36 @@ fn matches(rule: &ServiceRule, consumer: &Service, tags: &BTreeMap<String, Strin
     }
     // A pattern that does not compile matches nothing: a black rule then excludes nobody, a white one admits
     // nobody.
-    let pattern = regex::RegexBuilder::new(&rule.pattern).size_limit(PATTERN_SIZE).build();
-    pattern.is_ok_and(|pattern| pattern.is_match(value))
+    rule.pattern().is_some_and(|pattern| pattern.is_match(value))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use shared::model::Revision;
 
-    fn rule(kind: &str, attribute: &str, pattern: &str) -> BTreeMap<String, ServiceRule> {
+    use super::*;
+    use crate::view::ServiceRule;
+
+    fn rule(kind: &str, attribute: &str, pattern: &str) -> BTreeMap<String, Arc<RuleView>> {
         let rule = ServiceRule {
             rule_type: kind.into(),
             attribute: attribute.into(),
             pattern: pattern.into(),
             ..Default::default()
         };
-        [("r".to_owned(), rule)].into()
+        [("r".to_owned(), Arc::new(RuleView::new(rule, Revision::ZERO)))].into()
+    }
+
+    #[test]
+    fn a_pattern_is_compiled_once_and_kept() {
+        let rules = rule("BLACK", "AppId", "shop");
+        let consumer = Service { app_id: "shop".into(), ..Default::default() };
+        assert!(!rules_allow(&rules, &consumer, &BTreeMap::new()));
+        let compiled: *const _ = rules["r"].pattern().expect("compiles");
+        // As a later snapshot has it.
+        let later = rules.clone();
+        assert!(!rules_allow(&later, &consumer, &BTreeMap::new()));
+        assert!(std::ptr::eq(compiled, later["r"].pattern().expect("compiles")));
     }
 
     #[test]
@@ -119,7 +131,7 @@ mod tests {
         let property = allow_cross_app.map(|value| ("allowCrossApp".to_owned(), value.to_owned()));
         let service =
             Service { app_id: "b".into(), properties: property.into_iter().collect(), ..Default::default() };
-        ServiceView { service: Some(std::sync::Arc::new(service)), ..Default::default() }
+        ServiceView { service: Some(Arc::new(service)), ..Default::default() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use regex::{Regex, RegexBuilder};
 use rpds::RedBlackTreeMapSync;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -114,6 +115,42 @@ pub struct ServiceRule {
     pub mod_timestamp: String,
 }
 
+/// The most bytes of a compiled pattern. Clients send the patterns, so the regex engine has to refuse a
+/// hostile one before it fills the memory.
+const PATTERN_SIZE: usize = 64 << 10;
+
+/// A rule of a service as the view keeps it.
+#[derive(Debug)]
+pub struct RuleView {
+    /// The rule as clients see it.
+    pub rule: ServiceRule,
+    /// The revision that wrote it last.
+    pub mod_rev: Revision,
+    /// Compiled when a consumer is first held against it; most rules never are. `None` if it does not
+    /// compile.
+    pattern: OnceLock<Option<Regex>>,
+}
+
+impl RuleView {
+    pub(crate) fn new(rule: ServiceRule, mod_rev: Revision) -> Self {
+        Self { rule, mod_rev, pattern: OnceLock::new() }
+    }
+
+    /// The compiled pattern, or `None` for one that does not compile. It is compiled once, however many finds
+    /// look at the rule.
+    pub fn pattern(&self) -> Option<&Regex> {
+        let compile = || {
+            RegexBuilder::new(&self.rule.pattern)
+                .size_limit(PATTERN_SIZE)
+                // The engine's cache of states lives as long as the rule.
+                .dfa_size_limit(PATTERN_SIZE)
+                .build()
+                .ok()
+        };
+        self.pattern.get_or_init(compile).as_ref()
+    }
+}
+
 /// The hold of an expired instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -128,6 +165,8 @@ pub struct Held {
 pub struct SchemaView {
     /// The summary. Old writers store a content without one.
     pub summary: Option<String>,
+    /// The revision that wrote the summary last.
+    pub summary_rev: Revision,
     /// True when a content is stored.
     pub content: bool,
 }
@@ -157,8 +196,8 @@ pub struct ServiceView {
     pub tags: Arc<BTreeMap<String, String>>,
     /// The revision that wrote the tags last; 0 when there are none.
     pub tags_rev: Revision,
-    /// Its black/white rules, by id.
-    pub rules: Arc<BTreeMap<String, ServiceRule>>,
+    /// Its black/white rules, by id. Snapshots share each rule, and with it the compiled pattern.
+    pub rules: Arc<BTreeMap<String, Arc<RuleView>>>,
     /// Its schemas, by id.
     pub schemas: Arc<BTreeMap<String, SchemaView>>,
     /// Made at the first find after each change of an instance. Snapshots with the same instances share it.
@@ -221,6 +260,8 @@ pub struct VersionEntry {
     pub text: String,
     /// The service's id.
     pub id: String,
+    /// The revision that wrote the entry last.
+    pub mod_rev: Revision,
 }
 
 /// The service keys of one stored dependency rule.

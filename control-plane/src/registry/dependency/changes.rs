@@ -122,11 +122,11 @@ impl Registry {
                     }
                 }
                 // Perhaps one of them asks for too much. The others must not fail with it.
-                Err(RegistryError::Commit(StoreError::Refused(_))) if whole.len() + partly.len() > 1 => {
+                Err(error) if is_refusal(&error) && whole.len() + partly.len() > 1 => {
                     most = (whole.len() + partly.len()) / 2;
                     waiting = joined(joined(partly, whole), later);
                 }
-                Err(error @ RegistryError::Commit(StoreError::Refused(_))) => {
+                Err(error) if is_refusal(&error) => {
                     end_all(joined(partly, whole), &Err(error));
                     waiting = later;
                 }
@@ -135,6 +135,11 @@ impl Registry {
             }
         }
     }
+}
+
+/// True for an error that is about the transaction, not about the store.
+fn is_refusal(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::TooLarge | RegistryError::Commit(StoreError::Refused(_)))
 }
 
 fn joined(mut first: Vec<Waiting>, second: Vec<Waiting>) -> Vec<Waiting> {

@@ -118,6 +118,7 @@ pub async fn malformed_transactions_are_refused_and_change_nothing(subject: Stor
     ];
     for (reason, ops) in cases {
         match subject.store.txn(writes(ops)).await {
+            Err(StoreError::TooLarge(_)) => assert_eq!(reason, "large"),
             Err(StoreError::Refused(text)) => assert!(text.contains(reason), "{text:?} names {reason:?}"),
             other => panic!("{reason}: {other:?}"),
         }

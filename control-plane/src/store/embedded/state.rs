@@ -250,7 +250,7 @@ fn check(txn: &Txn) -> Result<(), StoreError> {
         }
     }
     if bytes > MAX_TXN_BYTES {
-        return Err(refused(format!("the transaction is too large: {bytes} > {MAX_TXN_BYTES} bytes")));
+        return Err(StoreError::TooLarge(format!("{bytes} > {MAX_TXN_BYTES} bytes")));
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
     match code {
         Code::NotFound if message.contains("lease not found") => StoreError::LeaseNotFound,
         Code::OutOfRange if message.contains("has been compacted") => StoreError::Compacted(Revision::ZERO),
+        Code::InvalidArgument if message.contains("request is too large") => StoreError::TooLarge(text),
         Code::InvalidArgument
         | Code::OutOfRange
         | Code::NotFound
@@ -33,7 +34,7 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         // A message over gRPC's own limit never succeeds. "database space exceeded" and "too many requests"
         // have the same code but may succeed later.
         Code::ResourceExhausted if message.contains("larger than max") => {
-            StoreError::Refused(format!("the request is too large: {text}"))
+            StoreError::TooLarge(text)
         }
         Code::Ok
         | Code::Cancelled
@@ -57,7 +58,6 @@ fn aligned(text: String) -> String {
     match text.as_str() {
         "duplicate key given in txn request" => "duplicate key in one transaction".into(),
         "too many operations in txn request" => "too many operations in one transaction".into(),
-        "request is too large" => "the request is too large".into(),
         _ => text,
     }
 }
@@ -90,9 +90,14 @@ mod tests {
         for (code, message) in [
             (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"),
             (Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
-            (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"),
         ] {
             assert!(matches!(of_status(code, message, None), StoreError::Refused(_)), "{message}");
+        }
+        for (code, message) in [
+            (Code::InvalidArgument, "etcdserver: request is too large"),
+            (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"),
+        ] {
+            assert!(matches!(of_status(code, message, None), StoreError::TooLarge(_)), "{message}");
         }
         for (code, message) in [
             (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),

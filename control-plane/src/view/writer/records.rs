@@ -12,7 +12,7 @@ use crate::keys::{Key, Name};
 use crate::record::DependencySet;
 use crate::store::KeyValue;
 use crate::version::Version;
-use crate::view::entry::{RuleSet, SchemaView, ServiceRule, VersionEntry};
+use crate::view::entry::{RuleSet, RuleView, SchemaView, ServiceRule, VersionEntry};
 
 impl ViewWriter {
     pub(super) fn apply_put(&mut self, key: &Key, kv: &KeyValue, applying: &mut Applying) {
@@ -38,6 +38,7 @@ impl ViewWriter {
             Key::Rule(service, id) => {
                 let Some(rule) = self.parse::<ServiceRule>(kv) else { return };
                 let rule = ServiceRule { rule_id: id.clone(), ..rule.value };
+                let rule = Arc::new(RuleView::new(rule, kv.mod_rev));
                 Arc::make_mut(&mut self.service_mut(service).rules).insert(id.clone(), rule);
                 self.mark_name(service, applying);
             }
@@ -46,7 +47,9 @@ impl ViewWriter {
             }
             Key::SchemaSummary(service, id) => {
                 let summary = String::from_utf8_lossy(&kv.value).into_owned();
-                self.schema_mut(service, id).summary = Some(summary);
+                let schema = self.schema_mut(service, id);
+                schema.summary = Some(summary);
+                schema.summary_rev = kv.mod_rev;
             }
             Key::ConsumerRule(tenant, name, version) => {
                 let Some(set) = self.parse_rule_set(kv) else { return };
@@ -124,6 +127,7 @@ impl ViewWriter {
                 if let Some(schema) = schemas.get_mut(id) {
                     if is_summary {
                         schema.summary = None;
+                        schema.summary_rev = Revision::ZERO;
                     } else {
                         schema.content = false;
                     }
@@ -263,6 +267,7 @@ fn version_entry(version: &str, kv: &KeyValue) -> VersionEntry {
         version: Version::parse(version).unwrap_or_default(),
         text: version.to_owned(),
         id: String::from_utf8_lossy(&kv.value).into_owned(),
+        mod_rev: kv.mod_rev,
     }
 }
 
