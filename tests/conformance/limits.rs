@@ -166,8 +166,10 @@ pub(crate) fn trials() -> Vec<(String, Run)> {
     }
     trials
         .push(("names are looked up to their edge".to_owned(), Box::new(|server| Box::pin(look_up(server)))));
-    trials
-        .push(("a service has at most a hundred tags, and a request as many keys".to_owned(), Box::new(|server| Box::pin(tags(server)))));
+    trials.push((
+        "a service has at most a hundred tags, and a request as many keys".to_owned(),
+        Box::new(|server| Box::pin(tags(server))),
+    ));
     trials.push((
         "a service has at most a hundred schemas and rules".to_owned(),
         Box::new(|server| Box::pin(one_too_many(server))),

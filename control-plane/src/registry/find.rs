@@ -254,10 +254,8 @@ impl Registry {
         let view = existing(snapshot, service)?;
         let ServiceKey { app_id, service_name, alias, .. } = &*view.key;
         // A shared service may be named by its alias.
-        let shared =
-            [service_name, alias].iter().any(|name| self.is_shared(&service.tenant, app_id, name));
-        let allowed =
-            consumer.is_none_or(|(record, tags)| access::allows(view, &record, &tags, shared));
+        let shared = [service_name, alias].iter().any(|name| self.is_shared(&service.tenant, app_id, name));
+        let allowed = consumer.is_none_or(|(record, tags)| access::allows(view, &record, &tags, shared));
         let tagged = tags.iter().all(|tag| view.tags.contains_key(tag));
         Ok((allowed && tagged).then_some(view))
     }
