@@ -23,7 +23,7 @@ pub mod local;
 pub mod nats;
 
 pub use local::LocalBus;
-pub use nats::{NatsAuth, NatsBus, NatsConfig};
+pub use nats::{Keys, NatsAuth, NatsBus, NatsConfig};
 
 /// A message that was received or is to be published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

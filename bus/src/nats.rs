@@ -4,7 +4,6 @@
 //! state. Meanwhile every operation fails at once with [`BusError::Disconnected`]. Only this file imports
 //! the NATS client.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +19,20 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
+use host::files::FileWatch;
 use host::lifecycle::Tasks;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
 use shared::backoff::Backoff;
+use signing::{Refusal, SIGNATURE, Signing};
+use tokio_util::sync::CancellationToken;
 
+pub use config::{NatsAuth, NatsConfig};
+pub use signing::Keys;
+
+mod config;
 mod settings;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -48,70 +57,12 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: &str = "traceparent";
 
-/// The servers to connect to, the credentials, and the limits of the connection.
-#[derive(Clone)]
-pub struct NatsConfig {
-    /// Servers, such as `nats://10.0.0.5:4222`. One of a cluster is enough; the others are found through it.
-    pub urls: Vec<String>,
-    /// The name that the server's monitoring shows for this process.
-    pub name: String,
-    /// The credentials. They may stand in a URL instead.
-    pub auth: NatsAuth,
-    /// A PEM file with the certificate authorities to trust for `tls://`; `None` stands for the system's.
-    pub root_certificates: Option<PathBuf>,
-    /// Messages that a subscription holds. When it is full, further ones are lost and the link's
-    /// generation rises.
-    pub subscription_capacity: usize,
-    /// The time between two checks of a connection on which nothing else happens.
-    pub ping_interval: Duration,
-}
-
-impl NatsConfig {
-    /// A connection to `urls` without credentials, with every other value at its default.
-    pub fn new(urls: Vec<String>, name: impl Into<String>) -> Self {
-        Self {
-            urls,
-            name: name.into(),
-            auth: NatsAuth::None,
-            root_certificates: None,
-            subscription_capacity: SUBSCRIPTION_CAPACITY,
-            ping_interval: Duration::from_secs(10),
-        }
-    }
-}
-
-/// The credentials of a connection. `Debug` shows no secret.
-#[derive(Clone, Default)]
-pub enum NatsAuth {
-    /// The server asks for no credentials.
-    #[default]
-    None,
-    /// A shared token.
-    Token(String),
-    /// A name and a password.
-    User {
-        /// The user's name.
-        name: String,
-        /// The user's password.
-        password: String,
-    },
-}
-
-impl fmt::Debug for NatsAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Token(_) => "Token(…)",
-            Self::User { .. } => "User(…)",
-        })
-    }
-}
-
 /// A connection to NATS. Cheap to clone; the connection ends with the last clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsBus {
     client: Client,
     link: watch::Sender<Link>,
+    signing: Arc<Signing>,
     /// The number of connections for which the link's generation has been raised.
     counted: Arc<AtomicU64>,
 }
@@ -128,6 +79,9 @@ impl NatsBus {
         if urls.is_empty() || urls.iter().any(|url| url.host().is_empty()) {
             return Err(BusError::Refused("a server's address is missing".to_owned()));
         }
+        let options = options_of(&config)?;
+        let keys = config.signing_keys.as_deref().map(Keys::read).transpose().map_err(BusError::Refused)?;
+        let signing = Arc::new(Signing::new(keys, config.accept_unsigned));
         let link = watch::Sender::new(Link::default());
         let counted = Arc::new(AtomicU64::new(0));
         // The client calls back for each event, in their order, on a task of its own.
@@ -135,7 +89,7 @@ impl NatsBus {
         let counted_by_events = counted.clone();
         let connections = AtomicU64::new(0);
         let reconnects = Mutex::new(Reconnects::default());
-        let options = options_of(config.auth, config.root_certificates)
+        let options = options
             .name(config.name)
             // A process must start while the bus is down: it can serve what it has.
             .retry_on_initial_connect()
@@ -152,7 +106,10 @@ impl NatsBus {
             });
         let client = options.connect(urls).await.map_err(|error| BusError::Refused(error.to_string()))?;
         tasks.spawn_named("bus", report(link.subscribe(), tasks.drain().clone()));
-        Ok(Self { client, link, counted })
+        if let Some(path) = config.signing_keys {
+            tasks.spawn_named("bus keys", keep_fresh(path, signing.clone(), tasks.drain().clone()));
+        }
+        Ok(Self { client, link, signing, counted })
     }
 
     /// Connects once and disconnects again, to find out whether `config` would work.
@@ -161,7 +118,7 @@ impl NatsBus {
     /// The message of the server or of the network.
     pub async fn probe(config: NatsConfig) -> Result<(), String> {
         let urls = addresses(&config.urls)?;
-        let options = options_of(config.auth, config.root_certificates).max_reconnects(1);
+        let options = options_of(&config).map_err(|error| error.to_string())?.max_reconnects(1);
         let client = options.connect(urls).await.map_err(|error| match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 format!("refused: {error}")
@@ -171,6 +128,20 @@ impl NatsBus {
         client.flush().await.map_err(|error| error.to_string())
     }
 
+    /// Reports the messages that were dropped because they are not signed as they have to be.
+    pub fn observe(&self, meter: &Meter) {
+        let signing = self.signing.clone();
+        meter
+            .u64_observable_counter("muster_bus_refused_total")
+            .with_description("Messages of the bus that were dropped because of their signature.")
+            .with_callback(move |observer| {
+                for reason in Refusal::ALL {
+                    observer.observe(signing.refused(reason), &[KeyValue::new("reason", reason.as_str())]);
+                }
+            })
+            .build();
+    }
+
     fn ensure_connected(&self) -> Result<(), BusError> {
         // Without this check the client would keep the operation until it is connected again, for
         // however long.
@@ -178,6 +149,12 @@ impl NatsBus {
             State::Connected => Ok(()),
             State::Pending | State::Disconnected => Err(BusError::Disconnected),
         }
+    }
+
+    /// The messages of a subscription that may be used.
+    fn genuine(&self, messages: async_nats::Subscriber) -> Messages {
+        let signing = self.signing.clone();
+        Messages::new(messages.filter_map(move |message| std::future::ready(from_nats(message, &signing))))
     }
 
     async fn join(&self, subject: &str, group: Option<&str>) -> Result<async_nats::Subscriber, BusError> {
@@ -192,13 +169,15 @@ impl NatsBus {
 
     async fn send(&self, message: Message) -> Result<(), BusError> {
         self.ensure_connected()?;
+        let signature = self.signing.sign(&message);
         let Message { subject, payload, reply, traceparent } = message;
-        // Most messages belong to no sampled trace. They travel without a header block.
-        let headers = traceparent.map(|value| {
-            let mut headers = HeaderMap::new();
-            headers.insert(TRACEPARENT, value);
-            headers
-        });
+        // At a site without keys most messages have no header: they belong to no sampled trace.
+        let mut headers = None;
+        for (name, value) in [(TRACEPARENT, traceparent), (SIGNATURE, signature)] {
+            if let Some(value) = value {
+                headers.get_or_insert_with(HeaderMap::new).insert(name, value);
+            }
+        }
         match (reply, headers) {
             (None, None) => self.client.publish(subject, payload).await,
             (None, Some(headers)) => self.client.publish_with_headers(subject, headers, payload).await,
@@ -240,13 +219,13 @@ impl Bus for NatsBus {
         // The client only queues the SUB. The flush makes the promise true that the subscription is in
         // force on return.
         self.flush().await?;
-        Ok(Messages::new(messages.map(from_nats)))
+        Ok(self.genuine(messages))
     }
 
     async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError> {
         let messages = self.join(subject, Some(group)).await?;
         self.flush().await?;
-        Ok(Messages::new(messages.map(from_nats)))
+        Ok(self.genuine(messages))
     }
 
     async fn request(&self, mut message: Message, timeout: Duration) -> Result<Messages, BusError> {
@@ -256,8 +235,12 @@ impl Bus for NatsBus {
         let subject = message.subject.clone();
         message.reply = Some(inbox);
         self.send(message).await?;
-        let parts =
-            parts.map(|part| (part.status != Some(StatusCode::NO_RESPONDERS)).then(|| from_nats(part)));
+        let signing = self.signing.clone();
+        let parts = parts.filter_map(move |part| {
+            // The server itself says this, and it has no key.
+            let nobody = part.status == Some(StatusCode::NO_RESPONDERS);
+            std::future::ready(if nobody { Some(None) } else { from_nats(part, &signing).map(Some) })
+        });
         answer(subject, parts, timeout).await
     }
 
@@ -276,30 +259,50 @@ fn addresses(urls: &[String]) -> Result<Vec<ServerAddr>, String> {
     parsed.map_err(|error| error.to_string())
 }
 
-/// The client's options for credentials and trusted authorities.
-fn options_of(auth: NatsAuth, root_certificates: Option<PathBuf>) -> ConnectOptions {
-    let options = match auth {
+/// The client's options for credentials, certificates and trusted authorities.
+fn options_of(config: &NatsConfig) -> Result<ConnectOptions, BusError> {
+    let mut options = match config.auth.clone() {
         NatsAuth::None => ConnectOptions::new(),
         NatsAuth::Token(token) => ConnectOptions::new().token(token),
         NatsAuth::User { name, password } => ConnectOptions::new().user_and_password(name, password),
+        NatsAuth::Nkey(seed) => ConnectOptions::new().nkey(seed),
+        NatsAuth::Credentials(text) => ConnectOptions::new()
+            .credentials(&text)
+            .map_err(|_| BusError::Refused("the credentials cannot be used".to_owned()))?,
     };
-    match root_certificates {
-        Some(path) => options.add_root_certificates(path),
-        None => options,
+    if let Some(path) = &config.root_certificates {
+        options = options.add_root_certificates(path.clone());
     }
+    if let Some((certificate, key)) = &config.client_certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(options)
 }
 
-fn from_nats(message: async_nats::Message) -> Message {
-    let traceparent = message
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get(TRACEPARENT))
-        .map(|value| value.as_str().to_owned());
-    Message {
-        subject: message.subject.to_string(),
-        payload: message.payload,
-        reply: message.reply.map(|reply| reply.to_string()),
-        traceparent,
+/// The message, if it is signed as it has to be.
+fn from_nats(message: async_nats::Message, signing: &Signing) -> Option<Message> {
+    let async_nats::Message { subject, payload, reply, headers, .. } = message;
+    let header = |name: &'static str| headers.as_ref()?.get(name).map(|value| value.as_str());
+    let message = Message {
+        subject: subject.to_string(),
+        payload,
+        reply: reply.map(|reply| reply.to_string()),
+        traceparent: header(TRACEPARENT).map(str::to_owned),
+    };
+    signing.admits(&message, header(SIGNATURE)).then_some(message)
+}
+
+/// Takes the keys of a changed file, until the drain.
+async fn keep_fresh(path: PathBuf, signing: Arc<Signing>, drain: CancellationToken) {
+    let mut files = FileWatch::new(vec![path.clone()]);
+    while drain.run_until_cancelled(files.changed()).await.is_some() {
+        match Keys::read(&path) {
+            Ok(keys) => {
+                info!(?keys, "the keys of the bus have changed");
+                signing.replace(keys);
+            }
+            Err(problem) => warn!(problem, "the new keys of the bus cannot be used; keeping those before"),
+        }
     }
 }
 
@@ -351,7 +354,7 @@ fn reconnect_wait(failures: usize) -> Duration {
 }
 
 /// Logs each time the connection opens or breaks, until the drain.
-async fn report(mut link: watch::Receiver<Link>, drain: tokio_util::sync::CancellationToken) {
+async fn report(mut link: watch::Receiver<Link>, drain: CancellationToken) {
     let mut was_connected = false;
     loop {
         let connected = link.borrow_and_update().connected;

@@ -33,6 +33,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let admin = bind(config.admin_listen).await?;
     let listening = api.local_addr()?;
     let bus = NatsBus::connect(config.nats, &tasks).await?;
+    bus.observe(&host.metrics.meter("bus"));
     let parts = Parts {
         store: EtcdStore::connect(config.etcd, &tasks),
         bus: Arc::new(bus),

@@ -30,6 +30,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let address = config.admin_listen;
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bus = NatsBus::connect(config.nats, tasks).await.context("cannot use the addresses of NATS")?;
+    bus.observe(&meter);
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
     let parts = Parts {
         config: Config { access_log: config.program.log.access, ..config.gateway },

@@ -12,7 +12,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Some files and the times at which they were modified last.
 #[derive(Debug)]
-pub(crate) struct FileWatch {
+pub struct FileWatch {
     paths: Vec<PathBuf>,
     /// The modification time of each file at the last look; `None` for a file that could not be read.
     modified: Vec<Option<SystemTime>>,
@@ -21,7 +21,7 @@ pub(crate) struct FileWatch {
 
 impl FileWatch {
     /// Watches from now on. Must be called in a runtime.
-    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+    pub fn new(paths: Vec<PathBuf>) -> Self {
         let modified = modification_times(&paths);
         // Polled: notifications do not work on every volume, and Kubernetes replaces files by way of links.
         Self { paths, modified, checks: interval(CHECK_INTERVAL) }
@@ -29,7 +29,7 @@ impl FileWatch {
 
     /// Waits until a file has been modified, has appeared or has disappeared since the last return. Waits for
     /// ever when there are no files. Cancel-safe: a change that was not returned is found by the next call.
-    pub(crate) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         loop {
             self.checks.tick().await;
             let modified = modification_times(&self.paths);
@@ -43,7 +43,7 @@ impl FileWatch {
     }
 
     /// True if every file could be read at the last look. A file that is being replaced may be absent.
-    pub(crate) fn all_present(&self) -> bool {
+    pub fn all_present(&self) -> bool {
         self.modified.iter().all(Option::is_some)
     }
 }

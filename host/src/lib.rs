@@ -15,7 +15,7 @@
 
 pub mod address;
 pub mod admin;
-mod files;
+pub mod files;
 pub mod http;
 pub mod inventory;
 pub mod lifecycle;

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
 mod backup;
+mod bus_access;
 mod concurrent;
 mod dashboards;
 mod deploy;

@@ -5,6 +5,10 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use data_encoding::BASE64URL_NOPAD;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -13,22 +17,41 @@ use crate::contract;
 struct Server {
     process: Child,
     port: u16,
+    /// That of its configuration file.
+    directory: Option<TempDir>,
 }
 
 impl Server {
+    /// A server with this configuration file.
+    fn with(configuration: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("nats.conf");
+        std::fs::write(&file, configuration).expect("written");
+        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        let path = file.to_str().expect("plain text");
+        let mut server = Self::launch(port, &["-c", path]);
+        server.directory = Some(directory);
+        server
+    }
+
     fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
         Self::start_on(port)
     }
 
     fn start_on(port: u16) -> Self {
+        Self::launch(port, &[])
+    }
+
+    fn launch(port: u16, arguments: &[&str]) -> Self {
         let process = Command::new("nats-server")
             .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("nats-server is installed");
-        Self { process, port }
+        Self { process, port, directory: None }
     }
 
     fn config(&self) -> NatsConfig {
@@ -97,8 +120,17 @@ async fn a_wrong_configuration_is_refused_at_once() {
 
 #[test]
 fn secrets_stay_out_of_debug_output() {
-    let auth = NatsAuth::User { name: "n".into(), password: "hidden".into() };
-    assert!(!format!("{auth:?}{:?}", NatsAuth::Token("hidden".into())).contains("hidden"));
+    let hidden = || "hidden".to_owned();
+    for auth in [
+        NatsAuth::User { name: "n".into(), password: hidden() },
+        NatsAuth::Token(hidden()),
+        NatsAuth::Nkey(hidden()),
+        NatsAuth::Credentials(hidden()),
+    ] {
+        assert!(!format!("{auth:?}").contains("hidden"));
+    }
+    let key = "0123456789abcdef0123456789abcdef";
+    assert!(!format!("{:?}", Keys::parse(key).expect("a key")).contains(key));
 }
 
 /// A server that lets each client in and then closes its connection; returns its address and its count.
@@ -156,4 +188,134 @@ fn a_good_connection_is_replaced_at_once() {
     assert!(reconnects.wait(2, now) > Duration::ZERO, "a failed attempt has its pause too");
     now += GOOD_CONNECTION + LONGEST_RECONNECT_WAIT;
     assert_eq!(reconnects.wait(1, now), Duration::ZERO, "a good connection clears the count");
+}
+
+/// Asserts that the server lets in whoever has this login, and nobody else.
+async fn lets_in_only(server: &Server, auth: NatsAuth, wrong: NatsAuth) {
+    let bus = joined(NatsConfig { auth: auth.clone(), ..server.config() }).await;
+    let mut messages = bus.subscribe("a").await.expect("connected");
+    bus.publish(Message::new("a", "payload")).await.expect("connected");
+    assert_eq!(messages.next().await.map(|message| message.payload), Some("payload".into()));
+    NatsBus::probe(NatsConfig { auth, ..server.config() }).await.expect("is let in");
+    for auth in [wrong, NatsAuth::None] {
+        NatsBus::probe(NatsConfig { auth, ..server.config() }).await.expect_err("is kept out");
+    }
+}
+
+#[tokio::test]
+async fn an_nkey_logs_in() {
+    let user = KeyPair::new_user();
+    let server = Server::with(&format!("authorization {{ users = [ {{ nkey: {} }} ] }}", user.public_key()));
+    let seed = |pair: KeyPair| NatsAuth::Nkey(pair.seed().expect("a seed"));
+    lets_in_only(&server, seed(user), seed(KeyPair::new_user())).await;
+}
+
+/// A token in which `issuer` says something about `subject`.
+fn token(issuer: &KeyPair, subject: &KeyPair, says: Value) -> String {
+    let encode = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let claims = json!({
+        "jti": "t", "iat": 1_700_000_000, "name": "test", "nats": says,
+        "iss": issuer.public_key(), "sub": subject.public_key(),
+    });
+    let text = format!("{}.{}", encode(json!({"typ": "JWT", "alg": "ed25519-nkey"})), encode(claims));
+    let signature = issuer.sign(text.as_bytes()).expect("a private key");
+    format!("{text}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+#[tokio::test]
+async fn a_credentials_file_logs_in() {
+    let [operator, account] = [KeyPair::new_operator(), KeyPair::new_account()];
+    let unlimited = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
+        "wildcards": true, "conn": -1, "leaf": -1});
+    let of_operator = token(&operator, &operator, json!({"type": "operator", "version": 2}));
+    let says = json!({"type": "account", "version": 2, "limits": unlimited});
+    let of_account = token(&operator, &account, says);
+    let server = Server::with(&format!(
+        "operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account} }}",
+        account.public_key()
+    ));
+    let credentials = |issuer: &KeyPair| {
+        let user = KeyPair::new_user();
+        let says = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
+        NatsAuth::Credentials(format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            token(issuer, &user, says),
+            user.seed().expect("a seed")
+        ))
+    };
+    lets_in_only(&server, credentials(&account), credentials(&KeyPair::new_account())).await;
+}
+
+#[tokio::test]
+async fn a_message_without_the_sites_key_is_dropped_and_counted() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, keys: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, keys).expect("written");
+        Some(path)
+    };
+    let key = "0123456789abcdef0123456789abcdef";
+    let with = |signing_keys| NatsConfig { signing_keys, ..server.config() };
+    let gateway = joined(with(file("site", key))).await;
+    let plane = joined(with(file("site", key))).await;
+    let strangers = [
+        joined(server.config()).await,
+        joined(with(file("other", "fedcba9876543210fedcba9876543210"))).await,
+    ];
+    let mut messages = gateway.subscribe("a").await.expect("connected");
+    let mut requests = plane.serve("b", "group").await.expect("connected");
+    for stranger in &strangers {
+        stranger.publish(Message::new("a", "a lie")).await.expect("connected");
+        let request = stranger.request(Message::new("b", "?"), Duration::from_millis(100)).await;
+        assert!(matches!(request, Err(BusError::Timeout(_))));
+        stranger.flush().await.expect("connected");
+    }
+    let traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    let truth = Message { traceparent, ..Message::new("a", "the truth") };
+    plane.publish(truth.clone()).await.expect("connected");
+    assert_eq!(messages.next().await, Some(truth));
+    let answering = tokio::spawn(async move {
+        let request = requests.next().await.expect("a request");
+        assert_eq!(request.payload, "genuine");
+        let reply = request.reply.expect("a subject for the reply");
+        strangers[0].publish(Message::new(reply.clone(), "a lie")).await.expect("connected");
+        strangers[0].flush().await.expect("connected");
+        plane.publish(Message::new(reply, "the truth")).await.expect("connected");
+        plane
+    });
+    let mut reply =
+        gateway.request(Message::new("b", "genuine"), Duration::from_secs(10)).await.expect("a reply");
+    assert_eq!(reply.next().await.map(|part| part.payload), Some("the truth".into()));
+    let plane = answering.await.expect("it answers");
+    let nobody = gateway.request(Message::new("c", "?"), Duration::from_secs(10)).await;
+    assert!(matches!(nobody, Err(BusError::NoResponder(_))));
+    let counted = |bus: &NatsBus| Refusal::ALL.map(|reason| bus.signing.refused(reason));
+    assert_eq!(counted(&gateway), [2, 1, 0]);
+    assert_eq!(counted(&plane), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_changed_file_of_keys_is_taken_while_running() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("keys");
+    let [old, new] = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+    std::fs::write(&path, old).expect("written");
+    let bus = joined(NatsConfig { signing_keys: Some(path.clone()), ..server.config() }).await;
+    let message = Message::new("a", "payload");
+    let expected = Signing::new(Some(Keys::parse(new).expect("a key")), false).sign(&message);
+    assert_ne!(bus.signing.sign(&message), expected);
+    // Too short: the key before stays.
+    std::fs::write(&path, "short").expect("written");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(bus.signing.sign(&message).is_some());
+    std::fs::write(&path, new).expect("written");
+    let changed = async {
+        while bus.signing.sign(&message) != expected {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), changed).await.expect("the new key is taken");
 }
