@@ -174,7 +174,8 @@ impl App {
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness, stop.clone()));
 
         let router = api::router(Api::new(registry.clone(), config.bodies));
-        let service = Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone());
+        let service =
+            Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone(), view.clone());
         let drain = DrainHandle {
             store,
             view: view.clone(),

@@ -42,6 +42,8 @@ pub(crate) mod validate;
 
 /// The time that a read waits for the revision it must contain, and a write for this replica's view.
 const VIEW_WAIT: Duration = Duration::from_secs(3);
+/// The time in which a view usually reaches a revision that another replica has seen.
+const PROMPT: Duration = Duration::from_millis(50);
 /// Attempts of a compare-and-swap before the caller is asked to try again.
 const CAS_TRIES: u64 = 32;
 /// The longest pause before a compare-and-swap is tried again.
@@ -185,7 +187,24 @@ impl Registry {
         if now.revision >= caller.min_rev {
             return Ok(now);
         }
-        Ok(self.view.at(caller.min_rev, VIEW_WAIT).await?)
+        if let Ok(reached) = self.view.at(caller.min_rev, PROMPT).await {
+            return Ok(reached);
+        }
+        // Perhaps nothing of the registry changed in that revision. A view learns of such a one when progress is
+        // requested, and a barrier requests it.
+        match self.confirmed().await? {
+            Some(confirmed) if confirmed.revision >= caller.min_rev => Ok(confirmed),
+            _ => Ok(self.view.at(caller.min_rev, VIEW_WAIT).await?),
+        }
+    }
+
+    /// A revision that contains everything committed before the call, and that the view has reached.
+    ///
+    /// # Errors
+    /// When the store cannot be asked: nobody else can say whether the view is current.
+    pub(crate) async fn current(&self) -> Result<Revision, RegistryError> {
+        let confirmed = self.confirmed().await?.ok_or(RegistryError::NotConfirmed)?;
+        Ok(confirmed.revision)
     }
 
     /// A view that contains everything committed before the call. `None` when the store cannot be asked; then

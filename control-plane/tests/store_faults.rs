@@ -29,13 +29,15 @@ enum Fault {
     Once(StoreError),
     /// Every call fails.
     Always(StoreError),
+    /// Nothing can be learnt about the present revision.
+    Barriers(StoreError),
 }
 
 impl Faulty {
     fn check(&self, is_txn: bool) -> Result<(), StoreError> {
         let mut fault = self.fault.lock();
         match fault.clone() {
-            None => Ok(()),
+            None | Some(Fault::Barriers(_)) => Ok(()),
             Some(Fault::Always(error)) => Err(error),
             Some(Fault::Once(_)) if !is_txn => Ok(()),
             Some(Fault::Once(error)) => {
@@ -84,6 +86,9 @@ impl Store for Faulty {
     }
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
+        if let Some(Fault::Barriers(error)) = self.fault.lock().clone() {
+            return Err(error);
+        }
         self.store.barrier(prefix).await
     }
 
@@ -149,4 +154,20 @@ async fn a_lost_lease_is_no_missing_instance_to_a_registration() {
     assert!(fault.lock().is_none(), "the fault was met");
     let read = probe.get(&format!("{path}/i")).await.ok();
     assert_eq!(read["instance"]["endpoints"], json!(["rest://10.0.0.2:1"]));
+}
+
+#[tokio::test]
+async fn a_linearizable_read_fails_when_the_store_is_away() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "i"})).await;
+    let path = format!("/microservices/{id}/instances/i");
+    let linearizable = format!("{path}?noCache=1");
+    probe.get(&linearizable).await.ok();
+    *fault.lock() = Some(Fault::Barriers(StoreError::Unavailable(INTERNAL.into())));
+    probe.get(&path).await.ok();
+    let refused = probe.get(&linearizable).await.refused("500011");
+    assert!(!refused.to_string().contains("10.9.8.7"), "{refused}");
+    // A write that happens to carry the parameter asks nothing.
+    probe.put(&format!("{path}/status?value=DOWN&noCache=1"), &Value::Null).await.empty();
 }

@@ -50,6 +50,7 @@ mod requester;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use config::{NamesConfig, UpstreamConfig};
 pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
@@ -62,6 +63,7 @@ use offset::Offset;
 use request::{Ended, Request, Requests, Resources};
 use requester::Requester;
 use restore::Suspicion;
+use written::Written;
 
 /// The most commands that wait. More make their senders wait.
 const COMMAND_QUEUE: usize = 1024;
@@ -103,6 +105,8 @@ pub(crate) struct Upstream {
     next_active_bookmark: Instant,
     /// The highest revision that a watcher has been sent, or from which one begins.
     pushed: Arc<AtomicU64>,
+    /// The revisions of the writes that were passed on.
+    written: Arc<Written>,
     /// True while the bus is connected and bookmarks are subscribed to.
     joined: watch::Sender<bool>,
     generation: u64,
@@ -126,6 +130,7 @@ impl Upstream {
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
         let (joined, joined_out) = watch::channel(false);
         let pushed = Arc::new(AtomicU64::new(0));
+        let written = Arc::new(Written::default());
         let requester = Requester {
             bus,
             timeout: config.request_timeout,
@@ -140,6 +145,7 @@ impl Upstream {
         let handle = UpstreamHandle {
             commands: commands_in,
             pushed: pushed.clone(),
+            written: written.clone(),
             joined: joined_out,
             open_timeout: config.open_timeout,
         };
@@ -164,6 +170,7 @@ impl Upstream {
             next_bookmark: now,
             next_active_bookmark: now,
             pushed,
+            written,
             joined,
             generation: 0,
             clock: Clock::system(),

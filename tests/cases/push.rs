@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, Pair, World, eventually};
+use harness::{Client, Direction, Pair, World, eventually};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,6 +157,28 @@ async fn a_pull_after_a_push_is_never_stale() {
         assert_eq!(pulled.ok()["instances"][0]["properties"]["tag"], tag);
         rev = pulled.revision().to_owned();
         assert_eq!(b.find(&consumer, "order", &rev).await.status, 304);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_after_an_answered_write_is_never_stale() {
+    let world = World::with().planes(2).gateways(2).linked().start().await;
+    let [a, b] = [world.client(0), world.client(1)];
+    let provider = a.service("order").await;
+    a.instance(&provider, "i").await;
+    // One control plane hears of every change late.
+    let store = world.control_planes[1].store.as_ref().expect("a world of links");
+    store.slow(Direction::ToClient, Duration::from_millis(20));
+    let path = format!("/microservices/{provider}/instances/i");
+    let uncached = format!("{path}?noCache=1");
+    for n in 0..40 {
+        let tag = n.to_string();
+        a.tag(&provider, "i", &tag).await;
+        // The gateway of the write knows of it; the other one has to ask the store.
+        for (client, path) in [(&a, &path), (&b, &uncached)] {
+            let read = client.call("GET", path, "", &Value::Null).await.ok();
+            assert_eq!(read["instance"]["properties"]["tag"], tag, "{path}");
+        }
     }
 }
 

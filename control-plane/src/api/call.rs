@@ -48,8 +48,7 @@ impl Call {
 
     /// True for a query parameter that is `1` or `true` in any case.
     pub(super) fn flag(&self, name: &str) -> bool {
-        let value = self.query(name);
-        value == "1" || value.eq_ignore_ascii_case("true")
+        is_set(self.query(name))
     }
 
     /// A query parameter that must be `1`, `0` or empty.
@@ -96,6 +95,16 @@ impl Call {
     }
 }
 
+/// True for a request that asks, also if it has its questions in a body.
+fn is_read(method: &Method, path: &str) -> bool {
+    method == Method::GET || (method == Method::POST && path.ends_with("/instances/action"))
+}
+
+/// True for a flag's value `1` or `true` in any case.
+fn is_set(value: &str) -> bool {
+    value == "1" || value.eq_ignore_ascii_case("true")
+}
+
 fn malformed(error: serde_json::Error) -> Failure {
     Failure::invalid(error.to_string())
 }
@@ -125,10 +134,15 @@ impl FromRequest<Api> for Call {
         let params: Vec<(String, String)> = params.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let project = params.iter().find(|(name, _)| name == "project").map(|(_, project)| project.as_str());
         // Checked before the body is read: a request with a bad header costs no memory.
-        let caller = caller(&parts.headers, project)?;
+        let mut caller = caller(&parts.headers, project)?;
+        let query = parse_query(parts.uri.query().unwrap_or_default());
+        // Once for the request and not for each of the finds in a batch.
+        if is_set(first(&query, "noCache")) && is_read(&parts.method, parts.uri.path()) {
+            caller.min_rev = caller.min_rev.max(api.registry().current().await?);
+        }
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
         let body = read(body, limit).await?;
-        Ok(Self { caller, params, query: parse_query(parts.uri.query().unwrap_or_default()), body })
+        Ok(Self { caller, params, query, body })
     }
 }
 

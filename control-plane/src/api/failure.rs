@@ -129,6 +129,7 @@ impl From<RegistryError> for Failure {
             E::QuotaExceeded { .. } => Code::NotEnoughQuota,
             E::Contended | E::ReleaseTimedOut => Code::Unavailable,
             E::Stopping | E::ReadView(_) => Code::NotReady,
+            E::NotConfirmed => Code::Unavailable,
             E::ReadSchema(source)
             | E::ReadInstance(source)
             | E::GrantLease(source)

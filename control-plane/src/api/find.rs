@@ -14,7 +14,8 @@ use crate::registry::find::FindQuery;
 use crate::registry::validate;
 
 const TAGS: Parameter = ("tags", "Comma list of tag keys that the provider must have.");
-const NO_CACHE: Parameter = ("noCache", "`1` or `true`: always reply in full.");
+const NO_CACHE: Parameter =
+    ("noCache", "`1` or `true`: reply in full, with everything that was committed before the request.");
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![

@@ -24,7 +24,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use opentelemetry::KeyValue;
 use tower::{Service, ServiceExt};
@@ -33,11 +33,14 @@ use tracing::debug;
 use super::failure::Failure;
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
+use crate::view::View;
 
 mod gzip;
 mod target;
 
 const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
+/// A revision that contains what a write has changed. A gateway requires it of the reads that follow.
+const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
 /// The methods that routes may have.
 const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
 
@@ -47,11 +50,12 @@ pub struct Guarded {
     router: Router,
     metrics: ApiMetrics,
     alarms: Alarms,
+    view: View,
 }
 
 impl Guarded {
-    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms) -> Self {
-        Self { router, metrics, alarms }
+    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms, view: View) -> Self {
+        Self { router, metrics, alarms, view }
     }
 
     /// Answers a request; never fails.
@@ -94,6 +98,8 @@ impl Guarded {
         if !target::is_acceptable(target) {
             return plain(StatusCode::BAD_REQUEST, target::refusal(target));
         }
+        let may_write = !matches!(*request.method(), Method::GET | Method::OPTIONS);
+        let view = self.view.clone();
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = gzip::is_accepted(request.headers());
         let mut response = match *request.method() {
@@ -107,6 +113,11 @@ impl Guarded {
         }
         let headers = response.headers_mut();
         headers.insert(header::SERVER, SERVER);
+        // A write is answered when the view has it, so the last change in the view is late enough. It is sent
+        // with refusals too: "it exists already" may be the first word about somebody else's write.
+        if may_write && let Ok(snapshot) = view.now() {
+            headers.insert(WRITTEN, HeaderValue::from(snapshot.changed.get()));
+        }
         if from_browser {
             allow_origins(headers);
         }

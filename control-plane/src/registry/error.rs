@@ -72,6 +72,11 @@ pub enum RegistryError {
     /// The replica's view could not be read, or did not catch up in time.
     #[error(transparent)]
     ReadView(#[from] ViewError),
+    /// The caller wants the present state, and the store could not be asked for it.
+    #[error(
+        "the store did not answer, so the present state is not known; without noCache the last known one is"
+    )]
+    NotConfirmed,
     /// The content of a schema could not be read from the store.
     #[error("the schema could not be read from the store")]
     ReadSchema(#[source] StoreError),

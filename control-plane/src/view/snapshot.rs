@@ -15,6 +15,9 @@ use crate::version::{Version, VersionRule};
 pub struct Snapshot {
     /// The snapshot contains every change up to this revision. It is 0 before the first list.
     pub revision: Revision,
+    /// The last revision that changed something under the registry's root. Every replica is sent it at once,
+    /// while it learns of other revisions only when it asks for progress.
+    pub changed: Revision,
     /// The tenants with at least one service or dependency rule.
     pub tenants: HashTrieMapSync<Tenant, Arc<TenantView>>,
     /// For each wanted name of a tenant, the consumers that wait for it. No dependency rule says so.

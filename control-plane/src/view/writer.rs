@@ -160,6 +160,7 @@ impl ViewWriter {
             applying.trace = span.as_ref().map(|span| Box::new(span.context()));
             self.apply_revision(batch, &mut applying);
             self.current.revision = rev;
+            self.current.changed = rev;
             self.push_interest_changes(&before, &mut applying);
             self.push_services_changes(&before, &mut applying);
             self.drop_empty_services(&applying);

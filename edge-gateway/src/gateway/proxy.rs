@@ -14,22 +14,27 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response};
 use opentelemetry::KeyValue;
-use shared::model::Revision;
+use shared::model::{Revision, Tenant};
 use tracing::{Instrument as _, debug_span};
 
-use super::{GatewayParts, NoAnswer, refusal};
+use super::{GatewayParts, NoAnswer, refusal, route};
 use crate::forward::{self, NotForwarded};
 
 /// A control plane answers a read with this header only after its view has reached the revision in it: the
-/// highest that this gateway has pushed. A pull after a push is therefore never older than the push.
+/// highest that this gateway has pushed, or that of the tenant's last write through it. A pull after a push is
+/// therefore never older than the push, and a read after an answered write sees the write, whichever control
+/// planes take them.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
+/// A control plane's answer to a write names a revision that contains the write.
+const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl GatewayParts {
     /// Forwards a request. The error ends the connection without a response.
     pub(super) async fn pass_on(&self, mut request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
-        self.prepare(&mut request);
+        let tenant = route::tenant_of(request.uri().path(), request.headers());
+        self.prepare(&mut request, tenant.as_ref());
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
             // that ends without an answer they take as a reason to repeat the heartbeat, and that is what it
@@ -38,6 +43,12 @@ impl GatewayParts {
             Err(_) if is_heartbeat => Err(NoAnswer),
             Ok(mut answer) => {
                 remove_hop_by_hop(answer.headers_mut());
+                let written = answer.headers_mut().remove(WRITTEN);
+                let rev = written.and_then(|value| value.to_str().ok()?.parse::<Revision>().ok());
+                // A heartbeat writes nothing that a read could miss.
+                if let (Some(tenant), Some(rev), false) = (&tenant, rev, is_heartbeat) {
+                    self.upstream.note_written(tenant, rev);
+                }
                 Ok(answer)
             }
             Err(fault) => Ok(refusal::not_forwarded(fault)),
@@ -45,9 +56,11 @@ impl GatewayParts {
     }
 
     /// Makes the client's request one of this gateway's.
-    fn prepare(&self, request: &mut Request<Body>) {
+    fn prepare(&self, request: &mut Request<Body>, tenant: Option<&Tenant>) {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD)
+            // A batch of finds has its questions in a body.
+            || (*request.method() == Method::POST && request.uri().path().ends_with("/instances/action"));
         let headers = request.headers_mut();
         // First, so that a client cannot name a header of this gateway in `Connection` and so
         // have it removed.
@@ -57,9 +70,9 @@ impl GatewayParts {
         }
         // Never the client's own value: it could make a control plane wait for a revision that never comes.
         headers.remove(MIN_REVISION);
-        let pushed = self.upstream.pushed();
-        if pushed > Revision::ZERO && is_read {
-            headers.insert(MIN_REVISION, HeaderValue::from(pushed.get()));
+        let required = self.upstream.required_of(tenant);
+        if required > Revision::ZERO && is_read {
+            headers.insert(MIN_REVISION, HeaderValue::from(required.get()));
         }
     }
 

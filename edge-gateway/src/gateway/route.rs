@@ -191,6 +191,17 @@ pub(super) fn tenant(
     Ok(tenant)
 }
 
+/// The tenant of a request for the registry's API. `None` when the registry can have no such tenant; a control
+/// plane then says so.
+pub(super) fn tenant_of(path: &str, headers: &HeaderMap) -> Option<Tenant> {
+    let mut segments = path.strip_prefix('/')?.split('/');
+    let project = match segments.next()? {
+        "v4" => Some(decoded(segments.next()?)?),
+        _ => None,
+    };
+    tenant(headers, None, project).ok()
+}
+
 fn check_tenant(tenant: &Tenant) -> Result<(), &'static str> {
     let is_bounded =
         has_at_most(&tenant.domain, MAX_TENANT_NAME) && has_at_most(&tenant.project, MAX_TENANT_NAME);

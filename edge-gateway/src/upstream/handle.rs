@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use follow::tracker::Contents;
 use host::inventory::Inventory;
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::inventory;
+use super::written::Written;
 use crate::fanout::ShardHandle;
 use crate::push::Encoding;
 use crate::watch::{Full, Selector, Ticket};
@@ -49,6 +50,7 @@ pub(crate) struct UpstreamHandle {
     // When the channel is full, opening a watch waits. That is the back-pressure on clients that connect.
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) pushed: Arc<AtomicU64>,
+    pub(super) written: Arc<Written>,
     pub(super) joined: watch::Receiver<bool>,
     pub(super) open_timeout: Duration,
 }
@@ -90,9 +92,16 @@ impl UpstreamHandle {
         tokio::time::timeout(self.open_timeout, reading).await.ok()?.map(inventory::describe)
     }
 
-    /// The highest revision that a watcher has been sent, or from which one begins.
-    pub(crate) fn pushed(&self) -> Revision {
-        Revision::new(self.pushed.load(Ordering::Relaxed))
+    /// The revision that an answer to a read must contain: the highest that a watcher has been sent, or from
+    /// which one begins, and that of the tenant's last write through this gateway.
+    pub(crate) fn required_of(&self, tenant: Option<&Tenant>) -> Revision {
+        let pushed = Revision::new(self.pushed.load(Ordering::Relaxed));
+        tenant.map_or(pushed, |tenant| pushed.max(self.written.of(tenant)))
+    }
+
+    /// A write of the tenant was answered at this revision.
+    pub(crate) fn note_written(&self, tenant: &Tenant, rev: Revision) {
+        self.written.note(tenant, rev);
     }
 
     /// True while the bus is joined, and a way to wait for a change of that.

@@ -89,6 +89,7 @@ impl Upstream {
             self.start(Request::Bookmarks);
         }
         self.pushed.store(rev.get(), Ordering::Relaxed);
+        self.written.forget();
         self.resources.requester.seen.store(rev.get(), Ordering::Relaxed);
         for shard in &self.shards {
             shard.send(ToShard::Restored).await;

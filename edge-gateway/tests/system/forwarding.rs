@@ -117,6 +117,34 @@ async fn requests_are_forwarded_with_the_headers_they_need() {
 }
 
 #[tokio::test]
+async fn a_read_requires_the_last_write_of_its_tenant() {
+    let tasks = Tasks::new();
+    let control_plane = any(async |request: Request| {
+        let required = request.headers().get("x-muster-min-revision");
+        let required = required.and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+        let is_write = request.method() == "PUT";
+        let written = is_write.then_some([("x-muster-revision", "7")]);
+        (axum::response::AppendHeaders(written.unwrap_or([("x-other", "")])), required)
+    });
+    let address = served(control_plane.into_router(), &tasks).await;
+    let world = World::with_forward(config(), replicas(vec![address], &tasks)).await;
+    for (method, path, required) in [
+        ("GET", "/v4/default/registry/instances", "-"),
+        ("PUT", "/v4/default/registry/microservices/a/properties", "-"),
+        ("GET", "/v4/default/registry/instances?x=y", "7"),
+        ("GET", "/registry/v3/microservices", "7"),
+        // Finds of many providers are asked for in a body.
+        ("POST", "/v4/default/registry/instances/action", "7"),
+        ("PUT", "/v4/default/registry/microservices/a/properties", "-"),
+        ("GET", "/v4/another/registry/instances", "-"),
+    ] {
+        let answer = ask(&world, method, path, "").await;
+        assert_eq!(answer, Ok((200, required.to_owned())), "{method} {path}");
+    }
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
 async fn a_replica_that_does_not_answer_is_passed_over() {
     let tasks = Tasks::new();
     let gone = TcpListener::bind("127.0.0.1:0").await.expect("binds");

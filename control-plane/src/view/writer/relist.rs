@@ -25,8 +25,10 @@ impl ViewWriter {
         self.services_chain = Chain::beginning_at(at);
         self.history.restart(at);
         let mut applying = Applying { rev: at, committed_at: self.clock.micros(), ..Applying::default() };
+        let changed = items.iter().map(|kv| kv.mod_rev).max();
         self.load(items, &mut applying);
         self.current.revision = at;
+        self.current.changed = changed.unwrap_or_default();
         self.drop_empty_services(&applying);
         self.publish();
     }

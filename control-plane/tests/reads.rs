@@ -1,0 +1,55 @@
+//! Reads that must contain certain writes.
+
+mod probe;
+
+use control_plane::keys;
+use control_plane::store::{Op, Txn};
+use probe::Probe;
+use serde_json::{Value, json};
+use shared::model::{ServiceRef, Tenant};
+
+#[tokio::test]
+async fn a_linearizable_read_sees_what_others_have_committed() {
+    let probe = Probe::start().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let instance = keys::instance(&ServiceRef::new(Tenant::default(), &id), "i");
+    let path = format!("/microservices/{id}/instances");
+    let finds = json!({"services": [{"service": {"serviceName": "order", "version": "0+"}}]});
+    for number in 0..50 {
+        let host = format!("host-{number}");
+        // As another control plane writes it: this one hears of it a moment later.
+        let record =
+            json!({"instanceId": "i", "serviceId": id, "hostName": host, "status": "UP"}).to_string();
+        let txn = Txn { then: vec![Op::put(&instance, record)], ..Txn::default() };
+        probe.store().txn(txn).await.expect("stored");
+        let read = match number % 3 {
+            0 => probe.get(&format!("{path}/i?noCache=1")).await.ok()["instance"].clone(),
+            1 => probe.get(&format!("{path}?noCache=true")).await.ok()["instances"][0].clone(),
+            _ => {
+                let found = probe.post("/instances/action?type=query&noCache=1", &finds).await.ok();
+                found["services"]["updated"][0]["instances"][0].clone()
+            }
+        };
+        assert_eq!(read["hostName"], Value::String(host));
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_a_write_names_its_revision() {
+    let probe = Probe::start().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let properties = format!("/microservices/{id}/properties");
+    let mut last = 0;
+    for value in 0..5 {
+        let answer = probe.put(&properties, &json!({"properties": {"tag": value.to_string()}})).await;
+        let named = answer.headers.get("x-muster-revision").expect("a revision").to_str().expect("a number");
+        let rev: u64 = named.parse().expect("a number");
+        assert!(rev > last, "{rev} after {last}");
+        last = rev;
+        // A replica is told of no revision in which the registry does not change, so none is named.
+        let elsewhere = Txn { then: vec![Op::put("/elsewhere", "x")], ..Txn::default() };
+        assert!(probe.store().txn(elsewhere).await.expect("stored").revision.get() > rev);
+    }
+    let read = probe.get(&format!("/microservices/{id}")).await;
+    assert!(!read.headers.contains_key("x-muster-revision"), "a read writes nothing");
+}
