@@ -40,6 +40,7 @@ async fn forged(client: &async_nats::Client, genuine: &async_nats::Message) {
     let at = event.at.as_mut().expect("a position");
     event.prev = Some(*at);
     at.rev += 1;
+    event.mod_rev = at.rev;
     event.instance.as_mut().expect("an instance").properties.insert("tag".into(), "a lie".into());
     client.publish(genuine.subject.clone(), event.encode_to_vec().into()).await.expect("connected");
     client.flush().await.expect("connected");
