@@ -30,6 +30,14 @@ impl Group {
         self.last_change.max(Position::end_of(self.interest_rev.unwrap_or_default()))
     }
 
+    /// True when no change is missing between what is known of the interest and this newer change.
+    fn is_joined_by(&self, change: &InterestChange) -> bool {
+        let position = self.interest_position();
+        change.at > position
+            && change.prev <= position.max(Position::end_of(self.interest_complete_to))
+            && !matches!(self.selector, Selector::Providers(_))
+    }
+
     /// Marks the interest as being requested. Returns the effect that requests it.
     pub(super) fn request_interest(&mut self, id: GroupId) -> Effect {
         self.request = InterestRequest::begin();
@@ -42,20 +50,36 @@ impl Tracker {
     pub fn on_interest(&mut self, id: GroupId, reply: InterestReply) {
         self.seen = self.seen.max(reply.rev);
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let InterestRequest::Pending { kept, repeat } =
+        let InterestRequest::Pending { mut kept, repeat } =
             std::mem::replace(&mut group.request, InterestRequest::Idle)
         else {
             return;
         };
+        kept.sort_by_key(|change| change.at);
         let is_first = group.interest_rev.is_none();
         if is_first {
             self.unverified.push_back((self.bookmarks + VERIFY_AFTER_BOOKMARKS, Subscription::Group(id)));
         }
-        let providers: BTreeSet<ServiceRef> = match &group.selector {
+        let mut providers: BTreeSet<ServiceRef> = match &group.selector {
             Selector::Consumer(_) if !reply.exists => return self.end_group(id),
             // A replica of an older version names every service of the tenant.
             selector => reply.providers.into_iter().filter(|service| selector.may_ask_for(service)).collect(),
         };
+        let applied_to = group.last_change;
+        let (contained, newer): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|change| change.at.rev <= reply.rev);
+        let (applied, newer): (Vec<_>, Vec<_>) =
+            newer.into_iter().partition(|change| change.at <= applied_to);
+        // The reply shows the interest as it was before these changes, which have been applied already.
+        for change in applied {
+            providers.retain(|provider| !change.removed.contains(provider));
+            providers.extend(change.added);
+        }
+        if !is_first {
+            // The reply does not mention a provider that came and left before it, but its events happened.
+            self.apply_contained(id, contained);
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
         // A provider that came into the interest while changes were lost is delivered from the last revision
         // at which the interest was known. A later change that did arrive proves nothing about the lost ones
         // before it.
@@ -76,10 +100,8 @@ impl Tracker {
             }
         }
         self.change_interest(id, Removed { providers: &removed, until: reply.rev }, added, base);
-        for change in kept {
-            if change.at.rev > reply.rev {
-                self.on_interest_change(id, change);
-            }
+        for change in newer {
+            self.on_interest_change(id, change);
         }
         if let Some(group) = self.groups.get_mut(&id)
             && repeat
@@ -110,21 +132,59 @@ impl Tracker {
             if kept.len() == MOST_KEPT_CHANGES {
                 kept.remove(0);
             }
-            return kept.push(change);
+            kept.push(change.clone());
+            return self.apply_joining(id, change);
         }
         if change.at <= group.interest_position() {
             return;
         }
-        if change.prev > group.interest_position().max(Position::end_of(group.interest_complete_to)) {
+        if !group.is_joined_by(&change) {
             // The previous change was lost. This one is kept for the reply, which may be older than it.
             group.request = InterestRequest::Pending { kept: vec![change], repeat: false };
             return self.effects.push(Effect::RequestInterest(id, group.selector.clone()));
         }
-        group.last_change = change.at;
+        self.apply_change(id, change);
+    }
+
+    /// Applies a change that joins what is known of the interest.
+    fn apply_change(&mut self, id: GroupId, change: InterestChange) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.last_change = group.last_change.max(change.at);
         let rev = change.at.rev;
         // An instance that was committed together with the dependency belongs to the new interest.
         let base = Position::end_of(rev.previous());
         self.change_interest(id, Removed { providers: &change.removed, until: rev }, change.added, base);
+    }
+
+    /// Applies a change that has arrived while the interest is being requested again, and the kept changes
+    /// that follow it, as far as nothing is missing before them. Watchers of a provider that has just come do
+    /// not wait for the reply then.
+    fn apply_joining(&mut self, id: GroupId, change: InterestChange) {
+        let mut next = Some(change);
+        while let Some(change) = next.take() {
+            let Some(group) = self.groups.get_mut(&id) else { return };
+            // Before the first reply nothing is known that a change could join.
+            if group.interest_rev.is_none() || !group.is_joined_by(&change) {
+                return;
+            }
+            self.apply_change(id, change);
+            if let Some(group) = self.groups.get(&id)
+                && let InterestRequest::Pending { kept, .. } = &group.request
+            {
+                let following = kept.iter().filter(|change| group.is_joined_by(change));
+                next = following.min_by_key(|change| change.at).cloned();
+            }
+        }
+    }
+
+    /// Applies the changes, in order, that a reply contains and that have not been applied, because something
+    /// before them is missing.
+    fn apply_contained(&mut self, id: GroupId, contained: Vec<InterestChange>) {
+        for change in contained {
+            if self.groups.get(&id).is_some_and(|group| change.at > group.interest_position()) {
+                self.apply_change(id, change);
+            }
+        }
     }
 
     fn change_interest(&mut self, id: GroupId, removed: Removed<'_>, added: Vec<ServiceRef>, base: Position) {

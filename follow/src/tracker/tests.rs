@@ -122,6 +122,47 @@ fn a_change_that_overtakes_the_reply_counts_exactly_once() {
 }
 
 #[test]
+fn a_provider_that_comes_and_leaves_during_a_request_is_followed() {
+    for missing in [false, true] {
+        let mut gateway = Gateway::new();
+        let group = gateway.join("c");
+        gateway.reply(group, interest(5, &[]));
+        gateway.tracker.resync(Cause::Link);
+        gateway.act();
+        let mut came = added(10, "p");
+        // The position of a change that was lost.
+        came.prev = if missing { end_of(8) } else { Position::default() };
+        gateway.change(group, came);
+        assert_eq!(
+            gateway.tracker.is_live(&service("p")),
+            !missing,
+            "only a gap makes it wait for the reply"
+        );
+        gateway.change(group, InterestChange { prev: end_of(10), ..removed(12, "p") });
+        gateway.reply(group, interest(20, &[]));
+        gateway.event(event("p", 0, 11));
+        gateway.event(event("p", 11, 12));
+        gateway.event(event("p", 12, 13));
+        assert_eq!(gateway.delivered, [(group, 11), (group, 12)], "missing: {missing}");
+    }
+}
+
+#[test]
+fn a_reply_undoes_no_change_that_is_newer() {
+    let mut gateway = Gateway::new();
+    let group = gateway.join("c");
+    gateway.reply(group, interest(5, &["q"]));
+    gateway.tracker.resync(Cause::Link);
+    gateway.act();
+    gateway.change(group, added(10, "p"));
+    gateway.change(group, removed(12, "q"));
+    gateway.reply(group, interest(9, &["q"]));
+    gateway.event(event("p", 0, 13));
+    gateway.event(event("q", 0, 14));
+    assert_eq!(gateway.delivered, [(group, 13)]);
+}
+
+#[test]
 fn a_new_interest_includes_what_was_committed_with_it() {
     let mut gateway = Gateway::new();
     let a = gateway.join("a");
