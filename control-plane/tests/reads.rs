@@ -14,7 +14,8 @@ async fn a_linearizable_read_sees_what_others_have_committed() {
     let id = probe.service(json!({"serviceName": "order"})).await;
     let instance = keys::instance(&ServiceRef::new(Tenant::default(), &id), "i");
     let path = format!("/microservices/{id}/instances");
-    let finds = json!({"services": [{"service": {"appId": "default", "serviceName": "order", "version": "0+"}}]});
+    let finds =
+        json!({"services": [{"service": {"appId": "default", "serviceName": "order", "version": "0+"}}]});
     for number in 0..50 {
         let host = format!("host-{number}");
         // As another control plane writes it: this one hears of it a moment later.

@@ -89,6 +89,10 @@ fn provider(number: usize) -> ServiceRef {
     ServiceRef::new(Tenant::default(), number.to_string())
 }
 
+fn consumer() -> ServiceRef {
+    ServiceRef::new(Tenant::default(), "consumer")
+}
+
 fn number(provider: &ServiceRef) -> usize {
     provider.id.parse().expect("the id is a number")
 }
@@ -96,7 +100,7 @@ fn number(provider: &ServiceRef) -> usize {
 impl Sim {
     fn new(seed: u64) -> Self {
         let mut tracker = Tracker::new(1);
-        let selector = Selector::Consumer(ServiceRef::new(Tenant::default(), "consumer"));
+        let selector = Selector::Consumer(consumer());
         let (group, _) = tracker.join(&selector);
         Self {
             dice: Rng::with_seed(seed),
@@ -227,10 +231,15 @@ impl Sim {
                 providers.push((provider(which), last.at));
             }
         }
+        // And the last change of the interest, for the same reason.
+        let changed = self.interests.iter().skip(1).rfind(|(since, _)| *since <= rev);
+        let consumers =
+            changed.map(|(since, _)| (consumer(), Position::end_of(*since))).into_iter().collect();
         self.tracker.on_bookmark(Bookmark {
             rev,
             since: Revision::new(FIRST),
             providers,
+            consumers,
             ..Bookmark::default()
         });
         self.act();
