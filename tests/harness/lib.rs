@@ -11,6 +11,7 @@
 //! | [`client`], [`watcher`] | a client of the API, and a watcher |
 //! | [`oracle`] | the truth, the receipts of watchers, and their comparison |
 //! | [`load`] | random writers, bursts, and readers that check replies |
+//! | [`hostile`] | clients that mean harm |
 //! | [`certificates`] | a short-lived authority and its certificates |
 //! | [`eventually()`] | waiting for a condition, never for a time |
 //!
@@ -24,6 +25,7 @@ pub mod client;
 pub mod collector;
 pub mod etcd;
 pub mod eventually;
+pub mod hostile;
 pub mod link;
 pub mod load;
 pub mod nats;

@@ -6,6 +6,7 @@ use harness::oracle::{ChangeKind, Holes, Witness};
 use harness::{Node, World};
 use tokio::time::Instant;
 
+use super::slow::latency;
 use super::stage::{Stage, lasts};
 
 /// Rounds over all fixed instances that make ten thousand changes.
@@ -152,6 +153,34 @@ async fn without_a_fault_every_change_is_delivered() {
     // A watcher that stays connected must not miss even an instance that came and went.
     stage.oracle.witnesses.iter_mut().for_each(|witness| witness.plan.passing.clear());
     stage.end("no fault", over, Holes::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load on all cores: cargo xtask faults"]
+async fn hostile_clients_make_no_honest_request_fail() {
+    let mut stage = Stage::set().await;
+    stage.stop_hostile().await;
+    let quiet = Instant::now();
+    for _ in 0..10 {
+        stage.rounds(1).await;
+        lasts(0.5).await;
+    }
+    let before = latency(&stage, quiet);
+    stage.start_hostile();
+    lasts(1.0).await;
+    let hostile = Instant::now();
+    for _ in 0..10 {
+        stage.rounds(1).await;
+        lasts(0.5).await;
+    }
+    let during = latency(&stage, hostile);
+    println!(
+        "  delay p50 and p99: {:.0?} and {:.0?} without hostile clients, {:.0?} and {:.0?} beside them",
+        before[0], before[1], during[0], during[1]
+    );
+    assert_eq!(stage.failures(), 0, "an honest request failed");
+    let over = Instant::now();
+    stage.end("hostile clients", over, Holes::Lost).await;
 }
 
 /// The library that lies about the time, from the package `libfaketime`.

@@ -2,8 +2,10 @@
 //! end.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use harness::hostile::Hostile;
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Oracle, Verdict, WatchPlan, Way};
 use harness::{Node, Plan, World, eventually};
@@ -33,6 +35,8 @@ pub(super) struct Stage {
     /// Ids of the providers.
     pub(super) providers: Vec<String>,
     load: Option<Load>,
+    /// Clients that mean harm, beside the honest ones of every case.
+    hostile: Option<Hostile>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -132,6 +136,7 @@ impl Stage {
         })
         .await;
         oracle.begin().await;
+        let hostile = Some(Hostile::at(&gateways));
         let field = Field {
             gateways,
             providers: providers.iter().cloned().enumerate().map(|(n, id)| (id, provider(n))).collect(),
@@ -140,7 +145,7 @@ impl Stage {
             fickle: "fickle".into(),
         };
         let load = Some(Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE));
-        Self { world, oracle, burst, providers, load, _turn: turn }
+        Self { world, oracle, burst, providers, load, hostile, _turn: turn }
     }
 
     /// Changes each fixed instance `rounds` times.
@@ -164,6 +169,27 @@ impl Stage {
         sum
     }
 
+    /// Ends the hostile clients.
+    pub(super) async fn stop_hostile(&mut self) {
+        if let Some(hostile) = self.hostile.take() {
+            hostile.stop().await;
+        }
+    }
+
+    /// Starts the hostile clients again.
+    pub(super) fn start_hostile(&mut self) {
+        let gateways: Vec<SocketAddr> = self.world.gateways.iter().map(|node| node.api).collect();
+        self.hostile = Some(Hostile::at(&gateways));
+    }
+
+    /// The requests of honest clients that have failed so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.load.as_ref().map_or(0, |load| {
+            let counts = load.counts();
+            counts.unknown.load(Ordering::Relaxed) + counts.unavailable.load(Ordering::Relaxed)
+        })
+    }
+
     /// Ends writers and readers, and asserts that no reply was untrue.
     pub(super) async fn stop_load(&mut self) {
         if let Some(load) = self.load.take() {
@@ -174,6 +200,8 @@ impl Stage {
     /// Ends the load, changes everything once more, and lets the oracle judge.
     pub(super) async fn end(mut self, fault: &str, over: Instant, holes: Holes) -> (Verdict, Self) {
         self.stop_load().await;
+        // After the load, so that every request of an honest client had them beside it.
+        self.stop_hostile().await;
         // A last change of everything, so that a gap which the fault left has a later event behind it.
         self.rounds(1).await;
         let verdict = self.oracle.judge(holes, over).await;
