@@ -159,7 +159,10 @@ async fn without_a_fault_every_change_is_delivered() {
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
 async fn hostile_clients_make_no_honest_request_fail() {
     let mut stage = Stage::set().await;
+    lasts(1.0).await;
     stage.stop_hostile().await;
+    // Until the gateways have ended what the hostile clients left behind.
+    lasts(2.0).await;
     let quiet = Instant::now();
     for _ in 0..10 {
         stage.rounds(1).await;
