@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, StatusCode};
+use async_nats::{
+    Client, ClientError, ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, StatusCode,
+};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
 use host::files::FileWatch;
@@ -24,6 +26,7 @@ use host::lifecycle::Tasks;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 use shared::backoff::Backoff;
+use reasons::Reasons;
 use signing::{Refusal, SIGNATURE, Signing};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +34,7 @@ pub use config::{NatsAuth, NatsConfig};
 pub use signing::Keys;
 
 mod config;
+mod reasons;
 mod settings;
 mod signing;
 #[cfg(test)]
@@ -89,6 +93,7 @@ impl NatsBus {
         let counted_by_events = counted.clone();
         let connections = AtomicU64::new(0);
         let reconnects = Mutex::new(Reconnects::default());
+        let reasons = Mutex::new(Reasons::default());
         let options = options
             .name(config.name)
             // A process must start while the bus is down: it can serve what it has.
@@ -96,6 +101,11 @@ impl NatsBus {
             .subscription_capacity(config.subscription_capacity.max(1))
             .ping_interval(config.ping_interval)
             .reconnect_delay_callback(move |attempts| reconnects.lock().wait(attempts, Instant::now()))
+            // It chooses no server; it is where the client shows why it could not connect to them.
+            .reconnect_to_server_callback(move |servers, _| {
+                reasons.lock().report(&servers, Instant::now());
+                std::future::ready(None)
+            })
             .event_callback(move |event| {
                 if matches!(event, Event::Connected) {
                     let connection = connections.fetch_add(1, Ordering::AcqRel) + 1;
@@ -112,11 +122,12 @@ impl NatsBus {
         Ok(Self { client, link, signing, counted })
     }
 
-    /// Connects once and disconnects again, to find out whether `config` would work.
+    /// Connects once and disconnects again, to find out whether `config` would work. Returns the server's
+    /// version.
     ///
     /// # Errors
     /// The message of the server or of the network.
-    pub async fn probe(config: NatsConfig) -> Result<(), String> {
+    pub async fn probe(config: NatsConfig) -> Result<String, String> {
         let urls = addresses(&config.urls)?;
         let options = options_of(&config).map_err(|error| error.to_string())?.max_reconnects(1);
         let client = options.connect(urls).await.map_err(|error| match error.kind() {
@@ -125,7 +136,8 @@ impl NatsBus {
             }
             _ => error.to_string(),
         })?;
-        client.flush().await.map_err(|error| error.to_string())
+        client.flush().await.map_err(|error| error.to_string())?;
+        Ok(client.server_info().version)
     }
 
     /// Reports the messages that were dropped because they are not signed as they have to be.
@@ -318,6 +330,11 @@ fn apply(state: &watch::Sender<Link>, event: &Event) {
         // events in the queue are applied after the loss, and they raise the generation too.
         Event::SlowConsumer(_) => state.send_modify(|link| link.generation += 1),
         Event::ServerError(error) => warn!(%error, "the bus server reports an error"),
+        // Only the kind of a failed attempt, whose reason `Reasons` logs. An address that cannot be resolved has
+        // none there.
+        Event::ClientError(ClientError::Other(kind)) if *kind != ConnectErrorKind::Dns.to_string() => {
+            debug!(kind, "an attempt to connect to the bus failed");
+        }
         Event::ClientError(error) => warn!(%error, "the connection to the bus reports an error"),
         Event::LameDuckMode | Event::Draining => {}
     }

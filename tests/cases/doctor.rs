@@ -76,6 +76,20 @@ async fn an_etcd_that_is_not_there() {
 }
 
 #[tokio::test]
+async fn the_versions_of_the_servers_are_named() {
+    let (etcd, nats) = tokio::join!(Etcd::start(), Nats::start());
+    let directory = tempfile::tempdir().expect("a directory");
+    let file =
+        format!("{}etcd.endpoints = 'http://{}'\nnats.urls = '{}'\n", ports(), etcd.endpoint(), nats.url());
+    let path = write(directory.path(), "muster.toml", &file);
+    let (_, text) = muster(&["doctor", "--program", "control-plane", "--config", &path]).await;
+    for server in ["etcd", "nats"] {
+        let line = text.lines().find(|line| line.starts_with(server)).expect(server);
+        assert!(line.contains(", version ") && !line.contains("failed"), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_nats_that_is_not_there() {
     let file = format!("{}nats.urls = 'nats://{}'\n", ports(), local());
     assert_says(&diagnosis("edge-gateway", &file).await, "nats", &["look at nats.urls"]);

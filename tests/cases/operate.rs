@@ -221,3 +221,14 @@ async fn a_file_of_service_center_warns_of_each_dead_setting() {
     process.line(&["registry.kind has no effect"], 0).await;
     eventually("it answers", || async { Client::new(api).try_get("/ready").await }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reason_for_a_bus_that_is_away_is_logged() {
+    let nobody = local();
+    let gateway = Process::ours("edge-gateway")
+        .args(["--nats", &format!("nats://{nobody}"), "--listen", &local().to_string()])
+        .args(["--admin-listen", &local().to_string(), "--control-plane", &format!("http://{}", local())]);
+    gateway.start();
+    // The address and the error of the system, and not only the kind of error that NATS' client hands on.
+    gateway.line(&["WARN", "cannot be connected", &nobody.to_string(), "Connection refused"], 0).await;
+}

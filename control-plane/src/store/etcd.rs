@@ -119,6 +119,14 @@ impl EtcdStore {
         })
     }
 
+    /// The version of the member that this store is connected to.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn version(&self) -> Result<String, StoreError> {
+        Ok(self.within(self.link.connection()).await?.version.clone())
+    }
+
     /// Makes a call on the current connection, within the deadline.
     async fn call<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<T, StoreError>
     where

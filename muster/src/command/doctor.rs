@@ -20,6 +20,7 @@ use tokio::time::timeout;
 mod advertised;
 mod fleet;
 mod machine;
+mod servers;
 
 use super::status::text_field;
 use crate::client::watch::{self, WatchQuery};

@@ -43,6 +43,7 @@ pub(super) struct MemberConnection {
     pub(super) endpoint: String,
     /// True if progress responses come in the order of events; see [`version`].
     pub(super) progress_is_in_order: bool,
+    pub(super) version: String,
     /// Cancelled when the connection is given up, which ends its streams.
     pub(super) lost: CancellationToken,
     suspected: Notify,
@@ -176,6 +177,7 @@ impl Connector {
             client,
             endpoint: endpoint.to_owned(),
             progress_is_in_order,
+            version,
             lost: CancellationToken::new(),
             suspected: Notify::new(),
         })

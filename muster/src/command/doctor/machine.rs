@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 use bus::{NatsBus, NatsConfig};
 use control_plane::advertise::Advertised;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
-use control_plane::store::{RangeRequest, Store as _};
+use control_plane::store::{RangeRequest, Store as _, StoreError};
 use host::lifecycle::Tasks;
 use host::tls::{ServerTls, with_advice};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::{Finding, Outcome, failed, ok, warning};
+use super::{Finding, Outcome, failed, ok, servers, warning};
 use crate::standalone::StandaloneConfig;
 
 /// A certificate that expires sooner than this deserves a warning.
@@ -171,11 +171,14 @@ async fn etcd(config: EtcdConfig, patience: Duration) -> Outcome {
     let store = EtcdStore::connect(config, &tasks);
     // A read of one key of ours needs the right credentials and a leader, as the program does.
     let request = RangeRequest { limit: 1, ..RangeRequest::prefix("/cse-sr/") };
-    let reply = timeout(patience, store.range(request)).await;
+    let asking = async { Ok((store.range(request).await?, store.version().await?)) };
+    let reply: Result<Result<_, StoreError>, _> = timeout(patience, asking).await;
     tasks.drain().cancel();
     tasks.abort().cancel();
     match reply {
-        Ok(Ok(reply)) => ok(format!("{endpoints} answers, at revision {}", reply.revision)),
+        Ok(Ok((reply, version))) => {
+            servers::etcd(&format!("{endpoints} answers, at revision {}", reply.revision), &version)
+        }
         Ok(Err(e)) => {
             let told = with_advice(format!("{endpoints}: {e}"));
             failed(format!("{told}; look at etcd.endpoints, and whether etcd has a leader"))
@@ -188,7 +191,7 @@ async fn nats(config: NatsConfig, patience: Duration) -> Outcome {
     let urls: Vec<_> = config.urls.iter().map(|url| without_secrets(url)).collect();
     let urls = urls.join(", ");
     match timeout(patience, NatsBus::probe(config)).await {
-        Ok(Ok(())) => ok(format!("{urls} answers")),
+        Ok(Ok(version)) => servers::nats(&format!("{urls} answers"), &version),
         Ok(Err(e)) if e.starts_with("refused") => {
             failed(format!("{urls} {e}; look at nats.user, nats.password and nats.token"))
         }
