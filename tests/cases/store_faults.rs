@@ -344,7 +344,7 @@ async fn a_watch_nobody_reads_delays_nobody_and_misses_nothing() {
 #[tokio::test]
 async fn progress_without_matching_events_is_told_by_any_version() {
     // etcd reports progress every ten minutes by default, which no test can wait for.
-    let etcd = Etcd::start_with(&["--experimental-watch-progress-notify-interval", "300ms"]).await;
+    let etcd = Etcd::start_with(&[harness::etcd::progress_interval_flag(), "300ms"]).await;
     let rig = Rig::on(etcd).await;
     let mut watch = rig.watch(1.into()).await;
     let elsewhere = rig.try_put("/elsewhere", "x").await.expect("put").revision;

@@ -157,6 +157,20 @@ impl Etcd {
     }
 }
 
+/// The flag that sets the pause between etcd's own reports of progress. It lost its prefix with 3.6, and 3.7
+/// ends at once when the prefix is given.
+///
+/// # Panics
+/// When etcd is not installed.
+pub fn progress_interval_flag() -> &'static str {
+    let help = Process::installed("etcd", "etcd-server").output_of(&["--help"]);
+    if help.lines().any(|line| line.trim_start().starts_with("--watch-progress-notify-interval")) {
+        "--watch-progress-notify-interval"
+    } else {
+        "--experimental-watch-progress-notify-interval"
+    }
+}
+
 /// Copies a directory with everything in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a writable directory");

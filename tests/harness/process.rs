@@ -94,6 +94,16 @@ impl Process {
         self
     }
 
+    /// Everything that it prints until it ends, with these arguments and not its own.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn output_of(&self, arguments: &[&str]) -> String {
+        let output = Command::new(&self.program).args(arguments).stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
+    }
+
     /// The directory in which it runs; gone when this is dropped.
     pub fn directory(&self) -> &Path {
         self.directory.path()

@@ -7,6 +7,7 @@
 //! | [`licences`], [`advisories`] | licences, sources, duplicates and security advisories of dependencies |
 //! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
 //! | [`codegen`] | Rust code from the `.proto` files |
+//! | [`pair`] | other versions of etcd and NATS, and the tests on them |
 //! | [`servers`], [`run`] | installing the servers, and running other programs visibly |
 
 pub mod advisories;
@@ -14,6 +15,7 @@ pub mod bench;
 pub mod ci;
 pub mod codegen;
 pub mod licences;
+pub mod pair;
 pub mod rooms;
 pub mod run;
 pub mod servers;

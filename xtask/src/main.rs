@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{advisories, bench, ci, codegen, licences, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, licences, pair, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask ci              run all checks that a change must pass before it is merged
@@ -15,6 +15,9 @@ usage: cargo xtask ci              run all checks that a change must pass before
                                    break every part of a system under load, N times in a row
        cargo xtask soak [--minutes N]
                                    open and close watches for N minutes (3); nothing may be lost or grow
+       cargo xtask servers [--etcd VERSION] [--nats VERSION] [FILTER]
+                                   build other servers (v3.7.3 and v2.15.3; needs Go and a network), and run
+                                   the system tests and fault cases (or the tests that FILTER names) on them
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask bench           list the benches
        cargo xtask bench NAME [ARGUMENTS]
@@ -31,11 +34,13 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["test"] => tests::test(None),
+        ["test", "--system"] => tests::system(),
         ["test", filter] => tests::test(Some(filter)),
         ["conformance"] => tests::conformance(None),
         ["conformance", "--server", url] => tests::conformance(Some(url)),
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
+        ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["sdks"] => tests::sdks(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),

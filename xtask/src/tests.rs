@@ -1,10 +1,11 @@
 //! Tests, with the servers and our own programs that they start.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::run::{cargo, run};
+use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Our programs that tests start. Each is the binary of the package with its name.
@@ -21,6 +22,25 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     // tests waits for them, which looks like a fault of the store.
     run(&mut Command::new("sync"))?;
     run(cargo(&["test", "--locked", "--workspace"]).args(filter))
+}
+
+/// Runs the tests that start servers, without the set of fault cases.
+///
+/// # Errors
+/// When something is missing, does not build, or fails.
+pub fn system() -> Result<()> {
+    prepare()?;
+    let packages = ["--package", "integration-tests", "--package", "edge-gateway", "--package", "muster-bus"];
+    run(cargo(&["test", "--locked"]).args(packages))
+}
+
+/// Runs a chore of this program with another search path, on which other servers may come first.
+///
+/// # Errors
+/// When the chore fails.
+pub fn on_path(path: &OsStr, chore: &[&str]) -> Result<()> {
+    let program = std::env::current_exe().context("this program has no path")?;
+    run(Command::new(program).args(chore).env("PATH", path).current_dir(root()))
 }
 
 /// Runs the fault cases `times` times in a row, one at a time, and shows the line that each prints. Stops at
