@@ -264,6 +264,46 @@ fn images_are_pinned() {
     }
 }
 
+/// The default of `${NAME:-default}` in a text.
+fn default_of(text: &str, name: &str) -> String {
+    let (_, rest) = text.split_once(&format!("${{{name}:-")).unwrap_or_else(|| panic!("no {name} in {text}"));
+    rest.split('}').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn compose_opens_no_port_to_the_network_unless_asked() {
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            for port in service["ports"].as_array().into_iter().flatten().map(text) {
+                let is_local =
+                    port.starts_with("127.0.0.1:") || port.starts_with("${MUSTER_BIND:-127.0.0.1}:");
+                assert!(is_local, "{file}: {name}: {port}");
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_on_files_fit_the_connections_and_can_be_set() {
+    let compose = yaml(COMPOSE[0]);
+    let mut files = usize::MAX;
+    for name in ["edge-gateway", "load-balancer"] {
+        let limits = &compose["services"][name]["ulimits"]["nofile"];
+        for limit in ["soft", "hard"] {
+            // An engine whose own hard limit is lower cannot start the container, so it is a variable.
+            let default = default_of(&text(&limits[limit]), "MUSTER_NOFILE");
+            files = files.min(default.parse().expect("is a number"));
+        }
+    }
+    let watchers = &compose["services"]["edge-gateway"]["environment"]["MUSTER_WATCH_PER_NODE"];
+    let watchers = default_of(&text(watchers), "MUSTER_WATCH_PER_NODE");
+    assert!(watchers.parse::<usize>().expect("is a number") + 1000 <= files);
+    let maxconn = &compose["services"]["load-balancer"]["environment"]["MUSTER_MAXCONN"];
+    let maxconn = default_of(&text(maxconn), "MUSTER_MAXCONN");
+    assert!(read("deploy/haproxy.cfg").contains(&format!("maxconn \"${{MUSTER_MAXCONN-{maxconn}}}\"")));
+    assert!(2 * maxconn.parse::<usize>().expect("is a number") + 1000 <= files);
+}
+
 /// Whose images have nothing to ask with; nobody waits for them.
 const UNASKED: [&str; 2] = ["otel-collector", "jaeger"];
 
