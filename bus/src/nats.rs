@@ -25,8 +25,8 @@ use host::files::FileWatch;
 use host::lifecycle::Tasks;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
-use shared::backoff::Backoff;
 use reasons::Reasons;
+use shared::backoff::Backoff;
 use signing::{Refusal, SIGNATURE, Signing};
 use tokio_util::sync::CancellationToken;
 
