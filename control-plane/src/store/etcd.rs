@@ -9,6 +9,7 @@
 //! | `connection` | the connection to one member, replaced when it is lost |
 //! | `watching` | one watch: whole revisions, and the check that it lives |
 //! | `keep_alive` | one stream for the renewals of all leases |
+//! | `calls` | calls that go on when their callers leave |
 //! | `barrier` | calls that wait together share a round trip |
 //! | `version` | the versions of etcd with reliable progress responses |
 //! | `convert`, `fault` | translation of types and of errors |
@@ -27,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
 
 mod barrier;
+mod calls;
 mod connection;
 mod convert;
 mod fault;
@@ -35,6 +37,7 @@ mod version;
 mod watching;
 
 use barrier::Barrier;
+use calls::Calls;
 use connection::{Connector, MemberConnection, MemberLink};
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
@@ -94,6 +97,7 @@ pub struct EtcdStore {
     config: EtcdConfig,
     link: MemberLink,
     keep_alives: KeepAlives,
+    calls: Calls,
     barrier: Barrier,
     /// The highest revision of a barrier. Watches request progress when it rises.
     wanted: watch::Sender<Revision>,
@@ -109,10 +113,12 @@ impl EtcdStore {
         tasks.spawn_named("etcd_connector", connector.run(closed.clone(), tasks.abort().clone()));
         let (renewer, keep_alives) = Renewer::new(link.clone(), config.request_timeout);
         tasks.spawn_named("lease_renewer", renewer.run(closed.clone(), tasks.abort().clone()));
+        let calls = Calls::new(tasks.clone(), config.request_timeout);
         Arc::new(Self {
             config,
             link,
             keep_alives,
+            calls,
             barrier: Barrier::default(),
             wanted: watch::channel(Revision::ZERO).0,
             _closed: closed.drop_guard(),
@@ -130,7 +136,8 @@ impl EtcdStore {
     /// Makes a call on the current connection, within the deadline.
     async fn call<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<T, Error>>,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Send + 'static,
     {
         // Only the very first connection is waited for, and that wait has the deadline as well.
         let connection = self.within(self.link.connection()).await?;
@@ -143,12 +150,13 @@ impl EtcdStore {
         call: impl FnOnce(&Client) -> F,
     ) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<T, Error>>,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Send + 'static,
     {
         // Boxed, because the client library's futures have tens of kilobytes and would grow every caller's
         // future.
         let called = Box::pin(call(&connection.client));
-        let result = self.within(async { called.await.map_err(fault::translate) }).await;
+        let result = self.calls.run(async { called.await.map_err(fault::translate) }).await;
         // Only unavailability speaks against the member. A refusal is an answer.
         if matches!(result, Err(StoreError::Unavailable(_))) {
             connection.suspect();
@@ -157,10 +165,8 @@ impl EtcdStore {
     }
 
     async fn within<T>(&self, future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let timeout = self.config.request_timeout;
-        tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!("etcd did not answer within {timeout:?}")))
-        })
+        let answer = tokio::time::timeout(self.config.request_timeout, future).await;
+        answer.unwrap_or_else(|_| Err(self.calls.timed_out()))
     }
 
     /// One round trip of a barrier.

@@ -1,0 +1,105 @@
+//! Calls that run to their end, whether or not somebody still waits for them.
+//!
+//! A caller leaves when its client disconnects. If its call were cancelled with it, etcd's response would
+//! arrive for a stream that does not exist any more. The HTTP/2 library counts such responses over the whole
+//! life of a connection, and closes the connection at the 1024th: leaving clients would cut off everyone.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::lifecycle::Tasks;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use crate::store::StoreError;
+
+/// The most calls under way. Those of callers that have left count, so that leaving gains a client nothing.
+const MOST: usize = 1024;
+
+/// The calls to etcd that are under way, as tasks of the process.
+pub(super) struct Calls {
+    tasks: Tasks,
+    permits: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+impl Calls {
+    pub(super) fn new(tasks: Tasks, timeout: Duration) -> Self {
+        Self { tasks, permits: Arc::new(Semaphore::new(MOST)), timeout }
+    }
+
+    /// Runs a call within the deadline, which includes the wait while too many others are under way.
+    /// Cancel-safe: the call then goes on without its caller.
+    pub(super) async fn run<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let permit = match timeout_at(deadline, self.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) | Err(_) => return Err(self.timed_out()),
+        };
+        let (sender, receiver) = oneshot::channel();
+        let task = async move {
+            let result = timeout_at(deadline, call).await;
+            drop(permit);
+            // The caller may have left.
+            let _ = sender.send(result);
+        };
+        self.tasks.spawn(task.in_current_span());
+        match receiver.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(self.timed_out()),
+            Err(_) => Err(StoreError::Unavailable("the call ended without a result".into())),
+        }
+    }
+
+    pub(super) fn timed_out(&self) -> StoreError {
+        StoreError::Unavailable(format!("etcd did not answer within {:?}", self.timeout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_goes_on_when_its_caller_leaves() {
+        let calls = Calls::new(Tasks::new(), Duration::from_secs(5));
+        let ended = Arc::new(AtomicUsize::new(0));
+        let call = {
+            let ended = ended.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                ended.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        assert!(calls.run(call).now_or_never().is_none());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_beyond_the_bound_wait_until_the_deadline() {
+        let calls = Calls::new(Tasks::new(), Duration::from_secs(5));
+        for _ in 0..MOST {
+            assert!(calls.run(pending::<Result<(), StoreError>>()).now_or_never().is_none());
+        }
+        assert!(calls.run(async { Ok(()) }).now_or_never().is_none(), "none is free");
+        // The deadline ends the calls of those that have left as well.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        calls.run(async { Ok(()) }).await.expect("there is room again");
+        assert!(calls.run(pending::<Result<(), StoreError>>()).await.is_err(), "it has a deadline");
+    }
+}
