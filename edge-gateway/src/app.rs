@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::fanout::{self, ShardHandle, ToShard};
+use crate::fleet::{Fleet, Others};
 use crate::forward::Forward;
 use crate::gateway::{Gateway, GatewayParts};
 use crate::heartbeat::Batches;
@@ -75,6 +76,7 @@ pub struct App {
     listener: TcpListener,
     gateway: Gateway,
     limits: Arc<Limits>,
+    fleet: Fleet,
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
@@ -111,8 +113,18 @@ impl App {
         // others.
         let (senders, closed): (Vec<_>, Vec<_>) =
             (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
-        let shards = fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, tasks)
-            .map_err(StartError::Shards)?;
+        let (others, others_known) = watch::channel(Others::default());
+        let fleet =
+            Fleet { bus: bus.clone(), readiness: readiness.clone(), others, metrics: metrics.fleet };
+        let shards = fanout::start(
+            &config.fanout,
+            &config.session,
+            &metrics.fanout,
+            senders,
+            &others_known,
+            tasks,
+        )
+        .map_err(StartError::Shards)?;
         let (upstream, handle) =
             Upstream::new(config.upstream.clone(), bus, shards.clone(), closed, metrics.upstream);
 
@@ -128,6 +140,7 @@ impl App {
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             authorize: config.authorize,
+            plain_end: config.fanout.plain_end,
             heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
@@ -142,6 +155,7 @@ impl App {
             listener,
             gateway,
             limits,
+            fleet,
             upstream,
             handle,
             shards,
@@ -178,6 +192,7 @@ impl App {
         self.tasks.spawn_vital("upstream", async move {
             let _ = abort.run_until_cancelled(upstream).await;
         });
+        self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.drain().clone(), stop.clone()));
         self.tasks.spawn_named("memory", self.limits.watch_memory(self.tasks.drain().clone()));
         for (condition, state) in self.conditions {
             self.tasks.spawn_named("readiness", show(condition, state, self.tasks.drain().clone()));
@@ -185,7 +200,8 @@ impl App {
         let draining = async {
             self.tasks.drain().cancelled().await;
             for shard in &self.shards {
-                shard.send(ToShard::Drain { over: self.config.drain_over }).await;
+                let Config { drain_over: over, drain_latest: latest, .. } = self.config;
+                shard.send(ToShard::Drain { over, latest }).await;
             }
             for shard in &self.shards {
                 // Every shard has its order before the first is waited for, so that they drain at the same

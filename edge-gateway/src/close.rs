@@ -1,8 +1,42 @@
 //! Every reason for which a session closes: one table with the label in metrics and the client's last frames.
 //!
 //! Old clients reconnect after an *error* and stay away after an orderly close. A session that its client
-//! should open again therefore ends without a close frame. Close frames are sent only as an echo, for a
-//! violation, and for an instance that does not exist.
+//! should open again therefore ends without a close frame of the table below. Those are sent only as an echo,
+//! for a violation, and for an instance that does not exist.
+//!
+//! When the gateway itself ends a session, because it wants the client elsewhere or anew, the client's kind
+//! decides: see [`Farewell`].
+
+use crate::codec::websocket::put_close;
+
+/// The last frame of a session that its client should open again, at another gateway or anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// None: the connection just ends.
+    Silence,
+    /// A close frame with the code 1001. Clients that resume open the watch again after every end.
+    Close,
+    /// A frame that breaks the protocol. The Java clients of Service-Center watch again only when their
+    /// WebSocket library reports an error, and it reports every proper end as a mere close.
+    Violation,
+}
+
+/// The frame of [`Farewell::Violation`]: it is complete, empty, and of the reserved kind 3.
+pub(crate) const VIOLATION: [u8; 2] = [0x83, 0x00];
+
+/// The code of [`Farewell::Close`]: "going away".
+const GOING_AWAY: u16 = 1001;
+
+impl Farewell {
+    /// Appends the frame.
+    pub(crate) fn put(self, reason: Reason, out: &mut Vec<u8>) {
+        match self {
+            Self::Silence => {}
+            Self::Close => put_close(Some(GOING_AWAY), reason.words(), out),
+            Self::Violation => out.extend_from_slice(&VIOLATION),
+        }
+    }
+}
 
 /// The reason for which a session closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,12 +131,19 @@ impl Reason {
         }
     }
 
+    /// True when the gateway ends the session and its client should open it again at once.
+    pub(crate) fn sends_elsewhere(self) -> bool {
+        matches!(self, Self::Drained | Self::Restored)
+    }
+
     /// The text in the close frame, where it is always the same. Clients look for that of `NoInstance`.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::TooBig => "message too big",
             Self::NotText => "not UTF-8",
             Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
+            Self::Drained => "this gateway is draining; watch again",
+            Self::Restored => "the registry was restored from a backup; watch again",
             // The words of `Protocol` come from the violation itself; all other reasons send no close frame.
             _ => "",
         }

@@ -13,11 +13,13 @@ use bytes::Bytes;
 use host::http::ConnectionPermit;
 use host::lifecycle::Tasks;
 use rustls::ServerConnection;
+use settings::Choice;
 use shared::clock::Clock;
 use shared::model::Revision;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::close::Reason;
+use crate::close::{Farewell, Reason};
+use crate::fleet::Others;
 use crate::limits::Permit;
 use crate::metrics::FanoutMetrics;
 use crate::push::{Encoding, Push};
@@ -47,6 +49,32 @@ pub struct FanoutConfig {
     /// for its bookkeeping.) With more, slow readers receive more states that are already outdated; with
     /// less, a burst needs more system calls.
     pub send_buffer_bytes: usize,
+    /// The way in which watches without a revision end when the gateway wants their clients elsewhere.
+    pub plain_end: PlainEnd,
+}
+
+/// The end of a plain watch that the gateway itself ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlainEnd {
+    /// A frame that breaks the protocol, because some clients watch again only after an error. They try once,
+    /// so the watch ends while another gateway is ready to take it.
+    #[default]
+    Error,
+    /// A close frame.
+    Close,
+}
+
+impl Choice for PlainEnd {
+    const ALL: &'static [(&'static str, Self)] = &[("error", Self::Error), ("close", Self::Close)];
+}
+
+impl PlainEnd {
+    pub(crate) fn farewell(self) -> Farewell {
+        match self {
+            Self::Error => Farewell::Violation,
+            Self::Close => Farewell::Close,
+        }
+    }
 }
 
 impl Default for FanoutConfig {
@@ -57,6 +85,7 @@ impl Default for FanoutConfig {
             slow_after_bytes: 1 << 20,
             // A burst of two hundred events fits at once.
             send_buffer_bytes: 128 * 1024,
+            plain_end: PlainEnd::default(),
         }
     }
 }
@@ -84,8 +113,9 @@ pub(crate) enum ToShard {
     /// The store was restored from a backup: sessions that resume by revision end, and their clients begin
     /// anew.
     Restored,
-    /// Ends all sessions, spread over this time; the shard ends with the last.
-    Drain { over: Duration },
+    /// Ends all sessions, spread over the time `over`; the shard ends with the last. While only gateways that
+    /// are not ready could take them, plain ones go on until the time `latest`.
+    Drain { over: Duration, latest: Duration },
 }
 
 /// The connection of a session.
@@ -129,7 +159,7 @@ impl ShardHandle {
 }
 
 /// Starts a shard for each channel in `closed`, on which it reports its closed sessions. Each shard is vital
-/// to the process and ends after its drain.
+/// to the process and ends after its drain. `others` tells of the gateways that could take its sessions.
 ///
 /// # Errors
 /// When a thread or its runtime cannot be started.
@@ -138,6 +168,7 @@ pub(crate) fn start(
     session: &SessionConfig,
     metrics: &FanoutMetrics,
     closed: Vec<mpsc::Sender<SessionsClosed>>,
+    others: &watch::Receiver<Others>,
     tasks: &Tasks,
 ) -> std::io::Result<Vec<ShardHandle>> {
     let mut shards = Vec::new();
@@ -148,6 +179,8 @@ pub(crate) fn start(
             pace: Pace::from(session),
             slow_after: config.slow_after_bytes,
             send_buffer: config.send_buffer_bytes,
+            plain_end: config.plain_end,
+            others: others.clone(),
             metrics: metrics.clone(),
             closed,
             clock: Clock::system(),

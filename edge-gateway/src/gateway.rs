@@ -24,6 +24,7 @@ use host::lifecycle::Tasks;
 use http::{Request, Response};
 use tower::{Service, ServiceExt as _};
 
+use crate::fanout::PlainEnd;
 use crate::forward::Forward;
 use crate::heartbeat::{Batches, HeartbeatConfig};
 use crate::limits::Limits;
@@ -53,6 +54,7 @@ pub(crate) struct GatewayParts {
     pub(crate) metrics: SessionMetrics,
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
+    pub(crate) plain_end: PlainEnd,
     pub(crate) heartbeat: HeartbeatConfig,
     pub(crate) batches: Arc<Batches>,
     /// gRPC health and reflection.

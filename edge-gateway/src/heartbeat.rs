@@ -17,7 +17,7 @@ use shared::maybe::or_pending;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::close::Reason;
+use crate::close::{Farewell, Reason};
 use crate::codec::websocket::{Decoder, Incoming};
 use crate::metrics::SessionMetrics;
 use crate::session::{Input, Pace, Phase, Protocol, SessionConfig};
@@ -118,7 +118,7 @@ struct Carrier {
 impl Carrier {
     fn new(pace: Pace) -> Self {
         Self {
-            protocol: Protocol::new(0, &pace),
+            protocol: Protocol::new(0, &pace, Farewell::Silence),
             decoder: Decoder::default(),
             began: Instant::now(),
             pace,

@@ -13,6 +13,7 @@
 //! | `gateway` | requests | sockets for the shards, requests for `forward` |
 //! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
 //! | `fanout` | pushes, sockets | bytes, one write per session for all that is pending |
+//! | `fleet` | announcements of other gateways | whether one is ready to take watchers |
 //! | `session` | frames, time | frames to write, and when and why to end |
 //! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
 //! | `heartbeat` | pongs | heartbeats for `forward` |
@@ -28,6 +29,7 @@ mod app;
 mod close;
 mod codec;
 mod fanout;
+mod fleet;
 pub mod forward;
 mod gateway;
 mod heartbeat;

@@ -10,11 +10,13 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
 mod fanout;
+mod fleet;
 mod forward;
 mod sessions;
 mod upstream;
 
 pub(crate) use fanout::{FanoutMetrics, Tallied};
+pub(crate) use fleet::FleetMetrics;
 pub(crate) use forward::ForwardMetrics;
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
@@ -23,6 +25,7 @@ pub(crate) use upstream::UpstreamMetrics;
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub fanout: FanoutMetrics,
+    pub fleet: FleetMetrics,
     pub sessions: SessionMetrics,
     pub upstream: UpstreamMetrics,
 }
@@ -33,6 +36,7 @@ impl Metrics {
         let instance = KeyValue::new("instance", instance.to_owned());
         let skew = Skew::default();
         Self {
+            fleet: FleetMetrics::new(meter),
             fanout: FanoutMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
             upstream: UpstreamMetrics::new(meter, skew),

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use crate::close::Reason;
+use crate::close::{Farewell, Reason};
 use crate::codec::websocket::{Incoming, Violation, put_close, put_ping, put_pong, text_frame};
 use crate::timer::{Tick, ticks};
 
@@ -111,12 +111,13 @@ pub(crate) struct Protocol {
     /// The payload of the pong that is due.
     pong: Option<Box<[u8]>>,
     last_frames: Option<Box<[u8]>>,
+    farewell: Farewell,
 }
 
 impl Protocol {
     /// The protocol of a session that begins now.
-    pub(crate) fn new(now: Tick, pace: &Pace) -> Self {
-        Self { last_frame: now, ping_at: now + jittered(pace.ping), ..Self::without_pings() }
+    pub(crate) fn new(now: Tick, pace: &Pace, farewell: Farewell) -> Self {
+        Self { last_frame: now, ping_at: now + jittered(pace.ping), farewell, ..Self::without_pings() }
     }
 
     /// The protocol of a stream whose transport pings and notices silence itself, as HTTP/2 does.
@@ -130,6 +131,7 @@ impl Protocol {
             ping_due: false,
             pong: None,
             last_frames: None,
+            farewell: Farewell::Silence,
         }
     }
 
@@ -190,6 +192,9 @@ impl Protocol {
         }
         if let Some(code) = reason.close_code() {
             put_close(Some(code), words, &mut last_frames);
+        }
+        if reason.sends_elsewhere() {
+            self.farewell.put(reason, &mut last_frames);
         }
         self.begin_closing(reason, last_frames, now);
     }

@@ -14,12 +14,15 @@ use host::program::{Program, ProgramSettings};
 use host::tls::{self, ClientFiles};
 use settings::{Config as Read, Settings, Size, Url};
 
-pub use crate::fanout::FanoutConfig;
+pub use crate::fanout::{FanoutConfig, PlainEnd};
 pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::{NamesConfig, UpstreamConfig};
+
+/// The time before the end of the grace period at which the last plain watches end, whoever can take them.
+const LAST_FRAMES: Duration = Duration::from_secs(3);
 
 /// The settings of the gateway's rooms; [`Default`] is meant for production.
 #[derive(Clone, Debug)]
@@ -43,6 +46,9 @@ pub struct Config {
     /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at
     /// once.
     pub drain_over: Duration,
+    /// The time for which plain watches may go on in a drain while no other gateway is ready to take them. A
+    /// shorter one than `drain_over` counts as that.
+    pub drain_latest: Duration,
     /// A control plane is asked, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
     /// Each request becomes a line in the log.
@@ -61,6 +67,7 @@ impl Default for Config {
             fanout: FanoutConfig::default(),
             session: SessionConfig::default(),
             drain_over: heartbeat.drain_over,
+            drain_latest: heartbeat.drain_over,
             heartbeat,
             upstream: UpstreamConfig::default(),
             authorize: false,
@@ -151,6 +158,11 @@ fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConf
                 "Bytes that the kernel may hold for a watcher; these cannot be merged any more.",
             )
             .0,
+        plain_end: settings.get_or(
+            "watch.plain-end",
+            default.plain_end,
+            "End of watches without a revision when this node wants them elsewhere: an error brings old Java clients back, a close does not.",
+        ),
     }
 }
 
@@ -245,13 +257,16 @@ pub struct ProcessConfig {
 
 impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
-        let gateway = Config::read(settings);
+        let mut gateway = Config::read(settings);
         let forward = read_forward(settings);
         let program = ProgramSettings::read(settings, "25s", "1h");
         // The end of the grace period cuts every session that still waits for its turn in the drain.
         if program.grace < gateway.drain_over {
             settings.mistake("grace", "the grace period must be at least as long as drain-over");
         }
+        // The end of the grace period cuts connections, and clients of plain watches do not come back from
+        // that.
+        gateway.drain_latest = program.grace.saturating_sub(LAST_FRAMES);
         Self {
             admin_listen: settings.get(
                 "admin-listen",

@@ -27,10 +27,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::ToShard;
+use super::PlainEnd;
 use super::audience::Audience;
 use super::session::{Session, SessionKey};
 use super::stream::GoneClients;
 use crate::metrics::FanoutMetrics;
+use crate::fleet::Others;
 use crate::push::Encoding;
 use crate::session::{Input, NEVER, Pace};
 use crate::timer::{TICK, Tick, Wheel};
@@ -64,11 +66,17 @@ const SLOW_DRAIN: Duration = Duration::from_secs(5);
 /// The pause between two looks at a slow session whose turn to be drained has come.
 const SLOW_DRAIN_RECHECK: Duration = Duration::from_millis(200);
 
+/// The time within which a plain session's turn comes again when no other gateway was ready to take it.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
+
 /// The surroundings of a shard.
 pub(super) struct Setup {
     pub(super) pace: Pace,
     pub(super) slow_after: usize,
     pub(super) send_buffer: usize,
+    pub(super) plain_end: PlainEnd,
+    /// The gateways that could take the sessions.
+    pub(super) others: watch::Receiver<Others>,
     pub(super) metrics: FanoutMetrics,
     /// The way of reports of closed sessions to the upstream.
     pub(super) closed: mpsc::Sender<SessionsClosed>,
@@ -84,6 +92,15 @@ enum Alarm {
     Attach(Ticket),
     /// A session's turn to be drained, which came first at this tick.
     Drain(SessionKey, Tick),
+}
+
+/// The times of a drain.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    /// The tick until which it ends its sessions.
+    until: Tick,
+    /// The tick until which plain sessions may go on that no other gateway is ready to take.
+    latest: Tick,
 }
 
 struct Shard {
@@ -111,8 +128,8 @@ struct Shard {
     /// The number of pending pushes as the metrics show it.
     pending_shown: i64,
     count_pending_at: Tick,
-    /// The tick until which a drain that has begun ends its sessions.
-    drain_until: Option<Tick>,
+    /// The drain that has begun.
+    drain: Option<Drain>,
 }
 
 /// Runs a shard on this thread, to its end.
@@ -154,7 +171,7 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
             }
             let more = shard.run_rounds();
             shard.turn_wheel();
-            if shard.drain_until.is_some() && shard.sessions.is_empty() {
+            if shard.drain.is_some() && shard.sessions.is_empty() {
                 return;
             }
             more
@@ -197,7 +214,7 @@ impl Shard {
             tally: Tally::default(),
             pending_shown: 0,
             count_pending_at: 0,
-            drain_until: None,
+            drain: None,
         }
     }
 
@@ -212,7 +229,7 @@ impl Shard {
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::End { group, reason } => self.end_group(group, reason),
             ToShard::Restored => self.end_resumable_sessions(),
-            ToShard::Drain { over } => self.begin_drain(over),
+            ToShard::Drain { over, latest } => self.begin_drain(over, latest),
         }
     }
 

@@ -12,12 +12,16 @@ use crate::watch::Full;
 /// Domains that have a label of their own; further ones are counted as `other`.
 const MAX_DOMAINS: usize = 100;
 
+/// The reasons for which plain watches are turned away.
+const TURNED_AWAY: [&str; 4] = ["draining", "unreachable", "full", "undecided"];
+
 /// The instruments of admission, watchers and heartbeats.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionMetrics {
     subscribers: UpDownCounter<i64>,
     refused: Counter<u64>,
     handshakes: Counter<u64>,
+    turned_away: Counter<u64>,
     heartbeat_sessions: UpDownCounter<i64>,
     heartbeats: Counter<u64>,
     heartbeat_requests: Counter<u64>,
@@ -40,6 +44,10 @@ impl SessionMetrics {
             handshakes: meter
                 .u64_counter("muster_edge_handshakes_failed_total")
                 .with_description("Requests for a WebSocket whose handshake was incomplete or wrong")
+                .build(),
+            turned_away: meter
+                .u64_counter("muster_edge_watches_turned_away_total")
+                .with_description("Plain watches that could not be served and were upgraded and ended at once, by reason")
                 .build(),
             heartbeat_sessions: meter
                 .i64_up_down_counter("muster_edge_heartbeat_sessions")
@@ -65,6 +73,9 @@ impl SessionMetrics {
             metrics.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
         metrics.handshakes.add(0, &[]);
+        for reason in TURNED_AWAY {
+            metrics.turned_away.add(0, &[KeyValue::new("reason", reason)]);
+        }
         metrics
     }
 
@@ -115,6 +126,11 @@ impl SessionMetrics {
     /// A request was sent, with one heartbeat or with many.
     pub(crate) fn heartbeats_sent(&self) {
         self.heartbeat_requests.add(1, &[]);
+    }
+
+    /// A plain watch was upgraded and ended at once, for one of the reasons in [`TURNED_AWAY`].
+    pub(crate) fn turned_away(&self, reason: &'static str) {
+        self.turned_away.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// A handshake was incomplete or wrong.

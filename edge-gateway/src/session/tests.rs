@@ -21,7 +21,7 @@ fn written(protocol: &mut Protocol) -> Vec<u8> {
 fn the_server_pings_clients_that_ping_too() {
     let pace = pace();
     let mut now = 0;
-    let mut protocol = Protocol::new(now, &pace);
+    let mut protocol = Protocol::new(now, &pace, Farewell::Silence);
     for _ in 0..5 {
         let due = protocol.deadline(&pace);
         assert!(due - now <= seconds(30) && due - now >= seconds(27));
@@ -37,7 +37,7 @@ fn the_server_pings_clients_that_ping_too() {
 fn silence_ends_a_session_without_a_close_frame() {
     let pace = pace();
     for frame in [Incoming::Pong, Incoming::Ping(b""), Incoming::Data] {
-        let mut protocol = Protocol::new(0, &pace);
+        let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
         protocol.on(Input::Frame(frame), seconds(100), &pace);
         written(&mut protocol);
         protocol.on(Input::Timer, seconds(219), &pace);
@@ -52,7 +52,7 @@ fn silence_ends_a_session_without_a_close_frame() {
 #[test]
 fn only_the_latest_of_many_pings_is_answered() {
     let pace = pace();
-    let mut protocol = Protocol::new(0, &pace);
+    let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
     for payload in [b"a", b"b", b"c"] {
         protocol.on(Input::Frame(Incoming::Ping(payload)), 1, &pace);
     }
@@ -63,7 +63,7 @@ fn only_the_latest_of_many_pings_is_answered() {
 fn a_close_is_echoed_and_ends_when_the_client_does() {
     let pace = pace();
     for (close, echo) in [(Some((1000, "bye")), &b"\x88\x05\x03\xe8bye"[..]), (None, b"\x88\x00")] {
-        let mut protocol = Protocol::new(0, &pace);
+        let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
         protocol.on(Input::Frame(Incoming::Close(close)), 1, &pace);
         assert_eq!(protocol.phase(), Phase::Closing(Reason::ClientClosed));
         assert_eq!(written(&mut protocol), echo);
@@ -83,7 +83,7 @@ fn last_frames_are_those_of_the_table() {
         (Input::End(Reason::Drained), b""),
     ];
     for (input, expected) in table {
-        let mut protocol = Protocol::new(0, &pace);
+        let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
         protocol.on(input, 1, &pace);
         assert_eq!(written(&mut protocol), expected);
         // The session is over after a while even if the client never ends its side.
@@ -96,7 +96,7 @@ fn last_frames_are_those_of_the_table() {
 #[test]
 fn only_clients_that_take_nothing_time_out() {
     let pace = pace();
-    let mut protocol = Protocol::new(0, &pace);
+    let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
     protocol.on(Input::Blocked, 0, &pace);
     for second in (4..40).step_by(4) {
         protocol.on(Input::Frame(Incoming::Pong), seconds(second), &pace);
@@ -107,9 +107,25 @@ fn only_clients_that_take_nothing_time_out() {
     protocol.on(Input::Timer, seconds(41), &pace);
     assert_eq!(protocol.phase(), Phase::Over(Reason::WriteTimeout));
 
-    let mut protocol = Protocol::new(0, &pace);
+    let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
     protocol.on(Input::Blocked, 0, &pace);
     protocol.on(Input::Drained, 1, &pace);
     protocol.on(Input::Timer, seconds(6), &pace);
     assert_eq!(protocol.phase(), Phase::Open);
+}
+
+#[test]
+fn the_farewell_depends_on_the_client_and_the_reason() {
+    let pace = pace();
+    for (farewell, reason, expected) in [
+        (Farewell::Silence, Reason::Drained, &b""[..]),
+        (Farewell::Violation, Reason::Drained, b"\x83\x00"),
+        (Farewell::Violation, Reason::Restored, b"\x83\x00"),
+        (Farewell::Violation, Reason::HeartbeatFailed, b""),
+        (Farewell::Close, Reason::Drained, b"\x88\x28\x03\xe9this gateway is draining; watch again"),
+    ] {
+        let mut protocol = Protocol::new(0, &pace, farewell);
+        protocol.on(Input::End(reason), 1, &pace);
+        assert_eq!(written(&mut protocol), expected, "{farewell:?} {reason:?}");
+    }
 }

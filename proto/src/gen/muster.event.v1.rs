@@ -194,6 +194,16 @@ pub struct ServicesChange {
     #[prost(bool, tag = "9")]
     pub more: bool,
 }
+/// A gateway tells the others every two seconds, on muster.gateways, whether it is ready to take watchers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayState {
+    /// A random number, which the gateway keeps until it ends.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// True while the gateway is ready and does not drain.
+    #[prost(bool, tag = "2")]
+    pub ready: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamedService {
     #[prost(message, optional, tag = "1")]

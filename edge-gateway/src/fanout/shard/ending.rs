@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::{Alarm, SLOW_DRAIN, SLOW_DRAIN_RECHECK, Shard};
+use super::{Alarm, Drain, LONGEST_TURN, SLOW_DRAIN, SLOW_DRAIN_RECHECK, Shard};
 use crate::close::Reason;
+use crate::fanout::PlainEnd;
 use crate::fanout::outlet::Outlet;
 use crate::fanout::session::SessionKey;
+use crate::fleet::Others;
+use crate::push::Encoding;
 use crate::session::Input;
 use crate::timer::{Tick, ticks};
 use crate::watch::GroupId;
@@ -16,10 +19,10 @@ impl Shard {
     /// Gives each session a turn to end, evenly spread over the time: each tick ends its share and not one
     /// more, because the gateways that the clients turn to must accept them no faster than that. The order is
     /// random, so that no consumer loses all its watchers at once.
-    pub(super) fn begin_drain(&mut self, over: Duration) {
+    pub(super) fn begin_drain(&mut self, over: Duration, latest: Duration) {
         let now = self.wheel.now();
         let over = ticks(over);
-        self.drain_until = Some(now + over);
+        self.drain = Some(Drain { until: now + over, latest: now + ticks(latest).max(over) });
         let mut keys: Vec<SessionKey> = self.keys().collect();
         fastrand::shuffle(&mut keys);
         let count = keys.len() as u64;
@@ -46,12 +49,31 @@ impl Shard {
             // slow.
             return self.wheel.set(now + ticks(SLOW_DRAIN_RECHECK), Alarm::Drain(key, since));
         }
+        let is_plain = self.audiences[session.audience as usize].encoding == Encoding::Plain;
+        if let Some(again) = self.drain.filter(|_| is_plain).and_then(|drain| self.turn_later(drain, now)) {
+            return self.wheel.set(again, Alarm::Drain(key, since));
+        }
+        // Borrowed again: the lines above needed the shard.
+        let Some(session) = self.session(key) else { return };
         session.protocol.on(Input::End(Reason::Drained), now, &pace);
         if session.outlet.is_none() {
             self.remove_session(key, Reason::Drained);
         } else {
             self.pump(key);
         }
+    }
+
+    /// The tick of a plain session's next turn, when its client could watch nowhere if it ended now.
+    ///
+    /// Turns are spread anew, so that the sessions which have waited do not all reach the gateway that
+    /// becomes ready in the same moment.
+    fn turn_later(&self, drain: Drain, now: Tick) -> Option<Tick> {
+        let waits = self.setup.plain_end == PlainEnd::Error && *self.setup.others.borrow() == Others::NotReady;
+        if !waits || now >= drain.latest {
+            return None;
+        }
+        let longest = ticks(LONGEST_TURN).min(drain.latest - now);
+        Some(now + fastrand::u32(1..=longest.max(1)))
     }
 
     /// Ends all sessions of a group.

@@ -31,6 +31,8 @@ impl Dispatch {
             pace: Pace::from(&SessionConfig::default()),
             slow_after: 1 << 20,
             send_buffer: 0,
+            plain_end: PlainEnd::Error,
+            others: watch::channel(Others::None).1,
             metrics: metrics.fanout,
             closed,
             clock: Clock::system(),

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tracing::{debug, debug_span};
 
-use super::{ATTACH_TIMEOUT, Alarm, READ_BUFFER, READS_PER_TURN, Shard};
-use crate::close::Reason;
+use super::{ATTACH_TIMEOUT, Alarm, Drain, READ_BUFFER, READS_PER_TURN, Shard};
+use crate::close::{Farewell, Reason};
 use crate::codec::websocket::Incoming;
 use crate::fanout::Attached;
 use crate::fanout::audience::Audience;
@@ -42,7 +42,8 @@ impl Shard {
         let audience = &mut self.audiences[index as usize];
         let now = self.wheel.now();
         let protocol = match encoding {
-            Encoding::Plain | Encoding::Resumable => Protocol::new(now, &self.setup.pace),
+            Encoding::Plain => Protocol::new(now, &self.setup.pace, self.setup.plain_end.farewell()),
+            Encoding::Resumable => Protocol::new(now, &self.setup.pace, Farewell::Close),
             // HTTP/2 pings by itself and notices clients that have gone.
             Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
         };
@@ -106,7 +107,7 @@ impl Shard {
             session.outlet = Some(outlet);
             session.reader = reader;
         }
-        if let Some(until) = self.drain_until {
+        if let Some(Drain { until, .. }) = self.drain {
             self.drain_late_session(key, until);
         }
         // A client may send frames right behind its handshake. These bytes do not make the socket

@@ -26,6 +26,8 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         pace: Pace::from(&SessionConfig::default()),
         slow_after: 1 << 20,
         send_buffer: 1 << 16,
+        plain_end: PlainEnd::Error,
+        others: watch::channel(Others::None).1,
         metrics: Metrics::new(&meter, "test").fanout,
         closed,
         clock: Clock::system(),
@@ -55,7 +57,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         // Half a tick: the drain must not begin at the moment of a tick, which could count to either side.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let began = Instant::now();
-        queue.send(ToShard::Drain { over }).await.expect("the shard runs");
+        queue.send(ToShard::Drain { over, latest: over }).await.expect("the shard runs");
         if late > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             for message in behind {
