@@ -25,7 +25,7 @@ async fn a_gateway_at_its_memory_limit_accepts_no_further_watcher() {
 
     // No process is as small.
     limit(directory.path(), "1MiB");
-    let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", gateway.api);
+    let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher?rev=0", gateway.api);
     let refusal = eventually("it lets nobody in", || async {
         match connect_async(&url).await {
             Err(Error::Http(answer)) => Some(answer),

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
 mod control_plane;
+mod farewell;
 mod flood;
 mod forwarding;
 mod grpc;

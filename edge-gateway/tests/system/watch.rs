@@ -137,7 +137,7 @@ async fn the_older_path_works_too() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_all_watches_without_a_close_frame() {
+async fn a_drain_ends_all_watches_after_their_events() {
     let world = World::with_consumer("c", &["p"]).await;
     let mut watchers = [world.watch("c").await, world.watch("c").await];
     let event = world.control_plane.change("p", Create, "1").await;

@@ -168,7 +168,7 @@ async fn limits_refuse_before_the_upgrade() {
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
     let refused = async |consumer: &str| {
-        let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher", world.api);
+        let url = format!("ws://{}/v4/default/registry/microservices/{consumer}/watcher?rev=0", world.api);
         match tokio_tungstenite::connect_async(url).await {
             Err(Error::Http(answer)) => answer,
             other => panic!("a refusal was expected, not {other:?}"),
@@ -226,7 +226,7 @@ async fn a_watch_is_refused_while_no_control_plane_answers() {
     world.control_plane.consumer("c", &["p"]);
     world.control_plane.decline(1_000_000);
     let Err(Error::Http(answer)) =
-        tokio_tungstenite::connect_async(format!("ws://{}{PATH}", world.api)).await
+        tokio_tungstenite::connect_async(format!("ws://{}{PATH}?rev=0", world.api)).await
     else {
         panic!("a refusal was expected")
     };
