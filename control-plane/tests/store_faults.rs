@@ -139,6 +139,25 @@ async fn no_text_of_the_store_reaches_a_client() {
 }
 
 #[tokio::test]
+async fn made_up_heartbeats_of_a_batch_are_not_looked_up() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    // Every read of an instance would fail, and the answer would say so.
+    *fault.lock() = Some(Fault::Always(StoreError::Unavailable(INTERNAL.into())));
+    let made_up: Vec<Value> =
+        (0..100).map(|number| json!({"serviceId": id, "instanceId": format!("made-up-{number}")})).collect();
+    let outcomes = probe.put("/heartbeats", &json!({"instances": made_up})).await.ok();
+    for outcome in outcomes["instances"].as_array().expect("an outcome for each") {
+        assert_eq!(outcome["errMessage"], "Instance does not exist.", "{outcome}");
+    }
+    // Nothing is claimed that nobody knows.
+    *fault.lock() = Some(Fault::Barriers(StoreError::Unavailable(INTERNAL.into())));
+    let outcomes = probe.put("/heartbeats", &json!({"instances": made_up[..1]})).await.ok();
+    let message = outcomes["instances"][0]["errMessage"].as_str().expect("a reason").to_owned();
+    assert!(message.contains("could not be read") && !message.contains("10.9.8.7"), "{message}");
+}
+
+#[tokio::test]
 async fn a_lost_lease_is_no_missing_instance_to_a_registration() {
     let (probe, fault) = faulty().await;
     let id = probe.service(json!({"serviceName": "order"})).await;

@@ -1,22 +1,40 @@
 //! Heartbeats: the store renews a lease. Nothing is written, so heartbeats cause no events.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use shared::model::{ServiceRef, Tenant};
 
 use super::{Registry, RegistryError};
 use crate::store::{LeaseId, StoreError};
+use crate::view::Snapshot;
 
 /// Renewals of one request that are in flight together; they share one stream to the store.
 const RENEWALS_AT_ONCE: usize = 1024;
 
 /// The ids of one instance in a batch of heartbeats.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Beat {
     pub(crate) service_id: String,
     pub(crate) instance_id: String,
+}
+
+/// The knowledge about an instance that the view does not have.
+#[derive(Clone, Copy, Debug)]
+enum Absence {
+    /// It does not exist.
+    Certain,
+    /// The store could not be asked.
+    Unconfirmed,
+}
+
+fn has_instance(snapshot: &Snapshot, tenant: &Tenant, beat: &Beat) -> bool {
+    let service = ServiceRef::new(tenant.clone(), &beat.service_id);
+    // A held instance counts: a heartbeat for it is answered from the view.
+    snapshot.any_service(&service).is_some_and(|view| {
+        view.instance(&beat.instance_id).is_some() || view.held.contains_key(&beat.instance_id)
+    })
 }
 
 impl Registry {
@@ -63,6 +81,39 @@ impl Registry {
         }
     }
 
+    /// The instances of a batch that this view does not have, with what is known of them.
+    ///
+    /// One question to the store is enough for all of them. With one for each, a batch of made-up instances
+    /// would keep the store from the heartbeats of others.
+    async fn absent(&self, tenant: &Tenant, beats: &[Beat]) -> HashMap<Beat, Absence> {
+        let unknown = |snapshot: &Snapshot| -> Vec<Beat> {
+            beats.iter().filter(|beat| !has_instance(snapshot, tenant, beat)).cloned().collect()
+        };
+        // Before there is a view, each heartbeat says so by itself.
+        let Ok(snapshot) = self.view.now() else { return HashMap::new() };
+        let candidates = unknown(&snapshot);
+        if candidates.is_empty() {
+            return HashMap::new();
+        }
+        let (absent, absence) = match self.confirmed().await {
+            Ok(Some(confirmed)) => (unknown(&confirmed), Absence::Certain),
+            Ok(None) | Err(_) => (candidates, Absence::Unconfirmed),
+        };
+        absent.into_iter().map(|beat| (beat, absence)).collect()
+    }
+
+    fn refuse(&self, absence: Absence) -> Result<(), RegistryError> {
+        if let Some(metrics) = &self.metrics {
+            metrics.beat(false, Duration::ZERO);
+        }
+        Err(match absence {
+            Absence::Certain => RegistryError::InstanceNotFound,
+            Absence::Unconfirmed => {
+                RegistryError::ReadInstance(StoreError::Unavailable("the view is not confirmed".to_owned()))
+            }
+        })
+    }
+
     /// Renews many leases. An instance that was sent several times is renewed once and reported once, at its
     /// first position in the request.
     pub(crate) async fn heartbeats(
@@ -75,9 +126,14 @@ impl Registry {
         }
         let mut seen = BTreeSet::new();
         let unique: Vec<Beat> = beats.into_iter().filter(|beat| seen.insert(beat.clone())).collect();
+        let absent = self.absent(tenant, &unique).await;
+        let absent = &absent;
         let renewed = stream::iter(unique).map(|beat| async move {
             let service = ServiceRef::new(tenant.clone(), &beat.service_id);
-            let outcome = self.heartbeat(&service, &beat.instance_id).await;
+            let outcome = match absent.get(&beat) {
+                None => self.heartbeat(&service, &beat.instance_id).await,
+                Some(outcome) => self.refuse(*outcome),
+            };
             (beat, outcome)
         });
         // Buffered in order: the reply has the order of the request.
