@@ -26,6 +26,7 @@ pub mod resume;
 pub mod topic;
 pub mod tracker;
 
+mod bytes;
 mod cause;
 mod group;
 mod selector;

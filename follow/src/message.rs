@@ -69,6 +69,11 @@ pub struct InterestChange {
 }
 
 impl InterestChange {
+    /// The number of services that the change names.
+    pub(crate) fn services(&self) -> usize {
+        self.added.len() + self.removed.len()
+    }
+
     /// Reads the payload of a message on the selector's subject.
     ///
     /// # Errors

@@ -13,9 +13,11 @@ use shared::model::{Instance, Revision, Scope, ServiceKey, ServiceRef};
 
 use crate::Selector;
 
-/// The most parts that a reply may have. A reply with more is taken for a broken one, which bounds its
-/// memory.
+/// The most parts that a reply may have. A reply with more is taken for a broken one.
 const MAX_PARTS: u32 = 100_000;
+/// The most bytes that a reply may have, which bounds its memory whatever the size of its parts: many times
+/// the state of the largest providers.
+const MAX_BYTES: usize = 1 << 30;
 
 /// The reason for which a reply does not count.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,9 @@ pub enum ReplyError {
     /// The replica refused, for instance because its view lags behind the requested revision.
     #[error("the replica declined the request: {0}")]
     Declined(String),
+    /// The reply is larger than any reply can be.
+    #[error("the reply is too large")]
+    TooLarge,
     /// The reply ended early, or its parts do not belong together.
     #[error("the reply is incomplete")]
     Incomplete,
@@ -150,10 +155,22 @@ pub fn replay_request(wants: &[Want], min_rev: Revision) -> pb::ReplayRequest {
     pb::ReplayRequest { providers: providers.collect(), min_rev: min_rev.get() }
 }
 
+/// The bytes of a reply so far, of at most `MOST`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bytes<const MOST: usize>(usize);
+
+impl<const MOST: usize> Bytes<MOST> {
+    fn add(&mut self, bytes: usize) -> Result<(), ReplyError> {
+        self.0 = self.0.saturating_add(bytes);
+        if self.0 > MOST { Err(ReplyError::TooLarge) } else { Ok(()) }
+    }
+}
+
 /// The parts of a reply to an interest or departures request.
 #[derive(Debug, Default)]
 pub struct InterestParts {
     parts: Vec<pb::InterestReply>,
+    bytes: Bytes<MAX_BYTES>,
 }
 
 impl InterestParts {
@@ -162,6 +179,7 @@ impl InterestParts {
     /// # Errors
     /// When the part is not the next one, declines, or cannot be decoded.
     pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
+        self.bytes.add(payload.len())?;
         let mut part = pb::InterestReply::decode(payload)?;
         check_accepted(std::mem::take(&mut part.error))?;
         if part.part as usize != self.parts.len() || part.part >= MAX_PARTS {
@@ -210,6 +228,7 @@ pub struct ReplayParts {
     /// The number that all parts of one replica's reply share.
     answer_id: Option<u64>,
     next_part: u32,
+    bytes: Bytes<MAX_BYTES>,
 }
 
 #[derive(Debug, Default)]
@@ -231,6 +250,7 @@ impl ReplayParts {
         if *self.answer_id.get_or_insert(reply.answer) != reply.answer {
             return Ok(Progress::MoreParts);
         }
+        self.bytes.add(payload.len())?;
         check_accepted(reply.error)?;
         if reply.part != self.next_part || reply.part >= MAX_PARTS {
             return Err(ReplyError::Incomplete);
@@ -306,4 +326,16 @@ pub fn fill_in_history(wants: &[Want], replays: &mut [TopicReplay], complete: Ve
 fn lacks_history(want: &Want, replay: &TopicReplay) -> bool {
     // From the beginning of time only the state is of use: no history reaches back that far.
     !replay.continuous && want.since > Position::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_bounded_in_bytes() {
+        let mut bytes = Bytes::<10>::default();
+        assert!(bytes.add(10).is_ok());
+        assert!(matches!(bytes.add(1), Err(ReplyError::TooLarge)));
+    }
 }

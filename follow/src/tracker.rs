@@ -53,6 +53,9 @@ const VERIFY_AFTER_BOOKMARKS: u64 = 2;
 /// reply. The oldest is dropped first, because the reply most likely contains it.
 const MOST_KEPT_CHANGES: usize = 4096;
 
+/// The most services that all kept changes may name together: some 15 MB.
+const MOST_KEPT_SERVICES: usize = 65_536;
+
 /// Something for the gateway to do.
 #[derive(Debug)]
 pub enum Effect {
@@ -146,7 +149,7 @@ enum InterestRequest {
     /// A reply is awaited.
     Pending {
         /// Changes that have arrived meanwhile, in order of arrival.
-        kept: Vec<InterestChange>,
+        kept: VecDeque<InterestChange>,
         /// The interest must be requested again after the reply, which may be too old to contain a loss.
         repeat: bool,
     },
@@ -155,7 +158,7 @@ enum InterestRequest {
 impl InterestRequest {
     /// A request that has just been made.
     fn begin() -> Self {
-        Self::Pending { kept: Vec::new(), repeat: false }
+        Self::Pending { kept: VecDeque::new(), repeat: false }
     }
 
     fn is_idle(&self) -> bool {

@@ -6,14 +6,21 @@ use std::sync::Arc;
 use shared::event::Position;
 
 use crate::Push;
+use crate::bytes::text_bytes;
 
 /// The number of recent changes that are kept, for groups that join and for comparing with an older snapshot.
 const MOST_RECENT: usize = 256;
+
+/// The bytes of the instances in recent changes. Usual instances have some hundred bytes each, so that the
+/// number above counts; of large ones fewer are kept. Each change holds its instance, and its frames beside it.
+const MOST_RECENT_BYTES: usize = 256 * 1024;
 
 /// Recent changes in order, and how far back they can be relied on.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     pushes: VecDeque<Arc<Push>>,
+    /// The bytes of their instances.
+    bytes: usize,
     /// Every change after this position that altered the known state is among the pushes.
     complete_after: Position,
     /// Every change after this position is among them, even changes that cancelled each other. It is later
@@ -24,15 +31,17 @@ pub(super) struct Recent {
 impl Recent {
     /// No change is known up to and including `position`, and every one after it will be added.
     pub(super) fn starting_after(position: Position) -> Self {
-        Self { pushes: VecDeque::new(), complete_after: position, exact_after: Position::default() }
+        Self { pushes: VecDeque::new(), bytes: 0, complete_after: position, exact_after: Position::default() }
     }
 
-    /// Adds the newest change. The oldest one is dropped when there are too many.
+    /// Adds the newest change. The oldest ones are dropped when there are too many, or too many bytes of them.
     pub(super) fn add(&mut self, push: Arc<Push>) {
+        self.bytes += text_bytes(&push.instance);
         self.pushes.push_back(push);
-        if self.pushes.len() > MOST_RECENT
+        while (self.pushes.len() > MOST_RECENT || self.bytes > MOST_RECENT_BYTES)
             && let Some(dropped) = self.pushes.pop_front()
         {
+            self.bytes -= text_bytes(&dropped.instance);
             self.complete_after = self.complete_after.max(dropped.at);
         }
     }
@@ -56,5 +65,35 @@ impl Recent {
     pub(super) fn after(&self, position: Position) -> impl Iterator<Item = &Arc<Push>> {
         let first = self.pushes.partition_point(|push| push.at <= position);
         self.pushes.range(first..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{event, first_of};
+
+    use super::*;
+
+    fn large(number: u64) -> Arc<Push> {
+        let mut event = event("p", number - 1, number);
+        let instance = Arc::make_mut(&mut event.instance);
+        instance.properties.insert("large".into(), "x".repeat(60_000));
+        Arc::new(Push::from_event(1, &event))
+    }
+
+    #[test]
+    fn large_changes_are_bounded_by_their_bytes() {
+        let mut recent = Recent::default();
+        for number in 1..=100 {
+            recent.add(large(number));
+        }
+        assert_eq!(recent.after(Position::default()).count(), MOST_RECENT_BYTES / 60_100);
+        assert!(recent.is_complete_after(first_of(96)));
+        assert!(!recent.is_complete_after(first_of(95)), "a dropped change is missing");
+        for number in 101..=400 {
+            recent.add(Arc::new(Push::from_event(1, &event("p", number - 1, number))));
+        }
+        assert_eq!(recent.after(Position::default()).count(), MOST_RECENT, "usual ones by their number");
+        assert!(recent.bytes < 10_000, "the bytes of dropped changes do not count: {}", recent.bytes);
     }
 }

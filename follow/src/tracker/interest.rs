@@ -10,8 +10,8 @@ use shared::model::{Revision, ServiceRef};
 
 use super::providers::join_topic;
 use super::{
-    Effect, Group, InterestRequest, Leaving, MOST_KEPT_CHANGES, Slot, Subscription, Tracker,
-    VERIFY_AFTER_BOOKMARKS,
+    Effect, Group, InterestRequest, Leaving, MOST_KEPT_CHANGES, MOST_KEPT_SERVICES, Slot, Subscription,
+    Tracker, VERIFY_AFTER_BOOKMARKS,
 };
 use crate::message::InterestChange;
 use crate::reply::{InterestReply, Want};
@@ -35,7 +35,6 @@ impl Group {
         let position = self.interest_position();
         change.at > position
             && change.prev <= position.max(Position::end_of(self.interest_complete_to))
-            && !matches!(self.selector, Selector::Providers(_))
     }
 
     /// Marks the interest as being requested. Returns the effect that requests it.
@@ -55,7 +54,7 @@ impl Tracker {
         else {
             return;
         };
-        kept.sort_by_key(|change| change.at);
+        kept.make_contiguous().sort_by_key(|change| change.at);
         let is_first = group.interest_rev.is_none();
         if is_first {
             self.unverified.push_back((self.bookmarks + VERIFY_AFTER_BOOKMARKS, Subscription::Group(id)));
@@ -129,10 +128,12 @@ impl Tracker {
             return self.end_group(id);
         }
         if let InterestRequest::Pending { kept, .. } = &mut group.request {
-            if kept.len() == MOST_KEPT_CHANGES {
-                kept.remove(0);
+            kept.push_back(change.clone());
+            let mut named: usize = kept.iter().map(InterestChange::services).sum();
+            while kept.len() > MOST_KEPT_CHANGES || named > MOST_KEPT_SERVICES {
+                let Some(oldest) = kept.pop_front() else { break };
+                named -= oldest.services();
             }
-            kept.push(change.clone());
             return self.apply_joining(id, change);
         }
         if change.at <= group.interest_position() {
@@ -140,7 +141,7 @@ impl Tracker {
         }
         if !group.is_joined_by(&change) {
             // The previous change was lost. This one is kept for the reply, which may be older than it.
-            group.request = InterestRequest::Pending { kept: vec![change], repeat: false };
+            group.request = InterestRequest::Pending { kept: [change].into(), repeat: false };
             return self.effects.push(Effect::RequestInterest(id, group.selector.clone()));
         }
         self.apply_change(id, change);

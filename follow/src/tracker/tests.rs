@@ -384,3 +384,19 @@ fn a_group_that_joins_late_receives_old_and_new_events() {
     let of_b = gateway.delivered.iter().filter(|(group, _)| *group == b);
     assert_eq!(of_b.map(|(_, number)| *number).collect::<Vec<_>>(), [4, 8, 9]);
 }
+
+#[test]
+fn kept_changes_are_bounded_by_the_services_they_name() {
+    let mut gateway = Gateway::new();
+    let group = gateway.join("c");
+    for number in 1..=10 {
+        let mut change = added(number, "p");
+        change.added = (0..MOST_KEPT_SERVICES / 4).map(|id| service(&id.to_string())).collect();
+        gateway.change(group, change);
+    }
+    let InterestRequest::Pending { kept, .. } = &gateway.tracker.groups[&group].request else {
+        panic!("the interest is being requested")
+    };
+    assert_eq!(kept.len(), 4);
+    assert_eq!(kept.back().expect("four").at, end_of(10), "the oldest went");
+}
