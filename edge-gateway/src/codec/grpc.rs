@@ -21,6 +21,9 @@ use shared::model::{DataCenter, HealthCheck, Instance, Revision, ServiceKey};
 const PREFIX: usize = 5;
 /// Bytes that a request may have; a list of a thousand providers fits.
 const MAX_REQUEST: usize = 256 * 1024;
+/// Bytes of instances in one message of a state. gRPC clients accept messages of up to 4 MiB unless told
+/// otherwise, and an instance has at most some 60 KiB.
+const RESET_BYTES: usize = 2 * 1024 * 1024;
 /// The text that Service-Center's watch sends with each event.
 const SUCCESS: &str = "Watch instance successfully.";
 
@@ -67,21 +70,38 @@ pub(crate) fn bookmark(rev: Revision) -> Bytes {
     response(What::Bookmark(current::Bookmark { rev: rev.get() }))
 }
 
-/// The complete state of a provider for `muster.watch.v1`. Without a `key` the client has to forget every
-/// provider.
+/// The complete state of a provider for `muster.watch.v1`, in as many messages as it takes. Without a `key`
+/// the client has to forget every provider.
 pub(crate) fn reset(
     key: Option<&ServiceKey>,
     instances: &[Arc<Instance>],
     rev: Revision,
     since: Revision,
 ) -> Bytes {
-    let instances = instances.iter().map(|instance| (&**instance).into()).collect();
-    response(What::Reset(current::Reset {
-        key: key.map(Into::into),
-        instances,
-        rev: rev.get(),
-        since: Some(since.get()),
-    }))
+    let part = |instances: Vec<pb::Instance>, more: bool| {
+        response(What::Reset(current::Reset {
+            key: key.map(Into::into),
+            instances,
+            rev: rev.get(),
+            since: Some(since.get()),
+            more,
+        }))
+    };
+    let mut messages = BytesMut::new();
+    let mut held: Vec<pb::Instance> = Vec::new();
+    let mut bytes = 0;
+    for instance in instances {
+        let instance = pb::Instance::from(&**instance);
+        let size = instance.encoded_len();
+        if !held.is_empty() && bytes + size > RESET_BYTES {
+            messages.extend_from_slice(&part(std::mem::take(&mut held), true));
+            bytes = 0;
+        }
+        bytes += size;
+        held.push(instance);
+    }
+    messages.extend_from_slice(&part(held, false));
+    messages.freeze()
 }
 
 /// An event for Service-Center's watch.
@@ -171,6 +191,36 @@ mod tests {
         for bad in [&b""[..], b"\0\0", &good[..good.len() - 1], b"\x01\0\0\0\0", b"\0\0\0\0\x02\xff\xff"] {
             let read = read_request::<historical::WatchInstanceRequest>(Body::from(bad.to_vec())).await;
             assert_eq!(read, Err(Unreadable::NotOneMessage), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_state_takes_several_messages_below_four_mebibytes() {
+        let properties = [("large".to_owned(), "x".repeat(60_000))];
+        let instances: Vec<Arc<Instance>> = (0..200)
+            .map(|number: u32| {
+                let instance_id = number.to_string();
+                let properties = properties.clone().into_iter().collect();
+                Arc::new(Instance { instance_id, properties, ..Instance::default() })
+            })
+            .collect();
+        for count in [0, 1, 30, 200] {
+            let state = &instances[..count];
+            let mut rest = reset(Some(&ServiceKey::default()), state, Revision::new(7), Revision::new(3));
+            let mut received = Vec::new();
+            let mut more = true;
+            while more {
+                let size = u32::from_be_bytes(rest[1..PREFIX].try_into().expect("four bytes")) as usize;
+                assert!(size < 4 << 20, "{size}");
+                let message = rest.split_to(PREFIX + size).slice(PREFIX..);
+                let message = current::WatchResponse::decode(message).expect("a message");
+                let Some(What::Reset(part)) = message.what else { panic!("a reset") };
+                assert_eq!((part.rev, part.since, part.key.is_some()), (7, Some(3), true));
+                received.extend(part.instances.into_iter().map(|instance| instance.instance_id));
+                more = part.more;
+            }
+            assert!(rest.is_empty(), "nothing follows the last one");
+            assert_eq!(received, state.iter().map(|i| i.instance_id.clone()).collect::<Vec<_>>());
         }
     }
 }

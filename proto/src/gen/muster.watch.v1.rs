@@ -76,14 +76,15 @@ pub struct Bookmark {
     #[prost(uint64, tag = "1")]
     pub rev: u64,
 }
-/// The complete state of one provider. It replaces everything the client knows about that provider.
+/// The complete state of one provider, in one message or in several that follow each other. It replaces everything the
+/// client knows about that provider, once the last of them has arrived.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reset {
     /// Key of the provider. Absent: the client must forget everything it knows, about every provider. Resets with the
     /// state of each existing provider follow.
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<super::super::event::v1::ServiceKey>,
-    /// All instances of the provider.
+    /// All instances of the provider, or some of them while `more` is set.
     #[prost(message, repeated, tag = "2")]
     pub instances: ::prost::alloc::vec::Vec<super::super::event::v1::Instance>,
     /// Revision of the state. If it is lower than the revision the client resumed from, the registry's store was
@@ -93,6 +94,10 @@ pub struct Reset {
     /// Confirmed revision, as in an Event.
     #[prost(uint64, optional, tag = "4")]
     pub since: ::core::option::Option<u64>,
+    /// Further instances follow in the next message, which is a Reset of the same provider and revision. A state is divided
+    /// so that no message comes near the 4 MiB that gRPC clients accept.
+    #[prost(bool, tag = "5")]
+    pub more: bool,
 }
 /// Generated client implementations.
 pub mod watch_client {

@@ -91,7 +91,19 @@ impl OpenWatch {
                 let stamp = instance.properties.get(STAMP).map(String::as_str);
                 Some(Received::uncertain(sight(ledger, &told.action, seen, stamp, None)))
             }
-            Self::Grpc(stream) => Some(message(plan, ledger, stream.message().await.ok()??)),
+            Self::Grpc(stream) => {
+                let mut response = stream.message().await.ok()??;
+                while let Some(watch_response::What::Reset(state)) = &mut response.what
+                    && state.more
+                {
+                    let Some(watch_response::What::Reset(rest)) = stream.message().await.ok()??.what else {
+                        return None;
+                    };
+                    state.instances.extend(rest.instances);
+                    state.more = rest.more;
+                }
+                Some(message(plan, ledger, response))
+            }
         }
     }
 }
