@@ -114,17 +114,10 @@ impl App {
         let (senders, closed): (Vec<_>, Vec<_>) =
             (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
         let (others, others_known) = watch::channel(Others::default());
-        let fleet =
-            Fleet { bus: bus.clone(), readiness: readiness.clone(), others, metrics: metrics.fleet };
-        let shards = fanout::start(
-            &config.fanout,
-            &config.session,
-            &metrics.fanout,
-            senders,
-            &others_known,
-            tasks,
-        )
-        .map_err(StartError::Shards)?;
+        let fleet = Fleet { bus: bus.clone(), readiness: readiness.clone(), others, metrics: metrics.fleet };
+        let shards =
+            fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, &others_known, tasks)
+                .map_err(StartError::Shards)?;
         let (upstream, handle) =
             Upstream::new(config.upstream.clone(), bus, shards.clone(), closed, metrics.upstream);
 

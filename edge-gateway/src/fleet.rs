@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Bus, Message, Messages};
-use futures_util::StreamExt as _;
+use futures_util::StreamExt;
 use host::admin::Readiness;
 use prost::Message as _;
 use proto::event::v1 as pb;

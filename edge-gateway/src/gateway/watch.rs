@@ -77,8 +77,7 @@ impl GatewayParts {
         encoding: Encoding,
         not_admitted: &NotAdmitted,
     ) -> Option<&'static str> {
-        let is_of_old_client =
-            encoding == Encoding::Plain && matches!(watch.selector, Selector::Consumer(_));
+        let is_of_old_client = encoding == Encoding::Plain && matches!(watch.selector, Selector::Consumer(_));
         if !is_of_old_client || self.plain_end == PlainEnd::Close {
             return None;
         }

@@ -47,7 +47,9 @@ impl SessionMetrics {
                 .build(),
             turned_away: meter
                 .u64_counter("muster_edge_watches_turned_away_total")
-                .with_description("Plain watches that could not be served and were upgraded and ended at once, by reason")
+                .with_description(
+                    "Plain watches that could not be served and were upgraded and ended at once, by reason",
+                )
                 .build(),
             heartbeat_sessions: meter
                 .i64_up_down_counter("muster_edge_heartbeat_sessions")

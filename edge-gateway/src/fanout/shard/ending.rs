@@ -49,7 +49,8 @@ impl Shard {
             // slow.
             return self.wheel.set(now + ticks(SLOW_DRAIN_RECHECK), Alarm::Drain(key, since));
         }
-        let is_plain = self.audiences[session.audience as usize].encoding == Encoding::Plain;
+        let audience = session.audience as usize;
+        let is_plain = self.audiences[audience].encoding == Encoding::Plain;
         if let Some(again) = self.drain.filter(|_| is_plain).and_then(|drain| self.turn_later(drain, now)) {
             return self.wheel.set(again, Alarm::Drain(key, since));
         }
@@ -68,7 +69,8 @@ impl Shard {
     /// Turns are spread anew, so that the sessions which have waited do not all reach the gateway that
     /// becomes ready in the same moment.
     fn turn_later(&self, drain: Drain, now: Tick) -> Option<Tick> {
-        let waits = self.setup.plain_end == PlainEnd::Error && *self.setup.others.borrow() == Others::NotReady;
+        let waits =
+            self.setup.plain_end == PlainEnd::Error && *self.setup.others.borrow() == Others::NotReady;
         if !waits || now >= drain.latest {
             return None;
         }
