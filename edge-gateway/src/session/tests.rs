@@ -122,7 +122,7 @@ fn the_farewell_depends_on_the_client_and_the_reason() {
         (Farewell::Violation, Reason::Drained, b"\x83\x00"),
         (Farewell::Violation, Reason::Restored, b"\x83\x00"),
         (Farewell::Violation, Reason::HeartbeatFailed, b""),
-        (Farewell::Close, Reason::Drained, b"\x88\x28\x03\xe9this gateway is draining; watch again"),
+        (Farewell::Close, Reason::Drained, b"\x88\x27\x03\xe9this gateway is draining; watch again"),
     ] {
         let mut protocol = Protocol::new(0, &pace, farewell);
         protocol.on(Input::End(reason), 1, &pace);
