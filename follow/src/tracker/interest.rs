@@ -33,8 +33,7 @@ impl Group {
     /// True when no change is missing between what is known of the interest and this newer change.
     fn is_joined_by(&self, change: &InterestChange) -> bool {
         let position = self.interest_position();
-        change.at > position
-            && change.prev <= position.max(Position::end_of(self.interest_complete_to))
+        change.at > position && change.prev <= position.max(Position::end_of(self.interest_complete_to))
     }
 
     /// Marks the interest as being requested. Returns the effect that requests it.
