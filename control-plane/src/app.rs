@@ -135,7 +135,8 @@ impl App {
         totals::register(&meter, &registry, &address);
         observe_usage(&meter, &address);
 
-        let writer = writer.reporting(ViewMetrics::new(&meter, &address));
+        let writer =
+            writer.sharing(config.registry.shared.clone()).reporting(ViewMetrics::new(&meter, &address));
         // Not the token of the drain: the rooms go on until `DrainHandle::finish` has handed over.
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));

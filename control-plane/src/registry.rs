@@ -20,6 +20,7 @@ pub use self::error::RegistryError;
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
 use crate::store::{Store, StoreError, Txn, TxnReply};
+use crate::view::access::SharedServices;
 use crate::view::{Snapshot, View};
 
 pub(crate) mod alarm;
@@ -69,8 +70,8 @@ pub struct RegistryConfig {
     pub min_times: i32,
     /// The place where this node runs, shown by its own instance (`registry.instance.datacenter`).
     pub data_center: Option<DataCenter>,
-    /// Names of services of `default/default`, application `default`, that every tenant finds.
-    pub shared_services: Vec<String>,
+    /// The services that every tenant finds. The registry's own is one of them.
+    pub shared: SharedServices,
     /// Environment of the registry's own service, and of shared services.
     pub own_environment: String,
 }
@@ -78,9 +79,7 @@ pub struct RegistryConfig {
 impl RegistryConfig {
     /// True for a service that every tenant finds.
     pub(crate) fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
-        *tenant == Tenant::default()
-            && app_id == "default"
-            && (name == own::NAME || self.shared_services.iter().any(|shared| shared == name))
+        self.shared.contains(tenant, app_id, name)
     }
 }
 

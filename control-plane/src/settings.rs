@@ -7,8 +7,9 @@ use shared::model::DataCenter;
 
 use crate::advertise::Advertise;
 use crate::api::BodyLimits;
-use crate::registry::RegistryConfig;
+use crate::registry::{RegistryConfig, own};
 use crate::view::Protection;
+use crate::view::access::SharedServices;
 
 #[cfg(feature = "etcd")]
 mod process;
@@ -139,7 +140,7 @@ fn registry(settings: &mut Settings<'_>) -> RegistryConfig {
             )
             .into(),
         data_center: data_center(settings),
-        shared_services: shared_services(settings),
+        shared: shared_services(settings),
         own_environment: settings.get(
             "registry.environment",
             "production",
@@ -152,14 +153,15 @@ fn quota(settings: &mut Settings<'_>, key: &'static str, default: &'static str, 
     settings.live(|settings| settings.within(key, default, "1"..="10000000", help))
 }
 
-fn shared_services(settings: &mut Settings<'_>) -> Vec<String> {
+fn shared_services(settings: &mut Settings<'_>) -> SharedServices {
     let list: String = settings
         .optional(
             "registry.shared-services",
             "Comma list of services of default/default, application default, that every tenant finds.",
         )
         .unwrap_or_default();
-    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect()
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    SharedServices::new(names.chain([own::NAME]).map(String::from))
 }
 
 /// The place where this node runs. It has all three parts or none.

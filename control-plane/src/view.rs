@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 pub mod access;
 mod entry;
+pub mod finds;
 pub mod follow;
 pub mod gauges;
 pub mod history;

@@ -50,6 +50,17 @@ pub(crate) struct Declaration {
     pub(crate) providers: Vec<ServiceKey>,
 }
 
+/// A find that no dependency rule can stand for: of a name that nobody has registered, of versions that
+/// nobody has or that are hidden from the consumer, of an alias, or of a shared service.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(super) tenant: Tenant,
+    /// The name or alias that was asked for.
+    pub(super) name: Name,
+    /// The version rule.
+    pub(super) versions: String,
+}
+
 /// The value of a dependency that a Service-Center node has queued.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -121,43 +132,43 @@ impl Registry {
         let Some((view, _)) = snapshot.service(consumer) else { return Ok(false) };
         let key = ServiceKey { alias: String::new(), ..(*view.key).clone() };
         let rules = rules_of(&snapshot, &key);
-        if rules.keys.iter().any(|rule| rule == provider || rule.service_name == "*") {
+        if rules.keys.iter().any(|rule| rule.service_name == "*") {
             return Ok(false);
         }
-        // The rule says more than the note, which goes in the same transaction: the consumer is interested at
-        // every revision.
+        // The rule replaces a note about the name, in the same transaction: the consumer is interested at every
+        // revision. Beside a rule, a note therefore stands for a later find.
         let obsolete = self.note_of(&snapshot, consumer, provider);
+        if obsolete.is_none() && rules.keys.contains(provider) {
+            return Ok(false);
+        }
         let providers = vec![provider.clone()];
         self.change_rules(RuleChange { consumer: key, providers, mode: Mode::Add, obsolete }).await?;
         Ok(true)
     }
 
-    /// Notes that a consumer waits for a name. True when that was new. Cheap when it is noted already.
-    pub(super) async fn want(
-        &self,
-        consumer: &ServiceRef,
-        tenant: &Tenant,
-        name: &Name,
-    ) -> Result<bool, RegistryError> {
+    /// Notes that a consumer waits for a name. True when that was new. Cheap when it is noted already. Of
+    /// several finds of one name the last counts, as with rules.
+    pub(super) async fn want(&self, consumer: &ServiceRef, wanted: &Wanted) -> Result<bool, RegistryError> {
         let snapshot = self.view.now()?;
         if snapshot.service(consumer).is_none() {
             return Ok(false);
         }
-        let wanted = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
-        if let Some(names) = wanted {
-            let noted = names.contains(&(tenant.clone(), name.clone()));
+        let Wanted { tenant, name, versions } = wanted;
+        let names = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
+        match names.and_then(|names| names.get(&(tenant.clone(), name.clone()))) {
+            Some(noted) if noted == versions => return Ok(false),
+            Some(_) => {}
             // Names come from clients, so a consumer may note only a bounded number of them. The find itself
             // is answered all the same.
-            if noted || names.len() >= self.quotas.now().wanted {
-                return Ok(false);
-            }
+            None if names.map_or(0, |names| names.len()) >= self.quotas.now().wanted => return Ok(false),
+            None => {}
         }
         let Some(key) = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render() else {
             return Ok(false);
         };
         let txn = Txn {
             compare: vec![Compare::Exists(keys::service(consumer))],
-            then: vec![Op::put(key, "")],
+            then: vec![Op::put(key, versions.clone())],
             ..Txn::default()
         };
         Ok(self.commit(txn).await?.succeeded)
@@ -167,7 +178,7 @@ impl Registry {
     fn note_of(&self, snapshot: &Snapshot, consumer: &ServiceRef, provider: &ServiceKey) -> Option<String> {
         let wanted = (Tenant::parse(&provider.tenant)?, rule_name(provider));
         let names = snapshot.tenant(&consumer.tenant)?.wanted.get(&consumer.id)?;
-        if !names.contains(&wanted) {
+        if !names.contains_key(&wanted) {
             return None;
         }
         let (tenant, name) = wanted;
@@ -312,8 +323,12 @@ impl Registry {
             // at no time.
             if let Some(waiting) = snapshot.by_key(&consumer) {
                 for rule in dangling {
-                    let provider = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
-                    self.want(&waiting, &provider, &rule_name(rule)).await?;
+                    // A note that exists already stands for a later find of the name.
+                    if self.note_of(&snapshot, &waiting, rule).is_none() {
+                        let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
+                        let versions = rule.version.clone();
+                        self.want(&waiting, &Wanted { tenant, name: rule_name(rule), versions }).await?;
+                    }
                 }
             }
             let remaining = remaining.into_iter().cloned().collect();

@@ -6,7 +6,7 @@ use super::service::existing;
 use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
 use crate::version::VersionRule;
-use crate::view::{Snapshot, VersionEntry, select};
+use crate::view::{Snapshot, select};
 
 /// The key and version rule by which a service is looked up.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ fn newest_match(
 ) -> Result<String, RegistryError> {
     let Lookup { app_id, service_name, version, environment } = lookup;
     let name = Name::new(environment, app_id, service_name);
-    let versions = by_name_or_alias(snapshot, tenant, &name);
+    let versions = snapshot.by_name_or_alias(tenant, &name);
     if let Some(entry) = select(versions, rule).next() {
         return Ok(entry.id.clone());
     }
@@ -63,18 +63,5 @@ fn newest_match(
         Err(RegistryError::ServiceNotFound(format!("{key} does not exist.").into()))
     } else {
         Err(RegistryError::VersionNotFound(format!("{key} version mismatch.").into()))
-    }
-}
-
-/// The versions of a name or, when no service has the name, of the alias.
-pub(super) fn by_name_or_alias<'a>(
-    snapshot: &'a Snapshot,
-    tenant: &Tenant,
-    name: &Name,
-) -> &'a [VersionEntry] {
-    match snapshot.versions(tenant, name) {
-        // A name has precedence: an alias cannot hide a service that has the name itself.
-        [] => snapshot.alias_versions(tenant, name),
-        versions => versions,
     }
 }

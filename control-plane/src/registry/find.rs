@@ -9,11 +9,12 @@ use std::sync::Arc;
 use shared::model::{Instance, Service, ServiceKey, ServiceRef, Tenant};
 use tracing::warn;
 
-use super::existence::by_name_or_alias;
+use super::dependency::Wanted;
 use super::service::existing;
 use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
 use crate::version::VersionRule;
+use crate::view::finds::{Asker, Find};
 use crate::view::{ServiceView, Snapshot, access, select};
 
 /// A find request.
@@ -44,11 +45,19 @@ pub(crate) struct Found {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
-    /// The dependency rule that the find stands for. `None` for a caller without an id or when nothing
-    /// matched.
-    provider: Option<ServiceKey>,
-    /// The tenant and name of a shared service. Shared services are wanted by name, never by rule.
-    shared: Option<(Tenant, Name)>,
+    note: Note,
+}
+
+/// The form in which a find is recorded.
+#[derive(Clone, Debug)]
+enum Note {
+    /// Not at all: the caller has no id.
+    None,
+    /// As a dependency rule of these versions. A find by alias is noted as well, because other services may
+    /// have the alias too.
+    Rule(ServiceKey, Option<Wanted>),
+    /// As a wanted name: nothing was found that a rule could name, or the service is shared.
+    Wanted(Wanted),
 }
 
 /// One instance as a caller sees it.
@@ -126,7 +135,11 @@ impl Registry {
             Err(RegistryError::ServiceNotFound(_)) => {
                 // Noted even though the reply is a refusal: the consumer goes on waiting, and its watch must
                 // deliver the provider when it appears.
-                self.note_wanted(caller, query).await?;
+                if let Some(id) = &caller.consumer
+                    && let Some(wanted) = search.wanted(&*self.view.now()?)
+                {
+                    self.want(&caller.service(id), &wanted).await?;
+                }
                 // The provider may have been registered while the note was written.
                 search.run(&self.view.now()?)?
             }
@@ -163,34 +176,29 @@ impl Registry {
     async fn record_find(&self, caller: &Caller, found: &Found) -> Result<bool, RegistryError> {
         let Some(id) = &caller.consumer else { return Ok(false) };
         let consumer = caller.service(id);
-        if let Some((tenant, name)) = &found.shared {
-            return self.want(&consumer, tenant, name).await;
-        }
-        match &found.provider {
-            Some(provider) => match self.depend(&consumer, provider).await {
-                // So many consumers stand in the provider's key that one more has no place. The find itself
-                // is not refused for that; only pushes are missing.
-                Err(RegistryError::TooLarge) => {
-                    warn!(
-                        consumer.id = id,
-                        provider.name = provider.service_name,
-                        "a dependency cannot be recorded: the provider has too many consumers for one key"
-                    );
-                    Ok(false)
+        match &found.note {
+            Note::None => Ok(false),
+            Note::Wanted(wanted) => self.want(&consumer, wanted).await,
+            Note::Rule(provider, alias) => {
+                let is_new_alias = match alias {
+                    Some(wanted) => self.want(&consumer, wanted).await?,
+                    None => false,
+                };
+                match self.depend(&consumer, provider).await {
+                    // So many consumers stand in the provider's key that one more has no place. The find itself
+                    // is not refused for that; only pushes are missing.
+                    Err(RegistryError::TooLarge) => {
+                        warn!(
+                            consumer.id = id,
+                            provider.name = provider.service_name,
+                            "a dependency cannot be recorded: the provider has too many consumers for one key"
+                        );
+                        Ok(is_new_alias)
+                    }
+                    outcome => Ok(outcome? || is_new_alias),
                 }
-                outcome => outcome,
-            },
-            None => Ok(false),
+            }
         }
-    }
-
-    async fn note_wanted(&self, caller: &Caller, query: &FindQuery) -> Result<(), RegistryError> {
-        let Some(id) = &caller.consumer else { return Ok(()) };
-        let reference = caller.service(id);
-        let snapshot = self.view.now()?;
-        let Some((_, service)) = snapshot.service(&reference) else { return Ok(()) };
-        let name = Name::new(&service.environment, &query.app_id, &query.service_name);
-        self.want(&reference, &caller.tenant, &name).await.map(drop)
     }
 
     /// The instances of one service, for a caller that may see it.
@@ -209,8 +217,7 @@ impl Registry {
                 services: vec![view.clone()],
                 not_modified: is_current(sent_rev, &rev),
                 rev,
-                provider: None,
-                shared: None,
+                note: Note::None,
             })
         };
         let found = self.answer(caller, list).await?;
@@ -271,11 +278,11 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn run(&self, snapshot: &Arc<Snapshot>) -> Result<Found, RegistryError> {
+    /// The find, and the caller as far as access depends on it.
+    fn place(&self, snapshot: &Snapshot) -> Result<(Find, Option<Consumer>), RegistryError> {
         let Self { registry, caller, query, rule, .. } = self;
-        let shared = registry.is_shared(&caller.tenant, &query.app_id, &query.service_name)
-            || registry.is_shared(&Tenant::default(), &query.app_id, &query.service_name);
         // A shared service is found even for a consumer that is not registered.
+        let shared = registry.is_shared(&Tenant::default(), &query.app_id, &query.service_name);
         let consumer = match &caller.consumer {
             Some(id) if !shared => Some(consumer(snapshot, &caller.service(id))?),
             _ => None,
@@ -288,35 +295,49 @@ impl Search<'_> {
             None => &query.environment,
         };
         let name = Name::new(environment, &query.app_id, &query.service_name);
-        let versions = if query.by_alias {
-            by_name_or_alias(snapshot, &tenant, &name)
-        } else {
-            snapshot.versions(&tenant, &name)
-        };
+        Ok((Find { tenant, name, versions: (*rule).clone(), by_alias: query.by_alias }, consumer))
+    }
+
+    /// The find as a wanted name. `None` when the consumer is not registered.
+    fn wanted(&self, snapshot: &Snapshot) -> Option<Wanted> {
+        let (find, _) = self.place(snapshot).ok()?;
+        Some(Wanted { tenant: find.tenant, name: find.name, versions: self.text.to_owned() })
+    }
+
+    fn run(&self, snapshot: &Arc<Snapshot>) -> Result<Found, RegistryError> {
+        let Self { caller, query, rule, .. } = self;
+        let (find, consumer) = self.place(snapshot)?;
+        let versions = find.registered(snapshot);
         // A range that matches no version is an empty reply; an exact version that is missing is an error.
         let exact = matches!(rule, VersionRule::Exact(_));
         if versions.is_empty() || (exact && select(versions, rule).next().is_none()) {
-            return Err(self.not_found(environment));
+            return Err(self.not_found(&find.name.environment));
         }
-        let services: Vec<Arc<ServiceView>> = select(versions, rule)
-            .filter_map(|entry| snapshot.any_service(&ServiceRef::new(tenant.clone(), &entry.id)))
-            .filter(|view| view.service.is_some())
-            .filter(|view| query.tags.iter().all(|tag| view.tags.contains_key(tag)))
-            .filter(|view| consumer.as_ref().is_none_or(|(s, tags)| access::allows(view, s, tags, shared)))
-            .cloned()
+        let asker = consumer.as_ref().map(|(service, tags)| Asker { service, tags });
+        let services: Vec<Arc<ServiceView>> = find
+            .services(snapshot, asker)
+            .filter(|(_, view)| query.tags.iter().all(|tag| view.tags.contains_key(tag)))
+            .map(|(_, view)| view.clone())
             .collect();
-        // One rule stands for all versions that were found, because the rule text covers them.
-        let newest = consumer.is_some().then(|| services.first()).flatten();
-        let provider = newest.map(|view| ServiceKey {
-            version: self.text.to_owned(),
-            // Rules are stored without the alias and compared as a whole.
-            alias: String::new(),
-            ..(*view.key).clone()
-        });
         let rev = revision_of(services.iter());
         let not_modified = is_current(&query.rev, &rev);
-        let shared = shared.then_some((tenant, name));
-        Ok(Found { services, rev, not_modified, provider, shared })
+        let wanted = Wanted { tenant: find.tenant, name: find.name, versions: self.text.to_owned() };
+        let note = match (services.first(), caller.consumer.is_some()) {
+            (_, false) => Note::None,
+            // One rule stands for all versions that were found, because the rule text covers them.
+            (Some(newest), true) if consumer.is_some() => {
+                let by_alias = newest.key.service_name != query.service_name;
+                let rule = ServiceKey {
+                    version: self.text.to_owned(),
+                    // Rules are stored without the alias and compared as a whole.
+                    alias: String::new(),
+                    ..(*newest.key).clone()
+                };
+                Note::Rule(rule, by_alias.then_some(wanted))
+            }
+            _ => Note::Wanted(wanted),
+        };
+        Ok(Found { services, rev, not_modified, note })
     }
 
     fn not_found(&self, environment: &str) -> RegistryError {

@@ -1,11 +1,27 @@
 //! Visibility of providers to consumers, by application, environment and black and white rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shared::model::Service;
+use shared::model::{Service, Tenant};
 
 use super::{RuleView, ServiceView};
+
+/// The services of the default tenant that every consumer finds, by name or alias.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedServices(BTreeSet<String>);
+
+impl SharedServices {
+    /// The shared services with these names.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    /// True for the name of a shared service.
+    pub fn contains(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
+        *tenant == Tenant::default() && app_id == "default" && self.0.contains(name)
+    }
+}
 
 /// True when `consumer`, with its `tags`, may see the instances of `provider`. A `shared` provider is visible
 /// in every environment.

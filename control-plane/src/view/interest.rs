@@ -1,13 +1,13 @@
 //! Interest: the providers whose changes concern a consumer.
 //!
-//! A consumer's interest contains the providers that its dependency rules match, and the services of its
-//! wanted names. A provider's black and white rules may exclude a consumer.
+//! They are the services that would answer the finds that the consumer has made. A find is recorded as a
+//! dependency rule or, where no rule can stand for it, as a wanted name.
 
 use std::collections::BTreeSet;
 
 use shared::model::{Scope, Service, ServiceKey, ServiceRef, Tenant};
 
-use super::access;
+use super::finds::{Asker, Find};
 use super::snapshot::{Snapshot, select};
 use crate::keys::Name;
 use crate::version::VersionRule;
@@ -15,24 +15,45 @@ use crate::version::VersionRule;
 /// The interest of a consumer, or `None` when the consumer does not exist.
 pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<ServiceRef>> {
     let (view, service) = snapshot.service(consumer)?;
-    let tenant = snapshot.tenant(&consumer.tenant)?;
-    let name = Name::new(&service.environment, &service.app_id, &service.service_name);
+    let asker = Asker { service, tags: &view.tags };
     let mut found = BTreeSet::new();
-    if let Some(rules) = tenant.consumer_rules.get(&(name, service.version.clone())) {
-        for rule in rules.keys.iter() {
-            add_matching(snapshot, &consumer.tenant, service, rule, &mut found);
-        }
+    for find in recorded(snapshot, consumer, service) {
+        found.extend(find.services(snapshot, Some(asker)).map(|(provider, _)| provider));
     }
-    // A wanted name may turn out to be the alias of a service, so both are looked up.
-    for (tenant, name) in tenant.wanted.get(&consumer.id).into_iter().flat_map(|wanted| wanted.iter()) {
-        let versions = snapshot.versions(tenant, name).iter().chain(snapshot.alias_versions(tenant, name));
-        found.extend(versions.map(|v| ServiceRef::new(tenant.clone(), &v.id)));
-    }
-    found.retain(|provider| {
-        let provider = snapshot.service(provider);
-        provider.is_some_and(|(provider, _)| access::rules_allow(&provider.rules, service, &view.tags))
-    });
     Some(found)
+}
+
+/// The finds that a consumer's dependency rules and wanted names stand for.
+fn recorded(snapshot: &Snapshot, consumer: &ServiceRef, service: &Service) -> Vec<Find> {
+    let Some(tenant) = snapshot.tenant(&consumer.tenant) else { return Vec::new() };
+    let name = Name::new(&service.environment, &service.app_id, &service.service_name);
+    let rules = tenant.consumer_rules.get(&(name, service.version.clone()));
+    let wanted = tenant.wanted.get(&consumer.id);
+    let mut finds = Vec::new();
+    for rule in rules.into_iter().flat_map(|rules| rules.keys.iter()) {
+        let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| consumer.tenant.clone());
+        if rule.service_name == "*" {
+            // A rule for all services means those of the consumer's own environment.
+            let names = snapshot.tenant(&tenant).into_iter().flat_map(|view| view.names.keys());
+            for name in names.filter(|name| name.environment == service.environment) {
+                let (tenant, name) = (tenant.clone(), name.clone());
+                finds.push(Find { tenant, name, versions: VersionRule::ALL, by_alias: false });
+            }
+            continue;
+        }
+        let name = Name::new(&rule.environment, &rule.app_id, &rule.service_name);
+        finds.push(Find { tenant, name, versions: version_rule(&rule.version), by_alias: true });
+    }
+    for ((tenant, name), versions) in wanted.into_iter().flat_map(|wanted| wanted.iter()) {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        finds.push(Find { tenant, name, versions: version_rule(versions), by_alias: true });
+    }
+    finds
+}
+
+/// A stored version rule. Newer Service-Center nodes leave the version out of a rule for all versions.
+fn version_rule(text: &str) -> VersionRule {
+    VersionRule::parse(text).unwrap_or(VersionRule::ALL)
 }
 
 /// The services of a scope.
@@ -50,39 +71,34 @@ pub fn listed(snapshot: &Snapshot, tenant: &Tenant, ids: &BTreeSet<String>) -> B
     services.filter(|service| snapshot.service(service).is_some()).collect()
 }
 
-/// The services that a dependency rule of `consumer` matches. `own` is the consumer's tenant.
-pub fn matching(snapshot: &Snapshot, own: &Tenant, consumer: &Service, rule: &ServiceKey) -> Vec<ServiceRef> {
-    let mut found = BTreeSet::new();
-    add_matching(snapshot, own, consumer, rule, &mut found);
-    found.into_iter().collect()
-}
-
-fn add_matching(
+/// The services that a dependency rule of `consumer` names, regardless of access. `own` is the consumer's
+/// tenant.
+pub fn matching(
     snapshot: &Snapshot,
     own: &Tenant,
     consumer: &Service,
     rule: &ServiceKey,
-    found: &mut BTreeSet<ServiceRef>,
-) {
+) -> BTreeSet<ServiceRef> {
+    let mut found = BTreeSet::new();
     let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| own.clone());
     if rule.service_name == "*" {
-        let Some(view) = snapshot.tenant(&tenant) else { return };
+        let Some(view) = snapshot.tenant(&tenant) else { return found };
         for (name, versions) in view.names.iter() {
             // A rule for all services means those of the consumer's own environment.
             if name.environment == consumer.environment {
                 found.extend(versions.iter().map(|v| ServiceRef::new(tenant.clone(), &v.id)));
             }
         }
-        return;
+        return found;
     }
     let name = Name::new(&rule.environment, &rule.app_id, &rule.service_name);
-    // Newer Service-Center nodes leave the version out of a rule for all versions.
-    let version = VersionRule::parse(&rule.version).unwrap_or(VersionRule::ALL);
+    let version = version_rule(&rule.version);
     let versions = snapshot.versions(&tenant, &name);
     found.extend(select(versions, &version).map(|v| ServiceRef::new(tenant.clone(), &v.id)));
+    found
 }
 
-/// The consumers that a change of the versions of `name` may concern.
+/// The consumers that a change of the versions of `name`, or of access to them, may concern.
 pub fn concerned(snapshot: &Snapshot, tenant: &Tenant, name: &Name) -> BTreeSet<ServiceRef> {
     let mut found = BTreeSet::new();
     // Regardless of versions: a consumer too many costs one comparison, one too few would miss a change.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rpds::HashTrieMapSync;
 use shared::model::{Revision, Service, ServiceKey, ServiceRef, Tenant};
 
+use super::access::SharedServices;
 use super::entry::{RuleSet, ServiceView, VersionEntry};
 use crate::keys::Name;
 use crate::version::{Version, VersionRule};
@@ -20,17 +21,22 @@ pub struct Snapshot {
     pub changed: Revision,
     /// The tenants with at least one service or dependency rule.
     pub tenants: HashTrieMapSync<Tenant, Arc<TenantView>>,
-    /// For each wanted name of a tenant, the consumers that wait for it. No dependency rule says so.
+    /// For each wanted name of a tenant, the consumers that wait for it.
     pub wanted: HashTrieMapSync<(Tenant, Name), Arc<BTreeSet<ServiceRef>>>,
     /// Held instances that are not recorded in the store yet, with the revision at which they expired.
     pub unrecorded: HashTrieMapSync<(ServiceRef, String), Revision>,
     /// Services whose protection ended and which now have fewer instances than their stored usual size.
     pub shrunk: HashTrieMapSync<ServiceRef, ()>,
+    /// The services that every tenant finds. They come from the settings, not from the store.
+    pub shared: Arc<SharedServices>,
     /// The recorded domains.
     pub domains: HashTrieMapSync<String, ()>,
     /// The recorded projects.
     pub projects: HashTrieMapSync<Tenant, ()>,
 }
+
+/// The wanted names of a consumer, each with the version rule that the consumer asked for.
+pub(super) type WantedNames = BTreeMap<(Tenant, Name), String>;
 
 /// One tenant's part of the registry.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +58,7 @@ pub struct TenantView {
     /// The consumers that depend on every service of an environment.
     pub provider_rules_all: HashTrieMapSync<String, RuleSet>,
     /// The wanted names of each consumer, by its id.
-    pub wanted: HashTrieMapSync<String, Arc<BTreeSet<(Tenant, Name)>>>,
+    pub wanted: HashTrieMapSync<String, Arc<WantedNames>>,
 }
 
 impl Snapshot {
@@ -80,6 +86,15 @@ impl Snapshot {
     /// The versions of an alias, newest first.
     pub fn alias_versions(&self, tenant: &Tenant, alias: &Name) -> &[VersionEntry] {
         self.tenant(tenant).and_then(|t| t.aliases.get(alias)).map_or(&[], |versions| versions)
+    }
+
+    /// The versions of a name or, when no service has the name, of the alias.
+    pub fn by_name_or_alias(&self, tenant: &Tenant, name: &Name) -> &[VersionEntry] {
+        match self.versions(tenant, name) {
+            // A name has precedence: an alias cannot hide a service that has the name itself.
+            [] => self.alias_versions(tenant, name),
+            versions => versions,
+        }
     }
 
     /// The service with this key, by name or else by alias.

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use self::chain::Chain;
+use super::access::SharedServices;
 use super::entry::ServiceView;
 use super::history::{Change, History};
 use super::protection::Protection;
@@ -88,7 +89,7 @@ struct Applying {
 /// The entries that one revision affected, and which are looked at again at its end.
 #[derive(Default)]
 struct Affected {
-    /// Names with a changed version, or with a changed rule of one of their providers.
+    /// Names and aliases with a changed version, or with a provider to which access has changed.
     names: BTreeSet<(Tenant, Name)>,
     /// Consumers with a changed record, tag or wanted key.
     consumers: BTreeSet<ServiceRef>,
@@ -125,6 +126,13 @@ impl ViewWriter {
             skipped,
             metrics: None,
         }
+    }
+
+    /// The same writer, whose view knows the services that every tenant finds.
+    #[must_use]
+    pub fn sharing(mut self, shared: SharedServices) -> Self {
+        self.current.shared = Arc::new(shared);
+        self
     }
 
     /// The same writer, which reports to `metrics`.

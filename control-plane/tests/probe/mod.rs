@@ -12,7 +12,7 @@ use control_plane::app::{App, Parts};
 use control_plane::settings::Config;
 use control_plane::store::Store;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use control_plane::view::interest;
+use control_plane::view::{View, interest};
 use host::admin::Readiness;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -129,6 +129,11 @@ impl Probe {
         let snapshot = self.app.view.now().expect("listed");
         let providers = interest::providers(&snapshot, &consumer).expect("the consumer exists");
         providers.into_iter().map(|provider| provider.id).collect()
+    }
+
+    /// The view that the registry reads.
+    pub fn view(&self) -> &View {
+        &self.app.view
     }
 
     /// Number of held instances that are not recorded in the store yet.

@@ -69,7 +69,10 @@ impl ViewWriter {
             }
             Key::Domain(domain) => self.current.domains.insert_mut(domain.clone(), ()),
             Key::Project(tenant) => self.current.projects.insert_mut(tenant.clone(), ()),
-            Key::Wanted(consumer, tenant, name) => self.add_wanted(consumer, tenant, name, applying),
+            Key::Wanted(consumer, tenant, name) => {
+                let versions = String::from_utf8_lossy(&kv.value);
+                self.add_wanted(consumer, (tenant.clone(), name.clone()), &versions, applying);
+            }
             Key::Size(service) => self.apply_size(service, kv, applying),
             Key::Held(service, id) => self.apply_held(service, id, kv, applying),
             // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the
@@ -181,19 +184,17 @@ impl ViewWriter {
             self.skip(kv, &"the names of the service are too long");
             return;
         }
+        // Our own API never renames a service, but foreign writers may. Then the old name is affected too.
+        self.mark_name(service, applying);
         let view = self.service_mut(service);
         let is_new = view.service.is_none();
-        let key = value.key(&service.tenant);
-        // Our own API never renames a service, but foreign writers may.
-        let is_renamed = *view.key != key;
-        view.key = Arc::new(key);
+        view.key = Arc::new(value.key(&service.tenant));
         view.service = Some(Arc::new(value));
         view.unknown = (!record.unknown.is_empty()).then(|| Arc::new(record.unknown));
         view.mod_rev = kv.mod_rev;
         applying.affected.records.insert(service.clone());
-        if is_new || is_renamed {
-            applying.affected.consumers.insert(service.clone());
-        }
+        // Rules of providers look at many of its fields.
+        applying.affected.consumers.insert(service.clone());
         if is_new {
             self.tenant_mut(&service.tenant).service_count += 1;
             self.push_event_for_each_instance(service, Action::Create, applying);
@@ -201,11 +202,16 @@ impl ViewWriter {
         self.mark_name(service, applying);
     }
 
-    fn add_wanted(&mut self, consumer: &ServiceRef, tenant: &Tenant, name: &Name, applying: &mut Applying) {
-        let provider = (tenant.clone(), name.clone());
+    fn add_wanted(
+        &mut self,
+        consumer: &ServiceRef,
+        provider: (Tenant, Name),
+        versions: &str,
+        applying: &mut Applying,
+    ) {
         let wanted = &mut self.tenant_mut(&consumer.tenant).wanted;
         let mut names = wanted.get(&consumer.id).cloned().unwrap_or_default();
-        Arc::make_mut(&mut names).insert(provider.clone());
+        Arc::make_mut(&mut names).insert(provider.clone(), versions.to_owned());
         wanted.insert_mut(consumer.id.clone(), names);
         let mut consumers = self.current.wanted.get(&provider).cloned().unwrap_or_default();
         Arc::make_mut(&mut consumers).insert(consumer.clone());
@@ -241,11 +247,15 @@ impl ViewWriter {
         applying.affected.consumers.insert(consumer.clone());
     }
 
-    /// Marks the name of a provider as affected: the consumers that are interested in it may have changed.
+    /// Marks the name and the alias of a provider as affected: the consumers that are interested in it may
+    /// have changed.
     fn mark_name(&self, service: &ServiceRef, applying: &mut Applying) {
-        if let Some((_, record)) = self.current.service(service) {
-            let name = Name::new(&record.environment, &record.app_id, &record.service_name);
-            applying.affected.names.insert((service.tenant.clone(), name));
+        let Some((_, record)) = self.current.service(service) else { return };
+        for name in [&record.service_name, &record.alias] {
+            if !name.is_empty() {
+                let name = Name::new(&record.environment, &record.app_id, name);
+                applying.affected.names.insert((service.tenant.clone(), name));
+            }
         }
     }
 

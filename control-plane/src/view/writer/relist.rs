@@ -18,7 +18,7 @@ use crate::view::snapshot::Snapshot;
 impl ViewWriter {
     /// Replaces the view by the list `items`, read at revision `at`.
     pub fn reset(&mut self, items: Vec<KeyValue>, at: Revision) {
-        self.current = Snapshot::default();
+        self.current = Snapshot { shared: self.current.shared.clone(), ..Snapshot::default() };
         self.floor = at;
         self.gone.clear();
         self.interest_chain = Chain::beginning_at(at);
