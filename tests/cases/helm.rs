@@ -191,6 +191,19 @@ fn containers_get_settings_and_probes_that_exist() {
 }
 
 #[test]
+fn clients_are_told_that_the_gateways_speak_tls() {
+    for (values, query) in [(values(), ""), (everything(), "?sslEnabled=true")] {
+        let objects = objects(&values);
+        let deployments = of_kind(&objects, "Deployment");
+        let plane = deployments.iter().find(|object| object["metadata"]["name"] == "prod-control-plane");
+        let environment = &plane.expect("is there")["spec"]["template"]["spec"]["containers"][0]["env"];
+        let mut set = environment.as_array().expect("is a list").iter();
+        let advertised = set.find(|variable| variable["name"] == "MUSTER_ADVERTISE").expect("is set");
+        assert_eq!(advertised["value"], format!("prod-edge-gateway:30100{query}"));
+    }
+}
+
+#[test]
 fn selectors_ports_and_metrics_lead_somewhere() {
     let objects = objects(&everything());
     let pods: Vec<Value> = of_kind(&objects, "Deployment")
