@@ -30,7 +30,9 @@ impl Setting for Advertise {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let url: Url = format!("rest://{}", text.trim()).parse().ok()?;
+        // Some copy the endpoint of an instance, which has a scheme.
+        let text = text.trim();
+        let url: Url = format!("rest://{}", text.strip_prefix("rest://").unwrap_or(text)).parse().ok()?;
         let url = url.parts();
         let host = url.host_str().filter(|host| !host.is_empty())?;
         let port = url.port().filter(|port| *port != 0)?;
@@ -87,6 +89,7 @@ mod tests {
         {
             assert_eq!(Advertise::parse(good).expect(good).show(), good);
         }
+        assert_eq!(Advertise::parse("rest://lb:80/").map(|set| set.show()), Some("lb:80".to_owned()));
         let wrong = [
             "",
             "registry.example",
