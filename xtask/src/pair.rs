@@ -18,7 +18,7 @@ const ETCD: [(&str, &str); 3] = [
 ];
 const NATS: [(&str, &str); 1] = [("nats-server", "github.com/nats-io/nats-server/v2")];
 
-/// The newest releases that all system tests and fault cases have passed on.
+/// The newest releases that the system tests and fault cases were run on.
 pub const ETCD_VERSION: &str = "v3.7.3";
 /// As [`ETCD_VERSION`].
 pub const NATS_VERSION: &str = "v2.15.3";
