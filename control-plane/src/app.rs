@@ -27,8 +27,10 @@ use crate::publisher::Publisher;
 use crate::registry::{Registry, own, totals};
 use crate::responder::Responder;
 use crate::settings::{Config, host_name};
+use crate::standing::Standing;
 use crate::store::Store;
 use crate::store::measured::Measured;
+use crate::store::rationed::{Ration, Rationed};
 use crate::view::{self, History, View, follow, gauges};
 
 /// A control plane. It runs among its [`Tasks`] from the moment it is built.
@@ -116,7 +118,8 @@ impl App {
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
         let Parts { store, bus, config, listening, secure, meter, readiness } = parts;
         let clock = Clock::system();
-        let (writer, view) = view::empty(History::new(config.history), config.protection, clock.clone());
+        let history = History::new(config.history).within(config.history_bytes);
+        let (writer, view) = view::empty(history, config.protection, clock.clone());
         let advertised = Advertised::new(config.advertise.as_ref(), listening, secure);
         let address = advertised.address;
         if advertised.is_guessed {
@@ -128,6 +131,8 @@ impl App {
             );
         }
         // Wrapped before any room gets it, so that every call is counted.
+        let ration = Arc::new(Ration::new(&meter));
+        let store: Arc<dyn Store> = Arc::new(Rationed::new(store, ration.clone()));
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
             .reporting(RegistryMetrics::new(&meter, &address));
@@ -172,9 +177,17 @@ impl App {
         let unregistered = CancellationToken::new();
         // Not vital, because it ends with the drain while the process goes on.
         tasks.spawn_named("registration", and_then_cancel(own, &unregistered));
-        tasks.spawn_named("readiness", report_ready(view.clone(), readiness, stop.clone()));
+        let standing = Standing {
+            store: store.clone(),
+            view: view.clone(),
+            ration,
+            alarms: registry.alarms().clone(),
+            grace: config.store_grace,
+        };
+        tasks.spawn_named("standing", standing.run(readiness.condition("store"), stop.clone()));
+        tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
-        let router = api::router(Api::new(registry.clone(), config.bodies));
+        let router = api::router(Api::new(registry.clone(), config.bodies).ready_as(readiness));
         let service =
             Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone(), view.clone());
         let drain = DrainHandle {

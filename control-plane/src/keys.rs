@@ -141,6 +141,31 @@ impl Key {
         })
     }
 
+    /// The tenant to which the key belongs. A wanted key belongs to the consumer that waits.
+    pub fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Service(of)
+            | Self::Instance(of, _)
+            | Self::Lease(of, _)
+            | Self::Schema(of, _)
+            | Self::SchemaSummary(of, _)
+            | Self::SchemaRef(of, _)
+            | Self::Tags(of)
+            | Self::Rule(of, _)
+            | Self::DependencyQueue(of, _)
+            | Self::Wanted(of, _, _)
+            | Self::Size(of)
+            | Self::Held(of, _) => Some(&of.tenant),
+            Self::ServiceIndex(tenant, _, _)
+            | Self::ServiceAlias(tenant, _, _)
+            | Self::ConsumerRule(tenant, _, _)
+            | Self::ProviderRule(tenant, _, _)
+            | Self::ProviderRuleAll(tenant, _)
+            | Self::Project(tenant) => Some(tenant),
+            Self::Domain(_) | Self::Other => None,
+        }
+    }
+
     /// The key as the store has it; `None` for [`Key::Other`].
     pub fn render(&self) -> Option<String> {
         Some(match self {

@@ -22,6 +22,7 @@ pub mod record;
 pub mod registry;
 pub mod responder;
 pub mod settings;
+pub(crate) mod standing;
 pub mod store;
 pub mod version;
 pub mod view;

@@ -30,6 +30,11 @@ pub struct Config {
     pub bodies: BodyLimits,
     /// Number of changes that are kept for replays.
     pub history: usize,
+    /// Bytes of changes that are kept for replays.
+    pub history_bytes: usize,
+    /// The time without an answer of the store, or without progress of the view, after which the plane is
+    /// not ready.
+    pub store_grace: Duration,
     /// The time after which a dead publisher is replaced.
     pub publisher_ttl: Duration,
     /// Pause between two looks for dependencies that Service-Center nodes left in the queue.
@@ -66,6 +71,21 @@ impl Read for Config {
                 "100000",
                 "100"..="10000000",
                 "Number of changes kept in memory. With them gateways catch up without the full state.",
+            ),
+            history_bytes: settings
+                .within::<Size>(
+                    "registry.history-bytes",
+                    "128MiB",
+                    "1MiB"..="64GiB",
+                    "Size of the changes kept in memory; whichever bound is reached first counts.",
+                )
+                .0,
+            store_grace: settings.within(
+                "registry.store-grace",
+                "3s",
+                "1s"..="1h",
+                "Time without an answer of the store, or without progress of the watch on it, after which a control \
+                 plane is not ready.",
             ),
             queue_pause: settings.within(
                 "registry.queue-pause",

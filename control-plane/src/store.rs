@@ -19,6 +19,7 @@ pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod measured;
+pub(crate) mod rationed;
 pub(crate) mod trace;
 
 /// The id of a lease. Never zero.
@@ -274,6 +275,30 @@ pub enum StoreError {
     /// The request is malformed, and will not succeed when repeated.
     #[error("the store refused: {0}")]
     Refused(String),
+    /// The store has no room for any write, until an operator makes room.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// The store is nearly full, and this tenant has recently written most. The write did not happen.
+    #[error("the store is nearly full, and this tenant has written much of late")]
+    Rationed,
+}
+
+/// The room that the store's data takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSpace {
+    /// The bytes that count against the quota.
+    pub used: u64,
+    /// The most bytes that the store accepts.
+    pub quota: u64,
+    /// The store has reached its quota once, and refuses every write since.
+    pub full: bool,
+}
+
+impl StoreSpace {
+    /// The part of the quota that is in use.
+    pub fn share(&self) -> f64 {
+        if self.quota == 0 { 0.0 } else { self.used as f64 / self.quota as f64 }
+    }
 }
 
 /// An ordered key-value store. Every call has its own deadline, after which it ends with
@@ -310,6 +335,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Drops the history before `rev`.
     async fn compact(&self, rev: Revision) -> Result<(), StoreError>;
+
+    /// The room that the store's data takes. `None` if the store has no quota, or does not tell.
+    async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
+        Ok(None)
+    }
 
     /// The addresses of the store, for `/admin/clusters`.
     fn endpoints(&self) -> Vec<String>;

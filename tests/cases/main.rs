@@ -28,5 +28,6 @@ mod store_cluster;
 mod store_disk;
 mod store_etcd;
 mod store_faults;
+mod store_full;
 mod store_security;
 mod traces;

@@ -1,6 +1,6 @@
 //! Service while the store or the bus is away.
 
-use harness::{Pair, World, eventually};
+use harness::{Direction, Pair, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,4 +77,43 @@ async fn a_publisher_that_is_killed_is_replaced_without_a_gap() {
     for n in 1..50 {
         watcher.expect("UPDATE", "i", &n.to_string()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_without_its_store_is_passed_by() {
+    let world = World::with().planes(2).linked().start().await;
+    let client = world.client(0);
+    let provider = client.service("order").await;
+    client.instance_with(&provider, "i", 300).await;
+    let heartbeat = format!("/microservices/{provider}/instances/i/heartbeat");
+    let lonely = &world.control_planes[0];
+    let link = lonely.store.as_ref().expect("a world of links");
+    // Half open, as after a firewall has forgotten the connection: nothing is refused, and nothing comes.
+    link.freeze(Direction::ToServer);
+    link.freeze(Direction::ToClient);
+    for n in 0..50 {
+        let answer = client.call("PUT", &heartbeat, "", &serde_json::Value::Null).await;
+        assert_eq!(answer.status, 200, "heartbeat {n} of a live instance: {}", answer.text());
+    }
+    let gateway = &world.gateways[0];
+    eventually("the lonely control plane says that it is not ready", || async {
+        (gateway.metric("muster_edge_control_planes_ready", "").await == 1.0).then_some(())
+    })
+    .await;
+    for n in 0..50 {
+        let id = format!("new-{n:02}");
+        client.instance(&provider, &id).await;
+        let read = client.get(&format!("/v4/default/registry/microservices/{provider}/instances/{id}")).await;
+        assert_eq!(
+            read.status,
+            200,
+            "a find is answered by the replica that follows the store: {}",
+            read.text()
+        );
+    }
+    link.mend().await;
+    eventually("it is ready again", || async {
+        (gateway.metric("muster_edge_control_planes_ready", "").await == 2.0).then_some(())
+    })
+    .await;
 }

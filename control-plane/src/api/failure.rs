@@ -79,6 +79,10 @@ codes! {
     Internal = "500003", 500, "Internal server error";
     /// The store did not answer. A write may or may not have happened.
     Unavailable = "500011", 500, "Registry service is unavailable";
+    /// The store accepts no writes, until an operator has made room.
+    StoreFull = "500011", 507, "Registry service is unavailable";
+    /// The store is nearly full, and this tenant has written much of late.
+    Rationed = "400100", 429, "Not enough quota";
     /// This replica cannot answer now. Another one, or this one in a moment, can.
     NotReady = "500011", 503, "Registry service is unavailable";
 }
@@ -137,6 +141,15 @@ impl From<RegistryError> for Failure {
             | E::Commit(source) => code_of_store(source),
         };
         log(code, &error);
+        // These two concern the store, not the operation that happened to meet them.
+        match code {
+            Code::StoreFull => return Self::new(code, "the store is full; an operator has to make room"),
+            Code::Rationed => {
+                let detail = "the store is nearly full, and this tenant has written much of late; write less, or later";
+                return Self::new(code, detail);
+            }
+            _ => {}
+        }
         match error {
             E::Invalid(detail) | E::ServiceNotFound(detail) | E::VersionNotFound(detail) => {
                 Self { code, detail }
@@ -156,6 +169,8 @@ fn code_of_store(error: &StoreError) -> Code {
             Code::Unavailable
         }
         StoreError::Refused(_) | StoreError::TooLarge(_) => Code::Internal,
+        StoreError::Full(_) => Code::StoreFull,
+        StoreError::Rationed => Code::Rationed,
     }
 }
 
@@ -171,7 +186,7 @@ fn log(code: Code, error: &RegistryError) {
         }
         // During an outage every request fails, and the alarm and the store's room report the outage already.
         // A line for each request is for those who look for one.
-        Code::Unavailable | Code::NotReady => {
+        Code::Unavailable | Code::NotReady | Code::StoreFull => {
             let cause = error.with_sources();
             debug!(request.id = host::http::request_id(), cause, "a request could not be answered");
         }
@@ -193,8 +208,13 @@ impl IntoResponse for Failure {
         }
         let mut response = reply::raw_json(body.to_string());
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
-        if self.code == Code::NotReady {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let retry_after = match self.code {
+            Code::NotReady => Some("1"),
+            Code::Rationed => Some("30"),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
@@ -210,6 +230,8 @@ mod tests {
             let thousands: u16 = code.number()[..3].parse().expect("digits");
             let expected = match code {
                 Code::NotReady => 503,
+                Code::StoreFull => 507,
+                Code::Rationed => 429,
                 Code::BodyLate => 408,
                 _ => thousands,
             };
@@ -225,6 +247,8 @@ mod tests {
             (StoreError::Refused(secret.into()), Code::Internal),
             (StoreError::Compacted(shared::model::Revision::default()), Code::Unavailable),
             (StoreError::LeaseNotFound, Code::Unavailable),
+            (StoreError::Full(secret.into()), Code::StoreFull),
+            (StoreError::Rationed, Code::Rationed),
         ] {
             for wrap in [
                 RegistryError::ReadSchema,

@@ -67,8 +67,12 @@ async fn health(State(api): State<Api>) -> Reply {
     Ok(response)
 }
 
-/// Succeeds once the registry has been read. Old clients take 200 and 404 of this path as leave to go on.
+/// Succeeds once the registry has been read, while the store answers, and until a drain. Old clients take 200
+/// and 404 of this path as leave to go on, and gateways prefer the nodes that succeed.
 async fn readiness(State(api): State<Api>) -> Reply {
     api.registry().view().now().map_err(RegistryError::ReadView)?;
+    if api.readiness().is_some_and(|readiness| !readiness.report().ready) {
+        return Err(Failure::new(NotReady, "this node is not ready; its admin port says why"));
+    }
     reply::empty()
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use host::admin::Readiness;
+
 use crate::registry::Registry;
 
 /// The state that handlers share. Cheap to clone.
@@ -11,6 +13,7 @@ pub(crate) struct Api(Arc<Shared>);
 struct Shared {
     registry: Registry,
     limits: BodyLimits,
+    readiness: Option<Readiness>,
 }
 
 /// Largest bodies of requests, in bytes.
@@ -33,7 +36,18 @@ impl BodyLimits {
 
 impl Api {
     pub(crate) fn new(registry: Registry, limits: BodyLimits) -> Self {
-        Self(Arc::new(Shared { registry, limits }))
+        Self(Arc::new(Shared { registry, limits, readiness: None }))
+    }
+
+    /// The same state in a process whose readiness is that of this node.
+    pub(crate) fn ready_as(self, readiness: Readiness) -> Self {
+        let Self(shared) = self;
+        let registry = shared.registry.clone();
+        Self(Arc::new(Shared { registry, limits: shared.limits, readiness: Some(readiness) }))
+    }
+
+    pub(super) fn readiness(&self) -> Option<&Readiness> {
+        self.0.readiness.as_ref()
     }
 
     pub(super) fn registry(&self) -> &Registry {

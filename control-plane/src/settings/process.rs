@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bus::NatsConfig;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
-use settings::{Config as Read, Secret, Settings, Url};
+use settings::{Config as Read, Secret, Settings, Size, Url};
 
 use super::Config;
 use crate::store::etcd::{DEFAULT_ENDPOINT, EtcdConfig, EtcdTls};
@@ -81,6 +81,14 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
             "100ms"..="1m",
             "Deadline of a call to etcd.",
         ),
+        quota: settings
+            .within::<Size>(
+                "etcd.quota",
+                "2GiB",
+                "1MiB"..="1024GiB",
+                "etcd's --quota-backend-bytes. etcd 3.6 and later tell theirs, and this is not used.",
+            )
+            .0 as u64,
         tls: encrypted.then(|| EtcdTls { ca_pem, identity_pem: certificate.zip(key), server_name: None }),
         user: user.map(|name| (name, password.map_or_else(String::new, |p| p.expose().to_owned()))),
         ..default

@@ -25,7 +25,9 @@ use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
+use super::{
+    LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchItem, WatchStream,
+};
 
 mod barrier;
 mod calls;
@@ -58,6 +60,8 @@ pub struct EtcdConfig {
     pub watch_probe: Duration,
     /// A watch breaks when a progress request has no response for this long.
     pub watch_idle_timeout: Duration,
+    /// The quota of a member in bytes, for versions that do not tell theirs (before 3.6).
+    pub quota: u64,
     /// TLS settings; without them the connection is plain text.
     pub tls: Option<EtcdTls>,
     /// The user name and the password.
@@ -75,6 +79,8 @@ impl Default for EtcdConfig {
             connect_timeout: Duration::from_secs(2),
             watch_probe: Duration::from_secs(3),
             watch_idle_timeout: Duration::from_secs(8),
+            // etcd's own default.
+            quota: 2 << 30,
             tls: None,
             user: None,
         }
@@ -296,6 +302,24 @@ impl Store for EtcdStore {
             })
             .await;
         self.with_compacted_revision(result.map(drop)).await
+    }
+
+    async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
+        let status = self.call(|client| {
+            let mut client = client.clone();
+            async move { client.status().await }
+        });
+        let status = match status.await {
+            // From 3.6 on only administrators may ask. Nothing is known then, which is no failure.
+            Err(StoreError::Refused(_)) => return Ok(None),
+            status => status?,
+        };
+        // Not the bytes in use: etcd compares the size of its file, which only a defragmentation reduces.
+        let used = u64::try_from(status.db_size()).unwrap_or(0);
+        let told = u64::try_from(status.db_size_quota()).unwrap_or(0);
+        let quota = if told > 0 { told } else { self.config.quota };
+        let full = status.errors().iter().any(|error| error.contains("NOSPACE"));
+        Ok(Some(StoreSpace { used, quota, full }))
     }
 
     fn endpoints(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ use shared::clock::Clock;
 use shared::model::Revision;
 
 use super::trace::context_write;
-use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
+use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchStream};
 
 /// The `operation` labels. All series exist from the start, so that rates begin at zero.
 const OPERATIONS: [&str; 7] = ["GET", "TXN", "LEASE_GRANT", "LEASE_RENEW", "LEASE_REVOKE", "SYNC", "COMPACT"];
@@ -122,6 +122,11 @@ impl Store for Measured {
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
         let begun = Instant::now();
         self.report("COMPACT", begun, self.inner.compact(rev).await)
+    }
+
+    async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
+        // Not counted: Service-Center has no such operation.
+        self.inner.space().await
     }
 
     fn endpoints(&self) -> Vec<String> {

@@ -12,6 +12,9 @@ pub fn register(meter: &Meter, view: &View) {
     gauge(meter, view, "muster_view_history_changes", "Changes kept in the history for replays.", |view| {
         view.history().len() as u64
     });
+    gauge(meter, view, "muster_view_history_bytes", "Approximate size of the history.", |view| {
+        view.history().bytes() as u64
+    });
     gauge(meter, view, "muster_protection_held_instances", "Expired instances that are held.", |view| {
         sum_over_services(view, |service| service.held.size() as u64)
     });

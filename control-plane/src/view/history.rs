@@ -1,13 +1,14 @@
 //! The recent changes: enough for a new publisher to continue after the previous one, and for a gateway to
 //! catch up without the full state.
 //!
-//! The history is bounded by a number of changes. The oldest go first, and [`History::since`] reports when
+//! The history is bounded by a number of changes and by their size. The oldest go first, and [`History::since`] reports when
 //! some of the requested ones have gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::InstanceEvent;
 use shared::model::Revision;
@@ -46,10 +47,31 @@ impl Change {
     }
 }
 
+/// The approximate size of a change beside its texts: allocations, counters, positions.
+const OVERHEAD: usize = 256;
+
+/// The approximate size of a change in memory. Texts that changes share are counted with each of them, so
+/// the history may be smaller than this says, and never larger.
+fn size(change: &Change) -> usize {
+    match change {
+        Change::Instance(event) => {
+            let instance = &event.instance;
+            let endpoints: usize = instance.endpoints.iter().map(|endpoint| endpoint.len() + 32).sum();
+            let properties: usize =
+                instance.properties.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
+            2 * OVERHEAD + endpoints + properties
+        }
+        Change::Interest(change) => OVERHEAD + 2 * change.encoded_len(),
+        Change::Services(change) => OVERHEAD + 2 * change.encoded_len(),
+    }
+}
+
 /// The recent changes, in order.
 pub struct History {
     state: RwLock<HistoryState>,
     capacity: usize,
+    /// The most bytes of changes. The newest revision is kept in any case.
+    byte_limit: usize,
 }
 
 #[derive(Default)]
@@ -57,6 +79,7 @@ struct HistoryState {
     /// Every change after this revision is in `changes`.
     complete_since: Revision,
     changes: VecDeque<Change>,
+    bytes: usize,
 }
 
 /// The changes after a revision.
@@ -71,7 +94,12 @@ pub struct Since {
 impl History {
     /// A history of at most `capacity` changes, and of one at least.
     pub fn new(capacity: usize) -> Self {
-        Self { state: RwLock::default(), capacity: capacity.max(1) }
+        Self { state: RwLock::default(), capacity: capacity.max(1), byte_limit: usize::MAX }
+    }
+
+    /// The same history with at most about `bytes` of changes.
+    pub fn within(self, bytes: usize) -> Self {
+        Self { byte_limit: bytes, ..self }
     }
 
     /// A history for tests that is complete after `since`.
@@ -87,19 +115,27 @@ impl History {
     pub(super) fn restart(&self, rev: Revision) {
         let mut state = self.state.write();
         state.changes.clear();
+        state.bytes = 0;
         state.complete_since = rev;
     }
 
-    /// Adds the changes of one revision, and drops the oldest revisions when there are too many changes.
+    /// Adds the changes of one revision, and drops the oldest revisions when there is too much.
     pub(super) fn extend(&self, changes: impl IntoIterator<Item = Change>) {
         let mut state = self.state.write();
-        state.changes.extend(changes);
-        while state.changes.len() > self.capacity {
+        for change in changes {
+            state.bytes += size(&change);
+            state.changes.push_back(change);
+        }
+        let newest = state.changes.back().map(Change::rev);
+        while state.changes.len() > self.capacity || state.bytes > self.byte_limit {
             // A revision goes as a whole. Half of one would look complete, since completeness is kept by
             // revision.
             let Some(rev) = state.changes.front().map(Change::rev) else { break };
-            while state.changes.front().is_some_and(|change| change.rev() == rev) {
-                state.changes.pop_front();
+            if Some(rev) == newest && state.changes.len() <= self.capacity {
+                break;
+            }
+            while let Some(change) = state.changes.pop_front_if(|change| change.rev() == rev) {
+                state.bytes -= size(&change);
             }
             state.complete_since = rev;
         }
@@ -133,6 +169,11 @@ impl History {
         self.state.read().changes.len()
     }
 
+    /// The approximate size of the changes in the history.
+    pub fn bytes(&self) -> usize {
+        self.state.read().bytes
+    }
+
     /// True when the history has no change.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -141,6 +182,9 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use shared::event::{Action, Position, Via};
+    use shared::model::{Instance, ServiceRef, Tenant};
+
     use super::*;
 
     fn change(rev: u64) -> Change {
@@ -158,6 +202,36 @@ mod tests {
         assert_eq!(all.changes.iter().map(|change| change.rev().get()).collect::<Vec<_>>(), [12, 13, 14]);
         assert!(!all.complete);
         assert!(history.since(11.into(), 99.into(), |_| true).complete);
+    }
+
+    #[test]
+    fn large_changes_are_dropped_by_their_size() {
+        let change = |rev: u64, bytes: usize| {
+            let properties = [("key".to_owned(), "x".repeat(bytes))].into();
+            let instance = Instance { properties, ..Default::default() };
+            Change::Instance(Arc::new(InstanceEvent {
+                provider: ServiceRef::new(Tenant::default(), "provider"),
+                at: Position::first_of(rev.into()),
+                prev: Position::default(),
+                action: Action::Update,
+                key: Arc::default(),
+                instance: Arc::new(instance),
+                mod_rev: rev.into(),
+                committed_at: 0,
+                via: Via::default(),
+            }))
+        };
+        let history = History::new(1_000).within(100_000);
+        (1..=500).for_each(|rev| history.extend([change(rev, 10_000)]));
+        assert!((1..10).contains(&history.len()) && history.bytes() <= 100_000, "{}", history.len());
+        assert!(!history.since(400.into(), 500.into(), |_| true).complete);
+        assert!(history.since(history.complete_since(), 500.into(), |_| true).complete);
+        history.extend([change(501, 1_000_000)]);
+        assert_eq!(history.len(), 1, "the newest revision is kept in any case");
+        history.extend([change(502, 1)]);
+        assert_eq!((history.len(), history.bytes()), (1, size(&change(502, 1))));
+        history.restart(600.into());
+        assert_eq!(history.bytes(), 0);
     }
 
     #[test]

@@ -1,68 +1,165 @@
-//! The order in which replicas are tried: healthy ones in turn, then those whose failure is longest ago.
+//! The order in which replicas are tried for a class of requests.
+//!
+//! Ready replicas come first, in turn. Then come those that answer but are not ready, those that recently
+//! failed at this class, and at last those that do not answer, the longest ago first. None is left out: a
+//! replica without its store still answers reads when all others are gone.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// The time for which a failure at a class of requests counts. Meanwhile the replica notices its own trouble.
+const FAULT_COUNTS: Duration = Duration::from_secs(5);
+
+/// The classes of requests at which a replica can fail while it serves the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestClass {
+    /// Served from the replica's memory, and sometimes confirmed by the store.
+    Read,
+    /// Needs the store.
+    Write,
+}
+
+/// The standing of a replica that answers a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplicaState {
+    Ready,
+    /// It answers, and says that it should not be given work.
+    NotReady,
+}
 
 /// The health of each replica, as its last answer or failure shows it.
 #[derive(Debug)]
 pub(super) struct Health {
-    /// The number of the replica's last failure, counted over all replicas; 0 while it answers.
-    failed: Vec<AtomicU64>,
+    replicas: Vec<ReplicaHealth>,
     failures: AtomicU64,
     turn: AtomicUsize,
+    /// The origin of the times below.
+    began: Instant,
+}
+
+#[derive(Debug, Default)]
+struct ReplicaHealth {
+    /// The number of the replica's last failure, counted over all replicas; 0 while it answers.
+    failed: AtomicU64,
+    is_not_ready: AtomicBool,
+    /// For each class, the milliseconds until which its last fault counts.
+    faulty_until: [AtomicU64; 2],
 }
 
 impl Health {
     /// The given number of replicas, all of them healthy until they fail.
     pub(super) fn new(replicas: usize) -> Self {
-        let failed = std::iter::repeat_with(AtomicU64::default).take(replicas).collect();
-        Self { failed, failures: AtomicU64::new(0), turn: AtomicUsize::new(0) }
+        let replicas = std::iter::repeat_with(ReplicaHealth::default).take(replicas).collect();
+        Self { replicas, failures: AtomicU64::new(0), turn: AtomicUsize::new(0), began: Instant::now() }
     }
 
     /// All replicas, the best first.
-    pub(super) fn order(&self) -> Vec<usize> {
-        let count = self.failed.len();
+    pub(super) fn order(&self, class: RequestClass, now: Instant) -> Vec<usize> {
+        let count = self.replicas.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let now = self.millis(now);
         let mut order: Vec<usize> = (0..count).map(|n| (turn.wrapping_add(n)) % count).collect();
-        // The sort is stable: among healthy replicas the turn decides.
-        order.sort_by_key(|replica| self.failed[*replica].load(Ordering::Relaxed));
+        // The sort is stable: among equals the turn decides.
+        order.sort_by_key(|replica| {
+            let health = &self.replicas[*replica];
+            (
+                health.failed.load(Ordering::Relaxed),
+                health.faulty_until[class as usize].load(Ordering::Relaxed) > now,
+                health.is_not_ready.load(Ordering::Relaxed),
+            )
+        });
         order
     }
 
-    /// Notes that a replica answered; true if it had failed before.
+    /// Notes that a replica answered a request; true if it had failed before.
     pub(super) fn answered(&self, replica: usize) -> bool {
+        let failed = &self.replicas[replica].failed;
         // The load comes first because this runs for each request: healthy replicas share the cache line
         // unwritten.
-        self.failed[replica].load(Ordering::Relaxed) != 0
-            && self.failed[replica].swap(0, Ordering::Relaxed) != 0
+        failed.load(Ordering::Relaxed) != 0 && failed.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Notes that a replica did not answer; true if it was healthy before.
     pub(super) fn failed(&self, replica: usize) -> bool {
         let now = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        self.failed[replica].swap(now, Ordering::Relaxed) == 0
+        self.replicas[replica].failed.swap(now, Ordering::Relaxed) == 0
     }
 
-    /// The number of healthy replicas.
-    pub(super) fn healthy(&self) -> usize {
-        self.failed.iter().filter(|failed| failed.load(Ordering::Relaxed) == 0).count()
+    /// Notes the finding of a probe that was answered; true if that is a change.
+    pub(super) fn set_ready(&self, replica: usize, is_ready: bool) -> bool {
+        self.replicas[replica].is_not_ready.swap(!is_ready, Ordering::Relaxed) == is_ready
+    }
+
+    /// Notes that a replica failed at a request that another one answered; true if it had not failed at its
+    /// class of late.
+    pub(super) fn faulty(&self, replica: usize, class: RequestClass, now: Instant) -> bool {
+        let until = self.millis(now + FAULT_COUNTS);
+        let before = self.replicas[replica].faulty_until[class as usize].swap(until, Ordering::Relaxed);
+        before <= self.millis(now)
+    }
+
+    /// The number of replicas that answer.
+    pub(super) fn answering(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.failed.load(Ordering::Relaxed) == 0).count()
+    }
+
+    /// The number of replicas that answer and are ready.
+    pub(super) fn ready(&self) -> usize {
+        let is_ready = |replica: &&ReplicaHealth| {
+            replica.failed.load(Ordering::Relaxed) == 0 && !replica.is_not_ready.load(Ordering::Relaxed)
+        };
+        self.replicas.iter().filter(is_ready).count()
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::RequestClass::{Read, Write};
     use super::*;
 
     #[test]
     fn healthy_replicas_take_turns_and_the_longest_failed_is_next() {
         let health = Health::new(4);
+        let now = Instant::now();
         assert!(health.failed(1) && health.failed(0) && !health.failed(1));
-        assert_eq!(health.healthy(), 2);
-        let orders: Vec<_> = (0..4).map(|_| health.order()).collect();
+        assert_eq!(health.answering(), 2);
+        let orders: Vec<_> = (0..4).map(|_| health.order(Read, now)).collect();
         for order in &orders {
             assert_eq!(order[2..], [0, 1], "the last failure of 0 is before that of 1");
         }
         assert!(orders.iter().any(|order| order[0] == 2) && orders.iter().any(|order| order[0] == 3));
         assert!(health.answered(1) && !health.answered(1));
-        assert_eq!(health.order()[3], 0);
+        assert_eq!(health.order(Read, now)[3], 0);
+    }
+
+    #[test]
+    fn a_replica_that_is_not_ready_is_asked_after_ready_ones() {
+        let health = Health::new(3);
+        let now = Instant::now();
+        assert!(health.set_ready(0, false) && !health.set_ready(0, false));
+        assert_eq!((health.answering(), health.ready()), (3, 2));
+        health.failed(1);
+        for _ in 0..6 {
+            assert_eq!(health.order(Read, now), [2, 0, 1], "and before those that do not answer");
+        }
+        assert!(health.set_ready(0, true));
+        assert_eq!(health.ready(), 2);
+    }
+
+    #[test]
+    fn a_fault_counts_for_its_class_and_for_a_while() {
+        let health = Health::new(2);
+        let now = Instant::now();
+        assert!(health.faulty(0, Write, now) && !health.faulty(0, Write, now));
+        for _ in 0..4 {
+            assert_eq!(health.order(Write, now), [1, 0]);
+        }
+        assert_ne!(health.order(Read, now), health.order(Read, now), "both take turns at reads");
+        let later = now + FAULT_COUNTS + Duration::from_millis(1);
+        assert_ne!(health.order(Write, later), health.order(Write, later));
     }
 }

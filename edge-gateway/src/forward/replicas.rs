@@ -1,19 +1,22 @@
 //! Control planes over the network: pooled connections, streaming bodies, deadlines, one second attempt.
 //!
-//! A request goes to a healthy replica. If that one does not answer, the request goes once to another
-//! replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and that its
-//! body is small enough to be held.
+//! A request goes to a ready replica. If that one fails or stays silent for a moment, the request goes once to
+//! another replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and that
+//! its body is small enough to be held. A replica that failed where another succeeded is asked later for
+//! requests of that class: without its store, a control plane still serves reads, but no heartbeats.
 //!
 //! A replica is down at once when no connection to it can be opened, or when a probe fails. Any other failure
 //! of a request only asks for a probe at once: a client may cause it, with a body that breaks off, stalls or
 //! is refused halfway, and clients must not be able to mark control planes as dead.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::Either;
 use host::http::is_late;
 use host::lifecycle::Tasks;
 use host::tls::{self, ClientFiles, TlsError};
@@ -28,13 +31,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::health::Health;
+use super::health::{Health, ReplicaState, RequestClass};
 use super::upload::Upload;
-use super::{Forward, NotForwarded, is_heartbeat};
+use super::{Forward, NotForwarded};
 use crate::metrics::ForwardMetrics;
 
 /// The addresses of control planes, and how long they may take.
@@ -51,6 +54,8 @@ pub struct ForwardConfig {
     pub answer_timeout: Duration,
     /// The pause between two probes of each replica, and the time that a probe may take, up to ten seconds.
     pub probe_interval: Duration,
+    /// The time after which an idempotent request that has no answer yet goes to another replica as well.
+    pub second_try_after: Duration,
     /// Bodies up to this many bytes are held so that a request can be sent a second time.
     pub replayable_body: usize,
 }
@@ -64,6 +69,8 @@ impl Default for ForwardConfig {
             // A read that waits for a revision takes a few seconds at most.
             answer_timeout: Duration::from_secs(30),
             probe_interval: Duration::from_secs(2),
+            // Usual answers take milliseconds. A replica whose link to the store is silent takes seconds to fail.
+            second_try_after: Duration::from_secs(1),
             // An instance has 5 KB at most; schemas are larger and rare.
             replayable_body: 64 * 1024,
         }
@@ -89,6 +96,9 @@ pub enum ForwardError {
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// The time that a probe may take, however long the pause between two of them is.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
+/// The most requests that wait for two replicas at once. In an overload, when everything is slow, second tries
+/// must not double the load.
+const MOST_SECOND_TRIES: usize = 256;
 /// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
 
@@ -102,6 +112,7 @@ struct ReplicaSet {
     health: Health,
     /// For each replica, a request that failed and asks for a probe.
     suspected: Vec<Notify>,
+    second_tries: Semaphore,
     reachable: watch::Sender<bool>,
     config: ForwardConfig,
     metrics: ForwardMetrics,
@@ -123,6 +134,7 @@ impl Replicas {
         let set = Arc::new(ReplicaSet {
             health: Health::new(addresses.len()),
             suspected: addresses.iter().map(|_| Notify::new()).collect(),
+            second_tries: Semaphore::new(MOST_SECOND_TRIES),
             addresses,
             client: client(&config)?,
             reachable: watch::Sender::new(false),
@@ -184,6 +196,29 @@ enum AttemptError {
     Client(NotForwarded),
 }
 
+/// The outcome of one attempt.
+type Attempt = Result<Response<Body>, AttemptError>;
+
+/// The class of a request. A batch find is a read although it is sent by `POST`.
+fn class_of(method: &Method, path: &str) -> RequestClass {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => RequestClass::Read,
+        Method::POST if path.ends_with("/instances/action") => RequestClass::Read,
+        _ => RequestClass::Write,
+    }
+}
+
+/// True for an answer that another replica may improve: this one fails, or cannot reach its store.
+fn is_fault(answer: &Response<Body>) -> bool {
+    matches!(
+        answer.status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
 impl From<AttemptError> for NotForwarded {
     fn from(error: AttemptError) -> Self {
         match error {
@@ -205,9 +240,9 @@ fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
 impl ReplicaSet {
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         let (parts, body) = request.into_parts();
-        let is_idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
-            || is_heartbeat(&parts.method, parts.uri.path());
-        let order = self.health.order();
+        let class = class_of(&parts.method, parts.uri.path());
+        let is_idempotent = class == RequestClass::Read || parts.method == Method::PUT;
+        let order = self.health.order(class, Instant::now());
         let first = order.first().copied().unwrap_or(0);
         let second = match order.get(1) {
             Some(second) if self.can_hold(&body) => *second,
@@ -219,27 +254,91 @@ impl ReplicaSet {
             Err(error) if is_late(&error) => return Err(NotForwarded::BodyLate),
             Err(_) => return Err(NotForwarded::BodyBroken),
         };
-        let refused = match self.attempt(first, copy(&parts, &body), &Upload::default()).await {
-            Ok(answer) if is_idempotent && answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(answer),
-            Ok(answer) => return Ok(answer),
-            Err(AttemptError::Client(fault)) => return Err(fault),
-            Err(AttemptError::Unknown) if !is_idempotent => return Err(NotForwarded::Unavailable),
-            Err(AttemptError::Unsent | AttemptError::Unknown) => None,
-        };
+        let attempt =
+            async |replica: usize| self.attempt(replica, copy(&parts, &body), &Upload::default()).await;
+        if !is_idempotent {
+            return match attempt(first).await {
+                Err(AttemptError::Unsent) => {
+                    self.metrics.retried();
+                    Ok(attempt(second).await?)
+                }
+                Ok(answer) => {
+                    if is_fault(&answer) {
+                        self.suspect(first);
+                    }
+                    Ok(answer)
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        let mut first_attempt = pin!(attempt(first));
+        let patience = self.config.second_try_after;
+        let mut first_outcome = tokio::time::timeout(patience, first_attempt.as_mut()).await.ok();
+        // Beyond the bound a late request waits for its first replica alone.
+        let second_try = if first_outcome.is_none() { self.second_tries.try_acquire().ok() } else { None };
+        if first_outcome.is_none() && second_try.is_none() {
+            first_outcome = Some(first_attempt.as_mut().await);
+        }
+        match first_outcome {
+            Some(Ok(answer)) if !is_fault(&answer) => return Ok(answer),
+            Some(Err(AttemptError::Client(fault))) => return Err(fault),
+            _ => self.suspect(first),
+        }
         self.metrics.retried();
-        match self.attempt(second, copy(&parts, &body), &Upload::default()).await {
-            Ok(answer) => Ok(answer),
-            // The first replica's 503 says more than a failure of ours.
-            Err(_) => refused.ok_or(NotForwarded::Unavailable),
+        let Some(first_outcome) = first_outcome else {
+            return self.race(class, first, first_attempt, attempt(second)).await;
+        };
+        match attempt(second).await {
+            Ok(answer) if !is_fault(&answer) => {
+                self.note_fault(first, class);
+                Ok(answer)
+            }
+            // The first replica's answer says as much as the second one's.
+            outcome => first_outcome.or(outcome).map_err(NotForwarded::from),
         }
     }
 
-    async fn attempt_streaming(
+    /// The better outcome of two attempts, of which the first one is late already.
+    async fn race(
         &self,
-        replica: usize,
-        parts: Parts,
-        body: Body,
-    ) -> Result<Response<Body>, AttemptError> {
+        class: RequestClass,
+        first: usize,
+        late: Pin<&mut impl Future<Output = Attempt>>,
+        fresh: impl Future<Output = Attempt>,
+    ) -> Result<Response<Body>, NotForwarded> {
+        match futures_util::future::select(late, pin!(fresh)).await {
+            // The fresh attempt is given up: the late one was merely slow.
+            Either::Left((Ok(answer), _)) if !is_fault(&answer) => Ok(answer),
+            Either::Right((Ok(answer), _)) if !is_fault(&answer) => {
+                // A replica that is silent about one class has lost its store, so its reads grow old too.
+                self.note_fault(first, RequestClass::Read);
+                self.note_fault(first, RequestClass::Write);
+                Ok(answer)
+            }
+            Either::Left((outcome, fresh)) => match fresh.await {
+                Ok(answer) if !is_fault(&answer) => {
+                    self.note_fault(first, class);
+                    Ok(answer)
+                }
+                other => outcome.or(other).map_err(NotForwarded::from),
+            },
+            Either::Right((outcome, late)) => match late.await {
+                Ok(answer) if !is_fault(&answer) => Ok(answer),
+                other => other.or(outcome).map_err(NotForwarded::from),
+            },
+        }
+    }
+
+    /// Notes that a replica failed or was late where another one was not. That another one answered the same
+    /// request shows that the fault is not the request's.
+    fn note_fault(&self, replica: usize, class: RequestClass) {
+        if self.health.faulty(replica, class, Instant::now()) {
+            let address = &self.addresses[replica].1;
+            info!(control_plane = %address, ?class, "a control plane fails at requests that others answer");
+        }
+    }
+
+    async fn attempt_streaming(&self, replica: usize, parts: Parts, body: Body) -> Attempt {
         let upload = Upload::default();
         // Most requests have no body, and these need no wrapper.
         let body = if body.is_end_stream() { body } else { upload.follow(body) };
@@ -251,12 +350,7 @@ impl ReplicaSet {
         body.size_hint().upper().is_some_and(|size| size <= self.config.replayable_body as u64)
     }
 
-    async fn attempt(
-        &self,
-        replica: usize,
-        mut request: Request<Body>,
-        upload: &Upload,
-    ) -> Result<Response<Body>, AttemptError> {
+    async fn attempt(&self, replica: usize, mut request: Request<Body>, upload: &Upload) -> Attempt {
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
@@ -268,7 +362,7 @@ impl ReplicaSet {
         let address = &self.addresses[replica].1;
         match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => {
-                self.note(replica, Ok(()));
+                self.note_answer(replica);
                 Ok(answer.map(Body::new))
             }
             Ok(Err(error)) if let Some(fault) = upload.fault() => {
@@ -323,7 +417,7 @@ impl ReplicaSet {
     }
 
     /// Fails with the reason, for people.
-    async fn probe(&self, replica: usize) -> Result<(), String> {
+    async fn probe(&self, replica: usize) -> Result<ReplicaState, String> {
         let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
         let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
         // A replica that hangs must not be found later because probes are rare.
@@ -335,12 +429,8 @@ impl ReplicaSet {
             *request.uri_mut() = uri.clone();
             match tokio::time::timeout(time, self.client.request(request)).await {
                 Ok(Ok(answer)) => {
-                    let is_healthy = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
-                    return if is_healthy {
-                        Ok(())
-                    } else {
-                        Err(format!("its probe got {}", answer.status()))
-                    };
+                    let is_ready = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+                    return Ok(if is_ready { ReplicaState::Ready } else { ReplicaState::NotReady });
                 }
                 Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
                 Ok(Err(error)) => return Err(reason(&error)),
@@ -350,13 +440,22 @@ impl ReplicaSet {
         Err(failure)
     }
 
-    fn note(&self, replica: usize, outcome: Result<(), String>) {
+    fn note_answer(&self, replica: usize) {
+        if self.health.answered(replica) {
+            info!(control_plane = %self.addresses[replica].1, "a control plane answers again");
+            self.report(false);
+        }
+    }
+
+    /// Notes the finding of a probe, or the reason for which no connection to the replica can be opened.
+    fn note(&self, replica: usize, outcome: Result<ReplicaState, String>) {
         let address = &self.addresses[replica].1;
-        let is_healthy = outcome.is_ok();
+        let is_ready = matches!(outcome, Ok(ReplicaState::Ready));
         match outcome {
-            Ok(()) => {
-                if self.health.answered(replica) {
-                    info!(control_plane = %address, "a control plane answers again");
+            Ok(_) => {
+                self.note_answer(replica);
+                if self.health.set_ready(replica, is_ready) {
+                    info!(control_plane = %address, is_ready, "a control plane's readiness has changed");
                 }
             }
             Err(reason) => {
@@ -365,10 +464,15 @@ impl ReplicaSet {
                 }
             }
         }
-        let healthy = self.health.healthy();
-        self.metrics.healthy(healthy);
-        // Replicas count as healthy until they fail, so a failure alone must not make the first claim.
-        let reachable = healthy > 0 && (is_healthy || *self.reachable.borrow());
+        self.report(is_ready);
+    }
+
+    fn report(&self, is_one_ready: bool) {
+        let answering = self.health.answering();
+        self.metrics.healthy(answering, self.health.ready());
+        // Only a ready replica makes the claim: one that has not read the registry yet answers too. Replicas
+        // that lose their store later are still of use, for reads.
+        let reachable = answering > 0 && (is_one_ready || *self.reachable.borrow());
         self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
     }
 }

@@ -13,6 +13,7 @@ pub(crate) struct ForwardMetrics {
     seconds: Histogram<f64>,
     retries: Counter<u64>,
     healthy: Gauge<u64>,
+    ready: Gauge<u64>,
 }
 
 impl ForwardMetrics {
@@ -36,6 +37,10 @@ impl ForwardMetrics {
                 .u64_gauge("muster_edge_control_planes_healthy")
                 .with_description("Control planes that answer")
                 .build(),
+            ready: meter
+                .u64_gauge("muster_edge_control_planes_ready")
+                .with_description("Control planes that answer and say that they are ready")
+                .build(),
         };
         // A series that exists only after its first event cannot show that there was none.
         for outcome in ["ok", "error", "unavailable", "client"] {
@@ -57,8 +62,9 @@ impl ForwardMetrics {
         self.retries.add(1, &[]);
     }
 
-    /// The number of healthy replicas.
-    pub(crate) fn healthy(&self, count: usize) {
-        self.healthy.record(count as u64, &[]);
+    /// The number of replicas that answer, and of those among them that are ready.
+    pub(crate) fn healthy(&self, answering: usize, ready: usize) {
+        self.healthy.record(answering as u64, &[]);
+        self.ready.record(ready as u64, &[]);
     }
 }

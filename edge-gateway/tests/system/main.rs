@@ -12,6 +12,7 @@ mod heartbeat;
 mod hostile;
 mod identity;
 mod over_nats;
+mod replicas;
 mod resume;
 mod resync;
 mod rfc6455;

@@ -31,11 +31,12 @@ fn of_status(code: Code, message: &str, source: Option<&(dyn std::error::Error +
         | Code::FailedPrecondition
         | Code::PermissionDenied
         | Code::Unimplemented => StoreError::Refused(aligned(text)),
-        // A message over gRPC's own limit never succeeds. "database space exceeded" and "too many requests"
-        // have the same code but may succeed later.
+        // A message over gRPC's own limit never succeeds. "too many requests" has the same code but may
+        // succeed later.
         Code::ResourceExhausted if message.contains("larger than max") => {
             StoreError::TooLarge(text)
         }
+        Code::ResourceExhausted if message.contains("database space exceeded") => StoreError::Full(text),
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -93,6 +94,8 @@ mod tests {
         ] {
             assert!(matches!(of_status(code, message, None), StoreError::Refused(_)), "{message}");
         }
+        let full = of_status(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", None);
+        assert!(matches!(full, StoreError::Full(_)), "{full}");
         for (code, message) in [
             (Code::InvalidArgument, "etcdserver: request is too large"),
             (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"),
@@ -100,7 +103,7 @@ mod tests {
             assert!(matches!(of_status(code, message, None), StoreError::TooLarge(_)), "{message}");
         }
         for (code, message) in [
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            (Code::ResourceExhausted, "etcdserver: too many requests"),
             (Code::Unavailable, "etcdserver: no leader"),
             (Code::Unavailable, "etcdserver: request timed out"),
         ] {

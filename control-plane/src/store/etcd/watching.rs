@@ -58,8 +58,11 @@ pub(super) async fn open(
     liveness: Liveness,
 ) -> Result<WatchStream, StoreError> {
     let from = from.max(Revision::new(1));
-    // One revision earlier than requested: at exactly the compacted revision etcd may have lost a delete
-    // without an error (https://github.com/etcd-io/etcd/issues/19179).
+    // One revision earlier than requested, for two reasons. etcd 3.6 and later drop every progress request
+    // while any watcher of the stream still waits for its first revision. A watch that starts at the next
+    // revision of a quiet store would wait for ever, so its requests would get no response, and a sound watch
+    // would be given up as silent. And at exactly the compacted revision etcd may have lost a delete without
+    // an error (https://github.com/etcd-io/etcd/issues/19179).
     // In fragments, because a large revision in one message would exceed the limit of messages.
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))

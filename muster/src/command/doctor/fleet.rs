@@ -15,6 +15,8 @@ use crate::target::Target;
 
 /// Share of the file descriptors in use from which on a process is about to refuse connections.
 const MAX_FILES_SHARE: f64 = 0.8;
+/// Share of etcd's quota from which on control planes slow those who write most.
+const MAX_STORE_SHARE: f64 = 0.8;
 /// Seconds without a message of the publisher from which on a gateway is stale, as for the alert
 /// `MusterGatewayStale`.
 const STALE_SECONDS: f64 = 10.0;
@@ -80,6 +82,12 @@ async fn check_process(process: &RegistryClient, fleet: &mut Fleet, findings: &m
     if let Some(silent) = scrape.sum("muster_edge_staleness_seconds", "") {
         findings.push(Finding::new(format!("{name} freshness"), freshness(silent)));
     }
+    let used = scrape.sum("muster_store_bytes", "");
+    let quota = scrape.sum("muster_store_quota_bytes", "");
+    if let (Some(used), Some(quota)) = (used, quota) {
+        let is_full = scrape.sum("muster_store_full", "").is_some_and(|full| full > 0.0);
+        findings.push(Finding::new(format!("{name} store"), store_room(used, quota, is_full)));
+    }
     let open = scrape.sum("process_open_fds", "");
     let limit = scrape.sum("process_max_fds", "");
     if let (Some(open), Some(limit)) = (open, limit)
@@ -104,7 +112,7 @@ fn readiness(status: u16, body: &str) -> Outcome {
     let mut unmet = Vec::new();
     for (name, reason) in unmet_conditions(body) {
         let advice = match name.as_str() {
-            "view" => "look at etcd: muster doctor --program control-plane",
+            "view" | "store" => "look at etcd: muster doctor --program control-plane",
             "bus" => "look at NATS: muster doctor --program edge-gateway",
             "control_plane" => "look at control-plane.urls and the control planes' own /ready",
             _ => "look at its log",
@@ -126,6 +134,15 @@ fn publisher(publishers: f64) -> Outcome {
              cluster a NATS of its own"
         )),
     }
+}
+
+fn store_room(used: f64, quota: f64, is_full: bool) -> Outcome {
+    let advice = "compact and defragment etcd, then disarm its alarm: docs/runbooks/store-full.md";
+    if is_full {
+        return failed(format!("etcd is full and refuses every write: {advice}"));
+    }
+    let share = format!("{:.0} % of etcd's quota are used", used / quota.max(1.0) * 100.0);
+    if used > MAX_STORE_SHARE * quota { warning(format!("{share}: {advice}")) } else { ok(share) }
 }
 
 fn freshness(silent: f64) -> Outcome {
@@ -202,6 +219,14 @@ mod tests {
         assert_eq!(state, CheckState::Failed);
         assert!(detail.starts_with("no word of the publisher for 61.0 s"), "{detail}");
         assert_eq!(freshness(f64::NAN).0, CheckState::Ok, "a figure that makes no sense proves nothing");
+    }
+
+    #[test]
+    fn a_store_that_fills_up_is_named_before_it_is_full() {
+        assert_eq!(store_room(10.0, 100.0, false), ok("10 % of etcd's quota are used"));
+        assert_eq!(store_room(81.0, 100.0, false).0, CheckState::Warning);
+        let (state, detail) = store_room(100.0, 100.0, true);
+        assert!(state == CheckState::Failed && detail.contains("refuses every write"), "{detail}");
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! The standing of this replica with its store: does the store answer, and does the view follow it?
+//!
+//! In: a linearizable read every second, the view's revision, and the room that the store has left. Out: the
+//! condition `store` of the process' readiness, and the [`Ration`] of writers.
+//!
+//! A replica without its store goes on answering from its view, and should be the last one that is asked: its
+//! heartbeats fail, and what it finds grows old. The read proves that the store answers. The revision that it
+//! reports proves what the view must have reached a moment later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::admin::Condition;
+use shared::model::Revision;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::keys::ROOT;
+use crate::registry::alarm::{AlarmId, Alarms};
+use crate::store::rationed::{NEARLY_FULL, Ration};
+use crate::store::{RangeRequest, Store, StoreError, StoreSpace};
+use crate::view::View;
+
+/// The pause between two reads.
+const PACE: Duration = Duration::from_secs(1);
+
+/// The parts of the task.
+pub(crate) struct Standing {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) view: View,
+    pub(crate) ration: Arc<Ration>,
+    pub(crate) alarms: Alarms,
+    /// The time without an answer, or without progress, after which the replica is not ready.
+    pub(crate) grace: Duration,
+}
+
+/// The facts so far, and what they mean. Pure.
+#[derive(Debug)]
+struct Judgement {
+    grace: Duration,
+    /// The last answer of the store.
+    answered: Option<Instant>,
+    /// A revision that the store had at this time and the view did not have yet.
+    ahead: Option<(Revision, Instant)>,
+}
+
+impl Judgement {
+    fn answered(&mut self, store: Revision, view: Revision, now: Instant) {
+        self.answered = Some(now);
+        self.ahead = match self.ahead {
+            // The oldest revision that is missing counts: newer ones come all the time.
+            Some((rev, since)) if view < rev => Some((rev, since)),
+            _ => (view < store).then_some((store, now)),
+        };
+    }
+
+    /// The reason why the replica is not ready, if it is not.
+    fn trouble(&self, now: Instant) -> Option<String> {
+        let Some(answered) = self.answered else { return Some("the store has not answered yet".into()) };
+        let silent = now.saturating_duration_since(answered);
+        if silent >= self.grace {
+            return Some(format!("the store has not answered for {} s", silent.as_secs()));
+        }
+        let (rev, since) = self.ahead?;
+        let behind = now.saturating_duration_since(since);
+        (behind >= self.grace)
+            .then(|| format!("the view has not reached revision {rev} for {} s", behind.as_secs()))
+    }
+}
+
+impl Standing {
+    /// Judges until `stop`.
+    pub(crate) async fn run(self, condition: Condition, stop: CancellationToken) {
+        let mut judgement = Judgement { grace: self.grace, answered: None, ahead: None };
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut space = None;
+        let mut was_ready = false;
+        loop {
+            tokio::select! { () = stop.cancelled() => return, _ = pace.tick() => {} }
+            let probed = stop.run_until_cancelled(self.probe(&mut judgement)).await;
+            if probed.is_none() {
+                return;
+            }
+            if let Some(Ok(Ok(now))) =
+                stop.run_until_cancelled(tokio::time::timeout(self.grace, self.store.space())).await
+            {
+                space = self.note_space(space, now);
+            }
+            let trouble = judgement.trouble(Instant::now());
+            let is_ready = trouble.is_none();
+            match &trouble {
+                Some(reason) if was_ready => warn!(reason, "this replica is not ready any more"),
+                None if !was_ready => info!("the store answers, and the view follows it"),
+                _ => {}
+            }
+            was_ready = is_ready;
+            condition.set(is_ready, trouble.unwrap_or_else(|| room(space)));
+        }
+    }
+
+    async fn probe(&self, judgement: &mut Judgement) {
+        let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
+        // A call that outlives the grace would report its end too late.
+        if let Ok(Ok(reply)) = tokio::time::timeout(self.grace, self.store.range(first)).await {
+            judgement.answered(reply.revision, *self.view.revisions().borrow(), Instant::now());
+        }
+        // Writes beside the registry raise the store's revision without an event for the view. The barrier
+        // makes the watch report that there was none.
+        if judgement.ahead.is_some_and(|(_, since)| since.elapsed() >= self.grace / 3) {
+            // Its failure changes nothing: the next read shows that too.
+            let _ = tokio::time::timeout(self.grace / 3, self.store.barrier(ROOT)).await;
+            let view = *self.view.revisions().borrow();
+            judgement.ahead = judgement.ahead.filter(|(rev, _)| view < *rev);
+        }
+    }
+
+    fn note_space(&self, before: Option<StoreSpace>, now: Option<StoreSpace>) -> Option<StoreSpace> {
+        self.ration.set_space(now);
+        let is_full = |space: Option<StoreSpace>| space.is_some_and(|space| space.full);
+        if is_full(now) && !is_full(before) {
+            warn!(
+                "the store is full and refuses every write; compact and defragment it, then disarm its alarm"
+            );
+            self.alarms.raise(AlarmId::InternalError, StoreError::Full(room(now)).to_string());
+        }
+        now
+    }
+}
+
+/// A sentence about the room that the store has left, for the readiness.
+fn room(space: Option<StoreSpace>) -> String {
+    match space {
+        Some(space) if space.full => {
+            "answers, but is full and refuses every write: see the runbook store-full".into()
+        }
+        Some(space) if space.share() >= NEARLY_FULL => {
+            format!("answers; {:.0} % of its quota are used", space.share() * 100.0)
+        }
+        _ => "answers".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(3);
+
+    fn judgement() -> Judgement {
+        Judgement { grace: GRACE, answered: None, ahead: None }
+    }
+
+    #[test]
+    fn a_silent_store_is_noticed_after_the_grace() {
+        let start = Instant::now();
+        let mut judgement = judgement();
+        assert!(judgement.trouble(start).is_some(), "nothing is known yet");
+        judgement.answered(5.into(), 5.into(), start);
+        assert_eq!(judgement.trouble(start + GRACE - Duration::from_millis(1)), None);
+        let trouble = judgement.trouble(start + GRACE).expect("too long");
+        assert_eq!(trouble, "the store has not answered for 3 s");
+        judgement.answered(5.into(), 5.into(), start + GRACE);
+        assert_eq!(judgement.trouble(start + GRACE), None);
+    }
+
+    #[test]
+    fn a_view_that_stands_still_is_noticed_after_the_grace() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut judgement = judgement();
+        for n in 0..3 {
+            // The store goes on, and its newest revision is always missing for a moment only.
+            judgement.answered(u64::from(9 + n).into(), 8.into(), start + second * n);
+            assert_eq!(judgement.trouble(start + second * n), None);
+        }
+        judgement.answered(20.into(), 8.into(), start + GRACE);
+        let trouble = judgement.trouble(start + GRACE).expect("too long");
+        assert_eq!(trouble, "the view has not reached revision 9 for 3 s");
+        judgement.answered(21.into(), 9.into(), start + GRACE);
+        assert_eq!(judgement.trouble(start + GRACE), None, "the view moves");
+        judgement.answered(21.into(), 21.into(), start + GRACE + second);
+        assert!(judgement.ahead.is_none());
+    }
+
+    #[test]
+    fn the_readiness_tells_how_full_the_store_is() {
+        let space = |used, full| Some(StoreSpace { used, quota: 100, full });
+        assert_eq!(room(None), "answers");
+        assert_eq!(room(space(79, false)), "answers");
+        assert_eq!(room(space(93, false)), "answers; 93 % of its quota are used");
+        assert!(room(space(100, true)).contains("refuses every write"));
+    }
+}

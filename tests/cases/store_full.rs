@@ -1,0 +1,64 @@
+//! An etcd that reaches its quota.
+
+use harness::{World, eventually};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_fills_the_store_is_slowed_first() {
+    let world = World::with()
+        .etcd_argument("--quota-backend-bytes=67108864")
+        .plane_flag("--etcd-quota", "64MiB")
+        .start()
+        .await;
+    let client = world.client(0);
+    let provider = client.service("order").await;
+    let loud = json!({"service": {"appId": "shop", "serviceName": "loud", "version": "1.0.0"}}).to_string();
+    let loud = client.try_send("POST", "/v4/loud/registry/microservices", &[], loud).await;
+    let loud = loud.expect("an answer").ok()["serviceId"].as_str().expect("an id").to_owned();
+
+    let path = format!("/v4/loud/registry/microservices/{loud}/schemas/large");
+    let mut refused = None;
+    for n in 0..300 {
+        let body = json!({"schema": format!("{n} {}", "x".repeat(500_000))}).to_string();
+        let answer = client.try_send("PUT", &path, &[], body).await.expect("an answer");
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("the store has room for less than half of it");
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert!(refused.text().contains(r#""errorCode":"400100""#), "{}", refused.text());
+    for n in 0..20 {
+        client.instance_with(&provider, &format!("i-{n}"), 300).await;
+    }
+    let plane = &world.control_planes[0];
+    let condition = || async {
+        let ready = harness::Client::new(plane.admin).get("/ready").await;
+        (ready.status, ready.text())
+    };
+    eventually("the readiness tells how full the store is", || async {
+        let (status, text) = condition().await;
+        (status == 200 && text.contains("of its quota are used")).then_some(())
+    })
+    .await;
+
+    // Another program fills the rest, about which we can do nothing.
+    let mut etcd = etcd_client::Client::connect([world.etcd.endpoint()], None).await.expect("etcd");
+    for n in 0..100 {
+        if etcd.put(format!("/other/{n}"), vec![b'x'; 1 << 20], None).await.is_err() {
+            break;
+        }
+    }
+    let path = format!("/microservices/{provider}/instances");
+    let body = json!({"instance": {"hostName": "late", "endpoints": ["rest://10.0.0.9:80"]}});
+    let full = client.call("POST", &path, "", &body).await;
+    assert_eq!(full.status, 507, "{}", full.text());
+    assert!(full.text().contains("the store is full"), "{}", full.text());
+    let heartbeat = client.call("PUT", &format!("{path}/i-0/heartbeat"), "", &Value::Null).await;
+    assert_eq!(heartbeat.status, 200, "leases need no room: {}", heartbeat.text());
+    eventually("the readiness tells that the store is full", || async {
+        condition().await.1.contains("refuses every write").then_some(())
+    })
+    .await;
+}
