@@ -1,6 +1,6 @@
 //! Clients that mean harm, beside the honest ones of a fault case.
 //!
-//! Each [`Trick`] once hurt other clients. All of them come from an address and a tenant of their own, so that
+//! Each trick once hurt other clients. All of them come from an address and a tenant of their own, so that
 //! limits of one client or tenant concern only them. Their number and pace are bounded, and they end with
 //! their handle. Their own replies do not matter; the honest clients beside them are judged.
 
