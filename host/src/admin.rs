@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::{self, Metrics};
 
+pub(crate) mod operators;
+
 /// The named conditions that must hold before a process is given work. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readiness {

@@ -25,23 +25,22 @@
 //! requests, where the idle timeout must count. So this room serves the connections itself, with hyper, and
 //! keeps the deadlines in `activity`.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower::Service;
-use tracing::{debug, error, warn};
+use tracing::error;
 
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 use settings::{Settings, Size};
-use shared::backoff::Backoff;
 
+mod acceptor;
 mod activity;
 mod answer;
 mod body;
@@ -59,6 +58,8 @@ pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{ConnectionPermit, Socket, take_socket};
 pub use stream::Stream;
 
+use acceptor::Acceptor;
+use activity::Activity;
 use connection::Connections;
 
 /// The limits of a listener.
@@ -66,8 +67,8 @@ use connection::Connections;
 pub struct ServerLimits {
     /// The name of the listener in logs and metrics.
     pub name: &'static str,
-    /// Connections open at once, upgraded ones included. When all are taken, clients wait in the
-    /// kernel's backlog.
+    /// Connections open at once, upgraded ones included. When all are taken, a new client takes the place of
+    /// one that has no request; while every connection has one, clients wait.
     pub connections: usize,
     /// The largest head of a request, in bytes; a larger one is answered with 431. At least 8192.
     pub header_bytes: usize,
@@ -203,12 +204,10 @@ pub async fn serve_counted<S>(
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
-    // `Semaphore::new` panics beyond its maximum.
-    let permits = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let name = limits.name;
-    let connections = Connections::new(service, limits, metrics.clone(), tasks.clone());
+    let mut acceptor = Acceptor::new(listener, limits.connections, metrics.clone(), name);
+    let connections = Connections::new(service, limits, metrics, tasks.clone());
     let mut open = JoinSet::new();
-    let mut acceptor = Acceptor { listener, permits, metrics, name, full: false, backoff: accept_backoff() };
 
     loop {
         tokio::select! {
@@ -218,7 +217,9 @@ pub async fn serve_counted<S>(
             () = tasks.drain().cancelled() => break,
             Some(ended) = open.join_next() => report_panic(ended, name),
             (stream, peer, permit) = acceptor.next() => {
-                open.spawn(connections.run(stream, peer, permit));
+                let activity = Arc::new(Activity::new(Instant::now()));
+                let task = open.spawn(connections.run(stream, peer, permit, activity.clone()));
+                acceptor.accepted(task, activity);
             }
         }
     }
@@ -243,75 +244,4 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>, listener: &'static st
     {
         error!(listener, "the handler of a request panicked; its connection was closed");
     }
-}
-
-fn accept_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
-}
-
-/// Accepts connections while there are permits for them.
-struct Acceptor {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-    metrics: ServerMetrics,
-    name: &'static str,
-    /// All permits were taken when the last one was requested. Keeps the warning to one line.
-    full: bool,
-    backoff: Backoff,
-}
-
-impl Acceptor {
-    /// The next connection, with its permit. Cancel-safe: a connection is accepted and returned without a
-    /// pause in between.
-    async fn next(&mut self) -> (TcpStream, std::net::SocketAddr, OwnedSemaphorePermit) {
-        loop {
-            let permit = self.permit().await;
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    self.backoff.reset();
-                    return (stream, peer, permit);
-                }
-                Err(e) if is_about_one_connection(&e) => {
-                    debug!(error = %e, "a client disconnected before its connection was accepted")
-                }
-                Err(e) => {
-                    self.metrics.accept_failed();
-                    if self.backoff.failures() == 0 {
-                        error!(listener = self.name, error = %e, "cannot accept connections; trying again until it works");
-                    }
-                    // Mostly the process has no file descriptor left. Without a pause this loop would spin.
-                    let wait = self.backoff.next_wait();
-                    drop(permit);
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-    }
-
-    async fn permit(&mut self) -> OwnedSemaphorePermit {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            self.full = false;
-            return permit;
-        }
-        if !self.full {
-            self.full = true;
-            self.metrics.full();
-            warn!(
-                listener = self.name,
-                "the limit of connections is reached; further clients wait until one ends"
-            );
-        }
-        self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
-    }
-}
-
-/// True for errors of `accept` that concern one connection and not the process.
-fn is_about_one_connection(e: &std::io::Error) -> bool {
-    matches!(
-        e.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-    )
 }

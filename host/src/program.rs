@@ -8,29 +8,27 @@
 //! mistakes changes nothing.
 //!
 //! Besides [`admin`]'s routes the admin port has some for operators only: `GET /config` (the settings in
-//! force, without secrets), `GET /known` (the [`inventory`]) and `POST /drain`. Only requests from this
-//! machine or with the admin token may use them.
+//! force, without secrets), `GET /known` (the [`inventory`]) and `POST /drain`. They need the admin token, or,
+//! if there is none, a request from this machine that no page of another site has sent.
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, FORWARDED};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::operators::Operators;
 use crate::admin::{self, Readiness};
 use crate::files::FileWatch;
 use crate::http::{ServerLimits, serve};
@@ -42,6 +40,9 @@ use settings::{Config, Loaded, Reloader, Secret, Settings};
 /// The time that the admin port has for answers in progress when everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
+/// The time that a client of the admin port has for each part of a request.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The settings that every program has. A program embeds them in its own.
 #[derive(Clone, Debug)]
 pub struct ProgramSettings {
@@ -49,7 +50,7 @@ pub struct ProgramSettings {
     pub log: LogConfig,
     /// The time that a drain may take before it becomes an abort.
     pub grace: Duration,
-    /// The token with which operators on other machines may use the admin port; `None` refuses them.
+    /// The token that operators need; `None` admits those on this machine and refuses all others.
     pub admin_token: Option<Secret>,
 }
 
@@ -58,8 +59,10 @@ impl ProgramSettings {
     /// `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
     pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
         Self {
-            admin_token: settings
-                .optional("admin-token", "Bearer token for remote access to /config, /known and /drain."),
+            admin_token: settings.optional(
+                "admin-token",
+                "Bearer token for /config, /known and /drain. Without one only this machine may use them.",
+            ),
             grace: settings.within(
                 "grace",
                 grace,
@@ -200,8 +203,7 @@ impl<C: Program> Host<C> {
         let shown = self.reloader.shown();
         let drain = self.tasks.drain().clone();
         let known = self.known.clone();
-        // Shared, because the check below runs for each request.
-        let token = Arc::new(self.token.clone());
+        let admission = Operators::new(self.token.clone());
         let operators = Router::new()
             .route(
                 "/config",
@@ -223,12 +225,11 @@ impl<C: Program> Host<C> {
             )
             // On these routes only: orchestrators and Prometheus come from other machines and have no token.
             .route_layer(from_fn(move |request: Request, next: Next| {
-                let token = token.clone();
+                let admitted = admission.admit(&request);
                 async move {
-                    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-                    match may_operate(peer, request.headers(), token.as_ref().as_ref()) {
-                        true => next.run(request).await,
-                        false => refusal(),
+                    match admitted {
+                        Ok(()) => next.run(request).await,
+                        Err(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
                     }
                 }
             }));
@@ -240,7 +241,15 @@ impl<C: Program> Host<C> {
         let routes = self.admin_routes();
         let tasks = self.admin_tasks.clone();
         let drain = self.tasks.drain().clone();
-        let limits = ServerLimits { name: "admin", connections: 256, ..ServerLimits::default() };
+        let limits = ServerLimits {
+            name: "admin",
+            connections: 256,
+            // Short, so that slow clients cannot keep all connections busy while a probe waits.
+            header_timeout: ADMIN_PATIENCE,
+            body_timeout: ADMIN_PATIENCE,
+            write_timeout: ADMIN_PATIENCE,
+            ..ServerLimits::default()
+        };
         self.admin_tasks.spawn_named("admin", async move {
             // When this task ends early or panics, the process drains: one that nobody can look into
             // must be replaced.
@@ -304,53 +313,5 @@ fn reread<C: Program>(reloader: &mut Reloader, appliers: &[Applier<C>]) -> &'sta
             error!("the new configuration cannot be used; the old one stays in force: {mistakes}");
             "refused"
         }
-    }
-}
-
-/// True for requests from this machine that no proxy passed on, and for those with the token.
-fn may_operate(peer: Option<IpAddr>, headers: &HeaderMap, token: Option<&Secret>) -> bool {
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    // A wrong token is refused from this machine too: it is a mistake that its sender should notice.
-    if let (Some(given), Some(token)) = (given, token) {
-        // An early return would let an attacker find a token byte by byte, by timing the answers.
-        return given.as_bytes().ct_eq(token.expose().as_bytes()).into();
-    }
-    // A proxy on this machine makes every request look local. Its headers show that the client is elsewhere.
-    let passed_on = headers.contains_key("x-forwarded-for") || headers.contains_key(FORWARDED);
-    !passed_on && peer.is_some_and(|peer| peer.to_canonical().is_loopback())
-}
-
-fn refusal() -> Response {
-    (
-        StatusCode::FORBIDDEN,
-        "only from this machine through the admin port (`admin-listen`), or with the admin token (`admin-token`)",
-    )
-        .into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use settings::Setting as _;
-
-    #[test]
-    fn operators_are_admitted_by_machine_or_token() {
-        let local = "127.0.0.1".parse().ok();
-        let mapped = "::ffff:127.0.0.1".parse().ok();
-        let remote = "10.0.0.9".parse().ok();
-        let token = Secret::parse("hunter2");
-        let with = |name: &'static str, value: &'static str| {
-            HeaderMap::from_iter([(
-                axum::http::HeaderName::from_static(name),
-                value.parse().expect("a value"),
-            )])
-        };
-        let nothing = HeaderMap::new();
-        assert!(may_operate(local, &nothing, None) && may_operate(mapped, &nothing, token.as_ref()));
-        assert!(!may_operate(remote, &nothing, None) && !may_operate(None, &nothing, None));
-        assert!(!may_operate(local, &with("x-forwarded-for", "10.0.0.9"), None), "a proxy on this machine");
-        assert!(may_operate(remote, &with("authorization", "Bearer hunter2"), token.as_ref()));
-        assert!(!may_operate(remote, &with("authorization", "Bearer hunter3"), token.as_ref()));
-        assert!(!may_operate(remote, &with("authorization", "Bearer "), None));
     }
 }

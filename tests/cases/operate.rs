@@ -203,9 +203,20 @@ async fn limits_change_while_it_runs_and_a_bad_file_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_masked_and_the_admin_port_drains_the_process() {
     let registry = Registry::start(&["--admin-token", "hunter2"]).await;
-    let config = Client::new(registry.admin).try_get("/config").await.expect("answers").text();
+    let client = Client::new(registry.admin);
+    let token = [("authorization", "Bearer hunter2")];
+    let config = client.try_send("GET", "/config", &token, String::new()).await.expect("answers").text();
     assert!(config.contains("admin-token = \"***\"") && !config.contains("hunter2"), "{config}");
-    let (status, text) = muster(&["drain", &format!("http://{}", registry.admin)]).await;
+    // With a token, this machine is trusted no more than another: a page in a browser on it could send this.
+    let form = [("origin", "https://evil.example"), ("content-type", "application/x-www-form-urlencoded")];
+    for headers in [&form[..], &[]] {
+        let answer = client.try_send("POST", "/drain", headers, String::new()).await.expect("answers");
+        assert_eq!(answer.status, 403, "{}", answer.text());
+    }
+    let url = format!("http://{}", registry.admin);
+    let (status, text) = muster(&["drain", &url]).await;
+    assert!(status != 0 && text.contains("admin-token"), "{text}");
+    let (status, text) = muster(&["drain", "--token", "hunter2", &url]).await;
     assert!(status == 0 && text.contains("has drained after"), "{text}");
     assert_eq!(registry.process.ended().await, Some(0));
 }

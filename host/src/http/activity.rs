@@ -22,6 +22,8 @@ struct ActivityState {
     phase: Phase,
     /// The protocol, as the first bytes show it; `None` before them.
     http2: Option<bool>,
+    /// The connection was closed to make room for another one.
+    evicted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,7 @@ pub(super) enum Overdue {
 
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(ActivityState { phase: Phase::Idle(now), http2: None }))
+        Self(Mutex::new(ActivityState { phase: Phase::Idle(now), http2: None, evicted: false }))
     }
 
     /// Records bytes from the client.
@@ -79,6 +81,18 @@ impl Activity {
             Phase::Serving(n) if n > 1 => Phase::Serving(n - 1),
             _ => Phase::Idle(now),
         };
+    }
+
+    /// Marks the connection as closed to make room; false while it has a request, which must be answered.
+    pub(super) fn evict(&self) -> bool {
+        let mut state = self.0.lock();
+        state.evicted = !matches!(state.phase, Phase::Serving(_));
+        state.evicted
+    }
+
+    /// True if the connection was closed to make room.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.0.lock().evicted
     }
 
     /// The time at which the connection is overdue if nothing happens before, and the deadline that it then

@@ -80,18 +80,19 @@ where
         stream: TcpStream,
         peer: SocketAddr,
         permit: OwnedSemaphorePermit,
+        activity: Arc<Activity>,
     ) -> impl Future<Output = ()> + Send + 'static {
         // A span that is disabled is one check of a cached level: it allocates nothing and its fields are not
         // evaluated.
         let span = debug_span!("connection", listener = self.listener.limits.name, %peer);
-        let open = self.listener.metrics.open();
+        let open = self.listener.metrics.open(activity.clone());
         let connection = Connection {
             service: self.service.clone(),
             builder: self.builder.clone(),
             listener: self.listener.clone(),
             tasks: self.tasks.clone(),
         };
-        async move { open.end(connection.serve(stream, peer, permit).await) }.instrument(span)
+        async move { open.end(connection.serve(stream, peer, permit, activity).await) }.instrument(span)
     }
 }
 
@@ -109,7 +110,13 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Ended {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        activity: Arc<Activity>,
+    ) -> Ended {
         let Self { service, builder, listener, tasks } = self;
         let limits = &listener.limits;
         // Frames and answers are small and each is written once: waiting for more only delays them.
@@ -126,7 +133,6 @@ where
                 Err(_) => return Ended::HeaderTimeout,
             },
         };
-        let activity = Arc::new(Activity::new(Instant::now()));
         let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();

@@ -1,10 +1,13 @@
 //! The metrics of a listener.
 
 use std::slice::from_ref;
+use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+use super::activity::Activity;
 
 /// The instruments of one listener. Clones share them.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub(super) enum Ended {
     HeaderTimeout,
     /// The peer violated the protocol, or the connection broke.
     Failed,
+    /// A new client took its place, because all connections were taken and this one had no request.
+    Evicted,
     /// The process drained.
     Drained,
     /// The process aborted.
@@ -55,8 +60,15 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    const ALL: [Self; 6] =
-        [Self::Done, Self::Idle, Self::HeaderTimeout, Self::Failed, Self::Drained, Self::Aborted];
+    const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Idle,
+        Self::HeaderTimeout,
+        Self::Failed,
+        Self::Evicted,
+        Self::Drained,
+        Self::Aborted,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -64,6 +76,7 @@ impl Ended {
             Self::Idle => "idle",
             Self::HeaderTimeout => "header_timeout",
             Self::Failed => "failed",
+            Self::Evicted => "evicted",
             Self::Drained => "drained",
             Self::Aborted => "aborted",
         }
@@ -84,7 +97,7 @@ impl ServerMetrics {
                 .build(),
             full: meter
                 .u64_counter("muster_http_connections_full_total")
-                .with_description("Times that accepting paused because all connections were taken.")
+                .with_description("Times that a client came when all connections were taken.")
                 .build(),
             failed: meter
                 .u64_counter("muster_http_accept_errors_total")
@@ -129,10 +142,9 @@ impl ServerMetrics {
     }
 
     /// Counts a connection as open until the guard is dropped.
-    pub(super) fn open(&self) -> OpenConnection {
+    pub(super) fn open(&self, activity: Arc<Activity>) -> OpenConnection {
         self.open.add(1, from_ref(&self.listener));
-        // A guard that is dropped without a reason belongs to an aborted task.
-        OpenConnection { metrics: self.clone(), reason: Ended::Aborted }
+        OpenConnection { metrics: self.clone(), activity, reason: None }
     }
 
     fn with_part(&self, part: Slow) -> [KeyValue; 2] {
@@ -148,19 +160,22 @@ impl ServerMetrics {
 #[derive(Debug)]
 pub(super) struct OpenConnection {
     metrics: ServerMetrics,
-    reason: Ended,
+    activity: Arc<Activity>,
+    reason: Option<Ended>,
 }
 
 impl OpenConnection {
     /// Counts the connection as ended for `reason`.
     pub(super) fn end(mut self, reason: Ended) {
-        self.reason = reason;
+        self.reason = Some(reason);
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.metrics.open.add(-1, from_ref(&self.metrics.listener));
-        self.metrics.closed.add(1, &self.metrics.with_reason(self.reason));
+        // A guard that is dropped without a reason belongs to an aborted task.
+        let aborted = if self.activity.is_evicted() { Ended::Evicted } else { Ended::Aborted };
+        self.metrics.closed.add(1, &self.metrics.with_reason(self.reason.unwrap_or(aborted)));
     }
 }

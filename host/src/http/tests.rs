@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::{any, get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::*;
@@ -121,36 +122,67 @@ async fn an_oversized_head_is_refused() {
     assert!(server.exchange(GET_AND_CLOSE).await.ends_with("hello"));
 }
 
+/// Adds a route at `/slow` that reports when a request came, and answers when it may.
+fn slow(entered: Arc<Notify>, leave: Arc<Notify>) -> Router {
+    hello().route(
+        "/slow",
+        get(async move || {
+            entered.notify_one();
+            leave.notified().await;
+            "finished"
+        }),
+    )
+}
+
+const GET_SLOW: &[u8] = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+
 #[tokio::test]
-async fn clients_beyond_the_limit_wait_for_a_permit() {
-    let server = start(hello(), ServerLimits { connections: 1, ..ServerLimits::default() }).await;
+async fn clients_beyond_the_limit_wait_while_all_are_busy() {
+    let entered = Arc::new(Notify::new());
+    let leave = Arc::new(Notify::new());
+    let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
+    let server = start(slow(entered.clone(), leave.clone()), limits).await;
     let mut first = server.connect().await;
-    first.write_all(GET).await.expect("writes");
-    let mut head = [0; 12];
-    first.read_exact(&mut head).await.expect("answers");
+    first.write_all(GET_SLOW).await.expect("writes");
+    entered.notified().await;
     let mut second = server.connect().await;
     second.write_all(GET_AND_CLOSE).await.expect("writes");
-    drop(first);
+    leave.notify_one();
     assert!(read_to_end(&mut second).await.ends_with("hello"));
+    assert!(read_to_end(&mut first).await.ends_with("finished"), "a request is never given up for another");
+}
+
+#[tokio::test]
+async fn connections_without_a_request_make_room() {
+    let entered = Arc::new(Notify::new());
+    let leave = Arc::new(Notify::new());
+    let limits = ServerLimits { connections: 8, ..ServerLimits::default() };
+    let server = start(slow(entered.clone(), leave.clone()), limits).await;
+    let mut busy = server.connect().await;
+    busy.write_all(GET_SLOW).await.expect("writes");
+    entered.notified().await;
+    let mut silent = Vec::new();
+    for number in 0..40 {
+        let mut stream = server.connect().await;
+        if number % 2 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost").await.expect("writes");
+        }
+        silent.push(stream);
+    }
+    assert!(server.exchange(GET_AND_CLOSE).await.ends_with("hello"));
+    leave.notify_one();
+    let mut answer = [0; 12];
+    busy.read_exact(&mut answer).await.expect("answers");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 #[tokio::test]
 async fn a_drain_finishes_answers_in_progress() {
     let entered = Arc::new(Notify::new());
     let leave = Arc::new(Notify::new());
-    let inner_entered = entered.clone();
-    let inner_leave = leave.clone();
-    let slow = Router::new().route(
-        "/",
-        get(async move || {
-            inner_entered.notify_one();
-            inner_leave.notified().await;
-            "finished"
-        }),
-    );
-    let server = start(slow, ServerLimits::default()).await;
+    let server = start(slow(entered.clone(), leave.clone()), ServerLimits::default()).await;
     let mut busy = server.connect().await;
-    busy.write_all(GET).await.expect("writes");
+    busy.write_all(GET_SLOW).await.expect("writes");
     entered.notified().await;
     let mut idle = server.connect().await;
 

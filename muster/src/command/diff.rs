@@ -35,7 +35,7 @@ pub(crate) struct Diff {
     /// addresses are compared.
     #[arg(long, env = "MUSTER_ADMIN", value_name = "URL", value_delimiter = ',', required = true)]
     admin: Vec<url::Url>,
-    /// Admin token of the processes. Not needed on the machine where they run.
+    /// Admin token of the processes, if they have one. Without one, only their own machine may ask.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
     /// Time in which a process must reach the revision of the others.

@@ -24,7 +24,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Drain {
     /// Admin address of the process, such as http://127.0.0.1:30101.
     admin: url::Url,
-    /// Admin token of the process. Not needed on the machine where it runs.
+    /// Admin token of the process, if it has one. Without one, only its own machine may drain it.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
     /// Begin the drain, and do not wait for the end of the process.

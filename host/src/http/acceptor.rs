@@ -1,0 +1,152 @@
+//! Accepts connections up to a limit, and makes room for new clients.
+//!
+//! Whoever opens connections and sends nothing must not keep others out, probes least of all. So when every
+//! connection is taken, the oldest one without a request is closed in favour of the client that waits.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::backoff::Backoff;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tracing::{debug, error, warn};
+
+use super::activity::Activity;
+use super::metrics::ServerMetrics;
+
+/// The pause between two looks for a connection that has no request any more.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Accepts connections while there are permits for them.
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+    metrics: ServerMetrics,
+    name: &'static str,
+    /// All permits were taken when the last one was requested. Keeps the warning to one line.
+    full: bool,
+    backoff: Backoff,
+    /// The client that waits for a permit.
+    next: Option<(TcpStream, SocketAddr)>,
+    /// The connections in the order in which they are closed to make room, and some that have ended.
+    open: VecDeque<(AbortHandle, Arc<Activity>)>,
+    /// The length of `open` at which those that have ended are taken out.
+    tidy_at: usize,
+}
+
+impl Acceptor {
+    pub(super) fn new(
+        listener: TcpListener,
+        limit: usize,
+        metrics: ServerMetrics,
+        name: &'static str,
+    ) -> Self {
+        Self {
+            listener,
+            // `Semaphore::new` panics beyond its maximum.
+            permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            metrics,
+            name,
+            full: false,
+            backoff: Backoff::new(Duration::from_millis(10), Duration::from_secs(1)),
+            next: None,
+            open: VecDeque::new(),
+            tidy_at: 64,
+        }
+    }
+
+    /// The next connection, with its permit. Cancel-safe: an accepted connection is kept until it has a permit.
+    pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        if self.next.is_none() {
+            self.next = Some(self.accept().await);
+        }
+        let permit = self.permit().await;
+        let (stream, peer) = self.next.take().expect("it was set above");
+        (stream, peer, permit)
+    }
+
+    /// Notes the task of a connection, which may be closed while its `activity` shows no request.
+    pub(super) fn accepted(&mut self, task: AbortHandle, activity: Arc<Activity>) {
+        self.open.push_back((task, activity));
+        if self.open.len() >= self.tidy_at {
+            self.open.retain(|(task, _)| !task.is_finished());
+            // Twice as many as there are, so that tidying costs little for each connection.
+            self.tidy_at = (self.open.len() * 2).max(64);
+        }
+    }
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.backoff.reset();
+                    return accepted;
+                }
+                Err(e) if is_about_one_connection(&e) => {
+                    debug!(error = %e, "a client disconnected before its connection was accepted")
+                }
+                Err(e) => {
+                    self.metrics.accept_failed();
+                    if self.backoff.failures() == 0 {
+                        error!(listener = self.name, error = %e, "cannot accept connections; trying again until it works");
+                    }
+                    // Mostly the process has no file descriptor left. Without a pause this loop would spin.
+                    tokio::time::sleep(self.backoff.next_wait()).await;
+                }
+            }
+        }
+    }
+
+    async fn permit(&mut self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            self.full = false;
+            return permit;
+        }
+        if !self.full {
+            self.full = true;
+            self.metrics.full();
+            warn!(
+                listener = self.name,
+                "the limit of connections is reached; those without a request are closed for new clients"
+            );
+        }
+        loop {
+            self.make_room();
+            // Looked at again and again, because a connection may be without a request only later.
+            let permit = tokio::time::timeout(LOOK, self.permits.clone().acquire_owned());
+            if let Ok(permit) = permit.await {
+                return permit.expect("the semaphore is never closed");
+            }
+        }
+    }
+
+    /// Closes the oldest connection that has no request, if there is one.
+    fn make_room(&mut self) {
+        for _ in 0..self.open.len() {
+            let Some((task, activity)) = self.open.pop_front() else { return };
+            if task.is_finished() {
+                continue;
+            }
+            if activity.evict() {
+                return task.abort();
+            }
+            // Behind the others: a busy connection would be looked at first each time otherwise.
+            self.open.push_back((task, activity));
+        }
+    }
+}
+
+/// True for errors of `accept` that concern one connection and not the process.
+fn is_about_one_connection(e: &std::io::Error) -> bool {
+    matches!(
+        e.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    )
+}
