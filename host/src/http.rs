@@ -8,6 +8,8 @@
 //! - Every request has an id, its client's or a new one, and every answer carries it in `X-Request-Id`.
 //! - No client can hold a connection, or an HTTP/2 stream, for ever. A slow head, a slow body, an idle
 //!   connection and an unread answer end after the times in [`ServerLimits`].
+//! - A head has one `Host` and whole line ends, or it is refused. The rest of a body that nobody read is read
+//!   before the answer leaves, so that the client sees the answer.
 //! - Each connection is owned here until it ends or is upgraded. On a drain the listener accepts nothing more
 //!   and finishes the requests in progress; on an abort it drops all connections.
 //! - At the level `debug` each connection and each request has a span, with the names that its log
@@ -45,6 +47,7 @@ mod activity;
 mod answer;
 mod body;
 mod connection;
+mod head;
 mod metrics;
 mod request;
 mod socket;

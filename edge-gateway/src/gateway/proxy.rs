@@ -143,13 +143,30 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Adds the peer to the addresses that proxies before have named, in however many headers.
 fn add_forwarded_for(headers: &mut HeaderMap, peer: SocketAddr) {
-    let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let value = match before {
-        Some(before) => format!("{before}, {}", peer.ip()),
-        None => peer.ip().to_string(),
-    };
-    if let Ok(value) = HeaderValue::try_from(value) {
+    let mut all: Vec<u8> = Vec::new();
+    for before in headers.get_all(FORWARDED_FOR) {
+        all.extend_from_slice(before.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(peer.ip().to_string().as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
         headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_in_front_is_kept() {
+        let mut headers = HeaderMap::new();
+        headers.append(FORWARDED_FOR, HeaderValue::from_static("10.0.0.1, 10.0.0.2"));
+        headers.append(FORWARDED_FOR, HeaderValue::from_bytes(b"caf\xe9").expect("a value"));
+        add_forwarded_for(&mut headers, SocketAddr::from(([10, 0, 0, 4], 5000)));
+        let all: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(all, [&b"10.0.0.1, 10.0.0.2, caf\xe9, 10.0.0.4"[..]]);
     }
 }

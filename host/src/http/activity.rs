@@ -24,6 +24,7 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
+    lines: Lines,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,12 @@ pub(super) enum Overdue {
 
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(ActivityState { phase: Phase::Idle(now), http2: None, evicted: false }))
+        Self(Mutex::new(ActivityState {
+            phase: Phase::Idle(now),
+            http2: None,
+            evicted: false,
+            lines: Lines::default(),
+        }))
     }
 
     /// Records bytes from the client.
@@ -62,16 +68,22 @@ impl Activity {
             // Only the first byte starts the clock; a client cannot extend its time by sending one byte
             // after another.
             state.phase = Phase::Reading(now);
+            state.lines = Lines::default();
+        }
+        if let Phase::Reading(_) = state.phase {
+            state.lines.read(bytes);
         }
     }
 
-    /// Records the end of a request's head.
-    pub(super) fn begin(&self) {
+    /// Records the end of a request's head. False if a line of it ended without a carriage return.
+    pub(super) fn begin(&self) -> bool {
         let mut state = self.0.lock();
+        let is_strict = !std::mem::take(&mut state.lines).is_bare;
         state.phase = match state.phase {
             Phase::Serving(n) => Phase::Serving(n + 1),
             Phase::Idle(_) | Phase::Reading(_) => Phase::Serving(1),
         };
+        is_strict
     }
 
     /// Records the end of an answer.
@@ -106,14 +118,48 @@ impl Activity {
     }
 }
 
+/// The ends of the lines of a head, as they arrive. A proxy may take a line feed alone for a part of a value
+/// where the parser of heads takes it for the end of a line, and then the two read different requests.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The last byte of the bytes before.
+    last: u8,
+    /// A line with something in it was seen; empty ones may come before the head.
+    begun: bool,
+    /// The head is complete. What follows may be a body.
+    ended: bool,
+    /// A line ended without a carriage return.
+    is_bare: bool,
+}
+
+impl Lines {
+    fn read(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.ended {
+                return;
+            }
+            match (*byte, self.last) {
+                (b'\n', b'\r') => {}
+                (b'\n', _) => self.is_bare = true,
+                // A carriage return after a whole line: the empty line that ends the head.
+                (b'\r', b'\n') => self.ended = self.begun,
+                (b'\r', _) => {}
+                _ => self.begun = true,
+            }
+            self.last = *byte;
+        }
+    }
+}
+
 /// A request in progress, from the end of its head to the end of its answer.
 #[derive(Debug)]
 pub(super) struct Running(Arc<Activity>);
 
 impl Running {
-    pub(super) fn begin(activity: Arc<Activity>) -> Self {
-        activity.begin();
-        Self(activity)
+    /// Begins a request; the flag is that of [`Activity::begin`].
+    pub(super) fn begin(activity: Arc<Activity>) -> (Self, bool) {
+        let is_strict = activity.begin();
+        (Self(activity), is_strict)
     }
 }
 
@@ -168,6 +214,26 @@ mod tests {
         activity.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", start);
         activity.received(b"\0\0\x08\x06", start + Duration::from_secs(20));
         assert_eq!(activity.deadline(&limits), Some((start + limits.idle_timeout, Overdue::Idle)));
+    }
+
+    #[test]
+    fn a_line_feed_alone_is_seen_in_the_head_and_only_there() {
+        let strict = |reads: &[&[u8]]| {
+            let activity = Activity::new(Instant::now());
+            reads.iter().for_each(|read| activity.received(read, Instant::now()));
+            activity.begin()
+        };
+        assert!(strict(&[b"POST / HTTP/1.1\r\nHost: a\r\n\r\n{\n}\n"]), "a body may hold any bytes");
+        assert!(strict(&[b"\r\nGET / HTTP/1.1\r\nHost: a\r", b"\n\r\n"]), "a line may come in two reads");
+        assert!(!strict(&[b"GET / HTTP/1.1\nHost: a\r\n\r\n"]));
+        assert!(!strict(&[b"\r\nGET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"]));
+        assert!(!strict(&[b"GET / HTTP/1.1\r\nHost: a", b"\n\n"]));
+        let activity = Activity::new(Instant::now());
+        activity.received(b"GET / HTTP/1.1\n\n", Instant::now());
+        assert!(!activity.begin());
+        activity.end(Instant::now());
+        activity.received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Instant::now());
+        assert!(activity.begin(), "each head is read anew");
     }
 
     #[test]

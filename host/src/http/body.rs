@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http::Version;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use super::connection::Listener;
@@ -19,8 +22,10 @@ use super::metrics::Slow;
 /// The body of a request. It fails with [`BodyError::Late`] when the client takes too long to send it.
 #[derive(Debug)]
 pub struct RequestBody {
-    body: Incoming,
+    /// `None` only while it is dropped.
+    body: Option<Incoming>,
     listener: Arc<Listener>,
+    unread: Option<Unread>,
     /// The time until which the body must be complete; `None` before the first wait for the client.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -48,9 +53,77 @@ pub fn is_late(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// The part of a body on HTTP/1 that nobody has read when the request is answered.
+///
+/// Most clients read no answer before they have sent everything, and the bytes of a body must not be taken for
+/// the next head. So the rest is read and dropped, up to a bound, before the answer leaves.
+#[derive(Clone, Debug)]
+pub(super) struct Unread(Arc<Mutex<Rest>>);
+
+#[derive(Debug)]
+enum Rest {
+    /// The body is still with its reader.
+    Taken,
+    /// The reader has dropped it before its end.
+    Left(Incoming),
+    /// There is nothing left.
+    Nothing,
+}
+
+/// Bytes of a body that are read and dropped before the answer leaves.
+const DROPPED: u64 = 4 << 20;
+
+impl Unread {
+    /// Reads the rest. False if the connection cannot be used again.
+    pub(super) async fn finish(&self, listener: &Arc<Listener>, waits_for_consent: bool) -> bool {
+        let rest = std::mem::replace(&mut *self.0.lock(), Rest::Taken);
+        let body = match rest {
+            Rest::Nothing => return true,
+            Rest::Taken => return false,
+            // A client that asks first (`Expect`) sends no body after another answer.
+            Rest::Left(_) if waits_for_consent => return false,
+            Rest::Left(body) => body,
+        };
+        // The rest has the deadline of a whole body at most.
+        let mut body =
+            RequestBody { body: Some(body), listener: listener.clone(), unread: None, deadline: None };
+        let mut dropped = 0;
+        loop {
+            match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => dropped += frame.data_ref().map_or(0, |data| data.len() as u64),
+            }
+            if dropped > DROPPED {
+                return false;
+            }
+        }
+    }
+}
+
 impl RequestBody {
-    pub(super) fn new(body: Incoming, listener: Arc<Listener>) -> Self {
-        Self { body, listener, deadline: None }
+    /// The body of a request, and on HTTP/1 what to do with it when the request is answered.
+    pub(super) fn new(body: Incoming, version: Version, listener: Arc<Listener>) -> (Self, Option<Unread>) {
+        let has_rest = version != Version::HTTP_2 && !body.is_end_stream();
+        let unread = has_rest.then(|| Unread(Arc::new(Mutex::new(Rest::Taken))));
+        (Self { body: Some(body), listener, unread: unread.clone(), deadline: None }, unread)
+    }
+}
+
+impl RequestBody {
+    /// Notes that the whole body was read. A body of unknown length does not know it by itself.
+    fn end(&mut self) {
+        if let Some(unread) = self.unread.take() {
+            *unread.0.lock() = Rest::Nothing;
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(unread), Some(body)) = (&self.unread, self.body.take()) {
+            *unread.0.lock() = if body.is_end_stream() { Rest::Nothing } else { Rest::Left(body) };
+        }
     }
 }
 
@@ -62,22 +135,35 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => {}
+            Poll::Ready(None) => {
+                self.end();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                // Nothing more can be read from a body that broke off.
+                self.unread = None;
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
         }
         let timeout = self.listener.limits.body_timeout;
         // Most bodies arrive with their heads, and these need no timer.
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
         self.listener.metrics.slow(Slow::Body);
+        // Its time is over, so the rest is not waited for either.
+        self.unread = None;
         Poll::Ready(Some(Err(BodyError::Late)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, |body| body.size_hint())
     }
 }

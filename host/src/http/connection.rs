@@ -9,7 +9,8 @@ use std::task::Poll;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -26,7 +27,7 @@ use super::activity::{Activity, Overdue, Running};
 use super::answer::{AnswerBody, Unread};
 use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
-use super::{RequestBody, ServerLimits, Socket, Stream};
+use super::{RequestBody, ServerLimits, Socket, Stream, head};
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 
@@ -137,18 +138,36 @@ where
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let running = Running::begin(activity_of_requests.clone());
+            let (running, is_strict) = Running::begin(activity_of_requests.clone());
             let service = service.clone();
-            let mut request = request.map(|body| RequestBody::new(body, listener_of_requests.clone()));
+            let listener = listener_of_requests.clone();
+            let (head, body) = request.into_parts();
+            let waits_for_consent = head.headers.contains_key(EXPECT);
+            let version = head.version;
+            let (body, unread) = RequestBody::new(body, version, listener.clone());
+            let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(ConnectInfo(peer));
-            let limits = &listener_of_requests.limits;
+            let checked = head::check(&request, is_strict);
+            let limits = &listener.limits;
             let identified = IdentifiedRequest::begin(&mut request, limits.name, limits.access_log);
             let span = identified.span(&request);
             // Boxed: an HTTP/2 stream keeps the memory of its request's future for as long as its
             // answer streams.
             Box::pin(
                 async move {
-                    let answer = identified.answer(service.oneshot(request)).await?;
+                    let answering = async {
+                        match checked {
+                            Ok(()) => service.oneshot(request).await,
+                            Err(fault) => Ok(head::refusal(version, fault)),
+                        }
+                    };
+                    let mut answer = identified.answer(answering).await?;
+                    if let Some(unread) = unread
+                        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+                        && !unread.finish(&listener, waits_for_consent).await
+                    {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
                     Ok::<_, S::Error>(answer.map(|body| AnswerBody::new(body, running)))
                 }
                 .instrument(span),
