@@ -46,8 +46,8 @@ fn flag(setting: &Declared) -> Arg {
         arg = arg.visible_alias(alias);
     }
     match setting.kind {
-        // Only `--flag=false` sets a value: in `--flag false` the second word would be a positional argument.
-        Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        // Programs have no positional arguments, so the second word of `--flag false` can only be the value.
+        Kind::Bool => arg.num_args(0..=1).default_missing_value("true"),
         Kind::List => arg.action(ArgAction::Append),
         Kind::Text | Kind::Number => arg,
     }

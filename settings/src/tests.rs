@@ -67,6 +67,19 @@ fn a_setting_that_no_source_sets_has_its_default() {
 }
 
 #[test]
+fn a_switch_takes_its_value_in_every_way_that_flags_do() {
+    for (arguments, loud) in [
+        (&["--loud"][..], true),
+        (&["--loud", "true"], true),
+        (&["--loud", "false"], false),
+        (&["--loud=false"], false),
+        (&["--loud", "--watch-ping-interval", "1s"], true),
+    ] {
+        assert_eq!(from_arguments(arguments).loud, loud, "{arguments:?}");
+    }
+}
+
+#[test]
 fn flag_beats_environment_beats_file_beats_default() {
     let file = Sources::default().with_file("muster.toml", "[watch]\nping-interval = '3s'").expect("is toml");
     let variable = file.clone().with_variable("MUSTER_WATCH_PING_INTERVAL", "2s");
