@@ -13,7 +13,7 @@ use control_plane::app::{App, Parts};
 use control_plane::inventory;
 use control_plane::settings::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
-use host::http::{ServerLimits, ServerMetrics, serve_counted};
+use host::http::{ServerLimits, ServerMetrics, listen, serve_counted};
 use host::program::{self, Host};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -29,8 +29,8 @@ fn main() -> ExitCode {
 async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
     let tasks = host.tasks.clone();
     // Sockets come first: a port in use is found before anything else has started.
-    let api = bind(config.listen).await?;
-    let admin = bind(config.admin_listen).await?;
+    let api = bind(config.listen, config.http.reuse_port)?;
+    let admin = bind(config.admin_listen, false)?;
     let listening = api.local_addr()?;
     let bus = NatsBus::connect(config.nats, &tasks).await?;
     bus.observe(&host.metrics.meter("bus"));
@@ -66,6 +66,6 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr, reuse_port: bool) -> Result<TcpListener> {
+    listen(address, reuse_port).with_context(|| format!("cannot listen on {address}"))
 }

@@ -6,8 +6,8 @@
 //!         gateway ────────┘         gateway ──▶ forward ──▶ control plane
 //! ```
 //!
-//! A drain goes through these steps: not ready; no new connection; the shards end their sessions, spread over
-//! a time; the upstream stops.
+//! A drain goes through these steps: not ready, and no new watch; the shards end their sessions, spread over a
+//! time, while other requests are answered as before; no new connection; the upstream stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use bus::Bus;
 use futures_util::future::BoxFuture;
 use host::address::reachable;
 use host::admin::{Condition, Readiness};
-use host::http::{ServerLimits, ServerMetrics, serve_counted};
+use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
 use opentelemetry::metrics::Meter;
@@ -96,7 +96,7 @@ impl App {
         let Parts { config, listener, bus, forward, meter, readiness } = parts;
         let listener = match listener {
             Some(listener) => Ok(listener),
-            None => TcpListener::bind(config.listen).await,
+            None => listen(config.listen, config.http.reuse_port),
         };
         let listener = listener.map_err(|error| StartError::Listen(config.listen, error))?;
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
@@ -190,6 +190,9 @@ impl App {
         for (condition, state) in self.conditions {
             self.tasks.spawn_named("readiness", show(condition, state, self.tasks.drain().clone()));
         }
+        // Requests are answered while watchers remain: an SDK that finds its address refused may give up its
+        // heartbeats, and a provider with a single address would expire.
+        let of_serving = stop.clone();
         let draining = async {
             self.tasks.drain().cancelled().await;
             for shard in &self.shards {
@@ -204,8 +207,14 @@ impl App {
             stop.cancel();
             drop(self.handle);
         };
-        let serving =
-            serve_counted(self.listener, self.gateway, self.server_limits, self.server_metrics, &self.tasks);
+        let serving = serve_until(
+            of_serving,
+            self.listener,
+            self.gateway,
+            self.server_limits,
+            self.server_metrics,
+            &self.tasks,
+        );
         tokio::join!(serving, draining);
     }
 }

@@ -27,14 +27,16 @@
 //! requests, where the idle timeout must count. So this room serves the connections itself, with hyper, and
 //! keeps the deadlines in `activity`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::error;
 
@@ -65,6 +67,11 @@ use acceptor::Acceptor;
 use activity::Activity;
 use connection::Connections;
 
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
+/// The time for which a listener that shares its address goes on accepting when the process drains.
+const CLOSING: Duration = Duration::from_millis(100);
+
 /// The limits of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
@@ -88,6 +95,8 @@ pub struct ServerLimits {
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
     pub http2_streams: u32,
+    /// Other processes may listen on the same address, and one does when this process drains.
+    pub reuse_port: bool,
     /// The listener's TLS. With it clients must speak TLS.
     pub tls: Option<ServerTls>,
     /// Each request is logged.
@@ -110,6 +119,7 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(30),
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
+            reuse_port: false,
             tls: None,
             access_log: false,
         }
@@ -173,10 +183,28 @@ impl ServerLimits {
                 "1"..="1000000",
                 "HTTP/2 streams open at once on a connection.",
             ),
+            reuse_port: settings.get_or(
+                "http.reuse-port",
+                default.reuse_port,
+                "Share `listen` with the process that replaces this one; a drain then leaves new clients to it at once.",
+            ),
             tls: ServerTls::read(settings),
             access_log: false,
         }
     }
+}
+
+/// Opens a listener. With `reuse_port`, other processes may listen on the same address at the same time.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As `TcpListener::bind` does it: an address whose last connections are still closing can be used at once.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `service` on `listener` until a drain is complete or an abort comes. Returns when no
@@ -207,9 +235,28 @@ pub async fn serve_counted<S>(
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
+    serve_until(tasks.drain().clone(), listener, service, limits, metrics, tasks).await;
+}
+
+/// Like [`serve_counted`], but a drain does not close the listener: from then on answers close their
+/// connections, and only when `stop` is cancelled nothing more is accepted. If the listener shares its address
+/// (`http.reuse-port`), a drain closes it at once and leaves new clients to the other process.
+pub async fn serve_until<S>(
+    stop: CancellationToken,
+    listener: TcpListener,
+    service: S,
+    limits: ServerLimits,
+    metrics: ServerMetrics,
+    tasks: &Tasks,
+) where
+    S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
     let name = limits.name;
+    let has_successor = limits.reuse_port;
     let mut acceptor = Acceptor::new(listener, limits.connections, metrics.clone(), name);
-    let connections = Connections::new(service, limits, metrics, tasks.clone());
+    let connections = Connections::new(service, limits, metrics, tasks.clone(), stop.clone());
     let mut open = JoinSet::new();
 
     loop {
@@ -217,7 +264,8 @@ pub async fn serve_counted<S>(
             // Ended connections are collected before new ones are accepted: otherwise a flood of clients
             // could grow the set of finished tasks.
             biased;
-            () = tasks.drain().cancelled() => break,
+            () = stop.cancelled() => break,
+            () = tasks.drain().cancelled(), if has_successor => break,
             Some(ended) = open.join_next() => report_panic(ended, name),
             (stream, peer, permit) = acceptor.next() => {
                 let activity = Arc::new(Activity::new(Instant::now()));
@@ -225,6 +273,12 @@ pub async fn serve_counted<S>(
                 acceptor.accepted(task, activity);
             }
         }
+    }
+    // A listener that closes resets the connections in its backlog, so those are taken first. The kernel gives
+    // it new ones until then, therefore the time is bounded.
+    let last = Instant::now() + CLOSING;
+    while has_successor && let Ok((stream, peer, permit)) = timeout_at(last, acceptor.next()).await {
+        open.spawn(connections.run(stream, peer, permit, Arc::new(Activity::new(Instant::now()))));
     }
     // Closes the listener, so that clients are refused at once instead of waiting in the backlog.
     drop(acceptor);

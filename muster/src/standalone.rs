@@ -53,6 +53,13 @@ impl Config for StandaloneConfig {
         // Watchers of a single process have no other gateway to go to, so spreading their ends would only
         // take time.
         settings.set_default("drain-over", "1s");
+        let gateway = edge_gateway::Config::read(settings);
+        if gateway.http.reuse_port {
+            settings.mistake(
+                "http.reuse-port",
+                "a standalone registry has its data for itself, so no other process can take its place while it runs",
+            );
+        }
         Self {
             data_dir: settings.get(
                 "data-dir",
@@ -65,7 +72,7 @@ impl Config for StandaloneConfig {
             ),
             program: ProgramSettings::read(settings, "20s", "10m"),
             plane: control_plane::settings::Config::read(settings),
-            gateway: edge_gateway::Config::read(settings),
+            gateway,
         }
     }
 }

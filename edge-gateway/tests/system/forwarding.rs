@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use shared::event::Action::Create;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Error;
 
@@ -142,6 +143,31 @@ async fn a_read_requires_the_last_write_of_its_tenant() {
         assert_eq!(answer, Ok((200, required.to_owned())), "{method} {path}");
     }
     tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn a_draining_gateway_answers_while_it_holds_watchers() {
+    let drain_over = std::time::Duration::from_secs(3600);
+    let world = World::with_forward(Config { drain_over, ..config() }, Arc::new(InProcess::new(echo()))).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watchers = Vec::new();
+    for _ in 0..20 {
+        watchers.push(world.watch("c").await);
+    }
+    world.tasks.drain().cancel();
+    for request in [
+        "GET /v4/default/registry/microservices HTTP/1.1\r\nHost: test\r\n\r\n",
+        "PUT /v4/default/registry/microservices/s/instances/i/heartbeat HTTP/1.1\r\nHost: test\r\n\r\n",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(world.api).await.expect("is accepted");
+        stream.write_all(request.as_bytes()).await.expect("is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the gateway ends the connection");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Connection: close"), "{answer}");
+    }
+    let event = world.control_plane.change("p", Create, "1").await;
+    let last = watchers.last_mut().expect("twenty");
+    last.expect(&event).await;
 }
 
 #[tokio::test]

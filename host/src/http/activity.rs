@@ -102,6 +102,11 @@ impl Activity {
         state.evicted
     }
 
+    /// True if the connection has shown that it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.0.lock().http2 == Some(true)
+    }
+
     /// True if the connection was closed to make room.
     pub(super) fn is_evicted(&self) -> bool {
         self.0.lock().evicted

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 use tracing::{Instrument as _, debug, debug_span};
 
@@ -37,6 +38,7 @@ pub(super) struct Connections<S> {
     builder: Arc<Builder<Streams>>,
     listener: Arc<Listener>,
     tasks: Tasks,
+    stop: CancellationToken,
 }
 
 /// The limits and metrics of a listener, which its connections and requests share.
@@ -52,7 +54,13 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
-    pub(super) fn new(service: S, limits: ServerLimits, metrics: ServerMetrics, tasks: Tasks) -> Self {
+    pub(super) fn new(
+        service: S,
+        limits: ServerLimits,
+        metrics: ServerMetrics,
+        tasks: Tasks,
+        stop: CancellationToken,
+    ) -> Self {
         let listener = Arc::new(Listener { limits, metrics });
         let limits = &listener.limits;
         let mut builder = Builder::new(Streams { listener: listener.clone(), tasks: tasks.clone() });
@@ -72,7 +80,7 @@ where
             .keep_alive_timeout(limits.write_timeout)
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-        Self { service, builder: Arc::new(builder), listener, tasks }
+        Self { service, builder: Arc::new(builder), listener, tasks, stop }
     }
 
     /// Serves one connection to its end. Dropping the future closes the connection.
@@ -92,6 +100,7 @@ where
             builder: self.builder.clone(),
             listener: self.listener.clone(),
             tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
         };
         async move { open.end(connection.serve(stream, peer, permit, activity).await) }.instrument(span)
     }
@@ -103,6 +112,7 @@ struct Connection<S> {
     builder: Arc<Builder<Streams>>,
     listener: Arc<Listener>,
     tasks: Tasks,
+    stop: CancellationToken,
 }
 
 impl<S> Connection<S>
@@ -118,7 +128,7 @@ where
         permit: OwnedSemaphorePermit,
         activity: Arc<Activity>,
     ) -> Ended {
-        let Self { service, builder, listener, tasks } = self;
+        let Self { service, builder, listener, tasks, stop } = self;
         let limits = &listener.limits;
         // Frames and answers are small and each is written once: waiting for more only delays them.
         if let Err(e) = stream.set_nodelay(true) {
@@ -137,10 +147,12 @@ where
         let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();
+        let drain = tasks.drain().clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (running, is_strict) = Running::begin(activity_of_requests.clone());
             let service = service.clone();
             let listener = listener_of_requests.clone();
+            let drain = drain.clone();
             let (head, body) = request.into_parts();
             let waits_for_consent = head.headers.contains_key(EXPECT);
             let version = head.version;
@@ -162,10 +174,14 @@ where
                         }
                     };
                     let mut answer = identified.answer(answering).await?;
-                    if let Some(unread) = unread
-                        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
-                        && !unread.finish(&listener, waits_for_consent).await
-                    {
+                    let is_upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+                    let is_read = match unread {
+                        Some(unread) if !is_upgraded => unread.finish(&listener, waits_for_consent).await,
+                        _ => true,
+                    };
+                    // Clients of a process that drains find another one with their next connection.
+                    let must_close = !is_read || drain.is_cancelled();
+                    if must_close && !is_upgraded && version != Version::HTTP_2 {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok::<_, S::Error>(answer.map(|body| AnswerBody::new(body, running)))
@@ -174,7 +190,7 @@ where
             )
         });
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-        drive(connection, &activity, limits, &tasks).await
+        drive(connection, &activity, limits, &tasks, &stop).await
     }
 }
 
@@ -210,6 +226,7 @@ async fn drive<S, B>(
     activity: &Activity,
     limits: &ServerLimits,
     tasks: &Tasks,
+    stop: &CancellationToken,
 ) -> Ended
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
@@ -220,14 +237,23 @@ where
 {
     let mut timer = pin!(tokio::time::sleep(limits.idle_timeout));
     let mut ending = None;
+    let mut announced = false;
     loop {
         tokio::select! {
             biased;
             () = tasks.abort().cancelled() => return Ended::Aborted,
             // Once only: the cancelled token stays ready, and would keep this loop from everything below.
-            () = tasks.drain().cancelled(), if ending.is_none() => {
+            () = stop.cancelled(), if ending.is_none() => {
                 ending = Some(Ended::Drained);
                 connection.as_mut().graceful_shutdown();
+            }
+            () = tasks.drain().cancelled(), if !announced && ending.is_none() => {
+                announced = true;
+                // HTTP/1 is told with its next answer. A connection of HTTP/2 that is shut down finishes its
+                // streams, and its client opens the next ones on another connection.
+                if activity.is_http2() {
+                    connection.as_mut().graceful_shutdown();
+                }
             }
             result = connection.as_mut() => return match (ending, result) {
                 (Some(ending), _) => ending,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::*;
 
+mod draining;
 mod heads;
 mod slow;
 
