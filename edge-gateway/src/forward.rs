@@ -25,6 +25,9 @@ pub enum NotForwarded {
     /// The request's body broke off, or was not in a form that HTTP knows. The fault is the client's.
     #[error("the body of the request broke off")]
     BodyBroken,
+    /// The request's body is larger than control planes take. The fault is the client's.
+    #[error("http: request body too large")]
+    BodyTooLarge,
     /// The client had not sent the whole body when the answer was due. The fault is the client's.
     #[error("the body of the request did not arrive in time")]
     BodyLate,

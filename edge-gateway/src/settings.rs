@@ -307,6 +307,9 @@ fn read_forward(settings: &mut Settings<'_>) -> ForwardConfig {
     ForwardConfig {
         control_planes: urls.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect(),
         tls,
+        largest_body: settings
+            .within::<Size>("http.body-bytes", "2MiB", "64KiB"..="64MiB", "Largest body of a request.")
+            .0,
         ..ForwardConfig::default()
     }
 }

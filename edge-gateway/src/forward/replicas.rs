@@ -56,6 +56,8 @@ pub struct ForwardConfig {
     pub probe_interval: Duration,
     /// The time after which an idempotent request that has no answer yet goes to another replica as well.
     pub second_try_after: Duration,
+    /// The largest body of a request, in bytes.
+    pub largest_body: usize,
     /// Bodies up to this many bytes are held so that a request can be sent a second time.
     pub replayable_body: usize,
 }
@@ -71,6 +73,7 @@ impl Default for ForwardConfig {
             probe_interval: Duration::from_secs(2),
             // Usual answers take milliseconds. A replica whose link to the store is silent takes seconds to fail.
             second_try_after: Duration::from_secs(1),
+            largest_body: 2 << 20,
             // An instance has 5 KB at most; schemas are larger and rare.
             replayable_body: 64 * 1024,
         }
@@ -175,7 +178,7 @@ impl Forward for Replicas {
             Ok(answer) if answer.status().is_server_error() => "error",
             Ok(_) => "ok",
             Err(NotForwarded::Unavailable) => "unavailable",
-            Err(NotForwarded::BodyBroken | NotForwarded::BodyLate) => "client",
+            Err(NotForwarded::BodyBroken | NotForwarded::BodyTooLarge | NotForwarded::BodyLate) => "client",
         };
         self.0.metrics.forwarded(outcome, began.elapsed());
         answer
@@ -240,6 +243,10 @@ fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
 impl ReplicaSet {
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         let (parts, body) = request.into_parts();
+        // Not left to a control plane: one that stops reading closes the connection, and its refusal is lost.
+        if body.size_hint().lower() > self.config.largest_body as u64 {
+            return Err(NotForwarded::BodyTooLarge);
+        }
         let class = class_of(&parts.method, parts.uri.path());
         let is_idempotent = class == RequestClass::Read || parts.method == Method::PUT;
         let order = self.health.order(class, Instant::now());
@@ -341,7 +348,7 @@ impl ReplicaSet {
     async fn attempt_streaming(&self, replica: usize, parts: Parts, body: Body) -> Attempt {
         let upload = Upload::default();
         // Most requests have no body, and these need no wrapper.
-        let body = if body.is_end_stream() { body } else { upload.follow(body) };
+        let body = if body.is_end_stream() { body } else { upload.follow(body, self.config.largest_body) };
         self.attempt(replica, Request::from_parts(parts, body), &upload).await
     }
 
@@ -379,6 +386,7 @@ impl ReplicaSet {
                 self.suspect(replica);
                 Err(AttemptError::Unknown)
             }
+            Err(_) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
             Err(_) if upload.is_awaited() => {
                 debug!(control_plane = %address, "the body of a request did not arrive in time");
                 Err(AttemptError::Client(NotForwarded::BodyLate))

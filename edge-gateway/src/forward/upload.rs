@@ -24,14 +24,21 @@ const BROKEN: u8 = 2;
 /// The client's time for the body was over.
 const LATE: u8 = 3;
 
+/// The client has sent more than control planes take.
+const TOO_LARGE: u8 = 4;
+
+/// Bytes beyond the limit that are read and dropped: most clients read no answer before they have sent
+/// everything.
+const DROPPED: usize = 4 << 20;
+
 /// The state of an upload, as the attempt to forward it sees it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Upload(Arc<AtomicU8>);
 
 impl Upload {
-    /// Follows a body from here on; the result takes its place.
-    pub(super) fn follow(&self, body: Body) -> Body {
-        Body::new(Followed { body, upload: self.clone() })
+    /// Follows a body from here on; the result takes its place, and fails beyond `room` bytes.
+    pub(super) fn follow(&self, body: Body, room: usize) -> Body {
+        Body::new(Followed { body, room, is_over: false, upload: self.clone() })
     }
 
     /// The client's fault, if its body failed.
@@ -39,6 +46,7 @@ impl Upload {
         match self.0.load(Ordering::Acquire) {
             BROKEN => Some(NotForwarded::BodyBroken),
             LATE => Some(NotForwarded::BodyLate),
+            TOO_LARGE => Some(NotForwarded::BodyTooLarge),
             _ => None,
         }
     }
@@ -53,8 +61,16 @@ impl Upload {
     }
 }
 
+fn too_large() -> axum::Error {
+    axum::Error::new(NotForwarded::BodyTooLarge)
+}
+
 struct Followed {
     body: Body,
+    /// Bytes that may still come, to be passed on or, when there are too many, to be dropped.
+    room: usize,
+    /// More has come than is passed on.
+    is_over: bool,
     upload: Upload,
 }
 
@@ -66,15 +82,38 @@ impl http_body::Body for Followed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Set before the body is looked at: `ready!` returns while the client has to send more.
-        self.upload.set(AWAITED);
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.upload.set(match &frame {
-            Some(Err(error)) if is_late(error) => LATE,
-            Some(Err(_)) => BROKEN,
-            Some(Ok(_)) | None => MOVING,
-        });
-        Poll::Ready(frame)
+        loop {
+            // Set before the body is looked at: `ready!` returns while the client has to send more.
+            if !self.is_over {
+                self.upload.set(AWAITED);
+            }
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let length = match &frame {
+                Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                _ if self.is_over => return Poll::Ready(Some(Err(too_large()))),
+                Some(Err(error)) => {
+                    self.upload.set(if is_late(error) { LATE } else { BROKEN });
+                    return Poll::Ready(frame);
+                }
+                None => {
+                    self.upload.set(MOVING);
+                    return Poll::Ready(None);
+                }
+            };
+            match self.room.checked_sub(length) {
+                Some(room) => self.room = room,
+                None if self.is_over => return Poll::Ready(Some(Err(too_large()))),
+                None => {
+                    self.upload.set(TOO_LARGE);
+                    self.is_over = true;
+                    self.room = DROPPED;
+                }
+            }
+            if !self.is_over {
+                self.upload.set(MOVING);
+                return Poll::Ready(frame);
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -50,7 +50,7 @@ pub(super) fn unavailable(detail: &str) -> Response<Body> {
 pub(super) fn status_of(fault: NotForwarded) -> StatusCode {
     match fault {
         NotForwarded::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        NotForwarded::BodyBroken => StatusCode::BAD_REQUEST,
+        NotForwarded::BodyBroken | NotForwarded::BodyTooLarge => StatusCode::BAD_REQUEST,
         NotForwarded::BodyLate => StatusCode::REQUEST_TIMEOUT,
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn not_forwarded(fault: NotForwarded) -> Response<Body> {
     let detail = fault.to_string();
     match fault {
         NotForwarded::Unavailable => unavailable(&detail),
-        NotForwarded::BodyBroken | NotForwarded::BodyLate => {
+        NotForwarded::BodyBroken | NotForwarded::BodyTooLarge | NotForwarded::BodyLate => {
             json(status_of(fault), "400001", "Invalid parameter(s)", &detail)
         }
     }

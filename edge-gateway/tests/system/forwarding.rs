@@ -148,7 +148,8 @@ async fn a_read_requires_the_last_write_of_its_tenant() {
 #[tokio::test]
 async fn a_draining_gateway_answers_while_it_holds_watchers() {
     let drain_over = std::time::Duration::from_secs(3600);
-    let world = World::with_forward(Config { drain_over, ..config() }, Arc::new(InProcess::new(echo()))).await;
+    let world =
+        World::with_forward(Config { drain_over, ..config() }, Arc::new(InProcess::new(echo()))).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watchers = Vec::new();
     for _ in 0..20 {

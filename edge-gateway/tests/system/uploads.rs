@@ -149,6 +149,26 @@ async fn a_body_has_a_deadline_held_or_streamed_rest_or_grpc() {
 }
 
 #[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_by_the_gateway() {
+    let tasks = Tasks::new();
+    let forward = ForwardConfig { largest_body: 100_000, ..two_planes(&tasks).await };
+    let subject = Subject::new(config(), forward, &tasks).await;
+    let body = "x".repeat(200_000);
+    let head = format!("POST {SERVICES} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    for request in [
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+        // Too much to be read and dropped, so nothing of it is waited for.
+        format!("{head}Content-Length: 1000000000\r\n\r\n{body}"),
+    ] {
+        let answer = rest(&mut send(&subject.world, request.as_bytes()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("too large"), "{answer}");
+    }
+    subject.assert_all_healthy(2);
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
 async fn clients_that_leave_an_answer_unread_do_not_count() {
     let tasks = Tasks::new();
     let endless = any(async || {

@@ -82,6 +82,7 @@ impl Unread {
             Rest::Taken => return false,
             // A client that asks first (`Expect`) sends no body after another answer.
             Rest::Left(_) if waits_for_consent => return false,
+            Rest::Left(body) if body.size_hint().lower() > DROPPED => return false,
             Rest::Left(body) => body,
         };
         // The rest has the deadline of a whole body at most.
