@@ -45,8 +45,7 @@ async fn an_answer_before_the_end_of_a_body_is_seen() {
     stream.write_all(GET_AND_CLOSE).await.expect("writes");
     assert!(read_to_end(&mut stream).await.ends_with("hello"));
 
-    let endless =
-        format!("POST /refused HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n");
-    let answer = server.exchange(endless.as_bytes()).await;
+    let asking = b"POST /refused HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    let answer = server.exchange(asking).await;
     assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("Connection: close"), "{answer}");
 }
