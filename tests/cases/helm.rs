@@ -97,7 +97,8 @@ fn values() -> Value {
 /// With everything switched on.
 fn everything() -> Value {
     let mut values = values();
-    for path in ["/etcd/secret", "/nats/secret", "/tls/secret"] {
+    for path in ["/etcd/secret", "/nats/secret", "/nats/gatewaySecret", "/nats/signingSecret", "/tls/secret"]
+    {
         *values.pointer_mut(path).expect("is a value") = Value::from("a-secret");
     }
     for path in ["/edgeGateway/autoscaling/enabled", "/monitoring/enabled", "/networkPolicy/enabled"] {
@@ -152,8 +153,11 @@ fn containers_get_settings_and_probes_that_exist() {
             .map(|variable| (text(&variable["name"]), variable["value"].clone()))
             .collect();
         set.iter().for_each(|(name, _)| assert!(known.contains(name.as_str()), "{name} has no {name}"));
-        // The values are ones that the program takes.
-        let literal = set.iter().filter(|(name, value)| value.is_string() && !name.contains("_TLS_"));
+        // The values are ones that the program takes. Those that name a file in a secret are not: the file
+        // is there only in a pod.
+        let literal = set
+            .iter()
+            .filter(|(name, value)| value.is_string() && !name.contains("_TLS_") && !name.contains("SIGN"));
         let sources = literal.fold(settings::Sources::default(), |sources, (name, value)| {
             sources.with_variable(name, text(value))
         });
@@ -200,6 +204,28 @@ fn clients_are_told_that_the_gateways_speak_tls() {
         let mut set = environment.as_array().expect("is a list").iter();
         let advertised = set.find(|variable| variable["name"] == "MUSTER_ADVERTISE").expect("is set");
         assert_eq!(advertised["value"], format!("prod-edge-gateway:30100{query}"));
+    }
+}
+
+#[test]
+fn each_plane_has_its_own_login_and_both_the_signing_keys() {
+    for (own, secrets) in [("", ["of-planes", "of-planes"]), ("of-gateways", ["of-planes", "of-gateways"])] {
+        let mut values = values();
+        for (path, value) in
+            [("/nats/secret", "of-planes"), ("/nats/gatewaySecret", own), ("/nats/signingSecret", "keys")]
+        {
+            *values.pointer_mut(path).expect("is a value") = Value::from(value);
+        }
+        let deployments = objects(&values);
+        for (deployment, secret) in of_kind(&deployments, "Deployment").iter().zip(secrets) {
+            let pod = &deployment["spec"]["template"]["spec"];
+            let container = &pod["containers"][0];
+            let logins = each(&container["env"], "secretKeyRef");
+            let names: Vec<&Value> = logins.iter().map(|login| &login["name"]).collect();
+            assert_eq!(names, [secret, secret], "{}", container["name"]);
+            assert_eq!(pod["volumes"][0]["secret"]["secretName"], "keys");
+            assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/muster/nats");
+        }
     }
 }
 
