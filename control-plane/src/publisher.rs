@@ -44,7 +44,8 @@ use term::Term;
 
 /// The interval of bookmarks while nothing happens.
 const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
-/// The delay of the bookmark after a burst, and the interval of bookmarks during a long one.
+/// The shortest time between two bookmarks. The first change after a quiet time is bookmarked at once, so that
+/// nobody takes the publisher for silent, and a burst with what it has published meanwhile.
 const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
 /// The pause before a failed call of the bus is repeated.
 const RETRY: Duration = Duration::from_millis(200);
@@ -73,6 +74,8 @@ pub struct Publisher {
     term: Option<Term>,
     /// The time at which the next bookmark of the term is due.
     bookmark_at: Instant,
+    /// The earliest time of a bookmark after a change.
+    busy_bookmark_at: Instant,
     /// Instances, by service and id, about whose size a log line was written.
     oversized: HashSet<(ServiceRef, String)>,
 }
@@ -99,6 +102,7 @@ impl Publisher {
             stand_in_logged: None,
             term: None,
             bookmark_at: Instant::now(),
+            busy_bookmark_at: Instant::now(),
             oversized: HashSet::new(),
         }
     }
@@ -288,7 +292,7 @@ impl Publisher {
             omitted.extend(outgoing.omitted.map(|part| (change.clone(), part)));
         }
         if let Some(oldest) = due.changes().first() {
-            self.bookmark_at = self.bookmark_at.min(Instant::now() + BUSY_BOOKMARK);
+            self.bookmark_at = self.bookmark_at.min(self.busy_bookmark_at);
             let of_instances = due.changes().iter().filter(|change| matches!(change, Change::Instance(_)));
             self.metrics.published(PublishedBatch {
                 changes: due.changes().len() as u64,
@@ -340,7 +344,9 @@ impl Publisher {
         // then takes no credit for the flush.
         let generation = self.bus.link().borrow().generation;
         term.flushed(generation);
-        self.bookmark_at = Instant::now() + IDLE_BOOKMARK;
+        let now = Instant::now();
+        self.bookmark_at = now + IDLE_BOOKMARK;
+        self.busy_bookmark_at = now + BUSY_BOOKMARK;
         self.metrics.bookmarked(term.cursor());
         Ok(())
     }

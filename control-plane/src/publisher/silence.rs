@@ -1,8 +1,8 @@
 //! Notices that nobody publishes, for a replica that stands by. It does no I/O and reads no clock.
 //!
-//! A publisher bookmarks a change within some 50 ms. A replica whose view holds a change that no bookmark has
-//! covered after twice that time concludes that the publisher is dead, stopped or cut off, and publishes in
-//! its place. Replicas take turns by waiting for a random time on top: the first one's bookmark ends the wait
+//! A publisher bookmarks a change at once, or 50 ms after its last bookmark. A replica whose view holds a change
+//! that no bookmark has covered after twice that time concludes that the publisher is dead, stopped or cut
+//! off, and publishes in its place. Replicas take turns by waiting for a random time on top: the first one's bookmark ends the wait
 //! of the others.
 
 use std::time::Duration;
@@ -11,8 +11,7 @@ use shared::backoff::jitter;
 use tokio::time::Instant;
 
 /// The shortest silence after which a replica stands in for the publisher. The longest is twice as long.
-// Twice the delay of the publisher's bookmark after a burst, so that a publisher that is merely busy is heard
-// in time.
+// Twice the interval of bookmarks during a burst, so that a publisher that is merely busy is heard in time.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// The silence of the bus about changes that this replica has seen.
