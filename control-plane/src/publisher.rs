@@ -10,8 +10,8 @@
 //! connection: sending twice is harmless, not sending is not. A bookmark that does not join the previous one
 //! shows gateways that they may have missed something, and its entries show them whether they did.
 //!
-//! When the holder is silent, a replica that stands by *stands in*: it publishes after the last bookmark, as a
-//! new holder would, until it hears the holder or takes the seat. So no change waits for a lease to end.
+//! When the holder is silent, a replica that stands by *stands in*: it publishes after the last bookmark, as
+//! a new holder would, until it hears the holder or takes the seat. So no change waits for a lease to end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ use term::Term;
 
 /// The interval of bookmarks while nothing happens.
 const IDLE_BOOKMARK: Duration = Duration::from_secs(1);
-/// The shortest time between two bookmarks. The first change after a quiet time is bookmarked at once, so that
-/// nobody takes the publisher for silent, and a burst with what it has published meanwhile.
+/// The shortest time between two bookmarks. The first change after a quiet time is bookmarked at once, so
+/// that nobody takes the publisher for silent.
 const BUSY_BOOKMARK: Duration = Duration::from_millis(50);
 /// The pause before a failed call of the bus is repeated.
 const RETRY: Duration = Duration::from_millis(200);
@@ -188,8 +188,8 @@ impl Publisher {
         }
         let Ok(snapshot) = self.view.now() else { return Ok(()) };
         if snapshot.revision < self.viewed {
-            // The store was restored from a backup. The term, and the bookmarks received so far, belong to the
-            // history that was undone.
+            // The store was restored from a backup. The term, and the bookmarks received so far, belong to
+            // the history that was undone.
             self.bookmarked = Revision::ZERO;
             self.end_term();
         }

@@ -189,8 +189,8 @@ impl Registry {
         if let Ok(reached) = self.view.at(caller.min_rev, PROMPT).await {
             return Ok(reached);
         }
-        // Perhaps nothing of the registry changed in that revision. A view learns of such a one when progress is
-        // requested, and a barrier requests it.
+        // Perhaps nothing of the registry changed in that revision. A view learns of such a one when progress
+        // is requested, and a barrier requests it.
         match self.confirmed().await? {
             Some(confirmed) if confirmed.revision >= caller.min_rev => Ok(confirmed),
             _ => Ok(self.view.at(caller.min_rev, VIEW_WAIT).await?),

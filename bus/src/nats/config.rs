@@ -19,7 +19,8 @@ pub struct NatsConfig {
     pub root_certificates: Option<PathBuf>,
     /// PEM files of the certificate that is shown to the server, and of its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
-    /// The file of the keys that sign messages; see [`super::Keys`]. Without one, nothing is signed or checked.
+    /// The file of the keys that sign messages; see [`super::Keys`]. Without one, nothing is signed or
+    /// checked.
     pub signing_keys: Option<PathBuf>,
     /// Messages without a signature are accepted although there are keys.
     pub accept_unsigned: bool,

@@ -1,11 +1,11 @@
 //! Shows that a message comes from a process that has the site's key: a keyed hash in a header.
 //!
-//! In: keys from a file, messages that leave, messages that arrive. Out: the value of the header, and for each
-//! message that arrived whether it is genuine.
+//! In: keys from a file, messages that leave, messages that arrive. Out: the value of the header, and for
+//! each message that arrived whether it is genuine.
 //!
 //! A message is signed once, however many processes receive it. The hash covers the subject too, so a genuine
-//! event passes on no other subject, and a genuine reply answers no other request. It does not cover the reply
-//! subject of a request, because superclusters of NATS rewrite that one on the way.
+//! event passes on no other subject, and a genuine reply answers no other request. It does not cover the
+//! reply subject of a request, because superclusters of NATS rewrite that one on the way.
 
 use std::path::Path;
 use std::sync::Arc;

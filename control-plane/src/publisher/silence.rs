@@ -1,9 +1,9 @@
 //! Notices that nobody publishes, for a replica that stands by. It does no I/O and reads no clock.
 //!
-//! A publisher bookmarks a change at once, or 50 ms after its last bookmark. A replica whose view holds a change
-//! that no bookmark has covered after twice that time concludes that the publisher is dead, stopped or cut
-//! off, and publishes in its place. Replicas take turns by waiting for a random time on top: the first one's bookmark ends the wait
-//! of the others.
+//! A publisher bookmarks a change at once, or 50 ms after its last bookmark. A replica whose view holds a
+//! change that no bookmark has covered after twice that time concludes that the publisher is dead, stopped or
+//! cut off, and publishes in its place. Replicas take turns by waiting for a random time on top: the first
+//! one's bookmark ends the wait of the others.
 
 use std::time::Duration;
 

@@ -21,9 +21,9 @@ use super::{GatewayParts, NoAnswer, refusal, route};
 use crate::forward::{self, NotForwarded};
 
 /// A control plane answers a read with this header only after its view has reached the revision in it: the
-/// highest that this gateway has pushed, or that of the tenant's last write through it. A pull after a push is
-/// therefore never older than the push, and a read after an answered write sees the write, whichever control
-/// planes take them.
+/// highest that this gateway has pushed, or that of the tenant's last write through it. A pull after a push
+/// is therefore never older than the push, and a read after an answered write sees the write, whichever
+/// control planes take them.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 /// A control plane's answer to a write names a revision that contains the write.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");

@@ -1,4 +1,4 @@
-//! The revisions of the writes that this gateway has passed on, by tenant. Reads of the same tenant require them.
+//! The revisions of the writes that this gateway has passed on, by tenant. Reads of the tenant require them.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
