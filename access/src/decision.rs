@@ -1,0 +1,230 @@
+//! The decision: from a token to an identity, from an identity to a grant, from a grant to yes or no.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shared::model::Tenant;
+
+use crate::denial::{Denial, DenialCode};
+use crate::policy::Policy;
+use crate::role::{ADMIN, Need, Resource, ResourceType, Role};
+use crate::token::{SERVICE_KIND, Verified, Verifier};
+
+/// Tokens without a start are taken to have been issued this many seconds before their end, the longest time
+/// that Service-Center gives them.
+const LONGEST_TOKEN_TIME: u64 = 24 * 3600;
+
+/// The account behind a request, and the token that shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The verified token.
+    pub token: Verified,
+}
+
+/// The labels of a service that permissions may name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labels<'a> {
+    /// The environment; empty for the default one.
+    pub environment: &'a str,
+    /// The application.
+    pub app_id: &'a str,
+    /// The service's name.
+    pub service_name: &'a str,
+}
+
+/// Labels that a permission demands. Values may contain `*` for any text.
+pub type LabelSet = BTreeMap<String, String>;
+
+/// The part of a type of resource to which an identity may do something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Grant {
+    /// Everything.
+    All,
+    /// Everything that has all labels of one of these sets. There is at least one set.
+    Labelled(Vec<LabelSet>),
+}
+
+impl Policy {
+    /// The identity that the value of a header `Authorization` shows at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// The refusal: no header, a token that is none of ours, is over, or does not count any more.
+    pub fn authenticate(
+        &self,
+        header: Option<&[u8]>,
+        verifier: &Verifier,
+        now: u64,
+    ) -> Result<Identity, Denial> {
+        let header = header.filter(|value| !value.is_empty());
+        let header = header.ok_or_else(|| Denial::new(DenialCode::NoHeader, ""))?;
+        let malformed = || Denial::new(DenialCode::Unauthorized, "invalid auth header");
+        // The scheme's name is not looked at, because Service-Center does not look at it either.
+        let text = std::str::from_utf8(header).map_err(|_| malformed())?;
+        let (_, token) = text.split_once(' ').ok_or_else(malformed)?;
+        if token.contains(' ') {
+            return Err(malformed());
+        }
+        let identity = Identity { token: verifier.verify(token, &self.keys, now)? };
+        self.still_counts(&identity, now)?;
+        Ok(identity)
+    }
+
+    /// Decides whether an identity that was found earlier would be found now too. Long connections ask this
+    /// whenever the policy has changed, and when their token's time is over.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn still_counts(&self, identity: &Identity, now: u64) -> Result<(), Denial> {
+        let claims = &identity.token.claims;
+        if claims.exp <= now {
+            return Err(Denial::new(DenialCode::Expired, ""));
+        }
+        let unauthorized = |detail: &'static str| Err(Denial::new(DenialCode::Unauthorized, detail));
+        if !self.keys.iter().any(|key| *key.kid == *identity.token.kid) {
+            return unauthorized("the key that signed the token is not in use any more");
+        }
+        let Some(account) = self.accounts.get(&claims.account) else {
+            let detail = format!("account [{}] is deleted", claims.account);
+            return Err(Denial::new(DenialCode::AccountDeleted, detail));
+        };
+        if account.inactive {
+            return unauthorized("the account is not active");
+        }
+        let issued = claims.iat.unwrap_or_else(|| claims.exp.saturating_sub(LONGEST_TOKEN_TIME));
+        if issued < account.not_before {
+            return unauthorized("the token was issued before the account's password or sessions were reset");
+        }
+        if !claims.jti.is_empty() && self.revoked.contains_key(&claims.jti) {
+            return unauthorized("the token is revoked");
+        }
+        if claims.kind == SERVICE_KIND && !self.service_tokens.contains(&claims.jti) {
+            return unauthorized("the token is revoked");
+        }
+        Ok(())
+    }
+
+    /// The part of the needed resource to which an identity may do the needed.
+    ///
+    /// The roles that the account has in this policy decide, never those that the token names.
+    ///
+    /// # Errors
+    /// The refusal, when no role permits any of it.
+    pub fn grant(&self, identity: &Identity, need: Need) -> Result<Grant, Denial> {
+        let account = self.accounts.get(&identity.token.claims.account);
+        let names = account.map(|account| account.roles.as_slice()).unwrap_or_default();
+        if names.iter().any(|name| name == ADMIN) {
+            return Ok(Grant::All);
+        }
+        let roles: Vec<&Role> =
+            names.iter().filter_map(|name| self.roles.get(name).map(Arc::as_ref)).collect();
+        if roles.iter().all(|role| role.perms.is_empty()) {
+            return Err(Denial::new(DenialCode::NoPermission, "role has no any permissions"));
+        }
+        let permissions = roles.iter().flat_map(|role| role.perms.iter());
+        let resources: Vec<&Resource> =
+            permissions.flat_map(|permission| permission.matching(need)).collect();
+        if resources.is_empty() {
+            return Err(no_permission(need, None));
+        }
+        if resources.iter().any(|resource| resource.labels.is_empty()) {
+            return Ok(Grant::All);
+        }
+        let mut sets: Vec<LabelSet> = resources.into_iter().map(|resource| resource.labels.clone()).collect();
+        // Sorted, so that equal rights are equal values and watchers with the same rights share an audience.
+        sets.sort();
+        sets.dedup();
+        Ok(Grant::Labelled(sets))
+    }
+
+    /// Decides whether an identity may enter a tenant.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn enter(&self, identity: &Identity, tenant: &Tenant) -> Result<(), Denial> {
+        let account = self.accounts.get(&identity.token.claims.account);
+        let patterns = account.map(|account| account.tenants.as_slice()).unwrap_or_default();
+        let matches = |pattern: &String| match pattern.split_once('/') {
+            Some((domain, project)) => glob(domain, &tenant.domain) && glob(project, &tenant.project),
+            None => glob(pattern, &tenant.domain),
+        };
+        if patterns.is_empty() || patterns.iter().any(matches) {
+            return Ok(());
+        }
+        Err(Denial::new(DenialCode::NoPermission, "the account is not bound to this domain and project"))
+    }
+
+    /// True when a request for this type of resource needs a token.
+    pub fn protects(&self, kind: ResourceType) -> bool {
+        self.enabled && self.scope.contains(kind)
+    }
+}
+
+impl Grant {
+    /// True when something with these labels is part of the grant.
+    pub fn admits(&self, labels: Labels<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Labelled(sets) => sets.iter().any(|set| {
+                set.iter().all(|(key, pattern)| match key.as_str() {
+                    "environment" => glob(pattern, labels.environment),
+                    "appId" => glob(pattern, labels.app_id),
+                    "serviceName" => glob(pattern, labels.service_name),
+                    // A label that no service has: only "it has none" is true of it.
+                    _ => pattern.is_empty(),
+                })
+            }),
+        }
+    }
+
+    /// True when some service of an application may be part of the grant.
+    pub fn admits_some_of_app(&self, app_id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Labelled(sets) => {
+                sets.iter().any(|set| set.get("appId").is_none_or(|pattern| glob(pattern, app_id)))
+            }
+        }
+    }
+
+    /// Refuses what is not part of the grant.
+    ///
+    /// # Errors
+    /// The refusal, which names the labels.
+    pub fn check(&self, need: Need, labels: Labels<'_>) -> Result<(), Denial> {
+        if self.admits(labels) { Ok(()) } else { Err(no_permission(need, Some(labels))) }
+    }
+}
+
+/// The refusal for a need, perhaps for something with these labels. The words are Service-Center's.
+pub fn no_permission(need: Need, labels: Option<Labels<'_>>) -> Denial {
+    let mut detail = format!("role has no permissions[{}:{}]", need.resource.word(), need.verb.word());
+    if let Some(labels) = labels {
+        let all = [
+            ("appId", labels.app_id),
+            ("environment", labels.environment),
+            ("serviceName", labels.service_name),
+        ];
+        let named: Vec<String> = all.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+        detail.push_str(&format!(" for labels [map[{}]]", named.join(" ")));
+    }
+    Denial::new(DenialCode::NoPermission, detail)
+}
+
+/// True when `text` has the form of `pattern`, in which each `*` stands for any text.
+///
+/// Written here because a pattern must cost time in proportion to its length, whatever a role contains.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(first) = parts.next() else { return text.is_empty() };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        // The first place is as good as any later one, because everything between may be anything.
+        let Some(place) = rest.find(part) else { return false };
+        rest = &rest[place + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests;

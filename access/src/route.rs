@@ -1,0 +1,272 @@
+//! The table of all routes of all transports, and what each of them needs.
+//!
+//! A route that has no line here is refused wherever access control is on, so a new route cannot be open by
+//! oversight. The control plane's tests compare this table with its router.
+
+use http::Method;
+
+use crate::role::{Need, ResourceType, Verb};
+
+use self::LabelSource as L;
+use ResourceType::{Account, Ops, Role, Schema, Service};
+use Verb::{Create, Delete, Get, Update};
+
+/// The access that a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody may send it.
+    Free,
+    /// Every account may send it; its handler decides the rest.
+    Authenticated,
+    /// It needs a permission, for things with the labels that the source names.
+    Needs(Need, LabelSource),
+    /// The path exists, with another method.
+    OtherMethod,
+    /// No route has this path.
+    Unknown,
+}
+
+/// The place from which the labels of a request come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelSource {
+    /// The service that the path names.
+    Path,
+    /// The service or the name in the query.
+    Query,
+    /// The service in the body.
+    Registration,
+    /// Each service that an element of the body names.
+    Elements,
+    /// The watch's own terms: its consumer, its providers, or its selection.
+    Watch,
+    /// Nothing in the request: the reply leaves out what the caller may not see.
+    Reply,
+    /// Nothing at all: the request concerns no single service.
+    Nothing,
+    /// Nothing at all, and the request concerns every tenant.
+    AllTenants,
+}
+
+type Line = (&'static str, &'static str, Access);
+
+const fn needs(resource: ResourceType, verb: Verb, labels: LabelSource) -> Access {
+    Access::Needs(Need { resource, verb }, labels)
+}
+
+/// Below `/v4/{project}/registry` and `/registry/v3`.
+const REGISTRY: &[Line] = &[
+    ("GET", "/existence", needs(Service, Get, L::Query)),
+    ("POST", "/microservices", needs(Service, Create, L::Registration)),
+    ("GET", "/microservices", needs(Service, Get, L::Reply)),
+    ("DELETE", "/microservices", needs(Service, Delete, L::Elements)),
+    ("GET", "/microservices/{serviceId}", needs(Service, Get, L::Path)),
+    ("DELETE", "/microservices/{serviceId}", needs(Service, Delete, L::Path)),
+    ("PUT", "/microservices/{serviceId}/properties", needs(Service, Update, L::Path)),
+    ("GET", "/microservices/{serviceId}/instances", needs(Service, Get, L::Path)),
+    ("POST", "/microservices/{serviceId}/instances", needs(Service, Create, L::Path)),
+    ("GET", "/microservices/{serviceId}/instances/{instanceId}", needs(Service, Get, L::Path)),
+    ("DELETE", "/microservices/{serviceId}/instances/{instanceId}", needs(Service, Delete, L::Path)),
+    ("PUT", "/microservices/{serviceId}/instances/{instanceId}/heartbeat", needs(Service, Update, L::Path)),
+    ("PUT", "/microservices/{serviceId}/instances/{instanceId}/properties", needs(Service, Update, L::Path)),
+    ("PUT", "/microservices/{serviceId}/instances/{instanceId}/status", needs(Service, Update, L::Path)),
+    ("PUT", "/heartbeats", needs(Service, Update, L::Elements)),
+    ("GET", "/instances", needs(Service, Get, L::Query)),
+    ("GET", "/microservices/{serviceId}/schemas", needs(Schema, Get, L::Path)),
+    ("POST", "/microservices/{serviceId}/schemas", needs(Schema, Create, L::Path)),
+    ("GET", "/microservices/{serviceId}/schemas/{schemaId}", needs(Schema, Get, L::Path)),
+    ("PUT", "/microservices/{serviceId}/schemas/{schemaId}", needs(Schema, Update, L::Path)),
+    ("DELETE", "/microservices/{serviceId}/schemas/{schemaId}", needs(Schema, Delete, L::Path)),
+    ("GET", "/microservices/{serviceId}/tags", needs(Service, Get, L::Path)),
+    ("POST", "/microservices/{serviceId}/tags", needs(Service, Create, L::Path)),
+    ("PUT", "/microservices/{serviceId}/tags/{key}", needs(Service, Update, L::Path)),
+    ("DELETE", "/microservices/{serviceId}/tags/{key}", needs(Service, Delete, L::Path)),
+    ("GET", "/microservices/{serviceId}/rules", needs(Service, Get, L::Path)),
+    ("POST", "/microservices/{serviceId}/rules", needs(Service, Create, L::Path)),
+    ("PUT", "/microservices/{serviceId}/rules/{ruleId}", needs(Service, Update, L::Path)),
+    ("DELETE", "/microservices/{serviceId}/rules/{ruleId}", needs(Service, Delete, L::Path)),
+    // Service-Center maps these to nothing, so that only an administrator can declare dependencies there.
+    ("POST", "/dependencies", needs(Service, Update, L::Elements)),
+    ("PUT", "/dependencies", needs(Service, Update, L::Elements)),
+    ("GET", "/microservices/{serviceId}/providers", needs(Service, Get, L::Path)),
+    ("GET", "/microservices/{serviceId}/consumers", needs(Service, Get, L::Path)),
+    // Answered by the gateway.
+    ("GET", "/microservices/{serviceId}/watcher", needs(Service, Get, L::Watch)),
+];
+
+/// Below `/v4/{project}/registry` only.
+const REGISTRY_V4: &[Line] = &[
+    ("POST", "/instances/action", needs(Service, Get, L::Elements)),
+    ("PUT", "/instances/status", needs(Service, Update, L::Elements)),
+    ("GET", "/version", Access::Free),
+    ("GET", "/health", Access::Free),
+    // Gateways ask this of control planes, as load balancers do.
+    ("GET", "/health/readiness", Access::Free),
+    // Answered by the gateway. A heartbeat changes an instance, however it is sent.
+    ("GET", "/microservices/{serviceId}/instances/{instanceId}/heartbeat", needs(Service, Update, L::Path)),
+    ("GET", "/watcher", needs(Service, Get, L::Watch)),
+];
+
+/// Below `/v4/{project}/govern`.
+const GOVERN: &[Line] = &[
+    ("GET", "/microservices/{serviceId}", needs(Service, Get, L::Path)),
+    ("GET", "/microservices", needs(Service, Get, L::Reply)),
+    ("GET", "/relations", needs(Service, Get, L::Reply)),
+    ("GET", "/apps", needs(Service, Get, L::Reply)),
+    ("GET", "/statistics", needs(Service, Get, L::Nothing)),
+];
+
+/// Below `/registry/v3/govern`.
+const GOVERN_V3: &[Line] = &[
+    ("GET", "/service/{serviceId}", needs(Service, Get, L::Path)),
+    ("GET", "/services", needs(Service, Get, L::Reply)),
+    ("GET", "/relation", needs(Service, Get, L::Reply)),
+];
+
+/// Below `/v4/{project}/admin`.
+const ADMIN: &[Line] = &[
+    ("GET", "/dump", needs(Ops, Get, L::AllTenants)),
+    ("GET", "/clusters", needs(Ops, Get, L::AllTenants)),
+    ("GET", "/alarms", needs(Ops, Get, L::AllTenants)),
+    ("DELETE", "/alarms", needs(Ops, Delete, L::AllTenants)),
+    ("GET", "/protections", needs(Ops, Get, L::Nothing)),
+    ("DELETE", "/protections/{serviceId}", needs(Ops, Delete, L::Nothing)),
+];
+
+/// Whole paths.
+const ROOT: &[Line] = &[
+    ("POST", "/v4/token", Access::Free),
+    ("DELETE", "/v4/token", Access::Authenticated),
+    ("GET", "/v4/self-perms", Access::Authenticated),
+    ("GET", "/v4/accounts", needs(Account, Get, L::AllTenants)),
+    ("POST", "/v4/accounts", needs(Account, Create, L::AllTenants)),
+    ("POST", "/v4/accounts/batch-create", needs(Account, Create, L::AllTenants)),
+    ("GET", "/v4/accounts/{name}", needs(Account, Get, L::AllTenants)),
+    ("PUT", "/v4/accounts/{name}", needs(Account, Update, L::AllTenants)),
+    ("DELETE", "/v4/accounts/{name}", needs(Account, Delete, L::AllTenants)),
+    // The handler decides: one's own with the current password, another's as an administrator.
+    ("POST", "/v4/accounts/{name}/password", Access::Authenticated),
+    ("DELETE", "/v4/accounts/{name}/sessions", needs(Account, Update, L::AllTenants)),
+    ("GET", "/v4/accounts/{name}/tokens", needs(Account, Get, L::AllTenants)),
+    ("POST", "/v4/accounts/{name}/tokens", needs(Account, Update, L::AllTenants)),
+    ("DELETE", "/v4/accounts/{name}/tokens/{tokenId}", needs(Account, Update, L::AllTenants)),
+    ("GET", "/v4/account-locks", needs(Account, Get, L::AllTenants)),
+    ("DELETE", "/v4/account-locks/{key}", needs(Account, Update, L::AllTenants)),
+    ("GET", "/v4/roles", needs(Role, Get, L::AllTenants)),
+    ("POST", "/v4/roles", needs(Role, Create, L::AllTenants)),
+    ("GET", "/v4/roles/{roleName}", needs(Role, Get, L::AllTenants)),
+    ("PUT", "/v4/roles/{roleName}", needs(Role, Update, L::AllTenants)),
+    ("DELETE", "/v4/roles/{roleName}", needs(Role, Delete, L::AllTenants)),
+    ("GET", "/.well-known/jwks.json", Access::Free),
+    ("GET", "/version", Access::Free),
+    ("GET", "/health", Access::Free),
+    ("GET", "/openapi", Access::Free),
+    ("GET", "/openapi.json", Access::Free),
+    // gRPC, answered by the gateway.
+    ("POST", "/proto.ServiceInstanceCtrl/watch", needs(Service, Get, L::Watch)),
+    ("POST", "/muster.watch.v1.Watch/Watch", needs(Service, Get, L::Watch)),
+    ("POST", "/grpc.health.v1.Health/Check", Access::Free),
+    ("POST", "/grpc.health.v1.Health/Watch", Access::Free),
+    ("POST", "/grpc.health.v1.Health/List", Access::Free),
+    // The shapes of the services are public, as the OpenAPI document is.
+    ("POST", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::Free),
+    ("POST", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::Free),
+];
+
+/// Tables and the paths below which they lie. Earlier tables have precedence.
+const TABLES: &[(&str, &[Line])] = &[
+    ("", ROOT),
+    ("/v4/{project}/registry", REGISTRY),
+    ("/v4/{project}/registry", REGISTRY_V4),
+    ("/registry/v3", REGISTRY),
+    ("/v4/{project}/govern", GOVERN),
+    ("/registry/v3/govern", GOVERN_V3),
+    ("/v4/{project}/admin", ADMIN),
+];
+
+/// The access that a request needs, by its method and its path as it was sent.
+///
+/// The path is compared undecoded, as routers compare it: a segment that hides a letter behind a percent sign
+/// is another segment.
+pub fn access_of(method: &Method, path: &str) -> Access {
+    let mut answer = Access::Unknown;
+    for (base, lines) in TABLES {
+        let Some(rest) = below(base, path) else { continue };
+        for (name, pattern, access) in *lines {
+            if !matches(pattern, rest) {
+                continue;
+            }
+            if name == &method.as_str() {
+                return *access;
+            }
+            answer = Access::OtherMethod;
+        }
+    }
+    answer
+}
+
+/// Every route: method, path with placeholders, and the access that it needs.
+pub fn all() -> impl Iterator<Item = (&'static str, String, Access)> {
+    TABLES.iter().flat_map(|(base, lines)| {
+        lines.iter().map(move |(method, pattern, access)| (*method, format!("{base}{pattern}"), *access))
+    })
+}
+
+/// The rest of a path below a base; `None` when the path does not lie there.
+fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
+    let mut rest = path;
+    for segment in base.split('/').skip(1) {
+        rest = rest.strip_prefix('/')?;
+        let end = rest.find('/').unwrap_or(rest.len());
+        let (own, after) = rest.split_at(end);
+        if !segment_matches(segment, own) {
+            return None;
+        }
+        rest = after;
+    }
+    Some(rest)
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut own = path.split('/');
+    pattern.split('/').all(|segment| own.next().is_some_and(|own| segment_matches(segment, own)))
+        && own.next().is_none()
+}
+
+fn segment_matches(pattern: &str, segment: &str) -> bool {
+    if pattern.starts_with('{') { !segment.is_empty() } else { pattern == segment }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_is_found_by_its_own_path() {
+        for (method, path, access) in all() {
+            let method: Method = method.parse().expect("a method");
+            let filled = path.replace("{project}", "default").replace(['{', '}'], "");
+            assert_eq!(access_of(&method, &filled), access, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_line_is_unknown() {
+        for path in [
+            "",
+            "/",
+            "/v4",
+            "/v4//registry/microservices",
+            "/v4/default/registry/microservices/",
+            "/v4/default/registry/microservice%73",
+            "/v4/default/registry/microservices/a/b",
+            "/v4/default/Registry/microservices",
+            "//v4/token",
+            "/v4/token/",
+            "/muster.watch.v1.Watch/watch",
+        ] {
+            assert_eq!(access_of(&Method::GET, path), Access::Unknown, "{path}");
+        }
+        assert_eq!(access_of(&Method::HEAD, "/v4/default/registry/microservices"), Access::OtherMethod);
+        assert_eq!(access_of(&Method::PATCH, "/v4/token"), Access::OtherMethod);
+    }
+}
