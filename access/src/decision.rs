@@ -36,9 +36,10 @@ pub struct Labels<'a> {
 pub type LabelSet = BTreeMap<String, String>;
 
 /// The part of a type of resource to which an identity may do something.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grant {
     /// Everything.
+    #[default]
     All,
     /// Everything that has all labels of one of these sets. There is at least one set.
     Labelled(Vec<LabelSet>),
@@ -141,8 +142,10 @@ impl Policy {
     /// # Errors
     /// The refusal.
     pub fn enter(&self, identity: &Identity, tenant: &Tenant) -> Result<(), Denial> {
-        let account = self.accounts.get(&identity.token.claims.account);
-        let patterns = account.map(|account| account.tenants.as_slice()).unwrap_or_default();
+        let Some(account) = self.accounts.get(&identity.token.claims.account) else {
+            return Err(Denial::new(DenialCode::NoPermission, "the account does not exist any more"));
+        };
+        let patterns = &account.tenants;
         let matches = |pattern: &String| match pattern.split_once('/') {
             Some((domain, project)) => glob(domain, &tenant.domain) && glob(project, &tenant.project),
             None => glob(pattern, &tenant.domain),
@@ -151,6 +154,18 @@ impl Policy {
             return Ok(());
         }
         Err(Denial::new(DenialCode::NoPermission, "the account is not bound to this domain and project"))
+    }
+
+    /// Decides whether an identity may do something that concerns every tenant.
+    ///
+    /// # Errors
+    /// The refusal, when the account is bound to some tenants.
+    pub fn enter_all(&self, identity: &Identity) -> Result<(), Denial> {
+        let account = self.accounts.get(&identity.token.claims.account);
+        if account.is_some_and(|account| account.tenants.is_empty()) {
+            return Ok(());
+        }
+        Err(Denial::new(DenialCode::NoPermission, "the account is bound to some domains and projects only"))
     }
 
     /// True when a request for this type of resource needs a token.

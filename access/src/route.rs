@@ -112,7 +112,7 @@ const GOVERN: &[Line] = &[
     ("GET", "/microservices", needs(Service, Get, L::Reply)),
     ("GET", "/relations", needs(Service, Get, L::Reply)),
     ("GET", "/apps", needs(Service, Get, L::Reply)),
-    ("GET", "/statistics", needs(Service, Get, L::Nothing)),
+    ("GET", "/statistics", needs(Service, Get, L::Reply)),
 ];
 
 /// Below `/registry/v3/govern`.

@@ -30,6 +30,7 @@ mod health;
 mod instances;
 mod openapi;
 mod operation;
+pub(crate) mod permit;
 mod reply;
 mod rules;
 mod schemas;

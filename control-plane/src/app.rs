@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::advertise::Advertised;
 use crate::api::guard::Guarded;
+use crate::api::permit::Gate;
 use crate::api::{self, Api};
 use crate::dependency_queue;
 use crate::election::{self, Role};
@@ -159,7 +160,7 @@ impl App {
         let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
         tasks.spawn_vital("dependency_queue", queue);
 
-        let metrics = PublisherMetrics::new(&meter, clock, &address);
+        let metrics = PublisherMetrics::new(&meter, clock.clone(), &address);
         let backlog_view = view.clone();
         metrics.observe_backlog(&meter, move || {
             backlog_view.now().map_or(Revision::ZERO, |snapshot| snapshot.revision)
@@ -188,8 +189,9 @@ impl App {
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
         let router = api::router(Api::new(registry.clone(), config.bodies).ready_as(readiness));
-        let service =
-            Guarded::new(router, ApiMetrics::new(&meter, &address), registry.alarms().clone(), view.clone());
+        let gate = Gate::new(false, view.clone(), clock);
+        let api_metrics = ApiMetrics::new(&meter, &address);
+        let service = Guarded::new(router, api_metrics, registry.alarms().clone(), view.clone(), gate);
         let drain = DrainHandle {
             store,
             view: view.clone(),

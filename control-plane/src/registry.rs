@@ -10,8 +10,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::{Grant, Labels};
 use shared::clock::Clock;
-use shared::model::{DataCenter, Revision, ServiceRef, Tenant};
+use shared::model::{DataCenter, Revision, Service, ServiceRef, Tenant};
 use tracing::debug;
 
 use self::alarm::{AlarmId, Alarms};
@@ -92,12 +93,23 @@ pub(crate) struct Caller {
     pub(crate) consumer: Option<String>,
     /// The oldest revision that the reply may be made from.
     pub(crate) min_rev: Revision,
+    /// The services that the caller may see or change, by their labels.
+    pub(crate) grant: Grant,
 }
 
 impl Caller {
     /// A caller about which only the tenant is known.
     pub(crate) fn of_tenant(tenant: &Tenant) -> Self {
         Self { tenant: tenant.clone(), ..Self::default() }
+    }
+
+    /// True for a service that the caller may see or change.
+    pub(crate) fn sees(&self, service: &Service) -> bool {
+        self.grant.admits(Labels {
+            environment: &service.environment,
+            app_id: &service.app_id,
+            service_name: &service.service_name,
+        })
     }
 
     /// A service of the caller's tenant.
@@ -308,6 +320,11 @@ impl Registry {
     /// The present time in seconds, as timestamps of records have it.
     fn seconds(&self) -> String {
         self.clock.seconds().to_string()
+    }
+
+    /// True for the name of a service that every tenant finds.
+    pub(crate) fn is_shared_name(&self, app_id: &str, name: &str) -> bool {
+        self.is_shared(&Tenant::default(), app_id, name)
     }
 
     /// True for a service that every tenant finds.

@@ -135,3 +135,37 @@ async fn the_page_needs_nothing_from_elsewhere() {
         assert!(!text.contains(outside), "{outside}");
     }
 }
+
+#[tokio::test]
+async fn every_operation_has_a_line_in_the_table_of_access() {
+    let probe = Probe::start().await;
+    let document = document(&probe).await;
+    for (path, method, _) in operations(&document) {
+        let method = method.to_uppercase().parse().expect("a method");
+        let access = access::access_of(&method, &path.replace(['{', '}'], ""));
+        let is_known = !matches!(access, access::Access::Unknown | access::Access::OtherMethod);
+        assert!(is_known, "{method} {path} would be refused wherever access control is on");
+    }
+    let documented: BTreeSet<String> =
+        operations(&document).map(|(path, method, _)| format!("{method} {path}")).collect();
+    // Gateways answer these, so this plane's router has none of them.
+    let is_of_gateways = |path: &str| {
+        path.ends_with("/watcher")
+            || path.ends_with("/Watch")
+            || path.starts_with("/grpc.")
+            || path.starts_with("/proto.")
+    };
+    for (method, path, _) in access::route::all() {
+        let is_heartbeat_channel = method == "GET" && path.ends_with("/heartbeat");
+        let known = documented.contains(&format!("{} {path}", method.to_lowercase()));
+        let is_elsewhere = is_of_gateways(&path) || is_heartbeat_channel || is_of_accounts(&path);
+        assert!(known || is_elsewhere, "{method} {path} is in the table and has no route");
+    }
+}
+
+/// Routes of accounts and roles.
+fn is_of_accounts(path: &str) -> bool {
+    ["/v4/token", "/v4/self-perms", "/v4/account", "/v4/role", "/.well-known/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
+}

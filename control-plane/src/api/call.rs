@@ -12,6 +12,7 @@ use serde_json::Value;
 use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::failure::{Code, Failure};
+use super::permit::Permit;
 use super::state::Api;
 use crate::registry::{Caller, validate};
 
@@ -25,12 +26,20 @@ const DISCARDED: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) caller: Caller,
+    /// The rights with which the request is handled.
+    pub(super) permit: Permit,
+    path: String,
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Bytes,
 }
 
 impl Call {
+    /// True for the heartbeat of one instance.
+    pub(super) fn is_heartbeat(&self) -> bool {
+        self.path.ends_with("/heartbeat")
+    }
+
     /// A segment of the path by the name of its placeholder.
     pub(super) fn param(&self, name: &str) -> &str {
         first(&self.params, name)
@@ -127,6 +136,10 @@ impl FromRequest<Api> for Call {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
         let (mut parts, body) = request.into_parts();
+        // Nothing but the gate makes permits. A request without one has come around it.
+        let Some(permit) = parts.extensions.get::<Permit>().cloned() else {
+            return Err(Failure::internal(&"a request has no permit"));
+        };
         let params = parts
             .extract::<RawPathParams>()
             .await
@@ -135,6 +148,8 @@ impl FromRequest<Api> for Call {
         let project = params.iter().find(|(name, _)| name == "project").map(|(_, project)| project.as_str());
         // Checked before the body is read: a request with a bad header costs no memory.
         let mut caller = caller(&parts.headers, project)?;
+        permit.enter(&caller)?;
+        caller.grant = permit.grant();
         let query = parse_query(parts.uri.query().unwrap_or_default());
         // Once for the request and not for each of the finds in a batch.
         if is_set(first(&query, "noCache")) && is_read(&parts.method, parts.uri.path()) {
@@ -142,7 +157,9 @@ impl FromRequest<Api> for Call {
         }
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
         let body = read(body, limit).await?;
-        Ok(Self { caller, params, query, body })
+        let call = Self { caller, path: parts.uri.path().to_owned(), params, query, body, permit };
+        call.permit.check(api, &call).await?;
+        Ok(call)
     }
 }
 
@@ -194,7 +211,7 @@ fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure>
             .map_err(|_| Failure::invalid("X-Muster-Min-Revision is not a revision"))?,
         None => Revision::default(),
     };
-    Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev })
+    Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev, ..Caller::default() })
 }
 
 /// The trimmed value of a header; `None` when it is absent or empty.

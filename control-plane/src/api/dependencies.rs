@@ -115,7 +115,7 @@ async fn providers(State(api): State<Api>, call: Call) -> Reply {
             // Inside the work, so that a refusal is worked out again on a confirmed view.
             exists(snapshot, &consumer, "Consumer does not exist")?;
             let found = registry.providers_of(snapshot, &consumer);
-            Ok(registry.partners(snapshot, &consumer, found, filter(&call)))
+            Ok(registry.partners(snapshot, &call.caller, &consumer, found, filter(&call)))
         })
         .await?;
     reply::list("providers", &found)
@@ -128,7 +128,7 @@ async fn consumers(State(api): State<Api>, call: Call) -> Reply {
         .answer(&call.caller, |snapshot| {
             exists(snapshot, &provider, "Provider does not exist")?;
             let found = registry.consumers_of(snapshot, &provider);
-            Ok(registry.partners(snapshot, &provider, found, filter(&call)))
+            Ok(registry.partners(snapshot, &call.caller, &provider, found, filter(&call)))
         })
         .await?;
     reply::list("consumers", &found)

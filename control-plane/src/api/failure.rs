@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use access::Denial;
+use access::denial::DenialCode;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
@@ -73,6 +75,16 @@ codes! {
     VersionNotFound = "400026", 400, "Micro-service version does not exist";
     /// The tenant or service has as many as its quota allows.
     NotEnoughQuota = "400100", 400, "Not enough quota";
+    /// The token is none of ours, or it does not count any more.
+    Unauthorized = "401201", 401, "Request unauthorized";
+    /// The request has no token.
+    NoToken = "401204", 401, "No authorization header";
+    /// The token's time is over.
+    TokenExpired = "401205", 401, "Token is expired";
+    /// The account of the token does not exist any more.
+    AccountDeleted = "401206", 401, "The account that owns the token is deleted";
+    /// The account's roles do not permit this.
+    NoPermission = "403205", 403, "No permission(s)";
     /// The caller may not do this.
     Forbidden = "403001", 403, "Forbidden";
     /// A mistake in this program or in its store.
@@ -161,6 +173,20 @@ impl From<RegistryError> for Failure {
     }
 }
 
+impl From<Denial> for Failure {
+    fn from(denial: Denial) -> Self {
+        let code = match denial.code {
+            DenialCode::Unauthorized => Code::Unauthorized,
+            DenialCode::NoHeader => Code::NoToken,
+            DenialCode::Expired => Code::TokenExpired,
+            DenialCode::AccountDeleted => Code::AccountDeleted,
+            DenialCode::NoPermission => Code::NoPermission,
+            DenialCode::Undecided => Code::NotReady,
+        };
+        Self { code, detail: denial.detail }
+    }
+}
+
 fn code_of_store(error: &StoreError) -> Code {
     match error {
         // A lease that ended while a request was handled says nothing about the instance that the client
@@ -236,6 +262,15 @@ mod tests {
                 _ => thousands,
             };
             assert_eq!(code.status(), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_keeps_its_code_status_and_words() {
+        for code in DenialCode::ALL {
+            let failure = Failure::from(Denial::new(code, "why"));
+            let ours = (failure.code.number(), failure.code.status(), failure.code.message());
+            assert_eq!(ours, (code.number(), code.status(), code.message()));
         }
     }
 

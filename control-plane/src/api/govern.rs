@@ -8,7 +8,7 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::model::{Instance, Service, ServiceRef, Tenant};
+use shared::model::{Instance, Service, ServiceRef};
 
 use super::call::Call;
 use super::failure::Code::ServiceNotFound;
@@ -17,6 +17,7 @@ use super::operation::{Operation, Parameter, get, object};
 use super::reply::{self, Reply};
 use super::state::Api;
 use crate::keys::Name;
+use crate::registry::Caller;
 use crate::registry::dependency::PartnerFilter;
 use crate::registry::schema::Schema;
 use crate::registry::service::existing;
@@ -126,15 +127,17 @@ impl Options {
     }
 }
 
-/// The services of a tenant that the dashboard shows.
+/// The services of the caller's tenant that the dashboard shows to the caller.
 fn listed<'a>(
     api: &'a Api,
     snapshot: &'a Snapshot,
-    tenant: &'a Tenant,
+    caller: &'a Caller,
     with_shared: bool,
 ) -> impl Iterator<Item = (&'a Arc<ServiceView>, &'a Arc<Service>)> + 'a {
+    let tenant = &caller.tenant;
     let views = snapshot.tenant(tenant).into_iter().flat_map(|view| view.services.values());
-    views.filter_map(|view| Some((view, view.service.as_ref()?))).filter(move |(_, service)| {
+    let records = views.filter_map(|view| Some((view, view.service.as_ref()?)));
+    records.filter(|(_, service)| caller.sees(service)).filter(move |(_, service)| {
         with_shared || !api.registry().is_shared(tenant, &service.app_id, &service.service_name)
     })
 }
@@ -149,7 +152,7 @@ async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let view = existing(&snapshot, &reference)?;
     let options =
         Options { tags: true, rules: true, instances: true, dependencies: true, ..Options::default() };
-    let mut detail = detail(&api, &snapshot, &reference, view, &options);
+    let mut detail = detail(&api, &snapshot, &call.caller, &reference, view, &options);
     detail.micro_service = view.service.as_deref().cloned();
     detail.schema_infos = registry.schemas(&call.caller, &reference, true).await?;
     if let Some(service) = &view.service {
@@ -167,7 +170,7 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
     let tenant = &call.caller.tenant;
     let mut body = serde_json::Map::new();
     if options.statistics {
-        body.insert("statistics".into(), statistics::of_tenant(&api, &snapshot, tenant));
+        body.insert("statistics".into(), statistics::of_tenant(&api, &snapshot, &call.caller));
     }
     // A dashboard asks for these numbers often, and making the list is the expensive part.
     if options.only_statistics {
@@ -175,12 +178,12 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
     }
     let filter = Filter::read(&call)?;
     let mut details = Vec::new();
-    for (view, service) in listed(&api, &snapshot, tenant, call.flag("withShared")) {
+    for (view, service) in listed(&api, &snapshot, &call.caller, call.flag("withShared")) {
         if !filter.takes(service) {
             continue;
         }
         let reference = ServiceRef::new(tenant.clone(), &service.service_id);
-        let mut detail = detail(&api, &snapshot, &reference, view, &options);
+        let mut detail = detail(&api, &snapshot, &call.caller, &reference, view, &options);
         let mut shown = (**service).clone();
         // The ids of schemas would only make the list longer; they are in the detail when it was requested.
         shown.schemas.clear();
@@ -236,6 +239,7 @@ fn fits(condition: &str, value: &str) -> bool {
 fn detail(
     api: &Api,
     snapshot: &Snapshot,
+    caller: &Caller,
     reference: &ServiceRef,
     view: &ServiceView,
     options: &Options,
@@ -257,9 +261,9 @@ fn detail(
     }
     if options.dependencies {
         let providers = registry.providers_of(snapshot, reference);
-        detail.providers = registry.partners(snapshot, reference, providers, PARTNERS);
+        detail.providers = registry.partners(snapshot, caller, reference, providers, PARTNERS);
         let consumers = registry.consumers_of(snapshot, reference);
-        detail.consumers = registry.partners(snapshot, reference, consumers, PARTNERS);
+        detail.consumers = registry.partners(snapshot, caller, reference, consumers, PARTNERS);
     }
     detail
 }
@@ -267,7 +271,7 @@ fn detail(
 async fn apps(State(api): State<Api>, call: Call) -> Reply {
     let snapshot = api.registry().read(&call.caller).await?;
     let environment = call.query("env");
-    let apps: BTreeSet<&str> = listed(&api, &snapshot, &call.caller.tenant, call.flag("withShared"))
+    let apps: BTreeSet<&str> = listed(&api, &snapshot, &call.caller, call.flag("withShared"))
         .filter(|(_, service)| service.environment == environment)
         .map(|(_, service)| service.app_id.as_str())
         .collect();

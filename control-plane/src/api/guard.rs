@@ -1,6 +1,6 @@
 //! The guard: everything that is common to all routes.
 //!
-//! A request passes, in this order: the check of its target, the router behind a wall that turns a panic into
+//! A request passes, in this order: the check of its target, access control, the router behind a wall that turns a panic into
 //! a reply, compression, and the headers for browsers. Figures, alarms and traces are taken around all of
 //! that.
 //!
@@ -31,6 +31,7 @@ use tower::{Service, ServiceExt};
 use tracing::debug;
 
 use super::failure::Failure;
+use super::permit::{Gate, NotAdmitted};
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
 use crate::view::View;
@@ -51,11 +52,12 @@ pub struct Guarded {
     metrics: ApiMetrics,
     alarms: Alarms,
     view: View,
+    gate: Gate,
 }
 
 impl Guarded {
-    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms, view: View) -> Self {
-        Self { router, metrics, alarms, view }
+    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms, view: View, gate: Gate) -> Self {
+        Self { router, metrics, alarms, view, gate }
     }
 
     /// Answers a request; never fails.
@@ -105,7 +107,7 @@ impl Guarded {
         let mut response = match *request.method() {
             // Browsers ask before they send. Every path is answered alike, so the router is not needed.
             Method::OPTIONS => Response::new(Body::empty()),
-            _ => self.route(request).await,
+            _ => self.admit(request).await,
         };
         let size = response.body().size_hint().exact();
         if accepts_gzip && size.is_some_and(|size| size >= gzip::FROM_BYTES) {
@@ -122,6 +124,19 @@ impl Guarded {
             allow_origins(headers);
         }
         response
+    }
+
+    /// Lets a request through to the router with its permit.
+    async fn admit(self, mut request: Request<Body>) -> Response {
+        match self.gate.admit(&request) {
+            Ok(permit) => {
+                request.extensions_mut().insert(permit);
+                self.route(request).await
+            }
+            Err(NotAdmitted::Refused(failure)) => failure.into_response(),
+            Err(NotAdmitted::NoRoute) => not_found().await,
+            Err(NotAdmitted::OtherMethod) => method_not_allowed().await,
+        }
     }
 
     async fn route(self, mut request: Request<Body>) -> Response {

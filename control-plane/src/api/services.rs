@@ -132,7 +132,10 @@ async fn register(State(api): State<Api>, call: Call) -> Reply {
 async fn list(State(api): State<Api>, call: Call) -> Reply {
     let snapshot = api.registry().read(&call.caller).await?;
     let views = snapshot.tenant(&call.caller.tenant).into_iter().flat_map(|tenant| tenant.services.values());
-    let services: Vec<&Service> = views.filter_map(|view| view.service.as_deref()).collect();
+    let services: Vec<&Service> = views
+        .filter_map(|view| view.service.as_deref())
+        .filter(|service| call.caller.sees(service))
+        .collect();
     reply::list("services", &services)
 }
 

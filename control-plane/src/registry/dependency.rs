@@ -242,6 +242,7 @@ impl Registry {
     pub(crate) fn partners(
         &self,
         snapshot: &Snapshot,
+        caller: &Caller,
         own: &ServiceRef,
         partners: Vec<ServiceRef>,
         filter: PartnerFilter,
@@ -253,7 +254,8 @@ impl Registry {
             if foreign || itself {
                 continue;
             }
-            records.extend(snapshot.service(partner).map(|(_, record)| record.clone()));
+            let record = snapshot.service(partner).map(|(_, record)| record);
+            records.extend(record.filter(|record| caller.sees(record)).cloned());
         }
         records
     }

@@ -102,7 +102,7 @@ impl RegistryError {
         Self::Invalid(detail.into())
     }
 
-    pub(super) fn no_service() -> Self {
+    pub(crate) fn no_service() -> Self {
         Self::ServiceNotFound("Service does not exist.".into())
     }
 

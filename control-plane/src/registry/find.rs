@@ -298,6 +298,12 @@ impl Search<'_> {
         Ok((Find { tenant, name, versions: (*rule).clone(), by_alias: query.by_alias }, consumer))
     }
 
+    /// True for a service that the caller's labels admit, or that everybody finds.
+    fn is_granted(&self, view: &ServiceView) -> bool {
+        let Some(service) = &view.service else { return true };
+        self.caller.sees(service) || self.registry.is_shared_name(&service.app_id, &service.service_name)
+    }
+
     /// The find as a wanted name. `None` when the consumer is not registered.
     fn wanted(&self, snapshot: &Snapshot) -> Option<Wanted> {
         let (find, _) = self.place(snapshot).ok()?;
@@ -316,6 +322,8 @@ impl Search<'_> {
         let asker = consumer.as_ref().map(|(service, tags)| Asker { service, tags });
         let services: Vec<Arc<ServiceView>> = find
             .services(snapshot, asker)
+            // An alias, or a rule that leaves the version open, may lead to services with other labels.
+            .filter(|(_, view)| self.is_granted(view))
             .filter(|(_, view)| query.tags.iter().all(|tag| view.tags.contains_key(tag)))
             .map(|(_, view)| view.clone())
             .collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use access::Grant;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use shared::model::{HealthCheck, Instance, Revision, ServiceRef};
@@ -398,6 +399,14 @@ fn matching(
     let mut found = Vec::new();
     let Some(tenant) = snapshot.tenant(&caller.tenant) else { return found };
     for (service, view) in tenant.services.iter() {
+        // Instances without a service's record belong to nobody whom labels could admit.
+        let is_seen = match &view.service {
+            Some(record) => caller.sees(record),
+            None => caller.grant == Grant::All,
+        };
+        if !is_seen {
+            continue;
+        }
         for (id, existing) in view.instances.iter() {
             let properties = &existing.instance.properties;
             let matches = pairs.iter().all(|(key, value)| properties.get(key) == Some(value));

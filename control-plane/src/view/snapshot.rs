@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub shrunk: HashTrieMapSync<ServiceRef, ()>,
     /// The services that every tenant finds. They come from the settings, not from the store.
     pub shared: Arc<SharedServices>,
+    /// The accounts, the roles, and everything else that decisions about access depend on.
+    pub policy: Arc<access::Policy>,
     /// The recorded domains.
     pub domains: HashTrieMapSync<String, ()>,
     /// The recorded projects.

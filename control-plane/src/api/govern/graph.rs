@@ -60,11 +60,11 @@ async fn get_graph(State(api): State<Api>, call: Call) -> Reply {
     let registry = api.registry();
     let mut nodes = Vec::new();
     let mut lines = Vec::new();
-    for (_, service) in listed(&api, &snapshot, &call.caller.tenant, call.flag("withShared")) {
+    for (_, service) in listed(&api, &snapshot, &call.caller, call.flag("withShared")) {
         let reference = call.caller.service(&service.service_id);
         nodes.push(Node::of(service));
         let providers = registry.providers_of(&snapshot, &reference);
-        for provider in registry.partners(&snapshot, &reference, providers, PARTNERS) {
+        for provider in registry.partners(&snapshot, &call.caller, &reference, providers, PARTNERS) {
             // Of the provider only id and name are shown here; its own node has the rest.
             let to = Node {
                 id: provider.service_id.clone(),

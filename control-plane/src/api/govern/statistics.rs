@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
-use shared::model::Tenant;
 
 use super::listed;
 use crate::api::call::Call;
 use crate::api::operation::{Operation, get, object};
 use crate::api::reply::{self, Reply};
 use crate::api::state::Api;
+use crate::registry::Caller;
 use crate::view::Snapshot;
 
 /// The form of the numbers, for the document only. A number that is zero is absent.
@@ -35,17 +35,17 @@ pub(super) fn operation() -> Operation {
 
 async fn get_statistics(State(api): State<Api>, call: Call) -> Reply {
     let snapshot = api.registry().read(&call.caller).await?;
-    reply::json(&json!({ "statistics": of_tenant(&api, &snapshot, &call.caller.tenant) }))
+    reply::json(&json!({ "statistics": of_tenant(&api, &snapshot, &call.caller) }))
 }
 
-/// The numbers of a tenant without shared services.
-pub(super) fn of_tenant(api: &Api, snapshot: &Snapshot, tenant: &Tenant) -> Value {
+/// The numbers of the caller's tenant without shared services, of what the caller may see.
+pub(super) fn of_tenant(api: &Api, snapshot: &Snapshot, caller: &Caller) -> Value {
     // Versions of one name count as one service.
     let mut names = BTreeSet::new();
     let mut online = BTreeSet::new();
     let mut apps = BTreeSet::new();
     let mut instances = 0;
-    for (view, service) in listed(api, snapshot, tenant, false) {
+    for (view, service) in listed(api, snapshot, caller, false) {
         let name = (&service.environment, &service.app_id, &service.service_name);
         names.insert(name);
         apps.insert(&service.app_id);
@@ -55,8 +55,9 @@ pub(super) fn of_tenant(api: &Api, snapshot: &Snapshot, tenant: &Tenant) -> Valu
         instances += view.instances.size();
     }
     let mut of_domain = 0;
-    for other in snapshot.tenants.keys().filter(|other| other.domain == tenant.domain) {
-        for (view, _) in listed(api, snapshot, other, false) {
+    for other in snapshot.tenants.keys().filter(|other| other.domain == caller.tenant.domain) {
+        let there = Caller { tenant: other.clone(), ..caller.clone() };
+        for (view, _) in listed(api, snapshot, &there, false) {
             of_domain += view.instances.size();
         }
     }

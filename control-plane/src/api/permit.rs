@@ -1,0 +1,347 @@
+//! Access control of the API: a request's head comes in, and the permit with which handlers work goes out.
+//!
+//! 1. [`Gate::admit`] stands before the router. It knows the method, the path and the token, and refuses what
+//!    no role of the account permits at all.
+//! 2. [`Permit::check`] runs when a handler takes its [`super::call::Call`]. It knows path, query and body,
+//!    and refuses what the account's labels do not cover.
+//! 3. Lists leave out what the caller may not see, by [`crate::registry::Caller::sees`].
+//!
+//! A request that comes to a handler without a permit is refused, so no way into the router passes this by.
+
+use std::sync::Arc;
+
+use access::token::Verifier;
+use access::{Access, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of};
+use axum::body::Body;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use shared::clock::Clock;
+use shared::model::{Service, ServiceKey, ServiceRef, null_default};
+
+use super::call::Call;
+use super::failure::{Code, Failure};
+use super::state::Api;
+use crate::registry::service::existing;
+use crate::registry::{Caller, RegistryError};
+use crate::view::{Snapshot, View};
+
+/// Decides about requests before they reach the router. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    /// False when every request is admitted.
+    is_closed: bool,
+    verifier: Arc<Verifier>,
+    view: View,
+    clock: Clock,
+}
+
+/// The reason for which a request does not reach the router.
+#[derive(Debug)]
+pub(super) enum NotAdmitted {
+    /// The caller may not do this, or nobody can tell at the moment.
+    Refused(Failure),
+    /// There is no such path. Said only to those who have a token.
+    NoRoute,
+    /// The path has no such method.
+    OtherMethod,
+}
+
+/// The rights with which a request is handled.
+#[derive(Clone, Debug)]
+pub(super) enum Permit {
+    /// Access control does not concern the request.
+    Open,
+    /// The request is one of an account.
+    Of(Arc<Held>),
+}
+
+/// An account's rights for one request.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) identity: Identity,
+    /// The state of access control that the decision is made by.
+    pub(super) policy: Arc<Policy>,
+    /// The need of the route, and its part that is granted. `None` when the handler itself decides.
+    granted: Option<(Need, LabelSource, Grant)>,
+}
+
+impl Gate {
+    pub(crate) fn new(is_closed: bool, view: View, clock: Clock) -> Self {
+        Self { is_closed, verifier: Arc::default(), view, clock }
+    }
+
+    /// The permit of a request, which travels in its extensions.
+    pub(super) fn admit(&self, request: &Request<Body>) -> Result<Permit, NotAdmitted> {
+        if !self.is_closed {
+            return Ok(Permit::Open);
+        }
+        let access = access_of(request.method(), request.uri().path());
+        if access == Access::Free {
+            return Ok(Permit::Open);
+        }
+        // Without a view nobody knows the accounts, and what cannot be decided is refused.
+        let snapshot = self.view.now().map_err(|error| refused(RegistryError::ReadView(error)))?;
+        let policy = &snapshot.policy;
+        if let Access::Needs(need, _) = access
+            && !policy.scope.contains(need.resource)
+        {
+            return Ok(Permit::Open);
+        }
+        let header = authorization(request.headers()).map_err(refused)?;
+        let now = self.clock.micros() / 1_000_000;
+        let identity = policy.authenticate(header, &self.verifier, now).map_err(refused)?;
+        let granted = match access {
+            Access::Needs(need, labels) => {
+                let grant = policy.grant(&identity, need).map_err(refused)?;
+                Some((need, labels, grant))
+            }
+            Access::Free | Access::Authenticated => None,
+            Access::OtherMethod => return Err(NotAdmitted::OtherMethod),
+            Access::Unknown => return Err(NotAdmitted::NoRoute),
+        };
+        Ok(Permit::Of(Arc::new(Held { identity, policy: policy.clone(), granted })))
+    }
+}
+
+fn refused(reason: impl Into<Failure>) -> NotAdmitted {
+    NotAdmitted::Refused(reason.into())
+}
+
+/// The one value of the header `Authorization`. Programs differ in which of two they take, so two are refused.
+fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Failure> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first.map(http::HeaderValue::as_bytes)),
+        Some(_) => Err(Failure::new(Code::Unauthorized, "invalid auth header")),
+    }
+}
+
+impl Permit {
+    /// The part of the needed resource that the caller may touch.
+    pub(super) fn grant(&self) -> Grant {
+        match self {
+            Self::Open => Grant::All,
+            Self::Of(held) => held.granted.as_ref().map_or(Grant::All, |(_, _, grant)| grant.clone()),
+        }
+    }
+
+    /// Refuses a tenant that the account is not bound to.
+    pub(super) fn enter(&self, caller: &Caller) -> Result<(), Failure> {
+        let Self::Of(held) = self else { return Ok(()) };
+        match &held.granted {
+            // Such a request shows or changes things of all tenants, whichever one it names.
+            Some((_, LabelSource::AllTenants, _)) => held.policy.enter_all(&held.identity)?,
+            Some(_) => held.policy.enter(&held.identity, &caller.tenant)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Refuses a request for something whose labels the account's roles do not cover.
+    pub(super) async fn check(&self, api: &Api, call: &Call) -> Result<(), Failure> {
+        let Self::Of(held) = self else { return Ok(()) };
+        let Some((need, source, grant)) = &held.granted else { return Ok(()) };
+        if *grant == Grant::All {
+            return Ok(());
+        }
+        let check = LabelCheck { api, call, need: *need, grant };
+        match source {
+            LabelSource::Path => check.service(call.param("serviceId")).await,
+            LabelSource::Query => check.query().await,
+            LabelSource::Registration => check.registration(),
+            LabelSource::Elements => check.elements().await,
+            // The reply is made for the caller's grant.
+            LabelSource::Reply | LabelSource::Nothing | LabelSource::AllTenants => Ok(()),
+            // Watches are the gateway's. This plane has no such route.
+            LabelSource::Watch => Err(Failure::from(access::decision::no_permission(*need, None))),
+        }
+    }
+}
+
+/// One request of an account whose rights are limited by labels.
+struct LabelCheck<'a> {
+    api: &'a Api,
+    call: &'a Call,
+    need: Need,
+    grant: &'a Grant,
+}
+
+impl LabelCheck<'_> {
+    fn labels(&self, labels: Labels<'_>) -> Result<(), Failure> {
+        // Every consumer finds the shared services, as the registry's own, whatever it may see otherwise.
+        let shared = self.need.verb == Verb::Get
+            && self.api.registry().is_shared_name(labels.app_id, labels.service_name);
+        if shared { Ok(()) } else { Ok(self.grant.check(self.need, labels)?) }
+    }
+
+    fn key(&self, key: &ServiceKey) -> Result<(), Failure> {
+        self.labels(Labels {
+            environment: &key.environment,
+            app_id: or_default(&key.app_id),
+            service_name: &key.service_name,
+        })
+    }
+
+    fn record(&self, service: &Service) -> Result<(), Failure> {
+        self.labels(labels_of(service))
+    }
+
+    /// The service with this id. That it does not exist is said as it always is, and only when that is certain:
+    /// the labels of a service that this replica has not seen yet are unknown.
+    async fn service(&self, id: &str) -> Result<(), Failure> {
+        let caller = &self.call.caller;
+        let service = caller.service(id);
+        let read = self.api.registry().answer(caller, |snapshot| {
+            let view = existing(snapshot, &service)?;
+            view.service.clone().ok_or_else(RegistryError::no_service)
+        });
+        match read.await {
+            Ok(record) => self.record(&record),
+            // Clients take any other answer to a heartbeat for a fault that will pass.
+            Err(RegistryError::ServiceNotFound(_)) if self.call.is_heartbeat() => {
+                Err(RegistryError::InstanceNotFound.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn query(&self) -> Result<(), Failure> {
+        let call = self.call;
+        if !call.query("serviceId").is_empty() {
+            return self.service(call.query("serviceId")).await;
+        }
+        let snapshot = self.api.registry().read(&call.caller).await?;
+        let environment = match call.query("env") {
+            "" => environment_of_consumer(&snapshot, &call.caller),
+            environment => environment.to_owned(),
+        };
+        self.labels(Labels {
+            environment: &environment,
+            app_id: or_default(call.query("appId")),
+            service_name: call.query("serviceName"),
+        })
+    }
+
+    fn registration(&self) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Body {
+            service: Option<Service>,
+        }
+        // A body that says nothing about a service is refused by the handler, which has the words for it.
+        let Some(service) = self.call.json::<Body>()?.service else { return Ok(()) };
+        self.record(&service)
+    }
+
+    /// Every element must be covered: one that is not refuses the whole batch.
+    async fn elements(&self) -> Result<(), Failure> {
+        let body: Elements = self.call.json()?;
+        let mut snapshot = self.api.registry().read(&self.call.caller).await?;
+        let ids: Vec<ServiceRef> = body.ids().map(|id| self.call.caller.service(id)).collect();
+        if ids.iter().any(|service| snapshot.service(service).is_none()) {
+            // Once for all of them. A service that this replica has not seen yet would otherwise pass as absent.
+            if let Some(confirmed) = self.api.registry().confirmed().await? {
+                snapshot = confirmed;
+            } else {
+                return Err(RegistryError::NotConfirmed.into());
+            }
+        }
+        for service in &ids {
+            // An absent one has its own outcome in the reply.
+            if let Some((_, record)) = snapshot.service(service) {
+                self.record(record)?;
+            }
+        }
+        let environment = environment_of_consumer(&snapshot, &self.call.caller);
+        for key in body.keys() {
+            match key.environment.as_str() {
+                "" => self.key(&ServiceKey { environment: environment.clone(), ..key.clone() })?,
+                _ => self.key(key)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The elements of all batches, as far as they name services. Each route has its own member.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Elements {
+    /// Of a deletion of many services.
+    #[serde(deserialize_with = "null_default")]
+    service_ids: Vec<String>,
+    /// Of many heartbeats, and of many finds by instance.
+    #[serde(deserialize_with = "null_default")]
+    instances: Vec<InstanceElement>,
+    /// Of many finds by name.
+    #[serde(deserialize_with = "null_default")]
+    services: Vec<ServiceElement>,
+    /// Of declarations. A consumer is changed by them; its providers are not.
+    #[serde(deserialize_with = "null_default")]
+    dependencies: Vec<DependencyElement>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct InstanceElement {
+    #[serde(deserialize_with = "null_default")]
+    service_id: String,
+    instance: Option<NestedInstance>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct NestedInstance {
+    #[serde(deserialize_with = "null_default")]
+    service_id: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ServiceElement {
+    service: Option<ServiceKey>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DependencyElement {
+    consumer: Option<ServiceKey>,
+    #[serde(rename = "providers")]
+    _providers: Option<IgnoredAny>,
+}
+
+impl Elements {
+    fn ids(&self) -> impl Iterator<Item = &str> {
+        let nested = self.instances.iter().filter_map(|element| element.instance.as_ref());
+        let direct = self.instances.iter().map(|element| element.service_id.as_str());
+        let ids = self.service_ids.iter().map(String::as_str).chain(direct);
+        ids.chain(nested.map(|instance| instance.service_id.as_str())).filter(|id| !id.is_empty())
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        let consumers = self.dependencies.iter().filter_map(|element| element.consumer.as_ref());
+        self.services.iter().filter_map(|element| element.service.as_ref()).chain(consumers)
+    }
+}
+
+/// The labels of a service.
+pub(super) fn labels_of(service: &Service) -> Labels<'_> {
+    Labels {
+        environment: &service.environment,
+        app_id: or_default(&service.app_id),
+        service_name: &service.service_name,
+    }
+}
+
+/// The registry gives a service without an application this one.
+fn or_default(app_id: &str) -> &str {
+    if app_id.is_empty() { "default" } else { app_id }
+}
+
+fn environment_of_consumer(snapshot: &Snapshot, caller: &Caller) -> String {
+    let consumer = caller.consumer.as_ref().map(|id| caller.service(id));
+    let record = consumer.and_then(|consumer| snapshot.service(&consumer).map(|(_, record)| record));
+    record.map(|record| record.environment.clone()).unwrap_or_default()
+}
