@@ -6,9 +6,10 @@ use std::sync::Arc;
 use shared::model::Tenant;
 
 use crate::denial::{Denial, DenialCode};
+use crate::issuer::ExternalIssuer;
 use crate::policy::Policy;
 use crate::role::{ADMIN, Need, Resource, ResourceType, Role};
-use crate::token::{SERVICE_KIND, Verified, Verifier};
+use crate::token::{SERVICE_KIND, Verified, Verifier, is_signer};
 
 /// Tokens without a start are taken to have been issued this many seconds before their end, the longest time
 /// that Service-Center gives them.
@@ -65,7 +66,7 @@ impl Policy {
         if token.contains(' ') {
             return Err(malformed());
         }
-        let identity = Identity { token: verifier.verify(token, &self.keys, now)? };
+        let identity = Identity { token: verifier.verify(token, self, now)? };
         self.still_counts(&identity, now)?;
         Ok(identity)
     }
@@ -81,8 +82,15 @@ impl Policy {
             return Err(Denial::new(DenialCode::Expired, ""));
         }
         let unauthorized = |detail: &'static str| Err(Denial::new(DenialCode::Unauthorized, detail));
-        if !self.keys.iter().any(|key| *key.kid == *identity.token.kid) {
+        if !is_signer(self, &identity.token) {
             return unauthorized("the key that signed the token is not in use any more");
+        }
+        if !claims.jti.is_empty() && self.revoked.contains_key(&claims.jti) {
+            return unauthorized("the token is revoked");
+        }
+        // Accounts of an external issuer are not kept here: its tokens say all that there is.
+        if identity.token.issuer.is_some() {
+            return Ok(());
         }
         let Some(account) = self.accounts.get(&claims.account) else {
             let detail = format!("account [{}] is deleted", claims.account);
@@ -94,9 +102,6 @@ impl Policy {
         let issued = claims.iat.unwrap_or_else(|| claims.exp.saturating_sub(LONGEST_TOKEN_TIME));
         if issued < account.not_before {
             return unauthorized("the token was issued before the account's password or sessions were reset");
-        }
-        if !claims.jti.is_empty() && self.revoked.contains_key(&claims.jti) {
-            return unauthorized("the token is revoked");
         }
         if claims.kind == SERVICE_KIND && !self.service_tokens.contains(&claims.jti) {
             return unauthorized("the token is revoked");
@@ -111,13 +116,12 @@ impl Policy {
     /// # Errors
     /// The refusal, when no role permits any of it.
     pub fn grant(&self, identity: &Identity, need: Need) -> Result<Grant, Denial> {
-        let account = self.accounts.get(&identity.token.claims.account);
-        let names = account.map(|account| account.roles.as_slice()).unwrap_or_default();
-        if names.iter().any(|name| name == ADMIN) {
+        let names = self.role_names(identity);
+        if names.contains(&ADMIN) {
             return Ok(Grant::All);
         }
         let roles: Vec<&Role> =
-            names.iter().filter_map(|name| self.roles.get(name).map(Arc::as_ref)).collect();
+            names.iter().filter_map(|name| self.roles.get(*name).map(Arc::as_ref)).collect();
         if roles.iter().all(|role| role.perms.is_empty()) {
             return Err(Denial::new(DenialCode::NoPermission, "role has no any permissions"));
         }
@@ -137,15 +141,44 @@ impl Policy {
         Ok(Grant::Labelled(sets))
     }
 
+    /// The names of the roles that an identity has now.
+    pub fn role_names<'a>(&'a self, identity: &'a Identity) -> Vec<&'a str> {
+        let claims = &identity.token.claims;
+        match &identity.token.issuer {
+            None => {
+                let account = self.accounts.get(&claims.account);
+                account.map(|account| account.roles.iter().map(String::as_str).collect()).unwrap_or_default()
+            }
+            Some(name) => match self.issuer(name) {
+                Some(issuer) => issuer.roles_of(&claims.roles).collect(),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    /// The external issuer with this name.
+    pub(crate) fn issuer(&self, name: &str) -> Option<&ExternalIssuer> {
+        self.issuers.iter().find(|issuer| issuer.issuer == name).map(Arc::as_ref)
+    }
+
+    /// The tenants that an identity is bound to; none means all. `None` when nothing is known of it.
+    fn tenants_of(&self, identity: &Identity) -> Option<&[String]> {
+        match &identity.token.issuer {
+            None => {
+                self.accounts.get(&identity.token.claims.account).map(|account| account.tenants.as_slice())
+            }
+            Some(name) => self.issuer(name).map(|_| [].as_slice()),
+        }
+    }
+
     /// Decides whether an identity may enter a tenant.
     ///
     /// # Errors
     /// The refusal.
     pub fn enter(&self, identity: &Identity, tenant: &Tenant) -> Result<(), Denial> {
-        let Some(account) = self.accounts.get(&identity.token.claims.account) else {
+        let Some(patterns) = self.tenants_of(identity) else {
             return Err(Denial::new(DenialCode::NoPermission, "the account does not exist any more"));
         };
-        let patterns = &account.tenants;
         let matches = |pattern: &String| match pattern.split_once('/') {
             Some((domain, project)) => glob(domain, &tenant.domain) && glob(project, &tenant.project),
             None => glob(pattern, &tenant.domain),
@@ -161,8 +194,7 @@ impl Policy {
     /// # Errors
     /// The refusal, when the account is bound to some tenants.
     pub fn enter_all(&self, identity: &Identity) -> Result<(), Denial> {
-        let account = self.accounts.get(&identity.token.claims.account);
-        if account.is_some_and(|account| account.tenants.is_empty()) {
+        if self.tenants_of(identity).is_some_and(<[String]>::is_empty) {
             return Ok(());
         }
         Err(Denial::new(DenialCode::NoPermission, "the account is bound to some domains and projects only"))

@@ -15,6 +15,7 @@
 pub mod account;
 pub mod decision;
 pub mod denial;
+pub mod issuer;
 pub mod keys;
 pub mod password;
 pub mod policy;
@@ -25,6 +26,7 @@ pub mod token;
 pub use account::{Account, AccountStatus};
 pub use decision::{Grant, Identity, Labels};
 pub use denial::Denial;
+pub use issuer::{ExternalIssuer, IssuerKeys};
 pub use policy::{AccountState, Policy, Scope};
 pub use role::{Need, Permission, Resource, ResourceType, Role, Verb};
 pub use route::{Access, LabelSource, access_of};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use shared::model::Revision;
 
 use crate::account::{Account, AccountStatus};
+use crate::issuer::ExternalIssuer;
 use crate::keys::PublicKey;
 use crate::role::{ResourceType, Role};
 
@@ -24,6 +25,8 @@ pub struct Policy {
     pub scope: Scope,
     /// The keys that sign tokens, the newest first.
     pub keys: Vec<PublicKey>,
+    /// The external issuers whose tokens count beside our own.
+    pub issuers: Vec<Arc<ExternalIssuer>>,
     /// The accounts by name.
     pub accounts: BTreeMap<String, AccountState>,
     /// The roles by name.

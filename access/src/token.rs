@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::denial::{Denial, DenialCode};
+use crate::issuer::claimed_issuer;
 use crate::keys::PublicKey;
+use crate::policy::Policy;
 
 /// The longest token that is looked at, in bytes. One of ours with five roles has less than 2 KB.
 pub const LONGEST_TOKEN: usize = 8 << 10;
@@ -54,6 +56,8 @@ pub struct Verified {
     pub claims: Arc<Claims>,
     /// The id of the key that signed the token.
     pub kid: Arc<str>,
+    /// The external issuer of the token. `None` for one of ours.
+    pub issuer: Option<Arc<str>>,
 }
 
 /// Verifies signatures, and remembers which tokens it has verified. Cheap to share.
@@ -65,12 +69,12 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Verifies that one of `keys` signed the token, and that its time is not over at `now` (seconds since
-    /// 1970).
+    /// Verifies that a key of the policy signed the token, and that its time is not over at `now` (seconds
+    /// since 1970).
     ///
     /// # Errors
     /// The refusal, in the contract's words.
-    pub fn verify(&self, token: &str, keys: &[PublicKey], now: u64) -> Result<Verified, Denial> {
+    pub fn verify(&self, token: &str, policy: &Policy, now: u64) -> Result<Verified, Denial> {
         if token.len() > LONGEST_TOKEN {
             return Err(unauthorized("the token is too long"));
         }
@@ -80,10 +84,13 @@ impl Verifier {
         );
         let known = self.verified.lock().get(&hash).cloned();
         // A key that was taken away takes its tokens with it, also those that were verified before.
-        if let Some(known) = known.filter(|known| keys.iter().any(|key| *key.kid == *known.kid)) {
+        if let Some(known) = known.filter(|known| is_signer(policy, known)) {
             return alive(known, now);
         }
-        let fresh = verify_signature(token, keys)?;
+        let fresh = match claimed_issuer(token).and_then(|name| policy.issuer(&name)) {
+            Some(issuer) => issuer.verify(token)?,
+            None => verify_signature(token, &policy.keys)?,
+        };
         let fresh = alive(fresh, now)?;
         let mut verified = self.verified.lock();
         if verified.len() >= REMEMBERED {
@@ -93,6 +100,14 @@ impl Verifier {
             verified.insert(hash, fresh.clone());
         }
         Ok(fresh)
+    }
+}
+
+/// True while the key that signed a token is in use.
+pub(crate) fn is_signer(policy: &Policy, token: &Verified) -> bool {
+    match &token.issuer {
+        None => policy.keys.iter().any(|key| *key.kid == *token.kid),
+        Some(name) => policy.issuer(name).is_some_and(|issuer| issuer.has_key(&token.kid)),
     }
 }
 
@@ -119,7 +134,11 @@ fn verify_signature(token: &str, keys: &[PublicKey]) -> Result<Verified, Denial>
         let Some(decoding) = key.decoding() else { continue };
         match jsonwebtoken::decode::<Claims>(token, &decoding, &validation) {
             Ok(data) => {
-                return Ok(Verified { claims: Arc::new(data.claims), kid: key.kid.as_str().into() });
+                return Ok(Verified {
+                    claims: Arc::new(data.claims),
+                    kid: key.kid.as_str().into(),
+                    issuer: None,
+                });
             }
             Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
             Err(_) => return Err(unauthorized("the token is malformed")),

@@ -14,7 +14,7 @@ const NOW: u64 = 1_800_000_000;
 const NEED: Need = Need { resource: ResourceType::Service, verb: Verb::Get };
 
 fn identity(claims: Claims) -> Identity {
-    Identity { token: Verified { claims: Arc::new(claims), kid: "k".into() } }
+    Identity { token: Verified { claims: Arc::new(claims), kid: "k".into(), issuer: None } }
 }
 
 fn claims(account: &str) -> Claims {
