@@ -13,6 +13,7 @@
 //! Routes, records, codes and texts are Service-Center's, so that its clients and its stored accounts work.
 
 pub mod account;
+pub mod bundle;
 pub mod decision;
 pub mod denial;
 pub mod issuer;
@@ -24,6 +25,7 @@ pub mod route;
 pub mod token;
 
 pub use account::{Account, AccountStatus};
+pub use bundle::Bundle;
 pub use decision::{Grant, Identity, Labels};
 pub use denial::Denial;
 pub use issuer::{ExternalIssuer, IssuerKeys};

@@ -17,12 +17,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::{Bundle, Policy};
 use bus::{Bus, BusError, Link, Message, Messages};
 use futures_util::{FutureExt as _, StreamExt};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::maybe::or_pending;
-use shared::model::{Revision, ServiceRef};
+use shared::model::{PolicyVersion, Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -68,6 +69,8 @@ pub struct Publisher {
     bookmarked: Revision,
     /// The revision of the view at the last step.
     viewed: Revision,
+    /// The view's access policy, and its version, which bookmarks name.
+    policy: (Arc<Policy>, PolicyVersion),
     silence: Silence,
     /// The last time at which a log line said that this replica stands in.
     stand_in_logged: Option<Instant>,
@@ -98,6 +101,7 @@ impl Publisher {
             bookmarks: None,
             bookmarked: Revision::ZERO,
             viewed: Revision::ZERO,
+            policy: (Arc::default(), Bundle::of(&Policy::default()).version),
             silence: Silence::default(),
             stand_in_logged: None,
             term: None,
@@ -194,6 +198,7 @@ impl Publisher {
             self.end_term();
         }
         self.viewed = snapshot.revision;
+        self.note_policy(&snapshot.policy);
         let link = *self.bus.link().borrow();
         if epoch == STAND_IN {
             // Another replica may stand in while this one cannot, so a new connection begins with listening.
@@ -213,6 +218,18 @@ impl Publisher {
             self.bookmark().await?;
         }
         Ok(())
+    }
+
+    /// A changed policy is bookmarked at once, because gateways decide by it.
+    fn note_policy(&mut self, policy: &Arc<Policy>) {
+        if Arc::ptr_eq(&self.policy.0, policy) {
+            return;
+        }
+        let version = Bundle::of(policy).version;
+        if version != self.policy.1 {
+            self.bookmark_at = self.bookmark_at.min(self.busy_bookmark_at);
+        }
+        self.policy = (policy.clone(), version);
     }
 
     fn stands_in(&self) -> bool {
@@ -337,6 +354,8 @@ impl Publisher {
         let Some(term) = &mut self.term else { return Ok(()) };
         for mut bookmark in term.bookmarks(&self.name, Room::new(self.bus.max_payload())) {
             bookmark.sent_at = self.metrics.now();
+            bookmark.policy_rev = self.policy.1.revision.get();
+            bookmark.policy_digest = self.policy.1.digest;
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }
         self.bus.flush().await?;

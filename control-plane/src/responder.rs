@@ -1,4 +1,5 @@
-//! Answers the requests of gateways: a watcher's interest, missed events, and comparisons of state.
+//! Answers the requests of gateways: a watcher's interest, missed events, comparisons of state, and the access
+//! policy.
 //!
 //! Any replica may answer. A replica whose view has not reached the requested revision waits a little and
 //! then declines; the gateway repeats the request, and another replica takes it. Everything in one answer
@@ -10,9 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::{Bundle, Policy};
+
 use bus::{Bus, BusError, Message, Messages};
 use futures_util::stream::SelectAll;
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::model::Revision;
@@ -44,6 +48,8 @@ const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
 pub struct Responder {
     registry: Registry,
     bus: Arc<dyn Bus>,
+    /// The last policy that was asked for, and its bundle: all gateways ask for the same one.
+    bundle: Mutex<Option<(Arc<Policy>, Arc<Bundle>)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -54,19 +60,21 @@ enum RequestKind {
     /// A replay from all replicas at once. Only a replica with the complete history answers.
     History,
     Digest,
+    Policy,
 }
 
 /// The requests that the bus gives to one replica each. History goes to all of them, and is subscribed apart.
-const ONE_REPLICA: [(&str, RequestKind); 3] = [
+const ONE_REPLICA: [(&str, RequestKind); 4] = [
     (subject::RPC_INTEREST, RequestKind::Interest),
     (subject::RPC_REPLAY, RequestKind::Replay),
     (subject::RPC_DIGEST, RequestKind::Digest),
+    (subject::RPC_POLICY, RequestKind::Policy),
 ];
 
 impl Responder {
     /// A responder for the view of `registry`.
     pub fn new(registry: Registry, bus: Arc<dyn Bus>) -> Self {
-        Self { registry, bus }
+        Self { registry, bus, bundle: Mutex::default() }
     }
 
     /// Serves until `stop`.
@@ -121,6 +129,7 @@ impl Responder {
             RequestKind::Replay => self.replay(&request.payload, false).await,
             RequestKind::History => self.replay(&request.payload, true).await,
             RequestKind::Digest => vec![self.digest(&request.payload).await],
+            RequestKind::Policy => self.policy(&request.payload).await,
         };
         for payload in payloads {
             let reply = Message {
@@ -195,6 +204,34 @@ impl Responder {
             return Ok(answer::digest(&confirmed, &request));
         }
         Ok(reply)
+    }
+
+    async fn policy(&self, payload: &[u8]) -> Vec<Vec<u8>> {
+        match self.try_policy(payload).await {
+            Ok(parts) => parts.iter().map(prost::Message::encode_to_vec).collect(),
+            Err(error) => {
+                let reply = pb::PolicyReply { error: error.to_string(), ..Default::default() };
+                vec![reply.encode_to_vec()]
+            }
+        }
+    }
+
+    async fn try_policy(&self, payload: &[u8]) -> Result<Vec<pb::PolicyReply>, AnswerError> {
+        let request = pb::PolicyRequest::decode(payload)?;
+        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
+        Ok(page::policy(&self.bundle_of(&snapshot.policy), self.room()))
+    }
+
+    fn bundle_of(&self, policy: &Arc<Policy>) -> Arc<Bundle> {
+        let mut known = self.bundle.lock();
+        if let Some((of, bundle)) = &*known
+            && Arc::ptr_eq(of, policy)
+        {
+            return bundle.clone();
+        }
+        let bundle = Arc::new(Bundle::of(policy));
+        *known = Some((policy.clone(), bundle.clone()));
+        bundle
     }
 
     /// Answers a replay request. With `only_complete`, a replica without the complete history sends nothing.

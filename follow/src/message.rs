@@ -3,7 +3,7 @@
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};
-use shared::model::{Revision, ServiceKey, ServiceRef, Tenant};
+use shared::model::{PolicyVersion, Revision, ServiceKey, ServiceRef, Tenant};
 
 use crate::Selector;
 
@@ -23,6 +23,8 @@ pub struct Bookmark {
     pub consumers: Vec<(ServiceRef, Position)>,
     /// The last change of each tenant's set of services.
     pub tenants: Vec<(Tenant, Position)>,
+    /// The access policy of the publisher; `None` when it is of a version without policies.
+    pub policy: Option<PolicyVersion>,
 }
 
 impl Bookmark {
@@ -33,7 +35,10 @@ impl Bookmark {
     /// When the payload is not a bookmark.
     pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
         let bookmark = pb::Bookmark::decode(payload)?;
+        let policy =
+            PolicyVersion { revision: Revision::new(bookmark.policy_rev), digest: bookmark.policy_digest };
         Ok(Self {
+            policy: Some(policy).filter(|policy| policy.digest != 0),
             rev: Revision::new(bookmark.rev),
             since: Revision::new(bookmark.since),
             sent_at: bookmark.sent_at,

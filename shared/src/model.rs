@@ -10,11 +10,13 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod policy;
 mod proto_codec;
 mod revision;
 mod scope;
 mod service;
 
+pub use policy::PolicyVersion;
 pub use revision::Revision;
 pub use scope::Scope;
 pub use service::{Framework, Service, ServicePath};

@@ -31,6 +31,8 @@ pub const RPC_REPLAY: &str = "muster.rpc.replay";
 pub const RPC_HISTORY: &str = "muster.rpc.history";
 /// Requests to compare the digests of some providers. One replica replies.
 pub const RPC_DIGEST: &str = "muster.rpc.digest";
+/// Requests for the access policy. One replica replies.
+pub const RPC_POLICY: &str = "muster.rpc.policy";
 /// The gateways' announcements of their readiness to each other.
 pub const GATEWAYS: &str = "muster.gateways";
 /// The queue group of the replicas: the bus gives a request to one member.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use access::Bundle;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{InstanceEvent, Position};
@@ -58,6 +59,24 @@ fn chunks<T: prost::Message>(all: &[T], room: Room) -> Vec<&[T]> {
         return vec![all];
     }
     carriage::parts(all, PROVIDERS_PER_PART, room.of_part())
+}
+
+/// The parts of an answer with the access policy.
+pub(super) fn policy(bundle: &Bundle, room: Room) -> Vec<pb::PolicyReply> {
+    let pieces: Vec<&[u8]> = bundle.json.chunks(room.of_part().max(1)).collect();
+    let count = pieces.len();
+    let mut parts = Vec::with_capacity(count);
+    for (number, piece) in pieces.into_iter().enumerate() {
+        parts.push(pb::PolicyReply {
+            rev: bundle.version.revision.get(),
+            digest: bundle.version.digest,
+            policy: piece.to_vec(),
+            part: number as u32,
+            more: number + 1 < count,
+            error: String::new(),
+        });
+    }
+    parts
 }
 
 fn numbered(mut parts: Vec<pb::InterestReply>) -> Vec<pb::InterestReply> {
@@ -218,6 +237,22 @@ mod tests {
         assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
         let nobody = interest(7.into(), None, ROOM);
         assert_eq!(nobody.iter().map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
+    }
+
+    #[test]
+    fn a_policy_larger_than_a_message_is_answered_in_parts() {
+        let account = |number: u32| (format!("account-{number}"), access::AccountState::default());
+        let policy = access::Policy { accounts: (0..2000).map(account).collect(), ..Default::default() };
+        let bundle = Bundle::of(&policy);
+        let room = Room::new(8 << 10);
+        let parts = super::policy(&bundle, room);
+        assert!(parts.len() > 4, "{} parts", parts.len());
+        assert!(parts.iter().all(|part| room.takes(&part.encode_to_vec())));
+        let shape = parts.iter().enumerate();
+        assert!(shape.clone().all(|(number, part)| part.part == number as u32));
+        assert_eq!(parts.iter().filter(|part| !part.more).count(), 1);
+        let json: Vec<u8> = parts.iter().flat_map(|part| part.policy.iter().copied()).collect();
+        assert_eq!(Bundle { version: bundle.version, json }.read().expect("a policy"), policy);
     }
 
     #[test]

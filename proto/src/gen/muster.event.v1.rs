@@ -257,6 +257,13 @@ pub struct Bookmark {
     /// publisher's differ. 0 if unknown.
     #[prost(uint64, tag = "8")]
     pub sent_at: u64,
+    /// The version of the access policy that the publisher's view holds: the revision of its last change, and a digest of
+    /// its content. Two replicas with different settings have different digests at one revision. The digest is 0 if the
+    /// replica is of a version without policies. A gateway that holds another policy requests this one.
+    #[prost(uint64, tag = "9")]
+    pub policy_rev: u64,
+    #[prost(fixed64, tag = "10")]
+    pub policy_digest: u64,
 }
 /// The position of the last published change of one provider, consumer or tenant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -460,6 +467,35 @@ pub struct DigestReply {
     /// and its `rev` proves nothing about the store.
     #[prost(bool, tag = "5")]
     pub confirmed: bool,
+}
+/// Requests the access policy: accounts, roles, public keys and revocations. One replica replies, in one or more
+/// PolicyReply messages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyRequest {
+    /// The reply must come from a view that has reached this revision.
+    #[prost(uint64, tag = "1")]
+    pub min_rev: u64,
+}
+/// One part of the reply to a PolicyRequest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyReply {
+    /// The version of the policy, as a Bookmark names it.
+    #[prost(uint64, tag = "1")]
+    pub rev: u64,
+    #[prost(fixed64, tag = "2")]
+    pub digest: u64,
+    /// A piece of the policy's JSON text. The pieces of all parts in their order are the whole text.
+    #[prost(bytes = "vec", tag = "3")]
+    pub policy: ::prost::alloc::vec::Vec<u8>,
+    /// Number of this part, counted from 0.
+    #[prost(uint32, tag = "4")]
+    pub part: u32,
+    /// True if more parts of the same reply follow.
+    #[prost(bool, tag = "5")]
+    pub more: bool,
+    /// Empty on success. Otherwise the reason why the replica could not reply. The requester asks again.
+    #[prost(string, tag = "6")]
+    pub error: ::prost::alloc::string::String,
 }
 /// The kind of a change. Values are part of the wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
