@@ -38,7 +38,6 @@ mod metrics;
 #[cfg(feature = "micro")]
 pub mod micro;
 mod push;
-mod rates;
 mod session;
 pub mod settings;
 mod timer;
