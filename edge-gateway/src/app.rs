@@ -20,6 +20,7 @@ use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
 use opentelemetry::metrics::Meter;
+use shared::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use crate::gateway::{Gateway, GatewayParts};
 use crate::heartbeat::Batches;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::policy::{Follower, PolicyHandle};
 use crate::settings::{Config, LimitsConfig};
 use crate::upstream::{Upstream, UpstreamHandle};
 
@@ -77,6 +79,7 @@ pub struct App {
     gateway: Gateway,
     limits: Arc<Limits>,
     fleet: Fleet,
+    follower: Follower,
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
@@ -118,8 +121,21 @@ impl App {
         let shards =
             fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, &others_known, tasks)
                 .map_err(StartError::Shards)?;
-        let (upstream, handle) =
-            Upstream::new(config.upstream.clone(), bus, shards.clone(), closed, metrics.upstream);
+        let policy = PolicyHandle::new(config.access.clone(), Clock::system(), metrics.policy);
+        let follower = Follower {
+            handle: policy.clone(),
+            bus: bus.clone(),
+            timeout: config.upstream.request_timeout,
+            condition: config.access.enable.then(|| readiness.condition("access_policy")),
+        };
+        let (upstream, handle) = Upstream::new(
+            config.upstream.clone(),
+            bus,
+            shards.clone(),
+            closed,
+            policy.clone(),
+            metrics.upstream,
+        );
 
         let server_limits = server_limits(&config);
         if let Some(tls) = &server_limits.tls {
@@ -132,6 +148,8 @@ impl App {
             limits: limits.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
+            policy,
+            own_paths: config.own_paths,
             authorize: config.authorize,
             plain_end: config.fanout.plain_end,
             heartbeat: config.heartbeat.clone(),
@@ -149,6 +167,7 @@ impl App {
             gateway,
             limits,
             fleet,
+            follower,
             upstream,
             handle,
             shards,
@@ -186,6 +205,7 @@ impl App {
             let _ = abort.run_until_cancelled(upstream).await;
         });
         self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.drain().clone(), stop.clone()));
+        self.tasks.spawn_named("policy", self.follower.run(stop.clone()));
         self.tasks.spawn_named("memory", self.limits.watch_memory(self.tasks.drain().clone()));
         for (condition, state) in self.conditions {
             self.tasks.spawn_named("readiness", show(condition, state, self.tasks.drain().clone()));

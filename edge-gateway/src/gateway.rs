@@ -1,6 +1,7 @@
 //! The API port: decides what each request is and hands it to the file that does that job.
 //!
 //! ```text
+//! every request ──▶ gate (access control) ──▶ one of these:
 //! GET …/watcher ──▶ watch       ─┐
 //! gRPC watches  ──▶ grpc        ─┼─▶ admission ──▶ a session in a shard
 //! GET …/heartbeat, upgraded ──▶ heartbeat ──▶ a connection that carries heartbeats
@@ -29,11 +30,13 @@ use crate::forward::Forward;
 use crate::heartbeat::{Batches, HeartbeatConfig};
 use crate::limits::Limits;
 use crate::metrics::SessionMetrics;
+use crate::policy::PolicyHandle;
 use crate::upstream::UpstreamHandle;
 
 mod admission;
 #[cfg(test)]
 mod fuzz;
+mod gate;
 mod grpc;
 mod handshake;
 mod heartbeat;
@@ -41,6 +44,8 @@ mod proxy;
 mod refusal;
 mod route;
 mod watch;
+
+use gate::Passage;
 
 /// The service behind the API port. Cheap to clone.
 #[derive(Clone)]
@@ -52,6 +57,10 @@ pub(crate) struct GatewayParts {
     pub(crate) forward: Arc<dyn Forward>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: SessionMetrics,
+    /// Access control.
+    pub(crate) policy: PolicyHandle,
+    /// Paths of the process's own routes that are served beside the API.
+    pub(crate) own_paths: &'static [&'static str],
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
     pub(crate) plain_end: PlainEnd,
@@ -100,18 +109,23 @@ impl Service<Request<RequestBody>> for Gateway {
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let parts = self.0.clone();
         Box::pin(async move {
+            let caller = match parts.pass(&request) {
+                Passage::Through(caller) => caller,
+                Passage::Answered(answer) => return Ok(answer),
+                Passage::Unanswered => return Err(NoAnswer),
+            };
             // First, and for every method: a POST to the path of a watch gets 405 and reaches no control
             // plane.
             if let Some(watch) = route::watch(request.uri(), request.headers()) {
-                return Ok(parts.watch(watch, request).await);
+                return Ok(parts.watch(watch, request, &caller).await);
             }
             if route::is_heartbeat_channel(request.method(), request.uri().path()) {
                 return Ok(parts.carry_heartbeats(request));
             }
             let request = request.map(Body::new);
             match request.uri().path() {
-                grpc::HISTORICAL_PATH => Ok(parts.watch_historical(request).await),
-                grpc::WATCH_PATH => Ok(parts.watch_grpc(request).await),
+                grpc::HISTORICAL_PATH => Ok(parts.watch_historical(request, &caller).await),
+                grpc::WATCH_PATH => Ok(parts.watch_grpc(request, &caller).await),
                 // The packages of gRPC's standard services begin so; no watch service does.
                 path if path.starts_with("/grpc.") => {
                     parts.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)

@@ -18,6 +18,7 @@
 //! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
 //! | `heartbeat` | pongs | heartbeats for `forward` |
 //! | [`forward`] | requests | answers of a control plane |
+//! | `policy` | versions that bookmarks name, bundles | the policy that decides, or the reason that none does |
 //! | `limits` | a service that wants to watch | a permit, or the limit that is reached |
 //! | [`settings`] | flags, environment, file | the settings of each room |
 //!
@@ -37,6 +38,7 @@ mod limits;
 mod metrics;
 #[cfg(feature = "micro")]
 pub mod micro;
+mod policy;
 mod push;
 mod session;
 pub mod settings;

@@ -12,12 +12,14 @@ use opentelemetry::metrics::Meter;
 mod fanout;
 mod fleet;
 mod forward;
+mod policy;
 mod sessions;
 mod upstream;
 
 pub(crate) use fanout::{FanoutMetrics, Tallied};
 pub(crate) use fleet::FleetMetrics;
 pub(crate) use forward::ForwardMetrics;
+pub(crate) use policy::{Decision, PolicyMetrics};
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
 
@@ -26,6 +28,7 @@ pub(crate) use upstream::UpstreamMetrics;
 pub(crate) struct Metrics {
     pub fanout: FanoutMetrics,
     pub fleet: FleetMetrics,
+    pub policy: PolicyMetrics,
     pub sessions: SessionMetrics,
     pub upstream: UpstreamMetrics,
 }
@@ -37,6 +40,7 @@ impl Metrics {
         let skew = Skew::default();
         Self {
             fleet: FleetMetrics::new(meter),
+            policy: PolicyMetrics::new(meter),
             fanout: FanoutMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
             upstream: UpstreamMetrics::new(meter, skew),

@@ -18,6 +18,7 @@ pub use crate::fanout::{FanoutConfig, PlainEnd};
 pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
+pub use crate::policy::PolicyConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::{NamesConfig, UpstreamConfig};
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Connections that carry heartbeats.
     pub heartbeat: HeartbeatConfig,
+    /// Access control.
+    pub access: PolicyConfig,
     /// The way from the bus and the control planes.
     pub upstream: UpstreamConfig,
     /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at
@@ -51,6 +54,8 @@ pub struct Config {
     pub drain_latest: Duration,
     /// A control plane is asked, in the client's name, before a watch is granted; needed with access control.
     pub authorize: bool,
+    /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
+    pub own_paths: &'static [&'static str],
     /// Each request becomes a line in the log.
     pub access_log: bool,
 }
@@ -69,8 +74,10 @@ impl Default for Config {
             drain_over: heartbeat.drain_over,
             drain_latest: heartbeat.drain_over,
             heartbeat,
+            access: PolicyConfig::default(),
             upstream: UpstreamConfig::default(),
             authorize: false,
+            own_paths: &[],
             access_log: false,
         }
     }
@@ -96,6 +103,7 @@ impl Read for Config {
             limits: settings.live(|settings| read_limits(settings, &default.limits)),
             fanout: read_fanout(settings, default.fanout),
             session: read_session(settings, &default.session),
+            access: settings.section("rbac", read_access),
             upstream: read_upstream(settings, default.upstream),
             heartbeat: HeartbeatConfig {
                 session: read_heartbeat_session(settings, default.heartbeat.session),
@@ -109,6 +117,23 @@ impl Read for Config {
             drain_over,
             ..default
         }
+    }
+}
+
+fn read_access(settings: &mut Settings<'_>) -> PolicyConfig {
+    let default = PolicyConfig::default();
+    PolicyConfig {
+        enable: settings.get_or(
+            "enable",
+            default.enable,
+            "Access control: requests need the token of an account. A gateway demands it too when its control planes have it on.",
+        ),
+        stale_for: settings.within_or(
+            "stale-for",
+            default.stale_for,
+            "5s"..="1h",
+            "Time after which a gateway that hears nothing of the access policy lets nothing new in.",
+        ),
     }
 }
 

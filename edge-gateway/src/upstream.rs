@@ -32,6 +32,7 @@ use tracing::{error, info};
 
 use crate::fanout::ShardHandle;
 use crate::metrics::UpstreamMetrics;
+use crate::policy::PolicyHandle;
 use crate::watch::{Cause, GroupId, SessionsClosed, Ticket};
 
 mod bookmarks;
@@ -115,6 +116,7 @@ pub(crate) struct Upstream {
     next_ticket: Ticket,
     next_comparison: Instant,
     suspicion: Suspicion,
+    policy: PolicyHandle,
     metrics: UpstreamMetrics,
 }
 
@@ -125,6 +127,7 @@ impl Upstream {
         bus: Arc<dyn Bus>,
         shards: Vec<ShardHandle>,
         sessions_closed: Vec<mpsc::Receiver<SessionsClosed>>,
+        policy: PolicyHandle,
         metrics: UpstreamMetrics,
     ) -> (Self, UpstreamHandle) {
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
@@ -178,6 +181,7 @@ impl Upstream {
             next_ticket: Ticket::FIRST,
             next_comparison: now + jittered(config.digest_interval),
             suspicion: Suspicion::default(),
+            policy,
             metrics,
             config,
         };

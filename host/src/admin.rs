@@ -23,6 +23,9 @@ use crate::telemetry::metrics::{self, Metrics};
 
 pub(crate) mod operators;
 
+/// The paths of every route of the admin port, for programs that serve it beside another port's routes.
+pub const PATHS: &[&str] = &["/live", "/ready", "/metrics", "/config", crate::inventory::PATH, "/drain"];
+
 /// The named conditions that must hold before a process is given work. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readiness {

@@ -119,10 +119,14 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         readiness: readiness.clone(),
     };
     let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
+    let mut own_paths: &[&str] = &[];
     let (admin, routes) = match config.admin_listen {
         // Such requests pass through the gateway and arrive without the address of their peer. So the
         // operators' routes cannot tell that they come from this machine, and ask for the token.
-        None => (listening, host.admin_routes().fallback_service(service)),
+        None => {
+            own_paths = host::admin::PATHS;
+            (listening, host.admin_routes().fallback_service(service))
+        }
         Some(address) => {
             let listener = bind(address).await?;
             let admin = listener.local_addr()?;
@@ -132,7 +136,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     };
     let forward = Arc::new(InProcess::new(routes));
     let parts = edge_gateway::Parts {
-        config: edge_gateway::Config { access_log: config.program.log.access, ..config.gateway },
+        config: edge_gateway::Config { access_log: config.program.log.access, own_paths, ..config.gateway },
         listener: Some(api),
         bus,
         forward,

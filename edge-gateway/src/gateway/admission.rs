@@ -1,13 +1,17 @@
-//! Admits a watch: limits first, then the control plane's consent, then a position in a shard.
+//! Admits a watch: the tenant first, then limits, the control plane's consent, and a position in a shard.
 //!
 //! In: a parsed watch and the client's headers. Out: a permit and the reserved session, or the reason for a
 //! refusal, which each transport words in its own way.
 
+use access::{Denial, Grant, Need, ResourceType, Verb};
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use shared::model::{Scope, ServiceRef};
 
+use super::gate::Caller;
 use super::proxy::remove_hop_by_hop;
 use super::route::{self, WatchRequest};
 use super::{GatewayParts, refusal};
@@ -34,7 +38,17 @@ pub(super) enum NotAdmitted {
     Unreachable,
     /// The control plane denies the watch, with this response.
     Denied(Response<Body>),
+    /// The client's account may not have it.
+    Refused(Denial),
 }
+
+/// The need of every watch.
+pub(super) const WATCH: Need = Need { resource: ResourceType::Service, verb: Verb::Get };
+/// The control plane's error codes for a service that does not exist, and for a name that no service can have:
+/// a scope is asked for with such names, and rights are checked before names are.
+const NOTHING_THERE: [&str; 2] = ["400012", "400001"];
+/// Bytes of a control plane's refusal that are read.
+const MAX_REFUSAL: usize = 64 << 10;
 
 impl GatewayParts {
     /// Admits a watch and reserves its session. `scheme` is the label of the transport in metrics.
@@ -44,7 +58,12 @@ impl GatewayParts {
         encoding: Encoding,
         scheme: &'static str,
         headers: &HeaderMap,
+        caller: &Caller,
     ) -> Result<(Permit, Joined), NotAdmitted> {
+        // Here, where every transport has the tenant: a message of gRPC may name it.
+        if let Some((identity, policy)) = &caller.account {
+            policy.enter(identity, &watch.watcher.tenant).map_err(NotAdmitted::Refused)?;
+        }
         // A session that begins during a drain would soon be ended again.
         if self.tasks.drain().is_cancelled() {
             return Err(NotAdmitted::Draining);
@@ -56,11 +75,10 @@ impl GatewayParts {
             Err(full) => return Err(self.full(full)),
         };
         // Before the join: a client without rights must not make this gateway follow a service.
-        if self.authorize {
-            for path in read_paths(&watch.selector) {
-                if let Some(denied) = self.denied(&path, &watch.watcher.tenant.domain, headers).await {
-                    return Err(NotAdmitted::Denied(denied));
-                }
+        let asked = self.paths_to_ask(&watch.selector, &caller.grant).map_err(NotAdmitted::Refused)?;
+        for path in asked {
+            if let Some(denied) = self.denied(&path, &watch.watcher.tenant.domain, headers).await {
+                return Err(NotAdmitted::Denied(denied));
             }
         }
         match self.upstream.join(watch.watcher.clone(), watch.selector.clone(), encoding, watch.since).await {
@@ -73,6 +91,23 @@ impl GatewayParts {
     fn full(&self, full: Full) -> NotAdmitted {
         self.metrics.refused(full);
         NotAdmitted::Full(full)
+    }
+
+    /// The paths that a control plane is asked for before a watch is granted.
+    fn paths_to_ask(&self, selector: &Selector, grant: &Grant) -> Result<Vec<String>, Denial> {
+        match (grant, selector) {
+            (Grant::All, _) if !self.authorize => Ok(Vec::new()),
+            // What the account may not see is left out of the watch, as it is left out of lists. Only a
+            // selection of which it may see nothing at all is refused.
+            (Grant::Labelled(_), Selector::Scope(scope)) => match &scope.app_id {
+                Some(app_id) if !grant.admits_some_of_app(app_id) => {
+                    Err(access::decision::no_permission(WATCH, None))
+                }
+                _ => Ok(Vec::new()),
+            },
+            // The labels of the services are unknown here.
+            _ => Ok(read_paths(selector)),
+        }
     }
 
     /// Asks a control plane, with the client's own headers, for something that the watch would show in
@@ -91,13 +126,27 @@ impl GatewayParts {
             Ok(answer) if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 Some(answer)
             }
-            Ok(answer) if answer.status().is_server_error() => Some(refusal::unavailable(UNDECIDED)),
-            // Any other refusal, such as "no such service", says nothing about rights: the watch itself
-            // answers it.
-            Ok(_) => None,
+            // Only an explicit yes is one.
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => (!says_nothing_there(answer).await).then(|| refusal::unavailable(UNDECIDED)),
             Err(error) => Some(refusal::unavailable(&error.to_string())),
         }
     }
+}
+
+/// True if a refusal says that there is nothing to have a right to. The watch itself answers that.
+async fn says_nothing_there(answer: Response<Body>) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct RefusalBody {
+        error_code: String,
+    }
+    if answer.status() != StatusCode::BAD_REQUEST {
+        return false;
+    }
+    let Ok(body) = Limited::new(answer.into_body(), MAX_REFUSAL).collect().await else { return false };
+    serde_json::from_slice(&body.to_bytes())
+        .is_ok_and(|refusal: RefusalBody| NOTHING_THERE.contains(&&*refusal.error_code))
 }
 
 /// The control plane's paths that a client must be allowed to read to watch this.

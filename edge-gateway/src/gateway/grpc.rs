@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use access::Denial;
+use access::denial::DenialCode;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -20,6 +22,7 @@ use tracing::{Instrument as _, debug_span};
 
 use super::GatewayParts;
 use super::admission::{DRAINING, NotAdmitted, UNDECIDED, UNREACHABLE};
+use super::gate::Caller;
 use super::route::{self, Selection, WatchQuery, WatchRequest};
 use crate::close::Reason;
 use crate::codec::grpc::{Unreadable, read_request};
@@ -43,13 +46,22 @@ enum Code {
     NotFound = 5,
     PermissionDenied = 7,
     ResourceExhausted = 8,
+    Unimplemented = 12,
     Unavailable = 14,
     Unauthenticated = 16,
 }
 
+/// The terms of a watch, as a message names them.
+struct Terms {
+    domain: Option<String>,
+    project: Option<String>,
+    query: WatchQuery,
+    encoding: Encoding,
+}
+
 impl GatewayParts {
     /// Opens a watch of Service-Center's contract: a consumer's interest, from now on.
-    pub(super) async fn watch_historical(&self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn watch_historical(&self, request: Request<Body>, caller: &Caller) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let request = match read_request::<historical::WatchInstanceRequest>(body).await {
             Ok(request) => request,
@@ -59,11 +71,12 @@ impl GatewayParts {
             return refuse(Code::InvalidArgument, "the consumer's service id is missing");
         }
         let query = WatchQuery { consumer: request.self_service_id, ..WatchQuery::default() };
-        self.watch_query(None, None, query, Encoding::Historical, &parts.headers).await
+        let terms = Terms { domain: None, project: None, query, encoding: Encoding::Historical };
+        self.watch_query(terms, &parts.headers, caller).await
     }
 
     /// Opens a watch of `muster.watch.v1`.
-    pub(super) async fn watch_grpc(&self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn watch_grpc(&self, request: Request<Body>, caller: &Caller) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let request = match read_request::<current::WatchRequest>(body).await {
             Ok(request) => request,
@@ -79,35 +92,37 @@ impl GatewayParts {
         };
         let domain = Some(request.domain).filter(|domain| !domain.is_empty());
         let project = Some(request.project).filter(|project| !project.is_empty());
-        self.watch_query(domain, project, query, Encoding::Grpc, &parts.headers).await
+        let terms = Terms { domain, project, query, encoding: Encoding::Grpc };
+        self.watch_query(terms, &parts.headers, caller).await
     }
 
     /// Opens a watch whose message names these terms, and perhaps the tenant.
-    async fn watch_query(
-        &self,
-        domain: Option<String>,
-        project: Option<String>,
-        query: WatchQuery,
-        encoding: Encoding,
-        headers: &HeaderMap,
-    ) -> Response<Body> {
+    async fn watch_query(&self, terms: Terms, headers: &HeaderMap, caller: &Caller) -> Response<Body> {
+        let Terms { domain, project, query, encoding } = terms;
         // A project, named or not, makes the tenant that of the paths of v4, which gRPC has no header for.
         let project = project.unwrap_or_else(|| route::DEFAULT.to_owned());
         let tenant = route::tenant(headers, domain, Some(project));
         match tenant.and_then(|tenant| WatchRequest::new(tenant, query)) {
-            Ok(watch) => self.stream(watch, encoding, headers).await,
+            Ok(watch) => self.stream(watch, encoding, headers, caller).await,
             Err(problem) => refuse(Code::InvalidArgument, problem),
         }
     }
 
-    async fn stream(&self, watch: WatchRequest, encoding: Encoding, headers: &HeaderMap) -> Response<Body> {
+    async fn stream(
+        &self,
+        watch: WatchRequest,
+        encoding: Encoding,
+        headers: &HeaderMap,
+        caller: &Caller,
+    ) -> Response<Body> {
         let span = debug_span!("watch", service.id = %watch.watcher, transport = "grpc");
-        let admitting = self.admit(&watch, encoding, SCHEME, headers);
+        let admitting = self.admit(&watch, encoding, SCHEME, headers, caller);
         let (permit, joined) = match admitting.instrument(span).await {
             Ok(admitted) => admitted,
             Err(NotAdmitted::Draining) => return refuse(Code::Unavailable, DRAINING),
             Err(NotAdmitted::Unreachable) => return refuse(Code::Unavailable, UNREACHABLE),
             Err(NotAdmitted::Full(full)) => return refuse(Code::ResourceExhausted, &full.to_string()),
+            Err(NotAdmitted::Refused(denial)) => return refuse_denied(&denial),
             Err(NotAdmitted::Denied(answer)) => return refuse_like(answer.status()),
         };
         let (writer, reader) = stream();
@@ -136,6 +151,25 @@ fn unreadable(reason: Unreadable, not_one: &str) -> Response<Body> {
         Unreadable::NotOneMessage => refuse(Code::InvalidArgument, not_one),
         Unreadable::Late => refuse(Code::DeadlineExceeded, "the request did not arrive in time"),
     }
+}
+
+/// The gRPC status for a refusal of access control.
+pub(super) fn refuse_denied(denial: &Denial) -> Response<Body> {
+    let code = match denial.code {
+        DenialCode::NoPermission => Code::PermissionDenied,
+        DenialCode::Undecided => Code::Unavailable,
+        DenialCode::Unauthorized
+        | DenialCode::NoHeader
+        | DenialCode::Expired
+        | DenialCode::AccountDeleted => Code::Unauthenticated,
+    };
+    // Names of services and accounts may be in the sentence, and a header takes no such text.
+    refuse(code, denial.code.message())
+}
+
+/// The status for a method that no service has.
+pub(super) fn refuse_unknown() -> Response<Body> {
+    refuse(Code::Unimplemented, "there is no such method")
 }
 
 /// The gRPC status for a refusal that the control plane gave over HTTP.

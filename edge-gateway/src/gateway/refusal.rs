@@ -1,6 +1,8 @@
 //! The responses of the gateway itself to requests that it refuses: plain text where old clients expect plain
 //! text, the registry's JSON elsewhere.
 
+use access::Denial;
+use access::denial::DenialCode;
 use axum::body::Body;
 use host::http::with_request_id;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
@@ -46,6 +48,20 @@ pub(super) fn unavailable(detail: &str) -> Response<Body> {
     retry_later(json(StatusCode::SERVICE_UNAVAILABLE, "500011", "Registry service is unavailable", &detail))
 }
 
+/// A refusal of access control.
+pub(super) fn denied(denial: &Denial) -> Response<Body> {
+    if denial.code == DenialCode::Undecided {
+        return unavailable(&denial.detail);
+    }
+    let status = StatusCode::from_u16(denial.code.status()).unwrap_or(StatusCode::FORBIDDEN);
+    json_text(status, denial.body().into_bytes())
+}
+
+/// 404, as a control plane answers a path that no route has.
+pub(super) fn not_found() -> Response<Body> {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// The status for a request that was not forwarded.
 pub(super) fn status_of(fault: NotForwarded) -> StatusCode {
     match fault {
@@ -83,6 +99,10 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
 fn json(status: StatusCode, error_code: &str, error_message: &str, detail: &str) -> Response<Body> {
     let body = serde_json::to_vec(&ErrorBody { error_code, error_message, detail })
         .expect("a struct of texts always serialises");
+    json_text(status, body)
+}
+
+fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json; charset=UTF-8");

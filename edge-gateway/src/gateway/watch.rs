@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::admission::{DRAINING, NotAdmitted, UNREACHABLE};
+use super::gate::Caller;
 use super::route::WatchRequest;
 use super::{GatewayParts, handshake, refusal};
 use crate::close::VIOLATION;
@@ -32,6 +33,7 @@ impl GatewayParts {
         &self,
         watch: Result<WatchRequest, &'static str>,
         mut request: Request<RequestBody>,
+        caller: &Caller,
     ) -> Response<Body> {
         if request.method() != Method::GET {
             return refusal::method_not_allowed();
@@ -46,7 +48,7 @@ impl GatewayParts {
         };
         let encoding = if watch.since.is_some() { Encoding::Resumable } else { Encoding::Plain };
         let span = debug_span!("watch", service.id = %watch.watcher, transport = "websocket");
-        let admitting = self.admit(&watch, encoding, SCHEME, request.headers());
+        let admitting = self.admit(&watch, encoding, SCHEME, request.headers(), caller);
         let (permit, joined) = match admitting.instrument(span.clone()).await {
             Ok(admitted) => admitted,
             Err(not_admitted) => {
@@ -85,6 +87,8 @@ impl GatewayParts {
             NotAdmitted::Draining => Some("draining"),
             NotAdmitted::Unreachable => Some("unreachable"),
             NotAdmitted::Full(full) => full.is_here().then_some("full"),
+            // The client's own account: another gateway would refuse it too.
+            NotAdmitted::Refused(_) => None,
             NotAdmitted::Denied(answer) => answer.status().is_server_error().then_some("undecided"),
         }
     }
@@ -126,6 +130,7 @@ async fn say_error(mut stream: Stream) -> std::io::Result<()> {
 fn refuse(not_admitted: NotAdmitted) -> Response<Body> {
     match not_admitted {
         NotAdmitted::Denied(response) => response,
+        NotAdmitted::Refused(denial) => refusal::denied(&denial),
         NotAdmitted::Draining => refusal::unavailable(DRAINING),
         NotAdmitted::Unreachable => refusal::unavailable(UNREACHABLE),
         // 503 when another gateway may have room, 429 when every gateway would refuse.

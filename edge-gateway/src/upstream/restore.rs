@@ -90,6 +90,7 @@ impl Upstream {
         }
         self.pushed.store(rev.get(), Ordering::Relaxed);
         self.written.forget();
+        self.policy.restored();
         self.resources.requester.seen.store(rev.get(), Ordering::Relaxed);
         for shard in &self.shards {
             shard.send(ToShard::Restored).await;

@@ -128,7 +128,8 @@ async fn every_request_whose_task_panics_is_made_again() {
     start_replica(bus.clone(), 0).await;
     let (shard, mut pushed) = ShardHandle::without_shard();
     let config = UpstreamConfig { open_timeout: Duration::from_secs(60), ..UpstreamConfig::default() };
-    let (upstream, handle) = Upstream::new(config, bus.clone(), vec![shard], Vec::new(), metrics());
+    let (upstream, handle) =
+        Upstream::new(config, bus.clone(), vec![shard], Vec::new(), PolicyHandle::off(), metrics());
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
 
@@ -226,7 +227,8 @@ async fn made_up_names_are_bounded_and_leave_nothing_behind() {
     let (shard, mut messages) = ShardHandle::without_shard();
     let names = NamesConfig { consumer: LISTS / 2 * LISTED, ..NamesConfig::default() };
     let config = UpstreamConfig { names, ..UpstreamConfig::default() };
-    let (mut upstream, _handle) = Upstream::new(config, bus, vec![shard], Vec::new(), metrics());
+    let (mut upstream, _handle) =
+        Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), metrics());
     let nothing = held(&upstream);
     for round in 0..6 {
         let outcomes = watch_made_up_lists(&mut upstream, round).await;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use access::{Bundle, Policy};
 use bus::{Bus, Message};
 use futures_util::StreamExt as _;
 use prost::Message as _;
@@ -36,6 +37,8 @@ struct Truth {
     /// The number of requests to decline before one is answered.
     declining: usize,
     replays: usize,
+    /// The access policy, once there is one.
+    policy: Option<Policy>,
     /// The number in replies to replay requests, by which gateways tell replicas apart.
     answer: u64,
 }
@@ -69,6 +72,7 @@ impl ControlPlane {
             (subject::RPC_INTEREST, interest as fn(&mut Truth, &[u8]) -> Vec<Vec<u8>>),
             (subject::RPC_REPLAY, replay),
             (subject::RPC_DIGEST, digest),
+            (subject::RPC_POLICY, policy),
         ] {
             let bus = bus.clone();
             let truth = truth.clone();
@@ -232,7 +236,10 @@ impl ControlPlane {
                     providers.push(pb::Reached { service: Some(service.into()), at: Some(event.at.into()) });
                 }
             }
+            let policy = truth.policy.as_ref().map(|policy| Bundle::of(policy).version).unwrap_or_default();
             pb::Bookmark {
+                policy_rev: policy.revision.get(),
+                policy_digest: policy.digest,
                 epoch: 1,
                 rev: rev.get(),
                 since: since.get(),
@@ -242,6 +249,16 @@ impl ControlPlane {
             }
         };
         self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await.expect("publishes");
+    }
+
+    /// Commits an access policy and publishes a bookmark that names it.
+    pub(crate) async fn policy(&self, policy: Policy) {
+        {
+            let mut truth = self.truth();
+            truth.rev = truth.rev.next();
+            truth.policy = Some(Policy { revision: truth.rev, ..policy });
+        }
+        self.bookmark().await;
     }
 
     /// Has the next bookmark begin here, as if one for everything so far had been published and lost.
@@ -423,6 +440,25 @@ fn snapshot(provider: Option<&Provider>) -> Vec<pb::SnapshotInstance> {
         instances.push(pb::SnapshotInstance { instance: Some((&**instance).into()), mod_rev: mod_rev.get() });
     }
     instances
+}
+
+/// The policy, in pieces of a hundred bytes.
+fn policy(truth: &mut Truth, _: &[u8]) -> Vec<Vec<u8>> {
+    let Some(policy) = &truth.policy else {
+        let declined = pb::PolicyReply { error: "there is none".to_owned(), ..pb::PolicyReply::default() };
+        return vec![declined.encode_to_vec()];
+    };
+    let bundle = Bundle::of(policy);
+    let pieces: Vec<&[u8]> = bundle.json.chunks(100).collect();
+    let part = |(number, piece): (usize, &&[u8])| pb::PolicyReply {
+        rev: bundle.version.revision.get(),
+        digest: bundle.version.digest,
+        policy: piece.to_vec(),
+        part: number as u32,
+        more: number + 1 < pieces.len(),
+        error: String::new(),
+    };
+    pieces.iter().enumerate().map(|piece| part(piece).encode_to_vec()).collect()
 }
 
 fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
+mod access;
 mod control_plane;
 mod farewell;
 mod flood;
@@ -17,6 +18,7 @@ mod resume;
 mod resync;
 mod rfc6455;
 mod slow;
+mod tokens;
 mod uploads;
 mod watch;
 mod wire;

@@ -16,6 +16,7 @@ use host::telemetry::metrics::Metrics;
 use serde_json::Value;
 use shared::event::{Action, InstanceEvent};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -111,6 +112,21 @@ impl World {
     pub(crate) async fn watch_path(&self, path: &str) -> Watcher {
         let url = format!("ws://{}{path}", self.api);
         let (stream, answer) = tokio_tungstenite::connect_async(url).await.expect("upgrades");
+        assert_eq!(answer.status(), 101);
+        Watcher { stream }
+    }
+
+    /// A watcher of `consumer` that shows a token.
+    pub(crate) async fn watch_with(&self, consumer: &str, token: &str) -> Watcher {
+        self.watch_path_with(&format!("/v4/default/registry/microservices/{consumer}/watcher"), token).await
+    }
+
+    pub(crate) async fn watch_path_with(&self, path: &str, token: &str) -> Watcher {
+        let url = format!("ws://{}{path}", self.api);
+        let mut request = url.into_client_request().expect("a request");
+        let value = format!("Bearer {token}").parse().expect("a value");
+        request.headers_mut().insert("authorization", value);
+        let (stream, answer) = tokio_tungstenite::connect_async(request).await.expect("upgrades");
         assert_eq!(answer.status(), 101);
         Watcher { stream }
     }

@@ -1,0 +1,202 @@
+//! The gate: every request of every transport passes it before anything else is done with it.
+//!
+//! In: a request's method, path and headers. Out: the [`Caller`] in whose name the request goes on, or the
+//! refusal. The decision is made here, by the policy that the gateway holds, without a question to anybody.
+//! Labels of single services are unknown at the gateway. A control plane checks those of a request that is
+//! forwarded; [`super::admission`] sees to those of a watch.
+
+use std::sync::Arc;
+
+use access::denial::DenialCode;
+use access::{Access, Denial, Grant, Identity, LabelSource, Policy, access_of};
+use axum::body::Body;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+
+use super::{GatewayParts, grpc, refusal, route};
+use crate::forward;
+use crate::metrics::Decision;
+use crate::policy::Standing;
+
+/// The transport of a request, which decides the form of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Rest,
+    WebSocket,
+    Grpc,
+}
+
+/// The client in whose name a request goes on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caller {
+    /// The account, and the policy that has decided. `None` while access control does not concern the
+    /// request.
+    pub(super) account: Option<(Identity, Arc<Policy>)>,
+    /// The part of the needed resource that the client may have.
+    pub(super) grant: Grant,
+}
+
+/// The gate's answer to a request.
+#[derive(Debug)]
+pub(super) enum Passage {
+    /// The request goes on.
+    Through(Caller),
+    /// It is answered here.
+    Answered(Response<Body>),
+    /// The connection ends without a response.
+    Unanswered,
+}
+
+/// The reason for which a request does not pass.
+#[derive(Debug)]
+enum Refusal {
+    Denied(Denial),
+    /// No route has the path. Said only to those who have a token.
+    NoRoute,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl Caller {
+    /// The client of a request that needs no account.
+    fn anyone() -> Self {
+        Self { account: None, grant: Grant::All }
+    }
+}
+
+impl GatewayParts {
+    /// Lets a request pass, or answers it.
+    pub(super) fn pass<B>(&self, request: &Request<B>) -> Passage {
+        let method = request.method();
+        let path = request.uri().path();
+        // The process's own routes have a guard of their own.
+        if self.own_paths.contains(&path) {
+            return Passage::Through(Caller::anyone());
+        }
+        let access = access_of(method, path);
+        if access == Access::Free {
+            return Passage::Through(Caller::anyone());
+        }
+        let is_heartbeat = matches!(access, Access::Needs(..)) && forward::is_heartbeat(method, path);
+        let decided = match self.policy.standing() {
+            Standing::Open => return Passage::Through(Caller::anyone()),
+            Standing::Guarded(policy) => self.decide(&policy, access, path, request.headers()),
+            // A bus that is away must not make the whole registry expire. The control plane decides about
+            // each heartbeat again, by a policy that is not stale.
+            Standing::Closed(_, Some(policy)) if is_heartbeat => {
+                self.decide(&policy, access, path, request.headers())
+            }
+            Standing::Closed(why, _) => Err(Denial::new(DenialCode::Undecided, why).into()),
+        };
+        let transport = transport_of(method, path, request.headers());
+        self.policy.metrics().decided(outcome_of(&decided), transport.label());
+        match decided {
+            Ok(caller) => Passage::Through(caller),
+            // As with a control plane that does not answer: see `pass_on`.
+            Err(Refusal::Denied(denial)) if is_heartbeat && denial.code == DenialCode::Undecided => {
+                Passage::Unanswered
+            }
+            Err(refusal) => Passage::Answered(transport.answer(&refusal)),
+        }
+    }
+
+    fn decide(
+        &self,
+        policy: &Arc<Policy>,
+        access: Access,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
+        if let Access::Needs(need, _) = access
+            && !policy.protects(need.resource)
+        {
+            return Ok(Caller::anyone());
+        }
+        let identity = self.policy.authenticate(policy, authorization(headers)?)?;
+        let grant = match access {
+            Access::Needs(need, source) => {
+                match source {
+                    // A message may name the tenant, so it is known only when that has been read.
+                    LabelSource::Watch => {}
+                    LabelSource::AllTenants => policy.enter_all(&identity)?,
+                    LabelSource::Path
+                    | LabelSource::Query
+                    | LabelSource::Registration
+                    | LabelSource::Elements
+                    | LabelSource::Reply
+                    | LabelSource::Nothing => {
+                        // A tenant that the registry cannot have is for a control plane to refuse.
+                        if let Some(tenant) = route::tenant_of(path, headers) {
+                            policy.enter(&identity, &tenant)?;
+                        }
+                    }
+                }
+                policy.grant(&identity, need)?
+            }
+            Access::Free | Access::Authenticated | Access::OtherMethod => Grant::All,
+            Access::Unknown => return Err(Refusal::NoRoute),
+        };
+        Ok(Caller { account: Some((identity, policy.clone())), grant })
+    }
+}
+
+/// The one value of the header `Authorization`. Programs differ in which of two they take, so two are refused.
+fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Denial> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first.map(HeaderValue::as_bytes)),
+        Some(_) => Err(Denial::new(DenialCode::Unauthorized, "invalid auth header")),
+    }
+}
+
+fn outcome_of(decided: &Result<Caller, Refusal>) -> Decision {
+    match decided {
+        Ok(_) => Decision::Allowed,
+        Err(Refusal::NoRoute) => Decision::NoRoute,
+        Err(Refusal::Denied(denial)) => match denial.code {
+            DenialCode::NoPermission => Decision::Forbidden,
+            DenialCode::Undecided => Decision::Undecided,
+            DenialCode::Unauthorized
+            | DenialCode::NoHeader
+            | DenialCode::Expired
+            | DenialCode::AccountDeleted => Decision::Unauthenticated,
+        },
+    }
+}
+
+fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> Transport {
+    let is_grpc =
+        headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc || matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) {
+        Transport::Grpc
+    } else if path.ends_with("/watcher") || route::is_heartbeat_channel(method, path) {
+        Transport::WebSocket
+    } else {
+        Transport::Rest
+    }
+}
+
+impl Transport {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Rest => "rest",
+            Self::WebSocket => "websocket",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    fn answer(self, refusal: &Refusal) -> Response<Body> {
+        match (self, refusal) {
+            (Self::Grpc, Refusal::Denied(denial)) => grpc::refuse_denied(denial),
+            (Self::Grpc, Refusal::NoRoute) => grpc::refuse_unknown(),
+            // A WebSocket is refused before its upgrade, so this is an ordinary response.
+            (Self::Rest | Self::WebSocket, Refusal::Denied(denial)) => refusal::denied(denial),
+            (Self::Rest | Self::WebSocket, Refusal::NoRoute) => refusal::not_found(),
+        }
+    }
+}

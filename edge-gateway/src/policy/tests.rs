@@ -1,0 +1,146 @@
+//! Which policy is taken, and what a gateway does without a good one.
+
+#![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
+
+use std::collections::VecDeque;
+
+use access::Bundle;
+use bus::{Bus as _, LocalBus, Message};
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use proto::event::v1 as pb;
+use shared::model::Revision;
+use shared::subject;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+fn handle(enable: bool) -> PolicyHandle {
+    let config = PolicyConfig { enable, ..PolicyConfig::default() };
+    PolicyHandle::new(config, Clock::system(), PolicyMetrics::none())
+}
+
+fn policy(revision: u64, enabled: bool) -> Policy {
+    Policy { revision: Revision::new(revision), enabled, ..Policy::default() }
+}
+
+fn version(revision: u64, enabled: bool) -> PolicyVersion {
+    Bundle::of(&policy(revision, enabled)).version
+}
+
+fn held(handle: &PolicyHandle) -> Option<(u64, bool)> {
+    handle.last().map(|policy| (policy.revision.get(), policy.enabled))
+}
+
+#[test]
+fn versions_never_go_back_unless_the_store_did() {
+    let handle = handle(true);
+    handle.give(policy(7, true));
+    assert!(!handle.take(None, version(6, true), policy(6, true)));
+    assert!(handle.satisfies(Some(version(6, true))), "the publisher is slower than a replica was");
+    assert!(handle.take(None, version(9, true), policy(9, true)));
+    assert_eq!((held(&handle), handle.generation()), (Some((9, true)), 2));
+
+    handle.restored();
+    assert!(!handle.satisfies(Some(version(3, true))));
+    assert!(handle.take(Some(version(3, true)), version(3, true), policy(3, true)));
+    assert_eq!(held(&handle), Some((3, true)));
+    assert!(!handle.take(None, version(2, true), policy(2, true)), "that was once");
+}
+
+#[test]
+fn the_publishers_policy_counts_where_replicas_differ() {
+    let handle = handle(false);
+    let wanted = Some(version(7, true));
+    assert!(!handle.take(wanted, version(7, false), policy(7, false)), "another replica has it off still");
+    assert!(handle.take(wanted, version(7, true), policy(7, true)));
+    // The publisher was restarted without access control; nothing in the store has changed.
+    assert!(!handle.satisfies(Some(version(7, false))));
+    assert!(handle.take(Some(version(7, false)), version(7, false), policy(7, false)));
+    assert_eq!(held(&handle), Some((7, false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_new_is_decided_without_a_good_policy() {
+    let demanded = handle(true);
+    assert!(matches!(demanded.standing(), Standing::Closed(NO_POLICY, None)));
+    demanded.give(policy(1, false));
+    assert!(matches!(demanded.standing(), Standing::Closed(DISABLED, None)));
+    demanded.give(policy(2, true));
+    assert!(matches!(demanded.standing(), Standing::Guarded(_)));
+
+    let optional = handle(false);
+    assert!(matches!(optional.standing(), Standing::Open));
+    optional.give(policy(1, false));
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert!(matches!(optional.standing(), Standing::Open), "there is nothing to protect");
+    optional.give(policy(2, true));
+    assert!(matches!(optional.standing(), Standing::Guarded(_)), "the control planes have it on");
+
+    tokio::time::advance(Duration::from_secs(59)).await;
+    optional.heard(Some(version(2, true)));
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(matches!(optional.standing(), Standing::Guarded(_)), "a bookmark has confirmed it");
+    // Bookmarks that name another policy, or none, confirm nothing.
+    optional.heard(Some(version(3, true)));
+    optional.heard(None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(matches!(optional.standing(), Standing::Closed(STALE, Some(_))));
+    optional.give(policy(3, true));
+    assert!(matches!(optional.standing(), Standing::Guarded(_)));
+}
+
+/// Answers requests for the policy with these, one after the other, each in pieces of ten bytes.
+async fn replica(bus: &LocalBus, mut answers: VecDeque<Option<Policy>>) {
+    let bus = bus.clone();
+    let mut requests = bus.serve(subject::RPC_POLICY, subject::REPLICAS).await.expect("serves");
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let reply = request.reply.expect("a request names its reply subject");
+            let Some(policy) = answers.pop_front().flatten() else {
+                let declined = pb::PolicyReply { error: "not yet".to_owned(), ..Default::default() };
+                bus.publish(Message::new(reply, declined.encode_to_vec())).await.expect("is sent");
+                continue;
+            };
+            let bundle = Bundle::of(&policy);
+            let pieces: Vec<&[u8]> = bundle.json.chunks(10).collect();
+            for (number, piece) in pieces.iter().enumerate() {
+                let part = pb::PolicyReply {
+                    rev: bundle.version.revision.get(),
+                    digest: bundle.version.digest,
+                    policy: piece.to_vec(),
+                    part: number as u32,
+                    more: number + 1 < pieces.len(),
+                    error: String::new(),
+                };
+                bus.publish(Message::new(reply.clone(), part.encode_to_vec())).await.expect("is sent");
+            }
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_is_requested_until_it_is_the_one_named() {
+    let bus = LocalBus::new();
+    let answers = [None, Some(policy(4, false)), Some(policy(4, true)), Some(policy(6, true))];
+    replica(&bus, answers.into()).await;
+    let handle = handle(false);
+    let follower = Follower {
+        handle: handle.clone(),
+        bus: Arc::new(bus),
+        timeout: Duration::from_secs(3),
+        condition: None,
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(follower.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(held(&handle), None, "no bookmark has named a policy");
+    handle.heard(Some(version(4, true)));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(held(&handle), Some((4, true)), "declined once, and once the wrong one");
+    handle.heard(Some(version(5, true)));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(held(&handle), Some((6, true)), "a later one will do");
+    stop.cancel();
+    running.await.expect("ends");
+}

@@ -1,0 +1,99 @@
+//! A signing key, and tokens of accounts.
+
+use std::sync::{Arc, OnceLock};
+
+use access::keys::PublicKey;
+use access::policy::AccountState;
+use access::role::{Permission, Resource};
+use access::token::Claims;
+use access::{Policy, Role};
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use shared::clock::Clock;
+
+/// The bytes that PKCS#8 puts before the key that PKCS#1 has, for keys of 2048 bits.
+const WRAPPING: usize = 26;
+
+/// The key that signs all tokens of these tests.
+struct Signer {
+    public: PublicKey,
+    private: EncodingKey,
+}
+
+fn signer() -> &'static Signer {
+    static SIGNER: OnceLock<Signer> = OnceLock::new();
+    SIGNER.get_or_init(|| {
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("is made");
+        let wrapped = pair.as_der().expect("is written");
+        let public = pair.public_key();
+        let modulus = public.modulus().big_endian_without_leading_zero().to_vec();
+        let exponent = public.exponent().big_endian_without_leading_zero().to_vec();
+        Signer {
+            public: PublicKey::new(&modulus, &exponent),
+            private: EncodingKey::from_rsa_der(&wrapped.as_ref()[WRAPPING..]),
+        }
+    })
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    Clock::system().micros() / 1_000_000
+}
+
+/// A token of `account` that ends after so many seconds.
+pub(crate) fn token(account: &str, seconds: u64) -> String {
+    let claims = Claims {
+        account: account.to_owned(),
+        exp: now() + seconds,
+        iat: Some(now()),
+        jti: format!("{account}-{seconds}"),
+        ..Claims::default()
+    };
+    let header = Header { kid: Some(signer().public.kid.clone()), ..Header::new(Algorithm::RS512) };
+    jsonwebtoken::encode(&header, &claims, &signer().private).expect("is signed")
+}
+
+/// The line of a header with a token that counts for an hour.
+pub(crate) fn bearer(account: &str) -> String {
+    format!("Authorization: Bearer {}\r\n", token(account, 3600))
+}
+
+/// A policy with some accounts: `dev` may do everything but manage accounts; `reader` may read services; `shop`
+/// may read the services of the application `app` whose name begins with `shop`; `bound` may enter the domain
+/// `mine` only; `idle` has a role without permissions.
+pub(crate) fn policy() -> Policy {
+    let [admin, developer] = Role::built_in();
+    let service = |verbs: &[&str], labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Permission {
+            resources: vec![Resource { kind: "service".to_owned(), labels }],
+            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        }
+    };
+    let role = |name: &str, perms| Role { name: name.to_owned(), perms, ..Role::default() };
+    let roles = [
+        admin,
+        developer,
+        role("reader", vec![service(&["get"], &[])]),
+        role("shop", vec![service(&["get"], &[("appId", "app"), ("serviceName", "shop*")])]),
+        role("nothing", Vec::new()),
+    ];
+    let account = |role: &str| AccountState { roles: vec![role.to_owned()], ..AccountState::default() };
+    let accounts = [
+        ("root", account("admin")),
+        ("dev", account("developer")),
+        ("reader", account("reader")),
+        ("shop", account("shop")),
+        ("idle", account("nothing")),
+        ("bound", AccountState { tenants: vec!["mine/*".to_owned()], ..account("developer") }),
+    ];
+    Policy {
+        enabled: true,
+        keys: vec![signer().public.clone()],
+        accounts: accounts.into_iter().map(|(name, state)| (name.to_owned(), state)).collect(),
+        roles: roles.into_iter().map(|role| (role.name.clone(), Arc::new(role))).collect(),
+        ..Policy::default()
+    }
+}
