@@ -8,19 +8,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::claimed_issuer;
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, SigningKey};
 use crate::policy::Policy;
 
 /// The longest token that is looked at, in bytes. One of ours with five roles has less than 2 KB.
 pub const LONGEST_TOKEN: usize = 8 << 10;
 /// The value of [`Claims::kind`] of a long-lived token, which counts only while its record exists.
 pub const SERVICE_KIND: &str = "service";
+/// The issuer that our tokens name.
+const ISSUER: &str = "muster";
 /// The verified tokens that are remembered. Beyond it one is verified anew at each request.
 const REMEMBERED: usize = 100_000;
 
@@ -149,4 +151,27 @@ fn verify_signature(token: &str, keys: &[PublicKey]) -> Result<Verified, Denial>
 
 fn unauthorized(detail: &'static str) -> Denial {
     Denial::new(DenialCode::Unauthorized, detail)
+}
+
+/// Makes tokens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    key: Arc<SigningKey>,
+}
+
+impl Issuer {
+    /// Makes tokens with this key.
+    pub fn new(key: SigningKey) -> Self {
+        Self { key: Arc::new(key) }
+    }
+
+    /// A signed token with these claims; this program is named as its issuer.
+    ///
+    /// # Errors
+    /// When the key does not sign, which no key that was read does.
+    pub fn issue(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+        let header = Header { kid: Some(self.key.public().kid.clone()), ..Header::new(Algorithm::RS512) };
+        let claims = Claims { iss: ISSUER.to_owned(), ..claims.clone() };
+        jsonwebtoken::encode(&header, &claims, self.key.encoding())
+    }
 }

@@ -8,6 +8,7 @@
 //! | [`tls`] | TLS for listeners and clients; certificates are read again when they change |
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
 //! | [`address`] | addresses of this machine that others can connect to |
+//! | [`proxies`] | the address of a client behind proxies |
 //! | [`admin`] | the admin port's `/live`, `/ready` and `/metrics` |
 //! | [`inventory`] | the process's copy of the registry, reported for comparison with other processes |
 //!
@@ -20,5 +21,6 @@ pub mod http;
 pub mod inventory;
 pub mod lifecycle;
 pub mod program;
+pub mod proxies;
 pub mod telemetry;
 pub mod tls;
