@@ -84,6 +84,18 @@ pub enum Key {
     Size(ServiceRef),
     /// The record of a held instance.
     Held(ServiceRef, String),
+    /// The record of an account, by its name.
+    Account(String),
+    /// The record of a role, by its name.
+    Role(String),
+    /// What this program knows of an account beyond its record, by its name.
+    AccountExtra(String),
+    /// A revoked token, by its id.
+    RevokedToken(String),
+    /// A long-lived token that counts: the name of its account, and its id.
+    ServiceToken(String, String),
+    /// The public keys of the external issuer of tokens.
+    IssuerKeys,
     /// A key without meaning for the view.
     Other,
 }
@@ -132,6 +144,14 @@ impl Key {
             ("ms", "dep-rules", [_, _, "p", env, app, name, rule]) => {
                 Self::ProviderRule(tenant_in(&rest), Name::new(env, app, name), (*rule).into())
             }
+            ("accounts", name, []) => Self::Account(name.into()),
+            ("roles", name, []) => Self::Role(name.into()),
+            ("muster", "access", ["account", name]) => Self::AccountExtra((*name).into()),
+            ("muster", "access", ["revoked", id]) => Self::RevokedToken((*id).into()),
+            ("muster", "access", ["token", account, id]) => {
+                Self::ServiceToken((*account).into(), (*id).into())
+            }
+            ("muster", "access", ["issuer-keys"]) => Self::IssuerKeys,
             ("muster", "size", [_, _, _]) => Self::Size(service_in(&rest)),
             ("muster", "held", [_, _, _, id]) => Self::Held(service_in(&rest), (*id).into()),
             ("muster", "wanted", [_, _, _, domain, project, env, app, name]) => {
@@ -162,7 +182,14 @@ impl Key {
             | Self::ProviderRule(tenant, _, _)
             | Self::ProviderRuleAll(tenant, _)
             | Self::Project(tenant) => Some(tenant),
-            Self::Domain(_) | Self::Other => None,
+            Self::Domain(_)
+            | Self::Account(_)
+            | Self::Role(_)
+            | Self::AccountExtra(_)
+            | Self::RevokedToken(_)
+            | Self::ServiceToken(..)
+            | Self::IssuerKeys
+            | Self::Other => None,
         }
     }
 
@@ -194,6 +221,12 @@ impl Key {
             }
             Self::Size(s) => format!("{ROOT}muster/size/{s}"),
             Self::Held(s, id) => format!("{ROOT}muster/held/{s}/{id}"),
+            Self::Account(name) => account(name),
+            Self::Role(name) => role(name),
+            Self::AccountExtra(name) => account_extra(name),
+            Self::RevokedToken(id) => revoked_token(id),
+            Self::ServiceToken(account, id) => service_token(account, id),
+            Self::IssuerKeys => ISSUER_KEYS.to_owned(),
             Self::Other => return None,
         })
     }
@@ -274,6 +307,55 @@ pub fn held_of(service: &ServiceRef) -> String {
     format!("{ROOT}muster/held/{service}/")
 }
 
+/// The prefix of the records of accounts.
+pub const ACCOUNTS: &str = "/cse-sr/accounts/";
+/// The prefix of the records of roles.
+pub const ROLES: &str = "/cse-sr/roles/";
+/// The public keys of the external issuer of tokens.
+pub const ISSUER_KEYS: &str = "/cse-sr/muster/access/issuer-keys";
+/// Service-Center's mark that old roles have been given the resource `config`.
+pub const ROLES_MIGRATED: &str = "/cse-sr/role-migrated";
+
+/// The key of an account's record.
+pub fn account(name: &str) -> String {
+    format!("{ACCOUNTS}{name}")
+}
+
+/// The key of a role's record.
+pub fn role(name: &str) -> String {
+    format!("{ROLES}{name}")
+}
+
+/// The key by which Service-Center finds the accounts of a role.
+pub fn role_of_account(role: &str, account: &str) -> String {
+    format!("{}{account}", accounts_of_role(role))
+}
+
+/// The prefix of the keys by which Service-Center finds the accounts of a role.
+pub fn accounts_of_role(role: &str) -> String {
+    format!("{ROOT}idx-role-account/{role}/")
+}
+
+/// The key of what this program knows of an account beyond its record.
+pub fn account_extra(name: &str) -> String {
+    format!("{ROOT}muster/access/account/{name}")
+}
+
+/// The key of a revoked token.
+pub fn revoked_token(id: &str) -> String {
+    format!("{ROOT}muster/access/revoked/{id}")
+}
+
+/// The key of a long-lived token.
+pub fn service_token(account: &str, id: &str) -> String {
+    format!("{}{id}", service_tokens_of(account))
+}
+
+/// The prefix of an account's long-lived tokens.
+pub fn service_tokens_of(account: &str) -> String {
+    format!("{ROOT}muster/access/token/{account}/")
+}
+
 /// The prefix of a consumer's wanted keys.
 pub fn wanted_by(consumer: &ServiceRef) -> String {
     format!("{ROOT}muster/wanted/{consumer}/")
@@ -318,11 +400,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..19) {
+        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..25) {
             let [d, p, sid, id, app, name, version, d2, p2] =
                 <[String; 9]>::try_from(segments).expect("nine segments");
             let tenant = Tenant::new(d, p);
-            let service = ServiceRef::new(tenant.clone(), sid);
+            let service = ServiceRef::new(tenant.clone(), sid.clone());
             let name = Name { environment: env.clone(), app_id: app, name };
             let key = match kind {
                 0 => Key::Service(service),
@@ -343,6 +425,12 @@ mod tests {
                 15 => Key::Project(tenant),
                 16 => Key::Size(service),
                 17 => Key::Held(service, id),
+                18 => Key::Account(sid),
+                19 => Key::Role(sid),
+                20 => Key::AccountExtra(sid),
+                21 => Key::RevokedToken(sid),
+                22 => Key::ServiceToken(sid, id),
+                23 => Key::IssuerKeys,
                 _ => Key::Wanted(service, Tenant::new(d2, p2), name),
             };
             prop_assert_eq!(Key::parse(&key.render().expect("known")), key);

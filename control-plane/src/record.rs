@@ -64,6 +64,18 @@ pub struct DependencySet {
     pub keys: Vec<ServiceKey>,
 }
 
+/// What this program stores of an account beyond Service-Center's record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AccountExtra {
+    /// Tokens that were issued before this second since 1970 do not count.
+    #[serde(deserialize_with = "shared::model::null_default")]
+    pub not_before: u64,
+    /// The tenants that the account may enter, each as `domain/project` with `*` for any text. None: all.
+    #[serde(deserialize_with = "shared::model::null_default", skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use shared::model::Instance;

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `records` | the meaning of each written or deleted key, instances excepted |
 //! | `instances` | instances, and their events |
+//! | `policy` | accounts, roles, and tokens that do not count |
 //! | `hold` | protection against mass expiry |
 //! | `derived` | changes of interest and of services |
 //! | `chain` | the link from each change to the one before |
@@ -46,6 +47,7 @@ mod chain;
 mod derived;
 mod hold;
 mod instances;
+mod policy;
 mod records;
 mod relist;
 
@@ -70,6 +72,7 @@ pub struct ViewWriter {
     /// Links each change of a tenant's services to the one before.
     services_chain: Chain<Tenant>,
     protection: Protection,
+    access: policy::AccessBase,
     skipped: Arc<AtomicU64>,
     metrics: Option<ViewMetrics>,
 }
@@ -123,6 +126,7 @@ impl ViewWriter {
             interest_chain: Chain::beginning_at(Revision::ZERO),
             services_chain: Chain::beginning_at(Revision::ZERO),
             protection,
+            access: policy::AccessBase::default(),
             skipped,
             metrics: None,
         }

@@ -75,6 +75,14 @@ impl ViewWriter {
             }
             Key::Size(service) => self.apply_size(service, kv, applying),
             Key::Held(service, id) => self.apply_held(service, id, kv, applying),
+            Key::Account(name) => self.apply_account(name, kv, applying.rev),
+            Key::Role(name) => self.apply_role(name, kv, applying.rev),
+            Key::AccountExtra(name) => self.apply_account_extra(name, kv, applying.rev),
+            Key::RevokedToken(id) => self.apply_revoked_token(id, kv, applying.rev),
+            Key::ServiceToken(_, id) => {
+                self.policy_mut(applying.rev).service_tokens.insert(id.clone());
+            }
+            Key::IssuerKeys => self.apply_issuer_keys(kv, applying.rev),
             // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the
             // dependency queue is read from the store by its own task.
             Key::Instance(..) | Key::Lease(..) | Key::DependencyQueue(..) | Key::Other => {}
@@ -171,6 +179,15 @@ impl ViewWriter {
                 applying.affected.services.insert(service.clone());
             }
             Key::Held(service, id) => self.end_hold(service, id, applying),
+            Key::Account(name) => self.remove_account(name, applying.rev),
+            Key::Role(name) => self.remove_role(name, applying.rev),
+            Key::AccountExtra(name) => self.remove_account_extra(name, applying.rev),
+            Key::RevokedToken(id) => {
+                self.policy_mut(applying.rev).revoked.remove(id);
+            }
+            Key::ServiceToken(_, id) => {
+                self.policy_mut(applying.rev).service_tokens.remove(id);
+            }
             _ => {}
         }
     }

@@ -7,6 +7,8 @@
 //! twice. Therefore nothing is announced and the history begins anew. Requests for earlier events are
 //! answered with the state, and a publisher's bookmarks show that there is a hole.
 
+use std::sync::Arc;
+
 use shared::model::{Revision, ServiceRef};
 
 use super::chain::Chain;
@@ -18,7 +20,8 @@ use crate::view::snapshot::Snapshot;
 impl ViewWriter {
     /// Replaces the view by the list `items`, read at revision `at`.
     pub fn reset(&mut self, items: Vec<KeyValue>, at: Revision) {
-        self.current = Snapshot { shared: self.current.shared.clone(), ..Snapshot::default() };
+        let policy = Arc::new(self.access.policy(at));
+        self.current = Snapshot { shared: self.current.shared.clone(), policy, ..Snapshot::default() };
         self.floor = at;
         self.gone.clear();
         self.interest_chain = Chain::beginning_at(at);
