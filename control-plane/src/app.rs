@@ -25,7 +25,7 @@ use crate::keys::ROOT;
 use crate::metrics::{ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
 use crate::protector;
 use crate::publisher::Publisher;
-use crate::registry::{Registry, own, totals};
+use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
 use crate::settings::{Config, host_name};
 use crate::standing::Standing;
@@ -141,8 +141,10 @@ impl App {
         totals::register(&meter, &registry, &address);
         observe_usage(&meter, &address);
 
-        let writer =
-            writer.sharing(config.registry.shared.clone()).reporting(ViewMetrics::new(&meter, &address));
+        let writer = writer
+            .sharing(config.registry.shared.clone())
+            .guarding(config.rbac.policy())
+            .reporting(ViewMetrics::new(&meter, &address));
         // Not the token of the drain: the rooms go on until `DrainHandle::finish` has handed over.
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
@@ -178,6 +180,15 @@ impl App {
         let unregistered = CancellationToken::new();
         // Not vital, because it ends with the drain while the process goes on.
         tasks.spawn_named("registration", and_then_cancel(own, &unregistered));
+        if config.rbac.enabled {
+            let first = first_accounts::write(
+                registry.clone(),
+                config.rbac.root_password.clone(),
+                config.rbac.password_hash,
+                stop.clone(),
+            );
+            tasks.spawn_named("first_accounts", first);
+        }
         let standing = Standing {
             store: store.clone(),
             view: view.clone(),
@@ -189,7 +200,7 @@ impl App {
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
         let router = api::router(Api::new(registry.clone(), config.bodies).ready_as(readiness));
-        let gate = Gate::new(false, view.clone(), clock);
+        let gate = Gate::new(config.rbac.enabled, view.clone(), clock);
         let api_metrics = ApiMetrics::new(&meter, &address);
         let service = Guarded::new(router, api_metrics, registry.alarms().clone(), view.clone(), gate);
         let drain = DrainHandle {

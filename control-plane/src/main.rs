@@ -4,6 +4,7 @@
 //! in the settings.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,12 +33,14 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let api = bind(config.listen, config.http.reuse_port)?;
     let admin = bind(config.admin_listen, false)?;
     let listening = api.local_addr()?;
+    let mut plane = config.plane;
+    plane.rbac.open_keys(Path::new(""))?;
     let bus = NatsBus::connect(config.nats, &tasks).await?;
     bus.observe(&host.metrics.meter("bus"));
     let parts = Parts {
         store: EtcdStore::connect(config.etcd, &tasks),
         bus: Arc::new(bus),
-        config: config.plane,
+        config: plane,
         listening,
         secure: config.http.tls.is_some(),
         meter: host.metrics.meter("control-plane"),

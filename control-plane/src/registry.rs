@@ -29,6 +29,7 @@ pub(crate) mod dependency;
 mod error;
 pub(crate) mod existence;
 pub(crate) mod find;
+pub(crate) mod first_accounts;
 pub(crate) mod heartbeat;
 pub(crate) mod instance;
 pub(crate) mod own;

@@ -13,9 +13,11 @@ use crate::view::access::SharedServices;
 
 #[cfg(feature = "etcd")]
 mod process;
+mod rbac;
 
 #[cfg(feature = "etcd")]
 pub use process::ProcessConfig;
+pub use rbac::{IssuerConfig, KeysError, RbacConfig, TokenKeys};
 
 /// The settings of a control plane, without its store, its bus and its listeners.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Config {
     pub protection: Protection,
     /// The longest time for which an expired instance is held.
     pub protection_hold: Duration,
+    /// Access control.
+    pub rbac: RbacConfig,
 }
 
 impl Read for Config {
@@ -112,6 +116,7 @@ impl Read for Config {
                 "1s"..="1h",
                 "Longest time for which an expired instance is held.",
             ),
+            rbac: RbacConfig::read(settings),
             publisher_ttl: settings.within(
                 "publisher.ttl",
                 "3s",

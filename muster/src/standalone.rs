@@ -105,6 +105,8 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
 
+    let mut plane = config.plane;
+    plane.rbac.open_keys(&config.data_dir)?;
     let file = config.data_dir.join(STORE_FILE);
     let bus = Arc::new(LocalBus::new());
     let secure = config.gateway.http.tls.is_some();
@@ -112,7 +114,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)
             .with_context(|| format!("the store in {} cannot be opened", file.display()))?,
         bus: bus.clone(),
-        config: config.plane,
+        config: plane,
         listening,
         secure,
         meter: host.metrics.meter("control-plane"),

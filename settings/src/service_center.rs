@@ -44,7 +44,7 @@ enum Notation {
 use Notation::{Bytes, Level, Members, Same, Seconds};
 
 /// Service-Center's key, the variables that set it too, our key, and the notation.
-const TRANSLATIONS: [(&str, &[&str], &str, Notation); 22] = [
+const TRANSLATIONS: [(&str, &[&str], &str, Notation); 29] = [
     ("environment", &[], "registry.environment", Same),
     ("server.request.maxHeaderBytes", &[], "http.header-bytes", Bytes),
     ("server.request.maxBodyBytes", &[], "http.body-bytes", Bytes),
@@ -67,6 +67,14 @@ const TRANSLATIONS: [(&str, &[&str], &str, Notation); 22] = [
     ("quota.cap.service.limit", &["QUOTA_SERVICE"], "quota.services", Same),
     ("quota.cap.instance.limit", &["QUOTA_INSTANCE"], "quota.instances", Same),
     ("quota.cap.schema.limit", &["QUOTA_SCHEMA"], "quota.schemas", Same),
+    ("rbac.enable", &[], "rbac.enable", Same),
+    ("rbac.privateKeyFile", &[], "rbac.private-key", Same),
+    ("rbac.publicKeyFile", &[], "rbac.public-key", Same),
+    ("rbac.scope", &[], "rbac.scope", Same),
+    ("rbac.releaseLockAfter", &[], "rbac.release-lock-after", Same),
+    ("rbac.retainLockHistoryFor", &[], "rbac.retain-lock-history-for", Same),
+    // Service-Center has no key for it, only the variable.
+    ("rbac.rootPassword", &["SC_INIT_ROOT_PASSWORD"], "rbac.root-password", Same),
 ];
 
 /// The one translated setting that only gateways have.
@@ -289,14 +297,14 @@ rbac:
     #[test]
     fn each_setting_without_effect_has_one_note() {
         let notes = file("app.yaml", SHIPPED).expect("is YAML").notes;
-        for key in ["server.limit.connections", "log.file", "registry.kind", "rbac.enable"] {
+        for key in ["server.limit.connections", "log.file", "registry.kind"] {
             assert_eq!(
                 notes.iter().filter(|note| note.contains(&format!("app.yaml: {key} "))).count(),
                 1,
                 "{notes:?}"
             );
         }
-        assert_eq!(notes.len(), 4, "{notes:?}");
+        assert_eq!(notes.len(), 3, "{notes:?}");
         let notes = variables(|name| (name == "SSL_ROOT").then(|| "/etc/ssl".to_owned())).notes;
         assert!(notes.len() == 1 && notes[0].contains("tls.certificate"), "{notes:?}");
     }

@@ -63,7 +63,7 @@ impl Probe {
         probe
     }
 
-    async fn start_configured(directory: &Path, variables: &[(&str, &str)]) -> Self {
+    pub async fn start_configured(directory: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start_wrapped(directory, variables, |store| store).await
     }
 
@@ -80,10 +80,12 @@ impl Probe {
         let store = EmbeddedStore::open(directory.join("registry.redb"), EmbeddedConfig::default(), &tasks);
         let metrics = Metrics::new([]).expect("metrics");
         let readiness = Readiness::new(&tasks);
+        let mut config = settings::parse::<Config>(&sources).expect("settings are right");
+        config.rbac.open_keys(directory).expect("keys");
         let parts = Parts {
             store: wrap(store.expect("the store opens")),
             bus: Arc::new(LocalBus::new()),
-            config: settings::parse::<Config>(&sources).expect("settings are right"),
+            config,
             listening: "127.0.0.1:30100".parse().expect("an address"),
             secure: false,
             meter: metrics.meter("control-plane"),
@@ -195,7 +197,7 @@ impl Probe {
 }
 
 impl Answer {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 

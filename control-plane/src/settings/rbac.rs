@@ -1,0 +1,330 @@
+//! The settings of access control, and the keys that they name.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::keys::{KeyError, KeyPairText, PublicKey, SigningKey};
+use access::password::HashKind;
+use access::token::Issuer;
+use access::{ExternalIssuer, Policy, Scope};
+use host::proxies::{Network, TrustedProxies};
+use settings::{Choice, Secret, Settings, Url};
+use tracing::info;
+
+/// The settings of access control.
+#[derive(Clone, Debug)]
+pub struct RbacConfig {
+    /// Requests need the token of an account.
+    pub enabled: bool,
+    /// The file of the private key that signs tokens; `None` for the default place.
+    pub private_key: Option<PathBuf>,
+    /// The file of the public keys that verify tokens; `None` for the default place.
+    pub public_key: Option<PathBuf>,
+    /// The resources that need a token.
+    pub scope: Scope,
+    /// The password with which the account `root` is created when it does not exist.
+    pub root_password: Option<Secret>,
+    /// The form in which new passwords are stored.
+    pub password_hash: HashKind,
+    /// The time for which an account is locked after three failed logins from one address.
+    pub release_lock_after: Duration,
+    /// The time for which a failed login counts.
+    pub retain_lock_history_for: Duration,
+    /// The proxies that are trusted to name their client. Gateways belong to them.
+    pub trusted_proxies: TrustedProxies,
+    /// An external issuer whose tokens count too.
+    pub issuer: Option<IssuerConfig>,
+    /// The keys of tokens, once they have been opened.
+    pub keys: Option<TokenKeys>,
+}
+
+/// A form of stored passwords, as a setting.
+#[derive(Clone, Copy, PartialEq)]
+struct StoredAs(HashKind);
+
+impl Choice for StoredAs {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("argon2id", Self(HashKind::Argon2id)), ("scrypt", Self(HashKind::Scrypt))];
+}
+
+/// An external issuer of tokens, and where its keys are fetched.
+#[derive(Clone, Debug)]
+pub struct IssuerConfig {
+    /// The issuer, without its keys.
+    pub issuer: ExternalIssuer,
+    /// The address of its keys; `None` takes the one that its discovery document names on the same host.
+    pub keys_at: Option<Url>,
+}
+
+/// The keys of tokens.
+#[derive(Clone, Debug)]
+pub struct TokenKeys {
+    /// Makes tokens.
+    pub issuer: Issuer,
+    /// The keys that verify tokens. The first one belongs to the issuer.
+    pub public: Vec<PublicKey>,
+}
+
+/// The reason for which the keys of tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// A file cannot be read or written.
+    #[error("{path} cannot be {action}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// `read` or `written`.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file does not hold a key of the kind that is needed.
+    #[error("{path} cannot be used as a key of tokens: {source}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: KeyError,
+    },
+    /// There are public keys and no private one. A new private key would not fit them.
+    #[error(
+        "{0} is missing, while the public key is there; put it back, or remove both to have new ones made"
+    )]
+    NoPrivateKey(PathBuf),
+}
+
+impl RbacConfig {
+    pub(super) fn read(settings: &mut Settings<'_>) -> Self {
+        Self {
+            enabled: settings.get(
+                "rbac.enable",
+                "false",
+                "Access control: requests need the token of an account. A gateway demands it too when its control planes have it on.",
+            ),
+            private_key: settings.optional(
+                "rbac.private-key",
+                "PEM file of the RSA key that signs tokens, the same for all control planes. Made when it is absent. \
+                 Default: private.key in the working directory; of a standalone registry, in its data directory.",
+            ),
+            public_key: settings.optional(
+                "rbac.public-key",
+                "PEM file of the public keys that verify tokens; several while a key is being replaced. \
+                 Default: public.key beside the private key.",
+            ),
+            scope: scope(settings),
+            root_password: settings.optional(
+                "rbac.root-password",
+                "Password with which the account root is created if it does not exist.",
+            ),
+            password_hash: settings
+                .get_or(
+                    "rbac.password-hash",
+                    StoredAs(HashKind::Argon2id),
+                    "Form of stored passwords. Service-Center nodes on the same store can read scrypt only.",
+                )
+                .0,
+            release_lock_after: settings.within(
+                "rbac.release-lock-after",
+                "15m",
+                "1s"..="24h",
+                "Time for which an account is locked for an address after three failed logins.",
+            ),
+            retain_lock_history_for: settings.within(
+                "rbac.retain-lock-history-for",
+                "20m",
+                "1s"..="24h",
+                "Time for which a failed login counts.",
+            ),
+            trusted_proxies: TrustedProxies::new(
+                settings
+                    .optional::<Vec<Network>>(
+                        "rbac.trusted-proxies",
+                        "Networks of gateways and proxies whose X-Forwarded-For is believed. Default: none.",
+                    )
+                    .unwrap_or_default(),
+            ),
+            issuer: issuer(settings),
+            keys: None,
+        }
+    }
+
+    /// Reads the keys of tokens, or makes them when there are none. Does nothing while access control is off.
+    /// `directory` is the default place.
+    ///
+    /// # Errors
+    /// The file that cannot be used, and why.
+    pub fn open_keys(&mut self, directory: &Path) -> Result<(), KeysError> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let private = self.private_key.clone().unwrap_or_else(|| directory.join("private.key"));
+        let public = self.public_key.clone().unwrap_or_else(|| private.with_file_name("public.key"));
+        self.keys = Some(TokenKeys::open(&private, &public)?);
+        Ok(())
+    }
+
+    /// The part of the policy that comes from the settings.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            enabled: self.enabled,
+            scope: self.scope.clone(),
+            keys: self.keys.as_ref().map(|keys| keys.public.clone()).unwrap_or_default(),
+            issuers: self.issuer.iter().map(|config| Arc::new(config.issuer.clone())).collect(),
+            ..Policy::default()
+        }
+    }
+}
+
+impl TokenKeys {
+    fn open(private: &Path, public: &Path) -> Result<Self, KeysError> {
+        let Some(text) = read(private)? else {
+            if public.exists() {
+                return Err(KeysError::NoPrivateKey(private.to_owned()));
+            }
+            make(private, public)?;
+            // Read back, so that new keys are used as those of the next start.
+            return Self::open(private, public);
+        };
+        let signing = SigningKey::from_pem(&text)
+            .map_err(|source| KeysError::Key { path: private.to_owned(), source })?;
+        let mut keys = vec![signing.public().clone()];
+        // Without a public file the private key says everything.
+        if let Some(text) = read(public)? {
+            let listed = PublicKey::all_from_pem(&text)
+                .map_err(|source| KeysError::Key { path: public.to_owned(), source })?;
+            keys.extend(listed.into_iter().filter(|key| key != signing.public()));
+        }
+        Ok(Self { issuer: Issuer::new(signing), public: keys })
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, KeysError> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(KeysError::File { path: path.to_owned(), action: "read", source }),
+    }
+}
+
+fn make(private: &Path, public: &Path) -> Result<(), KeysError> {
+    let pair =
+        KeyPairText::generate().map_err(|source| KeysError::Key { path: private.to_owned(), source })?;
+    // The private key comes last: a public one alone is found at the next start, and not taken for a pair.
+    write(public, &pair.public)?;
+    write(private, &pair.private)?;
+    info!(private = %private.display(), public = %public.display(), "keys of tokens have been made");
+    Ok(())
+}
+
+/// Writes a new file that only its owner can read. Never replaces one.
+fn write(path: &Path, text: &str) -> Result<(), KeysError> {
+    let failed = |source| KeysError::File { path: path.to_owned(), action: "written", source };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+fn scope(settings: &mut Settings<'_>) -> Scope {
+    let list: String = settings.get(
+        "rbac.scope",
+        "*",
+        "Comma list of the resources that need a token: account, role, service, service/schema, governance, ops, \
+         config, or * for all. Accounts and roles always need one.",
+    );
+    match Scope::parse(&list) {
+        Ok(scope) => scope,
+        Err(word) => {
+            settings.mistake("rbac.scope", format!("`{word}` is no type of resource"));
+            Scope::default()
+        }
+    }
+}
+
+fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
+    let issuer: Option<String> = settings.optional(
+        "rbac.oidc.issuer",
+        "An external issuer (OpenID Connect) whose tokens count too, exactly as its tokens name it.",
+    );
+    let audience: Option<String> =
+        settings.optional("rbac.oidc.audience", "Audience that tokens of the external issuer must name.");
+    let keys_at: Option<Url> = settings.optional(
+        "rbac.oidc.keys",
+        "Address of the external issuer's keys (JWKS). Default: the one of its discovery document, on the same host.",
+    );
+    let account_claim = settings.get(
+        "rbac.oidc.account-claim",
+        "preferred_username",
+        "Claim of the external issuer's tokens with the name of the account; dots lead into objects.",
+    );
+    let groups_claim = settings.get(
+        "rbac.oidc.groups-claim",
+        "groups",
+        "Claim of the external issuer's tokens with the groups of the account; dots lead into objects.",
+    );
+    let lines: Vec<String> = settings
+        .optional("rbac.oidc.roles", "Roles of the external issuer's groups, each as `group=role`.")
+        .unwrap_or_default();
+    let mut roles = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for line in lines {
+        match line.rsplit_once('=') {
+            Some((group, role)) if !group.is_empty() && !role.is_empty() => {
+                roles.entry(group.to_owned()).or_default().push(role.to_owned());
+            }
+            _ => settings.mistake("rbac.oidc.roles", format!("`{line}` is not of the form group=role")),
+        }
+    }
+    let issuer = issuer?;
+    let Some(audience) = audience else {
+        // Otherwise a token that the issuer made for any other program would be let in here.
+        settings.mistake("rbac.oidc.audience", "an external issuer needs an audience");
+        return None;
+    };
+    // Kept as text, because tokens must name it exactly so, with or without a slash at the end.
+    if !["https://", "http://"].iter().any(|scheme| issuer.starts_with(scheme)) {
+        settings.mistake("rbac.oidc.issuer", "an issuer is an address that begins with https://");
+        return None;
+    }
+    let issuer =
+        ExternalIssuer { issuer, audience, account_claim, groups_claim, roles, ..ExternalIssuer::default() };
+    Some(IssuerConfig { issuer, keys_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_read_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let private = directory.path().join("keys/private.key");
+        let public = directory.path().join("keys/public.key");
+        let made = TokenKeys::open(&private, &public).expect("made");
+        let read = TokenKeys::open(&private, &public).expect("read");
+        assert_eq!(made.public, read.public);
+        assert_eq!(made.public.len(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(&private).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        // While a key is being replaced, the file of public keys also has the old one.
+        let old = KeyPairText::generate().expect("made").public;
+        let both = format!("{old}\n{}", std::fs::read_to_string(&public).expect("a file"));
+        std::fs::write(&public, both).expect("written");
+        let read = TokenKeys::open(&private, &public).expect("read");
+        assert_eq!((read.public.len(), &read.public[0]), (2, &made.public[0]));
+        std::fs::remove_file(&private).expect("removed");
+        assert!(matches!(TokenKeys::open(&private, &public), Err(KeysError::NoPrivateKey(_))));
+        std::fs::write(&private, "no key").expect("written");
+        assert!(matches!(TokenKeys::open(&private, &public), Err(KeysError::Key { .. })));
+    }
+}

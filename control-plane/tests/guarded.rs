@@ -1,0 +1,117 @@
+//! The API with access control on: no route is open by oversight, and a token of `root` opens all.
+
+mod probe;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use access::keys::SigningKey;
+use access::token::{Claims, Issuer};
+use access::{Access, LabelSource};
+use probe::Probe;
+
+/// A registry with access control, once the account `root` exists.
+async fn guarded(directory: &Path, more: &[(&str, &str)]) -> Probe {
+    let mut variables =
+        vec![("MUSTER_RBAC_ENABLE", "true"), ("MUSTER_RBAC_ROOT_PASSWORD", "Complicated_password1")];
+    variables.extend(more);
+    let probe = Probe::start_configured(directory, &variables).await;
+    let mut revisions = probe.revisions();
+    while !policy(&probe).accounts.contains_key("root") {
+        revisions.changed().await.expect("the view lives");
+    }
+    probe
+}
+
+/// A token that the registry's own key has signed.
+fn token(directory: &Path, account: &str) -> String {
+    let pem = std::fs::read(directory.join("private.key")).expect("the key was made");
+    let issuer = Issuer::new(SigningKey::from_pem(&pem).expect("a key"));
+    let claims = Claims { account: account.into(), exp: 4_000_000_000, jti: "j".into(), ..Claims::default() };
+    format!("Bearer {}", issuer.issue(&claims).expect("signed"))
+}
+
+fn policy(probe: &Probe) -> Arc<access::Policy> {
+    probe.view().now().expect("listed").policy.clone()
+}
+
+fn filled(path: &str) -> String {
+    path.replace("{project}", "default").replace(['{', '}'], "")
+}
+
+#[tokio::test]
+async fn no_route_is_open_without_a_token() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    for (method, path, access) in access::route::all() {
+        let answer = probe.send(method, &filled(&path), &[], "{}".into()).await;
+        match access {
+            Access::Free => assert_ne!(answer.status, 401, "{method} {path}"),
+            _ => {
+                assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
+                assert!(answer.text().contains("401204"), "{method} {path}: {}", answer.text());
+            }
+        }
+    }
+    // Somebody without a token does not even learn which paths there are.
+    for (method, path) in
+        [("GET", "/v4/default/registry/nothing"), ("POST", "/v4/default/registry/existence"), ("HEAD", "/")]
+    {
+        assert_eq!(probe.send(method, path, &[], String::new()).await.status, 401, "{method} {path}");
+    }
+    probe.stop().await;
+}
+
+#[tokio::test]
+async fn root_may_do_everything_and_a_stranger_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    let root = token(directory.path(), "root");
+    let nobody = token(directory.path(), "nobody");
+    for (method, path, access) in access::route::all() {
+        // Watches are a gateway's.
+        if matches!(access, Access::Free | Access::Needs(_, LabelSource::Watch)) {
+            continue;
+        }
+        let answer = probe.send(method, &filled(&path), &[("authorization", &nobody)], "{}".into()).await;
+        assert!(answer.text().contains("401206"), "{method} {path}: {}", answer.text());
+        let answer = probe.send(method, &filled(&path), &[("authorization", &root)], "{}".into()).await;
+        assert!(![401, 403].contains(&answer.status), "{method} {path}: {}", answer.text());
+    }
+    let two = [("authorization", root.as_str()), ("authorization", root.as_str())];
+    let answer = probe.send("GET", "/v4/default/registry/microservices", &two, String::new()).await;
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    let answer = probe.send("GET", "/v4/default/registry/nothing", &two[..1], String::new()).await;
+    assert_eq!(answer.status, 404);
+    let answer = probe.send("POST", "/v4/default/registry/existence", &two[..1], String::new()).await;
+    assert_eq!(answer.status, 405);
+    probe.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_out_of_scope_needs_no_token() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[("MUSTER_RBAC_SCOPE", "account,ops")]).await;
+    let status = async |path| probe.send("GET", path, &[], String::new()).await.status;
+    assert_eq!(status("/v4/default/registry/microservices").await, 200);
+    assert_eq!(status("/v4/default/admin/clusters").await, 401);
+    assert_eq!(status("/v4/roles").await, 401, "accounts and roles always need one");
+    probe.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_keys_and_changes_no_account() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    let before = policy(&probe);
+    probe.stop().await;
+    let probe = guarded(directory.path(), &[("MUSTER_RBAC_ROOT_PASSWORD", "Complicated_password2")]).await;
+    assert_eq!(policy(&probe).keys, before.keys);
+    assert_eq!(policy(&probe).accounts, before.accounts);
+    let root = token(directory.path(), "root");
+    let answer = probe
+        .send("GET", "/v4/default/registry/microservices", &[("authorization", &root)], String::new())
+        .await;
+    assert_eq!(answer.status, 200);
+    probe.stop().await;
+}
