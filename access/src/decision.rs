@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use shared::model::Tenant;
 
+use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::ExternalIssuer;
 use crate::policy::Policy;
 use crate::role::{ADMIN, Need, Resource, ResourceType, Role};
-use crate::token::{SERVICE_KIND, Verified, Verifier, is_signer};
+use crate::token::{Verifier, is_signer};
 
 /// Tokens without a start are taken to have been issued this many seconds before their end, the longest time
 /// that Service-Center gives them.

@@ -11,8 +11,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::claims::{Claims, Verified};
 use crate::denial::{Denial, DenialCode};
-use crate::token::{Claims, Verified};
 
 /// The most keys of an issuer that are kept. Issuers have two or three.
 const MOST_KEYS: usize = 32;

@@ -14,6 +14,7 @@
 
 pub mod account;
 pub mod bundle;
+mod claims;
 pub mod decision;
 pub mod denial;
 pub mod issuer;

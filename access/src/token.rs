@@ -10,8 +10,8 @@ use std::sync::Arc;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
+pub use crate::claims::{Claims, SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::claimed_issuer;
 use crate::keys::{PublicKey, SigningKey};
@@ -19,48 +19,10 @@ use crate::policy::Policy;
 
 /// The longest token that is looked at, in bytes. One of ours with five roles has less than 2 KB.
 pub const LONGEST_TOKEN: usize = 8 << 10;
-/// The value of [`Claims::kind`] of a long-lived token, which counts only while its record exists.
-pub const SERVICE_KIND: &str = "service";
 /// The issuer that our tokens name.
 const ISSUER: &str = "muster";
 /// The verified tokens that are remembered. Beyond it one is verified anew at each request.
 const REMEMBERED: usize = 100_000;
-
-/// The claims of a token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
-    /// The name of the account.
-    #[serde(default)]
-    pub account: String,
-    /// The names of the roles that the account had. They are for other programs, and decide nothing here.
-    #[serde(default)]
-    pub roles: Vec<String>,
-    /// The end, in seconds since 1970.
-    pub exp: u64,
-    /// The start, in seconds since 1970. Tokens of Service-Center have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iat: Option<u64>,
-    /// The id, by which a token is revoked.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub jti: String,
-    /// The program that made the token.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub iss: String,
-    /// [`SERVICE_KIND`] for a long-lived token; empty otherwise.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub kind: String,
-}
-
-/// A token whose signature was verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// The claims.
-    pub claims: Arc<Claims>,
-    /// The id of the key that signed the token.
-    pub kid: Arc<str>,
-    /// The external issuer of the token. `None` for one of ours.
-    pub issuer: Option<Arc<str>>,
-}
 
 /// Verifies signatures, and remembers which tokens it has verified. Cheap to share.
 ///
