@@ -21,6 +21,7 @@ use crate::api::permit::Gate;
 use crate::api::{self, Api};
 use crate::dependency_queue;
 use crate::election::{self, Role};
+use crate::issuer_keys::KeyFetcher;
 use crate::keys::ROOT;
 use crate::metrics::{ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
 use crate::protector;
@@ -180,6 +181,10 @@ impl App {
         let unregistered = CancellationToken::new();
         // Not vital, because it ends with the drain while the process goes on.
         tasks.spawn_named("registration", and_then_cancel(own, &unregistered));
+        if let Some(issuer) = config.rbac.issuer.clone().filter(|_| config.rbac.enabled) {
+            let fetcher = KeyFetcher { config: issuer, registry: registry.clone(), role: role.clone() };
+            tasks.spawn_named("issuer_keys", fetcher.run(stop.clone()));
+        }
         if config.rbac.enabled {
             let first = first_accounts::write(
                 registry.clone(),

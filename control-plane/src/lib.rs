@@ -14,6 +14,7 @@ pub mod carriage;
 mod dependency_queue;
 mod election;
 pub mod inventory;
+mod issuer_keys;
 pub mod keys;
 mod metrics;
 mod protector;

@@ -20,7 +20,7 @@ use self::dependency::RuleChanges;
 pub use self::error::RegistryError;
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
-use crate::store::{Store, StoreError, Txn, TxnReply};
+use crate::store::{Op, Store, StoreError, Txn, TxnReply};
 use crate::view::access::SharedServices;
 use crate::view::{Snapshot, View};
 
@@ -279,6 +279,11 @@ impl Registry {
             );
         }
         Ok(reply)
+    }
+
+    /// Writes one key, whatever it holds.
+    pub(crate) async fn put_plain(&self, op: Op) -> Result<(), RegistryError> {
+        self.commit(Txn { then: vec![op], ..Txn::default() }).await.map(drop)
     }
 
     /// Waits until the view has reached a revision that the store has reported. The write is done even if the

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use access::keys::SigningKey;
 use access::token::{Claims, Issuer};
 use access::{Access, LabelSource};
+use data_encoding::BASE64URL_NOPAD;
 use probe::Probe;
+use serde_json::json;
 
 /// A registry with access control, once the account `root` exists.
 async fn guarded(directory: &Path, more: &[(&str, &str)]) -> Probe {
@@ -113,5 +115,68 @@ async fn a_restart_keeps_the_keys_and_changes_no_account() {
         .send("GET", "/v4/default/registry/microservices", &[("authorization", &root)], String::new())
         .await;
     assert_eq!(answer.status, 200);
+    probe.stop().await;
+}
+
+/// An issuer of a moment: its discovery document and its keys over HTTP.
+struct TestIssuer {
+    address: String,
+    key: aws_lc_rs::signature::EcdsaKeyPair,
+}
+
+impl TestIssuer {
+    #[expect(clippy::disallowed_methods, reason = "the issuer lives as long as its test")]
+    async fn start() -> Self {
+        let kind = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let key = aws_lc_rs::signature::EcdsaKeyPair::generate(kind).expect("a key");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let point = aws_lc_rs::signature::KeyPair::public_key(&key).as_ref();
+        let [x, y] = [&point[1..33], &point[33..]].map(|half| BASE64URL_NOPAD.encode(half));
+        let keys = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "one", "x": x, "y": y}]}).to_string();
+        let document = json!({"issuer": address, "jwks_uri": format!("{address}/keys")}).to_string();
+        let routes = axum::Router::new()
+            .route("/.well-known/openid-configuration", axum::routing::get(async move || document))
+            .route("/keys", axum::routing::get(async move || keys));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { address, key }
+    }
+
+    fn token(&self, groups: &[&str]) -> String {
+        let claims = json!({"iss": self.address, "aud": "muster", "exp": 4_000_000_000u64, "jti": "x",
+            "preferred_username": "peter", "groups": groups});
+        let [header, claims] = [json!({"alg": "ES256", "kid": "one"}), claims]
+            .map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
+        let content = format!("{header}.{claims}");
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let signature = self.key.sign(&random, content.as_bytes()).expect("it signs");
+        format!("Bearer {content}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_an_external_issuer_count_once_its_keys_are_fetched() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let issuer = TestIssuer::start().await;
+    let probe = guarded(
+        directory.path(),
+        &[
+            ("MUSTER_RBAC_OIDC_ISSUER", &issuer.address),
+            ("MUSTER_RBAC_OIDC_AUDIENCE", "muster"),
+            ("MUSTER_RBAC_OIDC_ROLES", "engineers=developer"),
+        ],
+    )
+    .await;
+    let mut revisions = probe.revisions();
+    while policy(&probe).issuers.iter().any(|issuer| issuer.keys.is_empty()) {
+        revisions.changed().await.expect("the view lives");
+    }
+    let path = "/v4/default/registry/microservices";
+    let status = async |token: String| {
+        probe.send("GET", path, &[("authorization", &token)], String::new()).await.status
+    };
+    assert_eq!(status(issuer.token(&["engineers"])).await, 200);
+    assert_eq!(status(issuer.token(&["admin"])).await, 403, "a group is no role");
+    assert_eq!(status(TestIssuer::start().await.token(&["engineers"])).await, 401, "another issuer");
     probe.stop().await;
 }

@@ -10,6 +10,7 @@ use access::password::HashKind;
 use access::token::Issuer;
 use access::{ExternalIssuer, Policy, Scope};
 use host::proxies::{Network, TrustedProxies};
+use host::tls::ClientFiles;
 use settings::{Choice, Secret, Settings, Url};
 use tracing::info;
 
@@ -56,6 +57,8 @@ pub struct IssuerConfig {
     pub issuer: ExternalIssuer,
     /// The address of its keys; `None` takes the one that its discovery document names on the same host.
     pub keys_at: Option<Url>,
+    /// The authorities that are trusted there.
+    pub tls: ClientFiles,
 }
 
 /// The keys of tokens.
@@ -88,6 +91,9 @@ pub enum KeysError {
         /// The reason.
         source: KeyError,
     },
+    /// The authorities of the external issuer cannot be used.
+    #[error("the authorities to trust at the external issuer cannot be used: {0}")]
+    Authorities(#[from] host::tls::TlsError),
     /// There are public keys and no private one. A new private key would not fit them.
     #[error(
         "{0} is missing, while the public key is there; put it back, or remove both to have new ones made"
@@ -158,6 +164,10 @@ impl RbacConfig {
     pub fn open_keys(&mut self, directory: &Path) -> Result<(), KeysError> {
         if !self.enabled {
             return Ok(());
+        }
+        if let Some(config) = &self.issuer {
+            // Tried here, so that a file that cannot be used is found at the start.
+            host::tls::client(&config.tls)?;
         }
         let private = self.private_key.clone().unwrap_or_else(|| directory.join("private.key"));
         let public = self.public_key.clone().unwrap_or_else(|| private.with_file_name("public.key"));
@@ -259,6 +269,10 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
         "rbac.oidc.keys",
         "Address of the external issuer's keys (JWKS). Default: the one of its discovery document, on the same host.",
     );
+    let ca: Option<PathBuf> = settings.optional(
+        "rbac.oidc.ca",
+        "PEM file with the authorities to trust at the external issuer. Default: the system's.",
+    );
     let account_claim = settings.get(
         "rbac.oidc.account-claim",
         "preferred_username",
@@ -294,7 +308,7 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
     }
     let issuer =
         ExternalIssuer { issuer, audience, account_claim, groups_claim, roles, ..ExternalIssuer::default() };
-    Some(IssuerConfig { issuer, keys_at })
+    Some(IssuerConfig { issuer, keys_at, tls: ClientFiles { ca, ..ClientFiles::default() } })
 }
 
 #[cfg(test)]
