@@ -118,10 +118,17 @@ impl App {
             (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
         let (others, others_known) = watch::channel(Others::default());
         let fleet = Fleet { bus: bus.clone(), readiness: readiness.clone(), others, metrics: metrics.fleet };
-        let shards =
-            fanout::start(&config.fanout, &config.session, &metrics.fanout, senders, &others_known, tasks)
-                .map_err(StartError::Shards)?;
         let policy = PolicyHandle::new(config.access.clone(), Clock::system(), metrics.policy);
+        let shards = fanout::start(
+            &config.fanout,
+            &config.session,
+            &metrics.fanout,
+            senders,
+            &others_known,
+            &policy,
+            tasks,
+        )
+        .map_err(StartError::Shards)?;
         let follower = Follower {
             handle: policy.clone(),
             bus: bus.clone(),

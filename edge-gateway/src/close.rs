@@ -14,7 +14,8 @@ use crate::codec::websocket::put_close;
 pub(crate) enum Farewell {
     /// None: the connection just ends.
     Silence,
-    /// A close frame with the code 1001. Clients that resume open the watch again after every end.
+    /// A close frame, with the code 1001 unless the reason has one of its own. Clients that resume open the
+    /// watch again after every end.
     Close,
     /// A frame that breaks the protocol. The Java clients of Service-Center watch again only when their
     /// WebSocket library reports an error, and it reports every proper end as a mere close.
@@ -32,7 +33,7 @@ impl Farewell {
     pub(crate) fn put(self, reason: Reason, out: &mut Vec<u8>) {
         match self {
             Self::Silence => {}
-            Self::Close => put_close(Some(GOING_AWAY), reason.words(), out),
+            Self::Close => put_close(Some(reason.farewell_code()), reason.words(), out),
             Self::Violation => out.extend_from_slice(&VIOLATION),
         }
     }
@@ -69,11 +70,25 @@ pub(crate) enum Reason {
     HeartbeatFailed,
     /// The store was restored from a backup: the client's revisions belong to another history.
     Restored,
+    /// The time of the client's token is over.
+    TokenExpired,
+    /// The token does not count any more: it, its key or all sessions of the account were revoked.
+    TokenRevoked,
+    /// The client's account was deleted.
+    AccountDeleted,
+    /// The client's account was disabled.
+    AccountInactive,
+    /// The client's account may not watch this any more.
+    RightLost,
+    /// The client's account may see other services now than when the watch was opened.
+    RightChanged,
+    /// Access control was switched on, and the client had shown no token that counts.
+    TokenMissing,
 }
 
 impl Reason {
     /// All reasons, for metrics that begin at zero.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::ClientClosed,
         Self::ClientGone,
         Self::ReadTimeout,
@@ -88,6 +103,13 @@ impl Reason {
         Self::NoInstance,
         Self::HeartbeatFailed,
         Self::Restored,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::AccountDeleted,
+        Self::AccountInactive,
+        Self::RightLost,
+        Self::RightChanged,
+        Self::TokenMissing,
     ];
 
     /// The value of the label `reason`.
@@ -107,6 +129,13 @@ impl Reason {
             Self::NoInstance => "no_instance",
             Self::HeartbeatFailed => "heartbeat_failed",
             Self::Restored => "restored",
+            Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
+            Self::AccountDeleted => "account_deleted",
+            Self::AccountInactive => "account_inactive",
+            Self::RightLost => "right_lost",
+            Self::RightChanged => "right_changed",
+            Self::TokenMissing => "token_missing",
         }
     }
 
@@ -127,13 +156,49 @@ impl Reason {
             | Self::Drained
             | Self::NeverAttached
             | Self::HeartbeatFailed
-            | Self::Restored => None,
+            | Self::Restored
+            | Self::TokenExpired
+            | Self::TokenRevoked
+            | Self::AccountDeleted
+            | Self::AccountInactive
+            | Self::RightLost
+            | Self::RightChanged
+            | Self::TokenMissing => None,
         }
     }
 
-    /// True when the gateway ends the session and its client should open it again at once.
+    /// The code of [`Farewell::Close`]. Those of access control tell a client what it has to do first.
+    fn farewell_code(self) -> u16 {
+        match self {
+            Self::TokenExpired => 4101,
+            Self::TokenRevoked => 4102,
+            Self::AccountDeleted => 4103,
+            Self::AccountInactive => 4104,
+            Self::RightLost => 4105,
+            Self::RightChanged => 4106,
+            Self::TokenMissing => 4107,
+            _ => GOING_AWAY,
+        }
+    }
+
+    /// True when the gateway ends the session and its client should open it again: at once, or as soon as it
+    /// has the right to. Without it old clients would not come back with a new token.
     pub(crate) fn sends_elsewhere(self) -> bool {
-        matches!(self, Self::Drained | Self::Restored)
+        matches!(self, Self::Drained | Self::Restored) || self.is_of_access()
+    }
+
+    /// True for the reasons of access control.
+    pub(crate) fn is_of_access(self) -> bool {
+        matches!(
+            self,
+            Self::TokenExpired
+                | Self::TokenRevoked
+                | Self::AccountDeleted
+                | Self::AccountInactive
+                | Self::RightLost
+                | Self::RightChanged
+                | Self::TokenMissing
+        )
     }
 
     /// The text in the close frame, where it is always the same. Clients look for that of `NoInstance`.
@@ -144,6 +209,13 @@ impl Reason {
             Self::NoInstance => "heartbeat reporting failed because the instance does not exist",
             Self::Drained => "this gateway is draining; watch again",
             Self::Restored => "the registry was restored from a backup; watch again",
+            Self::TokenExpired => "the token has expired; watch again with a new one",
+            Self::TokenRevoked => "the token does not count any more; log in and watch again",
+            Self::AccountDeleted => "the account of the token is deleted",
+            Self::AccountInactive => "the account of the token is not active",
+            Self::RightLost => "the account may not watch this any more",
+            Self::RightChanged => "the rights of the account have changed; watch again from the beginning",
+            Self::TokenMissing => "access control is on now; watch again with a token",
             // The words of `Protocol` come from the violation itself; all other reasons send no close frame.
             _ => "",
         }

@@ -22,6 +22,7 @@ use crate::close::{Farewell, Reason};
 use crate::fleet::Others;
 use crate::limits::Permit;
 use crate::metrics::FanoutMetrics;
+use crate::policy::{PolicyHandle, Right};
 use crate::push::{Encoding, Push};
 use crate::session::{Pace, SessionConfig};
 use crate::watch::{GroupId, SessionsClosed, Ticket};
@@ -97,8 +98,14 @@ const SHARD_QUEUE: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum ToShard {
     /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes
-    /// out before everything else.
-    Reserve { ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8> },
+    /// out before everything else. The client's right may leave providers out.
+    Reserve {
+        ticket: Ticket,
+        group: GroupId,
+        encoding: Encoding,
+        preface: Vec<u8>,
+        right: Option<Box<Right>>,
+    },
     /// Gives up a reserved session: its connection will not come.
     Release { ticket: Ticket },
     /// Brings the connection of a reserved session.
@@ -169,6 +176,7 @@ pub(crate) fn start(
     metrics: &FanoutMetrics,
     closed: Vec<mpsc::Sender<SessionsClosed>>,
     others: &watch::Receiver<Others>,
+    policy: &PolicyHandle,
     tasks: &Tasks,
 ) -> std::io::Result<Vec<ShardHandle>> {
     let mut shards = Vec::new();
@@ -181,6 +189,7 @@ pub(crate) fn start(
             send_buffer: config.send_buffer_bytes,
             plain_end: config.plain_end,
             others: others.clone(),
+            policy: policy.clone(),
             metrics: metrics.clone(),
             closed,
             clock: Clock::system(),

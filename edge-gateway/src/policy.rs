@@ -9,7 +9,8 @@
 //! ```
 //!
 //! In: the versions that bookmarks name, and bundles. Out: a [`Standing`] for each decision. Versions never go
-//! back, except after the store was restored from a backup. A policy that nothing has confirmed for a while
+//! back while the publisher's view is behind a replica's; one that is not, and has another policy, counts, because
+//! replicas with different settings have different ones. A policy that nothing has confirmed for a while
 //! decides nothing new: accounts may have lost their rights meanwhile.
 
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use access::token::Verifier;
 use access::{Denial, Identity, Policy};
 use arc_swap::ArcSwapOption;
 use shared::clock::Clock;
-use shared::model::PolicyVersion;
+use shared::model::{PolicyVersion, Revision};
 use tokio::sync::watch;
 
 use crate::metrics::PolicyMetrics;
 
 mod follower;
+mod right;
 
 pub(crate) use follower::Follower;
+pub(crate) use right::{Client, Right, Verdict, WATCH, labels_of};
 
 /// The settings of access control at a gateway.
 #[derive(Clone, Debug)]
@@ -36,12 +39,15 @@ pub struct PolicyConfig {
     pub enable: bool,
     /// The time after which a policy that no bookmark has confirmed lets nothing new in.
     pub stale_for: Duration,
+    /// The time over which watches end that were opened without a token before access control was switched
+    /// on.
+    pub end_over: Duration,
 }
 
 impl Default for PolicyConfig {
     fn default() -> Self {
         // Longer than a fail-over of the publisher or a restart of NATS, short against the life of a token.
-        Self { enable: false, stale_for: Duration::from_secs(60) }
+        Self { enable: false, stale_for: Duration::from_secs(60), end_over: Duration::from_secs(15) }
     }
 }
 
@@ -73,7 +79,8 @@ struct Shared {
     generation: AtomicU64,
     /// The version that the last bookmark named, unless it is the one held.
     wanted: watch::Sender<Option<PolicyVersion>>,
-    /// The store was restored from a backup: the next policy may be of an earlier revision.
+    /// The next policy may be of an earlier revision, if it is the publisher's: the store was restored from a
+    /// backup, or the publisher's settings differ from those of the replica that sent the one held.
     any_revision: AtomicBool,
     verifier: Verifier,
     clock: Clock,
@@ -102,7 +109,7 @@ impl PolicyHandle {
     }
 
     /// A gateway without access control, for tests and benches.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "micro"))]
     pub(crate) fn off() -> Self {
         Self::new(PolicyConfig::default(), Clock::system(), PolicyMetrics::none())
     }
@@ -123,13 +130,11 @@ impl PolicyHandle {
         }
     }
 
-    #[cfg(test)]
     /// The last policy, however old. Sessions that are open go on by it.
     pub(crate) fn last(&self) -> Option<Arc<Policy>> {
         self.0.held.load().as_deref().map(|held| held.policy.clone())
     }
 
-    #[cfg(test)]
     /// A number that grows whenever the policy changes.
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
@@ -148,20 +153,33 @@ impl PolicyHandle {
         self.0.clock.micros() / 1_000_000
     }
 
+    /// The time over which watches end whose clients have not lost anything.
+    pub(crate) fn end_over(&self) -> Duration {
+        self.0.config.end_over
+    }
+
     /// The instruments of access control.
     pub(crate) fn metrics(&self) -> &PolicyMetrics {
         &self.0.metrics
     }
 
-    /// A bookmark has named the publisher's policy.
-    pub(crate) fn heard(&self, version: Option<PolicyVersion>) {
+    /// A bookmark has named the publisher's policy at a revision.
+    pub(crate) fn heard(&self, version: Option<PolicyVersion>, at: Revision) {
         // A publisher of a version without policies confirms none.
         let Some(version) = version else { return };
         if self.satisfies(Some(version)) {
             self.0.metrics.confirmed();
-        } else {
-            self.0.wanted.send_replace(Some(version));
+            return;
         }
+        let held = self.0.held.load().as_deref().map_or(Revision::ZERO, |held| held.version.revision);
+        if at < held && !self.0.any_revision.load(Ordering::Relaxed) {
+            // It has not seen yet what the replica had seen that sent the policy.
+            return;
+        }
+        if version.revision < held {
+            self.0.any_revision.store(true, Ordering::Relaxed);
+        }
+        self.0.wanted.send_replace(Some(version));
     }
 
     /// The store was restored from a backup, so that its revisions have begun again.
@@ -173,10 +191,7 @@ impl PolicyHandle {
     fn satisfies(&self, wanted: Option<PolicyVersion>) -> bool {
         let held = self.0.held.load();
         let Some(held) = held.as_deref() else { return false };
-        let Some(wanted) = wanted else { return true };
-        let is_ahead = wanted.revision < held.version.revision;
-        // The publisher may be slower than the replica that sent the policy.
-        held.version == wanted || (is_ahead && !self.0.any_revision.load(Ordering::Relaxed))
+        wanted.is_none_or(|wanted| held.version.digest == wanted.digest)
     }
 
     /// Takes a policy, unless it is older than the one held, or not the one that was asked for. True when
@@ -186,8 +201,9 @@ impl PolicyHandle {
         let held = self.0.held.load();
         let is_older = held.as_deref().is_some_and(|held| version.revision < held.version.revision);
         // Replicas with different settings have different policies at one revision. The publisher's counts.
-        let is_asked_for =
-            wanted.is_none_or(|wanted| version == wanted || version.revision > wanted.revision);
+        let is_asked_for = wanted.is_none_or(|wanted| {
+            version.digest == wanted.digest || (version.revision > wanted.revision && !any_revision)
+        });
         if (is_older && !any_revision) || !is_asked_for {
             return false;
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(test)]
 use follow::push::ENCODINGS;
 use shared::event::Action;
 use shared::model::{Instance, Revision, ServiceKey};
@@ -30,6 +31,7 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     /// Every encoding, in the order of [`Encoding::index`].
+    #[cfg(test)]
     pub(crate) const ALL: [Self; ENCODINGS] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
 
     /// The name of the encoding in traces.
@@ -42,7 +44,7 @@ impl Encoding {
         }
     }
 
-    /// The index of the encoding in tables, below [`ENCODINGS`].
+    /// The index of the encoding in the slots of a push.
     pub(crate) fn index(self) -> usize {
         self as usize
     }

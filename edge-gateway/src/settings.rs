@@ -103,7 +103,10 @@ impl Read for Config {
             limits: settings.live(|settings| read_limits(settings, &default.limits)),
             fanout: read_fanout(settings, default.fanout),
             session: read_session(settings, &default.session),
-            access: settings.section("rbac", read_access),
+            access: PolicyConfig {
+                end_over: drain_over,
+                ..settings.section("rbac", read_access)
+            },
             upstream: read_upstream(settings, default.upstream),
             heartbeat: HeartbeatConfig {
                 session: read_heartbeat_session(settings, default.heartbeat.session),
@@ -134,6 +137,7 @@ fn read_access(settings: &mut Settings<'_>) -> PolicyConfig {
             "5s"..="1h",
             "Time after which a gateway that hears nothing of the access policy lets nothing new in.",
         ),
+        ..default
     }
 }
 

@@ -54,7 +54,7 @@ mod tests;
 mod written;
 
 pub use config::{NamesConfig, UpstreamConfig};
-pub(crate) use handle::{Admission, Command, Joined, UpstreamHandle};
+pub(crate) use handle::{Admission, Command, Joined, Receives, UpstreamHandle};
 
 use feeds::Feeds;
 use inbox::Subscriptions;

@@ -269,3 +269,33 @@ async fn a_silent_publisher_is_stood_in_for_in_turns() {
     }
     assert_eq!(arrived(&mut events), (42..50).collect::<Vec<u64>>());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_policy_is_bookmarked_at_once() {
+    let bus = LocalBus::new();
+    let (mut writer, view) = view::empty(History::new(100), Protection::default(), Clock::manual(1));
+    writer.reset(Vec::new(), 1.into());
+    let (_seat, role) = watch::channel(Role::Publisher { epoch: 1.into() });
+    let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+    let metrics = PublisherMetrics::new(&meter, Clock::manual(1), "p");
+    let publisher = Publisher::new(view, Arc::new(bus.clone()), "p".into(), role, metrics);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(publisher.run(stop.clone()));
+    let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
+    let mut next = async || {
+        let message = bookmarks.next().await.expect("a bookmark");
+        pb::Bookmark::decode(&message.payload[..]).expect("a bookmark")
+    };
+    let before = next().await;
+    assert_ne!(before.policy_digest, 0);
+    // Within a quiet second, so that no other bookmark is due.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let changed = Instant::now();
+    writer.apply(vec![put("/cse-sr/accounts/peter".to_owned(), r#"{"name":"peter"}"#, 2.into())]);
+    let after = next().await;
+    assert!(changed.elapsed() < Duration::from_millis(20), "{:?}", changed.elapsed());
+    assert_eq!((after.rev, after.policy_rev), (2, 2));
+    assert_ne!(after.policy_digest, before.policy_digest);
+    stop.cancel();
+    running.await.expect("ends");
+}

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use access::Denial;
+use serde::{Deserialize, Serialize};
 use shared::event::Action;
 use shared::model::{Instance, Revision, ServiceKey};
 
@@ -36,6 +37,40 @@ struct Reset<'a> {
     instances: &'a [Arc<Instance>],
     rev: Revision,
     since: Revision,
+}
+
+/// A client's message that brings a new token for the watch.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Renewal {
+    /// The token.
+    pub(crate) token: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Renewed<'a> {
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_message: Option<&'static str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
+}
+
+/// The answer to a new token: the second since 1970 at which it ends, or the refusal. The end is unknown
+/// while access control is off.
+pub(crate) fn renewed(result: &Result<Option<u64>, Denial>) -> Vec<u8> {
+    let denial = result.as_ref().err();
+    text(&Renewed {
+        action: "TOKEN",
+        expires_at: result.as_ref().ok().copied().flatten(),
+        error_code: denial.map(|denial| denial.code.number()),
+        error_message: denial.map(|denial| denial.code.message()),
+        detail: denial.map(|denial| &*denial.detail).unwrap_or_default(),
+    })
 }
 
 /// An event for old clients.

@@ -1,8 +1,9 @@
 //! WebSocket frames (RFC 6455), the server's side: writes frames, reads those of clients.
 //!
-//! The [`Decoder`] is a pure machine: bytes in, whole control frames out. A watcher's data frames have no
-//! meaning here, so their payload is counted, checked for UTF-8 and passed over, never kept. Between two
-//! reads the decoder keeps an incomplete header or control frame, 139 bytes at most.
+//! The [`Decoder`] is a pure machine: bytes in, whole control frames out. The data frames of most watchers
+//! have no meaning here, so their payload is counted, checked for UTF-8 and passed over, never kept. Between
+//! two reads the decoder then keeps an incomplete header or control frame, 139 bytes at most. Only the texts of
+//! watchers that may send a new token are kept, each until it has ended: see [`Decoder::keeping`].
 //!
 //! Headers are written with tungstenite and read by hand. tungstenite's `FrameHeader` accepts lengths that
 //! are not in their shortest form, which the standard forbids, and judges a header only when all of it is
@@ -18,6 +19,8 @@ use super::utf8::Utf8;
 /// Bytes that a client's message may have. No message of a watcher has a meaning, but a small one is not
 /// punished.
 const MAX_MESSAGE: u64 = 4096;
+/// Bytes that a client's message may have that may bring a token.
+const MAX_KEPT: u64 = 64 + access::token::LONGEST_TOKEN as u64;
 /// Bytes that the payload of a control frame may have.
 const MAX_CONTROL: usize = 125;
 /// Bytes of the longest header of a server, which does not mask.
@@ -83,6 +86,8 @@ pub(crate) enum Incoming<'a> {
     Pong,
     /// The header of a data frame; its payload is passed over.
     Data,
+    /// A whole text message, after its last frame. Only a decoder that keeps texts delivers them.
+    Text(&'a [u8]),
     /// A close frame, with its code and reason unless it was empty.
     Close(Option<(u16, &'a str)>),
 }
@@ -112,6 +117,12 @@ pub(crate) struct Decoder {
     message: Option<u64>,
     /// The check of a text message; `None` for binary messages and between messages.
     text: Option<Utf8>,
+    /// Texts are delivered, and so kept until they are whole.
+    keeps: bool,
+    /// The text so far.
+    kept: Vec<u8>,
+    /// A text that has ended and is to be delivered.
+    whole: Option<Vec<u8>>,
 }
 
 struct Header {
@@ -133,7 +144,12 @@ impl Header {
 impl Decoder {
     /// True when nothing is incomplete, so that a new decoder would do as well.
     pub(crate) fn is_idle(&self) -> bool {
-        *self == Self::default()
+        *self == Self { keeps: self.keeps, ..Self::default() }
+    }
+
+    /// A decoder that delivers texts.
+    pub(crate) fn keeping() -> Self {
+        Self { keeps: true, ..Self::default() }
     }
 
     /// Reads `input` to its end and hands each frame to `on`. Stops when `on` returns false.
@@ -147,6 +163,11 @@ impl Decoder {
     ) -> Result<(), Violation> {
         loop {
             input = self.pass_over(input)?;
+            if let Some(text) = self.whole.take()
+                && !on(Incoming::Text(&text))
+            {
+                return Ok(());
+            }
             if input.is_empty() {
                 return Ok(());
             }
@@ -203,9 +224,14 @@ impl Decoder {
         let (payload, rest) = input.split_at(passed as usize);
         self.skip -= passed;
         if let Some(text) = &mut self.text {
-            let mut clear = payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-            if !clear.all(|byte| text.take(byte)) {
-                return Err(Violation::NotText);
+            let clear = payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+            for byte in clear {
+                if !text.take(byte) {
+                    return Err(Violation::NotText);
+                }
+                if self.keeps {
+                    self.kept.push(byte);
+                }
             }
         }
         if self.skip > 0 {
@@ -216,8 +242,11 @@ impl Decoder {
         // A decoder at rest must equal a new one, so that the connection can drop it.
         self.mask = [0; 4];
         let ended_text = if self.message.is_none() { self.text.take() } else { None };
-        if ended_text.is_some_and(|text| !text.is_complete()) {
-            return Err(Violation::NotText);
+        if let Some(text) = ended_text {
+            if !text.is_complete() {
+                return Err(Violation::NotText);
+            }
+            self.whole = self.keeps.then(|| std::mem::take(&mut self.kept));
         }
         Ok(rest)
     }
@@ -248,7 +277,8 @@ impl Decoder {
         // Judged by the header alone: a client that announces too much is not listened to until it has sent
         // it.
         let size = header.payload.saturating_add(self.message.unwrap_or(0));
-        if size > MAX_MESSAGE { Err(Violation::TooBig) } else { Ok(Some((header, &[]))) }
+        let most = if self.keeps { MAX_KEPT } else { MAX_MESSAGE };
+        if size > most { Err(Violation::TooBig) } else { Ok(Some((header, &[]))) }
     }
 
     fn deliver(

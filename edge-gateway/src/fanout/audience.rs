@@ -1,20 +1,59 @@
 //! An audience: the sessions of one group in one shard that receive the same bytes, and the log they share.
+//! They have the same encoding and the same grant.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use shared::model::Revision;
+use access::Grant;
+use shared::model::{Revision, ServiceKey};
 
 use super::log::Log;
 use super::session::SessionKey;
+use crate::policy::labels_of;
 use crate::push::{Encode as _, Encoding, Push};
 use crate::trace::Writes;
 use crate::watch::GroupId;
+
+/// Providers whose decision a filter remembers. Beyond it all are forgotten.
+const REMEMBERED: usize = 4096;
+
+/// The decision for each provider whether an audience is sent its changes.
+#[derive(Debug)]
+pub(super) struct Filter {
+    grant: Arc<Grant>,
+    /// The last decision for each topic, and the name for which it was made.
+    decided: HashMap<u32, (Arc<ServiceKey>, bool)>,
+}
+
+impl Filter {
+    /// The filter of a grant. `None` for one that admits everything.
+    fn new(grant: &Arc<Grant>) -> Option<Box<Self>> {
+        let is_needed = **grant != Grant::All;
+        is_needed.then(|| Box::new(Self { grant: grant.clone(), decided: HashMap::new() }))
+    }
+
+    fn admits(&mut self, push: &Push) -> bool {
+        if let Some((key, admitted)) = self.decided.get(&push.topic)
+            && (Arc::ptr_eq(key, &push.key) || labels_of(key) == labels_of(&push.key))
+        {
+            return *admitted;
+        }
+        if self.decided.len() >= REMEMBERED {
+            self.decided.clear();
+        }
+        let admitted = self.grant.admits(labels_of(&push.key));
+        self.decided.insert(push.topic, (push.key.clone(), admitted));
+        admitted
+    }
+}
 
 /// The sessions that share a log, and the progress of the round that serves them.
 #[derive(Debug)]
 pub(super) struct Audience {
     pub(super) group: GroupId,
     pub(super) encoding: Encoding,
+    /// `None` for sessions that are sent everything.
+    filter: Option<Box<Filter>>,
     pub(super) log: Log,
     /// All sessions; each knows its index here.
     pub(super) members: Vec<SessionKey>,
@@ -33,10 +72,11 @@ pub(super) struct Audience {
 }
 
 impl Audience {
-    pub(super) fn new(group: GroupId, encoding: Encoding) -> Self {
+    pub(super) fn new(group: GroupId, encoding: Encoding, grant: &Arc<Grant>) -> Self {
         Self {
             group,
             encoding,
+            filter: Filter::new(grant),
             log: Log::default(),
             members: Vec::new(),
             slow: Vec::new(),
@@ -46,6 +86,17 @@ impl Audience {
             unconfirmed: false,
             traced: Writes::default(),
         }
+    }
+
+    /// True for the audience of sessions with this encoding and grant.
+    pub(super) fn is_for(&self, encoding: Encoding, grant: &Grant) -> bool {
+        let own = self.filter.as_ref().map_or(&Grant::All, |filter| &*filter.grant);
+        self.encoding == encoding && own == grant
+    }
+
+    /// True when the sessions may be sent this change.
+    pub(super) fn admits(&mut self, push: &Push) -> bool {
+        self.filter.as_mut().is_none_or(|filter| filter.admits(push))
     }
 
     /// Appends a push. True when a round must be queued.
@@ -81,5 +132,41 @@ impl Audience {
         self.again |= self.queued && index < self.visited;
         self.visited = self.visited.min(self.members.len());
         self.members.get(index).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::event::{Action, Position};
+
+    use super::*;
+
+    fn push(topic: u32, name: &str) -> Push {
+        let key = ServiceKey { service_name: name.to_owned(), ..ServiceKey::default() };
+        Push::difference(topic, Position::default(), Action::Update, Arc::new(key), Arc::default())
+    }
+
+    #[test]
+    fn a_renamed_service_is_decided_about_anew() {
+        let label = ("serviceName".to_owned(), "shop*".to_owned());
+        let grant = Arc::new(Grant::Labelled(vec![[label].into()]));
+        let mut audience = Audience::new(GroupId::new(1), Encoding::Plain, &grant);
+        for (topic, name, admitted) in [
+            (1, "shop-a", true),
+            (2, "bank", false),
+            (1, "shop-a", true),
+            (1, "bank", false),
+            (2, "shop-b", true),
+            (1, "shop-a", true),
+        ] {
+            assert_eq!(audience.admits(&push(topic, name)), admitted, "{topic} {name}");
+        }
+        assert!(audience.is_for(Encoding::Plain, &grant) && !audience.is_for(Encoding::Plain, &Grant::All));
+        for topic in 0..2 * REMEMBERED as u32 {
+            audience.admits(&push(topic, "bank"));
+        }
+        assert!(audience.filter.is_some_and(|filter| filter.decided.len() <= REMEMBERED));
+        let whole = Audience::new(GroupId::new(1), Encoding::Plain, &Arc::default());
+        assert!(whole.filter.is_none(), "whole rights cost nothing");
     }
 }

@@ -14,6 +14,7 @@ use super::outlet::{Outlet, would_block};
 use crate::close::Reason;
 use crate::codec::websocket::Decoder;
 use crate::limits::Permit;
+use crate::policy::Right;
 use crate::push::{Encode as _, Encoding};
 use crate::session::{Input, Pace, Phase, Protocol};
 use crate::timer::Tick;
@@ -67,7 +68,6 @@ enum Step {
 pub(super) struct Held {
     #[expect(dead_code, reason = "held for its drop")]
     pub(super) slot: Option<ConnectionPermit>,
-    #[expect(dead_code, reason = "held for its drop")]
     pub(super) permit: Permit,
 }
 
@@ -93,6 +93,14 @@ pub(super) struct Session {
     pub(super) reader: Option<AbortHandle>,
     pub(super) writer: Option<AbortHandle>,
     pub(super) held: Option<Held>,
+    /// The right by which it is open; `None` when its client has shown no token.
+    pub(super) right: Option<Box<Right>>,
+    /// The tick at which its right is judged next, whether the policy changes or not.
+    pub(super) judge_at: Tick,
+    /// The earliest tick of the next new token.
+    pub(super) renew_from: Tick,
+    /// The tick of its turn to end because of its right.
+    pub(super) end_at: Tick,
     /// The context of its log lines; `None` unless debug lines are wanted, so that it costs nothing.
     pub(super) span: Option<Box<Span>>,
     /// The sending side is shut.
@@ -124,6 +132,10 @@ impl Session {
             reader: None,
             writer: None,
             held: None,
+            right: None,
+            judge_at: 0,
+            renew_from: 0,
+            end_at: 0,
             span: None,
             shut: false,
             ask_kernel: false,
@@ -148,6 +160,11 @@ impl Session {
             Reading::Live(cursor) | Reading::Behind(cursor) => log.frames_from(*cursor),
             Reading::Merging(merged) => merged.len(),
         }
+    }
+
+    /// Puts a whole frame before everything that is pending.
+    pub(super) fn answer(&mut self, frame: &[u8]) {
+        self.tail.extend_from_slice(frame);
     }
 
     /// Leaves the log and merges what is pending. Returns the number of pushes that were merged into others.

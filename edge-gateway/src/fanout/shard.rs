@@ -33,12 +33,13 @@ use super::session::{Session, SessionKey};
 use super::stream::GoneClients;
 use crate::fleet::Others;
 use crate::metrics::FanoutMetrics;
-use crate::push::Encoding;
+use crate::policy::PolicyHandle;
 use crate::session::{Input, NEVER, Pace};
 use crate::timer::{TICK, Tick, Wheel};
 use crate::watch::{GroupId, SessionsClosed, Ticket};
 
 mod ending;
+mod judging;
 #[cfg(feature = "micro")]
 pub(crate) mod micro;
 mod report;
@@ -47,6 +48,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+use judging::Review;
 use report::Tally;
 
 /// Members that are served before the inbox is looked at again.
@@ -77,6 +79,8 @@ pub(super) struct Setup {
     pub(super) plain_end: PlainEnd,
     /// The gateways that could take the sessions.
     pub(super) others: watch::Receiver<Others>,
+    /// Access control.
+    pub(super) policy: PolicyHandle,
     pub(super) metrics: FanoutMetrics,
     /// The way of reports of closed sessions to the upstream.
     pub(super) closed: mpsc::Sender<SessionsClosed>,
@@ -92,6 +96,10 @@ enum Alarm {
     Attach(Ticket),
     /// A session's turn to be drained, which came first at this tick.
     Drain(SessionKey, Tick),
+    /// A session's right is judged, unless that was set to another tick.
+    Judge(SessionKey, Tick),
+    /// The turn of a session that ends because of its right, unless that was set to another tick.
+    EndInTurn(SessionKey, Tick),
 }
 
 /// The times of a drain.
@@ -109,8 +117,8 @@ struct Shard {
     this: Weak<RefCell<Shard>>,
     sessions: Slab<Session>,
     audiences: Slab<Audience>,
-    /// The audience of each encoding, by group.
-    groups: HashMap<GroupId, [Option<u32>; Encoding::ALL.len()]>,
+    /// The audiences of each group: one for each encoding and grant of its sessions.
+    groups: HashMap<GroupId, Vec<u32>>,
     /// Reserved sessions whose connection has not been attached.
     tickets: HashMap<Ticket, SessionKey>,
     /// Streams whose clients have gone.
@@ -128,6 +136,8 @@ struct Shard {
     /// The number of pending pushes as the metrics show it.
     pending_shown: i64,
     count_pending_at: Tick,
+    /// The judging of all sessions that a change of the policy demands.
+    review: Review,
     /// The drain that has begun.
     drain: Option<Drain>,
 }
@@ -214,14 +224,15 @@ impl Shard {
             tally: Tally::default(),
             pending_shown: 0,
             count_pending_at: 0,
+            review: Review::default(),
             drain: None,
         }
     }
 
     fn on_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Reserve { ticket, group, encoding, preface } => {
-                self.reserve(ticket, group, encoding, preface);
+            ToShard::Reserve { ticket, group, encoding, preface, right } => {
+                self.reserve(ticket, group, encoding, preface, right);
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),
@@ -273,8 +284,11 @@ impl Shard {
                 Alarm::Deadline(key, at) => self.on_deadline(key, at, now),
                 Alarm::Attach(ticket) => self.release(ticket),
                 Alarm::Drain(key, since) => self.on_drain_turn(key, since, now),
+                Alarm::Judge(key, at) => self.on_judge_alarm(key, at),
+                Alarm::EndInTurn(key, at) => self.on_end_turn(key, at),
             }
         }
+        self.review_rights();
         self.report(now);
     }
 

@@ -3,7 +3,9 @@
 //! In: a parsed watch and the client's headers. Out: a permit and the reserved session, or the reason for a
 //! refusal, which each transport words in its own way.
 
-use access::{Denial, Grant, Need, ResourceType, Verb};
+use std::sync::Arc;
+
+use access::{Denial, Grant};
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -16,8 +18,9 @@ use super::proxy::remove_hop_by_hop;
 use super::route::{self, WatchRequest};
 use super::{GatewayParts, refusal};
 use crate::limits::Permit;
+use crate::policy::{Client, Right, WATCH};
 use crate::push::Encoding;
-use crate::upstream::Joined;
+use crate::upstream::{Joined, Receives};
 use crate::watch::Full;
 use crate::watch::Selector;
 
@@ -42,8 +45,6 @@ pub(super) enum NotAdmitted {
     Refused(Denial),
 }
 
-/// The need of every watch.
-pub(super) const WATCH: Need = Need { resource: ResourceType::Service, verb: Verb::Get };
 /// The control plane's error codes for a service that does not exist, and for a name that no service can have:
 /// a scope is asked for with such names, and rights are checked before names are.
 const NOTHING_THERE: [&str; 2] = ["400012", "400001"];
@@ -81,10 +82,23 @@ impl GatewayParts {
                 return Err(NotAdmitted::Denied(denied));
             }
         }
-        match self.upstream.join(watch.watcher.clone(), watch.selector.clone(), encoding, watch.since).await {
+        let right = self.right_of(caller, headers).map(Box::new);
+        let WatchRequest { watcher, selector, since } = watch.clone();
+        match self.upstream.join(watcher, selector, Receives { encoding, right }, since).await {
             Ok(joined) => Ok((permit, joined)),
             Err(Some(full)) => Err(self.full(full)),
             Err(None) => Err(NotAdmitted::Unreachable),
+        }
+    }
+
+    /// The right with which a session begins.
+    fn right_of(&self, caller: &Caller, headers: &HeaderMap) -> Option<Right> {
+        match &caller.account {
+            Some((identity, _)) => Some(Right {
+                client: Client::Account(identity.clone()),
+                grant: Arc::new(caller.grant.clone()),
+            }),
+            None => self.policy.shown(headers),
         }
     }
 

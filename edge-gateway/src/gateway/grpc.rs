@@ -46,6 +46,7 @@ enum Code {
     NotFound = 5,
     PermissionDenied = 7,
     ResourceExhausted = 8,
+    Aborted = 10,
     Unimplemented = 12,
     Unavailable = 14,
     Unauthenticated = 16,
@@ -197,6 +198,13 @@ fn status_of(reason: Reason) -> HeaderMap {
     match reason {
         Reason::NoService => status(Code::NotFound, "service does not exist"),
         Reason::ClientClosed | Reason::ClientGone => status(Code::Ok, ""),
+        Reason::TokenExpired
+        | Reason::TokenRevoked
+        | Reason::AccountDeleted
+        | Reason::AccountInactive
+        | Reason::TokenMissing => status(Code::Unauthenticated, reason.words()),
+        Reason::RightLost => status(Code::PermissionDenied, reason.words()),
+        Reason::RightChanged => status(Code::Aborted, reason.words()),
         Reason::WriteTimeout => {
             status(Code::ResourceExhausted, "the client read nothing for too long; watch again")
         }

@@ -110,7 +110,7 @@ impl PolicyMetrics {
     }
 
     /// Instruments that nobody reads.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "micro"))]
     pub(crate) fn none() -> Self {
         Self::new(&opentelemetry::global::meter("none"))
     }

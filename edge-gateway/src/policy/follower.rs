@@ -76,7 +76,14 @@ impl Follower {
                 continue;
             }
             match self.request(version).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    self.show();
+                    // It may be a later one than was asked for; then the next bookmark says if it will do.
+                    if wanted.changed().await.is_err() {
+                        return;
+                    }
+                }
                 Err(error) => {
                     debug!(%error, "the access policy was not received and will be requested again");
                     self.handle.0.metrics.failed();

@@ -36,16 +36,32 @@ fn held(handle: &PolicyHandle) -> Option<(u64, bool)> {
 fn versions_never_go_back_unless_the_store_did() {
     let handle = handle(true);
     handle.give(policy(7, true));
-    assert!(!handle.take(None, version(6, true), policy(6, true)));
-    assert!(handle.satisfies(Some(version(6, true))), "the publisher is slower than a replica was");
+    assert!(!handle.take(None, version(6, false), policy(6, false)));
     assert!(handle.take(None, version(9, true), policy(9, true)));
     assert_eq!((held(&handle), handle.generation()), (Some((9, true)), 2));
 
     handle.restored();
-    assert!(!handle.satisfies(Some(version(3, true))));
-    assert!(handle.take(Some(version(3, true)), version(3, true), policy(3, true)));
-    assert_eq!(held(&handle), Some((3, true)));
+    assert!(handle.take(Some(version(3, false)), version(3, false), policy(3, false)));
+    assert_eq!(held(&handle), Some((3, false)));
     assert!(!handle.take(None, version(2, true), policy(2, true)), "that was once");
+}
+
+#[test]
+fn a_publisher_with_other_settings_is_right() {
+    // A replica without access control listed the store after the publisher, which has it on.
+    let handle = handle(false);
+    handle.give(policy(90, false));
+    let on = version(80, true);
+    handle.heard(Some(on), Revision::new(89));
+    assert_eq!(*handle.0.wanted.borrow(), None, "its view is behind");
+    assert!(!handle.take(Some(on), on, policy(80, true)));
+    handle.heard(Some(on), Revision::new(90));
+    assert_eq!(*handle.0.wanted.borrow(), Some(on));
+    assert!(!handle.take(Some(on), version(95, false), policy(95, false)), "again the other replica");
+    assert!(handle.take(Some(on), on, policy(80, true)));
+    assert_eq!(held(&handle), Some((80, true)));
+    // The same content counts at whatever revision.
+    assert!(handle.satisfies(Some(version(70, true))));
 }
 
 #[test]
@@ -78,12 +94,12 @@ async fn nothing_new_is_decided_without_a_good_policy() {
     assert!(matches!(optional.standing(), Standing::Guarded(_)), "the control planes have it on");
 
     tokio::time::advance(Duration::from_secs(59)).await;
-    optional.heard(Some(version(2, true)));
+    optional.heard(Some(version(2, true)), Revision::new(9));
     tokio::time::advance(Duration::from_secs(59)).await;
     assert!(matches!(optional.standing(), Standing::Guarded(_)), "a bookmark has confirmed it");
     // Bookmarks that name another policy, or none, confirm nothing.
-    optional.heard(Some(version(3, true)));
-    optional.heard(None);
+    optional.heard(Some(version(3, false)), Revision::new(9));
+    optional.heard(None, Revision::new(9));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(matches!(optional.standing(), Standing::Closed(STALE, Some(_))));
     optional.give(policy(3, true));
@@ -135,10 +151,10 @@ async fn a_policy_is_requested_until_it_is_the_one_named() {
     let running = tokio::spawn(follower.run(stop.clone()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(held(&handle), None, "no bookmark has named a policy");
-    handle.heard(Some(version(4, true)));
+    handle.heard(Some(version(4, true)), Revision::new(4));
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(held(&handle), Some((4, true)), "declined once, and once the wrong one");
-    handle.heard(Some(version(5, true)));
+    handle.heard(Some(version(5, false)), Revision::new(5));
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(held(&handle), Some((6, true)), "a later one will do");
     stop.cancel();

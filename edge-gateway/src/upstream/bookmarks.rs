@@ -32,7 +32,7 @@ impl Upstream {
         self.take_messages(None).await;
         let now = Instant::now();
         self.metrics.heard(now);
-        self.policy.heard(bookmark.policy);
+        self.policy.heard(bookmark.policy, bookmark.rev);
         if bookmark.sent_at > 0 {
             let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), now);
             self.metrics.clock_offset(shortest);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::inventory;
 use super::written::Written;
 use crate::fanout::ShardHandle;
+use crate::policy::Right;
 use crate::push::Encoding;
 use crate::watch::{Full, Selector, Ticket};
 
@@ -22,6 +23,15 @@ pub(crate) struct Joined {
     pub shard: ShardHandle,
     /// The reservation in that shard.
     pub ticket: Ticket,
+}
+
+/// The form and the part of changes that a session receives.
+#[derive(Debug)]
+pub(crate) struct Receives {
+    /// The bytes.
+    pub encoding: Encoding,
+    /// The client's right, which may leave providers out.
+    pub right: Option<Box<Right>>,
 }
 
 /// The channel on which a session that wants to begin is admitted or refused.
@@ -35,7 +45,7 @@ pub(crate) enum Command {
         /// The service that watches; its id is empty when the client names none.
         watcher: ServiceRef,
         selector: Selector,
-        encoding: Encoding,
+        receives: Receives,
         /// The revision up to which the client has everything already. The rest is sent first.
         since: Option<Revision>,
         admission: Admission,
@@ -69,12 +79,12 @@ impl UpstreamHandle {
         &self,
         watcher: ServiceRef,
         selector: Selector,
-        encoding: Encoding,
+        receives: Receives,
         since: Option<Revision>,
     ) -> Result<Joined, Option<Full>> {
         let joining = async {
             let (admission, joined) = oneshot::channel();
-            self.commands.send(Command::Join { watcher, selector, encoding, since, admission }).await.ok()?;
+            self.commands.send(Command::Join { watcher, selector, receives, since, admission }).await.ok()?;
             joined.await.ok()
         };
         let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();

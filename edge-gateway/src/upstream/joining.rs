@@ -1,16 +1,19 @@
 //! Sessions that begin: their reservation in a shard, and the preface of those that resume.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use access::Grant;
 use follow::resume::ResumeStep;
 use follow::tracker::Preface;
 use shared::model::{Revision, ServiceRef};
 
 use super::request::Request;
-use super::{Admission, Command, Joined, Upstream};
+use super::{Admission, Command, Joined, Receives, Upstream};
 use crate::close::Reason;
 use crate::fanout::ToShard;
+use crate::policy::{Right, labels_of};
 use crate::push::{Encode as _, Encoding};
 use crate::watch::{Full, GroupId, Selector};
 
@@ -18,11 +21,12 @@ use crate::watch::{Full, GroupId, Selector};
 pub(super) struct Joining {
     group: GroupId,
     shard: usize,
-    encoding: Encoding,
+    receives: Receives,
     admission: Admission,
 }
 
-/// Sessions that resume the same group from the same revision wait together, and are sent the same preface.
+/// Sessions that resume the same group from the same revision wait together. Those with the same encoding and
+/// grant are sent the same preface.
 pub(super) type ResumeKey = (GroupId, Revision);
 
 impl Upstream {
@@ -32,7 +36,7 @@ impl Upstream {
                 // The one who asked may have stopped waiting.
                 let _ = sender.send(self.tracker.contents());
             }
-            Command::Join { watcher, selector, encoding, since, admission } => {
+            Command::Join { watcher, selector, receives, since, admission } => {
                 if let Err(full) = self.check_room(&watcher, &selector) {
                     let _ = admission.send(Err(full));
                     return;
@@ -42,7 +46,7 @@ impl Upstream {
                 if is_new {
                     self.names.hold(group, watcher, selector.names());
                 }
-                let joining = Joining { group, shard, encoding, admission };
+                let joining = Joining { group, shard, receives, admission };
                 match since {
                     None => self.reserve(joining, Vec::new()).await,
                     Some(since) => {
@@ -69,12 +73,12 @@ impl Upstream {
     /// Reserves the session in its shard. The reservation enters the shard's queue before any later push, and
     /// therefore the session receives exactly the pushes from now on.
     async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
-        let Joining { group, shard, encoding, admission } = joining;
+        let Joining { group, shard, receives: Receives { encoding, right }, admission } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
         self.next_ticket = ticket.next();
         // A shard that has ended means that the process is ending; the session's client is refused with it.
-        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface }).await {
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, right }).await {
             return;
         }
         let group_has_ended = !self.tracker.has(group);
@@ -153,10 +157,13 @@ impl Upstream {
     }
 
     async fn begin_resumed(&mut self, key: ResumeKey, since: Revision, preface: &Preface) {
-        let mut encoded: HashMap<Encoding, Vec<u8>> = HashMap::new();
+        let mut encoded: HashMap<(Encoding, Arc<Grant>), Vec<u8>> = HashMap::new();
         for joining in self.resuming.remove(&key).into_iter().flatten() {
-            let encoding = joining.encoding;
-            let bytes = encoded.entry(encoding).or_insert_with(|| encode(encoding, since, preface));
+            let encoding = joining.receives.encoding;
+            let grant = Right::grant_of(joining.receives.right.as_deref());
+            let bytes = encoded
+                .entry((encoding, grant.clone()))
+                .or_insert_with(|| encode(encoding, &grant, since, preface));
             // Each session gets a copy, because the shard writes the rest of a preface from the session's own
             // buffer.
             let bytes = bytes.clone();
@@ -165,19 +172,19 @@ impl Upstream {
     }
 }
 
-/// The bytes of a preface. Only encodings with states and bookmarks can resume.
-fn encode(encoding: Encoding, since: Revision, preface: &Preface) -> Vec<u8> {
+/// The bytes of the part of a preface that a grant admits. Only encodings with states and bookmarks can resume.
+fn encode(encoding: Encoding, grant: &Grant, since: Revision, preface: &Preface) -> Vec<u8> {
     let mut bytes = Vec::new();
     if preface.void {
         bytes.extend_from_slice(&encoding.reset(None, &[], preface.rev, since).unwrap_or_default());
     }
-    for (key, instances) in &preface.states {
+    for (key, instances) in preface.states.iter().filter(|(key, _)| grant.admits(labels_of(key))) {
         // Each state repeats `since`: a client that breaks off before the last state resumes from there
         // again.
         let state = encoding.reset(Some(key), instances, preface.rev, since);
         bytes.extend_from_slice(&state.unwrap_or_default());
     }
-    for push in &preface.events {
+    for push in preface.events.iter().filter(|push| grant.admits(labels_of(&push.key))) {
         bytes.extend_from_slice(&push.frame_after(encoding, preface.confirmed));
     }
     let has_states = preface.void || !preface.states.is_empty();

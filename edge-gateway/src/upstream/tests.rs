@@ -134,7 +134,8 @@ async fn every_request_whose_task_panics_is_made_again() {
     let task = tokio::spawn(upstream.run(stop.clone()));
 
     let selector = Selector::Providers(Arc::new([provider()].into()));
-    let joined = handle.join(watcher(), selector, Encoding::Resumable, None).await;
+    let receives = Receives { encoding: Encoding::Resumable, right: None };
+    let joined = handle.join(watcher(), selector, receives, None).await;
     assert!(joined.is_ok(), "the interest was requested again: {joined:?}");
 
     // A bookmark reaches the shards only when no topic awaits a reply any more.
@@ -197,7 +198,7 @@ async fn watch_made_up_lists(upstream: &mut Upstream, round: usize) -> Vec<Resul
         let command = Command::Join {
             watcher: watcher(),
             selector: Selector::Providers(Arc::new(services)),
-            encoding: Encoding::Resumable,
+            receives: Receives { encoding: Encoding::Resumable, right: None },
             since: Some(Revision::ZERO),
             admission,
         };

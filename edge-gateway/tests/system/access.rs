@@ -237,7 +237,7 @@ async fn only_an_explicit_yes_opens_a_watch() {
 
 #[tokio::test]
 async fn a_stale_policy_lets_nothing_new_in() {
-    let access = PolicyConfig { enable: false, stale_for: Duration::from_secs(2) };
+    let access = PolicyConfig { stale_for: Duration::from_secs(2), ..PolicyConfig::default() };
     let (world, forwarded) = guarded(Config { access, ..config() }, tokens::policy()).await;
     world.control_plane.consumer("c", &["p"]);
     let mut watcher = world.watch_with("c", &tokens::token("dev", 3600)).await;

@@ -17,6 +17,7 @@ mod replicas;
 mod resume;
 mod resync;
 mod rfc6455;
+mod rights;
 mod slow;
 mod tokens;
 mod uploads;

@@ -257,9 +257,10 @@ pub struct Bookmark {
     /// publisher's differ. 0 if unknown.
     #[prost(uint64, tag = "8")]
     pub sent_at: u64,
-    /// The version of the access policy that the publisher's view holds: the revision of its last change, and a digest of
-    /// its content. Two replicas with different settings have different digests at one revision. The digest is 0 if the
-    /// replica is of a version without policies. A gateway that holds another policy requests this one.
+    /// The version of the access policy that the publisher's view holds: the revision of its last change, or at which the
+    /// replica listed the store, and a digest of its content. Two replicas with different settings have different digests at
+    /// one revision. The digest is 0 if the replica is of a version without policies. A gateway that holds a policy with
+    /// another digest requests this one.
     #[prost(uint64, tag = "9")]
     pub policy_rev: u64,
     #[prost(fixed64, tag = "10")]

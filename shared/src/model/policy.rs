@@ -2,12 +2,12 @@
 
 use super::Revision;
 
-/// The version of an access policy: two policies with the same version are equal.
+/// The version of an access policy. Policies with the same digest have the same content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyVersion {
-    /// The revision of the policy's last change in the store.
+    /// The revision of the last change that the replica has seen, or at which it listed the store.
     pub revision: Revision,
     /// A digest of the content. Parts of a policy come from a replica's settings, so replicas may hold
-    /// different policies at one revision.
+    /// different policies at one revision, and the same one at different revisions.
     pub digest: u64,
 }

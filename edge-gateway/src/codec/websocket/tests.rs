@@ -173,3 +173,37 @@ proptest! {
         prop_assert_eq!(violation, None);
     }
 }
+
+#[test]
+fn texts_are_delivered_whole_where_they_are_kept() {
+    // A text in two frames with a ping between them, an empty one, a binary message, and one more text.
+    let bytes = [
+        client(0x01, b"caf\xc3"),
+        client(0x89, b""),
+        client(0x80, b"\xa9"),
+        client(0x81, b""),
+        client(0x82, b"binary"),
+        client(0x81, &[b'x'; 200]),
+    ]
+    .concat();
+    for size in [1, 2, 3, 7, 64, bytes.len()] {
+        let mut decoder = Decoder::keeping();
+        let mut texts = Vec::new();
+        for piece in bytes.chunks(size) {
+            let result = decoder.read(piece, |frame| {
+                if let Incoming::Text(text) = frame {
+                    texts.push(text.to_vec());
+                }
+                true
+            });
+            assert_eq!(result, Ok(()));
+        }
+        assert!(decoder.is_idle(), "nothing is held between messages");
+        assert_eq!(texts, ["caf\u{e9}".as_bytes().to_vec(), Vec::new(), vec![b'x'; 200]], "{size}");
+    }
+    let longest = client(0x81, &vec![b'x'; MAX_KEPT as usize]);
+    assert_eq!(Decoder::keeping().read(&longest, |_| true), Ok(()));
+    let longer = client(0x81, &vec![b'x'; MAX_KEPT as usize + 1]);
+    assert_eq!(Decoder::keeping().read(&longer, |_| true), Err(Violation::TooBig));
+    assert_eq!(Decoder::default().read(&longest, |_| true), Err(Violation::TooBig), "kept for nobody else");
+}

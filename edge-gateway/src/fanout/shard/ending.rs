@@ -83,7 +83,7 @@ impl Shard {
         let Some(audiences) = self.groups.get(&group) else { return };
         // Collected first, because a session that ends is taken out of this list.
         let mut keys = Vec::new();
-        for audience in audiences.iter().flatten() {
+        for audience in audiences {
             keys.extend_from_slice(&self.audiences[*audience as usize].members);
         }
         self.end_sessions(keys, reason);
@@ -100,7 +100,7 @@ impl Shard {
         self.end_sessions(keys, Reason::Restored);
     }
 
-    fn end_sessions(&mut self, keys: Vec<SessionKey>, reason: Reason) {
+    pub(super) fn end_sessions(&mut self, keys: Vec<SessionKey>, reason: Reason) {
         let now = self.wheel.now();
         let pace = self.setup.pace;
         for key in keys {

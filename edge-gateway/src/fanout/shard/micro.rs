@@ -12,7 +12,7 @@ use crate::fanout::Attached;
 use crate::fanout::stream::{Next, Reader, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, Tallied};
-use crate::push::Push;
+use crate::push::{Encoding, Push};
 use crate::session::SessionConfig;
 
 /// A group of streams in a shard, and their readers.
@@ -33,6 +33,7 @@ impl Dispatch {
             send_buffer: 0,
             plain_end: PlainEnd::Error,
             others: watch::channel(Others::None).1,
+            policy: PolicyHandle::off(),
             metrics: metrics.fanout,
             closed,
             clock: Clock::system(),
@@ -46,7 +47,7 @@ impl Dispatch {
             let ticket = Ticket::new(number);
             let permit = limits.take(&consumer, "gRPC").expect("there is no limit");
             let (writer, reader) = stream();
-            shard.borrow_mut().reserve(ticket, GroupId::new(1), Encoding::Grpc, Vec::new());
+            shard.borrow_mut().reserve(ticket, GroupId::new(1), Encoding::Grpc, Vec::new(), None);
             shard.borrow_mut().attach(ticket, Attached::Stream(writer), permit);
             readers.push(reader);
         }

@@ -20,8 +20,12 @@ impl Shard {
         self.setup.metrics.queued(push.committed_at, micros);
         for group in groups {
             let Some(audiences) = self.groups.get(group) else { continue };
-            for index in audiences.iter().flatten() {
+            for index in audiences {
                 let audience = &mut self.audiences[*index as usize];
+                // Once for all of its sessions, which have the same right.
+                if !audience.admits(push) {
+                    continue;
+                }
                 if let Some(cause) = push.dispatch_span() {
                     audience.traced.begin(cause, audience.encoding.label(), micros);
                 }
@@ -109,10 +113,10 @@ impl Shard {
             return;
         }
         if audience.members.is_empty() {
-            let Audience { group, encoding, .. } = self.audiences.remove(index as usize);
+            let Audience { group, .. } = self.audiences.remove(index as usize);
             if let Some(audiences) = self.groups.get_mut(&group) {
-                audiences[encoding.index()] = None;
-                if audiences.iter().all(Option::is_none) {
+                audiences.retain(|audience| *audience != index);
+                if audiences.is_empty() {
                     self.groups.remove(&group);
                 }
             }

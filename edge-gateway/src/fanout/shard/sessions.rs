@@ -12,12 +12,13 @@ use tracing::{debug, debug_span};
 
 use super::{ATTACH_TIMEOUT, Alarm, Drain, READ_BUFFER, READS_PER_TURN, Shard};
 use crate::close::{Farewell, Reason};
-use crate::codec::websocket::Incoming;
+use crate::codec::websocket::{Decoder, Incoming};
 use crate::fanout::Attached;
 use crate::fanout::audience::Audience;
 use crate::fanout::outlet::{Outlet, would_block};
 use crate::fanout::session::{Held, Session, SessionKey};
 use crate::limits::Permit;
+use crate::policy::Right;
 use crate::push::Encoding;
 use crate::session::{Input, Phase, Protocol};
 use crate::timer::ticks;
@@ -35,10 +36,22 @@ pub(super) enum Read {
 }
 
 impl Shard {
-    pub(super) fn reserve(&mut self, ticket: Ticket, group: GroupId, encoding: Encoding, preface: Vec<u8>) {
+    pub(super) fn reserve(
+        &mut self,
+        ticket: Ticket,
+        group: GroupId,
+        encoding: Encoding,
+        preface: Vec<u8>,
+        right: Option<Box<Right>>,
+    ) {
+        let grant = Right::grant_of(right.as_deref());
         let audiences = self.groups.entry(group).or_default();
-        let index = *audiences[encoding.index()]
-            .get_or_insert_with(|| self.audiences.insert(Audience::new(group, encoding)) as u32);
+        let known = audiences.iter().find(|index| self.audiences[**index as usize].is_for(encoding, &grant));
+        let index = known.copied().unwrap_or_else(|| {
+            let index = self.audiences.insert(Audience::new(group, encoding, &grant)) as u32;
+            audiences.push(index);
+            index
+        });
         let audience = &mut self.audiences[index as usize];
         let now = self.wheel.now();
         let protocol = match encoding {
@@ -48,7 +61,7 @@ impl Shard {
             Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
         };
         self.serial = self.serial.wrapping_add(1);
-        let session = Session::reserved(
+        let mut session = Session::reserved(
             self.serial,
             index,
             audience.members.len() as u32,
@@ -56,6 +69,7 @@ impl Shard {
             protocol,
             preface,
         );
+        session.right = right;
         let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };
         audience.members.push(key);
         // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
@@ -113,6 +127,8 @@ impl Shard {
         // A client may send frames right behind its handshake. These bytes do not make the socket
         // readable again.
         self.decode(key, &read);
+        // The policy may have changed since the gate.
+        self.judge(key);
         self.pump(key);
     }
 
@@ -215,15 +231,24 @@ impl Shard {
     pub(super) fn decode(&mut self, key: SessionKey, bytes: &[u8]) {
         let now = self.wheel.now();
         let pace = self.setup.pace;
-        let Some(session) = self.session(key) else { return };
-        if bytes.is_empty() || session.protocol.phase() != Phase::Open {
+        let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
+        if session.serial != key.serial || bytes.is_empty() || session.protocol.phase() != Phase::Open {
             return;
         }
-        let mut decoder = session.decoder.take().unwrap_or_default();
+        // Only clients that know of tokens renew them; the texts of all others have no meaning.
+        let renews = self.audiences[session.audience as usize].encoding == Encoding::Resumable;
+        let mut renewal: Option<Vec<u8>> = None;
+        let mut decoder = session
+            .decoder
+            .take()
+            .unwrap_or_else(|| Box::new(if renews { Decoder::keeping() } else { Decoder::default() }));
         let protocol = &mut session.protocol;
         let mut pongs = 0;
         let result = decoder.read(bytes, |frame| {
             pongs += u64::from(matches!(frame, Incoming::Pong));
+            if let Incoming::Text(text) = frame {
+                renewal = Some(text.to_vec());
+            }
             protocol.on(Input::Frame(frame), now, &pace);
             protocol.phase() == Phase::Open
         });
@@ -234,5 +259,8 @@ impl Shard {
             Ok(()) => session.decoder = Some(decoder),
         }
         self.tally.pongs += pongs;
+        if let Some(message) = renewal {
+            self.renew(key, &message);
+        }
     }
 }

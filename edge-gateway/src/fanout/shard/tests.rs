@@ -13,6 +13,7 @@ use crate::fanout::Attached;
 use crate::fanout::stream::{Next, stream};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
+use crate::push::Encoding;
 use crate::session::SessionConfig;
 
 /// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are
@@ -28,6 +29,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         send_buffer: 1 << 16,
         plain_end: PlainEnd::Error,
         others: watch::channel(Others::None).1,
+        policy: PolicyHandle::off(),
         metrics: Metrics::new(&meter, "test").fanout,
         closed,
         clock: Clock::system(),
@@ -43,7 +45,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
             let ticket = Ticket::new(number);
             let group = GroupId::new(number % 7);
             let encoding = Encoding::Grpc;
-            let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new() };
+            let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new(), right: None };
             queue.send(reserve).await.expect("the shard runs");
             let (writer, reader) = stream();
             ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });
