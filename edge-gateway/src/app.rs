@@ -33,6 +33,7 @@ use crate::heartbeat::Batches;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::policy::{Follower, PolicyHandle};
+use crate::rates::Rates;
 use crate::settings::{Config, LimitsConfig};
 use crate::upstream::{Upstream, UpstreamHandle};
 
@@ -78,6 +79,7 @@ pub struct App {
     listener: TcpListener,
     gateway: Gateway,
     limits: Arc<Limits>,
+    rates: Arc<Rates>,
     fleet: Fleet,
     follower: Follower,
     upstream: Upstream,
@@ -149,10 +151,13 @@ impl App {
             tls.keep_fresh(&meter, tasks);
         }
         let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
+        let rates = Arc::new(Rates::new(config.limits.rates.clone()));
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: limits.clone(),
+            rates: rates.clone(),
+            proxies: config.proxies.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             policy,
@@ -173,6 +178,7 @@ impl App {
             listener,
             gateway,
             limits,
+            rates,
             fleet,
             follower,
             upstream,
@@ -189,7 +195,11 @@ impl App {
     /// Returns a function that changes the limits on watchers while the gateway runs.
     pub fn on_limits(&self) -> impl Fn(&LimitsConfig) + Send + 'static {
         let limits = self.limits.clone();
-        move |config| limits.set(config.clone())
+        let rates = self.rates.clone();
+        move |config| {
+            limits.set(config.clone());
+            rates.set(&config.rates);
+        }
     }
 
     /// Returns the source of the gateway's part in the inventory.

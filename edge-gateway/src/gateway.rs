@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use host::http::RequestBody;
 use host::lifecycle::Tasks;
+use host::proxies::TrustedProxies;
 use http::{Request, Response};
 use tower::{Service, ServiceExt as _};
 
@@ -31,6 +32,7 @@ use crate::heartbeat::{Batches, HeartbeatConfig};
 use crate::limits::Limits;
 use crate::metrics::SessionMetrics;
 use crate::policy::PolicyHandle;
+use crate::rates::Rates;
 use crate::upstream::UpstreamHandle;
 
 mod admission;
@@ -40,6 +42,7 @@ mod gate;
 mod grpc;
 mod handshake;
 mod heartbeat;
+mod pace;
 mod proxy;
 mod refusal;
 mod route;
@@ -63,6 +66,8 @@ pub(crate) struct GatewayParts {
     pub(crate) own_paths: &'static [&'static str],
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) proxies: TrustedProxies,
     pub(crate) plain_end: PlainEnd,
     pub(crate) heartbeat: HeartbeatConfig,
     pub(crate) batches: Arc<Batches>,
@@ -114,6 +119,9 @@ impl Service<Request<RequestBody>> for Gateway {
                 Passage::Answered(answer) => return Ok(answer),
                 Passage::Unanswered => return Err(NoAnswer),
             };
+            if let Some(refusal) = parts.too_fast(&request, &caller) {
+                return Ok(refusal);
+            }
             // First, and for every method: a POST to the path of a watch gets 405 and reaches no control
             // plane.
             if let Some(watch) = route::watch(request.uri(), request.headers()) {

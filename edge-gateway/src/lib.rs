@@ -40,6 +40,7 @@ mod metrics;
 pub mod micro;
 mod policy;
 mod push;
+mod rates;
 mod session;
 pub mod settings;
 mod timer;

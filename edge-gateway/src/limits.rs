@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::SessionMetrics;
+use crate::rates::RatesConfig;
 use crate::watch::Full;
 
 /// The sessions that may be open at once; 0 is no limit.
@@ -28,13 +29,15 @@ pub struct LimitsConfig {
     pub consumer: usize,
     /// Resident bytes of the process at which no further session is admitted.
     pub memory: u64,
+    /// How often clients may send requests and open watches.
+    pub rates: RatesConfig,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
         // A session takes some 2 KiB in this process and twice as much in the kernel: 100 000 fit a small
         // node.
-        Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0 }
+        Self { node: 100_000, domain: 0, consumer: 10_000, memory: 0, rates: RatesConfig::default() }
     }
 }
 
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn each_limit_holds_and_permits_free_their_places() {
-        let config = LimitsConfig { node: 4, domain: 3, consumer: 2, memory: 0 };
+        let config = LimitsConfig { node: 4, domain: 3, consumer: 2, memory: 0, ..LimitsConfig::default() };
         let limits = Limits::new(config, SessionMetrics::none());
 
         let held = [take(&limits, "a", "1").expect("first"), take(&limits, "a", "1").expect("second")];
@@ -219,7 +222,13 @@ mod tests {
         let fourth = take(&limits, "b", "1").expect("another domain");
         assert_eq!(take(&limits, "c", "1").err(), Some(Full::Node));
         drop(held);
-        limits.set(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 1 << 20 });
+        limits.set(LimitsConfig {
+            node: 0,
+            domain: 0,
+            consumer: 0,
+            memory: 1 << 20,
+            ..LimitsConfig::default()
+        });
         limits.note_memory(1 << 20);
         assert_eq!(take(&limits, "a", "1").err(), Some(Full::Memory));
         limits.note_memory((1 << 20) - 1);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bus::NatsConfig;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
+use host::proxies::TrustedProxies;
 use host::tls::{self, ClientFiles};
 use settings::{Config as Read, Settings, Size, Url};
 
@@ -19,6 +20,7 @@ pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::policy::PolicyConfig;
+pub use crate::rates::RatesConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::{NamesConfig, UpstreamConfig};
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub http: ServerLimits,
     /// The sessions that may be open.
     pub limits: LimitsConfig,
+    /// The proxies that are trusted to name their client.
+    pub proxies: TrustedProxies,
     /// The shards.
     pub fanout: FanoutConfig,
     /// Pings and deadlines of sessions.
@@ -69,6 +73,7 @@ impl Default for Config {
             instance: String::new(),
             http: ServerLimits { name: "api", ..ServerLimits::default() },
             limits: LimitsConfig::default(),
+            proxies: TrustedProxies::default(),
             fanout: FanoutConfig::default(),
             session: SessionConfig::default(),
             drain_over: heartbeat.drain_over,
@@ -101,6 +106,7 @@ impl Read for Config {
             ),
             // Read again while the gateway runs; see `App::on_limits`.
             limits: settings.live(|settings| read_limits(settings, &default.limits)),
+            proxies: TrustedProxies::read(settings),
             fanout: read_fanout(settings, default.fanout),
             session: read_session(settings, &default.session),
             access: PolicyConfig {
@@ -161,6 +167,31 @@ fn read_limits(settings: &mut Settings<'_>, default: &LimitsConfig) -> LimitsCon
                 "Resident memory of the process at which no further watcher is admitted; 0B is no limit.",
             )
             .0 as u64,
+        rates: settings.section("rate", read_rates),
+    }
+}
+
+fn read_rates(settings: &mut Settings<'_>) -> RatesConfig {
+    let mut rate = |key: &str, help: &'static str| settings.get(key, "0", help);
+    RatesConfig {
+        source_requests: rate(
+            "source-requests",
+            "Requests a second from one address; 0 is no limit. Heartbeats are not limited.",
+        ),
+        tenant_requests: rate(
+            "tenant-requests",
+            "Requests a second for one domain and project; 0 is no limit.",
+        ),
+        account_requests: rate(
+            "account-requests",
+            "Requests a second with tokens of one account; 0 is no limit.",
+        ),
+        source_watches: rate("source-watches", "Watches that one address opens a second; 0 is no limit."),
+        tenant_watches: rate(
+            "tenant-watches",
+            "Watches that are opened a second for one domain and project; 0 is no limit.",
+        ),
+        account_watches: rate("account-watches", "Watches that one account opens a second; 0 is no limit."),
     }
 }
 

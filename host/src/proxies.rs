@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
-use settings::{Kind, Setting};
+use settings::{Kind, Setting, Settings};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -44,6 +44,15 @@ impl TrustedProxies {
     /// The proxies of these networks.
     pub fn new(networks: Vec<Network>) -> Self {
         Self(networks)
+    }
+
+    /// Declares `http.trusted-proxies`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let networks: Option<Vec<Network>> = settings.optional(
+            "http.trusted-proxies",
+            "Networks of proxies, and for control planes of gateways, whose X-Forwarded-For is believed. Default: none.",
+        );
+        Self::new(networks.unwrap_or_default())
     }
 
     /// The address of the client whose request came from `peer`.

@@ -9,7 +9,7 @@ use access::keys::{KeyError, KeyPairText, PublicKey, SigningKey};
 use access::password::HashKind;
 use access::token::Issuer;
 use access::{ExternalIssuer, Policy, Scope};
-use host::proxies::{Network, TrustedProxies};
+use host::proxies::TrustedProxies;
 use host::tls::ClientFiles;
 use settings::{Choice, Secret, Settings, Url};
 use tracing::info;
@@ -143,14 +143,7 @@ impl RbacConfig {
                 "1s"..="24h",
                 "Time for which a failed login counts.",
             ),
-            trusted_proxies: TrustedProxies::new(
-                settings
-                    .optional::<Vec<Network>>(
-                        "rbac.trusted-proxies",
-                        "Networks of gateways and proxies whose X-Forwarded-For is believed. Default: none.",
-                    )
-                    .unwrap_or_default(),
-            ),
+            trusted_proxies: TrustedProxies::read(settings),
             issuer: issuer(settings),
             keys: None,
         }

@@ -20,7 +20,7 @@ use crate::policy::Standing;
 
 /// The transport of a request, which decides the form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
+pub(super) enum Transport {
     Rest,
     WebSocket,
     Grpc,
@@ -169,7 +169,7 @@ fn outcome_of(decided: &Result<Caller, Refusal>) -> Decision {
     }
 }
 
-fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> Transport {
+pub(super) fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> Transport {
     let is_grpc =
         headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc || matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) {

@@ -87,6 +87,13 @@ pub(super) fn too_many(detail: &str) -> Response<Body> {
     retry_later(json(StatusCode::TOO_MANY_REQUESTS, "400100", "Not enough quota", detail))
 }
 
+/// 429: the client sends more than it is allowed; after so many seconds it may go on.
+pub(super) fn too_many_for(detail: &str, seconds: u64) -> Response<Body> {
+    let mut response = too_many(detail);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

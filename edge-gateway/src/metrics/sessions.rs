@@ -7,6 +7,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter, UpDownCounter};
 use parking_lot::Mutex;
 
+use crate::rates::Party;
 use crate::watch::Full;
 
 /// Domains that have a label of their own; further ones are counted as `other`.
@@ -22,6 +23,7 @@ pub(crate) struct SessionMetrics {
     refused: Counter<u64>,
     handshakes: Counter<u64>,
     turned_away: Counter<u64>,
+    too_fast: Counter<u64>,
     heartbeat_sessions: UpDownCounter<i64>,
     heartbeats: Counter<u64>,
     heartbeat_requests: Counter<u64>,
@@ -51,6 +53,12 @@ impl SessionMetrics {
                     "Plain watches that could not be served and were upgraded and ended at once, by reason",
                 )
                 .build(),
+            too_fast: meter
+                .u64_counter("muster_edge_rate_limited_total")
+                .with_description(
+                    "Requests and watches refused because their client sends too many, by party",
+                )
+                .build(),
             heartbeat_sessions: meter
                 .i64_up_down_counter("muster_edge_heartbeat_sessions")
                 .with_description("Connections that carry heartbeats")
@@ -75,10 +83,18 @@ impl SessionMetrics {
             metrics.refused.add(0, &[KeyValue::new("limit", full.label())]);
         }
         metrics.handshakes.add(0, &[]);
+        for party in Party::ALL {
+            metrics.too_fast.add(0, &[KeyValue::new("party", party.as_str())]);
+        }
         for reason in TURNED_AWAY {
             metrics.turned_away.add(0, &[KeyValue::new("reason", reason)]);
         }
         metrics
+    }
+
+    /// A request was refused, because a party sends too many.
+    pub(crate) fn too_fast(&self, party: &'static str) {
+        self.too_fast.add(1, &[KeyValue::new("party", party)]);
     }
 
     /// Instruments that nobody reads.

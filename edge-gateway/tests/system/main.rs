@@ -13,6 +13,7 @@ mod heartbeat;
 mod hostile;
 mod identity;
 mod over_nats;
+mod rates;
 mod replicas;
 mod resume;
 mod resync;

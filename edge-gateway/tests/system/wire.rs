@@ -164,7 +164,7 @@ async fn a_silent_client_ends_without_a_close_frame() {
 
 #[tokio::test]
 async fn limits_refuse_before_the_upgrade() {
-    let limits = LimitsConfig { node: 3, domain: 0, consumer: 2, memory: 0 };
+    let limits = LimitsConfig { node: 3, domain: 0, consumer: 2, memory: 0, ..LimitsConfig::default() };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
     let refused = async |consumer: &str| {
@@ -194,7 +194,7 @@ async fn limits_refuse_before_the_upgrade() {
 
 #[tokio::test]
 async fn a_full_domain_is_refused_and_another_is_not() {
-    let limits = LimitsConfig { node: 0, domain: 2, consumer: 0, memory: 0 };
+    let limits = LimitsConfig { node: 0, domain: 2, consumer: 0, memory: 0, ..LimitsConfig::default() };
     let world = world(SessionConfig::default(), limits).await;
     world.control_plane.consumer("d", &[]);
     let open = async |domain: &str, consumer: &str| {

@@ -34,7 +34,7 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         closed,
         clock: Clock::system(),
     };
-    let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 };
+    let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0, ..LimitsConfig::default() };
     let limits = Limits::new(none, SessionMetrics::none());
     let consumer = ServiceRef::new(Tenant::new("default", "default"), "c");
     let (queue, inbox) = mpsc::channel(16);
