@@ -39,8 +39,10 @@ impl Dispatch {
             clock: Clock::system(),
         };
         let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(setup, this.clone())));
-        let limits =
-            Limits::new(LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0 }, metrics.sessions);
+        let limits = Limits::new(
+            LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0, ..LimitsConfig::default() },
+            metrics.sessions,
+        );
         let consumer = ServiceRef::new(Tenant::default(), "consumer");
         let mut readers = Vec::new();
         for number in 0..watchers as u64 {
