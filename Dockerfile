@@ -35,7 +35,8 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=10s \
     CMD ["muster", "probe", "http://127.0.0.1:30101/ready"]
 ENTRYPOINT ["edge-gateway"]
 
-# Everything in one container: docker run -p 30100:30100 -v muster:/data muster
+# Everything in one container. It needs one of two words, because other machines can reach it:
+# docker run -e MUSTER_ALLOW_ANONYMOUS=true -p 127.0.0.1:30100:30100 -v muster:/data muster
 FROM base AS muster
 COPY --from=build --chown=65532:65532 /data /data
 ENV MUSTER_LISTEN=0.0.0.0:30100 MUSTER_DATA_DIR=/data

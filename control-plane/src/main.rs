@@ -17,7 +17,7 @@ use control_plane::store::etcd::EtcdStore;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_counted};
 use host::program::{self, Host};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let command = clap::Command::new("control-plane")
@@ -35,6 +35,9 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let listening = api.local_addr()?;
     let mut plane = config.plane;
     plane.rbac.open_keys(Path::new(""))?;
+    if let Some(notice) = plane.exposure.notice(listening) {
+        warn!(%listening, "{notice}");
+    }
     let bus = NatsBus::connect(config.nats, &tasks).await?;
     bus.observe(&host.metrics.meter("bus"));
     let parts = Parts {

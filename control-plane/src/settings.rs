@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use host::exposure::Exposure;
 use settings::{Config as Read, Settings, Size};
 use shared::model::DataCenter;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub name: String,
     /// Address under which clients reach the registry. `None` stands for the listening address.
     pub advertise: Option<Advertise>,
+    /// Access control, and the listeners that may do without.
+    pub exposure: Exposure,
     /// Limits of the registry.
     pub registry: RegistryConfig,
     /// Limits of bodies.
@@ -64,6 +67,7 @@ impl Read for Config {
                 "Address under which clients reach the registry; behind gateways that of the load balancer. \
                  Default: the listening address, or if that means all, one of this machine's.",
             ),
+            exposure: Exposure::read(settings),
             registry: registry(settings),
             bodies: BodyLimits::with_other(
                 settings

@@ -14,7 +14,7 @@ use edge_gateway::{App, Config, Parts};
 use host::program::{self, Host};
 use host::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let command = clap::Command::new("edge-gateway")
@@ -28,6 +28,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let tasks = &host.tasks;
     let meter = host.metrics.meter("edge-gateway");
     let address = config.admin_listen;
+    let exposure = config.gateway.exposure;
     let admin = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bus = NatsBus::connect(config.nats, tasks).await.context("cannot use the addresses of NATS")?;
     bus.observe(&meter);
@@ -43,6 +44,9 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let app = App::build(parts, tasks).await?;
     // Not in App::build: in `muster standalone` the control plane observes the same process.
     observe_usage(&meter, &app.instance);
+    if let Some(notice) = exposure.notice(app.api_addr) {
+        warn!(listening = %app.api_addr, "{notice}");
+    }
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
     host.known.add(app.on_known());

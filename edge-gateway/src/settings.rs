@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::NatsConfig;
+use host::exposure::Exposure;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
 use host::proxies::TrustedProxies;
@@ -32,6 +33,8 @@ const LAST_FRAMES: Duration = Duration::from_secs(3);
 pub struct Config {
     /// The address that clients connect to.
     pub listen: SocketAddr,
+    /// Access control, and the listeners that may do without.
+    pub exposure: Exposure,
     /// The label `instance` of the metrics that keep Service-Center's names; empty takes `listen`.
     pub instance: String,
     /// The limits of the listener. Its `connections` come on top of those of watchers.
@@ -68,8 +71,9 @@ impl Default for Config {
     fn default() -> Self {
         let heartbeat = HeartbeatConfig::default();
         Self {
-            // Service-Center's port, on all addresses: a gateway is there to be reached.
-            listen: SocketAddr::from(([0, 0, 0, 0], 30100)),
+            // Service-Center's port. Other machines must not reach a gateway that was only tried out.
+            listen: SocketAddr::from(([127, 0, 0, 1], 30100)),
+            exposure: Exposure::default(),
             instance: String::new(),
             http: ServerLimits { name: "api", ..ServerLimits::default() },
             limits: LimitsConfig::default(),
@@ -97,8 +101,12 @@ impl Read for Config {
             "0s"..="1h",
             "Time over which a drain disconnects watchers, so that they do not all reach another gateway at once.",
         );
+        let listen = settings.get_or("listen", default.listen, "Address that clients connect to.");
+        let exposure = Exposure::read(settings);
+        exposure.check(settings, "listen", listen);
         Self {
-            listen: settings.get_or("listen", default.listen, "Address that clients connect to."),
+            listen,
+            exposure,
             http: ServerLimits::read(
                 settings,
                 "api",

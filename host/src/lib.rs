@@ -8,6 +8,7 @@
 //! | [`tls`] | TLS for listeners and clients; certificates are read again when they change |
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
 //! | [`address`] | addresses of this machine that others can connect to |
+//! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`proxies`] | the address of a client behind proxies |
 //! | [`admin`] | the admin port's `/live`, `/ready` and `/metrics` |
 //! | [`inventory`] | the process's copy of the registry, reported for comparison with other processes |
@@ -16,6 +17,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod exposure;
 pub mod files;
 pub mod http;
 pub mod inventory;

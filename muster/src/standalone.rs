@@ -18,11 +18,12 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
+use host::exposure::Exposure;
 use host::program::{self, Host, Program, ProgramSettings};
 use settings::{Config, Settings};
 use shared::model::Tenant;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::failure;
 
@@ -104,6 +105,10 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     // The port is taken first: a second process on the same address fails before it touches the data.
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;
+    let exposure = config.gateway.exposure;
+    if let Some(notice) = exposure.notice(listening) {
+        warn!(%listening, "{notice}");
+    }
 
     let mut plane = config.plane;
     plane.rbac.open_keys(&config.data_dir)?;
@@ -165,7 +170,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     tasks.spawn(async move {
         let ready = drain.run_until_cancelled(readiness.ready()).await;
         if ready.is_some() {
-            println!("{}", greeting(listening, secure));
+            println!("{}", greeting(listening, secure, exposure));
         }
     });
     Ok(())
@@ -173,7 +178,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
 
 /// The text for a person who has started the registry by hand: the next steps, as lines that work when
 /// pasted.
-fn greeting(listening: SocketAddr, secure: bool) -> String {
+fn greeting(listening: SocketAddr, secure: bool, exposure: Exposure) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "muster".into());
     // 0.0.0.0 and [::] mean all addresses of the machine, and clients cannot connect to them everywhere.
     let ip = match listening.ip() {
@@ -186,9 +191,11 @@ fn greeting(listening: SocketAddr, secure: bool) -> String {
     let server = format!("{scheme}://{}", SocketAddr::new(ip, listening.port()));
     let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
     let name = Name::new("", "default", "consumer");
+    let notice = exposure.notice(listening).map_or_else(String::new, |notice| format!("Note: {notice}.\n"));
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
     format!(
         "\nThe registry is ready at {server} (state: {server}/ready, metrics: {server}/metrics).\n\
+         {notice}\
          To watch a change arrive, paste into another terminal:\n\n  \
          {program} register{at} --name consumer\n  \
          {program} watch{at} --service {consumer} --provider provider &\n  \
@@ -212,9 +219,10 @@ mod tests {
             ("[::]:30100", "http://[::1]:30100 "),
             ("0.0.0.0:30101", "http://127.0.0.1:30101 "),
         ] {
-            let text = greeting(listening.parse().expect("an address"), false);
+            let text = greeting(listening.parse().expect("an address"), false, Exposure::default());
             assert!(text.contains(&format!("ready at {server}")), "{text}");
             assert!(text.contains(&format!("--server {server}")), "{text}");
+            assert!(text.contains("access control is off"), "{text}");
         }
     }
 }

@@ -292,6 +292,7 @@ rbac:
         assert_eq!(text("registry.instance-min-interval"), Some("5"));
         assert_eq!(text("registry.instance-ttl"), None, "empty is absent");
         assert_eq!(text("quota.services"), Some("10"));
+        assert_eq!(text("rbac.enable"), Some("false"));
     }
 
     #[test]

@@ -33,8 +33,10 @@ impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         // First, because the connection to the bus carries the name of the replica.
         let plane = Config::read(settings);
+        let listen = settings.get("listen", "127.0.0.1:30110", "Address of the registry API.");
+        plane.exposure.check(settings, "listen", listen);
         Self {
-            listen: settings.get("listen", "127.0.0.1:30110", "Address of the registry API."),
+            listen,
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30111",

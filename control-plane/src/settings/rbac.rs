@@ -9,6 +9,7 @@ use access::keys::{KeyError, KeyPairText, PublicKey, SigningKey};
 use access::password::HashKind;
 use access::token::Issuer;
 use access::{ExternalIssuer, Policy, Scope};
+use host::exposure::Exposure;
 use host::proxies::TrustedProxies;
 use host::tls::ClientFiles;
 use settings::{Choice, Secret, Settings, Url};
@@ -104,11 +105,7 @@ pub enum KeysError {
 impl RbacConfig {
     pub(super) fn read(settings: &mut Settings<'_>) -> Self {
         Self {
-            enabled: settings.get(
-                "rbac.enable",
-                "false",
-                "Access control: requests need the token of an account. A gateway demands it too when its control planes have it on.",
-            ),
+            enabled: Exposure::read(settings).access_control,
             private_key: settings.optional(
                 "rbac.private-key",
                 "PEM file of the RSA key that signs tokens, the same for all control planes. Made when it is absent. \
