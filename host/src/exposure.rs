@@ -53,9 +53,13 @@ impl Exposure {
         if self.access_control {
             None
         } else if is_loopback(listening) {
-            Some("access control is off: every program on this machine may read and change the whole registry")
+            Some(
+                "access control is off: every program on this machine may read and change the whole registry",
+            )
         } else {
-            Some("access control is off: everybody who reaches this address may read and change the whole registry")
+            Some(
+                "access control is off: everybody who reaches this address may read and change the whole registry",
+            )
         }
     }
 }

@@ -87,7 +87,8 @@ async fn mistakes_of_the_command_line_are_told_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_program_lets_other_machines_in_by_oversight() {
     let wide = ["--listen", "0.0.0.0:0", "--grace", "never"];
-    for (program, first) in [("muster", Some("standalone")), ("control-plane", None), ("edge-gateway", None)] {
+    for (program, first) in [("muster", Some("standalone")), ("control-plane", None), ("edge-gateway", None)]
+    {
         let process = Process::ours(program).args(first.into_iter().chain(wide));
         process.start();
         assert_eq!(process.ended().await, Some(64), "{program}");
@@ -102,7 +103,14 @@ async fn no_program_lets_other_machines_in_by_oversight() {
 async fn a_wildcard_listener_tells_clients_a_real_address() {
     let port = port::free();
     let listen = format!("0.0.0.0:{port}");
-    let process = Process::ours("muster").args(["standalone", "--data-dir", "data", "--allow-anonymous", "--listen", &listen]);
+    let process = Process::ours("muster").args([
+        "standalone",
+        "--data-dir",
+        "data",
+        "--allow-anonymous",
+        "--listen",
+        &listen,
+    ]);
     process.start();
     let client = Client::new(([127, 0, 0, 1], port).into());
     let own = eventually("the registry is registered in itself", || async {
