@@ -11,6 +11,7 @@ mod descriptors;
 mod diff;
 mod doctor;
 mod documents;
+mod edge_access;
 mod examples;
 mod faults;
 mod helm;

@@ -39,8 +39,8 @@ struct Reset<'a> {
     since: Revision,
 }
 
-/// A client's message that brings a new token for the watch.
-#[derive(Debug, Deserialize)]
+/// A client's message that brings a new token for the watch. It has no `Debug`, so that no log line shows it.
+#[derive(Deserialize)]
 pub(crate) struct Renewal {
     /// The token.
     pub(crate) token: String,

@@ -2,38 +2,25 @@
 
 use std::sync::{Arc, OnceLock};
 
-use access::keys::PublicKey;
+use access::keys::{KeyPairText, PublicKey, SigningKey};
 use access::policy::AccountState;
 use access::role::{Permission, Resource};
-use access::token::Claims;
+use access::token::{Claims, Issuer};
 use access::{Policy, Role};
-use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use shared::clock::Clock;
-
-/// The bytes that PKCS#8 puts before the key that PKCS#1 has, for keys of 2048 bits.
-const WRAPPING: usize = 26;
 
 /// The key that signs all tokens of these tests.
 struct Signer {
     public: PublicKey,
-    private: EncodingKey,
+    issuer: Issuer,
 }
 
 fn signer() -> &'static Signer {
     static SIGNER: OnceLock<Signer> = OnceLock::new();
     SIGNER.get_or_init(|| {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("is made");
-        let wrapped = pair.as_der().expect("is written");
-        let public = pair.public_key();
-        let modulus = public.modulus().big_endian_without_leading_zero().to_vec();
-        let exponent = public.exponent().big_endian_without_leading_zero().to_vec();
-        Signer {
-            public: PublicKey::new(&modulus, &exponent),
-            private: EncodingKey::from_rsa_der(&wrapped.as_ref()[WRAPPING..]),
-        }
+        let pair = KeyPairText::generate().expect("is made");
+        let key = SigningKey::from_pem(pair.private.as_bytes()).expect("a key");
+        Signer { public: key.public().clone(), issuer: Issuer::new(key) }
     })
 }
 
@@ -51,8 +38,7 @@ pub(crate) fn token(account: &str, seconds: u64) -> String {
         jti: format!("{account}-{seconds}"),
         ..Claims::default()
     };
-    let header = Header { kid: Some(signer().public.kid.clone()), ..Header::new(Algorithm::RS512) };
-    jsonwebtoken::encode(&header, &claims, &signer().private).expect("is signed")
+    signer().issuer.issue(&claims).expect("is signed")
 }
 
 /// The line of a header with a token that counts for an hour.

@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::routing::put;
 use futures_util::future::join_all;
+use http::header::AUTHORIZATION;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -99,6 +100,24 @@ async fn only_heartbeats_with_the_same_headers_travel_together() {
     let b = BTreeSet::from(["i2", "i4"].map(String::from));
     assert_eq!(sent, [("a".into(), a), ("b".into(), b)]);
     assert_eq!(received.lock().alone, ["i5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_heartbeat_travels_with_the_token_of_another() {
+    let (received, batches) = control_plane(StatusCode::OK);
+    let with = |id: &str, token: &'static str| {
+        let mut heartbeat = heartbeat(id, "d");
+        heartbeat.headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
+        Heartbeat::new(heartbeat.path, heartbeat.headers)
+    };
+    let heartbeats =
+        [with("i1", "Bearer a"), with("i2", "Bearer b"), with("i3", "Bearer a"), heartbeat("i4", "d")];
+    assert_eq!(send(&batches, &heartbeats).await, [Outcome::Alive; 4]);
+    let mut received = received.lock();
+    let of_a = BTreeSet::from(["i1", "i3"].map(String::from));
+    assert_eq!(received.batches, [("d".into(), of_a)]);
+    received.alone.sort();
+    assert_eq!(received.alone, ["i2", "i4"]);
 }
 
 #[tokio::test(start_paused = true)]
