@@ -137,3 +137,6 @@ impl Issuer {
         jsonwebtoken::encode(&header, &claims, self.key.encoding())
     }
 }
+
+#[cfg(test)]
+mod tests;
