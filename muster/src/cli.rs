@@ -3,8 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    certificate, diff, doctor, drain, find, instances, loadgen, probe, register, services, status, store,
-    top, unregister, watch,
+    account, certificate, diff, doctor, drain, find, init, instances, loadgen, login, probe, register, role,
+    services, status, store, token, top, unregister, watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
@@ -40,6 +40,18 @@ enum CliCommand {
     Diff(diff::Diff),
     /// Check a registry, this machine or running processes for the usual faults, and say what to do.
     Doctor(doctor::Doctor),
+    /// Make the keys, passwords and certificates of a site with access control.
+    Init(init::Init),
+    /// Log in, and keep the token for the other commands.
+    Login(login::LogIn),
+    /// Log out, and forget the token.
+    Logout(login::LogOut),
+    /// List, make and change accounts, and end their locks and sessions.
+    Account(account::Account),
+    /// List, make and change roles.
+    Role(role::Role),
+    /// Make, list and revoke long-lived tokens for programs.
+    Token(token::Token),
     /// Make a certificate for a test site, and an authority that signs it.
     Certificate(certificate::Certificate),
     /// Drain a process, and wait until it has ended.
@@ -93,6 +105,12 @@ async fn run_command(command: CliCommand, screen: &mut Screen) -> Result<(), Com
         CliCommand::Top(top) => top.run(screen).await,
         CliCommand::Diff(diff) => diff.run(screen).await,
         CliCommand::Doctor(doctor) => doctor.run(screen).await,
+        CliCommand::Init(init) => init.run(screen),
+        CliCommand::Login(login) => login.run(screen).await,
+        CliCommand::Logout(logout) => logout.run(screen).await,
+        CliCommand::Account(account) => account.run(screen).await,
+        CliCommand::Role(role) => role.run(screen).await,
+        CliCommand::Token(token) => token.run(screen).await,
         CliCommand::Certificate(certificate) => certificate.run(screen),
         CliCommand::Drain(drain) => drain.run(screen).await,
         CliCommand::Loadgen(loadgen) => loadgen.run(screen).await,

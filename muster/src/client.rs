@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use host::tls::{self, ClientFiles};
-use http::{Method, Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -47,6 +48,8 @@ pub(crate) struct RegistryClient {
     domain: String,
     project: String,
     timeout: Duration,
+    /// The value of the header `Authorization`, marked as a secret.
+    authorization: Option<HeaderValue>,
 }
 
 /// The reply to a request that succeeded.
@@ -76,6 +79,33 @@ impl RegistryClient {
     /// # Errors
     /// [`CommandFailure::Usage`] when the address is not one of HTTP, or a file of the trust cannot be used.
     pub(crate) fn new(target: &Target) -> Result<Self, CommandFailure> {
+        let client = Self::without_token(target)?;
+        match target.access.token(&target.server)? {
+            Some(token) => client.with_token(&token),
+            None => Ok(client),
+        }
+    }
+
+    /// Shows this token with every request to the API.
+    pub(crate) fn with_token(mut self, token: &str) -> Result<Self, CommandFailure> {
+        // The error repeats nothing of the token.
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| CommandFailure::Usage("the token cannot be sent in a header".to_owned()))?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
+    }
+
+    /// The header that shows the token, if there is one.
+    pub(crate) fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// A client that shows no token, for a login.
+    ///
+    /// # Errors
+    /// As [`RegistryClient::new`].
+    pub(crate) fn without_token(target: &Target) -> Result<Self, CommandFailure> {
         let base = target.server.clone();
         let trust = &target.trust;
         let tls = match base.scheme() {
@@ -108,6 +138,7 @@ impl RegistryClient {
             domain: target.domain.clone(),
             project: target.project.clone(),
             timeout: target.timeout,
+            authorization: None,
         })
     }
 
@@ -134,6 +165,16 @@ impl RegistryClient {
     /// Begins a request below `/v4/{project}`.
     pub(crate) fn request<'a>(&'a self, method: Method, parts: &[&str]) -> RegistryRequest<'a> {
         let url = self.url(parts.iter().copied());
+        RegistryRequest { client: self, method, url, consumer: None, body: None }
+    }
+
+    /// Begins a request to a path from the root of the server. Each part becomes one segment.
+    pub(crate) fn request_path<'a>(&'a self, method: Method, parts: &[&str]) -> RegistryRequest<'a> {
+        let mut url = self.base.clone();
+        // This fails only for addresses without a host, which `new` has refused.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(parts);
+        }
         RegistryRequest { client: self, method, url, consumer: None, body: None }
     }
 
@@ -253,6 +294,9 @@ impl<'a> RegistryRequest<'a> {
             .uri(self.url.as_str())
             .header("X-Domain-Name", &self.client.domain)
             .header("User-Agent", concat!("muster/", env!("CARGO_PKG_VERSION")));
+        if let Some(authorization) = &self.client.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if let Some(consumer) = self.consumer {
             request = request.header("X-ConsumerId", consumer);
         }
@@ -338,7 +382,11 @@ fn refusal<B>(reply: &Response<B>, body: &[u8]) -> CommandFailure {
     // These pass: the registry is busy, or a proxy has no registry behind it yet. 500011 is the code for
     // a store that cannot be reached, sent with status 500.
     let passing = matches!(status.as_u16(), 429 | 502 | 503 | 504) || refusal.code == "500011";
-    if passing {
+    // The other refusals of this status are about a password, and a login does not help against them.
+    let wants_login = matches!(refusal.code.as_str(), "" | "401201" | "401204" | "401205" | "401206");
+    if status == StatusCode::UNAUTHORIZED && wants_login {
+        CommandFailure::LogIn(refusal)
+    } else if passing {
         let wait = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         CommandFailure::TryAgain { refusal, wait: wait.map(Duration::from_secs) }
     } else {

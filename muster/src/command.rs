@@ -1,18 +1,23 @@
 //! The commands, one file each: arguments come in, requests go to the registry, lines go to the screen.
 
+pub(crate) mod account;
 pub(crate) mod certificate;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod find;
+pub(crate) mod init;
 pub(crate) mod instances;
 pub(crate) mod loadgen;
+pub(crate) mod login;
 pub(crate) mod probe;
 mod processes;
 pub(crate) mod register;
+pub(crate) mod role;
 pub(crate) mod services;
 pub(crate) mod status;
 pub(crate) mod store;
+pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod unregister;
 pub(crate) mod watch;

@@ -18,6 +18,9 @@ pub(crate) enum CommandFailure {
     /// The registry understood the request and refused it.
     #[error("the registry refused: {0}")]
     Refused(RegistryRefusal),
+    /// The registry wants a token, or another one.
+    #[error("the registry refused: {0}; log in: muster login")]
+    LogIn(RegistryRefusal),
     /// A check ran and found a fault.
     #[error("{0}")]
     Unwell(String),
@@ -103,13 +106,14 @@ impl CommandFailure {
             Self::Output(_) => 74,
             Self::TryAgain { .. } => 75,
             Self::NotUnderstood { .. } => 76,
+            Self::LogIn(_) => 77,
         }
     }
 
     /// The failure without the details of its case, so that equal ones can be counted.
     pub(crate) fn kind(&self) -> String {
         match self {
-            Self::Refused(refusal) | Self::TryAgain { refusal, .. } => {
+            Self::Refused(refusal) | Self::LogIn(refusal) | Self::TryAgain { refusal, .. } => {
                 let RegistryRefusal { status, code, .. } = refusal;
                 if code.is_empty() {
                     format!("status {status}")
@@ -149,4 +153,5 @@ Exit status:
   69  the registry cannot be reached
   74  the result cannot be written
   75  the registry cannot serve this now; try again
-  76  the server that answered is not a registry";
+  76  the server that answered is not a registry
+  77  the registry wants a token: log in";

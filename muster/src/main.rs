@@ -10,6 +10,7 @@
 mod cli;
 mod client;
 mod command;
+mod credentials;
 mod failure;
 mod screen;
 mod standalone;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::credentials::Access;
 use crate::screen::OutputFormat;
 
 /// The registry that a command talks to, and the form of the result.
@@ -27,6 +28,8 @@ pub(crate) struct Target {
     /// Time to wait for a reply.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) access: Access,
     #[command(flatten)]
     pub(crate) trust: Trust,
 }
@@ -56,6 +59,8 @@ impl Target {
             project: String::new(),
             output: OutputFormat::default(),
             timeout,
+            // A token of the registry is no business of an admin port, nor of any other address.
+            access: Access::none(),
             trust,
         }
     }

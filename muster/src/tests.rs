@@ -356,3 +356,96 @@ async fn completions_and_version_need_no_registry() {
 fn every_command_line_is_well_formed() {
     crate::cli::command().debug_assert();
 }
+
+/// A registry that lets in whoever shows the token `t`.
+async fn start_closed(fake: &FakeRegistry) -> String {
+    let seen = fake.requests.clone();
+    let answer = move |request: Request| {
+        let seen = seen.clone();
+        async move {
+            let headers = request.headers();
+            let token = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("none");
+            let line = format!("{} {} {token}", request.method(), request.uri());
+            let is_login =
+                request.uri().path() == "/v4/token" && *request.method() == axum::http::Method::POST;
+            let has_token = token == "Bearer t";
+            let body = axum::body::to_bytes(request.into_body(), 4096).await.expect("is read");
+            seen.lock().push(format!("{line} {}", String::from_utf8_lossy(&body)));
+            match (is_login, has_token) {
+                (true, _) if body.windows(5).any(|part| part == b"right") => {
+                    JsonReply(json!({"token": "t"})).into_response()
+                }
+                (_, true) => {
+                    JsonReply(json!({"data": [{"name": "root", "roles": ["admin"]}]})).into_response()
+                }
+                _ => {
+                    let code = if is_login { "401202" } else { "401201" };
+                    let body = json!({"errorCode": code, "errorMessage": "refused"});
+                    (StatusCode::UNAUTHORIZED, JsonReply(body)).into_response()
+                }
+            }
+        }
+    };
+    let router = Router::new().fallback(answer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_login_is_used_by_every_command_until_the_logout() {
+    let fake = FakeRegistry::default();
+    let server = start_closed(&fake).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let credentials = at("credentials.json");
+    for (name, text) in [("right", "right\n"), ("wrong", "other\n")] {
+        std::fs::write(at(name), text).expect("is written");
+    }
+    let run = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let credentials = credentials.clone();
+        let server = server.clone();
+        async move {
+            let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+            words.extend(["--credentials", &credentials]);
+            muster(&server, &words).await
+        }
+    };
+    let before = run(&["account", "list"]).await;
+    assert_eq!(before.status, 77, "{before:?}");
+    assert!(before.notes.contains("muster login"), "{before:?}");
+    let wrong = run(&["login", "--account", "root", "--password-file", &at("wrong")]).await;
+    assert_eq!(wrong.status, 1, "a login cannot be helped by a login: {wrong:?}");
+    let login = run(&["login", "--account", "root", "--password-file", &at("right")]).await;
+    assert_eq!(login.status, 0, "{login:?}");
+    let list = run(&["account", "list"]).await;
+    assert!(list.status == 0 && list.out.contains("root  admin  active"), "{list:?}");
+    let watch = run(&["watch", "--service", "s1"]).await;
+    assert_ne!(watch.status, 77, "{watch:?}");
+    assert!(fake.requests.lock().iter().any(|line| line.contains("watcher") && line.contains("Bearer t")));
+    assert_eq!(run(&["logout"]).await.status, 0);
+    assert_eq!(run(&["services"]).await.status, 77);
+    let lines = [before, wrong, login, list].map(|done| done.out + &done.notes).concat();
+    assert!(!lines.contains("right"), "a password is shown: {lines}");
+}
+
+#[tokio::test]
+async fn roles_are_given_in_words_and_checked_in_files() {
+    let fake = FakeRegistry::default();
+    let server = start_closed(&fake).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(path("token"), "t\n").expect("is written");
+    let token = ["--token-file".to_owned(), path("token")];
+    let [flag, token] = &token;
+    let create = ["role", "create", "team", flag, token, "--allow", "service:get[appId=shop]"];
+    assert_eq!(muster(&server, &create).await.status, 0);
+    let sent = fake.requests.lock().last().cloned().expect("is sent");
+    assert!(sent.contains(r#""resources":[{"labels":{"appId":"shop"},"type":"service"}]"#), "{sent}");
+    std::fs::write(path("perms"), r#"[{"resources":[{"type":"servce"}],"verbs":["*"]}]"#)
+        .expect("is written");
+    let wrong = muster(&server, &["role", "update", "team", flag, token, "--file", &path("perms")]).await;
+    assert!(wrong.status == 64 && wrong.notes.contains("no type of resource"), "{wrong:?}");
+}

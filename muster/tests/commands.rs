@@ -29,14 +29,17 @@ const COMMANDS: &[(&str, &[&str], CommandResult)] = &[
         CommandResult::Json,
     ),
     ("certificate", &["--dir", "{directory}"], CommandResult::Json),
+    ("init", &["--dir", "{directory}/site"], CommandResult::Json),
     ("probe", &["{admin}/live"], CommandResult::Nothing),
     ("completions", &["bash"], CommandResult::Text),
     ("version", &[], CommandResult::Text),
     ("unregister", &["--server", "{server}", "--service", "{service}", "--force"], CommandResult::Nothing),
     ("drain", &["{admin}"], CommandResult::Json),
 ];
-/// Commands with tests of their own: two do not end by themselves, and `store` needs a registry that is stopped.
-const TESTED_ELSEWHERE: &[&str] = &["standalone", "store", "watch"];
+/// Commands with tests of their own: two do not end by themselves, `store` needs a registry that is stopped, and
+/// the others one with access control.
+const TESTED_ELSEWHERE: &[&str] =
+    &["standalone", "store", "watch", "login", "logout", "account", "role", "token"];
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,7 +170,7 @@ fn the_table_is_complete_and_every_command_has_help() {
             "{help}"
         );
     }
-    for status in ["0", "1", "64", "69", "74", "75", "76"] {
+    for status in ["0", "1", "64", "69", "74", "75", "76", "77"] {
         assert!(help.contains(&format!("\n  {status} ")), "exit status {status} is not explained:\n{help}");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use shared::model::Revision;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
@@ -39,6 +40,9 @@ pub(crate) async fn open(
     let mut request = url.as_str().into_client_request().map_err(|e| not_usable(client, &e.to_string()))?;
     let domain = HeaderValue::from_str(&client.domain).map_err(|e| not_usable(client, &e.to_string()))?;
     request.headers_mut().insert("X-Domain-Name", domain);
+    if let Some(authorization) = &client.authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+    }
     // The load generator opens thousands of watches in one process; tungstenite's own buffers of 128 KiB each
     // would be most of its memory, and frames are small.
     let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);

@@ -60,7 +60,7 @@ fn file_name(text: &str) -> Result<String, String> {
 
 /// The files of the result.
 #[derive(Debug, Serialize)]
-struct Made {
+pub(super) struct Made {
     ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
@@ -69,7 +69,23 @@ struct Made {
 }
 
 impl Certificate {
+    /// The certificate of a site's servers, for `muster init`.
+    pub(super) fn of_site(dir: PathBuf, names: Vec<String>) -> Self {
+        let output = OutputFormat::default();
+        Self { names, dir, file: "server".to_owned(), days: 365, replace: false, output }
+    }
+
     pub(crate) fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let output = self.output;
+        let made = self.make()?;
+        match output {
+            OutputFormat::Json => screen.json(&made),
+            OutputFormat::Table => made.show(screen),
+        }
+    }
+
+    /// Writes the files.
+    pub(super) fn make(self) -> Result<Made, CommandFailure> {
         let now = Clock::system().now();
         let certificate = self.dir.join(format!("{}.pem", self.file));
         let key = self.dir.join(format!("{}-key.pem", self.file));
@@ -99,12 +115,7 @@ impl Certificate {
         write(&certificate, &signed.pem(), 0o644)?;
 
         let expires = humantime::format_rfc3339_seconds(expires).to_string();
-        let made = Made { ca, certificate, key, names: self.names, expires };
-        match self.output {
-            OutputFormat::Json => screen.json(&made)?,
-            OutputFormat::Table => made.show(screen)?,
-        }
-        Ok(())
+        Ok(Made { ca, certificate, key, names: self.names, expires })
     }
 }
 
@@ -174,7 +185,7 @@ fn parameters(
 }
 
 /// Writes a file in one step, so that nobody reads half of one, with the mode from its first byte on.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), CommandFailure> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), CommandFailure> {
     let new = path.with_extension("pem.new");
     // A file that an interrupted run has left behind could have another mode.
     let _ = std::fs::remove_file(&new);

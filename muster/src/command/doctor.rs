@@ -204,8 +204,10 @@ impl Doctor {
             .append_pair("env", "production");
         let authority = registry.authority();
         let target = &url[url::Position::BeforePath..];
+        let token = registry.authorization().and_then(|value| value.to_str().ok());
+        let token = token.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
         let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: {authority}\r\nX-Domain-Name: default\r\nConnection: close\r\n\r\n"
+            "GET {target} HTTP/1.1\r\nHost: {authority}\r\nX-Domain-Name: default\r\nConnection: close\r\n{token}\r\n"
         );
         let mut stream = self.connect(registry).await?;
         let exchange = async {
