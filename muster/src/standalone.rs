@@ -192,11 +192,17 @@ fn greeting(listening: SocketAddr, secure: bool, exposure: Exposure) -> String {
     let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
     let name = Name::new("", "default", "consumer");
     let notice = exposure.notice(listening).map_or_else(String::new, |notice| format!("Note: {notice}.\n"));
+    // With access control the lines below need a token first.
+    let login = if exposure.access_control {
+        format!("  {program} login{at} --account root\n")
+    } else {
+        String::new()
+    };
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
     format!(
         "\nThe registry is ready at {server} (state: {server}/ready, metrics: {server}/metrics).\n\
          {notice}\
-         To watch a change arrive, paste into another terminal:\n\n  \
+         To watch a change arrive, paste into another terminal:\n\n{login}  \
          {program} register{at} --name consumer\n  \
          {program} watch{at} --service {consumer} --provider provider &\n  \
          sleep 1; {program} register{at} --name provider --endpoint rest://127.0.0.1:8080\n\n\

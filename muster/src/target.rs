@@ -50,6 +50,16 @@ pub(crate) struct Trust {
 }
 
 impl Target {
+    /// True when no other machine can reach the address of the server.
+    pub(crate) fn is_this_machine(&self) -> bool {
+        match self.server.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        }
+    }
+
     /// A process that is asked about itself, not about the services of a tenant.
     pub(crate) fn process(server: url::Url, timeout: Duration, trust: Trust) -> Self {
         Self {

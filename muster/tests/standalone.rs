@@ -135,7 +135,7 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
     let findings = json(&["doctor"], &url).await;
     let states: Vec<_> =
         findings.as_array().expect("is a list").iter().map(|finding| finding["state"].clone()).collect();
-    assert_eq!(states, ["ok"; 7], "{findings}");
+    assert_eq!(states, ["ok"; 8], "{findings}");
 
     assert_eq!(server.end().await, Some(0));
     let (server, url) = registry(data.path()).await;

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::login::Password;
+use super::login::PasswordSource;
 use crate::client::{RegistryClient, RegistryRequest};
 use crate::failure::{CommandFailure, RegistryRefusal};
 use crate::screen::{OutputFormat, Screen};
@@ -42,7 +42,7 @@ enum AccountCommand {
         #[arg(long = "tenant", value_name = "DOMAIN/PROJECT")]
         tenants: Vec<String>,
         #[command(flatten)]
-        password: Password,
+        password: PasswordSource,
         #[command(flatten)]
         target: Target,
     },
@@ -77,7 +77,7 @@ enum AccountCommand {
         #[arg(long, value_name = "FILE")]
         current_password_file: Option<std::path::PathBuf>,
         #[command(flatten)]
-        password: Password,
+        password: PasswordSource,
         #[command(flatten)]
         target: Target,
     },
@@ -94,7 +94,8 @@ enum AccountCommand {
     /// End a lock before its time.
     Unlock {
         /// Key of the lock, as `muster account locks` shows it.
-        key: String,
+        #[arg(value_name = "KEY")]
+        lock: String,
         #[command(flatten)]
         target: Target,
     },
@@ -187,9 +188,9 @@ impl Account {
                 let list = ask(&target, Method::GET, &["account-locks"], None).await?;
                 show_locks(&target, screen, entries(&list))
             }
-            AccountCommand::Unlock { key, target } => {
-                ask(&target, Method::DELETE, &["account-locks", &key], None).await?;
-                screen.note(&format!("ended the lock {key}"));
+            AccountCommand::Unlock { lock, target } => {
+                ask(&target, Method::DELETE, &["account-locks", &lock], None).await?;
+                screen.note(&format!("ended the lock {lock}"));
                 Ok(())
             }
         }
@@ -202,7 +203,7 @@ async fn create(
     target: &Target,
     name: &str,
     mut account: Value,
-    password: &Password,
+    password: &PasswordSource,
 ) -> Result<(), CommandFailure> {
     account["name"] = name.into();
     if password.is_given() {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+mod access;
 mod advertised;
 mod fleet;
 mod machine;
@@ -122,6 +123,7 @@ impl Doctor {
             findings.push(Finding::new("version", version(&registry).await));
             findings.push(Finding::new("readiness", readiness(&registry).await));
             findings.push(Finding::new("clock", clock(&registry).await));
+            findings.push(Finding::new("access", access::check(&self.target).await));
             let told = advertised::check(&registry, self.target.timeout).await;
             findings.push(Finding::new("advertised", told));
             findings.push(Finding::new("header case", self.header_case(&registry).await));

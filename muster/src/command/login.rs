@@ -19,7 +19,7 @@ const LONGEST_PASSWORD: u64 = 4096;
 
 /// The place from which a password comes. It is never an argument: other users could read that.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Password {
+pub(crate) struct PasswordSource {
     /// Read the password from the first line of standard input.
     #[arg(long)]
     password_stdin: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Password {
     password_file: Option<PathBuf>,
 }
 
-impl Password {
+impl PasswordSource {
     /// True when the arguments name a place.
     pub(crate) fn is_given(&self) -> bool {
         self.password_stdin || self.password_file.is_some()
@@ -67,7 +67,7 @@ pub(crate) struct LogIn {
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     lasting: Option<Duration>,
     #[command(flatten)]
-    password: Password,
+    password: PasswordSource,
     #[command(flatten)]
     target: Target,
 }
@@ -78,7 +78,7 @@ impl LogIn {
         // An old token has no say here, and a file with one need not be there.
         target.access.token_file = None;
         let server = RegistryClient::without_token(&target)?;
-        if target.server.scheme() == "http" && !is_this_machine(&target.server) {
+        if target.server.scheme() == "http" && !target.is_this_machine() {
             screen.note("the password crosses the network in the clear: use an https:// address");
         }
         let password = password.read(&format!("Password of {account}: "))?;
@@ -99,15 +99,6 @@ impl LogIn {
                 Ok(())
             }
         }
-    }
-}
-
-fn is_this_machine(server: &url::Url) -> bool {
-    match server.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
     }
 }
 
