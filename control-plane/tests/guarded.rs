@@ -180,3 +180,52 @@ async fn tokens_of_an_external_issuer_count_once_its_keys_are_fetched() {
     assert_eq!(status(TestIssuer::start().await.token(&["engineers"])).await, 401, "another issuer");
     probe.stop().await;
 }
+
+/// The log lines of this test's thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("is not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn writes_and_refusals_are_audited_without_secrets() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber =
+        tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    let root = token(directory.path(), "root");
+    let services = "/v4/default/registry/microservices?secret=in-the-query";
+    let body = r#"{"service":{"serviceName":"in-the-body"}}"#;
+    probe.send("POST", services, &[("authorization", &root)], body.into()).await;
+    probe.send("GET", services, &[("authorization", &root)], String::new()).await;
+    probe.send("GET", services, &[("authorization", "Bearer in-the-header")], String::new()).await;
+    probe.stop().await;
+    let text = String::from_utf8(lines.0.lock().expect("is not poisoned").clone()).expect("is text");
+    let events: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("is JSON"))
+        .filter(|line: &serde_json::Value| line["target"] == "audit")
+        .collect();
+    assert_eq!(events.len(), 2, "{text}");
+    let (write, refusal) = (&events[0], &events[1]);
+    assert_eq!(write["decision"], "allowed");
+    assert_eq!((&write["account"], &write["token"]), (&"root".into(), &"j".into()));
+    assert_eq!(write["path"], "/v4/default/registry/microservices");
+    assert!(write["revision"].as_u64().is_some_and(|revision| revision > 0), "{write}");
+    assert_eq!((&refusal["decision"], &refusal["status"]), (&"denied".into(), &401.into()));
+    for secret in ["in-the-query", "in-the-body", "in-the-header", root.as_str()] {
+        assert!(!format!("{events:?}").contains(secret), "{secret}: {events:?}");
+    }
+}

@@ -36,6 +36,7 @@ use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
 use crate::view::View;
 
+mod audit;
 mod gzip;
 mod target;
 
@@ -128,7 +129,9 @@ impl Guarded {
 
     /// Lets a request through to the router with its permit.
     async fn admit(self, mut request: Request<Body>) -> Response {
-        match self.gate.admit(&request) {
+        let admitted = self.gate.admit(&request);
+        let entry = audit::Entry::begin(&self.gate, &request, &admitted);
+        let response = match admitted {
             Ok(permit) => {
                 request.extensions_mut().insert(permit);
                 self.route(request).await
@@ -136,7 +139,11 @@ impl Guarded {
             Err(NotAdmitted::Refused(failure)) => failure.into_response(),
             Err(NotAdmitted::NoRoute) => not_found().await,
             Err(NotAdmitted::OtherMethod) => method_not_allowed().await,
+        };
+        if let Some(entry) = entry {
+            entry.end(response.extensions().get::<ApiName>().map_or("", |name| name.0), response.status());
         }
+        response
     }
 
     async fn route(self, mut request: Request<Body>) -> Response {

@@ -18,7 +18,7 @@ use http::{HeaderMap, Request};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::clock::Clock;
-use shared::model::{Service, ServiceKey, ServiceRef, null_default};
+use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 
 use super::call::Call;
 use super::failure::{Code, Failure};
@@ -70,6 +70,19 @@ pub(super) struct Held {
 impl Gate {
     pub(crate) fn new(is_closed: bool, view: View, clock: Clock) -> Self {
         Self { is_closed, verifier: Arc::default(), view, clock }
+    }
+
+    /// True while access control is on.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// The account behind a request that was refused, with the revision of the policy, for the audit log.
+    pub(super) fn identify(&self, request: &Request<Body>) -> Option<(Identity, Revision)> {
+        let policy = &self.view.now().ok()?.policy;
+        let header = authorization(request.headers()).ok()?;
+        let identity = policy.authenticate(header, &self.verifier, self.clock.micros() / 1_000_000).ok()?;
+        Some((identity, policy.revision))
     }
 
     /// The permit of a request, which travels in its extensions.
