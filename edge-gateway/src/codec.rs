@@ -10,8 +10,8 @@
 //! All of it is pure: values in, bytes out, or the other way round. No codec knows a socket, a session or a
 //! shard.
 
-#[cfg(test)]
-mod fuzz;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 pub(crate) mod grpc;
 pub(crate) mod json;
 mod utf8;

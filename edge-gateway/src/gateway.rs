@@ -36,8 +36,8 @@ use crate::rates::Rates;
 use crate::upstream::UpstreamHandle;
 
 mod admission;
-#[cfg(test)]
-mod fuzz;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod gate;
 mod grpc;
 mod handshake;

@@ -32,6 +32,8 @@ mod codec;
 mod fanout;
 mod fleet;
 pub mod forward;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gateway;
 mod heartbeat;
 mod limits;

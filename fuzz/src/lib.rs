@@ -1,103 +1,55 @@
-//! Inputs for fuzz targets: the corpus in `corpus/`, and edits of it.
+//! The fuzz targets: one function for everything that reads bytes from outside.
 //!
-//! A target is a test that stands beside what it tests, because much of that is private. `cargo test` runs
-//! each for a second or so, with any toolchain; `MUSTER_FUZZ_TIMES=1000000 cargo test fuzz` runs them for as
-//! long as wanted. What fails is made smaller before it is shown. Bytes at random hardly ever make a request,
-//! so half of the inputs are edits of something that is one:
+//! | module | targets |
+//! | --- | --- |
+//! | `heads` | bytes on a connection of a listener |
+//! | `gateway` (in edge-gateway) | frames, paths and gRPC requests of watches |
+//! | `registry` | requests of every kind, values in the store, version rules |
+//! | `bus` | messages and subjects |
+//! | `access` | tokens, records, keys |
 //!
-//! ```text
-//! [which of the corpus] ([what] [where, two bytes] [with])…
-//! ```
+//! Each target runs in two ways. `cargo test -p muster-fuzz` gives it the corpus and some thousand edits of it,
+//! on any machine; `MUSTER_FUZZ_TIMES=1000000` gives it more. `cargo xtask fuzz` runs it for as long as wanted,
+//! guided by coverage, and adds to the corpus whatever reached new code.
 
-use std::fs;
-use std::path::Path;
+mod access;
+mod bus;
+mod corpus;
+mod heads;
+// The control plane's own tests use it as well.
+#[path = "../../control-plane/tests/probe/mod.rs"]
+mod probe;
+mod registry;
 
-use proptest::collection::vec;
-use proptest::prelude::any;
-use proptest::test_runner::{Config, TestRunner};
+pub use corpus::Corpus;
 
-/// The inputs of one target that are kept in the repository.
-#[derive(Clone, Debug)]
-pub struct Corpus(Vec<Vec<u8>>);
-
-impl Corpus {
-    /// Reads `corpus/{target}`.
-    ///
-    /// # Panics
-    /// When there is none: a target without a corpus tests nothing.
-    pub fn of(target: &str) -> Self {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-        let files = fs::read_dir(&directory).expect("the target has a corpus");
-        let mut paths: Vec<_> = files.map(|file| file.expect("a readable directory").path()).collect();
-        // A directory lists its files in any order. Sorted, a script edits the same input on every machine.
-        paths.sort();
-        let inputs: Vec<_> = paths.iter().map(|path| fs::read(path).expect("a readable file")).collect();
-        assert!(!inputs.is_empty(), "the corpus of {target} is empty");
-        Self(inputs)
-    }
-
-    /// Gives the target the inputs as they are, then `times` edits of them and as many random ones. The times
-    /// can be set by `MUSTER_FUZZ_TIMES`.
-    ///
-    /// # Panics
-    /// When the target does, for an input that is made as small as possible.
-    pub fn smoke(&self, times: u32, target: impl Fn(&[u8])) {
-        self.0.iter().for_each(|input| target(input));
-        let wanted = std::env::var("MUSTER_FUZZ_TIMES").ok().and_then(|text| text.parse().ok());
-        let config =
-            // No file of failing seeds is kept: such an input belongs in the corpus, where every run tries
-            // it.
-            Config { cases: wanted.unwrap_or(times), failure_persistence: None, ..Config::default() };
-        let outcome = TestRunner::new(config).run(&vec(any::<u8>(), 0..64), |script| {
-            target(&self.edited(&script));
-            target(&script);
-            Ok(())
-        });
-        outcome.unwrap_or_else(|error| panic!("{error}"));
-    }
-
-    /// One of them, edited as `script` says; without a script, nothing.
-    pub fn edited(&self, script: &[u8]) -> Vec<u8> {
-        let Some((which, edits)) = script.split_first() else { return Vec::new() };
-        let mut input = self.0[usize::from(*which) % self.0.len()].clone();
-        for edit in edits.chunks_exact(4) {
-            let &[what, high, low, with] = edit else { break };
-            let place = usize::from(u16::from_be_bytes([high, low])) % (input.len() + 1);
-            match what % 6 {
-                0 => input.insert(place, with),
-                1 => input.truncate(place),
-                // Half of another one takes the place of the rest.
-                2 => {
-                    let other = &self.0[usize::from(with) % self.0.len()];
-                    input.truncate(place);
-                    input.extend_from_slice(&other[other.len() / 2..]);
-                }
-                3 => {
-                    let repeated = input[place..].iter().copied().take(usize::from(with)).collect::<Vec<_>>();
-                    input.splice(place..place, repeated);
-                }
-                _ if place == input.len() => input.push(with),
-                4 => input[place] = with,
-                _ => _ = input.remove(place),
-            }
-        }
-        input
-    }
+/// Something that reads input from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name, also that of its corpus.
+    pub name: &'static str,
+    /// Reads an input. A panic is a finding.
+    pub run: fn(&[u8]),
+    /// The edits that a plain test tries.
+    pub times: u32,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// All targets, by name.
+pub const TARGETS: [Target; 11] = [
+    Target { name: "bodies", run: registry::bodies, times: 500 },
+    Target { name: "events", run: bus::events, times: 10_000 },
+    Target { name: "frames", run: edge_gateway::fuzzing::frames, times: 10_000 },
+    Target { name: "heads", run: heads::heads, times: 500 },
+    Target { name: "paths", run: edge_gateway::fuzzing::paths, times: 10_000 },
+    Target { name: "records", run: access::records, times: 5_000 },
+    Target { name: "stored", run: registry::stored, times: 2_000 },
+    Target { name: "subjects", run: bus::subjects, times: 10_000 },
+    Target { name: "tokens", run: access::tokens, times: 1_000 },
+    Target { name: "versions", run: registry::versions, times: 10_000 },
+    Target { name: "watches", run: edge_gateway::fuzzing::watches, times: 10_000 },
+];
 
-    #[test]
-    fn a_script_edits_one_of_the_corpus() {
-        let corpus = Corpus(vec![b"abcd".to_vec(), b"WXYZ".to_vec()]);
-        assert_eq!(corpus.edited(&[]), b"");
-        assert_eq!(corpus.edited(&[2]), b"abcd");
-        assert_eq!(corpus.edited(&[0, 0, 0, 1, b'-']), b"a-bcd");
-        assert_eq!(corpus.edited(&[0, 1, 0, 2, 0]), b"ab");
-        assert_eq!(corpus.edited(&[0, 2, 0, 2, 1]), b"abYZ");
-        assert_eq!(corpus.edited(&[0, 3, 0, 2, 1]), b"abccd");
-        assert_eq!(corpus.edited(&[1, 4, 0, 0, b'w', 5, 0, 3, 0]), b"wXY");
-    }
+/// The target with this name.
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.into_iter().find(|target| target.name == name)
 }

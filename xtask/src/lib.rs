@@ -7,6 +7,7 @@
 //! | [`licences`], [`advisories`] | licences, sources, duplicates and security advisories of dependencies |
 //! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
 //! | [`codegen`] | Rust code from the `.proto` files |
+//! | [`fuzz`] | long runs of the fuzz targets, guided by coverage |
 //! | [`pair`] | other versions of etcd and NATS, and the tests on them |
 //! | [`servers`], [`run`] | installing the servers, and running other programs visibly |
 
@@ -14,6 +15,7 @@ pub mod advisories;
 pub mod bench;
 pub mod ci;
 pub mod codegen;
+pub mod fuzz;
 pub mod licences;
 pub mod pair;
 pub mod rooms;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{advisories, bench, ci, codegen, licences, pair, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, fuzz, licences, pair, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask ci              run all checks that a change must pass before it is merged
@@ -18,6 +18,9 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask servers [--etcd VERSION] [--nats VERSION] [FILTER]
                                    build other servers (v3.7.3 and v2.15.3; needs Go and a network), and run
                                    the system tests and fault cases (or the tests that FILTER names) on them
+       cargo xtask fuzz [TARGET ...] [--for TIME] [--jobs N]
+                                   run fuzz targets (all) guided by coverage, each for a time (1m), N at once
+                                   (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask bench           list the benches
        cargo xtask bench NAME [ARGUMENTS]
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["faults"] => tests::faults("1"),
         ["faults", "--times", times] => tests::faults(times),
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
+        ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
         ["sdks"] => tests::sdks(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),

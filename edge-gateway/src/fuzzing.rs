@@ -1,0 +1,5 @@
+//! A window into the readers of clients' bytes, for the fuzz targets. It exists only with the feature
+//! `fuzzing`, which no program enables.
+
+pub use crate::codec::fuzz::frames;
+pub use crate::gateway::fuzz::{paths, watches};
