@@ -12,14 +12,18 @@
 //! | `…/schemas`, `…/tags`, `…/rules` | `schemas`, `tags`, `rules` |
 //! | `/dependencies`, `…/providers`, `…/consumers` | `dependencies` |
 //! | `/govern/…`, `/admin/…` | `govern`, `admin` |
+//! | `/v4/token`, `/v4/self-perms` | `token` |
+//! | `/v4/accounts`, `/v4/account-locks`, `/v4/roles` | `accounts`, `roles` |
 //! | `/version`, `/health` | `health` |
 //! | `/openapi` | `openapi` |
 
 use axum::Router;
 
+mod accounts;
 mod admin;
 mod batch;
 mod call;
+mod client;
 mod dependencies;
 mod dump;
 mod failure;
@@ -32,11 +36,13 @@ mod openapi;
 mod operation;
 pub(crate) mod permit;
 mod reply;
+mod roles;
 mod rules;
 mod schemas;
 mod services;
 mod state;
 mod tags;
+mod token;
 
 use operation::{Group, Operation, Routes};
 pub(crate) use state::{Api, BodyLimits};
@@ -48,10 +54,13 @@ const ADMIN: Group = Group { base: "/v4/{project}/admin", tag: "Admin", suffix: 
 const REGISTRY_V3: Group = Group { base: "/registry/v3", tag: "Version 3", suffix: "V3", deprecated: true };
 const GOVERN_V3: Group =
     Group { base: "/registry/v3/govern", tag: "Version 3", suffix: "V3", deprecated: true };
+const ACCESS: Group = Group { base: "", tag: "Access", suffix: "", deprecated: false };
 const ROOT: Group = Group { base: "", tag: "About", suffix: "Root", deprecated: false };
 
 /// All routes, without the things that [`guard::Guarded`] adds.
 pub(crate) fn router(api: Api) -> Router {
+    // Without access control they would be open to everybody, so then there are none.
+    let access = if api.has_accounts() { access() } else { Vec::new() };
     Routes::default()
         .mount(REGISTRY, registry())
         .mount(REGISTRY, registry_of_v4_only())
@@ -61,6 +70,7 @@ pub(crate) fn router(api: Api) -> Router {
         .mount(ADMIN, admin::operations())
         .mount(REGISTRY_V3, registry())
         .mount(GOVERN_V3, govern::operations_v3())
+        .mount(ACCESS, access)
         .mount(ROOT, health::operations("3.0.0"))
         .finish()
         .fallback(guard::not_found)
@@ -83,4 +93,12 @@ fn registry() -> Vec<Operation> {
 /// Operations that Service-Center added with v4.
 fn registry_of_v4_only() -> Vec<Operation> {
     vec![batch::operation(), instances::operation_on_many()]
+}
+
+/// The operations on accounts, roles and tokens.
+fn access() -> Vec<Operation> {
+    let mut all = token::operations();
+    all.extend(accounts::operations());
+    all.extend(roles::operations());
+    all
 }

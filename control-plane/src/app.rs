@@ -26,6 +26,7 @@ use crate::keys::ROOT;
 use crate::metrics::{ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
 use crate::protector;
 use crate::publisher::Publisher;
+use crate::registry::account::{AccountConfig, Accounts};
 use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
 use crate::settings::{Config, host_name};
@@ -204,7 +205,19 @@ impl App {
         tasks.spawn_named("standing", standing.run(readiness.condition("store"), stop.clone()));
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
-        let router = api::router(Api::new(registry.clone(), config.bodies).ready_as(readiness));
+        let mut api = Api::new(registry.clone(), config.bodies, readiness);
+        if config.rbac.enabled
+            && let Some(keys) = &config.rbac.keys
+        {
+            let account_config = AccountConfig {
+                hash: config.rbac.password_hash,
+                release_lock_after: config.rbac.release_lock_after,
+                retain_failures_for: config.rbac.retain_lock_history_for,
+            };
+            let accounts = Accounts::new(registry.clone(), keys.issuer.clone(), account_config);
+            api = api.with_accounts(accounts, config.rbac.trusted_proxies.clone());
+        }
+        let router = api::router(api);
         let gate = Gate::new(config.rbac.enabled, view.clone(), clock);
         let api_metrics = ApiMetrics::new(&meter, &address);
         let service = Guarded::new(router, api_metrics, registry.alarms().clone(), view.clone(), gate);

@@ -346,6 +346,14 @@ pub fn revoked_token(id: &str) -> String {
     format!("{ROOT}muster/access/revoked/{id}")
 }
 
+/// The prefix of the locks of logins.
+pub const LOGIN_LOCKS: &str = "/cse-sr/muster/access/lock/";
+
+/// The key of the lock of an account and an address, or of an address alone.
+pub fn login_lock(name: &str) -> String {
+    format!("{LOGIN_LOCKS}{name}")
+}
+
 /// The key of a long-lived token.
 pub fn service_token(account: &str, id: &str) -> String {
     format!("{}{id}", service_tokens_of(account))

@@ -17,13 +17,14 @@ use tracing::debug;
 
 use self::alarm::{AlarmId, Alarms};
 use self::dependency::RuleChanges;
-pub use self::error::RegistryError;
+pub use self::error::{AccountError, RegistryError};
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
-use crate::store::{Op, Store, StoreError, Txn, TxnReply};
+use crate::store::{KeyValue, Op, Store, StoreError, Txn, TxnReply};
 use crate::view::access::SharedServices;
 use crate::view::{Snapshot, View};
 
+pub(crate) mod account;
 pub(crate) mod alarm;
 pub(crate) mod dependency;
 mod error;
@@ -32,9 +33,11 @@ pub(crate) mod find;
 pub(crate) mod first_accounts;
 pub(crate) mod heartbeat;
 pub(crate) mod instance;
+pub(crate) mod login;
 pub(crate) mod own;
 pub(crate) mod protection;
 pub(crate) mod quota;
+pub(crate) mod role;
 pub(crate) mod rule;
 pub(crate) mod schema;
 pub mod service;
@@ -63,6 +66,10 @@ pub struct RegistryConfig {
     pub schema_quota: usize,
     /// Unregistered names that a consumer may wait for.
     pub wanted_quota: usize,
+    /// Accounts that there may be (`quota.cap.account.limit`).
+    pub account_quota: usize,
+    /// Roles that there may be (`quota.cap.role.limit`).
+    pub role_quota: usize,
     /// The time of every lease in seconds (`registry.instance.ttl`). With 0 each instance's health check
     /// decides.
     pub instance_ttl: i64,
@@ -284,6 +291,20 @@ impl Registry {
     /// Writes one key, whatever it holds.
     pub(crate) async fn put_plain(&self, op: Op) -> Result<(), RegistryError> {
         self.commit(Txn { then: vec![op], ..Txn::default() }).await.map(drop)
+    }
+
+    /// The present values of some keys, all of one revision. The store itself is asked, so none is outdated.
+    async fn read_keys(&self, keys: Vec<String>) -> Result<Vec<Option<KeyValue>>, RegistryError> {
+        let count = keys.len();
+        let then = keys.into_iter().map(Op::Get).collect();
+        let read = self.store.txn(Txn { then, ..Txn::default() }).await;
+        let reply = self.note_connection(read).map_err(RegistryError::ReadAccount)?;
+        // Callers take the values by their places. A missing one must not be taken for "it does not exist".
+        if reply.got.len() != count {
+            let error = StoreError::Refused("not every key was read".to_owned());
+            return Err(RegistryError::ReadAccount(error));
+        }
+        Ok(reply.got)
     }
 
     /// Waits until the view has reached a revision that the store has reported. The write is done even if the

@@ -143,6 +143,12 @@ fn registry(settings: &mut Settings<'_>) -> RegistryConfig {
             let help = "Unregistered names for which a consumer may wait.";
             settings.within("quota.wanted", "1000", "0"..="100000", help)
         }),
+        account_quota: settings.live(|settings| {
+            settings.within("quota.accounts", "1000", "1"..="100000", "Accounts of access control.")
+        }),
+        role_quota: settings.live(|settings| {
+            settings.within("quota.roles", "100", "1"..="10000", "Roles of access control.")
+        }),
         // Read as unsigned numbers, so that a negative one is a mistake at the start.
         instance_ttl: settings
             .within::<u32>(

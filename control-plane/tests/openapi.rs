@@ -7,6 +7,13 @@ use std::collections::BTreeSet;
 use probe::Probe;
 use serde_json::Value;
 
+/// A registry with access control, which has all operations.
+async fn guarded() -> Probe {
+    Probe::start_with(&[("MUSTER_RBAC_ENABLE", "true"), ("MUSTER_RBAC_ROOT_PASSWORD", PASSWORD)]).await
+}
+
+const PASSWORD: &str = "Complicated_password1";
+
 async fn document(probe: &Probe) -> Value {
     probe.send("GET", "/openapi.json", &[], String::new()).await.ok()
 }
@@ -22,15 +29,33 @@ fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
 #[tokio::test]
 async fn every_documented_operation_is_answered_as_documented() {
     let probe = Probe::start().await;
-    let document = document(&probe).await;
-    assert!(operations(&document).count() > 80, "v4, v3 and the root");
+    assert!(operations(&document(&probe).await).count() > 80, "v4, v3 and the root");
+    all_answer_as_documented(&probe, &[]).await;
+}
+
+#[tokio::test]
+async fn with_access_control_all_answer_as_documented() {
+    let probe = guarded().await;
+    all_answer_as_documented(&probe, &[]).await;
+    let mut revisions = probe.revisions();
+    while !probe.view().now().expect("listed").policy.accounts.contains_key("root") {
+        revisions.changed().await.expect("the view lives");
+    }
+    let body = format!(r#"{{"name":"root","password":"{PASSWORD}"}}"#);
+    let token = probe.send("POST", "/v4/token", &[], body).await.ok();
+    let header = format!("Bearer {}", token["token"].as_str().expect("a token"));
+    all_answer_as_documented(&probe, &[("authorization", &header)]).await;
+}
+
+async fn all_answer_as_documented(probe: &Probe, headers: &[(&str, &str)]) {
+    let document = document(probe).await;
     for (path, method, operation) in operations(&document) {
         let filled: String = path
             .split('/')
             .map(|segment| if segment.starts_with('{') { "x" } else { segment })
             .collect::<Vec<_>>()
             .join("/");
-        let answer = probe.send(&method.to_uppercase(), &filled, &[], "{}".into()).await;
+        let answer = probe.send(&method.to_uppercase(), &filled, headers, "{}".into()).await;
         assert!(![404, 405].contains(&answer.status), "{method} {path} is not routed");
         let response = &operation["responses"][answer.status.to_string()];
         assert!(response.is_object(), "{method} {path}: {} is not documented", answer.status);
@@ -70,7 +95,7 @@ fn takes(template: &str, path: &str) -> bool {
 
 #[tokio::test]
 async fn the_document_has_the_structure_of_openapi_3_1() {
-    let probe = Probe::start().await;
+    let probe = guarded().await;
     let document = document(&probe).await;
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
     assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
@@ -138,7 +163,7 @@ async fn the_page_needs_nothing_from_elsewhere() {
 
 #[tokio::test]
 async fn every_operation_has_a_line_in_the_table_of_access() {
-    let probe = Probe::start().await;
+    let probe = guarded().await;
     let document = document(&probe).await;
     for (path, method, _) in operations(&document) {
         let method = method.to_uppercase().parse().expect("a method");
@@ -158,14 +183,7 @@ async fn every_operation_has_a_line_in_the_table_of_access() {
     for (method, path, _) in access::route::all() {
         let is_heartbeat_channel = method == "GET" && path.ends_with("/heartbeat");
         let known = documented.contains(&format!("{} {path}", method.to_lowercase()));
-        let is_elsewhere = is_of_gateways(&path) || is_heartbeat_channel || is_of_accounts(&path);
+        let is_elsewhere = is_of_gateways(&path) || is_heartbeat_channel;
         assert!(known || is_elsewhere, "{method} {path} is in the table and has no route");
     }
-}
-
-/// Routes of accounts and roles.
-fn is_of_accounts(path: &str) -> bool {
-    ["/v4/token", "/v4/self-perms", "/v4/account", "/v4/role", "/.well-known/"]
-        .iter()
-        .any(|prefix| path.starts_with(prefix))
 }

@@ -44,7 +44,7 @@ enum Notation {
 use Notation::{Bytes, Level, Members, Same, Seconds};
 
 /// Service-Center's key, the variables that set it too, our key, and the notation.
-const TRANSLATIONS: [(&str, &[&str], &str, Notation); 29] = [
+const TRANSLATIONS: [(&str, &[&str], &str, Notation); 31] = [
     ("environment", &[], "registry.environment", Same),
     ("server.request.maxHeaderBytes", &[], "http.header-bytes", Bytes),
     ("server.request.maxBodyBytes", &[], "http.body-bytes", Bytes),
@@ -67,6 +67,8 @@ const TRANSLATIONS: [(&str, &[&str], &str, Notation); 29] = [
     ("quota.cap.service.limit", &["QUOTA_SERVICE"], "quota.services", Same),
     ("quota.cap.instance.limit", &["QUOTA_INSTANCE"], "quota.instances", Same),
     ("quota.cap.schema.limit", &["QUOTA_SCHEMA"], "quota.schemas", Same),
+    ("quota.cap.account.limit", &["QUOTA_ACCOUNT"], "quota.accounts", Same),
+    ("quota.cap.role.limit", &["QUOTA_ROLE"], "quota.roles", Same),
     ("rbac.enable", &[], "rbac.enable", Same),
     ("rbac.privateKeyFile", &[], "rbac.private-key", Same),
     ("rbac.publicKeyFile", &[], "rbac.public-key", Same),

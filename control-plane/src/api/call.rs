@@ -19,6 +19,9 @@ use crate::registry::{Caller, validate};
 /// The header in which a gateway, or any client, requires a reply that contains at least this revision.
 const MIN_REVISION: &str = "x-muster-min-revision";
 
+/// The most bytes of the body of a login.
+const LOGIN: usize = 4 << 10;
+
 /// Bytes beyond the limit of a body that are read and discarded before the reply is sent.
 const DISCARDED: usize = 4 << 20;
 
@@ -231,6 +234,8 @@ fn body_limit(api: &Api, method: &Method, path: Option<&MatchedPath>) -> usize {
     match *method {
         Method::POST if path.ends_with("/instances") => limits.instance,
         Method::PUT if path.ends_with("/properties") => limits.properties,
+        // Strangers send it.
+        Method::POST if path == "/v4/token" => LOGIN,
         _ => limits.other,
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing::{debug, error};
 
 use super::reply;
-use crate::registry::RegistryError;
+use crate::registry::{AccountError, RegistryError};
 use crate::store::StoreError;
 
 macro_rules! codes {
@@ -75,18 +75,48 @@ codes! {
     VersionNotFound = "400026", 400, "Micro-service version does not exist";
     /// The tenant or service has as many as its quota allows.
     NotEnoughQuota = "400100", 400, "Not enough quota";
+    /// The account does not exist.
+    AccountNotFound = "400200", 400, "Account not exists";
+    /// The role does not exist.
+    RoleNotFound = "400201", 400, "Role not exists";
+    /// An account was to get a role that does not exist.
+    InvalidRoles = "400202", 400, "Account has invalid role(s)";
+    /// There are as many accounts as there may be.
+    NoAccountQuota = "400203", 400, "No quota to create account";
+    /// There are as many roles as there may be.
+    NoRoleQuota = "400204", 400, "No quota to create role";
+    /// The role belongs to an account.
+    RoleBound = "400205", 400, "Role is bound to some user(s)";
+    /// The new password is the old one.
+    BadNewPassword = "400206", 400, "New password is bad";
     /// The token is none of ours, or it does not count any more.
     Unauthorized = "401201", 401, "Request unauthorized";
+    /// The login is wrong.
+    WrongLogin = "401202", 401, "User name or password is wrong";
     /// The request has no token.
     NoToken = "401204", 401, "No authorization header";
     /// The token's time is over.
     TokenExpired = "401205", 401, "Token is expired";
     /// The account of the token does not exist any more.
     AccountDeleted = "401206", 401, "The account that owns the token is deleted";
+    /// The current password is wrong.
+    WrongPassword = "401207", 401, "Password is wrong";
+    /// Too many logins have failed.
+    AccountBlocked = "403201", 403, "Account blocked";
+    /// Nobody changes `root`.
+    RootProtected = "403202", 403, "Forbid to operate build-in account(s)";
+    /// Nobody changes the roles that always exist.
+    RoleProtected = "403203", 403, "Forbid to operate build-in role(s)";
+    /// Nobody changes the account with which the request is made.
+    OwnAccount = "403204", 403, "Forbid to operate your own account";
     /// The account's roles do not permit this.
     NoPermission = "403205", 403, "No permission(s)";
     /// The caller may not do this.
     Forbidden = "403001", 403, "Forbidden";
+    /// The name of the account is taken.
+    AccountExists = "409200", 409, "account name is duplicated";
+    /// The name of the role is taken.
+    RoleExists = "409201", 409, "role name is duplicated";
     /// A mistake in this program or in its store.
     Internal = "500003", 500, "Internal server error";
     /// The store did not answer. A write may or may not have happened.
@@ -146,8 +176,11 @@ impl From<RegistryError> for Failure {
             E::Contended | E::ReleaseTimedOut => Code::Unavailable,
             E::Stopping | E::ReadView(_) => Code::NotReady,
             E::NotConfirmed => Code::Unavailable,
+            E::Unreadable => Code::Internal,
+            E::Account(error) => code_of_account(error),
             E::ReadSchema(source)
             | E::ReadInstance(source)
+            | E::ReadAccount(source)
             | E::GrantLease(source)
             | E::RenewLease(source)
             | E::Commit(source) => code_of_store(source),
@@ -184,6 +217,30 @@ impl From<Denial> for Failure {
             DenialCode::Undecided => Code::NotReady,
         };
         Self { code, detail: denial.detail }
+    }
+}
+
+fn code_of_account(error: &AccountError) -> Code {
+    use AccountError as E;
+    match error {
+        E::NotFound(_) => Code::AccountNotFound,
+        E::RoleNotFound => Code::RoleNotFound,
+        E::InvalidRoles => Code::InvalidRoles,
+        E::AccountQuota(_) => Code::NoAccountQuota,
+        E::RoleQuota(_) => Code::NoRoleQuota,
+        E::RoleBound => Code::RoleBound,
+        E::SamePassword => Code::BadNewPassword,
+        E::Exists => Code::AccountExists,
+        E::RoleExists => Code::RoleExists,
+        E::WrongLogin | E::Inactive => Code::WrongLogin,
+        E::WrongPassword => Code::WrongPassword,
+        E::Blocked => Code::AccountBlocked,
+        E::RootProtected => Code::RootProtected,
+        E::RoleProtected => Code::RoleProtected,
+        E::OwnAccount => Code::OwnAccount,
+        E::OthersAccount(_) => Code::Forbidden,
+        E::Busy => Code::NotReady,
+        E::NotMade => Code::Internal,
     }
 }
 
@@ -288,6 +345,7 @@ mod tests {
             for wrap in [
                 RegistryError::ReadSchema,
                 RegistryError::ReadInstance,
+                RegistryError::ReadAccount,
                 RegistryError::GrantLease,
                 RegistryError::RenewLease,
                 RegistryError::Commit,

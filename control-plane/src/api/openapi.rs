@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use access::{Access, access_of};
 use axum::response::Html;
 use bytes::Bytes;
 use schemars::SchemaGenerator;
@@ -17,6 +18,10 @@ use super::reply;
 /// The codes with which every operation of a tenant may fail.
 const ALWAYS: &[Code] = &[Code::InvalidParams, Code::Internal, Code::Unavailable, Code::NotReady];
 
+/// The codes with which every operation that needs a token may fail while access control is on.
+const WITH_ACCESS_CONTROL: &[Code] =
+    &[Code::Unauthorized, Code::NoToken, Code::TokenExpired, Code::AccountDeleted, Code::NoPermission];
+
 /// The group of the document's own operations.
 pub(super) const GROUP: Group = Group { base: "", tag: "About", suffix: "", deprecated: false };
 
@@ -27,7 +32,8 @@ const ABOUT: &str = "The registry API of Service-Center, version 4, and beside i
     Empty members are absent: an empty text, zero, list or map is left out of every reply, and a `null` in a \
     request counts as absent. Unknown members are ignored. A request for a missing object is answered with 400 and \
     a code. A request target of 2048 bytes or more, with `//` in it, or ending in one of `;&?+@` is answered with \
-    400 in plain text. Replies of 1400 bytes or more are compressed for clients that accept gzip.";
+    400 in plain text. The codes of 401 and 403 are those of access control, and so are the operations under \
+    Access: without it there are none. Replies of 1400 bytes or more are compressed for clients that accept gzip.";
 
 /// The placeholders of paths and their meanings.
 const SEGMENTS: &[Parameter] = &[
@@ -35,7 +41,10 @@ const SEGMENTS: &[Parameter] = &[
     ("serviceId", "Id of a service: 1 to 64 characters without blanks."),
     ("instanceId", "Id of an instance: 1 to 64 letters, digits, `_`, `.`, `-`."),
     ("schemaId", "Id of a schema: 1 to 160 letters, digits, `_`, `.`, `-`."),
-    ("key", "Key of a tag; when deleting, a comma list of keys."),
+    ("key", "Key of a tag; when deleting, a comma list of keys. Of a lock: `account::address`."),
+    ("name", "Name of an account."),
+    ("tokenId", "Id of a long-lived token."),
+    ("roleName", "Name of a role."),
     ("ruleId", "Id of a rule; when deleting, a comma list of ids."),
 ];
 
@@ -65,7 +74,7 @@ impl Document {
             "summary": operation.summary,
             "tags": [group.tag],
             "parameters": parameters(path, operation),
-            "responses": self.responses(operation),
+            "responses": self.responses(path, operation),
         });
         if group.deprecated {
             entry["deprecated"] = true.into();
@@ -79,7 +88,7 @@ impl Document {
         self.paths.entry(path.to_owned()).or_default().insert(method, entry);
     }
 
-    fn responses(&mut self, operation: &Operation) -> Value {
+    fn responses(&mut self, path: &str, operation: &Operation) -> Value {
         let mut success = match &operation.response {
             ResponseBody::Empty => json!({ "description": "Done; the body is empty." }),
             ResponseBody::Html => {
@@ -101,7 +110,7 @@ impl Document {
                 json!({ "description": "Nothing changed since `rev`; no body.", "headers": headers });
             responses.insert("304".into(), unchanged);
         }
-        for (status, codes) in failures(operation) {
+        for (status, codes) in failures(path, operation) {
             responses.insert(status.to_string(), failure(&codes));
         }
         responses.into()
@@ -128,11 +137,16 @@ impl Document {
 }
 
 /// The codes of an operation's failures by status.
-fn failures(operation: &Operation) -> BTreeMap<u16, Vec<Code>> {
+fn failures(path: &str, operation: &Operation) -> BTreeMap<u16, Vec<Code>> {
+    // Placeholders are segments like others to the table of access.
+    let refused = match access_of(&operation.method, path) {
+        Access::Free => &[],
+        _ => WITH_ACCESS_CONTROL,
+    };
     // Operations that are the same for every tenant parse no header and read no tenant's data.
     let always = if operation.tenantless { &[] } else { ALWAYS };
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-    for code in always.iter().chain(operation.failures) {
+    for code in always.iter().chain(refused).chain(operation.failures) {
         by_status.entry(code.status()).or_default().push(*code);
     }
     by_status

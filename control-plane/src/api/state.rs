@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use host::admin::Readiness;
+use host::proxies::TrustedProxies;
 
+use super::failure::{Code, Failure};
 use crate::registry::Registry;
+use crate::registry::account::Accounts;
 
 /// The state that handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -14,6 +17,9 @@ struct Shared {
     registry: Registry,
     limits: BodyLimits,
     readiness: Option<Readiness>,
+    /// The accounts while access control is on.
+    accounts: Option<Arc<Accounts>>,
+    proxies: TrustedProxies,
 }
 
 /// Largest bodies of requests, in bytes.
@@ -35,15 +41,34 @@ impl BodyLimits {
 }
 
 impl Api {
-    pub(crate) fn new(registry: Registry, limits: BodyLimits) -> Self {
-        Self(Arc::new(Shared { registry, limits, readiness: None }))
+    pub(crate) fn new(registry: Registry, limits: BodyLimits, readiness: Readiness) -> Self {
+        let proxies = TrustedProxies::default();
+        Self(Arc::new(Shared { registry, limits, readiness: Some(readiness), accounts: None, proxies }))
     }
 
-    /// The same state in a process whose readiness is that of this node.
-    pub(crate) fn ready_as(self, readiness: Readiness) -> Self {
+    /// The same state with accounts, whose clients come through these proxies.
+    pub(crate) fn with_accounts(self, accounts: Accounts, proxies: TrustedProxies) -> Self {
         let Self(shared) = self;
-        let registry = shared.registry.clone();
-        Self(Arc::new(Shared { registry, limits: shared.limits, readiness: Some(readiness) }))
+        Self(Arc::new(Shared {
+            registry: shared.registry.clone(),
+            limits: shared.limits,
+            readiness: shared.readiness.clone(),
+            accounts: Some(Arc::new(accounts)),
+            proxies,
+        }))
+    }
+
+    pub(super) fn has_accounts(&self) -> bool {
+        self.0.accounts.is_some()
+    }
+
+    /// The accounts. Routes that need them exist only with them.
+    pub(super) fn accounts(&self) -> Result<&Accounts, Failure> {
+        self.0.accounts.as_deref().ok_or_else(|| Failure::new(Code::NotReady, ""))
+    }
+
+    pub(super) fn proxies(&self) -> &TrustedProxies {
+        &self.0.proxies
     }
 
     pub(super) fn readiness(&self) -> Option<&Readiness> {

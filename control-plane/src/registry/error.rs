@@ -89,12 +89,83 @@ pub enum RegistryError {
     /// The store did not renew the lease of an instance. A lease that ended is [`Self::InstanceNotFound`].
     #[error("the lease could not be renewed")]
     RenewLease(#[source] StoreError),
+    /// An account, a role or a lock could not be read from the store.
+    #[error("the accounts could not be read from the store")]
+    ReadAccount(#[source] StoreError),
+    /// An account or a role in the store does not have the form of one.
+    #[error("a stored record cannot be read")]
+    Unreadable,
+    /// An operation on accounts and roles broke a rule.
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// The change has more bytes than the store takes at once.
     #[error("the request is too large: the object would have more bytes than the store takes")]
     TooLarge,
     /// A transaction that writes to the registry failed.
     #[error("the change could not be written to the store")]
     Commit(#[source] StoreError),
+}
+
+/// The rule that an operation on accounts and roles has broken. The texts are Service-Center's, where it has one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// The account does not exist.
+    #[error("account [{0}] not exist")]
+    NotFound(String),
+    /// The role does not exist.
+    #[error("")]
+    RoleNotFound,
+    /// An account was to get a role that does not exist.
+    #[error("role not exist")]
+    InvalidRoles,
+    /// There are as many accounts as the quota allows.
+    #[error("no quota to create account, max num is {0}")]
+    AccountQuota(usize),
+    /// There are as many roles as the quota allows.
+    #[error("no quota to create role, max num is {0}")]
+    RoleQuota(usize),
+    /// The role belongs to an account.
+    #[error("")]
+    RoleBound,
+    /// The new password is the old one.
+    #[error("the new password is the same as the old one")]
+    SamePassword,
+    /// The name of the account is taken.
+    #[error("account is duplicated")]
+    Exists,
+    /// The name of the role is taken.
+    #[error("role is duplicated")]
+    RoleExists,
+    /// Name or password of a login is wrong. Nothing says which.
+    #[error("")]
+    WrongLogin,
+    /// The login is right, and the account cannot be used. Said only to those who know the password.
+    #[error("the account is not active")]
+    Inactive,
+    /// The current password is wrong.
+    #[error("")]
+    WrongPassword,
+    /// Too many logins of the account, or from the address, have failed.
+    #[error("")]
+    Blocked,
+    /// Nobody changes or deletes `root`.
+    #[error("root can not be operated")]
+    RootProtected,
+    /// Nobody changes or deletes the roles that always exist.
+    #[error("build-in role can not be operated")]
+    RoleProtected,
+    /// Nobody changes or deletes the account with which the request is made.
+    #[error("your account can not be operated")]
+    OwnAccount,
+    /// Only an administrator does this to the account of another.
+    #[error("{0}")]
+    OthersAccount(&'static str),
+    /// So many passwords are being checked that one more would have to wait for long.
+    #[error("too many passwords are being checked; try again")]
+    Busy,
+    /// The machine did not do its part of making a password or a token.
+    #[error("")]
+    NotMade,
 }
 
 impl RegistryError {
@@ -116,6 +187,7 @@ impl RegistryError {
                 | Self::SchemaNotFound
                 | Self::TagNotFound
                 | Self::RuleNotFound
+                | Self::Account(AccountError::RoleNotFound)
         )
     }
 

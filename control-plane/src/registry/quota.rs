@@ -41,6 +41,8 @@ pub(crate) struct Quota {
     pub(crate) instances: usize,
     pub(super) schemas: usize,
     pub(super) wanted: usize,
+    pub(super) accounts: usize,
+    pub(super) roles: usize,
 }
 
 impl Quotas {
@@ -66,6 +68,8 @@ impl Quota {
             instances: config.instance_quota,
             schemas: config.schema_quota,
             wanted: config.wanted_quota,
+            accounts: config.account_quota,
+            roles: config.role_quota,
         }
     }
 }

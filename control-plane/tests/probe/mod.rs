@@ -21,6 +21,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use shared::model::{Revision, ServiceRef, Tenant};
 
+pub mod session;
+
 pub struct Probe {
     app: App,
     tasks: Tasks,
