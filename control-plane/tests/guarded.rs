@@ -8,6 +8,7 @@ use std::sync::Arc;
 use access::keys::SigningKey;
 use access::token::{Claims, Issuer};
 use access::{Access, LabelSource};
+use control_plane::store::{Op, Txn};
 use data_encoding::BASE64URL_NOPAD;
 use probe::Probe;
 use serde_json::json;
@@ -122,6 +123,44 @@ async fn a_restart_keeps_the_keys_and_changes_no_account() {
         .await;
     assert_eq!(answer.status, 200);
     probe.stop().await;
+}
+
+#[tokio::test]
+async fn older_roles_get_the_resource_config_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = Probe::start_in(directory.path()).await;
+    let role =
+        r#"{"id":"1","name":"old","perms":[{"resources":[{"type":"service"}],"verbs":["get"]}],"new":1}"#;
+    // The second one has no resource either, and the third one cannot be read.
+    let put = |key: &str, value: &str| Op::put(format!("/cse-sr/roles/{key}"), value.to_owned());
+    let then = vec![put("old", role), put("developer", r#"{"name":"developer"}"#), put("broken", "{")];
+    probe.store().txn(Txn { then, ..Txn::default() }).await.expect("written");
+    probe.stop().await;
+
+    // `root` is created after the roles have been looked at.
+    let probe = guarded(directory.path(), &[]).await;
+    let config = json!({ "resources": [{ "type": "config" }], "verbs": ["*"] });
+    let service = json!({ "resources": [{ "type": "service" }], "verbs": ["get"] });
+    let old = stored(&probe, "roles/old").await;
+    assert_eq!((&old["perms"], &old["new"]), (&json!([service, config]), &json!(1)));
+    assert_eq!(stored(&probe, "roles/developer").await["perms"], json!([config]));
+    assert_eq!(stored(&probe, "role-migrated").await, json!(true));
+    let then = vec![put("later", role), Op::Delete("/cse-sr/accounts/root".into())];
+    probe.store().txn(Txn { then, ..Txn::default() }).await.expect("written");
+    probe.stop().await;
+
+    let probe = guarded(directory.path(), &[]).await;
+    assert_eq!(stored(&probe, "roles/later").await["perms"], json!([service]));
+    assert_eq!(stored(&probe, "roles/old").await, old);
+    probe.stop().await;
+}
+
+/// A stored value as JSON.
+async fn stored(probe: &Probe, key: &str) -> serde_json::Value {
+    let then = vec![Op::Get(format!("/cse-sr/{key}"))];
+    let mut reply = probe.store().txn(Txn { then, ..Txn::default() }).await.expect("read");
+    let kv = reply.got.pop().flatten().expect("it is stored");
+    serde_json::from_slice(&kv.value).expect("JSON")
 }
 
 /// An issuer of a moment: its discovery document and its keys over HTTP.

@@ -20,6 +20,8 @@ use crate::keys;
 use crate::record;
 use crate::store::{Compare, Op, Txn};
 
+mod older_roles;
+
 /// The first pause after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// The longest pause after a failure.
@@ -52,6 +54,7 @@ async fn try_write(
 ) -> Result<(), RegistryError> {
     // An account that this view does not show may exist: each transaction asks the store itself.
     registry.view().at(shared::model::Revision::new(1), Duration::from_secs(1)).await?;
+    older_roles::complete(registry).await?;
     for role in Role::built_in() {
         let now = registry.seconds();
         let key = keys::role(&role.name);
