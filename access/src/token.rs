@@ -90,6 +90,8 @@ fn verify_signature(token: &str, keys: &[PublicKey]) -> Result<Verified, Denial>
     let mut validation = Validation::new(Algorithm::RS512);
     // The end is compared afterwards, with the caller's clock and with no leeway, for remembered tokens too.
     validation.validate_exp = false;
+    validation.validate_nbf = true;
+    validation.leeway = 0;
     validation.validate_aud = false;
     validation.set_required_spec_claims(&["exp"]);
     // A token that names its key is tried with that key alone. Those of Service-Center name none.
@@ -105,6 +107,10 @@ fn verify_signature(token: &str, keys: &[PublicKey]) -> Result<Verified, Denial>
                 });
             }
             Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
+            // Service-Center does not tell a token that is not yet valid from one that is no longer.
+            Err(error) if *error.kind() == ErrorKind::ImmatureSignature => {
+                return Err(Denial::new(DenialCode::Expired, ""));
+            }
             Err(_) => return Err(unauthorized("the token is malformed")),
         }
     }
