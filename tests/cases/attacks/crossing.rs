@@ -1,5 +1,9 @@
 //! Accounts with few rights that reach for other tenants, and for services that their labels do not cover.
 
+use futures_util::StreamExt as _;
+use harness::deadline;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
 use super::*;
 
 type Headers<'a> = Vec<(&'a str, &'a str)>;
@@ -283,8 +287,6 @@ async fn watches_show_nothing_that_a_find_would_not() {
             format!("/v4/default/registry/watcher?providers={own},{foreign}&rev=0"),
             &token,
         ),
-        ("everything", "/v4/default/registry/watcher?all&rev=0".into(), &token),
-        ("another application", "/v4/default/registry/watcher?app=bank&rev=0".into(), &token),
         ("v3", format!("/registry/v3/microservices/{foreign}/watcher"), &token),
         ("without any right", format!("{LIST}/{own}/watcher"), &nobody),
         ("heartbeats of another", format!("{LIST}/{foreign}/instances/f/heartbeat"), &nobody),
@@ -299,4 +301,26 @@ async fn watches_show_nothing_that_a_find_would_not() {
     headers.extend(UPGRADE);
     let answer = site.client.try_send("GET", &format!("{LIST}/{own}/watcher"), &headers, String::new()).await;
     assert_eq!(answer.expect("an answer").status, 101, "its own");
+    // A watch over everything is granted, and tells of what the labels cover.
+    for terms in ["all", "app=shop-1"] {
+        let url = format!("ws://{}/v4/default/registry/watcher?{terms}&rev=0", site.api);
+        let mut request = url.into_client_request().expect("a request");
+        request.headers_mut().insert("authorization", token.parse().expect("a value"));
+        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("a watch is granted");
+        for (service, instance) in [(&foreign, "hidden"), (&own, "shown")] {
+            let instance = format!("{instance}-{}", terms.len());
+            let body = json!({"instance": {"instanceId": instance, "hostName": "n", "endpoints": ["rest://10.0.0.1:80"]}});
+            site.send("POST", &format!("{LIST}/{service}/instances"), &site.root, &body).await.ok();
+        }
+        let told = async {
+            loop {
+                let text = socket.next().await.expect("the watch goes on").expect("a frame").to_string();
+                assert!(!text.contains("hidden") && !text.contains(&foreign), "{terms}: {text}");
+                if text.contains(&format!("shown-{}", terms.len())) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(deadline(), told).await.expect("its own change comes");
+    }
 }
