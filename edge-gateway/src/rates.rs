@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
-use governor::state::keyed::DashMapStateStore;
+use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use shared::model::Tenant;
 
@@ -69,7 +69,7 @@ pub(crate) enum Kind {
     Watch,
 }
 
-type Limiter<C> = RateLimiter<u64, DashMapStateStore<u64>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+type Limiter<C> = RateLimiter<u64, HashMapStateStore<u64>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// The limits in force.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ fn limiter<C: Clock + Clone>(per_second: u32, clock: &C) -> Option<Limiter<C>> {
     let per_second = NonZeroU32::new(per_second)?;
     let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(1));
     let quota = Quota::per_second(per_second).allow_burst(burst);
-    Some(RateLimiter::new(quota, DashMapStateStore::default(), clock.clone()))
+    Some(RateLimiter::new(quota, HashMapStateStore::default(), clock.clone()))
 }
 
 /// The part of an address that one client has for itself: an IPv6 client chooses its last 64 bits freely.
