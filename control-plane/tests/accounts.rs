@@ -1,16 +1,17 @@
 //! Accounts, roles and logins, as a Service-Center with access control answered the same requests.
 
 mod probe;
+mod session;
 
 use access::keys::PublicKey;
 use access::token::Verifier;
-use probe::session::{
-    ACCOUNTS, As, PASSWORD, ROLES, SERVICES, account, guarded, guarded_with, login, nobody, role, root,
-    token, with,
-};
 use probe::{Answer, Probe};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use session::{
+    ACCOUNTS, As, PASSWORD, ROLES, SERVICES, account, guarded, guarded_with, login, nobody, role, root,
+    token, with,
+};
 
 const NAME_RULE: &str = r"Regexp: ^[a-zA-Z0-9]*$|^[a-zA-Z0-9][a-zA-Z0-9_\\-.]*[a-zA-Z0-9]$}";
 

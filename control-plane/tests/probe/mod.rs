@@ -21,8 +21,6 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use shared::model::{Revision, ServiceRef, Tenant};
 
-pub mod session;
-
 pub struct Probe {
     app: App,
     tasks: Tasks,

@@ -1,8 +1,10 @@
 //! Requests of accounts to a registry with access control.
 
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
+
 use serde_json::{Value, json};
 
-use super::{Answer, Probe};
+use crate::probe::{Answer, Probe};
 
 pub const PASSWORD: &str = "Complicated_password1";
 pub const ACCOUNTS: &str = "/v4/accounts";
