@@ -1,0 +1,184 @@
+//! The keys of tokens are replaced in a running fleet: old tokens count until their key is taken away, and no
+//! watcher notices before that.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use access::keys::KeyPairText;
+use futures_util::StreamExt as _;
+use harness::{Client, World, eventually};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+const PASSWORD: &str = "Complicated_password1";
+const SERVICES: &str = "/v4/default/registry/microservices";
+/// Watchers at each gateway.
+const WATCHERS: usize = 20;
+
+/// What one watcher was told, in order, and the code with which its watch ended.
+#[derive(Default)]
+struct Told {
+    tags: Vec<String>,
+    ended: Option<u16>,
+}
+
+async fn watch(gateway: SocketAddr, provider: &str, token: &str) -> Arc<Mutex<Told>> {
+    let url = format!("ws://{gateway}/v4/default/registry/watcher?providers={provider}&rev=0");
+    let mut request = url.into_client_request().expect("a request");
+    request.headers_mut().insert("authorization", token.parse().expect("a value"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("a watch is granted");
+    let told = Arc::new(Mutex::new(Told::default()));
+    let teller = told.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = socket.next().await {
+            match message {
+                Message::Text(text) => {
+                    let frame: Value = serde_json::from_str(&text).expect("JSON");
+                    if let Some(tag) = frame["instance"]["properties"]["tag"].as_str() {
+                        teller.lock().tags.push(tag.to_owned());
+                    }
+                }
+                Message::Close(close) => {
+                    teller.lock().ended = Some(close.map_or(1005, |close| close.code.into()));
+                }
+                _ => {}
+            }
+        }
+        teller.lock().ended.get_or_insert(1006);
+    });
+    told
+}
+
+async fn login(gateway: SocketAddr) -> Option<String> {
+    let body = json!({"name": "root", "password": PASSWORD}).to_string();
+    let answer = Client::new(gateway).try_send("POST", "/v4/token", &[], body).await?;
+    (answer.status == 200).then(|| format!("Bearer {}", answer.ok()["token"].as_str().expect("a token")))
+}
+
+async fn send(
+    gateway: SocketAddr,
+    token: &str,
+    method: &str,
+    path: &str,
+    body: Value,
+) -> Option<harness::Answer> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    Client::new(gateway).try_send(method, path, &[("authorization", token)], body).await
+}
+
+/// Writes the key files, and restarts the control planes one after the other.
+async fn roll(world: &World, directory: &Path, private: &str, public: &str) {
+    std::fs::write(directory.join("private.key"), private).expect("written");
+    std::fs::write(directory.join("public.key"), public).expect("written");
+    for plane in &world.control_planes {
+        assert_eq!(plane.process.terminate().await, Some(0), "a drain ends well");
+        plane.process.start();
+        plane.ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [old, new] = [KeyPairText::generate().expect("a key"), KeyPairText::generate().expect("a key")];
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(file("private.key"), &old.private).expect("written");
+    std::fs::write(file("public.key"), &old.public).expect("written");
+    let world = World::with()
+        .planes(2)
+        .gateways(2)
+        .plane_flag("--rbac-enable", "true")
+        .gateway_flag("--rbac-enable", "true")
+        .plane_flag("--rbac-private-key", &file("private.key"))
+        .plane_flag("--rbac-public-key", &file("public.key"))
+        .plane_flag("--http-trusted-proxies", "127.0.0.0/8")
+        .variable("SC_INIT_ROOT_PASSWORD", PASSWORD)
+        .start()
+        .await;
+    let gateways: Vec<SocketAddr> = world.gateways.iter().map(|gateway| gateway.api).collect();
+    let token = eventually("root logs in through a gateway", || login(gateways[0])).await;
+    let old_token = token.as_str();
+    for gateway in &gateways {
+        eventually("the account is known at the gateway", || async {
+            let answer = send(*gateway, old_token, "GET", SERVICES, Value::Null).await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+    let service = json!({"service": {"serviceName": "order", "appId": "shop", "version": "1.0.0"}});
+    let made = send(gateways[0], old_token, "POST", SERVICES, service).await.expect("an answer").ok();
+    let provider = made["serviceId"].as_str().expect("an id").to_owned();
+    let instance = json!({"instance": {"instanceId": "i", "hostName": "n", "endpoints": ["rest://10.0.0.1:80"],
+        "healthCheck": {"mode": "push", "interval": 60, "times": 10}}});
+    let instances = format!("{SERVICES}/{provider}/instances");
+    send(gateways[0], old_token, "POST", &instances, instance).await.expect("an answer").ok();
+    let mut watchers = Vec::new();
+    for gateway in &gateways {
+        for _ in 0..WATCHERS {
+            watchers.push(watch(*gateway, &provider, old_token).await);
+        }
+    }
+
+    let mut sent = Vec::new();
+    let properties = format!("{instances}/i/properties");
+    let mut change = async |token: &str| {
+        let tag = format!("t{}", sent.len());
+        let body = json!({"properties": {"tag": tag}});
+        // A control plane that restarts may leave a request unanswered; writing the same again changes nothing.
+        eventually("the change is written", || async {
+            let answer = send(gateways[sent.len() % 2], token, "PUT", &properties, body.clone()).await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        sent.push(tag);
+    };
+    for _ in 0..5 {
+        change(old_token).await;
+    }
+    // First every process knows the new key, then it signs, then the old one goes.
+    let both = format!("{}\n{}", old.public, new.public);
+    roll(&world, directory.path(), &old.private, &both).await;
+    change(old_token).await;
+    roll(&world, directory.path(), &new.private, &both).await;
+    change(old_token).await;
+    let fresh = eventually("root logs in again", || login(gateways[1])).await;
+    let head = |token: &str| token.trim_start_matches("Bearer ").split('.').next().map(str::to_owned);
+    assert_ne!(head(&fresh), head(old_token), "the new key signs");
+    change(&fresh).await;
+    change(old_token).await;
+    for watcher in &watchers {
+        eventually("the watcher was told everything", || async {
+            let told = watcher.lock();
+            assert_eq!(told.ended, None, "no watcher loses its watch");
+            (told.tags.last() == sent.last()).then_some(())
+        })
+        .await;
+        let mut tags = watcher.lock().tags.clone();
+        // The state with which a watch begins may contain the first change already.
+        tags.dedup();
+        assert_eq!(tags, sent, "once and in order");
+    }
+    let stays = watch(gateways[0], &provider, &fresh).await;
+
+    roll(&world, directory.path(), &new.private, &new.public).await;
+    for gateway in &gateways {
+        eventually("the old key counts no more", || async {
+            let answer = send(*gateway, old_token, "GET", SERVICES, Value::Null).await?;
+            (answer.status == 401).then_some(())
+        })
+        .await;
+        let answer = send(*gateway, &fresh, "GET", SERVICES, Value::Null).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    eventually("watches of the old key end", || async {
+        watchers.iter().all(|watcher| watcher.lock().ended.is_some()).then_some(())
+    })
+    .await;
+    assert!(
+        watchers.iter().all(|watcher| watcher.lock().ended.is_some_and(|code| (4100..4200).contains(&code)))
+    );
+    assert_eq!(stays.lock().ended, None, "a watch of the new key goes on");
+}
