@@ -59,7 +59,7 @@ pub struct Config {
     /// The time for which plain watches may go on in a drain while no other gateway is ready to take them. A
     /// shorter one than `drain_over` counts as that.
     pub drain_latest: Duration,
-    /// A control plane is asked, in the client's name, before a watch is granted; needed with access control.
+    /// A control plane is asked, in the client's name, before a watch is granted.
     pub authorize: bool,
     /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
     pub own_paths: &'static [&'static str],
@@ -129,7 +129,7 @@ impl Read for Config {
             authorize: settings.get_or(
                 "watch.authorize",
                 default.authorize,
-                "Ask a control plane, in the client's name, before a watch is granted; needed with access control.",
+                "Ask a control plane, in the client's name, before a watch is granted; only its yes opens the watch.",
             ),
             drain_over,
             ..default
