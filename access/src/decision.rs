@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use shared::model::Tenant;
 
 use crate::claims::{SERVICE_KIND, Verified};
@@ -45,6 +46,20 @@ pub enum Grant {
     All,
     /// Everything that has all labels of one of these sets. There is at least one set.
     Labelled(Vec<LabelSet>),
+}
+
+/// The one value of the header `Authorization`, if there is any. Programs differ in which of two they take, so
+/// two are refused.
+///
+/// # Errors
+/// The refusal, when the header stands there twice.
+pub fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Denial> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first.map(HeaderValue::as_bytes)),
+        Some(_) => Err(Denial::new(DenialCode::Unauthorized, "invalid auth header")),
+    }
 }
 
 impl Policy {

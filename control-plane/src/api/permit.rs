@@ -10,18 +10,18 @@
 
 use std::sync::Arc;
 
+use access::decision::authorization;
 use access::token::Verifier;
 use access::{Access, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of};
 use axum::body::Body;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request};
+use http::Request;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::clock::Clock;
 use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 
 use super::call::Call;
-use super::failure::{Code, Failure};
+use super::failure::Failure;
 use super::state::Api;
 use crate::registry::service::existing;
 use crate::registry::{Caller, RegistryError};
@@ -120,16 +120,6 @@ impl Gate {
 
 fn refused(reason: impl Into<Failure>) -> NotAdmitted {
     NotAdmitted::Refused(reason.into())
-}
-
-/// The one value of the header `Authorization`. Programs differ in which of two they take, so two are refused.
-fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Failure> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let first = values.next();
-    match values.next() {
-        None => Ok(first.map(http::HeaderValue::as_bytes)),
-        Some(_) => Err(Failure::new(Code::Unauthorized, "invalid auth header")),
-    }
 }
 
 impl Permit {

@@ -8,12 +8,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use access::decision::authorization;
 use access::denial::DenialCode;
 use access::{Access, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Request, Response};
 use tracing::info;
 
 use super::{GatewayParts, grpc, refusal, route};
@@ -183,16 +184,6 @@ impl GatewayParts {
             Access::Unknown => return Err(Refusal::NoRoute),
         };
         Ok(Caller { account: Some((identity, policy.clone())), grant })
-    }
-}
-
-/// The one value of the header `Authorization`. Programs differ in which of two they take, so two are refused.
-fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Denial> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let first = values.next();
-    match values.next() {
-        None => Ok(first.map(HeaderValue::as_bytes)),
-        Some(_) => Err(Denial::new(DenialCode::Unauthorized, "invalid auth header")),
     }
 }
 
