@@ -2,10 +2,8 @@
 //! watcher notices before that.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
-use access::keys::KeyPairText;
 use futures_util::StreamExt as _;
 use harness::{Client, World, eventually};
 use parking_lot::Mutex;
@@ -13,7 +11,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-const PASSWORD: &str = "Complicated_password1";
+use crate::key_files::{KeyFiles, ROOT_PASSWORD};
+
 const SERVICES: &str = "/v4/default/registry/microservices";
 /// Watchers at each gateway.
 const WATCHERS: usize = 20;
@@ -53,7 +52,7 @@ async fn watch(gateway: SocketAddr, provider: &str, token: &str) -> Arc<Mutex<To
 }
 
 async fn login(gateway: SocketAddr) -> Option<String> {
-    let body = json!({"name": "root", "password": PASSWORD}).to_string();
+    let body = json!({"name": "root", "password": ROOT_PASSWORD}).to_string();
     let answer = Client::new(gateway).try_send("POST", "/v4/token", &[], body).await?;
     (answer.status == 200).then(|| format!("Bearer {}", answer.ok()["token"].as_str().expect("a token")))
 }
@@ -69,35 +68,10 @@ async fn send(
     Client::new(gateway).try_send(method, path, &[("authorization", token)], body).await
 }
 
-/// Writes the key files, and restarts the control planes one after the other.
-async fn roll(world: &World, directory: &Path, private: &str, public: &str) {
-    std::fs::write(directory.join("private.key"), private).expect("written");
-    std::fs::write(directory.join("public.key"), public).expect("written");
-    for plane in &world.control_planes {
-        assert_eq!(plane.process.terminate().await, Some(0), "a drain ends well");
-        plane.process.start();
-        plane.ready().await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let [old, new] = [KeyPairText::generate().expect("a key"), KeyPairText::generate().expect("a key")];
-    let file = |name: &str| directory.path().join(name).display().to_string();
-    std::fs::write(file("private.key"), &old.private).expect("written");
-    std::fs::write(file("public.key"), &old.public).expect("written");
-    let world = World::with()
-        .planes(2)
-        .gateways(2)
-        .plane_flag("--rbac-enable", "true")
-        .gateway_flag("--rbac-enable", "true")
-        .plane_flag("--rbac-private-key", &file("private.key"))
-        .plane_flag("--rbac-public-key", &file("public.key"))
-        .plane_flag("--http-trusted-proxies", "127.0.0.0/8")
-        .variable("SC_INIT_ROOT_PASSWORD", PASSWORD)
-        .start()
-        .await;
+    let keys = KeyFiles::new();
+    let world = keys.guard(World::with().planes(2).gateways(2)).start().await;
     let gateways: Vec<SocketAddr> = world.gateways.iter().map(|gateway| gateway.api).collect();
     let token = eventually("root logs in through a gateway", || login(gateways[0])).await;
     let old_token = token.as_str();
@@ -147,10 +121,9 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
         change(old_token).await;
     }
     // First every process knows the new key, then it signs, then the old one goes.
-    let both = format!("{}\n{}", old.public, new.public);
-    roll(&world, directory.path(), &old.private, &both).await;
+    keys.announce_new(&world).await;
     change(old_token).await;
-    roll(&world, directory.path(), &new.private, &both).await;
+    keys.sign_with_new(&world).await;
     change(old_token).await;
     let fresh = eventually("root logs in again", || login(gateways[1])).await;
     let head = |token: &str| token.trim_start_matches("Bearer ").split('.').next().map(str::to_owned);
@@ -171,7 +144,7 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
     }
     let stays = watch(gateways[0], &provider, &fresh).await;
 
-    roll(&world, directory.path(), &new.private, &new.public).await;
+    keys.forget_old(&world).await;
     for gateway in &gateways {
         eventually("the old key counts no more", || async {
             let answer = send(*gateway, old_token, "GET", SERVICES, Value::Null).await?;

@@ -17,6 +17,7 @@ mod examples;
 mod faults;
 mod helm;
 mod history;
+mod key_files;
 mod key_rotation;
 mod memory;
 mod operate;

@@ -6,47 +6,146 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use harness::World;
+use harness::{Client, Plan, World, eventually};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
+
+use crate::key_files::{KeyFiles, ROOT_PASSWORD};
 
 /// Fetching and compiling included; a program that hangs is ended.
 const PATIENCE: Duration = Duration::from_mins(9);
+/// The account of the SDKs in a registry with access control.
+const ACCOUNT: &str = "sdk";
+const PASSWORD: &str = "Complicated_password2";
+
+fn plan() -> Plan {
+    World::with().planes(2).gateways(2)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go; run by cargo xtask sdks"]
 async fn sc_client_notices_nothing_but_speed() {
-    let world = World::with().planes(2).gateways(2).start().await;
-    check("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()], &world).await;
+    sc_client(&plan().start().await, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Go; run by cargo xtask sdks"]
+async fn sc_client_works_with_access_control() {
+    let (world, keys) = guarded().await;
+    sc_client(&world, Some(&keys)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go; run by cargo xtask sdks"]
 async fn a_go_chassis_consumer_calls_the_instances_there_are() {
-    let world = World::with().planes(2).gateways(2).start().await;
-    check("go-chassis", &["go", "run", ".", "check"], &world).await;
+    go_chassis(&plan().start().await, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Go; run by cargo xtask sdks"]
+async fn go_chassis_works_with_access_control() {
+    let (world, keys) = guarded().await;
+    go_chassis(&world, Some(&keys)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
 async fn the_java_client_notices_nothing_but_speed() {
-    let world = World::with().planes(2).gateways(2).start().await;
-    let address = format!("-Dexec.args={}", world.gateways[0].api);
-    check("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address], &world).await;
+    java(&plan().start().await, None).await;
 }
 
-/// Runs a program of `tests/sdks` and expects that it ends well; its lines are shown.
-async fn check(sdk: &str, command: &[&str], world: &World) {
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
+async fn the_java_client_works_with_access_control() {
+    let (world, keys) = guarded().await;
+    java(&world, Some(&keys)).await;
+}
+
+async fn sc_client(world: &World, keys: Option<&KeyFiles>) {
+    check("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()], world, keys).await;
+}
+
+async fn go_chassis(world: &World, keys: Option<&KeyFiles>) {
+    check("go-chassis", &["go", "run", ".", "check"], world, keys).await;
+}
+
+async fn java(world: &World, keys: Option<&KeyFiles>) {
+    let address = format!("-Dexec.args={}", world.gateways[0].api);
+    check("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address], world, keys).await;
+}
+
+/// A world with access control, in which the account of the SDKs is known at every gateway.
+async fn guarded() -> (World, KeyFiles) {
+    let keys = KeyFiles::new();
+    let world = keys.guard(plan()).start().await;
+    let root = eventually("root logs in", || login(world.client(0), "root", ROOT_PASSWORD)).await;
+    let account = json!({"name": ACCOUNT, "password": PASSWORD, "roles": ["developer"]});
+    let headers = [("authorization", root.as_str())];
+    eventually("the account is made", || async {
+        let answer = world.client(0).try_send("POST", "/v4/accounts", &headers, account.to_string()).await?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    let token = eventually("it logs in", || login(world.client(0), ACCOUNT, PASSWORD)).await;
+    for gateway in 0..world.gateways.len() {
+        eventually("the gateway knows the account", || async {
+            let path = "/v4/default/registry/microservices";
+            let headers = [("authorization", token.as_str())];
+            let answer = world.client(gateway).try_send("GET", path, &headers, String::new()).await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+    (world, keys)
+}
+
+async fn login(client: Client, account: &str, password: &str) -> Option<String> {
+    let body = json!({"name": account, "password": password}).to_string();
+    let answer = client.try_send("POST", "/v4/token", &[], body).await?;
+    if answer.status != 200 {
+        return None;
+    }
+    let answer: Value = answer.ok();
+    answer["token"].as_str().map(|token| format!("Bearer {token}"))
+}
+
+/// Runs a program of `tests/sdks` and expects that it ends well; its lines are shown. With keys it logs in, and
+/// its wishes for a change of the keys are fulfilled.
+async fn check(sdk: &str, command: &[&str], world: &World, keys: Option<&KeyFiles>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdks").join(sdk);
-    let mut child = Command::new(command[0])
-        .args(&command[1..])
-        .env("REGISTRY", world.gateways[0].api.to_string())
-        .current_dir(folder)
-        .stdin(Stdio::null())
+    let mut program = Command::new(command[0]);
+    program.args(&command[1..]).env("REGISTRY", world.gateways[0].api.to_string()).current_dir(folder);
+    if keys.is_some() {
+        program.env("ACCOUNT", ACCOUNT).env("PASSWORD", PASSWORD);
+    }
+    let mut child = program
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap_or_else(|error| panic!("{} is needed and cannot be started: {error}", command[0]));
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
-    let status =
-        ended.unwrap_or_else(|_| panic!("{sdk} did not end within {PATIENCE:?}")).expect("its status");
+    let mut input = child.stdin.take().expect("its input");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let status = tokio::time::timeout(PATIENCE, async {
+        while let Some(line) = lines.next_line().await.expect("text") {
+            println!("{line}");
+            let Some(wish) = line.strip_prefix("ASK ") else { continue };
+            let keys = keys.expect("only programs with an account ask for something");
+            match wish {
+                "sign with the new key" => {
+                    keys.announce_new(world).await;
+                    keys.sign_with_new(world).await;
+                }
+                "forget the old key" => keys.forget_old(world).await,
+                _ => panic!("{sdk} asks for something unknown: {wish}"),
+            }
+            input.write_all(b"done\n").await.expect("it reads the answer");
+        }
+        child.wait().await
+    })
+    .await;
+    let status = status.unwrap_or_else(|_| panic!("{sdk} did not end within {PATIENCE:?}"));
+    let status = status.expect("its status");
     assert!(status.success(), "{sdk} saw something else than expected: {status}");
 }

@@ -1,8 +1,10 @@
 // A go-chassis application that plays both sides: `provider NAME` serves, `consumer` calls the provider by its name, as
 // the framework discovers it, and `check` starts them and says whether the consumer learnt of each change by push.
 //
-// In: the registry's address in REGISTRY (host:port). The framework asks again only every ten minutes here, so what the
-// consumer learns earlier was pushed.
+// In: the registry's address in REGISTRY (host:port), and with access control an account in ACCOUNT and its password in
+// PASSWORD. The framework asks again only every ten minutes here, so what the consumer learns earlier was pushed. With
+// access control nothing is pushed to it, because it sends no token with its watch; so it asks every second. A line "ASK
+// CHANGE" then asks the caller for a change of the registry, which a line on the standard input confirms.
 package main
 
 import (
@@ -22,6 +24,7 @@ import (
 	"github.com/go-chassis/go-chassis/v2/client/rest"
 	"github.com/go-chassis/go-chassis/v2/core"
 	"github.com/go-chassis/go-chassis/v2/pkg/util/httputil"
+	_ "github.com/go-chassis/go-chassis/v2/security/cipher/plugins/plain"
 	rf "github.com/go-chassis/go-chassis/v2/server/restful"
 )
 
@@ -91,9 +94,14 @@ func check(registry string) {
 	consumer.hears("the first instance is called", "one")
 	two := start(home, registry, service, "provider", "two")
 	defer two.end(syscall.SIGKILL)
-	consumer.hears("a second instance is pushed and called", "two")
+	consumer.hears("a second instance is learnt of and called", "two")
 	one.end(syscall.SIGTERM)
 	consumer.hearsOnly("an instance that left is called no more", "two")
+	if os.Getenv("ACCOUNT") != "" {
+		fmt.Println("ASK sign with the new key")
+		_, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		fail("the key is replaced", err)
+	}
 	two.end(syscall.SIGTERM)
 	consumer.hears("nobody is left to call", "none")
 	three := start(home, registry, service, "provider", "three")
@@ -115,16 +123,23 @@ func start(home, registry, service string, role ...string) *child {
 		name = strings.Replace(service, "provider", "consumer", 1)
 	}
 	fail("settings are written", os.MkdirAll(filepath.Join(folder, "conf"), 0o755))
+	refresh := "10m"
+	credentials := ""
+	if account := os.Getenv("ACCOUNT"); account != "" {
+		refresh = "1s"
+		credentials = fmt.Sprintf("  credentials:\n    cipher: default\n    account:\n      name: %s\n      password: %s\n",
+			account, os.Getenv("PASSWORD"))
+	}
 	write(folder, "chassis.yaml", fmt.Sprintf(`servicecomb:
-  registry:
+%s  registry:
     type: servicecenter
     address: http://%s
-    refreshInterval: 10m
+    refreshInterval: %s
     watch: true
   protocols:
     rest:
       listenAddress: 127.0.0.1:%d
-`, registry, port(role)))
+`, credentials, registry, refresh, port(role)))
 	write(folder, "microservice.yaml", "servicecomb:\n  service:\n    name: "+name+"\n    version: 1.0.0\n")
 	command := exec.Command(os.Args[0], role...)
 	command.Env = append(os.Environ(), "CHASSIS_HOME="+folder, "PROVIDER="+service)

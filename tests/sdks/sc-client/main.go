@@ -1,7 +1,8 @@
 // Drives a registry through sc-client, the library below go-chassis, as an application would, and says what it saw.
 //
-// In: the registry's address (host:port). Out: one line per step, and exit code 1 at the first step that differs from
-// what an application relies on.
+// In: the registry's address (host:port), and with access control an account in ACCOUNT and its password in PASSWORD.
+// Out: one line per step, and exit code 1 at the first step that differs from what an application relies on. With access
+// control a line "ASK CHANGE" asks the caller for a change of the registry, which a line on the standard input confirms.
 package main
 
 import (
@@ -22,6 +23,10 @@ func main() {
 		os.Exit(2)
 	}
 	run := fmt.Sprint(time.Now().UnixNano())
+	if account := os.Getenv("ACCOUNT"); account != "" {
+		guarded(os.Args[1], run, account, os.Getenv("PASSWORD"))
+		return
+	}
 	client, err := sc.NewClient(sc.Options{Endpoints: []string{os.Args[1]}, Timeout: patience})
 	must("a client is made", err)
 	defer client.Close()

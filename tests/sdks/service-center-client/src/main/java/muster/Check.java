@@ -2,13 +2,17 @@ package muster;
 
 import com.google.common.eventbus.EventBus;
 import com.google.common.eventbus.Subscribe;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.time.Duration;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
-import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import org.apache.servicecomb.http.client.auth.RequestAuthHeaderProvider;
 import org.apache.servicecomb.http.client.common.HttpConfiguration.SSLProperties;
 import org.apache.servicecomb.service.center.client.DiscoveryEvents;
 import org.apache.servicecomb.service.center.client.RegistrationEvents;
@@ -17,6 +21,7 @@ import org.apache.servicecomb.service.center.client.ServiceCenterClient;
 import org.apache.servicecomb.service.center.client.ServiceCenterDiscovery;
 import org.apache.servicecomb.service.center.client.ServiceCenterRegistration;
 import org.apache.servicecomb.service.center.client.ServiceCenterWatch;
+import org.apache.servicecomb.service.center.client.exception.OperationException;
 import org.apache.servicecomb.service.center.client.model.CreateSchemaRequest;
 import org.apache.servicecomb.service.center.client.model.HealthCheck;
 import org.apache.servicecomb.service.center.client.model.HealthCheckMode;
@@ -31,14 +36,17 @@ import org.java_websocket.handshake.ServerHandshake;
 /**
  * Drives a registry through the Java client of java-chassis and spring-cloud-huawei as an application would: its
  * registration task registers the consumer, and its discovery asks only when its watch has been pushed something.
- * In: the registry's address (HOST:PORT). Out: a line per step, and exit code 1 at the first that differs.
+ * In: the registry's address (HOST:PORT), and with access control an account in ACCOUNT and its password in PASSWORD.
+ * Out: a line per step, and exit code 1 at the first that differs. With access control a line "ASK CHANGE" asks the caller
+ * for a change of the registry, which a line on the standard input confirms.
  */
 public final class Check {
   private static final int PATIENCE_SECONDS = 15;
   private static final String APP = "sdk-check";
 
   private final BlockingQueue<List<MicroserviceInstance>> changes = new LinkedBlockingQueue<>();
-  private final CountDownLatch opened = new CountDownLatch(1);
+  private final BlockingQueue<String> opened = new LinkedBlockingQueue<>();
+  private final BufferedReader answers = new BufferedReader(new InputStreamReader(System.in));
   private final BlockingQueue<Boolean> registered = new LinkedBlockingQueue<>();
 
   public static void main(String[] args) throws Exception {
@@ -69,7 +77,16 @@ public final class Check {
         new ServiceCenterAddressManager("default", List.of("http://" + address), bus);
     SSLProperties plain = new SSLProperties();
     plain.setEnabled(false);
-    ServiceCenterClient client = new ServiceCenterClient(addresses, plain, r -> Collections.emptyMap(), "default", Map.of());
+    ServiceCenterClient open = new ServiceCenterClient(addresses, plain, r -> Collections.emptyMap(), "default", Map.of());
+    String account = System.getenv("ACCOUNT");
+    Tokens tokens = account == null ? null
+        : new Tokens(open, account, System.getenv("PASSWORD"), Tokens.USUAL_AGE, bus);
+    RequestAuthHeaderProvider auth = tokens == null ? r -> Collections.emptyMap() : tokens;
+    ServiceCenterClient client =
+        new ServiceCenterClient(addresses, plain, auth, "default", Map.of()).setEventBus(bus);
+    if (account != null) {
+      closed(open, account);
+    }
 
     client.getServiceCenterInstances();
     ok("health is asked", true);
@@ -98,18 +115,74 @@ public final class Check {
         new ServiceCenterDiscovery.SubscriptionKey(APP, provider.getServiceName());
     discovery.registerIfNotPresent(key);
     ServiceCenterWatch watch =
-        new ServiceCenterWatch(addresses, plain, r -> Collections.emptyMap(), "default", Map.of(), bus) {
+        new ServiceCenterWatch(addresses, plain, auth, "default", Map.of(), bus) {
           @Override
           public void onOpen(ServerHandshake handshake) {
             super.onOpen(handshake);
-            opened.countDown();
+            opened.add("opened");
           }
         };
     watch.startWatch("default", consumer.getServiceId());
-    ok("the watch opens", opened.await(PATIENCE_SECONDS, TimeUnit.SECONDS));
+    ok("the watch opens", opened.poll(PATIENCE_SECONDS, TimeUnit.SECONDS) != null);
 
     lifeOfAnInstance(client, providerId, consumer.getServiceId(), provider.getServiceName());
+    if (account != null) {
+      renewal(new ServiceCenterAddressManager("default", List.of("http://" + address), bus), plain, open, account, providerId);
+      replacedKey(client, tokens, providerId);
+    }
     watch.stop();
+  }
+
+  private void closed(ServiceCenterClient open, String account) {
+    try {
+      open.registerMicroservice(service("sdk-open", "1.0.0"));
+      ok("without a token nothing is registered", false);
+    } catch (OperationException refused) {
+      ok("without a token nothing is registered", true);
+    }
+    ok("a wrong password gives no token", Tokens.login(open, account, "Wrong_password1").getStatusCode() == 401);
+  }
+
+  /** A client whose tokens are renewed every second goes on as if there were one. */
+  private void renewal(ServiceCenterAddressManager addresses, SSLProperties plain, ServiceCenterClient open,
+      String account, String providerId) throws InterruptedException {
+    EventBus bus = new EventBus();
+    Tokens tokens = new Tokens(open, account, System.getenv("PASSWORD"), Duration.ofSeconds(1), bus);
+    ServiceCenterClient client =
+        new ServiceCenterClient(addresses, plain, tokens, "default", Map.of()).setEventBus(bus);
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(PATIENCE_SECONDS);
+    while (tokens.logins.get() < 3) {
+      client.getMicroserviceByServiceId(providerId);
+      if (System.nanoTime() > deadline) {
+        ok("tokens are renewed", false);
+      }
+      Thread.sleep(300);
+    }
+    ok("tokens are renewed, and nothing fails", true);
+  }
+
+  private void replacedKey(ServiceCenterClient client, Tokens tokens, String providerId) throws Exception {
+    String id = client.registerMicroserviceInstance(instance(providerId)).getInstanceId();
+    until("an instance is pushed", found -> found.size() == 1);
+    int logins = tokens.logins.get();
+    ask("sign with the new key");
+    ok("the old token counts", client.sendHeartBeat(providerId, id) && tokens.logins.get() == logins);
+    client.updateMicroserviceInstanceStatus(providerId, id, MicroserviceInstanceStatus.DOWN);
+    until("and so does its watch", now -> now.get(0).getStatus() == MicroserviceInstanceStatus.DOWN);
+    ok("which was never opened again", opened.isEmpty());
+    ask("forget the old key");
+    // Its heartbeats, one a second, learn of it first.
+    ok("the watch is opened again with a new token", opened.poll(PATIENCE_SECONDS, TimeUnit.SECONDS) != null);
+    ok("after a login", tokens.logins.get() > logins);
+    client.updateMicroserviceInstanceStatus(providerId, id, MicroserviceInstanceStatus.UP);
+    until("and pushed to", now -> now.get(0).getStatus() == MicroserviceInstanceStatus.UP);
+    client.deleteMicroserviceInstance(providerId, id);
+  }
+
+  /** Asks the starter of this program for a change of the registry, and waits until it is done. */
+  private void ask(String change) throws IOException {
+    System.out.println("ASK " + change);
+    ok("done: " + change, answers.readLine() != null);
   }
 
   private void schemas(ServiceCenterClient client, String providerId) {
