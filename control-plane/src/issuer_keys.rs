@@ -26,8 +26,6 @@ use crate::registry::{Registry, RegistryError};
 use crate::settings::IssuerConfig;
 use crate::store::Op;
 
-/// The pause between two fetches. Issuers publish a new key long before they use it.
-const PAUSE: Duration = Duration::from_secs(300);
 /// The first and the longest pause after a failure.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The time that one fetch may take.
@@ -86,7 +84,7 @@ impl KeyFetcher {
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        let mut backoff = Backoff::new(RETRIES.0, RETRIES.1);
+        let mut backoff = Backoff::new(RETRIES.0, RETRIES.1.min(self.config.refresh));
         loop {
             let is_publisher = self.role.wait_for(|role| *role != Role::Standby);
             match stop.run_until_cancelled(is_publisher).await {
@@ -100,7 +98,7 @@ impl KeyFetcher {
                         info!(issuer, "the keys of the external issuer have changed");
                     }
                     backoff.reset();
-                    PAUSE
+                    self.config.refresh
                 }
                 Err(error) => {
                     warn!(issuer, %error, "the keys of the external issuer could not be fetched; the last ones go on counting");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use access::keys::SigningKey;
 use access::token::{Claims, Issuer};
 use access::{Access, LabelSource};
+use arc_swap::ArcSwap;
 use control_plane::store::{Op, Txn};
 use data_encoding::BASE64URL_NOPAD;
 use probe::Probe;
@@ -166,31 +167,49 @@ async fn stored(probe: &Probe, key: &str) -> serde_json::Value {
 /// An issuer of a moment: its discovery document and its keys over HTTP.
 struct TestIssuer {
     address: String,
+    kid: &'static str,
     key: aws_lc_rs::signature::EcdsaKeyPair,
+    published: Arc<ArcSwap<String>>,
 }
 
 impl TestIssuer {
     #[expect(clippy::disallowed_methods, reason = "the issuer lives as long as its test")]
     async fn start() -> Self {
-        let kind = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-        let key = aws_lc_rs::signature::EcdsaKeyPair::generate(kind).expect("a key");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let point = aws_lc_rs::signature::KeyPair::public_key(&key).as_ref();
-        let [x, y] = [&point[1..33], &point[33..]].map(|half| BASE64URL_NOPAD.encode(half));
-        let keys = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "one", "x": x, "y": y}]}).to_string();
+        let (key, published) = Self::key_pair("one");
+        let published = Arc::new(ArcSwap::from_pointee(published));
         let document = json!({"issuer": address, "jwks_uri": format!("{address}/keys")}).to_string();
+        let keys = published.clone();
         let routes = axum::Router::new()
             .route("/.well-known/openid-configuration", axum::routing::get(async move || document))
-            .route("/keys", axum::routing::get(async move || keys));
+            .route("/keys", axum::routing::get(async move || keys.load().to_string()));
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        Self { address, key }
+        Self { address, kid: "one", key, published }
+    }
+
+    /// A key, and its public half as a set.
+    fn key_pair(kid: &str) -> (aws_lc_rs::signature::EcdsaKeyPair, String) {
+        let kind = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let key = aws_lc_rs::signature::EcdsaKeyPair::generate(kind).expect("a key");
+        let point = aws_lc_rs::signature::KeyPair::public_key(&key).as_ref();
+        let [x, y] = [&point[1..33], &point[33..]].map(|half| BASE64URL_NOPAD.encode(half));
+        let keys = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y}]}).to_string();
+        (key, keys)
+    }
+
+    /// Replaces the key.
+    fn replace_key(&mut self, kid: &'static str) {
+        let (key, published) = Self::key_pair(kid);
+        self.key = key;
+        self.kid = kid;
+        self.published.store(Arc::new(published));
     }
 
     fn token(&self, groups: &[&str]) -> String {
         let claims = json!({"iss": self.address, "aud": "muster", "exp": 4_000_000_000u64, "jti": "x",
             "preferred_username": "peter", "groups": groups});
-        let [header, claims] = [json!({"alg": "ES256", "kid": "one"}), claims]
+        let [header, claims] = [json!({"alg": "ES256", "kid": self.kid}), claims]
             .map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
         let content = format!("{header}.{claims}");
         let random = aws_lc_rs::rand::SystemRandom::new();
@@ -199,29 +218,44 @@ impl TestIssuer {
     }
 }
 
+/// Waits until the registry has this key of the issuer.
+async fn fetched(probe: &Probe, kid: &str) {
+    let mut revisions = probe.revisions();
+    let is_there = || policy(probe).issuers.iter().any(|issuer| issuer.keys.to_json().contains(kid));
+    while !is_there() {
+        revisions.changed().await.expect("the view lives");
+    }
+}
+
+async fn status(probe: &Probe, token: &str) -> u16 {
+    let path = "/v4/default/registry/microservices";
+    probe.send("GET", path, &[("authorization", token)], String::new()).await.status
+}
+
 #[tokio::test]
 async fn tokens_of_an_external_issuer_count_once_its_keys_are_fetched() {
     let directory = tempfile::tempdir().expect("a directory");
-    let issuer = TestIssuer::start().await;
+    let mut issuer = TestIssuer::start().await;
     let probe = guarded(
         directory.path(),
         &[
             ("MUSTER_RBAC_OIDC_ISSUER", &issuer.address),
             ("MUSTER_RBAC_OIDC_AUDIENCE", "muster"),
             ("MUSTER_RBAC_OIDC_ROLES", "engineers=developer"),
+            ("MUSTER_RBAC_OIDC_REFRESH", "1s"),
         ],
     )
     .await;
-    let mut revisions = probe.revisions();
-    while policy(&probe).issuers.iter().any(|issuer| issuer.keys.is_empty()) {
-        revisions.changed().await.expect("the view lives");
-    }
-    let path = "/v4/default/registry/microservices";
-    let status = async |token: String| {
-        probe.send("GET", path, &[("authorization", &token)], String::new()).await.status
-    };
-    assert_eq!(status(issuer.token(&["engineers"])).await, 200);
-    assert_eq!(status(issuer.token(&["admin"])).await, 403, "a group is no role");
-    assert_eq!(status(TestIssuer::start().await.token(&["engineers"])).await, 401, "another issuer");
+    fetched(&probe, "one").await;
+    let token = issuer.token(&["engineers"]);
+    assert_eq!(status(&probe, &token).await, 200);
+    assert_eq!(status(&probe, &issuer.token(&["admin"])).await, 403, "a group is no role");
+    let stranger = TestIssuer::start().await.token(&["engineers"]);
+    assert_eq!(status(&probe, &stranger).await, 401, "another issuer");
+
+    issuer.replace_key("two");
+    fetched(&probe, "two").await;
+    assert_eq!(status(&probe, &issuer.token(&["engineers"])).await, 200);
+    assert_eq!(status(&probe, &token).await, 401, "its key is not published any more");
     probe.stop().await;
 }

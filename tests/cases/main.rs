@@ -20,6 +20,7 @@ mod history;
 mod key_files;
 mod key_rotation;
 mod memory;
+mod oidc;
 mod operate;
 mod outage;
 mod push;

@@ -22,6 +22,7 @@ usage: cargo xtask ci              run all checks that a change must pass before
                                    run fuzz targets (all) guided by coverage, each for a time (1m), N at once
                                    (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
+       cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
        cargo xtask bench           list the benches
        cargo xtask bench NAME [ARGUMENTS]
                                    run a bench; `all` runs every bench and takes half an hour
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
         ["sdks"] => tests::sdks(),
+        ["oidc"] => tests::oidc(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),
         ["ci"] => ci::ci(),

@@ -63,6 +63,16 @@ pub fn sdks() -> Result<()> {
     set_apart("sdks::")
 }
 
+/// Lets both planes follow a real OpenID Connect issuer.
+///
+/// # Errors
+/// When Node is missing, or a token counts that must not, or the other way round.
+pub fn oidc() -> Result<()> {
+    prepare()?;
+    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(root().join("tests/oidc")))?;
+    set_apart("oidc::")
+}
+
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would

@@ -60,6 +60,8 @@ pub struct IssuerConfig {
     pub keys_at: Option<Url>,
     /// The authorities that are trusted there.
     pub tls: ClientFiles,
+    /// The pause between two fetches of the keys.
+    pub refresh: Duration,
 }
 
 /// The keys of tokens.
@@ -263,6 +265,12 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
         "rbac.oidc.ca",
         "PEM file with the authorities to trust at the external issuer. Default: the system's.",
     );
+    let refresh = settings.within(
+        "rbac.oidc.refresh",
+        "1m",
+        "1s"..="1h",
+        "Pause between two fetches of the external issuer's keys. A key that the issuer uses at once counts after it at the latest.",
+    );
     let account_claim = settings.get(
         "rbac.oidc.account-claim",
         "preferred_username",
@@ -298,7 +306,7 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
     }
     let issuer =
         ExternalIssuer { issuer, audience, account_claim, groups_claim, roles, ..ExternalIssuer::default() };
-    Some(IssuerConfig { issuer, keys_at, tls: ClientFiles { ca, ..ClientFiles::default() } })
+    Some(IssuerConfig { issuer, keys_at, tls: ClientFiles { ca, ..ClientFiles::default() }, refresh })
 }
 
 #[cfg(test)]
