@@ -13,7 +13,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --locked --profile "$PROFILE" -p control-plane -p edge-gateway -p muster \
     && mkdir /out \
     && cp "target/$PROFILE/control-plane" "target/$PROFILE/edge-gateway" "target/$PROFILE/muster" /out/ \
-    && mkdir /data
+    && mkdir -p /data /site/control-plane /site/edge-gateway /site/grafana /site/demo
 
 # No shell, no package manager; user 65532. `muster probe` is there for health checks.
 FROM gcr.io/distroless/cc-debian12:nonroot AS base
@@ -35,10 +35,15 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=10s \
     CMD ["muster", "probe", "http://127.0.0.1:30101/ready"]
 ENTRYPOINT ["edge-gateway"]
 
-# Everything in one container. It needs one of two words, because other machines can reach it:
-# docker run -e MUSTER_ALLOW_ANONYMOUS=true -p 127.0.0.1:30100:30100 -v muster:/data muster
+# Everything in one container, with access control. The first command makes the keys and shows the password of root:
+# docker run --rm -v site:/site muster init --fleet --dir /site
+# docker run -e MUSTER_RBAC_ENABLE=true -e MUSTER_RBAC_PRIVATE_KEY=/site/control-plane/private.key \
+#   -e MUSTER_RBAC_ROOT_PASSWORD=@/site/control-plane/root-password -v site:/site:ro \
+#   -p 127.0.0.1:30100:30100 -v muster:/data muster
 FROM base AS muster
 COPY --from=build --chown=65532:65532 /data /data
+# `muster init` writes here. A volume that is mounted on one of the directories takes over the owner of it.
+COPY --from=build --chown=65532:65532 /site /site
 ENV MUSTER_LISTEN=0.0.0.0:30100 MUSTER_DATA_DIR=/data
 VOLUME /data
 EXPOSE 30100

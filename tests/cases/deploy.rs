@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use harness::process::Process;
 use serde_json::Value;
 use settings::render_markdown;
 
@@ -112,7 +113,7 @@ fn variables(image: &str) -> BTreeSet<String> {
     let table = match image {
         "muster/control-plane" => render_markdown::<control_plane::settings::ProcessConfig>(),
         "muster/edge-gateway" => render_markdown::<edge_gateway::settings::ProcessConfig>(),
-        "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT".to_owned(),
+        "muster/muster" => "MUSTER_SERVER MUSTER_DOMAIN MUSTER_PROJECT MUSTER_CREDENTIALS".to_owned(),
         other => panic!("who is {other}?"),
     };
     let telemetry = host::telemetry::VARIABLES.map(str::to_owned);
@@ -304,6 +305,135 @@ fn limits_on_files_fit_the_connections_and_can_be_set() {
     assert!(2 * maxconn.parse::<usize>().expect("is a number") + 1000 <= files);
 }
 
+/// Containers that do one thing and end.
+const ONCE: [&str; 3] = ["init", "run-init-first", "demo-login"];
+
+/// The volumes of secrets, and the containers that may read each. `init` fills them, and the check reads them.
+const SECRETS: [(&str, &[&str]); 4] = [
+    ("control-plane-secrets", &["control-plane-1", "control-plane-2", "demo-login"]),
+    ("edge-gateway-secrets", &["edge-gateway"]),
+    ("grafana-secrets", &["grafana"]),
+    ("demo-credentials", &["demo-login", "demo-provider", "demo-load"]),
+];
+
+/// The mounts of a container as source, target and mode.
+fn mounts(service: &Value) -> Vec<(String, String, String)> {
+    let volumes = service["volumes"].as_array().into_iter().flatten().map(text);
+    volumes
+        .map(|volume| {
+            let mut parts = volume.split(':').map(str::to_owned);
+            let mut part = || parts.next().unwrap_or_default();
+            (part(), part(), part())
+        })
+        .collect()
+}
+
+#[test]
+fn nothing_that_is_shipped_lets_anonymous_clients_in() {
+    let mut shipped: Vec<PathBuf> = COMPOSE.map(PathBuf::from).into();
+    shipped.extend(["Dockerfile", "deploy/helm/muster/values.yaml"].map(PathBuf::from));
+    shipped.extend(files("grafana/provisioning", ".yml"));
+    for file in shipped {
+        let content = read(&file);
+        for word in ["ALLOW_ANONYMOUS", "allow-anonymous", "AUTH_ANONYMOUS"] {
+            assert!(!content.contains(word), "{}: {word}", file.display());
+        }
+    }
+    let compose = yaml(COMPOSE[0]);
+    for name in ["control-plane-1", "control-plane-2", "edge-gateway"] {
+        let environment = &compose["services"][name]["environment"];
+        assert_eq!(environment["MUSTER_RBAC_ENABLE"], "true", "{name}");
+        assert_eq!(environment["MUSTER_NATS_SIGNING_KEYS"], "/secrets/signing-keys", "{name}");
+    }
+    let grafana = &compose["services"]["grafana"]["environment"];
+    assert_eq!(grafana["GF_SECURITY_ADMIN_PASSWORD__FILE"], "/secrets/grafana-password");
+}
+
+#[test]
+fn every_secret_of_a_container_is_a_file() {
+    let secret = |name: &str| ["PASSWORD", "TOKEN", "SECRET", "_KEY"].iter().any(|word| name.contains(word));
+    for file in COMPOSE {
+        for (name, service) in services(&yaml(file)) {
+            let environment = service["environment"].as_object().into_iter().flatten();
+            for (variable, value) in environment.filter(|(variable, _)| secret(variable)) {
+                let path = text(value);
+                let path = path.strip_prefix('@').unwrap_or(&path);
+                assert!(path.starts_with("/secrets/"), "{file}: {name}: {variable} is {value}");
+                let names_a_file = ["__FILE", "_KEY", "_KEYS"].iter().any(|end| variable.ends_with(end));
+                assert!(
+                    names_a_file || text(value).starts_with('@'),
+                    "{file}: {name}: {variable} is {value}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn containers_read_their_own_secrets_and_wait_for_them() {
+    let compose = yaml(COMPOSE[0]);
+    for (name, service) in services(&compose) {
+        for (source, _, mode) in mounts(&service) {
+            let Some((_, readers)) = SECRETS.iter().find(|(volume, _)| *volume == source) else { continue };
+            let writes = name == "init" || (name == "demo-login" && source == "demo-credentials");
+            assert_eq!(mode, if writes { "" } else { "ro" }, "{name}: {source}");
+            if ["init", "run-init-first"].contains(&name.as_str()) {
+                continue;
+            }
+            assert!(readers.contains(&name.as_str()), "{name} can read {source}");
+            // Those of the demo come after gateways, which have waited.
+            let waits =
+                service["depends_on"]["run-init-first"]["condition"] == "service_completed_successfully";
+            assert!(waits || name.starts_with("demo-"), "{name} does not wait for the secrets");
+        }
+    }
+    for (volume, _) in SECRETS {
+        assert!(compose["volumes"].as_object().is_some_and(|all| all.contains_key(volume)), "{volume}");
+    }
+}
+
+#[test]
+fn init_makes_the_files_that_containers_read() {
+    let compose = yaml(COMPOSE[0]);
+    let site = tempfile::tempdir().expect("a directory");
+    let arguments = |service: &str| -> Vec<String> {
+        let command = compose["services"][service]["command"].as_array().expect("has a command");
+        let place = site.path().display().to_string();
+        command.iter().map(|word| text(word).replace("/site", &place)).collect()
+    };
+    let run = |service: &str| {
+        let arguments = arguments(service);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Process::ours("muster").output_of(&arguments)
+    };
+    let refusal = run("run-init-first");
+    assert!(refusal.lines().count() == 1 && refusal.contains("docker compose run --rm init"), "{refusal}");
+    let made = run("init");
+    assert!(made.contains("Password of root, shown only now: "), "{made}");
+    assert_eq!(run("run-init-first"), "muster: the secrets of this site are there\n");
+
+    let filled = mounts(&compose["services"]["init"]);
+    let dockerfile = read("Dockerfile");
+    for (name, service) in services(&compose) {
+        let environment = service["environment"].as_object().into_iter().flatten();
+        for path in environment.map(|(_, value)| plain(value)).filter(|value| value.contains("/secrets/")) {
+            let read = mounts(&service).into_iter().find(|(_, target, _)| target == "/secrets");
+            let (volume, _, _) = read.unwrap_or_else(|| panic!("{name} has no secrets"));
+            let (_, place, _) =
+                filled.iter().find(|(source, _, _)| *source == volume).expect("init fills all");
+            // A volume takes its owner over from the image, or `init` could not write.
+            assert!(dockerfile.contains(&format!("{place} ")), "the image has no {place}");
+            let file = path.trim_start_matches('@').trim_start_matches("/secrets/");
+            let made = site.path().join(place.trim_start_matches("/site/")).join(file);
+            assert!(made.is_file(), "{name} reads {path}, and {} is not made", made.display());
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// Whose images have nothing to ask with; nobody waits for them.
 const UNASKED: [&str; 2] = ["otel-collector", "jaeger"];
 
@@ -317,7 +447,8 @@ fn containers_are_bounded_watched_and_started_again() {
             let mut merged = base["services"][&name].as_object().cloned().unwrap_or_default();
             merged.extend(service.as_object().cloned().unwrap_or_default());
             let service = Value::Object(merged);
-            assert_eq!(service["restart"], "unless-stopped", "{file}: {name}");
+            let once = ONCE.contains(&name.as_str());
+            assert_eq!(service["restart"], if once { "no" } else { "unless-stopped" }, "{file}: {name}");
             let limits = &service["deploy"]["resources"]["limits"];
             assert!(limits["cpus"].is_string() && limits["memory"].is_string(), "{file}: {name}: {limits}");
             let ours = service["image"].as_str().is_some_and(|image| image.starts_with("muster/"));

@@ -23,6 +23,13 @@ fn look_up(path: &str, values: &Value) -> Value {
     })
 }
 
+/// A key that is made when the chart is installed.
+const GENERATED: &str = "\"a private key\"";
+
+fn random(length: &str) -> Value {
+    Value::from("x".repeat(length.parse().expect("a number")))
+}
+
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -36,6 +43,12 @@ fn is_set(value: &Value) -> bool {
 /// Replaces an expression between `{{` and `}}`.
 fn expression(source: &str, values: &Value) -> String {
     match source.split_whitespace().collect::<Vec<_>>()[..] {
+        ["genPrivateKey", "\"rsa\"", "|", "quote"] => GENERATED.to_owned(),
+        ["randAlphaNum", length, "|", "quote"] => random(length).to_string(),
+        ["printf", format, "(randAlphaNum", length, "|", "quote"] => {
+            let length = length.trim_end_matches(')');
+            format.replace("%s", random(length).as_str().unwrap_or_default())
+        }
         [path] => plain(&look_up(path, values)),
         [path, "|", "quote"] => Value::from(plain(&look_up(path, values))).to_string(),
         ["add", path, number] => {
@@ -54,6 +67,8 @@ fn render(template: &str, values: &Value) -> String {
     for line in template.lines() {
         let control = line.trim().strip_prefix("{{- ").and_then(|text| text.strip_suffix(" }}"));
         match control.map(|text| text.split_whitespace().collect::<Vec<_>>()).as_deref() {
+            // As in a cluster that has no such secret yet.
+            Some(["if", "not", "(lookup", ..]) => open.push(true),
             Some(["if", "not", path]) => open.push(!is_set(&look_up(path, values))),
             Some(["if", path]) => open.push(is_set(&look_up(path, values))),
             Some(["end"]) => drop(open.pop().expect("an end has a beginning")),
@@ -97,8 +112,14 @@ fn values() -> Value {
 /// With everything switched on.
 fn everything() -> Value {
     let mut values = values();
-    for path in ["/etcd/secret", "/nats/secret", "/nats/gatewaySecret", "/nats/signingSecret", "/tls/secret"]
-    {
+    for path in [
+        "/etcd/secret",
+        "/nats/secret",
+        "/nats/gatewaySecret",
+        "/nats/signingSecret",
+        "/tls/secret",
+        "/access/secret",
+    ] {
         *values.pointer_mut(path).expect("is a value") = Value::from("a-secret");
     }
     for path in ["/edgeGateway/autoscaling/enabled", "/monitoring/enabled", "/networkPolicy/enabled"] {
@@ -114,7 +135,10 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
 #[test]
 fn it_renders_with_its_defaults_and_with_everything_on() {
     let usual = kinds(&objects(&values()));
-    assert_eq!(usual, BTreeSet::from(["Deployment", "PodDisruptionBudget", "Service"].map(str::to_owned)));
+    assert_eq!(
+        usual,
+        BTreeSet::from(["Deployment", "PodDisruptionBudget", "Secret", "Service"].map(str::to_owned))
+    );
     let all = kinds(&objects(&everything()));
     for kind in ["HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor"] {
         assert!(all.contains(kind), "{all:?}");
@@ -155,9 +179,10 @@ fn containers_get_settings_and_probes_that_exist() {
         set.iter().for_each(|(name, _)| assert!(known.contains(name.as_str()), "{name} has no {name}"));
         // The values are ones that the program takes. Those that name a file in a secret are not: the file
         // is there only in a pod.
-        let literal = set
-            .iter()
-            .filter(|(name, value)| value.is_string() && !name.contains("_TLS_") && !name.contains("SIGN"));
+        let literal = set.iter().filter(|(name, value)| {
+            value.is_string()
+                && !["_TLS_", "_SIGNING_", "_ROOT_PASSWORD"].iter().any(|part| name.contains(part))
+        });
         let sources = literal.fold(settings::Sources::default(), |sources, (name, value)| {
             sources.with_variable(name, text(value))
         });
@@ -226,6 +251,84 @@ fn each_plane_has_its_own_login_and_both_the_signing_keys() {
             assert_eq!(pod["volumes"][0]["secret"]["secretName"], "keys");
             assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/muster/nats");
         }
+    }
+}
+
+type Variables = Vec<(String, Value)>;
+type Mounts = Vec<(String, String)>;
+
+/// The variables of a Deployment's container, and where its files come from: mount path and secret.
+fn secrets_of(deployment: &Value) -> (Variables, Mounts) {
+    let pod = &deployment["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let environment = container["env"].as_array().expect("has an environment").iter();
+    let variables = environment.map(|one| (text(&one["name"]), one["value"].clone())).collect();
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten().map(|mount| {
+        assert_eq!(mount["readOnly"], true, "{mount}");
+        let volumes = pod["volumes"].as_array().expect("has volumes");
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("is there");
+        (text(&mount["mountPath"]), text(&volume["secret"]["secretName"]))
+    });
+    (variables, mounts.collect())
+}
+
+#[test]
+fn the_chart_comes_up_with_access_control_on() {
+    let objects = objects(&values());
+    let made: BTreeSet<String> =
+        of_kind(&objects, "Secret").iter().map(|secret| text(&secret["metadata"]["name"])).collect();
+    for deployment in of_kind(&objects, "Deployment") {
+        let name = text(&deployment["metadata"]["name"]);
+        let (variables, mounts) = secrets_of(deployment);
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| text(value));
+        assert_eq!(value("MUSTER_RBAC_ENABLE").as_deref(), Some("true"), "{name}");
+        assert_eq!(value("MUSTER_ALLOW_ANONYMOUS"), None, "{name}");
+        // Without keys of its own a site gets those that the chart makes.
+        assert!(mounts.iter().all(|(_, secret)| made.contains(secret)), "{name}: {mounts:?}, {made:?}");
+        let mut files = vec![("MUSTER_NATS_SIGNING_KEYS", "/etc/muster/nats/", "keys", "prod-signing")];
+        if name == "prod-control-plane" {
+            files.extend([
+                ("MUSTER_RBAC_PRIVATE_KEY", "/etc/muster/access/", "private.key", "prod-access"),
+                ("MUSTER_RBAC_ROOT_PASSWORD", "@/etc/muster/access/", "root-password", "prod-access"),
+            ]);
+        }
+        assert_eq!(mounts.iter().map(|(_, secret)| secret).collect::<BTreeSet<_>>().len(), mounts.len());
+        assert_eq!(mounts.len(), if name == "prod-control-plane" { 2 } else { 1 }, "{name}: {mounts:?}");
+        for (variable, directory, key, secret) in files {
+            assert_eq!(value(variable), Some(format!("{directory}{key}")), "{name}");
+            let mount = (directory.trim_matches(['@', '/']), secret);
+            assert!(mounts.iter().any(|(path, from)| (path.trim_matches('/'), from.as_str()) == mount));
+            let secrets = of_kind(&objects, "Secret");
+            let of_chart =
+                secrets.iter().find(|object| object["metadata"]["name"] == secret).expect("is made");
+            assert!(of_chart["stringData"][key].is_string(), "{secret} has no {key}");
+            // Part of the release they would be made anew, or removed, with it.
+            assert_eq!(of_chart["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade");
+        }
+    }
+}
+
+#[test]
+fn a_site_with_secrets_of_its_own_gets_none_made() {
+    let objects = objects(&everything());
+    assert!(of_kind(&objects, "Secret").is_empty());
+    for deployment in of_kind(&objects, "Deployment") {
+        assert!(secrets_of(deployment).1.iter().all(|(_, secret)| secret == "a-secret"));
+    }
+}
+
+#[test]
+fn the_chart_is_open_only_when_that_is_asked_for() {
+    let mut values = values();
+    *values.pointer_mut("/access/enabled").expect("is a value") = Value::from(false);
+    for deployment in of_kind(&objects(&values), "Deployment") {
+        let (variables, _) = secrets_of(deployment);
+        let names: BTreeSet<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(
+            names.contains("MUSTER_ALLOW_ANONYMOUS") && !names.contains("MUSTER_RBAC_ENABLE"),
+            "{names:?}"
+        );
     }
 }
 
