@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bus::Bus;
 use host::admin::Readiness;
+use host::fairness::FairShares;
 use host::lifecycle::Tasks;
 use host::telemetry::process::observe_usage;
 use opentelemetry::metrics::Meter;
@@ -205,7 +206,8 @@ impl App {
         tasks.spawn_named("standing", standing.run(readiness.condition("store"), stop.clone()));
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
-        let mut api = Api::new(registry.clone(), config.bodies, readiness);
+        let shares = FairShares::new(config.tenant_requests, &meter, "control_plane");
+        let mut api = Api::new(registry.clone(), config.bodies, shares, readiness);
         if config.rbac.enabled
             && let Some(keys) = &config.rbac.keys
         {

@@ -48,6 +48,8 @@ pub struct Config {
     pub protection: Protection,
     /// The longest time for which an expired instance is held.
     pub protection_hold: Duration,
+    /// Requests of one tenant that are worked on at once while others send requests, too. 0 is no limit.
+    pub tenant_requests: usize,
     /// Access control.
     pub rbac: RbacConfig,
 }
@@ -120,6 +122,7 @@ impl Read for Config {
                 "1s"..="1h",
                 "Longest time for which an expired instance is held.",
             ),
+            tenant_requests: host::fairness::read(settings),
             rbac: RbacConfig::read(settings),
             publisher_ttl: settings.within(
                 "publisher.ttl",

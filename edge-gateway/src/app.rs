@@ -16,6 +16,7 @@ use bus::Bus;
 use futures_util::future::BoxFuture;
 use host::address::reachable;
 use host::admin::{Condition, Readiness};
+use host::fairness::FairShares;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
@@ -157,6 +158,7 @@ impl App {
             forward: forward.clone(),
             limits: limits.clone(),
             rates: rates.clone(),
+            shares: FairShares::new(config.tenant_requests, &meter, "gateway"),
             proxies: config.proxies.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,

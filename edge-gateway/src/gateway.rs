@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use host::fairness::FairShares;
 use host::http::RequestBody;
 use host::lifecycle::Tasks;
 use host::proxies::TrustedProxies;
@@ -67,6 +68,8 @@ pub(crate) struct GatewayParts {
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
     pub(crate) rates: Arc<Rates>,
+    /// The places of requests that are forwarded, by tenant.
+    pub(crate) shares: FairShares,
     pub(crate) proxies: TrustedProxies,
     pub(crate) plain_end: PlainEnd,
     pub(crate) heartbeat: HeartbeatConfig,

@@ -59,6 +59,9 @@ pub struct Config {
     /// The time for which plain watches may go on in a drain while no other gateway is ready to take them. A
     /// shorter one than `drain_over` counts as that.
     pub drain_latest: Duration,
+    /// Forwarded requests of one tenant that are under way at once while others send requests, too. 0 is no
+    /// limit.
+    pub tenant_requests: usize,
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub authorize: bool,
     /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
@@ -85,6 +88,7 @@ impl Default for Config {
             heartbeat,
             access: PolicyConfig::default(),
             upstream: UpstreamConfig::default(),
+            tenant_requests: 0,
             authorize: false,
             own_paths: &[],
             access_log: false,
@@ -126,6 +130,7 @@ impl Read for Config {
                 session: read_heartbeat_session(settings, default.heartbeat.session),
                 drain_over,
             },
+            tenant_requests: host::fairness::read(settings),
             authorize: settings.get_or(
                 "watch.authorize",
                 default.authorize,

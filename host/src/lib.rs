@@ -9,6 +9,7 @@
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
 //! | [`address`] | addresses of this machine that others can connect to |
 //! | [`exposure`] | the rule about listeners that other machines can reach |
+//! | [`fairness`] | fair shares of a process for tenants that send it requests |
 //! | [`proxies`] | the address of a client behind proxies |
 //! | [`admin`] | the admin port's `/live`, `/ready` and `/metrics` |
 //! | [`inventory`] | the process's copy of the registry, reported for comparison with other processes |
@@ -18,6 +19,7 @@
 pub mod address;
 pub mod admin;
 pub mod exposure;
+pub mod fairness;
 pub mod files;
 pub mod http;
 pub mod inventory;

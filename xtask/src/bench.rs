@@ -10,7 +10,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 11] = [
+pub const BENCHES: [(&str, &[&str]); 12] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -21,6 +21,7 @@ pub const BENCHES: [(&str, &[&str]); 11] = [
     ("idle", &[]),
     ("reconnect", &[]),
     ("seed", &["2500", "500"]),
+    ("fairness", &[]),
     ("costs", &[]),
 ];
 /// The micro-benches, which need no servers.

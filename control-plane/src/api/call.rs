@@ -4,6 +4,7 @@ use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
+use host::fairness::Place;
 use host::http::is_late;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
@@ -35,6 +36,9 @@ pub(super) struct Call {
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Bytes,
+    /// Held until the handler has ended, so that one tenant's requests leave room for those of others.
+    /// `None` for a heartbeat: one that waited could cost an instance its life.
+    _place: Option<Place>,
 }
 
 impl Call {
@@ -107,6 +111,11 @@ impl Call {
     }
 }
 
+/// True for the heartbeats of one instance or of many.
+fn is_any_heartbeat(path: &str) -> bool {
+    path.ends_with("/heartbeat") || path.ends_with("/heartbeats")
+}
+
 /// True for a request that asks, also if it has its questions in a body.
 fn is_read(method: &Method, path: &str) -> bool {
     method == Method::GET || (method == Method::POST && path.ends_with("/instances/action"))
@@ -160,7 +169,13 @@ impl FromRequest<Api> for Call {
         }
         let limit = body_limit(api, &parts.method, parts.extensions.get::<MatchedPath>());
         let body = read(body, limit).await?;
-        let call = Self { caller, path: parts.uri.path().to_owned(), params, query, body, permit };
+        let path = parts.uri.path().to_owned();
+        // Only now: a client that sends its body slowly takes no place from its tenant.
+        let place = match is_any_heartbeat(&path) {
+            true => None,
+            false => Some(api.shares().enter(&caller.tenant).await?),
+        };
+        let call = Self { caller, path, params, query, body, permit, _place: place };
         call.permit.check(api, &call).await?;
         Ok(call)
     }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use access::Denial;
 use access::denial::DenialCode;
 use axum::response::{IntoResponse, Response};
+use host::fairness::NoPlace;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use tracing::{debug, error};
@@ -125,6 +126,8 @@ codes! {
     StoreFull = "500011", 507, "Registry service is unavailable";
     /// The store is nearly full, and this tenant has written much of late.
     Rationed = "400100", 429, "Not enough quota";
+    /// The tenant has as many requests under way as its share allows.
+    TooMany = "400100", 429, "Not enough quota";
     /// This replica cannot answer now. Another one, or this one in a moment, can.
     NotReady = "500011", 503, "Registry service is unavailable";
 }
@@ -203,6 +206,12 @@ impl From<RegistryError> for Failure {
             // them.
             other => Self { code, detail: other.to_string().into() },
         }
+    }
+}
+
+impl From<NoPlace> for Failure {
+    fn from(none: NoPlace) -> Self {
+        Self::new(Code::TooMany, none.to_string())
     }
 }
 
@@ -292,7 +301,7 @@ impl IntoResponse for Failure {
         let mut response = reply::raw_json(body.to_string());
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
         let retry_after = match self.code {
-            Code::NotReady => Some("1"),
+            Code::NotReady | Code::TooMany => Some("1"),
             Code::Rationed => Some("30"),
             _ => None,
         };
@@ -314,7 +323,7 @@ mod tests {
             let expected = match code {
                 Code::NotReady => 503,
                 Code::StoreFull => 507,
-                Code::Rationed => 429,
+                Code::Rationed | Code::TooMany => 429,
                 Code::BodyLate => 408,
                 _ => thousands,
             };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use host::admin::Readiness;
+use host::fairness::FairShares;
 use host::proxies::TrustedProxies;
 
 use super::failure::{Code, Failure};
@@ -16,6 +17,8 @@ pub(crate) struct Api(Arc<Shared>);
 struct Shared {
     registry: Registry,
     limits: BodyLimits,
+    /// The places of requests that are worked on, by tenant.
+    shares: FairShares,
     readiness: Option<Readiness>,
     /// The accounts while access control is on.
     accounts: Option<Arc<Accounts>>,
@@ -41,9 +44,21 @@ impl BodyLimits {
 }
 
 impl Api {
-    pub(crate) fn new(registry: Registry, limits: BodyLimits, readiness: Readiness) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        limits: BodyLimits,
+        shares: FairShares,
+        readiness: Readiness,
+    ) -> Self {
         let proxies = TrustedProxies::default();
-        Self(Arc::new(Shared { registry, limits, readiness: Some(readiness), accounts: None, proxies }))
+        Self(Arc::new(Shared {
+            registry,
+            limits,
+            shares,
+            readiness: Some(readiness),
+            accounts: None,
+            proxies,
+        }))
     }
 
     /// The same state with accounts, whose clients come through these proxies.
@@ -52,6 +67,7 @@ impl Api {
         Self(Arc::new(Shared {
             registry: shared.registry.clone(),
             limits: shared.limits,
+            shares: shared.shares.clone(),
             readiness: shared.readiness.clone(),
             accounts: Some(Arc::new(accounts)),
             proxies,
@@ -77,6 +93,10 @@ impl Api {
 
     pub(super) fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    pub(super) fn shares(&self) -> &FairShares {
+        &self.0.shares
     }
 
     pub(super) fn limits(&self) -> &BodyLimits {

@@ -67,7 +67,7 @@ impl Probe {
         Self::start_wrapped(directory, variables, |store| store).await
     }
 
-    async fn start_wrapped(
+    pub async fn start_wrapped(
         directory: &Path,
         variables: &[(&str, &str)],
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,

@@ -13,6 +13,7 @@ use http::header::{
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
 use opentelemetry::KeyValue;
 use shared::model::{Revision, Tenant};
 use tracing::{Instrument as _, debug_span};
@@ -34,6 +35,17 @@ impl GatewayParts {
     pub(super) async fn pass_on(&self, mut request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
         let tenant = route::tenant_of(request.uri().path(), request.headers());
+        // Requests with a body get a place at the control plane, when the body has arrived: here a client that
+        // sends slowly would take places from others of its tenant.
+        let _place = match &tenant {
+            Some(tenant) if !is_heartbeat && request.body().is_end_stream() => {
+                match self.shares.enter(tenant).await {
+                    Ok(place) => Some(place),
+                    Err(none) => return Ok(refusal::too_many(&none.to_string())),
+                }
+            }
+            _ => None,
+        };
         self.prepare(&mut request, tenant.as_ref());
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection

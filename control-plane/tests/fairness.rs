@@ -1,0 +1,98 @@
+//! A tenant that floods the control plane leaves room for others.
+
+mod probe;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use control_plane::store::{
+    LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
+};
+use probe::Probe;
+use serde_json::json;
+use shared::model::Revision;
+use tokio::sync::{Semaphore, mpsc};
+
+/// A store in which the writes of the project `flood` wait until the test lets them go on.
+struct Held {
+    store: Arc<dyn Store>,
+    arrived: mpsc::UnboundedSender<()>,
+    go_on: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Store for Held {
+    async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
+        self.store.range(request).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        if format!("{txn:?}").contains("/default/flood/") {
+            self.arrived.send(()).expect("the test listens");
+            self.go_on.acquire().await.expect("never closed").forget();
+        }
+        self.store.txn(txn).await
+    }
+
+    async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
+        self.store.watch(prefix, from).await
+    }
+
+    async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.store.barrier(prefix).await
+    }
+
+    async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
+        self.store.compact(rev).await
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.store.endpoints()
+    }
+}
+
+#[tokio::test]
+async fn the_flood_of_one_tenant_leaves_room_for_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Semaphore::new(0));
+    let held = go_on.clone();
+    let one = [("MUSTER_FAIRNESS_TENANT_REQUESTS", "1")];
+    let probe =
+        Probe::start_wrapped(directory.path(), &one, |store| Arc::new(Held { store, arrived, go_on: held }))
+            .await;
+    probe.service(json!({"serviceName": "honest"})).await;
+
+    let body = |name| json!({"service": {"serviceName": name}}).to_string();
+    let path = "/v4/flood/registry/microservices";
+    let (first, second, ()) = tokio::join!(
+        probe.send("POST", path, &[], body("a")),
+        probe.send("POST", path, &[], body("b")),
+        async {
+            arrivals.recv().await.expect("the first of the flood arrives");
+            assert!(probe.figures().contains(r#"muster_fairness_waited_total{plane="control_plane"} 1"#));
+            arrivals.try_recv().expect_err("the second one waits");
+            probe.service(json!({"serviceName": "other"})).await;
+            // A heartbeat of the flood is answered, though by a refusal.
+            let heartbeat = "/v4/flood/registry/microservices/s/instances/i/heartbeat";
+            probe.send("PUT", heartbeat, &[], String::new()).await.refused("400017");
+            go_on.add_permits(1);
+            arrivals.recv().await.expect("the second one has the place of the first");
+            // Of this tenant nothing else is held back.
+            go_on.add_permits(Semaphore::MAX_PERMITS / 2);
+        }
+    );
+    assert_eq!((first.status, second.status), (200, 200));
+}
