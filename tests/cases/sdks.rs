@@ -2,13 +2,17 @@
 //! applications drive them (`tests/sdks`). They need Go or a JDK with Maven, and fetch the libraries from
 //! their package registries; so they run by `cargo xtask sdks`, not with the other tests.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{Client, Plan, World, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::key_files::{KeyFiles, ROOT_PASSWORD};
@@ -62,6 +66,60 @@ async fn the_java_client_works_with_access_control() {
     java(&world, Some(&keys)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
+async fn the_java_client_follows_a_rolling_restart() {
+    let world = plan().start().await;
+    let address = balancer(&world).await;
+    let address = format!("-Dexec.args={address}");
+    let mut program =
+        program("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address]);
+    program.env("DRAINS", world.gateways.len().to_string());
+    let round = AtomicUsize::new(0);
+    drive(program, async |wish| {
+        assert_eq!(wish, "drain the gateway in use");
+        let gateways = [0, 1].map(|next| &world.gateways[(round.load(Ordering::Relaxed) + next) % 2]);
+        // The other one is back before; it was drained in the round before.
+        if round.fetch_add(1, Ordering::Relaxed) > 0 {
+            gateways[1].process.start();
+            gateways[1].ready().await;
+        }
+        assert_eq!(gateways[0].process.terminate().await, Some(0), "a drain ends well");
+    })
+    .await;
+}
+
+/// A balancer of TCP connections before the gateways. It asks them whether they are ready, as such balancers
+/// do, and stays with a gateway as long as that is, so that a test knows where a watch is.
+async fn balancer(world: &World) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let gateways: Vec<_> = world.gateways.iter().map(|gateway| (gateway.api, gateway.admin)).collect();
+    let in_use = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let gateways = gateways.clone();
+            let in_use = in_use.clone();
+            tokio::spawn(async move {
+                let first = in_use.load(Ordering::Relaxed);
+                for index in (first..gateways.len()).chain(0..first) {
+                    let (api, admin) = gateways[index];
+                    let ready = Client::new(admin).try_get("/ready").await;
+                    if ready.is_none_or(|answer| answer.status != 200) {
+                        continue;
+                    }
+                    let Ok(mut gateway) = TcpStream::connect(api).await else { continue };
+                    in_use.store(index, Ordering::Relaxed);
+                    // A connection that breaks is the business of its two ends.
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut gateway).await;
+                    return;
+                }
+            });
+        }
+    });
+    address
+}
+
 async fn sc_client(world: &World, keys: Option<&KeyFiles>) {
     check("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()], world, keys).await;
 }
@@ -110,42 +168,55 @@ async fn login(client: Client, account: &str, password: &str) -> Option<String> 
     answer["token"].as_str().map(|token| format!("Bearer {token}"))
 }
 
-/// Runs a program of `tests/sdks` and expects that it ends well; its lines are shown. With keys it logs in, and
-/// its wishes for a change of the keys are fulfilled.
+/// Runs a program of `tests/sdks`. With keys it logs in, and its wishes for a change of the keys are fulfilled.
 async fn check(sdk: &str, command: &[&str], world: &World, keys: Option<&KeyFiles>) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdks").join(sdk);
-    let mut program = Command::new(command[0]);
-    program.args(&command[1..]).env("REGISTRY", world.gateways[0].api.to_string()).current_dir(folder);
+    let mut program = program(sdk, command);
+    program.env("REGISTRY", world.gateways[0].api.to_string());
     if keys.is_some() {
         program.env("ACCOUNT", ACCOUNT).env("PASSWORD", PASSWORD);
     }
+    drive(program, async |wish| {
+        let keys = keys.expect("only programs with an account ask for something");
+        match wish {
+            "sign with the new key" => {
+                keys.announce_new(world).await;
+                keys.sign_with_new(world).await;
+            }
+            "forget the old key" => keys.forget_old(world).await,
+            _ => panic!("an unknown wish: {wish}"),
+        }
+    })
+    .await;
+}
+
+fn program(sdk: &str, command: &[&str]) -> Command {
+    let mut program = Command::new(command[0]);
+    program.args(&command[1..]).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("sdks").join(sdk));
+    program
+}
+
+/// Runs a program, shows its lines, fulfils its wishes, and expects that it ends well.
+async fn drive(mut program: Command, fulfil: impl AsyncFn(&str)) {
     let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .unwrap_or_else(|error| panic!("{} is needed and cannot be started: {error}", command[0]));
+        .unwrap_or_else(|error| panic!("it is needed and cannot be started: {program:?}: {error}"));
     let mut input = child.stdin.take().expect("its input");
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let status = tokio::time::timeout(PATIENCE, async {
         while let Some(line) = lines.next_line().await.expect("text") {
             println!("{line}");
-            let Some(wish) = line.strip_prefix("ASK ") else { continue };
-            let keys = keys.expect("only programs with an account ask for something");
-            match wish {
-                "sign with the new key" => {
-                    keys.announce_new(world).await;
-                    keys.sign_with_new(world).await;
-                }
-                "forget the old key" => keys.forget_old(world).await,
-                _ => panic!("{sdk} asks for something unknown: {wish}"),
+            if let Some(wish) = line.strip_prefix("ASK ") {
+                fulfil(wish).await;
+                input.write_all(b"done\n").await.expect("it reads the answer");
             }
-            input.write_all(b"done\n").await.expect("it reads the answer");
         }
         child.wait().await
     })
     .await;
-    let status = status.unwrap_or_else(|_| panic!("{sdk} did not end within {PATIENCE:?}"));
+    let status = status.unwrap_or_else(|_| panic!("it did not end within {PATIENCE:?}: {program:?}"));
     let status = status.expect("its status");
-    assert!(status.success(), "{sdk} saw something else than expected: {status}");
+    assert!(status.success(), "it saw something else than expected: {status}");
 }
