@@ -168,7 +168,7 @@ impl Responder {
         let min_rev = request.min_rev;
         let want = InterestWant::parse(request)?;
         let mut snapshot = self.snapshot(Revision::new(min_rev)).await?;
-        if let InterestWant { of: InterestOf::Consumer(consumer), departed_since: None } = &want
+        if let InterestWant { of: InterestOf::Consumer(consumer), departed_since: None, .. } = &want
             && snapshot.service(consumer).is_none()
         {
             // A gateway ends the watches of a consumer that does not exist. A view that merely lags behind

@@ -49,7 +49,10 @@ impl Lookup {
             let (group, _) = tracker.join(&Selector::Consumer(consumer));
             tracker.take_effects();
             let providers = (0..each).map(|offset| provider((number + offset) % providers)).collect();
-            tracker.on_interest(group, InterestReply { exists: true, rev: Revision::new(1), providers });
+            tracker.on_interest(
+                group,
+                InterestReply { exists: true, rev: Revision::new(1), providers, ..InterestReply::default() },
+            );
             for effect in tracker.take_effects() {
                 let Effect::OpenTopics(wants) = effect else { continue };
                 for want in wants {

@@ -67,6 +67,8 @@ pub struct InterestChange {
     pub prev: Position,
     /// Providers that came into the interest.
     pub added: Vec<ServiceRef>,
+    /// The first so many of those had instances that the consumer does not know.
+    pub shown: usize,
     /// Providers that left it.
     pub removed: Vec<ServiceRef>,
     /// The consumer was unregistered, and its interest ended.
@@ -96,6 +98,7 @@ impl InterestChange {
                 Revision::new(change.prev_rev),
             ),
             added: change.added.into_iter().map(Into::into).collect(),
+            shown: change.shown as usize,
             removed: change.removed.into_iter().map(Into::into).collect(),
             deleted: change.consumer_deleted,
         })

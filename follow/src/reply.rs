@@ -3,7 +3,7 @@
 //! In: the payloads of reply parts, in the order of arrival. Out: a complete reply, or a [`ReplyError`],
 //! after which the request is made again. A reply counts only when all of its parts have arrived.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -71,6 +71,8 @@ pub struct DepartureList {
     pub rev: Revision,
     /// Providers, each with the revision at which it left last.
     pub departures: Vec<(ServiceRef, Revision)>,
+    /// Providers that came with instances which the consumer does not know, each with the revision of that.
+    pub came: Vec<(ServiceRef, Revision)>,
 }
 
 impl DepartureList {
@@ -121,10 +123,20 @@ pub struct InterestReply {
     pub rev: Revision,
     /// The providers in the interest at that revision.
     pub providers: Vec<ServiceRef>,
+    /// Those that may have come, since the revision that was known, with instances which the consumer does not
+    /// know.
+    pub shown: BTreeSet<ServiceRef>,
+    /// Providers that left since the revision that was known, each with the revision at which it left last.
+    pub left: Vec<(ServiceRef, Revision)>,
 }
 
-/// The request for an interest as it is now, from a replica that has reached `min_rev`.
-pub fn interest_request(selector: &Selector, min_rev: Revision) -> pb::InterestRequest {
+/// The request for an interest as it is now, from a replica that has reached `min_rev`. It is known as it was
+/// at `known_at`, if that is not the first request.
+pub fn interest_request(
+    selector: &Selector,
+    min_rev: Revision,
+    known_at: Option<Revision>,
+) -> pb::InterestRequest {
     // A list is the scope of its whole tenant, and of that only the listed services.
     let whole = selector.tenant_of_changes().map(|tenant| Scope::all(tenant.clone()));
     let only = match selector {
@@ -137,12 +149,13 @@ pub fn interest_request(selector: &Selector, min_rev: Revision) -> pb::InterestR
         scope: selector.scope().or(whole.as_ref()).map(Into::into),
         left_since: None,
         only,
+        known_at: known_at.map(Revision::get),
     }
 }
 
 /// The request for the providers that left an interest after `since`.
 pub fn departures_request(selector: &Selector, min_rev: Revision, since: Revision) -> pb::InterestRequest {
-    pb::InterestRequest { left_since: Some(since.get()), ..interest_request(selector, min_rev) }
+    pb::InterestRequest { left_since: Some(since.get()), ..interest_request(selector, min_rev, None) }
 }
 
 /// The request for the events of providers.
@@ -196,7 +209,10 @@ impl InterestParts {
         for part in self.parts {
             interest.exists = part.exists;
             interest.rev = Revision::new(part.rev);
-            interest.providers.extend(part.providers.into_iter().map(ServiceRef::from));
+            let providers: Vec<ServiceRef> = part.providers.into_iter().map(ServiceRef::from).collect();
+            interest.shown.extend(providers.iter().take(part.shown as usize).cloned());
+            interest.providers.extend(providers);
+            interest.left.extend(part.left.into_iter().filter_map(|left| change_of(left).ok()));
         }
         interest
     }
@@ -213,12 +229,19 @@ impl InterestParts {
             // its revision is known.
             list.complete_after = Revision::new(part.left_after.unwrap_or(part.rev)).max(since);
             for departure in part.left {
-                let provider = departure.provider.ok_or(DecodeError::Missing("provider"))?;
-                list.departures.push((provider.into(), Revision::new(departure.rev)));
+                list.departures.push(change_of(departure)?);
+            }
+            for arrival in part.came {
+                list.came.push(change_of(arrival)?);
             }
         }
         Ok(list)
     }
+}
+
+fn change_of(change: pb::Left) -> Result<(ServiceRef, Revision), ReplyError> {
+    let provider = change.provider.ok_or(DecodeError::Missing("provider"))?;
+    Ok((provider.into(), Revision::new(change.rev)))
 }
 
 /// The parts of a reply to a replay request.

@@ -123,7 +123,10 @@ impl<K: Copy + Ord> Resumes<K> {
                 tracker.verify_now(group, since);
                 ResumeStep::Wait
             }
-            Some(Ok(preface)) => self.begin_session(key, since, preface),
+            Some(Ok(preface)) => {
+                tracker.note_begun(group, since, preface.void);
+                self.begin_session(key, since, preface)
+            }
             Some(Err(Missing::Events(wants))) => {
                 if resume.replay_pending || resume.store_revision == StoreRevision::Requested {
                     return ResumeStep::Wait;

@@ -28,7 +28,7 @@ pub(crate) fn service(id: &str) -> ServiceRef {
 
 pub(crate) fn interest(number: u64, providers: &[&str]) -> InterestReply {
     let providers = providers.iter().map(|id| service(id)).collect();
-    InterestReply { exists: true, rev: rev(number), providers }
+    InterestReply { exists: true, rev: rev(number), providers, ..InterestReply::default() }
 }
 
 /// A replay with all events up to the end of a revision.

@@ -76,6 +76,34 @@ pub(crate) struct Member {
     pub(crate) until: Option<Position>,
     /// Nothing is delivered while older changes are being fetched for this group.
     pub(crate) catching_up: bool,
+    pub(crate) known: Known,
+}
+
+/// The instances of a topic that the clients of a group know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Those that a find has shown, with every change that is delivered.
+    Followed,
+    /// The same, until the topic has passed the group's `until`: then they are delivered as deleted.
+    Leaving,
+    /// None: they were delivered as deleted.
+    Gone,
+    /// None: there were none when the provider left.
+    Nothing,
+    /// None yet. All of them are delivered as created when the topic has reached this revision.
+    Awaited(Revision),
+}
+
+impl Member {
+    /// A member that receives the changes after `base`.
+    pub(crate) fn after(base: Position) -> Self {
+        Self { base, until: None, catching_up: false, known: Known::Followed }
+    }
+
+    /// True when the group receives changes as they come.
+    pub(crate) fn receives(&self) -> bool {
+        !self.catching_up && matches!(self.known, Known::Followed | Known::Leaving)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -223,7 +251,12 @@ impl Topic {
         self.held = HeldEvents::default();
         self.origin = Origin::Restored;
         for member in self.members.values_mut() {
-            *member = Member { base: Position::default(), until: None, catching_up: false };
+            let known = match member.known {
+                Known::Followed | Known::Leaving => Known::Followed,
+                // The provider may be of interest in the new history. If not, it leaves once more.
+                Known::Gone | Known::Nothing | Known::Awaited(_) => Known::Awaited(Revision::ZERO),
+            };
+            *member = Member { known, ..Member::after(Position::default()) };
         }
     }
 

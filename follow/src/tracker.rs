@@ -35,6 +35,7 @@ mod preface;
 mod providers;
 mod repair;
 mod restore;
+mod shown;
 
 pub use departures::{Departures, RecordOutcome};
 pub use preface::{Missing, Preface};
@@ -124,6 +125,11 @@ struct Group {
     /// The position up to which each provider was delivered before the group stopped following it, if that is
     /// beyond the last reply about the interest. A provider that comes back continues from there.
     delivered_before_leaving: HashMap<ServiceRef, Position>,
+    /// Providers whose instances were delivered as deleted a moment ago, each with the number of the bookmark
+    /// at that time. If one comes back, a find may have shown its instances before these deletes arrived.
+    gone_lately: HashMap<ServiceRef, u64>,
+    /// The number of the bookmark at which a session last began by forgetting everything, for the same reason.
+    voided_at: Option<u64>,
     /// The revision of the last reply about the interest; `None` before the first.
     interest_rev: Option<Revision>,
     /// The position of the last change of the interest. An earlier change is a repetition.
@@ -194,12 +200,21 @@ enum Slot {
         id: u32,
         /// The position from which it is requested.
         since: Position,
-        /// The groups that wait for it, each with the position after which it wants changes.
-        members: HashMap<GroupId, Position>,
+        /// The groups that wait for it.
+        members: HashMap<GroupId, Waiting>,
         /// The topic must be requested again after the reply, which may be too old to contain a loss.
         repeat: bool,
     },
     Live(Topic),
+}
+
+/// A group that waits for a topic to be loaded.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// The position after which it wants changes.
+    base: Position,
+    /// It wants every instance as of this revision instead, because the consumer knows none.
+    shown: Option<Revision>,
 }
 
 /// A subscription that is to be verified.
@@ -226,6 +241,8 @@ pub struct Tracker {
     bookmarks: u64,
     /// Subscriptions to verify, each with the number of the bookmark at which that is due, in order.
     unverified: VecDeque<(u64, Subscription)>,
+    /// Groups that are told of every instance of a provider once its topic has reached a revision.
+    awaited: Vec<(Revision, GroupId, ServiceRef)>,
     effects: Vec<Effect>,
 }
 
@@ -244,6 +261,7 @@ impl Tracker {
             confirmed: Revision::ZERO,
             bookmarks: 0,
             unverified: VecDeque::new(),
+            awaited: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -261,6 +279,12 @@ impl Tracker {
     /// The confirmed revision: everything up to it has been delivered to every group that it concerns.
     pub fn confirmed(&self) -> Revision {
         self.confirmed
+    }
+
+    /// The revision at which the group's interest is known, for the next request about it.
+    pub fn interest_known_at(&self, group: GroupId) -> Option<Revision> {
+        let known = self.groups.get(&group)?.interest_rev?;
+        Some(known.max(self.confirmed))
     }
 
     /// The highest revision that any message has mentioned.
@@ -376,6 +400,8 @@ impl Tracker {
             providers: BTreeSet::new(),
             leaving: HashMap::new(),
             delivered_before_leaving: HashMap::new(),
+            gone_lately: HashMap::new(),
+            voided_at: None,
             interest_rev: None,
             last_change: Position::default(),
             interest_complete_to: Revision::ZERO,

@@ -29,10 +29,12 @@ use shared::event::InstanceEvent;
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 use shared::subject;
 
+mod finds;
 mod judge;
 mod replica;
 mod resumed;
 
+use finds::Consumer;
 use replica::Replica;
 use resumed::Resumed;
 
@@ -44,8 +46,8 @@ const SERVICES: u8 = 2;
 /// A request of the gateway that no replica has answered yet.
 enum Question {
     Interest {
-        /// It is the first request about the interest.
-        first: bool,
+        /// The revision at which the interest is known; `None` in the first request.
+        known_at: Option<Revision>,
     },
     OpenTopics(Vec<Want>),
     Replay(Vec<Want>),
@@ -90,6 +92,8 @@ struct Sim {
     calm: bool,
     /// Replicas without the seat publish too.
     stand_ins: bool,
+    /// The consumer whose finds decide on its providers, if the watch is of one.
+    consumer: Option<Consumer>,
 }
 
 fn service(number: u8) -> ServiceRef {
@@ -106,9 +110,9 @@ fn selector(seed: u64) -> Selector {
 }
 
 impl Sim {
-    fn new(seed: u64, stand_ins: bool) -> Self {
+    fn new(seed: u64, stand_ins: bool, consumer: Option<Consumer>) -> Self {
         let mut tracker = Tracker::new(1);
-        let selector = selector(seed);
+        let selector = if consumer.is_some() { finds::selector() } else { selector(seed) };
         let (group, _) = tracker.join(&selector);
         let mut sim = Self {
             dice: Rng::with_seed(seed),
@@ -131,7 +135,11 @@ impl Sim {
             merged: false,
             calm: false,
             stand_ins,
+            consumer,
         };
+        if sim.consumer.is_some() {
+            sim.register_consumer();
+        }
         // The replicas list a store that is not empty, so their histories begin after its first revisions.
         for _ in 0..3 {
             sim.commit();
@@ -143,6 +151,9 @@ impl Sim {
 
     /// Commits a change to the store: of an instance, or of a service with all of its instances.
     fn commit(&mut self) {
+        if self.consumer.is_some() {
+            return self.commit_for_consumer();
+        }
         self.rev = self.rev.next();
         let service = service(self.dice.u8(0..SERVICES));
         let record = keys::service(&service);
@@ -165,7 +176,7 @@ impl Sim {
             // The host name is the revision of the write, by which the judge recognises it.
             self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), &mut events);
         }
-        self.log.push(events);
+        self.note(events, false);
     }
 
     fn put(&mut self, key: String, value: String, events: &mut Vec<KvEvent>) {
@@ -202,7 +213,7 @@ impl Sim {
     /// The seat changes: a revision in which nothing happens under the registry's root.
     fn touch_seat(&mut self) -> Revision {
         self.rev = self.rev.next();
-        self.log.push(Vec::new());
+        self.note(Vec::new(), false);
         self.rev
     }
 
@@ -363,13 +374,19 @@ impl Sim {
                     for session in &mut self.resumed {
                         session.receive(&push);
                     }
+                    if let Some(consumer) = &mut self.consumer {
+                        consumer.receive(&push);
+                    }
                     self.delivered.push(push);
                 }
                 Effect::OpenInterest(..) => {
-                    self.questions.push((min_rev, Question::Interest { first: true }))
+                    self.questions.push((min_rev, Question::Interest { known_at: None }))
                 }
                 Effect::RequestInterest(..) => {
-                    self.questions.push((min_rev, Question::Interest { first: false }));
+                    self.questions.push((
+                        min_rev,
+                        Question::Interest { known_at: self.tracker.interest_known_at(self.group) },
+                    ));
                 }
                 Effect::OpenTopics(wants) => {
                     self.topics.extend(wants.iter().map(|want| want.provider.clone()));
@@ -402,11 +419,17 @@ impl Sim {
         }
         let number = able[self.dice.usize(0..able.len())];
         match question {
-            Question::Interest { first } => {
-                let request = interest_request(&self.selector, min_rev);
+            Question::Interest { known_at } => {
+                let request = interest_request(&self.selector, min_rev, known_at);
                 let reply = self.replicas[number].interest(&request).into_interest();
-                if first {
+                // Then nobody knows which providers came and left unseen.
+                let complete_since = self.replicas[number].view.history().complete_since();
+                self.merged |= known_at.is_some_and(|known_at| known_at < complete_since);
+                if known_at.is_none() {
                     self.opened = Some(reply.rev);
+                    if let Some(consumer) = &mut self.consumer {
+                        consumer.open(reply.rev);
+                    }
                 }
                 self.tracker.on_interest(self.group, reply);
             }
@@ -525,7 +548,18 @@ impl Sim {
 /// # Errors
 /// A description of what was delivered wrongly.
 pub fn explore(seed: u64, stand_ins: bool) -> Result<bool, String> {
-    let mut sim = Sim::new(seed, stand_ins);
+    run(seed, Sim::new(seed, stand_ins, None))
+}
+
+/// Runs a seed with a consumer whose providers change with versions, rules, access and finds.
+///
+/// # Errors
+/// A description of the instances that a client knows wrongly.
+pub fn explore_finds(seed: u64) -> Result<bool, String> {
+    run(seed, Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new())))
+}
+
+fn run(seed: u64, mut sim: Sim) -> Result<bool, String> {
     for _ in 0..MOVES {
         sim.step();
     }

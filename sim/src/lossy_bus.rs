@@ -321,7 +321,10 @@ impl Sim {
                 let state = self.interests.iter().rev().find(|(since, _)| *since <= rev);
                 let providers = state.map(|(_, providers)| providers.iter().cloned().collect());
                 let providers = providers.unwrap_or_default();
-                Reply::Interest(group, InterestReply { exists: true, rev, providers })
+                Reply::Interest(
+                    group,
+                    InterestReply { exists: true, rev, providers, ..InterestReply::default() },
+                )
             }
             Question::OpenTopics(wants) => Reply::TopicsOpened(self.replays(wants, rev)),
             Question::Replay(wants) => Reply::Replay(self.replays(wants, rev)),

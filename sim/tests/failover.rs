@@ -15,7 +15,7 @@ use prost::Message as _;
 use shared::clock::Clock;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
-use sim::failover::explore;
+use sim::failover::{explore, explore_finds};
 
 const SEEDS: u64 = 1500;
 /// Later seeds that found a defect: the replica that sent the events lagged behind the one that listed the
@@ -30,6 +30,12 @@ fn through_every_failover_each_change_is_delivered_once() {
 #[test]
 fn with_stand_ins_each_change_is_delivered_once() {
     judge((0..SEEDS).map(|seed| explore(seed, true)).collect());
+}
+
+#[test]
+fn a_consumer_knows_what_its_finds_would_answer() {
+    // More of them, because fewer are without a reply that is a state.
+    judge((0..2 * SEEDS).map(explore_finds).collect());
 }
 
 fn judge(outcomes: Vec<Result<bool, String>>) {
@@ -61,7 +67,12 @@ fn a_bookmark_in_parts_names_everything_before_it_advances() {
     let (group, _) = tracker.join(&Selector::Providers(Arc::new(providers.clone())));
     tracker.on_interest(
         group,
-        InterestReply { exists: true, rev: five, providers: providers.iter().cloned().collect() },
+        InterestReply {
+            exists: true,
+            rev: five,
+            providers: providers.iter().cloned().collect(),
+            ..InterestReply::default()
+        },
     );
     for provider in &providers {
         let replay = TopicReplay { continuous: true, at: end_of_five, ..TopicReplay::default() };

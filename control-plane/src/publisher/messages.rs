@@ -83,9 +83,13 @@ fn of_interest(change: &pb::InterestChange, room: Room) -> Vec<Message> {
     let Some(consumer) = change.consumer.clone().map(ServiceRef::from) else { return Vec::new() };
     let subject = subject::interest(&consumer);
     let mut messages = Vec::new();
+    let mut shown = change.shown;
     for part in parts(&change.added, &change.removed, room) {
+        let shown_here = shown.min(part.added.len() as u32);
+        shown -= shown_here;
         let message = pb::InterestChange {
             added: part.added,
+            shown: shown_here,
             removed: part.removed,
             part: part.number,
             more: part.more,

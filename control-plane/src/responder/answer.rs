@@ -3,7 +3,7 @@
 //!
 //! An answer says nothing beyond its snapshot, even when the history has gone on since.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -11,7 +11,7 @@ use proto::event::v1 as pb;
 use shared::event::{InstanceEvent, Position};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
-use super::departures;
+use super::departures::{self, ConsumerChanges};
 use super::error::AnswerError;
 use super::page::{self, ProviderReplay, ReplayPages};
 use crate::carriage::Room;
@@ -141,6 +141,8 @@ pub struct InterestWant {
     pub of: InterestOf,
     /// If set, the providers that left the interest after this revision are requested, not the present ones.
     pub departed_since: Option<Revision>,
+    /// The requester knows the consumer's interest at this revision.
+    pub known_at: Option<Revision>,
 }
 
 impl InterestWant {
@@ -157,7 +159,8 @@ impl InterestWant {
             (None, Some(consumer)) => InterestOf::Consumer(consumer.into()),
             (None, None) => return Err(AnswerError::NothingNamed),
         };
-        Ok(Self { of, departed_since: request.left_since.map(Revision::new) })
+        let departed_since = request.left_since.map(Revision::new);
+        Ok(Self { of, departed_since, known_at: request.known_at.map(Revision::new) })
     }
 }
 
@@ -169,17 +172,38 @@ pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, roo
     let rev = snapshot.revision;
     let parts = match (&want.of, want.departed_since) {
         (InterestOf::Consumer(consumer), None) => {
-            page::interest(rev, interest::providers(snapshot, consumer), room)
+            interest_of(snapshot, history, consumer, want.known_at, room)
         }
-        (InterestOf::Scope(scope), None) => {
-            page::interest(rev, Some(interest::scoped(snapshot, scope)), room)
-        }
+        (InterestOf::Scope(scope), None) => page::services(rev, interest::scoped(snapshot, scope), room),
         (InterestOf::Listed(tenant, ids), None) => {
-            page::interest(rev, Some(interest::listed(snapshot, tenant, ids)), room)
+            page::services(rev, interest::listed(snapshot, tenant, ids), room)
         }
         (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev), room),
     };
     parts.iter().map(pb::InterestReply::encode_to_vec).collect()
+}
+
+/// The answer about a consumer's interest, whose requester knows it at `known_at`.
+fn interest_of(
+    snapshot: &Snapshot,
+    history: &History,
+    consumer: &ServiceRef,
+    known_at: Option<Revision>,
+    room: Room,
+) -> Vec<pb::InterestReply> {
+    let rev = snapshot.revision;
+    let found = interest::providers(snapshot, consumer);
+    let (Some(known_at), Some(providers)) = (known_at, &found) else {
+        return page::interest(rev, found, &BTreeSet::new(), &BTreeMap::new(), room);
+    };
+    let Some(ConsumerChanges { mut left, came }) = departures::changes(history, consumer, known_at, rev)
+    else {
+        // An instance told once too often does less harm than one that is never told.
+        let all = providers.clone();
+        return page::interest(rev, found, &all, &BTreeMap::new(), room);
+    };
+    left.retain(|provider, _| !providers.contains(provider));
+    page::interest(rev, found, &came.into_keys().collect(), &left, room)
 }
 
 /// Compares the requester's state with the snapshot.

@@ -1,7 +1,8 @@
 //! Providers that left a watcher's interest, for clients that resume from an earlier revision.
 //!
 //! In: the history. Out: the providers that left the interest of a consumer, or the services of a scope or a
-//! list that left it, after a revision; each with the revision at which it left last.
+//! list that left it, after a revision; each with the revision at which it left last. For a consumer also the
+//! providers that came with instances which it does not know.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,6 +17,8 @@ use crate::view::{Change, History};
 pub struct Departures {
     /// Providers, with the revision at which each left last.
     pub providers: BTreeMap<ServiceRef, Revision>,
+    /// Providers that came with instances which the consumer does not know, each with the revision of that.
+    pub came: BTreeMap<ServiceRef, Revision>,
     /// Every departure after this revision is listed. It is later than the requested one when the history is
     /// short.
     pub complete_after: Revision,
@@ -23,8 +26,13 @@ pub struct Departures {
 
 /// The departures from an interest in (`since`, `until`].
 pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revision) -> Departures {
+    let mut came = BTreeMap::new();
     let providers = match interest {
-        InterestOf::Consumer(consumer) => of_consumer(history, consumer, since, until),
+        InterestOf::Consumer(consumer) => {
+            let changes = of_consumer(history, consumer, since, until);
+            came = changes.came;
+            changes.left
+        }
         InterestOf::Scope(scope) => of_scope(history, scope, since, until),
         InterestOf::Listed(tenant, ids) => {
             let mut left = of_scope(history, &Scope::all(tenant.clone()), since, until);
@@ -33,7 +41,27 @@ pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revi
         }
     };
     // Read only after the changes: another thread may drop old ones in between, and then they must not count.
-    Departures { providers, complete_after: since.max(history.complete_since()) }
+    Departures { providers, came, complete_after: since.max(history.complete_since()) }
+}
+
+/// The changes of a consumer's interest in (`since`, `until`]; `None` when the history is too short to tell.
+pub fn changes(
+    history: &History,
+    consumer: &ServiceRef,
+    since: Revision,
+    until: Revision,
+) -> Option<ConsumerChanges> {
+    let changes = of_consumer(history, consumer, since, until);
+    // Read only after the changes, as above.
+    (since >= history.complete_since()).then_some(changes)
+}
+
+/// The changes of a consumer's interest, each provider with its last.
+pub struct ConsumerChanges {
+    /// Those that left.
+    pub left: BTreeMap<ServiceRef, Revision>,
+    /// Those that came with instances which the consumer does not know.
+    pub came: BTreeMap<ServiceRef, Revision>,
 }
 
 fn of_consumer(
@@ -41,23 +69,28 @@ fn of_consumer(
     consumer: &ServiceRef,
     since: Revision,
     until: Revision,
-) -> BTreeMap<ServiceRef, Revision> {
+) -> ConsumerChanges {
     let consumer = pb::ServiceRef::from(consumer);
     let changes = history.since(
         since,
         until,
         |change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&consumer)),
     );
-    let mut departed = BTreeMap::new();
+    let mut left = BTreeMap::new();
+    let mut came = BTreeMap::new();
     for change in changes.changes {
         let Change::Interest(change) = change else { continue };
+        let rev = Revision::new(change.rev);
         for provider in &change.removed {
             // A later departure replaces an earlier one: the client has to follow the provider up to the
             // last.
-            departed.insert(provider.clone().into(), Revision::new(change.rev));
+            left.insert(provider.clone().into(), rev);
         }
+        came.extend(
+            change.added.iter().take(change.shown as usize).cloned().map(|added| (added.into(), rev)),
+        );
     }
-    departed
+    ConsumerChanges { left, came }
 }
 
 /// A service leaves a scope when it is deleted or renamed. Only services with an event under a name of the
@@ -167,7 +200,7 @@ mod tests {
 
     fn departures(providers: &[(&str, Revision)], complete_after: Revision) -> Departures {
         let providers = providers.iter().map(|(id, rev)| (service(id), *rev)).collect();
-        Departures { providers, complete_after }
+        Departures { providers, came: BTreeMap::new(), complete_after }
     }
 
     #[test]

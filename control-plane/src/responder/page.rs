@@ -1,6 +1,6 @@
 //! Cuts answers into parts, each small enough for the bus.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use access::Bundle;
@@ -18,39 +18,70 @@ const PROVIDERS_PER_PART: usize = 2000;
 /// The tag and the length that protobuf puts before each event and instance, rounded up.
 const ITEM_BYTES: usize = 8;
 
+/// The parts of an answer with the services of a scope or a list.
+pub(super) fn services(rev: Revision, services: BTreeSet<ServiceRef>, room: Room) -> Vec<pb::InterestReply> {
+    interest(rev, Some(services), &BTreeSet::new(), &BTreeMap::new(), room)
+}
+
 /// The parts of an answer with the providers of an interest; `None` stands for a consumer that does not
-/// exist.
+/// exist. Those in `shown` come first and are counted. Those in `left` left it.
 pub(super) fn interest(
     rev: Revision,
     providers: Option<BTreeSet<ServiceRef>>,
+    shown: &BTreeSet<ServiceRef>,
+    left: &BTreeMap<ServiceRef, Revision>,
     room: Room,
 ) -> Vec<pb::InterestReply> {
     let exists = providers.is_some();
-    let providers: Vec<pb::ServiceRef> = providers.unwrap_or_default().iter().map(Into::into).collect();
-    let parts = chunks(&providers, room).into_iter().map(|chunk| pb::InterestReply {
-        exists,
-        rev: rev.get(),
-        providers: chunk.to_vec(),
-        ..pb::InterestReply::default()
-    });
-    numbered(parts.collect())
+    let (first, rest): (Vec<_>, Vec<_>) =
+        providers.into_iter().flatten().partition(|provider| shown.contains(provider));
+    let mut shown = first.len();
+    let providers: Vec<pb::ServiceRef> = first.iter().chain(&rest).map(Into::into).collect();
+    let mut parts = Vec::new();
+    for chunk in chunks(&providers, room) {
+        let shown_here = shown.min(chunk.len());
+        shown -= shown_here;
+        parts.push(pb::InterestReply {
+            exists,
+            rev: rev.get(),
+            providers: chunk.to_vec(),
+            shown: shown_here as u32,
+            ..pb::InterestReply::default()
+        });
+    }
+    for chunk in carriage::parts(&of_providers(left), PROVIDERS_PER_PART, room.of_part()) {
+        let left = chunk.to_vec();
+        parts.push(pb::InterestReply { exists, rev: rev.get(), left, ..pb::InterestReply::default() });
+    }
+    numbered(parts)
 }
 
 /// The parts of an answer with departures, as of `rev`.
 pub(super) fn departures(rev: Revision, departures: &Departures, room: Room) -> Vec<pb::InterestReply> {
-    let departed: Vec<pb::Left> = departures
-        .providers
-        .iter()
-        .map(|(provider, rev)| pb::Left { provider: Some(provider.into()), rev: (*rev).get() })
-        .collect();
-    let parts = chunks(&departed, room).into_iter().map(|chunk| pb::InterestReply {
+    let head = pb::InterestReply {
         exists: true,
         rev: rev.get(),
-        left: chunk.to_vec(),
         left_after: Some(departures.complete_after.get()),
         ..pb::InterestReply::default()
-    });
-    numbered(parts.collect())
+    };
+    let left = of_providers(&departures.providers);
+    let came = of_providers(&departures.came);
+    let mut parts = Vec::new();
+    for chunk in chunks(&left, room) {
+        parts.push(pb::InterestReply { left: chunk.to_vec(), ..head.clone() });
+    }
+    for chunk in carriage::parts(&came, PROVIDERS_PER_PART, room.of_part()) {
+        parts.push(pb::InterestReply { came: chunk.to_vec(), ..head.clone() });
+    }
+    numbered(parts)
+}
+
+fn of_providers(providers: &BTreeMap<ServiceRef, Revision>) -> Vec<pb::Left> {
+    let left = |(provider, rev): (&ServiceRef, &Revision)| pb::Left {
+        provider: Some(provider.into()),
+        rev: (*rev).get(),
+    };
+    providers.iter().map(left).collect()
 }
 
 /// Chunks for one part each. An empty list gives one empty chunk, because an answer has at least one part.
@@ -232,10 +263,13 @@ mod tests {
     #[test]
     fn a_consumer_of_everything_is_answered_in_parts() {
         let services = (0..4500).map(|n| ServiceRef::new(Tenant::default(), format!("s{n:05}")));
-        let parts = interest(7.into(), Some(services.collect()), ROOM);
+        let shown = services.clone().skip(2450).collect();
+        let parts = interest(7.into(), Some(services.collect()), &shown, &BTreeMap::new(), ROOM);
         let shape: Vec<_> = parts.iter().map(|p| (p.part, p.providers.len(), p.more, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, 7), (1, 2000, true, 7), (2, 500, false, 7)]);
-        let nobody = interest(7.into(), None, ROOM);
+        assert_eq!(parts.iter().map(|p| p.shown).collect::<Vec<_>>(), [2000, 50, 0]);
+        assert_eq!(parts[0].providers[0].service_id, "s02450", "those come first");
+        let nobody = interest(7.into(), None, &BTreeSet::new(), &BTreeMap::new(), ROOM);
         assert_eq!(nobody.iter().map(|p| (p.exists, p.more)).collect::<Vec<_>>(), [(false, false)]);
     }
 
@@ -259,7 +293,11 @@ mod tests {
     fn many_departures_are_answered_in_parts() {
         let providers =
             (0..2001).map(|n| (ServiceRef::new(Tenant::default(), n.to_string()), 9.into())).collect();
-        let parts = departures(12.into(), &Departures { providers, complete_after: 4.into() }, ROOM);
+        let parts = departures(
+            12.into(),
+            &Departures { providers, came: BTreeMap::new(), complete_after: 4.into() },
+            ROOM,
+        );
         let shape: Vec<_> =
             parts.iter().map(|p| (p.part, p.left.len(), p.more, p.left_after, p.rev)).collect();
         assert_eq!(shape, [(0, 2000, true, Some(4), 12), (1, 1, false, Some(4), 12)]);

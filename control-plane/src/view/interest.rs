@@ -23,6 +23,38 @@ pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<
     Some(found)
 }
 
+/// Those of the providers in `added` whose instances the consumer does not know: they were there in `before`, and
+/// a find that was recorded then answers them only now. What a new find answers, its reply has shown.
+pub fn shown(
+    before: &Snapshot,
+    now: &Snapshot,
+    consumer: &ServiceRef,
+    added: &BTreeSet<ServiceRef>,
+) -> BTreeSet<ServiceRef> {
+    // The instances of all others have events that the consumer is told of anyway.
+    let had_instances =
+        |provider: &&ServiceRef| before.service(provider).is_some_and(|(view, _)| !view.instances.is_empty());
+    let candidates: BTreeSet<&ServiceRef> = added.iter().filter(had_instances).collect();
+    let mut found = BTreeSet::new();
+    let (Some((_, earlier)), Some((view, service))) = (before.service(consumer), now.service(consumer))
+    else {
+        return found;
+    };
+    if candidates.is_empty() {
+        return found;
+    }
+    let known = recorded(before, consumer, earlier);
+    let asker = Asker { service, tags: &view.tags };
+    for find in recorded(now, consumer, service) {
+        let services = find.services(now, Some(asker)).map(|(provider, _)| provider);
+        let answered: Vec<ServiceRef> = services.filter(|provider| candidates.contains(provider)).collect();
+        if !answered.is_empty() && known.contains(&find) {
+            found.extend(answered);
+        }
+    }
+    found
+}
+
 /// The finds that a consumer's dependency rules and wanted names stand for.
 fn recorded(snapshot: &Snapshot, consumer: &ServiceRef, service: &Service) -> Vec<Find> {
     let Some(tenant) = snapshot.tenant(&consumer.tenant) else { return Vec::new() };

@@ -30,7 +30,7 @@ impl Upstream {
                 self.start_interest(
                     group,
                     if is_subscribed {
-                        Request::Interest { group, selector, jitter: Duration::ZERO }
+                        Request::Interest { group, selector, known_at: None, jitter: Duration::ZERO }
                     } else {
                         Request::OpenInterest(group, selector)
                     },
@@ -38,7 +38,8 @@ impl Upstream {
             }
             Effect::RequestInterest(group, selector) => {
                 let jitter = self.config.resync_jitter;
-                self.start_interest(group, Request::Interest { group, selector, jitter });
+                let known_at = self.tracker.interest_known_at(group);
+                self.start_interest(group, Request::Interest { group, selector, known_at, jitter });
             }
             Effect::GroupOpened(group) => {
                 for (admission, joined) in self.opening.remove(&group).into_iter().flatten() {

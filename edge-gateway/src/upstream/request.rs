@@ -31,8 +31,8 @@ pub(super) enum Request {
     Bookmarks,
     /// Subscribe to changes of a group's interest, then request the interest.
     OpenInterest(GroupId, Selector),
-    /// Request a group's interest again, after a random part of `jitter`.
-    Interest { group: GroupId, selector: Selector, jitter: Duration },
+    /// Request a group's interest, which is known as it was at `known_at`, after a random part of `jitter`.
+    Interest { group: GroupId, selector: Selector, known_at: Option<Revision>, jitter: Duration },
     /// Subscribe to the events of providers, then request their replays.
     OpenTopics(Vec<Want>),
     /// Request replays, after a random part of `jitter`.
@@ -148,12 +148,12 @@ async fn run(request: Request, resources: Resources) -> Reply {
         Request::Bookmarks => Reply::Bookmarks(requester.subscribe(subject::BOOKMARK).await),
         Request::OpenInterest(group, selector) => {
             let messages = requester.subscribe(&selector.subject()).await;
-            let interest = requester.interest(&selector).await;
+            let interest = requester.interest(&selector, None).await;
             Reply::Interest(group, Some(messages), interest)
         }
-        Request::Interest { group, selector, jitter } => {
+        Request::Interest { group, selector, known_at, jitter } => {
             sleep_up_to(jitter).await;
-            Reply::Interest(group, None, requester.interest(&selector).await)
+            Reply::Interest(group, None, requester.interest(&selector, known_at).await)
         }
         Request::OpenTopics(wants) => Reply::TopicsOpened(open_topics(wants, &requester).await),
         Request::Replay { wants, jitter } => {

@@ -83,10 +83,10 @@ impl Requester {
     }
 
     /// The selector's interest.
-    pub(super) async fn interest(&self, selector: &Selector) -> InterestReply {
+    pub(super) async fn interest(&self, selector: &Selector, known_at: Option<Revision>) -> InterestReply {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            match self.try_interest(selector).await {
+            match self.try_interest(selector, known_at).await {
                 Ok(interest) => return interest,
                 Err(error) => self.pause_after(&error, &mut backoff).await,
             }
@@ -164,8 +164,12 @@ impl Requester {
         Ok(reply)
     }
 
-    async fn try_interest(&self, selector: &Selector) -> Result<InterestReply, RequestError> {
-        let request = interest_request(selector, self.seen());
+    async fn try_interest(
+        &self,
+        selector: &Selector,
+        known_at: Option<Revision>,
+    ) -> Result<InterestReply, RequestError> {
+        let request = interest_request(selector, self.seen(), known_at);
         Ok(self.interest_parts(&request).await?.into_interest())
     }
 

@@ -4,10 +4,11 @@
 //! the others until they left, as the sessions that stayed did. A replica is asked for it once for all
 //! resuming sessions of a group; the answer holds until the interest changes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use shared::event::Position;
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, ServiceKey, ServiceRef};
 
 use super::{Group, Tracker};
 use crate::reply::{DepartureList, TopicReplay};
@@ -24,6 +25,11 @@ pub struct Departures {
     pub rev: Revision,
     /// The events of each provider until it left, in the order of their positions.
     pub events: Vec<(ServiceRef, Arc<Push>)>,
+    /// Providers that left a consumer's interest and whose instances did not go with them, each with the
+    /// revision at which it left, and its name.
+    pub emptied: Vec<(ServiceRef, Revision, Arc<ServiceKey>)>,
+    /// Providers that came with instances which the consumer does not know, each with the revision of that.
+    pub came: Vec<(ServiceRef, Revision)>,
 }
 
 /// The outcome of [`Departures::record`].
@@ -41,7 +47,13 @@ pub enum RecordOutcome {
 impl Departures {
     /// Departures without events, for [`Departures::record`].
     pub fn begin(list: &DepartureList) -> Self {
-        Self { since: list.since, complete_after: list.complete_after, rev: list.rev, events: Vec::new() }
+        Self {
+            since: list.since,
+            complete_after: list.complete_after,
+            rev: list.rev,
+            came: list.came.clone(),
+            ..Self::default()
+        }
     }
 
     /// Adds the events of the provider that left at `until`. The replica that sent them may differ from the
@@ -61,6 +73,12 @@ impl Departures {
         if replay.at < Position::end_of(until) {
             return RecordOutcome::ReplicaBehind;
         }
+        if selector.consumer().is_some()
+            && let Some(key) = name_of_remaining(until, replay)
+        {
+            self.emptied.push((provider.clone(), until, key));
+            return RecordOutcome::Recorded;
+        }
         for event in &replay.events {
             // A renamed service may have had events under a name outside the scope.
             let is_in_scope = selector.scope().is_none_or(|scope| scope.matches(&event.key));
@@ -78,14 +96,25 @@ impl Departures {
     }
 }
 
+/// The name of a provider that was still registered after it left at `until`, or had instances then: one that
+/// was deleted there has neither a record nor later events.
+fn name_of_remaining(until: Revision, replay: &TopicReplay) -> Option<Arc<ServiceKey>> {
+    let later = replay.events.iter().rfind(|event| event.at.rev > until);
+    replay.key.as_ref().or(later.map(|event| &event.key)).cloned()
+}
+
 /// The events of departed providers for one resuming session.
 pub(super) enum DepartureEvents<'a> {
     /// A replica must be asked.
     Unknown,
     /// History does not reach back to the session's revision.
     HistoryTooShort,
-    /// The events after the session's revision.
-    Known(Vec<&'a Arc<Push>>),
+    Known {
+        /// The events after the session's revision.
+        events: Vec<&'a Arc<Push>>,
+        /// The names of providers of which nothing is left for the client.
+        emptied: Vec<&'a Arc<ServiceKey>>,
+    },
 }
 
 impl Group {
@@ -108,7 +137,15 @@ impl Group {
                 events.push(push);
             }
         }
-        DepartureEvents::Known(events)
+        let emptied = departures.emptied.iter();
+        let emptied = emptied.filter(|(provider, at, _)| *at > since && !self.providers.contains(provider));
+        DepartureEvents::Known { events, emptied: emptied.map(|(_, _, key)| key).collect() }
+    }
+
+    /// The providers that came after `since` with instances which the consumer does not know.
+    pub(super) fn came_since(&self, since: Revision) -> HashSet<&ServiceRef> {
+        let came = self.departures.iter().flat_map(|departures| &departures.came);
+        came.filter(|(_, at)| *at > since).map(|(provider, _)| provider).collect()
     }
 }
 

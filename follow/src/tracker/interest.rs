@@ -9,12 +9,14 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::providers::join_topic;
+use super::shown::{REMEMBER_FOR_BOOKMARKS, join_shown, settle, tell_rest_gone};
 use super::{
     Effect, Group, InterestRequest, Leaving, MOST_KEPT_CHANGES, MOST_KEPT_SERVICES, Slot, Subscription,
-    Tracker, VERIFY_AFTER_BOOKMARKS,
+    Tracker, VERIFY_AFTER_BOOKMARKS, Waiting,
 };
 use crate::message::InterestChange;
 use crate::reply::{InterestReply, Want};
+use crate::topic::Known;
 use crate::{GroupId, Selector};
 
 /// Providers that leave an interest together.
@@ -22,6 +24,25 @@ struct Removed<'a> {
     providers: &'a [ServiceRef],
     /// The revision at which they leave.
     until: Revision,
+}
+
+/// Providers that come into an interest together.
+struct Added {
+    providers: Vec<ServiceRef>,
+    /// Those with instances that the consumer does not know.
+    shown: BTreeSet<ServiceRef>,
+    /// The position after which changes of the others are delivered.
+    base: Position,
+    /// The revision at which they are in the interest.
+    at: Revision,
+}
+
+/// The arrival of one provider in an interest; the fields are those of [`Added`].
+#[derive(Clone, Copy)]
+struct Arrival {
+    base: Position,
+    at: Revision,
+    shown: bool,
 }
 
 impl Group {
@@ -97,7 +118,27 @@ impl Tracker {
                 added.push(provider.clone());
             }
         }
-        self.change_interest(id, Removed { providers: &removed, until: reply.rev }, added, base);
+        // A find may have shown a provider that left again, and nothing was heard of either.
+        let unseen: Vec<(ServiceRef, Revision)> = match &group.selector {
+            Selector::Consumer(_) if !is_first => {
+                let is_unseen = |provider: &ServiceRef| {
+                    !providers.contains(provider) && !group.providers.contains(provider)
+                };
+                let lost_after = base.rev;
+                let left = reply.left.into_iter();
+                left.filter(|(provider, at)| *at > lost_after && is_unseen(provider)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let shown = if is_first { BTreeSet::new() } else { reply.shown };
+        let added = Added { providers: added, shown, base, at: reply.rev };
+        self.change_interest(id, Removed { providers: &removed, until: reply.rev }, added);
+        for (provider, until) in unseen {
+            let providers = vec![provider.clone()];
+            let added = Added { providers, shown: BTreeSet::new(), base, at: until };
+            self.change_interest(id, Removed { providers: &[], until }, added);
+            self.begin_to_leave(id, Removed { providers: &[provider], until });
+        }
         for change in newer {
             self.on_interest_change(id, change);
         }
@@ -153,7 +194,9 @@ impl Tracker {
         let rev = change.at.rev;
         // An instance that was committed together with the dependency belongs to the new interest.
         let base = Position::end_of(rev.previous());
-        self.change_interest(id, Removed { providers: &change.removed, until: rev }, change.added, base);
+        let shown = change.added.iter().take(change.shown).cloned().collect();
+        let added = Added { providers: change.added, shown, base, at: rev };
+        self.change_interest(id, Removed { providers: &change.removed, until: rev }, added);
     }
 
     /// Applies a change that has arrived while the interest is being requested again, and the kept changes
@@ -187,14 +230,20 @@ impl Tracker {
         }
     }
 
-    fn change_interest(&mut self, id: GroupId, removed: Removed<'_>, added: Vec<ServiceRef>, base: Position) {
+    fn change_interest(&mut self, id: GroupId, removed: Removed<'_>, added: Added) {
+        let Added { providers: added, mut shown, base, at } = added;
         self.begin_to_leave(id, removed);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let mut delivered_before = std::mem::take(&mut group.delivered_before_leaving);
         let interest_rev = group.interest_rev.unwrap_or_default();
+        let is_void = group.voided_at.is_some_and(|at| at + REMEMBER_FOR_BOOKMARKS >= self.bookmarks);
         let mut new = Vec::new();
         let mut returning = Vec::new();
         for provider in added {
+            // Instances that a find had shown may have been delivered as deleted after it.
+            if group.gone_lately.remove(&provider).is_some() || is_void {
+                shown.insert(provider.clone());
+            }
             match group.leaving.remove(&provider) {
                 Some(leaving) => returning.push((provider, leaving)),
                 None if group.providers.insert(provider.clone()) => new.push(provider),
@@ -202,12 +251,14 @@ impl Tracker {
             }
         }
         for (provider, leaving) in returning {
-            self.stay(id, provider, leaving, base);
+            let shown = shown.contains(&provider);
+            self.stay(id, provider, leaving, Arrival { base, at, shown });
         }
         let mut wants = Vec::new();
         for provider in new {
             let base = delivered_before.remove(&provider).map_or(base, |delivered| delivered.max(base));
-            wants.extend(self.follow(id, provider, base));
+            let shown = shown.contains(&provider);
+            wants.extend(self.follow(id, provider, Arrival { base, at, shown }));
         }
         delivered_before.retain(|_, delivered| delivered.rev > interest_rev);
         if let Some(group) = self.groups.get_mut(&id) {
@@ -219,38 +270,55 @@ impl Tracker {
     }
 
     /// A provider that was about to leave the group is of interest again.
-    fn stay(&mut self, id: GroupId, provider: ServiceRef, leaving: Leaving, base: Position) {
+    fn stay(&mut self, id: GroupId, provider: ServiceRef, leaving: Leaving, arrival: Arrival) {
         // A topic that is still loading has kept the position from which the group wants changes.
         let Some(Slot::Live(topic)) = self.topics.get_mut(&provider) else { return };
         let until = Position::end_of(leaving.until);
         let has_all_until = topic.at() >= until;
         match topic.members.get_mut(&id) {
+            Some(member)
+                if member.known == Known::Gone || (member.known == Known::Nothing && arrival.shown) =>
+            {
+                join_shown(topic, id, arrival.at, &mut self.effects);
+                self.await_shown(id, &provider, arrival.at);
+            }
             // Nothing was withheld yet, or what was withheld is still to come: the group just goes on.
-            Some(member) if member.catching_up || !has_all_until || member.until.is_none() => {
+            Some(member)
+                if member.known == Known::Leaving
+                    || (member.known == Known::Followed
+                        && (member.catching_up || !has_all_until || member.until.is_none())) =>
+            {
                 member.until = None;
+                member.known = Known::Followed;
             }
             // Changes after the departure may have been withheld. They are delivered from the new interest
             // on.
             _ => {
-                let base = base.max(leaving.delivered).max(until);
+                let base = arrival.base.max(leaving.delivered).max(until);
                 join_topic(topic, provider, id, base, &mut self.effects);
             }
         }
     }
 
     /// Adds a group to a provider's topic. Returns the want for a topic that is new.
-    fn follow(&mut self, id: GroupId, provider: ServiceRef, base: Position) -> Option<Want> {
+    fn follow(&mut self, id: GroupId, provider: ServiceRef, arrival: Arrival) -> Option<Want> {
+        let Arrival { base, at, shown } = arrival;
+        let waiting = Waiting { base, shown: shown.then_some(at) };
+        if shown {
+            self.await_shown(id, &provider, at);
+        }
         match self.topics.get_mut(&provider) {
             None => {
                 self.next_topic += 1;
-                let members = HashMap::from([(id, base)]);
+                let members = HashMap::from([(id, waiting)]);
                 let slot = Slot::Loading { id: self.next_topic, since: base, members, repeat: false };
                 self.topics.insert(provider.clone(), slot);
                 return Some(Want { provider, since: base, snapshot: true });
             }
             Some(Slot::Loading { members, .. }) => {
-                members.insert(id, base);
+                members.insert(id, waiting);
             }
+            Some(Slot::Live(topic)) if shown => join_shown(topic, id, at, &mut self.effects),
             Some(Slot::Live(topic)) => join_topic(topic, provider, id, base, &mut self.effects),
         }
         None
@@ -261,6 +329,7 @@ impl Tracker {
     fn begin_to_leave(&mut self, id: GroupId, removed: Removed<'_>) {
         let until = removed.until;
         let Some(group) = self.groups.get_mut(&id) else { return };
+        let is_consumer = group.selector.consumer().is_some();
         for provider in removed.providers {
             if !group.providers.contains(provider) || group.leaving.contains_key(provider) {
                 continue;
@@ -271,10 +340,18 @@ impl Tracker {
                     // delivered already. Such a group also receives the end of what it saw begin; that
                     // arrives as well.
                     let is_behind = topic.at().rev <= until;
-                    if let Some(member) = topic.members.get_mut(&id).filter(|_| is_behind) {
-                        member.until = Some(Position::end_of(until));
+                    if let Some(member) = topic.members.get_mut(&id) {
+                        if matches!(member.known, Known::Awaited(_)) {
+                            member.known = Known::Nothing;
+                            member.until = Some(Position::end_of(until));
+                        } else if is_behind {
+                            member.until = Some(Position::end_of(until));
+                            member.known = if is_consumer { Known::Leaving } else { Known::Followed };
+                        }
                     }
-                    topic.at()
+                    let delivered = topic.at();
+                    settle(topic, &[], &mut self.effects);
+                    delivered
                 }
                 Some(Slot::Loading { .. }) | None => Position::default(),
             };
@@ -305,7 +382,10 @@ impl Tracker {
     /// would forget what it delivered, and deliver it again if the provider came back.
     pub(super) fn finish_leaving(&mut self, rev: Revision) {
         let mut finished = Vec::new();
+        let bookmarks = self.bookmarks;
+        let effects = &mut self.effects;
         for (id, group) in &mut self.groups {
+            group.gone_lately.retain(|_, at| *at + REMEMBER_FOR_BOOKMARKS >= bookmarks);
             if !group.request.is_idle() || !group.verified {
                 // The reply may say that a provider has come back.
                 continue;
@@ -317,6 +397,12 @@ impl Tracker {
             });
             for (provider, leaving) in departed {
                 group.providers.remove(&provider);
+                if let Some(Slot::Live(topic)) = topics.get(&provider)
+                    && group.selector.consumer().is_some()
+                    && tell_rest_gone(topic, *id, leaving.until, effects)
+                {
+                    group.gone_lately.insert(provider.clone(), bookmarks);
+                }
                 let delivered = match topics.get(&provider) {
                     Some(Slot::Live(topic))
                         if topic.members.get(id).is_some_and(|member| member.until.is_none()) =>

@@ -1,6 +1,6 @@
 //! The preface of a session that resumes: what it is sent before it joins its group.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use shared::event::Position;
@@ -10,7 +10,7 @@ use super::departures::DepartureEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
 use crate::reply::{TopicReplay, Want};
-use crate::topic::Topic;
+use crate::topic::{Known, Topic};
 use crate::{Cause, GroupId, Push};
 
 /// A provider's name and instances.
@@ -46,6 +46,13 @@ impl Tracker {
         self.unverified.is_empty()
             && self.topics.values().all(Slot::is_idle)
             && self.groups.values().all(|group| group.request.is_idle())
+    }
+
+    /// True when every consumer has been told that the providers which left its interest up to `rev` have
+    /// gone.
+    pub(super) fn has_told_departures(&self, rev: Revision) -> bool {
+        let consumers = self.groups.values().filter(|group| group.selector.consumer().is_some());
+        consumers.flat_map(|group| group.leaving.values()).all(|leaving| leaving.until > rev)
     }
 
     /// True when no change at or before `rev` can still arrive: either everything up to `rev` is known, or
@@ -105,10 +112,14 @@ impl Tracker {
         match group.departures_since(since) {
             DepartureEvents::Unknown => return Some(Err(Missing::Departures)),
             DepartureEvents::HistoryTooShort => preface.void = true,
-            DepartureEvents::Known(events) => preface.events.extend(events.into_iter().cloned()),
+            DepartureEvents::Known { events, emptied } => {
+                preface.events.extend(events.into_iter().cloned());
+                preface.states.extend(emptied.into_iter().map(|key| (key.clone(), Vec::new())));
+            }
         }
+        let came = group.came_since(since);
         if !preface.void
-            && let Err(missing) = add_missed(&mut preface, &topics, since, replays)
+            && let Err(missing) = add_missed(&mut preface, &topics, &came, since, replays)
         {
             return Some(Err(missing));
         }
@@ -152,12 +163,21 @@ impl Tracker {
 fn add_missed(
     preface: &mut Preface,
     topics: &[(&ServiceRef, &Topic)],
+    came: &HashSet<&ServiceRef>,
     since: Revision,
     replays: &HashMap<ServiceRef, TopicReplay>,
 ) -> Result<(), Missing> {
     let base = Position::end_of(since);
     let mut wants = Vec::new();
     for (provider, topic) in topics {
+        if came.contains(provider) {
+            // The client does not know the instances that were there when the provider came.
+            match state_of(topic) {
+                Some(state) => preface.states.push(state),
+                None => preface.void = true,
+            }
+            continue;
+        }
         let replay = replays.get(*provider);
         match events_since(topic, base, replay) {
             Some(events) => preface.events.extend(events),
@@ -185,7 +205,11 @@ impl Slot {
         match self {
             Self::Loading { .. } => false,
             Self::Live(topic) => {
-                topic.request.is_idle() && topic.members.values().all(|member| !member.catching_up)
+                topic.request.is_idle()
+                    && topic
+                        .members
+                        .values()
+                        .all(|member| !member.catching_up && !matches!(member.known, Known::Awaited(_)))
             }
         }
     }

@@ -6,9 +6,10 @@ use shared::event::{InstanceEvent, Position};
 use shared::model::ServiceRef;
 
 use super::repair::request_replay;
-use super::{Effect, Slot, Subscription, Tracker, VERIFY_AFTER_BOOKMARKS};
+use super::shown::settle;
+use super::{Effect, Slot, Subscription, Tracker, VERIFY_AFTER_BOOKMARKS, Waiting};
 use crate::reply::{TopicReplay, Want};
-use crate::topic::{Fate, Member, Request, Topic};
+use crate::topic::{Fate, Known, Member, Request, Topic};
 use crate::{Cause, GroupId, Push};
 
 /// The outcome of a batch of events, for metrics.
@@ -53,11 +54,17 @@ impl Tracker {
             let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
             self.effects.push(Effect::RequestReplay(Cause::Again, vec![want]));
         }
-        for (group, base) in std::mem::take(members) {
-            let leaving = self.groups.get(&group).and_then(|group| group.leaving.get(provider));
+        for (group, Waiting { base, shown }) in std::mem::take(members) {
+            let of = self.groups.get(&group);
+            let leaving = of.and_then(|group| group.leaving.get(provider));
             let until = leaving.map(|leaving| Position::end_of(leaving.until));
-            if base >= since {
-                topic.members.insert(group, Member { base, until, catching_up: false });
+            let is_consumer = of.is_some_and(|group| group.selector.consumer().is_some());
+            if let Some(rev) = shown {
+                let known = if until.is_some() { Known::Nothing } else { Known::Awaited(rev) };
+                topic.members.insert(group, Member { until, known, ..Member::after(topic.at()) });
+            } else if base >= since {
+                let known = if until.is_some() && is_consumer { Known::Leaving } else { Known::Followed };
+                topic.members.insert(group, Member { until, known, ..Member::after(base) });
             } else {
                 join_topic(&mut topic, provider.clone(), group, base, &mut self.effects);
             }
@@ -127,21 +134,24 @@ impl Tracker {
         let Some(member) = topic.members.get_mut(&id) else { return };
         let until = member.until;
         let base = member.base;
-        *member = Member { base: at, until, catching_up: false };
+        *member = Member { base: at, catching_up: false, ..*member };
         // The reply may be older than this topic. The topic itself knows the events in between.
         let later = if replay.continuous { topic.since(replay.at) } else { None };
         let Some(later) = later else {
             // Some events are known to nobody. Every instance that was written since is sent once.
             let pushes = topic.written_after(base.rev);
-            return self.effects.extend(pushes.into_iter().map(|push| Effect::Deliver(push, vec![id])));
+            self.effects.extend(pushes.into_iter().map(|push| Effect::Deliver(push, vec![id])));
+            return settle(topic, &[], &mut self.effects);
         };
         let earlier = replay.events.iter().filter(|event| event.at <= at);
         let earlier = earlier.map(|event| Arc::new(Push::from_event(topic.id, event)));
-        for push in earlier.chain(later) {
+        let pushes: Vec<Arc<Push>> = earlier.chain(later).collect();
+        for push in &pushes {
             if push.at > base && until.is_none_or(|until| push.at <= until) {
-                self.effects.push(Effect::Deliver(push, vec![id]));
+                self.effects.push(Effect::Deliver(push.clone(), vec![id]));
             }
         }
+        settle(topic, &pushes, &mut self.effects);
     }
 }
 
@@ -158,10 +168,10 @@ pub(super) fn join_topic(
         Some(missed) => {
             effects.extend(missed.into_iter().map(|push| Effect::Deliver(push, vec![id])));
             let base = base.max(topic.at());
-            topic.members.insert(id, Member { base, until: None, catching_up: false });
+            topic.members.insert(id, Member::after(base));
         }
         None => {
-            topic.members.insert(id, Member { base, until: None, catching_up: true });
+            topic.members.insert(id, Member { catching_up: true, ..Member::after(base) });
             effects.push(Effect::CatchUp(id, Want { provider, since: base, snapshot: false }));
         }
     }
@@ -169,11 +179,13 @@ pub(super) fn join_topic(
 
 /// Delivers changes of a topic to each member that they concern.
 fn deliver(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, effects: &mut Vec<Effect>) {
-    let served = stay_for_differences(topic, provider, &pushes, effects);
+    let Stayed { served, is_settled } = stay_for_differences(topic, provider, &pushes, effects);
+    // Nothing is delivered out of them below, so they are kept only for members that need them.
+    let applied = if is_settled { Vec::new() } else { pushes.clone() };
     for push in pushes {
         let mut groups = Vec::new();
         for (id, member) in &topic.members {
-            let is_wanted = !member.catching_up && push.at > member.base && !served.contains(id);
+            let is_wanted = member.receives() && push.at > member.base && !served.contains(id);
             if is_wanted && member.until.is_none_or(|until| push.at <= until) {
                 groups.push(*id);
             }
@@ -182,6 +194,17 @@ fn deliver(topic: &mut Topic, provider: &ServiceRef, pushes: Vec<Arc<Push>>, eff
             effects.push(Effect::Deliver(push, groups));
         }
     }
+    if !is_settled {
+        settle(topic, &applied, effects);
+    }
+}
+
+/// The outcome of [`stay_for_differences`].
+struct Stayed {
+    /// The groups to which everything has been delivered.
+    served: Vec<GroupId>,
+    /// No member is due anything but changes.
+    is_settled: bool,
 }
 
 /// Keeps groups that are about to leave the provider, when `pushes` hold a difference beyond the position at
@@ -196,10 +219,12 @@ fn stay_for_differences(
     provider: &ServiceRef,
     pushes: &[Arc<Push>],
     effects: &mut Vec<Effect>,
-) -> Vec<GroupId> {
+) -> Stayed {
     let mut staying = Vec::new();
+    let mut is_settled = true;
     for (id, member) in &topic.members {
-        let Some(until) = member.until.filter(|_| !member.catching_up) else { continue };
+        is_settled &= member.known == Known::Followed;
+        let Some(until) = member.until.filter(|_| member.receives()) else { continue };
         if pushes.iter().any(|push| push.is_difference() && push.at > until) {
             staying.push((*id, until.max(member.base)));
         }
@@ -207,5 +232,5 @@ fn stay_for_differences(
     for (id, delivered) in &staying {
         join_topic(topic, provider.clone(), *id, *delivered, effects);
     }
-    staying.into_iter().map(|(id, _)| id).collect()
+    Stayed { served: staying.into_iter().map(|(id, _)| id).collect(), is_settled }
 }

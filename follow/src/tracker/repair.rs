@@ -52,8 +52,9 @@ impl Tracker {
         self.bookmark = Some(rev);
         if !lost {
             self.verify_due(rev);
+            self.tell_shown(rev);
             self.finish_leaving(rev);
-            if self.is_idle() {
+            if self.is_idle() && self.has_told_departures(rev) {
                 self.confirmed = self.confirmed.max(rev);
             }
         }

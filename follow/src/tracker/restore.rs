@@ -19,9 +19,12 @@ impl Tracker {
         self.confirmed = Revision::ZERO;
         self.bookmark = None;
         self.mark_unverified();
+        // Those that are still due are told with the states of the new history.
+        self.awaited.clear();
         for (id, group) in &mut self.groups {
             group.leaving.clear();
             group.delivered_before_leaving.clear();
+            group.gone_lately.clear();
             group.departures = None;
             group.request = InterestRequest::begin();
             group.last_change = Position::default();
@@ -43,8 +46,9 @@ impl Tracker {
                 Slot::Loading { since, members, repeat, .. } => {
                     *since = Position::default();
                     *repeat = false;
-                    for base in members.values_mut() {
-                        *base = Position::default();
+                    for waiting in members.values_mut() {
+                        waiting.base = Position::default();
+                        waiting.shown = waiting.shown.map(|_| Revision::ZERO);
                     }
                     to_open.push(want);
                 }
@@ -77,7 +81,7 @@ mod tests {
         let consumer = ServiceRef::new(Tenant::default(), "c");
         let id = tracker.join(&Selector::Consumer(consumer)).0;
         let interest_at =
-            |rev| InterestReply { exists: true, rev: Revision::new(rev), providers: Vec::new() };
+            |rev| InterestReply { exists: true, rev: Revision::new(rev), ..InterestReply::default() };
         tracker.on_interest(id, interest_at(20));
         for rev in 20..24 {
             tracker.advance(Revision::new(rev), Revision::new(20));

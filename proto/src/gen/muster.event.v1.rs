@@ -162,6 +162,11 @@ pub struct InterestChange {
     /// True if more parts of the same change follow.
     #[prost(bool, tag = "9")]
     pub more: bool,
+    /// The first so many of `added` had instances before, and a find that the consumer had recorded earlier answers them
+    /// now: versions, rules or access have changed. The consumer does not know these instances, so they are sent to its
+    /// watchers. A replica of a version without this field leaves it 0, and a gateway of one does not send them.
+    #[prost(uint32, tag = "10")]
+    pub shown: u32,
 }
 /// A change of the set of services of one tenant. Published on the tenant's subject, for watches that select services
 /// by application, environment or tenant. Sent in parts like an InterestChange.
@@ -296,13 +301,17 @@ pub struct InterestRequest {
     /// every service of the scope.
     #[prost(string, repeated, tag = "5")]
     pub only: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Only with `consumer`, and without `left_since`: the requester knows the interest at this revision. The reply then
+    /// says in `shown` which providers the consumer does not know.
+    #[prost(uint64, optional, tag = "6")]
+    pub known_at: ::core::option::Option<u64>,
 }
-/// A departure: a provider that left an interest or a scope.
+/// A departure: a provider that left an interest or a scope. Also an arrival, see InterestReply.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Left {
     #[prost(message, optional, tag = "1")]
     pub provider: ::core::option::Option<ServiceRef>,
-    /// Revision at which the provider left. If it left several times, the last of them.
+    /// Revision at which the provider left, or came. If it did so several times, the last of them.
     #[prost(uint64, tag = "2")]
     pub rev: u64,
 }
@@ -328,7 +337,8 @@ pub struct InterestReply {
     /// True if more parts of the same reply follow.
     #[prost(bool, tag = "6")]
     pub more: bool,
-    /// The departures, when they were requested.
+    /// The departures, when they were requested. With `known_at`: the providers that left after that revision, if the
+    /// replica's history reaches back that far.
     #[prost(message, repeated, tag = "7")]
     pub left: ::prost::alloc::vec::Vec<Left>,
     /// Lower bound (exclusive) from which `left` is complete: every provider that left after this revision is listed.
@@ -336,6 +346,13 @@ pub struct InterestReply {
     /// requested, or if the replica is of a version without this field.
     #[prost(uint64, optional, tag = "8")]
     pub left_after: ::core::option::Option<u64>,
+    /// With `known_at`: the first so many of `providers` may have come after that revision as those in
+    /// InterestChange.shown did. All of them, if the replica's history does not reach back that far.
+    #[prost(uint32, tag = "9")]
+    pub shown: u32,
+    /// When departures were requested: the providers that came after `left_after` as those in InterestChange.shown did.
+    #[prost(message, repeated, tag = "10")]
+    pub came: ::prost::alloc::vec::Vec<Left>,
 }
 /// Requests the changes of providers since a position. The reply comes in one or more ReplayReply messages.
 ///

@@ -16,6 +16,10 @@ impl Sim {
     /// answered with events, each change of the store was delivered, except changes of services that were
     /// deleted: they may have come and gone unnoticed, with all of their instances.
     pub(super) fn judge(&self) -> Result<(), String> {
+        if let Some(consumer) = &self.consumer {
+            consumer.judge_stayed(self.merged)?;
+            return self.resumed.iter().try_for_each(|session| session.judge_known(consumer, self.merged));
+        }
         let opened = self.opened.ok_or("the group never opened")?;
         self.judge_order(&self.delivered, opened, !self.merged)?;
         if !self.merged {

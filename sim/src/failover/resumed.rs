@@ -7,8 +7,9 @@ use follow::reply::DepartureList;
 use follow::reply::departures_request;
 use follow::resume::ResumeStep;
 use follow::tracker::{Departures, RecordOutcome};
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 
+use super::finds::{Client, Consumer, Instances};
 use super::{Question, Sim};
 
 /// A session that resumes.
@@ -18,6 +19,8 @@ pub(super) struct Resumed {
     received: Option<Vec<Arc<Push>>>,
     /// It began with a state instead of changes.
     began_with_state: bool,
+    /// The instances that it knows, if the watch is of a consumer.
+    client: Client,
 }
 
 impl Resumed {
@@ -25,6 +28,18 @@ impl Resumed {
     pub(super) fn receive(&mut self, push: &Arc<Push>) {
         if let Some(received) = &mut self.received {
             received.push(push.clone());
+            self.client.receive(push);
+        }
+    }
+
+    pub(super) fn judge_known(&self, consumer: &Consumer, merged: bool) -> Result<(), String> {
+        consumer.judge(&self.client, merged).map_err(|error| format!("resumed from {}: {error}", self.since))
+    }
+
+    /// A find of the consumer has shown the instances of a provider.
+    pub(super) fn find(&mut self, provider: &ServiceRef, instances: &Instances) {
+        if self.received.is_some() {
+            self.client.replace(provider, instances.clone());
         }
     }
 
@@ -45,7 +60,12 @@ impl Sim {
         }
         let since = confirmed[self.dice.usize(0..confirmed.len())];
         self.resumes.begin(self.resumed.len(), self.group, since);
-        self.resumed.push(Resumed { since, received: None, began_with_state: false });
+        self.resumed.push(Resumed {
+            since,
+            received: None,
+            began_with_state: false,
+            client: Client::default(),
+        });
         self.resume();
     }
 
@@ -65,6 +85,10 @@ impl Sim {
                 }
                 ResumeStep::Begin { preface, .. } => {
                     let resumed = &mut self.resumed[session];
+                    if let Some(consumer) = &self.consumer {
+                        resumed.client = consumer.client_at(resumed.since);
+                        resumed.client.begin(&preface);
+                    }
                     resumed.began_with_state = preface.void || !preface.states.is_empty();
                     resumed.received = Some(preface.events);
                 }

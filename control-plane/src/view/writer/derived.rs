@@ -55,10 +55,13 @@ impl ViewWriter {
         if old == new && !consumer_deleted {
             return None;
         }
+        let added: BTreeSet<ServiceRef> = new.difference(&old).cloned().collect();
+        let shown = interest::shown(before, &self.current, consumer, &added);
         Some(pb::InterestChange {
             consumer: Some(consumer.into()),
             rev: applying.rev.get(),
-            added: new.difference(&old).map(Into::into).collect(),
+            added: shown.iter().chain(added.difference(&shown)).map(Into::into).collect(),
+            shown: u32::try_from(shown.len()).unwrap_or(u32::MAX),
             removed: old.difference(&new).map(Into::into).collect(),
             consumer_deleted,
             committed_at: applying.committed_at,

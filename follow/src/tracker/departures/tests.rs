@@ -46,7 +46,13 @@ fn answer_everything(tracker: &mut Tracker, id: GroupId, number: u64, providers:
 }
 
 fn departures(since: u64, number: u64, events: Vec<(ServiceRef, Arc<Push>)>) -> Departures {
-    Departures { since: rev(since), complete_after: rev(since), rev: rev(number), events }
+    Departures {
+        since: rev(since),
+        complete_after: rev(since),
+        rev: rev(number),
+        events,
+        ..Departures::default()
+    }
 }
 
 fn delete(provider: &str, number: u64) -> (ServiceRef, Arc<Push>) {

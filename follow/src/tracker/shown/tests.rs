@@ -1,0 +1,119 @@
+//! Instances that come and go without an event.
+
+use shared::event::InstanceEvent;
+
+use super::*;
+use crate::Selector;
+use crate::message::InterestChange;
+use crate::reply::{InterestReply, TopicReplay};
+use crate::testing::{end_of, event, events_until, interest, nothing_until, rev, service};
+
+/// A consumer that knows its interest, which is empty, since revision 5; another one follows `p`.
+fn tracker() -> (Tracker, GroupId) {
+    let mut tracker = Tracker::new(1);
+    let other = tracker.join(&Selector::Consumer(service("other"))).0;
+    tracker.on_interest(other, interest(5, &["p"]));
+    tracker.on_loaded(&service("p"), end_of(5), nothing_until(5));
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(5, &[]));
+    (tracker, id)
+}
+
+fn came(number: u64, shown: usize) -> InterestChange {
+    InterestChange { at: end_of(number), added: vec![service("p")], shown, ..InterestChange::default() }
+}
+
+fn left(number: u64) -> InterestChange {
+    InterestChange { at: end_of(number), removed: vec![service("p")], ..InterestChange::default() }
+}
+
+/// The event that updates or deletes the instance which the event at `of` created.
+fn later(action: Action, of: u64, prev: u64, number: u64) -> InstanceEvent {
+    InstanceEvent { action, instance: event("p", 0, of).instance, ..event("p", prev, number) }
+}
+
+/// The deliveries to a group since the last call: action, instance and revision.
+fn told(tracker: &mut Tracker, id: GroupId) -> Vec<(Action, String, u64)> {
+    let mut told = Vec::new();
+    for effect in tracker.take_effects() {
+        if let Effect::Deliver(push, groups) = effect
+            && groups.contains(&id)
+        {
+            told.push((push.action, push.instance.instance_id.clone(), push.at.rev.get()));
+        }
+    }
+    told
+}
+
+#[test]
+fn what_becomes_visible_is_told_once_everything_before_it_is_known() {
+    let (mut tracker, id) = tracker();
+    tracker.on_event(event("p", 0, 7));
+    tracker.on_interest_change(id, came(9, 1));
+    assert_eq!(told(&mut tracker, id), [], "an event before 9 may be on its way");
+    tracker.on_event(event("p", 7, 8));
+    assert_eq!(told(&mut tracker, id), []);
+    tracker.advance_to(9, 5);
+    let both = [(Action::Create, "7".into(), 9), (Action::Create, "8".into(), 9)];
+    assert_eq!(told(&mut tracker, id), both);
+    tracker.on_event(later(Action::Update, 7, 8, 10));
+    assert_eq!(told(&mut tracker, id), [(Action::Update, "7".into(), 10)]);
+}
+
+#[test]
+fn what_the_consumers_own_find_has_shown_is_not_told() {
+    let (mut tracker, id) = tracker();
+    tracker.on_event(event("p", 0, 7));
+    tracker.on_interest_change(id, came(9, 0));
+    tracker.advance_to(9, 5);
+    assert_eq!(told(&mut tracker, id), []);
+}
+
+#[test]
+fn what_stops_being_visible_is_told_as_deleted() {
+    let (mut tracker, id) = tracker();
+    tracker.on_interest_change(id, came(6, 0));
+    tracker.on_event(event("p", 0, 7));
+    tracker.on_event(event("p", 7, 8));
+    told(&mut tracker, id);
+    tracker.on_interest_change(id, left(9));
+    // One of them goes afterwards, and another comes: the consumer must not see that, but be rid of the first.
+    tracker.on_event(later(Action::Delete, 7, 8, 10));
+    tracker.on_event(event("p", 10, 11));
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "7".into(), 9), (Action::Delete, "8".into(), 9)]);
+}
+
+#[test]
+fn a_quiet_provider_that_leaves_is_told_as_gone_at_a_bookmark() {
+    let (mut tracker, id) = tracker();
+    for number in 5..9 {
+        tracker.advance_to(number, number - 1);
+        tracker.on_interest(id, interest(number, &[]));
+        tracker.on_replay(&service("p"), end_of(5), nothing_until(number));
+    }
+    tracker.on_interest_change(id, InterestChange { prev: end_of(5), ..came(9, 0) });
+    tracker.on_event(event("p", 5, 10));
+    told(&mut tracker, id);
+    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
+    assert_eq!(told(&mut tracker, id), []);
+    tracker.advance_to(12, 8);
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 11)]);
+    // A find may have shown the instance before the client received that.
+    tracker.on_interest_change(id, InterestChange { prev: end_of(11), ..came(13, 0) });
+    tracker.advance_to(13, 12);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "10".into(), 13)]);
+}
+
+#[test]
+fn a_provider_that_came_and_left_unseen_is_told_as_gone() {
+    let (mut tracker, id) = tracker();
+    tracker.resync(crate::Cause::Link);
+    tracker.take_effects();
+    let left = vec![(service("q"), rev(8))];
+    tracker.on_interest(id, InterestReply { left, ..interest(9, &[]) });
+    let key = Some(Arc::default());
+    let instance = event("q", 0, 3).instance;
+    let snapshot = Some(vec![(instance, rev(3))]);
+    tracker.on_loaded(&service("q"), end_of(5), TopicReplay { key, snapshot, ..events_until(9, Vec::new()) });
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "3".into(), 8)]);
+}

@@ -1,0 +1,280 @@
+//! A consumer whose finds are answered by ever other providers: versions, aliases, rules and access change, and
+//! providers come and go.
+//!
+//! The client applies what it is told to what its finds have shown. At the end it must know exactly the
+//! instances that its finds would answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_plane::keys::{self, Key, Name};
+use control_plane::store::KvEvent;
+use control_plane::view::{self, History, Protection, Snapshot, View, ViewWriter, interest};
+use follow::tracker::Preface;
+use follow::{Push, Selector};
+use shared::clock::Clock;
+use shared::event::Action;
+use shared::model::{Revision, ServiceRef, Tenant};
+
+use super::{Sim, service};
+
+/// Application, name, version and alias of each provider.
+const PROVIDERS: [[&str; 4]; 4] = [
+    ["shop", "a", "1.0.0", ""],
+    ["shop", "a", "2.0.0", "x"],
+    ["bank", "c", "1.0.0", "x"],
+    ["shop", "x", "1.5.0", ""],
+];
+const NAMES: [[&str; 2]; 4] = [["shop", "a"], ["shop", "x"], ["bank", "c"], ["bank", "x"]];
+const VERSIONS: [&str; 4] = ["0+", "latest", "1.0.0", "9+"];
+
+/// Instances by provider and id, each with the host name that was written last.
+pub(super) type Instances = BTreeMap<(ServiceRef, String), String>;
+
+/// The consumer's side of a simulation.
+pub(super) struct Consumer {
+    writer: ViewWriter,
+    view: View,
+    /// The view of each revision.
+    snapshots: BTreeMap<Revision, Arc<Snapshot>>,
+    /// The providers that a find was the first to show, with their instances.
+    shown: Vec<(Revision, ServiceRef, Instances)>,
+    /// The client that stays; `None` until its watch has opened.
+    client: Option<Client>,
+}
+
+/// A client, by the instances that it knows.
+#[derive(Clone, Default)]
+pub(super) struct Client {
+    known: Instances,
+}
+
+impl Client {
+    pub(super) fn receive(&mut self, push: &Push) {
+        let instance = &push.instance;
+        let id = (ServiceRef::new(Tenant::default(), &*instance.service_id), instance.instance_id.clone());
+        match push.action {
+            Action::Delete => _ = self.known.remove(&id),
+            Action::Create | Action::Update => _ = self.known.insert(id, instance.host_name.clone()),
+        }
+    }
+
+    pub(super) fn replace(&mut self, provider: &ServiceRef, instances: Instances) {
+        self.known.retain(|(of, _), _| of != provider);
+        self.known.extend(instances);
+    }
+
+    pub(super) fn begin(&mut self, preface: &Preface) {
+        if preface.void {
+            self.known.clear();
+        }
+        for (key, instances) in &preface.states {
+            let number = PROVIDERS
+                .iter()
+                .position(|[_, name, version, _]| key.service_name == *name && key.version == *version);
+            let provider = service(number.expect("a provider of this simulation") as u8);
+            let state = instances
+                .iter()
+                .map(|i| ((provider.clone(), i.instance_id.clone()), i.host_name.clone()))
+                .collect();
+            self.replace(&provider, state);
+        }
+        for push in &preface.events {
+            self.receive(push);
+        }
+    }
+}
+
+pub(super) fn selector() -> Selector {
+    Selector::Consumer(consumer())
+}
+
+fn consumer() -> ServiceRef {
+    ServiceRef::new(Tenant::default(), "u")
+}
+
+impl Consumer {
+    pub(super) fn new() -> Self {
+        let protection = Protection { from_size: 0, keep_percent: 50 };
+        let (mut writer, view) = view::empty(History::new(10_000), protection, Clock::manual(1));
+        writer.reset(Vec::new(), Revision::new(1));
+        Self { writer, view, snapshots: BTreeMap::new(), shown: Vec::new(), client: None }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.view.now().expect("the view has a state")
+    }
+
+    /// Follows the store by one revision. `is_find` says that the consumer has made a find.
+    ///
+    /// Returns the instances that the find has shown.
+    pub(super) fn follow(
+        &mut self,
+        rev: Revision,
+        events: &[KvEvent],
+        is_find: bool,
+    ) -> Vec<(ServiceRef, Instances)> {
+        let before = interest::providers(&self.snapshot(), &consumer()).unwrap_or_default();
+        if events.is_empty() {
+            self.writer.progress(rev);
+        } else {
+            self.writer.apply(events.to_vec());
+        }
+        let now = self.snapshot();
+        self.snapshots.insert(rev, now.clone());
+        let mut shown = Vec::new();
+        if !is_find {
+            return shown;
+        }
+        let found = interest::providers(&now, &consumer()).unwrap_or_default();
+        for provider in found.difference(&before) {
+            let instances = instances_of(&now, provider);
+            if let Some(client) = &mut self.client {
+                client.replace(provider, instances.clone());
+            }
+            self.shown.push((rev, provider.clone(), instances.clone()));
+            shown.push((provider.clone(), instances));
+        }
+        shown
+    }
+
+    /// A client that knows everything as of a revision, and what finds have shown since.
+    pub(super) fn client_at(&self, rev: Revision) -> Client {
+        let known = self.snapshots.range(..=rev).next_back().map(|(_, snapshot)| answer(snapshot));
+        let mut client = Client { known: known.unwrap_or_default() };
+        for (_, provider, instances) in self.shown.iter().filter(|(at, ..)| *at > rev) {
+            client.replace(provider, instances.clone());
+        }
+        client
+    }
+
+    pub(super) fn open(&mut self, rev: Revision) {
+        self.client = Some(self.client_at(rev));
+    }
+
+    pub(super) fn receive(&mut self, push: &Push) {
+        if let Some(client) = &mut self.client {
+            client.receive(push);
+        }
+    }
+
+    /// Judges what a client knows in the end. When replies were `merged` into states, the gateway does not know
+    /// which instances a find had shown before the first state: their deletes are not judged.
+    pub(super) fn judge(&self, client: &Client, merged: bool) -> Result<(), String> {
+        let right = answer(&self.snapshot());
+        let mut wrong = Vec::new();
+        for id in right.keys().chain(client.known.keys()) {
+            let known = client.known.get(id);
+            let stored = right.get(id);
+            if known != stored && !(merged && stored.is_none()) {
+                wrong.push(format!("{}/{}: {stored:?} is right, known is {known:?}", id.0.id, id.1));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join(", ")) }
+    }
+
+    pub(super) fn judge_stayed(&self, merged: bool) -> Result<(), String> {
+        self.judge(self.client.as_ref().ok_or("the watch never opened")?, merged)
+    }
+}
+
+/// The instances that the consumer's finds answer.
+fn answer(snapshot: &Snapshot) -> Instances {
+    let providers = interest::providers(snapshot, &consumer()).unwrap_or_default();
+    providers.iter().flat_map(|provider| instances_of(snapshot, provider)).collect()
+}
+
+fn instances_of(snapshot: &Snapshot, provider: &ServiceRef) -> Instances {
+    let view = snapshot.service(provider).map(|(view, _)| view);
+    let instances = view.into_iter().flat_map(|view| view.instances.iter());
+    instances.map(|(id, i)| ((provider.clone(), id.clone()), i.instance.host_name.clone())).collect()
+}
+
+impl Sim {
+    /// The consumer registers, in the first revision.
+    pub(super) fn register_consumer(&mut self) {
+        let mut events = Vec::new();
+        self.rev = self.rev.next();
+        let record = r#"{"serviceName":"u","appId":"shop","version":"1.0.0"}"#;
+        self.put(keys::service(&consumer()), record.into(), &mut events);
+        let index = keys::index(&Tenant::default(), &Name::new("", "shop", "u"), "1.0.0");
+        self.put(index, "u".into(), &mut events);
+        self.note(events, false);
+    }
+
+    pub(super) fn note(&mut self, events: Vec<KvEvent>, is_find: bool) {
+        if let Some(consumer) = &mut self.consumer {
+            for (provider, instances) in consumer.follow(self.rev, &events, is_find) {
+                for session in &mut self.resumed {
+                    session.find(&provider, &instances);
+                }
+            }
+        }
+        self.log.push(events);
+    }
+
+    /// Commits a change that may concern the consumer.
+    pub(super) fn commit_for_consumer(&mut self) {
+        self.rev = self.rev.next();
+        let number = self.dice.u8(0..PROVIDERS.len() as u8);
+        let provider = service(number);
+        let [app, name, version, alias] = PROVIDERS[usize::from(number)];
+        let tenant = Tenant::default();
+        let index = keys::index(&tenant, &Name::new("", app, name), version);
+        let alias_key = keys::alias(&tenant, &Name::new("", app, alias), version);
+        let record = keys::service(&provider);
+        let rule = Key::Rule(provider.clone(), "r".into()).render().expect("a key");
+        let id = self.dice.u8(0..2).to_string();
+        let instance = keys::instance(&provider, &id);
+        let mut events = Vec::new();
+        let mut is_find = false;
+        let dice = self.dice.u8(0..20);
+        let crosses = if self.dice.bool() { "true" } else { "false" };
+        let value = format!(
+            r#"{{"serviceName":"{name}","appId":"{app}","version":"{version}","alias":"{alias}","properties":{{"allowCrossApp":"{crosses}"}}}}"#
+        );
+        if dice < 4 {
+            let [app, name] = NAMES[self.dice.usize(0..NAMES.len())];
+            let rule = VERSIONS[self.dice.usize(0..VERSIONS.len())];
+            let wanted = Key::Wanted(consumer(), tenant, Name::new("", app, name)).render().expect("a key");
+            self.put(wanted, rule.into(), &mut events);
+            is_find = true;
+        } else if !self.keys.contains_key(&record) {
+            self.put(record, value, &mut events);
+            self.put(index, provider.id.clone(), &mut events);
+            if !alias.is_empty() {
+                self.put(alias_key, provider.id.clone(), &mut events);
+            }
+        } else if dice < 6 {
+            let of_it = format!("/{}", provider.id);
+            let gone: Vec<String> = self
+                .keys
+                .keys()
+                .filter(|key| key.contains(&of_it) || **key == index || **key == alias_key)
+                .cloned()
+                .collect();
+            for key in gone {
+                self.remove(key, &mut events);
+            }
+        } else if dice < 9 {
+            if self.keys.contains_key(&rule) {
+                self.remove(rule, &mut events);
+            } else {
+                let black = r#"{"ruleType":"BLACK","attribute":"AppId","pattern":"shop"}"#;
+                self.put(rule, black.into(), &mut events);
+            }
+        } else if dice < 11 {
+            self.put(record, value, &mut events);
+        } else if self.keys.contains_key(&instance) && dice < 14 {
+            self.remove(instance, &mut events);
+        } else {
+            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), &mut events);
+        }
+        self.note(events, is_find);
+    }
+
+    fn remove(&mut self, key: String, events: &mut Vec<KvEvent>) {
+        self.keys.remove(&key);
+        events.push(KvEvent::Delete { key, rev: self.rev });
+    }
+}
