@@ -18,9 +18,9 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use sim::failover::{explore, explore_finds};
 
 const SEEDS: u64 = 1500;
-/// Later seeds that found a defect: the replica that sent the events lagged behind the one that listed the
-/// departures.
-const REGRESSIONS: [u64; 2] = [14_972, 24_700];
+/// Seeds that found a defect. In the last, a provider that had left was deleted before its events were loaded;
+/// in the others, the replica that sent the events lagged behind the one that listed the departures.
+const REGRESSIONS: [u64; 3] = [14_972, 24_700, 2970];
 
 #[test]
 fn through_every_failover_each_change_is_delivered_once() {
@@ -35,7 +35,7 @@ fn with_stand_ins_each_change_is_delivered_once() {
 #[test]
 fn a_consumer_knows_what_its_finds_would_answer() {
     // More of them, because fewer are without a reply that is a state.
-    judge((0..2 * SEEDS).map(explore_finds).collect());
+    judge((0..2 * SEEDS).chain(REGRESSIONS).map(explore_finds).collect());
 }
 
 fn judge(outcomes: Vec<Result<bool, String>>) {

@@ -47,6 +47,8 @@ struct Truth {
 struct Provider {
     events: Vec<InstanceEvent>,
     instances: BTreeMap<String, (Arc<Instance>, Revision)>,
+    /// Its service is not registered any more.
+    deleted: bool,
 }
 
 pub(crate) fn service(id: &str) -> ServiceRef {
@@ -151,8 +153,17 @@ impl ControlPlane {
         event
     }
 
-    /// Commits and publishes that the consumer is interested in a provider.
+    /// Commits and publishes that a find of the consumer has shown a provider.
     pub(crate) async fn interest(&self, consumer: &str, provider: &str) {
+        self.begin_interest(consumer, provider, 0).await;
+    }
+
+    /// Commits and publishes that an earlier find of the consumer answers a provider now.
+    pub(crate) async fn show(&self, consumer: &str, provider: &str) {
+        self.begin_interest(consumer, provider, 1).await;
+    }
+
+    async fn begin_interest(&self, consumer: &str, provider: &str, shown: u32) {
         let rev = {
             let mut truth = self.truth();
             truth.rev = truth.rev.next();
@@ -160,8 +171,8 @@ impl ControlPlane {
             truth.rev
         };
         let added = vec![(&service(provider)).into()];
-        self.publish_interest(consumer, pb::InterestChange { rev: rev.get(), added, ..Default::default() })
-            .await;
+        let change = pb::InterestChange { rev: rev.get(), added, shown, ..Default::default() };
+        self.publish_interest(consumer, change).await;
     }
 
     /// Commits and publishes that a service is registered.
@@ -169,7 +180,7 @@ impl ControlPlane {
         let change = {
             let mut truth = self.truth();
             truth.rev = truth.rev.next();
-            truth.providers.entry(service(id)).or_default();
+            truth.providers.entry(service(id)).or_default().deleted = false;
             let rev = truth.rev;
             let prev_rev = std::mem::replace(&mut truth.services_rev, rev);
             let named =
@@ -185,7 +196,16 @@ impl ControlPlane {
         self.bus.publish(message).await.expect("the local bus is open");
     }
 
-    /// Commits and publishes that the consumer is not interested in a provider any more.
+    /// Commits that a provider's service is deleted, and publishes that the consumer has lost it.
+    pub(crate) async fn delete_provider(&self, consumer: &str, provider: &str) {
+        if let Some(known) = self.truth().providers.get_mut(&service(provider)) {
+            assert!(known.instances.is_empty(), "the test deletes the instances first");
+            known.deleted = true;
+        }
+        self.no_interest(consumer, provider).await;
+    }
+
+    /// Commits and publishes that the consumer's finds do not answer a provider any more.
     pub(crate) async fn no_interest(&self, consumer: &str, provider: &str) {
         let rev = {
             let mut truth = self.truth();
@@ -331,7 +351,8 @@ impl Truth {
 
 /// Those of the listed services that are registered: each that has changed or been registered.
 fn listed(truth: &Truth, request: &pb::InterestRequest) -> Vec<Vec<u8>> {
-    let registered = request.only.iter().map(|id| service(id)).filter(|id| truth.providers.contains_key(id));
+    let is_registered = |id: &ServiceRef| truth.providers.get(id).is_some_and(|known| !known.deleted);
+    let registered = request.only.iter().map(|id| service(id)).filter(is_registered);
     let reply = pb::InterestReply {
         exists: true,
         rev: truth.rev.get(),
@@ -407,7 +428,7 @@ fn replay(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
             let has_snapshot = (want.snapshot || !continuous) && number == last;
             parts.push(pb::replay_reply::Provider {
                 provider: Some((&provider).into()),
-                key: known.map(|_| (&*key(&provider.id)).into()),
+                key: known.filter(|known| !known.deleted).map(|_| (&*key(&provider.id)).into()),
                 continuous,
                 events,
                 has_snapshot,

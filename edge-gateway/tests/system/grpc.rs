@@ -117,7 +117,7 @@ async fn a_resuming_stream_gets_events_of_a_departed_provider() {
     let world = World::with_consumer("c", &["p", "q"]).await;
     let first = world.control_plane.change("q", Create, "b").await;
     let deleted = world.control_plane.change("q", Delete, "b").await;
-    world.control_plane.no_interest("c", "q").await;
+    world.control_plane.delete_provider("c", "q").await;
     let mut client = WatchClient::new(channel(&world).await);
     let mut stream = client.watch(watch(Some(first.at.rev.get()))).await.expect("streams").into_inner();
     let Some(What::Event(told)) = next(&mut stream).await.expect("good").expect("open").what else {

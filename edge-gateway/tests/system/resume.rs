@@ -121,8 +121,7 @@ async fn a_resuming_client_receives_events_of_a_departed_provider() {
         world.control_plane.change("q", Update, "b").await,
         world.control_plane.change("q", Delete, "b").await,
     ];
-    world.control_plane.no_interest("c", "q").await;
-    world.control_plane.change("q", Create, "not for c any more").await;
+    world.control_plane.delete_provider("c", "q").await;
     // First on a gateway without any state, then on one that follows the consumer.
     for _ in 0..2 {
         let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
@@ -133,6 +132,23 @@ async fn a_resuming_client_receives_events_of_a_departed_provider() {
     let mut watcher = world.watch_path(&path(&format!("rev={}", missed[2].at.rev))).await;
     let next = world.control_plane.change("p", Update, "a").await;
     expect(&mut watcher, &next).await;
+}
+
+#[tokio::test]
+async fn a_resuming_client_is_rid_of_a_hidden_provider() {
+    let world = World::with_consumer("c", &["p", "q"]).await;
+    let first = world.control_plane.change("q", Create, "b").await;
+    let missed = world.control_plane.change("p", Create, "a").await;
+    world.control_plane.no_interest("c", "q").await;
+    world.control_plane.change("q", Create, "not for c any more").await;
+    // First on a gateway without any state, then on one that follows the consumer.
+    for _ in 0..2 {
+        let mut watcher = world.watch_path(&path(&format!("rev={}", first.at.rev))).await;
+        let state = frame(&mut watcher).await;
+        assert_eq!((&state["action"], &state["key"]["serviceName"]), (&json!("RESET"), &json!("q")));
+        assert_eq!(state["instances"], json!([]));
+        expect(&mut watcher, &missed).await;
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Watches when all goes well: the events that a watcher receives, and the watchers that an event reaches.
 
+use std::time::Duration;
+
 use edge_gateway::Config;
 use edge_gateway::settings::UpstreamConfig;
 use shared::event::Action::{Create, Delete, Update};
@@ -90,11 +92,30 @@ async fn a_provider_found_later_is_followed_from_then_on() {
     for provider in ["p", "q"] {
         world.control_plane.interest("c", provider).await;
         world.change_reaches(&mut watcher, provider, Create, "after").await;
-        world.control_plane.no_interest("c", provider).await;
     }
-    world.control_plane.change("p", Update, "after").await;
-    world.control_plane.interest("c", "p").await;
-    world.change_reaches(&mut watcher, "p", Delete, "after").await;
+}
+
+#[tokio::test]
+async fn a_hidden_provider_is_deleted_and_then_told_anew() {
+    let Pair { world, mut watcher } = Pair::start().await;
+    let first = world.control_plane.change("p", Create, "first").await;
+    watcher.expect(&first).await;
+    world.control_plane.no_interest("c", "p").await;
+    // An event and a change of interest may overtake each other, so a bookmark has to settle the departure.
+    let publisher = world.control_plane.clone();
+    let publishing = tokio::spawn(async move {
+        loop {
+            publisher.bookmark().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(watcher.event().await, ("DELETE".to_owned(), "first".to_owned(), first.at.rev.get()));
+    publishing.abort();
+    let second = world.control_plane.change("p", Create, "second").await;
+    world.control_plane.show("c", "p").await;
+    watcher.expect(&first).await;
+    watcher.expect(&second).await;
+    world.change_reaches(&mut watcher, "p", Update, "second").await;
 }
 
 #[tokio::test]

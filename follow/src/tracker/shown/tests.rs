@@ -117,3 +117,16 @@ fn a_provider_that_came_and_left_unseen_is_told_as_gone() {
     tracker.on_loaded(&service("q"), end_of(5), TopicReplay { key, snapshot, ..events_until(9, Vec::new()) });
     assert_eq!(told(&mut tracker, id), [(Action::Delete, "3".into(), 8)]);
 }
+
+#[test]
+fn what_a_deleted_service_had_when_it_left_is_told_as_gone() {
+    let mut tracker = Tracker::new(1);
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(5, &["p"]));
+    tracker.on_interest_change(id, InterestChange { prev: end_of(5), ..left(8) });
+    // The service goes with its instance before the topic is loaded, so the reply has no name for it.
+    let events = vec![event("p", 0, 7), later(Action::Delete, 7, 7, 9)];
+    let replay = TopicReplay { snapshot: Some(Vec::new()), ..events_until(9, events) };
+    tracker.on_loaded(&service("p"), end_of(5), replay);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "7".into(), 7), (Action::Delete, "7".into(), 8)]);
+}
