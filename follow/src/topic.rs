@@ -77,6 +77,9 @@ pub(crate) struct Member {
     /// Nothing is delivered while older changes are being fetched for this group.
     pub(crate) catching_up: bool,
     pub(crate) known: Known,
+    /// Once the topic has reached this revision, every instance is delivered as created, if set: the provider
+    /// came into the group's interest there, and clients may not know what was there before.
+    pub(crate) shown_at: Option<Revision>,
 }
 
 /// The instances of a topic that the clients of a group know.
@@ -86,18 +89,14 @@ pub(crate) enum Known {
     Followed,
     /// The same, until the topic has passed the group's `until`: then they are delivered as deleted.
     Leaving,
-    /// None: they were delivered as deleted.
+    /// None: those that were left when the provider left were delivered as deleted.
     Gone,
-    /// None: there were none when the provider left.
-    Nothing,
-    /// None yet. All of them are delivered as created when the topic has reached this revision.
-    Awaited(Revision),
 }
 
 impl Member {
     /// A member that receives the changes after `base`.
     pub(crate) fn after(base: Position) -> Self {
-        Self { base, until: None, catching_up: false, known: Known::Followed }
+        Self { base, until: None, catching_up: false, known: Known::Followed, shown_at: None }
     }
 
     /// True when the group receives changes as they come.
@@ -254,12 +253,10 @@ impl Topic {
         self.held = HeldEvents::default();
         self.origin = Origin::Restored;
         for member in self.members.values_mut() {
-            let known = match member.known {
-                Known::Followed | Known::Leaving => Known::Followed,
-                // The provider may be of interest in the new history. If not, it leaves once more.
-                Known::Gone | Known::Nothing | Known::Awaited(_) => Known::Awaited(Revision::ZERO),
-            };
-            *member = Member { known, ..Member::after(Position::default()) };
+            // A provider that has left may be of interest in the new history. If not, it leaves once more.
+            let is_unknown = member.shown_at.is_some() || member.known == Known::Gone;
+            let shown_at = is_unknown.then_some(Revision::ZERO);
+            *member = Member { shown_at, ..Member::after(Position::default()) };
         }
     }
 

@@ -213,7 +213,7 @@ enum Slot {
 struct Waiting {
     /// The position after which it wants changes.
     base: Position,
-    /// It wants every instance as of this revision instead, because the consumer knows none.
+    /// It wants every instance as well, once the topic has reached this revision: clients may know none.
     shown: Option<Revision>,
 }
 

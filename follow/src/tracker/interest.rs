@@ -9,7 +9,7 @@ use shared::event::Position;
 use shared::model::{Revision, ServiceRef};
 
 use super::providers::join_topic;
-use super::shown::{REMEMBER_FOR_BOOKMARKS, join_shown, settle, tell_rest_gone};
+use super::shown::{REMEMBER_FOR_BOOKMARKS, await_all, settle, tell_rest_gone};
 use super::{
     Effect, Group, InterestRequest, Leaving, MOST_KEPT_CHANGES, MOST_KEPT_SERVICES, Slot, Subscription,
     Tracker, VERIFY_AFTER_BOOKMARKS, Waiting,
@@ -94,11 +94,6 @@ impl Tracker {
             providers.retain(|provider| !change.removed.contains(provider));
             providers.extend(change.added);
         }
-        if !is_first {
-            // The reply does not mention a provider that came and left before it, but its events happened.
-            self.apply_contained(id, contained);
-        }
-        let Some(group) = self.groups.get_mut(&id) else { return };
         // A provider that came into the interest while changes were lost is delivered from the last revision
         // at which the interest was known. A later change that did arrive proves nothing about the lost ones
         // before it.
@@ -106,6 +101,11 @@ impl Tracker {
             None => Position::end_of(reply.rev),
             Some(rev) => Position::end_of(rev.max(self.confirmed)),
         };
+        if !is_first {
+            // The reply does not mention a provider that came and left before it, but its events happened.
+            self.apply_contained(id, contained, base);
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
         group.interest_rev = Some(reply.rev);
         group.interest_complete_to = group.interest_complete_to.max(reply.rev);
         if is_first {
@@ -121,12 +121,16 @@ impl Tracker {
         // A find may have shown a provider that left again, and nothing was heard of either.
         let unseen: Vec<(ServiceRef, Revision)> = match &group.selector {
             Selector::Consumer(_) if !is_first => {
-                let is_unseen = |provider: &ServiceRef| {
-                    !providers.contains(provider) && !group.providers.contains(provider)
+                // One that left later than was heard had come back.
+                let is_unseen = |provider: &ServiceRef, at: Revision| match group.leaving.get(provider) {
+                    Some(leaving) => leaving.until < at,
+                    None => !group.providers.contains(provider),
                 };
-                let lost_after = base.rev;
                 let left = reply.left.into_iter();
-                left.filter(|(provider, at)| *at > lost_after && is_unseen(provider)).collect()
+                left.filter(|(provider, at)| {
+                    *at > base.rev && !providers.contains(provider) && is_unseen(provider, *at)
+                })
+                .collect()
             }
             _ => Vec::new(),
         };
@@ -184,16 +188,21 @@ impl Tracker {
             group.request = InterestRequest::Pending { kept: [change].into(), repeat: false };
             return self.effects.push(Effect::RequestInterest(id, group.selector.clone()));
         }
-        self.apply_change(id, change);
+        self.apply_change(id, change, None);
     }
 
-    /// Applies a change that joins what is known of the interest.
-    fn apply_change(&mut self, id: GroupId, change: InterestChange) {
+    /// Applies a change that joins what is known of the interest, or comes after lost ones, before which the
+    /// interest was known at `known`.
+    fn apply_change(&mut self, id: GroupId, change: InterestChange, known: Option<Position>) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.last_change = group.last_change.max(change.at);
         let rev = change.at.rev;
-        // An instance that was committed together with the dependency belongs to the new interest.
-        let base = Position::end_of(rev.previous());
+        // An instance that was committed together with the dependency belongs to the new interest. A provider
+        // that comes after lost changes may have come in one of them, and been shown by a find.
+        let base = match known {
+            Some(known) if group.selector.consumer().is_some() => known,
+            _ => Position::end_of(rev.previous()),
+        };
         let shown = change.added.iter().take(change.shown).cloned().collect();
         let added = Added { providers: change.added, shown, base, at: rev };
         self.change_interest(id, Removed { providers: &change.removed, until: rev }, added);
@@ -210,7 +219,7 @@ impl Tracker {
             if group.interest_rev.is_none() || !group.is_joined_by(&change) {
                 return;
             }
-            self.apply_change(id, change);
+            self.apply_change(id, change, None);
             if let Some(group) = self.groups.get(&id)
                 && let InterestRequest::Pending { kept, .. } = &group.request
             {
@@ -221,11 +230,11 @@ impl Tracker {
     }
 
     /// Applies the changes, in order, that a reply contains and that have not been applied, because something
-    /// before them is missing.
-    fn apply_contained(&mut self, id: GroupId, contained: Vec<InterestChange>) {
+    /// before them is missing. The interest was known at `known`.
+    fn apply_contained(&mut self, id: GroupId, contained: Vec<InterestChange>, known: Position) {
         for change in contained {
             if self.groups.get(&id).is_some_and(|group| change.at > group.interest_position()) {
-                self.apply_change(id, change);
+                self.apply_change(id, change, Some(known));
             }
         }
     }
@@ -275,13 +284,9 @@ impl Tracker {
         let Some(Slot::Live(topic)) = self.topics.get_mut(&provider) else { return };
         let until = Position::end_of(leaving.until);
         let has_all_until = topic.at() >= until;
+        let base = arrival.base.max(leaving.delivered).max(until);
+        let mut shown = arrival.shown;
         match topic.members.get_mut(&id) {
-            Some(member)
-                if member.known == Known::Gone || (member.known == Known::Nothing && arrival.shown) =>
-            {
-                join_shown(topic, id, arrival.at, &mut self.effects);
-                self.await_shown(id, &provider, arrival.at);
-            }
             // Nothing was withheld yet, or what was withheld is still to come: the group just goes on.
             Some(member)
                 if member.known == Known::Leaving
@@ -291,12 +296,20 @@ impl Tracker {
                 member.until = None;
                 member.known = Known::Followed;
             }
+            Some(member) if member.known == Known::Gone => {
+                // Instances that a find had shown may have been delivered as deleted after it.
+                shown = true;
+                join_topic(topic, provider.clone(), id, base, &mut self.effects);
+            }
             // Changes after the departure may have been withheld. They are delivered from the new interest
             // on.
             _ => {
-                let base = arrival.base.max(leaving.delivered).max(until);
-                join_topic(topic, provider, id, base, &mut self.effects);
+                join_topic(topic, provider.clone(), id, base, &mut self.effects);
             }
+        }
+        if shown {
+            await_all(topic, id, arrival.at, &mut self.effects);
+            self.await_shown(id, &provider, arrival.at);
         }
     }
 
@@ -318,8 +331,12 @@ impl Tracker {
             Some(Slot::Loading { members, .. }) => {
                 members.insert(id, waiting);
             }
-            Some(Slot::Live(topic)) if shown => join_shown(topic, id, at, &mut self.effects),
-            Some(Slot::Live(topic)) => join_topic(topic, provider, id, base, &mut self.effects),
+            Some(Slot::Live(topic)) => {
+                join_topic(topic, provider, id, base, &mut self.effects);
+                if shown {
+                    await_all(topic, id, at, &mut self.effects);
+                }
+            }
         }
         None
     }
@@ -341,10 +358,7 @@ impl Tracker {
                     // arrives as well.
                     let is_behind = topic.at().rev <= until;
                     if let Some(member) = topic.members.get_mut(&id) {
-                        if matches!(member.known, Known::Awaited(_)) {
-                            member.known = Known::Nothing;
-                            member.until = Some(Position::end_of(until));
-                        } else if is_behind {
+                        if is_behind {
                             member.until = Some(Position::end_of(until));
                             member.known = if is_consumer { Known::Leaving } else { Known::Followed };
                         }
@@ -399,8 +413,8 @@ impl Tracker {
                 group.providers.remove(&provider);
                 if let Some(Slot::Live(topic)) = topics.get(&provider)
                     && group.selector.consumer().is_some()
-                    && tell_rest_gone(topic, *id, leaving.until, effects)
                 {
+                    tell_rest_gone(topic, *id, leaving.until, effects);
                     group.gone_lately.insert(provider.clone(), bookmarks);
                 }
                 let delivered = match topics.get(&provider) {

@@ -10,7 +10,7 @@ use super::departures::DepartureEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
 use crate::reply::{TopicReplay, Want};
-use crate::topic::{Known, Topic};
+use crate::topic::Topic;
 use crate::{Cause, GroupId, Push};
 
 /// A provider's name and instances.
@@ -206,10 +206,7 @@ impl Slot {
             Self::Loading { .. } => false,
             Self::Live(topic) => {
                 topic.request.is_idle()
-                    && topic
-                        .members
-                        .values()
-                        .all(|member| !member.catching_up && !matches!(member.known, Known::Awaited(_)))
+                    && topic.members.values().all(|member| !member.catching_up && member.shown_at.is_none())
             }
         }
     }

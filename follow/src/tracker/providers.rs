@@ -59,14 +59,14 @@ impl Tracker {
             let leaving = of.and_then(|group| group.leaving.get(provider));
             let until = leaving.map(|leaving| Position::end_of(leaving.until));
             let is_consumer = of.is_some_and(|group| group.selector.consumer().is_some());
-            if let Some(rev) = shown {
-                let known = if until.is_some() { Known::Nothing } else { Known::Awaited(rev) };
-                topic.members.insert(group, Member { until, known, ..Member::after(topic.at()) });
-            } else if base >= since {
+            if base >= since {
                 let known = if until.is_some() && is_consumer { Known::Leaving } else { Known::Followed };
                 topic.members.insert(group, Member { until, known, ..Member::after(base) });
             } else {
                 join_topic(&mut topic, provider.clone(), group, base, &mut self.effects);
+            }
+            if let Some(member) = topic.members.get_mut(&group) {
+                member.shown_at = shown;
             }
         }
         deliver(&mut topic, provider, out, &mut self.effects);
@@ -223,7 +223,7 @@ fn stay_for_differences(
     let mut staying = Vec::new();
     let mut is_settled = true;
     for (id, member) in &topic.members {
-        is_settled &= member.known == Known::Followed;
+        is_settled &= member.known == Known::Followed && member.shown_at.is_none();
         let Some(until) = member.until.filter(|_| member.receives()) else { continue };
         if pushes.iter().any(|push| push.is_difference() && push.at > until) {
             staying.push((*id, until.max(member.base)));

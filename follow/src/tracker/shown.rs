@@ -2,7 +2,8 @@
 //!
 //! A provider becomes visible to a consumer when a version, a rule or its access changes. Its instances were
 //! there before, so no event tells of them: they are delivered as created, once the topic has reached the
-//! revision of the change. When a provider stops being visible, everything up to that revision is delivered,
+//! revision of the change. Events are delivered meanwhile as usual, because a find may have shown the instances
+//! already. When a provider stops being visible, everything up to that revision is delivered,
 //! and then what is left is delivered as deleted. A provider that was deleted has nothing left.
 
 use std::collections::BTreeMap;
@@ -12,11 +13,12 @@ use shared::event::{Action, Position};
 use shared::model::{Instance, Revision, ServiceRef};
 
 use super::{Effect, Slot, Tracker};
-use crate::topic::{Known, Member, Topic};
+use crate::topic::{Known, Topic};
 use crate::{GroupId, Push};
 
-/// The number of bookmarks, parts included, for which a group remembers that a provider's instances were
-/// delivered as deleted. A find that was answered before the client received the deletes is known here by then.
+/// The number of bookmarks, parts included, for which a group remembers that a provider left and its instances
+/// were delivered as deleted. A find that was answered before the client received the deletes is known here by
+/// then.
 pub(super) const REMEMBER_FOR_BOOKMARKS: u64 = 16;
 
 /// Delivers to every member of a topic what is due at the topic's position. `pushes` are the changes that have
@@ -24,11 +26,10 @@ pub(super) const REMEMBER_FOR_BOOKMARKS: u64 = 16;
 pub(super) fn settle(topic: &mut Topic, pushes: &[Arc<Push>], effects: &mut Vec<Effect>) {
     let at = topic.at();
     let mut due = Vec::new();
-    for (id, member) in &topic.members {
-        match (member.known, member.until) {
-            _ if member.catching_up => {}
-            (Known::Leaving, Some(until)) if at >= until => due.push((*id, Some(until))),
-            (Known::Awaited(rev), _) if at.rev >= rev => due.push((*id, None)),
+    for (id, member) in topic.members.iter().filter(|(_, member)| !member.catching_up) {
+        match member.until {
+            Some(until) if member.known == Known::Leaving && at >= until => due.push((*id, Some(until))),
+            None if member.shown_at.is_some_and(|rev| at.rev >= rev) => due.push((*id, None)),
             _ => {}
         }
     }
@@ -40,20 +41,21 @@ pub(super) fn settle(topic: &mut Topic, pushes: &[Arc<Push>], effects: &mut Vec<
     }
 }
 
-/// Makes a group a member that is told of every instance once the topic has reached `rev`.
-pub(super) fn join_shown(topic: &mut Topic, id: GroupId, rev: Revision, effects: &mut Vec<Effect>) {
-    let known = Known::Awaited(rev);
-    topic.members.insert(id, Member { base: topic.at(), until: None, catching_up: false, known });
+/// Has a member told of every instance once the topic has reached `rev`.
+pub(super) fn await_all(topic: &mut Topic, id: GroupId, rev: Revision, effects: &mut Vec<Effect>) {
+    if let Some(member) = topic.members.get_mut(&id) {
+        member.shown_at = Some(rev);
+    }
     settle(topic, &[], effects);
 }
 
 fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effect>) {
-    let base = topic.at();
+    if let Some(member) = topic.members.get_mut(&id) {
+        member.shown_at = None;
+    }
     let mut present: Vec<Arc<Instance>> = topic.instances().map(|(instance, _)| instance.clone()).collect();
     present.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
     tell(topic, id, at, Action::Create, present, effects);
-    let known = Known::Followed;
-    topic.members.insert(id, Member { base, until: None, catching_up: false, known });
 }
 
 /// Delivers the instances at `until`, which `pushes` have changed since, as deleted.
@@ -66,7 +68,7 @@ fn tell_gone(
 ) {
     let left = instances_at(topic, until, pushes);
     if let Some(member) = topic.members.get_mut(&id) {
-        member.known = if left.is_empty() { Known::Nothing } else { Known::Gone };
+        member.known = Known::Gone;
     }
     tell(topic, id, until, Action::Delete, left, effects);
 }
@@ -101,19 +103,11 @@ fn tell(
     }
 }
 
-/// Delivers to a group that leaves a topic for good everything that is left as deleted. Returns true when
-/// there was anything, now or before.
-pub(super) fn tell_rest_gone(topic: &Topic, id: GroupId, until: Revision, effects: &mut Vec<Effect>) -> bool {
-    let Some(member) = topic.members.get(&id) else { return false };
-    match member.known {
-        Known::Gone => true,
-        Known::Nothing | Known::Awaited(_) => false,
-        Known::Followed | Known::Leaving => {
-            let left = instances_at(topic, topic.at(), &[]);
-            let has_any = !left.is_empty();
-            tell(topic, id, topic.at().max(Position::end_of(until)), Action::Delete, left, effects);
-            has_any
-        }
+/// Delivers to a group that leaves a topic for good everything that is left as deleted.
+pub(super) fn tell_rest_gone(topic: &Topic, id: GroupId, until: Revision, effects: &mut Vec<Effect>) {
+    if topic.members.get(&id).is_some_and(|member| member.known != Known::Gone) {
+        let left = instances_at(topic, topic.at(), &[]);
+        tell(topic, id, topic.at().max(Position::end_of(until)), Action::Delete, left, effects);
     }
 }
 
@@ -128,9 +122,10 @@ impl Tracker {
                 Some(Slot::Loading { .. }) => return true,
                 None => return false,
             };
-            let is_awaited =
-                topic.members.get(id).is_some_and(|member| member.known == Known::Awaited(*came_at));
-            if is_awaited && *came_at <= rev && topic.request.is_idle() {
+            let member = topic.members.get(id).filter(|member| member.shown_at == Some(*came_at));
+            let is_awaited = member.is_some();
+            let may_tell = member.is_some_and(|member| member.until.is_none() && !member.catching_up);
+            if may_tell && *came_at <= rev && topic.request.is_idle() {
                 let at = topic.at().max(Position::end_of(*came_at));
                 tell_all(topic, *id, at, effects);
                 return false;
@@ -139,23 +134,28 @@ impl Tracker {
         });
     }
 
-    /// A session has begun that resumed from `since`. Its preface said of some providers, or of all if `void`,
-    /// that nothing is left.
+    /// A session has begun that resumed from `since`. Its preface had deletes of providers that left, or said of
+    /// them, or of all if `void`, that nothing is left. Only finds show what no event tells of.
     pub(crate) fn note_begun(&mut self, id: GroupId, since: Revision, void: bool) {
         let bookmarks = self.bookmarks;
-        let Some(group) = self.groups.get_mut(&id) else { return };
+        let group = self.groups.get_mut(&id).filter(|group| group.selector.consumer().is_some());
+        let Some(group) = group else { return };
         if void {
             group.voided_at = Some(bookmarks);
         }
-        let emptied = group.departures.iter().flat_map(|departures| &departures.emptied);
-        for (provider, ..) in emptied.filter(|(_, at, _)| *at > since) {
+        let departures = group.departures.iter();
+        let departed = departures.flat_map(|departures| {
+            let emptied = departures.emptied.iter().map(|(provider, at, _)| (provider, *at));
+            emptied.chain(departures.events.iter().map(|(provider, push)| (provider, push.at.rev)))
+        });
+        for (provider, _) in departed.filter(|(_, at)| *at > since) {
             if !group.providers.contains(provider) {
                 group.gone_lately.insert(provider.clone(), bookmarks);
             }
         }
     }
 
-    /// The provider came into the group's interest with instances that the consumer does not know.
+    /// The provider came into the group's interest with instances that clients may not know.
     pub(super) fn await_shown(&mut self, id: GroupId, provider: &ServiceRef, rev: Revision) {
         self.awaited.push((rev, id, provider.clone()));
     }
