@@ -543,7 +543,8 @@ impl Sim {
     }
 }
 
-/// Runs a seed, with replicas that stand in for the publisher or without. Returns true if every change could be judged, because no replica answered with a state.
+/// Runs a seed, with replicas that stand in for the publisher or without. Returns true if every change could be
+/// judged, because no replica answered with a state.
 ///
 /// # Errors
 /// A description of what was delivered wrongly.

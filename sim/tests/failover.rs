@@ -18,9 +18,9 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use sim::failover::{explore, explore_finds};
 
 const SEEDS: u64 = 1500;
-/// Later seeds that found a defect. In the first two, the replica that sent the events lagged behind the one that
-/// listed the departures; the others left a consumer with instances that its finds would not answer, or without
-/// some that they would.
+/// Later seeds that found a defect. In the first two, the replica that sent the events lagged behind the one
+/// that listed the departures; the others left a consumer with instances that its finds would not answer, or
+/// without some that they would.
 const REGRESSIONS: [u64; 10] = [14_972, 24_700, 2970, 4230, 10_088, 12_707, 12_732, 13_505, 14_107, 17_723];
 
 #[test]

@@ -23,8 +23,8 @@ pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<
     Some(found)
 }
 
-/// Those of the providers in `added` whose instances the consumer does not know: they were there in `before`, and
-/// a find that was recorded then answers them only now. What a new find answers, its reply has shown.
+/// Those of the providers in `added` whose instances the consumer does not know: they were there in `before`,
+/// and a find that was recorded then answers them only now. What a new find answers, its reply has shown.
 pub fn shown(
     before: &Snapshot,
     now: &Snapshot,

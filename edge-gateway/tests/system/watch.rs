@@ -101,7 +101,7 @@ async fn a_hidden_provider_is_deleted_and_then_told_anew() {
     let first = world.control_plane.change("p", Create, "first").await;
     watcher.expect(&first).await;
     world.control_plane.no_interest("c", "p").await;
-    // An event and a change of interest may overtake each other, so a bookmark has to settle the departure.
+    // Events and changes of interest may overtake each other, so bookmarks have to settle both changes.
     let publisher = world.control_plane.clone();
     let publishing = tokio::spawn(async move {
         loop {
@@ -110,11 +110,11 @@ async fn a_hidden_provider_is_deleted_and_then_told_anew() {
         }
     });
     assert_eq!(watcher.event().await, ("DELETE".to_owned(), "first".to_owned(), first.at.rev.get()));
-    publishing.abort();
     let second = world.control_plane.change("p", Create, "second").await;
     world.control_plane.show("c", "p").await;
     watcher.expect(&first).await;
     watcher.expect(&second).await;
+    publishing.abort();
     world.change_reaches(&mut watcher, "p", Update, "second").await;
 }
 

@@ -357,11 +357,9 @@ impl Tracker {
                     // delivered already. Such a group also receives the end of what it saw begin; that
                     // arrives as well.
                     let is_behind = topic.at().rev <= until;
-                    if let Some(member) = topic.members.get_mut(&id) {
-                        if is_behind {
-                            member.until = Some(Position::end_of(until));
-                            member.known = if is_consumer { Known::Leaving } else { Known::Followed };
-                        }
+                    if is_behind && let Some(member) = topic.members.get_mut(&id) {
+                        member.until = Some(Position::end_of(until));
+                        member.known = if is_consumer { Known::Leaving } else { Known::Followed };
                     }
                     let delivered = topic.at();
                     settle(topic, &[], &mut self.effects);

@@ -134,8 +134,8 @@ impl Tracker {
         });
     }
 
-    /// A session has begun that resumed from `since`. Its preface had deletes of providers that left, or said of
-    /// them, or of all if `void`, that nothing is left. Only finds show what no event tells of.
+    /// A session has begun that resumed from `since`. Its preface had deletes of providers that left, or said
+    /// of them, or of all if `void`, that nothing is left. Only finds show what no event tells of.
     pub(crate) fn note_begun(&mut self, id: GroupId, since: Revision, void: bool) {
         let bookmarks = self.bookmarks;
         let group = self.groups.get_mut(&id).filter(|group| group.selector.consumer().is_some());
