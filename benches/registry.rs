@@ -22,6 +22,7 @@ use control_plane::view::{self, History, Protection, follow};
 use futures_util::future::try_join_all;
 use harness::Etcd;
 use host::admin::Readiness;
+use host::audit::Audit;
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -85,6 +86,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
         secure: false,
         meter: metrics.meter("bench"),
         readiness: readiness.clone(),
+        audit: Audit::without_file(),
     };
     let app = App::build(parts, tasks);
     let service = app.service.clone();

@@ -204,6 +204,15 @@ pub fn access_of(method: &Method, path: &str) -> Access {
     answer
 }
 
+/// The path with placeholders of the route that takes a request; `None` when no route does.
+pub fn pattern_of(method: &Method, path: &str) -> Option<String> {
+    TABLES.iter().find_map(|(base, lines)| {
+        let rest = below(base, path)?;
+        let line = lines.iter().find(|(name, pattern, _)| name == &method.as_str() && matches(pattern, rest));
+        line.map(|(_, pattern, _)| format!("{base}{pattern}"))
+    })
+}
+
 /// Every route: method, path with placeholders, and the access that it needs.
 pub fn all() -> impl Iterator<Item = (&'static str, String, Access)> {
     TABLES.iter().flat_map(|(base, lines)| {
@@ -246,6 +255,7 @@ mod tests {
             let method: Method = method.parse().expect("a method");
             let filled = path.replace("{project}", "default").replace(['{', '}'], "");
             assert_eq!(access_of(&method, &filled), access, "{method} {path}");
+            assert_eq!(pattern_of(&method, &filled), Some(path));
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bus::Bus;
 use host::admin::Readiness;
+use host::audit::Audit;
 use host::fairness::FairShares;
 use host::lifecycle::Tasks;
 use host::telemetry::process::observe_usage;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::advertise::Advertised;
-use crate::api::guard::Guarded;
+use crate::api::guard::{Auditing, Guarded};
 use crate::api::permit::Gate;
 use crate::api::{self, Api};
 use crate::dependency_queue;
@@ -115,12 +116,14 @@ pub struct Parts {
     pub meter: Meter,
     /// The readiness of the process, of which the plane becomes a condition.
     pub readiness: Readiness,
+    /// The audit log of the process.
+    pub audit: Audit,
 }
 
 impl App {
     /// Builds the rooms and starts their tasks. Needs a runtime.
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
-        let Parts { store, bus, config, listening, secure, meter, readiness } = parts;
+        let Parts { store, bus, config, listening, secure, meter, readiness, audit } = parts;
         let clock = Clock::system();
         let history = History::new(config.history).within(config.history_bytes);
         let (writer, view) = view::empty(history, config.protection, clock.clone());
@@ -222,7 +225,9 @@ impl App {
         let router = api::router(api);
         let gate = Gate::new(config.rbac.enabled, view.clone(), clock);
         let api_metrics = ApiMetrics::new(&meter, &address);
-        let service = Guarded::new(router, api_metrics, registry.alarms().clone(), view.clone(), gate);
+        let auditing = Auditing { log: audit, proxies: config.rbac.trusted_proxies };
+        let alarms = registry.alarms().clone();
+        let service = Guarded::new(router, api_metrics, alarms, view.clone(), gate, auditing);
         let drain = DrainHandle {
             store,
             view: view.clone(),

@@ -25,5 +25,6 @@ pub mod responder;
 pub mod settings;
 pub(crate) mod standing;
 pub mod store;
+mod trail;
 pub mod version;
 pub mod view;

@@ -14,6 +14,7 @@ use control_plane::app::{App, Parts};
 use control_plane::inventory;
 use control_plane::settings::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
+use host::audit::Audit;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_counted};
 use host::program::{self, Host};
 use tokio::net::TcpListener;
@@ -48,6 +49,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         secure: config.http.tls.is_some(),
         meter: host.metrics.meter("control-plane"),
         readiness: host.readiness.clone(),
+        audit: Audit::open(&config.program.audit, &host.metrics.meter("audit"), &tasks)?,
     };
     let app = App::build(parts, &tasks);
     let meter = host.metrics.meter("http");

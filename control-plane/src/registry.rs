@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::{Grant, Labels};
+use bytes::Bytes;
 use shared::clock::Clock;
 use shared::model::{DataCenter, Revision, Service, ServiceRef, Tenant};
 use tracing::debug;
@@ -21,6 +22,7 @@ pub use self::error::{AccountError, RegistryError};
 use crate::keys::ROOT;
 use crate::metrics::RegistryMetrics;
 use crate::store::{KeyValue, Op, Store, StoreError, Txn, TxnReply};
+use crate::trail;
 use crate::view::access::SharedServices;
 use crate::view::{Snapshot, View};
 
@@ -286,6 +288,21 @@ impl Registry {
             );
         }
         Ok(reply)
+    }
+
+    /// Runs a transaction that changes one record, and notes the stored value before and after it for the audit log.
+    /// True when it succeeded.
+    async fn commit_change(
+        &self,
+        txn: Txn,
+        before: Option<&Bytes>,
+        after: Option<&Bytes>,
+    ) -> Result<bool, RegistryError> {
+        let reply = self.commit(txn).await?;
+        if reply.succeeded {
+            trail::changed(before.map(|value| &**value), after.map(|value| &**value));
+        }
+        Ok(reply.succeeded)
     }
 
     /// Writes one key, whatever it holds.

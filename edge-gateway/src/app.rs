@@ -16,6 +16,7 @@ use bus::Bus;
 use futures_util::future::BoxFuture;
 use host::address::reachable;
 use host::admin::{Condition, Readiness};
+use host::audit::Audit;
 use host::fairness::FairShares;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
@@ -69,6 +70,8 @@ pub struct Parts {
     pub meter: Meter,
     /// The readiness of the process, for the conditions `bus` and `control_plane`.
     pub readiness: Readiness,
+    /// The audit log of the process.
+    pub audit: Audit,
 }
 
 /// A gateway whose socket is bound and whose rooms are joined. It serves nothing before [`App::run`].
@@ -99,7 +102,7 @@ impl App {
     /// # Errors
     /// When the port cannot be bound or a thread cannot be started.
     pub async fn build(parts: Parts, tasks: &Tasks) -> Result<Self, StartError> {
-        let Parts { config, listener, bus, forward, meter, readiness } = parts;
+        let Parts { config, listener, bus, forward, meter, readiness, audit } = parts;
         let listener = match listener {
             Some(listener) => Ok(listener),
             None => listen(config.listen, config.http.reuse_port),
@@ -169,6 +172,7 @@ impl App {
             heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
+            audit,
         });
         let conditions = [
             (readiness.condition("bus"), handle.bus_joined()),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use host::audit::Audit;
 use host::fairness::FairShares;
 use host::http::RequestBody;
 use host::lifecycle::Tasks;
@@ -37,6 +38,7 @@ use crate::rates::Rates;
 use crate::upstream::UpstreamHandle;
 
 mod admission;
+mod audit;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod gate;
@@ -49,7 +51,7 @@ mod refusal;
 mod route;
 mod watch;
 
-use gate::Passage;
+use gate::{Caller, Passage};
 
 /// The service behind the API port. Cheap to clone.
 #[derive(Clone)]
@@ -77,6 +79,7 @@ pub(crate) struct GatewayParts {
     /// gRPC health and reflection.
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
+    pub(crate) audit: Audit,
 }
 
 /// The connection (on HTTP/2 the stream) ends without a response.
@@ -125,24 +128,39 @@ impl Service<Request<RequestBody>> for Gateway {
             if let Some(refusal) = parts.too_fast(&request, &caller) {
                 return Ok(refusal);
             }
-            // First, and for every method: a POST to the path of a watch gets 405 and reaches no control
-            // plane.
-            if let Some(watch) = route::watch(request.uri(), request.headers()) {
-                return Ok(parts.watch(watch, request, &caller).await);
+            let record = parts.record_of_watch(&request, &caller);
+            let answer = parts.answer(request, &caller).await;
+            if let (Some(record), Ok(response)) = (record, &answer) {
+                parts.audit_watch(record, response);
             }
-            if route::is_heartbeat_channel(request.method(), request.uri().path()) {
-                return Ok(parts.carry_heartbeats(request));
-            }
-            let request = request.map(Body::new);
-            match request.uri().path() {
-                grpc::HISTORICAL_PATH => Ok(parts.watch_historical(request, &caller).await),
-                grpc::WATCH_PATH => Ok(parts.watch_grpc(request, &caller).await),
-                // The packages of gRPC's standard services begin so; no watch service does.
-                path if path.starts_with("/grpc.") => {
-                    parts.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)
-                }
-                _ => parts.pass_on(request).await,
-            }
+            answer
         })
+    }
+}
+
+impl GatewayParts {
+    /// Answers a request that has passed the gate.
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        caller: &Caller,
+    ) -> Result<Response<Body>, NoAnswer> {
+        // First, and for every method: a POST to the path of a watch gets 405 and reaches no control plane.
+        if let Some(watch) = route::watch(request.uri(), request.headers()) {
+            return Ok(self.watch(watch, request, caller).await);
+        }
+        if route::is_heartbeat_channel(request.method(), request.uri().path()) {
+            return Ok(self.carry_heartbeats(request));
+        }
+        let request = request.map(Body::new);
+        match request.uri().path() {
+            grpc::HISTORICAL_PATH => Ok(self.watch_historical(request, caller).await),
+            grpc::WATCH_PATH => Ok(self.watch_grpc(request, caller).await),
+            // The packages of gRPC's standard services begin so; no watch service does.
+            path if path.starts_with("/grpc.") => {
+                self.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)
+            }
+            _ => self.pass_on(request).await,
+        }
     }
 }

@@ -11,6 +11,7 @@ use bus::NatsBus;
 use edge_gateway::forward::Replicas;
 use edge_gateway::settings::ProcessConfig;
 use edge_gateway::{App, Config, Parts};
+use host::audit::Audit;
 use host::program::{self, Host};
 use host::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
@@ -40,6 +41,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         forward,
         meter: meter.clone(),
         readiness: host.readiness.clone(),
+        audit: Audit::open(&config.program.audit, &host.metrics.meter("audit"), tasks)?,
     };
     let app = App::build(parts, tasks).await?;
     // Not in App::build: in `muster standalone` the control plane observes the same process.

@@ -7,6 +7,7 @@
 //! | [`http`] | serves HTTP on a listener, with limits, a drain and the header case of old clients |
 //! | [`tls`] | TLS for listeners and clients; certificates are read again when they change |
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
+//! | [`audit`] | the audit log: records of decisions, as log events and in a file |
 //! | [`address`] | addresses of this machine that others can connect to |
 //! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`fairness`] | fair shares of a process for tenants that send it requests |
@@ -18,6 +19,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod audit;
 pub mod exposure;
 pub mod fairness;
 pub mod files;

@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::operators::Operators;
 use crate::admin::{self, Readiness};
+use crate::audit::AuditConfig;
 use crate::files::FileWatch;
 use crate::http::{ServerLimits, serve};
 use crate::inventory;
@@ -52,10 +53,12 @@ pub struct ProgramSettings {
     pub grace: Duration,
     /// The token that operators need; `None` admits those on this machine and refuses all others.
     pub admin_token: Option<Secret>,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 impl ProgramSettings {
-    /// Declares `admin-token`, `grace` and `log.*`. The grace period is `grace` unless set, and at most
+    /// Declares `admin-token`, `grace`, `log.*` and `audit.*`. The grace period is `grace` unless set, and at most
     /// `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
     pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
         Self {
@@ -70,6 +73,7 @@ impl ProgramSettings {
                 "Time that a drain may take after SIGTERM before everything left is dropped.",
             ),
             log: LogConfig::read(settings),
+            audit: AuditConfig::read(settings),
         }
     }
 }

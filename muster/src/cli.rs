@@ -3,8 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    account, certificate, diff, doctor, drain, find, init, instances, loadgen, login, probe, register, role,
-    services, status, store, token, top, unregister, watch,
+    account, audit, certificate, diff, doctor, drain, find, init, instances, loadgen, login, probe, register,
+    role, services, status, store, token, top, unregister, watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
@@ -52,6 +52,8 @@ enum CliCommand {
     Role(role::Role),
     /// Make, list and revoke long-lived tokens for programs.
     Token(token::Token),
+    /// Read the audit log: each write and each refusal.
+    Audit(audit::Audit),
     /// Make a certificate for a test site, and an authority that signs it.
     Certificate(certificate::Certificate),
     /// Drain a process, and wait until it has ended.
@@ -111,6 +113,7 @@ async fn run_command(command: CliCommand, screen: &mut Screen) -> Result<(), Com
         CliCommand::Account(account) => account.run(screen).await,
         CliCommand::Role(role) => role.run(screen).await,
         CliCommand::Token(token) => token.run(screen).await,
+        CliCommand::Audit(audit) => audit.run(screen).await,
         CliCommand::Certificate(certificate) => certificate.run(screen),
         CliCommand::Drain(drain) => drain.run(screen).await,
         CliCommand::Loadgen(loadgen) => loadgen.run(screen).await,

@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments come in, requests go to the registry, lines go to the screen.
 
 pub(crate) mod account;
+pub(crate) mod audit;
 pub(crate) mod certificate;
 pub(crate) mod diff;
 pub(crate) mod doctor;

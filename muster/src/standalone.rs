@@ -18,6 +18,7 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
+use host::audit::Audit;
 use host::exposure::Exposure;
 use host::program::{self, Host, Program, ProgramSettings};
 use settings::{Config, Settings};
@@ -112,6 +113,11 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
 
     let mut plane = config.plane;
     plane.rbac.open_keys(&config.data_dir)?;
+    let mut audit = config.program.audit;
+    if plane.rbac.enabled {
+        audit.file.get_or_insert_with(|| config.data_dir.join(host::audit::FILE_NAME));
+    }
+    let audit = Audit::open(&audit, &host.metrics.meter("audit"), &tasks)?;
     let file = config.data_dir.join(STORE_FILE);
     let bus = Arc::new(LocalBus::new());
     let secure = config.gateway.http.tls.is_some();
@@ -124,6 +130,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         secure,
         meter: host.metrics.meter("control-plane"),
         readiness: readiness.clone(),
+        audit: audit.clone(),
     };
     let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
     let mut own_paths: &[&str] = &[];
@@ -149,6 +156,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         forward,
         meter: host.metrics.meter("edge-gateway"),
         readiness: readiness.clone(),
+        audit,
     };
     let gateway = edge_gateway::App::build(parts, &tasks).await?;
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");

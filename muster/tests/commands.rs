@@ -39,7 +39,7 @@ const COMMANDS: &[(&str, &[&str], CommandResult)] = &[
 /// Commands with tests of their own: two do not end by themselves, `store` needs a registry that is stopped, and
 /// the others one with access control.
 const TESTED_ELSEWHERE: &[&str] =
-    &["standalone", "store", "watch", "login", "logout", "account", "role", "token"];
+    &["standalone", "store", "watch", "login", "logout", "account", "role", "token", "audit"];
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]

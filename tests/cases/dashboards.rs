@@ -13,9 +13,15 @@ use serde_json::Value;
 use crate::deploy::yaml;
 
 /// Selectors of series that are there only when something is set up that the test has not, or has gone wrong.
-const ABSENT: [(&str, &str); 3] = [
+const ABSENT: [(&str, &str); 6] = [
     ("muster_telemetry_items_total", "only with a collector (OTEL_*)"),
     ("muster_tls_certificate_expiry_timestamp_seconds", "only with TLS"),
+    ("service_center_http_request_total{code=~\"401|403\"}", "only after a refusal"),
+    ("service_center_http_request_total{api=\"LoginAccount\"}", "only with access control"),
+    (
+        "service_center_http_request_total{api=\"LoginAccount\", code=\"403\"}",
+        "only while an account is locked",
+    ),
     ("service_center_http_request_total{code=~\"5..\"}", "only after a server error; queries add zero"),
 ];
 

@@ -19,6 +19,7 @@ use super::reply::{self, Reply};
 use super::state::Api;
 use crate::registry::AccountError;
 use crate::registry::account::{AccountChange, NewAccount, form, generated_password};
+use crate::trail::{self, About};
 
 /// The codes with which every operation on accounts, roles and tokens may fail.
 macro_rules! failures {
@@ -202,7 +203,10 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
 
 async fn create(State(api): State<Api>, call: Call) -> Reply {
     let by = held(&call)?.name();
-    api.accounts()?.create(by, call.json::<Body>()?.new_account()).await?;
+    let account = call.json::<Body>()?.new_account();
+    let name = account.name.clone();
+    api.accounts()?.create(by, account).await?;
+    trail::about(|| About::New(name));
     reply::empty()
 }
 
@@ -343,6 +347,7 @@ async fn create_token(State(api): State<Api>, call: Call) -> Reply {
     let TokenBody { description, token_expiration_time } = call.json()?;
     let accounts = api.accounts()?;
     let issued = accounts.create_token(held.name(), name, &description, &token_expiration_time).await?;
+    trail::about(|| About::New(issued.id.clone()));
     reply::json(&issued)
 }
 

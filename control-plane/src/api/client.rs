@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use http::HeaderMap;
+use host::proxies::TrustedProxies;
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 
 use super::state::Api;
 
@@ -17,12 +18,17 @@ impl FromRequestParts<Api> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        // Without a peer the request comes from the gateway in this process, which has written its own peer at
-        // the end of the list.
-        let peer = peer.or_else(|| last_forwarded(&parts.headers)).unwrap_or(Ipv4Addr::LOCALHOST.into());
-        Ok(Self(api.proxies().client(peer, &parts.headers)))
+        Ok(Self(source(api.proxies(), &parts.extensions, &parts.headers)))
     }
+}
+
+/// The address of the client of a request, by its extensions and headers.
+pub(super) fn source(proxies: &TrustedProxies, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    // Without a peer the request comes from the gateway in this process, which has written its own peer at the
+    // end of the list.
+    let peer = peer.or_else(|| last_forwarded(headers)).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    proxies.client(peer, headers)
 }
 
 fn last_forwarded(headers: &HeaderMap) -> Option<IpAddr> {

@@ -34,11 +34,14 @@ use super::failure::Failure;
 use super::permit::{Gate, NotAdmitted};
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
+use crate::trail::{self, Notes};
 use crate::view::View;
 
 mod audit;
 mod gzip;
 mod target;
+
+pub(crate) use audit::Auditing;
 
 const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
 /// A revision that contains what a write has changed. A gateway requires it of the reads that follow.
@@ -54,11 +57,19 @@ pub struct Guarded {
     alarms: Alarms,
     view: View,
     gate: Gate,
+    auditing: Auditing,
 }
 
 impl Guarded {
-    pub(crate) fn new(router: Router, metrics: ApiMetrics, alarms: Alarms, view: View, gate: Gate) -> Self {
-        Self { router, metrics, alarms, view, gate }
+    pub(crate) fn new(
+        router: Router,
+        metrics: ApiMetrics,
+        alarms: Alarms,
+        view: View,
+        gate: Gate,
+        auditing: Auditing,
+    ) -> Self {
+        Self { router, metrics, alarms, view, gate, auditing }
     }
 
     /// Answers a request; never fails.
@@ -130,18 +141,26 @@ impl Guarded {
     /// Lets a request through to the router with its permit.
     async fn admit(self, mut request: Request<Body>) -> Response {
         let admitted = self.gate.admit(&request);
-        let entry = audit::Entry::begin(&self.gate, &request, &admitted);
+        let entry = audit::Entry::begin(&self.auditing, &self.gate, &request, &admitted);
+        let log = self.auditing.log.clone();
+        let mut notes = Notes::default();
         let response = match admitted {
             Ok(permit) => {
                 request.extensions_mut().insert(permit);
-                self.route(request).await
+                if entry.is_none() {
+                    return self.route(request).await;
+                }
+                let response;
+                (response, notes) = trail::noting(self.route(request)).await;
+                response
             }
             Err(NotAdmitted::Refused(failure)) => failure.into_response(),
             Err(NotAdmitted::NoRoute) => not_found().await,
             Err(NotAdmitted::OtherMethod) => method_not_allowed().await,
         };
         if let Some(entry) = entry {
-            entry.end(response.extensions().get::<ApiName>().map_or("", |name| name.0), response.status());
+            let operation = response.extensions().get::<ApiName>().map_or("", |name| name.0);
+            entry.end(&log, operation, response.status(), notes);
         }
         response
     }

@@ -15,6 +15,7 @@ use super::operation::{Operation, delete, object, post, put};
 use super::reply::{self, Reply};
 use super::state::Api;
 use crate::registry::heartbeat::Beat;
+use crate::trail::{self, About};
 
 /// Heartbeats in one request. Gateways send 256; agents of many instances send more.
 const BEATS: usize = 10_000;
@@ -91,6 +92,7 @@ async fn register(State(api): State<Api>, call: Call) -> Reply {
         return Err(Failure::invalid("Request body is empty"));
     };
     let id = api.registry().register_instance(&service, instance).await?;
+    trail::about(|| About::New(id.clone()));
     reply::json(&json!({ "instanceId": id }))
 }
 

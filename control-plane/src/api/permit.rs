@@ -77,6 +77,11 @@ impl Gate {
         self.is_closed
     }
 
+    /// The revision of the present policy; zero while nobody knows it.
+    pub(super) fn revision(&self) -> Revision {
+        self.view.now().map_or(Revision::ZERO, |snapshot| snapshot.policy.revision)
+    }
+
     /// The account behind a request that was refused, with the revision of the policy, for the audit log.
     pub(super) fn identify(&self, request: &Request<Body>) -> Option<(Identity, Revision)> {
         let policy = &self.view.now().ok()?.policy;

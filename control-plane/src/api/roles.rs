@@ -12,6 +12,7 @@ use super::failure::Code;
 use super::operation::{Operation, delete, get, object, post, put};
 use super::reply::{self, Reply};
 use super::state::Api;
+use crate::trail::{self, About};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut all = vec![
@@ -60,6 +61,7 @@ async fn create(State(api): State<Api>, call: Call) -> Reply {
     let by = held(&call)?.name();
     let Body { name, perms } = call.json()?;
     api.accounts()?.create_role(by, &name, perms).await?;
+    trail::about(|| About::New(name));
     reply::empty()
 }
 

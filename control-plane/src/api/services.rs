@@ -22,6 +22,7 @@ use super::state::Api;
 use crate::registry::existence::Lookup;
 use crate::registry::service::existing;
 use crate::registry::{Caller, Registry, validate};
+use crate::trail::{self, About};
 use crate::view::ServiceRule;
 
 /// Deletions of one request that run at the same time. They share the question to the store by which an
@@ -108,6 +109,7 @@ async fn register(State(api): State<Api>, call: Call) -> Reply {
     let registry = api.registry();
     at_most(INSTANCES, body.instances.len(), "instances")?;
     let id = registry.register_service(&call.caller.tenant, service).await?;
+    trail::about(|| About::New(id.clone()));
     let reference = call.caller.service(&id);
     // Rules and tags come before instances, so that no consumer sees an instance that they hide.
     let mut outcomes = Vec::new();

@@ -15,7 +15,9 @@ use super::operation::{Operation, delete, get, object, post};
 use super::reply::{self, Reply};
 use super::state::Api;
 use crate::registry::RegistryError;
+use crate::registry::account::form::is_name;
 use crate::registry::login::permissions;
+use crate::trail::{self, About};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut all = vec![
@@ -62,6 +64,10 @@ struct Token {
 
 async fn login(State(api): State<Api>, client: Client, call: Call) -> Reply {
     let Login { name, password, token_expiration_time } = call.json()?;
+    // Only what can be a name: people type their password into the wrong field.
+    if is_name(&name) {
+        trail::about(|| About::At(format!("/v4/accounts/{name}")));
+    }
     let token = api.accounts()?.login(&name, &password, &token_expiration_time, client.0).await?;
     reply::json(&Token { token })
 }

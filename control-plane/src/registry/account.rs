@@ -170,16 +170,14 @@ impl Accounts {
         let earlier = left_behind.as_ref().and_then(|kv| Record::<AccountExtra>::parse(&kv.value).ok());
         let not_before = self.not_before(&earlier.unwrap_or_default().value);
         let extra = AccountExtra { not_before, tenants: new.tenants.clone() };
+        let value = record::render(&account, None);
         let mut txn = Txn {
             compare: vec![Compare::Absent(key.clone()), unchanged(&extra_key, left_behind.as_ref())],
-            then: vec![
-                Op::put(key, record::render(&account, None)),
-                Op::put(extra_key, record::render(&extra, None)),
-            ],
+            then: vec![Op::put(key, value.clone()), Op::put(extra_key, record::render(&extra, None))],
             ..Txn::default()
         };
         bindings.add(&new.name, &mut txn);
-        Ok(self.registry.commit(txn).await?.succeeded.then_some(()))
+        Ok(self.registry.commit_change(txn, None, Some(&value)).await?.then_some(()))
     }
 
     /// Changes roles, state and tenants of an account.
@@ -249,7 +247,8 @@ impl Accounts {
                 then.extend(roles.iter().map(|role| Op::Delete(keys::role_of_account(role, name))));
                 let compare = vec![Compare::ModRev(keys::account(name), stored.account_at.mod_rev)];
                 let txn = Txn { compare, then, ..Txn::default() };
-                Ok(self.registry.commit(txn).await?.succeeded.then_some(()))
+                let before = Some(&stored.account_at.value);
+                Ok(self.registry.commit_change(txn, before, None).await?.then_some(()))
             })
             .await?;
         info!(account = name, by, "an account has been deleted");
@@ -303,10 +302,11 @@ impl Accounts {
         txn.compare.push(Compare::ModRev(key.clone(), stored.account_at.mod_rev));
         txn.compare.push(unchanged(&extra_key, stored.extra_at.as_ref()));
         let account = record::render(&stored.account.value, Some(&stored.account.unknown));
-        txn.then.push(Op::put(key, account));
+        txn.then.push(Op::put(key, account.clone()));
         let extra = record::render(&stored.extra.value, Some(&stored.extra.unknown));
         txn.then.push(Op::put(extra_key, extra));
-        Ok(self.registry.commit(txn).await?.succeeded.then_some(()))
+        let before = Some(&stored.account_at.value);
+        Ok(self.registry.commit_change(txn, before, Some(&account)).await?.then_some(()))
     }
 
     /// Makes every token worthless that was issued so far.

@@ -16,6 +16,7 @@ use crate::carriage::LARGEST_INSTANCE;
 use crate::keys;
 use crate::record;
 use crate::store::{Compare, LeaseId, Op, RangeRequest, StoreError, Txn};
+use crate::trail;
 use crate::view::protection::ServiceSize;
 use crate::view::{InstanceView, ServiceView, Snapshot};
 
@@ -106,7 +107,7 @@ impl Registry {
                 Compare::ModRev(key.clone(), existing.map_or(Revision::ZERO, |existing| existing.mod_rev)),
             ],
             then: vec![
-                Op::Put { key, value, lease: Some(lease) },
+                Op::Put { key, value: value.clone(), lease: Some(lease) },
                 put_lease(service, &instance.instance_id, lease),
                 put_size(service, size, ""),
                 // The instance may have been held; from now on it is alive.
@@ -119,6 +120,8 @@ impl Registry {
             // Usually no key lives on the lease. If the write did happen and only its reply was lost, the
             // instance goes with the lease, which is right: its registrant gets an error.
             let _ = self.store.revoke(lease).await;
+        } else {
+            trail::changed(None, Some(&value));
         }
         Ok(reply?.succeeded.then_some(()))
     }
@@ -273,7 +276,7 @@ impl Registry {
                 Compare::Exists(keys::service(service)),
                 Compare::ModRev(key.clone(), existing.mod_rev),
             ],
-            then: vec![Op::Put { key, value, lease }],
+            then: vec![Op::Put { key, value: value.clone(), lease }],
             ..Txn::default()
         };
         if let Some(lease) = lease
@@ -283,8 +286,8 @@ impl Registry {
             // instance.
             txn.then.push(put_lease(service, &instance.instance_id, lease));
         }
-        match self.commit(txn).await {
-            Ok(reply) => Ok(reply.succeeded.then_some(())),
+        match self.commit_change(txn, None, Some(&value)).await {
+            Ok(won) => Ok(won.then_some(())),
             Err(RegistryError::Commit(StoreError::LeaseNotFound)) => {
                 // The instance expired after the view was read. On a confirmed view the next step sees that:
                 // an update is refused, a registration creates the instance anew.

@@ -59,10 +59,10 @@ impl Accounts {
                     }
                     let txn = Txn {
                         compare: vec![Compare::Absent(key.clone())],
-                        then: vec![Op::put(key, value)],
+                        then: vec![Op::put(key, value.clone())],
                         ..Txn::default()
                     };
-                    match self.registry.commit(txn).await?.succeeded {
+                    match self.registry.commit_change(txn, None, Some(&value)).await? {
                         true => Ok(Some(())),
                         false => Err(AccountError::RoleExists.into()),
                     }
@@ -96,10 +96,11 @@ impl Accounts {
                     check_size(value.len())?;
                     let txn = Txn {
                         compare: vec![Compare::ModRev(key.clone(), found.mod_rev)],
-                        then: vec![Op::put(key, value)],
+                        then: vec![Op::put(key, value.clone())],
                         ..Txn::default()
                     };
-                    Ok(self.registry.commit(txn).await?.succeeded.then_some(()))
+                    let changed = self.registry.commit_change(txn, Some(&found.value), Some(&value));
+                    Ok(changed.await?.then_some(()))
                 }
             })
             .await?;
@@ -132,7 +133,8 @@ impl Accounts {
                         then: vec![Op::Delete(key)],
                         ..Txn::default()
                     };
-                    Ok(self.registry.commit(txn).await?.succeeded.then_some(()))
+                    let changed = self.registry.commit_change(txn, Some(&found.value), None);
+                    Ok(changed.await?.then_some(()))
                 }
             })
             .await?;

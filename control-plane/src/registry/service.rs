@@ -16,6 +16,7 @@ use super::{Caller, Registry, RegistryError, own, validate};
 use crate::keys::{self, Key, Name};
 use crate::record;
 use crate::store::{Compare, Op, Txn};
+use crate::trail;
 use crate::view::{ServiceView, Snapshot};
 
 /// Leases of a deleted service's instances that are revoked at the same time.
@@ -84,7 +85,8 @@ impl Registry {
         for key in [&file, &index].into_iter().chain(&alias) {
             txn.compare.push(Compare::Absent(key.clone()));
         }
-        txn.then.push(Op::put(file, record::render(service, None)));
+        let value = record::render(service, None);
+        txn.then.push(Op::put(file, value.clone()));
         // Read in the losing case, because the id in the index tells whose registration was faster.
         for key in [&index].into_iter().chain(&alias) {
             txn.then.push(Op::put(key.clone(), service.service_id.clone()));
@@ -99,6 +101,7 @@ impl Registry {
         }
         let reply = self.commit(txn).await?;
         if reply.succeeded {
+            trail::changed(None, Some(&value));
             return Ok(Created::Now);
         }
         // Another registration was faster. If it has neither our name nor our alias, it has our id.
@@ -154,12 +157,13 @@ impl Registry {
                 change(&mut record);
                 record.mod_timestamp = self.seconds();
                 let file = keys::service(service);
+                let value = record::render(&record, view.unknown.as_deref());
                 let txn = Txn {
                     compare: vec![Compare::ModRev(file.clone(), view.mod_rev)],
-                    then: vec![Op::put(file, record::render(&record, view.unknown.as_deref()))],
+                    then: vec![Op::put(file, value.clone())],
                     ..Txn::default()
                 };
-                Ok(self.commit(txn).await?.succeeded.then_some(()))
+                Ok(self.commit_change(txn, None, Some(&value)).await?.then_some(()))
             }
         })
         .await

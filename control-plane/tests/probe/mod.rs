@@ -14,6 +14,7 @@ use control_plane::store::Store;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::{View, interest};
 use host::admin::Readiness;
+use host::audit::Audit;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
@@ -90,6 +91,7 @@ impl Probe {
             secure: false,
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),
+            audit: Audit::without_file(),
         };
         let app = App::build(parts, &tasks);
         let probe = Self { app, tasks, metrics, _directory: None };

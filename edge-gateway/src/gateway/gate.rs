@@ -5,25 +5,19 @@
 //! Labels of single services are unknown at the gateway. A control plane checks those of a request that is
 //! forwarded; [`super::admission`] sees to those of a watch.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use access::decision::authorization;
 use access::denial::DenialCode;
 use access::{Access, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Response};
-use tracing::info;
 
 use super::{GatewayParts, grpc, refusal, route};
 use crate::forward;
 use crate::metrics::Decision;
 use crate::policy::Standing;
-
-/// The longest path that is recorded in the audit log, in bytes.
-const LONGEST_PATH: usize = 512;
 
 /// The transport of a request, which decides the form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,42 +103,11 @@ impl GatewayParts {
             }
             Err(refusal) => {
                 if let Refusal::Denied(denial) = &refusal {
-                    self.audit(request, transport, denial);
+                    self.audit_refusal(request, transport, denial);
                 }
                 Passage::Answered(transport.answer(&refusal))
             }
         }
-    }
-
-    /// Records a refusal in the audit log, as a control plane records its own: never a query or a token.
-    fn audit<B>(&self, request: &Request<B>, transport: Transport, denial: &Denial) {
-        let policy = match self.policy.standing() {
-            Standing::Guarded(policy) | Standing::Closed(_, Some(policy)) => Some(policy),
-            Standing::Open | Standing::Closed(_, None) => None,
-        };
-        // Verified again, from memory if the token is a good one: a refusal has no account with it.
-        let identity = policy.as_ref().and_then(|policy| {
-            let header = authorization(request.headers()).ok()?;
-            self.policy.authenticate(policy, header).ok()
-        });
-        let claims = identity.map(|identity| identity.token.claims);
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
-        let path = request.uri().path();
-        info!(
-            target: "audit",
-            decision = "denied",
-            account = claims.as_ref().map(|claims| claims.account.as_str()),
-            token = claims.as_ref().map(|claims| claims.jti.as_str()),
-            transport = transport.label(),
-            method = %request.method(),
-            path = &path[..path.floor_char_boundary(LONGEST_PATH)],
-            status = denial.code.status(),
-            code = denial.code.number(),
-            peer = peer.map(tracing::field::display),
-            revision = policy.map(|policy| policy.revision.get()),
-            request.id = host::http::request_id(),
-            "a request was refused"
-        );
     }
 
     fn decide(
@@ -215,7 +178,7 @@ pub(super) fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> 
 }
 
 impl Transport {
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Rest => "rest",
             Self::WebSocket => "websocket",

@@ -30,6 +30,8 @@ use crate::fanout::stream::{Next, Reader, stream};
 use crate::fanout::{Attached, ToShard};
 use crate::push::Encoding;
 
+/// The header, or trailer, with the code of an outcome.
+pub(super) const STATUS: &str = "grpc-status";
 /// The path of Service-Center's watch.
 pub(super) const HISTORICAL_PATH: &str = "/proto.ServiceInstanceCtrl/watch";
 /// The path of `muster.watch.v1.Watch`.
@@ -184,7 +186,7 @@ fn refuse_like(status: StatusCode) -> Response<Body> {
 
 fn status(code: Code, message: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("grpc-status", HeaderValue::from(code as u16));
+    headers.insert(STATUS, HeaderValue::from(code as u16));
     // The code must arrive even if its words were no header value.
     if let Ok(message) = HeaderValue::from_str(message) {
         headers.insert("grpc-message", message);

@@ -11,6 +11,7 @@ use edge_gateway::settings::{FanoutConfig, SessionConfig, UpstreamConfig};
 use edge_gateway::{App, Config, Parts};
 use futures_util::{SinkExt as _, StreamExt as _};
 use host::admin::Readiness;
+use host::audit::Audit;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -96,6 +97,7 @@ impl World {
             forward,
             meter: metrics.meter("test"),
             readiness: readiness.clone(),
+            audit: Audit::without_file(),
         };
         let app = App::build(parts, &tasks).await.expect("starts");
         let api = app.api_addr;

@@ -96,6 +96,7 @@ impl Accounts {
         };
         let token = self.sign(claims).await?;
         let lease = self.registry.lease_for(time).await?;
+        let value = record::render(&record, None);
         let txn = Txn {
             compare: vec![
                 Compare::ModRev(keys::account(name), stored.account_at.mod_rev),
@@ -104,12 +105,12 @@ impl Accounts {
             ],
             then: vec![Op::Put {
                 key: keys::service_token(name, &id),
-                value: record::render(&record, None),
+                value: value.clone(),
                 lease: Some(lease),
             }],
             ..Txn::default()
         };
-        let won = self.registry.commit(txn).await?.succeeded;
+        let won = self.registry.commit_change(txn, None, Some(&value)).await?;
         Ok(won.then_some(Issued { id, token }))
     }
 
