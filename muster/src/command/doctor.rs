@@ -308,11 +308,18 @@ async fn readiness(registry: &RegistryClient) -> Outcome {
         Ok(reply) => reply,
         Err(failure) => return failed(failure.to_string()),
     };
-    match reply.status().as_u16() {
+    readiness_of(reply.status().as_u16(), reply.body())
+}
+
+/// The outcome of `/ready` on the port of the API.
+fn readiness_of(status: u16, body: &str) -> Outcome {
+    match status {
         200 => ok("ready"),
-        404 => ok("not served at this address; the admin port has it"),
+        // Only a standalone has the path here. With access control a gateway does not tell strangers which
+        // paths there are.
+        401 | 403 | 404 => ok("not served at this address; the admin port has it"),
         _ => {
-            let unmet: Vec<_> = unmet_conditions(reply.body())
+            let unmet: Vec<_> = unmet_conditions(body)
                 .into_iter()
                 .map(|(name, reason)| format!("{name}: {reason}"))
                 .collect();
@@ -362,5 +369,20 @@ fn shown(duration: Duration) -> String {
     match duration.as_secs_f64() {
         seconds if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),
         seconds => format!("{seconds:.1} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_hides_its_paths_counts_as_ready() {
+        let hidden = readiness_of(404, "404 page not found\n");
+        for status in [401, 403] {
+            assert_eq!(readiness_of(status, r#"{"errorCode":"401204"}"#), hidden);
+        }
+        let body = r#"{"conditions":{"bus":{"met":false,"reason":"no connection"}}}"#;
+        assert_ne!(readiness_of(503, body), hidden);
     }
 }
