@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 /// A store in which the writes of the project `flood` wait until the test lets them go on.
 struct Held {
     store: Arc<dyn Store>,
-    arrived: mpsc::UnboundedSender<()>,
+    arrived: mpsc::Sender<()>,
     go_on: Arc<Semaphore>,
 }
 
@@ -28,7 +28,7 @@ impl Store for Held {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         if format!("{txn:?}").contains("/default/flood/") {
-            self.arrived.send(()).expect("the test listens");
+            self.arrived.send(()).await.expect("the test listens");
             self.go_on.acquire().await.expect("never closed").forget();
         }
         self.store.txn(txn).await
@@ -66,7 +66,7 @@ impl Store for Held {
 #[tokio::test]
 async fn the_flood_of_one_tenant_leaves_room_for_others() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = mpsc::channel(16);
     let go_on = Arc::new(Semaphore::new(0));
     let held = go_on.clone();
     let one = [("MUSTER_FAIRNESS_TENANT_REQUESTS", "1")];

@@ -16,13 +16,13 @@ use crate::world::{World, config};
 /// test lets it.
 #[derive(Clone)]
 struct Held {
-    arrived: mpsc::UnboundedSender<String>,
+    arrived: mpsc::Sender<String>,
     go_on: Arc<Semaphore>,
 }
 
 async fn hold(State(held): State<Held>, method: http::Method, uri: http::Uri) -> &'static str {
     if uri.path().starts_with("/v4/flood/") && method == http::Method::GET {
-        held.arrived.send(uri.path().to_owned()).expect("the test listens");
+        held.arrived.send(uri.path().to_owned()).await.expect("the test listens");
         held.go_on.acquire().await.expect("never closed").forget();
     }
     "answered"
@@ -30,7 +30,7 @@ async fn hold(State(held): State<Held>, method: http::Method, uri: http::Uri) ->
 
 #[tokio::test]
 async fn the_flood_of_one_tenant_leaves_room_for_others() {
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = mpsc::channel(2);
     let go_on = Arc::new(Semaphore::new(0));
     let router = Router::new().fallback(any(hold)).with_state(Held { arrived, go_on: go_on.clone() });
     let config = Config { tenant_requests: 1, ..config() };
