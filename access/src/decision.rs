@@ -9,7 +9,7 @@ use shared::model::Tenant;
 use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::ExternalIssuer;
-use crate::policy::Policy;
+use crate::policy::{AccountState, Policy};
 use crate::role::{ADMIN, Need, Resource, ResourceType, Role};
 use crate::token::{Verifier, is_signer};
 
@@ -17,11 +17,56 @@ use crate::token::{Verifier, is_signer};
 /// that Service-Center gives them.
 const LONGEST_TOKEN_TIME: u64 = 24 * 3600;
 
-/// The account behind a request, and the token that shows it.
+/// The account behind a request, by what shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The verified token.
-    pub token: Verified,
+pub enum Identity {
+    /// A verified token.
+    Token(Verified),
+    /// The certificate of the client's connection.
+    Certificate(Certified),
+}
+
+/// An account of ours for which a certificate stands that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// The name of the account.
+    pub account: Arc<str>,
+    /// The end of the certificate, in seconds since 1970.
+    pub ends: u64,
+}
+
+impl Identity {
+    /// The name of the account.
+    pub fn account(&self) -> &str {
+        match self {
+            Self::Token(token) => &token.claims.account,
+            Self::Certificate(certified) => &certified.account,
+        }
+    }
+
+    /// The external issuer that keeps the account. `None` for an account of ours.
+    pub fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Token(token) => token.issuer.as_deref(),
+            Self::Certificate(_) => None,
+        }
+    }
+
+    /// The id of the token; empty for a certificate, and for a token without one.
+    pub fn token_id(&self) -> &str {
+        match self {
+            Self::Token(token) => &token.claims.jti,
+            Self::Certificate(_) => "",
+        }
+    }
+
+    /// The end of the token or certificate, in seconds since 1970.
+    pub fn ends(&self) -> u64 {
+        match self {
+            Self::Token(token) => token.claims.exp,
+            Self::Certificate(certified) => certified.ends,
+        }
+    }
 }
 
 /// The labels of a service that permissions may name.
@@ -62,7 +107,39 @@ pub fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Denial> {
     }
 }
 
+/// True when the value of a header `Authorization` is there, so that it decides and no certificate does.
+pub fn shows_token(header: Option<&[u8]>) -> bool {
+    header.is_some_and(|value| !value.is_empty())
+}
+
+fn unauthorized<T>(detail: &'static str) -> Result<T, Denial> {
+    Err(Denial::new(DenialCode::Unauthorized, detail))
+}
+
 impl Policy {
+    /// The identity behind a request at `now` (seconds since 1970): that of the value of its header
+    /// `Authorization`, and without such a value that of the client's certificate.
+    ///
+    /// # Errors
+    /// The refusal: nothing shows an account, or what does is none of ours, is over, or does not count any
+    /// more.
+    pub fn identify(
+        &self,
+        header: Option<&[u8]>,
+        certificate: Option<Certified>,
+        verifier: &Verifier,
+        now: u64,
+    ) -> Result<Identity, Denial> {
+        match certificate {
+            Some(certified) if !shows_token(header) => {
+                let identity = Identity::Certificate(certified);
+                self.still_counts(&identity, now)?;
+                Ok(identity)
+            }
+            _ => self.authenticate(header, verifier, now),
+        }
+    }
+
     /// The identity that the value of a header `Authorization` shows at `now` (seconds since 1970).
     ///
     /// # Errors
@@ -82,7 +159,7 @@ impl Policy {
         if token.contains(' ') {
             return Err(malformed());
         }
-        let identity = Identity { token: verifier.verify(token, self, now)? };
+        let identity = Identity::Token(verifier.verify(token, self, now)?);
         self.still_counts(&identity, now)?;
         Ok(identity)
     }
@@ -93,28 +170,30 @@ impl Policy {
     /// # Errors
     /// The refusal.
     pub fn still_counts(&self, identity: &Identity, now: u64) -> Result<(), Denial> {
-        let claims = &identity.token.claims;
-        if claims.exp <= now {
+        if identity.ends() <= now {
             return Err(Denial::new(DenialCode::Expired, ""));
         }
-        let unauthorized = |detail: &'static str| Err(Denial::new(DenialCode::Unauthorized, detail));
-        if !is_signer(self, &identity.token) {
+        match identity {
+            Identity::Token(token) => self.token_counts(token),
+            // Certificates are issued and revoked elsewhere: a new password or the end of sessions is about
+            // tokens.
+            Identity::Certificate(certified) => self.active(&certified.account).map(drop),
+        }
+    }
+
+    fn token_counts(&self, token: &Verified) -> Result<(), Denial> {
+        let claims = &token.claims;
+        if !is_signer(self, token) {
             return unauthorized("the key that signed the token is not in use any more");
         }
         if !claims.jti.is_empty() && self.revoked.contains_key(&claims.jti) {
             return unauthorized("the token is revoked");
         }
         // Accounts of an external issuer are not kept here: its tokens say all that there is.
-        if identity.token.issuer.is_some() {
+        if token.issuer.is_some() {
             return Ok(());
         }
-        let Some(account) = self.accounts.get(&claims.account) else {
-            let detail = format!("account [{}] is deleted", claims.account);
-            return Err(Denial::new(DenialCode::AccountDeleted, detail));
-        };
-        if account.inactive {
-            return unauthorized("the account is not active");
-        }
+        let account = self.active(&claims.account)?;
         let issued = claims.iat.unwrap_or_else(|| claims.exp.saturating_sub(LONGEST_TOKEN_TIME));
         if issued < account.not_before {
             return unauthorized("the token was issued before the account's password or sessions were reset");
@@ -123,6 +202,14 @@ impl Policy {
             return unauthorized("the token is revoked");
         }
         Ok(())
+    }
+
+    /// The account with this name, unless it cannot be used.
+    fn active(&self, name: &str) -> Result<&AccountState, Denial> {
+        let Some(account) = self.accounts.get(name) else {
+            return Err(Denial::new(DenialCode::AccountDeleted, format!("account [{name}] is deleted")));
+        };
+        if account.inactive { unauthorized("the account is not active") } else { Ok(account) }
     }
 
     /// The part of the needed resource to which an identity may do the needed.
@@ -159,17 +246,14 @@ impl Policy {
 
     /// The names of the roles that an identity has now.
     pub fn role_names<'a>(&'a self, identity: &'a Identity) -> Vec<&'a str> {
-        let claims = &identity.token.claims;
-        match &identity.token.issuer {
-            None => {
-                let account = self.accounts.get(&claims.account);
-                account.map(|account| account.roles.iter().map(String::as_str).collect()).unwrap_or_default()
-            }
-            Some(name) => match self.issuer(name) {
+        if let Identity::Token(Verified { claims, issuer: Some(name), .. }) = identity {
+            return match self.issuer(name) {
                 Some(issuer) => issuer.roles_of(&claims.roles).collect(),
                 None => Vec::new(),
-            },
+            };
         }
+        let account = self.accounts.get(identity.account());
+        account.map(|account| account.roles.iter().map(String::as_str).collect()).unwrap_or_default()
     }
 
     /// The external issuer with this name.
@@ -179,10 +263,8 @@ impl Policy {
 
     /// The tenants that an identity is bound to; none means all. `None` when nothing is known of it.
     fn tenants_of(&self, identity: &Identity) -> Option<&[String]> {
-        match &identity.token.issuer {
-            None => {
-                self.accounts.get(&identity.token.claims.account).map(|account| account.tenants.as_slice())
-            }
+        match identity.issuer() {
+            None => self.accounts.get(identity.account()).map(|account| account.tenants.as_slice()),
             Some(name) => self.issuer(name).map(|_| [].as_slice()),
         }
     }

@@ -27,7 +27,7 @@ pub mod token;
 
 pub use account::{Account, AccountStatus};
 pub use bundle::Bundle;
-pub use decision::{Grant, Identity, Labels};
+pub use decision::{Certified, Grant, Identity, Labels};
 pub use denial::Denial;
 pub use issuer::{ExternalIssuer, IssuerKeys};
 pub use policy::{AccountState, Policy, Scope};

@@ -223,7 +223,7 @@ impl App {
             api = api.with_accounts(accounts, config.rbac.trusted_proxies.clone());
         }
         let router = api::router(api);
-        let gate = Gate::new(config.rbac.enabled, view.clone(), clock);
+        let gate = Gate::new(config.rbac.enabled, config.rbac.certificates.clone(), view.clone(), clock);
         let api_metrics = ApiMetrics::new(&meter, &address);
         let auditing = Auditing { log: audit, proxies: config.rbac.trusted_proxies };
         let alarms = registry.alarms().clone();

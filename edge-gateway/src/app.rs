@@ -163,6 +163,7 @@ impl App {
             rates: rates.clone(),
             shares: FairShares::new(config.tenant_requests, &meter, "gateway"),
             proxies: config.proxies.clone(),
+            certificates: config.certificates.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
             policy,

@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
+use host::certificates::FromGateway;
 use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -67,7 +68,8 @@ impl InProcess {
 
 #[async_trait]
 impl Forward for InProcess {
-    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
+    async fn forward(&self, mut request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
+        request.extensions_mut().insert(FromGateway);
         match self.router.clone().oneshot(request).await {
             Ok(answer) => Ok(answer),
             // The router turns every failure into a response, so its error type has no values.

@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use host::audit::Audit;
+use host::certificates::{ACCOUNT, Certificates};
 use host::fairness::FairShares;
 use host::http::RequestBody;
 use host::lifecycle::Tasks;
@@ -73,6 +74,7 @@ pub(crate) struct GatewayParts {
     /// The places of requests that are forwarded, by tenant.
     pub(crate) shares: FairShares,
     pub(crate) proxies: TrustedProxies,
+    pub(crate) certificates: Certificates,
     pub(crate) plain_end: PlainEnd,
     pub(crate) heartbeat: HeartbeatConfig,
     pub(crate) batches: Arc<Batches>,
@@ -117,14 +119,19 @@ impl Service<Request<RequestBody>> for Gateway {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let parts = self.0.clone();
         Box::pin(async move {
+            // A control plane believes this gateway, so the gateway believes nobody.
+            request.headers_mut().remove(ACCOUNT);
             let caller = match parts.pass(&request) {
                 Passage::Through(caller) => caller,
                 Passage::Answered(answer) => return Ok(answer),
                 Passage::Unanswered => return Err(NoAnswer),
             };
+            // Here, so that everything that is sent in the client's name has it: questions about a watch, and
+            // heartbeats of a WebSocket.
+            request.headers_mut().insert(ACCOUNT, caller.certified_header());
             if let Some(refusal) = parts.too_fast(&request, &caller) {
                 return Ok(refusal);
             }
@@ -150,7 +157,7 @@ impl GatewayParts {
             return Ok(self.watch(watch, request, caller).await);
         }
         if route::is_heartbeat_channel(request.method(), request.uri().path()) {
-            return Ok(self.carry_heartbeats(request));
+            return Ok(self.carry_heartbeats(request, caller));
         }
         let request = request.map(Body::new);
         match request.uri().path() {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use access::token::Verifier;
-use access::{Denial, Identity, Policy};
+use access::{Certified, Denial, Identity, Policy};
 use arc_swap::ArcSwapOption;
 use shared::clock::Clock;
 use shared::model::{PolicyVersion, Revision};
@@ -146,6 +146,19 @@ impl PolicyHandle {
     /// The refusal.
     pub(crate) fn authenticate(&self, policy: &Policy, header: Option<&[u8]>) -> Result<Identity, Denial> {
         policy.authenticate(header, &self.0.verifier, self.now())
+    }
+
+    /// The identity behind a request: that of its token, and without one that of its certificate.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn identify(
+        &self,
+        policy: &Policy,
+        header: Option<&[u8]>,
+        certified: Option<Certified>,
+    ) -> Result<Identity, Denial> {
+        policy.identify(header, certified, &self.0.verifier, self.now())
     }
 
     /// Seconds since 1970, by which tokens are judged.

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::NatsConfig;
+use host::certificates::Certificates;
 use host::exposure::Exposure;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
 use host::proxies::TrustedProxies;
-use host::tls::{self, ClientFiles};
+use host::tls::{self, ClientFiles, ServerTls};
 use settings::{Config as Read, Settings, Size, Url};
 
 pub use crate::fanout::{FanoutConfig, PlainEnd};
@@ -43,6 +44,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The proxies that are trusted to name their client.
     pub proxies: TrustedProxies,
+    /// The accounts that certificates of clients stand for.
+    pub certificates: Certificates,
     /// The shards.
     pub fanout: FanoutConfig,
     /// Pings and deadlines of sessions.
@@ -81,6 +84,7 @@ impl Default for Config {
             http: ServerLimits { name: "api", ..ServerLimits::default() },
             limits: LimitsConfig::default(),
             proxies: TrustedProxies::default(),
+            certificates: Certificates::default(),
             fanout: FanoutConfig::default(),
             session: SessionConfig::default(),
             drain_over: heartbeat.drain_over,
@@ -108,14 +112,17 @@ impl Read for Config {
         let listen = settings.get_or("listen", default.listen, "Address that clients connect to.");
         let exposure = Exposure::read(settings);
         exposure.check(settings, "listen", listen);
+        let http = ServerLimits::read(
+            settings,
+            "api",
+            "Connections open at once, not counting those of watchers; further ones wait until one ends.",
+        );
+        let asks = http.tls.as_ref().is_some_and(ServerTls::asks_for_certificates);
         Self {
             listen,
             exposure,
-            http: ServerLimits::read(
-                settings,
-                "api",
-                "Connections open at once, not counting those of watchers; further ones wait until one ends.",
-            ),
+            http,
+            certificates: Certificates::read(settings, asks),
             // Read again while the gateway runs; see `App::on_limits`.
             limits: settings.live(|settings| read_limits(settings, &default.limits)),
             proxies: TrustedProxies::read(settings),
@@ -332,6 +339,16 @@ impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         let mut gateway = Config::read(settings);
         let forward = read_forward(settings);
+        // Otherwise every request that is decided by a certificate here would be refused there.
+        let is_known = forward.tls.identity.is_some()
+            && forward.control_planes.iter().all(|url| url.starts_with("https://"));
+        if !gateway.certificates.is_empty() && !is_known {
+            settings.mistake(
+                "rbac.certificates",
+                "control planes believe a gateway by its certificate: https:// in control-plane.urls, and \
+                 control-plane.certificate",
+            );
+        }
         let program = ProgramSettings::read(settings, "25s", "1h");
         // The end of the grace period cuts every session that still waits for its turn in the drain.
         if program.grace < gateway.drain_over {

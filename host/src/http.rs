@@ -210,7 +210,8 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 /// Serves `service` on `listener` until a drain is complete or an abort comes. Returns when no
 /// connection is left.
 ///
-/// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`]. An error of the
+/// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`], and if the client
+/// has shown a certificate, a [`crate::certificates::PeerCertificate`]. An error of the
 /// service closes the connection (on HTTP/2: the stream) without an answer.
 ///
 /// Not cancel-safe: dropping the future drops every connection at once.

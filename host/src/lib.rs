@@ -12,6 +12,8 @@
 //! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`fairness`] | fair shares of a process for tenants that send it requests |
 //! | [`proxies`] | the address of a client behind proxies |
+//! | [`certificates`] | the accounts that certificates of clients stand for |
+//! | [`browser`] | requests that a browser sends for a page of another site |
 //! | [`admin`] | the admin port's `/live`, `/ready` and `/metrics` |
 //! | [`inventory`] | the process's copy of the registry, reported for comparison with other processes |
 //!
@@ -20,6 +22,8 @@
 pub mod address;
 pub mod admin;
 pub mod audit;
+pub mod browser;
+pub mod certificates;
 pub mod exposure;
 pub mod fairness;
 pub mod files;

@@ -139,6 +139,11 @@ impl ServerTls {
         faults::of_server(&self.certificate.load(), Clock::system().now())
     }
 
+    /// True when clients must show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.files.client_ca.is_some()
+    }
+
     fn report_faults(&self) {
         for fault in self.faults() {
             let certificate = self.files.certificate.display();

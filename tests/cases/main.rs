@@ -5,6 +5,7 @@
 mod attacks;
 mod backup;
 mod bus_access;
+mod certificates;
 mod concurrent;
 mod dashboards;
 mod deploy;

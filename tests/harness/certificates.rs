@@ -1,6 +1,9 @@
 //! An authority of a moment and what it signs, for tests of TLS.
 
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    SanType,
+};
 
 /// An authority that nobody but the test trusts.
 pub struct Authority {
@@ -35,6 +38,18 @@ impl Authority {
     /// Signs a certificate for these host names and addresses; servers and clients can use it.
     pub fn issue(&self, names: &[&str]) -> Identity {
         self.sign(parameters(names))
+    }
+
+    /// Signs one for a client with this common name, or this address if the name is one.
+    pub fn issue_client(&self, name: &str) -> Identity {
+        let mut parameters = parameters(&[]);
+        parameters.distinguished_name = DistinguishedName::new();
+        if name.contains("://") {
+            parameters.subject_alt_names = vec![SanType::URI(name.try_into().expect("ASCII"))];
+        } else {
+            parameters.distinguished_name.push(DnType::CommonName, name);
+        }
+        self.sign(parameters)
     }
 
     /// Signs one that ended long ago.

@@ -14,7 +14,7 @@ const NOW: u64 = 1_800_000_000;
 const NEED: Need = Need { resource: ResourceType::Service, verb: Verb::Get };
 
 fn identity(claims: Claims) -> Identity {
-    Identity { token: Verified { claims: Arc::new(claims), kid: "k".into(), issuer: None } }
+    Identity::Token(Verified { claims: Arc::new(claims), kid: "k".into(), issuer: None })
 }
 
 fn claims(account: &str) -> Claims {
@@ -197,4 +197,37 @@ proptest! {
             .is_ok_and(|grant| grant.check(need, labels).is_ok());
         prop_assert_eq!(decided, plain(&plain_roles, &held, need, labels));
     }
+}
+
+#[test]
+fn a_certificate_acts_as_its_account_while_no_token_is_shown() {
+    let certified = |ends| Some(Certified { account: "peter".into(), ends });
+    let good = policy(Role::default());
+    let verifier = Verifier::default();
+    let identity = |policy: &Policy, header: Option<&[u8]>, ends| {
+        policy.identify(header, certified(ends), &verifier, NOW).map_err(|denial| denial.code.number())
+    };
+    let by_certificate = identity(&good, None, NOW + 1).expect("an account");
+    assert_eq!((by_certificate.account(), by_certificate.issuer()), ("peter", None));
+    assert_eq!(good.role_names(&by_certificate), good.role_names(&self::identity(claims("peter"))));
+    assert!(identity(&good, Some(b""), NOW + 1).is_ok(), "an empty header shows no token");
+    assert_eq!(identity(&good, None, NOW), Err("401205"));
+    // A token counts or is refused; a certificate does not help it.
+    assert_eq!(identity(&good, Some(b"Bearer junk"), NOW + 1), Err("401201"));
+    assert_eq!(
+        good.identify(None, None, &verifier, NOW).map_err(|denial| denial.code.number()),
+        Err("401204")
+    );
+    let mut changed = good.clone();
+    account(&mut changed).not_before = NOW;
+    assert!(identity(&changed, None, NOW + 1).is_ok(), "the end of sessions is about tokens");
+    account(&mut changed).inactive = true;
+    assert_eq!(identity(&changed, None, NOW + 1), Err("401201"));
+    changed.accounts.clear();
+    assert_eq!(identity(&changed, None, NOW + 1), Err("401206"));
+    assert_eq!(
+        changed.still_counts(&by_certificate, NOW).map_err(|denial| denial.code.number()),
+        Err("401206")
+    );
+    assert!(changed.enter(&by_certificate, &Tenant::default()).is_err());
 }

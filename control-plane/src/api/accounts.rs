@@ -171,12 +171,12 @@ pub(super) fn held(call: &Call) -> Result<&Arc<Held>, Failure> {
 impl Held {
     /// The name of the account, for the log.
     pub(super) fn name(&self) -> &str {
-        &self.identity.token.claims.account
+        self.identity.account()
     }
 
     /// True for the account's own name. Accounts of an external issuer are others, whatever they are called.
     fn is_self(&self, name: &str) -> bool {
-        self.identity.token.issuer.is_none() && self.name() == name
+        self.identity.issuer().is_none() && self.name() == name
     }
 
     /// Refuses an account that is no administrator of all tenants.

@@ -10,10 +10,14 @@
 
 use std::sync::Arc;
 
-use access::decision::authorization;
+use access::decision::{authorization, shows_token};
+use access::denial::DenialCode;
 use access::token::Verifier;
-use access::{Access, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of};
+use access::{
+    Access, Certified, Denial, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of,
+};
 use axum::body::Body;
+use host::certificates::{Certificates, CertifiedAccount, NotAGateway};
 use http::Request;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -33,6 +37,7 @@ pub(crate) struct Gate {
     /// False when every request is admitted.
     is_closed: bool,
     verifier: Arc<Verifier>,
+    certificates: Arc<Certificates>,
     view: View,
     clock: Clock,
 }
@@ -68,8 +73,8 @@ pub(super) struct Held {
 }
 
 impl Gate {
-    pub(crate) fn new(is_closed: bool, view: View, clock: Clock) -> Self {
-        Self { is_closed, verifier: Arc::default(), view, clock }
+    pub(crate) fn new(is_closed: bool, certificates: Certificates, view: View, clock: Clock) -> Self {
+        Self { is_closed, verifier: Arc::default(), certificates: Arc::new(certificates), view, clock }
     }
 
     /// True while access control is on.
@@ -85,9 +90,23 @@ impl Gate {
     /// The account behind a request that was refused, with the revision of the policy, for the audit log.
     pub(super) fn identify(&self, request: &Request<Body>) -> Option<(Identity, Revision)> {
         let policy = &self.view.now().ok()?.policy;
-        let header = authorization(request.headers()).ok()?;
-        let identity = policy.authenticate(header, &self.verifier, self.clock.micros() / 1_000_000).ok()?;
-        Some((identity, policy.revision))
+        Some((self.authenticate(policy, request).ok()?, policy.revision))
+    }
+
+    /// The identity that a request shows, by its token or by a certificate.
+    fn authenticate(&self, policy: &Policy, request: &Request<Body>) -> Result<Identity, Denial> {
+        let header = authorization(request.headers())?;
+        let now = self.clock.micros() / 1_000_000;
+        if shows_token(header) {
+            return policy.authenticate(header, &self.verifier, now);
+        }
+        let certified = self.certificates.of_request(request).map_err(|NotAGateway| {
+            let detail =
+                "only gateways (rbac.gateways) may name an account, and only one of rbac.certificates";
+            Denial::new(DenialCode::Unauthorized, detail)
+        })?;
+        let certified = certified.map(|CertifiedAccount { account, ends }| Certified { account, ends });
+        policy.identify(header, certified, &self.verifier, now)
     }
 
     /// The permit of a request, which travels in its extensions.
@@ -107,9 +126,7 @@ impl Gate {
         {
             return Ok(Permit::Open);
         }
-        let header = authorization(request.headers()).map_err(refused)?;
-        let now = self.clock.micros() / 1_000_000;
-        let identity = policy.authenticate(header, &self.verifier, now).map_err(refused)?;
+        let identity = self.authenticate(policy, request).map_err(refused)?;
         let granted = match access {
             Access::Needs(need, labels) => {
                 let grant = policy.grant(&identity, need).map_err(refused)?;

@@ -1,7 +1,7 @@
 //! Operations on tokens: login, logout, the own permissions, and the keys that verify tokens.
 
-use access::Permission;
 use access::keys::PublicKey;
+use access::{Identity, Permission};
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,7 +73,11 @@ async fn login(State(api): State<Api>, client: Client, call: Call) -> Reply {
 }
 
 async fn logout(State(api): State<Api>, call: Call) -> Reply {
-    let token = &held(&call)?.identity.token;
+    let Identity::Token(token) = &held(&call)?.identity else {
+        return Err(Failure::invalid(
+            "the request has no token; a certificate is revoked where it was issued",
+        ));
+    };
     if token.issuer.is_some() {
         return Err(Failure::invalid("the token is another issuer's, and is revoked there"));
     }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bus::NatsConfig;
+use host::certificates::Certificates;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
+use host::tls::ServerTls;
 use settings::{Config as Read, Secret, Settings, Size, Url};
 
 use super::Config;
@@ -32,9 +34,13 @@ pub struct ProcessConfig {
 impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         // First, because the connection to the bus carries the name of the replica.
-        let plane = Config::read(settings);
+        let mut plane = Config::read(settings);
         let listen = settings.get("listen", "127.0.0.1:30110", "Address of the registry API.");
         plane.exposure.check(settings, "listen", listen);
+        let http = ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends.");
+        let asks = http.tls.as_ref().is_some_and(ServerTls::asks_for_certificates);
+        plane.rbac.certificates = Certificates::read(settings, asks);
+        plane.rbac.certificates.read_gateways(settings, asks);
         Self {
             listen,
             admin_listen: settings.get(
@@ -43,7 +49,7 @@ impl Read for ProcessConfig {
                 "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
             ),
             program: ProgramSettings::read(settings, "10s", "10m"),
-            http: ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends."),
+            http,
             etcd: etcd(settings),
             nats: NatsConfig::read(settings, &plane.name),
             plane,

@@ -9,6 +9,7 @@ use access::keys::{KeyError, KeyPairText, PublicKey, SigningKey};
 use access::password::HashKind;
 use access::token::Issuer;
 use access::{ExternalIssuer, Policy, Scope};
+use host::certificates::Certificates;
 use host::exposure::Exposure;
 use host::proxies::TrustedProxies;
 use host::tls::ClientFiles;
@@ -36,6 +37,9 @@ pub struct RbacConfig {
     pub retain_lock_history_for: Duration,
     /// The proxies that are trusted to name their client. Gateways belong to them.
     pub trusted_proxies: TrustedProxies,
+    /// The accounts that certificates of clients stand for, and the gateways that are believed about them.
+    /// Read by the program, which has the listener.
+    pub certificates: Certificates,
     /// An external issuer whose tokens count too.
     pub issuer: Option<IssuerConfig>,
     /// The keys of tokens, once they have been opened.
@@ -143,6 +147,7 @@ impl RbacConfig {
                 "Time for which a failed login counts.",
             ),
             trusted_proxies: TrustedProxies::read(settings),
+            certificates: Certificates::default(),
             issuer: issuer(settings),
             keys: None,
         }

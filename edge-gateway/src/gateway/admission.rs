@@ -98,7 +98,7 @@ impl GatewayParts {
                 client: Client::Account(identity.clone()),
                 grant: Arc::new(caller.grant.clone()),
             }),
-            None => self.policy.shown(headers),
+            None => self.policy.shown(headers, caller.certified.as_ref()),
         }
     }
 

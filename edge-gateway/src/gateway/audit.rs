@@ -27,7 +27,7 @@ impl GatewayParts {
         // Verified again, from memory if the token is a good one: a refusal has no account with it.
         let identity = policy.as_ref().and_then(|policy| {
             let header = authorization(request.headers()).ok()?;
-            self.policy.authenticate(policy, header).ok()
+            self.policy.identify(policy, header, self.certified(request)).ok()
         });
         let revision = policy.map_or(0, |policy| policy.revision.get());
         self.audit.record(Record {
@@ -75,13 +75,12 @@ impl GatewayParts {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
         let source = peer.map(|peer| self.proxies.client(peer.ip(), request.headers()));
         let forwarded = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
-        let claims = identity.map(|identity| &identity.token.claims);
         let path = shortened(request.uri().path());
         Record {
             plane: "edge".to_owned(),
             decision: Decision::Denied,
-            account: claims.map(|claims| shortened(&claims.account)).unwrap_or_default(),
-            token: claims.map(|claims| shortened(&claims.jti)).unwrap_or_default(),
+            account: identity.map(|identity| shortened(identity.account())).unwrap_or_default(),
+            token: identity.map(|identity| shortened(identity.token_id())).unwrap_or_default(),
             method: shortened(request.method().as_str()),
             route: route::pattern_of(request.method(), request.uri().path()).unwrap_or_default(),
             target: path.clone(),

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use access::decision::authorization;
+use access::decision::{authorization, shows_token};
 use access::denial::DenialCode;
-use access::{Access, Denial, Grant, Identity, LabelSource, Policy, access_of};
+use access::{Access, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use host::certificates::PeerCertificate;
 
 use super::{GatewayParts, grpc, refusal, route};
 use crate::forward;
@@ -33,6 +34,9 @@ pub(super) struct Caller {
     /// The account, and the policy that has decided. `None` while access control does not concern the
     /// request.
     pub(super) account: Option<(Identity, Arc<Policy>)>,
+    /// The account by the client's certificate. `None` for a client that shows a token, or has no certificate
+    /// that stands for an account.
+    pub(super) certified: Option<Certified>,
     /// The part of the needed resource that the client may have.
     pub(super) grant: Grant,
 }
@@ -64,8 +68,15 @@ impl From<Denial> for Refusal {
 
 impl Caller {
     /// The client of a request that needs no account.
-    fn anyone() -> Self {
-        Self { account: None, grant: Grant::All }
+    fn anyone(certified: Option<Certified>) -> Self {
+        Self { account: None, certified, grant: Grant::All }
+    }
+
+    /// The header by which a control plane is told the account of the client's certificate.
+    pub(super) fn certified_header(&self) -> HeaderValue {
+        let account =
+            self.certified.as_ref().and_then(|certified| HeaderValue::from_str(&certified.account).ok());
+        account.unwrap_or(HeaderValue::from_static(""))
     }
 }
 
@@ -76,21 +87,19 @@ impl GatewayParts {
         let path = request.uri().path();
         // The process's own routes have a guard of their own.
         if self.own_paths.contains(&path) {
-            return Passage::Through(Caller::anyone());
+            return Passage::Through(Caller::anyone(None));
         }
         let access = access_of(method, path);
         if access == Access::Free {
-            return Passage::Through(Caller::anyone());
+            return Passage::Through(Caller::anyone(None));
         }
         let is_heartbeat = matches!(access, Access::Needs(..)) && forward::is_heartbeat(method, path);
         let decided = match self.policy.standing() {
-            Standing::Open => return Passage::Through(Caller::anyone()),
-            Standing::Guarded(policy) => self.decide(&policy, access, path, request.headers()),
+            Standing::Open => return Passage::Through(Caller::anyone(self.certified(request))),
+            Standing::Guarded(policy) => self.decide(&policy, access, request),
             // A bus that is away must not make the whole registry expire. The control plane decides about
             // each heartbeat again, by a policy that is not stale.
-            Standing::Closed(_, Some(policy)) if is_heartbeat => {
-                self.decide(&policy, access, path, request.headers())
-            }
+            Standing::Closed(_, Some(policy)) if is_heartbeat => self.decide(&policy, access, request),
             Standing::Closed(why, _) => Err(Denial::new(DenialCode::Undecided, why).into()),
         };
         let transport = transport_of(method, path, request.headers());
@@ -110,19 +119,31 @@ impl GatewayParts {
         }
     }
 
-    fn decide(
+    /// The account by the certificate of a client that shows no token.
+    pub(super) fn certified<B>(&self, request: &Request<B>) -> Option<Certified> {
+        let certificate = request.extensions().get::<PeerCertificate>()?;
+        if shows_token(authorization(request.headers()).ok()?) {
+            return None;
+        }
+        let certified = self.certificates.of_client(Some(certificate), request.uri(), request.headers())?;
+        Some(Certified { account: certified.account, ends: certified.ends })
+    }
+
+    fn decide<B>(
         &self,
         policy: &Arc<Policy>,
         access: Access,
-        path: &str,
-        headers: &HeaderMap,
+        request: &Request<B>,
     ) -> Result<Caller, Refusal> {
+        let path = request.uri().path();
+        let headers = request.headers();
+        let certified = self.certified(request);
         if let Access::Needs(need, _) = access
             && !policy.protects(need.resource)
         {
-            return Ok(Caller::anyone());
+            return Ok(Caller::anyone(certified));
         }
-        let identity = self.policy.authenticate(policy, authorization(headers)?)?;
+        let identity = self.policy.identify(policy, authorization(headers)?, certified.clone())?;
         let grant = match access {
             Access::Needs(need, source) => {
                 match source {
@@ -146,7 +167,7 @@ impl GatewayParts {
             Access::Free | Access::Authenticated | Access::OtherMethod => Grant::All,
             Access::Unknown => return Err(Refusal::NoRoute),
         };
-        Ok(Caller { account: Some((identity, policy.clone())), grant })
+        Ok(Caller { account: Some((identity, policy.clone())), certified, grant })
     }
 }
 

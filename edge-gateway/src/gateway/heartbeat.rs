@@ -8,6 +8,7 @@ use http::header::{
 use http::{HeaderName, Request, Response};
 
 use super::admission::DRAINING;
+use super::gate::Caller;
 use super::proxy::remove_hop_by_hop;
 use super::{GatewayParts, handshake, refusal, route};
 use crate::heartbeat::{self, Heartbeat};
@@ -18,7 +19,11 @@ const HANDSHAKE: [HeaderName; 4] =
 
 impl GatewayParts {
     /// Upgrades a connection and carries its heartbeats in a task.
-    pub(super) fn carry_heartbeats(&self, mut request: Request<RequestBody>) -> Response<Body> {
+    pub(super) fn carry_heartbeats(
+        &self,
+        mut request: Request<RequestBody>,
+        caller: &Caller,
+    ) -> Response<Body> {
         let Some(response) = handshake::accept(request.headers()) else {
             self.metrics.bad_handshake();
             return refusal::bad_handshake();
@@ -37,7 +42,8 @@ impl GatewayParts {
             headers.remove(name);
         }
         let Ok(path) = request.uri().path().parse() else { return refusal::bad_handshake() };
-        let heartbeat = Heartbeat::new(path, headers);
+        let ends = caller.certified.as_ref().map_or(u64::MAX, |certified| certified.ends);
+        let heartbeat = Heartbeat::new(path, headers).until(ends);
         let batches = self.batches.clone();
         let metrics = self.metrics.clone();
         let config = self.heartbeat.clone();

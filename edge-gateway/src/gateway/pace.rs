@@ -25,7 +25,7 @@ impl GatewayParts {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
         let source = peer.map(|peer| self.proxies.client(peer, request.headers()));
         let tenant = route::tenant_of(path, request.headers());
-        let account = caller.account.as_ref().map(|(identity, _)| identity.token.claims.account.as_str());
+        let account = caller.account.as_ref().map(|(identity, _)| identity.account());
         let too_fast = self.rates.take(kind, source, tenant.as_ref(), account).err()?;
         self.metrics.too_fast(too_fast.party.as_str());
         let detail = too_fast.to_string();

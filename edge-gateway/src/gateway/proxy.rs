@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use host::certificates::ACCOUNT;
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName,
@@ -108,8 +109,9 @@ impl GatewayParts {
 
 /// Headers that mean an identity, a tenant or the request itself. A client must not be able to strip what a
 /// proxy before this gateway has set, so `Connection` has no power over them.
-const END_TO_END: [HeaderName; 17] = [
+const END_TO_END: [HeaderName; 18] = [
     AUTHORIZATION,
+    ACCOUNT,
     COOKIE,
     HOST,
     CONTENT_LENGTH,

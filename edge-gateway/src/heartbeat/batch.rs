@@ -31,6 +31,7 @@ use http_body_util::{BodyExt as _, Limited};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use shared::clock::Clock;
 use tokio::sync::{Notify, oneshot};
 
 use crate::forward::Forward;
@@ -84,6 +85,9 @@ pub(crate) struct Heartbeat {
     headers: HeaderMap,
     /// The batches that it may join, and its entry in them; `None` when its path is not valid text.
     batch: Option<(Arc<BatchKey>, InstanceIds)>,
+    /// The end of the client's certificate in seconds since 1970, if it acts by one. A control plane judges
+    /// each token, and knows of a certificate only the account.
+    ends: u64,
 }
 
 /// The entry of an instance in a batch.
@@ -123,7 +127,12 @@ impl Heartbeat {
     pub(crate) fn new(path: Uri, headers: HeaderMap) -> Self {
         let batch = parse_path(path.path())
             .map(|(batch_path, instance)| (Arc::new(BatchKey::new(batch_path, &headers)), instance));
-        Self { path, headers, batch }
+        Self { path, headers, batch, ends: u64::MAX }
+    }
+
+    /// The same, of a client whose certificate ends at this second since 1970.
+    pub(crate) fn until(self, ends: u64) -> Self {
+        Self { ends, ..self }
     }
 
     /// The request for this heartbeat alone.
@@ -256,7 +265,8 @@ impl Batches {
 
     /// Sends a heartbeat, with others if there are any. Dropping the future gives it up.
     pub(crate) async fn send(&self, heartbeat: &Heartbeat) -> Outcome {
-        let outcome = self.send_in_batch(heartbeat).await;
+        let is_over = heartbeat.ends <= Clock::system().micros() / 1_000_000;
+        let outcome = if is_over { Outcome::Failed } else { self.send_in_batch(heartbeat).await };
         self.metrics.heartbeat(match outcome {
             Outcome::Alive => "ok",
             Outcome::NoInstance => "no_instance",

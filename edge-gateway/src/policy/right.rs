@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use access::denial::DenialCode;
 use access::token::LONGEST_TOKEN;
-use access::{Denial, Grant, Identity, Labels, Need, Policy, ResourceType, Verb};
+use access::{Certified, Denial, Grant, Identity, Labels, Need, Policy, ResourceType, Verb};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use shared::model::{ServiceKey, Tenant};
@@ -43,7 +43,7 @@ pub(crate) fn labels_of(key: &ServiceKey) -> Labels<'_> {
 /// The client behind a session.
 #[derive(Clone)]
 pub(crate) enum Client {
-    /// An account, by a token that was verified.
+    /// An account, by a token or a certificate that was verified.
     Account(Identity),
     /// The value of a header with a token that nobody could verify, because access control is off.
     Unverified(Box<[u8]>),
@@ -53,7 +53,7 @@ pub(crate) enum Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Account(identity) => write!(f, "Account({})", identity.token.claims.account),
+            Self::Account(identity) => write!(f, "Account({})", identity.account()),
             Self::Unverified(_) => f.write_str("Unverified(…)"),
         }
     }
@@ -73,8 +73,12 @@ pub(crate) enum Verdict {
 
 impl PolicyHandle {
     /// The right of a session that begins while access control is off. `None` for a client that shows no
-    /// token.
-    pub(crate) fn shown(&self, headers: &HeaderMap) -> Option<Right> {
+    /// token, nor a certificate that stands for an account.
+    pub(crate) fn shown(&self, headers: &HeaderMap, certified: Option<&Certified>) -> Option<Right> {
+        if let Some(certified) = certified {
+            let client = Client::Account(Identity::Certificate(certified.clone()));
+            return Some(Right { client, grant: Arc::default() });
+        }
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         let value = value.as_bytes();
@@ -82,10 +86,10 @@ impl PolicyHandle {
         if value.is_empty() || value.len() > LONGEST_TOKEN + 16 {
             return None;
         }
-        Some(Right { client: self.identify(value), grant: Arc::default() })
+        Some(Right { client: self.client_of(value), grant: Arc::default() })
     }
 
-    fn identify(&self, value: &[u8]) -> Client {
+    fn client_of(&self, value: &[u8]) -> Client {
         let identity = self.last().and_then(|policy| self.authenticate(&policy, Some(value)).ok());
         identity.map_or_else(|| Client::Unverified(value.into()), Client::Account)
     }
@@ -125,7 +129,7 @@ impl PolicyHandle {
     pub(crate) fn judge_after(&self, right: Option<&Right>) -> Option<u64> {
         match &right?.client {
             Client::Account(identity) => {
-                let left = identity.token.claims.exp.saturating_sub(self.now());
+                let left = identity.ends().saturating_sub(self.now());
                 // At the earliest when the second of the token's end has passed.
                 Some((left + 1).min(LONGEST_PAUSE))
             }
@@ -148,7 +152,7 @@ impl PolicyHandle {
                 return Err(Denial::new(DenialCode::Unauthorized, "the token is too long"));
             }
             // Kept for the moment at which access control is switched on.
-            _ => match self.identify(&value) {
+            _ => match self.client_of(&value) {
                 Client::Account(identity) => identity,
                 unverified @ Client::Unverified(_) => {
                     set_client(right, unverified);
@@ -157,11 +161,11 @@ impl PolicyHandle {
             },
         };
         if let Some(Right { client: Client::Account(old), .. }) = right.as_deref()
-            && old.token.claims.account != identity.token.claims.account
+            && old.account() != identity.account()
         {
             return Err(Denial::new(DenialCode::NoPermission, "the token is of another account"));
         }
-        let end = identity.token.claims.exp;
+        let end = identity.ends();
         set_client(right, Client::Account(identity));
         Ok(Some(end))
     }
@@ -176,8 +180,8 @@ fn set_client(right: &mut Option<Box<Right>>, client: Client) {
 
 fn reason_of(denial: &Denial, policy: &Policy, identity: &Identity) -> Reason {
     let is_inactive = || {
-        let account = policy.accounts.get(&identity.token.claims.account);
-        identity.token.issuer.is_none() && account.is_some_and(|account| account.inactive)
+        let account = policy.accounts.get(identity.account());
+        identity.issuer().is_none() && account.is_some_and(|account| account.inactive)
     };
     match denial.code {
         DenialCode::Expired => Reason::TokenExpired,

@@ -9,10 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, ORIGIN, VIA};
-use axum::http::uri::Authority;
+use axum::http::header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, VIA};
 use settings::Secret;
 use subtle::ConstantTimeEq as _;
+
+use crate::browser;
 
 /// Headers with which proxies say that a request comes from elsewhere.
 const PASSED_ON: [HeaderName; 5] = [
@@ -22,8 +23,6 @@ const PASSED_ON: [HeaderName; 5] = [
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-real-ip"),
 ];
-/// The header in which browsers say how a request's page and its target are related.
-const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token of the operators, or the trust in this machine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,12 +39,8 @@ impl Operators {
     /// The reason for a refusal, in words for its sender.
     pub(crate) fn admit(&self, request: &Request) -> Result<(), &'static str> {
         let headers = request.headers();
-        // HTTP/2 has the name in the request's target.
-        let name = match headers.get(HOST) {
-            Some(host) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
-            None => request.uri().authority().cloned(),
-        };
-        if is_of_another_site(headers, name.as_ref()) {
+        let name = browser::named(headers, request.uri());
+        if browser::is_of_another_site(headers, request.uri()) {
             return Err("not from a page of another site");
         }
         match &*self.0 {
@@ -56,19 +51,6 @@ impl Operators {
                  or with an admin token (`admin-token`)"),
         }
     }
-}
-
-/// True if a browser says that a page of another origin has sent the request.
-fn is_of_another_site(headers: &HeaderMap, name: Option<&Authority>) -> bool {
-    let is_ours = |origin: &str| {
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.is_some_and(|authority| name.is_some_and(|name| name.as_str() == authority))
-    };
-    let foreign_origin = headers.get_all(ORIGIN).iter().any(|origin| !origin.to_str().is_ok_and(is_ours));
-    // `none` is a person's own doing, such as a bookmark.
-    let foreign_fetch =
-        headers.get_all(FETCH_SITE).iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
-    foreign_origin || foreign_fetch
 }
 
 fn has_token(headers: &HeaderMap, token: &Secret) -> bool {

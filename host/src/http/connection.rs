@@ -144,6 +144,7 @@ where
                 Err(_) => return Ended::HeaderTimeout,
             },
         };
+        let certificate = stream.peer_certificate();
         let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();
@@ -159,6 +160,9 @@ where
             let (body, unread) = RequestBody::new(body, version, listener.clone());
             let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(ConnectInfo(peer));
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(certificate.clone());
+            }
             let checked = head::check(&request, is_strict);
             let limits = &listener.limits;
             let identified = IdentifiedRequest::begin(&mut request, limits.name, limits.access_log);

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::certificates::PeerCertificate;
+
 /// A connection. `T` is our side's type of TLS; by default it is a server's.
 #[derive(Debug)]
 pub enum Stream<T = TlsStream<TcpStream>> {
@@ -15,6 +17,15 @@ pub enum Stream<T = TlsStream<TcpStream>> {
     Plain(TcpStream),
     /// With TLS. Boxed, because its state is many times larger than a plain stream.
     Tls(Box<T>),
+}
+
+impl Stream {
+    /// The names in the certificate that the client has shown, if it has shown one.
+    pub(super) fn peer_certificate(&self) -> Option<PeerCertificate> {
+        let Self::Tls(stream) = self else { return None };
+        let (_, connection) = stream.get_ref();
+        connection.peer_certificates()?.first().map(|own| PeerCertificate::read(own))
+    }
 }
 
 // A macro, because the two arms pin different types and a function cannot return either of them.

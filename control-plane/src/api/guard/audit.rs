@@ -63,8 +63,8 @@ impl Entry {
             ..Record::default()
         };
         if let Some((identity, revision)) = shown {
-            record.account = shortened(&identity.token.claims.account);
-            record.token = shortened(&identity.token.claims.jti);
+            record.account = shortened(identity.account());
+            record.token = shortened(identity.token_id());
             record.revision = revision.get();
         } else {
             record.revision = gate.revision().get();
