@@ -11,9 +11,9 @@ use access::decision::{authorization, shows_token};
 use access::denial::DenialCode;
 use access::{Access, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
+use host::certificates::PeerCertificate;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use host::certificates::PeerCertificate;
 
 use super::{GatewayParts, grpc, refusal, route};
 use crate::forward;
