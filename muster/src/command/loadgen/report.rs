@@ -50,6 +50,7 @@ pub(super) struct LoadReport {
     frames_out_of_order: u64,
     /// Frames that came again after a watcher resumed, as they may.
     frames_repeated: u64,
+    frames_of_failed_changes_made_late: u64,
     /// Changes made while a watch without revisions had no connection.
     changes_missed_while_away: u64,
     changes_merged_or_missed: u64,
@@ -141,6 +142,7 @@ impl LoadReport {
             settled_in_time: settled,
             frames_out_of_order: tally.disordered.load(Ordering::Acquire),
             frames_repeated: tally.repeated.load(Ordering::Acquire),
+            frames_of_failed_changes_made_late: tally.late.load(Ordering::Acquire),
             changes_missed_while_away: tally.missed_away.load(Ordering::Acquire),
             changes_merged_or_missed: tally.skipped.load(Ordering::Acquire),
             latency_ms: Latency::of(&tally.lag.lock()),
@@ -182,6 +184,7 @@ impl LoadReport {
             ("gaps of watchers (ms)", self.watch_gap_ms.to_string()),
             ("without connection now", self.watchers_lost.to_string()),
             ("frames out of order", self.frames_out_of_order.to_string()),
+            ("of failed changes, made late", self.frames_of_failed_changes_made_late.to_string()),
             ("merged or missed", self.changes_merged_or_missed.to_string()),
             ("missed while away", self.changes_missed_while_away.to_string()),
         ];

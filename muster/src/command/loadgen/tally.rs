@@ -26,10 +26,13 @@ pub(super) struct Tally {
     pub(super) away: AtomicUsize,
     /// Frames with a change.
     pub(super) frames: AtomicU64,
-    /// Frames with an older number than one before them.
+    /// Frames with an older number than one before them, whose change did not fail.
     pub(super) disordered: AtomicU64,
     /// Frames that a server has sent again to a watcher that resumed, as it may.
     pub(super) repeated: AtomicU64,
+    /// Frames of failed changes that were made all the same, after a later change: the answer had said that
+    /// the outcome is unknown, and the generator went on.
+    pub(super) late: AtomicU64,
     /// Numbers that no frame carried: the server has merged them, or they were lost.
     pub(super) skipped: AtomicU64,
     /// Numbers that were given while a watcher without revisions had no connection.
@@ -101,6 +104,10 @@ impl Turn<'_> {
 }
 
 impl ProviderTally {
+    fn has_failed(&self, number: u64) -> bool {
+        self.failed.lock().iter().rev().any(|(first, last)| (*first..=*last).contains(&number))
+    }
+
     /// The changes between two numbers, both excluded, that did not fail.
     fn made_between(&self, after: u64, before: u64) -> u64 {
         let all = before.saturating_sub(after + 1);
@@ -128,6 +135,7 @@ impl Tally {
             frames: AtomicU64::new(0),
             disordered: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             missed_away: AtomicU64::new(0),
             lag: Mutex::new(histogram()),
@@ -165,6 +173,11 @@ impl Tally {
     /// The changes of a provider between two numbers, both excluded, that did not fail.
     pub(super) fn made_between(&self, provider: usize, after: u64, before: u64) -> u64 {
         self.providers[provider].made_between(after, before)
+    }
+
+    /// True if this change of a provider failed.
+    pub(super) fn has_failed(&self, provider: usize, number: u64) -> bool {
+        self.providers[provider].has_failed(number)
     }
 
     /// Declares that no further change will be made.
@@ -225,5 +238,7 @@ mod tests {
             assert_eq!(tally.made_between(0, after, before), made, "between {after} and {before}");
         }
         assert_eq!(tally.providers[0].failed.lock().len(), 2);
+        let failed: Vec<u64> = (0..=11).filter(|number| tally.has_failed(0, *number)).collect();
+        assert_eq!(failed, [3, 4, 5, 9]);
     }
 }

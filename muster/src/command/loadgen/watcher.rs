@@ -207,7 +207,13 @@ impl LoadWatcher {
             // A state may be one that this watcher has already seen, and so may what follows a break.
             let excused = self.excused.get(frame.owner).is_some_and(|excused| frame.seq <= *excused);
             let is_right = frame.is_state || is_repeated || excused;
-            let counter = if is_right { &tally.repeated } else { &tally.disordered };
+            let counter = if is_right {
+                &tally.repeated
+            } else if tally.has_failed(frame.owner, frame.seq) {
+                &tally.late
+            } else {
+                &tally.disordered
+            };
             counter.fetch_add(1, Ordering::Relaxed);
             return;
         }
