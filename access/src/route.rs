@@ -104,6 +104,7 @@ const REGISTRY_V4: &[Line] = &[
     // Answered by the gateway. A heartbeat changes an instance, however it is sent.
     ("GET", "/microservices/{serviceId}/instances/{instanceId}/heartbeat", needs(Service, Update, L::Path)),
     ("GET", "/watcher", needs(Service, Get, L::Watch)),
+    ("GET", "/events", needs(Service, Get, L::Watch)),
 ];
 
 /// Below `/v4/{project}/govern`.

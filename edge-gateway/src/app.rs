@@ -169,6 +169,7 @@ impl App {
             policy,
             own_paths: config.own_paths,
             authorize: config.authorize,
+            event_streams: config.event_streams,
             plain_end: config.fanout.plain_end,
             heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,

@@ -3,6 +3,7 @@
 //! ```text
 //! every request ──▶ gate (access control) ──▶ one of these:
 //! GET …/watcher ──▶ watch       ─┐
+//! GET …/events  ──▶ events      ─┤
 //! gRPC watches  ──▶ grpc        ─┼─▶ admission ──▶ a session in a shard
 //! GET …/heartbeat, upgraded ──▶ heartbeat ──▶ a connection that carries heartbeats
 //! everything else ──▶ proxy ──▶ a control plane
@@ -40,6 +41,7 @@ use crate::upstream::UpstreamHandle;
 
 mod admission;
 mod audit;
+mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod gate;
@@ -70,6 +72,8 @@ pub(crate) struct GatewayParts {
     pub(crate) own_paths: &'static [&'static str],
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
+    /// Watches as server-sent events are served.
+    pub(crate) event_streams: bool,
     pub(crate) rates: Arc<Rates>,
     /// The places of requests that are forwarded, by tenant.
     pub(crate) shares: FairShares,
@@ -155,6 +159,9 @@ impl GatewayParts {
         // First, and for every method: a POST to the path of a watch gets 405 and reaches no control plane.
         if let Some(watch) = route::watch(request.uri(), request.headers()) {
             return Ok(self.watch(watch, request, caller).await);
+        }
+        if let Some(watch) = route::events(request.uri(), request.headers()) {
+            return Ok(self.events(watch, request, caller).await);
         }
         if route::is_heartbeat_channel(request.method(), request.uri().path()) {
             return Ok(self.carry_heartbeats(request, caller));

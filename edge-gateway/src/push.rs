@@ -14,7 +14,7 @@ use shared::model::{Instance, Revision, ServiceKey};
 pub(crate) use follow::Push;
 
 use crate::codec::websocket::text_frame;
-use crate::codec::{grpc, json};
+use crate::codec::{event_stream, grpc, json};
 
 /// The bytes in which a watcher receives pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,12 +27,15 @@ pub(crate) enum Encoding {
     Historical,
     /// A message of `muster.watch.v1.Watch`.
     Grpc,
+    /// A server-sent event with the text of [`Encoding::Resumable`].
+    EventStream,
 }
 
 impl Encoding {
     /// Every encoding, in the order of [`Encoding::index`].
     #[cfg(test)]
-    pub(crate) const ALL: [Self; ENCODINGS] = [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc];
+    pub(crate) const ALL: [Self; ENCODINGS] =
+        [Self::Plain, Self::Resumable, Self::Historical, Self::Grpc, Self::EventStream];
 
     /// The name of the encoding in traces.
     pub(crate) fn label(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Encoding {
             Self::Resumable => "resumable",
             Self::Historical => "historical",
             Self::Grpc => "grpc",
+            Self::EventStream => "event_stream",
         }
     }
 
@@ -51,7 +55,7 @@ impl Encoding {
 
     /// True when clients of this encoding remember revisions and can resume.
     pub(crate) fn is_resumable(self) -> bool {
-        matches!(self, Self::Resumable | Self::Grpc)
+        matches!(self, Self::Resumable | Self::Grpc | Self::EventStream)
     }
 
     /// The message that tells a client that it has everything up to `rev`. `None` for clients that would not
@@ -61,6 +65,7 @@ impl Encoding {
             Self::Plain | Self::Historical => None,
             Self::Resumable => Some(text_frame(&json::bookmark(rev))),
             Self::Grpc => Some(grpc::bookmark(rev)),
+            Self::EventStream => Some(event_stream::event(rev, &json::bookmark(rev))),
         }
     }
 
@@ -77,6 +82,7 @@ impl Encoding {
             Self::Plain | Self::Historical => None,
             Self::Resumable => Some(text_frame(&json::reset(key, instances, rev, since))),
             Self::Grpc => Some(grpc::reset(key, instances, rev, since)),
+            Self::EventStream => Some(event_stream::event(since, &json::reset(key, instances, rev, since))),
         }
     }
 }
@@ -126,6 +132,10 @@ fn encode(push: &Push, encoding: Encoding, action: Action, since: Option<Revisio
         Encoding::Resumable => text_frame(&json::resumable_event(action, key, instance, rev, since)),
         Encoding::Historical => grpc::historical_event(action, key, instance),
         Encoding::Grpc => grpc::event(action, key, instance, rev, since),
+        Encoding::EventStream => {
+            let text = json::resumable_event(action, key, instance, rev, since);
+            event_stream::event(since.unwrap_or(rev), &text)
+        }
     }
 }
 

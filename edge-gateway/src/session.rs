@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use crate::close::{Farewell, Reason};
+use crate::codec::event_stream::{self, COMMENT};
 use crate::codec::websocket::{Incoming, Violation, put_close, put_ping, put_pong, text_frame};
 use crate::timer::{Tick, ticks};
 
@@ -111,13 +112,31 @@ pub(crate) struct Protocol {
     /// The payload of the pong that is due.
     pong: Option<Box<[u8]>>,
     last_frames: Option<Box<[u8]>>,
-    farewell: Farewell,
+    framing: Framing,
+}
+
+/// The form of the protocol's own frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// Frames of a WebSocket, and the last one for a client that is wanted elsewhere.
+    WebSocket(Farewell),
+    /// Comments, and an event at the end.
+    EventStream,
+    /// None: the transport has pings and a status of its own.
+    None,
 }
 
 impl Protocol {
     /// The protocol of a session that begins now.
     pub(crate) fn new(now: Tick, pace: &Pace, farewell: Farewell) -> Self {
-        Self { last_frame: now, ping_at: now + jittered(pace.ping), farewell, ..Self::without_pings() }
+        let framing = Framing::WebSocket(farewell);
+        Self { last_frame: now, ping_at: now + jittered(pace.ping), framing, ..Self::without_pings() }
+    }
+
+    /// The protocol of a stream of server-sent events, which begins now. Its client sends nothing, so only
+    /// writing can show that it has gone.
+    pub(crate) fn of_event_stream(now: Tick, pace: &Pace) -> Self {
+        Self { ping_at: now + jittered(pace.ping), framing: Framing::EventStream, ..Self::without_pings() }
     }
 
     /// The protocol of a stream whose transport pings and notices silence itself, as HTTP/2 does.
@@ -131,7 +150,7 @@ impl Protocol {
             ping_due: false,
             pong: None,
             last_frames: None,
-            farewell: Farewell::Silence,
+            framing: Framing::None,
         }
     }
 
@@ -186,6 +205,11 @@ impl Protocol {
     }
 
     fn close(&mut self, reason: Reason, words: &str, now: Tick) {
+        let farewell = match self.framing {
+            Framing::WebSocket(farewell) => farewell,
+            Framing::EventStream => return self.begin_closing(reason, event_stream::end(reason), now),
+            Framing::None => return self.begin_closing(reason, Vec::new(), now),
+        };
         let mut last_frames = Vec::new();
         if let Some(text) = reason.text() {
             last_frames.extend_from_slice(&text_frame(text.as_bytes()));
@@ -194,7 +218,7 @@ impl Protocol {
             put_close(Some(code), words, &mut last_frames);
         }
         if reason.sends_elsewhere() {
-            self.farewell.put(reason, &mut last_frames);
+            farewell.put(reason, &mut last_frames);
         }
         self.begin_closing(reason, last_frames, now);
     }
@@ -249,7 +273,11 @@ impl Protocol {
             put_pong(&payload, out);
         }
         if std::mem::take(&mut self.ping_due) {
-            put_ping(out);
+            match self.framing {
+                Framing::WebSocket(_) => put_ping(out),
+                Framing::EventStream => out.extend_from_slice(COMMENT),
+                Framing::None => {}
+            }
         }
         if let Some(frames) = self.last_frames.take() {
             out.extend_from_slice(&frames);

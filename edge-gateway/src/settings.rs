@@ -67,6 +67,8 @@ pub struct Config {
     pub tenant_requests: usize,
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub authorize: bool,
+    /// Watches are served as server-sent events, too.
+    pub event_streams: bool,
     /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
     pub own_paths: &'static [&'static str],
     /// Each request becomes a line in the log.
@@ -94,6 +96,7 @@ impl Default for Config {
             upstream: UpstreamConfig::default(),
             tenant_requests: 0,
             authorize: false,
+            event_streams: true,
             own_paths: &[],
             access_log: false,
         }
@@ -142,6 +145,11 @@ impl Read for Config {
                 "watch.authorize",
                 default.authorize,
                 "Ask a control plane, in the client's name, before a watch is granted; only its yes opens the watch.",
+            ),
+            event_streams: settings.get_or(
+                "sse",
+                default.event_streams,
+                "Serve watches as server-sent events at /v4/{project}/registry/events, too.",
             ),
             drain_over,
             ..default

@@ -13,7 +13,7 @@ use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Instance, Revision, ServiceKey};
 
 /// The number of encodings that a push can hold.
-pub const ENCODINGS: usize = 4;
+pub const ENCODINGS: usize = 5;
 
 /// A change of one instance, ready to be encoded for any watcher.
 #[derive(Debug)]

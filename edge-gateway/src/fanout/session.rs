@@ -207,7 +207,7 @@ impl Session {
             if let Phase::Over(reason) = self.protocol.phase() {
                 return Pumped::Over(reason);
             }
-            self.fill_tail(outlet, log, encoding, delivered);
+            self.fill_tail(log, encoding, delivered);
             match self.write_once(outlet, log, ask_kernel, delivered) {
                 Ok(Step::Wrote(written)) => {
                     if self.is_slow() {
@@ -228,13 +228,9 @@ impl Session {
     }
 
     /// Puts into the tail, if it is empty, what goes out before the log.
-    fn fill_tail(&mut self, outlet: &Outlet, log: &Log, encoding: Encoding, delivered: &mut u64) {
+    fn fill_tail(&mut self, log: &Log, encoding: Encoding, delivered: &mut u64) {
         if self.tail.is_empty() && self.protocol.wants_to_write() {
             self.protocol.put(&mut self.tail);
-            if let Outlet::Stream(_) = outlet {
-                // The stream's own protocol has pings, and a status at its end.
-                self.tail = Vec::new();
-            }
         }
         // A closing session sends no further pushes.
         if !self.tail.is_empty() || self.protocol.phase() != Phase::Open {

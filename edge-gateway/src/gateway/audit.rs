@@ -7,14 +7,14 @@
 use std::net::SocketAddr;
 
 use access::decision::authorization;
-use access::{Denial, Identity, route};
+use access::{Denial, Identity, route as table};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::audit::{Decision, Record, shortened};
 use http::{Request, Response, StatusCode};
 
 use super::gate::{Caller, Transport, transport_of};
-use super::{GatewayParts, grpc};
+use super::{GatewayParts, grpc, route};
 use crate::policy::Standing;
 
 impl GatewayParts {
@@ -40,7 +40,7 @@ impl GatewayParts {
     /// The record of a watch that an account wants to open; `None` for other requests.
     pub(super) fn record_of_watch<B>(&self, request: &Request<B>, caller: &Caller) -> Option<Record> {
         let path = request.uri().path();
-        let is_watch = matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) || path.ends_with("/watcher");
+        let is_watch = route::is_watch(path);
         let (identity, policy) = caller.account.as_ref().filter(|_| is_watch)?;
         let transport = transport_of(request.method(), path, request.headers());
         Some(self.record_of(request, transport, Some(identity), policy.revision.get()))
@@ -82,7 +82,7 @@ impl GatewayParts {
             account: identity.map(|identity| shortened(identity.account())).unwrap_or_default(),
             token: identity.map(|identity| shortened(identity.token_id())).unwrap_or_default(),
             method: shortened(request.method().as_str()),
-            route: route::pattern_of(request.method(), request.uri().path()).unwrap_or_default(),
+            route: table::pattern_of(request.method(), request.uri().path()).unwrap_or_default(),
             target: path.clone(),
             path,
             transport: transport.label().to_owned(),

@@ -25,6 +25,7 @@ use crate::policy::Standing;
 pub(super) enum Transport {
     Rest,
     WebSocket,
+    EventStream,
     Grpc,
 }
 
@@ -191,6 +192,8 @@ pub(super) fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> 
         headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc || matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) {
         Transport::Grpc
+    } else if route::is_event_stream(path) {
+        Transport::EventStream
     } else if path.ends_with("/watcher") || route::is_heartbeat_channel(method, path) {
         Transport::WebSocket
     } else {
@@ -203,6 +206,7 @@ impl Transport {
         match self {
             Self::Rest => "rest",
             Self::WebSocket => "websocket",
+            Self::EventStream => "sse",
             Self::Grpc => "grpc",
         }
     }
@@ -212,8 +216,10 @@ impl Transport {
             (Self::Grpc, Refusal::Denied(denial)) => grpc::refuse_denied(denial),
             (Self::Grpc, Refusal::NoRoute) => grpc::refuse_unknown(),
             // A WebSocket is refused before its upgrade, so this is an ordinary response.
-            (Self::Rest | Self::WebSocket, Refusal::Denied(denial)) => refusal::denied(denial),
-            (Self::Rest | Self::WebSocket, Refusal::NoRoute) => refusal::not_found(),
+            (Self::Rest | Self::WebSocket | Self::EventStream, Refusal::Denied(denial)) => {
+                refusal::denied(denial)
+            }
+            (Self::Rest | Self::WebSocket | Self::EventStream, Refusal::NoRoute) => refusal::not_found(),
         }
     }
 }

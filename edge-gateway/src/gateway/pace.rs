@@ -7,7 +7,7 @@ use axum::extract::ConnectInfo;
 use http::{Request, Response};
 
 use super::gate::{Caller, Transport, transport_of};
-use super::{GatewayParts, grpc, refusal, route};
+use super::{GatewayParts, refusal, route};
 use crate::forward;
 use crate::rates::Kind;
 
@@ -20,7 +20,7 @@ impl GatewayParts {
         if forward::is_heartbeat(method, path) || route::is_heartbeat_channel(method, path) {
             return None;
         }
-        let is_watch = matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) || path.ends_with("/watcher");
+        let is_watch = route::is_watch(path);
         let kind = if is_watch { Kind::Watch } else { Kind::Request };
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
         let source = peer.map(|peer| self.proxies.client(peer, request.headers()));
@@ -31,7 +31,9 @@ impl GatewayParts {
         let detail = too_fast.to_string();
         Some(match transport_of(method, path, request.headers()) {
             Transport::Grpc => tonic::Status::resource_exhausted(detail).into_http(),
-            Transport::Rest | Transport::WebSocket => refusal::too_many_for(&detail, too_fast.seconds()),
+            Transport::Rest | Transport::WebSocket | Transport::EventStream => {
+                refusal::too_many_for(&detail, too_fast.seconds())
+            }
         })
     }
 }

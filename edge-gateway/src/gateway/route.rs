@@ -10,6 +10,7 @@ use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 use shared::model::{MAX_ID, MAX_TENANT_NAME, Revision, Scope, ServiceRef, Tenant};
 
+use super::grpc;
 use crate::watch::Selector;
 
 /// Domain and project of requests that name none.
@@ -22,6 +23,9 @@ const MAX_NAME: usize = 160;
 pub(super) const DOMAIN: &str = "x-domain-name";
 /// The header with a request's domain on the paths of v3, where it has precedence.
 pub(super) const TENANT: &str = "x-tenant-name";
+
+/// The header in which a client of server-sent events names the last one that it has read.
+const LAST_EVENT_ID: &str = "last-event-id";
 
 const BAD_TENANT: &str =
     "the domain and the project have 1 to 128 characters, and the domain is printable ASCII";
@@ -130,6 +134,48 @@ pub(super) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchReques
         _ => return None,
     };
     Some(read_watch(headers, project, id, uri.query().unwrap_or_default()))
+}
+
+/// Reads a request for server-sent events: the query of a watch, the consumer among it. `None` when the path is
+/// another one.
+pub(super) fn events(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchRequest, &'static str>> {
+    if !is_event_stream(uri.path()) {
+        return None;
+    }
+    let project = decoded(uri.path().split('/').nth(2)?)?;
+    Some(read_events(headers, project, uri.query().unwrap_or_default()))
+}
+
+fn read_events(headers: &HeaderMap, project: String, query: &str) -> Result<WatchRequest, &'static str> {
+    let mut consumers = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "consumer");
+    let consumer = consumers.next().map(|(_, id)| id.into_owned()).unwrap_or_default();
+    if consumers.next().is_some() {
+        return Err("more than one consumer is named");
+    }
+    let mut watch = read_watch(headers, Some(project), consumer, query)?;
+    // A client that opens the stream again repeats the query of the first time, so the header has precedence.
+    if let Some(last) = headers.get(LAST_EVENT_ID) {
+        let rev = last.to_str().ok().and_then(|text| text.parse().ok());
+        watch.since = Some(rev.ok_or("Last-Event-ID is not the id of an event of this stream")?);
+    }
+    Ok(watch)
+}
+
+/// True for the path of server-sent events.
+pub(super) fn is_event_stream(path: &str) -> bool {
+    // Taken one by one and not collected: every request passes here.
+    let mut segments = path.split('/');
+    let mut next = || segments.next().unwrap_or_default();
+    let matches =
+        [next(), next()] == ["", "v4"] && !next().is_empty() && [next(), next()] == ["registry", "events"];
+    matches && segments.next().is_none()
+}
+
+/// True for the paths of watches, whatever their transport.
+pub(super) fn is_watch(path: &str) -> bool {
+    matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH)
+        || path.ends_with("/watcher")
+        || is_event_stream(path)
 }
 
 fn read_watch(
@@ -370,6 +416,34 @@ mod tests {
             "",
         ] {
             assert!(!is_heartbeat_channel(&http::Method::GET, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stream_resumes_after_the_last_event_that_the_client_names() {
+        let read = |query: &str, last: Option<&'static str>| {
+            let uri: Uri = format!("/v4/p/registry/events{query}").parse().expect("a path");
+            let headers = last.map(|last| {
+                (http::HeaderName::from_static(LAST_EVENT_ID), http::HeaderValue::from_static(last))
+            });
+            events(&uri, &headers.into_iter().collect()).expect("the path of a stream")
+        };
+        let since = |query, last| read(query, last).map(|watch| watch.since);
+        assert_eq!(since("?all", None), Ok(None));
+        assert_eq!(since("?all&rev=0", None), Ok(Some(0.into())));
+        assert_eq!(since("?all&rev=0", Some("7")), Ok(Some(7.into())));
+        let of_a_consumer = read("?consumer=me", None).expect("makes sense");
+        assert!(matches!(of_a_consumer.selector, Selector::Consumer(_)) && of_a_consumer.watcher.id == "me");
+        for (bad, last) in [
+            ("", None),
+            ("?all", Some("abc")),
+            ("?consumer=a&consumer=b", None),
+            ("?app=a&providers=b", None),
+        ] {
+            assert!(read(bad, last).is_err(), "{bad} {last:?}");
+        }
+        for other in ["/v4/p/registry/events/", "/v4//registry/events", "/registry/v3/events", "/events"] {
+            assert!(!is_event_stream(other), "{other}");
         }
     }
 

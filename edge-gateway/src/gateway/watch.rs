@@ -127,7 +127,8 @@ async fn say_error(mut stream: Stream) -> std::io::Result<()> {
     Ok(())
 }
 
-fn refuse(not_admitted: NotAdmitted) -> Response<Body> {
+/// The answer to a watch that is not admitted.
+pub(super) fn refuse(not_admitted: NotAdmitted) -> Response<Body> {
     match not_admitted {
         NotAdmitted::Denied(response) => response,
         NotAdmitted::Refused(denial) => refusal::denied(&denial),

@@ -176,6 +176,9 @@ async fn a_watch_needs_a_right_over_every_transport() {
         (&watcher, "bound", "", "403"),
         (&watcher, "bound", "X-Domain-Name: mine\r\n", "101"),
         ("/v4/default/registry/watcher?all", "reader", "", "101"),
+        ("/v4/default/registry/events?all", "reader", "", "200"),
+        ("/v4/default/registry/events?all", "idle", "", "403"),
+        ("/v4/default/registry/events?consumer=c", "bound", "", "403"),
     ] {
         let headers = format!("{UPGRADE}{}{extra}", bearer(account));
         let answer = ask(&world, "GET", path, &headers).await;

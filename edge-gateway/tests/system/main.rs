@@ -5,6 +5,7 @@
 
 mod access;
 mod control_plane;
+mod events;
 mod fairness;
 mod farewell;
 mod flood;

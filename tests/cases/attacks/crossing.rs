@@ -289,6 +289,12 @@ async fn watches_show_nothing_that_a_find_would_not() {
         ),
         ("v3", format!("/registry/v3/microservices/{foreign}/watcher"), &token),
         ("without any right", format!("{LIST}/{own}/watcher"), &nobody),
+        (
+            "server-sent events of another environment",
+            format!("/v4/default/registry/events?providers={own},{foreign}"),
+            &token,
+        ),
+        ("server-sent events without any right", "/v4/default/registry/events?all".to_owned(), &nobody),
         ("heartbeats of another", format!("{LIST}/{foreign}/instances/f/heartbeat"), &nobody),
     ];
     for (attack, path, token) in &attacks {

@@ -12,6 +12,7 @@ use tracing::{debug, debug_span};
 
 use super::{ATTACH_TIMEOUT, Alarm, Drain, READ_BUFFER, READS_PER_TURN, Shard};
 use crate::close::{Farewell, Reason};
+use crate::codec::event_stream;
 use crate::codec::websocket::{Decoder, Incoming};
 use crate::fanout::Attached;
 use crate::fanout::audience::Audience;
@@ -59,6 +60,11 @@ impl Shard {
             Encoding::Resumable => Protocol::new(now, &self.setup.pace, Farewell::Close),
             // HTTP/2 pings by itself and notices clients that have gone.
             Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
+            Encoding::EventStream => Protocol::of_event_stream(now, &self.setup.pace),
+        };
+        let preface = match encoding {
+            Encoding::EventStream => [event_stream::opening(), preface].concat(),
+            Encoding::Plain | Encoding::Resumable | Encoding::Historical | Encoding::Grpc => preface,
         };
         self.serial = self.serial.wrapping_add(1);
         let mut session = Session::reserved(
