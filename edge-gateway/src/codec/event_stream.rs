@@ -37,13 +37,15 @@ pub(crate) fn event(resume: Revision, text: &[u8]) -> Bytes {
     [id.as_bytes(), text, b"\n\n"].concat().into()
 }
 
-/// The last event of a stream that the gateway ends: its name is `end`. It has no id, so that it does not change
-/// the place from which a client resumes.
+/// The last event of a stream that the gateway ends: its name is `end`. It leaves the place from which a client
+/// resumes as it is, unless what the client knows does not count any more.
 pub(crate) fn end(reason: Reason) -> Vec<u8> {
     let detail = reason.text().unwrap_or(reason.words());
     let text = serde_json::to_vec(&End { action: "END", reason: reason.label(), detail })
         .expect("a struct of texts always serialises");
-    [b"event: end\ndata: ", text.as_slice(), b"\n\n"].concat()
+    // The services that a new right shows have no events that a client could be sent later.
+    let id: &[u8] = if reason == Reason::RightChanged { b"id: 0\n" } else { b"" };
+    [b"event: end\n", id, b"data: ", text.as_slice(), b"\n\n"].concat()
 }
 
 #[cfg(test)]
@@ -55,8 +57,9 @@ mod tests {
     fn an_event_is_one_line_of_data_and_an_id() {
         let bookmark = event(Revision::new(7), &json::bookmark(Revision::new(9)));
         assert_eq!(&bookmark[..], b"id: 7\ndata: {\"action\":\"BOOKMARK\",\"rev\":9}\n\n");
-        let end = end(Reason::NoService);
+        let text_of = |reason| String::from_utf8(end(reason)).expect("text");
         let words = r#"{"action":"END","reason":"no_service","detail":"service does not exist"}"#;
-        assert_eq!(String::from_utf8(end), Ok(format!("event: end\ndata: {words}\n\n")));
+        assert_eq!(text_of(Reason::NoService), format!("event: end\ndata: {words}\n\n"));
+        assert!(text_of(Reason::RightChanged).starts_with("event: end\nid: 0\ndata: {"));
     }
 }
