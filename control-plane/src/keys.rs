@@ -10,6 +10,8 @@ use shared::model::{ServiceRef, Tenant};
 pub const ROOT: &str = "/cse-sr/";
 /// The key of the trace context of the last sampled request, written in the same transaction as its change.
 pub const TRACE: &str = "/cse-sr/muster/trace";
+/// The incarnation of the store, as decimal text. Absent before the first restore.
+pub const INCARNATION: &str = "/cse-sr/muster/incarnation";
 /// The seat of the publisher. It is outside the root, because its changes do not concern the view.
 pub const PUBLISHER: &str = "/muster/publisher";
 
@@ -96,6 +98,8 @@ pub enum Key {
     ServiceToken(String, String),
     /// The public keys of the external issuer of tokens.
     IssuerKeys,
+    /// The incarnation of the store.
+    Incarnation,
     /// A key without meaning for the view.
     Other,
 }
@@ -152,6 +156,7 @@ impl Key {
                 Self::ServiceToken((*account).into(), (*id).into())
             }
             ("muster", "access", ["issuer-keys"]) => Self::IssuerKeys,
+            ("muster", "incarnation", []) => Self::Incarnation,
             ("muster", "size", [_, _, _]) => Self::Size(service_in(&rest)),
             ("muster", "held", [_, _, _, id]) => Self::Held(service_in(&rest), (*id).into()),
             ("muster", "wanted", [_, _, _, domain, project, env, app, name]) => {
@@ -189,6 +194,7 @@ impl Key {
             | Self::RevokedToken(_)
             | Self::ServiceToken(..)
             | Self::IssuerKeys
+            | Self::Incarnation
             | Self::Other => None,
         }
     }
@@ -227,6 +233,7 @@ impl Key {
             Self::RevokedToken(id) => revoked_token(id),
             Self::ServiceToken(account, id) => service_token(account, id),
             Self::IssuerKeys => ISSUER_KEYS.to_owned(),
+            Self::Incarnation => INCARNATION.to_owned(),
             Self::Other => return None,
         })
     }
@@ -408,7 +415,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..25) {
+        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..26) {
             let [d, p, sid, id, app, name, version, d2, p2] =
                 <[String; 9]>::try_from(segments).expect("nine segments");
             let tenant = Tenant::new(d, p);
@@ -439,6 +446,7 @@ mod tests {
                 21 => Key::RevokedToken(sid),
                 22 => Key::ServiceToken(sid, id),
                 23 => Key::IssuerKeys,
+                24 => Key::Incarnation,
                 _ => Key::Wanted(service, Tenant::new(d2, p2), name),
             };
             prop_assert_eq!(Key::parse(&key.render().expect("known")), key);

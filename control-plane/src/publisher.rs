@@ -23,7 +23,7 @@ use futures_util::{FutureExt as _, StreamExt};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::maybe::or_pending;
-use shared::model::{PolicyVersion, Revision, ServiceRef};
+use shared::model::{Incarnation, PolicyVersion, Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -69,6 +69,8 @@ pub struct Publisher {
     bookmarked: Revision,
     /// The revision of the view at the last step.
     viewed: Revision,
+    /// The incarnation of the store in the view; `None` before the first list.
+    incarnation: Option<Incarnation>,
     /// The view's access policy, and its version, which bookmarks name.
     policy: (Arc<Policy>, PolicyVersion),
     silence: Silence,
@@ -101,6 +103,7 @@ impl Publisher {
             bookmarks: None,
             bookmarked: Revision::ZERO,
             viewed: Revision::ZERO,
+            incarnation: None,
             policy: (Arc::default(), Bundle::of(&Policy::default()).version),
             silence: Silence::default(),
             stand_in_logged: None,
@@ -169,7 +172,9 @@ impl Publisher {
             Ok(bookmark) => bookmark,
             Err(error) => return warn!(%error, "a bookmark cannot be decoded; ignoring it"),
         };
-        if self.bookmarked.get() < bookmark.rev {
+        // Revisions of another incarnation count other changes.
+        let is_other = bookmark.incarnation.map(Incarnation::new).is_some_and(|said| self.is_other(said));
+        if self.bookmarked.get() < bookmark.rev && !is_other {
             self.bookmarked = Revision::new(bookmark.rev);
             self.silence.broken();
         }
@@ -191,13 +196,14 @@ impl Publisher {
             self.end_term();
         }
         let Ok(snapshot) = self.view.now() else { return Ok(()) };
-        if snapshot.revision < self.viewed {
+        if snapshot.revision < self.viewed || self.is_other(snapshot.incarnation) {
             // The store was restored from a backup. The term, and the bookmarks received so far, belong to
             // the history that was undone.
             self.bookmarked = Revision::ZERO;
             self.end_term();
         }
         self.viewed = snapshot.revision;
+        self.incarnation = Some(snapshot.incarnation);
         self.note_policy(&snapshot.policy);
         let link = *self.bus.link().borrow();
         if epoch == STAND_IN {
@@ -218,6 +224,10 @@ impl Publisher {
             self.bookmark().await?;
         }
         Ok(())
+    }
+
+    fn is_other(&self, incarnation: Incarnation) -> bool {
+        self.incarnation.is_some_and(|known| known != incarnation)
     }
 
     /// A changed policy is bookmarked at once, because gateways decide by it.
@@ -356,6 +366,7 @@ impl Publisher {
             bookmark.sent_at = self.metrics.now();
             bookmark.policy_rev = self.policy.1.revision.get();
             bookmark.policy_digest = self.policy.1.digest;
+            bookmark.incarnation = self.incarnation.map(Incarnation::get);
             self.bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec())).await?;
         }
         self.bus.flush().await?;

@@ -19,7 +19,7 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::model::Revision;
+use shared::model::{Incarnation, Revision};
 use shared::subject;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,8 +28,9 @@ use tracing::{debug, warn};
 use self::answer::{InterestOf, InterestWant};
 use self::error::AnswerError;
 use crate::carriage::Room;
-use crate::keys::ROOT;
+use crate::keys::INCARNATION;
 use crate::registry::Registry;
+use crate::store::RangeRequest;
 use crate::view::Snapshot;
 
 pub mod answer;
@@ -149,8 +150,15 @@ impl Responder {
         Room::new(self.bus.max_payload())
     }
 
-    async fn snapshot(&self, min_rev: Revision) -> Result<Arc<Snapshot>, AnswerError> {
-        Ok(self.registry.view().at(min_rev, VIEW_WAIT).await?)
+    /// The view once it has reached `min_rev`, if it is of the incarnation that the gateway knows.
+    async fn snapshot(&self, min_rev: u64, known: Option<u64>) -> Result<Arc<Snapshot>, AnswerError> {
+        let snapshot = self.registry.view().at(Revision::new(min_rev), VIEW_WAIT).await?;
+        // A replica that has not noticed a restore yet would answer with the history that was undone, and one that
+        // has would wait in vain for a gateway's revisions.
+        match known {
+            Some(known) if known != snapshot.incarnation.get() => Err(AnswerError::OtherIncarnation),
+            _ => Ok(snapshot),
+        }
     }
 
     async fn interest(&self, payload: &[u8]) -> Vec<Vec<u8>> {
@@ -166,8 +174,9 @@ impl Responder {
     async fn try_interest(&self, payload: &[u8]) -> Result<Vec<Vec<u8>>, AnswerError> {
         let request = pb::InterestRequest::decode(payload)?;
         let min_rev = request.min_rev;
+        let incarnation = request.incarnation;
         let want = InterestWant::parse(request)?;
-        let mut snapshot = self.snapshot(Revision::new(min_rev)).await?;
+        let mut snapshot = self.snapshot(min_rev, incarnation).await?;
         if let InterestWant { of: InterestOf::Consumer(consumer), departed_since: None, .. } = &want
             && snapshot.service(consumer).is_none()
         {
@@ -190,10 +199,9 @@ impl Responder {
     async fn try_digest(&self, payload: &[u8]) -> Result<pb::DigestReply, AnswerError> {
         let request = pb::DigestRequest::decode(payload)?;
         if request.confirm {
-            let rev = self.registry.store().barrier(ROOT).await?;
-            return Ok(pb::DigestReply { rev: rev.get(), confirmed: true, ..pb::DigestReply::default() });
+            return self.confirm().await;
         }
-        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
+        let snapshot = self.snapshot(request.min_rev, request.incarnation).await?;
         let reply = answer::digest(&snapshot, &request);
         // As with interest, a confirmed view decides, because the gateway ends the watches of a missing
         // consumer. While the store is away this snapshot decides: the gateway has seen the consumer at or
@@ -204,6 +212,18 @@ impl Responder {
             return Ok(answer::digest(&confirmed, &request));
         }
         Ok(reply)
+    }
+
+    /// Reads the store's revision and incarnation, both at once.
+    async fn confirm(&self) -> Result<pb::DigestReply, AnswerError> {
+        let read = self.registry.store().range(RangeRequest::key(INCARNATION)).await?;
+        let stored = read.items.first().and_then(|kv| Incarnation::parse(&kv.value));
+        Ok(pb::DigestReply {
+            rev: read.revision.get(),
+            confirmed: true,
+            incarnation: Some(stored.unwrap_or_default().get()),
+            ..pb::DigestReply::default()
+        })
     }
 
     async fn policy(&self, payload: &[u8]) -> Vec<Vec<u8>> {
@@ -218,7 +238,7 @@ impl Responder {
 
     async fn try_policy(&self, payload: &[u8]) -> Result<Vec<pb::PolicyReply>, AnswerError> {
         let request = pb::PolicyRequest::decode(payload)?;
-        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
+        let snapshot = self.snapshot(request.min_rev, None).await?;
         Ok(page::policy(&self.bundle_of(&snapshot.policy), self.room()))
     }
 
@@ -256,7 +276,7 @@ impl Responder {
 
     async fn try_replay(&self, payload: &[u8]) -> Result<answer::Replay, AnswerError> {
         let request = pb::ReplayRequest::decode(payload)?;
-        let snapshot = self.snapshot(Revision::new(request.min_rev)).await?;
+        let snapshot = self.snapshot(request.min_rev, request.incarnation).await?;
         let wants = answer::ReplayWant::parse_all(request);
         // Several replicas may answer, and the gateway reads one of them: its parts share this number.
         let answer_id = fastrand::u64(1..);

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Messages};
 use follow::Tracker;
 use follow::resume::Resumes;
+use follow::suspicion::Suspicion;
 use follow::tracker::Digests;
 use futures_util::StreamExt;
 use futures_util::stream::AbortHandle;
@@ -63,7 +64,6 @@ use names::Names;
 use offset::Offset;
 use request::{Ended, Request, Requests, Resources};
 use requester::Requester;
-use restore::Suspicion;
 use written::Written;
 
 /// The most commands that wait. More make their senders wait.
@@ -138,6 +138,7 @@ impl Upstream {
             bus,
             timeout: config.request_timeout,
             seen: Arc::new(AtomicU64::new(0)),
+            incarnation: Arc::default(),
             metrics: metrics.clone(),
         };
         let resources = Resources {

@@ -12,6 +12,7 @@
 //! | [`reply`] | parts of replicas' replies | complete replies, or the reason to request again |
 //! | [`topic`] | events and replays of one provider | its changes in order, each once |
 //! | [`tracker`] | facts about all topics and groups | [`Effect`]s |
+//! | [`suspicion`] | bookmarks, confirmations of the store | the proof that the store was restored |
 //! | [`resume`] | sessions with the revision of an earlier watch | the changes that they missed |
 //!
 //! Nothing here waits, reads a clock, opens a socket or spawns a task. The gateway does that in its
@@ -23,6 +24,7 @@ pub mod message;
 pub mod push;
 pub mod reply;
 pub mod resume;
+pub mod suspicion;
 pub mod topic;
 pub mod tracker;
 

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{DecodeError, Position};
-use shared::model::{PolicyVersion, Revision, ServiceKey, ServiceRef, Tenant};
+use shared::model::{Incarnation, PolicyVersion, Revision, ServiceKey, ServiceRef, Tenant};
 
 use crate::Selector;
 
@@ -25,6 +25,8 @@ pub struct Bookmark {
     pub tenants: Vec<(Tenant, Position)>,
     /// The access policy of the publisher; `None` when it is of a version without policies.
     pub policy: Option<PolicyVersion>,
+    /// The incarnation of the store in the publisher's view; `None` when it is of a version without them.
+    pub incarnation: Option<Incarnation>,
 }
 
 impl Bookmark {
@@ -39,6 +41,7 @@ impl Bookmark {
             PolicyVersion { revision: Revision::new(bookmark.policy_rev), digest: bookmark.policy_digest };
         Ok(Self {
             policy: Some(policy).filter(|policy| policy.digest != 0),
+            incarnation: bookmark.incarnation.map(Incarnation::new),
             rev: Revision::new(bookmark.rev),
             since: Revision::new(bookmark.since),
             sent_at: bookmark.sent_at,

@@ -150,6 +150,7 @@ pub fn interest_request(
         left_since: None,
         only,
         known_at: known_at.map(Revision::get),
+        incarnation: None,
     }
 }
 
@@ -165,7 +166,7 @@ pub fn replay_request(wants: &[Want], min_rev: Revision) -> pb::ReplayRequest {
         since: Some(want.since.into()),
         snapshot: want.snapshot,
     });
-    pb::ReplayRequest { providers: providers.collect(), min_rev: min_rev.get() }
+    pb::ReplayRequest { providers: providers.collect(), min_rev: min_rev.get(), incarnation: None }
 }
 
 /// The bytes of a reply so far, of at most `MOST`.

@@ -47,6 +47,9 @@ pub struct Resumes<K> {
     waiting: BTreeMap<K, Resume>,
     /// Groups whose departures are being requested.
     departures_requested: HashSet<GroupId>,
+    /// The highest revision that a restore has undone. A client that names it or an earlier one may have it from
+    /// the undone history, and receives states.
+    undone: Revision,
 }
 
 #[derive(Debug)]
@@ -68,7 +71,7 @@ enum StoreRevision {
 
 impl<K: Copy + Ord> Default for Resumes<K> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), departures_requested: HashSet::new() }
+        Self { waiting: BTreeMap::new(), departures_requested: HashSet::new(), undone: Revision::ZERO }
     }
 }
 
@@ -76,6 +79,7 @@ impl<K: Copy + Ord> Resumes<K> {
     /// Adds sessions that have everything up to `since`. Sessions under a key that waits already share its
     /// entry.
     pub fn begin(&mut self, key: K, group: GroupId, since: Revision) {
+        let since = self.in_this_history(since);
         self.waiting.entry(key).or_insert_with(|| Resume {
             group,
             since,
@@ -189,14 +193,24 @@ impl<K: Copy + Ord> Resumes<K> {
         tracker.forget_departures(|group| resuming.contains(&group));
     }
 
-    /// The store was restored. Every request under way has been dropped, and its reply would be of the old
-    /// history.
-    pub fn restore(&mut self) {
+    /// The store was restored, which undid the history up to `seen`, the highest revision known of it. Every request
+    /// under way has been dropped, and its reply would be of that history.
+    pub fn restore(&mut self, seen: Revision) {
+        self.undone = self.undone.max(seen);
         self.departures_requested.clear();
         for resume in self.waiting.values_mut() {
+            if resume.since <= self.undone {
+                resume.since = Revision::ZERO;
+            }
             resume.replay_pending = false;
             resume.store_revision = StoreRevision::NotRequested;
             resume.replays.clear();
         }
+    }
+
+    /// The revision from which a client goes on. Zero if a restore may have undone what the client has: the same
+    /// revision stands for other changes now.
+    fn in_this_history(&self, since: Revision) -> Revision {
+        if since <= self.undone { Revision::ZERO } else { since }
     }
 }

@@ -10,12 +10,14 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod incarnation;
 mod policy;
 mod proto_codec;
 mod revision;
 mod scope;
 mod service;
 
+pub use incarnation::Incarnation;
 pub use policy::PolicyVersion;
 pub use revision::Revision;
 pub use scope::Scope;

@@ -14,7 +14,8 @@ async fn ask(nats: &async_nats::Client, subject: &'static str, since: &InstanceE
         since: Some(since.at.into()),
         snapshot: false,
     };
-    let request = pb::ReplayRequest { providers: vec![provider], min_rev: since.at.rev.get() };
+    let request =
+        pb::ReplayRequest { providers: vec![provider], min_rev: since.at.rev.get(), incarnation: None };
     let answer = nats.request(subject, request.encode_to_vec().into()).await.expect("an answer");
     pb::ReplayReply::decode(answer.payload).expect("a reply")
 }

@@ -299,3 +299,32 @@ async fn a_changed_policy_is_bookmarked_at_once() {
     stop.cancel();
     running.await.expect("ends");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_incarnation_is_bookmarked_at_once() {
+    let bus = LocalBus::new();
+    let mut bookmarks = bus.subscribe(subject::BOOKMARK).await.expect("subscribed");
+    let mut replica = Replica::start(&bus, "p", Role::Publisher { epoch: 1.into() });
+    let mut next = async || {
+        let message = bookmarks.next().await.expect("a bookmark");
+        pb::Bookmark::decode(&message.payload[..]).expect("a bookmark")
+    };
+    assert_eq!(next().await.incarnation, Some(0));
+    // Within a quiet second, so that no other bookmark is due.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let changed = Instant::now();
+    // The restored store has passed the revision of the view.
+    let mark = KeyValue {
+        key: keys::INCARNATION.to_owned(),
+        value: "7".into(),
+        create_rev: 2.into(),
+        mod_rev: 2.into(),
+        version: 1,
+        lease: None,
+    };
+    replica.writer.reset(vec![mark], 9.into());
+    let after = next().await;
+    assert!(changed.elapsed() < Duration::from_millis(20), "{:?}", changed.elapsed());
+    assert_eq!((after.incarnation, after.rev, after.since), (Some(7), 9, 9));
+    replica.running.abort();
+}

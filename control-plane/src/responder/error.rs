@@ -18,6 +18,9 @@ pub enum AnswerError {
     /// The view has not reached the requested revision in time.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// The gateway or this replica has not noticed yet that the store was restored.
+    #[error("the view is of another incarnation of the store")]
+    OtherIncarnation,
     /// The consumer is missing from the view, and the store could not confirm that it does not exist.
     #[error(
         "the consumer is unknown here, and the store cannot be reached to confirm that it does not exist"

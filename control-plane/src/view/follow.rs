@@ -16,14 +16,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use shared::backoff::Backoff;
-use shared::model::Revision;
+use shared::model::{Incarnation, Revision};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::ViewWriter;
-use crate::keys::{Key, ROOT};
+use crate::keys::{INCARNATION, Key, ROOT};
 use crate::metrics::view::AppliedCounts;
-use crate::store::{KeyValue, KvEvent, LeaseId, RangeRequest, Store, StoreError, WatchItem, prefix_end};
+use crate::store::{
+    Compare, KeyValue, KvEvent, LeaseId, Op, RangeRequest, Store, StoreError, Txn, WatchItem, prefix_end,
+};
 
 /// Keys in one page of a list: about 4 MB of instances of usual size.
 const PAGE: usize = 4096;
@@ -86,12 +88,39 @@ impl StoreFollower {
     async fn list_and_watch(&mut self) -> Result<(), StoreError> {
         if self.listed && !self.is_same_history().await? {
             warn!(view = self.writer.revision().get(), "the store was restored from a backup; listing again");
+            // Before the list: the view must never hold the new history under the old number.
+            self.begin_incarnation().await?;
             self.listed = false;
         }
         if !self.listed {
             self.list().await?;
         }
         self.watch().await
+    }
+
+    /// Raises the store's incarnation, so that gateways learn of the restore, unless another replica has done so.
+    async fn begin_incarnation(&self) -> Result<(), StoreError> {
+        let known = self.writer.incarnation();
+        let found = self.store.range(RangeRequest::key(INCARNATION)).await?;
+        let found = found.items.first();
+        // The backup was taken under `known` or before it. A later one was written after the restore.
+        let stored = found.and_then(|kv| Incarnation::parse(&kv.value)).unwrap_or_default();
+        if stored > known {
+            return Ok(());
+        }
+        let next = known.after(fastrand::u32(..));
+        let unchanged = Compare::ModRev(INCARNATION.into(), found.map_or(Revision::ZERO, |kv| kv.mod_rev));
+        let then = vec![Op::put(INCARNATION, next.to_string())];
+        match self.store.txn(Txn { compare: vec![unchanged], then, otherwise: Vec::new() }).await {
+            // If the comparison failed, another replica has just raised it.
+            Ok(_) => Ok(()),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            // A full store can still be read, and gateways find out by other means, only later.
+            Err(error) => {
+                warn!(%error, "the store takes no new incarnation; gateways may notice the restore up to 30 s late");
+                Ok(())
+            }
+        }
     }
 
     async fn list(&mut self) -> Result<(), StoreError> {
@@ -249,3 +278,6 @@ impl Listing<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

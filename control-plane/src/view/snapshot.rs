@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rpds::HashTrieMapSync;
-use shared::model::{Revision, Service, ServiceKey, ServiceRef, Tenant};
+use shared::model::{Incarnation, Revision, Service, ServiceKey, ServiceRef, Tenant};
 
 use super::access::SharedServices;
 use super::entry::{RuleSet, ServiceView, VersionEntry};
@@ -19,6 +19,8 @@ pub struct Snapshot {
     /// The last revision that changed something under the registry's root. Every replica is sent it at once,
     /// while it learns of other revisions only when it asks for progress.
     pub changed: Revision,
+    /// The incarnation of the store whose revisions these are.
+    pub incarnation: Incarnation,
     /// The tenants with at least one service or dependency rule.
     pub tenants: HashTrieMapSync<Tenant, Arc<TenantView>>,
     /// For each wanted name of a tenant, the consumers that wait for it.

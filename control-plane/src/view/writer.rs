@@ -27,7 +27,7 @@ use opentelemetry::trace::SpanContext;
 use serde::de::DeserializeOwned;
 use shared::clock::Clock;
 use shared::event::Position;
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{Incarnation, Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -154,6 +154,11 @@ impl ViewWriter {
     /// The revision of the view.
     pub fn revision(&self) -> Revision {
         self.current.revision
+    }
+
+    /// The incarnation of the store that the view shows.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.current.incarnation
     }
 
     /// Applies changes as the watch delivered them: in order, and with all changes of a revision in one call.

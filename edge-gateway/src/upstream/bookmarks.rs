@@ -32,13 +32,20 @@ impl Upstream {
         self.take_messages(None).await;
         let now = Instant::now();
         self.metrics.heard(now);
-        self.policy.heard(bookmark.policy, bookmark.rev);
         if bookmark.sent_at > 0 {
             let shortest = self.offset.note(bookmark.sent_at, self.clock.micros(), now);
             self.metrics.clock_offset(shortest);
         }
         let rev = bookmark.rev;
-        self.suspect_restore(rev, now);
+        let verdict = self.suspicion.hear(rev, bookmark.incarnation, self.tracker.seen(), now);
+        self.resources.requester.set_incarnation(self.suspicion.incarnation());
+        if verdict.ask {
+            self.suspect_restore();
+        }
+        if !verdict.believed {
+            return;
+        }
+        self.policy.heard(bookmark.policy, rev);
         let outcome = self.tracker.on_bookmark(bookmark);
         if outcome.behind > 0 {
             info!(

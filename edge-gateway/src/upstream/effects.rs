@@ -127,7 +127,7 @@ impl Upstream {
         self.metrics.retry();
         match &request {
             Request::Compare(_) => {}
-            Request::ConfirmRestore { .. } => self.suspicion.request_ended(),
+            Request::ConfirmRestore { .. } => self.suspicion.unanswered(),
             Request::OpenInterest(group, _) | Request::Interest { group, .. } => {
                 let group = *group;
                 // The group may have ended while its task unwound.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bus::Messages;
 use follow::reply::{InterestReply, TopicReplay, Want};
+use follow::suspicion::Confirmation;
 use follow::tracker::{Departures, Digests};
 use futures_util::StreamExt as _;
 use shared::model::{Revision, ServiceRef};
@@ -45,7 +46,8 @@ pub(super) enum Request {
     Departures { group: GroupId, selector: Selector, since: Revision },
     /// Request the store's revision for resuming sessions.
     ResumeRevision(ResumeKey),
-    /// Request the store's revision because bookmarks stay behind `seen`, the highest revision at that time.
+    /// Request the store's revision and incarnation because bookmarks stay behind `seen`, the highest revision at that
+    /// time, or tell of another incarnation.
     ConfirmRestore { seen: Revision },
     /// Ask a replica to compare digests.
     Compare(Digests),
@@ -61,7 +63,7 @@ pub(super) enum Reply {
     MissedEvents(ResumeKey, Vec<(Want, TopicReplay)>),
     Departures(GroupId, Departures),
     ResumeRevision(ResumeKey, Revision),
-    ConfirmRestore { store: Result<Revision, RequestError>, seen: Revision },
+    ConfirmRestore { store: Result<Confirmation, RequestError>, seen: Revision },
     Compared(Digests, Result<Comparison, RequestError>),
 }
 
@@ -176,7 +178,7 @@ async fn run(request: Request, resources: Resources) -> Reply {
         }
         Request::ResumeRevision(key) => Reply::ResumeRevision(key, requester.store_revision().await),
         Request::ConfirmRestore { seen } => {
-            Reply::ConfirmRestore { store: requester.try_store_revision().await, seen }
+            Reply::ConfirmRestore { store: requester.try_confirm().await, seen }
         }
         Request::Compare(digests) => {
             let comparison = requester.compare(&digests).await;

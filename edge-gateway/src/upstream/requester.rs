@@ -13,12 +13,14 @@ use follow::reply::{
     InterestParts, InterestReply, Progress, ReplayParts, ReplyError, TopicReplay, Want, check_accepted,
     departures_request, fill_in_history, interest_request, replay_request, wants_without_history,
 };
+use follow::suspicion::Confirmation;
 use follow::tracker::{Departures, Digests, RecordOutcome};
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::backoff::Backoff;
-use shared::model::Revision;
+use shared::model::{Incarnation, Revision};
 use shared::subject;
 use tracing::debug;
 
@@ -67,6 +69,8 @@ pub(super) struct Requester {
     pub(super) timeout: Duration,
     /// The highest revision that any message has mentioned. A reply must not be older.
     pub(super) seen: Arc<AtomicU64>,
+    /// The incarnation of the store of which a reply must be; `None` while it is unknown.
+    pub(super) incarnation: Arc<Mutex<Option<Incarnation>>>,
     pub(super) metrics: UpstreamMetrics,
 }
 
@@ -120,24 +124,28 @@ impl Requester {
     pub(super) async fn store_revision(&self) -> Revision {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            match self.try_store_revision().await {
-                Ok(rev) => return rev,
+            match self.try_confirm().await {
+                Ok(confirmation) => return confirmation.rev,
                 Err(error) => self.pause_after(&error, &mut backoff).await,
             }
         }
     }
 
-    /// The store's revision now, in one attempt. Every revision that was known before is at most this one,
-    /// unless the store was restored from a backup.
+    /// The store's revision and incarnation now, in one attempt. Every revision that was known before is at most this
+    /// one, unless the store was restored from a backup.
     ///
     /// # Errors
     /// When no replica replies in time, or it cannot read the store.
-    pub(super) async fn try_store_revision(&self) -> Result<Revision, RequestError> {
+    pub(super) async fn try_confirm(&self) -> Result<Confirmation, RequestError> {
         let request = pb::DigestRequest { confirm: true, ..pb::DigestRequest::default() };
         let reply = self.try_digest(&request).await?;
         // A replica of an older version ignores `confirm` and sends the revision of its view, which proves
         // nothing.
-        if reply.confirmed { Ok(Revision::new(reply.rev)) } else { Err(ReplyError::Incomplete.into()) }
+        if !reply.confirmed {
+            return Err(ReplyError::Incomplete.into());
+        }
+        let incarnation = reply.incarnation.map(Incarnation::new);
+        Ok(Confirmation { rev: Revision::new(reply.rev), incarnation })
     }
 
     /// Asks a replica to compare digests, in one attempt: the next comparison comes anyway.
@@ -145,7 +153,11 @@ impl Requester {
     /// # Errors
     /// When no replica replies in time.
     pub(super) async fn compare(&self, digests: &Digests) -> Result<Comparison, RequestError> {
-        let mut request = pb::DigestRequest { min_rev: self.seen().get(), ..pb::DigestRequest::default() };
+        let mut request = pb::DigestRequest {
+            min_rev: self.seen().get(),
+            incarnation: self.incarnation(),
+            ..pb::DigestRequest::default()
+        };
         for (_, consumer) in &digests.consumers {
             request.consumers.push(consumer.into());
         }
@@ -169,7 +181,8 @@ impl Requester {
         selector: &Selector,
         known_at: Option<Revision>,
     ) -> Result<InterestReply, RequestError> {
-        let request = interest_request(selector, self.seen(), known_at);
+        let mut request = interest_request(selector, self.seen(), known_at);
+        request.incarnation = self.incarnation();
         Ok(self.interest_parts(&request).await?.into_interest())
     }
 
@@ -179,7 +192,8 @@ impl Requester {
         since: Revision,
         batch: usize,
     ) -> Result<Departures, RequestError> {
-        let request = departures_request(selector, self.seen(), since);
+        let mut request = departures_request(selector, self.seen(), since);
+        request.incarnation = self.incarnation();
         let mut list = self.interest_parts(&request).await?.into_departures(since)?;
         // A replica of an older version names every service of the tenant.
         list.departures.retain(|(provider, _)| selector.may_ask_for(provider));
@@ -232,7 +246,9 @@ impl Requester {
         min_rev: Revision,
         timeout: Duration,
     ) -> Result<Vec<TopicReplay>, RequestError> {
-        let mut messages = self.send(subject, &replay_request(wants, min_rev), timeout).await?;
+        let mut request = replay_request(wants, min_rev);
+        request.incarnation = self.incarnation();
+        let mut messages = self.send(subject, &request, timeout).await?;
         let mut parts = ReplayParts::default();
         while parts.add(&next_part(&mut messages).await?.payload)? == Progress::MoreParts {}
         Ok(parts.into_replays(wants)?)
@@ -249,6 +265,15 @@ impl Requester {
 
     fn seen(&self) -> Revision {
         Revision::new(self.seen.load(Ordering::Relaxed))
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        self.incarnation.lock().map(Incarnation::get)
+    }
+
+    /// Notes the incarnation of which replies must be from now on.
+    pub(super) fn set_incarnation(&self, incarnation: Option<Incarnation>) {
+        *self.incarnation.lock() = incarnation;
     }
 
     async fn pause_after(&self, error: &RequestError, backoff: &mut Backoff) {

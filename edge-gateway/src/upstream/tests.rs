@@ -158,8 +158,13 @@ async fn every_request_whose_task_panics_is_made_again() {
 async fn a_comparison_lasts_until_its_last_request_ends() {
     let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
     start_replica(bus.clone(), 1).await;
-    let requester =
-        Requester { bus, timeout: Duration::from_secs(3600), seen: Arc::default(), metrics: metrics() };
+    let requester = Requester {
+        bus,
+        timeout: Duration::from_secs(3600),
+        seen: Arc::default(),
+        incarnation: Arc::default(),
+        metrics: metrics(),
+    };
     let resources = Resources { requester, replays: Arc::new(Semaphore::new(1)), batch: 1 };
     let mut requests = Requests::default();
     for _ in 0..2 {
@@ -251,4 +256,77 @@ async fn made_up_names_are_bounded_and_leave_nothing_behind() {
         upstream.take_messages(None).await;
         assert_eq!(held(&upstream), nothing, "round {round}");
     }
+}
+
+/// A replica of a store of this incarnation at revision 9. Returns the incarnations that replay requests ask for.
+async fn start_restored_replica(bus: Arc<dyn Bus>, incarnation: u64) -> mpsc::Receiver<Option<u64>> {
+    let mut requests = Vec::new();
+    for subject in [subject::RPC_INTEREST, subject::RPC_REPLAY, subject::RPC_DIGEST] {
+        requests.push(bus.serve(subject, subject::REPLICAS).await.expect("the local bus is open"));
+    }
+    let (asked, asked_of) = mpsc::channel(100);
+    tokio::spawn(async move {
+        let mut requests = futures_util::stream::select_all(requests);
+        while let Some(request) = requests.next().await {
+            let payload = match &*request.subject {
+                subject::RPC_INTEREST => listed_providers(&request.payload),
+                subject::RPC_REPLAY => {
+                    let replay = pb::ReplayRequest::decode(&request.payload[..]).expect("a request");
+                    asked.try_send(replay.incarnation).expect("few requests");
+                    replay_nothing(&request.payload)
+                }
+                _ => pb::DigestReply {
+                    rev: 9,
+                    confirmed: true,
+                    incarnation: Some(incarnation),
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            };
+            let reply = Message::new(request.reply.expect("a request names its reply subject"), payload);
+            bus.publish(reply).await.expect("the local bus is open");
+        }
+    });
+    asked_of
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bookmark_of_another_incarnation_starts_over_at_once() {
+    let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
+    let mut asked = start_restored_replica(bus.clone(), 7).await;
+    let (shard, mut pushed) = ShardHandle::without_shard();
+    let (upstream, handle) = Upstream::new(
+        UpstreamConfig::default(),
+        bus.clone(),
+        vec![shard],
+        Vec::new(),
+        PolicyHandle::off(),
+        metrics(),
+    );
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(upstream.run(stop.clone()));
+    let selector = Selector::Providers(Arc::new([provider()].into()));
+    let receives = Receives { encoding: Encoding::Resumable, right: None };
+    handle.join(watcher(), selector, receives, None).await.expect("joined");
+    assert_eq!(asked.recv().await, Some(None), "no bookmark has told which incarnation it is");
+    let bookmark = |rev, incarnation| {
+        let bookmark = pb::Bookmark { rev, since: 5, incarnation: Some(incarnation), ..Default::default() };
+        bus.publish(Message::new(subject::BOOKMARK, bookmark.encode_to_vec()))
+    };
+    bookmark(5, 0).await.expect("the local bus is open");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The restored store has passed the revision that the gateway knows.
+    let heard = tokio::time::Instant::now();
+    bookmark(9, 7).await.expect("the local bus is open");
+    loop {
+        match pushed.recv().await.expect("the gateway goes on") {
+            ToShard::Restored => break,
+            ToShard::Bookmark { rev, .. } => assert!(rev < Revision::new(9), "{rev} is not of this history"),
+            _ => {}
+        }
+    }
+    while asked.recv().await.expect("the gateway goes on") != Some(7) {}
+    assert!(heard.elapsed() < Duration::from_secs(1), "{:?}", heard.elapsed());
+    stop.cancel();
+    task.await.expect("the upstream does not panic");
 }

@@ -503,6 +503,7 @@ fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
         gone_consumers,
         error: String::new(),
         confirmed: request.confirm,
+        incarnation: None,
     };
     vec![reply.encode_to_vec()]
 }

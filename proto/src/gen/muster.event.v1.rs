@@ -270,6 +270,11 @@ pub struct Bookmark {
     pub policy_rev: u64,
     #[prost(fixed64, tag = "10")]
     pub policy_digest: u64,
+    /// The incarnation of the store in the publisher's view. It grows when a replica notices that the store was restored from
+    /// a backup; 0 before the first restore. A gateway that knows another one asks for a confirmation (DigestRequest) before
+    /// it believes the bookmark. Absent if the replica is of a version without this field.
+    #[prost(uint64, optional, tag = "11")]
+    pub incarnation: ::core::option::Option<u64>,
 }
 /// The position of the last published change of one provider, consumer or tenant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -305,6 +310,10 @@ pub struct InterestRequest {
     /// says in `shown` which providers the consumer does not know.
     #[prost(uint64, optional, tag = "6")]
     pub known_at: ::core::option::Option<u64>,
+    /// The reply must come from a view of this incarnation of the store, see Bookmark. A replica whose view is of another one
+    /// replies with an `error`. Absent if the requester does not know the incarnation.
+    #[prost(uint64, optional, tag = "7")]
+    pub incarnation: ::core::option::Option<u64>,
 }
 /// A departure: a provider that left an interest or a scope. Also an arrival, see InterestReply.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -365,6 +374,9 @@ pub struct ReplayRequest {
     /// The reply must come from a view that has reached this revision.
     #[prost(uint64, tag = "2")]
     pub min_rev: u64,
+    /// As in InterestRequest.
+    #[prost(uint64, optional, tag = "3")]
+    pub incarnation: ::core::option::Option<u64>,
 }
 /// Nested message and enum types in `ReplayRequest`.
 pub mod replay_request {
@@ -455,6 +467,9 @@ pub struct DigestRequest {
     /// replies with it.
     #[prost(bool, tag = "4")]
     pub confirm: bool,
+    /// As in InterestRequest. Not read with `confirm`.
+    #[prost(uint64, optional, tag = "5")]
+    pub incarnation: ::core::option::Option<u64>,
 }
 /// Nested message and enum types in `DigestRequest`.
 pub mod digest_request {
@@ -485,6 +500,10 @@ pub struct DigestReply {
     /// and its `rev` proves nothing about the store.
     #[prost(bool, tag = "5")]
     pub confirmed: bool,
+    /// With `confirmed`: the incarnation of the store, from the same reading. Absent if the replica is of a version without
+    /// this field.
+    #[prost(uint64, optional, tag = "6")]
+    pub incarnation: ::core::option::Option<u64>,
 }
 /// Requests the access policy: accounts, roles, public keys and revocations. One replica replies, in one or more
 /// PolicyReply messages.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::event::Action;
-use shared::model::{Revision, Service, ServiceRef, Tenant};
+use shared::model::{Incarnation, Revision, Service, ServiceRef, Tenant};
 
 use super::{Applying, ViewWriter};
 use crate::carriage::LONGEST_NAMES;
@@ -83,6 +83,10 @@ impl ViewWriter {
                 self.policy_mut(applying.rev).service_tokens.insert(id.clone());
             }
             Key::IssuerKeys => self.apply_issuer_keys(kv, applying.rev),
+            Key::Incarnation => match Incarnation::parse(&kv.value) {
+                Some(incarnation) => self.current.incarnation = incarnation,
+                None => self.skip(kv, &"not the number of an incarnation"),
+            },
             // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the
             // dependency queue is read from the store by its own task.
             Key::Instance(..) | Key::Lease(..) | Key::DependencyQueue(..) | Key::Other => {}
