@@ -214,3 +214,24 @@ impl<K: Copy + Ord> Resumes<K> {
         if since <= self.undone { Revision::ZERO } else { since }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Selector;
+
+    #[test]
+    fn revisions_of_an_undone_history_count_for_nothing() {
+        let mut tracker = Tracker::new(1);
+        let consumer = ServiceRef::new(shared::model::Tenant::default(), "c");
+        let group = tracker.join(&Selector::Consumer(consumer)).0;
+        let mut resumes = Resumes::default();
+        resumes.begin(1, group, 18.into());
+        resumes.restore(20.into());
+        for (key, since) in [(2, 20), (3, 21)] {
+            resumes.begin(key, group, since.into());
+        }
+        let counts: Vec<_> = resumes.waiting.values().map(|resume| resume.since.get()).collect();
+        assert_eq!(counts, [0, 0, 21]);
+    }
+}
