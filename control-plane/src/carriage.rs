@@ -6,6 +6,7 @@
 
 use prost::Message as _;
 use proto::event::v1 as pb;
+use shared::model::Instance;
 
 /// The largest record of an instance that is stored for a client, in bytes.
 ///
@@ -23,6 +24,8 @@ const HEAD_BYTES: usize = 16 << 10;
 pub(crate) const LONGEST_NAMES: usize = 4 << 10;
 /// Bytes of tags and lengths that protobuf puts around an item, rounded up.
 const ITEM_BYTES: usize = 16;
+/// Bytes of an instance beside its endpoints and properties, about.
+const INSTANCE_BYTES: usize = 512;
 /// The longest text of a shortened instance.
 const SHORT_TEXT: usize = 64;
 
@@ -76,6 +79,13 @@ pub(crate) fn parts<T: prost::Message>(all: &[T], count: usize, bytes: usize) ->
         parts.push(&all[start..]);
     }
     parts
+}
+
+/// The bytes of an instance in a message or a reply, about and without encoding it.
+pub(crate) fn weight(instance: &Instance) -> usize {
+    let endpoints: usize = instance.endpoints.iter().map(String::len).sum();
+    let properties: usize = instance.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+    INSTANCE_BYTES + endpoints + properties
 }
 
 /// Shortens the instance of an event that has more than `bytes` bytes. True when it was too long.

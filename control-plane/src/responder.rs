@@ -125,12 +125,12 @@ impl Responder {
     async fn respond(&self, kind: RequestKind, request: Message) {
         // A message without a reply subject is no request: nobody would receive the answer.
         let Some(reply_subject) = request.reply.clone() else { return };
-        let payloads = match kind {
-            RequestKind::Interest => self.interest(&request.payload).await,
+        let payloads: Box<dyn Iterator<Item = Vec<u8>> + Send> = match kind {
+            RequestKind::Interest => Box::new(self.interest(&request.payload).await.into_iter()),
             RequestKind::Replay => self.replay(&request.payload, false).await,
             RequestKind::History => self.replay(&request.payload, true).await,
-            RequestKind::Digest => vec![self.digest(&request.payload).await],
-            RequestKind::Policy => self.policy(&request.payload).await,
+            RequestKind::Digest => Box::new(std::iter::once(self.digest(&request.payload).await)),
+            RequestKind::Policy => Box::new(self.policy(&request.payload).await.into_iter()),
         };
         for payload in payloads {
             let reply = Message {
@@ -255,10 +255,10 @@ impl Responder {
     }
 
     /// Answers a replay request. With `only_complete`, a replica without the complete history sends nothing.
-    async fn replay(&self, payload: &[u8], only_complete: bool) -> Vec<Vec<u8>> {
+    async fn replay(&self, payload: &[u8], only_complete: bool) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
         match self.try_replay(payload).await {
-            Ok(replay) if only_complete && !replay.complete => Vec::new(),
-            Ok(replay) => replay.payloads,
+            Ok(replay) if only_complete && !replay.complete => Box::new(std::iter::empty()),
+            Ok(replay) => Box::new(replay.payloads),
             Err(error) => {
                 if let AnswerError::Undecodable(error) = &error {
                     warn!(%error, "a replay request cannot be decoded");
@@ -266,10 +266,10 @@ impl Responder {
                 // Another replica may have what this one lacks, and its answer must not be preceded by an
                 // error.
                 if only_complete {
-                    return Vec::new();
+                    return Box::new(std::iter::empty());
                 }
                 let reply = pb::ReplayReply { error: error.to_string(), last: true, ..Default::default() };
-                vec![reply.encode_to_vec()]
+                Box::new(std::iter::once(reply.encode_to_vec()))
             }
         }
     }
@@ -280,7 +280,7 @@ impl Responder {
         let wants = answer::ReplayWant::parse_all(request);
         // Several replicas may answer, and the gateway reads one of them: its parts share this number.
         let answer_id = fastrand::u64(1..);
-        Ok(answer::replay(&snapshot, self.registry.view().history(), &wants, answer_id, self.room()))
+        Ok(answer::replay(&snapshot, self.registry.view().history(), wants, answer_id, self.room()))
     }
 }
 

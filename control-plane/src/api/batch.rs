@@ -14,6 +14,7 @@ use super::failure::{Code, Failure};
 use super::operation::{Operation, object, of, post};
 use super::reply::{self, Reply};
 use super::state::Api;
+use crate::carriage;
 use crate::registry::find::FindQuery;
 use crate::registry::{Caller, validate};
 
@@ -23,8 +24,6 @@ const SHOWN: usize = 64;
 const ELEMENTS: usize = 10_000;
 /// Bytes of all instances in one reply, about. A body of some kilobytes can name a large service many times.
 const REPLY_BYTES: usize = 32 << 20;
-/// Bytes of an instance's JSON beside its endpoints and properties, about.
-const INSTANCE_BYTES: usize = 400;
 
 pub(super) fn operation() -> Operation {
     post(
@@ -124,7 +123,7 @@ impl Section {
             Outcome::NotModified => self.not_modified.push(index),
             Outcome::Failed(failure) => self.add_failure(index, failure),
             Outcome::Updated { rev, instances } => {
-                let bytes = instances.iter().map(|instance| size_of(instance)).sum();
+                let bytes = instances.iter().map(|instance| carriage::weight(instance)).sum();
                 *room = room.checked_sub(bytes).ok_or_else(|| {
                     Failure::invalid("the reply would be larger than 32 MiB; ask for fewer services at once")
                 })?;
@@ -193,13 +192,6 @@ fn checked_ids(element: InstanceElement) -> Result<(InstanceId, String), Failure
     validate::service_id(&ids.service_id)?;
     validate::instance_id(&ids.instance_id)?;
     Ok((ids, element.rev))
-}
-
-/// Bytes of an instance in a reply, about.
-fn size_of(instance: &Instance) -> usize {
-    let endpoints: usize = instance.endpoints.iter().map(String::len).sum();
-    let properties: usize = instance.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
-    INSTANCE_BYTES + endpoints + properties
 }
 
 async fn find_each(

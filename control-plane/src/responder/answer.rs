@@ -44,10 +44,9 @@ impl ReplayWant {
 }
 
 /// The answer to a replay request.
-#[derive(Clone, Debug)]
 pub struct Replay {
     /// Encoded `ReplayReply` parts, in order. There is at least one.
-    pub payloads: Vec<Vec<u8>>,
+    pub payloads: ReplayPayloads,
     /// The events of every requested provider are complete. Otherwise at least one is answered by its state.
     pub complete: bool,
 }
@@ -55,20 +54,38 @@ pub struct Replay {
 /// Answers a replay request: for each want the events after its position, or the instances when the history
 /// does not reach back that far. `answer_id` marks the parts that belong together.
 pub fn replay(
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     history: &History,
-    wants: &[ReplayWant],
+    wants: Vec<ReplayWant>,
     answer_id: u64,
     room: Room,
 ) -> Replay {
-    let mut found = missed_events(snapshot, history, wants);
+    let found = missed_events(snapshot, history, &wants);
     let complete = found.values().all(|missed| missed.complete);
-    let mut pages = ReplayPages::new(snapshot.revision, answer_id, room);
-    for want in wants {
+    let pages = ReplayPages::new(snapshot.revision, answer_id, room);
+    let wants = wants.into_iter();
+    Replay {
+        payloads: ReplayPayloads { snapshot: snapshot.clone(), wants, found, pages, ended: false },
+        complete,
+    }
+}
+
+/// The parts of an answer. They are made while they are taken: of a large answer never more exists than the
+/// state of one provider.
+pub struct ReplayPayloads {
+    snapshot: Arc<Snapshot>,
+    wants: std::vec::IntoIter<ReplayWant>,
+    found: HashMap<ServiceRef, MissedEvents>,
+    pages: ReplayPages,
+    ended: bool,
+}
+
+impl ReplayPayloads {
+    fn add(&mut self, want: &ReplayWant) {
         // A provider that is wanted twice gets its events once. Its second answer is the state.
-        let missed = found.remove(&want.provider).unwrap_or_default();
-        let service = snapshot.any_service(&want.provider).filter(|view| view.service.is_some());
-        pages.add_provider(&ProviderReplay {
+        let missed = self.found.remove(&want.provider).unwrap_or_default();
+        let service = self.snapshot.any_service(&want.provider).filter(|view| view.service.is_some());
+        self.pages.add_provider(&ProviderReplay {
             provider: &want.provider,
             service,
             // Events with a hole would look complete to the gateway, so they are left out altogether.
@@ -76,7 +93,26 @@ pub fn replay(
             with_instances: want.snapshot || !missed.complete,
         });
     }
-    Replay { payloads: pages.finish(), complete }
+}
+
+impl Iterator for ReplayPayloads {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(part) = self.pages.take() {
+                return Some(part);
+            }
+            match self.wants.next() {
+                Some(want) => self.add(&want),
+                None if self.ended => return None,
+                None => {
+                    self.ended = true;
+                    self.pages.close(true);
+                }
+            }
+        }
+    }
 }
 
 /// The events of one provider after a position.

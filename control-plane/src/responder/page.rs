@@ -1,6 +1,6 @@
 //! Cuts answers into parts, each small enough for the bus.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use access::Bundle;
@@ -15,6 +15,9 @@ use crate::view::{InstanceView, ServiceView};
 
 /// The most providers in one part of an answer about interest: some 200 KB.
 const PROVIDERS_PER_PART: usize = 2000;
+/// The most bytes of one provider's state in an answer. It bounds the memory of both sides, and is many times the
+/// state of the largest providers.
+const MAX_STATE_BYTES: usize = 64 << 20;
 /// The tag and the length that protobuf puts before each event and instance, rounded up.
 const ITEM_BYTES: usize = 8;
 
@@ -146,6 +149,16 @@ impl ProviderReplay<'_> {
         }
     }
 
+    /// The most bytes of each instance. When the instances together exceed the bound of a state, each gets the
+    /// same part of it: a client that needs more of one gets it with a find.
+    fn bytes_of_instance(&self, room: Room) -> usize {
+        let together: usize = self.instances().map(|view| carriage::weight(&view.instance)).sum();
+        match MAX_STATE_BYTES.checked_div(self.instances().count()) {
+            Some(share) if together > MAX_STATE_BYTES => room.of_item().min(share),
+            _ => room.of_item(),
+        }
+    }
+
     fn instances(&self) -> impl Iterator<Item = &Arc<InstanceView>> {
         let service = if self.with_instances { self.service } else { None };
         service.into_iter().flat_map(|view| view.instances.values())
@@ -160,14 +173,18 @@ pub(super) struct ReplayPages {
     rev: Revision,
     answer_id: u64,
     room: Room,
-    closed: Vec<Vec<u8>>,
+    /// Closed parts that have not been taken.
+    closed: VecDeque<Vec<u8>>,
+    /// The number of parts closed so far.
+    count: u32,
     open: pb::ReplayReply,
     open_bytes: usize,
 }
 
 impl ReplayPages {
     pub(super) fn new(rev: Revision, answer_id: u64, room: Room) -> Self {
-        Self { rev, answer_id, room, closed: Vec::new(), open: empty_part(rev, answer_id), open_bytes: 0 }
+        let open = empty_part(rev, answer_id);
+        Self { rev, answer_id, room, closed: VecDeque::new(), count: 0, open, open_bytes: 0 }
     }
 
     pub(super) fn add_provider(&mut self, replay: &ProviderReplay<'_>) {
@@ -183,9 +200,10 @@ impl ReplayPages {
             self.make_room(&mut entry, replay, bytes);
             entry.message.events.push(event);
         }
+        let allowed = replay.bytes_of_instance(self.room);
         for view in replay.instances() {
             let mut instance = pb::Instance::from(&*view.instance);
-            carriage::shorten(&mut instance, self.room.of_item());
+            carriage::shorten(&mut instance, allowed);
             let instance = pb::SnapshotInstance { instance: Some(instance), mod_rev: view.mod_rev.get() };
             self.make_room(&mut entry, replay, instance.encoded_len());
             entry.message.instances.push(instance);
@@ -218,18 +236,19 @@ impl ReplayPages {
         self.open.providers.push(entry.message);
     }
 
-    fn close(&mut self, last: bool) {
+    /// Closes the open part. The `last` one of the answer says so.
+    pub(super) fn close(&mut self, last: bool) {
         let mut full = std::mem::replace(&mut self.open, empty_part(self.rev, self.answer_id));
-        full.part = self.closed.len() as u32;
+        full.part = self.count;
         full.last = last;
-        self.closed.push(full.encode_to_vec());
+        self.count += 1;
+        self.closed.push_back(full.encode_to_vec());
         self.open_bytes = 0;
     }
 
-    /// The encoded parts, of which the last one says so.
-    pub(super) fn finish(mut self) -> Vec<Vec<u8>> {
-        self.close(true);
-        self.closed
+    /// The next part that has been closed and not taken.
+    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+        self.closed.pop_front()
     }
 }
 
@@ -335,7 +354,8 @@ mod tests {
         }
         let mut found = 0;
         let mut whole = 0;
-        for payload in answer.finish() {
+        answer.close(true);
+        while let Some(payload) = answer.take() {
             assert!(room.takes(&payload), "{} bytes", payload.len());
             let part = pb::ReplayReply::decode(&payload[..]).expect("decodes");
             for item in part.providers.iter().flat_map(|provider| &provider.instances) {
@@ -345,5 +365,47 @@ mod tests {
             }
         }
         assert_eq!((found, whole), (wanted, wanted - 3), "only what fits nowhere is shortened");
+    }
+
+    #[test]
+    fn the_state_of_a_provider_is_bounded_whatever_its_instances() {
+        let provider = ServiceRef::new(Tenant::default(), "s");
+        let mut bytes = Vec::new();
+        // Below the bound, above, and far above.
+        for count in [1000, 1200, 2400] {
+            let mut view = ServiceView::default();
+            for id in 0..count {
+                let instance = shared::model::Instance {
+                    instance_id: format!("i{id}"),
+                    endpoints: vec!["rest://10.0.0.7:8080".to_owned()],
+                    properties: [("k".to_owned(), "x".repeat(60 << 10))].into(),
+                    ..Default::default()
+                };
+                let instance = Arc::new(instance);
+                view.put_instance(InstanceView { instance, unknown: None, mod_rev: 5.into(), lease: None });
+            }
+            let mut answer = ReplayPages::new(Revision::new(9), 1, ROOM);
+            answer.add_provider(&ProviderReplay {
+                provider: &provider,
+                service: Some(&Arc::new(view)),
+                events: None,
+                with_instances: true,
+            });
+            answer.close(true);
+            let mut found = 0;
+            bytes.push(0);
+            while let Some(payload) = answer.take() {
+                *bytes.last_mut().expect("pushed above") += payload.len();
+                let part = pb::ReplayReply::decode(&payload[..]).expect("decodes");
+                for item in part.providers.iter().flat_map(|provider| &provider.instances) {
+                    let instance = item.instance.as_ref().expect("an instance");
+                    assert_eq!(instance.endpoints.len(), 1, "a consumer can reach each of them");
+                    found += 1;
+                }
+            }
+            assert_eq!(found, count);
+        }
+        assert!(bytes[0] > 1000 * (60 << 10), "nothing is left out: {bytes:?}");
+        assert!(bytes.iter().all(|bytes| *bytes <= MAX_STATE_BYTES + (MAX_STATE_BYTES >> 4)), "{bytes:?}");
     }
 }

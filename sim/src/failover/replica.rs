@@ -50,7 +50,7 @@ impl Replica {
         let request = pb::ReplayRequest::decode(&request[..]).expect("a request decodes");
         let snapshot = self.view.now().expect("the replica has listed the store");
         let wanted = answer::ReplayWant::parse_all(request);
-        let reply = answer::replay(&snapshot, self.view.history(), &wanted, 1, ROOM);
+        let reply = answer::replay(&snapshot, self.view.history(), wanted, 1, ROOM);
         let mut parts = ReplayParts::default();
         let mut progress = Progress::MoreParts;
         for payload in reply.payloads {
