@@ -14,6 +14,7 @@ mod diff;
 mod doctor;
 mod documents;
 mod edge_access;
+mod event_stream;
 mod examples;
 mod faults;
 mod helm;

@@ -23,6 +23,8 @@ usage: cargo xtask ci              run all checks that a change must pass before
                                    (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
+       cargo xtask eventsource     read server-sent events with a real client over a link that breaks (needs Node
+                                   and npm)
        cargo xtask bench           list the benches
        cargo xtask bench NAME [ARGUMENTS]
                                    run a bench; `all` runs every bench and takes half an hour
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
         ["sdks"] => tests::sdks(),
         ["oidc"] => tests::oidc(),
+        ["eventsource"] => tests::event_source(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),
         ["ci"] => ci::ci(),

@@ -73,6 +73,17 @@ pub fn oidc() -> Result<()> {
     set_apart("oidc::")
 }
 
+/// Has a real client read server-sent events over a link that breaks.
+///
+/// # Errors
+/// When Node is missing, or an event is lost or comes twice.
+pub fn event_source() -> Result<()> {
+    prepare()?;
+    let library = root().join("tests/eventsource");
+    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(library))?;
+    set_apart("event_stream::")
+}
+
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would
