@@ -162,6 +162,10 @@ const ROOT: &[Line] = &[
     ("GET", "/health", Access::Free),
     ("GET", "/openapi", Access::Free),
     ("GET", "/openapi.json", Access::Free),
+    // The console's files, which contain no data. They are answered before any table is asked.
+    ("GET", "/console", Access::Free),
+    ("GET", "/console/", Access::Free),
+    ("GET", "/console/{file}", Access::Free),
     // gRPC, answered by the gateway.
     ("POST", "/proto.ServiceInstanceCtrl/watch", needs(Service, Get, L::Watch)),
     ("POST", "/muster.watch.v1.Watch/Watch", needs(Service, Get, L::Watch)),

@@ -227,7 +227,8 @@ impl App {
         let api_metrics = ApiMetrics::new(&meter, &address);
         let auditing = Auditing { log: audit, proxies: config.rbac.trusted_proxies };
         let alarms = registry.alarms().clone();
-        let service = Guarded::new(router, api_metrics, alarms, view.clone(), gate, auditing);
+        let service =
+            Guarded::new(router, api_metrics, alarms, view.clone(), gate, auditing).showing(config.console);
         let drain = DrainHandle {
             store,
             view: view.clone(),

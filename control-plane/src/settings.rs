@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use console::Console;
 use host::exposure::Exposure;
 use settings::{Config as Read, Settings, Size};
 use shared::model::DataCenter;
@@ -52,6 +53,8 @@ pub struct Config {
     pub tenant_requests: usize,
     /// Access control.
     pub rbac: RbacConfig,
+    /// The pages for people.
+    pub console: Console,
 }
 
 impl Read for Config {
@@ -124,6 +127,7 @@ impl Read for Config {
             ),
             tenant_requests: host::fairness::read(settings),
             rbac: RbacConfig::read(settings),
+            console: Console::read(settings),
             publisher_ttl: settings.within(
                 "publisher.ttl",
                 "3s",

@@ -168,6 +168,7 @@ impl App {
             metrics: metrics.sessions,
             policy,
             own_paths: config.own_paths,
+            console: config.console,
             authorize: config.authorize,
             event_streams: config.event_streams,
             plain_end: config.fanout.plain_end,

@@ -5,6 +5,7 @@
 //! GET …/watcher ──▶ watch       ─┐
 //! GET …/events  ──▶ events      ─┤
 //! gRPC watches  ──▶ grpc        ─┼─▶ admission ──▶ a session in a shard
+//! GET /console/ ──▶ a page, before the gate
 //! GET …/heartbeat, upgraded ──▶ heartbeat ──▶ a connection that carries heartbeats
 //! everything else ──▶ proxy ──▶ a control plane
 //! ```
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use console::Console;
 use host::audit::Audit;
 use host::certificates::{ACCOUNT, Certificates};
 use host::fairness::FairShares;
@@ -48,6 +50,7 @@ mod gate;
 mod grpc;
 mod handshake;
 mod heartbeat;
+mod offer;
 mod pace;
 mod proxy;
 mod refusal;
@@ -70,6 +73,8 @@ pub(crate) struct GatewayParts {
     pub(crate) policy: PolicyHandle,
     /// Paths of the process's own routes that are served beside the API.
     pub(crate) own_paths: &'static [&'static str],
+    /// The pages for people.
+    pub(crate) console: Console,
     /// A control plane is asked, in the client's name, before a watch is granted.
     pub(crate) authorize: bool,
     /// Watches as server-sent events are served.
@@ -128,6 +133,11 @@ impl Service<Request<RequestBody>> for Gateway {
         Box::pin(async move {
             // A control plane believes this gateway, so the gateway believes nobody.
             request.headers_mut().remove(ACCOUNT);
+            // Files for a browser, which need no account.
+            if let Some(page) = parts.console.answer(&request) {
+                return Ok(page);
+            }
+            offer::take_token(&mut request);
             let caller = match parts.pass(&request) {
                 Passage::Through(caller) => caller,
                 Passage::Answered(answer) => return Ok(answer),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::NatsConfig;
+use console::Console;
 use host::certificates::Certificates;
 use host::exposure::Exposure;
 use host::http::ServerLimits;
@@ -71,6 +72,8 @@ pub struct Config {
     pub event_streams: bool,
     /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
     pub own_paths: &'static [&'static str],
+    /// The pages for people.
+    pub console: Console,
     /// Each request becomes a line in the log.
     pub access_log: bool,
 }
@@ -98,6 +101,7 @@ impl Default for Config {
             authorize: false,
             event_streams: true,
             own_paths: &[],
+            console: Console::default(),
             access_log: false,
         }
     }
@@ -152,6 +156,7 @@ impl Read for Config {
                 "Serve watches as server-sent events at /v4/{project}/registry/events, too.",
             ),
             drain_over,
+            console: Console::read(settings),
             ..default
         }
     }

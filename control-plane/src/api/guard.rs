@@ -22,6 +22,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use console::Console;
 use futures_util::FutureExt;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
@@ -58,6 +59,7 @@ pub struct Guarded {
     view: View,
     gate: Gate,
     auditing: Auditing,
+    console: Console,
 }
 
 impl Guarded {
@@ -69,11 +71,21 @@ impl Guarded {
         gate: Gate,
         auditing: Auditing,
     ) -> Self {
-        Self { router, metrics, alarms, view, gate, auditing }
+        Self { router, metrics, alarms, view, gate, auditing, console: Console::off() }
+    }
+
+    /// Serves the pages for people, or does not.
+    #[must_use]
+    pub(crate) fn showing(self, console: Console) -> Self {
+        Self { console, ..self }
     }
 
     /// Answers a request; never fails.
     pub async fn answer(self, request: Request<Body>) -> Response {
+        // First: a file for a browser is no call of the API, needs no account and is none of its figures.
+        if let Some(page) = self.console.answer(&request) {
+            return page;
+        }
         let started = Instant::now();
         let method = method_label(request.method());
         let metrics = self.metrics.clone();

@@ -1,9 +1,15 @@
-//! The WebSocket handshake, the server's side: no sub-protocol, no extension, any origin.
+//! The WebSocket handshake, the server's side: no sub-protocol but the one of browsers ([`super::offer`]), no
+//! extension, any origin.
 
 use axum::body::Body;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::offer;
 
 /// The response that completes a client's handshake; `None` when the headers are not those of a handshake.
 pub(super) fn accept(headers: &HeaderMap) -> Option<Response<Body>> {
@@ -17,10 +23,15 @@ pub(super) fn accept(headers: &HeaderMap) -> Option<Response<Body>> {
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let is_offered = offer::names_watch(headers);
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if is_offered {
+        // A browser gives the connection up unless one of its offers is taken.
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offer::WATCH));
+    }
     Some(response)
 }
 
@@ -57,6 +68,18 @@ mod tests {
         assert_eq!(response.status(), 101);
         assert_eq!(response.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers().len(), 3);
+    }
+
+    #[test]
+    fn no_sub_protocol_is_taken_but_that_of_watches() {
+        for (offered, taken) in
+            [("muster.watch", true), ("chat, muster.watch", true), ("chat", false), ("Muster.Watch", false)]
+        {
+            let response =
+                accept(&headers("", Some(("sec-websocket-protocol", offered)))).expect("a handshake");
+            let answer = response.headers().get(SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::as_bytes);
+            assert_eq!(answer, taken.then_some(&b"muster.watch"[..]), "{offered}");
+        }
     }
 
     #[test]
