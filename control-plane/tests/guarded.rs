@@ -99,6 +99,33 @@ async fn root_may_do_everything_and_a_stranger_nothing() {
 }
 
 #[tokio::test]
+async fn the_console_is_served_without_a_token_or_not_at_all() {
+    for is_on in [true, false] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let probe = guarded(directory.path(), &[("MUSTER_CONSOLE", &is_on.to_string())]).await;
+        for (method, path, expected) in [
+            ("GET", "/console/", 200),
+            ("HEAD", "/console/app.js", 200),
+            ("GET", "/console", 302),
+            ("POST", "/console/", 405),
+            ("GET", "/console/nothing", 404),
+            ("GET", "/console/../Cargo.toml", 404),
+        ] {
+            let answer = probe.send(method, path, &[], String::new()).await;
+            assert_eq!(answer.status, if is_on { expected } else { 404 }, "{method} {path}");
+            let rules = answer.header("content-security-policy").unwrap_or_default();
+            assert_eq!(rules.starts_with("default-src 'none'"), answer.status == 200, "{method} {path}");
+            assert_eq!(answer.body.is_empty(), method == "HEAD" && is_on || answer.status == 302, "{path}");
+        }
+        let browser = [("accept", "text/html,*/*;q=0.8")];
+        let led = probe.send("GET", "/", &browser, String::new()).await;
+        assert_eq!(led.status, if is_on { 302 } else { 401 });
+        assert_eq!(probe.send("GET", "/", &[], String::new()).await.status, 401, "no browser");
+        probe.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_out_of_scope_needs_no_token() {
     let directory = tempfile::tempdir().expect("a directory");
     let probe = guarded(directory.path(), &[("MUSTER_RBAC_SCOPE", "account,ops")]).await;

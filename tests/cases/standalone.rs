@@ -32,6 +32,18 @@ impl Standalone {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_finds_the_console() {
+    let standalone = Standalone::start().await;
+    let page = standalone.client.try_get("/console/").await.expect("a page");
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("./app.js"), "{}", page.text());
+    let script = standalone.client.try_get("/console/app.js").await.expect("a script");
+    assert_eq!(script.status, 200);
+    // Clients of the API are led nowhere.
+    assert_eq!(standalone.client.try_get("/").await.expect("an answer").status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_and_a_kill_lose_nothing() {
     let standalone = Standalone::start().await;
     let client = &standalone.client;

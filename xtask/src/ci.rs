@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::advisories::{self, Advisories};
+use crate::console::{self, Bundle};
 use crate::run::{cargo, root, run};
 use crate::{licences, rooms, tests};
 
@@ -21,10 +22,14 @@ pub fn ci() -> Result<()> {
     licences::check()?;
     // CI must also work on a machine without a network. The notice is repeated at the end, where it is seen.
     let advisories = advisories::check()?;
+    let bundle = console::check()?;
     run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     // A broken link in the documentation is only a warning by default, and would pass unnoticed.
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     tests::test(None)?;
+    if let Bundle::Unchecked(reason) = bundle {
+        eprintln!("==> the console's bundle was NOT compared with its sources: {reason}");
+    }
     if let Advisories::Unchecked(reason) = advisories {
         eprintln!("==> all checks passed, but advisories were NOT checked: {reason}");
     }

@@ -6,6 +6,7 @@
 //! | [`rooms`] | no two rooms of a crate import each other |
 //! | [`licences`], [`advisories`] | licences, sources, duplicates and security advisories of dependencies |
 //! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
+//! | [`console`] | the bundle of the console against its sources, and its pages in a browser |
 //! | [`codegen`] | Rust code from the `.proto` files |
 //! | [`fuzz`] | long runs of the fuzz targets, guided by coverage |
 //! | [`pair`] | other versions of etcd and NATS, and the tests on them |
@@ -15,6 +16,7 @@ pub mod advisories;
 pub mod bench;
 pub mod ci;
 pub mod codegen;
+pub mod console;
 pub mod fuzz;
 pub mod licences;
 pub mod pair;

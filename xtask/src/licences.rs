@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::console;
 use crate::run::{cargo, root};
 
 #[derive(Deserialize)]
@@ -100,6 +101,7 @@ pub fn check() -> Result<()> {
     }
     let all: Vec<_> = violations.into_iter().collect();
     ensure!(all.is_empty(), "dependencies against the rules of deny.toml:\n  {}", all.join("\n  "));
+    console::licences(&rules.licenses.allow)?;
     eprintln!("==> dependencies keep the rules of deny.toml");
     Ok(())
 }

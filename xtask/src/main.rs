@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{advisories, bench, ci, codegen, fuzz, licences, pair, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, console, fuzz, licences, pair, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask ci              run all checks that a change must pass before it is merged
@@ -25,6 +25,10 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
        cargo xtask eventsource     read server-sent events with a real client over a link that breaks (needs Node
                                    and npm)
+       cargo xtask console [PART ...]
+                                   open every page of the console in a browser (needs Node, npm, chromium)
+       cargo xtask console build   build the bundle of the console that is committed (needs Node and npm)
+       cargo xtask console check   test the console, and compare its bundle with its sources
        cargo xtask bench           list the benches
        cargo xtask bench NAME [ARGUMENTS]
                                    run a bench; `all` runs every bench and takes half an hour
@@ -49,6 +53,14 @@ fn main() -> ExitCode {
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
         ["sdks"] => tests::sdks(),
+        ["console", "build"] => console::build(),
+        ["console", "check"] => console::check().and_then(|bundle| match bundle {
+            console::Bundle::Same => Ok(()),
+            console::Bundle::Unchecked(reason) => {
+                Err(anyhow::anyhow!("the bundle was NOT compared: {reason}"))
+            }
+        }),
+        ["console", ref parts @ ..] => console::smoke(parts),
         ["oidc"] => tests::oidc(),
         ["eventsource"] => tests::event_source(),
         ["soak"] => tests::soak("3"),

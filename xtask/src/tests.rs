@@ -102,7 +102,7 @@ pub fn soak(minutes: &str) -> Result<()> {
     run(&mut cargo(&soak))
 }
 
-fn prepare() -> Result<()> {
+pub(crate) fn prepare() -> Result<()> {
     servers::ensure_installed()?;
     let mut build = cargo(&["build", "--locked", "--bins"]);
     PROGRAMS.iter().for_each(|program| _ = build.args(["--package", program]));

@@ -8,6 +8,7 @@ use access::{Access, LabelSource, Policy, route};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::any;
+use console::Console;
 use edge_gateway::Config;
 use edge_gateway::forward::InProcess;
 use edge_gateway::settings::PolicyConfig;
@@ -209,6 +210,75 @@ async fn a_watch_needs_a_right_over_every_transport() {
         assert_eq!(refused, code, "{account:?} {domain:?}");
     }
     assert_eq!(forwarded.load(Ordering::Relaxed), 0, "whole rights need no question");
+}
+
+#[tokio::test]
+async fn a_page_shows_its_token_as_a_sub_protocol() {
+    let (world, _) = guarded(config(), tokens::policy()).await;
+    world.control_plane.consumer("c", &["p"]);
+    let watcher = "/v4/default/registry/watcher?all&rev=0";
+    let good = tokens::token("reader", 3600);
+    let offer = |token: &str| format!("Sec-WebSocket-Protocol: muster.watch, muster.bearer.{token}\r\n");
+    for (offered, expected, code) in [
+        (offer(&good), "101", ""),
+        (offer(&tokens::token("idle", 3600)), "403", "403205"),
+        (offer(&tokens::token("nobody", 3600)), "401", "401206"),
+        (offer(&tokens::token("reader", 0)), "401", "401205"),
+        (offer("a.b.c"), "401", "4012"),
+        (offer(""), "401", "4012"),
+        ("Sec-WebSocket-Protocol: muster.watch\r\n".to_owned(), "401", "401204"),
+        // Two tokens are refused, wherever they stand.
+        (format!("{}{}", offer(&good), bearer("reader")), "401", "401201"),
+        (format!("{}{}", offer(&good), offer(&good)), "401", "401201"),
+    ] {
+        let answer = ask(&world, "GET", watcher, &format!("{UPGRADE}{offered}")).await;
+        assert_eq!(status(&answer), expected, "{offered}: {answer}");
+        assert!(answer.contains(code), "{offered}: {answer}");
+        assert!(!answer.contains("muster.bearer"), "the token is never repeated: {answer}");
+        let is_taken = answer.to_lowercase().contains("sec-websocket-protocol: muster.watch\r\n");
+        assert_eq!(is_taken, expected == "101", "{offered}: {answer}");
+    }
+    // Nothing but a watch takes a token from there.
+    let answer = ask(&world, "GET", SERVICES, &offer(&good)).await;
+    assert_eq!(status(&answer), "401", "{answer}");
+}
+
+#[tokio::test]
+async fn the_console_needs_no_account_and_no_control_plane() {
+    let (world, forwarded) = guarded(config(), tokens::policy()).await;
+    let answer = ask(&world, "GET", "/console/", "").await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    let lower = answer.to_lowercase();
+    for header in
+        ["content-security-policy: default-src 'none';", "x-content-type-options: nosniff", "etag: "]
+    {
+        assert!(lower.contains(header), "{answer}");
+    }
+    let head = ask(&world, "HEAD", "/console/app.js", "").await;
+    assert_eq!(status(&head), "200", "{head}");
+    assert!(head.ends_with("\r\n\r\n"), "no body: {head}");
+    for (path, expected) in [
+        ("/console/nothing", "404"),
+        ("/console/../Cargo.toml", "404"),
+        ("/console/%2e%2e/Cargo.toml", "404"),
+        ("/console", "302"),
+        // Not a browser.
+        ("/", "401"),
+    ] {
+        let answer = ask(&world, "GET", path, "").await;
+        assert_eq!(status(&answer), expected, "{path}: {answer}");
+    }
+    let led = ask(&world, "GET", "/", "Accept: text/html,*/*;q=0.8\r\n").await;
+    assert!(led.starts_with("HTTP/1.1 302") && led.to_lowercase().contains("location: console/"), "{led}");
+    assert_eq!(forwarded.load(Ordering::Relaxed), 0);
+
+    let off = Config { console: Console::off(), ..config() };
+    let (world, forwarded) = guarded(off, tokens::policy()).await;
+    for path in ["/console", "/console/", "/console/app.js"] {
+        let answer = ask(&world, "GET", path, &bearer("dev")).await;
+        assert_eq!(status(&answer), "404", "{path}: {answer}");
+    }
+    assert_eq!(forwarded.load(Ordering::Relaxed), 0, "the console of a control plane is not shown instead");
 }
 
 #[tokio::test]

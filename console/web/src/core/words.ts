@@ -236,6 +236,9 @@ const en = {
   more: "{0} more",
   actions: "Actions",
   done: "Done: {0}",
+  dependencies: "Dependencies",
+  rulesAndTags: "Rules and tags",
+  changesTab: "Changes",
 };
 
 export type Word = keyof typeof en;
@@ -475,6 +478,9 @@ const zh: Record<Word, string> = {
   more: "还有 {0} 项",
   actions: "操作",
   done: "已完成：{0}",
+  dependencies: "依赖",
+  rulesAndTags: "规则和标签",
+  changesTab: "变更",
 };
 
 export const LANGUAGES = { en: "English", zh: "中文" } as const;

@@ -95,7 +95,9 @@ function Statuses() {
         <li key={status}>
           <a href={link(["services"], { q: `status:${status}` })}>
             <Status status={status} />
-            <meter min={0} max={registry.instances} value={count} aria-label={status} />
+            <span class={`bar ${status.toLowerCase()}`} aria-hidden="true">
+              <span style={{ width: `${(100 * count) / Math.max(1, registry.instances)}%` }} />
+            </span>
             <b>{number(count, tag())}</b>
           </a>
         </li>

@@ -12,10 +12,10 @@ import { ChangeLine } from "./overview";
 
 const TABS: [string, Word][] = [
   ["instances", "instances"],
-  ["dependencies", "dependsOn"],
+  ["dependencies", "dependencies"],
   ["schemas", "schemas"],
-  ["rules", "rules"],
-  ["changes", "recent"],
+  ["rules", "rulesAndTags"],
+  ["changes", "changesTab"],
 ];
 
 export function Service({ id, route }: { id: string; route: Route }) {
