@@ -36,6 +36,7 @@ use crate::standing::Standing;
 use crate::store::Store;
 use crate::store::measured::Measured;
 use crate::store::rationed::{Ration, Rationed};
+use crate::token_keys::KeyReloader;
 use crate::view::{self, History, View, follow, gauges};
 
 /// A control plane. It runs among its [`Tasks`] from the moment it is built.
@@ -147,10 +148,15 @@ impl App {
         totals::register(&meter, &registry, &address);
         observe_usage(&meter, &address);
 
-        let writer = writer
+        let mut writer = writer
             .sharing(config.registry.shared.clone())
             .guarding(config.rbac.policy())
             .reporting(ViewMetrics::new(&meter, &address));
+        let keys = config.rbac.keys.as_ref().filter(|_| config.rbac.enabled);
+        let key_reloader = keys.map(|keys| KeyReloader::new(keys, &meter));
+        if let Some(reloader) = &key_reloader {
+            writer = writer.following_keys(reloader.public());
+        }
         // Not the token of the drain: the rooms go on until `DrainHandle::finish` has handed over.
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
@@ -211,15 +217,14 @@ impl App {
 
         let shares = FairShares::new(config.tenant_requests, &meter, "control_plane");
         let mut api = Api::new(registry.clone(), config.bodies, shares, readiness);
-        if config.rbac.enabled
-            && let Some(keys) = &config.rbac.keys
-        {
+        if let Some(reloader) = key_reloader {
             let account_config = AccountConfig {
                 hash: config.rbac.password_hash,
                 release_lock_after: config.rbac.release_lock_after,
                 retain_failures_for: config.rbac.retain_lock_history_for,
             };
-            let accounts = Accounts::new(registry.clone(), keys.issuer.clone(), account_config);
+            let accounts = Accounts::new(registry.clone(), reloader.issuer(), account_config);
+            tasks.spawn_named("token_keys", reloader.run(view.clone(), stop.clone()));
             api = api.with_accounts(accounts, config.rbac.trusted_proxies.clone());
         }
         let router = api::router(api);

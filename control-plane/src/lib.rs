@@ -25,6 +25,7 @@ pub mod responder;
 pub mod settings;
 pub(crate) mod standing;
 pub mod store;
+mod token_keys;
 mod trail;
 pub mod version;
 pub mod view;

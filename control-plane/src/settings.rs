@@ -16,10 +16,12 @@ use crate::view::access::SharedServices;
 #[cfg(feature = "etcd")]
 mod process;
 mod rbac;
+mod token_keys;
 
 #[cfg(feature = "etcd")]
 pub use process::ProcessConfig;
-pub use rbac::{IssuerConfig, KeysError, RbacConfig, TokenKeys};
+pub use rbac::{IssuerConfig, RbacConfig};
+pub use token_keys::{KeyFiles, KeysError, TokenKeys};
 
 /// The settings of a control plane, without its store, its bus and its listeners.
 #[derive(Clone, Debug)]

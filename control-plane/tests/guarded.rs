@@ -4,8 +4,9 @@ mod probe;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use access::keys::SigningKey;
+use access::keys::{KeyPairText, PublicKey, SigningKey};
 use access::token::{Claims, Issuer};
 use access::{Access, LabelSource};
 use arc_swap::ArcSwap;
@@ -284,5 +285,79 @@ async fn tokens_of_an_external_issuer_count_once_its_keys_are_fetched() {
     fetched(&probe, "two").await;
     assert_eq!(status(&probe, &issuer.token(&["engineers"])).await, 200);
     assert_eq!(status(&probe, &token).await, 401, "its key is not published any more");
+    probe.stop().await;
+}
+
+/// The policy's keys, once there are this many and the reloads have been counted.
+async fn keys(probe: &Probe, count: usize, applied: u32, refused: u32) -> Vec<PublicKey> {
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tick.tick().await;
+        let figures = probe.figures();
+        let counted = |result: &str, number: u32| {
+            let mut lines = figures.lines().filter(|line| line.starts_with("muster_token_key_reloads_total"));
+            lines.any(|line| line.contains(result) && line.ends_with(&format!(" {number}")))
+        };
+        if counted("applied", applied) && counted("refused", refused) && policy(probe).keys.len() == count {
+            return policy(probe).keys.clone();
+        }
+    }
+}
+
+#[tokio::test]
+async fn new_key_files_are_taken_without_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    let status = async |token: &str| {
+        probe.send("GET", "/v4/accounts", &[("authorization", token)], String::new()).await.status
+    };
+    let file = |name: &str| directory.path().join(name);
+    // In one step, so that nobody reads half a file.
+    let replace = |name: &str, text: &str| {
+        std::fs::write(file("next"), text).expect("written");
+        std::fs::rename(file("next"), file(name)).expect("renamed");
+    };
+    let login = async || {
+        let body = json!({ "name": "root", "password": "Complicated_password1" }).to_string();
+        let answer = probe.send("POST", "/v4/token", &[], body).await.ok();
+        format!("Bearer {}", answer["token"].as_str().expect("a token"))
+    };
+    let signer = |token: &str| {
+        let head = token.trim_start_matches("Bearer ").split('.').next().expect("a head").to_owned();
+        let head = BASE64URL_NOPAD.decode(head.as_bytes()).expect("base64");
+        serde_json::from_slice::<serde_json::Value>(&head).expect("JSON")["kid"].clone()
+    };
+    let old = login().await;
+    let old_public = std::fs::read_to_string(file("public.key")).expect("made");
+    let new = KeyPairText::generate().expect("made");
+
+    // A file that is no key changes nothing.
+    replace("private.key", "no key");
+    let before = keys(&probe, 1, 0, 1).await;
+    let still = login().await;
+    assert_eq!((status(&old).await, signer(&still)), (200, json!(before[0].kid)));
+
+    // The new key signs; the old one is listed and goes on counting.
+    replace("private.key", &new.private);
+    replace("public.key", &format!("{old_public}\n{}", new.public));
+    let both = keys(&probe, 2, 1, 1).await;
+    assert_eq!(both[1], before[0]);
+    let fresh = loop {
+        let fresh = login().await;
+        // The issuer follows the policy.
+        if signer(&fresh) == json!(both[0].kid) {
+            break fresh;
+        }
+    };
+    assert_eq!((status(&old).await, status(&fresh).await), (200, 200));
+
+    // A file of public keys that has gone takes no key away.
+    std::fs::remove_file(file("public.key")).expect("removed");
+    assert_eq!(keys(&probe, 2, 1, 2).await, both);
+    assert_eq!(status(&old).await, 200);
+
+    replace("public.key", &new.public);
+    assert_eq!(keys(&probe, 1, 2, 2).await, both[..1]);
+    assert_eq!((status(&old).await, status(&fresh).await), (401, 200));
     probe.stop().await;
 }

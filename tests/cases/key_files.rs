@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use access::keys::KeyPairText;
-use harness::{Plan, World};
+use access::keys::{KeyPairText, PublicKey, SigningKey};
+use harness::{Client, Plan, World, eventually};
 use tempfile::TempDir;
 
 /// The password of `root` in fleets with access control.
@@ -28,9 +28,12 @@ impl KeyFiles {
         self.directory.path().join(name)
     }
 
+    /// Replaces each file in one step, so that nobody reads half of one.
     fn write(&self, private: &str, public: &str) {
-        std::fs::write(self.path("private.key"), private).expect("written");
-        std::fs::write(self.path("public.key"), public).expect("written");
+        for (name, text) in [("private.key", private), ("public.key", public)] {
+            std::fs::write(self.path("next"), text).expect("written");
+            std::fs::rename(self.path("next"), self.path(name)).expect("renamed");
+        }
     }
 
     /// Switches access control on in a plan, with these keys.
@@ -44,31 +47,38 @@ impl KeyFiles {
             .variable("SC_INIT_ROOT_PASSWORD", ROOT_PASSWORD)
     }
 
-    /// Lets every control plane know both keys, one after the other. The old one signs.
+    /// Lets every control plane know both keys. The old one signs.
     pub(crate) async fn announce_new(&self, world: &World) {
-        self.roll(world, &self.old.private, &self.both()).await;
+        self.replace(world, &self.old.private, &self.both()).await;
     }
 
-    /// Lets every control plane sign with the new key, one after the other.
+    /// Lets every control plane sign with the new key.
     pub(crate) async fn sign_with_new(&self, world: &World) {
-        self.roll(world, &self.new.private, &self.both()).await;
+        self.replace(world, &self.new.private, &self.both()).await;
     }
 
-    /// Lets every control plane forget the old key, one after the other.
+    /// Lets every control plane forget the old key.
     pub(crate) async fn forget_old(&self, world: &World) {
-        self.roll(world, &self.new.private, &self.new.public).await;
+        self.replace(world, &self.new.private, &self.new.public).await;
     }
 
     fn both(&self) -> String {
         format!("{}\n{}", self.old.public, self.new.public)
     }
 
-    async fn roll(&self, world: &World, private: &str, public: &str) {
+    /// Replaces the files, and waits until every control plane has taken them. None is restarted.
+    async fn replace(&self, world: &World, private: &str, public: &str) {
         self.write(private, public);
+        let signing = SigningKey::from_pem(private.as_bytes()).expect("a key").public().kid.clone();
+        let count = PublicKey::all_from_pem(public.as_bytes()).expect("keys").len();
         for plane in &world.control_planes {
-            assert_eq!(plane.process.terminate().await, Some(0), "a drain ends well");
-            plane.process.start();
-            plane.ready().await;
+            eventually("a control plane takes the keys", || async {
+                let answer = Client::new(plane.api).get("/.well-known/jwks.json").await;
+                let shown = answer.ok();
+                let shown = shown["keys"].as_array()?;
+                (shown.len() == count && shown.first()?["kid"] == signing).then_some(())
+            })
+            .await;
         }
     }
 }

@@ -21,6 +21,7 @@ use access::password::HashKind;
 use access::token::Issuer;
 use access::{Account, Role};
 use serde::Serialize;
+use tokio::sync::watch;
 use tracing::info;
 use uuid::Uuid;
 
@@ -57,7 +58,8 @@ pub(crate) struct AccountConfig {
 /// The operations on accounts, roles and tokens, beside those that the registry itself has.
 pub(crate) struct Accounts {
     pub(super) registry: Registry,
-    pub(super) issuer: Issuer,
+    /// The present one: keys are replaced while the process runs.
+    pub(super) issuer: watch::Receiver<Issuer>,
     pub(super) hashing: Hashing,
     pub(super) locks: Locks,
 }
@@ -100,7 +102,11 @@ pub(super) struct Stored {
 }
 
 impl Accounts {
-    pub(crate) fn new(registry: Registry, issuer: Issuer, config: AccountConfig) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        issuer: watch::Receiver<Issuer>,
+        config: AccountConfig,
+    ) -> Self {
         Self { registry, issuer, hashing: Hashing::new(config.hash), locks: Locks::new(config) }
     }
 

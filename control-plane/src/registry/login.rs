@@ -81,7 +81,7 @@ impl Accounts {
 
     /// Signs a token. It takes some milliseconds, so it waits for its turn among the work on passwords.
     pub(super) async fn sign(&self, claims: Claims) -> Result<String, RegistryError> {
-        let issuer = self.issuer.clone();
+        let issuer = self.issuer.borrow().clone();
         let signed = self.hashing.run(move || issuer.issue(&claims)).await?;
         signed.map_err(|_| AccountError::NotMade.into())
     }

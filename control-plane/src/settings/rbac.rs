@@ -1,20 +1,18 @@
-//! The settings of access control, and the keys that they name.
+//! The settings of access control.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use access::keys::{KeyError, KeyPairText, PublicKey, SigningKey};
 use access::password::HashKind;
-use access::token::Issuer;
 use access::{ExternalIssuer, Policy, Scope};
 use host::certificates::Certificates;
 use host::exposure::Exposure;
 use host::proxies::TrustedProxies;
 use host::tls::ClientFiles;
 use settings::{Choice, Secret, Settings, Url};
-use tracing::info;
+
+use super::token_keys::{KeyFiles, KeysError, TokenKeys};
 
 /// The settings of access control.
 #[derive(Clone, Debug)]
@@ -68,59 +66,19 @@ pub struct IssuerConfig {
     pub refresh: Duration,
 }
 
-/// The keys of tokens.
-#[derive(Clone, Debug)]
-pub struct TokenKeys {
-    /// Makes tokens.
-    pub issuer: Issuer,
-    /// The keys that verify tokens. The first one belongs to the issuer.
-    pub public: Vec<PublicKey>,
-}
-
-/// The reason for which the keys of tokens cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// A file cannot be read or written.
-    #[error("{path} cannot be {action}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// `read` or `written`.
-        action: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A file does not hold a key of the kind that is needed.
-    #[error("{path} cannot be used as a key of tokens: {source}")]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: KeyError,
-    },
-    /// The authorities of the external issuer cannot be used.
-    #[error("the authorities to trust at the external issuer cannot be used: {0}")]
-    Authorities(#[from] host::tls::TlsError),
-    /// There are public keys and no private one. A new private key would not fit them.
-    #[error(
-        "{0} is missing, while the public key is there; put it back, or remove both to have new ones made"
-    )]
-    NoPrivateKey(PathBuf),
-}
-
 impl RbacConfig {
     pub(super) fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             enabled: Exposure::read(settings).access_control,
             private_key: settings.optional(
                 "rbac.private-key",
-                "PEM file of the RSA key that signs tokens, the same for all control planes. Made when it is absent. \
-                 Default: private.key in the working directory; of a standalone registry, in its data directory.",
+                "PEM file of the RSA key that signs tokens, the same for all control planes. Made when it is absent at the \
+                 start; read again when it changes. Default: private.key in the working directory; of a standalone registry, in its data directory.",
             ),
             public_key: settings.optional(
                 "rbac.public-key",
                 "PEM file of the public keys that verify tokens; several while a key is being replaced. \
-                 Default: public.key beside the private key.",
+                 Read again when it changes. Default: public.key beside the private key.",
             ),
             scope: scope(settings),
             root_password: settings.optional(
@@ -168,7 +126,7 @@ impl RbacConfig {
         }
         let private = self.private_key.clone().unwrap_or_else(|| directory.join("private.key"));
         let public = self.public_key.clone().unwrap_or_else(|| private.with_file_name("public.key"));
-        self.keys = Some(TokenKeys::open(&private, &public)?);
+        self.keys = Some(KeyFiles { private, public }.open()?);
         Ok(())
     }
 
@@ -182,61 +140,6 @@ impl RbacConfig {
             ..Policy::default()
         }
     }
-}
-
-impl TokenKeys {
-    fn open(private: &Path, public: &Path) -> Result<Self, KeysError> {
-        let Some(text) = read(private)? else {
-            if public.exists() {
-                return Err(KeysError::NoPrivateKey(private.to_owned()));
-            }
-            make(private, public)?;
-            // Read back, so that new keys are used as those of the next start.
-            return Self::open(private, public);
-        };
-        let signing = SigningKey::from_pem(&text)
-            .map_err(|source| KeysError::Key { path: private.to_owned(), source })?;
-        let mut keys = vec![signing.public().clone()];
-        // Without a public file the private key says everything.
-        if let Some(text) = read(public)? {
-            let listed = PublicKey::all_from_pem(&text)
-                .map_err(|source| KeysError::Key { path: public.to_owned(), source })?;
-            keys.extend(listed.into_iter().filter(|key| key != signing.public()));
-        }
-        Ok(Self { issuer: Issuer::new(signing), public: keys })
-    }
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, KeysError> {
-    match std::fs::read(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(KeysError::File { path: path.to_owned(), action: "read", source }),
-    }
-}
-
-fn make(private: &Path, public: &Path) -> Result<(), KeysError> {
-    let pair =
-        KeyPairText::generate().map_err(|source| KeysError::Key { path: private.to_owned(), source })?;
-    // The private key comes last: a public one alone is found at the next start, and not taken for a pair.
-    write(public, &pair.public)?;
-    write(private, &pair.private)?;
-    info!(private = %private.display(), public = %public.display(), "keys of tokens have been made");
-    Ok(())
-}
-
-/// Writes a new file that only its owner can read. Never replaces one.
-fn write(path: &Path, text: &str) -> Result<(), KeysError> {
-    let failed = |source| KeysError::File { path: path.to_owned(), action: "written", source };
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 fn scope(settings: &mut Settings<'_>) -> Scope {
@@ -312,36 +215,4 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
     let issuer =
         ExternalIssuer { issuer, audience, account_claim, groups_claim, roles, ..ExternalIssuer::default() };
     Some(IssuerConfig { issuer, keys_at, tls: ClientFiles { ca, ..ClientFiles::default() }, refresh })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_made_once_and_read_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let private = directory.path().join("keys/private.key");
-        let public = directory.path().join("keys/public.key");
-        let made = TokenKeys::open(&private, &public).expect("made");
-        let read = TokenKeys::open(&private, &public).expect("read");
-        assert_eq!(made.public, read.public);
-        assert_eq!(made.public.len(), 1);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let mode = std::fs::metadata(&private).expect("a file").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-        }
-        // While a key is being replaced, the file of public keys also has the old one.
-        let old = KeyPairText::generate().expect("made").public;
-        let both = format!("{old}\n{}", std::fs::read_to_string(&public).expect("a file"));
-        std::fs::write(&public, both).expect("written");
-        let read = TokenKeys::open(&private, &public).expect("read");
-        assert_eq!((read.public.len(), &read.public[0]), (2, &made.public[0]));
-        std::fs::remove_file(&private).expect("removed");
-        assert!(matches!(TokenKeys::open(&private, &public), Err(KeysError::NoPrivateKey(_))));
-        std::fs::write(&private, "no key").expect("written");
-        assert!(matches!(TokenKeys::open(&private, &public), Err(KeysError::Key { .. })));
-    }
 }

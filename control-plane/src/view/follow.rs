@@ -41,6 +41,8 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
     let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut follower = StoreFollower { store, writer, backoff, listed: false, witness: None };
     loop {
+        // Also while the store cannot be reached: a key that has leaked must stop counting.
+        follower.writer.take_keys();
         let outcome = tokio::select! {
             // In this order, so that a stop is seen even while changes keep coming.
             biased;
@@ -138,7 +140,15 @@ impl StoreFollower {
 
     async fn watch(&mut self) -> Result<(), StoreError> {
         let mut stream = self.store.watch(ROOT, self.writer.revision().next()).await?;
-        while let Some(item) = stream.next().await {
+        loop {
+            let item = tokio::select! {
+                item = stream.next() => item,
+                () = self.writer.keys_changed() => {
+                    self.writer.take_keys();
+                    continue;
+                }
+            };
+            let Some(item) = item else { break };
             match item? {
                 WatchItem::Events(events) => {
                     if let Some(last) = events.last() {

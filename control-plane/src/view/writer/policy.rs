@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use access::keys::PublicKey;
 use access::{Account, AccountState, ExternalIssuer, IssuerKeys, Policy, Role};
 use shared::model::Revision;
+use tokio::sync::watch;
 
 use super::ViewWriter;
 use crate::record::AccountExtra;
@@ -17,6 +19,8 @@ use crate::store::KeyValue;
 #[derive(Clone, Debug, Default)]
 pub(super) struct AccessBase {
     settings: Policy,
+    /// The keys that verify tokens, if they can change.
+    keys: Option<watch::Receiver<Vec<PublicKey>>>,
     /// By the account's name. They may be stored before the account, and outlive it.
     extras: BTreeMap<String, AccountExtra>,
 }
@@ -38,6 +42,35 @@ impl ViewWriter {
         self.access.settings = Policy { roles: BTreeMap::from(roles), ..settings };
         self.current.policy = Arc::new(self.access.settings.clone());
         self
+    }
+
+    /// The same writer, whose policy has these keys, also after they have changed.
+    #[must_use]
+    pub fn following_keys(mut self, keys: watch::Receiver<Vec<PublicKey>>) -> Self {
+        self.access.keys = Some(keys);
+        self
+    }
+
+    /// Waits until there are other keys of tokens. Waits for ever when they cannot change. Cancel-safe.
+    pub(in crate::view) async fn keys_changed(&mut self) {
+        if let Some(keys) = &mut self.access.keys
+            && keys.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Takes the keys of tokens if they have changed. The revision stays: keys are no part of the store.
+    pub(in crate::view) fn take_keys(&mut self) {
+        let Some(keys) = &mut self.access.keys else { return };
+        let fresh = keys.borrow_and_update().clone();
+        if fresh == self.access.settings.keys {
+            return;
+        }
+        Arc::make_mut(&mut self.current.policy).keys.clone_from(&fresh);
+        self.access.settings.keys = fresh;
+        self.publish();
     }
 
     /// The policy, to be changed at a revision.
@@ -224,5 +257,24 @@ mod tests {
         let policy = view.view.now().expect("listed").policy.clone();
         assert!(policy.enabled && policy.accounts.is_empty() && policy.revoked.is_empty());
         assert_eq!(policy.revision, Revision::new(9));
+    }
+
+    #[test]
+    fn other_keys_count_at_the_same_revision_and_stay() {
+        let mut view = Fixture::new();
+        let key = |kid: &str| PublicKey { kid: kid.into(), n: "n".into(), e: "e".into() };
+        let keys = watch::Sender::new(vec![key("old")]);
+        view.writer = view.writer.following_keys(keys.subscribe());
+        view.put("/cse-sr/accounts/peter", r#"{"name":"peter"}"#);
+        let mut revisions = view.view.revisions();
+        revisions.mark_unchanged();
+        keys.send_replace(vec![key("new"), key("old")]);
+        view.writer.take_keys();
+        assert!(revisions.has_changed().expect("the writer lives"), "readers who wait are told");
+        let policy = view.view.now().expect("listed").policy.clone();
+        assert_eq!((policy.revision, &policy.keys[0].kid[..]), (Revision::new(2), "new"));
+        assert!(policy.accounts.contains_key("peter"));
+        view.writer.reset(Vec::new(), Revision::new(9));
+        assert_eq!(view.view.now().expect("listed").policy.keys.len(), 2);
     }
 }
