@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use shared::model::Tenant;
 
@@ -10,7 +11,7 @@ use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::ExternalIssuer;
 use crate::policy::{AccountState, Policy};
-use crate::role::{ADMIN, Need, Resource, ResourceType, Role};
+use crate::role::{ADMIN, Need, Resource, ResourceType, Role, Verb};
 use crate::token::{Verifier, is_signer};
 
 /// Tokens without a start are taken to have been issued this many seconds before their end, the longest time
@@ -242,6 +243,20 @@ impl Policy {
         sets.sort();
         sets.dedup();
         Ok(Grant::Labelled(sets))
+    }
+
+    /// Decides whether an identity may operate a process by its admin port: with the right `ops` for everything and
+    /// in all tenants, to get for the method `GET` and to create for any other. The scope (`rbac.scope`) opens
+    /// nothing here.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn operate(&self, identity: &Identity, method: &Method) -> Result<(), Denial> {
+        let verb = if method == Method::GET { Verb::Get } else { Verb::Create };
+        let need = Need { resource: ResourceType::Ops, verb };
+        self.enter_all(identity)?;
+        // These routes have no labels, so a right that is limited by labels covers none of them.
+        if self.grant(identity, need)? == Grant::All { Ok(()) } else { Err(no_permission(need, None)) }
     }
 
     /// The names of the roles that an identity has now.

@@ -41,6 +41,8 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     }
     let bus = NatsBus::connect(config.nats, &tasks).await?;
     bus.observe(&host.metrics.meter("bus"));
+    let audit = Audit::open(&config.program.audit, &host.metrics.meter("audit"), &tasks)?;
+    host.record_in(&audit);
     let parts = Parts {
         store: EtcdStore::connect(config.etcd, &tasks),
         bus: Arc::new(bus),
@@ -49,7 +51,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         secure: config.http.tls.is_some(),
         meter: host.metrics.meter("control-plane"),
         readiness: host.readiness.clone(),
-        audit: Audit::open(&config.program.audit, &host.metrics.meter("audit"), &tasks)?,
+        audit,
     };
     let app = App::build(parts, &tasks);
     let meter = host.metrics.meter("http");
@@ -62,6 +64,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     host.known.add(inventory::source(&app.registry));
     let quotas = app.registry.quotas();
     host.on_change(move |config| quotas.set(&config.plane.registry));
+    host.access.add(app.service.access_control());
     host.serve_admin(admin);
     // The other handles are dropped with `app`: the store closes with its last handle.
     let App { service, drain, .. } = app;

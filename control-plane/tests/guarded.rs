@@ -12,6 +12,7 @@ use access::{Access, LabelSource};
 use arc_swap::ArcSwap;
 use control_plane::store::{Op, Txn};
 use data_encoding::BASE64URL_NOPAD;
+use host::admin::access::AccessState;
 use probe::Probe;
 use serde_json::json;
 
@@ -360,4 +361,37 @@ async fn new_key_files_are_taken_without_a_restart() {
     assert_eq!(keys(&probe, 1, 2, 2).await, both[..1]);
     assert_eq!((status(&old).await, status(&fresh).await), (401, 200));
     probe.stop().await;
+}
+
+#[tokio::test]
+async fn the_admin_port_knows_the_accounts_of_tokens() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[("MUSTER_RBAC_SCOPE", "account")]).await;
+    let access = probe.access_control();
+    let operator = |tokens: &[&str]| {
+        let mut headers = http::HeaderMap::new();
+        for token in tokens {
+            headers.append("authorization", token.parse().expect("a value"));
+        }
+        // Believed of gateways alone, and nowhere on the admin port.
+        headers.insert("x-muster-account", "root".parse().expect("a value"));
+        access.operator(&http::Method::POST, &headers)
+    };
+    let root = token(directory.path(), "root");
+    let shown = operator(&[&root]).expect("root has a token");
+    assert_eq!((shown.account.as_str(), shown.token.as_str(), shown.is_permitted), ("root", "j", true));
+    assert_eq!(shown.revision, policy(&probe).revision);
+    for tokens in [&[][..], &["x"], &[&token(directory.path(), "nobody")], &[&root, &root]] {
+        assert_eq!(operator(tokens), None, "{tokens:?}");
+    }
+    let report = access.report();
+    assert_eq!((report.state, report.demanded), (AccessState::Guarded, true));
+    assert_eq!(report.keys, [policy(&probe).keys[0].kid.clone()]);
+    probe.stop().await;
+
+    let open = Probe::start().await;
+    let headers = http::HeaderMap::new();
+    assert_eq!(open.access_control().operator(&http::Method::GET, &headers), None);
+    assert_eq!(open.access_control().report().state, AccessState::Open);
+    open.stop().await;
 }

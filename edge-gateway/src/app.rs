@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bus::Bus;
 use futures_util::future::BoxFuture;
 use host::address::reachable;
+use host::admin::access::AccessControl;
 use host::admin::{Condition, Readiness};
 use host::audit::Audit;
 use host::fairness::FairShares;
@@ -86,6 +87,7 @@ pub struct App {
     rates: Arc<Rates>,
     fleet: Fleet,
     follower: Follower,
+    policy: PolicyHandle,
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
@@ -166,7 +168,7 @@ impl App {
             certificates: config.certificates.clone(),
             batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
             metrics: metrics.sessions,
-            policy,
+            policy: policy.clone(),
             own_paths: config.own_paths,
             console: config.console,
             authorize: config.authorize,
@@ -190,6 +192,7 @@ impl App {
             rates,
             fleet,
             follower,
+            policy,
             upstream,
             handle,
             shards,
@@ -209,6 +212,11 @@ impl App {
             limits.set(config.clone());
             rates.set(&config.rates);
         }
+    }
+
+    /// Access control, for the admin port.
+    pub fn access_control(&self) -> Arc<dyn AccessControl> {
+        Arc::new(self.policy.clone())
     }
 
     /// Returns the source of the gateway's part in the inventory.

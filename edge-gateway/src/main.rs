@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 /// Starts everything; it runs among the host's tasks from then on.
 async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<()> {
-    let tasks = &host.tasks;
+    let tasks = &host.tasks.clone();
     let meter = host.metrics.meter("edge-gateway");
     let address = config.admin_listen;
     let exposure = config.gateway.exposure;
@@ -34,6 +34,8 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let bus = NatsBus::connect(config.nats, tasks).await.context("cannot use the addresses of NATS")?;
     bus.observe(&meter);
     let forward = Arc::new(Replicas::new(config.forward, &meter, tasks)?);
+    let audit = Audit::open(&config.program.audit, &host.metrics.meter("audit"), tasks)?;
+    host.record_in(&audit);
     let parts = Parts {
         config: Config { access_log: config.program.log.access, ..config.gateway },
         listener: None,
@@ -41,7 +43,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         forward,
         meter: meter.clone(),
         readiness: host.readiness.clone(),
-        audit: Audit::open(&config.program.audit, &host.metrics.meter("audit"), tasks)?,
+        audit,
     };
     let app = App::build(parts, tasks).await?;
     // Not in App::build: in `muster standalone` the control plane observes the same process.
@@ -52,6 +54,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     info!(plane = "edge", api = %app.api_addr, admin = %admin.local_addr()?, "listening");
 
     host.known.add(app.on_known());
+    host.access.add(app.access_control());
     let set_limits = app.on_limits();
     tasks.spawn_vital("app", app.run());
     host.serve_admin(admin);

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::metrics::PolicyMetrics;
 
 mod follower;
+mod operators;
 mod right;
 
 pub(crate) use follower::Follower;

@@ -374,7 +374,7 @@ impl Read for ProcessConfig {
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30101",
-                "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
+                "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
             ),
             program,
             nats: NatsConfig::read(settings, "muster-edge-gateway"),

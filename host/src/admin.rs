@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::{self, Metrics};
 
+pub mod access;
 pub(crate) mod operators;
 
 /// The paths of every route of the admin port, for programs that serve it beside another port's routes.
-pub const PATHS: &[&str] = &["/live", "/ready", "/metrics", "/config", crate::inventory::PATH, "/drain"];
+pub const PATHS: &[&str] =
+    &["/live", "/ready", "/metrics", "/config", crate::inventory::PATH, access::PATH, "/drain"];
 
 /// The named conditions that must hold before a process is given work. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! it: a record for which the queue has no room, or which cannot be written, is counted and lost.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
@@ -62,13 +62,17 @@ impl Decision {
 pub struct Record {
     /// The time of the record (RFC 3339, UTC). [`Audit::record`] sets it.
     pub time: String,
-    /// `control` or `edge`: the plane that decided.
+    /// `control` or `edge`: the plane that decided; `admin` for the admin port.
     pub plane: String,
     /// The decision.
     pub decision: Decision,
     /// The account of the request; empty when it had no token that counts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub account: String,
+    /// At the admin port, the reason for which the request was let through: `account`, `admin-token` or
+    /// `this-machine`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub means: String,
     /// The id of its token.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
@@ -162,6 +166,17 @@ pub struct AuditError {
 #[derive(Clone, Debug)]
 pub struct Audit(Arc<Shared>);
 
+/// The audit log, which does not keep its file from ending. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WeakAudit(Weak<Shared>);
+
+impl WeakAudit {
+    /// The log, unless it has ended.
+    pub(crate) fn upgrade(&self) -> Option<Audit> {
+        self.0.upgrade().map(Audit)
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
@@ -222,6 +237,11 @@ impl Audit {
         Ok(Self(Arc::new(Shared { clock: Clock::system(), reads: config.reads, queue, fates })))
     }
 
+    /// The same log, held in such a way that it can end.
+    pub(crate) fn downgrade(&self) -> WeakAudit {
+        WeakAudit(Arc::downgrade(&self.0))
+    }
+
     /// True if requests that only read are recorded too.
     pub fn has_reads(&self) -> bool {
         self.0.reads
@@ -250,6 +270,7 @@ fn log(record: &Record) {
         plane = record.plane,
         decision = record.decision.word(),
         account = record.account,
+        means = record.means,
         token = record.token,
         method = record.method,
         route = record.route,

@@ -8,8 +8,9 @@
 //! mistakes changes nothing.
 //!
 //! Besides [`admin`]'s routes the admin port has some for operators only: `GET /config` (the settings in
-//! force, without secrets), `GET /known` (the [`inventory`]) and `POST /drain`. They need the admin token, or,
-//! if there is none, a request from this machine that no page of another site has sent.
+//! force, without secrets), `GET /known` (the [`inventory`]), `GET /access` (the state of access control) and
+//! `POST /drain`. They need the admin token or an account with the right `ops`, or, if there is no admin token, a
+//! request from this machine that no page of another site has sent.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -20,7 +21,6 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware::{Next, from_fn};
-use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::operators::Operators;
 use crate::admin::{self, Readiness};
-use crate::audit::AuditConfig;
+use crate::audit::{Audit, AuditConfig, WeakAudit};
 use crate::files::FileWatch;
 use crate::http::{ServerLimits, serve};
 use crate::inventory;
@@ -64,7 +64,8 @@ impl ProgramSettings {
         Self {
             admin_token: settings.optional(
                 "admin-token",
-                "Bearer token for /config, /known and /drain. Without one only this machine may use them.",
+                "Bearer token for /config, /known, /access and /drain, beside tokens of accounts with the right ops. Without \
+                 it this machine may use them, too.",
             ),
             grace: settings.within(
                 "grace",
@@ -99,6 +100,10 @@ pub struct Host<C> {
     pub readiness: Readiness,
     /// The inventories of its planes, for `GET /known`.
     pub known: inventory::Sources,
+    /// The access control of its planes, for the routes of operators and for `GET /access`.
+    pub access: admin::access::Planes,
+    /// The log in which requests to the routes of operators are recorded. Set before the routes are made.
+    audit: WeakAudit,
     reloader: Reloader,
     /// The tasks of the admin port. They outlive the drain of the others, so that operators can watch it.
     admin_tasks: Tasks,
@@ -179,6 +184,8 @@ where
         metrics: telemetry.metrics().clone(),
         readiness: Readiness::new(&tasks),
         known: inventory::Sources::default(),
+        access: admin::access::Planes::default(),
+        audit: WeakAudit::default(),
         reloader,
         admin_tasks: admin_tasks.clone(),
         token: config.program().admin_token.clone(),
@@ -202,13 +209,19 @@ impl<C: Program> Host<C> {
         self.appliers.push(Box::new(apply));
     }
 
+    /// Records requests to the routes of operators in this log, if the routes are made later.
+    pub fn record_in(&mut self, audit: &Audit) {
+        self.audit = audit.downgrade();
+    }
+
     /// The routes of the admin port.
     pub fn admin_routes(&self) -> Router {
         let shown = self.reloader.shown();
         let drain = self.tasks.drain().clone();
         let known = self.known.clone();
-        let admission = Operators::new(self.token.clone());
-        let operators = Router::new()
+        let access = self.access.clone();
+        let operators = Operators::new(self.token.clone(), self.access.clone(), self.audit.clone());
+        let routes = Router::new()
             .route(
                 "/config",
                 get(async move || {
@@ -217,6 +230,7 @@ impl<C: Program> Host<C> {
                 }),
             )
             .route(inventory::PATH, get(async move || known.report().await))
+            .route(admin::access::PATH, get(async move || access.report()))
             .route(
                 "/drain",
                 post(async move || {
@@ -228,16 +242,8 @@ impl<C: Program> Host<C> {
                 }),
             )
             // On these routes only: orchestrators and Prometheus come from other machines and have no token.
-            .route_layer(from_fn(move |request: Request, next: Next| {
-                let admitted = admission.admit(&request);
-                async move {
-                    match admitted {
-                        Ok(()) => next.run(request).await,
-                        Err(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
-                    }
-                }
-            }));
-        admin::router(self.readiness.clone(), self.metrics.clone(), operators)
+            .route_layer(from_fn(move |request: Request, next: Next| operators.clone().guard(request, next)));
+        admin::router(self.readiness.clone(), self.metrics.clone(), routes)
     }
 
     /// Serves [`Host::admin_routes`] on `listener`.

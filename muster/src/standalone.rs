@@ -118,6 +118,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         audit.file.get_or_insert_with(|| config.data_dir.join(host::audit::FILE_NAME));
     }
     let audit = Audit::open(&audit, &host.metrics.meter("audit"), &tasks)?;
+    host.record_in(&audit);
     let file = config.data_dir.join(STORE_FILE);
     let bus = Arc::new(LocalBus::new());
     let secure = config.gateway.http.tls.is_some();
@@ -133,6 +134,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         audit: audit.clone(),
     };
     let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
+    host.access.add(service.access_control());
     let mut own_paths: &[&str] = &[];
     let (admin, routes) = match config.admin_listen {
         // Such requests pass through the gateway and arrive without the address of their peer. So the
@@ -165,6 +167,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     host.known.add(inventory::source(&registry));
     drop(registry);
     host.known.add(gateway.on_known());
+    host.access.add(gateway.access_control());
     host.on_change(move |config| {
         quotas.set(&config.plane.registry);
         set_limits(&config.gateway.limits);

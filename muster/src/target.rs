@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::credentials::Access;
+use crate::failure::CommandFailure;
 use crate::screen::OutputFormat;
 
 /// The registry that a command talks to, and the form of the result.
@@ -32,6 +33,30 @@ pub(crate) struct Target {
     pub(crate) access: Access,
     #[command(flatten)]
     pub(crate) trust: Trust,
+}
+
+/// The tokens for the routes of operators at admin ports.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Access")]
+pub(crate) struct OperatorAccess {
+    /// Admin token of the processes, if they have one. Without it the token of an account is shown.
+    #[arg(long = "token", env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    token: Option<String>,
+    /// Address of the registry whose `muster login` counts at the admin ports, which are no addresses to log in at.
+    #[arg(long, env = "MUSTER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:30100")]
+    server: url::Url,
+    #[command(flatten)]
+    account: Access,
+}
+
+impl OperatorAccess {
+    /// The token for the routes of operators.
+    pub(crate) fn token(&self) -> Result<Option<String>, CommandFailure> {
+        match &self.token {
+            Some(token) => Ok(Some(token.clone())),
+            None => self.account.token(&self.server),
+        }
+    }
 }
 
 /// The authorities to trust at `https://` addresses, and the client's own certificate.
@@ -60,7 +85,8 @@ impl Target {
         }
     }
 
-    /// A process that is asked about itself, not about the services of a tenant.
+    /// A process that is asked about itself, not about the services of a tenant. Requests to the routes of
+    /// operators name their token themselves, so that no other request shows one.
     pub(crate) fn process(server: url::Url, timeout: Duration, trust: Trust) -> Self {
         Self {
             server,
@@ -69,7 +95,6 @@ impl Target {
             project: String::new(),
             output: OutputFormat::default(),
             timeout,
-            // A token of the registry is no business of an admin port, nor of any other address.
             access: Access::none(),
             trust,
         }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
+mod admin_access;
 mod attacks;
 mod backup;
 mod bus_access;

@@ -231,3 +231,24 @@ fn a_certificate_acts_as_its_account_while_no_token_is_shown() {
     );
     assert!(changed.enter(&by_certificate, &Tenant::default()).is_err());
 }
+
+#[test]
+fn the_admin_port_needs_ops_without_labels_or_tenants() {
+    let identity = identity(claims("peter"));
+    let role = |kind: &str, labels: &[(&str, &str)], verb: &str| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let resources = vec![Resource { kind: kind.to_owned(), labels }];
+        let perms = vec![Permission { resources, verbs: vec![verb.to_owned()] }];
+        Role { name: "r".into(), perms, ..Role::default() }
+    };
+    let may = |policy: &Policy, method| policy.operate(&identity, &method).is_ok();
+    let reader = policy(role("ops", &[], "get"));
+    assert!(may(&reader, Method::GET) && !may(&reader, Method::POST) && !may(&reader, Method::HEAD));
+    let all = policy(role("ops", &[], "*"));
+    assert!(may(&all, Method::GET) && may(&all, Method::POST));
+    assert!(!may(&policy(role("ops", &[("appId", "shop")], "*")), Method::GET));
+    assert!(!may(&policy(role("service", &[], "*")), Method::GET));
+    let mut bound = all.clone();
+    account(&mut bound).tenants = vec!["default/default".to_owned()];
+    assert!(!may(&bound, Method::GET));
+}

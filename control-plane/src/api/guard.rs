@@ -16,6 +16,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -24,6 +25,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use console::Console;
 use futures_util::FutureExt;
+use host::admin::access::AccessControl;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
@@ -78,6 +80,11 @@ impl Guarded {
     #[must_use]
     pub(crate) fn showing(self, console: Console) -> Self {
         Self { console, ..self }
+    }
+
+    /// Access control, for the admin port.
+    pub fn access_control(&self) -> Arc<dyn AccessControl> {
+        Arc::new(self.gate.clone())
     }
 
     /// Answers a request; never fails.

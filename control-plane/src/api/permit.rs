@@ -24,6 +24,8 @@ use serde::de::IgnoredAny;
 use shared::clock::Clock;
 use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 
+mod operators;
+
 use super::call::Call;
 use super::failure::Failure;
 use super::state::Api;

@@ -102,11 +102,7 @@ pub(super) struct Stored {
 }
 
 impl Accounts {
-    pub(crate) fn new(
-        registry: Registry,
-        issuer: watch::Receiver<Issuer>,
-        config: AccountConfig,
-    ) -> Self {
+    pub(crate) fn new(registry: Registry, issuer: watch::Receiver<Issuer>, config: AccountConfig) -> Self {
         Self { registry, issuer, hashing: Hashing::new(config.hash), locks: Locks::new(config) }
     }
 

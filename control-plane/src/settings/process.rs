@@ -46,7 +46,7 @@ impl Read for ProcessConfig {
             admin_listen: settings.get(
                 "admin-listen",
                 "127.0.0.1:30111",
-                "Address of /live, /ready, /metrics, and for operators /config, /known and /drain.",
+                "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
             ),
             program: ProgramSettings::read(settings, "10s", "10m"),
             http,

@@ -188,6 +188,8 @@ mod tests {
         assert!(matches!(files.read_again(&both), Err(KeysError::Missing(path)) if path == files.public));
         assert_eq!(files.read_again(&made.public).expect("one key").public, made.public);
         std::fs::remove_file(&files.private).expect("removed");
-        assert!(matches!(files.read_again(&made.public), Err(KeysError::Missing(path)) if path == files.private));
+        assert!(
+            matches!(files.read_again(&made.public), Err(KeysError::Missing(path)) if path == files.private)
+        );
     }
 }

@@ -14,6 +14,7 @@ use control_plane::store::Store;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::{View, interest};
 use host::admin::Readiness;
+use host::admin::access::AccessControl;
 use host::audit::Audit;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -133,6 +134,11 @@ impl Probe {
         let snapshot = self.app.view.now().expect("listed");
         let providers = interest::providers(&snapshot, &consumer).expect("the consumer exists");
         providers.into_iter().map(|provider| provider.id).collect()
+    }
+
+    /// Access control, as the admin port asks it.
+    pub fn access_control(&self) -> Arc<dyn AccessControl> {
+        self.app.service.access_control()
     }
 
     /// The view that the registry reads.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use access::Bundle;
 use bus::{Bus as _, LocalBus, Message};
 use futures_util::StreamExt as _;
+use host::admin::access::{AccessControl as _, AccessState};
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::model::Revision;
@@ -159,4 +160,34 @@ async fn a_policy_is_requested_until_it_is_the_one_named() {
     assert_eq!(held(&handle), Some((6, true)), "a later one will do");
     stop.cancel();
     running.await.expect("ends");
+}
+
+#[test]
+fn the_admin_port_trusts_no_policy_that_is_too_old() {
+    let account = access::AccountState { roles: vec!["admin".to_owned()], ..Default::default() };
+    let keys = access::keys::KeyPairText::generate().expect("is made");
+    let key = access::keys::SigningKey::from_pem(keys.private.as_bytes()).expect("a key");
+    let guarded = Policy {
+        keys: vec![key.public().clone()],
+        accounts: [("root".to_owned(), account)].into(),
+        ..policy(7, true)
+    };
+    let claims = access::token::Claims { account: "root".into(), exp: u64::MAX / 2, ..Default::default() };
+    let token = access::token::Issuer::new(key).issue(&claims).expect("is signed");
+    let mut headers = http::HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().expect("a value"));
+    let may = |handle: &PolicyHandle| {
+        handle.operator(&http::Method::POST, &headers).map(|shown| shown.is_permitted)
+    };
+
+    let fresh = handle(true);
+    assert_eq!((may(&fresh), fresh.report().state), (None, AccessState::Closed), "no policy yet");
+    fresh.give(guarded.clone());
+    assert_eq!((may(&fresh), fresh.report().state), (Some(true), AccessState::Guarded));
+    assert_eq!(fresh.report().revision, Revision::new(7));
+    let config = PolicyConfig { enable: true, stale_for: Duration::ZERO, ..PolicyConfig::default() };
+    let stale = PolicyHandle::new(config, Clock::system(), PolicyMetrics::none());
+    stale.give(guarded);
+    assert_eq!((may(&stale), stale.report().state), (None, AccessState::Closed));
+    assert_eq!(stale.report().revision, Revision::new(7), "the last one is shown all the same");
 }

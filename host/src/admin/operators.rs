@@ -1,7 +1,7 @@
-//! The requests that may use the routes for operators: `/config`, `/known` and `/drain`.
+//! The requests that may use the routes for operators: `/config`, `/known`, `/access` and `/drain`.
 //!
-//! With a token (`admin-token`) a request needs it, wherever it comes from. Without one, this machine is
-//! trusted, and a browser on it may run pages of anybody. So no request is taken that a page of another site
+//! With access control an account may use them whose roles permit `ops`. Others need the token `admin-token`
+//! where there is one, wherever they come from. Without one, this machine is trusted, and a browser on it may run pages of anybody. So no request is taken that a page of another site
 //! can make a browser send: browsers name the page's origin in it, and a page that has its name resolved to
 //! this machine cannot but send that name as `Host`.
 
@@ -10,9 +10,14 @@ use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, VIA};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use settings::Secret;
 use subtle::ConstantTimeEq as _;
 
+use super::access::{Operator, Planes};
+use crate::audit::{Decision, Record, WeakAudit, shortened};
 use crate::browser;
 
 /// Headers with which proxies say that a request comes from elsewhere.
@@ -24,32 +29,110 @@ const PASSED_ON: [HeaderName; 5] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// The token of the operators, or the trust in this machine. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Operators(Arc<Option<Secret>>);
+/// The token of the operators, the accounts that may operate the process, and the trust in this machine. Cheap
+/// to clone.
+#[derive(Clone)]
+pub(crate) struct Operators {
+    token: Arc<Option<Secret>>,
+    planes: Planes,
+    audit: WeakAudit,
+}
+
+/// The reason for which a request is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    AdminToken,
+    Account,
+    ThisMachine,
+}
+
+impl Means {
+    fn word(self) -> &'static str {
+        match self {
+            Self::AdminToken => "admin-token",
+            Self::Account => "account",
+            Self::ThisMachine => "this-machine",
+        }
+    }
+}
 
 impl Operators {
-    pub(crate) fn new(token: Option<Secret>) -> Self {
-        Self(Arc::new(token))
+    pub(crate) fn new(token: Option<Secret>, planes: Planes, audit: WeakAudit) -> Self {
+        Self { token: Arc::new(token), planes, audit }
     }
 
-    /// Checks a request.
+    /// Answers a request by `next` if it is admitted, and records it.
+    pub(crate) async fn guard(self, request: Request, next: Next) -> Response {
+        let operator = self.planes.operator(request.method(), request.headers());
+        let admitted = self.admit(&request, operator.as_ref());
+        let record = record_of(&request, operator, admitted);
+        let is_read = request.method() == Method::GET;
+        // Held until the answer, so that the record of a drain finds the log.
+        let audit = self.audit.upgrade();
+        let response = match admitted {
+            Ok(_) => next.run(request).await,
+            Err(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
+        };
+        if let Some(audit) = audit
+            && (admitted.is_err() || !is_read || audit.has_reads())
+        {
+            audit.record(Record { status: response.status().as_u16(), ..record });
+        }
+        response
+    }
+
+    /// Checks a request, which may show an account.
     ///
     /// # Errors
     /// The reason for a refusal, in words for its sender.
-    pub(crate) fn admit(&self, request: &Request) -> Result<(), &'static str> {
+    fn admit(&self, request: &Request, operator: Option<&Operator>) -> Result<Means, &'static str> {
         let headers = request.headers();
         let name = browser::named(headers, request.uri());
         if browser::is_of_another_site(headers, request.uri()) {
             return Err("not from a page of another site");
         }
-        match &*self.0 {
-            Some(token) if has_token(headers, token) => Ok(()),
-            Some(_) => Err("only with the admin token (`admin-token`)"),
-            None if is_local(request) && name.is_some_and(|name| is_address(name.host())) => Ok(()),
-            None => Err("only from this machine, through an address and the admin port (`admin-listen`), \
-                 or with an admin token (`admin-token`)"),
+        if (*self.token).as_ref().is_some_and(|token| has_token(headers, token)) {
+            return Ok(Means::AdminToken);
         }
+        if operator.is_some_and(|operator| operator.is_permitted) {
+            return Ok(Means::Account);
+        }
+        match &*self.token {
+            Some(_) => {
+                Err("only with the admin token (`admin-token`), or as an account with the right `ops`")
+            }
+            None if is_local(request) && name.is_some_and(|name| is_address(name.host())) => {
+                Ok(Means::ThisMachine)
+            }
+            None => Err("only from this machine, through an address and the admin port (`admin-listen`), \
+                 with an admin token (`admin-token`), or as an account with the right `ops`"),
+        }
+    }
+}
+
+/// The record of a request, still without a status. It holds no token.
+fn record_of(request: &Request, operator: Option<Operator>, admitted: Result<Means, &'static str>) -> Record {
+    let Operator { account, token, revision, .. } = operator.unwrap_or_default();
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+    let forwarded = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
+    let path = shortened(request.uri().path());
+    Record {
+        plane: "admin".to_owned(),
+        decision: if admitted.is_ok() { Decision::Allowed } else { Decision::Denied },
+        means: admitted.map(|means| means.word().to_owned()).unwrap_or_default(),
+        account: shortened(&account),
+        token: shortened(&token),
+        method: shortened(request.method().as_str()),
+        // The layer stands before the routes of operators alone, so the path is that of one of them.
+        route: path.clone(),
+        target: path.clone(),
+        path,
+        source: peer.map(|peer| peer.ip().to_string()).unwrap_or_default(),
+        peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        forwarded: shortened(forwarded.unwrap_or_default()),
+        request_id: crate::http::request_id().unwrap_or_default(),
+        revision: revision.get(),
+        ..Record::default()
     }
 }
 
@@ -89,7 +172,16 @@ mod tests {
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().expect("a value"));
         }
-        Operators::new(token.and_then(Secret::parse)).admit(&request).is_ok()
+        let operators =
+            Operators::new(token.and_then(Secret::parse), Planes::default(), WeakAudit::default());
+        // The token in the header says which account is meant.
+        let given = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+        let operator = match given {
+            Some("Bearer ops") => Some(Operator { is_permitted: true, ..Operator::default() }),
+            Some("Bearer developer") => Some(Operator::default()),
+            _ => None,
+        };
+        operators.admit(&request, operator.as_ref()).is_ok()
     }
 
     const HERE: (&str, &str) = ("host", "127.0.0.1:30101");
@@ -116,6 +208,21 @@ mod tests {
             assert!(admits(token, peer, &[HERE, TOKEN]), "{peer:?}");
             assert!(admits(token, peer, &[("host", "gateway-1:30101"), TOKEN]), "{peer:?}");
         }
+    }
+
+    #[test]
+    fn an_account_with_the_right_needs_no_other_token() {
+        let ops = ("authorization", "Bearer ops");
+        let developer = ("authorization", "Bearer developer");
+        for token in [None, Some("hunter2")] {
+            assert!(admits(token, Some("10.0.0.9"), &[HERE, ops]));
+            assert!(admits(token, None, &[("host", "gateway-1:30101"), ops]));
+            assert!(!admits(token, Some("10.0.0.9"), &[HERE, developer]));
+            let foreign = [HERE, ops, ("origin", "https://evil.example")];
+            assert!(!admits(token, Some("127.0.0.1"), &foreign), "a page of another site");
+        }
+        assert!(!admits(Some("hunter2"), Some("127.0.0.1"), &[HERE, developer]));
+        assert!(admits(None, Some("127.0.0.1"), &[HERE, developer]), "this machine is trusted");
     }
 
     #[test]

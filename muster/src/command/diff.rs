@@ -21,7 +21,7 @@ use compare::{Difference, compare};
 use super::processes::{self, AdminProcess};
 use crate::failure::{CommandFailure, RegistryRefusal};
 use crate::screen::{OutputFormat, Screen};
-use crate::target::{Trust, duration};
+use crate::target::{OperatorAccess, Trust, duration};
 
 /// Pause between two requests to a process that is behind.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -35,9 +35,6 @@ pub(crate) struct Diff {
     /// addresses are compared.
     #[arg(long, env = "MUSTER_ADMIN", value_name = "URL", value_delimiter = ',', required = true)]
     admin: Vec<url::Url>,
-    /// Admin token of the processes, if they have one. Without one, only their own machine may ask.
-    #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
-    token: Option<String>,
     /// Time in which a process must reach the revision of the others.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     settle: Duration,
@@ -47,6 +44,8 @@ pub(crate) struct Diff {
     /// Time to wait for a reply.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
+    #[command(flatten)]
+    access: OperatorAccess,
     #[command(flatten)]
     trust: Trust,
 }
@@ -166,8 +165,8 @@ impl Diff {
 
     /// The inventories of a process, one for each of its planes.
     async fn request(&self, process: &AdminProcess) -> Result<Vec<Inventory>, CommandFailure> {
-        let token = self.token.as_deref();
-        let reply = process.client.request_root(Method::GET, inventory::PATH, token).await?;
+        let token = self.access.token()?;
+        let reply = process.client.request_root(Method::GET, inventory::PATH, token.as_deref()).await?;
         let server = process.client.server();
         match reply.status().as_u16() {
             200 => {

@@ -50,6 +50,9 @@ pub(crate) struct Doctor {
     /// Instead, check the running processes with these admin addresses.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     admin: Vec<url::Url>,
+    /// Admin token of the processes of --admin, if they have one. Without it the token of an account is shown to them.
+    #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    admin_token: Option<String>,
     #[command(flatten)]
     target: Target,
 }
@@ -106,7 +109,13 @@ impl Doctor {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let findings = match self.program {
             Some(program) => machine::check(program, self.config.as_deref(), self.target.timeout).await,
-            None if !self.admin.is_empty() => fleet::check(&self.admin, &self.target).await?,
+            None if !self.admin.is_empty() => {
+                let token = match &self.admin_token {
+                    Some(token) => Some(token.clone()),
+                    None => self.target.access.token(&self.target.server)?,
+                };
+                fleet::check(&self.admin, token.as_deref(), &self.target).await?
+            }
             None => self.check_registry().await?,
         };
         self.show(&findings, screen)

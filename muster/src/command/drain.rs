@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::RegistryClient;
 use crate::failure::{CommandFailure, RegistryRefusal};
 use crate::screen::{OutputFormat, Screen};
-use crate::target::{Target, Trust, duration};
+use crate::target::{OperatorAccess, Target, Trust, duration};
 
 /// Pause between two requests that show whether the process is still there.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,9 +24,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Drain {
     /// Admin address of the process, such as http://127.0.0.1:30101.
     admin: url::Url,
-    /// Admin token of the process, if it has one. Without one, only its own machine may drain it.
-    #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
-    token: Option<String>,
     /// Begin the drain, and do not wait for the end of the process.
     #[arg(long)]
     no_wait: bool,
@@ -37,6 +34,8 @@ pub(crate) struct Drain {
     #[arg(long, short, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(flatten)]
+    access: OperatorAccess,
+    #[command(flatten)]
     trust: Trust,
 }
 
@@ -44,7 +43,7 @@ impl Drain {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let target = Target::process(self.admin.clone(), REQUEST_TIMEOUT, self.trust.clone());
         let process = RegistryClient::new(&target)?;
-        let reply = process.request_root(Method::POST, "/drain", self.token.as_deref()).await?;
+        let reply = process.request_root(Method::POST, "/drain", self.access.token()?.as_deref()).await?;
         if reply.status() != http::StatusCode::ACCEPTED {
             return Err(CommandFailure::Refused(RegistryRefusal::from_text(&reply)));
         }

@@ -134,6 +134,8 @@ async fn passwords_cannot_be_guessed_from_many_addresses() {
 async fn pages_of_others_cannot_use_the_operators_routes() {
     let site = Site::start().await;
     let host = site.api.to_string();
+    let reader = site.login("reader").await;
+    let bound = site.login("bound").await;
     let attacks: Vec<(&str, Vec<(&str, &str)>)> = vec![
         ("without a token", vec![]),
         ("from another page", vec![("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")]),
@@ -142,10 +144,18 @@ async fn pages_of_others_cannot_use_the_operators_routes() {
             "by a form",
             vec![("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-site")],
         ),
-        ("with the token of an account without rights", vec![("authorization", "Bearer x")]),
+        ("with a token of nobody", vec![("authorization", "Bearer x")]),
+        ("as an account without the right", vec![("authorization", &reader)]),
+        ("as an account of one tenant", vec![("authorization", &bound)]),
+        ("with two tokens", vec![("authorization", &site.root), ("authorization", &reader)]),
+        (
+            "as root, from another page",
+            vec![("authorization", &site.root), ("origin", "http://evil.example")],
+        ),
     ];
     for (attack, headers) in &attacks {
-        for (method, path) in [("POST", "/drain"), ("GET", "/config"), ("GET", "/known")] {
+        for (method, path) in [("POST", "/drain"), ("GET", "/config"), ("GET", "/known"), ("GET", "/access")]
+        {
             let answer = site.client.try_send(method, path, headers, String::new()).await.expect("an answer");
             assert!(
                 [400, 401, 403, 404].contains(&answer.status),
@@ -155,6 +165,7 @@ async fn pages_of_others_cannot_use_the_operators_routes() {
         }
     }
     assert!(site.process.is_running());
+    assert_eq!(site.get("/config", &site.root).await.status, 200, "root may");
     let log = site.process.log();
     assert!(
         !log.contains(PASSWORD) && !log.contains("PRIVATE KEY") && !log.contains("Bearer ey"),

@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime};
 use host::telemetry::scrape::Scrape;
 use serde_json::Value;
 
+mod access;
+
+use self::access::Guards;
 use super::{Finding, MAX_CLOCK_SKEW, Outcome, date, failed, ok, shown, unmet_conditions, warning};
 use crate::client::RegistryClient;
 use crate::failure::CommandFailure;
@@ -30,19 +33,29 @@ struct Fleet {
     clock_offsets: Vec<(String, f64)>,
     /// The processes of each version.
     versions: BTreeMap<String, Vec<String>>,
+    access: Guards,
 }
 
 /// Checks every process by itself, then compares them.
-pub(super) async fn check(admins: &[url::Url], target: &Target) -> Result<Vec<Finding>, CommandFailure> {
+///
+/// `token` is for the routes of operators.
+pub(super) async fn check(
+    admins: &[url::Url],
+    token: Option<&str>,
+    target: &Target,
+) -> Result<Vec<Finding>, CommandFailure> {
     let mut findings = Vec::new();
     let mut fleet = Fleet::default();
     for admin in admins {
         let target = Target::process(admin.clone(), target.timeout, target.trust.clone());
-        check_process(&RegistryClient::new(&target)?, &mut fleet, &mut findings).await;
+        let process = RegistryClient::new(&target)?;
+        check_process(&process, &mut fleet, &mut findings).await;
+        fleet.access.check(&process, token, target.is_this_machine(), &mut findings).await;
     }
     if !fleet.versions.is_empty() {
         findings.push(Finding::new("versions", versions(&fleet.versions)));
     }
+    findings.extend(fleet.access.compared().map(|outcome| Finding::new("access", outcome)));
     // Gateways alone say nothing about the publisher.
     if fleet.control_planes > 0 {
         findings.push(Finding::new("publisher", publisher(fleet.publishers)));
