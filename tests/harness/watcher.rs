@@ -48,6 +48,13 @@ impl Watcher {
         Self::open_in(gateway, "default", path).await
     }
 
+    /// Like [`Watcher::open`]; `None` when the watch is refused.
+    pub async fn try_open(gateway: SocketAddr, path: &str) -> Option<Self> {
+        let url = format!("ws://{gateway}/v4/default/registry/{path}");
+        let (socket, _) = tokio_tungstenite::connect_async(url).await.ok()?;
+        Some(Self { socket })
+    }
+
     async fn open_in(gateway: SocketAddr, domain: &str, path: &str) -> Self {
         let url = format!("ws://{gateway}/v4/default/registry/{path}");
         let mut request = url.into_client_request().expect("a request");

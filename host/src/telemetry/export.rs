@@ -76,9 +76,7 @@ pub(super) fn protocol(signal: Signal, lookup: Lookup<'_>) -> Result<Option<Prot
         return Ok(None);
     }
     let word = signal.word();
-    // The variable of a signal wins over the one for all signals; the specification wants it so.
-    let endpoint = set(lookup, &format!("OTEL_EXPORTER_OTLP_{word}_ENDPOINT"))
-        .or_else(|| set(lookup, "OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let endpoint = endpoint(signal, lookup);
     let exporter = format!("OTEL_{word}_EXPORTER");
     let wanted = match set(lookup, &exporter).as_deref() {
         Some("otlp") => true,
@@ -109,6 +107,13 @@ pub(super) fn protocol(signal: Signal, lookup: Lookup<'_>) -> Result<Option<Prot
     }
 }
 
+/// The address to which a signal is exported.
+fn endpoint(signal: Signal, lookup: Lookup<'_>) -> Option<String> {
+    // The variable of a signal wins over the one for all signals; the specification wants it so.
+    set(lookup, &format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.word()))
+        .or_else(|| set(lookup, "OTEL_EXPORTER_OTLP_ENDPOINT"))
+}
+
 /// The value of a variable; `None` when it is unset or blank, which the specification treats alike.
 fn set(lookup: Lookup<'_>, name: &str) -> Option<String> {
     lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
@@ -136,7 +141,11 @@ fn not_built(error: impl std::fmt::Display) -> TelemetryError {
 
 /// TLS for gRPC, with the system's authorities or those in the file `OTEL_EXPORTER_OTLP_CERTIFICATE`. The
 /// exporter uses it for `https` only.
-fn tls(lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
+fn tls(signal: Signal, lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
+    // A small container image has no authorities, and a program that was told to look for some would not start.
+    if !endpoint(signal, lookup).is_some_and(|endpoint| endpoint.starts_with("https:")) {
+        return Ok(ClientTlsConfig::new());
+    }
     let Some(path) = lookup("OTEL_EXPORTER_OTLP_CERTIFICATE").filter(|path| !path.is_empty()) else {
         return Ok(ClientTlsConfig::new().with_enabled_roots());
     };
@@ -150,7 +159,7 @@ fn tls(lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
 pub(super) fn metrics(lookup: Lookup<'_>) -> Result<Option<PeriodicReader<MetricExporter>>, TelemetryError> {
     let exporter = match protocol(Signal::Metrics, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => MetricExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Grpc) => MetricExporter::builder().with_tonic().with_tls_config(tls(Signal::Metrics, lookup)?).build(),
         Some(Protocol::Http) => MetricExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     Ok(Some(PeriodicReader::builder(exporter.map_err(not_built)?).build()))
@@ -164,7 +173,7 @@ pub(super) fn traces(
 ) -> Result<Option<SdkTracerProvider>, TelemetryError> {
     let exporter = match protocol(Signal::Traces, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => SpanExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Grpc) => SpanExporter::builder().with_tonic().with_tls_config(tls(Signal::Traces, lookup)?).build(),
         Some(Protocol::Http) => SpanExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     let counts = Counts::new(meter, "traces", QUEUE_LENGTH);
@@ -196,7 +205,7 @@ pub(super) fn logs(
 ) -> Result<Option<SdkLoggerProvider>, TelemetryError> {
     let exporter = match protocol(Signal::Logs, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => LogExporter::builder().with_tonic().with_tls_config(tls(lookup)?).build(),
+        Some(Protocol::Grpc) => LogExporter::builder().with_tonic().with_tls_config(tls(Signal::Logs, lookup)?).build(),
         Some(Protocol::Http) => LogExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     let counts = Counts::new(meter, "logs", QUEUE_LENGTH);
