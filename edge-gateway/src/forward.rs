@@ -11,11 +11,14 @@ use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
+mod config;
 mod health;
+mod probing;
 mod replicas;
 mod upload;
 
-pub use replicas::{ForwardConfig, ForwardError, Replicas};
+pub use config::{ForwardConfig, ForwardError};
+pub use replicas::Replicas;
 
 /// The reason for which a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -31,6 +31,7 @@ use crate::{Cause, GroupId, Push, Selector};
 
 mod departures;
 mod interest;
+mod members;
 mod preface;
 mod providers;
 mod repair;

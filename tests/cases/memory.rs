@@ -94,7 +94,11 @@ async fn memory_comes_back_after_watches_of_made_up_names() {
             held[round], left[round]
         );
     }
-    assert_eq!(gateway.metric("muster_edge_topics", "").await, 0.0, "nothing is followed that does not exist");
+    assert_eq!(
+        gateway.metric("muster_edge_topics", "").await,
+        0.0,
+        "nothing is followed that does not exist"
+    );
     // Allocators keep what was used once, so the first round counts as what the process is like in use.
     assert!(left[5] < left[0] + 20.0, "it grows with each round: {left:?}");
     assert!(held[5] < before + 150.0, "names are bounded: {held:?}");

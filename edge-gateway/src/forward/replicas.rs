@@ -5,7 +5,7 @@
 //! its body is small enough to be held. A replica that failed where another succeeded is asked later for
 //! requests of that class: without its store, a control plane still serves reads, but no heartbeats.
 //!
-//! A replica is down at once when no connection to it can be opened, or when a probe fails. Any other failure
+//! A replica is down at once when no connection to it can be opened, or when a probe fails (`probing`). Any other failure
 //! of a request only asks for a probe at once: a client may cause it, with a body that breaks off, stalls or
 //! is refused halfway, and clients must not be able to mark control planes as dead.
 
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use host::http::is_late;
 use host::lifecycle::Tasks;
-use host::tls::{self, ClientFiles, TlsError};
+use host::tls::{self, TlsError};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -32,93 +32,35 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::health::{Health, ReplicaState, RequestClass};
+use super::config::{ForwardConfig, ForwardError, parse_address};
+use super::health::{Health, RequestClass};
 use super::upload::Upload;
 use super::{Forward, NotForwarded};
 use crate::metrics::ForwardMetrics;
 
-/// The addresses of control planes, and how long they may take.
-#[derive(Clone, Debug)]
-pub struct ForwardConfig {
-    /// Addresses such as `http://10.0.0.5:30100`.
-    pub control_planes: Vec<String>,
-    /// The authorities to trust at `https` addresses, and our certificate for control planes that ask for
-    /// one.
-    pub tls: ClientFiles,
-    /// The time that opening a connection may take.
-    pub connect_timeout: Duration,
-    /// The time until the head of an answer must have arrived.
-    pub answer_timeout: Duration,
-    /// The pause between two probes of each replica, and the time that a probe may take, up to ten seconds.
-    pub probe_interval: Duration,
-    /// The time after which an idempotent request that has no answer yet goes to another replica as well.
-    pub second_try_after: Duration,
-    /// The largest body of a request, in bytes.
-    pub largest_body: usize,
-    /// Bodies up to this many bytes are held so that a request can be sent a second time.
-    pub replayable_body: usize,
-}
-
-impl Default for ForwardConfig {
-    fn default() -> Self {
-        Self {
-            control_planes: Vec::new(),
-            tls: ClientFiles::default(),
-            connect_timeout: Duration::from_secs(1),
-            // A read that waits for a revision takes a few seconds at most.
-            answer_timeout: Duration::from_secs(30),
-            probe_interval: Duration::from_secs(2),
-            // Usual answers take milliseconds. A replica whose link to the store is silent takes seconds to fail.
-            second_try_after: Duration::from_secs(1),
-            largest_body: 2 << 20,
-            // An instance has 5 KB at most; schemas are larger and rare.
-            replayable_body: 64 * 1024,
-        }
-    }
-}
-
-/// The reason for which control planes cannot be used as configured.
-#[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
-    /// An address is not of the form `http://host:port`.
-    #[error("`{0}` is not the address of a control plane; expected http://host:port or https://host:port")]
-    Address(String),
-    /// The files for TLS cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// There is no address at all.
-    #[error("no address of a control plane is given")]
-    NoAddress,
-}
-
 /// The time after which idle connections are closed. The control plane closes them after 60 s: closing first
 /// avoids sending a request on a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// The time that a probe may take, however long the pause between two of them is.
-const LONGEST_PROBE: Duration = Duration::from_secs(10);
 /// The most requests that wait for two replicas at once. In an overload, when everything is slow, second tries
 /// must not double the load.
 const MOST_SECOND_TRIES: usize = 256;
-/// The path of probes. A server that does not know it is healthy too: it answers.
-const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
 
 /// Several control planes behind one [`Forward`]. Cheap to clone.
 #[derive(Clone)]
 pub struct Replicas(Arc<ReplicaSet>);
 
-struct ReplicaSet {
-    addresses: Vec<(Scheme, Authority)>,
-    client: Client<HttpsConnector<HttpConnector>, Body>,
-    health: Health,
+pub(super) struct ReplicaSet {
+    pub(super) addresses: Vec<(Scheme, Authority)>,
+    pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
+    pub(super) health: Health,
     /// For each replica, a request that failed and asks for a probe.
-    suspected: Vec<Notify>,
+    pub(super) suspected: Vec<Notify>,
     second_tries: Semaphore,
-    reachable: watch::Sender<bool>,
-    config: ForwardConfig,
-    metrics: ForwardMetrics,
+    pub(super) reachable: watch::Sender<bool>,
+    pub(super) config: ForwardConfig,
+    pub(super) metrics: ForwardMetrics,
 }
 
 impl Replicas {
@@ -378,7 +320,7 @@ impl ReplicaSet {
             }
             Ok(Err(error)) if error.is_connect() => {
                 debug!(control_plane = %address, %error, "no connection to a control plane can be opened");
-                self.note(replica, Err(reason(&error)));
+                self.unreachable(replica, &error);
                 Err(AttemptError::Unsent)
             }
             Ok(Err(error)) => {
@@ -405,105 +347,8 @@ impl ReplicaSet {
         self.suspected[replica].notify_one();
     }
 
-    fn uri(&self, replica: usize, path: PathAndQuery) -> Option<Uri> {
+    pub(super) fn uri(&self, replica: usize, path: PathAndQuery) -> Option<Uri> {
         let (scheme, authority) = self.addresses[replica].clone();
         Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
-    }
-
-    /// Probes a replica at the configured pace, and when a request to it failed, until `drain`.
-    async fn probe_until(self: Arc<Self>, replica: usize, drain: CancellationToken) {
-        let mut pace = tokio::time::interval(self.config.probe_interval);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = pace.tick() => {}
-                () = self.suspected[replica].notified() => {}
-            }
-            let outcome = self.probe(replica).await;
-            self.note(replica, outcome);
-        }
-    }
-
-    /// Fails with the reason, for people.
-    async fn probe(&self, replica: usize) -> Result<ReplicaState, String> {
-        let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
-        let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
-        // A replica that hangs must not be found later because probes are rare.
-        let time = self.config.probe_interval.min(LONGEST_PROBE);
-        // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
-        let mut failure = String::new();
-        for _ in 0..2 {
-            let mut request = Request::new(Body::empty());
-            *request.uri_mut() = uri.clone();
-            match tokio::time::timeout(time, self.client.request(request)).await {
-                Ok(Ok(answer)) => {
-                    let is_ready = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
-                    return Ok(if is_ready { ReplicaState::Ready } else { ReplicaState::NotReady });
-                }
-                Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
-                Ok(Err(error)) => return Err(reason(&error)),
-                Err(_) => return Err(format!("no answer to a probe within {time:?}")),
-            }
-        }
-        Err(failure)
-    }
-
-    fn note_answer(&self, replica: usize) {
-        if self.health.answered(replica) {
-            info!(control_plane = %self.addresses[replica].1, "a control plane answers again");
-            self.report(false);
-        }
-    }
-
-    /// Notes the finding of a probe, or the reason for which no connection to the replica can be opened.
-    fn note(&self, replica: usize, outcome: Result<ReplicaState, String>) {
-        let address = &self.addresses[replica].1;
-        let is_ready = matches!(outcome, Ok(ReplicaState::Ready));
-        match outcome {
-            Ok(_) => {
-                self.note_answer(replica);
-                if self.health.set_ready(replica, is_ready) {
-                    info!(control_plane = %address, is_ready, "a control plane's readiness has changed");
-                }
-            }
-            Err(reason) => {
-                if self.health.failed(replica) {
-                    warn!(control_plane = %address, reason, "a control plane does not answer; requests go to others first");
-                }
-            }
-        }
-        self.report(is_ready);
-    }
-
-    fn report(&self, is_one_ready: bool) {
-        let answering = self.health.answering();
-        self.metrics.healthy(answering, self.health.ready());
-        // Only a ready replica makes the claim: one that has not read the registry yet answers too. Replicas
-        // that lose their store later are still of use, for reads.
-        let reachable = answering > 0 && (is_one_ready || *self.reachable.borrow());
-        self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
-    }
-}
-
-/// The deepest cause of an error, with advice if it is a fault of TLS.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    tls::with_advice(cause.to_string())
-}
-
-/// Reads an address of the form `http://host:port` or `https://host:port`; `http` is the default.
-fn parse_address(address: &str) -> Result<(Scheme, Authority), ForwardError> {
-    let wrong = || ForwardError::Address(address.to_owned());
-    let uri: Uri = address.trim_end_matches('/').parse().map_err(|_| wrong())?;
-    let parts = uri.into_parts();
-    let scheme = parts.scheme.unwrap_or(Scheme::HTTP);
-    let is_supported = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
-    let has_path = parts.path_and_query.is_some_and(|path| path != "/");
-    match parts.authority {
-        Some(authority) if is_supported && !has_path => Ok((scheme, authority)),
-        _ => Err(wrong()),
     }
 }

@@ -159,7 +159,9 @@ fn tls(signal: Signal, lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryE
 pub(super) fn metrics(lookup: Lookup<'_>) -> Result<Option<PeriodicReader<MetricExporter>>, TelemetryError> {
     let exporter = match protocol(Signal::Metrics, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => MetricExporter::builder().with_tonic().with_tls_config(tls(Signal::Metrics, lookup)?).build(),
+        Some(Protocol::Grpc) => {
+            MetricExporter::builder().with_tonic().with_tls_config(tls(Signal::Metrics, lookup)?).build()
+        }
         Some(Protocol::Http) => MetricExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     Ok(Some(PeriodicReader::builder(exporter.map_err(not_built)?).build()))
@@ -173,7 +175,9 @@ pub(super) fn traces(
 ) -> Result<Option<SdkTracerProvider>, TelemetryError> {
     let exporter = match protocol(Signal::Traces, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => SpanExporter::builder().with_tonic().with_tls_config(tls(Signal::Traces, lookup)?).build(),
+        Some(Protocol::Grpc) => {
+            SpanExporter::builder().with_tonic().with_tls_config(tls(Signal::Traces, lookup)?).build()
+        }
         Some(Protocol::Http) => SpanExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     let counts = Counts::new(meter, "traces", QUEUE_LENGTH);
@@ -205,7 +209,9 @@ pub(super) fn logs(
 ) -> Result<Option<SdkLoggerProvider>, TelemetryError> {
     let exporter = match protocol(Signal::Logs, lookup)? {
         None => return Ok(None),
-        Some(Protocol::Grpc) => LogExporter::builder().with_tonic().with_tls_config(tls(Signal::Logs, lookup)?).build(),
+        Some(Protocol::Grpc) => {
+            LogExporter::builder().with_tonic().with_tls_config(tls(Signal::Logs, lookup)?).build()
+        }
         Some(Protocol::Http) => LogExporter::builder().with_http().with_http_client(Client::new()).build(),
     };
     let counts = Counts::new(meter, "logs", QUEUE_LENGTH);

@@ -1,0 +1,112 @@
+//! Probes of control planes, and what they and requests show of a replica.
+//!
+//! In: the outcomes of probes and of connections. Out: the health of each replica, and the claim that one can be
+//! reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use host::tls;
+use http::uri::PathAndQuery;
+use http::{Request, StatusCode};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::health::ReplicaState;
+use super::replicas::ReplicaSet;
+
+/// The time that a probe may take, however long the pause between two of them is.
+const LONGEST_PROBE: Duration = Duration::from_secs(10);
+/// The path of probes. A server that does not know it is healthy too: it answers.
+const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
+
+impl ReplicaSet {
+    /// Probes a replica at the configured pace, and when a request to it failed, until `drain`.
+    pub(super) async fn probe_until(self: Arc<Self>, replica: usize, drain: CancellationToken) {
+        let mut pace = tokio::time::interval(self.config.probe_interval);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = pace.tick() => {}
+                () = self.suspected[replica].notified() => {}
+            }
+            let outcome = self.probe(replica).await;
+            self.note(replica, outcome);
+        }
+    }
+
+    /// Fails with the reason, for people.
+    async fn probe(&self, replica: usize) -> Result<ReplicaState, String> {
+        let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
+        let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
+        // A replica that hangs must not be found later because probes are rare.
+        let time = self.config.probe_interval.min(LONGEST_PROBE);
+        // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
+        let mut failure = String::new();
+        for _ in 0..2 {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = uri.clone();
+            match tokio::time::timeout(time, self.client.request(request)).await {
+                Ok(Ok(answer)) => {
+                    let is_ready = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+                    return Ok(if is_ready { ReplicaState::Ready } else { ReplicaState::NotReady });
+                }
+                Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
+                Ok(Err(error)) => return Err(reason(&error)),
+                Err(_) => return Err(format!("no answer to a probe within {time:?}")),
+            }
+        }
+        Err(failure)
+    }
+
+    pub(super) fn note_answer(&self, replica: usize) {
+        if self.health.answered(replica) {
+            info!(control_plane = %self.addresses[replica].1, "a control plane answers again");
+            self.report(false);
+        }
+    }
+
+    /// Notes the finding of a probe, or the reason for which no connection to the replica can be opened.
+    fn note(&self, replica: usize, outcome: Result<ReplicaState, String>) {
+        let address = &self.addresses[replica].1;
+        let is_ready = matches!(outcome, Ok(ReplicaState::Ready));
+        match outcome {
+            Ok(_) => {
+                self.note_answer(replica);
+                if self.health.set_ready(replica, is_ready) {
+                    info!(control_plane = %address, is_ready, "a control plane's readiness has changed");
+                }
+            }
+            Err(reason) => {
+                if self.health.failed(replica) {
+                    warn!(control_plane = %address, reason, "a control plane does not answer; requests go to others first");
+                }
+            }
+        }
+        self.report(is_ready);
+    }
+
+    /// Notes that no connection to the replica can be opened.
+    pub(super) fn unreachable(&self, replica: usize, error: &(dyn std::error::Error + 'static)) {
+        self.note(replica, Err(reason(error)));
+    }
+
+    fn report(&self, is_one_ready: bool) {
+        let answering = self.health.answering();
+        self.metrics.healthy(answering, self.health.ready());
+        // Only a ready replica makes the claim: one that has not read the registry yet answers too. Replicas
+        // that lose their store later are still of use, for reads.
+        let reachable = answering > 0 && (is_one_ready || *self.reachable.borrow());
+        self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
+    }
+}
+
+/// The deepest cause of an error, with advice if it is a fault of TLS.
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    tls::with_advice(cause.to_string())
+}
