@@ -72,7 +72,9 @@ async fn memory_comes_back_after_watches_of_made_up_names() {
         let mut watches = Vec::new();
         for _ in 0..WATCHES {
             let names: Vec<String> = (0..NAMES).map(|_| format!("{:032x}", fastrand::u128(..))).collect();
-            let path = format!("microservices/c{round}/watcher?rev=0&providers={}", names.join(","));
+            // Another made-up consumer each time, so that its own bound does not hold them back.
+            let consumer = format!("{:032x}", fastrand::u128(..));
+            let path = format!("microservices/{consumer}/watcher?rev=0&providers={}", names.join(","));
             watches.push(Watcher::try_open(gateway.api, &path).await);
         }
         let admitted = watches.iter().flatten().count();
