@@ -21,5 +21,10 @@ export default defineConfig({
       },
     },
   },
-  server: { proxy: { "/v4": { target: "http://127.0.0.1:30100", ws: true } } },
+  server: {
+    proxy: {
+      "/v4": { target: "http://127.0.0.1:30100", ws: true },
+      "^/(health|version|openapi.json)$": "http://127.0.0.1:30100",
+    },
+  },
 });

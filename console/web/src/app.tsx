@@ -7,15 +7,24 @@ import { prefs, setPrefs, type Theme } from "./core/prefs";
 import { go, link, useRoute, type Route } from "./core/route";
 import { api, changed, live, session, setTenant, signOut, useNow, useRegistry } from "./core/state";
 import { choice, LANGUAGES, t, tag, type Language, type Word } from "./core/words";
+import { Fleet } from "./pages/fleet";
+import { Instance } from "./pages/instance";
+import { DependencyMap } from "./pages/map";
 import { Overview } from "./pages/overview";
 import { Service } from "./pages/service";
 import { Services } from "./pages/services";
+import { People } from "./pages/people";
 import { SignIn } from "./pages/sign-in";
+import { TryIt } from "./pages/try-it";
 import { Asking, Dialog, Empty } from "./ui/parts";
 
 const PAGES: [string, Word][] = [
   ["", "overview"],
   ["services", "services"],
+  ["map", "map"],
+  ["fleet", "fleet"],
+  ["people", "people"],
+  ["api", "tryIt"],
 ];
 
 export function App() {
@@ -69,6 +78,16 @@ function Page({ route }: { route: Route }) {
       return <Services route={route} />;
     case "service":
       return <Service key={route.path[1]} id={route.path[1] ?? ""} route={route} />;
+    case "instance":
+      return <Instance key={route.path.join()} service={route.path[1] ?? ""} id={route.path[2] ?? ""} />;
+    case "map":
+      return <DependencyMap route={route} />;
+    case "fleet":
+      return <Fleet />;
+    case "people":
+      return <People />;
+    case "api":
+      return <TryIt route={route} />;
     default:
       return (
         <Empty>

@@ -83,6 +83,11 @@ export function useLoad<T>(load: () => Promise<T>, key: string): Loaded<T> {
   return { data: isSame ? state.data : undefined, error: isSame ? state.error : "", reload };
 }
 
+/** What the viewer may see; what would be refused is not asked for. */
+export async function permittedOr<T extends object>(permitted: boolean, path: string): Promise<Partial<T>> {
+  return permitted ? api.get<T>(path) : {};
+}
+
 export function Loading<T>({ loaded, children }: { loaded: Loaded<T>; children: (data: T) => ComponentChildren }) {
   return (
     <>
