@@ -137,32 +137,29 @@ function Drawing({ relations, route }: { relations: Relations; route: Route }) {
             const provider = registry.byId.get(node.id);
             const count = sizes?.get(node.id);
             const down = provider !== undefined && !provider.byStatus.has("UP");
-            const label =
-              count === undefined ? `${node.name} ${node.version}` : `${node.name}, ${t("servicesIn", count)}`;
+            const below = short(
+              count === undefined
+                ? [node.version, node.appId, provider && `${provider.instances.size}`].filter(Boolean).join(" · ")
+                : t("servicesIn", count),
+              28,
+            );
             const mark = [node.id === focus ? "focus" : "", down ? "down" : "", pointed && !near.has(node.id) ? "dim" : ""];
             return (
               <a
                 key={node.id}
                 href={count === undefined ? link(["map"], { focus: node.id }) : link(["map"], { app: node.id })}
                 class={`node ${mark.join(" ")}`}
-                aria-label={label}
                 onMouseEnter={() => setPointed(node.id)}
                 onMouseLeave={() => setPointed(undefined)}
                 onFocus={() => setPointed(node.id)}
                 onBlur={() => setPointed(undefined)}
               >
-                <title>{label}</title>
                 <rect x={node.x} y={node.y} width={WIDTH} height={HEIGHT} rx="7" />
                 <text x={node.x + 10} y={node.y + 17} class="title">
                   {short(node.name, 24)}
-                </text>
+                </text>{" "}
                 <text x={node.x + 10} y={node.y + 33} class="sub">
-                  {short(
-                    count === undefined
-                      ? [node.version, node.appId, provider && `${provider.instances.size}`].filter(Boolean).join(" · ")
-                      : t("servicesIn", count),
-                    28,
-                  )}
+                  {below}
                 </text>
               </a>
             );

@@ -54,17 +54,20 @@ export function TryIt({ route }: { route: Route }) {
   );
 }
 
+/** The order of the groups; others come after these. */
+const GROUPS = ["Registry", "Govern", "Admin", "Access", "About", "Version 3"];
+
 function Calls({ operations: all, chosen, text }: { operations: Operation[]; chosen: string; text: string }) {
-  const groups = new Map<string, Operation[]>();
+  const groups = new Map<string, Operation[]>(GROUPS.map((tag) => [tag, []]));
   for (const one of all) {
     const tag = one.tags[0] ?? "";
     groups.set(tag, [...(groups.get(tag) ?? []), one]);
   }
   return (
     <div class="calls" tabIndex={0} role="group" aria-label={t("tryIt")}>
-      {[...groups].map(([tag, group]) => (
+      {[...groups].filter(([, group]) => group.length > 0).map(([tag, group]) => (
         <div key={tag}>
-          <h3>{tag}</h3>
+          <h2>{tag}</h2>
           <ul class="plain-list">
             {group.map((one) => (
               <li key={one.operationId}>
