@@ -27,8 +27,12 @@ pub fn ci() -> Result<()> {
     // A broken link in the documentation is only a warning by default, and would pass unnoticed.
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     tests::test(None)?;
-    if let Bundle::Unchecked(reason) = bundle {
-        eprintln!("==> the console's bundle was NOT compared with its sources: {reason}");
+    match bundle {
+        Bundle::Unchecked(reason) => {
+            eprintln!("==> the console's bundle was NOT compared with its sources: {reason}");
+        }
+        Bundle::Same if console::has_browser() => console::smoke(&[])?,
+        Bundle::Same => eprintln!("==> the console was NOT opened in a browser: chromium is not installed"),
     }
     if let Advisories::Unchecked(reason) = advisories {
         eprintln!("==> all checks passed, but advisories were NOT checked: {reason}");

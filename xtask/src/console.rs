@@ -71,13 +71,18 @@ pub fn build() -> Result<()> {
     run(&mut npm(&["run", "--silent", "build"]))
 }
 
+/// True if there is a browser that can open the pages.
+pub fn has_browser() -> bool {
+    ["chromium", "chromium-browser", "google-chrome"].iter().any(|name| exists(name))
+}
+
 /// Opens every page in a browser, on a standalone registry and on a fleet with access control.
 ///
 /// # Errors
 /// When something is missing, or a page does not do what it should.
 pub fn smoke(arguments: &[&str]) -> Result<()> {
     ensure!(
-        ["chromium", "chromium-browser", "google-chrome"].iter().any(|name| exists(name)),
+        has_browser(),
         "no browser is installed (on Debian, as root: apt-get install --no-install-recommends chromium)"
     );
     ensure!(install()?, "the packages of the console cannot be fetched");

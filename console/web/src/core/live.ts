@@ -8,6 +8,7 @@
 import { ApiError, type Api } from "./api";
 import type { Detail, Frame, Service } from "./model";
 import type { Registry } from "./registry";
+import { afterClose, backoff } from "./resume";
 
 export type Mode = "connecting" | "live" | "lost" | "polling" | "denied";
 
@@ -17,17 +18,6 @@ const POLL = 5_000;
 const LIST = 30_000;
 const HEALTH = 5_000;
 const WATCH_FAILURES = 3;
-
-export function backoff(failures: number, random: number): number {
-  return Math.min(15_000, 400 * 2 ** Math.min(failures, 6)) * (0.5 + random / 2);
-}
-
-/** The meaning of a watch's end for whoever wants to watch again. */
-export function afterClose(code: number): "again" | "from-start" | "sign-in" | "denied" {
-  if (code === 4106) return "from-start";
-  if (code === 4105) return "denied";
-  return code >= 4101 && code <= 4107 ? "sign-in" : "again";
-}
 
 export class Live {
   mode: Mode = "connecting";
