@@ -10,7 +10,7 @@ const RATE = 1000;
 const SECONDS = 20;
 
 export default async function run({ browser, step }) {
-  const { server } = await standalone("load", "--quota.instances", "150000");
+  const { server } = await standalone("load");
   const client = new Client(server);
   let ids;
   await step(`${SERVICES} services with ${EACH} instances each are registered`, async () => {
