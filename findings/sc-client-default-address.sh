@@ -5,8 +5,7 @@
 # Expected: when no address of Endpoints accepts a connection, requests fail with an error that names one of them, and the
 #           first request after the registry is back reaches it.
 # Seen:     the client tries its addresses when it is made and every 25 s. If none accepted a connection then, each request
-#           goes to the library's own default, 127.0.0.1:30100, whatever is configured, with its token and body. This
-#           lasts until the next try.
+#           goes to the library's own default, 127.0.0.1:30100, whatever is configured, until the next try.
 # Output:   registry away at the start: requests go to 127.0.0.1:30100
 #           registry back for 2 s: requests go to 127.0.0.1:30100
 #           with CHASSIS_SC_HEALTH_CHECK_INTERVAL=1, registry back for 2 s: requests go to the registry

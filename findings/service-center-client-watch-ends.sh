@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# The Java client never opens its watch again once it was open, and tries only twice if it never was.
+# No usual end of its watch makes the Java client open it again, and a first connection that fails is tried once more only.
 #
 # Library:  org.apache.servicecomb:service-center-client 2.8.30 (used by java-chassis 2 and spring-cloud-huawei).
 # Expected: a watch that ended is opened again, however it ended and however long the registry was away.
-# Seen:     the client writes a warning when its watch ends, by a close frame (1001, "going away"), by the end of the TCP
-#           connection or by a reset, and does nothing else. It tries again only after a connection that could not be
-#           made, about three seconds later, and once: a registry that is away for longer is never asked again.
+# Seen:     the client writes a warning when its watch ends by a close frame (1001, "going away"), by the end of the TCP
+#           connection or by a reset, and does nothing else. Only what its WebSocket library reports as an error, as a
+#           connection that cannot be made, has it try again, about three seconds later, and once: a registry that is away
+#           for longer is never asked again.
 # Output:   close frame 1001: 1 upgrades in 15 seconds
 #           end of the connection: 1 upgrades in 15 seconds
 #           reset: 1 upgrades in 15 seconds
 #           registry there 1 s after the start of the client: 1 upgrades
 #           registry there 6 s after the start of the client: 0 upgrades
 # Matters:  to an operator: after each restart of a registry, Java applications learn of changes by polling only, until
-#           they are restarted themselves. To the author of a registry: a watch that is moved elsewhere at a drain is
-#           lost for this client, so end it as late as possible, and keep the client's polls cheap.
+#           they are restarted themselves. To the author of a registry: a watch that is ended politely, as at a drain, is
+#           lost for this client, so end it some other way, and keep the client's polls cheap.
 set -euo pipefail
 
 work=$(mktemp -d)
