@@ -182,7 +182,37 @@ export default async function run({ browser, step, screenshots }) {
     await page.getByLabel("Project").fill("default");
     await page.getByLabel("Domain").fill("elsewhere");
     await page.getByRole("button", { name: "Change" }).click();
-    await page.getByText("Every few seconds").waitFor();
+    await page.getByText("No service is registered yet.").waitFor();
+    await live(page);
+    const service = { serviceName: "far", appId: "away", version: "1.0.0" };
+    const headers = { "Content-Type": "application/json", "X-Domain-Name": "elsewhere" };
+    const post = (path, body) => fetch(`${server}/v4/default/registry${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    const { serviceId } = await (await post("/microservices", { service })).json();
+    await post(`/microservices/${serviceId}/instances`, { instance: { hostName: "h", endpoints: ["rest://10.9.9.9:1"] } });
+    await page.getByText("far").first().waitFor();
+    await page.locator(".line .status.up").first().waitFor();
+  });
+
+  await step("where no WebSocket gets through, events are streamed", async () => {
+    const barred = await open(browser);
+    await barred.addInitScript(() => {
+      window.WebSocket = class extends EventTarget {
+        constructor() {
+          super();
+          setTimeout(() => this.onclose?.({ code: 1006, reason: "" }));
+        }
+        close() {}
+      };
+    });
+    await barred.goto(`${server}/console/#/services`);
+    await live(barred);
+    await client.service("by-stream", "shop").then((id) => client.instance(id, 1));
+    await barred.getByText("by-stream").waitFor();
+    await registry.stop();
+    await barred.getByText("The connection is lost").waitFor();
+    registry.start();
+    await live(barred);
+    sound(barred);
   });
 
   await registry.stop();

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 
+import { EventParser } from "../src/core/events";
 import { example, matches, operations, target, type Document_ } from "../src/core/openapi";
-import { afterClose, backoff } from "../src/core/resume";
+import { afterClose, afterReason, backoff } from "../src/core/resume";
 
 describe("a lost watch", () => {
   test("is opened again after a growing time that differs between pages", () => {
@@ -15,6 +16,38 @@ describe("a lost watch", () => {
     expect([1000, 1001, 1006, 4001].map(afterClose)).toEqual(["again", "again", "again", "again"]);
     expect([4101, 4102, 4103, 4104, 4107].map(afterClose)).toEqual(Array(5).fill("sign-in"));
     expect([afterClose(4105), afterClose(4106)]).toEqual(["denied", "from-start"]);
+  });
+
+  test("says by its reason how to go on", () => {
+    expect(["drained", "restored", "token_expired", "right_lost", "right_changed", "new_word"].map(afterReason)).toEqual([
+      "again",
+      "again",
+      "sign-in",
+      "denied",
+      "from-start",
+      "again",
+    ]);
+  });
+});
+
+describe("server-sent events", () => {
+  const stream = 'retry: 1640\n\n:\n\nid: 5\ndata: {"a":1}\n\nevent: end\r\ndata: x\r\ndata:y\r\n\r\n';
+  const events = [
+    { name: "message", data: '{"a":1}' },
+    { name: "end", data: "x\ny" },
+  ];
+
+  test("are read, however they are cut", () => {
+    expect(new EventParser().push(stream)).toEqual(events);
+    for (const size of [1, 2, 3, 7]) {
+      const parser = new EventParser();
+      const pieces = stream.match(new RegExp(`[^]{1,${size}}`, "g")) ?? [];
+      expect(pieces.flatMap((piece) => parser.push(piece))).toEqual(events);
+    }
+  });
+
+  test("that have not ended are none yet", () => {
+    expect(new EventParser().push("data: half")).toEqual([]);
   });
 });
 

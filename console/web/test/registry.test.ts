@@ -59,6 +59,14 @@ describe("the state at the beginning", () => {
   });
 });
 
+test("nothing at all is complete, and what comes then is a change", () => {
+  const registry = new Registry();
+  registry.isEmpty();
+  registry.apply(event("CREATE", "order", "a", 5, 0), 3);
+  expect([registry.loaded, registry.instances, registry.confirmed]).toEqual([true, 1, 0]);
+  expect(kinds(registry)).toEqual(["registered a"]);
+});
+
 describe("events", () => {
   test("change instances, counts and the list of changes", () => {
     const registry = loaded();

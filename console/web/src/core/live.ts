@@ -6,18 +6,26 @@
  */
 
 import { ApiError, type Api } from "./api";
+import { openSocket, openStream, type Connection, type Ended } from "./connection";
 import type { Detail, Frame, Service } from "./model";
 import type { Registry } from "./registry";
-import { afterClose, backoff } from "./resume";
+import { backoff } from "./resume";
 
 export type Mode = "connecting" | "live" | "lost" | "polling" | "denied";
+
+/** The ways to follow a registry, the best first. A browser has room for six streams, for all of its tabs. */
+const WAYS = ["socket", "stream", "poll"] as const;
+type Way = (typeof WAYS)[number];
 
 /** Nothing arrives for this long only when the connection is dead: a quiet watch gets bookmarks. */
 const SILENCE = 75_000;
 const POLL = 5_000;
 const LIST = 30_000;
 const HEALTH = 5_000;
-const WATCH_FAILURES = 3;
+/** A watch that has sent no instance for this long is one over nothing. */
+const EMPTY = 1_500;
+/** The failures after which a way that has never worked is given up. */
+const FAILURES = 2;
 
 export class Live {
   mode: Mode = "connecting";
@@ -26,14 +34,15 @@ export class Live {
   /** False while no control plane answers. */
   planes = true;
   problem = "";
-  retryAt = 0;
-  private socket: WebSocket | undefined;
+  private way: Way = "socket";
+  private connection: Connection | undefined;
   private readonly timers = new Set<ReturnType<typeof setTimeout>>();
   private failures = 0;
-  private opened = 0;
+  private hasWorked = false;
   private run = 0;
   private listing = false;
   private unknownSince = 0;
+  private openedAt = 0;
 
   constructor(
     private readonly api: Api,
@@ -45,27 +54,33 @@ export class Live {
   /** Begins anew. `canWatch` is false where the account's rights do not cover everything. */
   start(canWatch: boolean): void {
     this.stop();
-    this.failures = 0;
-    this.opened = 0;
     this.planes = true;
     this.problem = "";
     // A WebSocket of a browser has no header for the domain.
-    this.begin(canWatch && this.api.tenant.domain === "default");
-  }
-
-  private begin(watch: boolean): void {
-    const run = this.run;
-    if (watch) this.open(run);
-    else this.poll(run);
-    this.every(run, HEALTH, () => void this.checkPlanes(run));
-    this.every(run, 1000, () => this.checkSilence(run));
-    this.every(run, LIST, () => this.socket && this.list(run));
+    const watch = this.api.tenant.domain === "default" ? "socket" : "stream";
+    this.begin(canWatch ? watch : "poll");
   }
 
   stop(): void {
     this.halt();
-    this.close();
     this.set("connecting");
+  }
+
+  /** Opens a lost watch at once. */
+  retry(): void {
+    if (this.mode === "lost" && this.way !== "poll" && !this.connection) this.open(this.run);
+  }
+
+  private begin(way: Way): void {
+    const { run } = this;
+    this.way = way;
+    this.failures = 0;
+    this.hasWorked = false;
+    if (way === "poll") this.poll(run);
+    else this.open(run);
+    this.every(run, HEALTH, () => void this.checkPlanes(run));
+    this.every(run, 1000, () => this.checkSilence(run));
+    this.every(run, LIST, () => this.connection && this.list(run));
   }
 
   /** Ends everything that was begun: what still comes back belongs to an earlier run. */
@@ -74,19 +89,13 @@ export class Live {
     for (const timer of this.timers) clearTimeout(timer);
     this.timers.clear();
     this.listing = false;
-  }
-
-  /** Opens a lost watch at once. */
-  retry(): void {
-    if (this.mode !== "lost") return;
-    this.retryAt = 0;
-    this.open(this.run);
+    this.close();
   }
 
   private close(): void {
-    const socket = this.socket;
-    this.socket = undefined;
-    socket?.close();
+    const { connection } = this;
+    this.connection = undefined;
+    connection?.close();
   }
 
   private set(mode: Mode): void {
@@ -112,31 +121,25 @@ export class Live {
     const { registry, api } = this;
     const rev = registry.loaded ? registry.confirmed : 0;
     if (rev === 0) registry.forgetPosition();
-    const url = new URL(api.url(api.path("/registry/watcher")));
-    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    url.search = `?all&rev=${rev}`;
-    // Browsers send no header of ours with a WebSocket, so the gateway takes the token from here.
-    const offers = api.token ? ["muster.watch", `muster.bearer.${api.token}`] : [];
-    const socket = new WebSocket(url.href, offers);
-    this.socket = socket;
-    let didOpen = false;
-    socket.onopen = () => {
-      if (socket !== this.socket) return;
-      didOpen = true;
-      this.opened += 1;
-      this.heardAt = Date.now();
-      this.problem = "";
-      this.set(registry.loaded ? "live" : "connecting");
-      this.list(run);
-    };
-    socket.onmessage = (event: MessageEvent<string>) => {
-      if (socket === this.socket) this.take(run, event.data);
-    };
-    socket.onclose = (event) => {
-      if (socket !== this.socket || run !== this.run) return;
-      this.socket = undefined;
-      this.ended(run, event, didOpen);
-    };
+    const connect = this.way === "socket" ? openSocket : openStream;
+    this.openedAt = Date.now();
+    this.connection = connect(api, rev, {
+      opened: () => {
+        this.hasWorked = true;
+        this.heardAt = Date.now();
+        this.problem = "";
+        this.set(registry.loaded ? "live" : "connecting");
+        this.list(run);
+      },
+      alive: () => {
+        this.heardAt = Date.now();
+      },
+      text: (text) => this.take(run, text),
+      ended: (how) => {
+        this.connection = undefined;
+        this.ended(run, how);
+      },
+    });
   }
 
   private take(run: number, text: string): void {
@@ -145,14 +148,12 @@ export class Live {
     try {
       frame = JSON.parse(text) as Frame;
     } catch {
-      // A text that is no JSON is the reason why the watch ends.
-      this.problem = text.slice(0, 200);
       return;
     }
     this.heardAt = now;
     this.failures = 0;
     this.registry.apply(frame, now);
-    if (this.registry.loaded && this.mode !== "live") this.mode = "live";
+    if (this.registry.loaded) this.mode = "live";
     this.findUnknown(run, frame, now);
     this.changed();
   }
@@ -165,38 +166,40 @@ export class Live {
     this.later(run, 300, () => this.list(run));
   }
 
-  private ended(run: number, event: CloseEvent, didOpen: boolean): void {
-    if (event.reason) this.problem = event.reason;
-    const next = afterClose(event.code);
+  private ended(run: number, { next, problem, didOpen }: Ended): void {
+    if (run !== this.run) return;
+    this.problem = problem;
     if (next === "sign-in") return this.signedOut();
-    if (next === "denied") return void this.set("denied");
+    if (next === "denied") return this.set("denied");
+    if (next === "none") return this.giveWay();
     if (next === "from-start") this.registry.forgetPosition();
     this.failures += 1;
-    const wait = next === "again" ? backoff(this.failures - 1, Math.random()) : 0;
-    this.retryAt = Date.now() + wait;
     this.set("lost");
-    // A refusal before the upgrade looks like any other failure to a page.
+    const wait = next === "again" ? backoff(this.failures - 1, Math.random()) : 0;
+    this.later(run, wait, () => this.mode === "lost" && !this.connection && this.open(run));
+    // A refusal of a WebSocket looks like any other failure to a page.
     if (!didOpen) void this.explain(run);
-    this.later(run, wait, () => this.mode === "lost" && !this.socket && this.open(run));
   }
 
   /** Asks over REST why a watch does not open. */
   private async explain(run: number): Promise<void> {
-    let failure: ApiError | undefined;
     try {
       await this.api.permissions();
     } catch (error) {
-      if (error instanceof ApiError) failure = error;
-    }
-    if (run !== this.run) return;
-    // A control plane has no watches, and some proxies let none through.
-    if (!failure && this.opened === 0 && this.failures >= WATCH_FAILURES) {
-      this.halt();
-      this.begin(false);
-    } else if (failure) {
-      this.problem = failure.message;
+      if (run !== this.run) return;
+      this.problem = error instanceof ApiError ? error.message : this.problem;
       this.changed();
+      return;
     }
+    // A control plane has no watches, and some proxies let none through.
+    if (run === this.run && !this.hasWorked && this.failures >= FAILURES) this.giveWay();
+  }
+
+  /** Goes on in the next best way. */
+  private giveWay(): void {
+    const next = WAYS[WAYS.indexOf(this.way) + 1] ?? "poll";
+    this.halt();
+    this.begin(next);
   }
 
   private poll(run: number): void {
@@ -217,7 +220,6 @@ export class Live {
         const isDenied = error instanceof ApiError && error.status === 403;
         this.problem = error instanceof Error ? error.message : String(error);
         this.set(isDenied ? "denied" : "lost");
-        this.retryAt = Date.now() + POLL;
       }
       // A large registry is asked less often.
       this.later(run, Math.max(POLL, (Date.now() - began) * 10), () => void ask());
@@ -234,12 +236,20 @@ export class Live {
         if (run !== this.run) return;
         this.registry.setServices(services ?? []);
         this.changed();
+        this.later(run, EMPTY, () => this.findEmpty());
       } catch {
         // Without the records the names of the watch are shown, and the next round asks again.
       } finally {
         if (run === this.run) this.listing = false;
       }
     })();
+  }
+
+  private findEmpty(): void {
+    const { registry } = this;
+    if (registry.loaded || registry.instances > 0 || !this.connection) return;
+    registry.isEmpty();
+    this.set("live");
   }
 
   private async checkPlanes(run: number): Promise<void> {
@@ -253,18 +263,14 @@ export class Live {
     }
     if (run !== this.run || answers === this.planes) return;
     this.planes = answers;
-    if (answers && this.socket) this.list(run);
+    if (answers && this.connection) this.list(run);
     this.changed();
   }
 
   private checkSilence(run: number): void {
-    const open = this.socket?.readyState === WebSocket.OPEN;
-    if (open && Date.now() - this.heardAt > SILENCE) {
-      this.problem = "";
-      this.close();
-      this.failures = 0;
-      this.open(run);
-      this.set("lost");
-    }
+    // Without control planes nothing can be new, and a gateway has nothing to say.
+    if (!this.planes || !this.connection || Date.now() - Math.max(this.heardAt, this.openedAt) <= SILENCE) return;
+    this.set("lost");
+    this.open(run);
   }
 }

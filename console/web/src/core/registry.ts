@@ -96,6 +96,12 @@ export class Registry {
     this.version += 1;
   }
 
+  /** Nothing is there. A watch over nothing is told so only with the next regular bookmark. */
+  isEmpty(): void {
+    this.loaded = true;
+    this.version += 1;
+  }
+
   /** Forgets everything: another tenant, or another account. */
   clear(): void {
     this.providers.clear();
