@@ -1,38 +1,112 @@
-/** 100 000 instances, and 1000 changes per second: how long a page takes, and whether it stays smooth. */
+/**
+ * 100 000 instances, and 1000 changes per second: how long a page takes, and whether it stays smooth.
+ *
+ * The watch is played inside the browser, because this is about the page alone. What a registry and a network add, the
+ * benches measure. The figures are those of a machine that does nothing else.
+ */
 
-import { live, open, sound } from "./browser.mjs";
+import { open, sound } from "./browser.mjs";
 import { standalone } from "./processes.mjs";
-import { Client, many } from "./seed.mjs";
 
-const SERVICES = Number(process.env.CONSOLE_SERVICES ?? 1000);
-const EACH = Number(process.env.CONSOLE_INSTANCES ?? 100);
+const SIZE = { services: 1000, each: 100 };
 const RATE = 1000;
-const SECONDS = 20;
+const SECONDS = 15;
+
+/** Runs in the page, before its scripts: a WebSocket that makes up what a gateway would send. */
+function play({ services, each }) {
+  const key = (service) => ({
+    tenant: "default/default",
+    environment: "production",
+    appId: `app-${service % 40}`,
+    serviceName: `service-${service}`,
+    version: "1.0.0",
+  });
+  const instance = (service, number, step = 0) => ({
+    instanceId: `${service.toString(16).padStart(8, "0")}${number.toString(16).padStart(24, "0")}`,
+    serviceId: `s-${service}`,
+    endpoints: [`rest://10.${service % 250}.${number}.1:8080`],
+    hostName: `node-${number}`,
+    status: number % 50 ? "UP" : "DOWN",
+    properties: { stage: number % 2 ? "blue" : "green", step: `${step}` },
+    healthCheck: { mode: "push", interval: 30, times: 3 },
+    timestamp: "1795858845",
+    modTimestamp: "1795858845",
+    dataCenterInfo: { name: "dc1", region: "north", availableZone: `zone-${number % 3}` },
+    version: "1.0.0",
+  });
+  const all = Array.from({ length: services }, (_, service) =>
+    JSON.stringify({
+      action: "RESET",
+      key: key(service),
+      instances: Array.from({ length: each }, (__, number) => instance(service, number)),
+      rev: 100,
+      since: 0,
+    }),
+  );
+  let rev = 100;
+  window.madeBy = performance.now();
+  window.services = Array.from({ length: services }, (_, service) => ({ ...key(service), serviceId: `s-${service}` }));
+  window.changes = (rate, seconds) =>
+    new Promise((done) => {
+      const began = performance.now();
+      let sent = 0;
+      const timer = setInterval(() => {
+        const past = performance.now() - began;
+        while (sent < (past * rate) / 1000) {
+          rev += 1;
+          sent += 1;
+          const service = sent % 50;
+          const body = { action: "UPDATE", key: key(service), instance: instance(service, sent % each, sent), rev, since: rev - 1 };
+          window.played.onmessage({ data: JSON.stringify(body) });
+        }
+        if (past > seconds * 1000) {
+          clearInterval(timer);
+          done(sent);
+        }
+      }, 4);
+    });
+  window.WebSocket = class {
+    constructor() {
+      window.played = this;
+      setTimeout(() => {
+        this.onopen();
+        const frames = [...all, JSON.stringify({ action: "BOOKMARK", rev: 100 })];
+        // In pieces, as messages come from a network.
+        const next = () => {
+          for (const frame of frames.splice(0, 20)) this.onmessage({ data: frame });
+          if (frames.length > 0) setTimeout(next);
+        };
+        next();
+      });
+    }
+    close() {}
+  };
+}
 
 export default async function run({ browser, step }) {
   const { server } = await standalone("load");
-  const client = new Client(server);
-  let ids;
-  await step(`${SERVICES} services with ${EACH} instances each are registered`, async () => {
-    ids = await many(client, SERVICES, EACH);
-  });
   const page = await open(browser);
-  const total = new Intl.NumberFormat("en-GB").format(SERVICES * EACH + 1);
+  await page.addInitScript(play, SIZE);
+  await page.route(/\/registry\/microservices$/, async (route) =>
+    route.fulfill({ json: { services: await page.evaluate(() => window.services) } }),
+  );
+  const total = new Intl.NumberFormat("en-GB").format(SIZE.services * SIZE.each);
 
-  await step("the first picture of all of them", async () => {
-    await page.goto(`${server}/console/#/services`);
-    await page.getByText(`${total} instances`).waitFor({ timeout: 120_000 });
-    const shown = await page.evaluate(() => performance.now());
-    // A page that comes back has the files already, as a viewer's browser has.
-    const began = Date.now();
-    await page.reload();
-    await page.getByText(`${total} instances`).waitFor({ timeout: 120_000 });
-    return `${Math.round(shown)} ms, again ${Date.now() - began} ms`;
+  await step(`the first picture of ${total} instances`, async () => {
+    const times = [];
+    for (let round = 0; round < 3; round += 1) {
+      await (round === 0 ? page.goto(`${server}/console/#/services`) : page.reload());
+      await page.waitForFunction((text) => document.querySelector(".count")?.textContent.includes(text), total, {
+        polling: 20,
+      });
+      times.push(await page.evaluate(() => Math.round(performance.now() - window.madeBy)));
+    }
+    return `${times.join(", ")} ms`;
   });
 
   await step("find as you type", async () => {
     const times = [];
-    for (const text of ["n", "node-7", "service-77 zone:zone-a", "stage=blue", "nothing at all", ""]) {
+    for (const text of ["n", "node-7", "service-77 zone:zone-1", "stage=blue", "nothing at all", ""]) {
       times.push(
         await page.evaluate(async (value) => {
           const box = document.querySelector("input[type=search]");
@@ -47,55 +121,38 @@ export default async function run({ browser, step }) {
     return `${times.map((time) => Math.round(time)).join(", ")} ms`;
   });
 
-  for (const path of ["services", "", `service/${ids[0]}`]) {
-    await step(`${RATE} changes per second under /${path.slice(0, 8)}`, async () => {
-      await page.goto(`${server}/console/#/${path}`);
-      await live(page);
-      await page.evaluate(() => {
-        window.gaps = [];
-        window.tasks = [];
-        new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((one) => one.duration))).observe({
-          type: "longtask",
-        });
-        let last = performance.now();
-        const frame = (now) => {
-          window.gaps.push(now - last);
-          last = now;
+  for (const path of ["services", "services?q=stage%3Dblue", "", "service/s-1"]) {
+    await step(`${RATE} changes per second under /${path}`, async () => {
+      await page.evaluate((hash) => void (location.hash = hash), `#/${path}`);
+      const { sent, gaps, tasks } = await page.evaluate(
+        async ({ rate, seconds }) => {
+          await new Promise((done) => setTimeout(done, 1000));
+          const gaps = [];
+          const tasks = [];
+          const observer = new PerformanceObserver((list) => tasks.push(...list.getEntries().map((one) => one.duration)));
+          observer.observe({ type: "longtask" });
+          let last = performance.now();
+          let going = true;
+          const frame = (now) => {
+            gaps.push(now - last);
+            last = now;
+            if (going) requestAnimationFrame(frame);
+          };
           requestAnimationFrame(frame);
-        };
-        requestAnimationFrame(frame);
-      });
-      const sent = await change(client, ids);
-      const { gaps, tasks } = await page.evaluate(() => ({ gaps: window.gaps, tasks: window.tasks }));
+          const sent = await window.changes(rate, seconds);
+          going = false;
+          observer.disconnect();
+          return { sent, gaps, tasks };
+        },
+        { rate: RATE, seconds: SECONDS },
+      );
       gaps.sort((a, b) => a - b);
       const p95 = gaps[Math.floor(gaps.length * 0.95)] ?? 0;
       sound(page);
-      return `${Math.round(sent / SECONDS)}/s made; pictures ${p95.toFixed(0)} ms apart at p95, ${tasks.length} long tasks, the longest ${Math.round(Math.max(0, ...tasks))} ms`;
+      return (
+        `${Math.round(sent / SECONDS)}/s; pictures ${p95.toFixed(0)} ms apart at p95, ` +
+        `${tasks.length} long tasks in ${SECONDS} s, the longest ${Math.round(Math.max(0, ...tasks))} ms`
+      );
     });
   }
-}
-
-/** Changes properties of instances for a while, as fast as wanted if the registry takes it. */
-async function change(client, ids) {
-  const own = [];
-  for (const id of ids.slice(0, 20)) {
-    const { instances } = await client.call("GET", `/v4/default/registry/microservices/${id}/instances`);
-    own.push(...instances.map((one) => [id, one.instanceId]));
-  }
-  const end = Date.now() + SECONDS * 1000;
-  const began = Date.now();
-  let sent = 0;
-  const work = async () => {
-    while (Date.now() < end) {
-      if (sent > ((Date.now() - began) * RATE) / 1000) {
-        await new Promise((done) => setTimeout(done, 5));
-        continue;
-      }
-      const [service, instance] = own[sent++ % own.length];
-      const path = `/v4/default/registry/microservices/${service}/instances/${instance}/properties`;
-      await client.call("PUT", path, { properties: { stage: "blue", step: `${sent}` } });
-    }
-  };
-  await Promise.all(Array.from({ length: 32 }, work));
-  return sent;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 
 import { Registry } from "../src/core/registry";
-import { parse, search, searchEntries, sort, withField } from "../src/core/search";
+import { parse, search, searchEntries, sort, warming, withField } from "../src/core/search";
 
 function registry(services: number, each: number): Registry {
   const all = new Registry();
@@ -87,6 +87,15 @@ describe("a filter", () => {
     expect(parse(withField("", "env", "")).env).toBe("");
     expect(parse(withField("", "app", "my app")).app).toBe("my app");
   });
+});
+
+test("the texts of a search can be made before it, one by one", () => {
+  const fresh = registry(2, 3);
+  const steps = warming(fresh.providers.values());
+  steps.next();
+  expect([...(fresh.byId.get("s-0")?.instances.values() ?? [])].filter((entry) => entry.text)).toHaveLength(1);
+  expect([...steps]).toHaveLength(5);
+  expect(fresh.byId.get("s-1")?.instances.get("i-1-2")?.text).toContain("node-2");
 });
 
 test("services sort by instances and by their last change", () => {

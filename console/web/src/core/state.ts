@@ -7,6 +7,7 @@ import { Live } from "./live";
 import type { Permission } from "./model";
 import { Registry } from "./registry";
 import { accountOf, may } from "./rights";
+import { warming } from "./search";
 
 export const api = new Api();
 export const registry = new Registry();
@@ -22,6 +23,22 @@ export const session = {
   problem: "",
 };
 
+/** Prepares the search while the browser has nothing else to do. */
+let isWarm = false;
+
+function warmUp(): void {
+  if (isWarm === registry.loaded) return;
+  isWarm = registry.loaded;
+  if (!isWarm || typeof requestIdleCallback !== "function") return;
+  const steps = warming(registry.providers.values());
+  const work = (deadline: IdleDeadline) => {
+    let step = steps.next();
+    while (!step.done && deadline.timeRemaining() > 5) step = steps.next();
+    if (!step.done && isWarm) requestIdleCallback(work);
+  };
+  requestIdleCallback(work);
+}
+
 const listeners = new Set<() => void>();
 let asked = false;
 
@@ -31,6 +48,7 @@ export function changed(): void {
   asked = true;
   const tell = () => {
     asked = false;
+    warmUp();
     for (const listener of [...listeners]) listener();
   };
   // A page in the background draws nothing, and shall still be right when it is looked at again.
