@@ -305,6 +305,25 @@ impl Registry {
         Ok(reply.succeeded)
     }
 
+    /// Runs a transaction that writes or deletes these records, and notes their stored values before and after it for
+    /// the audit log. The reply has none of these values.
+    async fn commit_noting(&self, mut txn: Txn, records: &[String]) -> Result<TxnReply, RegistryError> {
+        if !trail::is_kept() {
+            return self.commit(txn).await;
+        }
+        let after: Vec<Option<Bytes>> = records.iter().map(|record| written(&txn.then, record)).collect();
+        // In front, because a read sees the writes before it.
+        txn.then.splice(0..0, records.iter().cloned().map(Op::Get));
+        let mut reply = self.commit(txn).await?;
+        if reply.succeeded {
+            let count = records.len().min(reply.got.len());
+            for (before, after) in reply.got.drain(..count).zip(after) {
+                trail::changed(before.as_ref().map(|kv| &*kv.value), after.as_deref());
+            }
+        }
+        Ok(reply)
+    }
+
     /// Writes one key, whatever it holds.
     pub(crate) async fn put_plain(&self, op: Op) -> Result<(), RegistryError> {
         self.commit(Txn { then: vec![op], ..Txn::default() }).await.map(drop)
@@ -375,6 +394,14 @@ impl Registry {
     pub(crate) fn is_shared(&self, tenant: &Tenant, app_id: &str, name: &str) -> bool {
         self.config.is_shared(tenant, app_id, name)
     }
+}
+
+/// The value that operations write to a key.
+fn written(ops: &[Op], record: &str) -> Option<Bytes> {
+    ops.iter().find_map(|op| match op {
+        Op::Put { key, value, .. } if key == record => Some(value.clone()),
+        _ => None,
+    })
 }
 
 /// A pause of random length before a transaction that lost is tried again. Replicas that tried at the same

@@ -43,6 +43,11 @@ pub(crate) async fn noting<F: Future>(handling: F) -> (F::Output, Notes) {
     NOTES.scope(RefCell::default(), noted).await
 }
 
+/// True while somebody collects notes.
+pub(crate) fn is_kept() -> bool {
+    NOTES.try_with(|_| ()).is_ok()
+}
+
 /// Notes the thing that a request is about.
 pub(crate) fn about(thing: impl FnOnce() -> About) {
     note(|notes| notes.about = Some(thing()));

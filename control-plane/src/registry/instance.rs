@@ -276,7 +276,7 @@ impl Registry {
                 Compare::Exists(keys::service(service)),
                 Compare::ModRev(key.clone(), existing.mod_rev),
             ],
-            then: vec![Op::Put { key, value: value.clone(), lease }],
+            then: vec![Op::Put { key: key.clone(), value, lease }],
             ..Txn::default()
         };
         if let Some(lease) = lease
@@ -286,8 +286,8 @@ impl Registry {
             // instance.
             txn.then.push(put_lease(service, &instance.instance_id, lease));
         }
-        match self.commit_change(txn, None, Some(&value)).await {
-            Ok(won) => Ok(won.then_some(())),
+        match self.commit_noting(txn, &[key]).await {
+            Ok(reply) => Ok(reply.succeeded.then_some(())),
             Err(RegistryError::Commit(StoreError::LeaseNotFound)) => {
                 // The instance expired after the view was read. On a confirmed view the next step sees that:
                 // an update is refused, a registration creates the instance anew.
@@ -327,7 +327,8 @@ impl Registry {
             ],
             ..Txn::default()
         };
-        if !self.commit(txn).await?.succeeded {
+        let record = [keys::instance(service, id)];
+        if !self.commit_noting(txn, &record).await?.succeeded {
             return Err(RegistryError::InstanceNotFound);
         }
         if let Some(lease) = existing.lease {

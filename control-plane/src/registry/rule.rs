@@ -60,8 +60,9 @@ impl Registry {
                 txn.compare.push(Compare::Absent(index.clone()));
                 txn.then.push(Op::put(index, rule.rule_id.clone()));
             }
+            let records = records(service, new.iter().map(|rule| &rule.rule_id));
             let ids = new.into_iter().map(|rule| rule.rule_id).collect();
-            Ok(self.commit(txn).await?.succeeded.then_some(ids))
+            Ok(self.commit_noting(txn, &records).await?.succeeded.then_some(ids))
         })
         .await
     }
@@ -129,7 +130,8 @@ impl Registry {
                 txn.then.push(Op::Delete(old_index));
             }
             txn.then.push(Op::put(new_index, id.to_owned()));
-            Ok(self.commit(txn).await?.succeeded.then_some(()))
+            let records = records(service, [&changed.rule_id]);
+            Ok(self.commit_noting(txn, &records).await?.succeeded.then_some(()))
         })
         .await
     }
@@ -158,7 +160,8 @@ impl Registry {
                 txn.then.extend(Key::Rule(service.clone(), rule.rule_id.clone()).render().map(Op::Delete));
                 txn.then.push(Op::Delete(keys::rule_index(service, &rule.attribute, &rule.pattern)));
             }
-            Ok(self.commit(txn).await?.succeeded.then_some(()))
+            let records = records(service, ids.iter().copied());
+            Ok(self.commit_noting(txn, &records).await?.succeeded.then_some(()))
         })
         .await
     }
@@ -178,6 +181,11 @@ fn stored(view: &ServiceView) -> impl Iterator<Item = &ServiceRule> {
 
 fn existing_rule<'a>(view: &'a ServiceView, id: &str) -> Result<&'a ServiceRule, RegistryError> {
     view.rules.get(id).map(|entry| &entry.rule).ok_or(RegistryError::RuleNotFound)
+}
+
+/// The keys of rules.
+fn records<'a>(service: &ServiceRef, ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    ids.into_iter().filter_map(|id| Key::Rule(service.clone(), id.clone()).render()).collect()
 }
 
 fn put_rule(service: &ServiceRef, rule: &ServiceRule) -> Option<Op> {

@@ -16,6 +16,7 @@ use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::{self, Key};
 use crate::record;
 use crate::store::{Op, RangeRequest, Txn};
+use crate::trail;
 use crate::view::ServiceView;
 
 /// Bytes of contents written in one transaction; etcd takes 1.5 MiB.
@@ -117,7 +118,8 @@ impl Registry {
                 declared.push(schema.schema_id.clone());
                 txn.then.push(self.declare_schemas(service, view, declared));
             }
-            Ok(self.commit(txn).await?.succeeded.then_some(()))
+            let record = record_of(service, &schema.schema_id);
+            Ok(self.commit_noting(txn, &record).await?.succeeded.then_some(()))
         })
         .await
     }
@@ -162,9 +164,16 @@ impl Registry {
                 txn.then.extend(delete_schema_keys(service, id));
             }
             txn.then.push(self.declare_schemas(service, view, order.clone()));
-            let committed = self.commit(txn).await?.succeeded;
+            // Only the record that declares them: the old contents may be too large to be read with the write.
+            let committed = self.commit_noting(txn, &[keys::service(service)]).await?.succeeded;
             // When more schemas were dropped than one transaction deletes, the next step deletes the others.
             let complete = dropped.len() <= SCHEMAS_PER_TXN;
+            if committed && complete {
+                chunks
+                    .iter()
+                    .flatten()
+                    .for_each(|schema| trail::changed(None, Some(schema.schema.as_bytes())));
+            }
             Ok((committed && complete).then_some(()))
         })
         .await
@@ -178,7 +187,8 @@ impl Registry {
             let view = existing(&snapshot, service)?;
             let mut txn = unchanged(service, view);
             txn.then.extend(delete_schema_keys(service, id));
-            Ok(self.commit(txn).await?.succeeded.then_some(()))
+            let record = record_of(service, id);
+            Ok(self.commit_noting(txn, &record).await?.succeeded.then_some(()))
         })
         .await
     }
@@ -229,6 +239,11 @@ fn write_schemas(service: &ServiceRef, view: &ServiceView, schemas: &[Schema]) -
 
 fn delete_schema_keys(service: &ServiceRef, id: &str) -> impl Iterator<Item = Op> + use<> {
     keys_of(service, id).into_iter().flatten().map(Op::Delete)
+}
+
+/// The key of a schema's content, for the audit log.
+fn record_of(service: &ServiceRef, id: &str) -> Vec<String> {
+    Key::Schema(service.clone(), id.to_owned()).render().into_iter().collect()
 }
 
 /// The keys of content, summary and reference of a schema.

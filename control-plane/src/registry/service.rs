@@ -160,10 +160,10 @@ impl Registry {
                 let value = record::render(&record, view.unknown.as_deref());
                 let txn = Txn {
                     compare: vec![Compare::ModRev(file.clone(), view.mod_rev)],
-                    then: vec![Op::put(file, value.clone())],
+                    then: vec![Op::put(file.clone(), value)],
                     ..Txn::default()
                 };
-                Ok(self.commit_change(txn, None, Some(&value)).await?.then_some(()))
+                Ok(self.commit_noting(txn, &[file]).await?.succeeded.then_some(()))
             }
         })
         .await
@@ -189,7 +189,8 @@ impl Registry {
                     self.check_unused(&snapshot, service, view)?;
                 }
                 let view = view.clone();
-                let reply = self.commit(deletion(service, &view)).await?;
+                let record = [keys::service(service)];
+                let reply = self.commit_noting(deletion(service, &view), &record).await?;
                 Ok(reply.succeeded.then_some(view))
             })
             .await?;

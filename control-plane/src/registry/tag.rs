@@ -87,10 +87,10 @@ impl Registry {
                         Compare::Exists(keys::service(service)),
                         Compare::ModRev(key.clone(), view.tags_rev),
                     ],
-                    then: vec![Op::put(key, record::render(&tags, None))],
+                    then: vec![Op::put(key.clone(), record::render(&tags, None))],
                     ..Txn::default()
                 };
-                Ok(self.commit(txn).await?.succeeded.then_some(()))
+                Ok(self.commit_noting(txn, &[key]).await?.succeeded.then_some(()))
             }
         })
         .await

@@ -15,7 +15,7 @@ use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use control_plane::view::{View, interest};
 use host::admin::Readiness;
 use host::admin::access::AccessControl;
-use host::audit::Audit;
+use host::audit::{Audit, AuditConfig};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
@@ -84,6 +84,12 @@ impl Probe {
         let readiness = Readiness::new(&tasks);
         let mut config = settings::parse::<Config>(&sources).expect("settings are right");
         config.rbac.open_keys(directory).expect("keys");
+        let audit = AuditConfig {
+            file: config.rbac.enabled.then(|| directory.join(host::audit::FILE_NAME)),
+            max_size: 64 << 20,
+            keep: 1,
+            reads: false,
+        };
         let parts = Parts {
             store: wrap(store.expect("the store opens")),
             bus: Arc::new(LocalBus::new()),
@@ -92,7 +98,7 @@ impl Probe {
             secure: false,
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),
-            audit: Audit::without_file(),
+            audit: Audit::open(&audit, &metrics.meter("audit"), &tasks).expect("the file opens"),
         };
         let app = App::build(parts, &tasks);
         let probe = Self { app, tasks, metrics, _directory: None };

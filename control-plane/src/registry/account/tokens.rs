@@ -139,11 +139,11 @@ impl Accounts {
         let key = keys::service_token(name, id);
         let txn = Txn {
             compare: vec![Compare::Exists(key.clone())],
-            then: vec![Op::Delete(key)],
+            then: vec![Op::Delete(key.clone())],
             ..Txn::default()
         };
         // Said aloud: whoever mistypes an id would otherwise believe the token gone.
-        if !self.registry.commit(txn).await?.succeeded {
+        if !self.registry.commit_noting(txn, &[key]).await?.succeeded {
             return Err(unknown());
         }
         info!(account = name, token = id, by, "a long-lived token has been taken back");
