@@ -223,6 +223,32 @@ async fn an_address_that_tries_many_accounts_is_locked() {
 }
 
 #[tokio::test]
+async fn a_crowd_of_addresses_locks_an_account_for_new_ones() {
+    let probe = guarded().await;
+    let root = root(&probe).await;
+    account(&probe, "b1", &["developer"]).await;
+    let from = async |address: &str, name: &str, password: &str| {
+        let body = json!({ "name": name, "password": password }).to_string();
+        probe.send("POST", "/v4/token", &[("x-forwarded-for", address)], body).await
+    };
+    from("192.0.2.1", "b1", PASSWORD).await.ok();
+    for name in ["b1", "ghost"] {
+        for failure in 0..100 {
+            from(&format!("198.51.{}.1", failure / 3), name, "x").await.refused("401202");
+        }
+        // A name that no account has is refused alike.
+        from("203.0.113.1", name, PASSWORD).await.refused("403201");
+    }
+    from("192.0.2.1", "b1", PASSWORD).await.ok();
+    from("203.0.113.1", "root", PASSWORD).await.ok();
+    let locks = root.get("/v4/account-locks").await.text();
+    assert!(locks.contains(r#""key":"b1::*","status":"banned""#), "{locks}");
+    root.send("DELETE", "/v4/account-locks/b1::*", Value::Null).await.empty();
+    from("203.0.113.1", "b1", PASSWORD).await.ok();
+    probe.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_answers_for_each_of_its_accounts() {
     let probe = guarded().await;
     let root = root(&probe).await;

@@ -126,7 +126,7 @@ codes! {
     StoreFull = "500011", 507, "Registry service is unavailable";
     /// The store is nearly full, and this tenant has written much of late.
     Rationed = "400100", 429, "Not enough quota";
-    /// The tenant has as many requests under way as its share allows.
+    /// The tenant has as many requests under way as its share allows, or as many logins wait as may.
     TooMany = "400100", 429, "Not enough quota";
     /// This replica cannot answer now. Another one, or this one in a moment, can.
     NotReady = "500011", 503, "Registry service is unavailable";
@@ -248,7 +248,8 @@ fn code_of_account(error: &AccountError) -> Code {
         E::RoleProtected => Code::RoleProtected,
         E::OwnAccount => Code::OwnAccount,
         E::OthersAccount(_) => Code::Forbidden,
-        E::Busy => Code::NotReady,
+        // Not 503: every replica has the same limit, so a gateway should not pass the crowd on to the next one.
+        E::Busy => Code::TooMany,
         E::NotMade => Code::Internal,
     }
 }
@@ -338,6 +339,13 @@ mod tests {
             let ours = (failure.code.number(), failure.code.status(), failure.code.message());
             assert_eq!(ours, (code.number(), code.status(), code.message()));
         }
+    }
+
+    #[test]
+    fn a_crowd_of_logins_is_told_to_come_back() {
+        let response = Failure::from(RegistryError::from(AccountError::Busy)).into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
     #[test]

@@ -4,11 +4,15 @@
 //!   are one key of the store, so they hold on all replicas. Names that no account has are counted alike.
 //! - An address is locked for all accounts after twenty failures. Each replica counts for itself; the lock is
 //!   in the store.
+//! - An account is locked for all addresses after a hundred failures, counted like those of an address, because a
+//!   crowd of addresses has three guesses each. Those from which it has logged in of late are let through, so that a
+//!   stranger cannot lock somebody out where they work.
 //!
 //! Strangers choose names and addresses. So a replica keeps a bounded number of counts and locks, in its memory
 //! and in the store, and gives up the one that ends first for a new one.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -25,9 +29,13 @@ use crate::store::{Compare, KeyValue, Op, RangeRequest, Txn};
 const FAILURES_OF_PAIR: u32 = 3;
 /// The failures after which an address is locked for all accounts.
 const FAILURES_OF_SOURCE: u32 = 20;
-/// The time in which failures of an address count together, in seconds.
-const SOURCE_WINDOW: u64 = 15 * 60;
-/// The most counts, of pairs and of addresses each, that a replica keeps.
+/// The failures after which an account is locked for all addresses.
+const FAILURES_OF_ACCOUNT: u32 = 100;
+/// The time in which failures of an address, or of an account, count together, in seconds.
+const WINDOW: u64 = 15 * 60;
+/// The time for which a replica remembers an address of an account's login, in seconds.
+const REMEMBERED_LOGIN: u64 = 30 * 24 * 3600;
+/// The most counts, logins and locks, of each kind, that a replica keeps.
 const MOST_COUNTS: usize = 10_000;
 const BANNED: &str = "banned";
 const ATTEMPTED: &str = "attempted";
@@ -36,7 +44,7 @@ const ATTEMPTED: &str = "attempted";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Lock {
-    /// `account::address`; for an address alone `*::address`.
+    /// `account::address`; for an address alone `*::address`, for an account alone `account::*`.
     pub(crate) key: String,
     /// `attempted` or `banned`.
     pub(crate) status: String,
@@ -57,40 +65,79 @@ struct StoredLock {
 #[derive(Debug)]
 pub(in crate::registry) struct Locks {
     config: AccountConfig,
-    sources: Mutex<HashMap<IpAddr, Failures>>,
+    sources: Counts<IpAddr>,
+    accounts: Counts<String>,
+    /// The last login of each account from each address, in seconds since 1970.
+    logins: Mutex<HashMap<(String, IpAddr), u64>>,
     /// The locks that this replica has written, each with the second in which it ends.
     written: Mutex<HashMap<String, u64>>,
 }
 
-/// Failures of one address.
+/// Failures by the address or the account that they have in common.
+#[derive(Debug)]
+struct Counts<K> {
+    /// The failure that is one too many.
+    last: u32,
+    counts: Mutex<HashMap<K, Failures>>,
+}
+
+/// Failures since a second.
 #[derive(Clone, Copy, Debug)]
 struct Failures {
     since: u64,
     count: u32,
 }
 
-impl Locks {
-    pub(super) fn new(config: AccountConfig) -> Self {
-        Self { config, sources: Mutex::default(), written: Mutex::default() }
+impl<K: Clone + Eq + Hash> Counts<K> {
+    fn up_to(last: u32) -> Self {
+        Self { last, counts: Mutex::default() }
     }
 
-    /// Counts a failure of an address. True when that makes one too many; the count then begins anew.
-    fn is_one_too_many(&self, source: IpAddr, now: u64) -> bool {
-        let mut sources = self.sources.lock();
-        if !sources.contains_key(&source) && sources.len() >= MOST_COUNTS {
-            sources.retain(|_, failures| failures.since + SOURCE_WINDOW > now);
-            make_room(&mut sources, |failures| failures.since);
+    /// Counts a failure. True when that makes one too many; the count then begins anew.
+    fn is_one_too_many(&self, of: K, now: u64) -> bool {
+        let mut counts = self.counts.lock();
+        if !counts.contains_key(&of) && counts.len() >= MOST_COUNTS {
+            counts.retain(|_, failures| failures.since + WINDOW > now);
+            make_room(&mut counts, |failures| failures.since);
         }
-        let failures = sources.entry(source).or_insert(Failures { since: now, count: 0 });
-        if failures.since + SOURCE_WINDOW <= now {
+        let failures = counts.entry(of.clone()).or_insert(Failures { since: now, count: 0 });
+        if failures.since + WINDOW <= now {
             *failures = Failures { since: now, count: 0 };
         }
         failures.count += 1;
-        let is_too_many = failures.count >= FAILURES_OF_SOURCE;
+        let is_too_many = failures.count >= self.last;
         if is_too_many {
-            sources.remove(&source);
+            counts.remove(&of);
         }
         is_too_many
+    }
+}
+
+impl Locks {
+    pub(super) fn new(config: AccountConfig) -> Self {
+        Self {
+            config,
+            sources: Counts::up_to(FAILURES_OF_SOURCE),
+            accounts: Counts::up_to(FAILURES_OF_ACCOUNT),
+            logins: Mutex::default(),
+            written: Mutex::default(),
+        }
+    }
+
+    /// Remembers that an account has logged in from an address.
+    fn logged_in(&self, name: &str, source: IpAddr, now: u64) {
+        let mut logins = self.logins.lock();
+        let key = (name.to_owned(), source);
+        if !logins.contains_key(&key) {
+            make_room(&mut logins, |at| *at);
+        }
+        logins.insert(key, now);
+    }
+
+    /// True when an account has logged in from an address of late.
+    fn has_logged_in(&self, name: &str, source: IpAddr, now: u64) -> bool {
+        let logins = self.logins.lock();
+        logins.get(&(name.to_owned(), source)).is_some_and(|at| at + REMEMBERED_LOGIN > now)
     }
 
     /// Remembers a lock that is to be written. The lock that must go for it, if there are too many.
@@ -107,10 +154,7 @@ impl Locks {
 }
 
 /// Removes the entry that ends first from a map that is full, and returns its key.
-fn make_room<K: Clone + Eq + std::hash::Hash, V>(
-    map: &mut HashMap<K, V>,
-    end: impl Fn(&V) -> u64,
-) -> Option<K> {
+fn make_room<K: Clone + Eq + Hash, V>(map: &mut HashMap<K, V>, end: impl Fn(&V) -> u64) -> Option<K> {
     if map.len() < MOST_COUNTS {
         return None;
     }
@@ -160,6 +204,7 @@ impl Accounts {
             keys::account_extra(name),
             pair_key,
             keys::login_lock(&source_name(source)),
+            keys::login_lock(&account_name(name)),
         ];
         let mut found = self.registry.read_keys(wanted).await?.into_iter();
         let mut next = || found.next().flatten();
@@ -170,18 +215,22 @@ impl Accounts {
                 return Err(AccountError::Blocked.into());
             }
         }
+        if is_banned(next().as_ref(), now) && !self.locks.has_logged_in(name, source, now) {
+            return Err(AccountError::Blocked.into());
+        }
         let stored = account_at.map(|account_at| Stored::parse(account_at, extra_at)).transpose()?;
         let hash = stored.as_ref().map(|stored| stored.account.value.password.as_str());
         if self.hashing.verify(hash, password).await? {
+            self.locks.logged_in(name, source, now);
             return Ok(stored);
         }
-        self.count_failure(&pair, source).await?;
+        self.count_failure(name, &pair, source).await?;
         Ok(None)
     }
 
-    /// Counts a failure of a pair and of an address. Fails when it could not be counted, so that nobody learns
-    /// the outcome of a guess that does not count.
-    async fn count_failure(&self, pair: &str, source: IpAddr) -> Result<(), RegistryError> {
+    /// Counts a failure of a pair, of an address and of an account. Fails when it could not be counted, so that nobody
+    /// learns the outcome of a guess that does not count.
+    async fn count_failure(&self, name: &str, pair: &str, source: IpAddr) -> Result<(), RegistryError> {
         let now = self.registry.clock.seconds();
         for _ in 0..CAS_TRIES {
             let found = self.registry.read_keys(vec![keys::login_lock(pair)]).await?.pop().flatten();
@@ -197,7 +246,13 @@ impl Accounts {
             if status == BANNED {
                 info!(lock = pair, "an account is locked for an address after failed logins");
             }
-            if self.locks.is_one_too_many(source, now) {
+            // Names that no account has are counted alike, so that nobody learns from a lock which ones there are.
+            if self.locks.accounts.is_one_too_many(name.to_owned(), now) && !name.is_empty() {
+                let time = self.locks.config.release_lock_after;
+                self.write_lock(&account_name(name), BANNED, time, FAILURES_OF_ACCOUNT, Vec::new()).await?;
+                warn!(account = name, "an account is locked for new addresses after failed logins from many");
+            }
+            if self.locks.sources.is_one_too_many(source, now) {
                 let time = self.locks.config.release_lock_after;
                 self.write_lock(&source_name(source), BANNED, time, FAILURES_OF_SOURCE, Vec::new()).await?;
                 warn!(
@@ -245,11 +300,11 @@ impl Accounts {
         let is_one = name.len() <= 128 && name.contains("::") && !name.contains('/');
         let txn = Txn {
             compare: vec![Compare::Exists(key.clone())],
-            then: vec![Op::Delete(key)],
+            then: vec![Op::Delete(key.clone())],
             ..Txn::default()
         };
         // Said aloud: whoever mistypes a lock would otherwise believe it gone.
-        if !is_one || !self.registry.commit(txn).await?.succeeded {
+        if !is_one || !self.registry.commit_noting(txn, &[key]).await?.succeeded {
             return Err(RegistryError::invalid(format!("there is no lock '{}'", form::shown(name))));
         }
         info!(lock = name, by, "a lock of logins has been ended");
@@ -260,6 +315,11 @@ impl Accounts {
 /// The name of the lock of an address alone. No account is called `*`.
 fn source_name(source: IpAddr) -> String {
     format!("*::{source}")
+}
+
+/// The name of the lock of an account alone.
+fn account_name(name: &str) -> String {
+    format!("{name}::*")
 }
 
 #[cfg(test)]
@@ -281,11 +341,11 @@ mod tests {
     #[test]
     fn an_address_has_twenty_failures_in_a_quarter_of_an_hour() {
         let locks = locks();
-        let at = |now| locks.is_one_too_many(address(1), now);
+        let at = |now| locks.sources.is_one_too_many(address(1), now);
         assert!((0..19).all(|_| !at(0)));
         assert!(!at(900), "the window is over, and a new one begins");
         assert!((0..18).all(|_| !at(901)));
-        assert!(!locks.is_one_too_many(address(2), 901), "another address");
+        assert!(!locks.sources.is_one_too_many(address(2), 901), "another address");
         assert!(at(901));
         assert!(!at(902), "the count begins anew");
     }
@@ -295,11 +355,17 @@ mod tests {
         let locks = locks();
         let most = u32::try_from(MOST_COUNTS).expect("small");
         for number in 0..most + 50 {
-            assert!(!locks.is_one_too_many(address(number), u64::from(number) / 100));
+            assert!(!locks.sources.is_one_too_many(address(number), u64::from(number) / 100));
+            locks.logged_in("a", address(number), u64::from(number));
             let gone = locks.remember(&format!("a{number}"), 1000 + u64::from(number), 0);
             assert_eq!(gone, number.checked_sub(most).map(|gone| format!("a{gone}")));
         }
-        assert_eq!((locks.sources.lock().len(), locks.written.lock().len()), (MOST_COUNTS, MOST_COUNTS));
+        assert_eq!(
+            (locks.sources.counts.lock().len(), locks.written.lock().len()),
+            (MOST_COUNTS, MOST_COUNTS)
+        );
+        assert_eq!(locks.logins.lock().len(), MOST_COUNTS);
+        assert!(!locks.has_logged_in("a", address(0), 1) && locks.has_logged_in("a", address(most), 1));
         assert_eq!(locks.remember("later", 20_000, 5_000), None, "what is over makes room");
         assert!(locks.written.lock().len() < MOST_COUNTS);
     }
