@@ -38,13 +38,18 @@ impl KeyFiles {
 
     /// Switches access control on in a plan, with these keys.
     pub(crate) fn guard(&self, plan: Plan) -> Plan {
-        plan.plane_flag("--rbac-enable", "true")
+        self.name(plan)
+            .plane_flag("--rbac-enable", "true")
             .gateway_flag("--rbac-enable", "true")
-            .plane_flag("--rbac-private-key", &self.path("private.key").display().to_string())
-            .plane_flag("--rbac-public-key", &self.path("public.key").display().to_string())
             // All logins come through the gateways. Failed ones of one client must not lock out the others.
             .plane_flag("--http-trusted-proxies", "127.0.0.0/8")
             .variable("SC_INIT_ROOT_PASSWORD", ROOT_PASSWORD)
+    }
+
+    /// Names the keys to the control planes of a plan, which use them once access control is on.
+    pub(crate) fn name(&self, plan: Plan) -> Plan {
+        plan.plane_flag("--rbac-private-key", &self.path("private.key").display().to_string())
+            .plane_flag("--rbac-public-key", &self.path("public.key").display().to_string())
     }
 
     /// Lets every control plane know both keys. The old one signs.

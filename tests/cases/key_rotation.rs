@@ -2,70 +2,21 @@
 //! key is taken away, and no watcher notices before that.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use harness::{Client, World, eventually};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::key_files::{KeyFiles, ROOT_PASSWORD};
+use crate::tag_watch::{send, watch};
 
 const SERVICES: &str = "/v4/default/registry/microservices";
 /// Watchers at each gateway.
 const WATCHERS: usize = 20;
 
-/// What one watcher was told, in order, and the code with which its watch ended.
-#[derive(Default)]
-struct Told {
-    tags: Vec<String>,
-    ended: Option<u16>,
-}
-
-async fn watch(gateway: SocketAddr, provider: &str, token: &str) -> Arc<Mutex<Told>> {
-    let url = format!("ws://{gateway}/v4/default/registry/watcher?providers={provider}&rev=0");
-    let mut request = url.into_client_request().expect("a request");
-    request.headers_mut().insert("authorization", token.parse().expect("a value"));
-    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("a watch is granted");
-    let told = Arc::new(Mutex::new(Told::default()));
-    let teller = told.clone();
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = socket.next().await {
-            match message {
-                Message::Text(text) => {
-                    let frame: Value = serde_json::from_str(&text).expect("JSON");
-                    let is_state = frame["action"] == "RESET";
-                    let instance = if is_state { &frame["instances"][0] } else { &frame["instance"] };
-                    teller.lock().tags.extend(instance["properties"]["tag"].as_str().map(str::to_owned));
-                }
-                Message::Close(close) => {
-                    teller.lock().ended = Some(close.map_or(1005, |close| close.code.into()));
-                }
-                _ => {}
-            }
-        }
-        teller.lock().ended.get_or_insert(1006);
-    });
-    told
-}
-
 async fn login(gateway: SocketAddr) -> Option<String> {
     let body = json!({"name": "root", "password": ROOT_PASSWORD}).to_string();
     let answer = Client::new(gateway).try_send("POST", "/v4/token", &[], body).await?;
     (answer.status == 200).then(|| format!("Bearer {}", answer.ok()["token"].as_str().expect("a token")))
-}
-
-async fn send(
-    gateway: SocketAddr,
-    token: &str,
-    method: &str,
-    path: &str,
-    body: Value,
-) -> Option<harness::Answer> {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    Client::new(gateway).try_send(method, path, &[("authorization", token)], body).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 mod admin_access;
 mod attacks;
+mod audit;
 mod backup;
 mod bus_access;
 mod certificates;
@@ -38,4 +39,6 @@ mod store_etcd;
 mod store_faults;
 mod store_full;
 mod store_security;
+mod switch_on;
+mod tag_watch;
 mod traces;

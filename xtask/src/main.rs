@@ -23,6 +23,7 @@ usage: cargo xtask ci              run all checks that a change must pass before
                                    (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
+       cargo xtask switch          switch access control on under 2 000 watchers
        cargo xtask eventsource     read server-sent events with a real client over a link that breaks (needs Node
                                    and npm)
        cargo xtask console [PART ...]
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         }),
         ["console", ref parts @ ..] => console::smoke(parts),
         ["oidc"] => tests::oidc(),
+        ["switch"] => tests::switch(),
         ["eventsource"] => tests::event_source(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),

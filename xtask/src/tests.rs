@@ -84,6 +84,15 @@ pub fn event_source() -> Result<()> {
     set_apart("event_stream::")
 }
 
+/// Switches access control on in a fleet with 2 000 watchers.
+///
+/// # Errors
+/// When something does not build, an event is lost, or a watcher ends that has the right to go on.
+pub fn switch() -> Result<()> {
+    prepare()?;
+    set_apart("switch_on::")
+}
+
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would

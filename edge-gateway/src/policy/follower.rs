@@ -103,6 +103,12 @@ impl Follower {
         }
         let revision = bundle.version.revision.get();
         info!(revision, enabled, accounts, roles, "the access policy has changed");
+        if enabled && !self.handle.0.config.enable {
+            warn!(
+                "the control planes demand access control and this gateway's settings do not; set rbac.enable here, \
+                 too, or after its next start everybody may watch until the policy has arrived"
+            );
+        }
         if !enabled && self.handle.0.config.enable {
             warn!("{DISABLED}, so it lets nothing in; set rbac.enable there too, or nowhere");
         }
