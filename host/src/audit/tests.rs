@@ -113,6 +113,31 @@ fn a_follower_reads_whole_lines_over_a_rotation() {
     assert!(follower.lines().expect("reads").is_empty());
 }
 
+#[test]
+fn a_follower_catches_up_with_many_rotations_and_a_move() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.jsonl");
+    let mut file = RotatedFile::open(path.clone(), 10, 2).expect("opens");
+    file.append(b"earlier...\n").expect("is written");
+    file.append(b"one\n").expect("is written");
+    let mut follower = Follower::new(path.clone());
+    assert_eq!(follower.earlier().expect("reads").len(), 1);
+    assert_eq!(follower.lines().expect("reads"), ["one"]);
+    // More than are kept: the file that was read is gone, and with it the second one.
+    for line in ["second...\n", "third...\n", "fourth...\n", "fifth...\n"] {
+        file.append(line.as_bytes()).expect("is written");
+    }
+    for line in ["third...", "fourth...", "fifth..."] {
+        assert_eq!(follower.lines().expect("reads"), [line]);
+    }
+    assert!(follower.lines().expect("reads").is_empty());
+    // As logrotate does. The older files are not read again.
+    std::fs::rename(&path, directory.path().join("moved")).expect("is moved");
+    assert!(follower.lines().expect("reads").is_empty());
+    file.append(b"next\n").expect("is written");
+    assert_eq!(follower.lines().expect("reads"), ["next"]);
+}
+
 #[tokio::test]
 async fn a_disk_that_is_full_costs_records_and_no_request() {
     let metrics = Metrics::new([]).expect("metrics");

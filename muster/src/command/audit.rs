@@ -54,13 +54,12 @@ impl Audit {
         let stopped = interrupted();
         tokio::pin!(stopped);
         let path = if self.path.is_dir() { self.path.join(FILE_NAME) } else { self.path.clone() };
-        let mut files = files_of(&path).map_err(|error| unreadable(&path, &error))?;
+        // Before the earlier files are read, which takes a while, so that no rotation is missed.
+        let follower = self.follow.then(|| Follower::new(path.clone()));
+        let files = follower.as_ref().map_or_else(|| files_of(&path), Follower::earlier);
+        let files = files.map_err(|error| unreadable(&path, &error))?;
         if files.is_empty() && !self.follow {
             return Err(CommandFailure::Usage(format!("there is no audit log {}", path.display())));
-        }
-        if self.follow && files.last() == Some(&path) {
-            // Read by the follower, which goes on after its end.
-            files.pop();
         }
         let mut strange = 0;
         for file in &files {
@@ -70,8 +69,7 @@ impl Audit {
                 strange += usize::from(!self.show(&line, screen)?);
             }
         }
-        if self.follow {
-            let mut follower = Follower::new(path.clone());
+        if let Some(mut follower) = follower {
             loop {
                 let lines = follower.lines().map_err(|error| unreadable(&path, &error))?;
                 for line in &lines {
