@@ -8,6 +8,7 @@
 //! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
 //! | [`console`] | the bundle of the console against its sources, and its pages in a browser |
 //! | [`codegen`] | Rust code from the `.proto` files |
+//! | [`compose`] | the compose file on a container engine of its own, disturbed under load |
 //! | [`fuzz`] | long runs of the fuzz targets, guided by coverage |
 //! | [`pair`] | other versions of etcd and NATS, and the tests on them |
 //! | [`servers`], [`run`] | installing the servers, and running other programs visibly |
@@ -16,6 +17,7 @@ pub mod advisories;
 pub mod bench;
 pub mod ci;
 pub mod codegen;
+pub mod compose;
 pub mod console;
 pub mod fuzz;
 pub mod licences;

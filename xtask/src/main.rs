@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{advisories, bench, ci, codegen, console, fuzz, licences, pair, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, compose, console, fuzz, licences, pair, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask ci              run all checks that a change must pass before it is merged
@@ -21,6 +21,8 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask fuzz [TARGET ...] [--for TIME] [--jobs N]
                                    run fuzz targets (all) guided by coverage, each for a time (1m), N at once
                                    (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
+       cargo xtask compose         bring the compose file up on a container engine of its own, and disturb it
+                                   under load (needs Debian, root, Go and a network)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
        cargo xtask switch          switch access control on under 2 000 watchers
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         ["faults", "--times", times] => tests::faults(times),
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
+        ["compose"] => compose::run_all(),
         ["sdks"] => tests::sdks(),
         ["console", "build"] => console::build(),
         ["console", "check"] => console::check().and_then(|bundle| match bundle {

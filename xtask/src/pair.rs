@@ -11,12 +11,13 @@ use crate::run::{root, run};
 use crate::tests;
 
 /// The programs of etcd and the modules that they are built from. They exist from 3.5 on.
-const ETCD: [(&str, &str); 3] = [
+pub(crate) const ETCD: [(&str, &str); 3] = [
     ("etcd", "go.etcd.io/etcd/server/v3"),
     ("etcdctl", "go.etcd.io/etcd/etcdctl/v3"),
     ("etcdutl", "go.etcd.io/etcd/etcdutl/v3"),
 ];
-const NATS: [(&str, &str); 1] = [("nats-server", "github.com/nats-io/nats-server/v2")];
+/// The program of NATS and its module.
+pub(crate) const NATS: [(&str, &str); 1] = [("nats-server", "github.com/nats-io/nats-server/v2")];
 
 /// The newest releases that the system tests and fault cases were run on.
 pub const ETCD_VERSION: &str = "v3.7.3";
@@ -97,7 +98,7 @@ fn release(text: &str) -> Result<&str> {
 }
 
 /// The directory with these programs, built from their modules of this version.
-fn built(name: &str, programs: &[(&str, &str)], version: &str) -> Result<PathBuf> {
+pub(crate) fn built(name: &str, programs: &[(&str, &str)], version: &str) -> Result<PathBuf> {
     let directory = root().join("target/servers").join(format!("{name}-{version}"));
     for (program, module) in programs {
         let file = directory.join(program);

@@ -11,6 +11,11 @@ pub fn root() -> PathBuf {
     here.parent().map_or(here.clone(), PathBuf::from)
 }
 
+/// A program of the workspace, as an ordinary build makes it.
+pub fn program(name: &str) -> PathBuf {
+    root().join("target/debug").join(name)
+}
+
 /// This workspace's cargo, in its root.
 pub fn cargo(arguments: &[&str]) -> Command {
     // Cargo names itself in `CARGO`, so the toolchain that built this program also builds the rest.

@@ -29,8 +29,16 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// # Errors
 /// When something is missing and cannot be installed; the error says what to install.
 pub fn ensure_installed() -> Result<()> {
+    ensure_tools(&SERVERS)
+}
+
+/// Installs those of these programs that are missing (on Debian, as root): each with the package that holds it.
+///
+/// # Errors
+/// When something is missing and cannot be installed; the error says what to install.
+pub(crate) fn ensure_tools(tools: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<_> =
-        SERVERS.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
+        tools.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
     // Programs of one package are neighbours in the table, so no sorting is needed.
     missing.dedup();
     if missing.is_empty() {
@@ -39,8 +47,8 @@ pub fn ensure_installed() -> Result<()> {
     let packages = missing.join(" ");
     if !Path::new("/etc/debian_version").exists() || !rustix::process::geteuid().is_root() {
         bail!(
-            "the system tests need etcd, nats-server, prometheus and python3 on the search path, and libfaketime. \
-             On Debian, as root: apt-get install --no-install-recommends {packages}"
+            "this needs programs that are not on the search path. On Debian, as root: \
+             apt-get install --no-install-recommends {packages}"
         );
     }
     let _policy = NoServices::new()?;
@@ -50,7 +58,7 @@ pub fn ensure_installed() -> Result<()> {
         .args(&missing)
         // A package with a question would wait for an answer for ever.
         .env("DEBIAN_FRONTEND", "noninteractive"))?;
-    match SERVERS.iter().find(|(program, _)| !is_installed(program)) {
+    match tools.iter().find(|(program, _)| !is_installed(program)) {
         Some((program, package)) => bail!("{package} was installed but {program} is not found"),
         None => Ok(()),
     }

@@ -1,0 +1,156 @@
+//! The load beside a disturbance: `muster loadgen` with watchers that resume, and its verdict.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::engine::{Stack, within};
+use crate::run::program;
+
+/// The time for which changes are made. A disturbance begins after a quarter of it.
+const CHANGING: Duration = Duration::from_secs(40);
+const SETTLE: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(60);
+
+/// A client that has logged in.
+pub(super) struct Load {
+    server: String,
+    credentials: PathBuf,
+}
+
+/// The figures beside one disturbance.
+pub(super) struct Row {
+    disturbance: String,
+    /// The time until everything was healthy again.
+    took: Duration,
+    figures: Value,
+}
+
+impl Load {
+    /// Logs in as root with the password that `init` made.
+    pub(super) fn login(stack: &Stack<'_>, work: &Path) -> Result<Self> {
+        let load = Self { server: stack.server(), credentials: work.join("credentials.json") };
+        let password = stack.volume("control-plane-secrets")?.join("root-password");
+        let mut login = load.muster(&["login", "--account", "root", "--for", "2h", "--password-file"]);
+        within(login.arg(password), SHORT)?;
+        Ok(load)
+    }
+
+    fn muster(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("muster"));
+        command
+            .args(arguments)
+            .env("MUSTER_SERVER", &self.server)
+            .env("MUSTER_CREDENTIALS", &self.credentials);
+        command
+    }
+
+    /// Runs the load, and the disturbance after a quarter of its time.
+    pub(super) fn beside(&self, name: &str, disturb: impl FnOnce() -> Result<()>) -> Result<Row> {
+        eprintln!("==> under load: {name}");
+        let mut command =
+            self.muster(&["loadgen", "--watchers", "300", "--consumers", "20", "--providers", "10"]);
+        command.args(["--rate", "10", "--resume", "--output", "json"]);
+        command.args(["--for", &format!("{}s", CHANGING.as_secs())]);
+        command.args(["--settle", &format!("{}s", SETTLE.as_secs())]);
+        let running = std::thread::spawn(move || {
+            // Its exit status says no more than its figures, which are judged here.
+            within(&mut command, CHANGING + SETTLE + SHORT)
+        });
+        std::thread::sleep(CHANGING / 4);
+        let begun = Instant::now();
+        let disturbed = disturb();
+        let took = begun.elapsed();
+        let output = running.join().ok().context("the load panicked")??;
+        disturbed?;
+        let figures = serde_json::from_str(&output).context("loadgen printed no figures")?;
+        Ok(Row { disturbance: name.to_owned(), took, figures })
+    }
+}
+
+impl Row {
+    fn number(&self, pointer: &str) -> f64 {
+        self.figures.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN)
+    }
+
+    /// The sum of the counts under a name.
+    fn sum(&self, pointer: &str) -> u64 {
+        let counts = self.figures.pointer(pointer).and_then(Value::as_object);
+        counts.into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_u64).sum()
+    }
+
+    /// The thing that is wrong, if any. Changes may fail while their service is away; what was accepted must reach every
+    /// watcher, in order.
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut wrong: Vec<&str> = Vec::new();
+        for pointer in [
+            "/watchers_lost",
+            "/frames_out_of_order",
+            "/changes_missed_while_away",
+            "/changes_merged_or_missed",
+        ] {
+            if self.number(pointer) != 0.0 {
+                wrong.push(pointer);
+            }
+        }
+        if self.figures.get("settled_in_time") != Some(&Value::Bool(true)) {
+            wrong.push("/settled_in_time");
+        }
+        (!wrong.is_empty()).then(|| format!("{}: {}: {}", self.disturbance, wrong.join(", "), self.figures))
+    }
+}
+
+/// The rows as a Markdown table.
+pub(super) fn table(rows: &[Row]) -> String {
+    let mut table = String::from(
+        "| under load of 300 watchers and 10 changes a second | healthy after (s) | changes accepted | failed | longest \
+         without answer (ms) | connections lost | longest gap of a watcher (ms) | change to frame p50 / p99 (ms) |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for row in rows {
+        table += &format!(
+            "| {} | {:.1} | {} | {} | {:.0} | {} | {:.0} | {:.0} / {:.0} |\n",
+            row.disturbance,
+            row.took.as_secs_f64(),
+            row.number("/changes"),
+            row.sum("/changes_failed"),
+            row.number("/without_answer/longest_ms"),
+            row.sum("/connections_lost"),
+            row.number("/watch_gap_ms/max"),
+            row.number("/latency_ms/p50"),
+            row.number("/latency_ms/p99"),
+        );
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(figures: Value) -> Row {
+        Row { disturbance: "nats killed".to_owned(), took: Duration::from_secs(2), figures }
+    }
+
+    #[test]
+    fn a_row_is_judged_by_its_figures() {
+        let mut figures = json!({
+            "watchers_lost": 0, "frames_out_of_order": 0, "changes_missed_while_away": 0,
+            "changes_merged_or_missed": 0, "settled_in_time": true, "changes": 350,
+            "changes_failed": {"status 503": 3}, "latency_ms": {"p50": 3.2, "p99": 90.0},
+        });
+        assert_eq!(row(figures.clone()).fault(), None, "failed changes are no fault");
+        assert!(table(&[row(figures.clone())]).contains("| nats killed | 2.0 | 350 | 3 |"));
+        figures["frames_out_of_order"] = json!(1);
+        assert!(row(figures.clone()).fault().is_some_and(|fault| fault.contains("/frames_out_of_order")));
+        figures["frames_out_of_order"] = json!(0);
+        figures["settled_in_time"] = json!(false);
+        assert!(row(figures).fault().is_some());
+        assert!(row(json!({})).fault().is_some(), "no figures");
+    }
+}
