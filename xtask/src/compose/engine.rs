@@ -3,7 +3,7 @@
 //! The engine has its own data, sockets and process, so an engine that the machine runs already is left alone.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -167,8 +167,24 @@ impl Stack<'_> {
     }
 }
 
-/// Runs a command for at most this time, and returns what it prints. It is killed when the time is over.
+/// Runs a command for at most this time, and returns what it prints.
 pub(super) fn within(command: &mut Command, most: Duration) -> Result<String> {
+    let ended = ended_within(command, most)?;
+    ensure!(ended.status.success(), "{} failed ({}): {}", ended.name, ended.status, ended.errors.trim());
+    Ok(ended.output)
+}
+
+/// A command that has ended.
+pub(super) struct Ended {
+    /// The program and its first argument.
+    name: String,
+    status: ExitStatus,
+    pub(super) output: String,
+    pub(super) errors: String,
+}
+
+/// Runs a command for at most this time. It is killed when the time is over.
+pub(super) fn ended_within(command: &mut Command, most: Duration) -> Result<Ended> {
     let program = command.get_program().to_string_lossy().into_owned();
     let first = command.get_args().next().unwrap_or_default().to_string_lossy().into_owned();
     // Files, because a pipe that nobody reads meanwhile would hold the command up.
@@ -193,6 +209,6 @@ pub(super) fn within(command: &mut Command, most: Duration) -> Result<String> {
         std::thread::sleep(Duration::from_millis(50));
     };
     let errors = std::fs::read_to_string(errors.path()).unwrap_or_default();
-    ensure!(status.success(), "{program} {first} failed ({status}): {}", errors.trim());
-    std::fs::read_to_string(output.path()).context("the output is not text")
+    let output = std::fs::read_to_string(output.path()).context("the output is not text")?;
+    Ok(Ended { name: format!("{program} {first}"), status, output, errors })
 }

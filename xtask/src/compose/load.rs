@@ -1,5 +1,6 @@
 //! The load beside a disturbance: `muster loadgen` with watchers that resume, and its verdict.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::engine::{Stack, within};
+use super::engine::{Stack, ended_within, within};
 use crate::run::program;
 
 /// The time for which changes are made. A disturbance begins after a quarter of it.
@@ -57,17 +58,21 @@ impl Load {
         command.args(["--for", &format!("{}s", CHANGING.as_secs())]);
         command.args(["--settle", &format!("{}s", SETTLE.as_secs())]);
         let running = std::thread::spawn(move || {
-            // Its exit status says no more than its figures, which are judged here.
-            within(&mut command, CHANGING + SETTLE + SHORT)
+            // It fails when a change has failed, which is allowed here: its figures are judged.
+            ended_within(&mut command, CHANGING + SETTLE + SHORT)
         });
         std::thread::sleep(CHANGING / 4);
         let begun = Instant::now();
         let disturbed = disturb();
         let took = begun.elapsed();
-        let output = running.join().ok().context("the load panicked")??;
+        let ended = running.join().ok().context("the load panicked")??;
         disturbed?;
-        let figures = serde_json::from_str(&output).context("loadgen printed no figures")?;
-        Ok(Row { disturbance: name.to_owned(), took, figures })
+        let figures = serde_json::from_str(&ended.output)
+            .with_context(|| format!("loadgen printed no figures: {}", ended.errors.trim()))?;
+        let row = Row { disturbance: name.to_owned(), took, figures };
+        // Shown at once, so that a later failure does not lose it.
+        eprint!("{row}");
+        Ok(row)
     }
 }
 
@@ -103,27 +108,33 @@ impl Row {
     }
 }
 
+/// A row of a Markdown table.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| {} | {:.1} | {} | {} | {:.0} | {} | {:.0} | {:.0} / {:.0} |",
+            self.disturbance,
+            self.took.as_secs_f64(),
+            self.number("/changes"),
+            self.sum("/changes_failed"),
+            self.number("/without_answer/longest_ms"),
+            self.sum("/connections_lost"),
+            self.number("/watch_gap_ms/max"),
+            self.number("/latency_ms/p50"),
+            self.number("/latency_ms/p99"),
+        )
+    }
+}
+
 /// The rows as a Markdown table.
 pub(super) fn table(rows: &[Row]) -> String {
     let mut table = String::from(
-        "| under load of 300 watchers and 10 changes a second | healthy after (s) | changes accepted | failed | longest \
-         without answer (ms) | connections lost | longest gap of a watcher (ms) | change to frame p50 / p99 (ms) |\n\
+        "| disturbance | healthy after (s) | changes | failed | longest without answer (ms) | connections lost | \
+         longest gap of a watcher (ms) | change to frame p50 / p99 (ms) |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for row in rows {
-        table += &format!(
-            "| {} | {:.1} | {} | {} | {:.0} | {} | {:.0} | {:.0} / {:.0} |\n",
-            row.disturbance,
-            row.took.as_secs_f64(),
-            row.number("/changes"),
-            row.sum("/changes_failed"),
-            row.number("/without_answer/longest_ms"),
-            row.sum("/connections_lost"),
-            row.number("/watch_gap_ms/max"),
-            row.number("/latency_ms/p50"),
-            row.number("/latency_ms/p99"),
-        );
-    }
+    rows.iter().for_each(|row| table += &row.to_string());
     table
 }
 
