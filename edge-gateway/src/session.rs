@@ -207,7 +207,13 @@ impl Protocol {
     fn close(&mut self, reason: Reason, words: &str, now: Tick) {
         let farewell = match self.framing {
             Framing::WebSocket(farewell) => farewell,
-            Framing::EventStream => return self.begin_closing(reason, event_stream::end(reason), now),
+            Framing::EventStream => {
+                let detail = reason.text().unwrap_or(reason.words());
+                // The services that a new right shows have no events that a client could be sent later.
+                let begins_anew = reason == Reason::RightChanged;
+                let last = event_stream::end(reason.label(), detail, begins_anew);
+                return self.begin_closing(reason, last, now);
+            }
             Framing::None => return self.begin_closing(reason, Vec::new(), now),
         };
         let mut last_frames = Vec::new();

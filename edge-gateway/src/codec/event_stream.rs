@@ -7,14 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use shared::model::Revision;
 
-use crate::close::Reason;
-
 /// A sign of life. Clients skip comments, and proxies see that the stream is in use.
 pub(crate) const COMMENT: &[u8] = b":\n\n";
-
-/// The shortest and the longest time after which a client opens the stream again, in milliseconds. Each client
-/// is told a time in between, so that those of a gateway that ends do not all come at once.
-const RETRY_MS: std::ops::RangeInclusive<u32> = 500..=3000;
 
 #[derive(Serialize)]
 struct End<'a> {
@@ -24,9 +18,9 @@ struct End<'a> {
     detail: &'a str,
 }
 
-/// The first bytes of a stream: the time after which the client comes back when the stream ends.
-pub(crate) fn opening() -> Vec<u8> {
-    format!("retry: {}\n\n", fastrand::u32(RETRY_MS)).into_bytes()
+/// The first bytes of a stream: the milliseconds after which the client comes back when the stream ends.
+pub(crate) fn opening(retry_ms: u32) -> Vec<u8> {
+    format!("retry: {retry_ms}\n\n").into_bytes()
 }
 
 /// An event with this text, which has no line break because it is compact JSON. A client that has read it
@@ -37,14 +31,12 @@ pub(crate) fn event(resume: Revision, text: &[u8]) -> Bytes {
     [id.as_bytes(), text, b"\n\n"].concat().into()
 }
 
-/// The last event of a stream that the gateway ends: its name is `end`. It leaves the place from which a client
-/// resumes as it is, unless what the client knows does not count any more.
-pub(crate) fn end(reason: Reason) -> Vec<u8> {
-    let detail = reason.text().unwrap_or(reason.words());
-    let text = serde_json::to_vec(&End { action: "END", reason: reason.label(), detail })
+/// The last event of a stream that the gateway ends: its name is `end`, and its data says why. It leaves the place
+/// from which a client resumes as it is, unless the client has to begin anew: then it is revision 0.
+pub(crate) fn end(reason: &str, detail: &str, begins_anew: bool) -> Vec<u8> {
+    let text = serde_json::to_vec(&End { action: "END", reason, detail })
         .expect("a struct of texts always serialises");
-    // The services that a new right shows have no events that a client could be sent later.
-    let id: &[u8] = if reason == Reason::RightChanged { b"id: 0\n" } else { b"" };
+    let id: &[u8] = if begins_anew { b"id: 0\n" } else { b"" };
     [b"event: end\n", id, b"data: ", text.as_slice(), b"\n\n"].concat()
 }
 
@@ -57,9 +49,9 @@ mod tests {
     fn an_event_is_one_line_of_data_and_an_id() {
         let bookmark = event(Revision::new(7), &json::bookmark(Revision::new(9)));
         assert_eq!(&bookmark[..], b"id: 7\ndata: {\"action\":\"BOOKMARK\",\"rev\":9}\n\n");
-        let text_of = |reason| String::from_utf8(end(reason)).expect("text");
+        let last = String::from_utf8(end("no_service", "service does not exist", false)).expect("text");
         let words = r#"{"action":"END","reason":"no_service","detail":"service does not exist"}"#;
-        assert_eq!(text_of(Reason::NoService), format!("event: end\ndata: {words}\n\n"));
-        assert!(text_of(Reason::RightChanged).starts_with("event: end\nid: 0\ndata: {"));
+        assert_eq!(last, format!("event: end\ndata: {words}\n\n"));
+        assert!(end("right_changed", "", true).starts_with(b"event: end\nid: 0\ndata: {"));
     }
 }

@@ -2,6 +2,7 @@
 //! slow.
 
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -24,6 +25,11 @@ use crate::push::Encoding;
 use crate::session::{Input, Phase, Protocol};
 use crate::timer::ticks;
 use crate::watch::{GroupId, Ticket};
+
+/// The shortest and the longest time after which a client of server-sent events opens the stream again, in
+/// milliseconds. Each client is told a time in between, so that those of a gateway that ends do not all come at
+/// once.
+const RETRY_MS: RangeInclusive<u32> = 500..=3000;
 
 /// The result of a session's turn to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +69,7 @@ impl Shard {
             Encoding::EventStream => Protocol::of_event_stream(now, &self.setup.pace),
         };
         let preface = match encoding {
-            Encoding::EventStream => [event_stream::opening(), preface].concat(),
+            Encoding::EventStream => [event_stream::opening(fastrand::u32(RETRY_MS)), preface].concat(),
             Encoding::Plain | Encoding::Resumable | Encoding::Historical | Encoding::Grpc => preface,
         };
         self.serial = self.serial.wrapping_add(1);
