@@ -159,32 +159,38 @@ impl Shares {
 
     /// Gives the place of a request that has ended to the next ones of its party.
     fn leave(self: &Arc<Self>, party: u64) {
-        let now = Instant::now();
-        let mut is_left = false;
-        loop {
-            let mut state = self.state.lock();
-            let is_mixed = state.is_mixed(now);
-            let Some(line) = state.lines.get_mut(&party) else { return };
-            // Once only; a turn of the loop beyond the first fills another free place.
-            if !mem::replace(&mut is_left, true) {
-                line.running -= 1;
-            }
-            let next = if line.running < self.places || !is_mixed { line.waiting.pop_front() } else { None };
-            let Some(next) = next else {
-                if line.running == 0 && line.waiting.is_empty() {
-                    state.lines.remove(&party);
-                }
-                return;
-            };
-            line.running += 1;
-            drop(state);
+        self.release(party);
+        while let Some(next) = self.next(party) {
             if let Err(place) = next.send(Place(Some((self.clone(), party)))) {
                 // The client has left. Dropping the place would call this function again, once for each client
                 // that has left, and the stack has no room for all of them.
                 place.forget();
-                is_left = false;
+                self.release(party);
             }
         }
+    }
+
+    fn release(&self, party: u64) {
+        if let Some(line) = self.state.lock().lines.get_mut(&party) {
+            line.running -= 1;
+        }
+    }
+
+    /// Takes a free place for the request that has waited longest. Forgets a party that has no requests any more.
+    fn next(&self, party: u64) -> Option<oneshot::Sender<Place>> {
+        let mut state = self.state.lock();
+        let is_mixed = state.is_mixed(Instant::now());
+        let line = state.lines.get_mut(&party)?;
+        if (line.running < self.places || !is_mixed)
+            && let Some(next) = line.waiting.pop_front()
+        {
+            line.running += 1;
+            return Some(next);
+        }
+        if line.running == 0 && line.waiting.is_empty() {
+            state.lines.remove(&party);
+        }
+        None
     }
 }
 
