@@ -2,7 +2,7 @@
 //!
 //! The control plane runs in this process on a real etcd, the load comes from the same machine over loopback:
 //! what compares is the ratio within one run. A find is answered from the view, a heartbeat renews a lease
-//! without a write, a registration is one etcd transaction.
+//! without a write, a registration is a lease and an etcd transaction, which it shares with those beside it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +12,13 @@ use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
 use benches::call::{Client, ask, request};
+use benches::usage::cpu_seconds;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::keys;
 use control_plane::settings::Config;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
-use control_plane::store::{Op, Store, Txn};
+use control_plane::store::{Compare, Op, Store, Txn};
 use control_plane::view::{self, History, Protection, follow};
 use futures_util::future::try_join_all;
 use harness::Etcd;
@@ -35,7 +36,7 @@ const CLIENTS: usize = 16;
 const V4: &str = "/v4/default/registry";
 
 /// The parts of the API, in the order in which they are measured. Arguments select some of them.
-const PARTS: [&str; 5] = ["view", "find", "unchanged", "heartbeat", "register"];
+const PARTS: [&str; 6] = ["view", "find", "unchanged", "heartbeat", "register", "crowd"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -67,6 +68,9 @@ async fn main() -> Result<()> {
     }
     if wanted("register") {
         register(&api, &*store).await?;
+    }
+    if wanted("crowd") {
+        crowd(&api, &*store, etcd.pid()).await?;
     }
     Ok(())
 }
@@ -204,6 +208,68 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
     let taken = Latencies::new(taken, started.elapsed());
     report("bare lease and transaction", &floor, None);
     report("register an instance", &taken, Some(&floor));
+    Ok(())
+}
+
+/// Registrations of many clients at once, and the CPU that etcd takes for each. The floor is a lease and a transaction
+/// for each, which nothing shares: one with so many conditions goes alone.
+async fn crowd(api: &str, store: &dyn Store, etcd: u32) -> Result<()> {
+    const CLIENTS: usize = 64;
+    const EACH: usize = 100;
+    let used =
+        |since: f64| Ok::<_, anyhow::Error>((cpu_seconds(etcd)? - since) / (CLIENTS * EACH) as f64 * 1e6);
+    let service =
+        post(api, "/microservices", r#"{"service":{"serviceName":"crowd","appId":"bench"}}"#).await?;
+    let id = field(&service, "serviceId")?;
+    let reference = ServiceRef::new(Tenant::default(), &id);
+    let since = cpu_seconds(etcd)?;
+    let started = Instant::now();
+    let clients = (0..CLIENTS).map(|client| {
+        let reference = &reference;
+        async move {
+            let mut calls = Vec::new();
+            for n in 0..EACH {
+                let begun = Instant::now();
+                let lease = store.grant(120).await?;
+                let name = format!("{client}-{n}");
+                let keys = [keys::instance(reference, &name), keys::lease(reference, &name)];
+                let value: bytes::Bytes = vec![b'x'; 400].into();
+                let then = keys.map(|key| Op::Put {
+                    key: format!("/floor{key}"),
+                    value: value.clone(),
+                    lease: Some(lease),
+                });
+                let compare = vec![Compare::Exists(keys::service(reference)); 17];
+                store.txn(Txn { compare, then: then.into(), ..Txn::default() }).await?;
+                calls.push(begun.elapsed());
+            }
+            Ok::<_, anyhow::Error>(calls)
+        }
+    });
+    let floor = Latencies::new(try_join_all(clients).await?.concat(), started.elapsed());
+    report(&format!("{CLIENTS}: lease and transaction each"), &floor, None);
+    eprintln!("  etcd: {:.0} us of CPU each", used(since)?);
+    let since = cpu_seconds(etcd)?;
+    let started = Instant::now();
+    let clients = (0..CLIENTS).map(|client| {
+        let id = &id;
+        async move {
+            let mut connection = Client::connect(api).await?;
+            let mut calls = Vec::new();
+            for n in 0..EACH {
+                let begun = Instant::now();
+                let path = format!("{V4}/microservices/{id}/instances");
+                let answer =
+                    connection.call(&request("POST", &path, "", &instance(client * EACH + n))).await?;
+                anyhow::ensure!(answer.status == 200, "registered, not {}", answer.status);
+                calls.push(begun.elapsed());
+            }
+            Ok::<_, anyhow::Error>(calls)
+        }
+    });
+    let taken = Latencies::new(try_join_all(clients).await?.concat(), started.elapsed());
+    report(&format!("{CLIENTS} register at once"), &taken, Some(&floor));
+    eprintln!("  etcd: {:.0} us of CPU each; commits so far {}", used(since)?, store.group_figures().commits);
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use crate::view::{Snapshot, View};
 
 pub(crate) mod account;
 pub(crate) mod alarm;
+mod arrivals;
 pub(crate) mod dependency;
 mod error;
 pub(crate) mod existence;
@@ -139,6 +140,7 @@ pub struct Registry {
     quotas: quota::Quotas,
     pending: quota::Pending,
     turns: turns::Turns,
+    arrivals: arrivals::Arrivals,
     rule_changes: Arc<RuleChanges>,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
@@ -154,6 +156,7 @@ impl Registry {
             config: Arc::new(config),
             pending: quota::Pending::default(),
             turns: turns::Turns::default(),
+            arrivals: arrivals::Arrivals::default(),
             rule_changes: Arc::default(),
             alarms: Alarms::default(),
             metrics: None,

@@ -136,6 +136,17 @@ pub enum Op {
         /// The lease that is to delete the key. `None` detaches the key from an earlier lease.
         lease: Option<LeaseId>,
     },
+    /// Writes a key without a lease, as many transactions do that come within the same moment. Where a store
+    /// commits such transactions together, only the last of them writes the key, even if its own conditions do
+    /// not hold, provided that `owner` exists. The value must therefore be right for all of them.
+    PutLast {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Bytes,
+        /// The key without which this one must not exist.
+        owner: String,
+    },
     /// Deletes a key if it exists.
     Delete(String),
     /// Deletes every key with this prefix.
@@ -152,7 +163,8 @@ impl Op {
 }
 
 /// A transaction: runs `then` if every condition in `compare` holds, and `otherwise` if not. All its writes
-/// have one revision. A transaction must not write a key twice; etcd refuses it.
+/// have one revision, which other transactions of the same moment may share. A transaction must not write a key
+/// twice; etcd refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// The conditions.
@@ -278,6 +290,10 @@ pub enum StoreError {
     /// The store has no room for any write, until an operator makes room.
     #[error("the store is full: {0}")]
     Full(String),
+    /// So many transactions wait for the store that one more would not be reached in time. The write did not
+    /// happen.
+    #[error("too many changes wait for the store")]
+    Busy,
     /// The store is nearly full, and this tenant has recently written most. The write did not happen.
     #[error("the store is nearly full, and this tenant has written much of late")]
     Rationed,
@@ -299,6 +315,17 @@ impl StoreSpace {
     pub fn share(&self) -> f64 {
         if self.quota == 0 { 0.0 } else { self.used as f64 / self.quota as f64 }
     }
+}
+
+/// The figures of a store that commits transactions of one moment together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupFigures {
+    /// The commits so far, each of one transaction or of several.
+    pub commits: u64,
+    /// The transactions that were refused because too many waited.
+    pub refused: u64,
+    /// The transactions that wait at the moment.
+    pub waiting: u64,
 }
 
 /// An ordered key-value store. Every call has its own deadline, after which it ends with
@@ -339,6 +366,11 @@ pub trait Store: Send + Sync + 'static {
     /// The room that the store's data takes. `None` if the store has no quota, or does not tell.
     async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
         Ok(None)
+    }
+
+    /// The figures of group commit; zero for a store without it.
+    fn group_figures(&self) -> GroupFigures {
+        GroupFigures::default()
     }
 
     /// The addresses of the store, for `/admin/clusters`.

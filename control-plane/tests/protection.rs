@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use probe::Probe;
 use serde_json::{Value, json};
+use shared::model::{ServiceRef, Tenant};
 
 /// Waits until `done` is true, and checks it whenever the view has moved.
 async fn until(probe: &Probe, done: impl AsyncFn() -> bool) {
@@ -102,4 +103,16 @@ async fn a_restarted_registry_still_holds_its_instances() {
     probe.delete(&format!("/microservices/{service}?force=1")).await.empty();
     assert_eq!(protections(&probe).await, json!({}));
     probe.stop().await;
+}
+
+#[tokio::test]
+async fn instances_that_register_together_are_all_counted() {
+    let probe = Probe::start().await;
+    let service = probe.service(json!({"serviceName": "order"})).await;
+    let registering =
+        (0..40).map(|n| probe.instance(&service, json!({"hostName": "n", "instanceId": n.to_string()})));
+    futures_util::future::join_all(registering).await;
+    let snapshot = probe.view().now().expect("a view");
+    let view = snapshot.any_service(&ServiceRef::new(Tenant::default(), &service)).expect("the service");
+    assert_eq!((view.usual_size, view.living()), (40, 40));
 }

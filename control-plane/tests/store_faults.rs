@@ -52,7 +52,11 @@ impl Faulty {
 
 fn concerns_clients(op: &Op) -> bool {
     let key = match op {
-        Op::Put { key, .. } | Op::Delete(key) | Op::DeletePrefix(key) | Op::Get(key) => key,
+        Op::Put { key, .. }
+        | Op::PutLast { key, .. }
+        | Op::Delete(key)
+        | Op::DeletePrefix(key)
+        | Op::Get(key) => key,
     };
     key.starts_with("/cse-sr/ms/") || key.starts_with("/cse-sr/inst/")
 }
@@ -195,4 +199,18 @@ async fn a_linearizable_read_fails_when_the_store_is_away() {
     assert!(!refused.to_string().contains("10.9.8.7"), "{refused}");
     // A write that happens to carry the parameter asks nothing.
     probe.put(&format!("{path}/status?value=DOWN&noCache=1"), &Value::Null).await.empty();
+}
+
+#[tokio::test]
+async fn a_store_with_too_many_changes_asks_for_patience() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let body = json!({"instance": {"hostName": "n", "instanceId": "i"}});
+    let path = format!("/microservices/{id}/instances");
+    *fault.lock() = Some(Fault::Once(StoreError::Busy));
+    let refused = probe.post(&path, &body).await;
+    let wait: u32 = refused.header("retry-after").and_then(|value| value.parse().ok()).expect("a number");
+    assert!((1..=3).contains(&wait), "{wait}");
+    assert_eq!(refused.status, 503);
+    probe.post(&path, &body).await.ok();
 }

@@ -18,6 +18,23 @@ async fn subject() -> StoreUnderTest {
 
 control_plane::store_contract!(subject());
 
+/// The contract holds whether or not transactions share a commit. This shows that they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_one_moment_share_a_commit() {
+    let etcd = Etcd::start().await;
+    let config = EtcdConfig { endpoints: vec![etcd.endpoint()], ..EtcdConfig::default() };
+    let store = EtcdStore::connect(config, &Tasks::new());
+    let calls = (0..960).map(|n| {
+        let size = Op::PutLast { key: "s/size".into(), value: n.to_string().into(), owner: "s".into() };
+        store.txn(Txn { then: vec![Op::put(format!("s/{n}"), "x"), size], ..Txn::default() })
+    });
+    let replies = futures_util::future::join_all(calls).await;
+    let revisions: std::collections::BTreeSet<_> =
+        replies.into_iter().map(|reply| reply.expect("is written").revision).collect();
+    assert!(revisions.len() < 96, "{} revisions", revisions.len());
+    assert!(store.group_figures().commits < 96, "{:?}", store.group_figures());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_leave_do_not_cost_the_connection() {
     let etcd = Etcd::start().await;

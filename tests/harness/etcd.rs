@@ -140,6 +140,12 @@ impl Etcd {
         .await;
     }
 
+    /// The id of the running process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// `host:port` of its clients.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.ports.client)

@@ -264,6 +264,7 @@ fn code_of_store(error: &StoreError) -> Code {
         StoreError::Refused(_) | StoreError::TooLarge(_) => Code::Internal,
         StoreError::Full(_) => Code::StoreFull,
         StoreError::Rationed => Code::Rationed,
+        StoreError::Busy => Code::NotReady,
     }
 }
 
@@ -302,7 +303,8 @@ impl IntoResponse for Failure {
         let mut response = reply::raw_json(body.to_string());
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
         let retry_after = match self.code {
-            Code::NotReady | Code::TooMany => Some("1"),
+            // Of random length: clients that were refused together would otherwise come back together.
+            Code::NotReady | Code::TooMany => Some(["1", "2", "3"][fastrand::usize(0..3)]),
             Code::Rationed => Some("30"),
             _ => None,
         };

@@ -7,6 +7,7 @@ use access::Grant;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use shared::model::{HealthCheck, Instance, Revision, ServiceRef};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::quota::{Permit, Resource};
@@ -100,6 +101,7 @@ impl Registry {
         let value = stored(&instance, None)?;
         let lease = self.store.grant(self.ttl(&instance)).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
+        let arrival = self.arrivals.begin(service);
         // The service may be deleted meanwhile, and no instance may outlive it.
         let txn = Txn {
             compare: vec![
@@ -109,7 +111,7 @@ impl Registry {
             then: vec![
                 Op::Put { key, value: value.clone(), lease: Some(lease) },
                 put_lease(service, &instance.instance_id, lease),
-                put_size(service, size, ""),
+                put_shared_size(service, size),
                 // The instance may have been held; from now on it is alive.
                 Op::Delete(keys::held(service, &instance.instance_id)),
             ],
@@ -123,7 +125,29 @@ impl Registry {
         } else {
             trail::changed(None, Some(&value));
         }
+        if arrival.end() {
+            self.correct_size(service).await;
+        }
         Ok(reply?.succeeded.then_some(()))
+    }
+
+    /// Records the number of a service's instances if the recorded one is too low, as it is after registrations
+    /// that did not see each other. A failure costs the service some of its protection, until the next one.
+    async fn correct_size(&self, service: &ServiceRef) {
+        let Ok(snapshot) = self.view.now() else { return };
+        let Some((view, _)) = snapshot.service(service) else { return };
+        let size = view.instances.size();
+        if view.usual_size >= size {
+            return;
+        }
+        let txn = Txn {
+            compare: vec![Compare::Exists(keys::service(service))],
+            then: vec![put_shared_size(service, size)],
+            ..Txn::default()
+        };
+        if let Err(error) = self.commit(txn).await {
+            debug!(%error, service.id = %service.id, "the usual size of a service could not be corrected");
+        }
     }
 
     /// Stores a living instance as it has registered again, on a new lease if its health check asks for
@@ -437,6 +461,12 @@ fn put_lease(service: &ServiceRef, id: &str, lease: LeaseId) -> Op {
 fn put_size(service: &ServiceRef, size: usize, unregistered: &str) -> Op {
     let size = ServiceSize { usual: size, unregistered: unregistered.to_owned() };
     Op::put(keys::size(service), record::render(&size, None))
+}
+
+/// Records a service's number of instances, beside other registrations that do so.
+fn put_shared_size(service: &ServiceRef, size: usize) -> Op {
+    let value = record::render(&ServiceSize { usual: size, ..ServiceSize::default() }, None);
+    Op::PutLast { key: keys::size(service), value, owner: keys::service(service) }
 }
 
 /// True when both registrations say the same.

@@ -146,6 +146,10 @@ macro_rules! store_contract {
             txns: malformed_transactions_are_refused_and_change_nothing;
             txns: a_long_transaction_is_one_revision;
             txns: concurrent_compare_and_swap_loses_nothing;
+            txns: one_that_loses_does_not_fail_those_beside_it;
+            txns: a_refused_one_spoils_none_beside_it;
+            txns: writes_of_one_key_have_a_revision_each;
+            txns: a_key_of_many_is_written_while_its_owner_exists;
             ranges: a_limited_range_reports_that_there_is_more;
             ranges: a_prefix_ends_where_its_last_byte_does;
             ranges: keys_only_leaves_the_values_empty;

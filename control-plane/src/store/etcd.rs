@@ -9,38 +9,44 @@
 //! | `connection` | the connection to one member, replaced when it is lost |
 //! | `watching` | one watch: whole revisions, and the check that it lives |
 //! | `keep_alive` | one stream for the renewals of all leases |
+//! | `caller` | a call: on the present connection, within the deadline, its error translated |
+//! | `group` | transactions of one moment go as one |
 //! | `calls` | calls that go on when their callers leave |
 //! | `barrier` | calls that wait together share a round trip |
 //! | `version` | the versions of etcd with reliable progress responses |
 //! | `convert`, `fault` | translation of types and of errors |
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, Error, GetOptions};
+use etcd_client::GetOptions;
 use host::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchItem, WatchStream,
+    GroupFigures, LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchItem,
+    WatchStream,
 };
 
 mod barrier;
+mod caller;
 mod calls;
 mod connection;
 mod convert;
 mod fault;
+mod group;
 mod keep_alive;
 mod version;
 mod watching;
 
 use barrier::Barrier;
+use caller::EtcdCaller;
 use calls::Calls;
-use connection::{Connector, MemberConnection, MemberLink};
+use connection::Connector;
+use group::Group;
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
 
@@ -101,9 +107,9 @@ pub struct EtcdTls {
 /// A store on etcd. Its tasks end when the last handle is dropped.
 pub struct EtcdStore {
     config: EtcdConfig,
-    link: MemberLink,
+    caller: EtcdCaller,
     keep_alives: KeepAlives,
-    calls: Calls,
+    group: Group,
     barrier: Barrier,
     /// The highest revision of a barrier. Watches request progress when it rises.
     wanted: watch::Sender<Revision>,
@@ -119,12 +125,15 @@ impl EtcdStore {
         tasks.spawn_named("etcd_connector", connector.run(closed.clone(), tasks.abort().clone()));
         let (renewer, keep_alives) = Renewer::new(link.clone(), config.request_timeout);
         tasks.spawn_named("lease_renewer", renewer.run(closed.clone(), tasks.abort().clone()));
-        let calls = Calls::new(tasks.clone(), config.request_timeout);
+        let calls = Arc::new(Calls::new(tasks.clone(), config.request_timeout));
+        let caller = EtcdCaller { link, calls, timeout: config.request_timeout };
+        let (group, committer) = Group::new(caller.clone());
+        tasks.spawn_named("group_commit", committer.run(closed.clone(), tasks.abort().clone()));
         Arc::new(Self {
             config,
-            link,
+            caller,
             keep_alives,
-            calls,
+            group,
             barrier: Barrier::default(),
             wanted: watch::channel(Revision::ZERO).0,
             _closed: closed.drop_guard(),
@@ -136,53 +145,17 @@ impl EtcdStore {
     /// # Errors
     /// When there is no connection.
     pub async fn version(&self) -> Result<String, StoreError> {
-        Ok(self.within(self.link.connection()).await?.version.clone())
-    }
-
-    /// Makes a call on the current connection, within the deadline.
-    async fn call<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, Error>> + Send + 'static,
-        T: Send + 'static,
-    {
-        // Only the very first connection is waited for, and that wait has the deadline as well.
-        let connection = self.within(self.link.connection()).await?;
-        self.call_on(&connection, call).await
-    }
-
-    async fn call_on<T, F>(
-        &self,
-        connection: &MemberConnection,
-        call: impl FnOnce(&Client) -> F,
-    ) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, Error>> + Send + 'static,
-        T: Send + 'static,
-    {
-        // Boxed, because the client library's futures have tens of kilobytes and would grow every caller's
-        // future.
-        let called = Box::pin(call(&connection.client));
-        let result = self.calls.run(async { called.await.map_err(fault::translate) }).await;
-        // Only unavailability speaks against the member. A refusal is an answer.
-        if matches!(result, Err(StoreError::Unavailable(_))) {
-            connection.suspect();
-        }
-        result
-    }
-
-    async fn within<T>(&self, future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let answer = tokio::time::timeout(self.config.request_timeout, future).await;
-        answer.unwrap_or_else(|_| Err(self.calls.timed_out()))
+        Ok(self.caller.within(self.caller.link.connection()).await?.version.clone())
     }
 
     /// One round trip of a barrier.
     async fn round_trip(&self, prefix: &str) -> Result<Revision, StoreError> {
-        let connection = self.within(self.link.connection()).await?;
+        let connection = self.caller.within(self.caller.link.connection()).await?;
         if !connection.progress_is_in_order {
             // These versions may report progress before the events it covers. Only an event of our own proves
             // that the earlier ones have come.
             let key = format!("{prefix}muster/barrier");
-            let put = self.call_on(&connection, |client| {
+            let put = self.caller.call_on(&connection, |client| {
                 let mut kv = client.kv_client();
                 async move { kv.put(key, "", None).await }
             });
@@ -190,7 +163,7 @@ impl EtcdStore {
         }
         let options = GetOptions::new().with_limit(1).with_keys_only();
         let key = convert::start(prefix);
-        let get = self.call_on(&connection, |client| {
+        let get = self.caller.call_on(&connection, |client| {
             let mut kv = client.kv_client();
             async move { kv.get(key, Some(options)).await }
         });
@@ -215,7 +188,7 @@ impl EtcdStore {
                 Some(Ok(WatchItem::Events(_) | WatchItem::Progress(_))) | None => result,
             }
         };
-        self.within(told).await
+        self.caller.within(told).await
     }
 }
 
@@ -228,6 +201,7 @@ impl Store for EtcdStore {
             None => request.start.into_bytes(),
         };
         let result = self
+            .caller
             .call(|client| {
                 let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
                 async move { kv.get(key, Some(options)).await }
@@ -244,17 +218,13 @@ impl Store for EtcdStore {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         // Checked before the call: such a transaction would fail on every member.
         txn.check_length()?;
-        let txn = convert::txn(txn);
-        let reply = self.call(|client| {
-            let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-            async move { kv.txn(txn).await }
-        });
-        Ok(convert::txn_reply(&reply.await?))
+        // The deadline also covers the wait for the group.
+        self.caller.within(self.group.commit(txn, &self.caller)).await
     }
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
         let ttl = ttl.max(1);
-        let grant = self.call(|client| {
+        let grant = self.caller.call(|client| {
             let mut leases = client.lease_client();
             async move { leases.grant(ttl, None).await }
         });
@@ -265,24 +235,25 @@ impl Store for EtcdStore {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         // The deadline is set here, because it also has to cover the wait for room in the queue.
-        self.within(self.keep_alives.renew(lease)).await
+        self.caller.within(self.keep_alives.renew(lease)).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(|client| {
-            let mut leases = client.lease_client();
-            async move { leases.revoke(lease.get()).await }
-        })
-        .await
-        .map(drop)
+        self.caller
+            .call(|client| {
+                let mut leases = client.lease_client();
+                async move { leases.revoke(lease.get()).await }
+            })
+            .await
+            .map(drop)
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
-        let connection = self.within(self.link.connection()).await?;
+        let connection = self.caller.within(self.caller.link.connection()).await?;
         let liveness =
             Liveness { probe: self.config.watch_probe, idle_timeout: self.config.watch_idle_timeout };
         let open = watching::open(connection.clone(), prefix, from, self.wanted.subscribe(), liveness);
-        let result = self.within(open).await;
+        let result = self.caller.within(open).await;
         if matches!(result, Err(StoreError::Unavailable(_))) {
             connection.suspect();
         }
@@ -290,12 +261,13 @@ impl Store for EtcdStore {
     }
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
-        self.within(self.barrier.pass(prefix, || self.round_trip(prefix))).await
+        self.caller.within(self.barrier.pass(prefix, || self.round_trip(prefix))).await
     }
 
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
         let rev = convert::number(rev);
         let result = self
+            .caller
             .call(|client| {
                 let mut kv = client.kv_client();
                 async move { kv.compact(rev, None).await }
@@ -305,7 +277,7 @@ impl Store for EtcdStore {
     }
 
     async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
-        let status = self.call(|client| {
+        let status = self.caller.call(|client| {
             let mut client = client.clone();
             async move { client.status().await }
         });
@@ -320,6 +292,10 @@ impl Store for EtcdStore {
         let quota = if told > 0 { told } else { self.config.quota };
         let full = status.errors().iter().any(|error| error.contains("NOSPACE"));
         Ok(Some(StoreSpace { used, quota, full }))
+    }
+
+    fn group_figures(&self) -> GroupFigures {
+        self.group.figures()
     }
 
     fn endpoints(&self) -> Vec<String> {

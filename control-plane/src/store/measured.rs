@@ -13,7 +13,10 @@ use shared::clock::Clock;
 use shared::model::Revision;
 
 use super::trace::context_write;
-use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchStream};
+use super::{
+    GroupFigures, LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
+    WatchStream,
+};
 
 /// The `operation` labels. All series exist from the start, so that rates begin at zero.
 const OPERATIONS: [&str; 7] = ["GET", "TXN", "LEASE_GRANT", "LEASE_RENEW", "LEASE_REVOKE", "SYNC", "COMPACT"];
@@ -42,6 +45,7 @@ impl Measured {
                 .with_boundaries(LATENCY_MICROSECONDS.to_vec())
                 .build(),
         };
+        observe_group(meter, &store.inner);
         for operation in OPERATIONS {
             for failed in [false, true] {
                 store.operations.add(0, &store.labels(operation, failed));
@@ -71,6 +75,46 @@ impl Measured {
         self.durations.record(begun.elapsed().as_secs_f64() * 1e6, &labels);
         outcome
     }
+}
+
+/// Reports how many transactions share a commit: the counter of operations has the transactions.
+fn observe_group(meter: &Meter, store: &Arc<dyn Store>) {
+    type Read = fn(GroupFigures) -> u64;
+    let counters: [(&'static str, &'static str, Read); 2] = [
+        (
+            "muster_store_commits_total",
+            "Commits sent to the store, each of one transaction or of several that came together.",
+            |figures| figures.commits,
+        ),
+        (
+            "muster_store_busy_total",
+            "Transactions refused because too many waited for the store.",
+            |figures| figures.refused,
+        ),
+    ];
+    for (name, help, read) in counters {
+        // Weak: the meter must not keep the store open.
+        let store = Arc::downgrade(store);
+        meter
+            .u64_observable_counter(name)
+            .with_description(help)
+            .with_callback(move |observer| {
+                if let Some(store) = store.upgrade() {
+                    observer.observe(read(store.group_figures()), &[]);
+                }
+            })
+            .build();
+    }
+    let store = Arc::downgrade(store);
+    meter
+        .u64_observable_gauge("muster_store_waiting")
+        .with_description("Transactions that wait to be committed together.")
+        .with_callback(move |observer| {
+            if let Some(store) = store.upgrade() {
+                observer.observe(store.group_figures().waiting, &[]);
+            }
+        })
+        .build();
 }
 
 #[async_trait]
@@ -127,6 +171,10 @@ impl Store for Measured {
     async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
         // Not counted: Service-Center has no such operation.
         self.inner.space().await
+    }
+
+    fn group_figures(&self) -> GroupFigures {
+        self.inner.group_figures()
     }
 
     fn endpoints(&self) -> Vec<String> {

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchStream,
+    GroupFigures, LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
+    WatchStream,
 };
 use crate::keys::Key;
 
@@ -149,7 +150,7 @@ const GAUGES: [(&str, &str, ReadGauge); 3] = [
 fn written_by(txn: &Txn) -> Option<(Tenant, u64)> {
     let puts = || {
         txn.then.iter().filter_map(|op| match op {
-            Op::Put { key, value, .. } => Some((key, value)),
+            Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => Some((key, value)),
             _ => None,
         })
     };
@@ -206,6 +207,10 @@ impl Store for Rationed {
 
     async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
         self.inner.space().await
+    }
+
+    fn group_figures(&self) -> GroupFigures {
+        self.inner.group_figures()
     }
 
     fn endpoints(&self) -> Vec<String> {

@@ -213,10 +213,23 @@ impl Sim {
         self.log.push(events);
     }
 
-    /// Commits a change that may concern the consumer.
+    /// Commits a change that may concern the consumer, or several at one revision: a find and changes of services,
+    /// as a store may commit them together.
     pub(super) fn commit_for_consumer(&mut self) {
         self.rev = self.rev.next();
-        let number = self.dice.u8(0..PROVIDERS.len() as u8);
+        let first = self.dice.usize(0..PROVIDERS.len());
+        let several = if self.commits_together && self.dice.u8(0..4) == 0 { 2 } else { 1 };
+        let mut events = Vec::new();
+        let mut is_find = false;
+        for number in (0..PROVIDERS.len()).cycle().skip(first).take(several) {
+            // Not twice: the two finds could be of one name.
+            is_find |= self.change_for_consumer(number as u8, !is_find, &mut events);
+        }
+        self.note(events, is_find);
+    }
+
+    /// Makes a change that may concern the consumer. True for a find.
+    fn change_for_consumer(&mut self, number: u8, may_find: bool, events: &mut Vec<KvEvent>) -> bool {
         let provider = service(number);
         let [app, name, version, alias] = PROVIDERS[usize::from(number)];
         let tenant = Tenant::default();
@@ -226,24 +239,22 @@ impl Sim {
         let rule = Key::Rule(provider.clone(), "r".into()).render().expect("a key");
         let id = self.dice.u8(0..2).to_string();
         let instance = keys::instance(&provider, &id);
-        let mut events = Vec::new();
-        let mut is_find = false;
         let dice = self.dice.u8(0..20);
         let crosses = if self.dice.bool() { "true" } else { "false" };
         let value = format!(
             r#"{{"serviceName":"{name}","appId":"{app}","version":"{version}","alias":"{alias}","properties":{{"allowCrossApp":"{crosses}"}}}}"#
         );
-        if dice < 4 {
+        if dice < 4 && may_find {
             let [app, name] = NAMES[self.dice.usize(0..NAMES.len())];
             let rule = VERSIONS[self.dice.usize(0..VERSIONS.len())];
             let wanted = Key::Wanted(consumer(), tenant, Name::new("", app, name)).render().expect("a key");
-            self.put(wanted, rule.into(), &mut events);
-            is_find = true;
+            self.put(wanted, rule.into(), events);
+            return true;
         } else if !self.keys.contains_key(&record) {
-            self.put(record, value, &mut events);
-            self.put(index, provider.id.clone(), &mut events);
+            self.put(record, value, events);
+            self.put(index, provider.id.clone(), events);
             if !alias.is_empty() {
-                self.put(alias_key, provider.id.clone(), &mut events);
+                self.put(alias_key, provider.id.clone(), events);
             }
         } else if dice < 6 {
             let of_it = format!("/{}", provider.id);
@@ -254,23 +265,23 @@ impl Sim {
                 .cloned()
                 .collect();
             for key in gone {
-                self.remove(key, &mut events);
+                self.remove(key, events);
             }
         } else if dice < 9 {
             if self.keys.contains_key(&rule) {
-                self.remove(rule, &mut events);
+                self.remove(rule, events);
             } else {
                 let black = r#"{"ruleType":"BLACK","attribute":"AppId","pattern":"shop"}"#;
-                self.put(rule, black.into(), &mut events);
+                self.put(rule, black.into(), events);
             }
         } else if dice < 11 {
-            self.put(record, value, &mut events);
+            self.put(record, value, events);
         } else if self.keys.contains_key(&instance) && dice < 14 {
-            self.remove(instance, &mut events);
+            self.remove(instance, events);
         } else {
-            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), &mut events);
+            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), events);
         }
-        self.note(events, is_find);
+        false
     }
 
     fn remove(&mut self, key: String, events: &mut Vec<KvEvent>) {

@@ -12,19 +12,29 @@ use super::replica::{self, Replica};
 use super::{SERVICES, Sim, service};
 
 impl Sim {
-    /// Commits a change to the store: of an instance, or of a service with all of its instances.
+    /// Commits a change to the store, or changes of several services at one revision: a store may commit together
+    /// what comes within one moment.
     pub(super) fn commit(&mut self) {
         if self.consumer.is_some() {
             return self.commit_for_consumer();
         }
         self.rev = self.rev.next();
-        let service = service(self.dice.u8(0..SERVICES));
-        let record = keys::service(&service);
-        let id = self.dice.u8(0..2).to_string();
-        let instance = keys::instance(&service, &id);
+        let first = self.dice.u8(0..SERVICES);
+        let several = if self.commits_together && self.dice.u8(0..3) == 0 { SERVICES } else { 1 };
         let mut events = Vec::new();
+        for number in first..first + several {
+            self.change(&service(number % SERVICES), &mut events);
+        }
+        self.note(events, false);
+    }
+
+    /// Changes an instance, or a service with all of its instances.
+    fn change(&mut self, service: &ServiceRef, events: &mut Vec<KvEvent>) {
+        let record = keys::service(service);
+        let id = self.dice.u8(0..2).to_string();
+        let instance = keys::instance(service, &id);
         if !self.keys.contains_key(&record) {
-            self.put(record, r#"{"serviceName":"s","appId":"shop","version":"1.0.0"}"#.into(), &mut events);
+            self.put(record, r#"{"serviceName":"s","appId":"shop","version":"1.0.0"}"#.into(), events);
         } else if self.dice.u8(0..12) == 0 {
             let gone: Vec<String> =
                 self.keys.keys().filter(|key| key.contains(&service.id)).cloned().collect();
@@ -37,9 +47,8 @@ impl Sim {
             events.push(KvEvent::Delete { key: instance, rev: self.rev });
         } else {
             // The host name is the revision of the write, by which the judge recognises it.
-            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), &mut events);
+            self.put(instance, format!(r#"{{"hostName":"{}"}}"#, self.rev), events);
         }
-        self.note(events, false);
     }
 
     pub(super) fn put(&mut self, key: String, value: String, events: &mut Vec<KvEvent>) {

@@ -31,7 +31,7 @@ impl HistoryModel {
         let rev = self.rev.next();
         for op in if holds { &txn.then } else { &txn.otherwise } {
             match op {
-                Op::Put { key, value, .. } => {
+                Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => {
                     let value = String::from_utf8_lossy(value).into_owned();
                     let (created, version) = self.keys.get(key).map_or((rev, 0), |kv| (kv.1, kv.3));
                     self.keys.insert(key.clone(), (value.clone(), created, rev, version + 1));

@@ -3,9 +3,9 @@
 use shared::model::Revision;
 use std::sync::Arc;
 
-use super::{StoreUnderTest, within, writes};
+use super::{StoreUnderTest, put_on, within, writes};
 use crate::store::{
-    Compare, MAX_TXN_COMPARE_WITH_LONG_THEN, MAX_TXN_THEN, Op, RangeRequest, Store, StoreError, Txn,
+    Compare, LeaseId, MAX_TXN_COMPARE_WITH_LONG_THEN, MAX_TXN_THEN, Op, RangeRequest, Store, StoreError, Txn,
 };
 
 /// Each write raises the revision. A key carries the revisions of its creation and last write, and its
@@ -186,4 +186,112 @@ pub async fn concurrent_compare_and_swap_loses_nothing(subject: StoreUnderTest) 
     let read = subject.store.range(RangeRequest::key("/t/n")).await.expect("range");
     assert_eq!(read.items[0].value, (WRITERS * EACH).to_string());
     assert_eq!(read.items[0].version, (WRITERS * EACH) as u64);
+}
+
+fn guarded_put(key: String, guard: Compare) -> Txn {
+    let put = Op::put(key.clone(), key.clone());
+    Txn { compare: vec![guard], then: vec![put], otherwise: vec![Op::Get(key)] }
+}
+
+/// Transactions of one moment may share a revision. Each is judged by its own conditions and answered by itself.
+pub async fn one_that_loses_does_not_fail_those_beside_it(subject: StoreUnderTest) {
+    const MANY: usize = 400;
+    let rev = subject.txn([Op::put("/t/here", "1")]).await.revision;
+    let taken: Vec<_> = (0..MANY).step_by(7).map(|n| Op::put(long_key(n), "before")).collect();
+    subject.txn(taken).await;
+    let mut watch = subject.watch(rev.next().next()).await;
+    let calls = (0..MANY).map(|n| {
+        let guard = match n % 3 {
+            0 => Compare::Absent(long_key(n)),
+            1 => Compare::Exists("/t/here".into()),
+            _ => Compare::ModRev("/t/here".into(), rev),
+        };
+        subject.store.txn(guarded_put(long_key(n), guard))
+    });
+    let replies = within("all are answered", futures_util::future::join_all(calls)).await;
+    let mut last = Revision::ZERO;
+    let mut winners = 0;
+    for (n, reply) in replies.into_iter().enumerate() {
+        let reply = reply.expect("an answer");
+        let wins = n % 3 != 0 || n % 7 != 0;
+        assert_eq!((reply.succeeded, reply.got.len()), (wins, usize::from(!wins)), "{n}");
+        let read = subject.store.range(RangeRequest::key(long_key(n))).await.expect("range");
+        let kv = &read.items[0];
+        if wins {
+            winners += 1;
+            assert_eq!((&kv.value[..], kv.mod_rev), (long_key(n).as_bytes(), reply.revision));
+        } else {
+            assert_eq!(reply.got[0].as_ref(), Some(kv), "the reply has its own reads");
+            assert_eq!(&kv.value[..], b"before");
+        }
+        last = last.max(reply.revision);
+    }
+    let seen = watch.until(last).await;
+    let mut keys: Vec<_> = seen.iter().map(|event| event.key().to_owned()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!((seen.len(), keys.len()), (winners, winners), "each write is told once");
+}
+
+/// A transaction that the store refuses spoils none of those that come with it.
+pub async fn a_refused_one_spoils_none_beside_it(subject: StoreUnderTest) {
+    let unknown = LeaseId::new(4711).expect("not zero");
+    let twice = Op::put("/t/twice", "x");
+    let large = Op::put("/t/large", vec![b'x'; 4 * 1024 * 1024]);
+    for spoiler in [
+        vec![put_on("/t/gone", "x", unknown)],
+        vec![twice.clone(), twice],
+        vec![large],
+        vec![Op::put("", "x")],
+    ] {
+        let rest = |from: usize| (from..from + 60).map(|n| writes([Op::put(long_key(n), "x")]));
+        let txns = rest(0).chain([writes(spoiler)]).chain(rest(60));
+        let replies = futures_util::future::join_all(txns.map(|txn| subject.store.txn(txn)));
+        let replies = within("all are answered", replies).await;
+        let failed: Vec<_> = (0..replies.len()).filter(|n| replies[*n].is_err()).collect();
+        assert_eq!(failed, [60], "{:?}", replies[60]);
+    }
+}
+
+/// Two writes of one key never share a revision, however close they come.
+pub async fn writes_of_one_key_have_a_revision_each(subject: StoreUnderTest) {
+    let calls = (0..100).map(|n| {
+        let own = Op::put(long_key(n), "x");
+        subject.store.txn(writes([Op::put("/t/same", n.to_string()), own]))
+    });
+    let replies = within("all are answered", futures_util::future::join_all(calls)).await;
+    let revisions: std::collections::BTreeSet<_> =
+        replies.iter().map(|reply| reply.as_ref().expect("is written").revision).collect();
+    assert_eq!(revisions.len(), 100);
+    let read = subject.store.range(RangeRequest::key("/t/same")).await.expect("range");
+    assert_eq!(read.items[0].version, 100);
+}
+
+/// A key that many write may be written by one for all, and never while its owner is gone.
+pub async fn a_key_of_many_is_written_while_its_owner_exists(subject: StoreUnderTest) {
+    let txn = |n: usize, own: &str, shared: &str| Txn {
+        compare: vec![Compare::Exists("/t/owner".into()), Compare::Absent(own.to_owned())],
+        then: vec![
+            Op::put(own.to_owned(), "x"),
+            Op::PutLast { key: shared.to_owned(), value: n.to_string().into(), owner: "/t/owner".into() },
+        ],
+        ..Txn::default()
+    };
+    subject.txn([Op::put("/t/owner", "x"), Op::put(long_key(99), "taken")]).await;
+    let keys: Vec<_> = (0..100).map(long_key).collect();
+    let calls = keys.iter().enumerate().map(|(n, key)| subject.store.txn(txn(n, key, "/t/size")));
+    let replies = within("all are answered", futures_util::future::join_all(calls)).await;
+    let won = replies.into_iter().filter(|reply| reply.as_ref().expect("an answer").succeeded).count();
+    assert_eq!(won, 99, "the last one has lost");
+    let read = subject.store.range(RangeRequest::key("/t/size")).await.expect("range");
+    let last = read.items.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
+    assert!(matches!(last.as_deref(), Some("98" | "99")), "{last:?}: one of the last two wrote");
+    subject.txn([Op::Delete("/t/owner".into()), Op::Delete("/t/size".into())]).await;
+    let keys: Vec<_> = (100..200).map(long_key).collect();
+    let calls = keys.iter().enumerate().map(|(n, key)| subject.store.txn(txn(n, key, "/t/size")));
+    for reply in within("all are answered", futures_util::future::join_all(calls)).await {
+        assert!(!reply.expect("an answer").succeeded);
+    }
+    let read = subject.store.range(RangeRequest::key("/t/size")).await.expect("range");
+    assert!(read.items.is_empty(), "nothing outlives its owner");
 }

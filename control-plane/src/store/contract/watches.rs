@@ -90,9 +90,11 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnd
     let from = subject.put("/t/start", "x").await;
     let subject = &subject;
     let writers = (0..WRITERS).map(|writer| async move {
+        let mut last = from;
         for n in 0..EACH {
-            subject.put(&format!("/t/{writer}"), &n.to_string()).await;
+            last = subject.put(&format!("/t/{writer}"), &n.to_string()).await;
         }
+        last
     });
     let watching = async {
         let mut watches = Vec::new();
@@ -103,11 +105,19 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnd
         }
         watches
     };
-    let (_, watches) = tokio::join!(join_all(writers), watching);
-    let last = from.plus((WRITERS * EACH) as u64);
+    let (ends, watches) = tokio::join!(join_all(writers), watching);
+    let last = ends.into_iter().max().unwrap_or(from);
     for mut watch in watches.into_iter().skip(1) {
-        let revs: Vec<_> = watch.until(last).await.iter().map(|event| event.rev().get()).collect();
-        assert_eq!(revs, (from.get()..=last.get()).collect::<Vec<_>>());
+        let seen = watch.until(last).await;
+        assert_eq!(seen.len(), WRITERS * EACH + 1, "each write is told once");
+        for writer in 0..WRITERS {
+            let of_it = seen.iter().filter(|event| event.key() == format!("/t/{writer}"));
+            let versions = of_it.map(|event| match event {
+                KvEvent::Put(kv) => kv.version,
+                KvEvent::Delete { .. } => 0,
+            });
+            assert!(versions.eq(1..=EACH as u64), "in order");
+        }
     }
 }
 

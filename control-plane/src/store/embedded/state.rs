@@ -103,6 +103,7 @@ impl StoreState {
         for op in ops {
             match op {
                 Op::Put { key, value, lease } => changes.push(self.put(rev, key, value, lease)),
+                Op::PutLast { key, value, .. } => changes.push(self.put(rev, key, value, None)),
                 Op::Delete(key) => changes.extend(self.delete(&key)),
                 Op::DeletePrefix(prefix) => {
                     let doomed: Vec<_> = self.between(&prefix, &prefix_end(&prefix)).map(key_of).collect();
@@ -224,7 +225,7 @@ fn check(txn: &Txn) -> Result<(), StoreError> {
         let mut written = HashSet::new();
         for op in branch {
             bytes += match op {
-                Op::Put { key, value, .. } => {
+                Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => {
                     not_empty(key)?;
                     if !written.insert(key.as_str()) {
                         return Err(duplicate(key));
@@ -242,7 +243,7 @@ fn check(txn: &Txn) -> Result<(), StoreError> {
             let clash = match op {
                 Op::Delete(key) => written.get(key.as_str()),
                 Op::DeletePrefix(prefix) => written.iter().find(|key| key.starts_with(prefix)),
-                Op::Put { .. } | Op::Get(_) => None,
+                Op::Put { .. } | Op::PutLast { .. } | Op::Get(_) => None,
             };
             if let Some(key) = clash {
                 return Err(duplicate(key));

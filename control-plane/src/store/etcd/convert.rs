@@ -112,6 +112,7 @@ fn op(op: Op) -> TxnOp {
             let options = lease.map(|lease| PutOptions::new().with_lease(lease.get()));
             TxnOp::put(key, value, options)
         }
+        Op::PutLast { key, value, .. } => TxnOp::put(key, value, None),
         Op::Delete(key) => TxnOp::delete(key, None),
         Op::DeletePrefix(prefix) => {
             let options = DeleteOptions::new().with_range(prefix_end(&prefix));
