@@ -30,6 +30,7 @@ pub(crate) mod account;
 pub(crate) mod alarm;
 mod arrivals;
 pub(crate) mod dependency;
+mod elsewhere;
 mod error;
 pub(crate) mod existence;
 pub(crate) mod find;
@@ -53,6 +54,9 @@ pub(crate) mod validate;
 const VIEW_WAIT: Duration = Duration::from_secs(3);
 /// The time in which a view usually reaches a revision that another replica has seen.
 const PROMPT: Duration = Duration::from_millis(50);
+/// The time in which a view reaches a revision that changed something under the registry's root. One that is not
+/// reached by then is probably of another program that uses the store.
+const SOON: Duration = Duration::from_millis(10);
 /// Attempts of a compare-and-swap before the caller is asked to try again.
 const CAS_TRIES: u64 = 32;
 /// The longest pause before a compare-and-swap is tried again.
@@ -141,6 +145,7 @@ pub struct Registry {
     pending: quota::Pending,
     turns: turns::Turns,
     arrivals: arrivals::Arrivals,
+    elsewhere: elsewhere::Elsewhere,
     rule_changes: Arc<RuleChanges>,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
@@ -157,6 +162,7 @@ impl Registry {
             pending: quota::Pending::default(),
             turns: turns::Turns::default(),
             arrivals: arrivals::Arrivals::default(),
+            elsewhere: elsewhere::Elsewhere::default(),
             rule_changes: Arc::default(),
             alarms: Alarms::default(),
             metrics: None,
@@ -235,7 +241,26 @@ impl Registry {
     /// the present view is the best answer there is.
     pub(crate) async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, RegistryError> {
         let before = self.view.now().map_or(Revision::ZERO, |view| view.revision);
-        match self.note_connection(self.store.barrier(ROOT).await) {
+        if !self.elsewhere.is_recent() {
+            let newest = self.note_connection(self.store.newest(ROOT).await);
+            match self.covering(newest, before, SOON).await {
+                Err(_) => self.elsewhere.note(),
+                confirmed => return confirmed,
+            }
+        }
+        let barrier = self.note_connection(self.store.barrier(ROOT).await);
+        self.covering(barrier, before, VIEW_WAIT).await
+    }
+
+    /// The view at a revision that the store has named as its newest. `None` when it has named none, or when it is
+    /// not the store that the view shows.
+    async fn covering(
+        &self,
+        newest: Result<Revision, StoreError>,
+        before: Revision,
+        patience: Duration,
+    ) -> Result<Option<Arc<Snapshot>>, RegistryError> {
+        match newest {
             // Revisions of a restored store begin anew. Waiting for this one would succeed at once on a view
             // of the old store, so nothing would be confirmed.
             Ok(revision) if revision < before => {
@@ -246,7 +271,7 @@ impl Registry {
                 );
                 Ok(None)
             }
-            Ok(revision) => Ok(Some(self.view.at(revision, VIEW_WAIT).await?)),
+            Ok(revision) => Ok(Some(self.view.at(revision, patience).await?)),
             Err(error) => {
                 debug!(%error, "the store did not answer, so the view could not be confirmed");
                 Ok(None)

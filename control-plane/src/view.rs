@@ -26,6 +26,7 @@ pub mod follow;
 pub mod gauges;
 pub mod history;
 pub mod interest;
+pub mod list;
 pub mod protection;
 mod snapshot;
 mod writer;

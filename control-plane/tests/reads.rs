@@ -2,6 +2,9 @@
 
 mod probe;
 
+use std::io::Read as _;
+use std::sync::Arc;
+
 use control_plane::keys;
 use control_plane::store::{Op, Txn};
 use probe::Probe;
@@ -53,4 +56,36 @@ async fn the_answer_to_a_write_names_its_revision() {
     }
     let read = probe.get(&format!("/microservices/{id}")).await;
     assert!(!read.headers.contains_key("x-muster-revision"), "a read writes nothing");
+}
+
+#[tokio::test]
+async fn a_list_of_services_is_made_once_for_their_records() {
+    let probe = Probe::start().await;
+    let tenant = || probe.view().now().expect("a view").tenant(&Tenant::default()).expect("services").list();
+    let names = async || {
+        let listed = probe.get("/microservices").await.ok();
+        let services = listed["services"].as_array().expect("a list").iter();
+        let mut names: Vec<_> = services.map(|service| service["serviceName"].to_string()).collect();
+        names.sort();
+        names.retain(|name| !name.contains("SERVICECENTER"));
+        names
+    };
+    let order = probe.service(json!({"serviceName": "order"})).await;
+    let first = tenant();
+    probe.instance(&order, json!({"hostName": "n"})).await;
+    assert!(Arc::ptr_eq(&first, &tenant()), "an instance does not change the list");
+    assert_eq!(names().await, [r#""order""#]);
+    let stock = probe.service(json!({"serviceName": "stock"})).await;
+    assert!(!Arc::ptr_eq(&first, &tenant()));
+    assert_eq!(names().await, [r#""order""#, r#""stock""#]);
+    probe
+        .put(&format!("/microservices/{stock}/properties"), &json!({"properties": {"k": "v"}}))
+        .await
+        .empty();
+    assert!(String::from_utf8_lossy(tenant().plain()).contains(r#""k":"v""#));
+    probe.delete(&format!("/microservices/{stock}")).await.empty();
+    assert_eq!(names().await, [r#""order""#]);
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(&tenant().gzip()[..]).read_to_end(&mut plain).expect("gzip");
+    assert_eq!(plain, tenant().plain()[..]);
 }

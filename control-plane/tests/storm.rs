@@ -91,3 +91,27 @@ async fn every_change_of_one_object_succeeds() {
     let answers = changes.iter().map(|(replica, path, body)| replica.put(path, body));
     join_all(answers).await.into_iter().for_each(probe::Answer::empty);
 }
+
+/// A site starts after a blackout: each client registers its service and its instance, and finds its provider.
+#[tokio::test]
+async fn a_whole_site_starts_at_once_without_an_error() {
+    const CLIENTS: usize = 2000;
+    let probe = &Probe::start().await;
+    let provider = &probe.service(json!({"serviceName": "order"})).await;
+    let start = async |n: usize| {
+        let consumer = probe.service(json!({"serviceName": format!("c{}", n % 50)})).await;
+        let instance =
+            json!({"hostName": "n", "instanceId": format!("i{n}"), "endpoints": [format!("rest://h:{n}")]});
+        let provides = n.is_multiple_of(2);
+        probe.instance(if provides { provider } else { &consumer }, instance).await;
+        probe.get_as(&consumer, FIND).await.ok();
+        let beat = format!("/microservices/{provider}/instances/i{n}/heartbeat");
+        if provides {
+            probe.put(&beat, &Value::Null).await.empty();
+        }
+    };
+    join_all((0..CLIENTS).map(start)).await;
+    let found = probe.get(&format!("/microservices/{provider}/instances")).await.ok();
+    assert_eq!(found["instances"].as_array().map_or(0, Vec::len), CLIENTS / 2);
+    assert_eq!(consumers_of(probe, provider).await, 50);
+}

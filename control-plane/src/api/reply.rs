@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::failure::Failure;
 use crate::registry::find::Found;
+use crate::view::list::ServiceList;
 use crate::view::{FindBody, ServiceView};
 
 /// The outcome of a handler.
@@ -87,6 +88,23 @@ pub(super) struct Prepared(Arc<ServiceView>);
 impl Prepared {
     pub(super) fn gzip(&self) -> Bytes {
         self.0.answer().map_or_else(Bytes::new, |body| body.gzip().clone())
+    }
+}
+
+/// 200 with the list of a tenant's services.
+pub(super) fn services(list: Arc<ServiceList>) -> Response {
+    let mut response = raw_json(list.plain().clone());
+    response.extensions_mut().insert(PreparedList(list));
+    response
+}
+
+/// The list whose body a response carries, for the same purpose as [`Prepared`].
+#[derive(Clone)]
+pub(super) struct PreparedList(Arc<ServiceList>);
+
+impl PreparedList {
+    pub(super) fn gzip(&self) -> Bytes {
+        self.0.gzip().clone()
     }
 }
 

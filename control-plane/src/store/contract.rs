@@ -168,6 +168,7 @@ macro_rules! store_contract {
             watches: two_watches_of_a_prefix_deliver_the_same;
             watches: a_watch_reaches_a_barrier_without_other_writes;
             watches: each_concurrent_barrier_covers_the_writes_before_it;
+            watches: the_newest_revision_is_read_without_a_write;
             history: random_histories_agree_with_a_plain_model;
         }
     };

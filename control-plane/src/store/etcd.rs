@@ -45,7 +45,7 @@ mod watching;
 use barrier::Barrier;
 use caller::EtcdCaller;
 use calls::Calls;
-use connection::Connector;
+use connection::{Connector, MemberConnection};
 use group::Group;
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
@@ -111,6 +111,7 @@ pub struct EtcdStore {
     keep_alives: KeepAlives,
     group: Group,
     barrier: Barrier,
+    newest: Barrier,
     /// The highest revision of a barrier. Watches request progress when it rises.
     wanted: watch::Sender<Revision>,
     _closed: DropGuard,
@@ -135,6 +136,7 @@ impl EtcdStore {
             keep_alives,
             group,
             barrier: Barrier::default(),
+            newest: Barrier::default(),
             wanted: watch::channel(Revision::ZERO).0,
             _closed: closed.drop_guard(),
         })
@@ -161,13 +163,7 @@ impl EtcdStore {
             });
             return Ok(convert::header_revision(put.await?.header()));
         }
-        let options = GetOptions::new().with_limit(1).with_keys_only();
-        let key = convert::start(prefix);
-        let get = self.caller.call_on(&connection, |client| {
-            let mut kv = client.kv_client();
-            async move { kv.get(key, Some(options)).await }
-        });
-        let revision = convert::header_revision(get.await?.header());
+        let revision = self.read_revision(&connection, prefix).await?;
         // Only a higher revision wakes the watches, since each wake-up costs a progress request.
         self.wanted.send_if_modified(|wanted| {
             let higher = *wanted < revision;
@@ -175,6 +171,21 @@ impl EtcdStore {
             higher
         });
         Ok(revision)
+    }
+
+    /// The store's revision, by a linearizable read.
+    async fn read_revision(
+        &self,
+        connection: &MemberConnection,
+        prefix: &str,
+    ) -> Result<Revision, StoreError> {
+        let options = GetOptions::new().with_limit(1).with_keys_only();
+        let key = convert::start(prefix);
+        let get = self.caller.call_on(connection, |client| {
+            let mut kv = client.kv_client();
+            async move { kv.get(key, Some(options)).await }
+        });
+        Ok(convert::header_revision(get.await?.header()))
     }
 
     /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives
@@ -262,6 +273,18 @@ impl Store for EtcdStore {
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
         self.caller.within(self.barrier.pass(prefix, || self.round_trip(prefix))).await
+    }
+
+    async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
+        let read = || async {
+            let connection = self.caller.within(self.caller.link.connection()).await?;
+            if connection.progress_is_in_order {
+                // Its barrier is such a read.
+                return self.round_trip(prefix).await;
+            }
+            self.read_revision(&connection, prefix).await
+        };
+        self.caller.within(self.newest.pass(prefix, read)).await
     }
 
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {

@@ -163,6 +163,11 @@ impl Store for Measured {
         self.report("SYNC", begun, self.inner.barrier(prefix).await)
     }
 
+    async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
+        let begun = Instant::now();
+        self.report("SYNC", begun, self.inner.newest(prefix).await)
+    }
+
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
         let begun = Instant::now();
         self.report("COMPACT", begun, self.inner.compact(rev).await)

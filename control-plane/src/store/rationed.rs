@@ -201,6 +201,10 @@ impl Store for Rationed {
         self.inner.barrier(prefix).await
     }
 
+    async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.inner.newest(prefix).await
+    }
+
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
         self.inner.compact(rev).await
     }

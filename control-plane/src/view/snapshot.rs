@@ -8,6 +8,7 @@ use shared::model::{Incarnation, Revision, Service, ServiceKey, ServiceRef, Tena
 
 use super::access::SharedServices;
 use super::entry::{RuleSet, ServiceView, VersionEntry};
+use super::list::ListCell;
 use crate::keys::Name;
 use crate::version::{Version, VersionRule};
 
@@ -47,6 +48,8 @@ pub(super) type WantedNames = BTreeMap<(Tenant, Name), String>;
 pub struct TenantView {
     /// Services by id, including services without a record.
     pub services: HashTrieMapSync<String, Arc<ServiceView>>,
+    /// Made at the first list after each change of a record.
+    pub(super) listed: ListCell,
     /// The number of services with a record.
     pub service_count: usize,
     /// The number of instances of all services.

@@ -5,7 +5,7 @@ use control_plane::keys;
 use control_plane::publisher::term::Term;
 use control_plane::store::{KeyValue, KvEvent};
 use prost::Message as _;
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef};
 use shared::subject;
 
 use super::replica::{self, Replica};

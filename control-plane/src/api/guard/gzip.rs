@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 
 use crate::api::failure::Failure;
-use crate::api::reply::Prepared;
+use crate::api::reply::{Prepared, PreparedList};
 
 /// The smallest body that is compressed. A smaller one fits into one packet anyway.
 pub(super) const FROM_BYTES: u64 = 1400;
@@ -45,7 +45,11 @@ fn is_zero_weight(parameter: &str) -> bool {
 
 /// The same response with its body compressed.
 pub(super) async fn compressed(response: Response) -> Response {
-    let prepared = response.extensions().get::<Prepared>().map(Prepared::gzip);
+    let extensions = response.extensions();
+    let prepared = extensions
+        .get::<Prepared>()
+        .map(Prepared::gzip)
+        .or_else(|| extensions.get::<PreparedList>().map(PreparedList::gzip));
     let (mut parts, body) = response.into_parts();
     let compressed = match prepared {
         Some(compressed) => compressed,

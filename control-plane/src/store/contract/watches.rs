@@ -162,3 +162,13 @@ pub async fn each_concurrent_barrier_covers_the_writes_before_it(subject: StoreU
     let barriers = within("all barriers", join_all(calls)).await;
     watch.until(barriers.into_iter().max().unwrap_or(Revision::ZERO)).await;
 }
+
+/// The newest revision covers every write before the question, and asking writes nothing.
+pub async fn the_newest_revision_is_read_without_a_write(subject: StoreUnderTest) {
+    for key in ["/t/a", "/elsewhere", "/t/b"] {
+        let written = subject.put(key, "x").await;
+        for _ in 0..3 {
+            assert_eq!(subject.store.newest("/t/").await.expect("an answer"), written);
+        }
+    }
+}

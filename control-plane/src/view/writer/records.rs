@@ -13,6 +13,7 @@ use crate::record::DependencySet;
 use crate::store::KeyValue;
 use crate::version::Version;
 use crate::view::entry::{RuleSet, RuleView, SchemaView, ServiceRule, VersionEntry};
+use crate::view::list::ListCell;
 
 impl ViewWriter {
     pub(super) fn apply_put(&mut self, key: &Key, kv: &KeyValue, applying: &mut Applying) {
@@ -106,7 +107,10 @@ impl ViewWriter {
                 let view = self.service_mut(service);
                 view.service = None;
                 view.unknown = None;
-                self.tenant_mut(&service.tenant).service_count -= 1;
+                let tenant = self.tenant_mut(&service.tenant);
+                tenant.service_count -= 1;
+                // A new cell, here and below: older snapshots share the old one and its list.
+                tenant.listed = ListCell::default();
                 applying.affected.records.insert(service.clone());
                 applying.affected.consumers.insert(service.clone());
                 applying.affected.services.insert(service.clone());
@@ -213,6 +217,7 @@ impl ViewWriter {
         view.service = Some(Arc::new(value));
         view.unknown = (!record.unknown.is_empty()).then(|| Arc::new(record.unknown));
         view.mod_rev = kv.mod_rev;
+        self.tenant_mut(&service.tenant).listed = ListCell::default();
         applying.affected.records.insert(service.clone());
         // Rules of providers look at many of its fields.
         applying.affected.consumers.insert(service.clone());

@@ -1,0 +1,61 @@
+//! The list of a tenant's services as clients receive it, made once for each state of the services' records.
+
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde::Serialize;
+use shared::model::Service;
+
+use super::snapshot::TenantView;
+
+/// The body of a list of services, plain and compressed. It takes about as many bytes as the records themselves.
+#[derive(Debug)]
+pub struct ServiceList {
+    plain: Bytes,
+    gzip: OnceLock<Bytes>,
+}
+
+impl ServiceList {
+    fn of(tenant: &TenantView) -> Self {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            services: Vec<&'a Service>,
+        }
+        let services = tenant.services.values().filter_map(|view| view.service.as_deref()).collect();
+        let plain = serde_json::to_vec(&Body { services }).expect("plain fields always serialise");
+        Self { plain: plain.into(), gzip: OnceLock::new() }
+    }
+
+    /// The body as JSON.
+    pub fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
+    /// The body as gzipped JSON. It is compressed at the first call and kept.
+    pub fn gzip(&self) -> &Bytes {
+        self.gzip.get_or_init(|| {
+            let mut encoder =
+                GzEncoder::new(Vec::with_capacity(self.plain.len() / 8), Compression::default());
+            encoder
+                .write_all(&self.plain)
+                .and_then(|()| encoder.finish())
+                .expect("memory takes what is written")
+                .into()
+        })
+    }
+}
+
+/// The cell of a list. Snapshots with the same records share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListCell(Arc<OnceLock<Arc<ServiceList>>>);
+
+impl TenantView {
+    /// The list of all services.
+    pub fn list(&self) -> Arc<ServiceList> {
+        self.listed.0.get_or_init(|| Arc::new(ServiceList::of(self))).clone()
+    }
+}
