@@ -9,8 +9,6 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 use shared::model::Service;
 
-use super::snapshot::TenantView;
-
 /// The body of a list of services, plain and compressed. It takes about as many bytes as the records themselves.
 #[derive(Debug)]
 pub struct ServiceList {
@@ -19,14 +17,14 @@ pub struct ServiceList {
 }
 
 impl ServiceList {
-    fn of(tenant: &TenantView) -> Self {
+    fn of<'a>(services: impl Iterator<Item = &'a Service>) -> Self {
         #[derive(Serialize)]
         struct Body<'a> {
             #[serde(skip_serializing_if = "Vec::is_empty")]
             services: Vec<&'a Service>,
         }
-        let services = tenant.services.values().filter_map(|view| view.service.as_deref()).collect();
-        let plain = serde_json::to_vec(&Body { services }).expect("plain fields always serialise");
+        let plain = serde_json::to_vec(&Body { services: services.collect() })
+            .expect("plain fields always serialise");
         Self { plain: plain.into(), gzip: OnceLock::new() }
     }
 
@@ -53,9 +51,9 @@ impl ServiceList {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListCell(Arc<OnceLock<Arc<ServiceList>>>);
 
-impl TenantView {
-    /// The list of all services.
-    pub fn list(&self) -> Arc<ServiceList> {
-        self.listed.0.get_or_init(|| Arc::new(ServiceList::of(self))).clone()
+impl ListCell {
+    /// The list of `services`, which are those that the cell was made for.
+    pub(super) fn list<'a>(&self, services: impl Iterator<Item = &'a Service>) -> Arc<ServiceList> {
+        self.0.get_or_init(|| Arc::new(ServiceList::of(services))).clone()
     }
 }

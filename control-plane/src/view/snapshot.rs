@@ -8,7 +8,7 @@ use shared::model::{Incarnation, Revision, Service, ServiceKey, ServiceRef, Tena
 
 use super::access::SharedServices;
 use super::entry::{RuleSet, ServiceView, VersionEntry};
-use super::list::ListCell;
+use super::list::{ListCell, ServiceList};
 use crate::keys::Name;
 use crate::version::{Version, VersionRule};
 
@@ -66,6 +66,13 @@ pub struct TenantView {
     pub provider_rules_all: HashTrieMapSync<String, RuleSet>,
     /// The wanted names of each consumer, by its id.
     pub wanted: HashTrieMapSync<String, Arc<WantedNames>>,
+}
+
+impl TenantView {
+    /// The list of all services with a record.
+    pub fn list(&self) -> Arc<ServiceList> {
+        self.listed.list(self.services.values().filter_map(|view| view.service.as_deref()))
+    }
 }
 
 impl Snapshot {
