@@ -95,7 +95,7 @@ async fn every_change_of_one_object_succeeds() {
 /// A site starts after a blackout: each client registers its service and its instance, and finds its provider.
 #[tokio::test]
 async fn a_whole_site_starts_at_once_without_an_error() {
-    const CLIENTS: usize = 2000;
+    const CLIENTS: usize = 300;
     let probe = &Probe::start().await;
     let provider = &probe.service(json!({"serviceName": "order"})).await;
     let start = async |n: usize| {
