@@ -109,6 +109,7 @@ pub(crate) fn shorten(instance: &mut pb::Instance, bytes: usize) {
     }
     // First, because nearly always they are the reason, and a consumer can reach the instance without them.
     instance.properties.clear();
+    instance.shortened = true;
     if instance.encoded_len() <= bytes {
         return;
     }
@@ -120,6 +121,7 @@ pub(crate) fn shorten(instance: &mut pb::Instance, bytes: usize) {
         timestamp: short(whole.timestamp),
         mod_timestamp: short(whole.mod_timestamp),
         version: short(whole.version),
+        shortened: true,
         ..pb::Instance::default()
     };
 }
@@ -163,7 +165,12 @@ mod tests {
         shorten(&mut instance, 1000);
         assert_eq!(
             instance,
-            pb::Instance { instance_id: "i".into(), status: "UP".into(), ..Default::default() }
+            pb::Instance {
+                instance_id: "i".into(),
+                status: "UP".into(),
+                shortened: true,
+                ..Default::default()
+            }
         );
     }
 

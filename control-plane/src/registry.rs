@@ -110,6 +110,8 @@ pub(crate) struct Caller {
     pub(crate) min_rev: Revision,
     /// The services that the caller may see or change, by their labels.
     pub(crate) grant: Grant,
+    /// A gateway asks which services answer.
+    pub(crate) resolve: bool,
 }
 
 impl Caller {

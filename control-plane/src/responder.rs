@@ -198,6 +198,15 @@ impl Responder {
 
     async fn try_digest(&self, payload: &[u8]) -> Result<pb::DigestReply, AnswerError> {
         let request = pb::DigestRequest::decode(payload)?;
+        if let (true, Some(since)) = (request.confirm, request.changed_since) {
+            let snapshot = self.registry.confirmed().await?.ok_or(AnswerError::Unconfirmed)?;
+            if request.incarnation.is_some_and(|known| known != snapshot.incarnation.get()) {
+                return Err(AnswerError::OtherIncarnation);
+            }
+            let history = self.registry.view().history();
+            let reply = answer::changes_since(&snapshot, history, Revision::new(since), self.room());
+            return Ok(pb::DigestReply { confirmed: true, ..reply });
+        }
         if request.confirm {
             return self.confirm().await;
         }

@@ -34,7 +34,7 @@ impl Version {
 }
 
 /// The versions of a provider that a consumer asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum VersionRule {
     /// The highest registered version.
     Latest,

@@ -31,9 +31,7 @@ pub mod protection;
 mod snapshot;
 mod writer;
 
-pub use entry::{
-    FindBody, Held, InstanceView, RuleSet, RuleView, SchemaView, ServiceRule, ServiceView, VersionEntry,
-};
+pub use entry::{Held, InstanceView, RuleSet, RuleView, SchemaView, ServiceRule, ServiceView, VersionEntry};
 pub use history::{Change, History};
 pub use protection::Protection;
 pub use snapshot::{Snapshot, TenantView, select};

@@ -31,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 use crate::fanout::{self, ShardHandle, ToShard};
 use crate::fleet::{Fleet, Others};
 use crate::forward::Forward;
-use crate::gateway::{Gateway, GatewayParts};
+use crate::gateway::{EdgeReads, Gateway, GatewayParts};
 use crate::heartbeat::Batches;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::policy::{Follower, PolicyHandle};
 use crate::rates::Rates;
+use crate::reads::Barrier;
 use crate::settings::{Config, LimitsConfig};
 use crate::upstream::{Upstream, UpstreamHandle};
 
@@ -158,6 +159,16 @@ impl App {
         }
         let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
         let rates = Arc::new(Rates::new(config.limits.rates.clone()));
+        let reads = config.upstream.reads.enabled.then(|| {
+            let of_barrier = handle.clone();
+            let (barrier, barriers) = Barrier::new(move || {
+                let upstream = of_barrier.clone();
+                async move { upstream.changes().await }
+            });
+            tasks.spawn_named("barrier", barriers.run(tasks.abort().clone()));
+            let reads = handle.reads().clone();
+            EdgeReads { reads, barrier, reachable: forward.reachable(), metrics: metrics.reads }
+        });
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
@@ -178,6 +189,7 @@ impl App {
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
             audit,
+            reads,
         });
         let conditions = [
             (readiness.condition("bus"), handle.bus_joined()),

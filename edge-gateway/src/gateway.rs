@@ -7,6 +7,7 @@
 //! gRPC watches  ──▶ grpc        ─┼─▶ admission ──▶ a session in a shard
 //! GET /console/ ──▶ a page, before the gate
 //! GET …/heartbeat, upgraded ──▶ heartbeat ──▶ a connection that carries heartbeats
+//! finds ──▶ reads ──▶ answered here, or as everything else
 //! everything else ──▶ proxy ──▶ a control plane
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use answer::resolution::ASK;
 use axum::body::Body;
 use console::Console;
 use host::audit::Audit;
@@ -53,11 +55,13 @@ mod heartbeat;
 mod offer;
 mod pace;
 mod proxy;
+mod reads;
 mod refusal;
 mod route;
 mod watch;
 
 use gate::{Caller, Passage};
+pub(crate) use reads::EdgeReads;
 
 /// The service behind the API port. Cheap to clone.
 #[derive(Clone)]
@@ -91,6 +95,8 @@ pub(crate) struct GatewayParts {
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
     pub(crate) audit: Audit,
+    /// Finds that are answered here; `None` if all are forwarded.
+    pub(crate) reads: Option<EdgeReads>,
 }
 
 /// The connection (on HTTP/2 the stream) ends without a response.
@@ -133,6 +139,7 @@ impl Service<Request<RequestBody>> for Gateway {
         Box::pin(async move {
             // A control plane believes this gateway, so the gateway believes nobody.
             request.headers_mut().remove(ACCOUNT);
+            request.headers_mut().remove(ASK);
             // Files for a browser, which need no account.
             if let Some(page) = parts.console.answer(&request) {
                 return Ok(page);
@@ -184,7 +191,7 @@ impl GatewayParts {
             path if path.starts_with("/grpc.") => {
                 self.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)
             }
-            _ => self.pass_on(request).await,
+            _ => self.read_or_pass_on(request, caller).await,
         }
     }
 }

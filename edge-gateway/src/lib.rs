@@ -16,6 +16,7 @@
 //! | `fleet` | announcements of other gateways | whether one is ready to take watchers |
 //! | `session` | frames, time | frames to write, and when and why to end |
 //! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
+//! | `reads` | finds, and what control planes have resolved | answers that need no control plane |
 //! | `heartbeat` | pongs | heartbeats for `forward` |
 //! | [`forward`] | requests | answers of a control plane |
 //! | `policy` | versions that bookmarks name, bundles | the policy that decides, or the reason that none does |
@@ -43,6 +44,7 @@ pub mod micro;
 mod policy;
 mod push;
 mod rates;
+mod reads;
 mod session;
 pub mod settings;
 mod timer;

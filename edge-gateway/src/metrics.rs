@@ -13,6 +13,7 @@ mod fanout;
 mod fleet;
 mod forward;
 mod policy;
+mod reads;
 mod sessions;
 mod upstream;
 
@@ -20,6 +21,7 @@ pub(crate) use fanout::{FanoutMetrics, Tallied};
 pub(crate) use fleet::FleetMetrics;
 pub(crate) use forward::ForwardMetrics;
 pub(crate) use policy::{Decision, PolicyMetrics};
+pub(crate) use reads::{Answered, ReadsMetrics};
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
 
@@ -29,6 +31,7 @@ pub(crate) struct Metrics {
     pub fanout: FanoutMetrics,
     pub fleet: FleetMetrics,
     pub policy: PolicyMetrics,
+    pub reads: ReadsMetrics,
     pub sessions: SessionMetrics,
     pub upstream: UpstreamMetrics,
 }
@@ -41,6 +44,7 @@ impl Metrics {
         Self {
             fleet: FleetMetrics::new(meter),
             policy: PolicyMetrics::new(meter),
+            reads: ReadsMetrics::new(meter),
             fanout: FanoutMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
             upstream: UpstreamMetrics::new(meter, skew),

@@ -24,6 +24,7 @@ pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::policy::PolicyConfig;
 pub use crate::rates::RatesConfig;
+pub use crate::reads::ReadsConfig;
 pub use crate::session::SessionConfig;
 pub use crate::upstream::{NamesConfig, UpstreamConfig};
 
@@ -318,8 +319,49 @@ fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> Upstre
             "1s"..="1h",
             "Shortest pause between two bookmarks to idle clients that can resume.",
         ),
+        reads: read_reads(settings, default.reads),
         ..default
     }
+}
+
+fn read_reads(settings: &mut Settings<'_>, default: ReadsConfig) -> ReadsConfig {
+    let reads = ReadsConfig {
+        enabled: settings.get_or(
+            "edge.reads",
+            default.enabled,
+            "Answer finds of consumers from what this node follows, where that proves the answer; otherwise a control plane answers all of them.",
+        ),
+        idle: settings.within_or(
+            "edge.idle",
+            default.idle,
+            "10s"..="24h",
+            "Time after which a consumer that asks nothing is not followed for its finds any more.",
+        ),
+        memory: settings
+            .get_or(
+                "edge.memory",
+                Size(default.memory),
+                "Memory for consumers that are followed for their finds, and their providers, about; those that asked longest ago go first; 0B is no limit.",
+            )
+            .0,
+        fresh: settings.within_or(
+            "edge.fresh",
+            default.fresh,
+            "1500ms"..="1m",
+            "Time without a bookmark after which finds are not answered here while a control plane answers.",
+        ),
+        stale_for: settings.within_or(
+            "edge.stale-for",
+            default.stale_for,
+            "0s"..="365d",
+            "Time without a bookmark for which finds are answered here, marked as stale, while no control plane answers; 0s is no limit.",
+        ),
+    };
+    let has_end = reads.stale_for > Duration::ZERO;
+    if has_end && reads.stale_for < reads.fresh {
+        settings.mistake("edge.stale-for", "must be at least as long as edge.fresh, or 0s");
+    }
+    reads
 }
 
 fn read_heartbeat_session(settings: &mut Settings<'_>, default: SessionConfig) -> SessionConfig {

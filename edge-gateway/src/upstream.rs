@@ -34,6 +34,7 @@ use tracing::{error, info};
 use crate::fanout::ShardHandle;
 use crate::metrics::UpstreamMetrics;
 use crate::policy::PolicyHandle;
+use crate::reads::{Reads, shared_view};
 use crate::watch::{Cause, GroupId, SessionsClosed, Ticket};
 
 mod bookmarks;
@@ -41,6 +42,7 @@ mod config;
 mod effects;
 mod feeds;
 mod handle;
+mod holds;
 mod inbox;
 mod inventory;
 mod joining;
@@ -58,6 +60,7 @@ pub use config::{NamesConfig, UpstreamConfig};
 pub(crate) use handle::{Admission, Command, Joined, Receives, UpstreamHandle};
 
 use feeds::Feeds;
+use holds::Holds;
 use inbox::Subscriptions;
 use joining::{Joining, ResumeKey};
 use names::Names;
@@ -116,6 +119,8 @@ pub(crate) struct Upstream {
     next_ticket: Ticket,
     next_comparison: Instant,
     suspicion: Suspicion,
+    /// Consumers that are followed for their finds.
+    holds: Holds,
     policy: PolicyHandle,
     metrics: UpstreamMetrics,
 }
@@ -146,14 +151,17 @@ impl Upstream {
             replays: Arc::new(Semaphore::new(config.replays.max(1))),
             batch: config.replay_batch,
         };
+        let now = Instant::now();
+        let reads = shared_view();
         let handle = UpstreamHandle {
+            requester: resources.requester.clone(),
+            reads: Reads::new(config.reads.clone(), reads.clone(), now),
             commands: commands_in,
             pushed: pushed.clone(),
             written: written.clone(),
             joined: joined_out,
             open_timeout: config.open_timeout,
         };
-        let now = Instant::now();
         let upstream = Self {
             tracker: Tracker::new(shards.len()),
             shards,
@@ -182,6 +190,7 @@ impl Upstream {
             next_ticket: Ticket::FIRST,
             next_comparison: now + jittered(config.digest_interval),
             suspicion: Suspicion::default(),
+            holds: Holds::new(config.reads.clone(), reads, now),
             policy,
             metrics,
             config,
@@ -261,6 +270,7 @@ impl Upstream {
             }
         }
         // After the reports, which may have emptied groups.
+        self.forget_idle(now);
         self.tracker.forget_empty(now);
         self.resumes.forget_unneeded_departures(&mut self.tracker);
         // A comparison that takes longer than the interval delays the next one: requests must not pile up.
@@ -297,6 +307,8 @@ impl Upstream {
             // Before the effects: the reply to a request among them must not be older than the message that
             // caused it.
             self.resources.requester.seen.fetch_max(self.tracker.seen().get(), Ordering::Relaxed);
+            // Before the effects: a client that reacts to a push must not find what was before it.
+            self.publish_reads();
             if effects.is_empty() {
                 break;
             }

@@ -13,6 +13,7 @@
 //! | [`topic`] | events and replays of one provider | its changes in order, each once |
 //! | [`tracker`] | facts about all topics and groups | [`Effect`]s |
 //! | [`suspicion`] | bookmarks, confirmations of the store | the proof that the store was restored |
+//! | [`read`] | finds that are answered here | the services that answer, or the reason to ask |
 //! | [`resume`] | sessions with the revision of an earlier watch | the changes that they missed |
 //!
 //! Nothing here waits, reads a clock, opens a socket or spawns a task. The gateway does that in its
@@ -22,6 +23,7 @@
 
 pub mod message;
 pub mod push;
+pub mod read;
 pub mod reply;
 pub mod resume;
 pub mod suspicion;

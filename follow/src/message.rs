@@ -27,6 +27,9 @@ pub struct Bookmark {
     pub policy: Option<PolicyVersion>,
     /// The incarnation of the store in the publisher's view; `None` when it is of a version without them.
     pub incarnation: Option<Incarnation>,
+    /// Changes of interest are published for every find that is answered otherwise. False for a publisher of an
+    /// older version.
+    pub by_find: bool,
 }
 
 impl Bookmark {
@@ -40,6 +43,7 @@ impl Bookmark {
         let policy =
             PolicyVersion { revision: Revision::new(bookmark.policy_rev), digest: bookmark.policy_digest };
         Ok(Self {
+            by_find: bookmark.by_find,
             policy: Some(policy).filter(|policy| policy.digest != 0),
             incarnation: bookmark.incarnation.map(Incarnation::new),
             rev: Revision::new(bookmark.rev),

@@ -112,6 +112,8 @@ pub struct TopicReplay {
     pub snapshot: Option<Vec<(Arc<Instance>, Revision)>>,
     /// The reply covers everything up to this position.
     pub at: Position,
+    /// Parts of an instance are missing, because the bus does not carry the whole.
+    pub shortened: bool,
 }
 
 /// A replica's reply about an interest.
@@ -128,6 +130,9 @@ pub struct InterestReply {
     pub shown: BTreeSet<ServiceRef>,
     /// Providers that left since the revision that was known, each with the revision at which it left last.
     pub left: Vec<(ServiceRef, Revision)>,
+    /// The interest had no change between this revision and that of the reply. `None` from a replica of an older
+    /// version.
+    pub unchanged_since: Option<Revision>,
 }
 
 /// The request for an interest as it is now, from a replica that has reached `min_rev`. It is known as it was
@@ -210,6 +215,7 @@ impl InterestParts {
         for part in self.parts {
             interest.exists = part.exists;
             interest.rev = Revision::new(part.rev);
+            interest.unchanged_since = part.unchanged_since.map(Revision::new);
             let providers: Vec<ServiceRef> = part.providers.into_iter().map(ServiceRef::from).collect();
             interest.shown.extend(providers.iter().take(part.shown as usize).cloned());
             interest.providers.extend(providers);
@@ -301,6 +307,7 @@ impl ReplayParts {
             let snapshot = replay.snapshot.get_or_insert_default();
             for entry in part.instances {
                 let instance = entry.instance.ok_or(DecodeError::Missing("instance"))?;
+                replay.shortened |= instance.shortened;
                 snapshot.push((Arc::new(instance.into()), Revision::new(entry.mod_rev)));
             }
         }

@@ -14,9 +14,11 @@ use crate::reply::TopicReplay;
 use crate::{GroupId, Push};
 
 mod held;
+mod reading;
 mod recent;
 
 use held::HeldEvents;
+use reading::Reading;
 use recent::Recent;
 
 /// The outcome of an event.
@@ -140,6 +142,11 @@ pub(crate) struct Topic {
     recent: Recent,
     held: HeldEvents,
     origin: Origin,
+    /// Parts of an instance are missing, or were at some time.
+    shortened: bool,
+    /// The instances as finds read them, while they do.
+    // Boxed, because few services are read and every topic would pay for the size.
+    pub(crate) read: Option<Box<Reading>>,
 }
 
 impl Topic {
@@ -166,6 +173,8 @@ impl Topic {
             recent: Recent::starting_after(if replay.continuous { since } else { at }),
             held: HeldEvents::default(),
             origin: Origin::Live,
+            shortened: replay.shortened || replay.events.iter().any(|event| event.via.shortened),
+            read: None,
         };
         let snapshot = replay.snapshot.unwrap_or_default();
         if replay.continuous {
@@ -210,6 +219,11 @@ impl Topic {
     /// topic.
     pub(crate) fn needs_snapshot(&self) -> bool {
         self.origin == Origin::Restored
+    }
+
+    /// True when nothing that was published up to the last bookmark is missing, and the instances are whole.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.verified && self.request.is_idle() && self.origin == Origin::Live && !self.shortened
     }
 
     /// The sum over the instances that gateways and replicas compare.
@@ -263,6 +277,7 @@ impl Topic {
     /// Applies a replay that was requested from a position which this topic had reached, and ends the
     /// request.
     pub(crate) fn on_replay(&mut self, replay: TopicReplay, out: &mut Vec<Arc<Push>>) -> ReplayOutcome {
+        self.shortened |= replay.shortened;
         let lost_meanwhile = self.request == Request::PendingThenRepeat;
         self.request = Request::Idle;
         let events_were_dropped = self.held.take_dropped();
@@ -353,6 +368,7 @@ impl Topic {
     fn apply(&mut self, event: &InstanceEvent, out: &mut Vec<Arc<Push>>) {
         self.at = event.at;
         self.key = Some(event.key.clone());
+        self.shortened |= event.via.shortened;
         let known_rev = self.instances.get(&event.instance.instance_id).map(|entry| entry.mod_rev);
         let mut push = Push::from_event(self.id, event);
         match (event.action, known_rev) {
@@ -431,6 +447,9 @@ impl Topic {
 
     fn put(&mut self, instance: Arc<Instance>, mod_rev: Revision) {
         let id = instance.instance_id.clone();
+        if let Some(read) = &mut self.read {
+            read.put(&instance, mod_rev);
+        }
         // The digest is a wrapping sum, so an instance is exchanged in it without visiting the others.
         self.digest = self.digest.wrapping_add(digest_of(&id, mod_rev));
         if let Some(old) = self.instances.insert(id.clone(), Entry { mod_rev, instance }) {
@@ -440,6 +459,9 @@ impl Topic {
 
     fn take(&mut self, id: &str) -> Option<Entry> {
         let entry = self.instances.remove(id)?;
+        if let Some(read) = &mut self.read {
+            read.take(id);
+        }
         self.digest = self.digest.wrapping_sub(digest_of(id, entry.mod_rev));
         Some(entry)
     }

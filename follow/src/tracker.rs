@@ -34,6 +34,7 @@ mod interest;
 mod members;
 mod preface;
 mod providers;
+mod reads;
 mod repair;
 mod restore;
 mod shown;
@@ -145,6 +146,10 @@ struct Group {
     departures: Option<Departures>,
     /// The number of sessions in each shard.
     sessions: Vec<u64>,
+    /// Finds of the consumer are answered here, so the group stays without sessions.
+    held: bool,
+    /// The interest had no change between this revision and the last reply, if the replica said so.
+    unchanged_since: Option<Revision>,
     empty_since: Option<Instant>,
 }
 
@@ -193,6 +198,10 @@ struct Leaving {
     delivered: Position,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every slot is live, and a box would be one more way to it"
+)]
 #[derive(Debug)]
 enum Slot {
     /// The topic is being loaded.
@@ -244,6 +253,7 @@ pub struct Tracker {
     unverified: VecDeque<(u64, Subscription)>,
     /// Groups that are told of every instance of a provider once its topic has reached a revision.
     awaited: Vec<(Revision, GroupId, ServiceRef)>,
+    reads: reads::Reads,
     effects: Vec<Effect>,
 }
 
@@ -263,6 +273,7 @@ impl Tracker {
             bookmarks: 0,
             unverified: VecDeque::new(),
             awaited: Vec::new(),
+            reads: reads::Reads::default(),
             effects: Vec::new(),
         }
     }
@@ -410,6 +421,8 @@ impl Tracker {
             verified: false,
             departures: None,
             sessions: vec![0; self.shards],
+            held: false,
+            unchanged_since: None,
             empty_since: None,
         };
         self.groups.insert(id, group);
@@ -422,7 +435,7 @@ impl Tracker {
         if let Some(count) = group.sessions.get_mut(shard) {
             *count = count.saturating_sub(sessions);
         }
-        if group.sessions.iter().all(|count| *count == 0) {
+        if !group.held && group.sessions.iter().all(|count| *count == 0) {
             group.empty_since = Some(now);
         }
     }
@@ -449,6 +462,7 @@ impl Tracker {
     fn close_group(&mut self, id: GroupId) {
         let Some(group) = self.groups.remove(&id) else { return };
         self.by_selector.remove(&group.selector);
+        self.reads.touch_group(id);
         // Sessions that still wait for the group to open must not wait for ever.
         self.effects.extend([Effect::CloseInterest(id), Effect::GroupOpened(id)]);
         for provider in &group.providers {

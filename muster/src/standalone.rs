@@ -55,6 +55,8 @@ impl Config for StandaloneConfig {
         // Watchers of a single process have no other gateway to go to, so spreading their ends would only
         // take time.
         settings.set_default("drain-over", "1s");
+        // The view of this process answers, without a second copy beside it and without a network between.
+        settings.set_default("edge.reads", "false");
         let gateway = edge_gateway::Config::read(settings);
         if gateway.http.reuse_port {
             settings.mistake(

@@ -89,8 +89,8 @@ pub struct InstanceEvent {
     pub via: Via,
 }
 
-/// Records of an event's delivery. They serve metrics and traces only, so two of the fields are no part of
-/// the event's bytes.
+/// Records of an event's delivery. Most of them serve metrics and traces only, so two of the fields are no part
+/// of the event's bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Via {
     /// Unix microseconds at which the publisher gave the event to the bus; 0 before.
@@ -100,6 +100,8 @@ pub struct Via {
     /// The span of the event's last step, when the change is traced. The bus carries it in a header.
     // Boxed, because few changes are traced and every queued event would pay for the size.
     pub trace: Option<Box<SpanContext>>,
+    /// Parts of the instance are missing, because the bus does not carry the whole.
+    pub shortened: bool,
 }
 
 /// The reason why a message of the bus cannot be decoded.
@@ -153,6 +155,7 @@ impl InstanceEvent {
     /// # Errors
     /// When a required field is missing.
     pub fn from_proto(event: pb::InstanceEvent) -> Result<Self, DecodeError> {
+        let shortened = event.instance.as_ref().is_some_and(|instance| instance.shortened);
         let action = match event.action() {
             pb::Action::Create => Action::Create,
             pb::Action::Update => Action::Update,
@@ -170,7 +173,7 @@ impl InstanceEvent {
             instance: Arc::new(event.instance.ok_or(DecodeError::Missing("instance"))?.into()),
             mod_rev: Revision::new(event.mod_rev),
             committed_at: event.committed_at,
-            via: Via { published_at: event.published_at, ..Via::default() },
+            via: Via { published_at: event.published_at, shortened, ..Via::default() },
         })
     }
 }

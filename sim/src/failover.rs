@@ -25,6 +25,7 @@ mod finds;
 mod gateway;
 mod judge;
 mod planes;
+mod reads;
 mod replica;
 mod resumed;
 
@@ -110,6 +111,9 @@ impl Sim {
         let mut tracker = Tracker::new(1);
         let selector = if consumer.is_some() { finds::selector() } else { selector(seed) };
         let (group, _) = tracker.join(&selector);
+        if let Selector::Consumer(consumer) = &selector {
+            tracker.hold(consumer);
+        }
         let mut sim = Self {
             dice: Rng::with_seed(seed),
             rev: Revision::new(1),
@@ -230,7 +234,7 @@ pub fn explore(seed: u64, stand_ins: bool) -> Result<bool, String> {
 /// # Errors
 /// A description of the instances that a client knows wrongly.
 pub fn explore_finds(seed: u64) -> Result<bool, String> {
-    run(seed, Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new())))
+    run(seed, Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new(seed))))
 }
 
 fn run(seed: u64, mut sim: Sim) -> Result<bool, String> {

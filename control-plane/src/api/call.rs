@@ -1,5 +1,7 @@
 //! The parts of a request that a handler needs: caller, path, query and body.
 
+use answer::query::{Query, is_set};
+use answer::resolution::ASK;
 use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
@@ -121,11 +123,6 @@ fn is_read(method: &Method, path: &str) -> bool {
     method == Method::GET || (method == Method::POST && path.ends_with("/instances/action"))
 }
 
-/// True for a flag's value `1` or `true` in any case.
-fn is_set(value: &str) -> bool {
-    value == "1" || value.eq_ignore_ascii_case("true")
-}
-
 fn malformed(error: serde_json::Error) -> Failure {
     Failure::invalid(error.to_string())
 }
@@ -162,7 +159,7 @@ impl FromRequest<Api> for Call {
         let mut caller = caller(&parts.headers, project)?;
         permit.enter(&caller)?;
         caller.grant = permit.grant();
-        let query = parse_query(parts.uri.query().unwrap_or_default());
+        let query = Query::parse(parts.uri.query().unwrap_or_default()).into_owned();
         // Once for the request and not for each of the finds in a batch.
         if is_set(first(&query, "noCache")) && is_read(&parts.method, parts.uri.path()) {
             caller.min_rev = caller.min_rev.max(api.registry().current().await?);
@@ -203,11 +200,6 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     if size > limit { Err(Failure::invalid("http: request body too large")) } else { Ok(kept.freeze()) }
 }
 
-/// A list, because the length of a query is bounded: searching a few parameters is cheaper than making a map.
-fn parse_query(query: &str) -> Vec<(String, String)> {
-    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
-}
-
 fn first<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
@@ -229,7 +221,8 @@ fn caller(headers: &HeaderMap, project: Option<&str>) -> Result<Caller, Failure>
             .map_err(|_| Failure::invalid("X-Muster-Min-Revision is not a revision"))?,
         None => Revision::default(),
     };
-    Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev, ..Caller::default() })
+    let resolve = headers.contains_key(ASK);
+    Ok(Caller { tenant, consumer: consumer.map(String::from), min_rev, resolve, ..Caller::default() })
 }
 
 /// The trimmed value of a header; `None` when it is absent or empty.

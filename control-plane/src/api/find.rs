@@ -1,7 +1,6 @@
 //! Operations that find instances: by the provider's key, by service and by id.
 
 use axum::extract::State;
-use serde_json::json;
 use shared::model::Instance;
 
 use super::call::Call;
@@ -63,13 +62,14 @@ async fn find(State(api): State<Api>, call: Call) -> Reply {
         // Only this operation looks for aliases; a batch does not.
         by_alias: true,
     };
-    reply::instances(&api.registry().find(&call.caller, &query).await?)
+    Ok(reply::instances(&api.registry().find(&call.caller, &query).await?))
 }
 
 async fn list(State(api): State<Api>, call: Call) -> Reply {
     let tags = checked_tags(&call)?;
     let service = call.service()?;
-    reply::instances(&api.registry().list_instances(&call.caller, &service, &tags, call.rev()).await?)
+    let found = api.registry().list_instances(&call.caller, &service, &tags, call.rev()).await?;
+    Ok(reply::instances(&found))
 }
 
 async fn get_one(State(api): State<Api>, call: Call) -> Reply {
@@ -80,7 +80,7 @@ async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let response = if found.not_modified {
         reply::not_modified()
     } else {
-        reply::json(&json!({ "instance": found.instance }))?
+        reply::raw_json(answer::reply::body_of_one(&found.instance))
     };
     Ok(reply::with_revision(response, &found.rev))
 }

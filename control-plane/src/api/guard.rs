@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use answer::target;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -27,7 +28,7 @@ use console::Console;
 use futures_util::FutureExt;
 use host::admin::access::AccessControl;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use opentelemetry::KeyValue;
 use tower::{Service, ServiceExt};
@@ -42,11 +43,9 @@ use crate::view::View;
 
 mod audit;
 mod gzip;
-mod target;
 
 pub(crate) use audit::Auditing;
 
-const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
 /// A revision that contains what a write has changed. A gateway requires it of the reads that follow.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
 /// The methods that routes may have.
@@ -134,25 +133,22 @@ impl Guarded {
         let may_write = !matches!(*request.method(), Method::GET | Method::OPTIONS);
         let view = self.view.clone();
         let from_browser = request.headers().contains_key(header::ORIGIN);
-        let accepts_gzip = gzip::is_accepted(request.headers());
+        let accepts_gzip = answer::gzip::is_accepted(request.headers());
         let mut response = match *request.method() {
             // Browsers ask before they send. Every path is answered alike, so the router is not needed.
             Method::OPTIONS => Response::new(Body::empty()),
             _ => self.admit(request).await,
         };
         let size = response.body().size_hint().exact();
-        if accepts_gzip && size.is_some_and(|size| size >= gzip::FROM_BYTES) {
+        if accepts_gzip && size.is_some_and(|size| size >= answer::gzip::FROM_BYTES) {
             response = gzip::compressed(response).await;
         }
         let headers = response.headers_mut();
-        headers.insert(header::SERVER, SERVER);
+        answer::reply::finish(headers, from_browser);
         // A write is answered when the view has it, so the last change in the view is late enough. It is sent
         // with refusals too: "it exists already" may be the first word about somebody else's write.
         if may_write && let Ok(snapshot) = view.now() {
             headers.insert(WRITTEN, HeaderValue::from(snapshot.changed.get()));
-        }
-        if from_browser {
-            allow_origins(headers);
         }
         response
     }
@@ -261,15 +257,4 @@ fn plain(status: StatusCode, text: String) -> Response {
     let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
-}
-
-/// Adds the headers that Service-Center sends to browsers, which are the same for every origin and request.
-fn allow_origins(headers: &mut HeaderMap) {
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Origin, Accept, Content-Type, X-Domain-Name, X-ConsumerId"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, UPDATE"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
 }

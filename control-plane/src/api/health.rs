@@ -61,7 +61,7 @@ async fn health(State(api): State<Api>) -> Reply {
         }
         found => found?,
     };
-    let mut response = reply::instances(&found)?;
+    let mut response = reply::instances(&found);
     // Service-Center sends no revision here, and without one clients cannot ask for changes only.
     response.headers_mut().remove("x-resource-revision");
     Ok(response)

@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
+use answer::Resolution;
+use answer::resolution::FOUND;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use serde::{Serialize, Serializer};
 
 use super::failure::Failure;
 use crate::registry::find::Found;
+use crate::view::ServiceView;
 use crate::view::list::ServiceList;
-use crate::view::{FindBody, ServiceView};
 
 /// The outcome of a handler.
 pub(super) type Reply = Result<Response, Failure>;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
-const REVISION: &str = "x-resource-revision";
 
 /// 200 with JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Reply {
@@ -48,9 +48,7 @@ impl<T: Serialize> Serialize for OneList<'_, T> {
 
 /// 200 with text that is JSON already.
 pub(super) fn raw_json(body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    response
+    answer::reply::json(body.into())
 }
 
 /// 200 without a body.
@@ -61,23 +59,25 @@ pub(super) fn empty() -> Reply {
 }
 
 /// The found instances, or 304. Either has the revision of the reply.
-pub(super) fn instances(found: &Found) -> Reply {
+pub(super) fn instances(found: &Found) -> Response {
     if found.not_modified {
-        return Ok(with_revision(not_modified(), &found.rev));
+        return with_resolution(with_revision(not_modified(), &found.rev), found);
     }
     let with_instances: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
-    let response = match with_instances.as_slice() {
-        // An empty list is absent from the reply, and the body of a service without instances does not exist.
-        [] => raw_json("{}"),
-        [only] => {
-            let plain = only.answer().map_or_else(Bytes::new, |body| body.plain().clone());
-            let mut response = raw_json(plain);
-            response.extensions_mut().insert(Prepared((*only).clone()));
-            response
-        }
-        several => raw_json(FindBody::joined(several.iter().filter_map(|view| view.answer()))),
-    };
-    Ok(with_revision(response, &found.rev))
+    let bodies: Vec<_> = with_instances.iter().filter_map(|view| view.answer()).collect();
+    let mut response = raw_json(answer::reply::body_of(&bodies));
+    if let [only] = with_instances.as_slice() {
+        response.extensions_mut().insert(Prepared((*only).clone()));
+    }
+    with_resolution(with_revision(response, &found.rev), found)
+}
+
+/// Adds the services that answer, where a gateway is to be told.
+fn with_resolution(mut response: Response, found: &Found) -> Response {
+    if let Some(header) = found.resolution.as_ref().and_then(Resolution::encode) {
+        response.headers_mut().insert(FOUND, header);
+    }
+    response
 }
 
 /// The service whose find body a response carries. The view keeps the compressed form of that body, so the
@@ -110,15 +110,10 @@ impl PreparedList {
 
 /// 304 without a body.
 pub(super) fn not_modified() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    response
+    answer::reply::not_modified()
 }
 
 /// Adds the revision of the reply.
-pub(super) fn with_revision(mut response: Response, rev: &str) -> Response {
-    if let Ok(value) = HeaderValue::from_str(rev) {
-        response.headers_mut().insert(REVISION, value);
-    }
-    response
+pub(super) fn with_revision(response: Response, rev: &str) -> Response {
+    answer::reply::with_revision(response, rev)
 }

@@ -128,6 +128,7 @@ impl Term {
             rev: since.get(),
             since: since.get(),
             publisher: publisher.to_owned(),
+            by_find: true,
             ..pb::Bookmark::default()
         };
         messages::bookmarks(&self.progress, self.cursor, &head, room)

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use answer::{Resolution, is_current};
 use shared::model::{Instance, Service, ServiceKey, ServiceRef, Tenant};
 use tracing::warn;
 
@@ -15,7 +16,8 @@ use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
 use crate::version::VersionRule;
 use crate::view::finds::{Asker, Find};
-use crate::view::{ServiceView, Snapshot, access, select};
+use crate::view::interest::{Answer, vouches_for};
+use crate::view::{ServiceView, Snapshot, access};
 
 /// A find request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,9 @@ pub(crate) struct Found {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
+    /// The services that answer, for a gateway that asks for them, as long as the caller's interest tells each
+    /// change of that answer.
+    pub(crate) resolution: Option<Resolution>,
     note: Note,
 }
 
@@ -107,21 +112,9 @@ impl FindQuery {
     }
 }
 
-/// The opaque revision of a set of services: a hash over everything that a caller sees of them.
+/// The revision of a reply with these services.
 fn revision_of<'a>(services: impl Iterator<Item = &'a Arc<ServiceView>>) -> String {
-    let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
-    // A service without instances adds nothing to the reply, so it must not change the revision either.
-    for view in services.filter(|view| !view.instances.is_empty()) {
-        // The digest covers the ids and revisions of the instances, which tells both states and services
-        // apart.
-        hash = (hash.rotate_left(23) ^ view.digest).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    }
-    format!("{hash:016x}")
-}
-
-/// True when the caller has sent the revision of what it would be sent.
-fn is_current(sent: &str, rev: &str) -> bool {
-    !sent.is_empty() && sent == rev
+    answer::revision_of(services.filter(|view| !view.instances.is_empty()).map(|view| view.digest))
 }
 
 impl Registry {
@@ -217,6 +210,7 @@ impl Registry {
                 services: vec![view.clone()],
                 not_modified: is_current(sent_rev, &rev),
                 rev,
+                resolution: None,
                 note: Note::None,
             })
         };
@@ -238,7 +232,7 @@ impl Registry {
             let view = self.visible(snapshot, caller, service, tags)?;
             let view = view.ok_or(RegistryError::InstanceNotFound)?;
             let found = view.instances.get(id).ok_or(RegistryError::InstanceNotFound)?;
-            let rev = format!("{:016x}", shared::event::digest_of(id, found.mod_rev));
+            let rev = answer::instance_revision(id, found.mod_rev);
             let not_modified = is_current(sent_rev, &rev);
             Ok(FoundInstance { instance: found.instance.clone(), rev, not_modified })
         };
@@ -311,17 +305,17 @@ impl Search<'_> {
     }
 
     fn run(&self, snapshot: &Arc<Snapshot>) -> Result<Found, RegistryError> {
-        let Self { caller, query, rule, .. } = self;
+        let Self { caller, query, .. } = self;
         let (find, consumer) = self.place(snapshot)?;
-        let versions = find.registered(snapshot);
         // A range that matches no version is an empty reply; an exact version that is missing is an error.
-        let exact = matches!(rule, VersionRule::Exact(_));
-        if versions.is_empty() || (exact && select(versions, rule).next().is_none()) {
+        if !find.is_answered(snapshot) {
             return Err(self.not_found(&find.name.environment));
         }
         let asker = consumer.as_ref().map(|(service, tags)| Asker { service, tags });
-        let services: Vec<Arc<ServiceView>> = find
-            .services(snapshot, asker)
+        let matching: Vec<_> = find.services(snapshot, asker).collect();
+        let resolution = self.resolution(snapshot, &find, &matching);
+        let services: Vec<Arc<ServiceView>> = matching
+            .into_iter()
             // An alias, or a rule that leaves the version open, may lead to services with other labels.
             .filter(|(_, view)| self.is_granted(view))
             .filter(|(_, view)| query.tags.iter().all(|tag| view.tags.contains_key(tag)))
@@ -345,7 +339,27 @@ impl Search<'_> {
             }
             _ => Note::Wanted(wanted),
         };
-        Ok(Found { services, rev, not_modified, note })
+        Ok(Found { services, rev, not_modified, resolution, note })
+    }
+
+    /// The services that answer, if a gateway asked for them and may answer the same find until the consumer's
+    /// interest changes.
+    fn resolution(
+        &self,
+        snapshot: &Snapshot,
+        find: &Find,
+        matching: &[(ServiceRef, &Arc<ServiceView>)],
+    ) -> Option<Resolution> {
+        let Self { caller, query, .. } = self;
+        let consumer = caller.consumer.as_ref().filter(|_| caller.resolve && query.tags.is_empty())?;
+        // Ids of services that the caller's labels hide are nothing that it may see.
+        if matching.iter().any(|(_, view)| !self.is_granted(view)) {
+            return None;
+        }
+        let services: Vec<ServiceRef> = matching.iter().map(|(service, _)| service.clone()).collect();
+        let given = Answer { find: find.clone(), services: Some(services.clone()) };
+        let is_told = vouches_for(snapshot, &caller.service(consumer), &given);
+        is_told.then_some(Resolution { rev: snapshot.revision, services })
     }
 
     fn not_found(&self, environment: &str) -> RegistryError {

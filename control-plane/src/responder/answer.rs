@@ -208,7 +208,10 @@ pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, roo
     let rev = snapshot.revision;
     let parts = match (&want.of, want.departed_since) {
         (InterestOf::Consumer(consumer), None) => {
-            interest_of(snapshot, history, consumer, want.known_at, room)
+            let mut parts = interest_of(snapshot, history, consumer, want.known_at, room);
+            let unchanged_since = departures::unchanged_since(history, consumer, rev);
+            parts.iter_mut().for_each(|part| part.unchanged_since = Some(unchanged_since.get()));
+            parts
         }
         (InterestOf::Scope(scope), None) => page::services(rev, interest::scoped(snapshot, scope), room),
         (InterestOf::Listed(tenant, ids), None) => {
@@ -240,6 +243,36 @@ fn interest_of(
     };
     left.retain(|provider, _| !providers.contains(provider));
     page::interest(rev, found, &came.into_keys().collect(), &left, room)
+}
+
+/// The last changes of providers and of consumers' interest after `since`, as of the snapshot. They are not known
+/// when there are too many for one message or the history does not reach back that far.
+pub fn changes_since(snapshot: &Snapshot, history: &History, since: Revision, room: Room) -> pb::DigestReply {
+    let mut reply = pb::DigestReply { rev: snapshot.revision.get(), ..pb::DigestReply::default() };
+    let found = history.since(since, snapshot.revision, |change| !matches!(change, Change::Services(_)));
+    let mut providers: HashMap<&ServiceRef, Position> = HashMap::new();
+    for change in &found.changes {
+        match change {
+            Change::Instance(event) => _ = providers.insert(&event.provider, event.at),
+            Change::Interest(change) => reply.consumers.push(pb::Reached {
+                service: change.consumer.clone(),
+                at: Some(Position::end_of(Revision::new(change.rev)).into()),
+            }),
+            Change::Services(_) => {}
+        }
+    }
+    let reached = |(service, at): (&ServiceRef, Position)| pb::Reached {
+        service: Some(service.into()),
+        at: Some(at.into()),
+    };
+    reply.providers = providers.into_iter().map(reached).collect();
+    // Read only after the changes: another thread may drop old ones in between.
+    reply.changes_known = since >= history.complete_since() && reply.encoded_len() <= room.of_part();
+    if !reply.changes_known {
+        reply.providers.clear();
+        reply.consumers.clear();
+    }
+    reply
 }
 
 /// Compares the requester's state with the snapshot.

@@ -44,6 +44,16 @@ pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revi
     Departures { providers, came, complete_after: since.max(history.complete_since()) }
 }
 
+/// The most changes that are looked at for the last one of a consumer.
+const LOOKED_AT: usize = 2048;
+
+/// A revision after which the consumer's interest had no change, up to `until`.
+pub fn unchanged_since(history: &History, consumer: &ServiceRef, until: Revision) -> Revision {
+    let consumer = pb::ServiceRef::from(consumer);
+    let is_of_consumer = |change: &Change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&consumer));
+    history.unchanged_since(until, LOOKED_AT, is_of_consumer)
+}
+
 /// The changes of a consumer's interest in (`since`, `until`]; `None` when the history is too short to tell.
 pub fn changes(
     history: &History,

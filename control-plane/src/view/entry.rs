@@ -1,12 +1,9 @@
 //! The view's entry of one service.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use answer::FindBody;
 use regex::{Regex, RegexBuilder};
 use rpds::RedBlackTreeMapSync;
 use schemars::JsonSchema;
@@ -17,63 +14,6 @@ use shared::model::{Instance, Revision, Service, ServiceKey, null_default};
 
 use crate::store::LeaseId;
 use crate::version::Version;
-
-/// The body of a find response, plain and compressed.
-#[derive(Debug)]
-pub struct FindBody {
-    plain: Bytes,
-    gzip: OnceLock<Bytes>,
-}
-
-const OPENING: &[u8] = br#"{"instances":["#;
-const CLOSING: &[u8] = b"]}";
-
-impl FindBody {
-    fn of(instances: &RedBlackTreeMapSync<String, Arc<InstanceView>>) -> Self {
-        // Written by hand, so that `joined` can put the lists of several bodies together without decoding
-        // them.
-        let mut plain = OPENING.to_vec();
-        for (index, view) in instances.values().enumerate() {
-            if index > 0 {
-                plain.push(b',');
-            }
-            serde_json::to_writer(&mut plain, &*view.instance).expect("plain fields always serialise");
-        }
-        plain.extend_from_slice(CLOSING);
-        Self { plain: plain.into(), gzip: OnceLock::new() }
-    }
-
-    /// The body as JSON.
-    pub fn plain(&self) -> &Bytes {
-        &self.plain
-    }
-
-    /// The body as gzipped JSON. It is compressed at the first call and kept.
-    pub fn gzip(&self) -> &Bytes {
-        self.gzip.get_or_init(|| {
-            let mut encoder =
-                GzEncoder::new(Vec::with_capacity(self.plain.len() / 4), Compression::default());
-            encoder
-                .write_all(&self.plain)
-                .and_then(|()| encoder.finish())
-                .expect("memory takes what is written")
-                .into()
-        })
-    }
-
-    /// One body with the instances of several bodies.
-    pub fn joined<'a>(bodies: impl Iterator<Item = &'a Self>) -> Vec<u8> {
-        let mut joined = OPENING.to_vec();
-        for (index, body) in bodies.enumerate() {
-            if index > 0 {
-                joined.push(b',');
-            }
-            joined.extend_from_slice(&body.plain[OPENING.len()..body.plain.len() - CLOSING.len()]);
-        }
-        joined.extend_from_slice(CLOSING);
-        joined
-    }
-}
 
 /// An instance of the view.
 #[derive(Clone, Debug)]
@@ -208,7 +148,9 @@ impl ServiceView {
     /// The body of a find response with this service alone, made once for each state of its instances. `None`
     /// without instances.
     pub fn answer(&self) -> Option<&FindBody> {
-        (!self.instances.is_empty()).then(|| self.body.get_or_init(|| FindBody::of(&self.instances)))
+        (!self.instances.is_empty()).then(|| {
+            self.body.get_or_init(|| FindBody::of(self.instances.values().map(|view| &*view.instance)))
+        })
     }
 
     /// The number of instances that are not held.

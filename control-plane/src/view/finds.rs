@@ -15,7 +15,7 @@ use crate::keys::Name;
 use crate::version::VersionRule;
 
 /// A request for the instances of a provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Find {
     /// The tenant of the provider.
     pub tenant: Tenant,
@@ -44,6 +44,14 @@ impl Find {
         } else {
             snapshot.versions(&self.tenant, &self.name)
         }
+    }
+
+    /// True when the find is answered, perhaps with nothing. One of a name that nobody has registered, or of one
+    /// version that nobody has, is refused.
+    pub fn is_answered(&self, snapshot: &Snapshot) -> bool {
+        let versions = self.registered(snapshot);
+        let exact = matches!(self.versions, VersionRule::Exact(_));
+        !versions.is_empty() && (!exact || select(versions, &self.versions).next().is_some())
     }
 
     /// The services that answer, newest version first. Without an asker nothing is hidden.

@@ -154,6 +154,26 @@ impl History {
         }
     }
 
+    /// A revision after which, up to `until`, no change is `wanted`: that of the last one, or the one before the
+    /// oldest of `most` changes that are looked at.
+    pub fn unchanged_since(
+        &self,
+        until: Revision,
+        most: usize,
+        wanted: impl Fn(&Change) -> bool,
+    ) -> Revision {
+        let state = self.state.read();
+        let end = state.changes.partition_point(|change| change.rev() <= until);
+        let start = end.saturating_sub(most);
+        let last = state.changes.range(start..end).rev().find(|change| wanted(change));
+        match last {
+            Some(change) => change.rev(),
+            None if start == 0 => state.complete_since,
+            // Others of the same revision may stand before it.
+            None => state.changes[start].rev(),
+        }
+    }
+
     /// True when there is a change after `rev`.
     pub fn has_after(&self, rev: Revision) -> bool {
         self.state.read().changes.back().is_some_and(|change| change.rev() > rev)

@@ -14,13 +14,55 @@ use crate::version::VersionRule;
 
 /// The interest of a consumer, or `None` when the consumer does not exist.
 pub fn providers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<BTreeSet<ServiceRef>> {
+    let answers = answers(snapshot, consumer)?;
+    Some(answers.into_iter().filter_map(|answer| answer.services).flatten().collect())
+}
+
+/// A recorded find with the services that answer it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// The find.
+    pub find: Find,
+    /// The services that answer, newest version first. `None` for a find that is refused.
+    pub services: Option<Vec<ServiceRef>>,
+}
+
+/// The answers to the recorded finds of a consumer, or `None` when the consumer does not exist.
+pub fn answers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<Vec<Answer>> {
     let (view, service) = snapshot.service(consumer)?;
     let asker = Asker { service, tags: &view.tags };
-    let mut found = BTreeSet::new();
-    for find in recorded(snapshot, consumer, service) {
-        found.extend(find.services(snapshot, Some(asker)).map(|(provider, _)| provider));
-    }
-    Some(found)
+    let answer = |find: Find| {
+        let services = find.is_answered(snapshot).then(|| {
+            let services = find.services(snapshot, Some(asker));
+            services.map(|(provider, _)| provider).collect()
+        });
+        Answer { find, services }
+    };
+    Some(recorded(snapshot, consumer, service).into_iter().map(answer).collect())
+}
+
+/// True when the consumer has recorded a find that is answered as `given` is, so that its interest changes with
+/// that answer.
+pub fn vouches_for(snapshot: &Snapshot, consumer: &ServiceRef, given: &Answer) -> bool {
+    let Some((view, service)) = snapshot.service(consumer) else { return false };
+    let asker = Asker { service, tags: &view.tags };
+    recorded(snapshot, consumer, service).into_iter().any(|find| {
+        let Find { tenant, name, versions, .. } = &given.find;
+        let is_same = find.tenant == *tenant && find.name == *name && find.versions == *versions;
+        // One may look for an alias and the other not, as long as both are answered by name.
+        is_same
+            && find.is_answered(snapshot) == given.services.is_some()
+            && find.services(snapshot, Some(asker)).map(|(provider, _)| provider).eq(given
+                .services
+                .iter()
+                .flatten()
+                .cloned())
+    })
+}
+
+/// The providers that some finds answer.
+pub fn union(answers: &[Answer]) -> BTreeSet<ServiceRef> {
+    answers.iter().filter_map(|answer| answer.services.as_ref()).flatten().cloned().collect()
 }
 
 /// Those of the providers in `added` whose instances the consumer does not know: they were there in `before`,

@@ -65,7 +65,7 @@ impl GatewayParts {
         self.audit.record(Record { decision, status: status.as_u16(), ..record });
     }
 
-    fn record_of<B>(
+    pub(super) fn record_of<B>(
         &self,
         request: &Request<B>,
         transport: Transport,

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use answer::resolution::FOUND;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::certificates::ACCOUNT;
@@ -16,7 +17,7 @@ use http::header::{
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use opentelemetry::KeyValue;
-use shared::model::{Revision, Tenant};
+use shared::model::{Revision, ServiceRef, Tenant};
 use tracing::{Instrument as _, debug_span};
 
 use super::{GatewayParts, NoAnswer, refusal, route};
@@ -30,6 +31,10 @@ const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision"
 /// A control plane's answer to a write names a revision that contains the write.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The services that answer a find, as the control plane told this gateway.
+#[derive(Clone, Debug)]
+pub(super) struct FoundServices(pub(super) HeaderValue);
 
 impl GatewayParts {
     /// Forwards a request. The error ends the connection without a response.
@@ -47,6 +52,10 @@ impl GatewayParts {
             }
             _ => None,
         };
+        let instances_of = match *request.method() {
+            Method::GET => None,
+            _ => route::service_of_instances(request.uri().path()),
+        };
         self.prepare(&mut request, tenant.as_ref());
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
@@ -60,7 +69,12 @@ impl GatewayParts {
                 let rev = written.and_then(|value| value.to_str().ok()?.parse::<Revision>().ok());
                 // A heartbeat writes nothing that a read could miss.
                 if let (Some(tenant), Some(rev), false) = (&tenant, rev, is_heartbeat) {
-                    self.upstream.note_written(tenant, rev);
+                    let service = instances_of.map(|id| ServiceRef::new(tenant.clone(), id));
+                    self.upstream.note_written(tenant, service.as_ref(), rev);
+                }
+                // Never the client's.
+                if let Some(services) = answer.headers_mut().remove(FOUND) {
+                    answer.extensions_mut().insert(FoundServices(services));
                 }
                 Ok(answer)
             }

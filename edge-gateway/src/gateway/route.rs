@@ -248,6 +248,16 @@ pub(super) fn tenant_of(path: &str, headers: &HeaderMap) -> Option<Tenant> {
     tenant(headers, None, project).ok()
 }
 
+/// The service whose instances a path of the registry's API is about.
+pub(super) fn service_of_instances(path: &str) -> Option<String> {
+    let rest = match path.strip_prefix("/registry/v3/") {
+        Some(rest) => rest,
+        None => path.strip_prefix("/v4/")?.split_once('/')?.1.strip_prefix("registry/")?,
+    };
+    let (service, rest) = rest.strip_prefix("microservices/")?.split_once('/')?;
+    (rest == "instances" || rest.starts_with("instances/")).then(|| decoded(service)).flatten()
+}
+
 fn check_tenant(tenant: &Tenant) -> Result<(), &'static str> {
     let is_bounded =
         has_at_most(&tenant.domain, MAX_TENANT_NAME) && has_at_most(&tenant.project, MAX_TENANT_NAME);

@@ -21,6 +21,8 @@ pub(crate) struct UpstreamMetrics {
     retries: Counter<u64>,
     repaired: Counter<u64>,
     topics: Gauge<u64>,
+    held: Gauge<u64>,
+    held_bytes: Gauge<u64>,
     groups: Gauge<u64>,
     names: Gauge<u64>,
     depth: Gauge<u64>,
@@ -68,6 +70,14 @@ impl UpstreamMetrics {
             repaired: meter
                 .u64_counter("muster_edge_differences_total")
                 .with_description("Changes that were found by comparing states and not received as events")
+                .build(),
+            held: meter
+                .u64_gauge("muster_edge_finds_consumers")
+                .with_description("Consumers that the gateway follows for their finds")
+                .build(),
+            held_bytes: meter
+                .u64_gauge("muster_edge_finds_bytes")
+                .with_description("Memory for consumers that are followed for their finds, and their providers, about")
                 .build(),
             topics: meter.u64_gauge("muster_edge_topics").with_description("Providers that the gateway follows for its watchers").build(),
             groups: meter
@@ -158,6 +168,12 @@ impl UpstreamMetrics {
         self.names.record(names as u64, &[]);
         self.depth.record(depth as u64, &[]);
         self.revision.record(revision, &[]);
+    }
+
+    /// Records the consumers that are followed for their finds, and their memory.
+    pub(crate) fn holds(&self, consumers: usize, bytes: usize) {
+        self.held.record(consumers as u64, &[]);
+        self.held_bytes.record(bytes as u64, &[]);
     }
 
     /// A message of the publisher arrived.

@@ -45,6 +45,7 @@ impl Upstream {
         if !verdict.believed {
             return;
         }
+        self.holds.heard(now);
         self.policy.heard(bookmark.policy, rev);
         let outcome = self.tracker.on_bookmark(bookmark);
         if outcome.behind > 0 {

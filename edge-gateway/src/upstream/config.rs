@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::reads::ReadsConfig;
+
 /// The way in which the gateway follows the control plane.
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
@@ -27,6 +29,8 @@ pub struct UpstreamConfig {
     /// A resynchronisation begins at random within this time, so that the gateways of a fleet do not all
     /// request at the same moment.
     pub resync_jitter: Duration,
+    /// Finds that are answered here.
+    pub reads: ReadsConfig,
 }
 
 impl Default for UpstreamConfig {
@@ -45,6 +49,7 @@ impl Default for UpstreamConfig {
             topics: 100_000,
             names: NamesConfig::default(),
             resync_jitter: Duration::from_millis(200),
+            reads: ReadsConfig::default(),
         }
     }
 }

@@ -50,6 +50,7 @@ impl Upstream {
             Effect::RefuseGroup(group) => self.refuse(group, Full::Topics).await,
             Effect::CloseInterest(group) => {
                 self.names.free(group);
+                self.holds.ended(group);
                 self.feeds.remove(group);
                 if let Some(subscription) = self.interests.remove(&group) {
                     subscription.abort();

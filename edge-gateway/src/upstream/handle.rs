@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use follow::read::Changes;
 use follow::tracker::Contents;
 use host::inventory::Inventory;
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::debug;
 
 use super::inventory;
+use super::requester::Requester;
 use super::written::Written;
 use crate::fanout::ShardHandle;
 use crate::policy::Right;
 use crate::push::Encoding;
+use crate::reads::{Lease, Reads};
 use crate::watch::{Full, Selector, Ticket};
 
 /// A session's reservation.
@@ -50,13 +54,17 @@ pub(crate) enum Command {
         since: Option<Revision>,
         admission: Admission,
     },
+    /// A consumer is followed for its finds from now on.
+    Hold { consumer: ServiceRef, lease: Arc<Lease> },
     /// Someone wants to compare the gateway's contents with those of other processes.
     Contents(oneshot::Sender<Contents>),
 }
 
 /// A handle to the upstream's task. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct UpstreamHandle {
+    pub(super) requester: Requester,
+    pub(super) reads: Reads,
     // When the channel is full, opening a watch waits. That is the back-pressure on clients that connect.
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) pushed: Arc<AtomicU64>,
@@ -109,9 +117,46 @@ impl UpstreamHandle {
         tenant.map_or(pushed, |tenant| pushed.max(self.written.of(tenant)))
     }
 
-    /// A write of the tenant was answered at this revision.
-    pub(crate) fn note_written(&self, tenant: &Tenant, rev: Revision) {
-        self.written.note(tenant, rev);
+    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose instances it
+    /// is about.
+    pub(crate) fn note_written(&self, tenant: &Tenant, instances_of: Option<&ServiceRef>, rev: Revision) {
+        self.written.note(tenant, instances_of, rev);
+    }
+
+    /// The revision that contains the tenant's writes through this gateway, but for those of instances of one service.
+    pub(crate) fn written_records(&self, tenant: &Tenant) -> Revision {
+        self.written.records_of(tenant)
+    }
+
+    /// The revision that contains the writes of a service's instances through this gateway.
+    pub(crate) fn written_to(&self, service: &ServiceRef) -> Revision {
+        self.written.instances_of(service)
+    }
+
+    /// The gateway's own answers to finds.
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// Follows a consumer for its finds. Nothing happens while the upstream is busy: the next find tries again.
+    pub(crate) fn hold(&self, consumer: ServiceRef, lease: Arc<Lease>) {
+        let _ = self.commands.try_send(Command::Hold { consumer, lease });
+    }
+
+    /// Everything that changed since the last bookmark, up to a moment after the call. `None` when no replica can say
+    /// it.
+    pub(crate) async fn changes(&self) -> Option<Changes> {
+        let since = self.reads.view().read.bookmark;
+        if since == Revision::ZERO {
+            return None;
+        }
+        match self.requester.try_changes(since).await {
+            Ok(changes) => Some(changes),
+            Err(error) => {
+                debug!(%error, "no replica could say what has changed; asking a control plane for each find");
+                None
+            }
+        }
     }
 
     /// True while the bus is joined, and a way to wait for a change of that.

@@ -36,6 +36,7 @@ impl Upstream {
                 // The one who asked may have stopped waiting.
                 let _ = sender.send(self.tracker.contents());
             }
+            Command::Hold { consumer, lease } => self.hold(consumer, lease),
             Command::Join { watcher, selector, receives, since, admission } => {
                 if let Err(full) = self.check_room(&watcher, &selector) {
                     let _ = admission.send(Err(full));

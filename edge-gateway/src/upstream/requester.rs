@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bus::{Bus, BusError, Message, Messages};
+use follow::read::Changes;
 use follow::reply::{
     InterestParts, InterestReply, Progress, ReplayParts, ReplyError, TopicReplay, Want, check_accepted,
     departures_request, fill_in_history, interest_request, replay_request, wants_without_history,
@@ -167,6 +168,16 @@ impl Requester {
         }
         let reply = self.try_digest(&request).await?;
         Ok(Comparison { differing: reply.differing, gone_consumers: reply.gone_consumers })
+    }
+
+    /// Everything that changed after `since`, up to a moment after the call, in one attempt.
+    ///
+    /// # Errors
+    /// When no replica replies in time, or it does not know all of it.
+    pub(super) async fn try_changes(&self, since: Revision) -> Result<Changes, RequestError> {
+        let request = pb::DigestRequest { incarnation: self.incarnation(), ..Changes::request(since) };
+        let reply = self.try_digest(&request).await?;
+        Changes::from_reply(since, reply).ok_or_else(|| ReplyError::Incomplete.into())
     }
 
     async fn try_digest(&self, request: &pb::DigestRequest) -> Result<pb::DigestReply, RequestError> {

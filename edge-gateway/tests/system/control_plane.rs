@@ -153,6 +153,21 @@ impl ControlPlane {
         event
     }
 
+    /// Commits and publishes that a find of the consumer is answered by other services, or in another order.
+    pub(crate) async fn find_changes(&self, consumer: &str) {
+        let rev = {
+            let mut truth = self.truth();
+            truth.rev = truth.rev.next();
+            truth.rev
+        };
+        self.publish_interest(consumer, pb::InterestChange { rev: rev.get(), ..Default::default() }).await;
+    }
+
+    /// The store's revision.
+    pub(crate) fn rev(&self) -> Revision {
+        self.truth().rev
+    }
+
     /// Commits and publishes that a find of the consumer has shown a provider.
     pub(crate) async fn interest(&self, consumer: &str, provider: &str) {
         self.begin_interest(consumer, provider, 0).await;
@@ -265,6 +280,7 @@ impl ControlPlane {
                 since: since.get(),
                 publisher: "test".to_owned(),
                 providers,
+                by_find: true,
                 ..pb::Bookmark::default()
             }
         };
@@ -484,6 +500,21 @@ fn policy(truth: &mut Truth, _: &[u8]) -> Vec<Vec<u8>> {
 
 fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
     let request = pb::DigestRequest::decode(request).expect("a request");
+    if let Some(since) = request.changed_since {
+        let mut reply = pb::DigestReply {
+            rev: truth.rev.get(),
+            confirmed: true,
+            changes_known: true,
+            ..Default::default()
+        };
+        for (service, provider) in &truth.providers {
+            let last = provider.events.last().filter(|event| event.at.rev.get() > since);
+            reply.providers.extend(
+                last.map(|event| pb::Reached { service: Some(service.into()), at: Some(event.at.into()) }),
+            );
+        }
+        return vec![reply.encode_to_vec()];
+    }
     let mut differing = Vec::new();
     for (number, entry) in request.entries.iter().enumerate() {
         let provider: ServiceRef = entry.provider.clone().expect("a provider").into();
@@ -503,7 +534,7 @@ fn digest(truth: &mut Truth, request: &[u8]) -> Vec<Vec<u8>> {
         gone_consumers,
         error: String::new(),
         confirmed: request.confirm,
-        incarnation: None,
+        ..pb::DigestReply::default()
     };
     vec![reply.encode_to_vec()]
 }

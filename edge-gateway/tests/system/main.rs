@@ -16,6 +16,7 @@ mod hostile;
 mod identity;
 mod over_nats;
 mod rates;
+mod reads;
 mod replicas;
 mod resume;
 mod resync;

@@ -67,6 +67,7 @@ impl Truth {
             events: if continuous { self.events[after.min(upto)..upto].to_vec() } else { Vec::new() },
             snapshot: (snapshot || !continuous).then_some(state),
             at: upto.checked_sub(1).map_or(Position::default(), |last| self.events[last].at),
+            shortened: false,
         }
     }
 }

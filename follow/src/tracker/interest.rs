@@ -40,6 +40,7 @@ impl Tracker {
     /// A replica has replied about a group's interest. A reply that nobody awaits is ignored.
     pub fn on_interest(&mut self, id: GroupId, reply: InterestReply) {
         self.seen = self.seen.max(reply.rev);
+        self.reads.touch_group(id);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let InterestRequest::Pending { mut kept, repeat } =
             std::mem::replace(&mut group.request, InterestRequest::Idle)
@@ -79,6 +80,7 @@ impl Tracker {
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.interest_rev = Some(reply.rev);
+        group.unchanged_since = reply.unchanged_since;
         group.interest_complete_to = group.interest_complete_to.max(reply.rev);
         if is_first {
             self.effects.push(Effect::GroupOpened(id));
@@ -139,6 +141,7 @@ impl Tracker {
     /// Applies a change of a group's interest.
     pub fn on_interest_change(&mut self, id: GroupId, change: InterestChange) {
         self.seen = self.seen.max(change.at.rev);
+        self.reads.touch_group(id);
         let Some(group) = self.groups.get_mut(&id) else { return };
         if change.deleted {
             return self.end_group(id);

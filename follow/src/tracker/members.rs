@@ -189,6 +189,7 @@ impl Tracker {
         };
         if is_unused {
             self.topics.remove(provider);
+            self.reads.touch(provider);
             self.effects.push(Effect::CloseTopic(provider.clone()));
         }
     }

@@ -70,6 +70,10 @@ impl Tracker {
             }
         }
         deliver(&mut topic, provider, out, &mut self.effects);
+        if self.reads.has(provider) {
+            topic.start_reading();
+            self.reads.touch(provider);
+        }
         *slot = Slot::Live(topic);
         let due = self.bookmarks + VERIFY_AFTER_BOOKMARKS;
         self.unverified.push_back((due, Subscription::Topic(provider.clone())));
@@ -99,6 +103,9 @@ impl Tracker {
         let mut out = Vec::new();
         let fate = topic.on_event(event, &mut out);
         deliver(topic, &provider, out, &mut self.effects);
+        if topic.read.is_some() {
+            self.reads.touch(&provider);
+        }
         if fate == Fate::Gap && topic.request.is_idle() {
             let want = request_replay(topic, provider);
             self.effects.push(Effect::RequestReplay(Cause::Gap, vec![want]));
@@ -118,6 +125,9 @@ impl Tracker {
         }
         let mut out = Vec::new();
         let outcome = topic.on_replay(replay, &mut out);
+        if topic.read.is_some() {
+            self.reads.touch(provider);
+        }
         deliver(topic, provider, out, &mut self.effects);
         if outcome.repeat {
             let snapshot = topic.needs_snapshot();

@@ -27,7 +27,11 @@ pub struct BookmarkOutcome {
 impl Tracker {
     /// Applies a bookmark. Everything that arrived before it must have been applied already.
     pub fn on_bookmark(&mut self, bookmark: Bookmark) -> BookmarkOutcome {
-        let Bookmark { rev, since, providers, consumers, tenants, .. } = bookmark;
+        let Bookmark { rev, since, providers, consumers, tenants, by_find, .. } = bookmark;
+        self.reads.touch_all();
+        if !by_find {
+            self.reads.raise_floor(rev);
+        }
         // The named positions come first: what is behind them is requested, and then does not count as
         // confirmed.
         let interests_behind = self.on_last_changes(consumers, tenants);
@@ -151,6 +155,7 @@ impl Tracker {
 
     /// Messages may have been lost: requests everything again.
     pub fn resync(&mut self, cause: Cause) {
+        self.reads.touch_all();
         self.resync_topics(cause);
         self.mark_unverified();
         for (id, group) in &mut self.groups {
@@ -237,6 +242,7 @@ impl Tracker {
     /// A replica's digests of these providers differ from the ones that were sent. Those that have not
     /// changed since are compared in full.
     pub fn on_differing(&mut self, differing: Vec<(ServiceRef, u64)>) {
+        self.reads.touch_all();
         let mut wants = Vec::new();
         for (provider, sent_digest) in differing {
             if let Some(Slot::Live(topic)) = self.topics.get_mut(&provider)

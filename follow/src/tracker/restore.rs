@@ -19,6 +19,7 @@ impl Tracker {
         self.confirmed = Revision::ZERO;
         self.bookmark = None;
         self.mark_unverified();
+        self.reads.restore();
         // Those that are still due are told with the states of the new history.
         self.awaited.clear();
         for (id, group) in &mut self.groups {
@@ -29,6 +30,7 @@ impl Tracker {
             group.request = InterestRequest::begin();
             group.last_change = Position::default();
             group.interest_complete_to = Revision::ZERO;
+            group.unchanged_since = None;
             let selector = group.selector.clone();
             self.effects.push(match group.interest_rev {
                 // The request that was dropped would have subscribed as well.

@@ -87,6 +87,9 @@ pub struct Instance {
     /// Version of the service.
     #[prost(string, tag = "11")]
     pub version: ::prost::alloc::string::String,
+    /// True: parts are missing, because the bus does not carry the whole. A find at a control plane has them.
+    #[prost(bool, tag = "12")]
+    pub shortened: bool,
 }
 /// A point in the order of one provider's changes. Positions compare by `rev` first and by `sub` second.
 /// The largest `sub` (2^32 - 1) denotes the end of a revision: everything that the revision changed lies before it.
@@ -275,6 +278,11 @@ pub struct Bookmark {
     /// it believes the bookmark. Absent if the replica is of a version without this field.
     #[prost(uint64, optional, tag = "11")]
     pub incarnation: ::core::option::Option<u64>,
+    /// True: the publisher sends an InterestChange whenever the services that answer one of a consumer's recorded finds
+    /// change, or their order, even if the set of all its providers stays. A gateway answers finds from its own state only
+    /// behind such a publisher. A replica of a version without this field leaves it false.
+    #[prost(bool, tag = "12")]
+    pub by_find: bool,
 }
 /// The position of the last published change of one provider, consumer or tenant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -362,6 +370,10 @@ pub struct InterestReply {
     /// When departures were requested: the providers that came after `left_after` as those in InterestChange.shown did.
     #[prost(message, repeated, tag = "10")]
     pub came: ::prost::alloc::vec::Vec<Left>,
+    /// The consumer's interest had no change in (`unchanged_since`, `rev`\], as far as the replica's history reaches back.
+    /// Absent if departures were requested, or if the replica is of a version without this field.
+    #[prost(uint64, optional, tag = "11")]
+    pub unchanged_since: ::core::option::Option<u64>,
 }
 /// Requests the changes of providers since a position. The reply comes in one or more ReplayReply messages.
 ///
@@ -470,6 +482,10 @@ pub struct DigestRequest {
     /// As in InterestRequest. Not read with `confirm`.
     #[prost(uint64, optional, tag = "5")]
     pub incarnation: ::core::option::Option<u64>,
+    /// Only with `confirm`: the reply says as well what has changed after this revision, up to `DigestReply.rev`. It is then
+    /// made from a view that contains everything that was committed before the replica received this request.
+    #[prost(uint64, optional, tag = "6")]
+    pub changed_since: ::core::option::Option<u64>,
 }
 /// Nested message and enum types in `DigestRequest`.
 pub mod digest_request {
@@ -482,7 +498,7 @@ pub mod digest_request {
         pub hash: u64,
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DigestReply {
     /// Revision of the view that the reply was made from, or with `confirmed` the revision of the store.
     #[prost(uint64, tag = "1")]
@@ -504,6 +520,15 @@ pub struct DigestReply {
     /// this field.
     #[prost(uint64, optional, tag = "6")]
     pub incarnation: ::core::option::Option<u64>,
+    /// The last event of each provider, and the last interest change of each consumer, in (`changed_since`, `rev`\].
+    #[prost(message, repeated, tag = "7")]
+    pub providers: ::prost::alloc::vec::Vec<Reached>,
+    #[prost(message, repeated, tag = "8")]
+    pub consumers: ::prost::alloc::vec::Vec<Reached>,
+    /// True: the two lists are complete. False if they were not requested, if they would be too long or the replica's
+    /// history does not reach back that far, or if the replica is of a version without these fields.
+    #[prost(bool, tag = "9")]
+    pub changes_known: bool,
 }
 /// Requests the access policy: accounts, roles, public keys and revocations. One replica replies, in one or more
 /// PolicyReply messages.

@@ -90,6 +90,7 @@ impl From<&Instance> for pb::Instance {
             }),
             mod_timestamp: instance.mod_timestamp.clone(),
             version: instance.version.clone(),
+            shortened: false,
         }
     }
 }

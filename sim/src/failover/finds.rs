@@ -16,6 +16,7 @@ use shared::clock::Clock;
 use shared::event::Action;
 use shared::model::{Revision, ServiceRef, Tenant};
 
+use super::reads::Reads;
 use super::{Sim, service};
 
 /// Application, name, version and alias of each provider.
@@ -36,11 +37,13 @@ pub(super) struct Consumer {
     writer: ViewWriter,
     view: View,
     /// The view of each revision.
-    snapshots: BTreeMap<Revision, Arc<Snapshot>>,
+    pub(super) snapshots: BTreeMap<Revision, Arc<Snapshot>>,
     /// The providers that a find was the first to show, with their instances.
     shown: Vec<(Revision, ServiceRef, Instances)>,
     /// The client that stays; `None` until its watch has opened.
     client: Option<Client>,
+    /// The gateway's own answers to the consumer's finds.
+    pub(super) reads: Reads,
 }
 
 /// A client, by the instances that it knows.
@@ -89,19 +92,26 @@ pub(super) fn selector() -> Selector {
     Selector::Consumer(consumer())
 }
 
-fn consumer() -> ServiceRef {
+pub(super) fn consumer() -> ServiceRef {
     ServiceRef::new(Tenant::default(), "u")
 }
 
 impl Consumer {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let protection = Protection { from_size: 0, keep_percent: 50 };
         let (mut writer, view) = view::empty(History::new(10_000), protection, Clock::manual(1));
         writer.reset(Vec::new(), Revision::new(1));
-        Self { writer, view, snapshots: BTreeMap::new(), shown: Vec::new(), client: None }
+        Self {
+            writer,
+            view,
+            snapshots: BTreeMap::new(),
+            shown: Vec::new(),
+            client: None,
+            reads: Reads::new(seed),
+        }
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.view.now().expect("the view has a state")
     }
 
@@ -122,6 +132,7 @@ impl Consumer {
         }
         let now = self.snapshot();
         self.snapshots.insert(rev, now.clone());
+        self.ask();
         let mut shown = Vec::new();
         if !is_find {
             return shown;

@@ -48,6 +48,7 @@ impl Sim {
 
     pub(super) fn act(&mut self) {
         self.carry_out();
+        self.read();
         self.confirmed.push(self.tracker.confirmed());
         self.resume();
         self.carry_out();

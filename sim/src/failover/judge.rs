@@ -18,6 +18,7 @@ impl Sim {
     pub(super) fn judge(&self) -> Result<(), String> {
         if let Some(consumer) = &self.consumer {
             consumer.judge_stayed(self.merged)?;
+            consumer.judge_reads()?;
             return self.resumed.iter().try_for_each(|session| session.judge_known(consumer, self.merged));
         }
         let opened = self.opened.ok_or("the group never opened")?;

@@ -29,5 +29,6 @@ pub(super) fn replay(chain: &[InstanceEvent], want: &Want, rev: Revision) -> Top
         events: chain.iter().filter(|event| event.at > want.since && event.at <= at).cloned().collect(),
         snapshot: want.snapshot.then(|| state(chain, at).into_values().collect()),
         at,
+        shortened: false,
     }
 }

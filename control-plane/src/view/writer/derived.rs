@@ -1,6 +1,6 @@
 //! Changes that follow from a revision: of consumers' interest and of tenants' services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use proto::event::v1 as pb;
@@ -8,7 +8,7 @@ use shared::model::{ServiceKey, ServiceRef, Tenant};
 
 use super::{Applying, ViewWriter};
 use crate::view::history::Change;
-use crate::view::interest;
+use crate::view::interest::{self, Answer};
 use crate::view::snapshot::Snapshot;
 
 impl ViewWriter {
@@ -46,13 +46,22 @@ impl ViewWriter {
         consumer: &ServiceRef,
         applying: &Applying,
     ) -> Option<pb::InterestChange> {
-        let old = interest::providers(before, consumer);
-        let new = interest::providers(&self.current, consumer);
+        let old = interest::answers(before, consumer);
+        let new = interest::answers(&self.current, consumer);
         let consumer_deleted = old.is_some() && new.is_none();
         let old = old.unwrap_or_default();
         let new = new.unwrap_or_default();
         // A deleted consumer is a change even without providers: its watches have to end.
         if old == new && !consumer_deleted {
+            return None;
+        }
+        // Gateways keep the answer of each recorded find. One that is answered otherwise, or is not recorded any
+        // more, is a change even if the providers together are the same.
+        let still: HashSet<&Answer> = new.iter().collect();
+        let is_kept = old.iter().all(|answer| still.contains(answer));
+        let old = interest::union(&old);
+        let new = interest::union(&new);
+        if is_kept && old == new && !consumer_deleted {
             return None;
         }
         let added: BTreeSet<ServiceRef> = new.difference(&old).cloned().collect();

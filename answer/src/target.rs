@@ -4,7 +4,7 @@
 const LIMIT: usize = 2048;
 
 /// True when the target keeps the rules.
-pub(super) fn is_acceptable(target: &str) -> bool {
+pub fn is_acceptable(target: &str) -> bool {
     !target.is_empty()
         && target.len() < LIMIT
         && !target.ends_with([';', '&', '?', '+', '@'])
@@ -13,7 +13,7 @@ pub(super) fn is_acceptable(target: &str) -> bool {
 }
 
 /// The text that a client gets for a target that does not keep them.
-pub(super) fn refusal(target: &str) -> String {
+pub fn refusal(target: &str) -> String {
     let shown: String = target.chars().take(LIMIT).collect();
     format!("Invalid Request URI {shown}")
 }

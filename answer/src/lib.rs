@@ -1,0 +1,25 @@
+//! The answer to a find, byte by byte, as both planes give it.
+//!
+//! ```text
+//! instances of a service ──▶ FindBody (plain, gzip) ─┐
+//! digests of the services ─▶ revision_of ────────────┼─▶ reply: 200 or 304 with its headers
+//! query of the request ───▶ FindQuery ───────────────┘
+//! ```
+//!
+//! A control plane answers from its view and a gateway from what it follows. Both call the functions of this crate,
+//! so bodies, revisions and headers cannot differ. A [`Resolution`] is the part that only a control plane knows: the
+//! services that answer.
+//!
+//! Everything here is pure.
+
+pub mod body;
+pub mod gzip;
+pub mod query;
+pub mod reply;
+pub mod resolution;
+pub mod revision;
+pub mod target;
+
+pub use body::FindBody;
+pub use resolution::Resolution;
+pub use revision::{instance_revision, is_current, revision_of};

@@ -1,0 +1,203 @@
+//! Finds: answered from the gateway's own state if that proves the answer, and by a control plane if not.
+//!
+//! 1. What is followed and fresh is answered here. "Nothing has changed" passes the barrier first.
+//! 2. Everything else goes to a control plane. From its answer to a find the gateway learns the services, and follows
+//!    the consumer from then on.
+//! 3. If no control plane answers, the last that is known is the answer, marked as stale.
+
+use std::time::{Duration, Instant};
+
+use access::Grant;
+use answer::resolution::ASK;
+use answer::{Resolution, is_current};
+use axum::body::Body;
+use follow::read::Proof;
+use host::audit::{Decision, Record};
+use host::telemetry::trace::{self, SpanKind};
+use http::header::{AGE, WARNING};
+use http::{HeaderValue, Request, Response, StatusCode};
+use opentelemetry::KeyValue;
+use tokio::sync::watch;
+
+use super::gate::{Caller, Transport};
+use super::proxy::FoundServices;
+use super::{GatewayParts, NoAnswer, route};
+use crate::metrics::{Answered, ReadsMetrics};
+use crate::reads::{About, Barrier, Found, Question, Reads};
+
+/// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
+const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+
+/// The parts of a gateway that answers finds itself.
+pub(crate) struct EdgeReads {
+    pub(crate) reads: Reads,
+    pub(crate) barrier: Barrier,
+    /// True while a control plane answers.
+    pub(crate) reachable: watch::Receiver<bool>,
+    pub(crate) metrics: ReadsMetrics,
+}
+
+impl GatewayParts {
+    /// Answers a request that is no watch.
+    pub(super) async fn read_or_pass_on(
+        &self,
+        request: Request<Body>,
+        caller: &Caller,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let Some(edge) = &self.reads else { return self.pass_on(request).await };
+        let question = route::tenant_of(request.uri().path(), request.headers())
+            .and_then(|tenant| Question::read(&request, &tenant));
+        let Some(question) = question else { return self.pass_on(request).await };
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "find");
+        let record = self.record_of_read(&request, caller);
+        let answer = match self.answer_here(edge, &question, &caller.grant).await {
+            None if *edge.reachable.borrow() => {
+                return self.ask(edge, request, question, caller, record).await;
+            }
+            None => match stale(edge, &question, &caller.grant) {
+                Some(answer) => answer,
+                None => return self.pass_on(request).await,
+            },
+            Some(answer) => answer,
+        };
+        if let Some(traced) = traced {
+            let about = vec![KeyValue::new("http.request.method", "GET")];
+            traced.answered("GET find".to_owned(), answer.status().as_u16(), about);
+        }
+        self.audit_read(record, &answer);
+        Ok(answer)
+    }
+
+    /// The answer from the gateway's own state, if that is fresh and proves it.
+    async fn answer_here(
+        &self,
+        edge: &EdgeReads,
+        question: &Question,
+        grant: &Grant,
+    ) -> Option<Response<Body>> {
+        let reads = &edge.reads;
+        let view = reads.view();
+        if reads.age(&view, Instant::now())? > reads.config.fresh {
+            return None;
+        }
+        let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
+        if !is_current(&question.rev, &found.rev) {
+            let tenant = &question.consumer.tenant;
+            let written = |service: &_| self.upstream.written_to(service);
+            if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
+                return None;
+            }
+            edge.metrics.answered(Answered::Here);
+            return Some(full(question, &found));
+        }
+        // A claim about now, which another gateway may have contradicted with a push.
+        let changes = edge.barrier.pass().await;
+        edge.metrics.barrier(changes.is_some());
+        let changes = changes?;
+        let view = reads.view();
+        let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
+        if !Reads::confirm(&view, question, &found, &changes) {
+            return None;
+        }
+        if is_current(&question.rev, &found.rev) {
+            edge.metrics.answered(Answered::Unchanged);
+            Some(unchanged(question, &found))
+        } else {
+            edge.metrics.answered(Answered::Here);
+            Some(full(question, &found))
+        }
+    }
+
+    /// Asks a control plane. Without its answer the last that is known has to do.
+    async fn ask(
+        &self,
+        edge: &EdgeReads,
+        mut request: Request<Body>,
+        question: Question,
+        caller: &Caller,
+        record: Option<Record>,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let is_find = matches!(question.about, About::Find { .. });
+        if is_find {
+            request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
+        }
+        let mut answer = self.pass_on(request).await?;
+        if answer.status().is_server_error()
+            && let Some(stale) = stale(edge, &question, &caller.grant)
+        {
+            self.audit_read(record, &stale);
+            return Ok(stale);
+        }
+        edge.metrics.answered(Answered::Forwarded);
+        let is_answer = matches!(answer.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
+        if let Some(FoundServices(services)) = answer.extensions_mut().remove()
+            && is_answer
+            && let Some(resolution) = Resolution::decode(&services)
+        {
+            self.learn(edge, question, resolution);
+        }
+        Ok(answer)
+    }
+
+    /// Keeps the services that answer a find, and follows the consumer from now on.
+    fn learn(&self, edge: &EdgeReads, question: Question, resolution: Resolution) {
+        let Question { about: About::Find { key }, consumer, .. } = question else { return };
+        let view = edge.reads.view();
+        if let Some(lease) = edge.reads.lease(&view, &consumer) {
+            return lease.keep(key, resolution);
+        }
+        let lease = edge.reads.new_lease();
+        lease.keep(key, resolution);
+        self.upstream.hold(consumer, lease);
+    }
+
+    /// The record of a read, where reads are recorded.
+    fn record_of_read(&self, request: &Request<Body>, caller: &Caller) -> Option<Record> {
+        let (identity, policy) = caller.account.as_ref().filter(|_| self.audit.has_reads())?;
+        Some(self.record_of(request, Transport::Rest, Some(identity), policy.revision.get()))
+    }
+
+    /// Records a read that was answered here. A control plane records those that it answers.
+    fn audit_read(&self, record: Option<Record>, answer: &Response<Body>) {
+        if let Some(record) = record {
+            let status = answer.status().as_u16();
+            self.audit.record(Record { decision: Decision::Allowed, status, ..record });
+        }
+    }
+}
+
+/// The last that is known, marked as stale. `None` when nothing is known, or it is too old.
+fn stale(edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Response<Body>> {
+    let reads = &edge.reads;
+    let view = reads.view();
+    let age = reads.age(&view, Instant::now())?;
+    if reads.config.stale_for > Duration::ZERO && age > reads.config.stale_for {
+        return None;
+    }
+    let found = reads.find(&view, question, grant, Proof::Last).ok()?;
+    let mut answer = match is_current(&question.rev, &found.rev) {
+        true => unchanged(question, &found),
+        false => full(question, &found),
+    };
+    let headers = answer.headers_mut();
+    headers.insert(WARNING, STALE);
+    headers.insert(AGE, HeaderValue::from(age.as_secs()));
+    edge.metrics.answered(Answered::Stale);
+    Some(answer)
+}
+
+fn full(question: &Question, found: &Found) -> Response<Body> {
+    let (body, kept) = found.body();
+    let mut answer = answer::reply::with_revision(answer::reply::json(body), &found.rev);
+    if question.accepts_gzip {
+        answer = answer::reply::compressed(answer, kept);
+    }
+    answer::reply::finish(answer.headers_mut(), question.from_browser);
+    answer.map(Body::from)
+}
+
+fn unchanged(question: &Question, found: &Found) -> Response<Body> {
+    let mut answer = answer::reply::with_revision(answer::reply::not_modified(), &found.rev);
+    answer::reply::finish(answer.headers_mut(), question.from_browser);
+    answer
+}

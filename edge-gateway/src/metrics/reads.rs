@@ -1,0 +1,73 @@
+//! Instruments of finds that may be answered here.
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
+
+/// The way in which a find was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answered {
+    /// In full, from the gateway's own state.
+    Here,
+    /// With 304, from the gateway's own state.
+    Unchanged,
+    /// By a control plane.
+    Forwarded,
+    /// From the gateway's own state, because no control plane answered.
+    Stale,
+}
+
+impl Answered {
+    const ALL: [Self; 4] = [Self::Here, Self::Unchanged, Self::Forwarded, Self::Stale];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Unchanged => "unchanged",
+            Self::Forwarded => "forwarded",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// The instruments of finds that may be answered here.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadsMetrics {
+    finds: Counter<u64>,
+    barriers: Counter<u64>,
+}
+
+impl ReadsMetrics {
+    /// Every instrument, at zero.
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let metrics = Self {
+            finds: meter
+                .u64_counter("muster_edge_finds_total")
+                .with_description("Finds of consumers, by the way in which they were answered")
+                .build(),
+            barriers: meter
+                .u64_counter("muster_edge_barriers_total")
+                .with_description(
+                    "Finds that asked whether nothing has changed, by whether a replica could tell",
+                )
+                .build(),
+        };
+        // A series that exists only after its first event cannot show that there was none.
+        for answered in Answered::ALL {
+            metrics.finds.add(0, &[KeyValue::new("answered", answered.label())]);
+        }
+        for outcome in ["ok", "failed"] {
+            metrics.barriers.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
+        metrics
+    }
+
+    /// A find was answered.
+    pub(crate) fn answered(&self, answered: Answered) {
+        self.finds.add(1, &[KeyValue::new("answered", answered.label())]);
+    }
+
+    /// A find has waited for the barrier.
+    pub(crate) fn barrier(&self, passed: bool) {
+        self.barriers.add(1, &[KeyValue::new("outcome", if passed { "ok" } else { "failed" })]);
+    }
+}

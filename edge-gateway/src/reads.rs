@@ -1,0 +1,308 @@
+//! Finds that the gateway answers from its own state.
+//!
+//! ```text
+//! upstream ──▶ EdgeView (swapped after each change) ──▶ Reads ──▶ the answer, or the reason to ask a control plane
+//!                                                        │
+//! a control plane's answer with its services ──▶ Lease ──┘
+//! ```
+//!
+//! In: a question, and what a control plane has resolved before. Out: the bytes that a control plane would send, if the
+//! gateway can prove them. A consumer is followed from its first find that a control plane has answered, by a
+//! [`Lease`]; it ends when the consumer asks nothing for a while, or when the memory is needed for others.
+//!
+//! Request tasks never wait for the upstream: they read an immutable [`EdgeView`]. "Nothing has changed" is a claim
+//! about now, so before it a replica is asked once for all who wait ([`barrier`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use access::{Grant, Labels};
+use answer::{FindBody, Resolution};
+use arc_swap::ArcSwap;
+use follow::read::{Proof, ReadTopic, ReadView, Unknown};
+use parking_lot::RwLock;
+use rpds::HashTrieMapSync;
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+
+pub(crate) mod barrier;
+mod question;
+
+pub(crate) use barrier::Barrier;
+pub(crate) use question::{About, Question};
+
+/// Resolutions of one consumer. A consumer with more finds has the further ones answered by a control plane.
+const MOST_RESOLUTIONS: usize = 512;
+
+/// The settings of reads at the edge.
+#[derive(Clone, Debug)]
+pub struct ReadsConfig {
+    /// Finds are answered here.
+    pub enabled: bool,
+    /// The time after which a consumer that asks nothing is not followed any more.
+    pub idle: Duration,
+    /// The memory for consumers that are followed for their finds, and their providers; 0 is no limit.
+    pub memory: usize,
+    /// The greatest age of an answer while a control plane can be asked.
+    pub fresh: Duration,
+    /// The greatest age of an answer while none can be asked; zero is no limit.
+    pub stale_for: Duration,
+}
+
+impl Default for ReadsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Clients poll every half a minute.
+            idle: Duration::from_secs(300),
+            memory: 256 << 20,
+            // Bookmarks come every second.
+            fresh: Duration::from_secs(3),
+            stale_for: Duration::ZERO,
+        }
+    }
+}
+
+/// A consumer that is followed for its finds: their resolutions, and when it last asked.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    /// Seconds since the process began reading.
+    used: AtomicU64,
+    resolutions: RwLock<HashMap<Box<str>, Arc<Resolution>>>,
+    bytes: AtomicUsize,
+}
+
+impl Lease {
+    /// The resolution of a find.
+    pub(crate) fn resolution(&self, key: &str) -> Option<Arc<Resolution>> {
+        self.resolutions.read().get(key).cloned()
+    }
+
+    /// Keeps what a control plane has resolved, unless something later is known.
+    pub(crate) fn keep(&self, key: Box<str>, resolution: Resolution) {
+        let mut resolutions = self.resolutions.write();
+        if let Some(known) = resolutions.get(&key) {
+            if known.rev > resolution.rev {
+                return;
+            }
+        } else if resolutions.len() >= MOST_RESOLUTIONS {
+            return;
+        } else {
+            self.bytes.fetch_add(size_of(&key, &resolution), Ordering::Relaxed);
+        }
+        resolutions.insert(key, Arc::new(resolution));
+    }
+
+    /// The consumer asks at this second.
+    pub(crate) fn touch(&self, second: u64) {
+        // Relaxed, and only when it changes: all requests of a consumer share this line of memory.
+        if self.used.load(Ordering::Relaxed) != second {
+            self.used.store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// The second at which the consumer last asked.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of the resolutions, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+fn size_of(key: &str, resolution: &Resolution) -> usize {
+    200 + key.len() + resolution.services.len() * 200
+}
+
+/// The state of the upstream as requests see it.
+#[derive(Clone, Debug)]
+pub(crate) struct EdgeView {
+    pub(crate) read: ReadView,
+    /// The leases of the consumers in `read`.
+    pub(crate) leases: HashTrieMapSync<ServiceRef, Arc<Lease>>,
+    /// The last bookmark arrived then.
+    pub(crate) heard: Option<Instant>,
+}
+
+/// The upstream's side writes it, requests read it.
+pub(crate) type SharedView = Arc<ArcSwap<EdgeView>>;
+
+/// An empty view.
+pub(crate) fn shared_view() -> SharedView {
+    let view = EdgeView { read: ReadView::default(), leases: HashTrieMapSync::new_sync(), heard: None };
+    Arc::new(ArcSwap::from_pointee(view))
+}
+
+/// The services, or the instance, that answer a question.
+#[derive(Debug)]
+pub(crate) struct Found {
+    topics: Vec<Arc<ReadTopic>>,
+    /// Only this instance of the one topic.
+    one: Option<(Arc<Instance>, Revision)>,
+    services: Vec<ServiceRef>,
+    resolved_at: Revision,
+    /// The revision of the reply.
+    pub(crate) rev: String,
+}
+
+impl Found {
+    fn of(topics: Vec<&Arc<ReadTopic>>, services: Vec<ServiceRef>, resolved_at: Revision) -> Self {
+        let with_instances = topics.iter().filter(|topic| !topic.instances.is_empty());
+        let rev = answer::revision_of(with_instances.map(|topic| topic.digest));
+        Self { topics: topics.into_iter().cloned().collect(), one: None, services, resolved_at, rev }
+    }
+
+    /// The body of the reply, and its compressed form where that is kept.
+    pub(crate) fn body(&self) -> (bytes::Bytes, Option<&FindBody>) {
+        if let Some((instance, _)) = &self.one {
+            return (answer::reply::body_of_one(instance), None);
+        }
+        let bodies: Vec<&FindBody> = self.topics.iter().filter_map(|topic| topic.body()).collect();
+        let kept = match bodies.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        };
+        (answer::reply::body_of(&bodies), kept)
+    }
+
+    /// True when the state contains a write of each service's instances at the revision that `written` names, and
+    /// everything up to `records`.
+    pub(crate) fn contains(
+        &self,
+        bookmark: Revision,
+        records: Revision,
+        written: impl Fn(&ServiceRef) -> Revision,
+    ) -> bool {
+        let services = self.services.iter().zip(&self.topics);
+        bookmark >= records
+            && services.into_iter().all(|(service, topic)| {
+                let written = written(service);
+                bookmark >= written || topic.at.whole() >= written
+            })
+    }
+}
+
+/// The gateway's own answers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Reads {
+    pub(crate) config: ReadsConfig,
+    view: SharedView,
+    began: Instant,
+}
+
+impl Reads {
+    /// Answers from `view`.
+    pub(crate) fn new(config: ReadsConfig, view: SharedView, began: Instant) -> Self {
+        Self { config, view, began }
+    }
+
+    /// The state now.
+    pub(crate) fn view(&self) -> Arc<EdgeView> {
+        self.view.load_full()
+    }
+
+    /// The time since the state was last confirmed.
+    pub(crate) fn age(&self, view: &EdgeView, now: Instant) -> Option<Duration> {
+        view.heard.map(|heard| now.saturating_duration_since(heard))
+    }
+
+    /// The lease of a consumer that is followed.
+    pub(crate) fn lease(&self, view: &EdgeView, consumer: &ServiceRef) -> Option<Arc<Lease>> {
+        let lease = view.leases.get(consumer)?;
+        lease.touch(self.second(Instant::now()));
+        Some(lease.clone())
+    }
+
+    /// A lease for a consumer that is to be followed.
+    pub(crate) fn new_lease(&self) -> Arc<Lease> {
+        let lease = Lease::default();
+        lease.touch(self.second(Instant::now()));
+        Arc::new(lease)
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_secs()
+    }
+
+    /// The answer to a question by what is known at `view`, for a caller with this grant.
+    ///
+    /// # Errors
+    /// The reason to ask a control plane. A caller whose grant does not plainly cover the answer is one: what its
+    /// labels hide is decided there.
+    pub(crate) fn find(
+        &self,
+        view: &EdgeView,
+        question: &Question,
+        grant: &Grant,
+        proof: Proof,
+    ) -> Result<Found, Unknown> {
+        let found = match &question.about {
+            About::Find { key } => {
+                let lease = self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
+                let resolution = lease.resolution(key).ok_or(Unknown::NotFollowed)?;
+                let topics = view.read.find(&question.consumer, &resolution, proof)?;
+                Found::of(topics, resolution.services.clone(), resolution.rev)
+            }
+            About::List { service } => {
+                self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
+                let topic = view.read.provider(&question.consumer, service, proof)?;
+                Found::of(vec![topic], vec![service.clone()], view.read.bookmark)
+            }
+            About::One { service, instance } => {
+                self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
+                let topic = view.read.provider(&question.consumer, service, proof)?;
+                // That it does not exist is for a control plane to say.
+                let (instance, mod_rev) = topic.instances.get(instance).ok_or(Unknown::NotFollowed)?;
+                let rev = answer::instance_revision(&instance.instance_id, *mod_rev);
+                let one = Some((instance.clone(), *mod_rev));
+                Found { one, rev, ..Found::of(vec![topic], vec![service.clone()], view.read.bookmark) }
+            }
+        };
+        if is_plainly_granted(question, grant, &found) { Ok(found) } else { Err(Unknown::NotFollowed) }
+    }
+
+    /// True when the answer that was found at `view` holds at the moment for which `changes` speak.
+    pub(crate) fn confirm(
+        view: &EdgeView,
+        question: &Question,
+        found: &Found,
+        changes: &follow::read::Changes,
+    ) -> bool {
+        changes.confirm(&view.read, &question.consumer, found.resolved_at, &found.services)
+    }
+}
+
+/// True when the caller's labels cover the question and every service of the answer, by the rules of a control plane.
+fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool {
+    if *grant == Grant::All {
+        return true;
+    }
+    let admits = |topic: &Arc<ReadTopic>| topic.key.as_ref().is_some_and(|key| grant.admits(labels_of(key)));
+    if !found.topics.iter().all(admits) {
+        return false;
+    }
+    match &question.labels {
+        None => true,
+        Some(asked) => {
+            // A find without an environment is one in the consumer's own, and so are the services that it finds.
+            let own = found.topics.first().and_then(|topic| topic.key.as_ref());
+            let environment = match (asked.environment.as_str(), own) {
+                ("", None) => return false,
+                ("", Some(key)) => &key.environment,
+                (environment, _) => environment,
+            };
+            grant.admits(Labels {
+                environment,
+                app_id: if asked.app_id.is_empty() { "default" } else { &asked.app_id },
+                service_name: &asked.service_name,
+            })
+        }
+    }
+}
+
+fn labels_of(key: &ServiceKey) -> Labels<'_> {
+    Labels { environment: &key.environment, app_id: &key.app_id, service_name: &key.service_name }
+}

@@ -1,0 +1,172 @@
+//! Questions that may be answered here, read from requests as a control plane reads them.
+
+use answer::query::Query;
+use answer::{gzip, target};
+use http::{HeaderMap, Method, Request, header};
+use percent_encoding::percent_decode_str;
+use shared::model::{MAX_ID, ServiceRef, Tenant};
+
+const CONSUMER: &str = "x-consumerid";
+/// Parameters with which an answer depends on more than a gateway knows, or must not come from it.
+const NOT_HERE: [&str; 3] = ["noCache", "cacheOnly", "tags"];
+
+/// A question of a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    /// The consumer.
+    pub(crate) consumer: ServiceRef,
+    /// The instances that are asked for.
+    pub(crate) about: About,
+    /// The labels of a find by name, which a role may be limited to.
+    pub(crate) labels: Option<AskedLabels>,
+    /// The revision of the reply that the client already has; empty for none.
+    pub(crate) rev: String,
+    /// The client accepts gzip.
+    pub(crate) accepts_gzip: bool,
+    /// The client is a browser.
+    pub(crate) from_browser: bool,
+}
+
+/// The instances that a question is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// Those of a provider by name: application, name, version and environment as the client sent them.
+    Find { key: Box<str> },
+    /// Those of one service.
+    List { service: ServiceRef },
+    /// One of them.
+    One { service: ServiceRef, instance: String },
+}
+
+/// The labels in the query of a find.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AskedLabels {
+    pub(crate) environment: String,
+    pub(crate) app_id: String,
+    pub(crate) service_name: String,
+}
+
+impl Question {
+    /// The question of a request in this tenant. `None` for a request that only a control plane answers.
+    pub(crate) fn read<B>(request: &Request<B>, tenant: &Tenant) -> Option<Self> {
+        if request.method() != Method::GET {
+            return None;
+        }
+        let uri = request.uri();
+        let path = uri.path();
+        let rest = registry_path(path)?;
+        if !(rest == "instances" || rest.starts_with("microservices/")) {
+            return None;
+        }
+        let target = uri.path_and_query()?.as_str();
+        // Without a consumer there is no interest by which the answer would be known to hold.
+        let consumer = consumer(request.headers())?;
+        let query = uri.query().unwrap_or_default();
+        let query = Query::parse(query);
+        if !target::is_acceptable(target) || NOT_HERE.iter().any(|name| !query.get(name).is_empty()) {
+            return None;
+        }
+        let (about, labels) = match rest {
+            "instances" => {
+                let labels = AskedLabels {
+                    environment: query.get("env").to_owned(),
+                    app_id: query.get("appId").to_owned(),
+                    service_name: query.get("serviceName").to_owned(),
+                };
+                let AskedLabels { environment, app_id, service_name } = &labels;
+                // No name holds this character: a control plane would have refused the find.
+                let key = [app_id, service_name, query.get("version"), environment].join("\0");
+                (About::Find { key: key.into() }, Some(labels))
+            }
+            rest => (provider(rest, tenant)?, None),
+        };
+        Some(Self {
+            consumer: ServiceRef::new(tenant.clone(), consumer),
+            about,
+            labels,
+            rev: query.get("rev").to_owned(),
+            accepts_gzip: gzip::is_accepted(request.headers()),
+            from_browser: request.headers().contains_key(header::ORIGIN),
+        })
+    }
+}
+
+/// The path below that of the registry, in both versions of the API.
+fn registry_path(path: &str) -> Option<&str> {
+    if let Some(rest) = path.strip_prefix("/registry/v3/") {
+        return Some(rest);
+    }
+    path.strip_prefix("/v4/")?.split_once('/')?.1.strip_prefix("registry/")
+}
+
+/// The instances of one service, or one of them.
+fn provider(rest: &str, tenant: &Tenant) -> Option<About> {
+    let mut segments = rest.split('/').skip(1);
+    let service = ServiceRef::new(tenant.clone(), id(segments.next()?)?);
+    if segments.next()? != "instances" {
+        return None;
+    }
+    match (segments.next(), segments.next()) {
+        (None, _) => Some(About::List { service }),
+        (Some(instance), None) => Some(About::One { service, instance: id(instance)? }),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+fn id(segment: &str) -> Option<String> {
+    let id = percent_decode_str(segment).decode_utf8().ok()?;
+    (!id.is_empty() && id.chars().count() <= MAX_ID).then(|| id.into_owned())
+}
+
+fn consumer(headers: &HeaderMap) -> Option<&str> {
+    let consumer = headers.get(CONSUMER)?.to_str().ok()?.trim();
+    (!consumer.is_empty() && consumer.chars().count() <= MAX_ID).then_some(consumer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(method: Method, uri: &str, consumer: &'static str) -> Option<About> {
+        let mut request = Request::builder().method(method).uri(uri).body(()).expect("a request");
+        if !consumer.is_empty() {
+            request.headers_mut().insert(CONSUMER, http::HeaderValue::from_static(consumer));
+        }
+        Question::read(&request, &Tenant::default()).map(|question| question.about)
+    }
+
+    #[test]
+    fn only_questions_of_consumers_are_answered_here() {
+        let find = "/v4/default/registry/instances?appId=a&serviceName=b&version=1%2B";
+        let key = "a\0b\x001+\0".into();
+        assert_eq!(read(Method::GET, find, "c"), Some(About::Find { key }));
+        let v3 = "/registry/v3/instances?serviceName=b&appId=a&env=e&rev=7";
+        assert_eq!(read(Method::GET, v3, "c"), Some(About::Find { key: "a\0b\0\0e".into() }));
+        assert_eq!(read(Method::GET, find, ""), None);
+        assert_eq!(read(Method::HEAD, find, "c"), None);
+        let service = ServiceRef::new(Tenant::default(), "s/1");
+        let list = "/v4/p/registry/microservices/s%2F1/instances";
+        assert_eq!(read(Method::GET, list, "c"), Some(About::List { service: service.clone() }));
+        let one = format!("{list}/i");
+        assert_eq!(read(Method::GET, &one, "c"), Some(About::One { service, instance: "i".into() }));
+    }
+
+    #[test]
+    fn everything_else_is_for_a_control_plane() {
+        for other in [
+            "/v4/default/registry/instances?serviceName=b&noCache=1",
+            "/v4/default/registry/instances?serviceName=b&tags=x",
+            "/v4/default/registry/instances?serviceName=b&cacheOnly=1",
+            "/v4/default/registry/instances?serviceName=b&",
+            "/v4/default/registry/microservices/s",
+            "/v4/default/registry/microservices/s/tags",
+            "/v4/default/registry/microservices/s/instances/i/heartbeat",
+            "/v4/default/registry/microservices//instances",
+            "/v4/default/govern/microservices/s/instances",
+            "/registry/v3/microservices",
+            "/",
+        ] {
+            assert_eq!(read(Method::GET, other, "c"), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Finds that the gateway answers from its own state.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use answer::resolution::{ASK, FOUND, Resolution};
+use async_trait::async_trait;
+use axum::body::Body;
+use edge_gateway::Config;
+use edge_gateway::forward::{Forward, NotForwarded};
+use edge_gateway::settings::{ReadsConfig, UpstreamConfig};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use shared::event::Action::{Create, Update};
+use shared::model::Revision;
+use tokio::sync::watch;
+
+use crate::control_plane::service;
+use crate::tokens::{self, token};
+use crate::world::{PATIENCE, World, config};
+
+const FIND: &str = "/v4/default/registry/instances?appId=app&serviceName=p&version=0%2B";
+/// The body with which the control plane of these tests answers.
+const ASKED: &str = "asked";
+
+/// The control plane's answer to every request.
+#[derive(Clone, Debug)]
+struct Answer {
+    /// `None`: no control plane answers.
+    status: Option<StatusCode>,
+    /// The services that answer a find, as of a revision.
+    found: Option<(Revision, &'static str)>,
+    /// The revision of a write.
+    written: Option<u64>,
+}
+
+#[derive(Clone)]
+struct Plane {
+    answer: Arc<Mutex<Answer>>,
+    /// The requests that asked for the services.
+    asked: Arc<Mutex<usize>>,
+    reachable: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Forward for Plane {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
+        let Answer { status, found, written } = self.answer.lock().expect("not poisoned").clone();
+        let mut response = Response::new(Body::from(ASKED));
+        *response.status_mut() = status.ok_or(NotForwarded::Unavailable)?;
+        if request.headers().contains_key(ASK) {
+            *self.asked.lock().expect("not poisoned") += 1;
+        }
+        if let Some((rev, provider)) = found {
+            let services = vec![service(provider)];
+            let header = Resolution { rev, services }.encode().expect("is short");
+            response.headers_mut().insert(FOUND, header);
+        }
+        if let Some(rev) = written {
+            response.headers_mut().insert("x-muster-revision", rev.into());
+        }
+        Ok(response)
+    }
+
+    fn reachable(&self) -> watch::Receiver<bool> {
+        self.reachable.subscribe()
+    }
+}
+
+/// A gateway behind such a control plane, with the consumer `c` of the provider `p`.
+struct Stage {
+    world: World,
+    plane: Plane,
+}
+
+/// A reply: its status, revision, marks of staleness and body.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    rev: String,
+    stale: bool,
+    told: bool,
+    body: String,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        Self::with(ReadsConfig { fresh: Duration::from_secs(60), ..ReadsConfig::default() }, config()).await
+    }
+
+    async fn with(reads: ReadsConfig, config: Config) -> Self {
+        let answer = Answer { status: Some(StatusCode::OK), found: None, written: None };
+        let plane = Plane {
+            answer: Arc::new(Mutex::new(answer)),
+            asked: Arc::default(),
+            reachable: watch::Sender::new(true),
+        };
+        let upstream = UpstreamConfig { reads, ..config.upstream.clone() };
+        let world = World::with_forward(Config { upstream, ..config }, Arc::new(plane.clone())).await;
+        world.control_plane.consumer("c", &["p"]);
+        world.control_plane.change("p", Create, "1").await;
+        Self { world, plane }
+    }
+
+    /// A usual stage, on which a find was asked and is answered by the gateway since.
+    async fn followed() -> Self {
+        let stage = Self::start().await;
+        stage.follow().await;
+        stage
+    }
+
+    fn answers(&self, change: impl FnOnce(&mut Answer)) {
+        change(&mut self.plane.answer.lock().expect("not poisoned"));
+    }
+
+    /// The control plane tells that `p` answers, as of now.
+    fn resolves(&self) {
+        let rev = self.world.control_plane.rev();
+        self.answers(|answer| answer.found = Some((rev, "p")));
+    }
+
+    /// Asks until the gateway answers by itself; each bookmark confirms what it knows.
+    async fn follow(&self) {
+        let waiting = async {
+            loop {
+                self.world.control_plane.bookmark().await;
+                self.resolves();
+                if self.find("").await.body != ASKED {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the gateway follows the consumer");
+    }
+
+    async fn find(&self, rev: &str) -> Reply {
+        self.get(&format!("{FIND}&rev={rev}"), &[("x-consumerid", "c")]).await
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        self.ask("GET", path, headers).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.world.api));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response =
+            client.request(request.body(Full::default()).expect("a request")).await.expect("an answer");
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let reply = Reply {
+            status: response.status().as_u16(),
+            rev: header("x-resource-revision").unwrap_or_default().to_owned(),
+            stale: header("warning").is_some_and(|warning| warning.starts_with("110"))
+                && header("age").is_some(),
+            told: header("x-muster-found").is_some() || header("x-muster-revision").is_some(),
+            body: String::new(),
+        };
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        Reply { body: String::from_utf8(body.to_vec()).expect("text"), ..reply }
+    }
+
+    fn counted(&self, answered: &str) -> f64 {
+        self.world.metric(&format!("muster_edge_finds_total{{answered=\"{answered}\"}}"))
+    }
+}
+
+#[tokio::test]
+async fn a_find_is_answered_here_once_it_is_followed() {
+    let stage = Stage::followed().await;
+    let first = stage.find("").await;
+    assert!(first.body.starts_with(r#"{"instances":[{"instanceId":"1","#), "{first:?}");
+    assert_eq!((first.status, first.rev.len(), first.told), (200, 16, false));
+    let list = stage.get("/v4/default/registry/microservices/p/instances", &[("x-consumerid", "c")]).await;
+    assert_eq!((list.body, list.rev), (first.body.clone(), first.rev.clone()));
+    let one = stage.get("/v4/default/registry/microservices/p/instances/1", &[("x-consumerid", "c")]).await;
+    assert!(one.body.starts_with(r#"{"instance":{"#), "{one:?}");
+
+    // A watcher that has been sent a change finds it.
+    let mut watcher = stage.world.watch("c").await;
+    stage.world.change_reaches(&mut watcher, "p", Create, "2").await;
+    let second = stage.find(&first.rev).await;
+    assert!(second.status == 200 && second.body.contains(r#""instanceId":"2""#), "{second:?}");
+    let unchanged = stage.find(&second.rev).await;
+    assert_eq!((unchanged.status, &unchanged.rev, unchanged.stale), (304, &second.rev, false));
+    assert!(stage.counted("unchanged") == 1.0 && stage.counted("here") >= 5.0);
+}
+
+#[tokio::test]
+async fn everything_that_is_not_followed_is_asked() {
+    let stage = Stage::followed().await;
+    for (path, headers) in [
+        (format!("{FIND}&noCache=1"), &[("x-consumerid", "c")][..]),
+        (format!("{FIND}&tags=a"), &[("x-consumerid", "c")]),
+        (FIND.replace("=p", "=q"), &[("x-consumerid", "c")]),
+        (FIND.to_owned(), &[("x-consumerid", "other")]),
+        (FIND.to_owned(), &[]),
+        ("/v4/default/registry/microservices/q/instances".to_owned(), &[("x-consumerid", "c")]),
+        ("/v4/default/registry/microservices/p/instances/9".to_owned(), &[("x-consumerid", "c")]),
+    ] {
+        let reply = stage.get(&path, headers).await;
+        assert_eq!((reply.body.as_str(), reply.told), (ASKED, false), "{path}");
+    }
+    // A client asks for no services, whatever it sends.
+    let asked = *stage.plane.asked.lock().expect("not poisoned");
+    stage.get("/v4/default/registry/microservices", &[("x-muster-resolve", "1")]).await;
+    stage.get(FIND, &[("x-muster-resolve", "1")]).await;
+    assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), asked);
+}
+
+#[tokio::test]
+async fn nothing_is_called_unchanged_that_has_changed() {
+    let stage = Stage::followed().await;
+    let known = stage.find("").await;
+    assert_eq!(stage.find(&known.rev).await.status, 304);
+    // Another gateway may have pushed it already.
+    let event = stage.world.control_plane.commit("p", Update, "1");
+    let reply = stage.find(&known.rev).await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, ASKED), "a control plane decides");
+    stage.world.control_plane.publish(&event).await;
+    stage.world.control_plane.bookmark().await;
+    stage.follow().await;
+    let reply = stage.find(&known.rev).await;
+    assert!(reply.status == 200 && reply.rev != known.rev && reply.body != ASKED, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_change_of_the_answer_ends_what_was_resolved() {
+    let stage = Stage::followed().await;
+    let outdated = stage.world.control_plane.rev();
+    stage.world.control_plane.find_changes("c").await;
+    stage.world.control_plane.bookmark().await;
+    stage.answers(|answer| answer.found = Some((outdated, "p")));
+    let waiting = async {
+        while stage.find("").await.body != ASKED {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the change arrives");
+    // A replica that lags behind says nothing new.
+    assert_eq!(stage.find("").await.body, ASKED);
+    stage.follow().await;
+}
+
+#[tokio::test]
+async fn a_client_finds_what_it_wrote_here() {
+    let stage = Stage::followed().await;
+    let written = stage.world.control_plane.rev().plus(1);
+    stage.answers(|answer| answer.written = Some(written.get()));
+    let put = |path: &'static str| stage.ask("PUT", path, &[]);
+    put("/v4/default/registry/microservices/other/instances/1/status?value=DOWN").await;
+    assert_ne!(stage.find("").await.body, ASKED, "nothing of that is in the answer");
+    put("/v4/default/registry/microservices/p/instances/1/status?value=DOWN").await;
+    assert_eq!(stage.find("").await.body, ASKED);
+    let event = stage.world.control_plane.change("p", Update, "1").await;
+    assert_eq!(event.at.rev, written);
+    stage.follow().await;
+    put("/v4/default/registry/microservices/p/properties").await;
+    stage.follow().await;
+    stage.answers(|answer| answer.written = Some(written.plus(1).get()));
+    put("/v4/default/registry/microservices/p/properties").await;
+    assert_eq!(stage.find("").await.body, ASKED);
+}
+
+#[tokio::test]
+async fn without_control_planes_the_last_that_is_known_is_marked() {
+    // Never fresh, so that every find asks first.
+    let reads = ReadsConfig { fresh: Duration::from_secs(60), ..ReadsConfig::default() };
+    let stage = Stage::with(reads, config()).await;
+    stage.follow().await;
+    let known = stage.find("").await;
+    // A loss makes everything uncertain.
+    stage.world.control_plane.forget_bookmark();
+    stage.world.control_plane.decline(usize::MAX);
+    stage.world.control_plane.change("p", Create, "2").await;
+    stage.world.control_plane.forget_bookmark();
+    stage.world.control_plane.bookmark().await;
+    for status in [None, Some(StatusCode::SERVICE_UNAVAILABLE)] {
+        stage.answers(|answer| answer.status = status);
+        let waiting = async {
+            loop {
+                let reply = stage.find("").await;
+                if reply.stale {
+                    return reply;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let stale = tokio::time::timeout(PATIENCE, waiting).await.expect("is marked");
+        assert!(stale.status == 200 && stale.body.starts_with(&known.body[..20]), "{stale:?}");
+        assert_eq!(stage.find(&stale.rev).await.status, 304);
+        let unknown = stage.get(&FIND.replace("=p", "=q"), &[("x-consumerid", "c")]).await;
+        assert_eq!(unknown.status, 503, "no empty list that nobody knows");
+    }
+    assert!(stage.counted("stale") >= 4.0);
+    // A gateway that knows that no control plane answers does not wait for one.
+    stage.plane.reachable.send_replace(false);
+    assert!(stage.find("").await.stale);
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_gone_is_not_answered_here() {
+    let stage = Stage::followed().await;
+    stage.world.control_plane.delete_consumer("c", true).await;
+    stage.answers(|answer| {
+        answer.status = Some(StatusCode::BAD_REQUEST);
+        answer.found = None;
+    });
+    let waiting = async {
+        while stage.find("").await.status != 400 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("its group ends");
+    stage.world.until("muster_edge_finds_consumers", |consumers| consumers == 0.0).await;
+}
+
+#[tokio::test]
+async fn ids_that_nobody_has_fill_nothing() {
+    let stage = Stage::start().await;
+    stage.answers(|answer| answer.status = Some(StatusCode::BAD_REQUEST));
+    stage.resolves();
+    for number in 0..50 {
+        stage.get(FIND, &[("x-consumerid", &format!("made-up-{number}"))]).await;
+    }
+    stage.answers(|answer| {
+        answer.status = Some(StatusCode::OK);
+        answer.found = None;
+    });
+    stage.get(FIND, &[("x-consumerid", "made-up")]).await;
+    assert_eq!(stage.world.metric("muster_edge_groups{selector=\"consumer\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn a_gateway_may_leave_all_finds_to_control_planes() {
+    let stage = Stage::with(ReadsConfig { enabled: false, ..ReadsConfig::default() }, config()).await;
+    stage.resolves();
+    for _ in 0..4 {
+        stage.world.control_plane.bookmark().await;
+        let reply = stage.find("").await;
+        assert_eq!((reply.body.as_str(), reply.told), (ASKED, false));
+    }
+    assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), 0);
+}
+
+#[tokio::test]
+async fn an_account_gets_no_answer_that_its_labels_do_not_cover() {
+    let stage = Stage::start().await;
+    stage.world.control_plane.policy(tokens::policy()).await;
+    stage.world.until("muster_edge_policy_revision", |revision| revision > 0.0).await;
+    let find = async |account: &str| {
+        let token = format!("Bearer {}", token(account, 3600));
+        stage.get(FIND, &[("x-consumerid", "c"), ("authorization", &token)]).await
+    };
+    let waiting = async {
+        loop {
+            stage.world.control_plane.bookmark().await;
+            stage.resolves();
+            if find("root").await.body != ASKED {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the gateway follows the consumer");
+    stage.answers(|answer| answer.status = Some(StatusCode::FORBIDDEN));
+    assert_eq!(find("shop").await.status, 403, "a control plane decides about labels");
+    assert_eq!(stage.find("").await.status, 401);
+    assert_eq!(find("root").await.status, 200);
+}

@@ -1,0 +1,201 @@
+//! The part of a gateway's state that finds are answered from: immutable, and shared by every request.
+//!
+//! In: what the tracker follows for consumers whose finds are answered here. Out: the state of the services that
+//! answer a find, or the reason for which a control plane has to be asked.
+//!
+//! A [`ReadView`] says nothing that the gateway does not know. A service or a consumer is *sound* when nothing up to
+//! the last bookmark is missing from it, by the same proof as for watchers: its subscription is verified, and nothing
+//! is being requested about it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use answer::{FindBody, Resolution};
+use proto::event::v1 as pb;
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+use shared::event::Position;
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+
+/// Instances by id, in the order of a reply, each with the revision that wrote it.
+pub type Instances = RedBlackTreeMapSync<String, (Arc<Instance>, Revision)>;
+
+/// The body of a find's reply, made when it is first needed.
+pub(crate) type Body = Arc<OnceLock<FindBody>>;
+
+/// A service as finds read it.
+#[derive(Clone, Debug)]
+pub struct ReadTopic {
+    /// The position of the last change that was applied.
+    pub at: Position,
+    /// The digest of the instances.
+    pub digest: u64,
+    /// The service's name, once known.
+    pub key: Option<Arc<ServiceKey>>,
+    /// Nothing up to the last bookmark is missing.
+    pub sound: bool,
+    /// The instances.
+    pub instances: Instances,
+    /// Their size in memory, about.
+    pub bytes: usize,
+    pub(crate) body: Body,
+}
+
+impl ReadTopic {
+    /// The body of a reply with this service alone, made once for each state of its instances. `None` without
+    /// instances.
+    pub fn body(&self) -> Option<&FindBody> {
+        let instances = || self.instances.values().map(|(instance, _)| &**instance);
+        (!self.instances.is_empty()).then(|| self.body.get_or_init(|| FindBody::of(instances())))
+    }
+
+    /// True when `other` is the same state.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.at == other.at && self.sound == other.sound && Arc::ptr_eq(&self.body, &other.body)
+    }
+}
+
+/// A consumer as its finds read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadConsumer {
+    /// The interest, and with it the answer of every recorded find, had no change after this revision.
+    pub changed_at: Revision,
+    /// No change of the interest up to the last bookmark is missing.
+    pub sound: bool,
+    /// The providers in the interest.
+    pub providers: Arc<BTreeSet<ServiceRef>>,
+}
+
+/// The reason for which a question cannot be answered from a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// The consumer, or a service, is not followed.
+    NotFollowed,
+    /// Something may be missing, or a request about it is under way.
+    Unsound,
+    /// The services that answer may be others by now.
+    Outdated,
+}
+
+/// Everything that finds are answered from, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ReadView {
+    /// The last bookmark: everything sound is complete up to here.
+    pub bookmark: Revision,
+    /// The last bookmark of a publisher that does not tell each changed find. Answers from before do not count.
+    pub floor: Revision,
+    /// The followed services.
+    pub topics: HashTrieMapSync<ServiceRef, Arc<ReadTopic>>,
+    /// The consumers whose finds are answered.
+    pub consumers: HashTrieMapSync<ServiceRef, Arc<ReadConsumer>>,
+}
+
+/// The amount of proof that an answer needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The answer is that of a control plane at the last bookmark or later.
+    Bookmark,
+    /// Nobody can be asked: the last that is known.
+    Last,
+}
+
+impl ReadView {
+    /// The services of a find that a control plane has resolved for a consumer.
+    ///
+    /// # Errors
+    /// The reason why the find cannot be answered from this view.
+    pub fn find(
+        &self,
+        consumer: &ServiceRef,
+        resolution: &Resolution,
+        proof: Proof,
+    ) -> Result<Vec<&Arc<ReadTopic>>, Unknown> {
+        let consumer = self.consumers.get(consumer).ok_or(Unknown::NotFollowed)?;
+        if resolution.rev < consumer.changed_at.max(self.floor) {
+            return Err(Unknown::Outdated);
+        }
+        // What the control plane has shown must not be followed by something older.
+        let is_reached = resolution.rev <= self.bookmark;
+        if proof == Proof::Bookmark && !(consumer.sound && is_reached) {
+            return Err(Unknown::Unsound);
+        }
+        resolution.services.iter().map(|service| self.topic(service, proof)).collect()
+    }
+
+    /// A service that a consumer may see, because it is among its providers.
+    ///
+    /// # Errors
+    /// The reason why the service cannot be shown from this view.
+    pub fn provider(
+        &self,
+        consumer: &ServiceRef,
+        service: &ServiceRef,
+        proof: Proof,
+    ) -> Result<&Arc<ReadTopic>, Unknown> {
+        let consumer = self.consumers.get(consumer).ok_or(Unknown::NotFollowed)?;
+        if !consumer.providers.contains(service) {
+            return Err(Unknown::NotFollowed);
+        }
+        if proof == Proof::Bookmark && !consumer.sound {
+            return Err(Unknown::Unsound);
+        }
+        self.topic(service, proof)
+    }
+
+    fn topic(&self, service: &ServiceRef, proof: Proof) -> Result<&Arc<ReadTopic>, Unknown> {
+        let topic = self.topics.get(service).ok_or(Unknown::NotFollowed)?;
+        if proof == Proof::Bookmark && !topic.sound { Err(Unknown::Unsound) } else { Ok(topic) }
+    }
+}
+
+/// Everything that changed after a bookmark, up to a revision that covers the moment of the question.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The bookmark.
+    pub since: Revision,
+    /// The last event of each provider.
+    pub providers: HashMap<ServiceRef, Position>,
+    /// The last change of each consumer's interest.
+    pub consumers: HashMap<ServiceRef, Revision>,
+}
+
+impl Changes {
+    /// The request for everything that changed after `since`.
+    pub fn request(since: Revision) -> pb::DigestRequest {
+        pb::DigestRequest { confirm: true, changed_since: Some(since.get()), ..pb::DigestRequest::default() }
+    }
+
+    /// Reads the reply to [`Changes::request`]. `None` when it does not know everything. A replica of an older version
+    /// ignores the question.
+    pub fn from_reply(since: Revision, reply: pb::DigestReply) -> Option<Self> {
+        if !reply.confirmed || !reply.changes_known || reply.rev < since.get() {
+            return None;
+        }
+        let mut changes = Self { since, ..Self::default() };
+        for reached in reply.providers {
+            changes.providers.insert(reached.service?.into(), reached.at?.into());
+        }
+        for reached in reply.consumers {
+            // In order, so the last one stays.
+            changes.consumers.insert(reached.service?.into(), Position::from(reached.at?).rev);
+        }
+        Some(changes)
+    }
+
+    /// True when a find that was answered from `view`, with these services, is answered so at the moment of the
+    /// question.
+    pub fn confirm(
+        &self,
+        view: &ReadView,
+        consumer: &ServiceRef,
+        resolved_at: Revision,
+        services: &[ServiceRef],
+    ) -> bool {
+        let is_applied = |service: &ServiceRef| {
+            let changed = self.providers.get(service);
+            let topic = view.topics.get(service);
+            topic.is_some_and(|topic| topic.sound && changed.is_none_or(|at| *at <= topic.at))
+        };
+        let is_resolved = self.consumers.get(consumer).is_none_or(|changed| *changed <= resolved_at);
+        view.bookmark >= self.since && is_resolved && services.iter().all(is_applied)
+    }
+}

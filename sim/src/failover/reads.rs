@@ -1,0 +1,182 @@
+//! Finds of the consumer that the gateway answers from its own state.
+//!
+//! A control plane resolves some finds, at the newest revision or a little before it. Whenever the gateway would answer
+//! one of them, the answer must be that of a control plane at some revision from the gateway's last bookmark on, byte by
+//! byte; and where it would say that nothing has changed, that of the newest revision.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use answer::{FindBody, Resolution};
+use control_plane::responder::answer::changes_since;
+use control_plane::view::finds::Find;
+use control_plane::view::{Snapshot, interest};
+use fastrand::Rng;
+use follow::read::{Changes, Proof, ReadTopic, ReadView};
+use proto::event::v1 as pb;
+use shared::model::ServiceRef;
+
+use super::finds::{Consumer, consumer};
+use super::{REPLICAS, Sim, replica};
+
+/// The gateway's side of the consumer's finds.
+pub(super) struct Reads {
+    // Dice of their own, so that those of the simulation fall as they did when the old seeds found their defects.
+    dice: Rng,
+    view: ReadView,
+    resolutions: HashMap<Find, Resolution>,
+    /// The first wrong answer.
+    wrong: Option<String>,
+}
+
+/// The revision and the body of a reply.
+type Reply = (String, Vec<u8>);
+
+impl Reads {
+    pub(super) fn new(seed: u64) -> Self {
+        let dice = Rng::with_seed(seed);
+        Self { dice, view: ReadView::default(), resolutions: HashMap::new(), wrong: None }
+    }
+}
+
+impl Consumer {
+    /// A control plane answers one of the recorded finds, and tells the gateway the services.
+    pub(super) fn ask(&mut self) {
+        let lag = self.reads.dice.usize(0..3);
+        let Some(snapshot) = self.snapshots.values().rev().nth(lag) else { return };
+        let answers = interest::answers(snapshot, &consumer()).unwrap_or_default();
+        if answers.is_empty() {
+            return;
+        }
+        let answer = &answers[self.reads.dice.usize(0..answers.len())];
+        let Some(services) = answer.services.clone() else { return };
+        assert!(interest::vouches_for(snapshot, &consumer(), answer), "it is recorded");
+        let resolution = Resolution { rev: snapshot.revision, services };
+        match self.reads.resolutions.get(&answer.find) {
+            Some(known) if known.rev > resolution.rev => {}
+            _ => _ = self.reads.resolutions.insert(answer.find.clone(), resolution),
+        }
+    }
+
+    fn compare(&mut self) {
+        let view = &self.reads.view;
+        let mut wrong = None;
+        for (find, resolution) in &self.reads.resolutions {
+            let Ok(topics) = view.find(&consumer(), resolution, Proof::Bookmark) else { continue };
+            // Providers are followed apart, so an answer of several may be of several revisions. Each part is judged
+            // alone, and the services are judged together.
+            let is_right = self.answered_by(find, &resolution.services)
+                && resolution
+                    .services
+                    .iter()
+                    .zip(&topics)
+                    .all(|(service, topic)| self.is_state(service, topic));
+            if !is_right {
+                wrong = Some(format!(
+                    "{find:?} is answered with {resolution:?} as of {:?} at bookmark {}",
+                    view.consumers.get(&consumer()).map(|consumer| consumer.changed_at),
+                    view.bookmark
+                ));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.reads.wrong.get_or_insert(wrong);
+        }
+    }
+
+    fn answered_by(&self, find: &Find, services: &[ServiceRef]) -> bool {
+        let bookmark = self.reads.view.bookmark;
+        let first = self.snapshots.range(..=bookmark).next_back().map_or(bookmark, |(rev, _)| *rev);
+        self.snapshots.range(first..).any(|(_, snapshot)| {
+            let answers = interest::answers(snapshot, &consumer()).unwrap_or_default();
+            answers.iter().any(|answer| answer.find == *find && answer.services.as_deref() == Some(services))
+        })
+    }
+
+    /// True when a provider had this state at some revision from the last bookmark on.
+    fn is_state(&self, service: &ServiceRef, topic: &ReadTopic) -> bool {
+        let bookmark = self.reads.view.bookmark;
+        let first = self.snapshots.range(..=bookmark).next_back().map_or(bookmark, |(rev, _)| *rev);
+        self.snapshots.range(first..).any(|(_, snapshot)| {
+            let state = snapshot.service(service).map(|(view, _)| view);
+            let body = state.and_then(|view| view.answer()).map(FindBody::plain);
+            state.is_some_and(|view| view.digest == topic.digest) && body == topic.body().map(FindBody::plain)
+        })
+    }
+
+    /// A replica that knows everything says what has changed. What the gateway then calls unchanged must be so.
+    fn confirm(&mut self, reply: pb::DigestReply) {
+        let view = &self.reads.view;
+        let reply = pb::DigestReply { confirmed: true, ..reply };
+        let Some(changes) = Changes::from_reply(view.bookmark, reply) else { return };
+        for (find, resolution) in &self.reads.resolutions {
+            let Ok(topics) = view.find(&consumer(), resolution, Proof::Bookmark) else { continue };
+            if !changes.confirm(view, &consumer(), resolution.rev, &resolution.services) {
+                continue;
+            }
+            if truth(&self.snapshot(), find) != Some(reply_of(&topics)) {
+                let text =
+                    format!("{find:?} is called unchanged with {resolution:?} at bookmark {}", view.bookmark);
+                self.reads.wrong.get_or_insert(text);
+                return;
+            }
+        }
+    }
+
+    /// Every answer was right, and at rest all recorded finds are answered as a control plane answers them.
+    pub(super) fn judge_reads(&self) -> Result<(), String> {
+        if let Some(wrong) = &self.reads.wrong {
+            return Err(wrong.clone());
+        }
+        let now = self.snapshot();
+        for answer in interest::answers(&now, &consumer()).unwrap_or_default() {
+            let Some(services) = answer.services else { continue };
+            let resolution = Resolution { rev: now.revision, services };
+            let topics = self.reads.view.find(&consumer(), &resolution, Proof::Bookmark);
+            let topics = topics
+                .map_err(|unknown| format!("{:?} is not answered at rest: {unknown:?}", answer.find))?;
+            if truth(&now, &answer.find) != Some(reply_of(&topics)) {
+                return Err(format!("{:?} is answered otherwise at rest", answer.find));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The reply of a control plane, if it is not a refusal.
+fn truth(snapshot: &Snapshot, find: &Find) -> Option<Reply> {
+    let answers = interest::answers(snapshot, &consumer())?;
+    let services = answers.into_iter().find(|answer| answer.find == *find)?.services?;
+    let views = services.iter().filter_map(|service| Some(snapshot.service(service)?.0));
+    let views: Vec<_> = views.filter(|view| view.answer().is_some()).collect();
+    let bodies: Vec<&FindBody> = views.iter().filter_map(|view| view.answer()).collect();
+    let rev = answer::revision_of(views.iter().map(|view| view.digest));
+    Some((rev, answer::reply::body_of(&bodies).to_vec()))
+}
+
+/// The reply of the gateway.
+fn reply_of(topics: &[&Arc<ReadTopic>]) -> Reply {
+    let bodies: Vec<&FindBody> = topics.iter().filter_map(|topic| topic.body()).collect();
+    let with_instances = topics.iter().filter(|topic| !topic.instances.is_empty());
+    let rev = answer::revision_of(with_instances.map(|topic| topic.digest));
+    (rev, answer::reply::body_of(&bodies).to_vec())
+}
+
+impl Sim {
+    /// Requests see the gateway's state, and one of them asks whether nothing has changed.
+    pub(super) fn read(&mut self) {
+        let Some(consumer) = &mut self.consumer else { return };
+        if let Some(view) = self.tracker.take_reads() {
+            consumer.reads.view = view;
+            consumer.compare();
+        }
+        // Not after every step, because each question costs as much as many steps.
+        let number = consumer.reads.dice.usize(0..4 * REPLICAS);
+        let Some(replica) = self.replicas.get(number) else { return };
+        if replica.alive && replica.followed == self.log.len() {
+            let snapshot = replica.view.now().expect("it has followed the store");
+            let since = consumer.reads.view.bookmark;
+            consumer.confirm(changes_since(&snapshot, replica.view.history(), since, replica::ROOM));
+        }
+    }
+}
