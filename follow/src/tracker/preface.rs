@@ -73,6 +73,7 @@ impl Tracker {
             return;
         }
         if !group.verified && group.request.is_idle() && group.interest_complete_to < since {
+            self.reads.touch_group(id);
             self.effects.push(group.request_interest(id));
         }
         let mut wants = Vec::new();
@@ -82,6 +83,7 @@ impl Tracker {
                 && topic.request.is_idle()
                 && topic.at().whole() < since
             {
+                self.reads.touch(provider);
                 wants.push(request_replay(topic, provider.clone()));
             }
         }

@@ -30,6 +30,8 @@ pub(super) struct Reads {
     dirty_groups: BTreeSet<GroupId>,
     dirty_services: HashSet<ServiceRef>,
     everything: bool,
+    /// A bookmark has come since.
+    has_advanced: bool,
     /// The bytes of everything that is published, about.
     bytes: usize,
 }
@@ -53,6 +55,12 @@ impl Reads {
         if self.groups.contains_key(&id) {
             self.dirty_groups.insert(id);
         }
+    }
+
+    /// A bookmark has come. What it finds missing is touched by itself, so that a bookmark costs no look at
+    /// everything that is held.
+    pub(super) fn advance(&mut self) {
+        self.has_advanced = !self.groups.is_empty();
     }
 
     /// Anything may have changed.
@@ -132,10 +140,11 @@ impl Tracker {
         if reads.everything {
             reads.dirty_groups.extend(reads.groups.keys().copied());
             reads.dirty_services.extend(reads.services.keys().cloned());
-        } else if reads.dirty_groups.is_empty() && reads.dirty_services.is_empty() {
+        } else if reads.dirty_groups.is_empty() && reads.dirty_services.is_empty() && !reads.has_advanced {
             return None;
         }
         reads.everything = false;
+        reads.has_advanced = false;
         for id in std::mem::take(&mut self.reads.dirty_groups) {
             self.publish_group(id);
         }
@@ -143,7 +152,31 @@ impl Tracker {
             self.publish_service(&service);
         }
         self.reads.view.bookmark = self.bookmark.unwrap_or_default();
+        debug_assert!(self.is_published(), "a change of what finds read was not noted");
         Some(self.reads.view.clone())
+    }
+
+    /// True when everything that is held is published as it is.
+    fn is_published(&self) -> bool {
+        let view = &self.reads.view;
+        let is_current = |id: &GroupId, held: &Held| {
+            let group = self.groups.get(id).filter(|group| group.held);
+            let read = group.and_then(|group| group.as_read(Some(held)));
+            view.consumers.get(&held.consumer).map(|known| &**known) == read.as_ref()
+        };
+        let is_whole = |service: &ServiceRef| {
+            let read = match self.topics.get(service) {
+                Some(Slot::Live(topic)) => topic.as_read(),
+                _ => None,
+            };
+            match (view.topics.get(service), read) {
+                (None, None) => true,
+                (Some(known), Some(read)) => known.is_same(&read),
+                _ => false,
+            }
+        };
+        let mut groups = self.reads.groups.iter();
+        groups.all(|(id, held)| is_current(id, held)) && self.reads.services.keys().all(is_whole)
     }
 
     fn publish_group(&mut self, id: GroupId) {

@@ -28,7 +28,7 @@ impl Tracker {
     /// Applies a bookmark. Everything that arrived before it must have been applied already.
     pub fn on_bookmark(&mut self, bookmark: Bookmark) -> BookmarkOutcome {
         let Bookmark { rev, since, providers, consumers, tenants, by_find, .. } = bookmark;
-        self.reads.touch_all();
+        self.reads.advance();
         if !by_find {
             self.reads.raise_floor(rev);
         }
@@ -77,6 +77,7 @@ impl Tracker {
                     let is_behind = topic.at() < at;
                     if is_behind && !topic.request.repeat_if_pending() {
                         topic.note_bookmark(self.bookmark.unwrap_or_default());
+                        self.reads.touch(&provider);
                         wants.push(request_replay(topic, provider));
                     }
                 }
@@ -114,6 +115,7 @@ impl Tracker {
                 *repeat |= kept.iter().all(|change| change.at < at);
             } else if group.interest_position() < at {
                 behind += 1;
+                self.reads.touch_group(id);
                 self.effects.push(group.request_interest(id));
             }
         }
@@ -136,6 +138,7 @@ impl Tracker {
                     Some(Slot::Loading { .. }) | None => {}
                     Some(Slot::Live(topic)) => {
                         topic.verified = true;
+                        self.reads.touch(&provider);
                         if !topic.request.repeat_if_pending() && topic.at().whole() < rev {
                             wants.push(request_replay(topic, provider));
                         }
@@ -144,6 +147,7 @@ impl Tracker {
                 Subscription::Group(id) => {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
                     group.verified = true;
+                    self.reads.touch_group(id);
                     if !group.request.repeat_if_pending() && group.interest_rev.unwrap_or_default() < rev {
                         self.effects.push(group.request_interest(id));
                     }
@@ -242,7 +246,6 @@ impl Tracker {
     /// A replica's digests of these providers differ from the ones that were sent. Those that have not
     /// changed since are compared in full.
     pub fn on_differing(&mut self, differing: Vec<(ServiceRef, u64)>) {
-        self.reads.touch_all();
         let mut wants = Vec::new();
         for (provider, sent_digest) in differing {
             if let Some(Slot::Live(topic)) = self.topics.get_mut(&provider)
@@ -250,6 +253,7 @@ impl Tracker {
                 && topic.request.is_idle()
             {
                 topic.request = Request::Pending;
+                self.reads.touch(&provider);
                 // From `at`, not from `complete_to`: the snapshot must be compared with what has been
                 // applied.
                 wants.push(Want { since: topic.at(), provider, snapshot: true });
