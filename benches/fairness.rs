@@ -1,10 +1,11 @@
 //! One tenant floods a gateway while another one goes on: the honest tenant's times with fair shares and
 //! without, beside its times in quiet.
 //!
-//! Eight honest clients find a provider, one request after another on a connection each. The flood comes from a
-//! process of its own, in another project, with many connections that never pause. etcd, NATS, a control plane and
-//! a gateway run on the same machine, so the flood's clients take processor time as well: what compares is the
-//! ratio to the quiet time within one run. Arguments: connections of the flood, seconds per row.
+//! Eight honest clients find a provider, one request after another on a connection each. The flood comes from
+//! a process of its own, in another project, with many connections that never pause. etcd, NATS, a control
+//! plane and a gateway run on the same machine, so the flood's clients take processor time as well: what
+//! compares is the ratio to the quiet time within one run. Arguments: connections of the flood, seconds per
+//! row.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -108,8 +109,8 @@ async fn flood(server: &str, connections: usize) -> Result<()> {
     let flooding = try_join_all((0..connections).map(|_| async {
         let mut client = Client::connect(server).await?;
         loop {
-            // The service does not exist in this project: the gateway and the control plane have their work with
-            // the request all the same.
+            // The service does not exist in this project: the gateway and the control plane have their work
+            // with the request all the same.
             if client.call(&request).await.is_err() {
                 client = Client::connect(server).await?;
             }

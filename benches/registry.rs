@@ -211,8 +211,8 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-/// Registrations of many clients at once, and the CPU that etcd takes for each. The floor is a lease and a transaction
-/// for each, which nothing shares: one with so many conditions goes alone.
+/// Registrations of many clients at once, and the CPU that etcd takes for each. The floor is a lease and a
+/// transaction for each, which nothing shares: one with so many conditions goes alone.
 async fn crowd(api: &str, store: &dyn Store, etcd: u32) -> Result<()> {
     const CLIENTS: usize = 64;
     const EACH: usize = 100;

@@ -48,9 +48,9 @@ impl Bundle {
     }
 }
 
-/// The first bytes of a hash of everything but the revision, which is the first member. Replicas that listed the
-/// store at different times have the same content at different revisions. Never zero: on the bus zero stands for
-/// a replica without policies.
+/// The first bytes of a hash of everything but the revision, which is the first member. Replicas that listed
+/// the store at different times have the same content at different revisions. Never zero: on the bus zero
+/// stands for a replica without policies.
 fn digest(json: &[u8]) -> u64 {
     let content = json.iter().position(|byte| *byte == b',').and_then(|comma| json.get(comma..));
     let content = content.unwrap_or(json);

@@ -94,8 +94,8 @@ pub enum Grant {
     Labelled(Vec<LabelSet>),
 }
 
-/// The one value of the header `Authorization`, if there is any. Programs differ in which of two they take, so
-/// two are refused.
+/// The one value of the header `Authorization`, if there is any. Programs differ in which of two they take,
+/// so two are refused.
 ///
 /// # Errors
 /// The refusal, when the header stands there twice.
@@ -245,9 +245,9 @@ impl Policy {
         Ok(Grant::Labelled(sets))
     }
 
-    /// Decides whether an identity may operate a process by its admin port: with the right `ops` for everything and
-    /// in all tenants, to get for the method `GET` and to create for any other. The scope (`rbac.scope`) opens
-    /// nothing here.
+    /// Decides whether an identity may operate a process by its admin port: with the right `ops` for
+    /// everything and in all tenants, to get for the method `GET` and to create for any other. The scope
+    /// (`rbac.scope`) opens nothing here.
     ///
     /// # Errors
     /// The refusal.

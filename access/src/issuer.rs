@@ -1,7 +1,7 @@
 //! Tokens of an external issuer (OpenID Connect): which ones count, for whom, and with which roles.
 //!
-//! The issuer's name, audience and mapping come from the settings. Its keys are fetched by the control plane and
-//! travel in the policy, so no decision ever fetches anything.
+//! The issuer's name, audience and mapping come from the settings. Its keys are fetched by the control plane
+//! and travel in the policy, so no decision ever fetches anything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::denial::{Denial, DenialCode};
 const MOST_KEYS: usize = 32;
 /// The most groups of a token that are looked at.
 const MOST_GROUPS: usize = 256;
-/// Algorithms that are accepted. All of them have a public half: with a shared secret, everybody who can verify
-/// a token could make one.
+/// Algorithms that are accepted. All of them have a public half: with a shared secret, everybody who can
+/// verify a token could make one.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -42,7 +42,8 @@ pub struct ExternalIssuer {
     pub audience: String,
     /// The claim with the name of the account.
     pub account_claim: String,
-    /// The claim with the groups: a list of texts, or a text with blanks between them. Dots lead into objects.
+    /// The claim with the groups: a list of texts, or a text with blanks between them. Dots lead into
+    /// objects.
     pub groups_claim: String,
     /// The roles of each group. A group without a line has none.
     pub roles: BTreeMap<String, Vec<String>>,

@@ -1,7 +1,7 @@
 //! Keys of tokens: the private key that signs them, and the public keys that verify them.
 //!
-//! Files hold PEM as Service-Center and `openssl` write it: a private key in PKCS#1 or PKCS#8, and one or more
-//! public keys in PKIX. While a key is being replaced the public file holds the old and the new one.
+//! Files hold PEM as Service-Center and `openssl` write it: a private key in PKCS#1 or PKCS#8, and one or
+//! more public keys in PKIX. While a key is being replaced the public file holds the old and the new one.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{self, KeySize};
@@ -36,8 +36,8 @@ pub enum KeyError {
     NotMade,
 }
 
-/// A public RSA key, in the form in which it is published (JWK) and sent to gateways. Its id is the thumbprint
-/// of RFC 7638, so every process gives a key the same id.
+/// A public RSA key, in the form in which it is published (JWK) and sent to gateways. Its id is the
+/// thumbprint of RFC 7638, so every process gives a key the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicKey {
     /// The id of the key.

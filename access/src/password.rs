@@ -79,8 +79,8 @@ pub fn verify(stored: &str, password: &str) -> bool {
     }
 }
 
-/// True when a stored text has the form and the parameters that a new one would have. Others are replaced when
-/// their password is known, which is at a login.
+/// True when a stored text has the form and the parameters that a new one would have. Others are replaced
+/// when their password is known, which is at a login.
 pub fn is_current(kind: HashKind, stored: &str) -> bool {
     match kind {
         HashKind::Argon2id => {

@@ -1,7 +1,7 @@
 //! Tokens: what one says, and whether one of our keys has signed it.
 //!
-//! A token is a JWT with the algorithm RS512, as Service-Center makes them. No other algorithm is accepted, so
-//! a header cannot choose a weaker one. Whether the account behind a token still counts is decided by
+//! A token is a JWT with the algorithm RS512, as Service-Center makes them. No other algorithm is accepted,
+//! so a header cannot choose a weaker one. Whether the account behind a token still counts is decided by
 //! [`crate::Policy`], not here.
 
 use std::collections::HashMap;

@@ -6,9 +6,9 @@
 //! query of the request ───▶ FindQuery ───────────────┘
 //! ```
 //!
-//! A control plane answers from its view and a gateway from what it follows. Both call the functions of this crate,
-//! so bodies, revisions and headers cannot differ. A [`Resolution`] is the part that only a control plane knows: the
-//! services that answer.
+//! A control plane answers from its view and a gateway from what it follows. Both call the functions of this
+//! crate, so bodies, revisions and headers cannot differ. A [`Resolution`] is the part that only a control
+//! plane knows: the services that answer.
 //!
 //! Everything here is pure.
 

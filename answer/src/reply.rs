@@ -47,8 +47,8 @@ pub fn with_revision<B>(mut response: Response<B>, rev: &str) -> Response<B> {
     response
 }
 
-/// Compresses a reply that is large enough, for a client that accepts it. `kept` is the body in compressed form,
-/// where somebody keeps that.
+/// Compresses a reply that is large enough, for a client that accepts it. `kept` is the body in compressed
+/// form, where somebody keeps that.
 pub fn compressed(response: Response<Bytes>, kept: Option<&FindBody>) -> Response<Bytes> {
     if (response.body().len() as u64) < gzip::FROM_BYTES {
         return response;

@@ -1,8 +1,8 @@
 //! The services that answer a find, as a control plane tells a gateway.
 //!
-//! A gateway asks for them with the header [`ASK`], and gets them in [`FOUND`] beside the reply. It never lets a
-//! client set the one or see the other. They name nothing that the reply itself does not show: where the caller's
-//! rights leave a service out, or the services are too many, they are left out altogether.
+//! A gateway asks for them with the header [`ASK`], and gets them in [`FOUND`] beside the reply. It never
+//! lets a client set the one or see the other. They name nothing that the reply itself does not show: where
+//! the caller's rights leave a service out, or the services are too many, they are left out altogether.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};

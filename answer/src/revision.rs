@@ -3,9 +3,9 @@
 use shared::event::digest_of;
 use shared::model::Revision;
 
-/// The revision of a set of services in the order of the reply, by the digests of their instances: a hash over
-/// everything that a client sees of them. A service without instances adds nothing to the reply, so it must not be
-/// among them.
+/// The revision of a set of services in the order of the reply, by the digests of their instances: a hash
+/// over everything that a client sees of them. A service without instances adds nothing to the reply, so it
+/// must not be among them.
 pub fn revision_of(digests: impl Iterator<Item = u64>) -> String {
     let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
     for digest in digests {

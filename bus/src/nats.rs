@@ -330,8 +330,8 @@ fn apply(state: &watch::Sender<Link>, event: &Event) {
         // events in the queue are applied after the loss, and they raise the generation too.
         Event::SlowConsumer(_) => state.send_modify(|link| link.generation += 1),
         Event::ServerError(error) => warn!(%error, "the bus server reports an error"),
-        // Only the kind of a failed attempt, whose reason `Reasons` logs. An address that cannot be resolved has
-        // none there.
+        // Only the kind of a failed attempt, whose reason `Reasons` logs. An address that cannot be resolved
+        // has none there.
         Event::ClientError(ClientError::Other(kind)) if *kind != ConnectErrorKind::Dns.to_string() => {
             debug!(kind, "an attempt to connect to the bus failed");
         }

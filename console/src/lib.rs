@@ -1,8 +1,9 @@
 //! The console: pages for people, served beside the API of every plane.
 //!
 //! In: the method, path and headers of a request, before anything else has looked at it. Out: a response for
-//! the paths of the console, and nothing for all others. The files are part of the program and contain no data
-//! of the registry, so they need no token: what the pages show they request over the API, like every client.
+//! the paths of the console, and nothing for all others. The files are part of the program and contain no
+//! data of the registry, so they need no token: what the pages show they request over the API, like every
+//! client.
 //!
 //! The files are made from `console/web`; see `docs/console.md`.
 
@@ -21,8 +22,9 @@ use files::File;
 /// The path of the console.
 const PATH: &str = "/console";
 
-/// The rules of a page, for its browser: nothing of another origin, nothing inline, no frame around it. What a
-/// page shows comes from clients of the registry, and these headers see to it that none of that becomes a script.
+/// The rules of a page, for its browser: nothing of another origin, nothing inline, no frame around it. What
+/// a page shows comes from clients of the registry, and these headers see to it that none of that becomes a
+/// script.
 const RULES: [(HeaderName, &str); 7] = [
     (
         http::header::CONTENT_SECURITY_POLICY,
@@ -105,8 +107,8 @@ fn wants_a_page(headers: &HeaderMap) -> bool {
     kinds.any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html")))
 }
 
-/// Leads a browser to the console. The address is a relative one, so it is right behind a proxy that serves the
-/// registry below a path of its own.
+/// Leads a browser to the console. The address is a relative one, so it is right behind a proxy that serves
+/// the registry below a path of its own.
 fn lead_on() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::FOUND;

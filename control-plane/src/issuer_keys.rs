@@ -1,8 +1,9 @@
 //! Fetches the public keys of an external issuer of tokens, and stores them for every replica and gateway.
 //!
-//! One replica does it, the publisher. The keys reach all others with the access policy, by revision, so every
-//! process decides by the same keys, also while the issuer is away. Two addresses are ever fetched: those that
-//! the settings name, and the address of the keys in the discovery document, if it is on the issuer's host.
+//! One replica does it, the publisher. The keys reach all others with the access policy, by revision, so
+//! every process decides by the same keys, also while the issuer is away. Two addresses are ever fetched:
+//! those that the settings name, and the address of the keys in the discovery document, if it is on the
+//! issuer's host.
 
 use std::time::Duration;
 
@@ -156,7 +157,8 @@ fn origin(address: &str) -> Option<(String, String, u16)> {
     Some((scheme.to_ascii_lowercase(), uri.host()?.to_ascii_lowercase(), port))
 }
 
-/// Fetches a document. Redirections are not followed: they would lead to an address that nobody has configured.
+/// Fetches a document. Redirections are not followed: they would lead to an address that nobody has
+/// configured.
 async fn fetch(client: &HttpClient, address: &str) -> Result<Bytes, FetchError> {
     let unreachable = |error: String| FetchError::Unreachable(address.to_owned(), error);
     let request = Request::get(address)

@@ -54,8 +54,8 @@ pub(crate) mod validate;
 const VIEW_WAIT: Duration = Duration::from_secs(3);
 /// The time in which a view usually reaches a revision that another replica has seen.
 const PROMPT: Duration = Duration::from_millis(50);
-/// The time in which a view reaches a revision that changed something under the registry's root. One that is not
-/// reached by then is probably of another program that uses the store.
+/// The time in which a view reaches a revision that changed something under the registry's root. One that is
+/// not reached by then is probably of another program that uses the store.
 const SOON: Duration = Duration::from_millis(10);
 /// Attempts of a compare-and-swap before the caller is asked to try again.
 const CAS_TRIES: u64 = 32;
@@ -254,8 +254,8 @@ impl Registry {
         self.covering(barrier, before, VIEW_WAIT).await
     }
 
-    /// The view at a revision that the store has named as its newest. `None` when it has named none, or when it is
-    /// not the store that the view shows.
+    /// The view at a revision that the store has named as its newest. `None` when it has named none, or when
+    /// it is not the store that the view shows.
     async fn covering(
         &self,
         newest: Result<Revision, StoreError>,
@@ -320,8 +320,8 @@ impl Registry {
         Ok(reply)
     }
 
-    /// Runs a transaction that changes one record, and notes the stored value before and after it for the audit log.
-    /// True when it succeeded.
+    /// Runs a transaction that changes one record, and notes the stored value before and after it for the
+    /// audit log. True when it succeeded.
     async fn commit_change(
         &self,
         txn: Txn,
@@ -335,8 +335,8 @@ impl Registry {
         Ok(reply.succeeded)
     }
 
-    /// Runs a transaction that writes or deletes these records, and notes their stored values before and after it for
-    /// the audit log. The reply has none of these values.
+    /// Runs a transaction that writes or deletes these records, and notes their stored values before and
+    /// after it for the audit log. The reply has none of these values.
     async fn commit_noting(&self, mut txn: Txn, records: &[String]) -> Result<TxnReply, RegistryError> {
         if !trail::is_kept() {
             return self.commit(txn).await;

@@ -1,5 +1,5 @@
-//! Answers the requests of gateways: a watcher's interest, missed events, comparisons of state, and the access
-//! policy.
+//! Answers the requests of gateways: a watcher's interest, missed events, comparisons of state, and the
+//! access policy.
 //!
 //! Any replica may answer. A replica whose view has not reached the requested revision waits a little and
 //! then declines; the gateway repeats the request, and another replica takes it. Everything in one answer
@@ -153,8 +153,8 @@ impl Responder {
     /// The view once it has reached `min_rev`, if it is of the incarnation that the gateway knows.
     async fn snapshot(&self, min_rev: u64, known: Option<u64>) -> Result<Arc<Snapshot>, AnswerError> {
         let snapshot = self.registry.view().at(Revision::new(min_rev), VIEW_WAIT).await?;
-        // A replica that has not noticed a restore yet would answer with the history that was undone, and one that
-        // has would wait in vain for a gateway's revisions.
+        // A replica that has not noticed a restore yet would answer with the history that was undone, and one
+        // that has would wait in vain for a gateway's revisions.
         match known {
             Some(known) if known != snapshot.incarnation.get() => Err(AnswerError::OtherIncarnation),
             _ => Ok(snapshot),

@@ -137,8 +137,8 @@ pub enum Op {
         lease: Option<LeaseId>,
     },
     /// Writes a key without a lease, as many transactions do that come within the same moment. Where a store
-    /// commits such transactions together, only the last of them writes the key, even if its own conditions do
-    /// not hold, provided that `owner` exists. The value must therefore be right for all of them.
+    /// commits such transactions together, only the last of them writes the key, even if its own conditions
+    /// do not hold, provided that `owner` exists. The value must therefore be right for all of them.
     PutLast {
         /// The key.
         key: String,
@@ -163,8 +163,8 @@ impl Op {
 }
 
 /// A transaction: runs `then` if every condition in `compare` holds, and `otherwise` if not. All its writes
-/// have one revision, which other transactions of the same moment may share. A transaction must not write a key
-/// twice; etcd refuses it.
+/// have one revision, which other transactions of the same moment may share. A transaction must not write a
+/// key twice; etcd refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// The conditions.
@@ -361,8 +361,8 @@ pub trait Store: Send + Sync + 'static {
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError>;
 
     /// A revision that covers everything committed before the call, without any write. A watch of `prefix`
-    /// reaches it by itself if its change is under `prefix`; if not, perhaps only with the next barrier. Costs
-    /// less than a [`Self::barrier`] where that one writes.
+    /// reaches it by itself if its change is under `prefix`; if not, perhaps only with the next barrier.
+    /// Costs less than a [`Self::barrier`] where that one writes.
     async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
         self.barrier(prefix).await
     }

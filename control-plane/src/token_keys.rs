@@ -5,8 +5,8 @@
 //!                └───────────issuer──▶ accounts
 //! ```
 //!
-//! In: the files. Out: the public keys for the view, and the issuer that signs. Files that cannot be used change
-//! nothing; they are logged and counted.
+//! In: the files. Out: the public keys for the view, and the issuer that signs. Files that cannot be used
+//! change nothing; they are logged and counted.
 
 use access::keys::PublicKey;
 use access::token::Issuer;

@@ -1,8 +1,9 @@
-//! Notes for the audit log that are made while a request is handled: what it is about, and what a write changed.
+//! Notes for the audit log that are made while a request is handled: what it is about, and what a write
+//! changed.
 //!
-//! In: notes of handlers and of the registry, made wherever they know something. Out: [`Notes`] for the record of
-//! the request. The notes belong to the task that handles the request, so no operation has to pass them on.
-//! Without access control nobody collects them, and noting does nothing.
+//! In: notes of handlers and of the registry, made wherever they know something. Out: [`Notes`] for the
+//! record of the request. The notes belong to the task that handles the request, so no operation has to pass
+//! them on. Without access control nobody collects them, and noting does nothing.
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! The digests of the audit log: each write says what was stored before it and after it, so that the records of one
-//! thing form a chain.
+//! The digests of the audit log: each write says what was stored before it and after it, so that the records
+//! of one thing form a chain.
 
 mod probe;
 mod session;
@@ -68,7 +68,8 @@ async fn digests_lead_from_each_write_to_the_next() {
     probe.stop().await;
 
     let records = records(directory.path());
-    // From the end of one record to the beginning of the next, within each chain; true for one that must be empty.
+    // From the end of one record to the beginning of the next, within each chain; true for one that must be
+    // empty.
     let digests: Vec<(Option<&str>, Option<&str>)> = records
         .iter()
         .filter(|record| record["path"].as_str().is_some_and(|path| path.starts_with(SERVICES)))

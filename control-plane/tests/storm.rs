@@ -92,7 +92,8 @@ async fn every_change_of_one_object_succeeds() {
     join_all(answers).await.into_iter().for_each(probe::Answer::empty);
 }
 
-/// A site starts after a blackout: each client registers its service and its instance, and finds its provider.
+/// A site starts after a blackout: each client registers its service and its instance, and finds its
+/// provider.
 #[tokio::test]
 async fn a_whole_site_starts_at_once_without_an_error() {
     const CLIENTS: usize = 300;

@@ -6,8 +6,8 @@
 //!         gateway ────────┘         gateway ──▶ forward ──▶ control plane
 //! ```
 //!
-//! A drain goes through these steps: not ready, and no new watch; the shards end their sessions, spread over a
-//! time, while other requests are answered as before; no new connection; the upstream stops.
+//! A drain goes through these steps: not ready, and no new watch; the shards end their sessions, spread over
+//! a time, while other requests are answered as before; no new connection; the upstream stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -112,8 +112,8 @@ impl App {
         };
         let listener = listener.map_err(|error| StartError::Listen(config.listen, error))?;
         let api_addr = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-        // With port 0 only the bound address tells gateways apart, and on all addresses of their machines only
-        // one of those.
+        // With port 0 only the bound address tells gateways apart, and on all addresses of their machines
+        // only one of those.
         let instance = if config.instance.is_empty() {
             reachable(api_addr).to_string()
         } else {

@@ -1,5 +1,5 @@
-//! The access policy at this gateway: the one that the control planes keep, whether it is fresh, and what that
-//! means for requests.
+//! The access policy at this gateway: the one that the control planes keep, whether it is fresh, and what
+//! that means for requests.
 //!
 //! ```text
 //! bookmarks ──heard──▶ PolicyHandle ◀──take── Follower ◀──parts── a control plane
@@ -8,10 +8,10 @@
 //!                     gateway, shards
 //! ```
 //!
-//! In: the versions that bookmarks name, and bundles. Out: a [`Standing`] for each decision. Versions never go
-//! back while the publisher's view is behind a replica's; one that is not, and has another policy, counts, because
-//! replicas with different settings have different ones. A policy that nothing has confirmed for a while
-//! decides nothing new: accounts may have lost their rights meanwhile.
+//! In: the versions that bookmarks name, and bundles. Out: a [`Standing`] for each decision. Versions never
+//! go back while the publisher's view is behind a replica's; one that is not, and has another policy, counts,
+//! because replicas with different settings have different ones. A policy that nothing has confirmed for a
+//! while decides nothing new: accounts may have lost their rights meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,11 +1,11 @@
 //! Limits how often clients may send requests and open watches: per source, per tenant and per account.
 //!
-//! In: the source, the tenant and the account of a request. Out: leave to go on, or the time after which to try
-//! again. Heartbeats are not limited: one that is refused would cost an instance its life.
+//! In: the source, the tenant and the account of a request. Out: leave to go on, or the time after which to
+//! try again. Heartbeats are not limited: one that is refused would cost an instance its life.
 //!
 //! Each limit is a token bucket of two seconds' worth. A bucket is chosen by a hash of its name from a fixed
-//! number of them, so that strangers cannot fill the memory with names; two names in one bucket share it, which
-//! with a thousand busy clients happens to one in a hundred.
+//! number of them, so that strangers cannot fill the memory with names; two names in one bucket share it,
+//! which with a thousand busy clients happens to one in a hundred.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};

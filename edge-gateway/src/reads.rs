@@ -6,12 +6,13 @@
 //! a control plane's answer with its services ──▶ Lease ──┘
 //! ```
 //!
-//! In: a question, and what a control plane has resolved before. Out: the bytes that a control plane would send, if the
-//! gateway can prove them. A consumer is followed from its first find that a control plane has answered, by a
-//! [`Lease`]; it ends when the consumer asks nothing for a while, or when the memory is needed for others.
+//! In: a question, and what a control plane has resolved before. Out: the bytes that a control plane would
+//! send, if the gateway can prove them. A consumer is followed from its first find that a control plane has
+//! answered, by a [`Lease`]; it ends when the consumer asks nothing for a while, or when the memory is needed
+//! for others.
 //!
-//! Request tasks never wait for the upstream: they read an immutable [`EdgeView`]. "Nothing has changed" is a claim
-//! about now, so before it a replica is asked once for all who wait ([`barrier`]).
+//! Request tasks never wait for the upstream: they read an immutable [`EdgeView`]. "Nothing has changed" is a
+//! claim about now, so before it a replica is asked once for all who wait ([`barrier`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -168,8 +169,8 @@ impl Found {
         (answer::reply::body_of(&bodies), kept)
     }
 
-    /// True when the state contains a write of each service's instances at the revision that `written` names, and
-    /// everything up to `records`.
+    /// True when the state contains a write of each service's instances at the revision that `written` names,
+    /// and everything up to `records`.
     pub(crate) fn contains(
         &self,
         bookmark: Revision,
@@ -230,8 +231,8 @@ impl Reads {
     /// The answer to a question by what is known at `view`, for a caller with this grant.
     ///
     /// # Errors
-    /// The reason to ask a control plane. A caller whose grant does not plainly cover the answer is one: what its
-    /// labels hide is decided there.
+    /// The reason to ask a control plane. A caller whose grant does not plainly cover the answer is one: what
+    /// its labels hide is decided there.
     pub(crate) fn find(
         &self,
         view: &EdgeView,
@@ -275,7 +276,8 @@ impl Reads {
     }
 }
 
-/// True when the caller's labels cover the question and every service of the answer, by the rules of a control plane.
+/// True when the caller's labels cover the question and every service of the answer, by the rules of a
+/// control plane.
 fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool {
     if *grant == Grant::All {
         return true;
@@ -287,7 +289,8 @@ fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool
     match &question.labels {
         None => true,
         Some(asked) => {
-            // A find without an environment is one in the consumer's own, and so are the services that it finds.
+            // A find without an environment is one in the consumer's own, and so are the services that it
+            // finds.
             let own = found.topics.first().and_then(|topic| topic.key.as_ref());
             let environment = match (asked.environment.as_str(), own) {
                 ("", None) => return false,

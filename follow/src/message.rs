@@ -27,8 +27,8 @@ pub struct Bookmark {
     pub policy: Option<PolicyVersion>,
     /// The incarnation of the store in the publisher's view; `None` when it is of a version without them.
     pub incarnation: Option<Incarnation>,
-    /// Changes of interest are published for every find that is answered otherwise. False for a publisher of an
-    /// older version.
+    /// Changes of interest are published for every find that is answered otherwise. False for a publisher of
+    /// an older version.
     pub by_find: bool,
 }
 

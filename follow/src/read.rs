@@ -1,11 +1,11 @@
 //! The part of a gateway's state that finds are answered from: immutable, and shared by every request.
 //!
-//! In: what the tracker follows for consumers whose finds are answered here. Out: the state of the services that
-//! answer a find, or the reason for which a control plane has to be asked.
+//! In: what the tracker follows for consumers whose finds are answered here. Out: the state of the services
+//! that answer a find, or the reason for which a control plane has to be asked.
 //!
-//! A [`ReadView`] says nothing that the gateway does not know. A service or a consumer is *sound* when nothing up to
-//! the last bookmark is missing from it, by the same proof as for watchers: its subscription is verified, and nothing
-//! is being requested about it.
+//! A [`ReadView`] says nothing that the gateway does not know. A service or a consumer is *sound* when
+//! nothing up to the last bookmark is missing from it, by the same proof as for watchers: its subscription is
+//! verified, and nothing is being requested about it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -81,7 +81,8 @@ pub enum Unknown {
 pub struct ReadView {
     /// The last bookmark: everything sound is complete up to here.
     pub bookmark: Revision,
-    /// The last bookmark of a publisher that does not tell each changed find. Answers from before do not count.
+    /// The last bookmark of a publisher that does not tell each changed find. Answers from before do not
+    /// count.
     pub floor: Revision,
     /// The followed services.
     pub topics: HashTrieMapSync<ServiceRef, Arc<ReadTopic>>,
@@ -164,8 +165,8 @@ impl Changes {
         pb::DigestRequest { confirm: true, changed_since: Some(since.get()), ..pb::DigestRequest::default() }
     }
 
-    /// Reads the reply to [`Changes::request`]. `None` when it does not know everything. A replica of an older version
-    /// ignores the question.
+    /// Reads the reply to [`Changes::request`]. `None` when it does not know everything. A replica of an
+    /// older version ignores the question.
     pub fn from_reply(since: Revision, reply: pb::DigestReply) -> Option<Self> {
         if !reply.confirmed || !reply.changes_known || reply.rev < since.get() {
             return None;
@@ -181,8 +182,8 @@ impl Changes {
         Some(changes)
     }
 
-    /// True when a find that was answered from `view`, with these services, is answered so at the moment of the
-    /// question.
+    /// True when a find that was answered from `view`, with these services, is answered so at the moment of
+    /// the question.
     pub fn confirm(
         &self,
         view: &ReadView,

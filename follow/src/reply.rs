@@ -125,13 +125,13 @@ pub struct InterestReply {
     pub rev: Revision,
     /// The providers in the interest at that revision.
     pub providers: Vec<ServiceRef>,
-    /// Those that may have come, since the revision that was known, with instances which the consumer does not
-    /// know.
+    /// Those that may have come, since the revision that was known, with instances which the consumer does
+    /// not know.
     pub shown: BTreeSet<ServiceRef>,
     /// Providers that left since the revision that was known, each with the revision at which it left last.
     pub left: Vec<(ServiceRef, Revision)>,
-    /// The interest had no change between this revision and that of the reply. `None` from a replica of an older
-    /// version.
+    /// The interest had no change between this revision and that of the reply. `None` from a replica of an
+    /// older version.
     pub unchanged_since: Option<Revision>,
 }
 

@@ -47,8 +47,8 @@ pub struct Resumes<K> {
     waiting: BTreeMap<K, Resume>,
     /// Groups whose departures are being requested.
     departures_requested: HashSet<GroupId>,
-    /// The highest revision that a restore has undone. A client that names it or an earlier one may have it from
-    /// the undone history, and receives states.
+    /// The highest revision that a restore has undone. A client that names it or an earlier one may have it
+    /// from the undone history, and receives states.
     undone: Revision,
 }
 
@@ -193,8 +193,8 @@ impl<K: Copy + Ord> Resumes<K> {
         tracker.forget_departures(|group| resuming.contains(&group));
     }
 
-    /// The store was restored, which undid the history up to `seen`, the highest revision known of it. Every request
-    /// under way has been dropped, and its reply would be of that history.
+    /// The store was restored, which undid the history up to `seen`, the highest revision known of it. Every
+    /// request under way has been dropped, and its reply would be of that history.
     pub fn restore(&mut self, seen: Revision) {
         self.undone = self.undone.max(seen);
         self.departures_requested.clear();
@@ -208,8 +208,8 @@ impl<K: Copy + Ord> Resumes<K> {
         }
     }
 
-    /// The revision from which a client goes on. Zero if a restore may have undone what the client has: the same
-    /// revision stands for other changes now.
+    /// The revision from which a client goes on. Zero if a restore may have undone what the client has: the
+    /// same revision stands for other changes now.
     fn in_this_history(&self, since: Revision) -> Revision {
         if since <= self.undone { Revision::ZERO } else { since }
     }

@@ -1,7 +1,7 @@
 //! The suspicion that the store was restored from a backup.
 //!
-//! In: what bookmarks say, and confirmations that replicas read from the store. Out: the decision to ask for a
-//! confirmation, and the proof that the store was restored.
+//! In: what bookmarks say, and confirmations that replicas read from the store. Out: the decision to ask for
+//! a confirmation, and the proof that the store was restored.
 //!
 //! A bookmark of another incarnation than the known one, or bookmarks that stay behind the highest revision
 //! seen so far, mean that the store was set back, or that their publisher lags. Neither proves anything. A
@@ -83,8 +83,8 @@ impl Suspicion {
         self.requested = false;
     }
 
-    /// Compares a confirmation with `seen`, which was known before it was requested. Returns the revision of the store
-    /// if it was restored. Everything known so far is then of another history.
+    /// Compares a confirmation with `seen`, which was known before it was requested. Returns the revision of
+    /// the store if it was restored. Everything known so far is then of another history.
     pub fn judge(&mut self, confirmation: Confirmation, seen: Revision) -> Option<Revision> {
         self.requested = false;
         let Confirmation { rev, incarnation } = confirmation;
@@ -160,8 +160,9 @@ mod tests {
         assert_eq!(suspicion.incarnation(), None, "the next bookmark says which it is");
     }
 
-    /// Random histories: replicas notice restores late, bookmarks arrive late, confirmations fail. Once everything has
-    /// come to rest the gateway follows the incarnation of the store, and it has started over only for restores.
+    /// Random histories: replicas notice restores late, bookmarks arrive late, confirmations fail. Once
+    /// everything has come to rest the gateway follows the incarnation of the store, and it has started over
+    /// only for restores.
     #[test]
     fn a_gateway_ends_in_the_incarnation_of_the_store() {
         for seed in 0..2000 {

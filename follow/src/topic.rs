@@ -156,8 +156,8 @@ impl Topic {
         // A provider that did not change after `since` has an older position, and is complete up to `since`
         // all the same.
         let at = replay.at.max(since);
-        // A service that has been deleted meanwhile has no name any more, but its events have, and members that
-        // left before are told of what was left then.
+        // A service that has been deleted meanwhile has no name any more, but its events have, and members
+        // that left before are told of what was left then.
         let key = replay.key.or_else(|| replay.events.last().map(|event| event.key.clone()));
         let mut topic = Self {
             id,

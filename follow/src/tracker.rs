@@ -130,7 +130,8 @@ struct Group {
     /// Providers whose instances were delivered as deleted a moment ago, each with the number of the bookmark
     /// at that time. If one comes back, a find may have shown its instances before these deletes arrived.
     gone_lately: HashMap<ServiceRef, u64>,
-    /// The number of the bookmark at which a session last began by forgetting everything, for the same reason.
+    /// The number of the bookmark at which a session last began by forgetting everything, for the same
+    /// reason.
     voided_at: Option<u64>,
     /// The revision of the last reply about the interest; `None` before the first.
     interest_rev: Option<Revision>,
@@ -343,9 +344,9 @@ impl Tracker {
         counts
     }
 
-    /// Closes the group of a scope or a list whose first reply would bring the tracker above `limit` topics; 0
-    /// is no limit. Returns true when it did. A group that is open already may grow beyond the limit, because
-    /// its watchers must not miss the providers that come later.
+    /// Closes the group of a scope or a list whose first reply would bring the tracker above `limit` topics;
+    /// 0 is no limit. Returns true when it did. A group that is open already may grow beyond the limit,
+    /// because its watchers must not miss the providers that come later.
     pub fn refuse_too_many(&mut self, id: GroupId, reply: &InterestReply, limit: usize) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         let selector = &group.selector;
@@ -364,8 +365,8 @@ impl Tracker {
     }
 
     /// True when a session with this selector may begin under a limit of topics; 0 is no limit. The number of
-    /// providers of a consumer or scope is not known yet, and counts as one. A list may name followed services
-    /// only, or none that exists: its first reply decides.
+    /// providers of a consumer or scope is not known yet, and counts as one. A list may name followed
+    /// services only, or none that exists: its first reply decides.
     pub fn has_room(&self, selector: &Selector, limit: usize) -> bool {
         match selector {
             _ if limit == 0 || self.by_selector.contains_key(selector) => true,

@@ -51,8 +51,8 @@ static SETTING: LazyLock<Setting> = LazyLock::new(|| {
 
 /// Nobody becomes another account than the signer of a token says.
 ///
-/// A text of one line is a token, or a whole header with its scheme. Two lines are the header and the claims of
-/// a token that the external issuer signs.
+/// A text of one line is a token, or a whole header with its scheme. Two lines are the header and the claims
+/// of a token that the external issuer signs.
 pub(crate) fn tokens(input: &[u8]) {
     let Setting { policy, external } = &*SETTING;
     let text = String::from_utf8_lossy(input).into_owned();

@@ -8,9 +8,9 @@
 //! | `bus` | messages and subjects |
 //! | `access` | tokens, records, keys |
 //!
-//! Each target runs in two ways. `cargo test -p muster-fuzz` gives it the corpus and some thousand edits of it,
-//! on any machine; `MUSTER_FUZZ_TIMES=1000000` gives it more. `cargo xtask fuzz` runs it for as long as wanted,
-//! guided by coverage, and adds to the corpus whatever reached new code.
+//! Each target runs in two ways. `cargo test -p muster-fuzz` gives it the corpus and some thousand edits of
+//! it, on any machine; `MUSTER_FUZZ_TIMES=1000000` gives it more. `cargo xtask fuzz` runs it for as long as
+//! wanted, guided by coverage, and adds to the corpus whatever reached new code.
 
 mod access;
 mod bus;

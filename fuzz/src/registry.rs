@@ -48,8 +48,8 @@ fn events_of(text: &str) -> Vec<KvEvent> {
     events
 }
 
-/// Whatever the store holds, the view goes on; a record that is understood is written back unchanged, with the
-/// members of other writers.
+/// Whatever the store holds, the view goes on; a record that is understood is written back unchanged, with
+/// the members of other writers.
 pub(crate) fn stored(input: &[u8]) {
     let text = String::from_utf8_lossy(input).into_owned();
     let events = events_of(&text);
@@ -79,8 +79,8 @@ struct Registry {
     requests: usize,
 }
 
-/// The requests after which a registry makes room for an empty one: a long run must not fill the memory, and a
-/// fault must not need a million requests before the one that shows it.
+/// The requests after which a registry makes room for an empty one: a long run must not fill the memory, and
+/// a fault must not need a million requests before the one that shows it.
 const REQUESTS: usize = 1000;
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
@@ -98,8 +98,8 @@ impl Registry {
     }
 }
 
-/// A request of any kind gets an answer that is no fault of the server, and an error is Service-Center's JSON.
-/// The first line is the method and the target, the rest the body.
+/// A request of any kind gets an answer that is no fault of the server, and an error is Service-Center's
+/// JSON. The first line is the method and the target, the rest the body.
 pub(crate) fn bodies(input: &[u8]) {
     let text = String::from_utf8_lossy(input).into_owned();
     let (head, body) = text.split_once('\n').unwrap_or((&text, ""));

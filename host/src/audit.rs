@@ -1,8 +1,8 @@
 //! The audit log: each decision that is to be found again, as a log event and as a line of a file.
 //!
-//! In: a [`Record`] from a plane. Out: an event of the target `audit` among the process's log lines, and a JSON
-//! object on a line of its own in the file, if there is one. One task owns the file. A request never waits for
-//! it: a record for which the queue has no room, or which cannot be written, is counted and lost.
+//! In: a [`Record`] from a plane. Out: an event of the target `audit` among the process's log lines, and a
+//! JSON object on a line of its own in the file, if there is one. One task owns the file. A request never
+//! waits for it: a record for which the queue has no room, or which cannot be written, is counted and lost.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -55,8 +55,8 @@ impl Decision {
     }
 }
 
-/// A request and what was decided about it. It holds names, ids, digests and the path; never a query, a body, a
-/// password or a token.
+/// A request and what was decided about it. It holds names, ids, digests and the path; never a query, a body,
+/// a password or a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
@@ -161,8 +161,8 @@ pub struct AuditError {
     source: std::io::Error,
 }
 
-/// The audit log of a process. Cheap to clone; the file is complete when the last clone is gone and the tasks of
-/// the process have ended.
+/// The audit log of a process. Cheap to clone; the file is complete when the last clone is gone and the tasks
+/// of the process have ended.
 #[derive(Clone, Debug)]
 pub struct Audit(Arc<Shared>);
 
@@ -230,8 +230,8 @@ impl Audit {
                 .map_err(|source| AuditError { path: path.clone(), source })?;
             let (sender, receiver) = mpsc::channel(QUEUE);
             queue = Some(sender);
-            // Not cancelled by a drain: the requests that are in flight then are recorded too. The task ends with
-            // the last handle.
+            // Not cancelled by a drain: the requests that are in flight then are recorded too. The task ends
+            // with the last handle.
             tasks.spawn_named("audit", keep_writing(receiver, file, fates.clone(), tasks.abort().clone()));
         }
         Ok(Self(Arc::new(Shared { clock: Clock::system(), reads: config.reads, queue, fates })))

@@ -1,7 +1,7 @@
 //! Requests that a browser sends for a page of another site.
 //!
-//! A browser adds what it has for a server by itself: its place in the network, its certificate. So what such a
-//! request may do must not follow from these.
+//! A browser adds what it has for a server by itself: its place in the network, its certificate. So what such
+//! a request may do must not follow from these.
 
 use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use http::uri::{Authority, Uri};

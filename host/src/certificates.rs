@@ -66,8 +66,8 @@ impl PeerCertificate {
     }
 }
 
-/// A certificate with an address is known by that alone, and by one only, as SPIFFE demands: its authority need
-/// not have checked the common name.
+/// A certificate with an address is known by that alone, and by one only, as SPIFFE demands: its authority
+/// need not have checked the common name.
 fn name_of(certificate: &X509Certificate<'_>) -> Option<Name> {
     let names = certificate.subject_alternative_name().ok()?;
     let names = names.as_ref().map(|names| names.value.general_names.as_slice()).unwrap_or_default();
@@ -269,8 +269,9 @@ impl Certificates {
         Some(CertifiedAccount { account: rule.account.clone(), ends: names.ends })
     }
 
-    /// The account behind a request at a control plane: on the word of a gateway, or by the certificate of the
-    /// connection. A gateway may name the accounts of the rules here, one within this process any account.
+    /// The account behind a request at a control plane: on the word of a gateway, or by the certificate of
+    /// the connection. A gateway may name the accounts of the rules here, one within this process any
+    /// account.
     ///
     /// # Errors
     /// When the request names an account and has not come from a gateway that may.

@@ -1,11 +1,12 @@
-//! Fair shares of a process for parties that send it requests, so that the flood of one costs the others little.
+//! Fair shares of a process for parties that send it requests, so that the flood of one costs the others
+//! little.
 //!
 //! In: a request's party. Out: a [`Place`], which the request holds until it is answered.
 //!
 //! A party that is alone has no bound: its requests are all worked on at once, as if this room did not exist.
-//! While at least two parties send requests, each has a number of places, and its further requests wait in the
-//! order in which they came. Whatever one party sends, the others therefore share the processors and the store
-//! with no more than that many requests of it.
+//! While at least two parties send requests, each has a number of places, and its further requests wait in
+//! the order in which they came. Whatever one party sends, the others therefore share the processors and the
+//! store with no more than that many requests of it.
 //!
 //! A party is known by its hash only. Memory is kept for parties that have requests here at the moment, and
 //! those are bounded by the connections of the listener. Strangers who make up a new party for each request
@@ -162,8 +163,8 @@ impl Shares {
         self.release(party);
         while let Some(next) = self.next(party) {
             if let Err(place) = next.send(Place(Some((self.clone(), party)))) {
-                // The client has left. Dropping the place would call this function again, once for each client
-                // that has left, and the stack has no room for all of them.
+                // The client has left. Dropping the place would call this function again, once for each
+                // client that has left, and the stack has no room for all of them.
                 place.forget();
                 self.release(party);
             }
@@ -176,7 +177,8 @@ impl Shares {
         }
     }
 
-    /// Takes a free place for the request that has waited longest. Forgets a party that has no requests any more.
+    /// Takes a free place for the request that has waited longest. Forgets a party that has no requests any
+    /// more.
     fn next(&self, party: u64) -> Option<oneshot::Sender<Place>> {
         let mut state = self.state.lock();
         let is_mixed = state.is_mixed(Instant::now());

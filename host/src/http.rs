@@ -200,7 +200,8 @@ impl ServerLimits {
 /// When the address cannot be listened on.
 pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As `TcpListener::bind` does it: an address whose last connections are still closing can be used at once.
+    // As `TcpListener::bind` does it: an address whose last connections are still closing can be used at
+    // once.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
@@ -210,9 +211,9 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 /// Serves `service` on `listener` until a drain is complete or an abort comes. Returns when no
 /// connection is left.
 ///
-/// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`], and if the client
-/// has shown a certificate, a [`crate::certificates::PeerCertificate`]. An error of the
-/// service closes the connection (on HTTP/2: the stream) without an answer.
+/// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`], and if the
+/// client has shown a certificate, a [`crate::certificates::PeerCertificate`]. An error of the service closes
+/// the connection (on HTTP/2: the stream) without an answer.
 ///
 /// Not cancel-safe: dropping the future drops every connection at once.
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, tasks: &Tasks)
@@ -240,8 +241,8 @@ pub async fn serve_counted<S>(
 }
 
 /// Like [`serve_counted`], but a drain does not close the listener: from then on answers close their
-/// connections, and only when `stop` is cancelled nothing more is accepted. If the listener shares its address
-/// (`http.reuse-port`), a drain closes it at once and leaves new clients to the other process.
+/// connections, and only when `stop` is cancelled nothing more is accepted. If the listener shares its
+/// address (`http.reuse-port`), a drain closes it at once and leaves new clients to the other process.
 pub async fn serve_until<S>(
     stop: CancellationToken,
     listener: TcpListener,
@@ -275,8 +276,8 @@ pub async fn serve_until<S>(
             }
         }
     }
-    // A listener that closes resets the connections in its backlog, so those are taken first. The kernel gives
-    // it new ones until then, therefore the time is bounded.
+    // A listener that closes resets the connections in its backlog, so those are taken first. The kernel
+    // gives it new ones until then, therefore the time is bounded.
     let last = Instant::now() + CLOSING;
     while has_successor && let Ok((stream, peer, permit)) = timeout_at(last, acceptor.next()).await {
         open.spawn(connections.run(stream, peer, permit, Arc::new(Activity::new(Instant::now()))));

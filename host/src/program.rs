@@ -9,8 +9,8 @@
 //!
 //! Besides [`admin`]'s routes the admin port has some for operators only: `GET /config` (the settings in
 //! force, without secrets), `GET /known` (the [`inventory`]), `GET /access` (the state of access control) and
-//! `POST /drain`. They need the admin token or an account with the right `ops`, or, if there is no admin token, a
-//! request from this machine that no page of another site has sent.
+//! `POST /drain`. They need the admin token or an account with the right `ops`, or, if there is no admin
+//! token, a request from this machine that no page of another site has sent.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -58,8 +58,8 @@ pub struct ProgramSettings {
 }
 
 impl ProgramSettings {
-    /// Declares `admin-token`, `grace`, `log.*` and `audit.*`. The grace period is `grace` unless set, and at most
-    /// `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
+    /// Declares `admin-token`, `grace`, `log.*` and `audit.*`. The grace period is `grace` unless set, and at
+    /// most `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
     pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
         Self {
             admin_token: settings.optional(

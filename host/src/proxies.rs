@@ -1,8 +1,8 @@
 //! The address of a client behind proxies.
 //!
-//! In: the peer of a connection, its headers, and the proxies that are trusted. Out: the address of the client.
-//! `X-Forwarded-For` is a list that everybody on the way may have written. It is read from its end, and only as
-//! far as trusted proxies have written it, so a client cannot choose its own address.
+//! In: the peer of a connection, its headers, and the proxies that are trusted. Out: the address of the
+//! client. `X-Forwarded-For` is a list that everybody on the way may have written. It is read from its end,
+//! and only as far as trusted proxies have written it, so a client cannot choose its own address.
 
 use std::net::IpAddr;
 use std::str::FromStr;

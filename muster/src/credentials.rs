@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::CommandFailure;
 
-/// The variable with a token. There is no flag of that kind: arguments can be read by every user of a machine.
+/// The variable with a token. There is no flag of that kind: arguments can be read by every user of a
+/// machine.
 const VARIABLE: &str = "MUSTER_TOKEN";
 
 /// The places from which a command takes its token.

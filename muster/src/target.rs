@@ -42,7 +42,8 @@ pub(crate) struct OperatorAccess {
     /// Admin token of the processes, if they have one. Without it the token of an account is shown.
     #[arg(long = "token", env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
-    /// Address of the registry whose `muster login` counts at the admin ports, which are no addresses to log in at.
+    /// Address of the registry whose `muster login` counts at the admin ports, which are no addresses to log
+    /// in at.
     #[arg(long, env = "MUSTER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:30100")]
     server: url::Url,
     #[command(flatten)]

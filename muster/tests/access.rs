@@ -108,7 +108,8 @@ impl Site {
         self.run_as(user, &["login", "--account", user, "--password-file", password_file]).0
     }
 
-    /// Logs root in. The account is made after the registry has become ready, and a login that fails would count.
+    /// Logs root in. The account is made after the registry has become ready, and a login that fails would
+    /// count.
     fn root(&self) {
         let made = || self.file("log").contains("the account root has been created").then_some(());
         self.until("the account root is made", made);

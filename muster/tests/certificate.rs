@@ -1,4 +1,5 @@
-//! `muster certificate`, and certificates that were made in another way: the words for what is wrong with them.
+//! `muster certificate`, and certificates that were made in another way: the words for what is wrong with
+//! them.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -36,8 +36,8 @@ const COMMANDS: &[(&str, &[&str], CommandResult)] = &[
     ("unregister", &["--server", "{server}", "--service", "{service}", "--force"], CommandResult::Nothing),
     ("drain", &["{admin}"], CommandResult::Json),
 ];
-/// Commands with tests of their own: two do not end by themselves, `store` needs a registry that is stopped, and
-/// the others one with access control.
+/// Commands with tests of their own: two do not end by themselves, `store` needs a registry that is stopped,
+/// and the others one with access control.
 const TESTED_ELSEWHERE: &[&str] =
     &["standalone", "store", "watch", "login", "logout", "account", "role", "token", "audit"];
 const DEADLINE: Duration = Duration::from_secs(60);

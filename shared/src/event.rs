@@ -89,8 +89,8 @@ pub struct InstanceEvent {
     pub via: Via,
 }
 
-/// Records of an event's delivery. Most of them serve metrics and traces only, so two of the fields are no part
-/// of the event's bytes.
+/// Records of an event's delivery. Most of them serve metrics and traces only, so two of the fields are no
+/// part of the event's bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Via {
     /// Unix microseconds at which the publisher gave the event to the bus; 0 before.

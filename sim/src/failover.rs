@@ -135,7 +135,8 @@ impl Sim {
             merged: false,
             calm: false,
             stand_ins,
-            // In three of seven seeds, none of which is a regression: those keep the moves that found a defect.
+            // In three of seven seeds, none of which is a regression: those keep the moves that found a
+            // defect.
             commits_together: [0, 3, 5].contains(&(seed % 7)),
             consumer,
         };
@@ -220,8 +221,8 @@ impl Sim {
     }
 }
 
-/// Runs a seed, with replicas that stand in for the publisher or without. Returns true if every change could be
-/// judged, because no replica answered with a state.
+/// Runs a seed, with replicas that stand in for the publisher or without. Returns true if every change could
+/// be judged, because no replica answered with a state.
 ///
 /// # Errors
 /// A description of what was delivered wrongly.

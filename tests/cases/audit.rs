@@ -1,4 +1,5 @@
-//! The audit log as an operator reads it: reads that are recorded, and `muster audit --follow` beyond a rotation.
+//! The audit log as an operator reads it: reads that are recorded, and `muster audit --follow` beyond a
+//! rotation.
 
 use futures_util::StreamExt as _;
 use harness::{Client, Process, eventually, port};

@@ -51,7 +51,8 @@ async fn etcd_is_saved_and_restored_by_the_documented_commands() {
 
     client.instance_with(&provider, "after", 300).await;
     let mut watcher = world.watch(0, &consumer).await;
-    // So few that the control plane's own writes after the restore bring the store past the revision that it had.
+    // So few that the control plane's own writes after the restore bring the store past the revision that it
+    // had.
     client.tag(&provider, "after", "seen").await;
     watcher.expect("UPDATE", "after", "seen").await;
     etcd.kill();

@@ -1,5 +1,5 @@
-//! Certificates of clients stand for accounts, on every transport, at a registry of one process and across both
-//! planes.
+//! Certificates of clients stand for accounts, on every transport, at a registry of one process and across
+//! both planes.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Server-sent events, read by a library that real programs use (`tests/eventsource`). It needs Node and fetches
-//! the library from its package registry; so it runs by `cargo xtask eventsource`, not with the other tests.
+//! Server-sent events, read by a library that real programs use (`tests/eventsource`). It needs Node and
+//! fetches the library from its package registry; so it runs by `cargo xtask eventsource`, not with the other
+//! tests.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 /// The password of `root` in fleets with access control.
 pub(crate) const ROOT_PASSWORD: &str = "Complicated_password1";
 
-/// Two pairs of keys, and the files that the control planes of a fleet read. At first the old pair is in them.
+/// Two pairs of keys, and the files that the control planes of a fleet read. At first the old pair is in
+/// them.
 pub(crate) struct KeyFiles {
     directory: TempDir,
     pub(crate) old: KeyPairText,

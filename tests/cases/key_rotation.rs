@@ -1,5 +1,5 @@
-//! The keys of tokens are replaced in a running fleet, in which nothing is restarted: old tokens count until their
-//! key is taken away, and no watcher notices before that.
+//! The keys of tokens are replaced in a running fleet, in which nothing is restarted: old tokens count until
+//! their key is taken away, and no watcher notices before that.
 
 use std::net::SocketAddr;
 
@@ -52,7 +52,8 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
     let mut change = async |token: &str| {
         let tag = format!("t{}", sent.len());
         let body = json!({"properties": {"tag": tag}});
-        // A control plane that is busy may leave a request unanswered; writing the same again changes nothing.
+        // A control plane that is busy may leave a request unanswered; writing the same again changes
+        // nothing.
         eventually("the change is written", || async {
             let answer = send(gateways[sent.len() % 2], token, "PUT", &properties, body.clone()).await?;
             (answer.status == 200).then_some(())

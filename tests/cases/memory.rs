@@ -1,5 +1,5 @@
-//! A gateway at its memory limit serves open watches and refuses new ones until memory is free again. Names that do not
-//! exist cost it little, and nothing for long.
+//! A gateway at its memory limit serves open watches and refuses new ones until memory is free again. Names
+//! that do not exist cost it little, and nothing for long.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Tokens of a real OpenID Connect issuer, the library oidc-provider (`tests/oidc`), at both planes. It needs
-//! Node and fetches the library from its package registry; so it runs by `cargo xtask oidc`, not with the other
-//! tests.
+//! Node and fetches the library from its package registry; so it runs by `cargo xtask oidc`, not with the
+//! other tests.
 
 use std::net::SocketAddr;
 use std::path::Path;

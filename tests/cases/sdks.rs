@@ -168,7 +168,8 @@ async fn login(client: Client, account: &str, password: &str) -> Option<String> 
     answer["token"].as_str().map(|token| format!("Bearer {token}"))
 }
 
-/// Runs a program of `tests/sdks`. With keys it logs in, and its wishes for a change of the keys are fulfilled.
+/// Runs a program of `tests/sdks`. With keys it logs in, and its wishes for a change of the keys are
+/// fulfilled.
 async fn check(sdk: &str, command: &[&str], world: &World, keys: Option<&KeyFiles>) {
     let mut program = program(sdk, command);
     program.env("REGISTRY", world.gateways[0].api.to_string());

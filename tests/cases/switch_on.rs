@@ -1,5 +1,5 @@
-//! Access control is switched on in a running fleet, one control plane after the other: no event is lost, and no
-//! watcher ends that has the right to go on.
+//! Access control is switched on in a running fleet, one control plane after the other: no event is lost, and
+//! no watcher ends that has the right to go on.
 
 use std::net::SocketAddr;
 
@@ -54,7 +54,8 @@ async fn switch_on(watchers: usize) {
     let mut change = async || {
         let tag = format!("t{}", sent.len());
         let body = json!({"properties": {"tag": tag}});
-        // A control plane that restarts may leave a request unanswered; writing the same again changes nothing.
+        // A control plane that restarts may leave a request unanswered; writing the same again changes
+        // nothing.
         eventually("the change is written", || async {
             let answer = send(gateways[sent.len() % 2], &token, "PUT", &properties, body.clone()).await?;
             (answer.status == 200).then_some(())

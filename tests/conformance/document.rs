@@ -14,8 +14,8 @@ pub(crate) struct Document {
 /// Refusals that no client can bring about.
 const OURS: [&str; 3] = ["500003", "500011", "400002"];
 
-/// Refusals of access control. It is off at the server of a run; the control plane's own tests and the cases of
-/// attacks bring them about at every route.
+/// Refusals of access control. It is off at the server of a run; the control plane's own tests and the cases
+/// of attacks bring them about at every route.
 const ACCESS: [&str; 5] = ["401201", "401204", "401205", "401206", "403205"];
 
 /// Refusals, as operation and code, that depend on the server's settings or on its registering itself.

@@ -1,8 +1,8 @@
-//! Tries the compose files on a real container engine: brings up the unchanged `docker-compose.yml`, scales the gateways,
-//! kills and restarts each service under load, and judges what watchers received.
+//! Tries the compose files on a real container engine: brings up the unchanged `docker-compose.yml`, scales
+//! the gateways, kills and restarts each service under load, and judges what watchers received.
 //!
-//! In: this machine with a network and root's rights, the programs of the workspace. Out: a table with one row for each
-//! disturbance, or the first thing that is wrong.
+//! In: this machine with a network and root's rights, the programs of the workspace. Out: a table with one
+//! row for each disturbance, or the first thing that is wrong.
 //!
 //! | room | holds |
 //! | --- | --- |

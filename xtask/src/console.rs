@@ -1,7 +1,7 @@
 //! The console: its committed bundle comes from its sources, and its pages work in a real browser.
 //!
-//! A Rust toolchain is enough to build and run Muster, because the bundle is committed. So the first check needs
-//! Node and npm, and a network for the packages; where it cannot be made, that is said.
+//! A Rust toolchain is enough to build and run Muster, because the bundle is committed. So the first check
+//! needs Node and npm, and a network for the packages; where it cannot be made, that is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,8 @@ struct Package {
     dev: bool,
 }
 
-/// Tests the pure parts of the pages, builds the bundle from its sources and compares it with the committed one.
+/// Tests the pure parts of the pages, builds the bundle from its sources and compares it with the committed
+/// one.
 ///
 /// # Errors
 /// When a test fails, or the bundles differ.

@@ -1,5 +1,5 @@
-//! Long runs of the fuzz targets, guided by coverage, with a stable toolchain: the compiler's own passes count
-//! the edges, and no sanitizer is needed in a workspace that forbids `unsafe`.
+//! Long runs of the fuzz targets, guided by coverage, with a stable toolchain: the compiler's own passes
+//! count the edges, and no sanitizer is needed in a workspace that forbids `unsafe`.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -32,7 +32,8 @@ pub fn ensure_installed() -> Result<()> {
     ensure_tools(&SERVERS)
 }
 
-/// Installs those of these programs that are missing (on Debian, as root): each with the package that holds it.
+/// Installs those of these programs that are missing (on Debian, as root): each with the package that holds
+/// it.
 ///
 /// # Errors
 /// When something is missing and cannot be installed; the error says what to install.

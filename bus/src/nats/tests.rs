@@ -247,8 +247,8 @@ async fn a_credentials_file_logs_in() {
     lets_in_only(&server, credentials(&account), credentials(&KeyPair::new_account())).await;
 }
 
-/// Waits until the server has taken everything that this connection sent before. A flush does not wait for the
-/// server; the server's own answer to a question on the same connection does.
+/// Waits until the server has taken everything that this connection sent before. A flush does not wait for
+/// the server; the server's own answer to a question on the same connection does.
 async fn round_trip(bus: &NatsBus) {
     let nobody = bus.request(Message::new("nobody", "?"), Duration::from_secs(10)).await;
     assert!(matches!(nobody, Err(BusError::NoResponder(_))));

@@ -25,8 +25,8 @@ impl FromRequestParts<Api> for Client {
 /// The address of the client of a request, by its extensions and headers.
 pub(super) fn source(proxies: &TrustedProxies, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
     let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    // Without a peer the request comes from the gateway in this process, which has written its own peer at the
-    // end of the list.
+    // Without a peer the request comes from the gateway in this process, which has written its own peer at
+    // the end of the list.
     let peer = peer.or_else(|| last_forwarded(headers)).unwrap_or(Ipv4Addr::LOCALHOST.into());
     proxies.client(peer, headers)
 }

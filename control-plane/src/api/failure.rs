@@ -248,7 +248,8 @@ fn code_of_account(error: &AccountError) -> Code {
         E::RoleProtected => Code::RoleProtected,
         E::OwnAccount => Code::OwnAccount,
         E::OthersAccount(_) => Code::Forbidden,
-        // Not 503: every replica has the same limit, so a gateway should not pass the crowd on to the next one.
+        // Not 503: every replica has the same limit, so a gateway should not pass the crowd on to the next
+        // one.
         E::Busy => Code::TooMany,
         E::NotMade => Code::Internal,
     }

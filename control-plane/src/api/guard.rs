@@ -1,8 +1,8 @@
 //! The guard: everything that is common to all routes.
 //!
-//! A request passes, in this order: the check of its target, access control, the router behind a wall that turns a panic into
-//! a reply, compression, and the headers for browsers. Figures, alarms and traces are taken around all of
-//! that.
+//! A request passes, in this order: the check of its target, access control, the router behind a wall that
+//! turns a panic into a reply, compression, and the headers for browsers. Figures, alarms and traces are
+//! taken around all of that.
 //!
 //! tower-http has layers for parts of this, and each would change what a client or an operator sees:
 //! - its request ids keep any value that a client sends, while `host::http` replaces values that must not

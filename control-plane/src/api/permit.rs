@@ -216,8 +216,8 @@ impl LabelCheck<'_> {
         self.labels(labels_of(service))
     }
 
-    /// The service with this id. That it does not exist is said as it always is, and only when that is certain:
-    /// the labels of a service that this replica has not seen yet are unknown.
+    /// The service with this id. That it does not exist is said as it always is, and only when that is
+    /// certain: the labels of a service that this replica has not seen yet are unknown.
     async fn service(&self, id: &str) -> Result<(), Failure> {
         let caller = &self.call.caller;
         let service = caller.service(id);
@@ -268,7 +268,8 @@ impl LabelCheck<'_> {
         let mut snapshot = self.api.registry().read(&self.call.caller).await?;
         let ids: Vec<ServiceRef> = body.ids().map(|id| self.call.caller.service(id)).collect();
         if ids.iter().any(|service| snapshot.service(service).is_none()) {
-            // Once for all of them. A service that this replica has not seen yet would otherwise pass as absent.
+            // Once for all of them. A service that this replica has not seen yet would otherwise pass as
+            // absent.
             if let Some(confirmed) = self.api.registry().confirmed().await? {
                 snapshot = confirmed;
             } else {

@@ -1,4 +1,5 @@
-//! The state of one term in the seat, or of a stand-in: the changes that are due, and the content of bookmarks. It does no I/O.
+//! The state of one term in the seat, or of a stand-in: the changes that are due, and the content of
+//! bookmarks. It does no I/O.
 //!
 //! ```text
 //! begin ──▶ due ──handed to the bus──▶ published ──▶ bookmarks ──bus flushed──▶ flushed

@@ -241,7 +241,8 @@ impl Accounts {
                 let lease = Some(self.registry.lease_for(REMEMBERED).await?);
                 let mut then = vec![
                     Op::Delete(keys::account(name)),
-                    // Stays as long as tokens of the account may live: a new one of the same name is not theirs.
+                    // Stays as long as tokens of the account may live: a new one of the same name is not
+                    // theirs.
                     Op::Put { key: keys::account_extra(name), value, lease },
                     Op::DeletePrefix(keys::service_tokens_of(name)),
                 ];

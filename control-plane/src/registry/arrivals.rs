@@ -1,7 +1,7 @@
 //! Arrivals: the instances that this replica is registering at the moment, counted by service.
 //!
-//! Each registration writes the usual size of its service from a view that does not show those beside it yet. The
-//! last one to arrive sees all of them, and corrects the size if it came out too low.
+//! Each registration writes the usual size of its service from a view that does not show those beside it yet.
+//! The last one to arrive sees all of them, and corrects the size if it came out too low.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ impl Arrivals {
 }
 
 impl Arrival {
-    /// Ends a registration that the view shows. True for the last one of several that were under way together.
+    /// Ends a registration that the view shows. True for the last one of several that were under way
+    /// together.
     pub(super) fn end(mut self) -> bool {
         self.ended = true;
         self.arrivals.end(&self.service)

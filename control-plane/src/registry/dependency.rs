@@ -135,8 +135,8 @@ impl Registry {
         if rules.keys.iter().any(|rule| rule.service_name == "*") {
             return Ok(false);
         }
-        // The rule replaces a note about the name, in the same transaction: the consumer is interested at every
-        // revision. Beside a rule, a note therefore stands for a later find.
+        // The rule replaces a note about the name, in the same transaction: the consumer is interested at
+        // every revision. Beside a rule, a note therefore stands for a later find.
         let obsolete = self.note_of(&snapshot, consumer, provider);
         if obsolete.is_none() && rules.keys.contains(provider) {
             return Ok(false);

@@ -1,8 +1,8 @@
 //! Writes elsewhere: other programs that change the same store, outside the registry's root.
 //!
-//! The newest revision of the store is cheap to read, and usually the view has reached it. A change elsewhere raises
-//! the revision without reaching the view. While there are such changes, a confirmation asks for a barrier at once
-//! instead of waiting for the view in vain.
+//! The newest revision of the store is cheap to read, and usually the view has reached it. A change elsewhere
+//! raises the revision without reaching the view. While there are such changes, a confirmation asks for a
+//! barrier at once instead of waiting for the view in vain.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -106,7 +106,8 @@ pub enum RegistryError {
     Commit(#[source] StoreError),
 }
 
-/// The rule that an operation on accounts and roles has broken. The texts are Service-Center's, where it has one.
+/// The rule that an operation on accounts and roles has broken. The texts are Service-Center's, where it has
+/// one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// The account does not exist.

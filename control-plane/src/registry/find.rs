@@ -47,8 +47,8 @@ pub(crate) struct Found {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
-    /// The services that answer, for a gateway that asks for them, as long as the caller's interest tells each
-    /// change of that answer.
+    /// The services that answer, for a gateway that asks for them, as long as the caller's interest tells
+    /// each change of that answer.
     pub(crate) resolution: Option<Resolution>,
     note: Note,
 }
@@ -178,8 +178,8 @@ impl Registry {
                     None => false,
                 };
                 match self.depend(&consumer, provider).await {
-                    // So many consumers stand in the provider's key that one more has no place. The find itself
-                    // is not refused for that; only pushes are missing.
+                    // So many consumers stand in the provider's key that one more has no place. The find
+                    // itself is not refused for that; only pushes are missing.
                     Err(RegistryError::TooLarge) => {
                         warn!(
                             consumer.id = id,
@@ -342,8 +342,8 @@ impl Search<'_> {
         Ok(Found { services, rev, not_modified, resolution, note })
     }
 
-    /// The services that answer, if a gateway asked for them and may answer the same find until the consumer's
-    /// interest changes.
+    /// The services that answer, if a gateway asked for them and may answer the same find until the
+    /// consumer's interest changes.
     fn resolution(
         &self,
         snapshot: &Snapshot,

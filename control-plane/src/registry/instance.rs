@@ -131,8 +131,9 @@ impl Registry {
         Ok(reply?.succeeded.then_some(()))
     }
 
-    /// Records the number of a service's instances if the recorded one is too low, as it is after registrations
-    /// that did not see each other. A failure costs the service some of its protection, until the next one.
+    /// Records the number of a service's instances if the recorded one is too low, as it is after
+    /// registrations that did not see each other. A failure costs the service some of its protection, until
+    /// the next one.
     async fn correct_size(&self, service: &ServiceRef) {
         let Ok(snapshot) = self.view.now() else { return };
         let Some((view, _)) = snapshot.service(service) else { return };

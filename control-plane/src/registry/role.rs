@@ -117,8 +117,8 @@ impl Accounts {
                 async move {
                     let found = self.registry.read_keys(vec![key.clone()]).await?.pop().flatten();
                     let found = found.ok_or(AccountError::RoleNotFound)?;
-                    // Read after the role: an account that gets the role later writes the role again, and this
-                    // transaction loses.
+                    // Read after the role: an account that gets the role later writes the role again, and
+                    // this transaction loses.
                     let range =
                         RangeRequest { limit: 1, ..RangeRequest::prefix(keys::accounts_of_role(name)) };
                     let read = self.registry.store.range(range).await;

@@ -164,7 +164,8 @@ impl Registry {
                 txn.then.extend(delete_schema_keys(service, id));
             }
             txn.then.push(self.declare_schemas(service, view, order.clone()));
-            // Only the record that declares them: the old contents may be too large to be read with the write.
+            // Only the record that declares them: the old contents may be too large to be read with the
+            // write.
             let committed = self.commit_noting(txn, &[keys::service(service)]).await?.succeeded;
             // When more schemas were dropped than one transaction deletes, the next step deletes the others.
             let complete = dropped.len() <= SCHEMAS_PER_TXN;

@@ -245,8 +245,8 @@ fn interest_of(
     page::interest(rev, found, &came.into_keys().collect(), &left, room)
 }
 
-/// The last changes of providers and of consumers' interest after `since`, as of the snapshot. They are not known
-/// when there are too many for one message or the history does not reach back that far.
+/// The last changes of providers and of consumers' interest after `since`, as of the snapshot. They are not
+/// known when there are too many for one message or the history does not reach back that far.
 pub fn changes_since(snapshot: &Snapshot, history: &History, since: Revision, room: Room) -> pb::DigestReply {
     let mut reply = pb::DigestReply { rev: snapshot.revision.get(), ..pb::DigestReply::default() };
     let found = history.since(since, snapshot.revision, |change| !matches!(change, Change::Services(_)));

@@ -15,8 +15,8 @@ use crate::view::{InstanceView, ServiceView};
 
 /// The most providers in one part of an answer about interest: some 200 KB.
 const PROVIDERS_PER_PART: usize = 2000;
-/// The most bytes of one provider's state in an answer. It bounds the memory of both sides, and is many times the
-/// state of the largest providers.
+/// The most bytes of one provider's state in an answer. It bounds the memory of both sides, and is many times
+/// the state of the largest providers.
 const MAX_STATE_BYTES: usize = 64 << 20;
 /// The tag and the length that protobuf puts before each event and instance, rounded up.
 const ITEM_BYTES: usize = 8;
@@ -149,8 +149,8 @@ impl ProviderReplay<'_> {
         }
     }
 
-    /// The most bytes of each instance. When the instances together exceed the bound of a state, each gets the
-    /// same part of it: a client that needs more of one gets it with a find.
+    /// The most bytes of each instance. When the instances together exceed the bound of a state, each gets
+    /// the same part of it: a client that needs more of one gets it with a find.
     fn bytes_of_instance(&self, room: Room) -> usize {
         let together: usize = self.instances().map(|view| carriage::weight(&view.instance)).sum();
         match MAX_STATE_BYTES.checked_div(self.instances().count()) {

@@ -83,8 +83,8 @@ impl KeyFiles {
     /// Reads keys that have been read before.
     ///
     /// # Errors
-    /// The file that cannot be used, and why. A file of public keys that has gone is one: the keys in it count
-    /// until somebody says otherwise.
+    /// The file that cannot be used, and why. A file of public keys that has gone is one: the keys in it
+    /// count until somebody says otherwise.
     pub fn read_again(&self, before: &[PublicKey]) -> Result<TokenKeys, KeysError> {
         if before.len() > 1 && !self.public.exists() {
             return Err(KeysError::Missing(self.public.clone()));
@@ -110,7 +110,8 @@ impl KeyFiles {
         let Self { private, public } = self;
         let pair =
             KeyPairText::generate().map_err(|source| KeysError::Key { path: private.clone(), source })?;
-        // The private key comes last: a public one alone is found at the next start, and not taken for a pair.
+        // The private key comes last: a public one alone is found at the next start, and not taken for a
+        // pair.
         write(public, &pair.public)?;
         write(private, &pair.private)?;
         info!(private = %private.display(), public = %public.display(), "keys of tokens have been made");

@@ -98,8 +98,8 @@ impl EmbeddedStore {
     /// last handle is dropped or the tasks are aborted. Blocks while the file is read. Needs a runtime.
     ///
     /// # Errors
-    /// If the file cannot be opened, is in use, is damaged or empty, lacks what was acknowledged, or has an unknown
-    /// format.
+    /// If the file cannot be opened, is in use, is damaged or empty, lacks what was acknowledged, or has an
+    /// unknown format.
     pub fn open(
         path: impl AsRef<Path>,
         config: EmbeddedConfig,

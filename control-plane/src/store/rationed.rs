@@ -1,11 +1,11 @@
 //! A store that slows the tenants which fill it, before it is full for everyone.
 //!
-//! In: transactions, and how full the store is. Out: the same transactions, without those of a tenant that has
-//! recently written more than its share of the room that is left.
+//! In: transactions, and how full the store is. Out: the same transactions, without those of a tenant that
+//! has recently written more than its share of the room that is left.
 //!
-//! etcd keeps each version of each value until it is compacted, and when its file reaches the quota it refuses
-//! every write of every tenant until an operator has acted. So what a tenant has *written* counts, not what it
-//! holds. While the store has room nobody is slowed.
+//! etcd keeps each version of each value until it is compacted, and when its file reaches the quota it
+//! refuses every write of every tenant until an operator has acted. So what a tenant has *written* counts,
+//! not what it holds. While the store has room nobody is slowed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -46,8 +46,8 @@ impl Find {
         }
     }
 
-    /// True when the find is answered, perhaps with nothing. One of a name that nobody has registered, or of one
-    /// version that nobody has, is refused.
+    /// True when the find is answered, perhaps with nothing. One of a name that nobody has registered, or of
+    /// one version that nobody has, is refused.
     pub fn is_answered(&self, snapshot: &Snapshot) -> bool {
         let versions = self.registered(snapshot);
         let exact = matches!(self.versions, VersionRule::Exact(_));

@@ -100,7 +100,8 @@ impl StoreFollower {
         self.watch().await
     }
 
-    /// Raises the store's incarnation, so that gateways learn of the restore, unless another replica has done so.
+    /// Raises the store's incarnation, so that gateways learn of the restore, unless another replica has done
+    /// so.
     async fn begin_incarnation(&self) -> Result<(), StoreError> {
         let known = self.writer.incarnation();
         let found = self.store.range(RangeRequest::key(INCARNATION)).await?;

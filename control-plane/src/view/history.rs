@@ -1,8 +1,8 @@
 //! The recent changes: enough for a new publisher to continue after the previous one, and for a gateway to
 //! catch up without the full state.
 //!
-//! The history is bounded by a number of changes and by their size. The oldest go first, and [`History::since`] reports when
-//! some of the requested ones have gone.
+//! The history is bounded by a number of changes and by their size. The oldest go first, and
+//! [`History::since`] reports when some of the requested ones have gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -154,8 +154,8 @@ impl History {
         }
     }
 
-    /// A revision after which, up to `until`, no change is `wanted`: that of the last one, or the one before the
-    /// oldest of `most` changes that are looked at.
+    /// A revision after which, up to `until`, no change is `wanted`: that of the last one, or the one before
+    /// the oldest of `most` changes that are looked at.
     pub fn unchanged_since(
         &self,
         until: Revision,

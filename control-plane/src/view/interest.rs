@@ -41,8 +41,8 @@ pub fn answers(snapshot: &Snapshot, consumer: &ServiceRef) -> Option<Vec<Answer>
     Some(recorded(snapshot, consumer, service).into_iter().map(answer).collect())
 }
 
-/// True when the consumer has recorded a find that is answered as `given` is, so that its interest changes with
-/// that answer.
+/// True when the consumer has recorded a find that is answered as `given` is, so that its interest changes
+/// with that answer.
 pub fn vouches_for(snapshot: &Snapshot, consumer: &ServiceRef, given: &Answer) -> bool {
     let Some((view, service)) = snapshot.service(consumer) else { return false };
     let asker = Asker { service, tags: &view.tags };

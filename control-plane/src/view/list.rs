@@ -9,7 +9,8 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 use shared::model::Service;
 
-/// The body of a list of services, plain and compressed. It takes about as many bytes as the records themselves.
+/// The body of a list of services, plain and compressed. It takes about as many bytes as the records
+/// themselves.
 #[derive(Debug)]
 pub struct ServiceList {
     plain: Bytes,

@@ -1,7 +1,7 @@
 //! Server-sent events, as the HTML standard defines the type `text/event-stream`.
 //!
-//! An event has the same text as a frame of a resumable watch over WebSocket. Its id is the revision from which
-//! a client resumes that has read it: a client sends the id of its last event back by itself.
+//! An event has the same text as a frame of a resumable watch over WebSocket. Its id is the revision from
+//! which a client resumes that has read it: a client sends the id of its last event back by itself.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -31,8 +31,8 @@ pub(crate) fn event(resume: Revision, text: &[u8]) -> Bytes {
     [id.as_bytes(), text, b"\n\n"].concat().into()
 }
 
-/// The last event of a stream that the gateway ends: its name is `end`, and its data says why. It leaves the place
-/// from which a client resumes as it is, unless the client has to begin anew: then it is revision 0.
+/// The last event of a stream that the gateway ends: its name is `end`, and its data says why. It leaves the
+/// place from which a client resumes as it is, unless the client has to begin anew: then it is revision 0.
 pub(crate) fn end(reason: &str, detail: &str, begins_anew: bool) -> Vec<u8> {
     let text = serde_json::to_vec(&End { action: "END", reason, detail })
         .expect("a struct of texts always serialises");

@@ -2,8 +2,8 @@
 //!
 //! The [`Decoder`] is a pure machine: bytes in, whole control frames out. The data frames of most watchers
 //! have no meaning here, so their payload is counted, checked for UTF-8 and passed over, never kept. Between
-//! two reads the decoder then keeps an incomplete header or control frame, 139 bytes at most. Only the texts of
-//! watchers that may send a new token are kept, each until it has ended: see [`Decoder::keeping`].
+//! two reads the decoder then keeps an incomplete header or control frame, 139 bytes at most. Only the texts
+//! of watchers that may send a new token are kept, each until it has ended: see [`Decoder::keeping`].
 //!
 //! Headers are written with tungstenite and read by hand. tungstenite's `FrameHeader` accepts lengths that
 //! are not in their shortest form, which the standard forbids, and judges a header only when all of it is

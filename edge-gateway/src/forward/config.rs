@@ -37,7 +37,8 @@ impl Default for ForwardConfig {
             // A read that waits for a revision takes a few seconds at most.
             answer_timeout: Duration::from_secs(30),
             probe_interval: Duration::from_secs(2),
-            // Usual answers take milliseconds. A replica whose link to the store is silent takes seconds to fail.
+            // Usual answers take milliseconds. A replica whose link to the store is silent takes seconds to
+            // fail.
             second_try_after: Duration::from_secs(1),
             largest_body: 2 << 20,
             // An instance has 5 KB at most; schemas are larger and rare.

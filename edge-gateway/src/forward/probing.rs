@@ -1,7 +1,7 @@
 //! Probes of control planes, and what they and requests show of a replica.
 //!
-//! In: the outcomes of probes and of connections. Out: the health of each replica, and the claim that one can be
-//! reached.
+//! In: the outcomes of probes and of connections. Out: the health of each replica, and the claim that one can
+//! be reached.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! Control planes over the network: pooled connections, streaming bodies, deadlines, one second attempt.
 //!
-//! A request goes to a ready replica. If that one fails or stays silent for a moment, the request goes once to
-//! another replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and that
-//! its body is small enough to be held. A replica that failed where another succeeded is asked later for
+//! A request goes to a ready replica. If that one fails or stays silent for a moment, the request goes once
+//! to another replica, provided that it may be sent twice (it is idempotent, or no byte of it was sent) and
+//! that its body is small enough to be held. A replica that failed where another succeeded is asked later for
 //! requests of that class: without its store, a control plane still serves reads, but no heartbeats.
 //!
-//! A replica is down at once when no connection to it can be opened, or when a probe fails (`probing`). Any other failure
-//! of a request only asks for a probe at once: a client may cause it, with a body that breaks off, stalls or
-//! is refused halfway, and clients must not be able to mark control planes as dead.
+//! A replica is down at once when no connection to it can be opened, or when a probe fails (`probing`). Any
+//! other failure of a request only asks for a probe at once: a client may cause it, with a body that breaks
+//! off, stalls or is refused halfway, and clients must not be able to mark control planes as dead.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -43,8 +43,8 @@ use crate::metrics::ForwardMetrics;
 /// The time after which idle connections are closed. The control plane closes them after 60 s: closing first
 /// avoids sending a request on a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// The most requests that wait for two replicas at once. In an overload, when everything is slow, second tries
-/// must not double the load.
+/// The most requests that wait for two replicas at once. In an overload, when everything is slow, second
+/// tries must not double the load.
 const MOST_SECOND_TRIES: usize = 256;
 
 /// Several control planes behind one [`Forward`]. Cheap to clone.

@@ -45,8 +45,8 @@ pub(super) enum NotAdmitted {
     Refused(Denial),
 }
 
-/// The control plane's error codes for a service that does not exist, and for a name that no service can have:
-/// a scope is asked for with such names, and rights are checked before names are.
+/// The control plane's error codes for a service that does not exist, and for a name that no service can
+/// have: a scope is asked for with such names, and rights are checked before names are.
 const NOTHING_THERE: [&str; 2] = ["400012", "400001"];
 /// Bytes of a control plane's refusal that are read.
 const MAX_REFUSAL: usize = 64 << 10;

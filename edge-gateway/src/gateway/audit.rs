@@ -1,8 +1,8 @@
-//! The audit log at the gateway: each request that its gate refuses, and each watch that is refused later, as a
-//! control plane records its own.
+//! The audit log at the gateway: each request that its gate refuses, and each watch that is refused later, as
+//! a control plane records its own.
 //!
-//! In: a request and the decision about it. Out: a record; never a query, a message or a token. Requests that are
-//! forwarded are recorded by the control plane that answers them.
+//! In: a request and the decision about it. Out: a record; never a query, a message or a token. Requests that
+//! are forwarded are recorded by the control plane that answers them.
 
 use std::net::SocketAddr;
 

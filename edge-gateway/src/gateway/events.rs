@@ -1,7 +1,8 @@
 //! Watches as server-sent events: for browsers, scripts, and everything that reads HTTP line by line.
 //!
-//! In: a request for a resumable watch. Out: a response whose body never ends by itself. Each event carries the
-//! revision from which its reader resumes, so a client that repeats the id of its last event misses nothing.
+//! In: a request for a resumable watch. Out: a response whose body never ends by itself. Each event carries
+//! the revision from which its reader resumes, so a client that repeats the id of its last event misses
+//! nothing.
 
 use std::convert::Infallible;
 use std::pin::Pin;

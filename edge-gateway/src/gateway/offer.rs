@@ -1,9 +1,11 @@
-//! Tokens of browsers. A page cannot set the headers of a WebSocket, so it offers its token as a sub-protocol.
+//! Tokens of browsers. A page cannot set the headers of a WebSocket, so it offers its token as a
+//! sub-protocol.
 //!
-//! In: a request for a watch with `Sec-WebSocket-Protocol: muster.watch, muster.bearer.<token>`. Out: the same
-//! request with the token in `Authorization`, where every gate looks for it, and without the offer that had it.
-//! The answer takes `muster.watch` and never repeats the token. Unlike a token in the target, this one stands in
-//! no log line, no history and no `Referer`. A page of another site has no token that it could offer.
+//! In: a request for a watch with `Sec-WebSocket-Protocol: muster.watch, muster.bearer.<token>`. Out: the
+//! same request with the token in `Authorization`, where every gate looks for it, and without the offer that
+//! had it. The answer takes `muster.watch` and never repeats the token. Unlike a token in the target, this
+//! one stands in no log line, no history and no `Referer`. A page of another site has no token that it could
+//! offer.
 
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request};

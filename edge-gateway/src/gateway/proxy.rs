@@ -41,8 +41,8 @@ impl GatewayParts {
     pub(super) async fn pass_on(&self, mut request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
         let tenant = route::tenant_of(request.uri().path(), request.headers());
-        // Requests with a body get a place at the control plane, when the body has arrived: here a client that
-        // sends slowly would take places from others of its tenant.
+        // Requests with a body get a place at the control plane, when the body has arrived: here a client
+        // that sends slowly would take places from others of its tenant.
         let _place = match &tenant {
             Some(tenant) if !is_heartbeat && request.body().is_end_stream() => {
                 match self.shares.enter(tenant).await {

@@ -136,8 +136,8 @@ pub(super) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchReques
     Some(read_watch(headers, project, id, uri.query().unwrap_or_default()))
 }
 
-/// Reads a request for server-sent events: the query of a watch, the consumer among it. `None` when the path is
-/// another one.
+/// Reads a request for server-sent events: the query of a watch, the consumer among it. `None` when the path
+/// is another one.
 pub(super) fn events(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchRequest, &'static str>> {
     if !is_event_stream(uri.path()) {
         return None;
@@ -237,8 +237,8 @@ pub(super) fn tenant(
     Ok(tenant)
 }
 
-/// The tenant of a request for the registry's API. `None` when the registry can have no such tenant; a control
-/// plane then says so.
+/// The tenant of a request for the registry's API. `None` when the registry can have no such tenant; a
+/// control plane then says so.
 pub(super) fn tenant_of(path: &str, headers: &HeaderMap) -> Option<Tenant> {
     let mut segments = path.strip_prefix('/')?.split('/');
     let project = match segments.next()? {

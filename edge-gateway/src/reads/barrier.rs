@@ -1,8 +1,10 @@
-//! The barrier before "nothing has changed": a replica says what changed up to a moment after the request arrived.
+//! The barrier before "nothing has changed": a replica says what changed up to a moment after the request
+//! arrived.
 //!
-//! In: requests that wait. Out: the changes, or nothing when no replica could tell them. One question serves all
-//! requests that arrived before it was asked; one that arrives meanwhile waits for the next. The replica reads the
-//! store's revision first, so whatever anybody was told before, by whichever gateway, is among the changes.
+//! In: requests that wait. Out: the changes, or nothing when no replica could tell them. One question serves
+//! all requests that arrived before it was asked; one that arrives meanwhile waits for the next. The replica
+//! reads the store's revision first, so whatever anybody was told before, by whichever gateway, is among the
+//! changes.
 
 use std::sync::Arc;
 
@@ -38,7 +40,8 @@ impl Barrier {
         (Self { queue: sender }, Barriers { queue, ask })
     }
 
-    /// Everything that changed since a bookmark, up to a moment after this call. `None` when nobody can say it.
+    /// Everything that changed since a bookmark, up to a moment after this call. `None` when nobody can say
+    /// it.
     pub(crate) async fn pass(&self) -> Option<Arc<Changes>> {
         let (sender, changes) = oneshot::channel();
         self.queue.try_send(sender).ok()?;

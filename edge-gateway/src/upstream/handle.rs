@@ -81,8 +81,8 @@ impl UpstreamHandle {
     /// Cancel-safe: a reservation that nobody waits for is released.
     ///
     /// # Errors
-    /// `Some` when a limit on followed providers or on names is reached. `None` when no control plane replies within
-    /// the configured time, or the gateway ends.
+    /// `Some` when a limit on followed providers or on names is reached. `None` when no control plane replies
+    /// within the configured time, or the gateway ends.
     pub(crate) async fn join(
         &self,
         watcher: ServiceRef,
@@ -117,13 +117,14 @@ impl UpstreamHandle {
         tenant.map_or(pushed, |tenant| pushed.max(self.written.of(tenant)))
     }
 
-    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose instances it
-    /// is about.
+    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose
+    /// instances it is about.
     pub(crate) fn note_written(&self, tenant: &Tenant, instances_of: Option<&ServiceRef>, rev: Revision) {
         self.written.note(tenant, instances_of, rev);
     }
 
-    /// The revision that contains the tenant's writes through this gateway, but for those of instances of one service.
+    /// The revision that contains the tenant's writes through this gateway, but for those of instances of one
+    /// service.
     pub(crate) fn written_records(&self, tenant: &Tenant) -> Revision {
         self.written.records_of(tenant)
     }
@@ -138,13 +139,14 @@ impl UpstreamHandle {
         &self.reads
     }
 
-    /// Follows a consumer for its finds. Nothing happens while the upstream is busy: the next find tries again.
+    /// Follows a consumer for its finds. Nothing happens while the upstream is busy: the next find tries
+    /// again.
     pub(crate) fn hold(&self, consumer: ServiceRef, lease: Arc<Lease>) {
         let _ = self.commands.try_send(Command::Hold { consumer, lease });
     }
 
-    /// Everything that changed since the last bookmark, up to a moment after the call. `None` when no replica can say
-    /// it.
+    /// Everything that changed since the last bookmark, up to a moment after the call. `None` when no replica
+    /// can say it.
     pub(crate) async fn changes(&self) -> Option<Changes> {
         let since = self.reads.view().read.bookmark;
         if since == Revision::ZERO {

@@ -51,8 +51,8 @@ impl Holds {
         }
     }
 
-    /// The groups whose consumers have asked nothing for a while, and of the others, while there is too little memory,
-    /// some of those that asked longest ago.
+    /// The groups whose consumers have asked nothing for a while, and of the others, while there is too
+    /// little memory, some of those that asked longest ago.
     fn expired(&self, now: Instant, bytes: usize) -> Vec<GroupId> {
         let second = now.saturating_duration_since(self.began).as_secs();
         let idle = self.config.idle.as_secs();
@@ -64,7 +64,8 @@ impl Holds {
         by_use.sort_unstable();
         let of_leases: usize = self.leases.values().map(|lease| lease.bytes()).sum();
         let is_full = self.config.memory > 0 && bytes + of_leases > self.config.memory;
-        // What each of them frees is not known: providers may be shared. The next round frees more, if need be.
+        // What each of them frees is not known: providers may be shared. The next round frees more, if need
+        // be.
         let surplus = if is_full { (by_use.len() / 8).max(1) } else { 0 };
         let expired = by_use.iter().enumerate();
         let is_expired = |(index, (used, _)): &(usize, &(u64, GroupId))| {

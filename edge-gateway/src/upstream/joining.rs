@@ -173,7 +173,8 @@ impl Upstream {
     }
 }
 
-/// The bytes of the part of a preface that a grant admits. Only encodings with states and bookmarks can resume.
+/// The bytes of the part of a preface that a grant admits. Only encodings with states and bookmarks can
+/// resume.
 fn encode(encoding: Encoding, grant: &Grant, since: Revision, preface: &Preface) -> Vec<u8> {
     let mut bytes = Vec::new();
     if preface.void {

@@ -46,8 +46,8 @@ pub(super) enum Request {
     Departures { group: GroupId, selector: Selector, since: Revision },
     /// Request the store's revision for resuming sessions.
     ResumeRevision(ResumeKey),
-    /// Request the store's revision and incarnation because bookmarks stay behind `seen`, the highest revision at that
-    /// time, or tell of another incarnation.
+    /// Request the store's revision and incarnation because bookmarks stay behind `seen`, the highest
+    /// revision at that time, or tell of another incarnation.
     ConfirmRestore { seen: Revision },
     /// Ask a replica to compare digests.
     Compare(Digests),

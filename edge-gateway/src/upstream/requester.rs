@@ -132,8 +132,8 @@ impl Requester {
         }
     }
 
-    /// The store's revision and incarnation now, in one attempt. Every revision that was known before is at most this
-    /// one, unless the store was restored from a backup.
+    /// The store's revision and incarnation now, in one attempt. Every revision that was known before is at
+    /// most this one, unless the store was restored from a backup.
     ///
     /// # Errors
     /// When no replica replies in time, or it cannot read the store.

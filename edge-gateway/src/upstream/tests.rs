@@ -258,7 +258,8 @@ async fn made_up_names_are_bounded_and_leave_nothing_behind() {
     }
 }
 
-/// A replica of a store of this incarnation at revision 9. Returns the incarnations that replay requests ask for.
+/// A replica of a store of this incarnation at revision 9. Returns the incarnations that replay requests ask
+/// for.
 async fn start_restored_replica(bus: Arc<dyn Bus>, incarnation: u64) -> mpsc::Receiver<Option<u64>> {
     let mut requests = Vec::new();
     for subject in [subject::RPC_INTEREST, subject::RPC_REPLAY, subject::RPC_DIGEST] {

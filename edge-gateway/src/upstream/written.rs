@@ -54,8 +54,8 @@ impl<const COUNT: usize> Places<COUNT> {
 }
 
 impl Written {
-    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose instances it is
-    /// about.
+    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose
+    /// instances it is about.
     pub(super) fn note(&self, tenant: &Tenant, instances_of: Option<&ServiceRef>, rev: Revision) {
         self.all.note(tenant, rev);
         match instances_of {

@@ -12,8 +12,8 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::forwarding::ask;
 use crate::world::{World, config};
 
-/// A control plane that says which requests of the project `flood` reach it, and answers each of them when the
-/// test lets it.
+/// A control plane that says which requests of the project `flood` reach it, and answers each of them when
+/// the test lets it.
 #[derive(Clone)]
 struct Held {
     arrived: mpsc::Sender<String>,

@@ -46,9 +46,9 @@ pub(crate) fn bearer(account: &str) -> String {
     format!("Authorization: Bearer {}\r\n", token(account, 3600))
 }
 
-/// A policy with some accounts: `dev` may do everything but manage accounts; `reader` may read services; `shop`
-/// may read the services of the application `app` whose name begins with `shop`; `bound` may enter the domain
-/// `mine` only; `idle` has a role without permissions.
+/// A policy with some accounts: `dev` may do everything but manage accounts; `reader` may read services;
+/// `shop` may read the services of the application `app` whose name begins with `shop`; `bound` may enter the
+/// domain `mine` only; `idle` has a role without permissions.
 pub(crate) fn policy() -> Policy {
     let [admin, developer] = Role::built_in();
     let service = |verbs: &[&str], labels: &[(&str, &str)]| {

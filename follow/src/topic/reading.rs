@@ -1,6 +1,7 @@
 //! A topic's instances as finds read them: in the order of a reply, and shared with every reader.
 //!
-//! Kept beside the topic's own table, which is quicker to change, and only while a find may be answered from it.
+//! Kept beside the topic's own table, which is quicker to change, and only while a find may be answered from
+//! it.
 
 use std::sync::Arc;
 

@@ -12,7 +12,8 @@ use crate::bytes::text_bytes;
 const MOST_RECENT: usize = 256;
 
 /// The bytes of the instances in recent changes. Usual instances have some hundred bytes each, so that the
-/// number above counts; of large ones fewer are kept. Each change holds its instance, and its frames beside it.
+/// number above counts; of large ones fewer are kept. Each change holds its instance, and its frames beside
+/// it.
 const MOST_RECENT_BYTES: usize = 256 * 1024;
 
 /// Recent changes in order, and how far back they can be relied on.
@@ -34,7 +35,8 @@ impl Recent {
         Self { pushes: VecDeque::new(), bytes: 0, complete_after: position, exact_after: Position::default() }
     }
 
-    /// Adds the newest change. The oldest ones are dropped when there are too many, or too many bytes of them.
+    /// Adds the newest change. The oldest ones are dropped when there are too many, or too many bytes of
+    /// them.
     pub(super) fn add(&mut self, push: Arc<Push>) {
         self.bytes += text_bytes(&push.instance);
         self.pushes.push_back(push);

@@ -1,7 +1,7 @@
 //! Providers that come into the interest of a group, stay in it, and leave it.
 //!
-//! In: the providers, each with the position from which the group wants its changes, or until which. Out: topics
-//! that the group joins and leaves.
+//! In: the providers, each with the position from which the group wants its changes, or until which. Out:
+//! topics that the group joins and leaves.
 
 use std::collections::{BTreeSet, HashMap};
 

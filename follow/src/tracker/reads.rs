@@ -1,7 +1,8 @@
 //! The part of the tracker that finds are answered from.
 //!
-//! A consumer whose finds are answered here is *held*: its group stays without sessions. Only what held groups
-//! follow is published, so that topics which only watchers use cost nothing more than a test of a flag.
+//! A consumer whose finds are answered here is *held*: its group stays without sessions. Only what held
+//! groups follow is published, so that topics which only watchers use cost nothing more than a test of a
+//! flag.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -2,9 +2,9 @@
 //!
 //! A provider becomes visible to a consumer when a version, a rule or its access changes. Its instances were
 //! there before, so no event tells of them: they are delivered as created, once the topic has reached the
-//! revision of the change. Events are delivered meanwhile as usual, because a find may have shown the instances
-//! already. When a provider stops being visible, everything up to that revision is delivered,
-//! and then what is left is delivered as deleted. A provider that was deleted has nothing left.
+//! revision of the change. Events are delivered meanwhile as usual, because a find may have shown the
+//! instances already. When a provider stops being visible, everything up to that revision is delivered, and
+//! then what is left is delivered as deleted. A provider that was deleted has nothing left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::{Effect, Slot, Tracker};
 use crate::topic::{Known, Topic};
 use crate::{GroupId, Push};
 
-/// The number of bookmarks, parts included, for which a group remembers that a provider left and its instances
-/// were delivered as deleted. A find that was answered before the client received the deletes is known here by
-/// then.
+/// The number of bookmarks, parts included, for which a group remembers that a provider left and its
+/// instances were delivered as deleted. A find that was answered before the client received the deletes is
+/// known here by then.
 pub(super) const REMEMBER_FOR_BOOKMARKS: u64 = 16;
 
-/// Delivers to every member of a topic what is due at the topic's position. `pushes` are the changes that have
-/// just been applied; those beyond a departure were withheld.
+/// Delivers to every member of a topic what is due at the topic's position. `pushes` are the changes that
+/// have just been applied; those beyond a departure were withheld.
 pub(super) fn settle(topic: &mut Topic, pushes: &[Arc<Push>], effects: &mut Vec<Effect>) {
     let at = topic.at();
     let mut due = Vec::new();

@@ -1,7 +1,8 @@
-//! Access control of a process at its admin port: the accounts that may operate it, and its state (`GET /access`).
+//! Access control of a process at its admin port: the accounts that may operate it, and its state (`GET
+//! /access`).
 //!
-//! In: an [`AccessControl`] of each plane in the process. Out: decisions for the routes of operators, and the answer
-//! of the route.
+//! In: an [`AccessControl`] of each plane in the process. Out: decisions for the routes of operators, and the
+//! answer of the route.
 
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ pub const PATH: &str = "/access";
 
 /// The access control of one plane.
 pub trait AccessControl: Send + Sync {
-    /// The account whose token a request to the admin port shows. `None` without a token that counts, and while
-    /// nothing can be decided.
+    /// The account whose token a request to the admin port shows. `None` without a token that counts, and
+    /// while nothing can be decided.
     fn operator(&self, method: &Method, headers: &HeaderMap) -> Option<Operator>;
 
     /// The state of access control.

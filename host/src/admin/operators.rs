@@ -1,9 +1,10 @@
 //! The requests that may use the routes for operators: `/config`, `/known`, `/access` and `/drain`.
 //!
 //! With access control an account may use them whose roles permit `ops`. Others need the token `admin-token`
-//! where there is one, wherever they come from. Without one, this machine is trusted, and a browser on it may run pages of anybody. So no request is taken that a page of another site
-//! can make a browser send: browsers name the page's origin in it, and a page that has its name resolved to
-//! this machine cannot but send that name as `Host`.
+//! where there is one, wherever they come from. Without one, this machine is trusted, and a browser on it may
+//! run pages of anybody. So no request is taken that a page of another site can make a browser send: browsers
+//! name the page's origin in it, and a page that has its name resolved to this machine cannot but send that
+//! name as `Host`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ const PASSED_ON: [HeaderName; 5] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// The token of the operators, the accounts that may operate the process, and the trust in this machine. Cheap
-/// to clone.
+/// The token of the operators, the accounts that may operate the process, and the trust in this machine.
+/// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Operators {
     token: Arc<Option<Secret>>,

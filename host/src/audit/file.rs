@@ -1,7 +1,8 @@
 //! A file that only grows, and is set aside when it has reached its size.
 //!
-//! `audit.jsonl` becomes `audit.jsonl.1`, that becomes `audit.jsonl.2`, and so on; the oldest is overwritten. If
-//! something else has moved the file away, or another process has rotated it, the next line begins a new one.
+//! `audit.jsonl` becomes `audit.jsonl.1`, that becomes `audit.jsonl.2`, and so on; the oldest is overwritten.
+//! If something else has moved the file away, or another process has rotated it, the next line begins a new
+//! one.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};

@@ -86,14 +86,14 @@ impl Follower {
         Ok(String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect())
     }
 
-    /// Opens the file that was begun after the one that is read. False while there is none. There may have been
-    /// several rotations since the last look.
+    /// Opens the file that was begun after the one that is read. False while there is none. There may have
+    /// been several rotations since the last look.
     fn go_on(&mut self) -> io::Result<bool> {
         let files = files_of(&self.path)?;
         let next = match self.place_in(&files) {
             Some(own) => files.get(own + 1),
-            // Ours was removed as one too many, so all that are left are newer. Or another program has moved it
-            // away, and its successor has its name.
+            // Ours was removed as one too many, so all that are left are newer. Or another program has moved
+            // it away, and its successor has its name.
             None if self.is_removed()? => files.first(),
             None => files.last().filter(|file| **file == self.path),
         };

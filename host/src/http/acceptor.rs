@@ -59,7 +59,8 @@ impl Acceptor {
         }
     }
 
-    /// The next connection, with its permit. Cancel-safe: an accepted connection is kept until it has a permit.
+    /// The next connection, with its permit. Cancel-safe: an accepted connection is kept until it has a
+    /// permit.
     pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
         if self.next.is_none() {
             self.next = Some(self.accept().await);

@@ -1,7 +1,7 @@
 //! The body of a request, with the time that its client has for it.
 //!
-//! A deadline for the whole body and not for each pause: a client that sends one byte after another could stay
-//! for as long as it likes otherwise.
+//! A deadline for the whole body and not for each pause: a client that sends one byte after another could
+//! stay for as long as it likes otherwise.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -55,8 +55,8 @@ pub fn is_late(error: &(dyn Error + 'static)) -> bool {
 
 /// The part of a body on HTTP/1 that nobody has read when the request is answered.
 ///
-/// Most clients read no answer before they have sent everything, and the bytes of a body must not be taken for
-/// the next head. So the rest is read and dropped, up to a bound, before the answer leaves.
+/// Most clients read no answer before they have sent everything, and the bytes of a body must not be taken
+/// for the next head. So the rest is read and dropped, up to a bound, before the answer leaves.
 #[derive(Clone, Debug)]
 pub(super) struct Unread(Arc<Mutex<Rest>>);
 

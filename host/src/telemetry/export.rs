@@ -142,7 +142,8 @@ fn not_built(error: impl std::fmt::Display) -> TelemetryError {
 /// TLS for gRPC, with the system's authorities or those in the file `OTEL_EXPORTER_OTLP_CERTIFICATE`. The
 /// exporter uses it for `https` only.
 fn tls(signal: Signal, lookup: Lookup<'_>) -> Result<ClientTlsConfig, TelemetryError> {
-    // A small container image has no authorities, and a program that was told to look for some would not start.
+    // A small container image has no authorities, and a program that was told to look for some would not
+    // start.
     if !endpoint(signal, lookup).is_some_and(|endpoint| endpoint.starts_with("https:")) {
         return Ok(ClientTlsConfig::new());
     }

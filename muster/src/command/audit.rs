@@ -1,7 +1,7 @@
 //! `muster audit`: reads the audit log of a process, with the files that it has set aside.
 //!
-//! In: files of JSON lines. Out: the records that the filters let through, as they were written or as lines for
-//! people. It asks no registry, so it works on a copy of the files too.
+//! In: files of JSON lines. Out: the records that the filters let through, as they were written or as lines
+//! for people. It asks no registry, so it works on a copy of the files too.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -35,7 +35,8 @@ pub(crate) struct Audit {
     /// Only records since this time (RFC 3339), or of so long ago at most.
     #[arg(long, value_name = "TIME|DURATION", value_parser = since)]
     since: Option<SystemTime>,
-    /// Only records whose method, route, operation or target contain this text, such as DELETE or /v4/accounts.
+    /// Only records whose method, route, operation or target contain this text, such as DELETE or
+    /// /v4/accounts.
     #[arg(long, value_name = "TEXT")]
     action: Option<String>,
     /// Go on with new records as they are written.

@@ -50,7 +50,8 @@ pub(crate) struct Doctor {
     /// Instead, check the running processes with these admin addresses.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     admin: Vec<url::Url>,
-    /// Admin token of the processes of --admin, if they have one. Without it the token of an account is shown to them.
+    /// Admin token of the processes of --admin, if they have one. Without it the token of an account is shown
+    /// to them.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     admin_token: Option<String>,
     #[command(flatten)]

@@ -39,8 +39,8 @@ pub(crate) struct Init {
     /// Make a password for Grafana as well, in the file `grafana-password`.
     #[arg(long)]
     grafana: bool,
-    /// One directory for each kind of process (control-plane, edge-gateway, grafana), so that each can be given
-    /// its own secrets alone. Makes no certificates.
+    /// One directory for each kind of process (control-plane, edge-gateway, grafana), so that each can be
+    /// given its own secrets alone. Makes no certificates.
     #[arg(long)]
     fleet: bool,
     /// Make nothing: succeed if the files are there.

@@ -69,8 +69,8 @@ pub(crate) struct Loadgen {
     /// Time to wait for the arrival of the last changes.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     settle: Duration,
-    /// Watch with revisions, which Service-Center does not have: a watcher that lost its connection resumes and
-    /// misses nothing.
+    /// Watch with revisions, which Service-Center does not have: a watcher that lost its connection resumes
+    /// and misses nothing.
     #[arg(long)]
     resume: bool,
     /// Addresses of this machine from which the watches are opened in turn, such as `127.0.0.2-127.0.0.9`.

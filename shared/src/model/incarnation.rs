@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The number of the history that the store's revisions count. It grows, by a random step, whenever a control plane
-/// notices that the store was restored from a backup; before the first restore it is 0.
+/// The number of the history that the store's revisions count. It grows, by a random step, whenever a control
+/// plane notices that the store was restored from a backup; before the first restore it is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(u64);
 
@@ -21,8 +21,8 @@ impl Incarnation {
         self.0
     }
 
-    /// The incarnation after a restore. `step` is random, so that two restores to the same backup differ also when nobody
-    /// remembers the first.
+    /// The incarnation after a restore. `step` is random, so that two restores to the same backup differ also
+    /// when nobody remembers the first.
     #[must_use]
     pub fn after(self, step: u32) -> Self {
         Self(self.0.saturating_add(1).saturating_add(step.into()))

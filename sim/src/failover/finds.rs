@@ -1,5 +1,5 @@
-//! A consumer whose finds are answered by ever other providers: versions, aliases, rules and access change, and
-//! providers come and go.
+//! A consumer whose finds are answered by ever other providers: versions, aliases, rules and access change,
+//! and providers come and go.
 //!
 //! The client applies what it is told to what its finds have shown. At the end it must know exactly the
 //! instances that its finds would answer.
@@ -169,8 +169,8 @@ impl Consumer {
         }
     }
 
-    /// Judges what a client knows in the end. When replies were `merged` into states, the gateway does not know
-    /// which instances a find had shown before the first state: their deletes are not judged.
+    /// Judges what a client knows in the end. When replies were `merged` into states, the gateway does not
+    /// know which instances a find had shown before the first state: their deletes are not judged.
     pub(super) fn judge(&self, client: &Client, merged: bool) -> Result<(), String> {
         let right = answer(&self.snapshot());
         let mut wrong = Vec::new();
@@ -224,8 +224,8 @@ impl Sim {
         self.log.push(events);
     }
 
-    /// Commits a change that may concern the consumer, or several at one revision: a find and changes of services,
-    /// as a store may commit them together.
+    /// Commits a change that may concern the consumer, or several at one revision: a find and changes of
+    /// services, as a store may commit them together.
     pub(super) fn commit_for_consumer(&mut self) {
         self.rev = self.rev.next();
         let first = self.dice.usize(0..PROVIDERS.len());

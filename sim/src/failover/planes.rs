@@ -12,8 +12,8 @@ use super::replica::{self, Replica};
 use super::{SERVICES, Sim, service};
 
 impl Sim {
-    /// Commits a change to the store, or changes of several services at one revision: a store may commit together
-    /// what comes within one moment.
+    /// Commits a change to the store, or changes of several services at one revision: a store may commit
+    /// together what comes within one moment.
     pub(super) fn commit(&mut self) {
         if self.consumer.is_some() {
             return self.commit_for_consumer();
@@ -145,8 +145,8 @@ impl Sim {
         }
     }
 
-    /// A replica without the seat has heard nothing for a while, and publishes. Production has reasons for it;
-    /// the simulation needs none, to be stricter.
+    /// A replica without the seat has heard nothing for a while, and publishes. Production has reasons for
+    /// it; the simulation needs none, to be stricter.
     pub(super) fn stand_in(&mut self, number: usize, most: usize) {
         let replica = &self.replicas[number];
         let continues = replica.view.history().complete_since() <= replica.last_bookmark;

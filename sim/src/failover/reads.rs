@@ -1,8 +1,9 @@
 //! Finds of the consumer that the gateway answers from its own state.
 //!
-//! A control plane resolves some finds, at the newest revision or a little before it. Whenever the gateway would answer
-//! one of them, the answer must be that of a control plane at some revision from the gateway's last bookmark on, byte by
-//! byte; and where it would say that nothing has changed, that of the newest revision.
+//! A control plane resolves some finds, at the newest revision or a little before it. Whenever the gateway
+//! would answer one of them, the answer must be that of a control plane at some revision from the gateway's
+//! last bookmark on, byte by byte; and where it would say that nothing has changed, that of the newest
+//! revision.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::{REPLICAS, Sim, replica};
 
 /// The gateway's side of the consumer's finds.
 pub(super) struct Reads {
-    // Dice of their own, so that those of the simulation fall as they did when the old seeds found their defects.
+    // Dice of their own, so that those of the simulation fall as they did when the old seeds found their
+    // defects.
     dice: Rng,
     view: ReadView,
     resolutions: HashMap<Find, Resolution>,
@@ -63,8 +65,8 @@ impl Consumer {
         let mut wrong = None;
         for (find, resolution) in &self.reads.resolutions {
             let Ok(topics) = view.find(&consumer(), resolution, Proof::Bookmark) else { continue };
-            // Providers are followed apart, so an answer of several may be of several revisions. Each part is judged
-            // alone, and the services are judged together.
+            // Providers are followed apart, so an answer of several may be of several revisions. Each part is
+            // judged alone, and the services are judged together.
             let is_right = self.answered_by(find, &resolution.services)
                 && resolution
                     .services
@@ -104,7 +106,8 @@ impl Consumer {
         })
     }
 
-    /// A replica that knows everything says what has changed. What the gateway then calls unchanged must be so.
+    /// A replica that knows everything says what has changed. What the gateway then calls unchanged must be
+    /// so.
     fn confirm(&mut self, reply: pb::DigestReply) {
         let view = &self.reads.view;
         let reply = pb::DigestReply { confirmed: true, ..reply };

@@ -1,4 +1,5 @@
-//! The moves of the gateway and of the replicas that answer it: messages that are taken, effects, questions, replies.
+//! The moves of the gateway and of the replicas that answer it: messages that are taken, effects, questions,
+//! replies.
 
 use follow::Effect;
 use follow::message::Bookmark;

@@ -206,7 +206,8 @@ fn limits_on_files_fit_the_connections_and_can_be_set() {
 /// Containers that do one thing and end.
 const ONCE: [&str; 3] = ["init", "run-init-first", "demo-login"];
 
-/// The volumes of secrets, and the containers that may read each. `init` fills them, and the check reads them.
+/// The volumes of secrets, and the containers that may read each. `init` fills them, and the check reads
+/// them.
 const SECRETS: [(&str, &[&str]); 4] = [
     ("control-plane-secrets", &["control-plane-1", "control-plane-2", "demo-login"]),
     ("edge-gateway-secrets", &["edge-gateway"]),

@@ -1,6 +1,7 @@
 //! A container engine of our own, and the compose project on it.
 //!
-//! The engine has its own data, sockets and process, so an engine that the machine runs already is left alone.
+//! The engine has its own data, sockets and process, so an engine that the machine runs already is left
+//! alone.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,8 +1,8 @@
 //! Images under the names in the compose file.
 //!
-//! The stages of the Dockerfile that run are taken as they are. Only its build stage, and the images that it and the
-//! compose file take from elsewhere, are replaced: by a Debian made with debootstrap, the programs that the workspace has
-//! built, etcd and NATS built from their Go modules, and Debian's HAProxy.
+//! The stages of the Dockerfile that run are taken as they are. Only its build stage, and the images that it
+//! and the compose file take from elsewhere, are replaced: by a Debian made with debootstrap, the programs
+//! that the workspace has built, etcd and NATS built from their Go modules, and Debian's HAProxy.
 
 use std::path::Path;
 use std::process::Command;

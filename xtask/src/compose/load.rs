@@ -87,8 +87,8 @@ impl Row {
         counts.into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_u64).sum()
     }
 
-    /// The thing that is wrong, if any. Changes may fail while their service is away; what was accepted must reach every
-    /// watcher, in order.
+    /// The thing that is wrong, if any. Changes may fail while their service is away; what was accepted must
+    /// reach every watcher, in order.
     pub(super) fn fault(&self) -> Option<String> {
         let mut wrong: Vec<&str> = Vec::new();
         for pointer in [

@@ -1,10 +1,10 @@
 //! The audit log: each write and each refusal while access control is on.
 //!
-//! In: a request's head, its permit, the status of its reply, and the notes that were made while it was handled.
-//! Out: a record. It holds names, ids, digests and the path; never a query, a body or a token.
+//! In: a request's head, its permit, the status of its reply, and the notes that were made while it was
+//! handled. Out: a record. It holds names, ids, digests and the path; never a query, a body or a token.
 //!
-//! Heartbeats are writes that change nothing that anybody would look up, and there are thousands a second. They
-//! are recorded when they are refused.
+//! Heartbeats are writes that change nothing that anybody would look up, and there are thousands a second.
+//! They are recorded when they are refused.
 
 use access::route;
 use axum::body::Body;
@@ -46,7 +46,8 @@ impl Entry {
         let shown = match admitted {
             Ok(Permit::Of(held)) => Some((held.identity.clone(), held.policy.revision)),
             Ok(Permit::Open) => None,
-            // A refusal has no identity with it. The token is verified again, from memory if it is a good one.
+            // A refusal has no identity with it. The token is verified again, from memory if it is a good
+            // one.
             Err(_) => gate.identify(request),
         };
         let path = shortened(request.uri().path());

@@ -1,7 +1,7 @@
 //! Slow work on passwords, beside everything else.
 //!
-//! One check takes some 20 ms of a processor and 19 MiB, and strangers ask for it. So only as many run as there
-//! are processors, some wait, and more are refused.
+//! One check takes some 20 ms of a processor and 19 MiB, and strangers ask for it. So only as many run as
+//! there are processors, some wait, and more are refused.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ const MOST_AT_ONCE: usize = 8;
 /// The most checks that run or wait.
 const MOST_WAITING: usize = 256;
 
-/// A hash that no password has, in the form of new ones: logins of unknown accounts are checked against it and
-/// take as long as those of others.
+/// A hash that no password has, in the form of new ones: logins of unknown accounts are checked against it
+/// and take as long as those of others.
 const NOBODY_ARGON2: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const NOBODY_SCRYPT: &str = "1024$8$1$0000000000000000$\

@@ -4,12 +4,12 @@
 //!   are one key of the store, so they hold on all replicas. Names that no account has are counted alike.
 //! - An address is locked for all accounts after twenty failures. Each replica counts for itself; the lock is
 //!   in the store.
-//! - An account is locked for all addresses after a hundred failures, counted like those of an address, because a
-//!   crowd of addresses has three guesses each. Those from which it has logged in of late are let through, so that a
-//!   stranger cannot lock somebody out where they work.
+//! - An account is locked for all addresses after a hundred failures, counted like those of an address,
+//!   because a crowd of addresses has three guesses each. Those from which it has logged in of late are let
+//!   through, so that a stranger cannot lock somebody out where they work.
 //!
-//! Strangers choose names and addresses. So a replica keeps a bounded number of counts and locks, in its memory
-//! and in the store, and gives up the one that ends first for a new one.
+//! Strangers choose names and addresses. So a replica keeps a bounded number of counts and locks, in its
+//! memory and in the store, and gives up the one that ends first for a new one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -228,8 +228,8 @@ impl Accounts {
         Ok(None)
     }
 
-    /// Counts a failure of a pair, of an address and of an account. Fails when it could not be counted, so that nobody
-    /// learns the outcome of a guess that does not count.
+    /// Counts a failure of a pair, of an address and of an account. Fails when it could not be counted, so
+    /// that nobody learns the outcome of a guess that does not count.
     async fn count_failure(&self, name: &str, pair: &str, source: IpAddr) -> Result<(), RegistryError> {
         let now = self.registry.clock.seconds();
         for _ in 0..CAS_TRIES {
@@ -246,7 +246,8 @@ impl Accounts {
             if status == BANNED {
                 info!(lock = pair, "an account is locked for an address after failed logins");
             }
-            // Names that no account has are counted alike, so that nobody learns from a lock which ones there are.
+            // Names that no account has are counted alike, so that nobody learns from a lock which ones there
+            // are.
             if self.locks.accounts.is_one_too_many(name.to_owned(), now) && !name.is_empty() {
                 let time = self.locks.config.release_lock_after;
                 self.write_lock(&account_name(name), BANNED, time, FAILURES_OF_ACCOUNT, Vec::new()).await?;

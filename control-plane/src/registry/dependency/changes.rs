@@ -115,7 +115,8 @@ impl Registry {
                     waiting.append(&mut later);
                     let locked = reply.is_some_and(|reply| reply.got.iter().any(Option::is_some));
                     if locked {
-                        // A Service-Center node holds the lock for some milliseconds, or until its lease ends.
+                        // A Service-Center node holds the lock for some milliseconds, or until its lease
+                        // ends.
                         tokio::time::sleep(LOCK_PAUSE).await;
                     } else {
                         pause(lost).await;

@@ -1,8 +1,9 @@
 //! Roles of an older Service-Center, which does not know the resource `config`.
 //!
-//! Newer Service-Center gives that resource to every role that exists when it meets a store for the first time,
-//! and marks the store. The same is done here, so that a site may switch over from either. The mark also keeps
-//! a Service-Center node that joins later from giving the resource to roles that are not meant to have it.
+//! Newer Service-Center gives that resource to every role that exists when it meets a store for the first
+//! time, and marks the store. The same is done here, so that a site may switch over from either. The mark
+//! also keeps a Service-Center node that joins later from giving the resource to roles that are not meant to
+//! have it.
 
 use access::role::ANY_VERB;
 use access::{Need, Permission, Resource, ResourceType, Role, Verb};

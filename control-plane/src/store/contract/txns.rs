@@ -193,7 +193,8 @@ fn guarded_put(key: String, guard: Compare) -> Txn {
     Txn { compare: vec![guard], then: vec![put], otherwise: vec![Op::Get(key)] }
 }
 
-/// Transactions of one moment may share a revision. Each is judged by its own conditions and answered by itself.
+/// Transactions of one moment may share a revision. Each is judged by its own conditions and answered by
+/// itself.
 pub async fn one_that_loses_does_not_fail_those_beside_it(subject: StoreUnderTest) {
     const MANY: usize = 400;
     let rev = subject.txn([Op::put("/t/here", "1")]).await.revision;

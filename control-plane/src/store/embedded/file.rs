@@ -2,8 +2,8 @@
 //!
 //! In: batches from the writer. Out: the state and the log when the file is opened. One batch is one durable
 //! transaction of the database, so after a crash the file contains whole batches only. `batch` counts them,
-//! which shows after a failed write whether it happened, and with the [`Head`] whether the file holds all that
-//! was acknowledged.
+//! which shows after a failed write whether it happened, and with the [`Head`] whether the file holds all
+//! that was acknowledged.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,8 @@
 //! A file under the database that is read but never changed: what the database writes stays in memory.
 //!
-//! The database repairs a file while it opens it, and repairing a damaged file destroys what could tell of the
-//! damage. So a file is first opened through an overlay, and only a file that proved sound is opened itself.
+//! The database repairs a file while it opens it, and repairing a damaged file destroys what could tell of
+//! the damage. So a file is first opened through an overlay, and only a file that proved sound is opened
+//! itself.
 
 use std::collections::BTreeMap;
 use std::fs::File;

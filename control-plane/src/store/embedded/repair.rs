@@ -1,7 +1,7 @@
 //! Checking a file without changing it, and saving what is whole in a damaged one.
 //!
-//! In: the path of a store that no process uses. Out: its size and state, or a new file. The damaged file stays
-//! as it is, since a later attempt may know better.
+//! In: the path of a store that no process uses. Out: its size and state, or a new file. The damaged file
+//! stays as it is, since a later attempt may know better.
 
 use std::collections::BTreeMap;
 use std::fs;

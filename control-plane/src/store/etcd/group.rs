@@ -1,14 +1,14 @@
 //! Group commit: transactions that come within the same moment go to etcd as one.
 //!
 //! In: transactions, each with its own conditions. Out: a reply for each, as if it had gone alone. While some
-//! are on their way, further ones gather; then all of them that touch different keys leave together. Each is a
-//! nested transaction with its own conditions, so one that loses does not disturb the others. Those that
+//! are on their way, further ones gather; then all of them that touch different keys leave together. Each is
+//! a nested transaction with its own conditions, so one that loses does not disturb the others. Those that
 //! succeed share a revision.
 //!
 //! etcd evaluates all conditions before the first write, and refuses two writes of one key. Therefore a
-//! transaction that reads or writes what another one of the group writes is handed back, to go alone. The same
-//! happens to all of a group that etcd refuses, since nothing tells whose fault it was; nothing of such a group
-//! was written.
+//! transaction that reads or writes what another one of the group writes is handed back, to go alone. The
+//! same happens to all of a group that etcd refuses, since nothing tells whose fault it was; nothing of such
+//! a group was written.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -24,10 +24,11 @@ use super::caller::EtcdCaller;
 use super::{MAX_MESSAGE, convert};
 use crate::store::{Compare, GroupFigures, Op, StoreError, Txn, TxnReply};
 
-/// The most transactions that wait. One more is refused, because it would hardly be reached within its deadline.
+/// The most transactions that wait. One more is refused, because it would hardly be reached within its
+/// deadline.
 const MOST_WAITING: usize = 16_384;
-/// The groups on their way at a time. With one, a transaction that comes alone just after another would wait for
-/// all of its round trip. With many, nothing would gather.
+/// The groups on their way at a time. With one, a transaction that comes alone just after another would wait
+/// for all of its round trip. With many, nothing would gather.
 const UNDER_WAY: usize = 2;
 /// The most conditions, and operations in each branch, of a transaction that joins a group.
 const MOST_OPS: usize = 16;
@@ -164,8 +165,9 @@ impl Committer {
     }
 }
 
-/// Takes the transactions of one group from the front of those that wait. Those that another one keeps out are
-/// handed back, to go alone at once: waiting for the next group, many changes of one key would go one by one.
+/// Takes the transactions of one group from the front of those that wait. Those that another one keeps out
+/// are handed back, to go alone at once: waiting for the next group, many changes of one key would go one by
+/// one.
 fn form(waiting: &mut VecDeque<Member>) -> Vec<Member> {
     let mut group = Vec::new();
     let mut used: HashMap<u64, Use> = HashMap::new();
@@ -281,7 +283,8 @@ enum Use {
     Written,
 }
 
-/// The hashes of the keys that a transaction uses. Two keys with one hash only keep each other out of a group.
+/// The hashes of the keys that a transaction uses. Two keys with one hash only keep each other out of a
+/// group.
 fn uses_of(txn: &Txn) -> Vec<(u64, Use)> {
     let mut uses = Vec::with_capacity(txn.compare.len() + txn.then.len() + txn.otherwise.len());
     for compare in &txn.compare {
@@ -294,7 +297,8 @@ fn uses_of(txn: &Txn) -> Vec<(u64, Use)> {
             Op::Put { key, .. } | Op::Delete(key) | Op::DeletePrefix(key) => (hash_of(key), Use::Written),
         });
     }
-    // The strongest use of each key counts. A key that is read as well cannot be shared: the others change it.
+    // The strongest use of each key counts. A key that is read as well cannot be shared: the others change
+    // it.
     uses.sort_unstable_by(|a, b| b.cmp(a));
     uses.dedup_by(|weaker, stronger| {
         let same = weaker.0 == stronger.0;
@@ -318,8 +322,8 @@ fn hash_of(key: &str) -> u64 {
     hasher.finish()
 }
 
-/// The bytes of a transaction that can join a group. `None` for one that has to go alone: it is long or large,
-/// writes nothing, or deletes keys that nobody can tell in advance.
+/// The bytes of a transaction that can join a group. `None` for one that has to go alone: it is long or
+/// large, writes nothing, or deletes keys that nobody can tell in advance.
 fn size_to_join(txn: &Txn) -> Option<usize> {
     let longest = txn.compare.len().max(txn.then.len()).max(txn.otherwise.len());
     if longest > MOST_OPS {

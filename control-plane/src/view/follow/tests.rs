@@ -136,8 +136,8 @@ async fn all_replicas_learn_one_new_incarnation_of_a_restore() {
         assert_eq!(shows(view, &["kept", "undone"]).await, Incarnation::FIRST);
     }
     let mut known = Incarnation::FIRST;
-    // The second backup is as old as the first: under it the store had no incarnation yet. Both stores have passed the
-    // revision that the views know.
+    // The second backup is as old as the first: under it the store had no incarnation yet. Both stores have
+    // passed the revision that the views know.
     for name in ["first", "second"] {
         let backup = stores.with(name, &["kept", "new", "newer", "newest"]).await;
         store.restore(backup);

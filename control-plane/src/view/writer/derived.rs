@@ -55,8 +55,8 @@ impl ViewWriter {
         if old == new && !consumer_deleted {
             return None;
         }
-        // Gateways keep the answer of each recorded find. One that is answered otherwise, or is not recorded any
-        // more, is a change even if the providers together are the same.
+        // Gateways keep the answer of each recorded find. One that is answered otherwise, or is not recorded
+        // any more, is a change even if the providers together are the same.
         let still: HashSet<&Answer> = new.iter().collect();
         let is_kept = old.iter().all(|answer| still.contains(answer));
         let old = interest::union(&old);

@@ -37,7 +37,8 @@ impl ViewWriter {
     /// The same writer, whose policy begins with these settings: `enabled`, `scope`, `keys` and `issuers`.
     #[must_use]
     pub fn guarding(mut self, settings: Policy) -> Self {
-        // They count before anybody has stored them, so that a mistake in the store cannot lock everybody out.
+        // They count before anybody has stored them, so that a mistake in the store cannot lock everybody
+        // out.
         let roles = Role::built_in().map(|role| (role.name.clone(), Arc::new(role)));
         self.access.settings = Policy { roles: BTreeMap::from(roles), ..settings };
         self.current.policy = Arc::new(self.access.settings.clone());

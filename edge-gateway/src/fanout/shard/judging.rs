@@ -1,5 +1,5 @@
-//! The rights of open sessions: judged when the policy has changed, when a token ends, and when a client brings
-//! a new one.
+//! The rights of open sessions: judged when the policy has changed, when a token ends, and when a client
+//! brings a new one.
 //!
 //! A change of the policy concerns any session, so all of them are looked at, a share in each tick. A session
 //! that has lost its right ends at a random moment soon after, so that clients do not come back all at once.
@@ -20,8 +20,8 @@ const REVIEW_TICKS: usize = 10;
 const REVIEW_CHUNK: usize = 256;
 /// The time within which sessions end that have lost their right.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// The shortest time between two new tokens of a session. Further ones are passed over: verifying one takes the
-/// shard as long as writing to a dozen watchers.
+/// The shortest time between two new tokens of a session. Further ones are passed over: verifying one takes
+/// the shard as long as writing to a dozen watchers.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The progress of looking at all sessions.

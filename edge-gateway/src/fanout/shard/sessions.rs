@@ -27,8 +27,8 @@ use crate::timer::ticks;
 use crate::watch::{GroupId, Ticket};
 
 /// The shortest and the longest time after which a client of server-sent events opens the stream again, in
-/// milliseconds. Each client is told a time in between, so that those of a gateway that ends do not all come at
-/// once.
+/// milliseconds. Each client is told a time in between, so that those of a gateway that ends do not all come
+/// at once.
 const RETRY_MS: RangeInclusive<u32> = 500..=3000;
 
 /// The result of a session's turn to read.

@@ -77,7 +77,8 @@ fn what_stops_being_visible_is_told_as_deleted() {
     tracker.on_event(event("p", 7, 8));
     told(&mut tracker, id);
     tracker.on_interest_change(id, left(9));
-    // One of them goes afterwards, and another comes: the consumer must not see that, but be rid of the first.
+    // One of them goes afterwards, and another comes: the consumer must not see that, but be rid of the
+    // first.
     tracker.on_event(later(Action::Delete, 7, 8, 10));
     tracker.on_event(event("p", 10, 11));
     assert_eq!(told(&mut tracker, id), [(Action::Delete, "7".into(), 9), (Action::Delete, "8".into(), 9)]);

@@ -124,8 +124,8 @@ async fn make_one(
             tally.answers.failed();
             tally.failed_changes.count(&failure.kind());
             turn.failed();
-            // An outage longer than its lease ends an instance. A provider would register again, so the run does
-            // too; if that fails as well, the next change finds out.
+            // An outage longer than its lease ends an instance. A provider would register again, so the run
+            // does too; if that fails as well, the next change finds out.
             if failure.is_unknown_instance()
                 && register_instance(registry, service, number, instance).await.is_ok()
             {
