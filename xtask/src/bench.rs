@@ -10,7 +10,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 12] = [
+pub const BENCHES: [(&str, &[&str]); 14] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -21,6 +21,8 @@ pub const BENCHES: [(&str, &[&str]); 12] = [
     ("idle", &[]),
     ("reconnect", &[]),
     ("seed", &["2500", "500"]),
+    ("edge", &[]),
+    ("access", &[]),
     ("fairness", &[]),
     ("costs", &[]),
 ];

@@ -1,0 +1,121 @@
+//! The price of access control: requests with a token beside requests of a registry without access control, and
+//! logins.
+//!
+//! etcd, NATS, a control plane, a gateway and the clients run on the same machine. CPU is counted per program, so the
+//! figures to compare are those of one column within a run. Argument: seconds per row.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use access::keys::KeyPairText;
+use anyhow::{Context, Result};
+use benches::Latencies;
+use benches::call::{Client, ask, request};
+use benches::report::Report;
+use benches::usage::cpu_seconds;
+use futures_util::future::try_join_all;
+use harness::{Plan, World};
+
+const CLIENTS: usize = 16;
+/// More logins at once than a machine has cores, so that the pool of hashes is never idle.
+const LOGINS: usize = 8;
+const PASSWORD: &str = "Complicated_password1";
+const PROVIDER: &str = "/v4/default/registry/instances?appId=default&serviceName=provider&version=0%2B";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let [seconds] = benches::arguments([5])?;
+    let length = Duration::from_secs(seconds as u64);
+    let report = Report::new("access", &["per s", "p50 ms", "gateway µs", "plane µs"]);
+    let keys = tempfile::tempdir()?;
+    let open = World::with().gateway_flag("--edge-reads", "false").start().await;
+    let provider = harness::Client::new(open.control_planes[0].api);
+    let service = provider.service("provider").await;
+    provider.instance_with(&service, "instance", 7200).await;
+    let calls = Calls { world: &open, clients: CLIENTS, length };
+    calls.row(&report, "find, open", &ask(PROVIDER, "")).await?;
+    drop(open);
+
+    let world = guard(World::with().gateway_flag("--edge-reads", "false"), keys.path())?.start().await;
+    let gateway = world.gateways[0].api.to_string();
+    let login = format!(r#"{{"name":"root","password":"{PASSWORD}"}}"#);
+    let login = request("POST", "/v4/token", "", &login);
+    let answer = Client::connect(&gateway).await?.call(&login).await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body)?;
+    let token = answer["token"].as_str().context("a token")?;
+    let header = format!("Authorization: Bearer {token}\r\n");
+    register(&gateway, &header).await?;
+    let calls = Calls { world: &world, clients: CLIENTS, length };
+    calls.row(&report, "find, with a token", &ask(PROVIDER, &header)).await?;
+    let calls = Calls { world: &world, clients: LOGINS, length };
+    calls.row(&report, "login", &login).await?;
+    Ok(())
+}
+
+/// Switches access control on.
+fn guard(plan: Plan, keys: &Path) -> Result<Plan> {
+    let pair = KeyPairText::generate()?;
+    let path = |name: &str| keys.join(name).display().to_string();
+    std::fs::write(path("private.key"), &pair.private)?;
+    std::fs::write(path("public.key"), &pair.public)?;
+    Ok(plan
+        .plane_flag("--rbac-enable", "true")
+        .gateway_flag("--rbac-enable", "true")
+        .plane_flag("--rbac-private-key", &path("private.key"))
+        .plane_flag("--rbac-public-key", &path("public.key"))
+        .variable("SC_INIT_ROOT_PASSWORD", PASSWORD))
+}
+
+/// Registers the provider and its instance with a token.
+async fn register(gateway: &str, header: &str) -> Result<()> {
+    let mut client = Client::connect(gateway).await?;
+    let base = "/v4/default/registry/microservices";
+    let service = r#"{"service":{"serviceName":"provider","appId":"default","version":"1.0.0"}}"#;
+    let answer = client.call(&request("POST", base, header, service)).await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body)?;
+    let id = answer["serviceId"].as_str().context("an id")?;
+    let instance = r#"{"instance":{"hostName":"n","endpoints":["rest://10.0.0.1:80"]}}"#;
+    client.call(&request("POST", &format!("{base}/{id}/instances"), header, instance)).await?;
+    Ok(())
+}
+
+struct Calls<'a> {
+    world: &'a World,
+    clients: usize,
+    length: Duration,
+}
+
+impl Calls<'_> {
+    async fn row(&self, report: &Report, what: &str, request: &[u8]) -> Result<()> {
+        let world = self.world;
+        let programs = [world.gateways[0].process.pid(), world.control_planes[0].process.pid()];
+        // The first requests open connections and fill caches.
+        self.load(request, Duration::from_secs(1)).await?;
+        let before = programs.map(cpu_seconds);
+        let calls = self.load(request, self.length).await?;
+        let count = calls.per_second() * self.length.as_secs_f64();
+        let mut figures = vec![Some(calls.per_second()), Some(calls.quantile_ms(0.5))];
+        for (program, before) in programs.into_iter().zip(before) {
+            figures.push(Some((cpu_seconds(program)? - before?) * 1e6 / count));
+        }
+        report.row(what, &figures);
+        Ok(())
+    }
+
+    async fn load(&self, request: &[u8], length: Duration) -> Result<Latencies> {
+        let server = self.world.gateways[0].api.to_string();
+        let began = Instant::now();
+        let clients = (0..self.clients).map(|_| async {
+            let mut client = Client::connect(&server).await?;
+            let mut took = Vec::new();
+            while began.elapsed() < length {
+                let sent = Instant::now();
+                client.call(request).await?;
+                took.push(sent.elapsed());
+            }
+            anyhow::Ok(took)
+        });
+        let took = try_join_all(clients).await?.concat();
+        Ok(Latencies::new(took, began.elapsed()))
+    }
+}

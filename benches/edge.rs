@@ -1,0 +1,176 @@
+//! Finds through a gateway: answered by control planes, and from the gateway's own state, beside a bare handler that
+//! sends as many bytes.
+//!
+//! etcd, NATS, a control plane, a gateway and the clients run on the same machine over loopback. The CPU of each
+//! program is counted by itself, so that the figures hold where the machine is busy; the throughput is the whole
+//! machine's, clients included. Argument: seconds per row.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::routing::get;
+use benches::Latencies;
+use benches::call::{Client, ask};
+use benches::report::Report;
+use benches::usage::cpu_seconds;
+use futures_util::future::try_join_all;
+use harness::World;
+use host::http::{ServerLimits, serve};
+use host::lifecycle::Tasks;
+
+const CLIENTS: usize = 16;
+/// The first argument of the process with the bare handler.
+const BARE: &str = "bare";
+/// The time in which a gateway comes to follow a consumer: two bookmarks, and their rounding.
+const WARM: Duration = Duration::from_secs(4);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, bytes] = arguments.as_slice()
+        && first == BARE
+    {
+        return bare(bytes.parse()?).await;
+    }
+    let [seconds] = benches::arguments([5])?;
+    let length = Duration::from_secs(seconds as u64);
+    let columns = ["per s", "p50 ms", "gateway µs", "plane µs", "etcd µs", "nats µs", "all µs", "of bare"];
+    let report = Report::new("edge", &columns);
+    for (name, reads) in [("forwarded", "false"), ("from its state", "true")] {
+        let world = World::with().gateway_flag("--edge-reads", reads).start().await;
+        let registry = harness::Client::new(world.control_planes[0].api);
+        let consumer = registry.service("consumer").await;
+        let mut paths = Vec::new();
+        for (provider, instances) in [("one", 1), ("hundred", 100)] {
+            let service = registry.service(provider).await;
+            for n in 0..instances {
+                registry.instance_with(&service, &format!("instance-{n}"), 7200).await;
+            }
+            paths.push((
+                instances,
+                format!("/v4/default/registry/instances?appId=default&serviceName={provider}&version=0%2B"),
+            ));
+        }
+        let bench = Bench { world, consumer: format!("X-ConsumerId: {consumer}\r\n"), length };
+        for (instances, path) in &paths {
+            let find = ask(path, &bench.consumer);
+            bench.load(&bench.server(), &find, WARM).await?;
+            let answer = Client::connect(&bench.server()).await?.call(&find).await?;
+            let bare = Bare::start(answer.body.len())?;
+            bench.row(&report, &format!("find of {instances}, {name}"), &find, &bare).await?;
+            if *instances == 100 {
+                let revision = answer.revision.context("a find has a revision")?;
+                let unchanged = ask(&format!("{path}&rev={revision}"), &bench.consumer);
+                let bare = Bare::start(0)?;
+                bench.row(&report, &format!("304, {name}"), &unchanged, &bare).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Bench {
+    world: World,
+    /// The header of the consumer.
+    consumer: String,
+    length: Duration,
+}
+
+impl Bench {
+    fn server(&self) -> String {
+        self.world.gateways[0].api.to_string()
+    }
+
+    async fn row(&self, report: &Report, what: &str, request: &[u8], bare: &Bare) -> Result<()> {
+        let floor = self.load(&bare.address.to_string(), &ask("/", ""), self.length).await?;
+        let world = &self.world;
+        let programs = [
+            world.gateways[0].process.pid(),
+            world.control_planes[0].process.pid(),
+            world.etcd.pid(),
+            world.nats.pid(),
+        ];
+        let before = programs.map(cpu_seconds);
+        let calls = self.load(&self.server(), request, self.length).await?;
+        let count = calls.per_second() * self.length.as_secs_f64();
+        let mut costs = Vec::new();
+        for (program, before) in programs.into_iter().zip(before) {
+            costs.push((cpu_seconds(program)? - before?) * 1e6 / count);
+        }
+        let mut figures = vec![Some(calls.per_second()), Some(calls.quantile_ms(0.5))];
+        figures.extend(costs.iter().copied().map(Some));
+        figures.push(Some(costs.iter().sum()));
+        figures.push(Some(calls.per_second() / floor.per_second()));
+        report.row(what, &figures);
+        Ok(())
+    }
+
+    async fn load(&self, server: &str, request: &[u8], length: Duration) -> Result<Latencies> {
+        let began = Instant::now();
+        let clients = (0..CLIENTS).map(|_| async {
+            let mut client = Client::connect(server).await?;
+            let mut took = Vec::new();
+            while began.elapsed() < length {
+                let sent = Instant::now();
+                client.call(request).await?;
+                took.push(sent.elapsed());
+            }
+            anyhow::Ok(took)
+        });
+        let took = try_join_all(clients).await?.concat();
+        Ok(Latencies::new(took, began.elapsed()))
+    }
+}
+
+/// The process with the bare handler, ended with this.
+struct Bare {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Bare {
+    /// Starts a handler that sends so many bytes.
+    fn start(bytes: usize) -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut child = Command::new(program)
+            .args([BARE, &bytes.to_string()])
+            // The end of its input is its order to stop, so it ends with this process, too.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("the bare handler cannot be started")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
+        Ok(Self { address: line.trim().parse()?, child })
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // An error means that it has ended.
+        _ = self.child.wait();
+    }
+}
+
+/// Serves a constant body on the kind of server that our programs have, until the input ends.
+async fn bare(bytes: usize) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    let body = bytes::Bytes::from(vec![b'x'; bytes]);
+    let answer = get(move || {
+        let body = body.clone();
+        async move { body }
+    });
+    let tasks = Tasks::new();
+    let serving = tasks.clone();
+    let routes = Router::new().route("/", answer);
+    tasks.spawn(async move { serve(listener, routes, ServerLimits::default(), &serving).await });
+    let input = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    input.await??;
+    Ok(())
+}
