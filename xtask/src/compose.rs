@@ -6,9 +6,9 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`engine`] | the container engine that is started for this run, and commands with a bound of time |
-//! | [`images`] | images with the names in the compose file, made of Debian's packages and our programs |
-//! | [`load`] | the load beside each disturbance, and its figures |
+//! | `engine` | the container engine that is started for this run, and commands with a bound of time |
+//! | `images` | images with the names in the compose file, made of Debian's packages and our programs |
+//! | `load` | the load beside each disturbance, and its figures |
 //!
 //! Everything is made under `target/compose`. Only processes of this run are ended.
 
