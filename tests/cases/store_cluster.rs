@@ -1,10 +1,11 @@
 //! The store on an etcd of three members, of which one after another dies.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
-use control_plane::store::{KvEvent, Op, RangeRequest, Store, StoreError, Txn, WatchItem};
+use control_plane::store::{Op, RangeRequest, Store, StoreError, Txn, WatchItem};
 use futures_util::StreamExt;
 use harness::{Etcd, eventually};
 use host::lifecycle::Tasks;
@@ -17,7 +18,7 @@ async fn follow(
     store: Arc<EtcdStore>,
     from: Revision,
     mut until: watch::Receiver<Option<Revision>>,
-) -> Vec<Revision> {
+) -> Vec<(Revision, String)> {
     let mut seen = Vec::new();
     let mut next = from;
     loop {
@@ -33,7 +34,7 @@ async fn follow(
             };
             match item.expect("a watch ends with an error") {
                 Ok(WatchItem::Events(events)) => {
-                    seen.extend(events.iter().map(KvEvent::rev));
+                    seen.extend(events.iter().map(|event| (event.rev(), event.key().to_owned())));
                     next = events.last().map_or(next, |event| event.rev().next());
                 }
                 Ok(WatchItem::Progress(rev)) => next = next.max(rev.next()),
@@ -110,10 +111,15 @@ async fn a_watch_loses_and_repeats_nothing_while_each_member_dies() {
         let fresh = EtcdStore::connect(config, &Tasks::new());
         follow(fresh, from, watch::channel(Some(last)).1).await
     };
-    let seen: Vec<Revision> = seen.into_iter().filter(|rev| *rev <= last).collect();
-    let truth: Vec<Revision> = truth.into_iter().filter(|rev| *rev <= last).collect();
-    assert!(truth.is_sorted_by(|a, b| a < b), "one event per revision, in order");
+    let up_to_last = |events: Vec<(Revision, String)>| -> Vec<(Revision, String)> {
+        events.into_iter().filter(|(rev, _)| *rev <= last).collect()
+    };
+    let [seen, truth] = [seen, truth].map(up_to_last);
+    // Writers that come at the same moment share a revision, each with a key of its own.
+    assert!(truth.is_sorted_by_key(|(rev, _)| *rev), "in the order of revisions");
+    assert_eq!(truth.iter().collect::<BTreeSet<_>>().len(), truth.len(), "each key once in a revision");
     assert_eq!(seen, truth);
-    let missing: Vec<_> = answered.iter().filter(|rev| truth.binary_search(rev).is_err()).collect();
+    let written: BTreeSet<Revision> = truth.iter().map(|(rev, _)| *rev).collect();
+    let missing: Vec<_> = answered.iter().filter(|rev| !written.contains(rev)).collect();
     assert!(missing.is_empty(), "answered, but not there: {missing:?}");
 }

@@ -285,8 +285,9 @@ pub async fn a_key_of_many_is_written_while_its_owner_exists(subject: StoreUnder
     let won = replies.into_iter().filter(|reply| reply.as_ref().expect("an answer").succeeded).count();
     assert_eq!(won, 99, "the last one has lost");
     let read = subject.store.range(RangeRequest::key("/t/size")).await.expect("range");
-    let last = read.items.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-    assert!(matches!(last.as_deref(), Some("98" | "99")), "{last:?}: one of the last two wrote");
+    let last = read.items.first().and_then(|kv| std::str::from_utf8(&kv.value).ok()?.parse::<usize>().ok());
+    // Nothing orders callers that wait at the same time, so the value is that of any of them.
+    assert!(last.is_some_and(|number| number < 100), "{last:?}: one of them wrote");
     subject.txn([Op::Delete("/t/owner".into()), Op::Delete("/t/size".into())]).await;
     let keys: Vec<_> = (100..200).map(long_key).collect();
     let calls = keys.iter().enumerate().map(|(n, key)| subject.store.txn(txn(n, key, "/t/size")));
