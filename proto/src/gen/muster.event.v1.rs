@@ -479,7 +479,7 @@ pub struct DigestRequest {
     /// replies with it.
     #[prost(bool, tag = "4")]
     pub confirm: bool,
-    /// As in InterestRequest. Not read with `confirm`.
+    /// As in InterestRequest. With `confirm` it is read only beside `changed_since`.
     #[prost(uint64, optional, tag = "5")]
     pub incarnation: ::core::option::Option<u64>,
     /// Only with `confirm`: the reply says as well what has changed after this revision, up to `DigestReply.rev`. It is then
