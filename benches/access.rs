@@ -14,13 +14,13 @@ use benches::call::{Client, ask, request};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
 use futures_util::future::try_join_all;
-use harness::{Plan, World};
+use harness::{Plan, World, eventually};
 
 const CLIENTS: usize = 16;
 /// More logins at once than a machine has cores, so that the pool of hashes is never idle.
 const LOGINS: usize = 8;
 const PASSWORD: &str = "Complicated_password1";
-const PROVIDER: &str = "/v4/default/registry/instances?appId=default&serviceName=provider&version=0%2B";
+const PROVIDER: &str = "/v4/default/registry/instances?appId=shop&serviceName=provider&version=0%2B";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -40,10 +40,18 @@ async fn main() -> Result<()> {
     let gateway = world.gateways[0].api.to_string();
     let login = format!(r#"{{"name":"root","password":"{PASSWORD}"}}"#);
     let login = request("POST", "/v4/token", "", &login);
-    let answer = Client::connect(&gateway).await?.call(&login).await?;
+    let answer = eventually("root is made and logs in", || async {
+        Client::connect(&gateway).await.ok()?.call(&login).await.ok()
+    })
+    .await;
     let answer: serde_json::Value = serde_json::from_slice(&answer.body)?;
     let token = answer["token"].as_str().context("a token")?;
     let header = format!("Authorization: Bearer {token}\r\n");
+    eventually("the gateway knows the account", || async {
+        let services = ask("/v4/default/registry/microservices", &header);
+        Client::connect(&gateway).await.ok()?.call(&services).await.ok()
+    })
+    .await;
     register(&gateway, &header).await?;
     let calls = Calls { world: &world, clients: CLIENTS, length };
     calls.row(&report, "find, with a token", &ask(PROVIDER, &header)).await?;
@@ -70,7 +78,7 @@ fn guard(plan: Plan, keys: &Path) -> Result<Plan> {
 async fn register(gateway: &str, header: &str) -> Result<()> {
     let mut client = Client::connect(gateway).await?;
     let base = "/v4/default/registry/microservices";
-    let service = r#"{"service":{"serviceName":"provider","appId":"default","version":"1.0.0"}}"#;
+    let service = r#"{"service":{"serviceName":"provider","appId":"shop","version":"1.0.0"}}"#;
     let answer = client.call(&request("POST", base, header, service)).await?;
     let answer: serde_json::Value = serde_json::from_slice(&answer.body)?;
     let id = answer["serviceId"].as_str().context("an id")?;

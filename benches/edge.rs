@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
             }
             paths.push((
                 instances,
-                format!("/v4/default/registry/instances?appId=default&serviceName={provider}&version=0%2B"),
+                format!("/v4/default/registry/instances?appId=shop&serviceName={provider}&version=0%2B"),
             ));
         }
         let bench = Bench { world, consumer: format!("X-ConsumerId: {consumer}\r\n"), length };

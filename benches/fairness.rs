@@ -18,7 +18,7 @@ use futures_util::future::try_join_all;
 use harness::World;
 
 const HONEST: usize = 8;
-const PATH: &str = "/registry/instances?appId=default&serviceName=provider&version=0%2B";
+const PATH: &str = "/registry/instances?appId=shop&serviceName=provider&version=0%2B";
 /// The first argument of the process that floods.
 const FLOOD: &str = "flood";
 /// The places of a tenant in each row; 0 is no limit.
