@@ -73,14 +73,17 @@ enum Origin {
 pub(crate) struct Member {
     /// Only changes after this position are delivered: earlier ones precede the group's interest.
     pub(crate) base: Position,
+    /// Every change after this position that the topic knows has been delivered, unless it is beyond `until`.
+    pub(crate) followed_after: Position,
     /// Only changes up to this position are delivered, if set: the provider has left the group's interest
     /// there.
     pub(crate) until: Option<Position>,
     /// Nothing is delivered while older changes are being fetched for this group.
     pub(crate) catching_up: bool,
     pub(crate) known: Known,
-    /// Once the topic has reached this revision, every instance is delivered as created, if set: the provider
-    /// came into the group's interest there, and clients may not know what was there before.
+    /// Once the topic has reached this revision, every instance is delivered as created, if set, but for those
+    /// whose creation was delivered: the provider came into the group's interest there, and clients may not know
+    /// what was there before.
     pub(crate) shown_at: Option<Revision>,
 }
 
@@ -98,7 +101,14 @@ pub(crate) enum Known {
 impl Member {
     /// A member that receives the changes after `base`.
     pub(crate) fn after(base: Position) -> Self {
-        Self { base, until: None, catching_up: false, known: Known::Followed, shown_at: None }
+        Self {
+            base,
+            followed_after: base,
+            until: None,
+            catching_up: false,
+            known: Known::Followed,
+            shown_at: None,
+        }
     }
 
     /// True when the group receives changes as they come.

@@ -177,8 +177,8 @@ pub(super) fn join_topic(
     match topic.since(base) {
         Some(missed) => {
             effects.extend(missed.into_iter().map(|push| Effect::Deliver(push, vec![id])));
-            let base = base.max(topic.at());
-            topic.members.insert(id, Member::after(base));
+            let delivered = base.max(topic.at());
+            topic.members.insert(id, Member { followed_after: base, ..Member::after(delivered) });
         }
         None => {
             topic.members.insert(id, Member { catching_up: true, ..Member::after(base) });

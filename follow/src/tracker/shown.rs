@@ -3,10 +3,11 @@
 //! A provider becomes visible to a consumer when a version, a rule or its access changes. Its instances were
 //! there before, so no event tells of them: they are delivered as created, once the topic has reached the
 //! revision of the change. Events are delivered meanwhile as usual, because a find may have shown the
-//! instances already. When a provider stops being visible, everything up to that revision is delivered, and
-//! then what is left is delivered as deleted. A provider that was deleted has nothing left.
+//! instances already; what they have told as created is not told once more. When a provider stops being
+//! visible, everything up to that revision is delivered, and then what is left is delivered as deleted. A
+//! provider that was deleted has nothing left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use shared::event::{Action, Position};
@@ -50,12 +51,33 @@ pub(super) fn await_all(topic: &mut Topic, id: GroupId, rev: Revision, effects: 
 }
 
 fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effect>) {
-    if let Some(member) = topic.members.get_mut(&id) {
-        member.shown_at = None;
+    let Some(member) = topic.members.get_mut(&id) else { return };
+    member.shown_at = None;
+    let followed_after = member.followed_after;
+    // A provider that was deleted and registered again has only instances whose creation has been delivered.
+    let told = created_after(topic, followed_after);
+    let mut untold: Vec<Arc<Instance>> = topic
+        .instances()
+        .map(|(instance, _)| instance)
+        .filter(|instance| !told.contains(&instance.instance_id))
+        .cloned()
+        .collect();
+    untold.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+    tell(topic, id, at, Action::Create, untold, effects);
+}
+
+/// The instances whose creation after `base` was delivered to all who follow the topic since then. None if the
+/// topic has forgotten it.
+fn created_after(topic: &Topic, base: Position) -> HashSet<String> {
+    let changes = topic.since(base).unwrap_or_default();
+    let of = |push: &Arc<Push>| push.instance.instance_id.clone();
+    let mut created: HashSet<String> =
+        changes.iter().filter(|push| push.action == Action::Create).map(of).collect();
+    // The event of a change that a snapshot has shown is remembered, and was not delivered.
+    for push in changes.iter().filter(|push| push.is_difference()) {
+        created.remove(&push.instance.instance_id);
     }
-    let mut present: Vec<Arc<Instance>> = topic.instances().map(|(instance, _)| instance.clone()).collect();
-    present.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
-    tell(topic, id, at, Action::Create, present, effects);
+    created
 }
 
 /// Delivers the instances at `until`, which `pushes` have changed since, as deleted.

@@ -4,7 +4,7 @@
 //! The client applies what it is told to what its finds have shown. At the end it must know exactly the
 //! instances that its finds would answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use control_plane::keys::{self, Key, Name};
@@ -44,6 +44,10 @@ pub(super) struct Consumer {
     client: Option<Client>,
     /// The gateway's own answers to the consumer's finds.
     pub(super) reads: Reads,
+    /// The instances whose creation the client that stays was told of by an event, and of no end since.
+    created: BTreeSet<(ServiceRef, String)>,
+    /// Those of them of which it was told once more, because they had become visible.
+    told_again: Vec<String>,
 }
 
 /// A client, by the instances that it knows.
@@ -54,11 +58,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn receive(&mut self, push: &Push) {
-        let instance = &push.instance;
-        let id = (ServiceRef::new(Tenant::default(), &*instance.service_id), instance.instance_id.clone());
+        let id = id_of(push);
         match push.action {
             Action::Delete => _ = self.known.remove(&id),
-            Action::Create | Action::Update => _ = self.known.insert(id, instance.host_name.clone()),
+            Action::Create | Action::Update => _ = self.known.insert(id, push.instance.host_name.clone()),
         }
     }
 
@@ -88,6 +91,11 @@ impl Client {
     }
 }
 
+fn id_of(push: &Push) -> (ServiceRef, String) {
+    let instance = &push.instance;
+    (ServiceRef::new(Tenant::default(), &*instance.service_id), instance.instance_id.clone())
+}
+
 pub(super) fn selector() -> Selector {
     Selector::Consumer(consumer())
 }
@@ -108,6 +116,8 @@ impl Consumer {
             shown: Vec::new(),
             client: None,
             reads: Reads::new(seed),
+            created: BTreeSet::new(),
+            told_again: Vec::new(),
         }
     }
 
@@ -167,6 +177,15 @@ impl Consumer {
         if let Some(client) = &mut self.client {
             client.receive(push);
         }
+        let id = id_of(push);
+        match push.action {
+            Action::Create if push.is_difference() && self.created.contains(&id) => {
+                self.told_again.push(format!("{}/{}: told again at {}", id.0.id, id.1, push.at.rev));
+            }
+            Action::Create if !push.is_difference() => _ = self.created.insert(id),
+            Action::Delete => _ = self.created.remove(&id),
+            Action::Create | Action::Update => {}
+        }
     }
 
     /// Judges what a client knows in the end. When replies were `merged` into states, the gateway does not
@@ -185,6 +204,10 @@ impl Consumer {
     }
 
     pub(super) fn judge_stayed(&self, merged: bool) -> Result<(), String> {
+        // Where replies were states, the gateway may not know of each instance how the client came to know of it.
+        if !merged && !self.told_again.is_empty() {
+            return Err(self.told_again.join(", "));
+        }
         self.judge(self.client.as_ref().ok_or("the watch never opened")?, merged)
     }
 }

@@ -84,8 +84,8 @@ fn what_stops_being_visible_is_told_as_deleted() {
     assert_eq!(told(&mut tracker, id), [(Action::Delete, "7".into(), 9), (Action::Delete, "8".into(), 9)]);
 }
 
-#[test]
-fn a_quiet_provider_that_leaves_is_told_as_gone_at_a_bookmark() {
+/// A consumer that follows `p` since revision 9 and has been told of the instance `10`.
+fn following() -> (Tracker, GroupId) {
     let (mut tracker, id) = tracker();
     for number in 5..9 {
         tracker.advance_to(number, number - 1);
@@ -95,6 +95,12 @@ fn a_quiet_provider_that_leaves_is_told_as_gone_at_a_bookmark() {
     tracker.on_interest_change(id, InterestChange { prev: end_of(5), ..came(9, 0) });
     tracker.on_event(event("p", 5, 10));
     told(&mut tracker, id);
+    (tracker, id)
+}
+
+#[test]
+fn a_quiet_provider_that_leaves_is_told_as_gone_at_a_bookmark() {
+    let (mut tracker, id) = following();
     tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
     assert_eq!(told(&mut tracker, id), []);
     tracker.advance_to(12, 8);
@@ -103,6 +109,34 @@ fn a_quiet_provider_that_leaves_is_told_as_gone_at_a_bookmark() {
     tracker.on_interest_change(id, InterestChange { prev: end_of(11), ..came(13, 0) });
     tracker.advance_to(13, 12);
     assert_eq!(told(&mut tracker, id), [(Action::Create, "10".into(), 13)]);
+}
+
+#[test]
+fn a_service_that_is_registered_again_is_told_once() {
+    let (mut tracker, id) = following();
+    tracker.on_event(later(Action::Delete, 10, 10, 11));
+    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
+    tracker.advance_to(12, 8);
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 11)]);
+    tracker.on_interest_change(id, InterestChange { prev: end_of(11), ..came(13, 0) });
+    tracker.on_event(event("p", 11, 14));
+    tracker.on_event(event("p", 14, 15));
+    tracker.advance_to(15, 12);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "14".into(), 14), (Action::Create, "15".into(), 15)]);
+}
+
+#[test]
+fn what_came_before_a_return_is_told_and_what_came_after_once() {
+    let (mut tracker, id) = following();
+    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
+    tracker.advance_to(12, 8);
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 11)]);
+    tracker.on_event(event("p", 10, 12));
+    assert_eq!(told(&mut tracker, id), []);
+    tracker.on_interest_change(id, InterestChange { prev: end_of(11), ..came(13, 0) });
+    tracker.on_event(event("p", 12, 14));
+    let created = ["14", "10", "12"].map(|instance| (Action::Create, instance.to_owned(), 14));
+    assert_eq!(told(&mut tracker, id), created);
 }
 
 #[test]
