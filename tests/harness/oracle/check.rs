@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use super::truth::{Commit, Commits};
 use super::{ChangeKind, Ledger, Mark, Segment, Sight, State};
 
+mod visible;
+
 /// The longest time by which the truth may lag behind a reply of the registry.
 const TRUTH_LAG: Duration = Duration::from_millis(500);
 
@@ -75,7 +77,8 @@ pub struct Terms {
     pub from: u64,
     /// The meaning of a hole in the record.
     pub holes: Holes,
-    /// True when the watcher must have everything in the end. False for watchers with a changing interest.
+    /// True when the watcher must have everything in the end. False for watchers with a changing interest, which
+    /// are told of what becomes visible as created, and of what is hidden as deleted.
     pub whole: bool,
     /// The end of the fault, from which delays count.
     pub over: Instant,
@@ -118,7 +121,11 @@ pub fn check(ledger: &Ledger, commits: &Commits, segments: &[Segment], terms: &T
                 findings.say(sight.key, || format!("{}: never committed: {sight:?}", ledger.name(sight.key)));
                 continue;
             };
-            walk.see(ledger, sight, number, terms, &mut findings);
+            if terms.whole {
+                walk.see(ledger, sight, number, terms, &mut findings);
+            } else {
+                walk.see_visible(ledger, sight, &mut findings);
+            }
         }
         for (_, mark) in marks {
             heed(ledger, mark, &mut places, terms, &mut findings);
@@ -182,6 +189,8 @@ struct Walk<'a> {
     here: Option<usize>,
     /// The revision from which this segment was resumed: nothing up to it comes again.
     resumed: Option<u64>,
+    /// The last frame about it in this segment told of a delete.
+    hidden: bool,
     /// The revision at which everything known was declared void, until a state mentions the instance again.
     voided: Option<u64>,
 }
@@ -189,12 +198,13 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(commits: &'a [Commit], from: u64) -> Self {
         let base = commits.partition_point(|commit| commit.rev <= from);
-        Self { commits, base, known: base, pulled: 0, here: None, resumed: None, voided: None }
+        Self { commits, base, known: base, pulled: 0, here: None, resumed: None, hidden: false, voided: None }
     }
 
     fn begin_segment(&mut self, resumed: Option<u64>) {
         // A connection that ended before all states had come leaves the watcher with its earlier knowledge.
         (self.here, self.pulled, self.resumed, self.voided) = (None, 0, resumed, None);
+        self.hidden = false;
     }
 
     /// The instance is there after so many commits.

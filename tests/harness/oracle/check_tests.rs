@@ -207,3 +207,28 @@ fn whole_lives_may_be_passed_over_but_no_part_of_one() {
     assert_eq!(passing(&[1, 0, 2], &[(Create, 1), (Update, 2)]).lost, 1, "the end of one");
     assert_eq!(passing(&[1, 0], &[(Create, 1)]).lost, 1, "it is gone");
 }
+
+/// The findings on one connection of a watcher with a changing interest.
+fn changing(story: &[(ChangeKind, u64)]) -> Findings {
+    let terms =
+        Terms { from: 0, holes: Holes::Lost, whole: false, over: Instant::now(), passing: HashSet::new() };
+    check(&ledger(), &commits(&[1, 0, 2, 0]), &[told(story)], &terms)
+}
+
+#[test]
+fn a_changing_interest_hides_and_shows_what_is_there() {
+    let hidden_and_shown = [(Create, 1), (Delete, 1), (Create, 1), (Delete, 1), (Create, 2)];
+    assert!(changing(&hidden_and_shown).is_clean(), "{:?}", changing(&hidden_and_shown));
+    assert!(changing(&[(Delete, 1), (Delete, 2), (Create, 2), (Delete, 2)]).is_clean(), "not told before");
+    assert!(changing(&[(Create, 1), (Delete, 1), (Delete, 1)]).is_clean(), "hidden, and then gone");
+    assert!(changing(&[]).is_clean());
+    assert_eq!(changing(&[(Create, 1), (Create, 1)]).repeated, 1);
+    assert_eq!(changing(&[(Create, 2), (Create, 1)]).reordered, 1);
+    assert_eq!(changing(&[(Create, 2), (Delete, 1)]).reordered, 1);
+    assert_eq!(changing(&[(Delete, 1), (Create, 3)]).invented, 1);
+    assert_eq!(
+        findings(&commits(&[1, 0, 2, 0]), &hidden_and_shown).reordered,
+        1,
+        "an interest that stays hides nothing"
+    );
+}

@@ -122,7 +122,10 @@ fn a_service_that_is_registered_again_is_told_once() {
     tracker.on_event(event("p", 11, 14));
     tracker.on_event(event("p", 14, 15));
     tracker.advance_to(15, 12);
-    assert_eq!(told(&mut tracker, id), [(Action::Create, "14".into(), 14), (Action::Create, "15".into(), 15)]);
+    assert_eq!(
+        told(&mut tracker, id),
+        [(Action::Create, "14".into(), 14), (Action::Create, "15".into(), 15)]
+    );
 }
 
 #[test]
