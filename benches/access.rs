@@ -5,15 +5,14 @@
 //! figures to compare are those of one column within a run. Argument: seconds per row.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use access::keys::KeyPairText;
 use anyhow::{Context, Result};
 use benches::Latencies;
-use benches::call::{Client, ask, request};
+use benches::call::{Client, ask, load, request};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
-use futures_util::future::try_join_all;
 use harness::{Plan, World, eventually};
 
 const CLIENTS: usize = 16;
@@ -112,18 +111,6 @@ impl Calls<'_> {
 
     async fn load(&self, request: &[u8], length: Duration) -> Result<Latencies> {
         let server = self.world.gateways[0].api.to_string();
-        let began = Instant::now();
-        let clients = (0..self.clients).map(|_| async {
-            let mut client = Client::connect(&server).await?;
-            let mut took = Vec::new();
-            while began.elapsed() < length {
-                let sent = Instant::now();
-                client.call(request).await?;
-                took.push(sent.elapsed());
-            }
-            anyhow::Ok(took)
-        });
-        let took = try_join_all(clients).await?.concat();
-        Ok(Latencies::new(took, began.elapsed()))
+        load(&server, request, self.clients, length).await
     }
 }

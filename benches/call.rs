@@ -1,8 +1,13 @@
 //! A cheap client: one connection, one request at a time, and answers that are parsed no further than needed.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use crate::Latencies;
 
 /// A request as it goes over the wire.
 pub fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
@@ -81,6 +86,26 @@ impl Client {
         anyhow::ensure!(read > 0, "the server closed the connection");
         Ok(())
     }
+}
+
+/// Sends a request again and again over this number of connections, each one after its answer, for `length`.
+///
+/// # Errors
+/// When a request is refused, or a connection ends.
+pub async fn load(server: &str, request: &[u8], connections: usize, length: Duration) -> Result<Latencies> {
+    let began = Instant::now();
+    let clients = (0..connections).map(|_| async {
+        let mut client = Client::connect(server).await?;
+        let mut took = Vec::new();
+        while began.elapsed() < length {
+            let sent = Instant::now();
+            client.call(request).await?;
+            took.push(sent.elapsed());
+        }
+        anyhow::Ok(took)
+    });
+    let took = try_join_all(clients).await?.concat();
+    Ok(Latencies::new(took, began.elapsed()))
 }
 
 /// The value of a header; `name` as the server writes it, with its colon.

@@ -8,16 +8,15 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
-use benches::call::{Client, ask};
+use benches::call::{Client, ask, load};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
-use futures_util::future::try_join_all;
 use harness::World;
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
@@ -110,19 +109,7 @@ impl Bench {
     }
 
     async fn load(&self, server: &str, request: &[u8], length: Duration) -> Result<Latencies> {
-        let began = Instant::now();
-        let clients = (0..CLIENTS).map(|_| async {
-            let mut client = Client::connect(server).await?;
-            let mut took = Vec::new();
-            while began.elapsed() < length {
-                let sent = Instant::now();
-                client.call(request).await?;
-                took.push(sent.elapsed());
-            }
-            anyhow::Ok(took)
-        });
-        let took = try_join_all(clients).await?.concat();
-        Ok(Latencies::new(took, began.elapsed()))
+        load(server, request, CLIENTS, length).await
     }
 }
 

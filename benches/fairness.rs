@@ -8,11 +8,11 @@
 //! row.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use benches::Latencies;
-use benches::call::{Client, ask};
+use benches::call::{Client, ask, load};
 use benches::report::Report;
 use futures_util::future::try_join_all;
 use harness::World;
@@ -64,19 +64,7 @@ fn row(report: &Report, what: &str, calls: &Latencies, quiet: Option<&Latencies>
 /// The times of the honest tenant's requests.
 async fn honest(server: &str, length: Duration) -> Result<Latencies> {
     let request = ask(&format!("/v4/default{PATH}"), "");
-    let began = Instant::now();
-    let clients = (0..HONEST).map(|_| async {
-        let mut client = Client::connect(server).await?;
-        let mut took = Vec::new();
-        while began.elapsed() < length {
-            let sent = Instant::now();
-            client.call(&request).await?;
-            took.push(sent.elapsed());
-        }
-        anyhow::Ok(took)
-    });
-    let took = try_join_all(clients).await?.concat();
-    Ok(Latencies::new(took, began.elapsed()))
+    load(server, &request, HONEST, length).await
 }
 
 /// The process that floods, ended with this.

@@ -25,7 +25,9 @@ use arc_swap::ArcSwap;
 use follow::read::{Proof, ReadTopic, ReadView, Unknown};
 use parking_lot::RwLock;
 use rpds::HashTrieMapSync;
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+use shared::model::{Instance, Revision, ServiceRef};
+
+use crate::policy::labels_of;
 
 pub(crate) mod barrier;
 mod question;
@@ -304,8 +306,4 @@ fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool
             })
         }
     }
-}
-
-fn labels_of(key: &ServiceKey) -> Labels<'_> {
-    Labels { environment: &key.environment, app_id: &key.app_id, service_name: &key.service_name }
 }
