@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `heads` | bytes on a connection of a listener |
 //! | `gateway` (in edge-gateway) | frames, paths and gRPC requests of watches |
+//! | `xds`, `eureka` (in edge-gateway) | streams of xDS; Eureka's paths and registrations |
 //! | `registry` | requests of every kind, values in the store, version rules |
 //! | `bus` | messages and subjects |
+//! | `dns` | packets of DNS |
 //! | `access` | tokens, records, keys |
 //!
 //! Each target runs in two ways. `cargo test -p muster-fuzz` gives it the corpus and some thousand edits of
@@ -15,6 +17,7 @@
 mod access;
 mod bus;
 mod corpus;
+mod dns;
 mod heads;
 // The control plane's own tests use it as well.
 #[path = "../../control-plane/tests/probe/mod.rs"]
@@ -35,14 +38,17 @@ pub struct Target {
 }
 
 /// All targets, by name.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "bodies", run: registry::bodies, times: 500 },
     Target { name: "events", run: bus::events, times: 10_000 },
     Target { name: "frames", run: edge_gateway::fuzzing::frames, times: 10_000 },
     Target { name: "heads", run: heads::heads, times: 500 },
     Target { name: "paths", run: edge_gateway::fuzzing::paths, times: 10_000 },
+    Target { name: "questions", run: dns::questions, times: 10_000 },
     Target { name: "records", run: access::records, times: 5_000 },
+    Target { name: "registrations", run: edge_gateway::fuzzing::registrations, times: 10_000 },
     Target { name: "stored", run: registry::stored, times: 2_000 },
+    Target { name: "streams", run: edge_gateway::fuzzing::streams, times: 10_000 },
     Target { name: "subjects", run: bus::subjects, times: 10_000 },
     Target { name: "tokens", run: access::tokens, times: 1_000 },
     Target { name: "versions", run: registry::versions, times: 10_000 },

@@ -19,7 +19,7 @@ macro_rules! targets {
     };
 }
 
-targets! { bodies events frames heads paths records stored subjects tokens versions watches }
+targets! { bodies events frames heads paths questions records registrations stored streams subjects tokens versions watches }
 
 #[test]
 fn each_target_is_tested_and_has_a_corpus() {
