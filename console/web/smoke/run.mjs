@@ -1,13 +1,13 @@
 /**
- * Opens every page of the console in a real browser: `cargo xtask console [standalone] [fleet] [load] [--screenshots]`.
+ * Opens every page of the console in a real browser: `cargo xtask console [standalone] [acts] [fleet] [load] [--screenshots]`.
  *
- * Without names of parts it runs `standalone` and `fleet`. `--screenshots` writes the pictures of docs/console.
+ * Without names of parts it runs `standalone`, `acts` and `fleet`. `--screenshots` writes the pictures of docs/console.
  */
 
 import { directory, endAll, lastLines } from "./processes.mjs";
 import { launch } from "./browser.mjs";
 
-const PARTS = ["standalone", "fleet", "load"];
+const PARTS = ["standalone", "acts", "fleet", "load"];
 const arguments_ = process.argv.slice(2);
 const screenshots = arguments_.includes("--screenshots");
 const wanted = arguments_.filter((word) => word !== "--screenshots");
@@ -32,7 +32,7 @@ async function step(name, act, { goOn = false } = {}) {
 
 const browser = await launch();
 try {
-  for (const part of wanted.length > 0 ? wanted : ["standalone", "fleet"]) {
+  for (const part of wanted.length > 0 ? wanted : ["standalone", "acts", "fleet"]) {
     console.log(`==> ${part}`);
     const { default: run } = await import(`./${part}.mjs`);
     await run({ browser, step, screenshots });
@@ -42,7 +42,7 @@ try {
   failed = true;
   console.log("FAILED");
   console.error(error);
-  for (const name of ["standalone", "control-plane-0", "gateway-0", "etcd"]) {
+  for (const name of ["standalone", "acts", "control-plane-0", "gateway-0", "etcd"]) {
     const lines = lastLines(name);
     if (lines) console.error(`--- ${name}\n${lines}`);
   }

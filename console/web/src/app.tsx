@@ -10,6 +10,7 @@ import { choice, LANGUAGES, t, tag, type Language, type Word } from "./core/word
 import { Fleet } from "./pages/fleet";
 import { Instance } from "./pages/instance";
 import { DependencyMap } from "./pages/map";
+import { Overrides } from "./pages/overrides";
 import { Overview } from "./pages/overview";
 import { Service } from "./pages/service";
 import { Services } from "./pages/services";
@@ -22,6 +23,7 @@ const PAGES: [string, Word][] = [
   ["", "overview"],
   ["services", "services"],
   ["map", "map"],
+  ["overrides", "overrides"],
   ["fleet", "fleet"],
   ["people", "people"],
   ["api", "tryIt"],
@@ -82,6 +84,8 @@ function Page({ route }: { route: Route }) {
       return <Instance key={route.path.join()} service={route.path[1] ?? ""} id={route.path[2] ?? ""} />;
     case "map":
       return <DependencyMap route={route} />;
+    case "overrides":
+      return <Overrides route={route} />;
     case "fleet":
       return <Fleet />;
     case "people":
@@ -101,7 +105,8 @@ function Page({ route }: { route: Route }) {
 function Waiting() {
   return (
     <Empty>
-      <p role="status">{session.problem ? t("failed", session.problem) : t("connecting")}</p>
+      <h1>Muster</h1>
+      <p role="status">{session.withoutPlanes ? t("planesGoneAtStart") : session.problem ? t("failed", session.problem) : t("connecting")}</p>
     </Empty>
   );
 }
@@ -188,7 +193,15 @@ function Banner() {
       </div>
     );
   }
-  if (!live.planes) return <div class="banner" role="alert">{t("planesGone", heard)}</div>;
+  const stale = live.staleAt > 0 && t("staleAnswers", ago(live.staleAt, now, tag()));
+  if (!live.planes) {
+    return (
+      <div class="banner" role="alert">
+        {t("planesGone", heard)} {stale}
+      </div>
+    );
+  }
+  if (stale) return <div class="banner" role="alert">{stale}</div>;
   return null;
 }
 

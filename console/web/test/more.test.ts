@@ -3,6 +3,15 @@ import { describe, expect, test } from "vitest";
 import { EventParser } from "../src/core/events";
 import { example, matches, operations, target, type Document_ } from "../src/core/openapi";
 import { afterClose, afterReason, backoff } from "../src/core/resume";
+import { staleAge } from "../src/core/stale";
+
+test("an answer that is stale says how old it is, and no other one does", () => {
+  const age = (headers: Record<string, string>) => staleAge(new Headers(headers));
+  expect(age({ Warning: '110 - "Response is Stale"', Age: "42" })).toBe(42);
+  expect([age({ Warning: "110 -" }), age({ Warning: "110 -", Age: "x" })]).toEqual([0, 0]);
+  // A cache on the way adds an age to what is fresh.
+  expect([age({}), age({ Age: "7" }), age({ Warning: "199 - 110" })]).toEqual([undefined, undefined, undefined]);
+});
 
 describe("a lost watch", () => {
   test("is opened again after a growing time that differs between pages", () => {

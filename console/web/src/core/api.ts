@@ -1,6 +1,7 @@
 /** Calls of the registry's API, in the name of whoever has signed in. */
 
 import type { Permission } from "./model";
+import { staleAge } from "./stale";
 
 export class ApiError extends Error {
   constructor(
@@ -26,6 +27,8 @@ export class Api {
   tenant: Tenant = { domain: "default", project: "default" };
   /** Called when a token does not count any more. */
   onSignedOut: () => void = () => {};
+  /** Called with an answer that is not of now: a gateway's own, so many seconds old. */
+  onStale: (age: number) => void = () => {};
   private held: string;
 
   constructor() {
@@ -65,7 +68,7 @@ export class Api {
     if (this.held) headers.set("Authorization", `Bearer ${this.held}`);
     if (options.body !== undefined) headers.set("Content-Type", "application/json");
     const { signal = AbortSignal.timeout(20_000), body } = options;
-    return fetch(this.url(path), {
+    const response = await fetch(this.url(path), {
       method,
       headers,
       signal,
@@ -73,6 +76,9 @@ export class Api {
       credentials: "same-origin",
       ...(body === undefined ? {} : { body }),
     });
+    const age = staleAge(response.headers);
+    if (age !== undefined) this.onStale(age);
+    return response;
   }
 
   /** The JSON of a call. */

@@ -37,6 +37,17 @@ export function ago(at: number | undefined, now: number, language: string): stri
   return "";
 }
 
+/** A length of time, in its largest unit; seconds with a tenth while it is short. */
+export function span(milliseconds: number, language: string): string {
+  // "95 seconds" says more than "1 minute", and "1 hour" more than "60 minutes".
+  const fits = ([, length]: [unknown, number]) =>
+    milliseconds >= 2 * length || (length > 1000 && milliseconds > 0 && milliseconds % length === 0);
+  const [unit, size] = UNITS.find(fits) ?? ["second", 1000];
+  const digits = unit === "second" && milliseconds < 10_000 ? 1 : 0;
+  const format = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: digits });
+  return format.format(digits > 0 ? milliseconds / size : Math.floor(milliseconds / size));
+}
+
 /** Quotes a word for a POSIX shell. */
 export function quote(word: string): string {
   return /^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;

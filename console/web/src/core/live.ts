@@ -33,6 +33,8 @@ export class Live {
   heardAt = 0;
   /** False while no control plane answers. */
   planes = true;
+  /** The time of which a gateway has answered from its own state, since no control plane answers; 0 if none has. */
+  staleAt = 0;
   problem = "";
   private way: Way = "socket";
   private connection: Connection | undefined;
@@ -55,6 +57,7 @@ export class Live {
   start(canWatch: boolean): void {
     this.stop();
     this.planes = true;
+    this.staleAt = 0;
     this.problem = "";
     // A WebSocket of a browser has no header for the domain.
     const watch = this.api.tenant.domain === "default" ? "socket" : "stream";
@@ -69,6 +72,14 @@ export class Live {
   /** Opens a lost watch at once. */
   retry(): void {
     if (this.mode === "lost" && this.way !== "poll" && !this.connection) this.open(this.run);
+  }
+
+  /** An answer was not of now, but so many seconds old. */
+  noteStale(age: number): void {
+    this.staleAt = Date.now() - age * 1000;
+    this.changed();
+    // The next round would find out too; until then acts would be offered that cannot be done.
+    void this.checkPlanes(this.run);
   }
 
   private begin(way: Way): void {
@@ -261,7 +272,12 @@ export class Live {
       // Without any answer the watch itself tells that the connection is lost.
       answers = this.mode === "lost" && this.planes;
     }
-    if (run !== this.run || answers === this.planes) return;
+    if (run !== this.run) return;
+    if (answers && this.staleAt > 0) {
+      this.staleAt = 0;
+      this.changed();
+    }
+    if (answers === this.planes) return;
     this.planes = answers;
     if (answers && this.connection) this.list(run);
     this.changed();

@@ -6,7 +6,7 @@ import { Api, ApiError } from "./api";
 import { Live } from "./live";
 import type { Permission } from "./model";
 import { Registry } from "./registry";
-import { accountOf, may } from "./rights";
+import { accountOf, may, mayAt, type Labels } from "./rights";
 import { warming } from "./search";
 
 export const api = new Api();
@@ -21,6 +21,8 @@ export const session = {
   /** The session ended while something was on the page; the page stays. */
   ended: false,
   problem: "",
+  /** Nothing could be begun, because a gateway answers and no control plane does. */
+  withoutPlanes: false,
 };
 
 /** Prepares the search while the browser has nothing else to do. */
@@ -104,6 +106,7 @@ function signedOut(): void {
 }
 
 api.onSignedOut = signedOut;
+api.onStale = (age) => live.noteStale(age);
 
 /** Finds out how this registry lets people in, and begins to follow it. */
 export async function begin(): Promise<void> {
@@ -118,6 +121,7 @@ export async function begin(): Promise<void> {
     // 401 has been told already.
     if (!(error instanceof ApiError && error.status === 401)) {
       session.problem = error instanceof Error ? error.message : String(error);
+      session.withoutPlanes = error instanceof ApiError && error.status >= 500;
       setTimeout(() => session.access === "unknown" && void begin(), 3000);
     } else {
       session.access = "signed-out";
@@ -154,4 +158,9 @@ export function setTenant(domain: string, project: string): void {
 
 export function allowed(verb: string, type: string): boolean {
   return may(session.permissions, verb, type) !== "none";
+}
+
+/** Whether the account may do something to this service. The registry decides anyway. */
+export function allowedAt(verb: string, type: string, of: Labels | undefined): boolean {
+  return of ? mayAt(session.permissions, verb, type, of) : allowed(verb, type);
 }

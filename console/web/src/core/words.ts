@@ -1,6 +1,9 @@
 /** The words of the pages, in English and in Chinese. A word that is missing in one of them does not compile. */
 
+import { actsEn, actsZh } from "./act-words";
+
 const en = {
+  ...actsEn,
   overview: "Overview",
   services: "Services",
   service: "Service",
@@ -238,12 +241,12 @@ const en = {
   done: "Done: {0}",
   dependencies: "Dependencies",
   rulesAndTags: "Rules and tags",
-  changesTab: "Changes",
 };
 
 export type Word = keyof typeof en;
 
 const zh: Record<Word, string> = {
+  ...actsZh,
   overview: "概览",
   services: "服务",
   service: "服务",
@@ -480,7 +483,6 @@ const zh: Record<Word, string> = {
   done: "已完成：{0}",
   dependencies: "依赖",
   rulesAndTags: "规则和标签",
-  changesTab: "变更",
 };
 
 export const LANGUAGES = { en: "English", zh: "中文" } as const;

@@ -133,6 +133,7 @@ function Alarms() {
     <button
       type="button"
       class="small"
+      disabled={!live.planes}
       onClick={() =>
         ask({
           question: t("clearAlarms"),
@@ -198,6 +199,7 @@ function Held() {
                       <button
                         type="button"
                         class="small"
+                        disabled={!live.planes}
                         onClick={() =>
                           ask({
                             question: t("releaseHeldSure", one.serviceName),

@@ -4,10 +4,13 @@ import { ago, seconds, time } from "../core/format";
 import { STATUSES } from "../core/model";
 import type { Entry } from "../core/registry";
 import { link } from "../core/route";
-import { allowed, api, live, registry, useNow, useRegistry } from "../core/state";
+import { allowedAt, api, live, registry, useNow, useRegistry } from "../core/state";
 import { t, tag } from "../core/words";
 import { ask, Copy, CopyCommands, Empty, Facts, Flash, Panel, Status } from "../ui/parts";
-import { ChangeLine, ProviderLink } from "./overview";
+import { DrainButton, DrainPanel } from "../ui/drain";
+import { InstanceOverrides } from "../ui/overrides";
+import { Timeline } from "../ui/timeline";
+import { ProviderLink } from "./overview";
 
 export function Instance({ service, id }: { service: string; id: string }) {
   useRegistry(100);
@@ -19,11 +22,15 @@ export function Instance({ service, id }: { service: string; id: string }) {
   const entry = current ?? last.current;
   if (!entry) {
     return (
-      <Empty>
-        <h1 class="mono">{id}</h1>
-        <p>{registry.loaded ? t("instanceGone") : t("loading")}</p>
-        <a href={link(["service", service])}>{t("service")}</a>
-      </Empty>
+      <>
+        <Empty>
+          <h1 class="mono">{id}</h1>
+          <p>{registry.loaded ? t("instanceGone") : t("loading")}</p>
+          <a href={link(["service", service])}>{t("service")}</a>
+        </Empty>
+        {/* What happened to it is known for a while after it has gone. */}
+        {registry.loaded && <Timeline serviceId={service} instanceId={id} />}
+      </>
     );
   }
   const { instance, provider } = entry;
@@ -66,15 +73,20 @@ export function Instance({ service, id }: { service: string; id: string }) {
               />
             </div>
             <SetStatus entry={entry} gone={!current} />
+            {current && (
+              <div class="buttons small">
+                <DrainButton provider={provider} entry={current} />
+              </div>
+            )}
           </Panel>
+          <DrainPanel subject={{ serviceId: provider.serviceId, instanceId: id }} provider={provider} />
+          <InstanceOverrides entry={entry} gone={!current} />
           {properties.length > 0 && (
             <Panel title={t("properties")}>
               <Facts facts={properties} />
             </Panel>
           )}
-          <Panel title={t("changesTab")}>
-            <Changes id={id} />
-          </Panel>
+          <Timeline serviceId={provider.serviceId} instanceId={id} />
         </div>
         <Panel
           title={t("rawJson")}
@@ -98,7 +110,7 @@ export function Instance({ service, id }: { service: string; id: string }) {
 
 function SetStatus({ entry, gone }: { entry: Entry; gone: boolean }) {
   const { instance, provider } = entry;
-  const permitted = allowed("update", "service");
+  const permitted = allowedAt("update", "service", provider.key);
   const name = instance.endpoints?.[0] ?? instance.instanceId;
   const set = (status: string) => {
     const effect = status === "UP" ? t("statusUp") : status === "OUTOFSERVICE" ? t("statusOut") : t("statusOther");
@@ -115,32 +127,22 @@ function SetStatus({ entry, gone }: { entry: Entry; gone: boolean }) {
   return (
     <>
       <h3>{t("setStatus")}</h3>
-      <div class="buttons small" role="group" aria-label={t("setStatus")}>
-        {STATUSES.map((status) => (
-          <button
-            key={status}
-            type="button"
-            class="small"
-            disabled={!permitted || gone || !live.planes || instance.status === status}
-            onClick={() => set(status)}
-          >
-            {status}
-          </button>
-        ))}
-      </div>
-      {!permitted && <p class="quiet">{t("mayNot")}</p>}
+      {permitted && (
+        <div class="buttons small" role="group" aria-label={t("setStatus")}>
+          {STATUSES.map((status) => (
+            <button
+              key={status}
+              type="button"
+              class="small"
+              disabled={gone || !live.planes || instance.status === status}
+              onClick={() => set(status)}
+            >
+              {status}
+            </button>
+          ))}
+        </div>
+      )}
+      {permitted ? <p class="quiet">{t("overrideStays")}</p> : <p class="quiet">{t("mayNot")}</p>}
     </>
-  );
-}
-
-function Changes({ id }: { id: string }) {
-  const changes = registry.changes.filter((change) => change.instanceId === id).reverse();
-  if (changes.length === 0) return <Empty>{t("noChanges")}</Empty>;
-  return (
-    <ol class="changes">
-      {changes.slice(0, 100).map((change) => (
-        <ChangeLine key={change.id} change={change} short />
-      ))}
-    </ol>
   );
 }

@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { seconds, time } from "../core/format";
 import type { Account, Lock, Permission, Role, TokenRecord } from "../core/model";
 import { statements, type Statement } from "../core/rights";
-import { allowed, api, session } from "../core/state";
+import { allowed, api, live, session } from "../core/state";
 import { t, tag, type Word } from "../core/words";
 import { ask, Copy, Empty, Loading, Panel, permittedOr, useLoad } from "../ui/parts";
 
@@ -169,7 +169,7 @@ function One({ account, reload }: { account: Account; reload: () => void }) {
           <button
             type="button"
             class="small"
-            disabled={mine}
+            disabled={mine || !live.planes}
             onClick={() =>
               ask({
                 question: t(inactive ? "activateSure" : "deactivateSure", name),
@@ -190,6 +190,7 @@ function One({ account, reload }: { account: Account; reload: () => void }) {
           <button
             type="button"
             class="small"
+            disabled={!live.planes}
             onClick={() =>
               ask({
                 question: t("endSessionsSure", name),
@@ -229,6 +230,7 @@ function Tokens({ name, path }: { name: string; path: string }) {
                     <button
                       type="button"
                       class="small"
+                      disabled={!live.planes}
                       onClick={() =>
                         ask({
                           question: t("revokeSure", token.description || token.id, name),
@@ -274,6 +276,7 @@ function Locks() {
                       <button
                         type="button"
                         class="small"
+                        disabled={!live.planes}
                         onClick={() =>
                           ask({
                             question: t("unlockSure", lock.key),

@@ -8,6 +8,10 @@ import { parse, searchEntries } from "../core/search";
 import { allowed, api, registry, useRegistry } from "../core/state";
 import { t, tag, type Word } from "../core/words";
 import { Copy, CopyCommands, Empty, Facts, Flash, Loading, Panel, Rows, Status, useLoad } from "../ui/parts";
+import { DrainButton, DrainPanel } from "../ui/drain";
+import { ServiceOverrides } from "../ui/overrides";
+import { Timeline } from "../ui/timeline";
+import { Watchers } from "../ui/watchers";
 import { ChangeLine } from "./overview";
 
 const TABS: [string, Word][] = [
@@ -15,7 +19,9 @@ const TABS: [string, Word][] = [
   ["dependencies", "dependencies"],
   ["schemas", "schemas"],
   ["rules", "rulesAndTags"],
-  ["changes", "changesTab"],
+  ["overrides", "overrides"],
+  ["watchers", "watchers"],
+  ["timeline", "timeline"],
 ];
 
 export function Service({ id, route }: { id: string; route: Route }) {
@@ -75,7 +81,9 @@ export function Service({ id, route }: { id: string; route: Route }) {
           path={api.path(`/govern/microservices/${id}`)}
           command={["instances", "--service", id]}
         />
+        {live && <DrainButton provider={live} />}
       </div>
+      <DrainPanel subject={{ serviceId: id }} provider={provider} />
       <div class="tabs" role="tablist">
         {TABS.map(([key, word]) => (
           <a
@@ -90,8 +98,17 @@ export function Service({ id, route }: { id: string; route: Route }) {
         ))}
       </div>
       {tab === "instances" && <Instances provider={provider} route={route} version={version} />}
-      {tab === "changes" && <Changes id={id} />}
-      {tab !== "instances" && tab !== "changes" && (
+      {tab === "watchers" && <Watchers serviceId={id} />}
+      {tab === "timeline" && (
+        <div class="columns">
+          <Panel title={t("seenHere")}>
+            <Changes id={id} />
+          </Panel>
+          <Timeline serviceId={id} />
+        </div>
+      )}
+      {tab === "overrides" && provider && <ServiceOverrides provider={provider} />}
+      {["dependencies", "schemas", "rules"].includes(tab) && (
         <Loading loaded={loaded}>
           {({ service: data }) => (
             <>

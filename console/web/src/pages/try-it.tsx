@@ -1,15 +1,18 @@
 import { useState } from "preact/hooks";
 
-import { curl } from "../core/format";
+import { ago, curl } from "../core/format";
 import { example, matches, operations, target, type Document_, type Operation, type Parameter } from "../core/openapi";
 import { link, replaceQuery, type Route } from "../core/route";
-import { api, session } from "../core/state";
-import { t } from "../core/words";
+import { staleAge } from "../core/stale";
+import { api, live, session } from "../core/state";
+import { t, tag } from "../core/words";
 import { Copy, Dialog, Empty, Loading, Panel, useLoad } from "../ui/parts";
 
 interface Answer {
   status: number;
   took: number;
+  /** The time of which it was right; 0 for an answer of now. */
+  staleAt: number;
   headers: string;
   body: string;
 }
@@ -121,9 +124,11 @@ function Call({ operation, document }: { operation: Operation; document: Documen
     try {
       const response = await api.send(operation.method, path, { body: sent, headers });
       const text = await response.text();
+      const age = staleAge(response.headers);
       setAnswer({
         status: response.status,
         took: Math.round(performance.now() - began),
+        staleAt: age === undefined ? 0 : Date.now() - age * 1000,
         headers: [...response.headers].map(([name, value]) => `${name}: ${value}`).join("\n"),
         body: pretty(text),
       });
@@ -203,6 +208,7 @@ function Call({ operation, document }: { operation: Operation; document: Documen
               {t("answer")}: {answer.status} <span class="quiet">{t("tookMs", answer.took)}</span>
             </span>
           </h3>
+          {answer.staleAt > 0 && <p class="notice">{t("staleMark", ago(answer.staleAt, Date.now(), tag()))}</p>}
           <pre tabIndex={0}>{answer.body || t("emptyBody")}</pre>
           <details>
             <summary>{t("headers")}</summary>
@@ -215,8 +221,9 @@ function Call({ operation, document }: { operation: Operation; document: Documen
           <pre>
             {operation.method} {path}
           </pre>
+          {!live.planes && <p class="notice bad">{t("needsPlane")}</p>}
           <div class="buttons">
-            <button type="button" class="main" onClick={() => void run()}>
+            <button type="button" class="main" disabled={!live.planes} onClick={() => void run()}>
               {t("doIt")}
             </button>
             <button type="button" onClick={() => setAsking(false)}>

@@ -4,7 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useCallback, useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { STATUSES } from "../core/model";
-import { api, changed, session } from "../core/state";
+import { api, changed, live, session } from "../core/state";
 import { cli, curl } from "../core/format";
 import { t } from "../core/words";
 
@@ -127,6 +127,8 @@ interface Act {
   method: string;
   path: string;
   body?: unknown;
+  /** Further calls after the first, each with its method and path. */
+  more?: [string, string][];
   /** The same as words of `muster`, where there are such. */
   command?: string[];
   done?: () => void;
@@ -174,6 +176,7 @@ function Confirm({ act }: { act: Act }) {
     setBusy(true);
     try {
       await api.call(act.method, act.path, act.body);
+      for (const [method, path] of act.more ?? []) await api.call(method, path);
       close();
       say(t("done", act.question));
       act.done?.();
@@ -188,14 +191,15 @@ function Confirm({ act }: { act: Act }) {
   return (
     <Dialog title={act.question} onClose={close}>
       {act.detail?.map((line) => <p key={line}>{line}</p>)}
-      <CopyCommands method={act.method} path={act.path} body={body} command={act.command} />
+      <CopyCommands method={act.method} path={act.path} body={body} command={act.command} more={act.more} />
       {error && (
         <p class="notice bad" role="alert">
           {t("actFailed", error)}
         </p>
       )}
+      {!live.planes && <p class="notice bad">{t("needsPlane")}</p>}
       <div class="buttons">
-        <button type="button" class="main" disabled={busy} onClick={() => void run()}>
+        <button type="button" class="main" disabled={busy || !live.planes} onClick={() => void run()}>
           {t("doIt")}
         </button>
         <button type="button" onClick={close}>
@@ -212,17 +216,21 @@ export function CopyCommands({
   path,
   body,
   command,
+  more = [],
 }: {
   method: string;
   path: string;
   body?: string | undefined;
   command?: string[] | undefined;
+  more?: [string, string][] | undefined;
 }) {
   const server = api.url("").replace(/\/$/, "");
-  const line = curl({ method, url: api.url(path), headers: api.headers(), body, signedIn: session.access !== "open" });
+  const common = { headers: api.headers(), signedIn: session.access !== "open" };
+  const lines = [curl({ ...common, method, url: api.url(path), body })];
+  for (const [verb, next] of more) lines.push(curl({ ...common, method: verb, url: api.url(next) }));
   return (
     <div class="buttons small">
-      <Copy label={t("copyCurl")} text={line} />
+      <Copy label={t("copyCurl")} text={lines.join("\n")} />
       {command && <Copy label={t("copyCli")} text={cli(server, command)} />}
     </div>
   );
