@@ -1,0 +1,295 @@
+//! The answer to a question, from the zone alone.
+//!
+//! In: a question, and the state of the zone. Out: records. Nothing is claimed without proof: while the state
+//! is not known, or a name is that of several services, the answer is a failure and never "no such name".
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | `A`, `AAAA` | the addresses of the instances, each once; `CNAME` when all have names of machines only |
+//! | `SRV` | the endpoints, with weights; the addresses of their instances in addition |
+//! | `TXT` of a service | its versions and the number of their instances |
+//! | `TXT` of an instance | version, endpoints and properties |
+//! | `PTR` of an address | the instances on it |
+//! | `ANY` | one short record ([RFC 8482](https://www.rfc-editor.org/rfc/rfc8482)) |
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use hickory_proto::op::{Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+use crate::endpoint::Host;
+use crate::group::Addresses;
+use crate::names::Asked;
+use crate::order::draw;
+use crate::origin::{NAME_SERVER, Origin};
+use crate::select::{Found, Selection, find};
+use crate::text;
+use crate::zone::Zone;
+
+/// The shortest record that an answer has: two octets of a name, ten of its head, four of an address.
+pub(crate) const SHORTEST_RECORD: usize = 16;
+/// The octets of a record with an endpoint, besides its target: those of its head and three numbers.
+const ENDPOINT: usize = 18;
+
+/// The state of the zone.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Nothing is known yet, or not enough.
+    Unknown,
+    /// The policy of access control lets nobody read.
+    Closed,
+    /// The zone at the last known moment.
+    Known(Arc<Zone>),
+}
+
+/// The reason of an answer, for people to read ([RFC 8914](https://www.rfc-editor.org/rfc/rfc8914)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    NotReady,
+    Prohibited,
+    NotAuthoritative,
+    Ambiguous,
+    TooLong,
+    NotSupported,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: ResponseCode,
+    pub(crate) why: Option<Why>,
+    pub(crate) answers: Vec<Record>,
+    pub(crate) authorities: Vec<Record>,
+    pub(crate) additionals: Vec<Record>,
+    /// There are more answers than were asked for.
+    pub(crate) is_cut: bool,
+}
+
+impl Answer {
+    fn of(answers: Vec<Record>) -> Self {
+        let (authorities, additionals) = <(Vec<_>, Vec<_>)>::default();
+        Self { code: ResponseCode::NoError, why: None, answers, authorities, additionals, is_cut: false }
+    }
+
+    pub(crate) fn failure(code: ResponseCode, why: Why) -> Self {
+        Self { code, why: Some(why), ..Self::of(Vec::new()) }
+    }
+
+    /// The server answers for the name itself, and not with a failure.
+    pub(crate) fn is_authoritative(&self) -> bool {
+        matches!(self.code, ResponseCode::NoError | ResponseCode::NXDomain)
+    }
+}
+
+/// Answers a question with at most `most` records.
+pub(crate) fn answer(origin: &Origin, state: &State, query: &Query, most: usize, rng: &mut Rng) -> Answer {
+    let refused = |why| Answer::failure(ResponseCode::Refused, why);
+    let is_transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
+    if query.query_class() != DNSClass::IN || is_transfer {
+        return refused(Why::NotSupported);
+    }
+    let below = origin.below(query.name());
+    let address = if below.is_none() { address_of(query.name()) } else { None };
+    if below.is_none() && address.is_none() {
+        return refused(Why::NotAuthoritative);
+    }
+    let zone = match state {
+        State::Unknown => return Answer::failure(ResponseCode::ServFail, Why::NotReady),
+        State::Closed => return refused(Why::Prohibited),
+        State::Known(zone) => zone,
+    };
+    let asking = Asking { zone, name: query.name(), kind: query.query_type(), most };
+    match (below, address) {
+        (Some(below), _) => asking.below(&below, rng),
+        (None, Some(address)) => asking.reverse(address),
+        (None, None) => refused(Why::NotAuthoritative),
+    }
+}
+
+/// The address that a name of `in-addr.arpa` or `ip6.arpa` is about.
+fn address_of(name: &Name) -> Option<std::net::IpAddr> {
+    let network = name.parse_arpa_name().ok()?;
+    (network.prefix_len() == network.max_prefix_len()).then(|| network.addr())
+}
+
+/// A question about a known zone.
+struct Asking<'a> {
+    zone: &'a Zone,
+    name: &'a Name,
+    kind: RecordType,
+    most: usize,
+}
+
+impl Asking<'_> {
+    fn below(&self, below: &str, rng: &mut Rng) -> Answer {
+        if below.is_empty() {
+            return self.of_zone();
+        }
+        if below == NAME_SERVER {
+            return self.of_name_server();
+        }
+        match find(self.zone, &Asked::read(below)) {
+            Found::Nothing => self.missing(ResponseCode::NXDomain),
+            Found::Above => self.nothing_here(),
+            Found::Ambiguous => Answer::failure(ResponseCode::ServFail, Why::Ambiguous),
+            Found::Service(selection) => self.of_service(&selection, rng),
+        }
+    }
+
+    fn of_service(&self, selection: &Selection<'_>, rng: &mut Rng) -> Answer {
+        match self.kind {
+            // Names with a protocol are those of endpoints, and no machine has such a name.
+            RecordType::A | RecordType::AAAA if selection.protocol.is_none() => {
+                self.addresses(&selection.addresses(), rng)
+            }
+            RecordType::SRV => self.endpoints(selection, rng),
+            RecordType::TXT if selection.protocol.is_none() => {
+                Answer::of(text::of(selection).into_iter().map(|txt| self.record(RData::TXT(txt))).collect())
+                    .or(|| self.nothing_here())
+            }
+            RecordType::ANY => self.minimal(),
+            _ => self.nothing_here(),
+        }
+    }
+
+    fn addresses(&self, addresses: &Addresses, rng: &mut Rng) -> Answer {
+        let Addresses { v4, v6, names } = addresses;
+        if v4.is_empty() && v6.is_empty() && !names.is_empty() {
+            // A name has one alias at most, so each answer draws another one.
+            let drawn = draw(names, 1, rng).into_iter().map(|(name, _)| RData::CNAME(CNAME(name.clone())));
+            return Answer::of(drawn.map(|data| self.record(data)).collect());
+        }
+        let (records, all): (Vec<Record>, usize) = if self.kind == RecordType::A {
+            let drawn = draw(v4, self.most, rng).into_iter().map(|(address, _)| RData::A(A(*address)));
+            (drawn.map(|data| self.record(data)).collect(), v4.len())
+        } else {
+            let drawn = draw(v6, self.most, rng).into_iter().map(|(address, _)| RData::AAAA(AAAA(*address)));
+            (drawn.map(|data| self.record(data)).collect(), v6.len())
+        };
+        let is_cut = records.len() < all;
+        Answer { is_cut, ..Answer::of(records) }.or(|| self.nothing_here())
+    }
+
+    fn endpoints(&self, selection: &Selection<'_>, rng: &mut Rng) -> Answer {
+        let endpoints = selection.endpoints();
+        let mut answer = Answer::of(Vec::new());
+        let mut told = HashSet::new();
+        // Records that do not fit are not made: a service may have thousands of instances. Saturating,
+        // because the list for people on the command line has no bound.
+        let mut room = self.most.saturating_mul(SHORTEST_RECORD);
+        let drawn = draw(&endpoints, self.most, rng);
+        answer.is_cut = drawn.len() < endpoints.len();
+        for ((member, endpoint), _) in drawn {
+            let (target, address) = match endpoint.host {
+                Host::Name(ref name) => (name.clone(), None),
+                Host::Address(address) => {
+                    // With several addresses, each needs a name of its own, or a client would mix them.
+                    let of_many = (member.addresses.len() > 1).then_some(address);
+                    let Some(target) = self.zone.origin.instance(selection.group, member, of_many) else {
+                        return Answer::failure(ResponseCode::ServFail, Why::TooLong);
+                    };
+                    (target, Some(address))
+                }
+            };
+            // At least the first label of a target is in no other one.
+            let shortest = ENDPOINT + target.iter().next().map_or(0, <[u8]>::len);
+            let Some(left) = room.checked_sub(shortest) else {
+                answer.is_cut = true;
+                break;
+            };
+            room = left;
+            let srv = SRV::new(0, member.weight, endpoint.port, target.clone());
+            answer.answers.push(self.record(RData::SRV(srv)));
+            if let Some(address) = address
+                && told.insert((&member.label, address))
+            {
+                answer.additionals.push(Record::from_rdata(target, self.ttl(), address.into()));
+            }
+        }
+        answer.or(|| self.nothing_here())
+    }
+
+    fn reverse(&self, address: std::net::IpAddr) -> Answer {
+        let places = self.zone.at(address);
+        // The zones of addresses are somebody else's.
+        if places.is_empty() {
+            return Answer::failure(ResponseCode::Refused, Why::NotAuthoritative);
+        }
+        if !matches!(self.kind, RecordType::PTR | RecordType::ANY) {
+            return Answer::of(Vec::new());
+        }
+        let mut answer = Answer::of(Vec::new());
+        for place in places.iter().take(self.most) {
+            let Some(name) = place.name(&self.zone.origin) else {
+                return Answer::failure(ResponseCode::ServFail, Why::TooLong);
+            };
+            answer.answers.push(self.record(RData::PTR(PTR(name))));
+        }
+        answer.is_cut = answer.answers.len() < places.len();
+        answer
+    }
+
+    fn of_zone(&self) -> Answer {
+        let origin = &self.zone.origin;
+        match self.kind {
+            RecordType::SOA => Answer::of(vec![self.record(RData::SOA(self.soa()))]),
+            RecordType::NS => {
+                let record = self.record(RData::NS(NS(origin.name_server().clone())));
+                let addresses = origin.address.map(|address| {
+                    Record::from_rdata(origin.name_server().clone(), self.ttl(), address.into())
+                });
+                Answer { additionals: addresses.into_iter().collect(), ..Answer::of(vec![record]) }
+            }
+            RecordType::ANY => self.minimal(),
+            _ => self.nothing_here(),
+        }
+    }
+
+    fn of_name_server(&self) -> Answer {
+        match self.zone.origin.address {
+            Some(address) if self.kind == RData::from(address).record_type() => {
+                Answer::of(vec![self.record(address.into())])
+            }
+            _ => self.nothing_here(),
+        }
+    }
+
+    /// An answer without records: the name exists, and has nothing of this kind.
+    fn nothing_here(&self) -> Answer {
+        self.missing(ResponseCode::NoError)
+    }
+
+    fn missing(&self, code: ResponseCode) -> Answer {
+        if !self.zone.is_whole {
+            return Answer::failure(ResponseCode::ServFail, Why::NotReady);
+        }
+        let soa = Record::from_rdata(self.zone.origin.name().clone(), self.ttl(), RData::SOA(self.soa()));
+        Answer { code, authorities: vec![soa], ..Answer::of(Vec::new()) }
+    }
+
+    fn minimal(&self) -> Answer {
+        Answer::of(vec![self.record(RData::HINFO(HINFO::new("RFC8482".into(), String::new())))])
+    }
+
+    fn record(&self, data: RData) -> Record {
+        Record::from_rdata(self.name.clone(), self.ttl(), data)
+    }
+
+    fn ttl(&self) -> u32 {
+        self.zone.origin.ttl
+    }
+
+    fn soa(&self) -> SOA {
+        self.zone.origin.soa(self.zone.serial)
+    }
+}
+
+impl Answer {
+    /// This answer, or another one if it is empty.
+    fn or(self, other: impl FnOnce() -> Self) -> Self {
+        if self.answers.is_empty() { other() } else { self }
+    }
+}

@@ -1,0 +1,134 @@
+//! A service with all its versions, as the zone answers for it.
+//!
+//! In: the service's versions and their instances. Out: the instances that take traffic, with everything that
+//! records are made of.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use hickory_proto::rr::Name;
+use shared::model::Instance;
+
+use crate::endpoint::{Endpoint, Host};
+use crate::label::{has_label, label};
+use crate::source::{Service, Stamp};
+
+/// A service.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The labels of service, application and environment, with dots between them.
+    pub(crate) name: Box<str>,
+    /// The states that this was made of.
+    pub(crate) made_of: Vec<Stamp>,
+    /// The versions that are registered, also those without instances.
+    pub(crate) versions: Vec<Version>,
+    /// The instances that take traffic.
+    pub(crate) members: Vec<Member>,
+    /// The addresses of all of them.
+    pub(crate) addresses: Addresses,
+}
+
+/// A version of a service.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) text: Box<str>,
+    pub(crate) label: Box<str>,
+}
+
+/// An instance that takes traffic.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) label: Box<str>,
+    /// The place of its version in [`Group::versions`].
+    pub(crate) version: usize,
+    pub(crate) weight: u16,
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// The different addresses of its endpoints.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) instance: Arc<Instance>,
+}
+
+/// Addresses of instances with their weights, each once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Vec<(Ipv4Addr, u32)>,
+    pub(crate) v6: Vec<(Ipv6Addr, u32)>,
+    pub(crate) names: Vec<(Name, u32)>,
+}
+
+impl Group {
+    /// A group of these versions of one service.
+    pub(crate) fn new<S: Service>(name: Box<str>, services: &[&S]) -> Self {
+        let mut versions = Vec::with_capacity(services.len());
+        let mut members = Vec::new();
+        for (place, service) in services.iter().enumerate() {
+            let text = service.key().map_or("", |key| key.version.as_str());
+            versions.push(Version { text: text.into(), label: label(text).into() });
+            members.extend(service.instances().filter_map(|instance| Member::new(place, instance)));
+        }
+        let made_of = services.iter().map(|service| service.stamp()).collect();
+        let addresses = Addresses::of(&members);
+        Self { name, made_of, versions, members, addresses }
+    }
+}
+
+impl Member {
+    fn new(version: usize, instance: &Arc<Instance>) -> Option<Self> {
+        if !instance.takes_traffic() {
+            return None;
+        }
+        let weight = instance.weight().into();
+        // By sets: one instance may have thousands of endpoints, and is made anew with each of its changes.
+        let mut known = HashSet::new();
+        let all = instance.endpoints.iter().filter_map(|text| Endpoint::parse(text));
+        let endpoints: Vec<Endpoint> = all.filter(|endpoint| known.insert(endpoint.clone())).collect();
+        let mut placed = HashSet::new();
+        let addresses = endpoints.iter().filter_map(|endpoint| match endpoint.host {
+            Host::Address(address) => placed.insert(address).then_some(address),
+            Host::Name(_) => None,
+        });
+        let addresses = addresses.collect();
+        let label = label(&instance.instance_id).into();
+        Some(Self { label, version, weight, endpoints, addresses, instance: instance.clone() })
+    }
+
+    /// True when the instance has this property, by the labels of its key and value.
+    pub(crate) fn has_tag(&self, key: &str, value: &str) -> bool {
+        self.instance.properties.iter().any(|(k, v)| has_label(k, key) && has_label(v, value))
+    }
+
+    /// True when the instance has a property with this label.
+    pub(crate) fn has_tag_key(&self, key: &str) -> bool {
+        self.instance.properties.keys().any(|k| has_label(k, key))
+    }
+}
+
+impl Addresses {
+    /// The addresses of these instances. Instances on one address have the sum of their weights.
+    pub(crate) fn of<'a>(members: impl IntoIterator<Item = &'a Member>) -> Self {
+        let mut addresses = BTreeMap::<IpAddr, u32>::new();
+        let mut names = BTreeMap::<&Name, u32>::new();
+        for member in members {
+            for address in &member.addresses {
+                let weight = addresses.entry(*address).or_default();
+                *weight = weight.saturating_add(member.weight.into());
+            }
+            for endpoint in &member.endpoints {
+                if let Host::Name(name) = &endpoint.host {
+                    let weight = names.entry(name).or_default();
+                    *weight = weight.saturating_add(member.weight.into());
+                }
+            }
+        }
+        let names = names.into_iter().map(|(name, weight)| (name.clone(), weight)).collect();
+        let mut found = Self { names, ..Self::default() };
+        for (address, weight) in addresses {
+            match address {
+                IpAddr::V4(address) => found.v4.push((address, weight)),
+                IpAddr::V6(address) => found.v6.push((address, weight)),
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,156 @@
+//! The instances that a name means.
+//!
+//! In: a name below the zone. Out: the part of a service that it means, a proof that there is nothing, or the
+//! word that nobody can tell.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use crate::endpoint::Endpoint;
+use crate::group::{Addresses, Group, Member};
+use crate::names::{Asked, Part, Reading};
+use crate::origin::address_label;
+use crate::zone::{Entry, Zone};
+
+/// The owner of a name.
+pub(crate) enum Found<'z> {
+    /// There is no such name.
+    Nothing,
+    /// The name has no records, but others are below it.
+    Above,
+    /// The name is that of several services.
+    Ambiguous,
+    /// A part of a service.
+    Service(Selection<'z>),
+}
+
+/// A part of a service.
+pub(crate) struct Selection<'z> {
+    pub(crate) group: &'z Group,
+    /// The instances; `None` means all.
+    members: Option<Vec<&'z Member>>,
+    /// The only address that is meant.
+    address: Option<IpAddr>,
+    /// The only protocol that is meant.
+    pub(crate) protocol: Option<Box<str>>,
+    /// The name is that of one instance.
+    pub(crate) is_instance: bool,
+    /// The place of the only version that is meant.
+    pub(crate) version: Option<usize>,
+}
+
+/// Finds the owner of a name.
+pub(crate) fn find<'z>(zone: &'z Zone, asked: &Asked<'_>) -> Found<'z> {
+    for reading in asked.readings() {
+        match zone.get(reading.service) {
+            None => {}
+            Some(Entry::Ambiguous) => return Found::Ambiguous,
+            Some(Entry::One(group)) => return of_protocol(part_of(group, reading), asked),
+        }
+    }
+    let has_protocol = asked.protocol.is_some() || asked.is_above_protocol;
+    if !has_protocol && zone.has_below(asked.rest) { Found::Above } else { Found::Nothing }
+}
+
+fn part_of<'z>(group: &'z Group, reading: Reading<'_>) -> Found<'z> {
+    let whole =
+        Selection { group, members: None, address: None, protocol: None, is_instance: false, version: None };
+    let some = |chosen: &dyn Fn(&Member) -> bool| -> Vec<&'z Member> {
+        group.members.iter().filter(|member| chosen(member)).collect()
+    };
+    let found = |members: Vec<&'z Member>, rest: Selection<'z>| {
+        if members.is_empty() {
+            Found::Nothing
+        } else {
+            Found::Service(Selection { members: Some(members), ..rest })
+        }
+    };
+    match reading.part {
+        Part::Whole => Found::Service(whole),
+        Part::Version(label) => match group.versions.iter().position(|version| &*version.label == label) {
+            None => Found::Nothing,
+            Some(place) => {
+                // Versions with one label, such as 1.0 and 1-0, are one here. The registry admits only the
+                // first form.
+                let members = Some(some(&|member| &*group.versions[member.version].label == label));
+                Found::Service(Selection { members, version: Some(place), ..whole })
+            }
+        },
+        Part::Tag { value, key } => found(some(&|member| member.has_tag(key, value)), whole),
+        Part::Instance(id) => {
+            found(some(&|member| &*member.label == id), Selection { is_instance: true, ..whole })
+        }
+        Part::Host { address, instance } => {
+            let members = some(&|member| &*member.label == instance);
+            let addresses = members.iter().flat_map(|member| &member.addresses);
+            match addresses.copied().find(|known| address_label(*known) == address) {
+                None => Found::Nothing,
+                known => found(members, Selection { is_instance: true, address: known, ..whole }),
+            }
+        }
+        Part::Above => Found::Above,
+        Part::AboveTag(key) if group.members.iter().any(|member| member.has_tag_key(key)) => Found::Above,
+        Part::AboveTag(_) => Found::Nothing,
+    }
+}
+
+fn of_protocol<'z>(found: Found<'z>, asked: &Asked<'_>) -> Found<'z> {
+    if asked.protocol.is_none() && !asked.is_above_protocol {
+        return found;
+    }
+    let Found::Service(selection) = found else { return Found::Nothing };
+    let protocol = asked.protocol.map(Box::from);
+    let selection = Selection { protocol, ..selection };
+    if selection.endpoints().is_empty() {
+        Found::Nothing
+    } else if asked.is_above_protocol {
+        Found::Above
+    } else {
+        Found::Service(selection)
+    }
+}
+
+impl<'z> Selection<'z> {
+    /// The instances.
+    pub(crate) fn members(&self) -> Box<dyn Iterator<Item = &'z Member> + '_> {
+        match &self.members {
+            None => Box::new(self.group.members.iter()),
+            Some(members) => Box::new(members.iter().copied()),
+        }
+    }
+
+    /// All instances are meant.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.members.is_none()
+    }
+
+    /// The addresses of the instances.
+    pub(crate) fn addresses(&self) -> Cow<'z, Addresses> {
+        let mut addresses = match &self.members {
+            None => return Cow::Borrowed(&self.group.addresses),
+            Some(members) => Addresses::of(members.iter().copied()),
+        };
+        if let Some(only) = self.address {
+            addresses.v4.retain(|(address, _)| IpAddr::V4(*address) == only);
+            addresses.v6.retain(|(address, _)| IpAddr::V6(*address) == only);
+            addresses.names.clear();
+        }
+        Cow::Owned(addresses)
+    }
+
+    /// The endpoints of the instances, with their weights.
+    pub(crate) fn endpoints(&self) -> Vec<((&'z Member, &'z Endpoint), u32)> {
+        let mut endpoints = Vec::new();
+        for member in self.members() {
+            for endpoint in &member.endpoints {
+                let is_meant =
+                    self.protocol.as_deref().is_none_or(|protocol| *endpoint.protocol == *protocol)
+                        && self.address.is_none_or(|only| endpoint.is_on(only));
+                if is_meant {
+                    endpoints.push(((member, endpoint), u32::from(member.weight)));
+                }
+            }
+        }
+        endpoints
+    }
+}
