@@ -1,8 +1,8 @@
-//! The price of access control: requests with a token beside requests of a registry without access control, and
-//! logins.
+//! The price of access control: requests with a token beside requests of a registry without access control,
+//! and logins.
 //!
-//! etcd, NATS, a control plane, a gateway and the clients run on the same machine. CPU is counted per program, so the
-//! figures to compare are those of one column within a run. Argument: seconds per row.
+//! etcd, NATS, a control plane, a gateway and the clients run on the same machine. CPU is counted per
+//! program, so the figures to compare are those of one column within a run. Argument: seconds per row.
 
 use std::path::Path;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+mod discovery;
 mod frames;
 mod member;
 mod seen;
@@ -120,6 +121,22 @@ impl Crowd {
         each: usize,
     ) -> Result<()> {
         self.call(&format!("grpc {to} {connections} {each} {consumer}")).map(drop)
+    }
+
+    /// Opens `each` streams of xDS about one service on each of `connections` connections, in the variant
+    /// `state` or `delta`. Each has everything that there is when this returns.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn open_xds(
+        &mut self,
+        to: SocketAddr,
+        variant: &str,
+        connections: usize,
+        each: usize,
+        name: &str,
+    ) -> Result<()> {
+        self.call(&format!("xds {to} {variant} {connections} {each} {name}")).map(drop)
     }
 
     /// Ends all WebSocket watches at once and opens them again. Gives the seconds until all are open.

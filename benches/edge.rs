@@ -1,9 +1,9 @@
-//! Finds through a gateway: answered by control planes, and from the gateway's own state, beside a bare handler that
-//! sends as many bytes.
+//! Finds and heartbeats through a gateway: answered by control planes, and by the gateway itself, beside a
+//! bare handler that sends as many bytes.
 //!
-//! etcd, NATS, a control plane, a gateway and the clients run on the same machine over loopback. The CPU of each
-//! program is counted by itself, so that the figures hold where the machine is busy; the throughput is the whole
-//! machine's, clients included. Argument: seconds per row.
+//! etcd, NATS, a control plane, a gateway and the clients run on the same machine over loopback. The CPU of
+//! each program is counted by itself, so that the figures hold where the machine is busy; the throughput is
+//! the whole machine's, clients included. Argument: seconds per row.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -14,17 +14,21 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
-use benches::call::{Client, ask, load};
+use benches::call::{Client, ask, load, request};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
 use harness::World;
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
+use serde_json::json;
 
 const CLIENTS: usize = 16;
 /// The first argument of the process with the bare handler.
 const BARE: &str = "bare";
-/// The time in which a gateway comes to follow a consumer: two bookmarks, and their rounding.
+/// Heartbeats in a batch.
+const BATCH: usize = 100;
+/// The time in which a gateway comes to follow a consumer, or to know an instance: two bookmarks, and their
+/// rounding.
 const WARM: Duration = Duration::from_secs(4);
 
 #[tokio::main]
@@ -39,6 +43,11 @@ async fn main() -> Result<()> {
     let length = Duration::from_secs(seconds as u64);
     let columns = ["per s", "p50 ms", "gateway µs", "plane µs", "etcd µs", "nats µs", "all µs", "of bare"];
     let report = Report::new("edge", &columns);
+    finds(&report, length).await?;
+    heartbeats(&report, length).await
+}
+
+async fn finds(report: &Report, length: Duration) -> Result<()> {
     for (name, reads) in [("forwarded", "false"), ("from its state", "true")] {
         let world = World::with().gateway_flag("--edge-reads", reads).start().await;
         let registry = harness::Client::new(world.control_planes[0].api);
@@ -60,13 +69,45 @@ async fn main() -> Result<()> {
             bench.load(&bench.server(), &find, WARM).await?;
             let answer = Client::connect(&bench.server()).await?.call(&find).await?;
             let bare = Bare::start(answer.body.len())?;
-            bench.row(&report, &format!("find of {instances}, {name}"), &find, &bare).await?;
+            bench.row(report, &format!("find of {instances}, {name}"), &find, &bare).await?;
             if *instances == 100 {
                 let revision = answer.revision.context("a find has a revision")?;
                 let unchanged = ask(&format!("{path}&rev={revision}"), &bench.consumer);
                 let bare = Bare::start(0)?;
-                bench.row(&report, &format!("304, {name}"), &unchanged, &bare).await?;
+                bench.row(report, &format!("304, {name}"), &unchanged, &bare).await?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Heartbeats of one instance, and of many in a batch, in each way in which leases are kept.
+async fn heartbeats(report: &Report, length: Duration) -> Result<()> {
+    for (name, mode, at_gateway) in [
+        ("renewed in etcd", "direct", "false"),
+        ("reported by a control plane", "reported", "false"),
+        ("reported by the gateway", "reported", "true"),
+    ] {
+        let plan = World::with().plane_flag("--lease-mode", mode).gateway_flag("--edge-beats", at_gateway);
+        let world = plan.start().await;
+        let registry = harness::Client::new(world.control_planes[0].api);
+        let service = registry.service("provider").await;
+        let mut names = Vec::new();
+        for n in 0..BATCH {
+            registry.instance_with(&service, &format!("instance-{n}"), 7200).await;
+            names.push(json!({"serviceId": service, "instanceId": format!("instance-{n}")}));
+        }
+        let path = "/v4/default/registry";
+        let one =
+            request("PUT", &format!("{path}/microservices/{service}/instances/instance-0/heartbeat"), "", "");
+        let many =
+            request("PUT", &format!("{path}/heartbeats"), "", &json!({"Instances": names}).to_string());
+        let bench = Bench { world, consumer: String::new(), length };
+        for (what, heartbeat) in [("heartbeat".to_owned(), one), (format!("batch of {BATCH}"), many)] {
+            bench.load(&bench.server(), &heartbeat, WARM).await?;
+            let answer = Client::connect(&bench.server()).await?.call(&heartbeat).await?;
+            let bare = Bare::start(answer.body.len())?;
+            bench.row(report, &format!("{what}, {name}"), &heartbeat, &bare).await?;
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
+use super::discovery;
 use super::seen::{Memory, Seen};
 use super::websocket::{self, Shared};
 use crate::stamp::Stamp;
@@ -116,6 +117,13 @@ impl Crowd {
                 }
                 Ok(json!({}))
             }
+            ["xds", to, variant, connections, each, name] => {
+                let delta = variant == "delta";
+                for _ in 0..connections.parse()? {
+                    self.discover(to, delta, each.parse()?, name).await?;
+                }
+                Ok(json!({}))
+            }
             ["stop", count] => {
                 self.shared.stopped.set(count.parse()?);
                 Ok(json!({}))
@@ -177,6 +185,15 @@ impl Crowd {
             });
         }
         Ok(json!({ "seconds": began.elapsed().as_secs_f64() }))
+    }
+
+    async fn discover(&mut self, to: &str, delta: bool, each: usize, name: &str) -> Result<()> {
+        let channel = discovery::connect(to).await?;
+        for _ in 0..each {
+            let client = discovery::open(channel.clone(), delta, name).await?;
+            self.watchers.spawn_local(client.read(self.shared.clone()));
+        }
+        Ok(())
     }
 
     async fn grpc(&mut self, to: &str, each: usize, consumer: &str) -> Result<()> {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_repeated_or_out_of_order_is_counted() {
+    fn losses_repetitions_and_disorder_are_counted() {
         let mut seen = Seen::new();
         let mut memory = Memory::default();
         [5, 6, 9, 9, 7].into_iter().for_each(|seq| seen.saw(stamp(seq), &mut memory));

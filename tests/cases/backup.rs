@@ -44,13 +44,17 @@ async fn etcd_is_saved_and_restored_by_the_documented_commands() {
     let consumer = client.service("cart").await;
     let provider = client.service("order").await;
     client.find(&consumer, "order", "").await.ok();
+    // Before the instances: the gateway may hear of a change a little after the reply to its request, and a
+    // watch that is opened in between is told of it.
+    let mut watcher = world.watch(0, &consumer).await;
     client.instance_with(&provider, "before", 300).await;
+    watcher.expect("CREATE", "before", "").await;
     let etcd = &world.etcd;
     let endpoint = format!("http://{}", world.etcd.endpoint());
     run(&commands("save", &[("http://127.0.0.1:2379", &endpoint)]), etcd.directory());
 
     client.instance_with(&provider, "after", 300).await;
-    let mut watcher = world.watch(0, &consumer).await;
+    watcher.expect("CREATE", "after", "").await;
     // So few that the control plane's own writes after the restore bring the store past the revision that it
     // had.
     client.tag(&provider, "after", "seen").await;

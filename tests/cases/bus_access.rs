@@ -53,6 +53,7 @@ async fn the_shipped_permissions_are_enough_and_no_more() {
     let world = World::with()
         .planes(2)
         .nats_configuration(&with_permissions(plane, gateway, ""))
+        .plane_flag("--lease-mode", "reported")
         .plane_flag("--nats-user", "plane")
         .plane_flag("--nats-password", "p")
         .gateway_flag("--nats-user", "gateway")
@@ -71,10 +72,35 @@ async fn the_shipped_permissions_are_enough_and_no_more() {
     forged(&intruder, &genuine).await;
     client.tag(&pair.provider, "i", "3").await;
     pair.watcher.expect("UPDATE", "i", "3").await;
+    // Nor can a tick of a publisher, which would acknowledge what nobody has heard.
+    let mut ticks = intruder.subscribe("muster.beats.tick").await.expect("connected");
+    let forged = pb::BeatTick { number: u64::MAX, ..pb::BeatTick::default() };
+    intruder.publish("muster.beats.tick", forged.encode_to_vec().into()).await.expect("connected");
+    intruder.flush().await.expect("connected");
+    for _ in 0..2 {
+        let tick = ticks.next().await.expect("a tick");
+        let tick = pb::BeatTick::decode(tick.payload).expect("a tick");
+        assert_ne!(tick.number, u64::MAX);
+    }
+    answers_heartbeats(&world, &pair).await;
     // The seat is handed over: every replica has its part with these permissions.
     world.publisher().await.process.kill();
     client.tag(&pair.provider, "i", "4").await;
     pair.watcher.expect("UPDATE", "i", "4").await;
+    answers_heartbeats(&world, &pair).await;
+}
+
+/// Waits until the gateway answers heartbeats by itself, for which its reports have to reach the publisher
+/// and to be acknowledged.
+async fn answers_heartbeats(world: &World, pair: &Pair) {
+    let path = format!("/microservices/{}/instances/i/heartbeat", pair.provider);
+    let labels = r#"answered_by="gateway""#;
+    let before = world.gateways[0].metric("muster_edge_beats_total", labels).await;
+    eventually("the gateway answers heartbeats", || async {
+        world.client(0).try_call("PUT", &path, &serde_json::Value::Null).await?;
+        (world.gateways[0].try_metric("muster_edge_beats_total", labels).await? > before).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

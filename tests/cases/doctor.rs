@@ -3,7 +3,8 @@
 use harness::port::local;
 use harness::{Authority, Client, Etcd, Nats, Process, World, eventually};
 
-use crate::operate::{muster, write, write_identity};
+use crate::key_files::{KeyFiles, ROOT_PASSWORD};
+use crate::operate::{Registry, muster, write, write_identity};
 
 /// The report of the doctor on a program with this configuration file. It must find something.
 async fn diagnosis(program: &str, file: &str) -> String {
@@ -180,4 +181,83 @@ async fn a_gateway_that_does_not_hear_from_the_publisher() {
     .await;
     assert_eq!(text.0, 1, "{}", text.1);
     assert_says(&text.1, &format!("{admin} freshness"), &["look at the control planes", "NATS"]);
+}
+
+/// The dialects that share the API's port.
+const DIALECTS: [&str; 4] = ["xds", "http-sd", "eureka", "sse"];
+
+/// Each of these dialects is found well, and compared with a find.
+#[track_caller]
+fn assert_agree(text: &str, dialects: &[&str]) {
+    for dialect in dialects {
+        let line = text.lines().find(|line| line.starts_with(dialect));
+        let line = line.unwrap_or_else(|| panic!("{dialect} is not named:\n{text}"));
+        assert!(line.contains("tells the one instance of shop/order that a find has"), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialect_that_is_off_is_told_and_is_no_fault() {
+    for (index, off) in DIALECTS.into_iter().enumerate() {
+        let registry = Registry::start(&[&format!("--{off}"), "false"]).await;
+        let client = Client::new(registry.api);
+        let service = client.service("order").await;
+        client.instance(&service, "i").await;
+        let server = format!("http://{}", registry.api);
+        let (status, text) = muster(&["doctor", "--server", &server, "--read-only"]).await;
+        assert_eq!(status, 0, "{text}");
+        let line = text.lines().find(|line| line.starts_with(off)).expect("it is named");
+        assert!(line.contains(&format!("the setting `{off}` is off")), "{line}");
+        let others = [&DIALECTS[..index], &DIALECTS[index + 1..]].concat();
+        assert_agree(&text, &others);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialects_are_asked_over_tls() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    let ca = write(directory.path(), "ca.pem", &authority.certificate_pem());
+    let (certificate, key) = write_identity(directory.path(), &authority.issue(&["127.0.0.1"]));
+    let registry = Registry::start(&["--tls-certificate", &certificate, "--tls-key", &key]).await;
+    let server = format!("https://{}", registry.api);
+    let register = Process::ours("muster")
+        .args(["register", "--server", &server, "--ca", &ca, "--app", "shop", "--name", "order"])
+        .args(["--endpoint", "rest://10.0.0.1:80"]);
+    register.start();
+    eventually("the instance is there", || async {
+        let (_, text) =
+            muster(&["find", "--server", &server, "--ca", &ca, "--app", "shop", "--name", "order"]).await;
+        text.contains("rest://10.0.0.1:80").then_some(())
+    })
+    .await;
+    let (status, text) = muster(&["doctor", "--server", &server, "--ca", &ca, "--read-only"]).await;
+    assert_eq!(status, 0, "{text}");
+    assert_agree(&text, &DIALECTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialects_are_asked_with_a_login() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys = KeyFiles::new();
+    let world = keys.guard(World::with()).start().await;
+    let password = write(directory.path(), "password", ROOT_PASSWORD);
+    let credentials = directory.path().join("credentials.json").display().to_string();
+    let server = format!("http://{}", world.gateways[0].api);
+    let as_root = ["--server", &server, "--credentials", &credentials];
+    let login = [&["login", "--account", "root", "--password-file", &password], &as_root[..]].concat();
+    eventually("root logs in", || async { (muster(&login).await.0 == 0).then_some(()) }).await;
+    let register = ["register", "--app", "shop", "--name", "order", "--endpoint", "rest://10.0.0.1:80"];
+    let register = Process::ours("muster").args(register).args(as_root);
+    register.start();
+    let doctor = [&["doctor", "--read-only"], &as_root[..]].concat();
+    let text = eventually("the instance is there", || async {
+        let (_, text) = muster(&doctor).await;
+        text.contains("one instance of shop/order").then_some(text)
+    })
+    .await;
+    assert_agree(&text, &DIALECTS);
+    // Without a login nothing is told, and the report says so.
+    let (status, text) = muster(&["doctor", "--server", &server, "--read-only"]).await;
+    assert!(status == 1 && text.contains("muster login"), "{status} {text}");
 }

@@ -7,7 +7,12 @@ use std::path::PathBuf;
 use crate::deploy::{files, read, words};
 
 /// Folders with Rust code that documents quote.
-const CODE: [&str; 12] = [
+const CODE: [&str; 17] = [
+    "access",
+    "answer",
+    "console",
+    "dns",
+    "liveness",
     "shared",
     "bus",
     "settings",
@@ -43,6 +48,12 @@ fn causes() -> BTreeSet<String> {
     let (_, label) = source.split_once("fn label").expect("each cause has a label");
     let (label, _) = label.split_once("\n    }\n").expect("the function ends");
     label.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_settings_for_spring_cloud_are_those_that_were_tried() {
+    let tried = read("tests/eureka/spring/src/main/resources/application.yml");
+    assert!(read("docs/eureka.md").contains(&format!("```yaml\n{tried}```\n")));
 }
 
 #[test]
@@ -84,5 +95,16 @@ fn every_decision_is_in_the_index() {
     for path in files("docs/decisions", ".md") {
         let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
         assert!(name == "README.md" || index.contains(&format!("]({name})")), "{name} is not in the index");
+    }
+}
+
+#[test]
+fn every_crate_stands_in_the_readme() {
+    let manifest = read("Cargo.toml");
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).expect("a list");
+    let readme = read("README.md");
+    for member in members.split('"').skip(1).step_by(2) {
+        let folder = member.split('/').next().unwrap_or(member);
+        assert!(readme.contains(&format!("`{folder}/`")), "{folder} is missing in the list of folders");
     }
 }

@@ -66,6 +66,17 @@ impl ExampleRun {
         }
     }
 
+    /// Waits until a bookmark has covered a revision. Before that a client resumes from where it began, when
+    /// the service may not have been there yet, and is then sent a state and no changes.
+    async fn covered(&self, revision: u64) {
+        eventually(&format!("a bookmark covers revision {revision}"), || async {
+            let text = self.client.try_get("/metrics").await?.text();
+            let line = text.lines().find_map(|line| line.strip_prefix("muster_publisher_revision "))?;
+            (line.parse::<f64>().ok()? >= revision as f64).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until the example has printed the change with this number, and returns its lines.
     async fn printed(&self, number: usize) -> Vec<PrintedChange> {
         eventually(&format!("change {number} is printed"), || async {
@@ -100,7 +111,11 @@ impl PrintedChange {
 async fn check(example: Process) {
     let run = ExampleRun::start(example).await;
     run.change(0..1).await;
-    let first = run.printed(0).await.len();
+    let revision = run.printed(0).await.last().map_or(0, |line| line.revision);
+    run.covered(revision).await;
+    // This change brings the client the revision from which it would resume.
+    run.change(1..2).await;
+    let first = run.printed(1).await.len();
 
     // Cuts only: history reaches back to each of them, so every change comes, once and in order.
     let cutting = async {
@@ -111,10 +126,10 @@ async fn check(example: Process) {
             run.link.mend().await;
         }
     };
-    tokio::join!(run.change(1..CHANGES), cutting);
+    tokio::join!(run.change(2..CHANGES), cutting);
     let lines = run.printed(CHANGES - 1).await;
     let tags: Vec<_> = lines[first..].iter().map(|line| line.tag).collect();
-    let expected: Vec<_> = (1..CHANGES).map(Some).collect();
+    let expected: Vec<_> = (2..CHANGES).map(Some).collect();
     assert_eq!(tags, expected, "{lines:?}");
     assert!(run.example.log().contains("resuming after"), "no connection was cut: {}", run.example.log());
 

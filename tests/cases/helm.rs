@@ -119,10 +119,16 @@ fn everything() -> Value {
         "/nats/signingSecret",
         "/tls/secret",
         "/access/secret",
+        "/edgeGateway/dns/account",
     ] {
         *values.pointer_mut(path).expect("is a value") = Value::from("a-secret");
     }
-    for path in ["/edgeGateway/autoscaling/enabled", "/monitoring/enabled", "/networkPolicy/enabled"] {
+    for path in [
+        "/edgeGateway/autoscaling/enabled",
+        "/edgeGateway/dns/enabled",
+        "/monitoring/enabled",
+        "/networkPolicy/enabled",
+    ] {
         *values.pointer_mut(path).expect("is a value") = Value::from(true);
     }
     values
@@ -199,7 +205,9 @@ fn containers_get_settings_and_probes_that_exist() {
         );
         let ports: Vec<u64> =
             each(&container["ports"], "containerPort").iter().filter_map(Value::as_u64).collect();
-        assert_eq!(ports, [30100, 30101]);
+        let is_gateway = name == "edge-gateway";
+        let expected: &[u64] = if is_gateway { &[30100, 30101, 5353, 5353] } else { &[30100, 30101] };
+        assert_eq!(ports, expected);
         for (probe, path) in [("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
             assert_eq!(
                 (&container[probe]["httpGet"]["path"], &container[probe]["httpGet"]["port"]),
@@ -217,6 +225,27 @@ fn containers_get_settings_and_probes_that_exist() {
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     }
+}
+
+#[test]
+fn dns_is_off_and_tells_only_what_the_chart_says() {
+    let names = |switches: &[(&str, Value)]| -> BTreeSet<String> {
+        let mut values = values();
+        for (path, value) in switches {
+            *values.pointer_mut(&format!("/edgeGateway/dns/{path}")).expect("is a value") = value.clone();
+        }
+        let objects = objects(&values);
+        let all = of_kind(&objects, "Deployment").into_iter().flat_map(|one| secrets_of(one).0);
+        all.filter_map(|(name, _)| name.strip_prefix("MUSTER_DNS_").map(str::to_owned)).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let on = ("enabled", Value::from(true));
+    assert_eq!(names(&[]), set(&[]));
+    // The program then refuses to start with access control, and says why.
+    assert_eq!(names(std::slice::from_ref(&on)), set(&["LISTEN", "DOMAIN"]));
+    let account = ("account", Value::from("dns"));
+    assert_eq!(names(&[on.clone(), account]), set(&["LISTEN", "DOMAIN", "ACCOUNT"]));
+    assert_eq!(names(&[on, ("anonymous", Value::from(true))]), set(&["LISTEN", "DOMAIN", "ANONYMOUS"]));
 }
 
 #[test]
@@ -254,6 +283,24 @@ fn each_plane_has_its_own_login_and_both_the_signing_keys() {
     }
 }
 
+#[test]
+fn a_gateway_keeps_its_state_in_a_volume_of_its_own() {
+    for deployment in of_kind(&objects(&values()), "Deployment") {
+        let pod = &deployment["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let is_gateway = container["name"] == "edge-gateway";
+        let named =
+            |list: &Value| list.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "state"));
+        assert_eq!((named(&pod["volumes"]), named(&container["volumeMounts"])), (is_gateway, is_gateway));
+        let variables = container["env"].as_array().expect("has an environment");
+        let file = variables.iter().find(|variable| variable["name"] == "MUSTER_EDGE_STATE_FILE");
+        assert_eq!(
+            file.map(|file| &file["value"]),
+            is_gateway.then_some(&Value::from("/var/lib/muster/edge-state"))
+        );
+    }
+}
+
 type Variables = Vec<(String, Value)>;
 type Mounts = Vec<(String, String)>;
 
@@ -263,7 +310,9 @@ fn secrets_of(deployment: &Value) -> (Variables, Mounts) {
     let container = &pod["containers"][0];
     let environment = container["env"].as_array().expect("has an environment").iter();
     let variables = environment.map(|one| (text(&one["name"]), one["value"].clone())).collect();
-    let mounts = container["volumeMounts"].as_array().into_iter().flatten().map(|mount| {
+    // The state of a gateway is no secret of the chart's, and the one thing that a container writes.
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+    let mounts = mounts.filter(|mount| mount["name"] != "state").map(|mount| {
         assert_eq!(mount["readOnly"], true, "{mount}");
         let volumes = pod["volumes"].as_array().expect("has volumes");
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("is there");
@@ -355,7 +404,9 @@ fn selectors_ports_and_metrics_lead_somewhere() {
     }
     for service in of_kind(&objects, "Service") {
         assert!(selects(&service["spec"]["selector"]));
-        assert_eq!(each(&service["spec"]["ports"], "targetPort"), ["registry", "admin"]);
+        let is_dns = service["metadata"]["name"] == "prod-dns";
+        let expected = if is_dns { ["dns", "dns-tcp"] } else { ["registry", "admin"] };
+        assert_eq!(each(&service["spec"]["ports"], "targetPort"), expected);
     }
     let scaler = of_kind(&objects, "HorizontalPodAutoscaler")[0];
     let metric = text(&scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]);

@@ -1,9 +1,10 @@
 //! The key files of a fleet's tokens, and their replacement under load.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use access::keys::{KeyPairText, PublicKey, SigningKey};
-use harness::{Client, Plan, World, eventually};
+use harness::{Client, Plan, Process, eventually};
 use tempfile::TempDir;
 
 /// The password of `root` in fleets with access control.
@@ -23,6 +24,22 @@ impl KeyFiles {
         let files = Self { directory: tempfile::tempdir().expect("a directory"), old, new };
         files.write(&files.old.private, &files.old.public);
         files
+    }
+
+    /// Starts a standalone registry that reads the keys from these files, and waits until `root` can log in.
+    pub(crate) async fn standalone(&self, api: SocketAddr) -> Process {
+        let files = ["private.key", "public.key"].map(|name| self.path(name).display().to_string());
+        let process = Process::ours("muster")
+            .args(["standalone", "--data-dir", "data", "--listen", &api.to_string(), "--rbac-enable"])
+            .args(["--rbac-private-key", &files[0], "--rbac-public-key", &files[1]])
+            .env("SC_INIT_ROOT_PASSWORD", ROOT_PASSWORD);
+        process.start();
+        eventually("the registry is ready", || async {
+            assert!(process.is_running(), "it has ended: {}", process.log());
+            (Client::new(api).try_get("/ready").await?.status == 200).then_some(())
+        })
+        .await;
+        process
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -53,33 +70,33 @@ impl KeyFiles {
             .plane_flag("--rbac-public-key", &self.path("public.key").display().to_string())
     }
 
-    /// Lets every control plane know both keys. The old one signs.
-    pub(crate) async fn announce_new(&self, world: &World) {
-        self.replace(world, &self.old.private, &self.both()).await;
+    /// Lets each of these control planes know both keys. The old one signs.
+    pub(crate) async fn announce_new(&self, planes: &[SocketAddr]) {
+        self.replace(planes, &self.old.private, &self.both()).await;
     }
 
-    /// Lets every control plane sign with the new key.
-    pub(crate) async fn sign_with_new(&self, world: &World) {
-        self.replace(world, &self.new.private, &self.both()).await;
+    /// Lets each of these control planes sign with the new key.
+    pub(crate) async fn sign_with_new(&self, planes: &[SocketAddr]) {
+        self.replace(planes, &self.new.private, &self.both()).await;
     }
 
-    /// Lets every control plane forget the old key.
-    pub(crate) async fn forget_old(&self, world: &World) {
-        self.replace(world, &self.new.private, &self.new.public).await;
+    /// Lets each of these control planes forget the old key.
+    pub(crate) async fn forget_old(&self, planes: &[SocketAddr]) {
+        self.replace(planes, &self.new.private, &self.new.public).await;
     }
 
     fn both(&self) -> String {
         format!("{}\n{}", self.old.public, self.new.public)
     }
 
-    /// Replaces the files, and waits until every control plane has taken them. None is restarted.
-    async fn replace(&self, world: &World, private: &str, public: &str) {
+    /// Replaces the files, and waits until each control plane has taken them. None is restarted.
+    async fn replace(&self, planes: &[SocketAddr], private: &str, public: &str) {
         self.write(private, public);
         let signing = SigningKey::from_pem(private.as_bytes()).expect("a key").public().kid.clone();
         let count = PublicKey::all_from_pem(public.as_bytes()).expect("keys").len();
-        for plane in &world.control_planes {
+        for plane in planes {
             eventually("a control plane takes the keys", || async {
-                let answer = Client::new(plane.api).get("/.well-known/jwks.json").await;
+                let answer = Client::new(*plane).get("/.well-known/jwks.json").await;
                 let shown = answer.ok();
                 let shown = shown["keys"].as_array()?;
                 (shown.len() == count && shown.first()?["kid"] == signing).then_some(())

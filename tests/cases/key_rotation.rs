@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use harness::{Client, World, eventually};
+use harness::{Client, World, eventually, port};
 use serde_json::{Value, json};
 
 use crate::key_files::{KeyFiles, ROOT_PASSWORD};
@@ -24,6 +24,7 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
     let keys = KeyFiles::new();
     let world = keys.guard(World::with().planes(2).gateways(2)).start().await;
     let gateways: Vec<SocketAddr> = world.gateways.iter().map(|gateway| gateway.api).collect();
+    let planes: Vec<SocketAddr> = world.control_planes.iter().map(|plane| plane.api).collect();
     let token = eventually("root logs in through a gateway", || login(gateways[0])).await;
     let old_token = token.as_str();
     for gateway in &gateways {
@@ -73,9 +74,9 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
         change(old_token).await;
     }
     // First every process knows the new key, then it signs, then the old one goes.
-    keys.announce_new(&world).await;
+    keys.announce_new(&planes).await;
     change(old_token).await;
-    keys.sign_with_new(&world).await;
+    keys.sign_with_new(&planes).await;
     change(old_token).await;
     let fresh = eventually("root logs in again", || login(gateways[1])).await;
     let head = |token: &str| token.trim_start_matches("Bearer ").split('.').next().map(str::to_owned);
@@ -96,7 +97,7 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
     }
     let stays = watch(gateways[0], &provider, &fresh).await;
 
-    keys.forget_old(&world).await;
+    keys.forget_old(&planes).await;
     for gateway in &gateways {
         eventually("the old key counts no more", || async {
             let answer = send(*gateway, old_token, "GET", SERVICES, Value::Null).await?;
@@ -114,4 +115,23 @@ async fn keys_are_replaced_under_watchers_and_nothing_is_lost() {
         watchers.iter().all(|watcher| watcher.lock().ended.is_some_and(|code| (4100..4200).contains(&code)))
     );
     assert_eq!(stays.lock().ended, None, "a watch of the new key goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standalone_registry_takes_replaced_keys() {
+    let keys = KeyFiles::new();
+    let api = port::local();
+    let _process = keys.standalone(api).await;
+    let old_token = eventually("root logs in", || login(api)).await;
+    let status =
+        async |token: &str| send(api, token, "GET", SERVICES, Value::Null).await.map(|answer| answer.status);
+    eventually("the token counts", || async { (status(&old_token).await? == 200).then_some(()) }).await;
+    keys.announce_new(&[api]).await;
+    keys.sign_with_new(&[api]).await;
+    let fresh = login(api).await.expect("root logs in");
+    assert_eq!((status(&old_token).await, status(&fresh).await), (Some(200), Some(200)), "both count");
+    keys.forget_old(&[api]).await;
+    eventually("the old key counts no more", || async { (status(&old_token).await? == 401).then_some(()) })
+        .await;
+    assert_eq!(status(&fresh).await, Some(200));
 }

@@ -1,6 +1,6 @@
 //! Service while the store or the bus is away.
 
-use harness::{Direction, Pair, World, eventually};
+use harness::{Client, Direction, Node, Pair, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +48,50 @@ async fn without_the_bus_the_registry_serves_and_nothing_is_lost() {
     for n in 0..20 {
         watcher.expect("CREATE", &format!("during-{n:02}"), "").await;
     }
+}
+
+/// Waits until a gateway's admin port answers `/ready` so, with this word as the reason of its condition
+/// `bus`.
+async fn bus_condition(gateway: &Node, status: u16, reason: &str) {
+    let admin = Client::new(gateway.admin);
+    eventually(&format!("/ready of {} is {status}: {reason}", gateway.api), || async {
+        let answer = admin.try_get("/ready").await?;
+        let is_so = answer.status == status && answer.text().contains(reason);
+        is_so.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_bus_takes_no_gateway_out_unless_others_have_it() {
+    let world = World::with().gateways(2).linked().start().await;
+    let [first, second] = &world.gateways[..] else { panic!("two gateways") };
+    let links = world.control_planes.iter().chain(&world.gateways).filter_map(|node| node.bus.as_ref());
+    let links: Vec<_> = links.collect();
+    let client = world.client(0);
+    let Pair { provider, mut watcher, .. } = world.pair(0).await;
+
+    // Only this gateway has lost the bus: the other one pushes, so balancers should use that.
+    first.bus.as_ref().expect("its link").cut().await;
+    bus_condition(first, 503, "not reachable").await;
+    bus_condition(second, 200, "joined").await;
+
+    // Nobody has it. Without a ready gateway, balancers would refuse all registrations and heartbeats.
+    for link in &links {
+        link.cut().await;
+    }
+    for gateway in [first, second] {
+        bus_condition(gateway, 200, "not reachable for any control plane either").await;
+    }
+    client.instance(&provider, "during").await;
+
+    for link in &links {
+        link.mend().await;
+    }
+    for gateway in [first, second] {
+        bus_condition(gateway, 200, "joined").await;
+    }
+    watcher.expect("CREATE", "during", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,7 @@ async fn the_java_client_follows_a_rolling_restart() {
 
 /// A balancer of TCP connections before the gateways. It asks them whether they are ready, as such balancers
 /// do, and stays with a gateway as long as that is, so that a test knows where a watch is.
-async fn balancer(world: &World) -> SocketAddr {
+pub(crate) async fn balancer(world: &World) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let gateways: Vec<_> = world.gateways.iter().map(|gateway| (gateway.api, gateway.admin)).collect();
@@ -176,14 +176,15 @@ async fn check(sdk: &str, command: &[&str], world: &World, keys: Option<&KeyFile
     if keys.is_some() {
         program.env("ACCOUNT", ACCOUNT).env("PASSWORD", PASSWORD);
     }
+    let planes: Vec<SocketAddr> = world.control_planes.iter().map(|plane| plane.api).collect();
     drive(program, async |wish| {
         let keys = keys.expect("only programs with an account ask for something");
         match wish {
             "sign with the new key" => {
-                keys.announce_new(world).await;
-                keys.sign_with_new(world).await;
+                keys.announce_new(&planes).await;
+                keys.sign_with_new(&planes).await;
             }
-            "forget the old key" => keys.forget_old(world).await,
+            "forget the old key" => keys.forget_old(&planes).await,
             _ => panic!("an unknown wish: {wish}"),
         }
     })

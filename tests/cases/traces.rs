@@ -137,7 +137,7 @@ async fn standalone(environment: &[(&str, &str)]) -> (Process, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_is_handed_over_at_the_end() {
+async fn telemetry_that_waits_is_handed_over_at_the_end() {
     let collector = Collector::start().await;
     let endpoint = format!("http://{}", collector.address);
     // Nothing leaves before an hour is over, unless the process ends; and this time over HTTP.

@@ -167,6 +167,14 @@ pub(crate) fn trials() -> Vec<(String, Run)> {
     trials
         .push(("names are looked up to their edge".to_owned(), Box::new(|server| Box::pin(look_up(server)))));
     trials.push((
+        "a service has at most sixty-four overrides".to_owned(),
+        Box::new(|server| Box::pin(overrides(server))),
+    ));
+    trials.push((
+        "a service has at most five hundred and twelve drains".to_owned(),
+        Box::new(|server| Box::pin(drains(server))),
+    ));
+    trials.push((
         "a service has at most a hundred tags, and a request as many keys".to_owned(),
         Box::new(|server| Box::pin(tags(server))),
     ));
@@ -291,6 +299,35 @@ async fn tags(server: Arc<Server>) -> Result<(), String> {
     let (_, _, json) = scene.send("GET", "/microservices/s/tags", "").await?;
     let count = json["tags"].as_object().map(serde_json::Map::len);
     if count == Some(100) { Ok(()) } else { Err(format!("{count:?} tags")) }
+}
+
+async fn overrides(server: Arc<Server>) -> Result<(), String> {
+    let scene = Scene::set(server).await?;
+    for n in 0..65 {
+        let body = format!(r#"{{"serviceId":"s","zone":"z{n}","weight":1,"reason":"r"}}"#);
+        scene.refused(if n < 64 { "" } else { "400100" }, "PUT", "/overrides", body).await?;
+    }
+    // Changing one of them is not one more.
+    let again = r#"{"serviceId":"s","zone":"z5","weight":2,"reason":"r"}"#;
+    scene.refused("", "PUT", "/overrides", again).await?;
+    // A shift sets overrides, which count with the others.
+    let shift = r#"{"from":{"serviceId":"s","zone":"a"},"to":{"serviceId":"s","zone":"b"},
+        "steps":[{"toWeight":1,"seconds":60}],"reason":"r"}"#;
+    scene.refused("400100", "POST", "/shifts", shift).await
+}
+
+async fn drains(server: Arc<Server>) -> Result<(), String> {
+    let scene = Scene::set(server).await?;
+    for n in 0..513 {
+        let body = format!(r#"{{"instance":{{"hostName":"n","instanceId":"d{n}"}}}}"#);
+        scene.refused("", "POST", "/microservices/s/instances", body).await?;
+        let mark = format!("/microservices/s/instances/d{n}/drain");
+        scene.refused(if n < 512 { "" } else { "400100" }, "PUT", &mark, "").await?;
+    }
+    // One that goes on is not one more, and one that ends makes room.
+    scene.refused("", "PUT", "/microservices/s/instances/d5/drain", "").await?;
+    scene.refused("", "DELETE", "/microservices/s/instances/d5/drain", "").await?;
+    scene.refused("", "PUT", "/microservices/s/instances/d512/drain", "").await
 }
 
 async fn one_too_many(server: Arc<Server>) -> Result<(), String> {

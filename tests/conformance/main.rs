@@ -19,7 +19,7 @@ mod wire;
 use server::Server;
 
 /// Tables of cases; see [`script`] for how they are read.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 11] = [
     ("services", include_str!("cases/services.txt")),
     ("belongings", include_str!("cases/belongings.txt")),
     ("instances", include_str!("cases/instances.txt")),
@@ -27,6 +27,9 @@ const TABLES: [(&str, &str); 8] = [
     ("dependencies", include_str!("cases/dependencies.txt")),
     ("govern", include_str!("cases/govern.txt")),
     ("sdk", include_str!("cases/sdk.txt")),
+    ("overrides", include_str!("cases/overrides.txt")),
+    ("drains", include_str!("cases/drains.txt")),
+    ("shifts", include_str!("cases/shifts.txt")),
     ("http", include_str!("cases/http.txt")),
 ];
 

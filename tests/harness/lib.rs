@@ -10,6 +10,7 @@
 //! | [`world`] | a whole system of our programs |
 //! | [`client`], [`watcher`] | a client of the API, and a watcher |
 //! | [`oracle`] | the truth, the receipts of watchers, and their comparison |
+//! | [`readers`] | readers of the dialects, whose answers the oracle judges |
 //! | [`load`] | random writers, bursts, and readers that check replies |
 //! | [`hostile`] | clients that mean harm |
 //! | [`certificates`] | a short-lived authority and its certificates |
@@ -33,6 +34,7 @@ pub mod oracle;
 pub mod port;
 pub mod process;
 pub mod prometheus;
+pub mod readers;
 pub mod watcher;
 pub mod world;
 

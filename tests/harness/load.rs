@@ -17,8 +17,8 @@ pub mod burst;
 mod writer;
 
 pub use burst::Burst;
-pub use writer::register;
 use writer::{Volatile, Writer};
+pub use writer::{address_of, register};
 
 /// The time limit of a call of a writer or reader.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -29,6 +29,8 @@ pub struct Node {
     pub api: SocketAddr,
     /// The address of its admin port.
     pub admin: SocketAddr,
+    /// The address of its server of DNS; gateways in a world with DNS only.
+    pub dns: Option<SocketAddr>,
     /// Its own link to the bus, in a world of links.
     pub bus: Option<Link>,
     /// Its own link to the store, in a world of links; control planes only.
@@ -42,6 +44,7 @@ pub struct Plan {
     planes: usize,
     gateways: usize,
     linked: bool,
+    dns: bool,
     plane_flags: Vec<(String, String)>,
     gateway_flags: Vec<(String, String)>,
     environment: Vec<(String, String)>,
@@ -65,6 +68,12 @@ impl Plan {
     /// Gives every program links of its own to the store and the bus, to be cut, frozen or slowed.
     pub fn linked(mut self) -> Self {
         self.linked = true;
+        self
+    }
+
+    /// Lets every gateway answer DNS.
+    pub fn dns(mut self) -> Self {
+        self.dns = true;
         self
     }
 
@@ -145,7 +154,11 @@ impl Plan {
         if !flags.iter().any(|(flag, _)| *flag == "--drain-over") {
             flags.push(("--drain-over", "1s".into()));
         }
-        Node { bus, ..self.prepare("edge-gateway", &flags) }
+        let dns = self.dns.then(port::local);
+        if let Some(dns) = dns {
+            flags.push(("--dns-listen", dns.to_string()));
+        }
+        Node { bus, dns, ..self.prepare("edge-gateway", &flags) }
     }
 
     /// The link to the bus, in a world of links, and the URL under which a program reaches the bus.
@@ -172,7 +185,7 @@ impl Plan {
         for (name, value) in &self.environment {
             process = process.env(name, value);
         }
-        Node { process, api, admin, bus: None, store: None }
+        Node { process, api, admin, dns: None, bus: None, store: None }
     }
 }
 
@@ -193,6 +206,7 @@ impl World {
             planes: 1,
             gateways: 1,
             linked: false,
+            dns: false,
             plane_flags: Vec::new(),
             gateway_flags: Vec::new(),
             environment: Vec::new(),

@@ -82,7 +82,7 @@ async fn control_planes_restarted_in_turn_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load on all cores: cargo xtask faults"]
-async fn what_expires_while_all_control_planes_are_down_is_told_after() {
+async fn ends_while_all_control_planes_are_down_are_told_after() {
     let mut stage = Stage::set().await;
     let outage = if super::stage::long() { 30.0 } else { 6.0 };
     let client = stage.world.client(0);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::hostile::Hostile;
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Oracle, Verdict, WatchPlan, Way};
+use harness::readers::{ReadPlan, Readers};
 use harness::{Node, Plan, World, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ pub(super) struct Stage {
     pub(super) burst: Burst,
     /// Ids of the providers.
     pub(super) providers: Vec<String>,
+    /// Clients of the dialects, of the first provider.
+    readers: Readers,
     load: Option<Load>,
     /// Clients that mean harm, beside the honest ones of every case.
     hostile: Option<Hostile>,
@@ -55,7 +58,7 @@ impl Stage {
     pub(super) async fn set_with(plan: Plan, stalls: Option<u32>) -> Self {
         let turn = TURN.lock().await;
         let seed = seed();
-        let world = plan.planes(2).gateways(2).linked().start().await;
+        let world = plan.planes(2).gateways(2).linked().dns().start().await;
         let mut oracle = Oracle::on(world.etcd.endpoint()).await;
         let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
         let client = world.client(0);
@@ -94,14 +97,15 @@ impl Stage {
             }
             anchored.push((consumer.clone(), provider(number)));
             // Of each new kind one on each gateway, and of the historical kind one.
-            let ways = [Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::OldGrpc];
+            let ways =
+                [Way::Resumed, Way::Resumed, Way::Grpc, Way::Grpc, Way::Events, Way::Events, Way::OldGrpc];
             for watcher in 0..WATCHERS / PROVIDERS + ways.len() {
                 // Half of the watchers begin at each gateway. After a break a watcher moves on to the next
                 // one of its list.
                 let mut gateways = gateways.clone();
                 gateways.rotate_left(watcher % 2);
                 let way = ways.get(watcher).copied().unwrap_or(Way::Old);
-                let receive_buffer = stalls.filter(|_| way == Way::Old && watcher % 10 < 2);
+                let receive_buffer = stalls.filter(|_| way == Way::Old && watcher % 10 < 2 && watcher < 30);
                 watch_plans.push(WatchPlan {
                     consumer: consumer.clone(),
                     way,
@@ -136,6 +140,12 @@ impl Stage {
         })
         .await;
         oracle.begin().await;
+        let readers = Readers::start(ReadPlan {
+            service: providers[0].clone(),
+            name: provider(0),
+            fixed: (0..FIXED).map(|n| format!("fixed-{n:02}")).collect(),
+            gateways: world.gateways.iter().filter_map(|node| Some((node.api, node.dns?))).collect(),
+        });
         let hostile = Some(Hostile::at(&gateways));
         let field = Field {
             gateways,
@@ -145,7 +155,7 @@ impl Stage {
             fickle: "fickle".into(),
         };
         let load = Some(Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE));
-        Self { world, oracle, burst, providers, load, hostile, _turn: turn }
+        Self { world, oracle, burst, providers, readers, load, hostile, _turn: turn }
     }
 
     /// Changes each fixed instance `rounds` times.
@@ -206,6 +216,7 @@ impl Stage {
         self.rounds(1).await;
         let verdict = self.oracle.judge(holes, over).await;
         verdict.hold(fault);
+        self.readers.judge(&self.oracle, fault).await;
         let lies = self.oracle.lies();
         assert!(lies.is_empty(), "{fault}: {lies:?}");
         let (differences, merged) = (

@@ -1,5 +1,6 @@
 //! Random writers. Each owns the instances it writes, so that its writes to one follow each other.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,9 +57,18 @@ impl Writer {
     }
 }
 
+/// The address of an instance: one of its own, since readers of xDS take two instances at one address for one
+/// that has begun anew.
+pub fn address_of(service: &str, id: &str) -> String {
+    let mut hash = DefaultHasher::new();
+    (service, id).hash(&mut hash);
+    let [a, b, c, high, low, ..] = hash.finish().to_be_bytes();
+    format!("10.{a}.{b}.{c}:{}", u16::from_be_bytes([high | 1, low]))
+}
+
 /// Registers an instance that lives for `seconds` without a heartbeat.
 pub async fn register(client: &Client, service: &str, id: &str, seconds: u32, stamp: u64) -> Option<u16> {
-    let body = json!({"instance": {"instanceId": id, "hostName": "node", "endpoints": [format!("rest://{id}")],
+    let body = json!({"instance": {"instanceId": id, "hostName": "node", "endpoints": [format!("rest://{}", address_of(service, id))],
         "properties": {STAMP: stamp.to_string()},
         "healthCheck": {"mode": "push", "interval": seconds, "times": 0}}});
     call(client, "POST", &format!("/microservices/{service}/instances"), &body).await

@@ -77,8 +77,8 @@ pub struct Terms {
     pub from: u64,
     /// The meaning of a hole in the record.
     pub holes: Holes,
-    /// True when the watcher must have everything in the end. False for watchers with a changing interest, which
-    /// are told of what becomes visible as created, and of what is hidden as deleted.
+    /// True when the watcher must have everything in the end. False for watchers with a changing interest,
+    /// which are told of what becomes visible as created, and of what is hidden as deleted.
     pub whole: bool,
     /// The end of the fault, from which delays count.
     pub over: Instant,
@@ -193,18 +193,31 @@ struct Walk<'a> {
     hidden: bool,
     /// The revision at which everything known was declared void, until a state mentions the instance again.
     voided: Option<u64>,
+    /// This segment began with the present instances, and has told nothing of this one.
+    anew: bool,
 }
 
 impl<'a> Walk<'a> {
     fn new(commits: &'a [Commit], from: u64) -> Self {
         let base = commits.partition_point(|commit| commit.rev <= from);
-        Self { commits, base, known: base, pulled: 0, here: None, resumed: None, hidden: false, voided: None }
+        Self {
+            commits,
+            base,
+            known: base,
+            pulled: 0,
+            here: None,
+            resumed: None,
+            hidden: false,
+            voided: None,
+            anew: false,
+        }
     }
 
     fn begin_segment(&mut self, resumed: Option<u64>) {
         // A connection that ended before all states had come leaves the watcher with its earlier knowledge.
         (self.here, self.pulled, self.resumed, self.voided) = (None, 0, resumed, None);
         self.hidden = false;
+        self.anew = resumed == Some(0);
     }
 
     /// The instance is there after so many commits.
@@ -223,9 +236,14 @@ impl<'a> Walk<'a> {
     }
 
     /// A bookmark claimed that the watcher has everything up to `rev`.
-    fn claim(&self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
+    fn claim(&mut self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
         let known = self.known.max(self.pulled);
         let due = self.upto(rev);
+        if self.anew && !self.is_there(due) {
+            // A watch from the beginning tells of what is there, and of what has gone by silence.
+            self.known = self.known.max(due);
+            return;
+        }
         // When the instance is absent before and after, only a whole life can be missing between them.
         let passed_over = holes != Holes::Lost && !self.is_there(known) && !self.is_there(due);
         if known < due && !passed_over {
@@ -236,7 +254,7 @@ impl<'a> Walk<'a> {
 
     /// The watcher received the state of the service at a revision or soon after.
     fn state(&mut self, ledger: &Ledger, key: u32, state: &State, out: &mut Findings) {
-        self.voided = None;
+        (self.voided, self.anew) = (None, false);
         // The state of each service is at least as new as the revision.
         let said = state.instances.get(&key).copied();
         let Some(place) =
@@ -287,6 +305,7 @@ impl<'a> Walk<'a> {
 
     fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: &Terms, out: &mut Findings) {
         self.after_states(ledger, sight.key, out);
+        self.anew = false;
         let start = self.here.unwrap_or(0);
         let holes = terms.holes(sight.key);
         let Some(place) = self.place(sight, start, holes) else {

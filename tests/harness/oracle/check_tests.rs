@@ -118,7 +118,7 @@ fn a_reconnected_client_knows_what_it_pulled_and_no_more() {
 }
 
 #[test]
-fn what_was_there_before_the_watcher_need_not_be_told() {
+fn instances_before_the_watcher_need_not_be_told() {
     let terms =
         Terms { from: 2, holes: Holes::Lost, whole: true, over: Instant::now(), passing: HashSet::new() };
     let found = check(&ledger(), &commits(&[1, 2, 3]), &[told(&[(Update, 3)])], &terms);
@@ -231,4 +231,17 @@ fn a_changing_interest_hides_and_shows_what_is_there() {
         1,
         "an interest that stays hides nothing"
     );
+}
+
+#[test]
+fn a_watch_from_the_beginning_is_silent_about_what_has_gone() {
+    let first = resumed(Some(0), &[(Create, 1, 1)], &[]);
+    let second = resumed(Some(0), &[], &[(0, Mark::Bookmark(2))]);
+    let gone = judge(&commits(&[1, 0]), &[first.clone(), second.clone()], Holes::Merged);
+    assert!(gone.is_clean(), "{gone:?}");
+    let there = judge(&commits(&[1, 2]), &[first.clone(), second], Holes::Merged);
+    assert_eq!(there.claimed, 1, "{there:?}");
+    // One that goes on must be told.
+    let third = resumed(Some(1), &[], &[(0, Mark::Bookmark(2))]);
+    assert_eq!(judge(&commits(&[1, 0]), &[first, third], Holes::Lost).claimed, 1);
 }

@@ -41,12 +41,14 @@ pub enum Way {
     OldGrpc,
     /// `muster.watch.v1`.
     Grpc,
+    /// Server-sent events, resumed by the id of the last one.
+    Events,
 }
 
 impl Way {
     /// It goes on where it was.
     pub fn resumes(self) -> bool {
-        matches!(self, Self::Resumed | Self::Grpc)
+        matches!(self, Self::Resumed | Self::Grpc | Self::Events)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The frames of a watcher with a changing interest.
 //!
-//! Such a watcher is told of an instance that becomes visible as created, however old it is, and of one that is
-//! hidden as deleted although it is there. So a frame stands for a written state and not for a commit. States
-//! come in their order; one that was told as deleted may be told as created again, and a delete may come again.
+//! Such a watcher is told of an instance that becomes visible as created, however old it is, and of one that
+//! is hidden as deleted although it is there. So a frame stands for a written state and not for a commit.
+//! States come in their order; one that was told as deleted may be told as created again, and a delete may
+//! come again.
 
 use super::{ChangeKind, Commit, Findings, Walk};
 use crate::oracle::{Ledger, Sight};

@@ -1,9 +1,15 @@
-//! The four protocols over which a witness receives changes, each read into one shape.
+//! The five protocols over which a witness receives changes, each read into one shape.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::TokioExecutor;
 use proto::servicecenter::service_instance_ctrl_client::ServiceInstanceCtrlClient;
 use proto::servicecenter::{WatchInstanceRequest, WatchInstanceResponse};
 use proto::watch::v1::watch_client::WatchClient;
@@ -25,6 +31,13 @@ pub(super) enum OpenWatch {
     Resumed(WebSocketStream<TcpStream>),
     OldGrpc(Streaming<WatchInstanceResponse>),
     Grpc(Streaming<WatchResponse>),
+    Events(EventLines),
+}
+
+/// The lines of a stream of events.
+pub(super) struct EventLines {
+    body: Incoming,
+    read: Vec<u8>,
 }
 
 /// A received message. `certain` is the revision up to which the watch is complete; 0 when the message does
@@ -68,6 +81,7 @@ impl OpenWatch {
                 let mut client = WatchClient::new(channel(gateway).await?);
                 Some(Self::Grpc(client.watch(request).await.ok()?.into_inner()))
             }
+            Way::Events => Some(Self::Events(EventLines::open(plan, gateway, certain).await?)),
         }
     }
 
@@ -103,6 +117,39 @@ impl OpenWatch {
                     state.more = rest.more;
                 }
                 Some(message(plan, ledger, response))
+            }
+            Self::Events(lines) => match lines.next().await?.strip_prefix("data: ") {
+                // The end has a reason, and no frame.
+                Some(text) if text.contains("\"action\":\"END\"") => None,
+                Some(text) => Some(frame(plan, ledger, text)),
+                None => Some(Received::uncertain(What::Nothing)),
+            },
+        }
+    }
+}
+
+impl EventLines {
+    async fn open(plan: &WatchPlan, gateway: SocketAddr, certain: u64) -> Option<Self> {
+        let path = format!("/v4/default/registry/events?consumer={}&rev=0", plan.consumer);
+        let request = Request::get(format!("http://{gateway}{path}"))
+            // It has precedence over the address, which an `EventSource` keeps.
+            .header("Last-Event-ID", certain.to_string())
+            .body(Empty::<Bytes>::new())
+            .ok()?;
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let reply = client.request(request).await.ok()?;
+        (reply.status() == StatusCode::OK).then(|| Self { body: reply.into_body(), read: Vec::new() })
+    }
+
+    /// The next line; `None` at the end. Cancel safe.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            if let Ok(data) = self.body.frame().await?.ok()?.into_data() {
+                self.read.extend_from_slice(&data);
             }
         }
     }

@@ -1,0 +1,3 @@
+module muster.test/dns
+
+go 1.26

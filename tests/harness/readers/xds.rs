@@ -1,0 +1,154 @@
+//! Clients of xDS that go from one gateway to the next and say what they have.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prost::Message;
+use prost_types::value::Kind as Form;
+use proto::envoy as pb;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::{Dialect, PATIENCE, PAUSE, Part, Record, Told};
+use crate::oracle::STAMP;
+
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService";
+/// The time for which a client stays at a gateway, at least and at most.
+const STAYS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
+/// Requests that may wait.
+const WAITING: usize = 16;
+
+/// Reads from each gateway in turn until the end.
+pub(super) async fn follow(part: &Part, record: &Mutex<Record>) {
+    let name = format!("shop/{}", part.name);
+    // The version that the client has of the resource, or of all of its kind.
+    let mut version = String::new();
+    for turn in 0.. {
+        let (gateway, _) = part.gateways[turn % part.gateways.len()];
+        let stays = STAYS[0] + (STAYS[1] - STAYS[0]).mul_f64(fastrand::f64());
+        let reading = async {
+            match part.dialect {
+                Dialect::XdsDelta => delta(gateway, &name, part, record, &mut version).await,
+                _ => world(gateway, &name, part, record, &mut version).await,
+            }
+        };
+        // Passed: it leaves without a word. An end of the stream is no fault.
+        _ = timeout(stays, reading).await;
+        sleep(PAUSE).await;
+    }
+}
+
+/// Opens a stream with a first request. Servers answer once they have that.
+async fn open<Q, A>(gateway: SocketAddr, method: &str, first: Q) -> Option<(mpsc::Sender<Q>, Streaming<A>)>
+where
+    Q: Message + Send + 'static,
+    A: Message + Default + Send + 'static,
+{
+    let channel: Channel = Endpoint::from_shared(format!("http://{gateway}")).ok()?.connect().await.ok()?;
+    let mut client = Grpc::new(channel);
+    client.ready().await.ok()?;
+    let (sender, requests) = mpsc::channel(WAITING);
+    sender.try_send(first).ok()?;
+    let path = format!("{SERVICE}/{method}").parse().ok()?;
+    let codec = ProstCodec::<Q, A>::default();
+    let opening = client.streaming(Request::new(ReceiverStream::new(requests)), path, codec);
+    let stream = timeout(PATIENCE, opening).await.ok()?.ok()?.into_inner();
+    Some((sender, stream))
+}
+
+async fn delta(
+    gateway: SocketAddr,
+    name: &str,
+    part: &Part,
+    record: &Mutex<Record>,
+    version: &mut String,
+) -> Option<()> {
+    let has = (!version.is_empty()).then(|| (name.to_owned(), version.clone()));
+    let first = pb::DeltaDiscoveryRequest {
+        type_url: ENDPOINTS.to_owned(),
+        resource_names_subscribe: vec![name.to_owned()],
+        initial_resource_versions: has.into_iter().collect(),
+        ..pb::DeltaDiscoveryRequest::default()
+    };
+    let (sender, mut stream) =
+        open::<_, pb::DeltaDiscoveryResponse>(gateway, "DeltaAggregatedResources", first).await?;
+    while let Some(answer) = stream.message().await.ok()? {
+        {
+            let mut record = record.lock();
+            if !answer.removed_resources.is_empty() {
+                record.fault(format!("removed: {:?}", answer.removed_resources));
+            }
+            for resource in answer.resources {
+                record.version(&resource.version);
+                record.note(&part.fixed, told(&resource.resource.unwrap_or_default().value));
+                *version = resource.version;
+            }
+        }
+        let acknowledged = pb::DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.to_owned(),
+            response_nonce: answer.nonce,
+            ..pb::DeltaDiscoveryRequest::default()
+        };
+        sender.send(acknowledged).await.ok()?;
+    }
+    Some(())
+}
+
+async fn world(
+    gateway: SocketAddr,
+    name: &str,
+    part: &Part,
+    record: &Mutex<Record>,
+    version: &mut String,
+) -> Option<()> {
+    let request = |version: &str, nonce: String| pb::DiscoveryRequest {
+        version_info: version.to_owned(),
+        resource_names: vec![name.to_owned()],
+        type_url: ENDPOINTS.to_owned(),
+        response_nonce: nonce,
+        ..pb::DiscoveryRequest::default()
+    };
+    let first = request(version, String::new());
+    let (sender, mut stream) =
+        open::<_, pb::DiscoveryResponse>(gateway, "StreamAggregatedResources", first).await?;
+    while let Some(answer) = stream.message().await.ok()? {
+        {
+            let mut record = record.lock();
+            record.version(&answer.version_info);
+            for resource in &answer.resources {
+                record.note(&part.fixed, told(&resource.value));
+            }
+        }
+        version.clone_from(&answer.version_info);
+        sender.send(request(version, answer.nonce)).await.ok()?;
+    }
+    Some(())
+}
+
+/// The addresses of a resource with their stamps.
+fn told(bytes: &[u8]) -> Told {
+    let assignment = pb::ClusterLoadAssignment::decode(bytes).unwrap_or_default();
+    let endpoints = assignment.endpoints.into_iter().flat_map(|group| group.lb_endpoints);
+    let told: BTreeMap<_, _> = endpoints
+        .filter_map(|one| {
+            let socket = one.endpoint?.address?.socket_address?;
+            let metadata = one.metadata.unwrap_or_default();
+            let stamp = metadata.filter_metadata.get("envoy.lb").and_then(|fields| fields.fields.get(STAMP));
+            let stamp = match stamp.and_then(|value| value.kind.as_ref()) {
+                Some(Form::StringValue(text)) => text.parse().ok(),
+                _ => None,
+            };
+            // An instance without a stamp would count as one that a dialect tells none of.
+            Some((format!("{}:{}", socket.address, socket.port_value), Some(stamp.unwrap_or(0))))
+        })
+        .collect();
+    told
+}

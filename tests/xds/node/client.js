@@ -1,0 +1,33 @@
+// A gRPC client in Node.js that finds its servers over xDS.
+//
+//     client.js TARGET   calls for each line on the standard input; prints an answer for each
+//
+// Answers of calls that fail are `error`, the code and the words.
+'use strict';
+
+const readline = require('readline');
+const grpc = require('@grpc/grpc-js');
+require('@grpc/grpc-js-xds').register();
+
+const METHOD = '/muster.test.Echo/Name';
+
+const client = new grpc.Client(process.argv[2], grpc.credentials.createInsecure());
+const same = (bytes) => bytes;
+
+function call() {
+  return new Promise((done) => {
+    const options = { deadline: Date.now() + 20_000 };
+    client.makeUnaryRequest(METHOD, same, same, Buffer.alloc(0), options, (error, answer) => {
+      done(error ? `error ${grpc.status[error.code]} ${JSON.stringify(error.details)}` : answer.toString());
+    });
+  });
+}
+
+async function main() {
+  for await (const _ of readline.createInterface({ input: process.stdin })) {
+    console.log(await call());
+  }
+  process.exit(0);
+}
+
+main();
