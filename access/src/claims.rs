@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use shared::model::Revision;
 
 /// The value of [`Claims::kind`] of a long-lived token, which counts only while its record exists.
 pub const SERVICE_KIND: &str = "service";
@@ -30,6 +31,14 @@ pub struct Claims {
     /// [`SERVICE_KIND`] for a long-lived token; empty otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
+    /// The revision of the registry by which the account and its roles were there. A process whose policy is
+    /// of an earlier one waits for it before it refuses the token. Tokens of Service-Center have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rev: Revision,
+}
+
+fn is_zero(revision: &Revision) -> bool {
+    *revision == Revision::ZERO
 }
 
 /// A token whose signature was verified.

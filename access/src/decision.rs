@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use shared::model::Tenant;
+use shared::model::{Revision, Tenant};
 
 use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
@@ -113,6 +113,17 @@ pub fn shows_token(header: Option<&[u8]>) -> bool {
     header.is_some_and(|value| !value.is_empty())
 }
 
+/// The token in the value of a header `Authorization`.
+fn token_in(header: Option<&[u8]>) -> Result<&str, Denial> {
+    let header = header.filter(|value| !value.is_empty());
+    let header = header.ok_or_else(|| Denial::new(DenialCode::NoHeader, ""))?;
+    let malformed = || Denial::new(DenialCode::Unauthorized, "invalid auth header");
+    // The scheme's name is not looked at, because Service-Center does not look at it either.
+    let text = std::str::from_utf8(header).map_err(|_| malformed())?;
+    let (_, token) = text.split_once(' ').ok_or_else(malformed)?;
+    if token.contains(' ') { Err(malformed()) } else { Ok(token) }
+}
+
 fn unauthorized<T>(detail: &'static str) -> Result<T, Denial> {
     Err(Denial::new(DenialCode::Unauthorized, detail))
 }
@@ -151,18 +162,24 @@ impl Policy {
         verifier: &Verifier,
         now: u64,
     ) -> Result<Identity, Denial> {
-        let header = header.filter(|value| !value.is_empty());
-        let header = header.ok_or_else(|| Denial::new(DenialCode::NoHeader, ""))?;
-        let malformed = || Denial::new(DenialCode::Unauthorized, "invalid auth header");
-        // The scheme's name is not looked at, because Service-Center does not look at it either.
-        let text = std::str::from_utf8(header).map_err(|_| malformed())?;
-        let (_, token) = text.split_once(' ').ok_or_else(malformed)?;
-        if token.contains(' ') {
-            return Err(malformed());
-        }
-        let identity = Identity::Token(verifier.verify(token, self, now)?);
+        let identity = Identity::Token(verifier.verify(token_in(header)?, self, now)?);
         self.still_counts(&identity, now)?;
         Ok(identity)
+    }
+
+    /// The revision by which this policy would have to know the account of a token, when that is later than
+    /// `known`: the account or its roles may be so new that the policy lacks them. `None` when the refusal
+    /// of a request with this header is final: the token is not newer, is none of ours, or does not count.
+    pub fn owed_to(
+        &self,
+        header: Option<&[u8]>,
+        verifier: &Verifier,
+        now: u64,
+        known: Revision,
+    ) -> Option<Revision> {
+        let verified = verifier.verify(token_in(header).ok()?, self, now).ok()?;
+        // The revisions of another issuer, if its tokens have any, are not ours.
+        (verified.issuer.is_none() && verified.claims.rev > known).then_some(verified.claims.rev)
     }
 
     /// Decides whether an identity that was found earlier would be found now too. Long connections ask this

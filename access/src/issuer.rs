@@ -151,7 +151,7 @@ impl ExternalIssuer {
             iat: number("iat"),
             jti: text("jti"),
             iss: self.issuer.clone(),
-            kind: String::new(),
+            ..Claims::default()
         };
         Some(Verified {
             claims: Arc::new(claims),

@@ -39,6 +39,8 @@ pub enum LabelSource {
     Elements,
     /// The watch's own terms: its consumer, its providers, or its selection.
     Watch,
+    /// The reply leaves out what the caller may not see, and the tenant is named in the dialect's own way.
+    Dialect,
     /// Nothing in the request: the reply leaves out what the caller may not see.
     Reply,
     /// Nothing at all: the request concerns no single service.
@@ -89,6 +91,9 @@ const REGISTRY: &[Line] = &[
     ("PUT", "/dependencies", needs(Service, Update, L::Elements)),
     ("GET", "/microservices/{serviceId}/providers", needs(Service, Get, L::Path)),
     ("GET", "/microservices/{serviceId}/consumers", needs(Service, Get, L::Path)),
+    // Answered by the gateway. It marks the instances in the client's name, and more only if that is allowed.
+    ("POST", "/microservices/{serviceId}/drain", needs(Service, Update, L::Path)),
+    ("POST", "/microservices/{serviceId}/instances/{instanceId}/drain", needs(Service, Update, L::Path)),
     // Answered by the gateway.
     ("GET", "/microservices/{serviceId}/watcher", needs(Service, Get, L::Watch)),
 ];
@@ -97,12 +102,32 @@ const REGISTRY: &[Line] = &[
 const REGISTRY_V4: &[Line] = &[
     ("POST", "/instances/action", needs(Service, Get, L::Elements)),
     ("PUT", "/instances/status", needs(Service, Update, L::Elements)),
+    ("GET", "/microservices/{serviceId}/timeline", needs(Service, Get, L::Path)),
+    ("GET", "/microservices/{serviceId}/instances/{instanceId}/timeline", needs(Service, Get, L::Path)),
+    ("GET", "/microservices/{serviceId}/instances/{instanceId}/overrides", needs(Service, Get, L::Path)),
+    // The mark of a drain, which the gateway sets and ends in its client's name.
+    ("PUT", "/microservices/{serviceId}/instances/{instanceId}/drain", needs(Service, Update, L::Path)),
+    ("DELETE", "/microservices/{serviceId}/instances/{instanceId}/drain", needs(Service, Update, L::Path)),
+    ("PUT", "/overrides", needs(Service, Update, L::Elements)),
+    ("GET", "/overrides", needs(Service, Get, L::Reply)),
+    // The id does not say the service. The handler looks it up, and knows no override that is not permitted.
+    ("GET", "/overrides/{overrideId}", needs(Service, Get, L::Reply)),
+    ("DELETE", "/overrides/{overrideId}", needs(Service, Update, L::Reply)),
+    // Both services of a shift must be covered. Ids of shifts are looked up as those of overrides are.
+    ("POST", "/shifts", needs(Service, Update, L::Elements)),
+    ("GET", "/shifts", needs(Service, Get, L::Reply)),
+    ("GET", "/shifts/{shiftId}", needs(Service, Get, L::Reply)),
+    ("PUT", "/shifts/{shiftId}/pause", needs(Service, Update, L::Reply)),
+    ("PUT", "/shifts/{shiftId}/resume", needs(Service, Update, L::Reply)),
+    ("PUT", "/shifts/{shiftId}/undo", needs(Service, Update, L::Reply)),
     ("GET", "/version", Access::Free),
     ("GET", "/health", Access::Free),
     // Gateways ask this of control planes, as load balancers do.
     ("GET", "/health/readiness", Access::Free),
     // Answered by the gateway. A heartbeat changes an instance, however it is sent.
     ("GET", "/microservices/{serviceId}/instances/{instanceId}/heartbeat", needs(Service, Update, L::Path)),
+    // Answered by the gateway, after a control plane has decided about the service.
+    ("GET", "/microservices/{serviceId}/watchers", needs(Service, Get, L::Path)),
     ("GET", "/watcher", needs(Service, Get, L::Watch)),
     ("GET", "/events", needs(Service, Get, L::Watch)),
 ];
@@ -121,6 +146,25 @@ const GOVERN_V3: &[Line] = &[
     ("GET", "/service/{serviceId}", needs(Service, Get, L::Path)),
     ("GET", "/services", needs(Service, Get, L::Reply)),
     ("GET", "/relation", needs(Service, Get, L::Reply)),
+];
+
+/// Eureka's REST interface: below `/eureka`, and for another part of the registry below `/eureka/in/{scope}`.
+/// Answered by the gateway; a control plane decides about each write again, with the labels of its service.
+const EUREKA: &[Line] = &[
+    ("GET", "/apps", needs(Service, Get, L::Dialect)),
+    ("GET", "/apps/", needs(Service, Get, L::Dialect)),
+    ("GET", "/apps/delta", needs(Service, Get, L::Dialect)),
+    ("GET", "/apps/{app}", needs(Service, Get, L::Dialect)),
+    ("POST", "/apps/{app}", needs(Service, Create, L::Dialect)),
+    ("GET", "/apps/{app}/{instanceId}", needs(Service, Get, L::Dialect)),
+    ("PUT", "/apps/{app}/{instanceId}", needs(Service, Update, L::Dialect)),
+    ("DELETE", "/apps/{app}/{instanceId}", needs(Service, Delete, L::Dialect)),
+    ("PUT", "/apps/{app}/{instanceId}/status", needs(Service, Update, L::Dialect)),
+    ("DELETE", "/apps/{app}/{instanceId}/status", needs(Service, Update, L::Dialect)),
+    ("PUT", "/apps/{app}/{instanceId}/metadata", needs(Service, Update, L::Dialect)),
+    ("GET", "/instances/{instanceId}", needs(Service, Get, L::Dialect)),
+    ("GET", "/vips/{name}", needs(Service, Get, L::Dialect)),
+    ("GET", "/svips/{name}", needs(Service, Get, L::Dialect)),
 ];
 
 /// Below `/v4/{project}/admin`.
@@ -166,9 +210,54 @@ const ROOT: &[Line] = &[
     ("GET", "/console", Access::Free),
     ("GET", "/console/", Access::Free),
     ("GET", "/console/{file}", Access::Free),
+    // Dialects, answered by the gateway.
+    ("GET", "/prometheus/v1/targets", needs(Service, Get, L::Dialect)),
     // gRPC, answered by the gateway.
     ("POST", "/proto.ServiceInstanceCtrl/watch", needs(Service, Get, L::Watch)),
     ("POST", "/muster.watch.v1.Watch/Watch", needs(Service, Get, L::Watch)),
+    // xDS, answered by the gateway.
+    (
+        "POST",
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+        needs(Service, Get, L::Dialect),
+    ),
+    (
+        "POST",
+        "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+        needs(Service, Get, L::Dialect),
+    ),
+    ("POST", "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes", needs(Service, Get, L::Dialect)),
+    ("POST", "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes", needs(Service, Get, L::Dialect)),
     ("POST", "/grpc.health.v1.Health/Check", Access::Free),
     ("POST", "/grpc.health.v1.Health/Watch", Access::Free),
     ("POST", "/grpc.health.v1.Health/List", Access::Free),
@@ -186,6 +275,8 @@ const TABLES: &[(&str, &[Line])] = &[
     ("/v4/{project}/govern", GOVERN),
     ("/registry/v3/govern", GOVERN_V3),
     ("/v4/{project}/admin", ADMIN),
+    ("/eureka", EUREKA),
+    ("/eureka/in/{scope}", EUREKA),
 ];
 
 /// The access that a request needs, by its method and its path as it was sent.
@@ -265,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_line_is_unknown() {
+    fn a_route_without_a_line_is_unknown() {
         for path in [
             "",
             "/",

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation};
@@ -19,6 +20,10 @@ use crate::policy::Policy;
 
 /// The longest token that is looked at, in bytes. One of ours with five roles has less than 2 KB.
 pub const LONGEST_TOKEN: usize = 8 << 10;
+/// The longest wait for a policy that is as new as a token. Replicas are milliseconds apart, and a gateway hears
+/// of a change with the next bookmark at worst, a second later. A token of the time before a restore of the
+/// store waits in vain.
+pub const POLICY_WAIT: Duration = Duration::from_secs(2);
 /// The issuer that our tokens name.
 const ISSUER: &str = "muster";
 /// The verified tokens that are remembered. Beyond it one is verified anew at each request.

@@ -12,6 +12,7 @@
 //!
 //! Everything here is pure.
 
+pub mod beats;
 pub mod body;
 pub mod gzip;
 pub mod query;

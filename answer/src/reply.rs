@@ -6,7 +6,8 @@ use shared::model::Instance;
 
 use crate::{FindBody, gzip};
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
+/// The type of JSON.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 const REVISION: HeaderName = HeaderName::from_static("x-resource-revision");
 const SERVER: HeaderValue = HeaderValue::from_static(concat!("SERVICECENTER/", env!("CARGO_PKG_VERSION")));
 
@@ -29,7 +30,12 @@ pub fn body_of(bodies: &[&FindBody]) -> Bytes {
 
 /// The body of a reply with one instance.
 pub fn body_of_one(instance: &Instance) -> Bytes {
-    serde_json::json!({ "instance": instance }).to_string().into()
+    body_of_text(&serde_json::to_string(instance).expect("plain fields always serialise"))
+}
+
+/// The body of a reply with one instance, which is JSON already.
+pub fn body_of_text(instance: &str) -> Bytes {
+    format!(r#"{{"instance":{instance}}}"#).into()
 }
 
 /// 304 without a body.

@@ -73,6 +73,17 @@ pub struct Link {
     pub generation: u64,
 }
 
+/// The header in which a control plane tells a gateway, in the reply to a probe, about its own link to the
+/// bus. Its value is [`Link::word`].
+pub const LINK_HEADER: &str = "x-muster-bus";
+
+impl Link {
+    /// The state in a word: `joined` or `lost`.
+    pub fn word(self) -> &'static str {
+        if self.connected { "joined" } else { "lost" }
+    }
+}
+
 /// The reasons for which a bus does not carry out an operation.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BusError {

@@ -10,6 +10,9 @@
 //! | `…/instances`, `/heartbeats` | `instances`, `find` |
 //! | `/instances/action` | `batch` |
 //! | `…/schemas`, `…/tags`, `…/rules` | `schemas`, `tags`, `rules` |
+//! | `/overrides` | `overrides` |
+//! | `/shifts` | `shifts` |
+//! | `…/timeline` | `timeline` |
 //! | `/dependencies`, `…/providers`, `…/consumers` | `dependencies` |
 //! | `/govern/…`, `/admin/…` | `govern`, `admin` |
 //! | `/v4/token`, `/v4/self-perms` | `token` |
@@ -25,6 +28,7 @@ mod batch;
 mod call;
 mod client;
 mod dependencies;
+mod drains;
 mod dump;
 mod failure;
 mod find;
@@ -34,14 +38,17 @@ mod health;
 mod instances;
 mod openapi;
 mod operation;
+mod overrides;
 pub(crate) mod permit;
 mod reply;
 mod roles;
 mod rules;
 mod schemas;
 mod services;
+mod shifts;
 mod state;
 mod tags;
+mod timeline;
 mod token;
 
 use operation::{Group, Operation, Routes};
@@ -90,9 +97,14 @@ fn registry() -> Vec<Operation> {
     all
 }
 
-/// Operations that Service-Center added with v4.
+/// Operations that Service-Center added with v4, and those that are ours.
 fn registry_of_v4_only() -> Vec<Operation> {
-    vec![batch::operation(), instances::operation_on_many()]
+    let mut all = vec![batch::operation(), instances::operation_on_many()];
+    all.extend(overrides::operations());
+    all.extend(drains::operations());
+    all.extend(shifts::operations());
+    all.extend(timeline::operations());
+    all
 }
 
 /// The operations on accounts, roles and tokens.

@@ -10,12 +10,15 @@ use host::audit::Audit;
 use host::fairness::FairShares;
 use host::lifecycle::Tasks;
 use host::telemetry::process::observe_usage;
+use liveness::{Desk, ReporterId, Timing};
 use opentelemetry::metrics::Meter;
 use shared::clock::Clock;
 use shared::model::Revision;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::advertise::Advertised;
 use crate::api::guard::{Auditing, Guarded};
@@ -24,15 +27,18 @@ use crate::api::{self, Api};
 use crate::dependency_queue;
 use crate::election::{self, Role};
 use crate::issuer_keys::KeyFetcher;
+use crate::keeper::DeadlineKeeper;
 use crate::keys::ROOT;
-use crate::metrics::{ApiMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
+use crate::metrics::{ApiMetrics, KeeperMetrics, PublisherMetrics, RegistryMetrics, ViewMetrics};
 use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::account::{AccountConfig, Accounts};
+use crate::registry::lease::Reported;
 use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
-use crate::settings::{Config, host_name};
+use crate::settings::{Config, LeaseMode, host_name};
 use crate::standing::Standing;
+use crate::steward;
 use crate::store::Store;
 use crate::store::measured::Measured;
 use crate::store::rationed::{Ration, Rationed};
@@ -52,6 +58,9 @@ pub struct App {
     /// Ends the drain. Call [`DrainHandle::finish`] when the service has no request in flight.
     pub drain: DrainHandle,
 }
+
+/// The most heartbeats that wait to be acknowledged by the publisher. Further ones renew leases.
+const BEATS_WAITING: usize = 500_000;
 
 /// The time that the end of a drain may take to publish the last changes: store, view and bus together.
 const HANDOVER: Duration = Duration::from_secs(3);
@@ -128,6 +137,7 @@ impl App {
         let clock = Clock::system();
         let history = History::new(config.history).within(config.history_bytes);
         let (writer, view) = view::empty(history, config.protection, clock.clone());
+        view.timeline().limit(config.timeline, config.timeline_bytes);
         let advertised = Advertised::new(config.advertise.as_ref(), listening, secure);
         let address = advertised.address;
         if advertised.is_guessed {
@@ -144,6 +154,16 @@ impl App {
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &meter, &address));
         let registry = Registry::new(store.clone(), view.clone(), clock.clone(), config.registry.clone())
             .reporting(RegistryMetrics::new(&meter, &address));
+        let desk = (config.leases.mode == LeaseMode::Reported).then(|| {
+            let id = ReporterId(Uuid::new_v4().as_u128());
+            Arc::new(Desk::new(id, Timing::default(), BEATS_WAITING))
+        });
+        let registry = match &desk {
+            Some(desk) => {
+                registry.with_long_leases(Reported { desk: desk.clone(), long: config.leases.long })
+            }
+            None => registry,
+        };
         gauges::register(&meter, &view);
         totals::register(&meter, &registry, &address);
         observe_usage(&meter, &address);
@@ -161,16 +181,34 @@ impl App {
         let stop = tasks.abort().child_token();
         tasks.spawn_vital("view", follow::follow(store.clone(), writer, stop.clone()));
         let (role_sender, role) = watch::channel(Role::Standby);
+        let (held, held_until) = watch::channel(Instant::now());
         let campaign = election::campaign(
             store.clone(),
             config.name.clone(),
             config.publisher_ttl,
             role_sender,
+            held,
             stop.clone(),
         );
         tasks.spawn_vital("election", campaign);
         let protector = protector::run(registry.clone(), config.protection_hold, role.clone(), stop.clone());
         tasks.spawn_vital("protector", protector);
+        let steward = steward::run(registry.clone(), clock.clone(), role.clone(), stop.clone());
+        tasks.spawn_vital("steward", steward);
+        // In each mode: instances with long leases may be left over from another one.
+        let keeper = DeadlineKeeper {
+            registry: registry.clone(),
+            bus: bus.clone(),
+            role: role.clone(),
+            held_until,
+            takes_reports: desk.is_some(),
+            renew_after: config.leases.long / 2,
+            metrics: KeeperMetrics::new(&meter),
+        };
+        tasks.spawn_vital("keeper", keeper.run(stop.clone()));
+        if let Some(desk) = desk {
+            tasks.spawn_vital("beats", desk.run(bus.clone(), stop.clone()));
+        }
         let queue = dependency_queue::run(registry.clone(), config.queue_pause, role.clone(), stop.clone());
         tasks.spawn_vital("dependency_queue", queue);
 
@@ -179,6 +217,7 @@ impl App {
         metrics.observe_backlog(&meter, move || {
             backlog_view.now().map_or(Revision::ZERO, |snapshot| snapshot.revision)
         });
+        let link = bus.link();
         let publisher = Publisher::new(view.clone(), bus.clone(), config.name, role.clone(), metrics);
         let stop_publisher = stop.child_token();
         let published = CancellationToken::new();
@@ -216,7 +255,7 @@ impl App {
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
         let shares = FairShares::new(config.tenant_requests, &meter, "control_plane");
-        let mut api = Api::new(registry.clone(), config.bodies, shares, readiness);
+        let mut api = Api::new(registry.clone(), config.bodies, shares, readiness, link);
         if let Some(reloader) = key_reloader {
             let account_config = AccountConfig {
                 hash: config.rbac.password_hash,

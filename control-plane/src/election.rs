@@ -32,17 +32,19 @@ pub enum Role {
 }
 
 /// Campaigns for the seat until `stop`, and reports the role. `name` identifies the replica to operators. The
-/// seat of a holder that dies becomes free after `ttl`.
+/// seat of a holder that dies becomes free after `ttl`. `held_until` tells until when the seat is certainly
+/// this replica's, should it have it: a process that stood still may look at it before its role is corrected.
 pub(crate) async fn campaign(
     store: Arc<dyn Store>,
     name: String,
     ttl: Duration,
     role: watch::Sender<Role>,
+    held_until: watch::Sender<Instant>,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while !stop.is_cancelled() {
-        let outcome = run_term(&*store, &name, ttl, &role, &stop).await;
+        let outcome = run_term(&*store, &name, ttl, &role, &held_until, &stop).await;
         // Also here, so that no error on the way can leave the role at `Publisher`.
         role.send_replace(Role::Standby);
         match outcome {
@@ -66,9 +68,11 @@ async fn run_term(
     name: &str,
     ttl: Duration,
     role: &watch::Sender<Role>,
+    held_until: &watch::Sender<Instant>,
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
     // Leases are granted in whole seconds, and for at least one.
+    let begun = Instant::now();
     let lease = store.grant(ttl.as_secs().max(1) as i64).await?;
     let txn = Txn {
         compare: vec![Compare::Absent(PUBLISHER.into())],
@@ -78,8 +82,9 @@ async fn run_term(
     let outcome = match store.txn(txn).await {
         Ok(reply) if reply.succeeded => {
             info!(epoch = reply.revision.get(), "this replica is the publisher");
+            held_until.send_replace(begun + ttl);
             role.send_replace(Role::Publisher { epoch: reply.revision });
-            let outcome = hold(store, lease, ttl, stop).await;
+            let outcome = hold(store, lease, ttl, held_until, stop).await;
             // Before the lease is given up: another replica may take the seat at once.
             role.send_replace(Role::Standby);
             outcome
@@ -102,6 +107,7 @@ async fn hold(
     store: &dyn Store,
     lease: LeaseId,
     ttl: Duration,
+    held_until: &watch::Sender<Instant>,
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
     let mut renewed = Instant::now();
@@ -112,7 +118,10 @@ async fn hold(
         let sent = Instant::now();
         let remaining = (renewed + ttl).saturating_duration_since(sent);
         match tokio::time::timeout(remaining, store.keep_alive(lease)).await {
-            Ok(Ok(())) => renewed = sent,
+            Ok(Ok(())) => {
+                renewed = sent;
+                held_until.send_replace(sent + ttl);
+            }
             Ok(Err(StoreError::LeaseNotFound)) => return Err(StoreError::LeaseNotFound),
             Ok(Err(error)) if renewed.elapsed() >= ttl => return Err(error),
             Ok(Err(_)) => {}

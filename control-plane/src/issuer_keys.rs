@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use access::IssuerKeys;
 use bytes::Bytes;
+use host::tls::ClientFiles;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -19,7 +20,7 @@ use serde::Deserialize;
 use shared::backoff::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::election::Role;
 use crate::keys::ISSUER_KEYS;
@@ -47,6 +48,8 @@ pub(crate) struct KeyFetcher {
 /// The reason for which no keys could be fetched.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
+    #[error("the authorities to trust at the issuer cannot be used: {0}")]
+    Authorities(String),
     #[error("{0} cannot be reached: {1}")]
     Unreachable(String, String),
     #[error("{0} did not answer within 10 s")]
@@ -75,16 +78,6 @@ struct Discovery {
 
 impl KeyFetcher {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let tls = match host::tls::client(&self.config.tls) {
-            Ok(tls) => tls,
-            // The files could be used at the start, so somebody is replacing them.
-            Err(error) => {
-                return error!(%error, "the authorities to trust at the external issuer cannot be used");
-            }
-        };
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
         let mut backoff = Backoff::new(RETRIES.0, RETRIES.1.min(self.config.refresh));
         loop {
             let is_publisher = self.role.wait_for(|role| *role != Role::Standby);
@@ -93,7 +86,7 @@ impl KeyFetcher {
                 _ => return,
             }
             let issuer = &self.config.issuer.issuer;
-            let wait = match self.refresh(&client).await {
+            let wait = match self.refresh().await {
                 Ok(changed) => {
                     if changed {
                         info!(issuer, "the keys of the external issuer have changed");
@@ -113,12 +106,13 @@ impl KeyFetcher {
     }
 
     /// Fetches the keys once. True when they were new.
-    async fn refresh(&self, client: &HttpClient) -> Result<bool, FetchError> {
+    async fn refresh(&self) -> Result<bool, FetchError> {
+        let client = client(&self.config.tls)?;
         let address = match &self.config.keys_at {
             Some(address) => address.as_str().to_owned(),
-            None => self.discover(client).await?,
+            None => self.discover(&client).await?,
         };
-        let body = fetch(client, &address).await?;
+        let body = fetch(&client, &address).await?;
         let keys = IssuerKeys::parse(&body).map_err(|error| FetchError::NoKeys(address, error))?;
         let not_stored = |error: RegistryError| FetchError::NotStored(error.with_sources());
         let snapshot = self.registry.view().now().map_err(|error| not_stored(error.into()))?;
@@ -148,6 +142,14 @@ impl KeyFetcher {
 }
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// A client that trusts the authorities that the file holds now. One is made for each refresh, so a file that
+/// was replaced counts with the next refresh, and one that cannot be used for a moment does no lasting harm.
+fn client(files: &ClientFiles) -> Result<HttpClient, FetchError> {
+    let tls = host::tls::client(files).map_err(|error| FetchError::Authorities(error.to_string()))?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Ok(Client::builder(TokioExecutor::new()).build(connector))
+}
 
 /// Scheme, host and port of an address.
 fn origin(address: &str) -> Option<(String, String, u16)> {

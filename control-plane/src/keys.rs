@@ -86,6 +86,10 @@ pub enum Key {
     Size(ServiceRef),
     /// The record of a held instance.
     Held(ServiceRef, String),
+    /// An override of a service, by its id.
+    Override(ServiceRef, String),
+    /// A shift of a tenant, by its id.
+    Shift(Tenant, String),
     /// The record of an account, by its name.
     Account(String),
     /// The record of a role, by its name.
@@ -158,6 +162,8 @@ impl Key {
             ("muster", "access", ["issuer-keys"]) => Self::IssuerKeys,
             ("muster", "incarnation", []) => Self::Incarnation,
             ("muster", "size", [_, _, _]) => Self::Size(service_in(&rest)),
+            ("muster", "override", [_, _, _, id]) => Self::Override(service_in(&rest), (*id).into()),
+            ("muster", "shift", [_, _, id]) => Self::Shift(tenant_in(&rest), (*id).into()),
             ("muster", "held", [_, _, _, id]) => Self::Held(service_in(&rest), (*id).into()),
             ("muster", "wanted", [_, _, _, domain, project, env, app, name]) => {
                 Self::Wanted(service_in(&rest), Tenant::new(*domain, *project), Name::new(env, app, name))
@@ -180,13 +186,15 @@ impl Key {
             | Self::DependencyQueue(of, _)
             | Self::Wanted(of, _, _)
             | Self::Size(of)
-            | Self::Held(of, _) => Some(&of.tenant),
+            | Self::Held(of, _)
+            | Self::Override(of, _) => Some(&of.tenant),
             Self::ServiceIndex(tenant, _, _)
             | Self::ServiceAlias(tenant, _, _)
             | Self::ConsumerRule(tenant, _, _)
             | Self::ProviderRule(tenant, _, _)
             | Self::ProviderRuleAll(tenant, _)
-            | Self::Project(tenant) => Some(tenant),
+            | Self::Project(tenant)
+            | Self::Shift(tenant, _) => Some(tenant),
             Self::Domain(_)
             | Self::Account(_)
             | Self::Role(_)
@@ -227,6 +235,8 @@ impl Key {
             }
             Self::Size(s) => format!("{ROOT}muster/size/{s}"),
             Self::Held(s, id) => format!("{ROOT}muster/held/{s}/{id}"),
+            Self::Override(s, id) => override_of(s, id),
+            Self::Shift(t, id) => shift(t, id),
             Self::Account(name) => account(name),
             Self::Role(name) => role(name),
             Self::AccountExtra(name) => account_extra(name),
@@ -294,6 +304,7 @@ pub fn belongings(service: &ServiceRef) -> Vec<String> {
         "ms/schema-ref",
         "ms/rules",
         "ms/rule-indexes",
+        "muster/override",
     ]
     .map(|kind| format!("{ROOT}{kind}/{service}/"))
     .to_vec()
@@ -307,6 +318,16 @@ pub fn size(service: &ServiceRef) -> String {
 /// The key of a held instance.
 pub fn held(service: &ServiceRef, id: &str) -> String {
     format!("{ROOT}muster/held/{service}/{id}")
+}
+
+/// The key of an override.
+pub fn override_of(service: &ServiceRef, id: &str) -> String {
+    format!("{ROOT}muster/override/{service}/{id}")
+}
+
+/// The key of a shift.
+pub fn shift(tenant: &Tenant, id: &str) -> String {
+    format!("{ROOT}muster/shift/{tenant}/{id}")
 }
 
 /// The prefix of a service's held instances.
@@ -415,7 +436,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..26) {
+        fn every_rendered_key_is_parsed_back(segments in prop::collection::vec("[a-zA-Z0-9_.:-]{1,8}", 9), env in "[a-z]{0,4}", kind in 0..28) {
             let [d, p, sid, id, app, name, version, d2, p2] =
                 <[String; 9]>::try_from(segments).expect("nine segments");
             let tenant = Tenant::new(d, p);
@@ -447,6 +468,8 @@ mod tests {
                 22 => Key::ServiceToken(sid, id),
                 23 => Key::IssuerKeys,
                 24 => Key::Incarnation,
+                25 => Key::Override(service, id),
+                26 => Key::Shift(tenant, id),
                 _ => Key::Wanted(service, Tenant::new(d2, p2), name),
             };
             prop_assert_eq!(Key::parse(&key.render().expect("known")), key);

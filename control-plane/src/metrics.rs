@@ -5,11 +5,13 @@
 //! names start with `muster_`.
 
 mod api;
+mod keeper;
 mod publisher;
 mod registry;
 pub(crate) mod view;
 
 pub(crate) use api::ApiMetrics;
+pub(crate) use keeper::KeeperMetrics;
 pub(crate) use publisher::{PublishedBatch, PublisherMetrics};
 pub(crate) use registry::RegistryMetrics;
 pub(crate) use view::ViewMetrics;

@@ -111,7 +111,7 @@ async fn record_held(
     let Some(view) = snapshot.any_service(service).and_then(|view| view.instances.get(id)) else {
         return Ok(false);
     };
-    let value = HeldRecord { instance: (*view.instance).clone(), mod_rev: view.mod_rev, since };
+    let value = HeldRecord { instance: view.reported.unpack(), mod_rev: view.reported_rev, since };
     let key = keys::held(service, id);
     let txn = Txn {
         compare: vec![

@@ -24,7 +24,23 @@ pub struct Record<T> {
 impl<T: DeserializeOwned> Record<T> {
     /// Decodes a stored value.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+        match Self::parse_known(bytes) {
+            Some(value) => Ok(Self { value, unknown: Map::new() }),
+            None => serde_json::from_slice(bytes),
+        }
+    }
+
+    /// Decodes a value of which every field is known, as nearly all are. It takes a third of the time, because
+    /// no field is set aside before its meaning is known. `None` if the value is another one.
+    fn parse_known(bytes: &[u8]) -> Option<T> {
+        // Only an object is a record. The decoders of its types would also take a list of fields.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return None;
+        }
+        let mut is_known = true;
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let value = serde_ignored::deserialize(&mut json, |_| is_known = false).ok()?;
+        (is_known && json.end().is_ok()).then_some(value)
     }
 }
 
@@ -89,6 +105,29 @@ mod tests {
         record.value.status = "DOWN".into();
         let written = render(&record.value, Some(&record.unknown));
         assert_eq!(&written[..], br#"{"instanceId":"i","shiny":{"new":1},"status":"DOWN"}"#);
+    }
+
+    #[test]
+    fn a_record_is_read_the_same_with_and_without_the_short_way() {
+        for stored in [
+            r#"{"instanceId":"i","status":"UP","healthCheck":{"mode":"push","interval":30,"times":3}}"#,
+            r#" {"properties":{"a":"b","c":null},"endpoints":null,"dataCenterInfo":{"name":"dc"}} "#,
+            r#"{"instanceId":"i","shiny":{"new":1}}"#,
+            r#"{"instanceId":"i","healthCheck":{"mode":"push","shiny":1}}"#,
+            r#"{"healthCheck":{"interval":"30"}}"#,
+            r#"{"status":"UP","status":"DOWN"}"#,
+            r#"{"status":"UP"} and more"#,
+            r#"{"status":"UP""#,
+            "{}",
+            "[]",
+            r#"["i"]"#,
+            "null",
+            "",
+        ] {
+            let read = Record::<Instance>::parse(stored.as_bytes());
+            let plainly = serde_json::from_str::<Record<Instance>>(stored);
+            assert_eq!(read.as_ref().ok(), plainly.as_ref().ok(), "{stored}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) mod account;
 pub(crate) mod alarm;
 mod arrivals;
 pub(crate) mod dependency;
+pub(crate) mod drains;
 mod elsewhere;
 mod error;
 pub(crate) mod existence;
@@ -37,7 +38,9 @@ pub(crate) mod find;
 pub(crate) mod first_accounts;
 pub(crate) mod heartbeat;
 pub(crate) mod instance;
+pub(crate) mod lease;
 pub(crate) mod login;
+pub(crate) mod overrides;
 pub(crate) mod own;
 pub(crate) mod protection;
 pub(crate) mod quota;
@@ -45,7 +48,9 @@ pub(crate) mod role;
 pub(crate) mod rule;
 pub(crate) mod schema;
 pub mod service;
+pub(crate) mod shifts;
 pub(crate) mod tag;
+pub(crate) mod timeline;
 pub(crate) mod totals;
 mod turns;
 pub(crate) mod validate;
@@ -151,6 +156,8 @@ pub struct Registry {
     rule_changes: Arc<RuleChanges>,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
+    /// Heartbeats that are reported instead of renewing leases; `None` in the mode `direct`.
+    reported: Option<lease::Reported>,
 }
 
 impl Registry {
@@ -168,6 +175,7 @@ impl Registry {
             rule_changes: Arc::default(),
             alarms: Alarms::default(),
             metrics: None,
+            reported: None,
         }
     }
 
@@ -175,6 +183,12 @@ impl Registry {
     #[must_use]
     pub(crate) fn reporting(self, metrics: RegistryMetrics) -> Self {
         Self { metrics: Some(metrics), ..self }
+    }
+
+    /// The same registry, with long leases, and heartbeats that are reported.
+    #[must_use]
+    pub(crate) fn with_long_leases(self, reported: lease::Reported) -> Self {
+        Self { reported: Some(reported), ..self }
     }
 
     /// The quotas in force. They can be replaced through the returned handle while the registry runs.

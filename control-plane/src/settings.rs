@@ -13,11 +13,13 @@ use crate::registry::{RegistryConfig, own};
 use crate::view::Protection;
 use crate::view::access::SharedServices;
 
+mod leases;
 #[cfg(feature = "etcd")]
 mod process;
 mod rbac;
 mod token_keys;
 
+pub use leases::{LeaseConfig, LeaseMode};
 #[cfg(feature = "etcd")]
 pub use process::ProcessConfig;
 pub use rbac::{IssuerConfig, RbacConfig};
@@ -40,6 +42,10 @@ pub struct Config {
     pub history: usize,
     /// Bytes of changes that are kept for replays.
     pub history_bytes: usize,
+    /// Changes that are kept for timelines.
+    pub timeline: usize,
+    /// Bytes of changes that are kept for timelines.
+    pub timeline_bytes: usize,
     /// The time without an answer of the store, or without progress of the view, after which the plane is
     /// not ready.
     pub store_grace: Duration,
@@ -55,6 +61,8 @@ pub struct Config {
     pub tenant_requests: usize,
     /// Access control.
     pub rbac: RbacConfig,
+    /// Leases of instances.
+    pub leases: LeaseConfig,
     /// The pages for people.
     pub console: Console,
 }
@@ -95,6 +103,20 @@ impl Read for Config {
                     "Size of the changes kept in memory; whichever bound is reached first counts.",
                 )
                 .0,
+            timeline: settings.within(
+                "registry.timeline",
+                "50000",
+                "0"..="1000000",
+                "Number of changes kept for timelines, at most 200 of each service; 0 keeps none.",
+            ),
+            timeline_bytes: settings
+                .within::<Size>(
+                    "registry.timeline-bytes",
+                    "32MiB",
+                    "1MiB"..="16GiB",
+                    "Size of the changes kept for timelines; whichever bound is reached first counts.",
+                )
+                .0,
             store_grace: settings.within(
                 "registry.store-grace",
                 "3s",
@@ -129,6 +151,8 @@ impl Read for Config {
             ),
             tenant_requests: host::fairness::read(settings),
             rbac: RbacConfig::read(settings),
+            // Read by the program whose store has many processes.
+            leases: LeaseConfig::default(),
             console: Console::read(settings),
             publisher_ttl: settings.within(
                 "publisher.ttl",

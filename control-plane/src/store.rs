@@ -7,6 +7,7 @@ use std::fmt;
 use std::num::NonZeroI64;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,10 +33,35 @@ impl LeaseId {
         NonZeroI64::new(number).map(Self)
     }
 
+    /// An id by which every replica knows a long lease.
+    #[cfg(any(test, feature = "etcd"))]
+    pub(crate) fn long(low: u32) -> Self {
+        Self(NonZeroI64::new(LONG | i64::from(low)).unwrap_or(NonZeroI64::MIN))
+    }
+
+    /// True for a lease that outlives the time of its instance: a replica ends the instance.
+    pub fn is_long(self) -> bool {
+        self.0.get() & LONG_MASK == LONG
+    }
+
     /// The number of the lease.
     pub fn get(self) -> i64 {
         self.0.get()
     }
+}
+
+/// The upper half of a long lease's id. The ids that etcd gives have two bytes of a member there, and two
+/// bytes of the time that change every five hours and come back after 35 years; these have passed.
+const LONG: i64 = 0x4d75_7374 << 32;
+const LONG_MASK: i64 = 0xffff_ffff << 32;
+
+/// The time of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime {
+    /// Its full time.
+    pub granted: Duration,
+    /// The time until it ends, in whole seconds, rounded down.
+    pub remaining: Duration,
 }
 
 /// Decimal text, as Service-Center stores it.
@@ -341,6 +367,16 @@ pub trait Store: Send + Sync + 'static {
     /// Grants a lease of `ttl` seconds, at least 1. The store may grant a longer one.
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError>;
 
+    /// Grants a lease of `ttl` seconds that is known as long by its id. A store of one process refuses it.
+    async fn grant_long(&self, _ttl: i64) -> Result<LeaseId, StoreError> {
+        Err(StoreError::Refused("this store knows no long leases".to_owned()))
+    }
+
+    /// The time of a lease. A store of one process refuses it.
+    async fn lease_time(&self, _lease: LeaseId) -> Result<LeaseTime, StoreError> {
+        Err(StoreError::Refused("this store does not tell the times of leases".to_owned()))
+    }
+
     /// Renews a lease to its full time. A lease that was renewed less than a tenth of its time ago, and at
     /// most 1 s, may be answered without a round trip.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
@@ -382,4 +418,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The addresses of the store, for `/admin/clusters`.
     fn endpoints(&self) -> Vec<String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_leases_are_told_from_those_of_etcd() {
+        for low in [0, 1, u32::MAX] {
+            assert!(LeaseId::long(low).is_long());
+        }
+        for id in [7_587_869_134_484_326_912, 0x694d_7573_7400_0001, 1, -1, i64::MAX] {
+            assert!(!LeaseId::new(id).is_some_and(LeaseId::is_long), "{id}");
+        }
+    }
 }

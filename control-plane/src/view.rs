@@ -27,15 +27,25 @@ pub mod gauges;
 pub mod history;
 pub mod interest;
 pub mod list;
+pub mod overrides;
+mod packed;
 pub mod protection;
+pub mod shifts;
 mod snapshot;
+pub mod timeline;
 mod writer;
 
+#[cfg(test)]
+pub(crate) use entry::Reported;
 pub use entry::{Held, InstanceView, RuleSet, RuleView, SchemaView, ServiceRule, ServiceView, VersionEntry};
 pub use history::{Change, History};
+pub use overrides::OverrideView;
+pub use packed::PackedInstance;
 pub use protection::Protection;
+pub use shifts::ShiftView;
 pub use snapshot::{Snapshot, TenantView, select};
-pub use writer::ViewWriter;
+pub use timeline::Timeline;
+pub use writer::{ListedView, ViewWriter};
 
 /// A reason why the view cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +64,7 @@ pub struct View {
     snapshot: Arc<ArcSwap<Snapshot>>,
     revision: watch::Receiver<Revision>,
     history: Arc<History>,
+    timeline: Arc<Timeline>,
     skipped: Arc<AtomicU64>,
 }
 
@@ -91,6 +102,11 @@ impl View {
         self.skipped.load(Ordering::Relaxed)
     }
 
+    /// The last changes of each service, for people.
+    pub fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
+    }
+
     /// The recent changes.
     pub fn history(&self) -> &Arc<History> {
         &self.history
@@ -105,7 +121,8 @@ pub fn empty(history: History, protection: Protection, clock: Clock) -> (ViewWri
     let skipped = Arc::new(AtomicU64::new(0));
     let writer =
         ViewWriter::new(snapshot.clone(), sender, history.clone(), clock, protection, skipped.clone());
-    (writer, View { snapshot, revision, history, skipped })
+    let timeline = writer.timeline().clone();
+    (writer, View { snapshot, revision, history, timeline, skipped })
 }
 
 #[cfg(test)]

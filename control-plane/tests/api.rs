@@ -294,7 +294,7 @@ async fn the_dump_has_a_revision_for_everything() {
 }
 
 #[tokio::test]
-async fn what_the_store_cannot_hold_is_the_clients_mistake() {
+async fn a_value_too_large_for_the_store_is_the_clients_mistake() {
     let probe = Probe::start().await;
     let id = probe.service(json!({"serviceName": "order", "version": "1.0.0"})).await;
     let large = "x".repeat(1_600_000);

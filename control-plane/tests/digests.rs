@@ -63,6 +63,19 @@ async fn digests_lead_from_each_write_to_the_next() {
     send("DELETE", "/s/schemas/x", Value::Null).await;
     send("POST", "/s/schemas", json!({"schemas": [{"schemaId": "y", "schema": "three", "summary": "3"}]}))
         .await;
+    let depends = |provider: &str| {
+        let key = |name: &str| json!({"appId": "a", "serviceName": name, "version": "1.0.0"});
+        json!({"dependencies": [{"consumer": key("s"), "providers": [key(provider)]}]})
+    };
+    for provider in ["p", "q"] {
+        send("POST", "", json!({"service": {"appId": "a", "serviceName": provider, "version": "1.0.0"}}))
+            .await;
+    }
+    for (method, provider) in [("POST", "p"), ("POST", "q"), ("PUT", "p")] {
+        let path = "/v4/default/registry/dependencies";
+        let answer = root.send(method, path, depends(provider)).await;
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+    }
     send("DELETE", "/s?force=1", Value::Null).await;
     drop(root);
     probe.stop().await;
@@ -75,7 +88,7 @@ async fn digests_lead_from_each_write_to_the_next() {
         .filter(|record| record["path"].as_str().is_some_and(|path| path.starts_with(SERVICES)))
         .map(|record| (record["before"].as_str(), record["after"].as_str()))
         .collect();
-    assert_eq!(digests.len(), 17, "{records:#?}");
+    assert_eq!(digests.len(), 19, "{records:#?}");
     for chain in [&digests[..2], &digests[2..6], &digests[6..9], &digests[9..12], &digests[12..15]] {
         assert_eq!(chain[0].0, None, "nothing was stored before: {chain:?}");
         for pair in chain.windows(2) {
@@ -83,9 +96,20 @@ async fn digests_lead_from_each_write_to_the_next() {
             assert_ne!(pair[1].0, pair[1].1, "something has changed: {chain:?}");
         }
     }
-    for end in [5, 11, 14, 16] {
+    for end in [5, 11, 14, 18] {
         assert!(digests[end].0.is_some() && digests[end].1.is_none(), "a deletion leaves nothing: {end}");
     }
+    let rules: Vec<(Option<&str>, Option<&str>)> = records
+        .iter()
+        .filter(|record| record["path"] == "/v4/default/registry/dependencies")
+        .map(|record| (record["before"].as_str(), record["after"].as_str()))
+        .collect();
+    let [(None, Some(one)), (Some(one_before), Some(both)), (Some(both_before), Some(last))] = rules[..]
+    else {
+        panic!("each request notes the rules before and after it: {rules:?}")
+    };
+    assert_eq!((one, both), (one_before, both_before));
+    assert_ne!(both, last, "an overwrite leaves one rule");
     let batch = digests[15];
     assert!(batch.0.is_some() && batch.1.is_some() && batch.0 != batch.1, "{batch:?}");
 }

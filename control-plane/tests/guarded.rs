@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access::keys::{KeyPairText, PublicKey, SigningKey};
-use access::token::{Claims, Issuer};
+use access::token::{Claims, Issuer, Verifier};
 use access::{Access, LabelSource};
 use arc_swap::ArcSwap;
 use control_plane::store::{Op, Txn};
@@ -31,9 +31,16 @@ async fn guarded(directory: &Path, more: &[(&str, &str)]) -> Probe {
 
 /// A token that the registry's own key has signed.
 fn token(directory: &Path, account: &str) -> String {
+    token_of(directory, Claims { account: account.into(), ..claims() })
+}
+
+fn claims() -> Claims {
+    Claims { exp: 4_000_000_000, jti: "j".into(), ..Claims::default() }
+}
+
+fn token_of(directory: &Path, claims: Claims) -> String {
     let pem = std::fs::read(directory.join("private.key")).expect("the key was made");
     let issuer = Issuer::new(SigningKey::from_pem(&pem).expect("a key"));
-    let claims = Claims { account: account.into(), exp: 4_000_000_000, jti: "j".into(), ..Claims::default() };
     format!("Bearer {}", issuer.issue(&claims).expect("signed"))
 }
 
@@ -81,8 +88,8 @@ async fn root_may_do_everything_and_a_stranger_nothing() {
         if (method, path.as_str()) == ("DELETE", "/v4/token") {
             continue;
         }
-        // Watches are a gateway's.
-        if matches!(access, Access::Free | Access::Needs(_, LabelSource::Watch)) {
+        // Watches and dialects are a gateway's.
+        if matches!(access, Access::Free | Access::Needs(_, LabelSource::Watch | LabelSource::Dialect)) {
             continue;
         }
         let answer = probe.send(method, &filled(&path), &[("authorization", &nobody)], "{}".into()).await;
@@ -97,6 +104,30 @@ async fn root_may_do_everything_and_a_stranger_nothing() {
     assert_eq!(answer.status, 404);
     let answer = probe.send("POST", "/v4/default/registry/existence", &two[..1], String::new()).await;
     assert_eq!(answer.status, 405);
+    probe.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_of_a_replica_that_is_ahead_is_waited_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = guarded(directory.path(), &[]).await;
+    let services = "/v4/default/registry/microservices";
+    let rev = probe.view().now().expect("listed").revision.next();
+    let authorization = token_of(directory.path(), Claims { account: "late".into(), rev, ..claims() });
+    let headers = [("authorization", authorization.as_str())];
+    let account = Op::put(control_plane::keys::account("late"), r#"{"name":"late","roles":["admin"]}"#);
+    let (answer, _) = tokio::join!(
+        probe.send("GET", services, &headers, String::new()),
+        probe.store().txn(Txn { then: vec![account], ..Txn::default() }),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // Logins of this replica name the revision by which their account is there.
+    let body = json!({ "name": "root", "password": "Complicated_password1" }).to_string();
+    let login = probe.send("POST", "/v4/token", &[], body).await.ok();
+    let policy = policy(&probe);
+    let verified = Verifier::default().verify(login["token"].as_str().expect("a token"), &policy, 0);
+    let named = verified.expect("is ours").claims.rev;
+    assert!(named >= rev && named <= probe.view().now().expect("listed").revision, "{named}");
     probe.stop().await;
 }
 
@@ -128,7 +159,7 @@ async fn the_console_is_served_without_a_token_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn what_is_out_of_scope_needs_no_token() {
+async fn routes_out_of_scope_need_no_token() {
     let directory = tempfile::tempdir().expect("a directory");
     let probe = guarded(directory.path(), &[("MUSTER_RBAC_SCOPE", "account,ops")]).await;
     let status = async |path| probe.send("GET", path, &[], String::new()).await.status;

@@ -270,7 +270,7 @@ fn a_watch_tells_what_the_finds_would_answer() {
 }
 
 #[tokio::test]
-async fn what_becomes_visible_is_told_and_nothing_else() {
+async fn newly_visible_instances_are_told_and_nothing_else() {
     use Step::{CrossApp, Delete, Find, NoRules, Register, Rule};
     const A: usize = 0;
     const X: usize = 2;

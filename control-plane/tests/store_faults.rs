@@ -4,6 +4,7 @@
 mod probe;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_plane::store::{
@@ -33,13 +34,15 @@ enum Fault {
     Reads(StoreError),
     /// Nothing can be learnt about the present revision.
     Barriers(StoreError),
+    /// Overrides and shifts of a domain cannot be written.
+    WritesOf(&'static str, StoreError),
 }
 
 impl Faulty {
     fn check(&self, is_txn: bool) -> Result<(), StoreError> {
         let mut fault = self.fault.lock();
         match fault.clone() {
-            None | Some(Fault::Barriers(_) | Fault::Reads(_)) => Ok(()),
+            None | Some(Fault::Barriers(_) | Fault::Reads(_) | Fault::WritesOf(..)) => Ok(()),
             Some(Fault::Always(error)) => Err(error),
             Some(Fault::Once(_)) if !is_txn => Ok(()),
             Some(Fault::Once(error)) => {
@@ -50,14 +53,18 @@ impl Faulty {
     }
 }
 
-fn concerns_clients(op: &Op) -> bool {
-    let key = match op {
+fn key_of(op: &Op) -> &str {
+    match op {
         Op::Put { key, .. }
         | Op::PutLast { key, .. }
         | Op::Delete(key)
         | Op::DeletePrefix(key)
         | Op::Get(key) => key,
-    };
+    }
+}
+
+fn concerns_clients(op: &Op) -> bool {
+    let key = key_of(op);
     key.starts_with("/cse-sr/ms/") || key.starts_with("/cse-sr/inst/")
 }
 
@@ -73,6 +80,12 @@ impl Store for Faulty {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         if txn.then.iter().any(concerns_clients) {
             self.check(true)?;
+        }
+        if let Some(Fault::WritesOf(domain, error)) = self.fault.lock().clone() {
+            let is_of = |kind: &str, op| key_of(op).contains(&format!("/muster/{kind}/{domain}/"));
+            if txn.then.iter().any(|op| is_of("override", op) || is_of("shift", op)) {
+                return Err(error);
+            }
         }
         self.store.txn(txn).await
     }
@@ -213,4 +226,34 @@ async fn a_store_with_too_many_changes_asks_for_patience() {
     assert!((1..=3).contains(&wait), "{wait}");
     assert_eq!(refused.status, 503);
     probe.post(&path, &body).await.ok();
+}
+
+#[tokio::test]
+async fn refused_ends_of_one_tenant_hold_up_no_others() {
+    let (probe, fault) = faulty().await;
+    let send = async |domain: &str, method: &str, path: &str, body: Value| {
+        let path = format!("/v4/default/registry{path}");
+        probe.send(method, &path, &[("x-domain-name", domain)], body.to_string()).await.ok()
+    };
+    let mut services = Vec::new();
+    for domain in ["loud", "quiet"] {
+        let service = json!({"service": {"serviceName": "order"}});
+        let id = send(domain, "POST", "/microservices", service).await["serviceId"].clone();
+        services.push((domain, id));
+    }
+    // The store has no room for one of them, whose end is due first.
+    for (domain, service) in &services {
+        let wish = json!({"serviceId": service, "weight": 1, "reason": "r", "seconds": 1});
+        send(domain, "PUT", "/overrides", wish).await;
+        fault.lock().get_or_insert(Fault::WritesOf("loud", StoreError::Rationed));
+    }
+    let mut revisions = probe.revisions();
+    let ended = async {
+        while send("quiet", "GET", "/overrides", Value::Null).await != json!({}) {
+            revisions.changed().await.expect("the view lives");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("within the deadline");
+    assert_ne!(send("loud", "GET", "/overrides", Value::Null).await, json!({}));
+    probe.stop().await;
 }

@@ -10,13 +10,15 @@
 //! a time, while other requests are answered as before; no new connection; the upstream stops.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bus::Bus;
+use dns::{Board, Server};
 use futures_util::future::BoxFuture;
 use host::address::reachable;
+use host::admin::Readiness;
 use host::admin::access::AccessControl;
-use host::admin::{Condition, Readiness};
 use host::audit::Audit;
 use host::fairness::FairShares;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
@@ -28,18 +30,26 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::beats::Beats;
+use crate::catalogue::Catalogue;
+use crate::eureka::Feeds;
 use crate::fanout::{self, ShardHandle, ToShard};
-use crate::fleet::{Fleet, Others};
+use crate::fleet::{Fleet, Others, Peers};
 use crate::forward::Forward;
-use crate::gateway::{EdgeReads, Gateway, GatewayParts};
+use crate::gateway::{Drains, EdgeReads, Gateway, GatewayParts};
 use crate::heartbeat::Batches;
 use crate::limits::Limits;
+use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::policy::{Follower, PolicyHandle};
 use crate::rates::Rates;
-use crate::reads::Barrier;
+use crate::readiness::{BusCondition, ControlPlaneCondition};
+use crate::reads::{Barrier, Keeper};
 use crate::settings::{Config, LimitsConfig};
+use crate::survey::Surveys;
 use crate::upstream::{Upstream, UpstreamHandle};
+use crate::xds::Discovery;
+use crate::zone::ZoneKeeper;
 
 /// Reports of closed sessions that may wait for the upstream. When it is full the shard adds further ones up.
 const CLOSED_QUEUE: usize = 1024;
@@ -50,6 +60,9 @@ pub enum StartError {
     /// The API port cannot be used.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
+    /// The address of DNS cannot be used.
+    #[error("cannot listen on {0} for DNS")]
+    Dns(SocketAddr, #[source] std::io::Error),
     /// A thread cannot be started.
     #[error("cannot start the shards")]
     Shards(#[source] std::io::Error),
@@ -76,10 +89,18 @@ pub struct Parts {
     pub audit: Audit,
 }
 
+/// The conditions under which a gateway is given work.
+struct Conditions {
+    bus: BusCondition,
+    control_plane: ControlPlaneCondition,
+}
+
 /// A gateway whose socket is bound and whose rooms are joined. It serves nothing before [`App::run`].
 pub struct App {
     /// The address that clients connect to, as bound.
     pub api_addr: SocketAddr,
+    /// The address of DNS, as bound; `None` without DNS.
+    pub dns_addr: Option<SocketAddr>,
     /// The name of this gateway in metrics.
     pub instance: String,
     listener: TcpListener,
@@ -87,12 +108,16 @@ pub struct App {
     limits: Arc<Limits>,
     rates: Arc<Rates>,
     fleet: Fleet,
+    surveys: Surveys,
     follower: Follower,
     policy: PolicyHandle,
+    dns: Option<(Server, ZoneKeeper)>,
+    beats: (Beats, Arc<dyn Bus>),
     upstream: Upstream,
     handle: UpstreamHandle,
     shards: Vec<ShardHandle>,
-    conditions: [(Condition, watch::Receiver<bool>); 2],
+    keeper: Option<Keeper>,
+    conditions: Conditions,
     server_limits: ServerLimits,
     server_metrics: ServerMetrics,
     config: Config,
@@ -126,7 +151,16 @@ impl App {
         let (senders, closed): (Vec<_>, Vec<_>) =
             (0..config.fanout.shards.get()).map(|_| mpsc::channel(CLOSED_QUEUE)).unzip();
         let (others, others_known) = watch::channel(Others::default());
-        let fleet = Fleet { bus: bus.clone(), readiness: readiness.clone(), others, metrics: metrics.fleet };
+        let peers = Peers::new();
+        let fleet = Fleet {
+            name: instance.clone(),
+            peers: peers.clone(),
+            bus: bus.clone(),
+            readiness: readiness.clone(),
+            reachable: forward.reachable(),
+            others,
+            metrics: metrics.fleet,
+        };
         let policy = PolicyHandle::new(config.access.clone(), Clock::system(), metrics.policy);
         let shards = fanout::start(
             &config.fanout,
@@ -144,12 +178,14 @@ impl App {
             timeout: config.upstream.request_timeout,
             condition: config.access.enable.then(|| readiness.condition("access_policy")),
         };
+        let beats = Beats::new(&config.beats, policy.clone(), &meter);
         let (upstream, handle) = Upstream::new(
             config.upstream.clone(),
-            bus,
+            bus.clone(),
             shards.clone(),
             closed,
             policy.clone(),
+            beats.clone(),
             metrics.upstream,
         );
 
@@ -159,6 +195,14 @@ impl App {
         }
         let limits = Limits::new(config.limits.clone(), metrics.sessions.clone());
         let rates = Arc::new(Rates::new(config.limits.rates.clone()));
+        let keeper = config.upstream.reads.state.clone().map(|file| Keeper {
+            file,
+            reads: handle.reads().clone(),
+            metrics: metrics.reads.clone(),
+        });
+        if let Some(keeper) = &keeper {
+            keeper.load().await;
+        }
         let reads = config.upstream.reads.enabled.then(|| {
             let of_barrier = handle.clone();
             let (barrier, barriers) = Barrier::new(move || {
@@ -169,6 +213,11 @@ impl App {
             let reads = handle.reads().clone();
             EdgeReads { reads, barrier, reachable: forward.reachable(), metrics: metrics.reads }
         });
+        let catalogue = Catalogue::new(handle.clone());
+        let board = Board::default();
+        dns::register(&meter, &board);
+        let dns = dns_of(&config, board, &catalogue, &policy)?;
+        let surveys = Surveys::new(handle.clone(), peers, bus.clone(), instance.clone());
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
@@ -177,37 +226,61 @@ impl App {
             shares: FairShares::new(config.tenant_requests, &meter, "gateway"),
             proxies: config.proxies.clone(),
             certificates: config.certificates.clone(),
-            batches: Arc::new(Batches::new(forward.clone(), metrics.sessions.clone())),
+            batches: Arc::new(Batches::new(forward.clone(), beats.clone(), metrics.sessions.clone())),
+            beats: beats.clone(),
             metrics: metrics.sessions,
             policy: policy.clone(),
             own_paths: config.own_paths,
             console: config.console,
             authorize: config.authorize,
             event_streams: config.event_streams,
+            logins: Logins::new(),
+            eureka: config.eureka.then(|| Feeds::new(tasks.clone())),
+            http_sd: config.http_sd,
+            xds: config.xds.then(|| Discovery::new(catalogue.clone(), policy.clone(), tasks.clone())),
+            xds_metrics: metrics.xds,
+            catalogue,
+            dialects: metrics.dialects,
             plain_end: config.fanout.plain_end,
             heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
             audit,
+            surveys: surveys.clone(),
+            drains: Drains::new(metrics.drains),
             reads,
         });
-        let conditions = [
-            (readiness.condition("bus"), handle.bus_joined()),
-            (readiness.condition("control_plane"), forward.reachable()),
-        ];
+        let conditions = Conditions {
+            bus: BusCondition {
+                condition: readiness.condition("bus"),
+                joined: handle.bus_joined(),
+                behind: forward.bus_behind(),
+            },
+            control_plane: ControlPlaneCondition {
+                condition: readiness.condition("control_plane"),
+                reachable: forward.reachable(),
+                others: others_known,
+                reads: config.upstream.reads.enabled.then(|| handle.reads().clone()),
+            },
+        };
         Ok(Self {
             api_addr,
+            dns_addr: dns.as_ref().map(|(server, _)| server.address()),
             instance,
             listener,
             gateway,
             limits,
             rates,
             fleet,
+            surveys,
             follower,
             policy,
+            dns,
+            beats: (beats, bus),
             upstream,
             handle,
             shards,
+            keeper,
             conditions,
             server_limits,
             server_metrics: ServerMetrics::new(&meter, "api"),
@@ -251,11 +324,22 @@ impl App {
             let _ = abort.run_until_cancelled(upstream).await;
         });
         self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.drain().clone(), stop.clone()));
+        // Until everything else has ended: a reporter that has left puts off the end of no instance.
+        let (beats, bus) = self.beats;
+        self.tasks.spawn_named("beats", beats.run(bus, stop.clone()));
+        if let Some(keeper) = self.keeper {
+            self.tasks.spawn_named("state", keeper.run(stop.clone()));
+        }
+        self.tasks.spawn_named("surveys", self.surveys.answer_others(stop.clone()));
         self.tasks.spawn_named("policy", self.follower.run(stop.clone()));
         self.tasks.spawn_named("memory", self.limits.watch_memory(self.tasks.drain().clone()));
-        for (condition, state) in self.conditions {
-            self.tasks.spawn_named("readiness", show(condition, state, self.tasks.drain().clone()));
+        if let Some((server, keeper)) = self.dns {
+            self.tasks.spawn_named("zone", keeper.run(stop.clone()));
+            server.run(&self.tasks, &stop);
         }
+        let Conditions { bus, control_plane } = self.conditions;
+        self.tasks.spawn_named("readiness", bus.run(self.tasks.drain().clone()));
+        self.tasks.spawn_named("readiness", control_plane.run(self.tasks.drain().clone()));
         // Requests are answered while watchers remain: an SDK that finds its address refused may give up its
         // heartbeats, and a provider with a single address would expire.
         let of_serving = stop.clone();
@@ -292,6 +376,27 @@ fn server_limits(config: &Config) -> ServerLimits {
     ServerLimits { connections, access_log: config.access_log, ..config.http.clone() }
 }
 
+/// The server of DNS, and the keeper of its zone. `None` without an address.
+fn dns_of(
+    config: &Config,
+    board: Board,
+    catalogue: &Catalogue,
+    policy: &PolicyHandle,
+) -> Result<Option<(Server, ZoneKeeper)>, StartError> {
+    let Some(listen) = config.dns.listen else { return Ok(None) };
+    let sockets = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let server =
+        Server::bind(&config.dns, listen, sockets, &board).map_err(|error| StartError::Dns(listen, error))?;
+    let keeper = ZoneKeeper {
+        config: config.dns.clone(),
+        origin: server.origin().clone(),
+        board,
+        catalogue: catalogue.clone(),
+        policy: policy.clone(),
+    };
+    Ok(Some((server, keeper)))
+}
+
 /// The standard services that gRPC clients expect: health, and reflection over our contracts.
 fn grpc_services() -> Result<axum::Router, tonic_reflection::server::Error> {
     // The reporter may go: the server's status begins as SERVING, and readiness proper is on the admin port.
@@ -301,16 +406,4 @@ fn grpc_services() -> Result<axum::Router, tonic_reflection::server::Error> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     Ok(tonic::service::Routes::new(health).add_service(reflection).into_axum_router())
-}
-
-/// Shows a state as a condition of readiness until the drain.
-async fn show(condition: Condition, mut state: watch::Receiver<bool>, drain: CancellationToken) {
-    loop {
-        let met = *state.borrow_and_update();
-        condition.set(met, if met { "joined" } else { "not reachable" });
-        match drain.run_until_cancelled(state.changed()).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => return,
-        }
-    }
 }

@@ -31,11 +31,13 @@ mod audience;
 mod log;
 pub(crate) mod merge;
 mod outlet;
+pub(crate) mod reach;
 mod secure;
 mod session;
 pub(crate) mod shard;
 pub(crate) mod stream;
 
+use reach::{ReachAnswer, ReachQuestion};
 use stream::Writer;
 
 /// The settings of the fan-out.
@@ -105,6 +107,8 @@ pub(crate) enum ToShard {
         encoding: Encoding,
         preface: Vec<u8>,
         right: Option<Box<Right>>,
+        /// The client may lack changes up to this revision; zero if it is sent everything since a state.
+        missed: Revision,
     },
     /// Gives up a reserved session: its connection will not come.
     Release { ticket: Ticket },
@@ -115,6 +119,8 @@ pub(crate) enum ToShard {
     /// Everything up to this revision has been appended. The bookmark goes to everyone, or only to sessions
     /// that have been sent pushes since their last bookmark.
     Bookmark { rev: Revision, everyone: bool },
+    /// Counts the sessions that have been given a change.
+    Ask { question: Arc<ReachQuestion>, answer: ReachAnswer },
     /// Ends all sessions of the group.
     End { group: GroupId, reason: Reason },
     /// The store was restored from a backup: sessions that resume by revision end, and their clients begin

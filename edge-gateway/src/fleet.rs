@@ -14,6 +14,7 @@ use std::time::Duration;
 use bus::{Bus, Message, Messages};
 use futures_util::StreamExt;
 use host::admin::Readiness;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::maybe::or_pending;
@@ -34,6 +35,9 @@ const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// Gateways that are remembered: the bound of a list that others fill.
 const MAX_GATEWAYS: usize = 4096;
 
+/// Characters of a gateway's name that are kept.
+const MAX_NAME: usize = 256;
+
 /// The other gateways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Others {
@@ -46,10 +50,62 @@ pub(crate) enum Others {
     Ready,
 }
 
+/// A gateway that was heard lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Its number on the bus.
+    pub(crate) id: u64,
+    /// Its name in metrics; empty for one of an older version.
+    pub(crate) name: String,
+    /// The time since it was last heard.
+    pub(crate) silent_for: Duration,
+}
+
+/// The gateways that may have watchers, as far as this one has heard of them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    /// The number of this gateway on the bus.
+    // One of 2^64: two gateways with the same number would ignore each other.
+    pub(crate) own: u64,
+    // Written by the fleet's task.
+    heard: Arc<Mutex<Heard>>,
+}
+
+impl Peers {
+    /// Nobody has been heard of.
+    pub(crate) fn new() -> Self {
+        Self { own: fastrand::u64(..), heard: Arc::default() }
+    }
+
+    /// The other gateways that have been heard within a minute and have not said that they end. `None` until
+    /// this gateway has listened long enough to have heard everybody.
+    pub(crate) fn others(&self) -> Option<Vec<Peer>> {
+        let now = Instant::now();
+        let heard = self.heard.lock();
+        heard.listening_since.filter(|since| now >= *since + READY_FOR)?;
+        let may_live = heard.gateways.iter().filter(|(_, last)| !last.ended && now < last.at + EXPECTED_FOR);
+        let peers = may_live.map(|(id, last)| {
+            let silent_for = now.saturating_duration_since(last.at);
+            Peer { id: *id, name: last.name.clone(), silent_for }
+        });
+        Some(peers.collect())
+    }
+
+    /// True for a gateway that has said that it ends.
+    pub(crate) fn has_ended(&self, id: u64) -> bool {
+        self.heard.lock().gateways.get(&id).is_some_and(|last| last.ended)
+    }
+}
+
 /// The task that announces this gateway and listens to the others.
 pub(crate) struct Fleet {
+    /// The name of this gateway in metrics.
+    pub(crate) name: String,
+    pub(crate) peers: Peers,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) readiness: Readiness,
+    /// True while a control plane answers this gateway.
+    pub(crate) reachable: watch::Receiver<bool>,
     /// The place where the task reports.
     pub(crate) others: watch::Sender<Others>,
     pub(crate) metrics: FleetMetrics,
@@ -58,19 +114,23 @@ pub(crate) struct Fleet {
 /// The announcements of the other gateways.
 #[derive(Debug, Default)]
 struct Heard {
+    /// The subscription has been in place since then.
+    listening_since: Option<Instant>,
     gateways: HashMap<u64, Announcement>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Announcement {
     at: Instant,
     ready: bool,
+    ended: bool,
+    name: String,
 }
 
 impl Heard {
-    fn note(&mut self, id: u64, ready: bool, at: Instant) {
+    fn note(&mut self, id: u64, last: Announcement) {
         if self.gateways.len() < MAX_GATEWAYS || self.gateways.contains_key(&id) {
-            self.gateways.insert(id, Announcement { at, ready });
+            self.gateways.insert(id, last);
         }
     }
 
@@ -91,41 +151,57 @@ impl Heard {
 impl Fleet {
     /// Runs until `stop`. The drain is announced at once when `drain` is cancelled.
     pub(crate) async fn run(self, drain: CancellationToken, stop: CancellationToken) {
-        // One of 2^64: two gateways with the same number would ignore each other.
-        let id = fastrand::u64(..);
-        let mut heard = Heard::default();
         let mut messages: Option<Messages> = None;
         let mut pace = interval(PERIOD);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut announced_drain = false;
+        let mut link = self.bus.link();
+        let mut generation = link.borrow_and_update().generation;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    self.announce(true).await;
+                    return;
+                }
                 () = drain.cancelled(), if !announced_drain => {
                     announced_drain = true;
-                    self.announce(id).await;
+                    self.announce(false).await;
                 }
                 _ = pace.tick() => {
                     if messages.is_none() {
                         // Before the bus can be reached this fails, and the next tick tries again.
                         messages = self.bus.subscribe(subject::GATEWAYS).await.ok();
+                        self.peers.heard.lock().listening_since = messages.as_ref().map(|_| Instant::now());
                     }
-                    self.announce(id).await;
+                    self.announce(false).await;
+                }
+                Ok(()) = link.changed() => {
+                    let now = link.borrow_and_update().generation;
+                    // Announcements may be lost, among them the first of a gateway.
+                    if now != generation {
+                        generation = now;
+                        self.peers.heard.lock().listening_since = messages.as_ref().map(|_| Instant::now());
+                    }
                 }
                 message = or_pending(messages.as_mut().map(StreamExt::next)) => match message {
-                    Some(message) => hear(&mut heard, id, &message),
-                    None => messages = None,
+                    Some(message) => hear(&mut self.peers.heard.lock(), self.peers.own, &message),
+                    None => {
+                        messages = None;
+                        self.peers.heard.lock().listening_since = None;
+                    }
                 },
             }
             let now = Instant::now();
-            let others = heard.others(now);
-            self.metrics.ready(heard.ready(now));
+            let others = self.peers.heard.lock().others(now);
+            self.metrics.ready(self.peers.heard.lock().ready(now));
             self.others.send_if_modified(|known| std::mem::replace(known, others) != others);
         }
     }
 
-    async fn announce(&self, id: u64) {
-        let state = pb::GatewayState { id, ready: self.readiness.report().ready };
+    async fn announce(&self, ended: bool) {
+        // A gateway that only answers what it knows is ready for its clients and takes no watchers.
+        let ready = !ended && self.readiness.report().ready && *self.reachable.borrow();
+        let state = pb::GatewayState { id: self.peers.own, ready, name: self.name.clone(), ended };
         if let Err(error) = self.bus.publish(Message::new(subject::GATEWAYS, state.encode_to_vec())).await {
             debug!(%error, "the other gateways were not told of this one");
         }
@@ -136,7 +212,12 @@ fn hear(heard: &mut Heard, own: u64, message: &Message) {
     match pb::GatewayState::decode(&*message.payload) {
         // The bus brings a gateway its own announcements too.
         Ok(state) if state.id == own => {}
-        Ok(state) => heard.note(state.id, state.ready, Instant::now()),
+        Ok(state) => {
+            // Bounded: everything that others fill is.
+            let name = state.name.chars().take(MAX_NAME).collect();
+            let last = Announcement { at: Instant::now(), ready: state.ready, ended: state.ended, name };
+            heard.note(state.id, last);
+        }
         Err(error) => debug!(%error, "the announcement of a gateway cannot be decoded and is ignored"),
     }
 }
@@ -145,22 +226,26 @@ fn hear(heard: &mut Heard, own: u64, message: &Message) {
 mod tests {
     use super::*;
 
+    fn said(ready: bool, at: Instant) -> Announcement {
+        Announcement { at, ready, ended: false, name: String::new() }
+    }
+
     #[test]
     fn others_count_while_their_announcements_are_fresh() {
         let begin = Instant::now();
         let mut heard = Heard::default();
         assert_eq!(heard.others(begin), Others::None);
-        heard.note(1, true, begin);
-        heard.note(2, false, begin);
+        heard.note(1, said(true, begin));
+        heard.note(2, said(false, begin));
         assert_eq!(heard.others(begin), Others::Ready);
         assert_eq!(heard.others(begin + READY_FOR), Others::NotReady, "nobody has said so for too long");
-        heard.note(2, true, begin + READY_FOR);
+        heard.note(2, said(true, begin + READY_FOR));
         assert_eq!(heard.others(begin + READY_FOR), Others::Ready);
-        heard.note(2, false, begin + READY_FOR);
+        heard.note(2, said(false, begin + READY_FOR));
         assert_eq!(heard.others(begin + READY_FOR), Others::NotReady, "it drains");
         assert_eq!(heard.others(begin + READY_FOR + EXPECTED_FOR), Others::None);
         for id in 0..2 * MAX_GATEWAYS as u64 {
-            heard.note(id, true, begin);
+            heard.note(id, said(true, begin));
         }
         assert_eq!(heard.gateways.len(), MAX_GATEWAYS);
     }

@@ -48,6 +48,23 @@ pub trait Forward: Send + Sync + 'static {
 
     /// True while a control plane answers, false before the first answer; with its changes.
     fn reachable(&self) -> watch::Receiver<bool>;
+
+    /// The bus as the control planes see it, with its changes.
+    fn bus_behind(&self) -> watch::Receiver<BusBehind> {
+        watch::channel(BusBehind::Unknown).1
+    }
+}
+
+/// The bus as the control planes see it that answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusBehind {
+    /// None of them tells. Those of older versions do not.
+    #[default]
+    Unknown,
+    /// At least one is connected to it.
+    Joined,
+    /// At least one tells, and none is connected to it.
+    Lost,
 }
 
 /// True for heartbeats: `PUT …/heartbeat` of one instance and `PUT …/heartbeats` of many.

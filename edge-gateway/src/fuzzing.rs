@@ -2,4 +2,6 @@
 //! `fuzzing`, which no program enables.
 
 pub use crate::codec::fuzz::frames;
+pub use crate::eureka::fuzz::registrations;
 pub use crate::gateway::fuzz::{paths, watches};
+pub use crate::xds::fuzz::streams;

@@ -7,6 +7,12 @@
 //! gRPC watches  ──▶ grpc        ─┼─▶ admission ──▶ a session in a shard
 //! GET /console/ ──▶ a page, before the gate
 //! GET …/heartbeat, upgraded ──▶ heartbeat ──▶ a connection that carries heartbeats
+//! name and password, below /eureka/ ──▶ basic ──▶ the gate, with a token
+//! dialects: /eureka/ ──▶ eureka ──▶ the catalogue of a tenant; writes ──▶ proxy
+//! dialects: /prometheus/ ──▶ http_sd ──▶ the catalogue of a tenant
+//!           /envoy.service.… ──▶ xds ──▶ a stream of the tenant's hub
+//! POST …/drain ─▶ drain ──▶ a stream of how many watchers know that an instance takes no more traffic
+//! PUT …/heartbeat(s) ──▶ beat ──▶ answered here, or as everything else
 //! finds ──▶ reads ──▶ answered here, or as everything else
 //! everything else ──▶ proxy ──▶ a control plane
 //! ```
@@ -22,6 +28,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use answer::beats::KNOWN;
 use answer::resolution::ASK;
 use axum::body::Body;
 use console::Console;
@@ -34,17 +41,28 @@ use host::proxies::TrustedProxies;
 use http::{Request, Response};
 use tower::{Service, ServiceExt as _};
 
+use crate::beats::Beats;
+use crate::catalogue::Catalogue;
+use crate::eureka::Feeds;
 use crate::fanout::PlainEnd;
-use crate::forward::Forward;
+use crate::forward::{self, Forward};
 use crate::heartbeat::{Batches, HeartbeatConfig};
 use crate::limits::Limits;
-use crate::metrics::SessionMetrics;
+use crate::logins::Logins;
+use crate::metrics::{DialectMetrics, SessionMetrics, XdsMetrics};
 use crate::policy::PolicyHandle;
 use crate::rates::Rates;
+use crate::survey::Surveys;
 use crate::upstream::UpstreamHandle;
+use crate::xds::{Discovery, Method as XdsMethod};
 
 mod admission;
 mod audit;
+mod basic;
+mod beat;
+mod catalogue;
+mod drain;
+mod eureka;
 mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
@@ -52,6 +70,7 @@ mod gate;
 mod grpc;
 mod handshake;
 mod heartbeat;
+mod http_sd;
 mod offer;
 mod pace;
 mod proxy;
@@ -59,8 +78,10 @@ mod reads;
 mod refusal;
 mod route;
 mod watch;
+mod xds;
 
-use gate::{Caller, Passage};
+pub(crate) use drain::Drains;
+use gate::{Caller, Passage, Patience};
 pub(crate) use reads::EdgeReads;
 
 /// The service behind the API port. Cheap to clone.
@@ -83,6 +104,18 @@ pub(crate) struct GatewayParts {
     pub(crate) authorize: bool,
     /// Watches as server-sent events are served.
     pub(crate) event_streams: bool,
+    /// Clients that show a name and a password.
+    pub(crate) logins: Logins,
+    /// Eureka's REST interface; `None` if it is off.
+    pub(crate) eureka: Option<Feeds>,
+    /// Discovery for Prometheus is served.
+    pub(crate) http_sd: bool,
+    /// Discovery for Envoy and gRPC; `None` when it is switched off.
+    pub(crate) xds: Option<Discovery>,
+    pub(crate) xds_metrics: XdsMetrics,
+    /// The services of whole tenants, for dialects.
+    pub(crate) catalogue: Catalogue,
+    pub(crate) dialects: DialectMetrics,
     pub(crate) rates: Arc<Rates>,
     /// The places of requests that are forwarded, by tenant.
     pub(crate) shares: FairShares,
@@ -91,10 +124,15 @@ pub(crate) struct GatewayParts {
     pub(crate) plain_end: PlainEnd,
     pub(crate) heartbeat: HeartbeatConfig,
     pub(crate) batches: Arc<Batches>,
+    /// Heartbeats that are answered here.
+    pub(crate) beats: Beats,
     /// gRPC health and reflection.
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
     pub(crate) audit: Audit,
+    /// Asks all gateways which watchers have been given a change.
+    pub(crate) surveys: Surveys,
+    pub(crate) drains: Drains,
     /// Finds that are answered here; `None` if all are forwarded.
     pub(crate) reads: Option<EdgeReads>,
 }
@@ -140,15 +178,25 @@ impl Service<Request<RequestBody>> for Gateway {
             // A control plane believes this gateway, so the gateway believes nobody.
             request.headers_mut().remove(ACCOUNT);
             request.headers_mut().remove(ASK);
+            request.headers_mut().remove(KNOWN);
             // Files for a browser, which need no account.
             if let Some(page) = parts.console.answer(&request) {
                 return Ok(page);
             }
             offer::take_token(&mut request);
-            let caller = match parts.pass(&request) {
+            if let Some(refusal) = parts.log_in(&mut request).await {
+                return Ok(refusal);
+            }
+            let mut passage = parts.pass(&request, Patience::Newest);
+            if let Passage::Early(revision) = passage {
+                parts.policy.reached(revision).await;
+                passage = parts.pass(&request, Patience::Present);
+            }
+            let caller = match passage {
                 Passage::Through(caller) => caller,
                 Passage::Answered(answer) => return Ok(answer),
-                Passage::Unanswered => return Err(NoAnswer),
+                // With the present policy it is never early.
+                Passage::Unanswered | Passage::Early(_) => return Err(NoAnswer),
             };
             // Here, so that everything that is sent in the client's name has it: questions about a watch, and
             // heartbeats of a WebSocket.
@@ -169,7 +217,7 @@ impl Service<Request<RequestBody>> for Gateway {
 impl GatewayParts {
     /// Answers a request that has passed the gate.
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         request: Request<RequestBody>,
         caller: &Caller,
     ) -> Result<Response<Body>, NoAnswer> {
@@ -183,10 +231,25 @@ impl GatewayParts {
         if route::is_heartbeat_channel(request.method(), request.uri().path()) {
             return Ok(self.carry_heartbeats(request, caller));
         }
+        if let Some(method) = XdsMethod::of(request.uri().path()) {
+            return Ok(self.discover(method, request, caller).await);
+        }
         let request = request.map(Body::new);
+        if forward::is_heartbeat(request.method(), request.uri().path()) {
+            let is_covered = self.beats.is_covered(&caller.grant);
+            return self.beat(request, is_covered).await;
+        }
+        if let Some(target) = drain::target_of(request.method(), request.uri().path()) {
+            return self.drain(target, request, caller).await;
+        }
+        if let Some(target) = drain::watched_of(request.method(), request.uri().path()) {
+            return self.watchers(target, request).await;
+        }
         match request.uri().path() {
-            grpc::HISTORICAL_PATH => Ok(self.watch_historical(request, caller).await),
-            grpc::WATCH_PATH => Ok(self.watch_grpc(request, caller).await),
+            route::HISTORICAL_GRPC => Ok(self.watch_historical(request, caller).await),
+            route::WATCH_GRPC => Ok(self.watch_grpc(request, caller).await),
+            path if crate::eureka::is_eureka(path) => Ok(self.eureka(request, caller).await),
+            http_sd::PATH => Ok(self.targets(request, caller).await),
             // The packages of gRPC's standard services begin so; no watch service does.
             path if path.starts_with("/grpc.") => {
                 self.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)

@@ -153,7 +153,7 @@ impl Carrier {
         }
         let now = self.now();
         let result = self.decoder.read(bytes, |frame| {
-            self.pong_received |= frame == Incoming::Pong;
+            self.pong_received |= matches!(frame, Incoming::Pong(_));
             self.protocol.on(Input::Frame(frame), now, &self.pace);
             self.protocol.phase() == Phase::Open
         });

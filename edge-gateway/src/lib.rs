@@ -14,12 +14,18 @@
 //! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
 //! | `fanout` | pushes, sockets | bytes, one write per session for all that is pending |
 //! | `fleet` | announcements of other gateways | whether one is ready to take watchers |
+//! | `survey` | a change | how many watchers of all gateways have been given it |
 //! | `session` | frames, time | frames to write, and when and why to end |
 //! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
 //! | `reads` | finds, and what control planes have resolved | answers that need no control plane |
+//! | `eureka` | the services of a tenant, registrations | answers in Eureka's words, instances of the registry |
+//! | `beats` | heartbeats, answers of control planes | whether a heartbeat is answered here; reports to the publisher |
 //! | `heartbeat` | pongs | heartbeats for `forward` |
 //! | [`forward`] | requests | answers of a control plane |
 //! | `policy` | versions that bookmarks name, bundles | the policy that decides, or the reason that none does |
+//! | `zone` | the services of a tenant | the names that DNS answers for |
+//! | `xds` | the services of a tenant, requests of Envoy and gRPC | the answers that they get next |
+//! | `logins` | names and passwords | tokens of earlier logins |
 //! | `limits` | a service that wants to watch | a permit, or the limit that is reached |
 //! | [`settings`] | flags, environment, file | the settings of each room |
 //!
@@ -28,8 +34,11 @@
 //! session), `timer` (the wheel).
 
 mod app;
+mod beats;
+mod catalogue;
 mod close;
 mod codec;
+mod eureka;
 mod fanout;
 mod fleet;
 pub mod forward;
@@ -37,20 +46,26 @@ pub mod forward;
 pub mod fuzzing;
 mod gateway;
 mod heartbeat;
+mod http_sd;
 mod limits;
+mod logins;
 mod metrics;
 #[cfg(feature = "micro")]
 pub mod micro;
 mod policy;
 mod push;
 mod rates;
+mod readiness;
 mod reads;
 mod session;
 pub mod settings;
+mod survey;
 mod timer;
 mod trace;
 mod upstream;
 mod watch;
+mod xds;
+mod zone;
 
 pub use app::{App, Parts, StartError};
 

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
+mod beats;
+mod dialects;
+mod drains;
 mod fanout;
 mod fleet;
 mod forward;
@@ -16,7 +19,11 @@ mod policy;
 mod reads;
 mod sessions;
 mod upstream;
+mod xds;
 
+pub(crate) use beats::{AnsweredBy, BeatsMetrics};
+pub(crate) use dialects::{Dialect, DialectMetrics, Outcome};
+pub(crate) use drains::{DrainEnd, DrainMetrics};
 pub(crate) use fanout::{FanoutMetrics, Tallied};
 pub(crate) use fleet::FleetMetrics;
 pub(crate) use forward::ForwardMetrics;
@@ -24,16 +31,20 @@ pub(crate) use policy::{Decision, PolicyMetrics};
 pub(crate) use reads::{Answered, ReadsMetrics};
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
+pub(crate) use xds::XdsMetrics;
 
 /// The instruments of all rooms that the gateway has once.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
+    pub dialects: DialectMetrics,
+    pub drains: DrainMetrics,
     pub fanout: FanoutMetrics,
     pub fleet: FleetMetrics,
     pub policy: PolicyMetrics,
     pub reads: ReadsMetrics,
     pub sessions: SessionMetrics,
     pub upstream: UpstreamMetrics,
+    pub xds: XdsMetrics,
 }
 
 impl Metrics {
@@ -42,12 +53,15 @@ impl Metrics {
         let instance = KeyValue::new("instance", instance.to_owned());
         let skew = Skew::default();
         Self {
+            dialects: DialectMetrics::new(meter),
+            drains: DrainMetrics::new(meter),
             fleet: FleetMetrics::new(meter),
             policy: PolicyMetrics::new(meter),
             reads: ReadsMetrics::new(meter),
             fanout: FanoutMetrics::new(meter, &instance, skew.clone()),
             sessions: SessionMetrics::new(meter, &instance),
             upstream: UpstreamMetrics::new(meter, skew),
+            xds: XdsMetrics::new(meter),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use access::token::Verifier;
+use access::token::{POLICY_WAIT, Verifier};
 use access::{Certified, Denial, Identity, Policy};
 use arc_swap::ArcSwapOption;
 use shared::clock::Clock;
@@ -78,6 +78,8 @@ struct Shared {
     held: ArcSwapOption<Held>,
     /// Grows with each policy that is taken, so that others notice a change for the price of a load.
     generation: AtomicU64,
+    /// The policy that is held is the publisher's up to this revision.
+    known: watch::Sender<Revision>,
     /// The version that the last bookmark named, unless it is the one held.
     wanted: watch::Sender<Option<PolicyVersion>>,
     /// The next policy may be of an earlier revision, if it is the publisher's: the store was restored from a
@@ -101,6 +103,7 @@ impl PolicyHandle {
             config,
             held: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            known: watch::Sender::new(Revision::ZERO),
             wanted: watch::Sender::new(None),
             any_revision: AtomicBool::new(false),
             verifier: Verifier::default(),
@@ -162,6 +165,21 @@ impl PolicyHandle {
         policy.identify(header, certified, &self.0.verifier, self.now())
     }
 
+    /// The revision that the policy has to be known up to before the refusal of a request with this header is
+    /// final: its token is newer than the policy, and so may be its account or role. `None` when it is final.
+    pub(crate) fn owed_to(&self, header: Option<&[u8]>) -> Option<Revision> {
+        let Standing::Guarded(policy) = self.standing() else { return None };
+        policy.owed_to(header, &self.0.verifier, self.now(), *self.0.known.borrow())
+    }
+
+    /// Waits until the policy is known up to a revision, for [`POLICY_WAIT`] at most. Cancel-safe.
+    pub(crate) async fn reached(&self, revision: Revision) {
+        let mut known = self.0.known.subscribe();
+        let reached = known.wait_for(|known| *known >= revision);
+        // The gate decides again whatever has come of it: with the same policy it refuses again.
+        let _ = tokio::time::timeout(POLICY_WAIT, reached).await;
+    }
+
     /// Seconds since 1970, by which tokens are judged.
     pub(crate) fn now(&self) -> u64 {
         self.0.clock.micros() / 1_000_000
@@ -183,6 +201,7 @@ impl PolicyHandle {
         let Some(version) = version else { return };
         if self.satisfies(Some(version)) {
             self.0.metrics.confirmed();
+            self.knows(at);
             return;
         }
         let held = self.0.held.load().as_deref().map_or(Revision::ZERO, |held| held.version.revision);
@@ -198,10 +217,11 @@ impl PolicyHandle {
 
     /// The store was restored from a backup, so that its revisions have begun again.
     pub(crate) fn restored(&self) {
+        self.0.known.send_replace(Revision::ZERO);
         self.0.any_revision.store(true, Ordering::Relaxed);
     }
 
-    /// True when the policy that is held will do for someone who names `wanted`.
+    /// True when the policy that is held is enough for a message that names `wanted`.
     fn satisfies(&self, wanted: Option<PolicyVersion>) -> bool {
         let held = self.0.held.load();
         let Some(held) = held.as_deref() else { return false };
@@ -222,12 +242,22 @@ impl PolicyHandle {
             return false;
         }
         self.0.metrics.took(version.revision);
+        self.knows(version.revision);
         if held.as_deref().is_none_or(|held| held.version != version) {
             self.0.held.store(Some(Arc::new(Held { version, policy: Arc::new(policy) })));
             self.0.any_revision.store(false, Ordering::Relaxed);
             self.0.generation.fetch_add(1, Ordering::Release);
         }
         true
+    }
+
+    /// The policy that is held is that of this revision too.
+    fn knows(&self, revision: Revision) {
+        self.0.known.send_if_modified(|known| {
+            let is_later = revision > *known;
+            *known = revision.max(*known);
+            is_later
+        });
     }
 
     /// Takes a policy without having asked, for tests.

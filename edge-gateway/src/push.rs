@@ -48,6 +48,15 @@ impl Encoding {
         }
     }
 
+    /// The transport of the encoding's clients, as operators read it.
+    pub(crate) fn transport(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Resumable => "websocket",
+            Self::Historical | Self::Grpc => "grpc",
+            Self::EventStream => "sse",
+        }
+    }
+
     /// The index of the encoding in the slots of a push.
     pub(crate) fn index(self) -> usize {
         self as usize

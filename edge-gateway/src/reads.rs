@@ -16,23 +16,28 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use access::{Grant, Labels};
 use answer::{FindBody, Resolution};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use follow::read::{Proof, ReadTopic, ReadView, Unknown};
 use parking_lot::RwLock;
 use rpds::HashTrieMapSync;
-use shared::model::{Instance, Revision, ServiceRef};
+use shared::model::{Instance, Revision, ServiceRef, Tenant};
+use tokio::sync::watch;
 
 use crate::policy::labels_of;
 
 pub(crate) mod barrier;
+pub(crate) mod keeper;
 mod question;
+mod state;
 
 pub(crate) use barrier::Barrier;
+pub(crate) use keeper::Keeper;
+pub use keeper::StateFile;
 pub(crate) use question::{About, Question};
 
 /// Resolutions of one consumer. A consumer with more finds has the further ones answered by a control plane.
@@ -51,6 +56,10 @@ pub struct ReadsConfig {
     pub fresh: Duration,
     /// The greatest age of an answer while none can be asked; zero is no limit.
     pub stale_for: Duration,
+    /// Tenants that are followed as a whole; 0 is no limit.
+    pub tenants: usize,
+    /// The file in which the state is kept for a restart while no control plane answers.
+    pub state: Option<StateFile>,
 }
 
 impl Default for ReadsConfig {
@@ -63,6 +72,8 @@ impl Default for ReadsConfig {
             // Bookmarks come every second.
             fresh: Duration::from_secs(3),
             stale_for: Duration::ZERO,
+            tenants: 256,
+            state: None,
         }
     }
 }
@@ -116,6 +127,44 @@ impl Lease {
     }
 }
 
+/// A tenant that is followed as a whole, and its readers.
+#[derive(Debug, Default)]
+pub(crate) struct TenantLease {
+    /// Seconds since the process began reading.
+    used: AtomicU64,
+    readers: AtomicUsize,
+    /// All of its services have been known at some moment.
+    complete: AtomicBool,
+}
+
+impl TenantLease {
+    /// True once all services of the tenant have been known; `view` is the latest. One that is registered
+    /// later may still be missing for the moment in which its instances are requested.
+    pub(crate) fn is_complete(&self, tenant: &Tenant, view: &ReadView) -> bool {
+        // A look at every service costs too much for each request.
+        if !self.complete.load(Ordering::Relaxed) && view.is_whole(tenant) {
+            self.complete.store(true, Ordering::Relaxed);
+        }
+        self.complete.load(Ordering::Relaxed)
+    }
+
+    /// One more reader, until [`TenantLease::leave`].
+    pub(crate) fn enter(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One reader less; it has read until this second.
+    pub(crate) fn leave(&self, second: u64) {
+        self.used.fetch_max(second, Ordering::Relaxed);
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The second at which somebody last read. `None` while somebody does.
+    pub(crate) fn unused_since(&self) -> Option<u64> {
+        (self.readers.load(Ordering::Relaxed) == 0).then(|| self.used.load(Ordering::Relaxed))
+    }
+}
+
 fn size_of(key: &str, resolution: &Resolution) -> usize {
     200 + key.len() + resolution.services.len() * 200
 }
@@ -126,17 +175,67 @@ pub(crate) struct EdgeView {
     pub(crate) read: ReadView,
     /// The leases of the consumers in `read`.
     pub(crate) leases: HashTrieMapSync<ServiceRef, Arc<Lease>>,
+    /// The leases of the tenants in `read`.
+    pub(crate) tenants: HashTrieMapSync<Tenant, Arc<TenantLease>>,
     /// The last bookmark arrived then.
     pub(crate) heard: Option<Instant>,
+    /// The incarnation of the store, as far as it is known.
+    pub(crate) incarnation: Option<u64>,
 }
 
-/// The upstream's side writes it, requests read it.
-pub(crate) type SharedView = Arc<ArcSwap<EdgeView>>;
+/// The view of now. The upstream writes it, requests read it.
+#[derive(Debug)]
+pub(crate) struct SharedView {
+    now: ArcSwap<EdgeView>,
+    /// What the last process knew, until this one knows better.
+    remembered: ArcSwapOption<EdgeView>,
+    /// Tells readers that wait that there is another one.
+    replaced: watch::Sender<()>,
+}
 
 /// An empty view.
-pub(crate) fn shared_view() -> SharedView {
-    let view = EdgeView { read: ReadView::default(), leases: HashTrieMapSync::new_sync(), heard: None };
-    Arc::new(ArcSwap::from_pointee(view))
+pub(crate) fn shared_view() -> Arc<SharedView> {
+    let view = EdgeView {
+        read: ReadView::default(),
+        leases: HashTrieMapSync::new_sync(),
+        tenants: HashTrieMapSync::new_sync(),
+        heard: None,
+        incarnation: None,
+    };
+    let now = ArcSwap::from_pointee(view);
+    Arc::new(SharedView { now, remembered: ArcSwapOption::empty(), replaced: watch::Sender::new(()) })
+}
+
+impl SharedView {
+    /// The view of now.
+    pub(crate) fn load(&self) -> Arc<EdgeView> {
+        self.now.load_full()
+    }
+
+    /// Replaces the view.
+    pub(crate) fn store(&self, view: EdgeView) {
+        self.now.store(Arc::new(view));
+        self.replaced.send_replace(());
+    }
+
+    /// Forgets what the last process knew.
+    pub(crate) fn forget_remembered(&self) {
+        if self.remembered.load().is_some() {
+            self.remembered.store(None);
+        }
+    }
+
+    /// Forgets what the last process knew, if that was of another incarnation of the store, or of another
+    /// registry that has one. True if so.
+    pub(crate) fn forget_other_incarnation(&self, incarnation: Option<u64>) -> bool {
+        let remembered = self.remembered.load();
+        let theirs = remembered.as_ref().and_then(|view| view.incarnation);
+        let is_other = incarnation.is_some() && theirs.is_some() && incarnation != theirs;
+        if is_other {
+            self.remembered.store(None);
+        }
+        is_other
+    }
 }
 
 /// The services, or the instance, that answer a question.
@@ -192,19 +291,40 @@ impl Found {
 #[derive(Clone, Debug)]
 pub(crate) struct Reads {
     pub(crate) config: ReadsConfig,
-    view: SharedView,
+    view: Arc<SharedView>,
     began: Instant,
 }
 
 impl Reads {
     /// Answers from `view`.
-    pub(crate) fn new(config: ReadsConfig, view: SharedView, began: Instant) -> Self {
+    pub(crate) fn new(config: ReadsConfig, view: Arc<SharedView>, began: Instant) -> Self {
         Self { config, view, began }
+    }
+
+    /// Has the state of the last process answer where nothing else can, until this one knows better.
+    pub(crate) fn remember(&self, view: EdgeView) {
+        self.view.remembered.store(Some(Arc::new(view)));
+    }
+
+    /// True if something is known that could be answered.
+    pub(crate) fn has_something(&self) -> bool {
+        self.view.load().heard.is_some() || self.remembered().is_some()
+    }
+
+    /// The state of the last process. `None` once this one knows better: a consumer that is not followed by
+    /// then has gone, or has been away for so long that its answer would tell of instances that are dead.
+    pub(crate) fn remembered(&self) -> Option<Arc<EdgeView>> {
+        self.view.remembered.load_full()
     }
 
     /// The state now.
     pub(crate) fn view(&self) -> Arc<EdgeView> {
-        self.view.load_full()
+        self.view.load()
+    }
+
+    /// A way to wait until the state is replaced.
+    pub(crate) fn replacements(&self) -> watch::Receiver<()> {
+        self.view.replaced.subscribe()
     }
 
     /// The time since the state was last confirmed.
@@ -226,7 +346,8 @@ impl Reads {
         Arc::new(lease)
     }
 
-    fn second(&self, now: Instant) -> u64 {
+    /// The second of now, as leases count them.
+    pub(crate) fn second(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.began).as_secs()
     }
 

@@ -192,7 +192,7 @@ impl Protocol {
         match frame {
             // RFC 6455 §5.5.3 lets the latest ping stand for all, so a flood of them costs one payload.
             Incoming::Ping(payload) => self.pong = Some(payload.into()),
-            Incoming::Pong | Incoming::Data | Incoming::Text(_) => {}
+            Incoming::Pong(_) | Incoming::Data | Incoming::Text(_) => {}
             Incoming::Close(close) => {
                 let mut echo = Vec::new();
                 match close {

@@ -18,17 +18,21 @@ use host::proxies::TrustedProxies;
 use host::tls::{self, ClientFiles, ServerTls};
 use settings::{Config as Read, Settings, Size, Url};
 
+pub use dns::DnsConfig;
+
+pub use crate::beats::BeatsConfig;
 pub use crate::fanout::{FanoutConfig, PlainEnd};
 pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::policy::PolicyConfig;
 pub use crate::rates::RatesConfig;
-pub use crate::reads::ReadsConfig;
+pub use crate::reads::{ReadsConfig, StateFile};
 pub use crate::session::SessionConfig;
 pub use crate::upstream::{NamesConfig, UpstreamConfig};
 
-/// The time before the end of the grace period at which the last plain watches end, whoever can take them.
+/// The time before the end of the grace period at which the last plain watches end, also when no other
+/// gateway can take them.
 const LAST_FRAMES: Duration = Duration::from_secs(3);
 
 /// The settings of the gateway's rooms; [`Default`] is meant for production.
@@ -54,6 +58,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Connections that carry heartbeats.
     pub heartbeat: HeartbeatConfig,
+    /// Heartbeats that are answered here.
+    pub beats: BeatsConfig,
     /// Access control.
     pub access: PolicyConfig,
     /// The way from the bus and the control planes.
@@ -71,6 +77,14 @@ pub struct Config {
     pub authorize: bool,
     /// Watches are served as server-sent events, too.
     pub event_streams: bool,
+    /// Prometheus may discover the instances here.
+    pub http_sd: bool,
+    /// The server of DNS.
+    pub dns: DnsConfig,
+    /// Services are told to Envoy and gRPC over xDS, too.
+    pub xds: bool,
+    /// Eureka's REST interface is served, too.
+    pub eureka: bool,
     /// Paths of the process's own routes that are served beside the API, behind a guard of their own.
     pub own_paths: &'static [&'static str],
     /// The pages for people.
@@ -96,11 +110,16 @@ impl Default for Config {
             drain_over: heartbeat.drain_over,
             drain_latest: heartbeat.drain_over,
             heartbeat,
+            beats: BeatsConfig::default(),
             access: PolicyConfig::default(),
             upstream: UpstreamConfig::default(),
             tenant_requests: 0,
             authorize: false,
             event_streams: true,
+            http_sd: true,
+            dns: DnsConfig::default(),
+            xds: true,
+            eureka: true,
             own_paths: &[],
             console: Console::default(),
             access_log: false,
@@ -145,6 +164,7 @@ impl Read for Config {
                 session: read_heartbeat_session(settings, default.heartbeat.session),
                 drain_over,
             },
+            beats: read_beats(settings, &default.beats),
             tenant_requests: host::fairness::read(settings),
             authorize: settings.get_or(
                 "watch.authorize",
@@ -155,6 +175,22 @@ impl Read for Config {
                 "sse",
                 default.event_streams,
                 "Serve watches as server-sent events at /v4/{project}/registry/events, too.",
+            ),
+            eureka: settings.get_or(
+                "eureka",
+                default.eureka,
+                "Serve Eureka's REST interface at /eureka, too.",
+            ),
+            http_sd: settings.get_or(
+                "http-sd",
+                default.http_sd,
+                "Serve the instances as targets for Prometheus at /prometheus/v1/targets, too.",
+            ),
+            dns: DnsConfig::read(settings, exposure),
+            xds: settings.get_or(
+                "xds",
+                default.xds,
+                "Serve services and instances to Envoy and gRPC over xDS v3 (gRPC), too.",
             ),
             drain_over,
             console: Console::read(settings),
@@ -356,12 +392,50 @@ fn read_reads(settings: &mut Settings<'_>, default: ReadsConfig) -> ReadsConfig 
             "0s"..="365d",
             "Time without a bookmark for which finds are answered here, marked as stale, while no control plane answers; 0s is no limit.",
         ),
+        tenants: settings.get_or(
+            "edge.tenants",
+            default.tenants,
+            "Domains and projects that this node follows as a whole for other dialects; 0 is no limit. Those that nobody reads make room.",
+        ),
+        state: read_state(settings),
     };
     let has_end = reads.stale_for > Duration::ZERO;
     if has_end && reads.stale_for < reads.fresh {
         settings.mistake("edge.stale-for", "must be at least as long as edge.fresh, or 0s");
     }
     reads
+}
+
+fn read_beats(settings: &mut Settings<'_>, default: &BeatsConfig) -> BeatsConfig {
+    BeatsConfig {
+        enabled: settings.get_or(
+            "edge.beats",
+            default.enabled,
+            "Answer heartbeats of instances that are known to exist, and report them to the publisher, where the control planes have `lease.mode = reported`; otherwise, and while no report is acknowledged, a control plane answers all of them.",
+        ),
+        memory: settings
+            .within_or(
+                "edge.beats-memory",
+                Size(default.memory),
+                "64KiB"..="16GiB",
+                "Memory for instances whose heartbeats are answered here, about 80 bytes each; those whose last heartbeat is the longest ago go first.",
+            )
+            .0,
+    }
+}
+
+fn read_state(settings: &mut Settings<'_>) -> Option<StateFile> {
+    let path = settings.optional(
+        "edge.state-file",
+        "File in which this node keeps what it follows, so that it answers finds after a restart while no control plane does. Each node needs its own.",
+    );
+    let interval = settings.within_or(
+        "edge.state-interval",
+        Duration::from_secs(30),
+        "1s"..="1h",
+        "Time between two writes of that file.",
+    );
+    path.map(|path| StateFile { path, interval })
 }
 
 fn read_heartbeat_session(settings: &mut Settings<'_>, default: SessionConfig) -> SessionConfig {

@@ -31,12 +31,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::beats::Beats;
 use crate::fanout::ShardHandle;
 use crate::metrics::UpstreamMetrics;
 use crate::policy::PolicyHandle;
 use crate::reads::{Reads, shared_view};
 use crate::watch::{Cause, GroupId, SessionsClosed, Ticket};
 
+mod asking;
 mod bookmarks;
 mod config;
 mod effects;
@@ -56,6 +58,7 @@ mod restore;
 mod tests;
 mod written;
 
+pub(crate) use asking::Change;
 pub use config::{NamesConfig, UpstreamConfig};
 pub(crate) use handle::{Admission, Command, Joined, Receives, UpstreamHandle};
 
@@ -122,6 +125,8 @@ pub(crate) struct Upstream {
     /// Consumers that are followed for their finds.
     holds: Holds,
     policy: PolicyHandle,
+    /// Told that the store was restored.
+    beats: Beats,
     metrics: UpstreamMetrics,
 }
 
@@ -133,6 +138,7 @@ impl Upstream {
         shards: Vec<ShardHandle>,
         sessions_closed: Vec<mpsc::Receiver<SessionsClosed>>,
         policy: PolicyHandle,
+        beats: Beats,
         metrics: UpstreamMetrics,
     ) -> (Self, UpstreamHandle) {
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
@@ -192,6 +198,7 @@ impl Upstream {
             suspicion: Suspicion::default(),
             holds: Holds::new(config.reads.clone(), reads, now),
             policy,
+            beats,
             metrics,
             config,
         };

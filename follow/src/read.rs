@@ -1,9 +1,10 @@
 //! The part of a gateway's state that finds are answered from: immutable, and shared by every request.
 //!
-//! In: what the tracker follows for consumers whose finds are answered here. Out: the state of the services
-//! that answer a find, or the reason for which a control plane has to be asked.
+//! In: what the tracker follows for consumers whose finds are answered here, and for tenants whose services
+//! other dialects read. Out: the state of the services that answer a find, or the reason for which a control
+//! plane has to be asked; and every service of a tenant.
 //!
-//! A [`ReadView`] says nothing that the gateway does not know. A service or a consumer is *sound* when
+//! A [`ReadView`] says nothing that the gateway does not know. A service or an interest is *sound* when
 //! nothing up to the last bookmark is missing from it, by the same proof as for watchers: its subscription is
 //! verified, and nothing is being requested about it.
 
@@ -13,11 +14,22 @@ use std::sync::{Arc, OnceLock};
 use answer::{FindBody, Resolution};
 use proto::event::v1 as pb;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
-use shared::event::Position;
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
+use shared::event::{Position, digest_of};
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
+
+use crate::bytes::text_bytes;
 
 /// Instances by id, in the order of a reply, each with the revision that wrote it.
 pub type Instances = RedBlackTreeMapSync<String, (Arc<Instance>, Revision)>;
+
+/// Bytes of an instance beside its texts, about, in the tables and in the body.
+const INSTANCE_BYTES: usize = 1200;
+
+/// The size of an instance in memory, about. Its texts are there twice, once as they are and once in the
+/// body.
+pub(crate) fn size_of(instance: &Instance) -> usize {
+    INSTANCE_BYTES + 2 * text_bytes(instance)
+}
 
 /// The body of a find's reply, made when it is first needed.
 pub(crate) type Body = Arc<OnceLock<FindBody>>;
@@ -41,6 +53,17 @@ pub struct ReadTopic {
 }
 
 impl ReadTopic {
+    /// A service as it was once known. Nothing of it counts as proved.
+    pub fn remembered(key: Option<Arc<ServiceKey>>, at: Position, instances: Instances) -> Self {
+        let mut digest = 0_u64;
+        let mut bytes = 0;
+        for (id, (instance, mod_rev)) in instances.iter() {
+            digest = digest.wrapping_add(digest_of(id, *mod_rev));
+            bytes += size_of(instance);
+        }
+        Self { at, digest, key, sound: false, instances, bytes, body: Body::default() }
+    }
+
     /// The body of a reply with this service alone, made once for each state of its instances. `None` without
     /// instances.
     pub fn body(&self) -> Option<&FindBody> {
@@ -54,9 +77,9 @@ impl ReadTopic {
     }
 }
 
-/// A consumer as its finds read it.
+/// The interest of a consumer as its finds read it, or all services of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadConsumer {
+pub struct ReadInterest {
     /// The interest, and with it the answer of every recorded find, had no change after this revision.
     pub changed_at: Revision,
     /// No change of the interest up to the last bookmark is missing.
@@ -87,7 +110,19 @@ pub struct ReadView {
     /// The followed services.
     pub topics: HashTrieMapSync<ServiceRef, Arc<ReadTopic>>,
     /// The consumers whose finds are answered.
-    pub consumers: HashTrieMapSync<ServiceRef, Arc<ReadConsumer>>,
+    pub consumers: HashTrieMapSync<ServiceRef, Arc<ReadInterest>>,
+    /// The tenants that are followed as a whole.
+    pub tenants: HashTrieMapSync<Tenant, ReadTenant>,
+}
+
+/// A tenant that is followed as a whole.
+#[derive(Clone, Debug)]
+pub struct ReadTenant {
+    /// Its services.
+    pub services: Arc<ReadInterest>,
+    /// Another one after every change of its services and their instances. Versions mean nothing outside of
+    /// this process.
+    pub version: u64,
 }
 
 /// The amount of proof that an answer needs.
@@ -140,6 +175,23 @@ impl ReadView {
             return Err(Unknown::Unsound);
         }
         self.topic(service, proof)
+    }
+
+    /// Every service of a tenant with its state, in the order of their ids. `None` until all of them are
+    /// known: before that, "none" would be a claim without proof. A service that is registered later is
+    /// included from the moment at which its instances are known.
+    pub fn services_of(
+        &self,
+        tenant: &Tenant,
+    ) -> Option<impl Iterator<Item = (&ServiceRef, &Arc<ReadTopic>)>> {
+        let services = &self.tenants.get(tenant)?.services.providers;
+        Some(services.iter().filter_map(|service| self.topics.get_key_value(service)))
+    }
+
+    /// True when every service of the tenant is known with its instances.
+    pub fn is_whole(&self, tenant: &Tenant) -> bool {
+        let services = self.tenants.get(tenant).map(|tenant| &tenant.services.providers);
+        services.is_some_and(|services| services.iter().all(|service| self.topics.contains_key(service)))
     }
 
     fn topic(&self, service: &ServiceRef, proof: Proof) -> Result<&Arc<ReadTopic>, Unknown> {

@@ -81,9 +81,9 @@ pub(crate) struct Member {
     /// Nothing is delivered while older changes are being fetched for this group.
     pub(crate) catching_up: bool,
     pub(crate) known: Known,
-    /// Once the topic has reached this revision, every instance is delivered as created, if set, but for those
-    /// whose creation was delivered: the provider came into the group's interest there, and clients may not know
-    /// what was there before.
+    /// Once the topic has reached this revision, every instance is delivered as created, if set, but for
+    /// those whose creation was delivered: the provider came into the group's interest there, and clients may
+    /// not know what was there before.
     pub(crate) shown_at: Option<Revision>,
 }
 
@@ -249,6 +249,11 @@ impl Topic {
     /// The present instances, each with the revision that wrote it. The order is arbitrary.
     pub(crate) fn instances(&self) -> impl Iterator<Item = (&Arc<Instance>, Revision)> {
         self.instances.values().map(|entry| (&entry.instance, entry.mod_rev))
+    }
+
+    /// A present instance, with the revision that wrote it.
+    pub(crate) fn instance(&self, id: &str) -> Option<(&Arc<Instance>, Revision)> {
+        self.instances.get(id).map(|entry| (&entry.instance, entry.mod_rev))
     }
 
     /// Applies an event of the bus, or holds it when its predecessor is missing.

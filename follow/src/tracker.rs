@@ -34,6 +34,7 @@ mod interest;
 mod members;
 mod preface;
 mod providers;
+mod reach;
 mod reads;
 mod repair;
 mod restore;
@@ -42,6 +43,7 @@ mod shown;
 pub use departures::{Departures, RecordOutcome};
 pub use preface::{Missing, Preface};
 pub use providers::Fates;
+pub use reach::{Reach, ReachedGroups};
 pub use repair::BookmarkOutcome;
 
 /// The time for which a group without sessions is kept. Watchers that reconnect within it find everything in
@@ -282,6 +284,8 @@ impl Tracker {
     /// Takes the effects of everything so far, in the order in which they must be carried out.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         for effect in &self.effects {
+            // Here and not where the push was made: what was confirmed since then spares a client that resumes
+            // some repetitions. A revision that would reach beyond the push itself is not given.
             if let Effect::Deliver(push, _) = effect {
                 push.set_resume_point(self.confirmed);
             }
@@ -297,6 +301,7 @@ impl Tracker {
     /// The revision at which the group's interest is known, for the next request about it.
     pub fn interest_known_at(&self, group: GroupId) -> Option<Revision> {
         let known = self.groups.get(&group)?.interest_rev?;
+        // The bookmarks that confirmed this revision would have named a later change of the interest.
         Some(known.max(self.confirmed))
     }
 
@@ -453,6 +458,7 @@ impl Tracker {
         for id in expired {
             self.close_group(id);
         }
+        // A burst of watchers of made-up names must not leave the gateway with maps of that size.
         if has_expired {
             give_back(&mut self.topics);
             give_back(&mut self.groups);
@@ -479,7 +485,8 @@ impl Tracker {
     }
 }
 
-/// Gives back the memory of a map that has become much smaller than it was.
+/// Gives back the memory of a map that has become much smaller than it was. The factor is large and some room
+/// stays, so that a map whose size swings is not moved again and again.
 fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 4 * map.len() {
         map.shrink_to(2 * map.len());

@@ -12,7 +12,7 @@ use settings::Settings;
 pub struct Exposure {
     /// Requests need the token of an account.
     pub access_control: bool,
-    /// Everybody who reaches a listener may use it, also from other machines.
+    /// Every client that reaches a listener may use it, also from other machines.
     pub allow_anonymous: bool,
 }
 
@@ -48,7 +48,7 @@ impl Exposure {
         );
     }
 
-    /// The sentence that an operator reads when everybody who reaches the listener is let in.
+    /// The sentence that an operator reads when every client that reaches the listener may use it.
     pub fn notice(self, listening: SocketAddr) -> Option<&'static str> {
         if self.access_control {
             None

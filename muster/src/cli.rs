@@ -3,8 +3,8 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    account, audit, certificate, diff, doctor, drain, find, init, instances, loadgen, login, probe, register,
-    role, services, status, store, token, top, unregister, watch,
+    account, audit, certificate, diff, doctor, drain, find, init, instances, loadgen, login, overrides,
+    probe, register, role, services, shift, status, store, timeline, token, top, unregister, watch,
 };
 use crate::failure::{CommandFailure, STATUSES};
 use crate::screen::Screen;
@@ -32,6 +32,12 @@ enum CliCommand {
     Unregister(unregister::Unregister),
     /// Show the state of the registry, or show or set the status of an instance.
     Status(status::Status),
+    /// Set, list and end overrides: what operators want of instances, beside what these report.
+    Override(overrides::Override),
+    /// Move traffic from some instances to others by weights, in steps.
+    Shift(shift::Shift),
+    /// Show the last changes of a service or an instance, with their causes.
+    Timeline(timeline::Timeline),
     /// Print changes of instances as they happen.
     Watch(watch::Watch),
     /// Show the activity of each process, refreshed every few seconds.
@@ -56,7 +62,7 @@ enum CliCommand {
     Audit(audit::Audit),
     /// Make a certificate for a test site, and an authority that signs it.
     Certificate(certificate::Certificate),
-    /// Drain a process, and wait until it has ended.
+    /// Drain a process, and wait until it has ended; or an instance, and wait until all watchers know.
     Drain(drain::Drain),
     /// Load a registry with watchers and changes, and measure how soon each watcher sees each change.
     Loadgen(loadgen::Loadgen),
@@ -103,6 +109,9 @@ async fn run_command(command: CliCommand, screen: &mut Screen) -> Result<(), Com
         CliCommand::Register(register) => register.run(screen).await,
         CliCommand::Unregister(unregister) => unregister.run(screen).await,
         CliCommand::Status(status) => status.run(screen).await,
+        CliCommand::Override(overrides) => overrides.run(screen).await,
+        CliCommand::Shift(shift) => shift.run(screen).await,
+        CliCommand::Timeline(timeline) => timeline.run(screen).await,
         CliCommand::Watch(watch) => watch.run(screen).await,
         CliCommand::Top(top) => top.run(screen).await,
         CliCommand::Diff(diff) => diff.run(screen).await,

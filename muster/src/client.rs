@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use host::tls::{self, ClientFiles};
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{AGE, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -26,14 +26,20 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::failure::{CommandFailure, RegistryRefusal};
 use crate::target::Target;
 
+pub(crate) mod follow;
+mod grpc;
+mod lines;
 mod stream;
 pub(crate) mod watch;
 
+pub(crate) use grpc::GrpcStream;
+pub(crate) use lines::Lines;
 pub(crate) use stream::ServerStream;
 
 /// Size of the largest reply that is accepted: more than a registry of 150 000 instances lists.
@@ -61,6 +67,10 @@ pub(crate) struct RegistryReply {
     pub(crate) revision: Option<String>,
     /// Status 304: the state that the caller has is still current.
     pub(crate) unchanged: bool,
+    /// The header `Age` in seconds: the reply may be old, because no control plane confirms it.
+    pub(crate) age: Option<u64>,
+    /// The header `Content-Type`.
+    pub(crate) content_type: Option<String>,
 }
 
 /// A request under construction.
@@ -147,6 +157,21 @@ impl RegistryClient {
         self.base.as_str().trim_end_matches('/').to_owned()
     }
 
+    /// The domain of the services.
+    pub(crate) fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The time to wait for a reply.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The project of the services.
+    pub(crate) fn project(&self) -> &str {
+        &self.project
+    }
+
     /// A path below `/v4/{project}`. Each part becomes one segment, also when it holds a slash.
     pub(crate) fn url<'s>(&self, parts: impl IntoIterator<Item = &'s str>) -> url::Url {
         let mut url = self.base.clone();
@@ -195,11 +220,30 @@ impl RegistryClient {
     pub(crate) async fn open(&self, source: Option<IpAddr>) -> std::io::Result<ServerStream> {
         let (host, port) = self.address();
         let stream = stream::connect_tcp((host.clone(), port), source).await?;
+        self.within_tls(host, stream, self.tls.clone()).await
+    }
+
+    /// Opens a connection of its own for HTTP/2.
+    async fn open_http2(&self) -> std::io::Result<ServerStream> {
+        let (host, port) = self.address();
+        let stream = stream::connect_tcp((host.clone(), port), None).await?;
+        let mut tls = ClientConfig::clone(&self.tls);
+        // Servers take HTTP/1.1 unless a client negotiates.
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        self.within_tls(host, stream, Arc::new(tls)).await
+    }
+
+    async fn within_tls(
+        &self,
+        host: String,
+        stream: TcpStream,
+        tls: Arc<ClientConfig>,
+    ) -> std::io::Result<ServerStream> {
         if self.base.scheme() != "https" {
             return Ok(ServerStream::Plain(stream));
         }
         let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
-        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        let stream = TlsConnector::from(tls).connect(name, stream).await?;
         Ok(ServerStream::Tls(Box::new(stream)))
     }
 
@@ -287,12 +331,50 @@ impl<'a> RegistryRequest<'a> {
         self
     }
 
+    /// Sends the request, and returns the lines of the reply as they come. The deadline of the target counts
+    /// up to the head of the reply; `silence` is the longest time between two lines.
+    pub(crate) async fn lines(self, silence: Duration) -> Result<Lines<'a>, CommandFailure> {
+        let client = self.client;
+        let reply = tokio::time::timeout(client.timeout, client.http.request(self.build()?)).await;
+        let reply = reply.map_err(|_| client.unreachable("no reply in time"))?;
+        let reply = reply.map_err(|e| client.unreachable(&innermost(&e)))?;
+        let (head, body) = reply.into_parts();
+        if head.status.is_success() {
+            return Ok(Lines::new(client, body, silence, content_type(&head.headers)));
+        }
+        let body = tokio::time::timeout(client.timeout, Limited::new(body, MAX_REPLY_BYTES).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+        Err(refusal(&Response::from_parts(head, ()), &body))
+    }
+
     /// Sends the request. A status other than success and 304 becomes a failure.
     pub(crate) async fn send(self) -> Result<RegistryReply, CommandFailure> {
+        let client = self.client;
+        let (head, body) = client.exchange(self.build()?).await?;
+        let unchanged = head.status == StatusCode::NOT_MODIFIED;
+        if !head.status.is_success() && !unchanged {
+            return Err(refusal(&Response::from_parts(head, ()), &body));
+        }
+        let revision = head.headers.get("x-resource-revision");
+        let revision = revision.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let age = head.headers.get(AGE).and_then(|value| value.to_str().ok()?.parse().ok());
+        // Many calls of the API succeed without a body.
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body)
+                .map_err(|e| client.not_understood(format!("the reply is not JSON: {e}")))?
+        };
+        Ok(RegistryReply { body, revision, unchanged, age, content_type: content_type(&head.headers) })
+    }
+
+    fn build(self) -> Result<Request<Full<Bytes>>, CommandFailure> {
         let mut request = Request::builder()
             .method(self.method)
             .uri(self.url.as_str())
             .header("X-Domain-Name", &self.client.domain)
+            // Some routes have another form for those who do not say so.
+            .header("Accept", "application/json")
             .header("User-Agent", concat!("muster/", env!("CARGO_PKG_VERSION")));
         if let Some(authorization) = &self.client.authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -307,27 +389,12 @@ impl<'a> RegistryRequest<'a> {
             }
             None => Full::default(),
         };
-        let request = request.body(body).map_err(|e| {
+        request.body(body).map_err(|e| {
             // Headers take printable ASCII only; the URL is escaped and cannot fail.
             CommandFailure::Usage(format!(
                 "the domain or the consumer's id cannot be sent in a header: {e}; both are printable ASCII"
             ))
-        })?;
-        let (head, body) = self.client.exchange(request).await?;
-        let unchanged = head.status == StatusCode::NOT_MODIFIED;
-        if !head.status.is_success() && !unchanged {
-            return Err(refusal(&Response::from_parts(head, ()), &body));
-        }
-        let revision = head.headers.get("x-resource-revision");
-        let revision = revision.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        // Many calls of the API succeed without a body.
-        let body = if body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&body)
-                .map_err(|e| self.client.not_understood(format!("the reply is not JSON: {e}")))?
-        };
-        Ok(RegistryReply { body, revision, unchanged })
+        })
     }
 }
 
@@ -353,6 +420,10 @@ impl RegistryReply {
         }
         Ok(id)
     }
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// The failure that an error reply stands for.

@@ -11,12 +11,15 @@ mod cli;
 mod client;
 mod command;
 mod credentials;
+mod dialect;
 mod failure;
+mod processes;
 mod screen;
 mod standalone;
 mod target;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::process::ExitCode;
 

@@ -23,6 +23,8 @@ pub(crate) struct Screen {
     /// Everything else, so that a pipe receives the result alone.
     notes: Box<dyn Write + Send>,
     colours: bool,
+    /// A person reads the result and types: both ends are terminals.
+    interactive: bool,
     /// The notes go to a terminal, where a line can be overwritten.
     terminal: bool,
     /// The last line of the notes shows progress, and is to be erased before anything else is written.
@@ -34,10 +36,13 @@ impl Screen {
     pub(crate) fn of_process() -> Self {
         // By the convention of no-color.org an empty value means that colours are wanted.
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        // The terminal of a program that knows no cursor, such as a shell within an editor.
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         Self {
             out: Box::new(std::io::stdout()),
             notes: Box::new(std::io::stderr()),
             colours: wanted && std::io::stdout().is_terminal(),
+            interactive: !dumb && std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
             terminal: std::io::stderr().is_terminal(),
             shows_progress: false,
         }
@@ -50,9 +55,20 @@ impl Screen {
             out: Box::new(out),
             notes: Box::new(notes),
             colours: false,
+            interactive: false,
             terminal: false,
             shows_progress: false,
         }
+    }
+
+    /// True when a person reads the result and types.
+    pub(crate) fn is_interactive(&self) -> bool {
+        self.interactive
+    }
+
+    /// True when colours are wanted.
+    pub(crate) fn has_colours(&self) -> bool {
+        self.colours
     }
 
     /// Erases the line of [`Screen::progress`].
@@ -79,7 +95,18 @@ impl Screen {
     /// Writes the result as indented JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandFailure> {
         let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
-        self.line(&text)
+        self.json_text(&text)
+    }
+
+    /// Writes the result as one line of JSON, for programs that take line by line.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), CommandFailure> {
+        let text = serde_json::to_string(value).map_err(std::io::Error::from)?;
+        self.json_text(&text)
+    }
+
+    /// Writes text that is JSON already. It means the same as before, and controls no terminal.
+    pub(crate) fn json_text(&mut self, text: &str) -> Result<(), CommandFailure> {
+        self.line(&escaped(text))
     }
 
     /// Writes rows below their heads, with aligned columns.
@@ -160,10 +187,32 @@ fn colour_of(word: &str) -> &'static str {
     }
 }
 
-/// Replaces the characters that control a terminal. Anyone may register names, so their text is not to be
-/// trusted.
+/// Replaces the characters that control a terminal, or the order in which others appear on it. Anyone may
+/// register names, so their text is not to be trusted.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if controls(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// JSON with such characters escaped. Serialisers escape the first 32 only, and some terminals obey those of
+/// the second block, too.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // Between values. Within texts they are escaped already.
+            '\n' | '\t' => escaped.push(c),
+            '\r' => escaped.push(' '),
+            c if controls(c) => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn controls(c: char) -> bool {
+    // Separators of lines, and everything that turns the direction of writing.
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -182,5 +231,21 @@ mod tests {
     #[test]
     fn control_characters_never_reach_the_terminal() {
         assert_eq!(harmless("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(
+            harmless("UP\u{202e}NWOD\u{9b}2J"),
+            "UP\u{fffd}NWOD\u{fffd}2J",
+            "nor turn its words round"
+        );
+    }
+
+    #[test]
+    fn json_means_the_same_and_controls_no_terminal() {
+        let value = serde_json::json!({ "name\u{9b}": ["a\x1b[2J\r\n\u{9b}2J\u{7f}\u{202e}\u{2028}ü", 1] });
+        for text in [serde_json::to_string(&value), serde_json::to_string_pretty(&value)] {
+            let escaped = escaped(&text.expect("JSON"));
+            assert!(!escaped.chars().any(|c| c != '\n' && controls(c)), "{escaped:?}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).expect("JSON"), value);
+        }
+        assert_eq!(escaped("{\r\"a\":\t1}"), "{ \"a\":\t1}");
     }
 }

@@ -235,6 +235,10 @@ fn writes_denials_and_logins_are_audited_without_secrets() {
         &["account", "create", "peter", "--role", "developer", "--password-file", "other.password"],
     );
     assert_eq!(site.log_in("peter", "other.password"), 0);
+    // Until then it refuses an account that it does not know, and could not name it in the record.
+    site.until("the account counts at the gateway", || {
+        (site.run_as("peter", &["services"]).0 == 0).then_some(())
+    });
     assert_ne!(site.run_as("peter", &["role", "delete", "developer"]).0, 0);
     site.ok("root", &["account", "update", "peter", "--status", "inactive"]);
     let made = site.json("root", &["token", "create", "root", "--for", "1h"]);

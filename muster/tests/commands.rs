@@ -19,6 +19,9 @@ const COMMANDS: &[(&str, &[&str], CommandResult)] = &[
         &["--server", "{server}", "--name", "cart", "--endpoint", "rest://127.0.0.1:1"],
         CommandResult::Json,
     ),
+    ("override", &["list", "--server", "{server}"], CommandResult::Json),
+    ("shift", &["list", "--server", "{server}"], CommandResult::Json),
+    ("timeline", &["--server", "{server}", "--service", "{service}"], CommandResult::Json),
     ("status", &["--server", "{server}"], CommandResult::Json),
     ("top", &["--admin", "{admin}", "--count", "1"], CommandResult::Json),
     ("diff", &["--admin", "{admin}"], CommandResult::Json),
@@ -53,8 +56,13 @@ enum CommandResult {
 }
 
 fn command(arguments: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    let mut command = without_settings(env!("CARGO_BIN_EXE_muster"));
     command.args(arguments);
+    command
+}
+
+fn without_settings(program: &str) -> Command {
+    let mut command = Command::new(program);
     // The settings of the developer's shell must not change the result.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
         command.env_remove(name);
@@ -266,4 +274,78 @@ fn every_shell_can_complete_every_command() {
         }
     }
     assert_eq!(run(&words(&["completions", "cmd"])).0, 64);
+}
+
+#[test]
+fn an_instance_is_drained_and_the_proof_is_printed() {
+    let registry = TestRegistry::start();
+    let instances =
+        registry.arguments("instances", &["--server", "{server}", "--service", "{service}", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&run(&instances).1).expect("JSON");
+    let listed = listed.as_array().map_or(&listed, |list| &list[0]);
+    let instance = listed["instanceId"].as_str().expect("an id").to_owned();
+    let drain = |rest: &[&str]| {
+        let mut words = vec!["instance", "--server", "{server}", "--service", "{service}"];
+        words.extend_from_slice(&["--instance", &instance]);
+        words.extend_from_slice(rest);
+        run(&registry.arguments("drain", &words))
+    };
+    let (status, out, notes) = drain(&["--deadline", "1m", "-o", "json"]);
+    assert_eq!(status, 0, "{notes}");
+    let last: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["proven"], &last["then"]), (&Value::from(true), &Value::from("kept")), "{out}");
+    assert!(run(&instances).1.contains("OUTOFSERVICE"));
+    let overrides = registry.arguments("override", &["list", "--server", "{server}"]);
+    let (_, out, _) = run(&overrides);
+    assert!(out.contains(&format!("instance {instance}  drain")), "{out}");
+    // As when the gateway of the first drain has died: what was there before is there again.
+    let (status, out, notes) = drain(&["--give-back", "--for", "1h", "--reason", "again"]);
+    assert_eq!(status, 0, "{notes}");
+    assert!(out.contains("all of them are known to have been told; given back"), "{out}");
+    assert!(!run(&instances).1.contains("OUTOFSERVICE"));
+    assert_eq!(drain(&[]).0, 0);
+    let words = ["give-back", "--server", "{server}", "--service", "{service}", "--instance", &instance];
+    let give_back = registry.arguments("drain", &words);
+    assert_eq!(run(&give_back).0, 0);
+    assert!(!run(&instances).1.contains("OUTOFSERVICE"));
+    let (status, _, notes) = run(&give_back);
+    assert!(status == 1 && notes.contains("not drained"), "{notes}");
+    let timeline = ["--server", "{server}", "--service", "{service}", "--instance", &instance];
+    let (_, out, _) = run(&registry.arguments("timeline", &timeline));
+    assert!(out.contains("drain-ended") && out.contains("again"), "{out}");
+    let service = ["service", "--server", "{server}", "--service", "{service}", "--unregister"];
+    let (status, out, _) = run(&registry.arguments("drain", &service));
+    assert!(status == 0 && out.contains("unregistered"), "{out}");
+    assert!(!run(&instances).1.contains(&instance));
+    let (status, _, notes) = drain(&[]);
+    assert!(status == 1 && notes.contains("400017"), "{notes}");
+    for wrong in [&["--deadline", "2h"][..], &["--unregister", "--give-back"]] {
+        assert_eq!(drain(wrong).0, 64, "{wrong:?}");
+    }
+}
+
+#[test]
+fn the_example_of_the_page_about_shifts_works() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/shift.md"));
+    let page = page.expect("the page");
+    let example = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let registry = TestRegistry::start();
+    let program = Path::new(env!("CARGO_BIN_EXE_muster")).parent().expect("a directory");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = without_settings("sh")
+        .args(["-euc", example])
+        .env("PATH", format!("{}:{path}", program.display()))
+        .env("MUSTER_SERVER", &registry.server)
+        .output()
+        .expect("sh is there");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(out.contains("90 -> 10") && out.contains("1 of 3"), "{out}");
+    assert!(out.contains("shift by anonymous, step 1 of 3: pay 2.0"), "{out}");
+    let list = registry.arguments("shift", &["list", "--server", "{server}", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&run(&list).1).expect("JSON");
+    assert_eq!(listed[0]["state"], "undone", "{listed}");
+    let id = listed[0]["shiftId"].as_str().expect("an id");
+    let (status, out, _) = run(&registry.arguments("shift", &["watch", "--server", "{server}", id]));
+    assert!(status == 0 && out.contains("undone by anonymous"), "{out}");
 }

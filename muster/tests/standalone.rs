@@ -135,7 +135,12 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
     let findings = json(&["doctor"], &url).await;
     let states: Vec<_> =
         findings.as_array().expect("is a list").iter().map(|finding| finding["state"].clone()).collect();
-    assert_eq!(states, ["ok"; 8], "{findings}");
+    assert_eq!(states, ["ok"; 12], "{findings}");
+    for dialect in ["xds", "http-sd", "eureka", "sse"] {
+        let told = findings.as_array().into_iter().flatten().find(|finding| finding["check"] == dialect);
+        let detail = told.map(|finding| finding["detail"].to_string()).unwrap_or_default();
+        assert!(detail.contains("that a find has"), "{dialect}: {findings}");
+    }
 
     assert_eq!(server.end().await, Some(0));
     let (server, url) = registry(data.path()).await;
@@ -151,6 +156,53 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
         names.iter().all(|name| !name.as_str().unwrap_or_default().starts_with("provider-")),
         "{names:?}"
     );
+    assert_eq!(server.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_dialect_is_shown_as_its_clients_are_told() {
+    let data = tempfile::tempdir().expect("is made");
+    let (server, url) = registry(data.path()).await;
+    let mut watch =
+        start(&["watch", "--app", "shop", "--as", "http-sd", "--server", &url, "--output", "json"]);
+    async fn told(watch: &mut RunningCommand) -> Vec<String> {
+        let list: Vec<Value> = find(&mut watch.out, |line| serde_json::from_str(line).ok()).await;
+        list.iter().map(|group| group["targets"][0].as_str().expect("is a target").to_owned()).collect()
+    }
+    assert_eq!(told(&mut watch).await, [""; 0]);
+    let register = |name: &'static str, endpoint: &'static str| {
+        ["register", "--app", "shop", "--name", name, "--endpoint", endpoint]
+    };
+    json(&register("order", "rest://10.0.0.7:8080"), &url).await;
+    assert_eq!(told(&mut watch).await, ["10.0.0.7:8080"]);
+    json(&register("cart", "rest://10.0.0.8:8080"), &url).await;
+    assert_eq!(told(&mut watch).await.len(), 2);
+    assert_eq!(watch.end().await, Some(0));
+
+    let found = json(&["find", "--app", "shop", "--name", "order", "--as", "http-sd"], &url).await;
+    assert_eq!(found[0]["targets"][0], "10.0.0.7:8080", "{found}");
+    assert_eq!(found[0]["labels"]["__meta_muster_service"], "order", "{found}");
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    let found = json(&["find", "--app", "shop", "--name", "order", "--as", "eureka"], &url).await;
+    assert_eq!(found["applications"]["application"][0]["name"], "ORDER", "{found}");
+    assert_eq!(found["applications"]["apps__hashcode"], "UP_1_", "{found}");
+    let found = json(&["find", "--app", "shop", "--name", "order", "--as", "xds"], &url).await;
+    let kinds: Vec<_> = found
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (&one["name"], &one["resource"]["@type"]))
+        .collect();
+    assert_eq!(kinds.len(), 6, "two clusters with endpoints, a listener and a route: {found}");
+    let address = &found[2]["resource"]["endpoints"][0]["lbEndpoints"][0]["endpoint"]["address"];
+    assert_eq!(
+        address["socketAddress"],
+        serde_json::json!({"address": "10.0.0.7", "portValue": 8080}),
+        "{found}"
+    );
+    assert!(found[2]["version"].as_str().is_some_and(|version| version.contains('-')), "{found}");
+    let nobody = json(&["find", "--app", "shop", "--name", "nobody", "--as", "xds"], &url).await;
+    assert_eq!(nobody, serde_json::json!([]));
     assert_eq!(server.end().await, Some(0));
 }
 

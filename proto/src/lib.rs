@@ -19,6 +19,22 @@ pub mod event {
     }
 }
 
+/// The state that a gateway keeps on disk.
+pub mod edge {
+    /// Version 1.
+    pub mod v1 {
+        #![allow(
+            missing_docs,
+            nonstandard_style,
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            unreachable_pub,
+            reason = "generated from a .proto file"
+        )]
+        include!("gen/muster.edge.v1.rs");
+    }
+}
+
 /// The resumable watch.
 pub mod watch {
     /// Version 1.
@@ -46,6 +62,19 @@ pub mod servicecenter {
         reason = "generated from a .proto file"
     )]
     include!("gen/proto.rs");
+}
+
+/// The part of xDS v3 that the gateway speaks.
+pub mod envoy {
+    #![allow(
+        missing_docs,
+        nonstandard_style,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        reason = "generated from a .proto file"
+    )]
+    include!("gen/envoy.rs");
 }
 
 // Checked in like the code, because reflection must describe exactly the messages that this build encodes.

@@ -131,6 +131,8 @@ impl InstanceEvent {
 
     /// The event as a protobuf message, for use in another message.
     pub fn to_proto(&self) -> pb::InstanceEvent {
+        let mut instance = pb::Instance::from(&*self.instance);
+        instance.shortened = self.via.shortened;
         // `received_at` is the gateway's own record, and the trace travels in a header of the bus.
         pb::InstanceEvent {
             provider: Some((&self.provider).into()),
@@ -143,7 +145,7 @@ impl InstanceEvent {
             }
             .into(),
             key: Some((&*self.key).into()),
-            instance: Some((&*self.instance).into()),
+            instance: Some(instance),
             mod_rev: self.mod_rev.get(),
             committed_at: self.committed_at,
             published_at: self.via.published_at,
@@ -249,6 +251,9 @@ mod tests {
     #[test]
     fn an_event_is_the_same_after_encoding_and_decoding() {
         assert_eq!(InstanceEvent::decode(&event().encode()).expect("decodes"), event());
+        let mut shortened = event();
+        shortened.via.shortened = true;
+        assert_eq!(InstanceEvent::decode(&shortened.encode()).expect("decodes"), shortened);
     }
 
     #[test]

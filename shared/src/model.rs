@@ -16,12 +16,14 @@ mod proto_codec;
 mod revision;
 mod scope;
 mod service;
+mod traffic;
 
 pub use incarnation::Incarnation;
 pub use policy::PolicyVersion;
 pub use revision::Revision;
 pub use scope::Scope;
 pub use service::{Framework, Service, ServicePath};
+pub use traffic::{FULL_WEIGHT, UP, WEIGHT, is_up};
 
 /// The most characters of a domain or a project. The registry's limit, to which every plane keeps.
 pub const MAX_TENANT_NAME: usize = 128;

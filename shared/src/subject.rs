@@ -33,8 +33,14 @@ pub const RPC_HISTORY: &str = "muster.rpc.history";
 pub const RPC_DIGEST: &str = "muster.rpc.digest";
 /// Requests for the access policy. One replica replies.
 pub const RPC_POLICY: &str = "muster.rpc.policy";
+/// Reports of heartbeats, to the replica with the publisher's seat.
+pub const BEATS_REPORT: &str = "muster.beats.report";
+/// The ticks of the replica with the publisher's seat, to all who report heartbeats.
+pub const BEATS_TICK: &str = "muster.beats.tick";
 /// The gateways' announcements of their readiness to each other.
 pub const GATEWAYS: &str = "muster.gateways";
+/// Questions to every gateway how many of its watchers have been given a change.
+pub const GATEWAYS_REACH: &str = "muster.gateways.reach";
 /// The queue group of the replicas: the bus gives a request to one member.
 pub const REPLICAS: &str = "muster-replicas";
 
@@ -53,6 +59,11 @@ pub fn services(tenant: &Tenant) -> String {
     let domain = token(&tenant.domain, MAX_TENANT_NAME);
     let project = token(&tenant.project, MAX_TENANT_NAME);
     format!("muster.services.{domain}.{project}")
+}
+
+/// The subject on which a gateway receives the answers to its questions on [`GATEWAYS_REACH`].
+pub fn reached(asker: u64) -> String {
+    format!("muster.gateways.reached.{asker:016x}")
 }
 
 /// The service of an event or interest subject.

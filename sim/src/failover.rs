@@ -28,6 +28,7 @@ mod planes;
 mod reads;
 mod replica;
 mod resumed;
+mod tenant;
 
 use finds::Consumer;
 use replica::Replica;
@@ -111,8 +112,11 @@ impl Sim {
         let mut tracker = Tracker::new(1);
         let selector = if consumer.is_some() { finds::selector() } else { selector(seed) };
         let (group, _) = tracker.join(&selector);
-        if let Selector::Consumer(consumer) = &selector {
-            tracker.hold(consumer);
+        match &selector {
+            Selector::Consumer(consumer) => _ = tracker.hold(consumer),
+            // The same group, so that the dice fall as they did.
+            Selector::Scope(scope) => _ = tracker.hold_tenant(&scope.tenant),
+            Selector::Providers(_) => {}
         }
         let mut sim = Self {
             dice: Rng::with_seed(seed),
@@ -243,6 +247,6 @@ fn run(seed: u64, mut sim: Sim) -> Result<bool, String> {
         sim.step();
     }
     sim.rest();
-    sim.judge().map_err(|error| format!("seed {seed}: {error}"))?;
+    sim.judge().and_then(|()| sim.judge_tenant()).map_err(|error| format!("seed {seed}: {error}"))?;
     Ok(!sim.merged)
 }

@@ -10,7 +10,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 14] = [
+pub const BENCHES: [(&str, &[&str]); 16] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -24,6 +24,8 @@ pub const BENCHES: [(&str, &[&str]); 14] = [
     ("edge", &[]),
     ("access", &[]),
     ("fairness", &[]),
+    ("dns", &[]),
+    ("xds", &[]),
     ("costs", &[]),
 ];
 /// The micro-benches, which need no servers.

@@ -25,7 +25,13 @@ usage: cargo xtask ci              run all checks that a change must pass before
                                    under load (needs Debian, root, Go and a network)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
+       cargo xtask dns             ask for names with dnspython, Go and Java (needs Python, Go, a JDK and a network)
+       cargo xtask prometheus      let a Prometheus 3, built from its module, discover (needs Go and a network)
+       cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
+                                   Node and npm, a JDK, Maven)
        cargo xtask switch          switch access control on under 2 000 watchers
+       cargo xtask eureka          let real clients of Eureka register, find and leave (needs Python, a JDK, Maven
+                                   and a network)
        cargo xtask eventsource     read server-sent events with a real client over a link that breaks (needs Node
                                    and npm)
        cargo xtask console [PART ...]
@@ -66,7 +72,11 @@ fn main() -> ExitCode {
         }),
         ["console", ref parts @ ..] => console::smoke(parts),
         ["oidc"] => tests::oidc(),
+        ["xds"] => tests::xds(),
         ["switch"] => tests::switch(),
+        ["dns"] => tests::dns(),
+        ["prometheus"] => tests::prometheus(),
+        ["eureka"] => tests::eureka(),
         ["eventsource"] => tests::event_source(),
         ["soak"] => tests::soak("3"),
         ["soak", "--minutes", minutes] => tests::soak(minutes),

@@ -9,12 +9,14 @@ use anyhow::{Result, bail};
 use crate::run::run;
 
 /// A program or library, and the Debian package that holds it.
-const SERVERS: [(&str, &str); 7] = [
+const SERVERS: [(&str, &str); 8] = [
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("nats-server", "nats-server"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    // A client of DNS.
+    ("dig", "bind9-dnsutils"),
     // A fault case loads this library into our programs to move their clocks.
     ("faketime/libfaketimeMT.so.1", "libfaketime"),
     // One of the examples is written in Python.

@@ -73,6 +73,19 @@ pub fn oidc() -> Result<()> {
     set_apart("oidc::")
 }
 
+/// Lets real clients of Eureka register, find and leave.
+///
+/// # Errors
+/// When Python, a JDK or Maven is missing, or a client sees something that it does not expect.
+pub fn eureka() -> Result<()> {
+    prepare()?;
+    let folder = root().join("tests/eureka/python");
+    run(Command::new("python3").args(["-m", "venv", ".venv"]).current_dir(&folder))?;
+    let install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
+    run(Command::new(folder.join(".venv/bin/python")).args(install).current_dir(&folder))?;
+    set_apart("eureka::")
+}
+
 /// Has a real client read server-sent events over a link that breaks.
 ///
 /// # Errors
@@ -82,6 +95,69 @@ pub fn event_source() -> Result<()> {
     let library = root().join("tests/eventsource");
     run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(library))?;
     set_apart("event_stream::")
+}
+
+/// Has dnspython, and the resolvers of Go and of the JDK, ask a registry for names. `dig` does so in the
+/// ordinary tests.
+///
+/// # Errors
+/// When a client is missing, or reads something else than it should.
+pub fn dns() -> Result<()> {
+    let python = root().join("target/dnspython");
+    if !python.join("bin/python").is_file() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&python))?;
+    }
+    run(Command::new(python.join("bin/pip")).args(["install", "--quiet", "dnspython"]))?;
+    let lookup = root().join("target/dns-go/lookup");
+    run(Command::new("go")
+        .args(["build", "-o"])
+        .arg(lookup)
+        .arg(".")
+        .current_dir(root().join("tests/dns/go")))?;
+    prepare()?;
+    set_apart("dns::")
+}
+
+/// Lets a Prometheus 3, built from its module, take its targets from a gateway. Debian's does so in the
+/// ordinary tests.
+///
+/// # Errors
+/// When Go is missing, the module does not build, or Prometheus loses a target.
+pub fn prometheus() -> Result<()> {
+    prepare()?;
+    let program = root().join("target/prometheus-3/prometheus");
+    // Without the discoveries that we do not use it builds in minutes.
+    let build = ["build", "-tags", "remove_all_sd,enable_http_sd", "-o"];
+    let module = "github.com/prometheus/prometheus/cmd/prometheus";
+    run(Command::new("go")
+        .args(build)
+        .arg(&program)
+        .arg(module)
+        .current_dir(root().join("tests/prometheus")))?;
+    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", "prometheus::"];
+    run(cargo(&test).args(["--", "--test-threads", "1"]).env("MUSTER_TEST_PROMETHEUS", program))
+}
+
+/// Lets Envoy, and gRPC in Go, Java, Node.js and Python, find services over xDS.
+///
+/// # Errors
+/// When Python, Go, Node, a JDK or Maven is missing, a package cannot be installed, a request fails or an
+/// answer is refused.
+pub fn xds() -> Result<()> {
+    prepare()?;
+    let environment = root().join("target/xds");
+    if !environment.join("bin/pip").is_file() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    }
+    let clients = root().join("tests/xds");
+    let requirements = clients.join("requirements.txt");
+    run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "-r"]).arg(requirements))?;
+    let program = environment.join("bin/go-client");
+    run(Command::new("go").args(["build", "-o"]).arg(program).arg(".").current_dir(clients.join("go")))?;
+    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(clients.join("node")))?;
+    let goals = ["-q", "-B", "compile", "dependency:copy-dependencies"];
+    run(Command::new("mvn").args(goals).current_dir(clients.join("java")))?;
+    set_apart("xds::")
 }
 
 /// Switches access control on in a fleet with 2 000 watchers.

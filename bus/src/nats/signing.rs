@@ -193,7 +193,7 @@ impl Signing {
         self.refused[refusal as usize].fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let mut logged = self.logged.lock();
-        // Whoever can publish on the bus decides how many these are, so not each gets a line.
+        // Any client that can publish on the bus decides how many these are, so not each gets a line.
         if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
             *logged = Some(now);
             warn!(

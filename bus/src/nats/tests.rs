@@ -190,7 +190,7 @@ fn a_good_connection_is_replaced_at_once() {
     assert_eq!(reconnects.wait(1, now), Duration::ZERO, "a good connection clears the count");
 }
 
-/// Asserts that the server lets in whoever has this login, and nobody else.
+/// Asserts that the server accepts a client with this login, and no other client.
 async fn lets_in_only(server: &Server, auth: NatsAuth, wrong: NatsAuth) {
     let bus = joined(NatsConfig { auth: auth.clone(), ..server.config() }).await;
     let mut messages = bus.subscribe("a").await.expect("connected");

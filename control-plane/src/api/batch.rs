@@ -1,22 +1,21 @@
 //! The operation that makes many finds in one request.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::model::{Instance, ServiceKey, null_default};
+use shared::model::{ServiceKey, null_default};
 
 use super::call::{Call, at_most};
 use super::failure::{Code, Failure};
 use super::operation::{Operation, object, of, post};
 use super::reply::{self, Reply};
 use super::state::Api;
-use crate::carriage;
 use crate::registry::find::FindQuery;
 use crate::registry::{Caller, validate};
+use crate::view::PackedInstance;
 
 /// Characters of an unknown action that the refusal shows. A hostile value is not echoed whole.
 const SHOWN: usize = 64;
@@ -95,7 +94,7 @@ struct Sections {
 #[derive(Clone)]
 enum Outcome {
     NotModified,
-    Updated { rev: String, instances: Vec<Arc<Instance>> },
+    Updated { rev: String, instances: Vec<PackedInstance> },
     Failed(Failure),
 }
 
@@ -113,7 +112,7 @@ struct Updated {
     index: usize,
     rev: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    instances: Vec<Arc<Instance>>,
+    instances: Vec<PackedInstance>,
 }
 
 impl Section {
@@ -123,7 +122,7 @@ impl Section {
             Outcome::NotModified => self.not_modified.push(index),
             Outcome::Failed(failure) => self.add_failure(index, failure),
             Outcome::Updated { rev, instances } => {
-                let bytes = instances.iter().map(|instance| carriage::weight(instance)).sum();
+                let bytes = instances.iter().map(|instance| instance.json().len()).sum();
                 *room = room.checked_sub(bytes).ok_or_else(|| {
                     Failure::invalid("the reply would be larger than 32 MiB; ask for fewer services at once")
                 })?;

@@ -1,5 +1,6 @@
 //! The parts of a request that a handler needs: caller, path, query and body.
 
+use answer::beats;
 use answer::query::{Query, is_set};
 use answer::resolution::ASK;
 use axum::RequestPartsExt;
@@ -38,6 +39,7 @@ pub(super) struct Call {
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Bytes,
+    asks_for_beats: bool,
     /// Held until the handler has ended, so that one tenant's requests leave room for those of others.
     /// `None` for a heartbeat: one that waited could cost an instance its life.
     _place: Option<Place>,
@@ -47,6 +49,11 @@ impl Call {
     /// True for the heartbeat of one instance.
     pub(super) fn is_heartbeat(&self) -> bool {
         self.path.ends_with("/heartbeat")
+    }
+
+    /// True if a gateway wants to know whether it may answer such heartbeats by itself.
+    pub(super) fn asks_for_beats(&self) -> bool {
+        self.asks_for_beats
     }
 
     /// A segment of the path by the name of its placeholder.
@@ -93,6 +100,16 @@ impl Call {
         let id = self.param("serviceId");
         validate::service_id(id)?;
         Ok(self.caller.service(id))
+    }
+
+    /// The service that the query asks for, checked; `None` if it asks for none.
+    pub(super) fn queried_service(&self) -> Result<Option<ServiceRef>, Failure> {
+        let id = self.query("serviceId");
+        if id.is_empty() {
+            return Ok(None);
+        }
+        validate::service_id(id)?;
+        Ok(Some(self.caller.service(id)))
     }
 
     /// The instance of the path, checked.
@@ -172,7 +189,8 @@ impl FromRequest<Api> for Call {
             true => None,
             false => Some(api.shares().enter(&caller.tenant).await?),
         };
-        let call = Self { caller, path, params, query, body, permit, _place: place };
+        let asks_for_beats = parts.headers.contains_key(beats::KNOWN);
+        let call = Self { caller, path, params, query, body, asks_for_beats, permit, _place: place };
         call.permit.check(api, &call).await?;
         Ok(call)
     }

@@ -71,9 +71,10 @@ impl Dump {
         if let Some(record) = &view.service {
             self.add("services", Some(keys::service(service)), view.mod_rev, json!(record));
         }
+        // As stored: the dump shows records, not what clients are shown.
         for (id, entry) in view.instances.iter() {
             let key = keys::instance(service, id);
-            self.add("instances", Some(key), entry.mod_rev, json!(entry.instance));
+            self.add("instances", Some(key), entry.reported_rev, json!(entry.reported));
         }
         // Tags that were all deleted are an entry too.
         if view.tags_rev > Revision::ZERO {

@@ -163,7 +163,10 @@ impl From<RegistryError> for Failure {
         use RegistryError as E;
         // The match has no wildcard: a new error does not compile before it has a code here.
         let code = match &error {
-            E::Invalid(_) | E::TooLarge => Code::InvalidParams,
+            // Service-Center knows no overrides and has no code for them.
+            E::Invalid(_) | E::TooLarge | E::OverrideNotFound | E::NotDrained | E::ShiftNotFound => {
+                Code::InvalidParams
+            }
             E::ServiceNotFound(_) => Code::ServiceNotFound,
             E::VersionNotFound(_) => Code::VersionNotFound,
             E::InstanceNotFound => Code::InstanceNotFound,
@@ -280,7 +283,7 @@ fn log(code: Code, error: &RegistryError) {
             );
         }
         // During an outage every request fails, and the alarm and the store's room report the outage already.
-        // A line for each request is for those who look for one.
+        // A line for each request is worth its place only at this level.
         Code::Unavailable | Code::NotReady | Code::StoreFull => {
             let cause = error.with_sources();
             debug!(request.id = host::http::request_id(), cause, "a request could not be answered");

@@ -80,7 +80,7 @@ async fn get_one(State(api): State<Api>, call: Call) -> Reply {
     let response = if found.not_modified {
         reply::not_modified()
     } else {
-        reply::raw_json(answer::reply::body_of_one(&found.instance))
+        reply::raw_json(answer::reply::body_of_text(found.instance.json()))
     };
     Ok(reply::with_revision(response, &found.rev))
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::model::{Instance, Service, ServiceRef};
+use shared::model::{Service, ServiceRef};
 
 use super::call::Call;
 use super::failure::Code::ServiceNotFound;
@@ -21,7 +21,7 @@ use crate::registry::Caller;
 use crate::registry::dependency::PartnerFilter;
 use crate::registry::schema::Schema;
 use crate::registry::service::existing;
-use crate::view::{ServiceRule, ServiceView, Snapshot};
+use crate::view::{PackedInstance, ServiceRule, ServiceView, Snapshot};
 
 mod graph;
 mod statistics;
@@ -78,7 +78,7 @@ struct Detail {
     #[serde(skip_serializing_if = "Option::is_none")]
     micro_service: Option<Service>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    instances: Vec<Arc<Instance>>,
+    instances: Vec<PackedInstance>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schema_infos: Vec<Schema>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

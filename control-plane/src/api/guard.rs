@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use access::token::POLICY_WAIT;
 use answer::target;
 use axum::Router;
 use axum::body::Body;
@@ -155,7 +156,14 @@ impl Guarded {
 
     /// Lets a request through to the router with its permit.
     async fn admit(self, mut request: Request<Body>) -> Response {
-        let admitted = self.gate.admit(&request);
+        let mut admitted = self.gate.admit(&request);
+        if admitted.is_err()
+            && let Some(revision) = self.gate.owed_to(&request)
+        {
+            // A view that does not come so far decides all the same, and refuses.
+            let _ = self.view.at(revision, POLICY_WAIT).await;
+            admitted = self.gate.admit(&request);
+        }
         let entry = audit::Entry::begin(&self.auditing, &self.gate, &request, &admitted);
         let log = self.auditing.log.clone();
         let mut notes = Notes::default();

@@ -1,6 +1,8 @@
 //! Version, health and readiness of this node.
 
 use axum::extract::State;
+use axum::response::IntoResponse as _;
+use http::HeaderValue;
 use serde_json::{Value, json};
 use shared::model::{Instance, ServiceRef, Tenant};
 
@@ -69,10 +71,23 @@ async fn health(State(api): State<Api>) -> Reply {
 
 /// Succeeds once the registry has been read, while the store answers, and until a drain. Old clients take 200
 /// and 404 of this path as leave to go on, and gateways prefer the nodes that succeed.
+///
+/// Either reply tells about this node's link to the bus, for a gateway that has lost its own.
 async fn readiness(State(api): State<Api>) -> Reply {
+    let mut response = match check_ready(&api) {
+        Ok(()) => reply::empty()?,
+        Err(failure) => failure.into_response(),
+    };
+    response.headers_mut().insert(bus::LINK_HEADER, HeaderValue::from_static(api.bus().word()));
+    Ok(response)
+}
+
+fn check_ready(api: &Api) -> Result<(), Failure> {
     api.registry().view().now().map_err(RegistryError::ReadView)?;
-    if api.readiness().is_some_and(|readiness| !readiness.report().ready) {
-        return Err(Failure::new(NotReady, "this node is not ready; its admin port says why"));
+    match api.readiness() {
+        Some(readiness) if !readiness.report().ready => {
+            Err(Failure::new(NotReady, "this node is not ready; its admin port says why"))
+        }
+        _ => Ok(()),
     }
-    reply::empty()
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::model::{Instance, null_default, null_texts};
+use shared::model::{Instance, ServiceRef, null_default, null_texts};
 
 use super::call::{Call, at_most};
 use super::failure::Code::{InstanceNotFound, NotEnoughQuota, ServiceNotFound};
@@ -102,8 +102,10 @@ async fn unregister(State(api): State<Api>, call: Call) -> Reply {
 }
 
 async fn heartbeat(State(api): State<Api>, call: Call) -> Reply {
-    api.registry().heartbeat(&call.service()?, call.instance_id()?).await?;
-    reply::empty()
+    let (service, id) = (&call.service()?, call.instance_id()?);
+    api.registry().heartbeat(service, id).await?;
+    let rev = call.asks_for_beats().then(|| api.registry().reported_at([(service, id)])).flatten();
+    Ok(reply::with_beats(reply::empty()?, rev))
 }
 
 /// The ids of an instance whose lease is to be renewed.
@@ -141,12 +143,20 @@ async fn heartbeats(State(api): State<Api>, call: Call) -> Reply {
         beats.push(Beat { service_id, instance_id });
     }
     let outcomes = api.registry().heartbeats(&call.caller.tenant, beats).await?;
+    let all_live = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+    let rev = (all_live && call.asks_for_beats()).then(|| {
+        let instances: Vec<(ServiceRef, &str)> = outcomes
+            .iter()
+            .map(|(beat, _)| (call.caller.service(&beat.service_id), &*beat.instance_id))
+            .collect();
+        api.registry().reported_at(instances.iter().map(|(service, id)| (service, *id)))
+    });
     let mut replies = Vec::with_capacity(outcomes.len());
     for (Beat { service_id, instance_id }, outcome) in outcomes {
         let err_message = outcome.err().map(|error| Failure::from(error).to_string()).unwrap_or_default();
         replies.push(BeatReply { service_id, instance_id, err_message });
     }
-    reply::json(&json!({ "instances": replies }))
+    Ok(reply::with_beats(reply::json(&json!({ "instances": replies }))?, rev.flatten()))
 }
 
 async fn update_properties(State(api): State<Api>, call: Call) -> Reply {

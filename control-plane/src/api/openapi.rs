@@ -45,6 +45,8 @@ const SEGMENTS: &[Parameter] = &[
     ("name", "Name of an account."),
     ("tokenId", "Id of a long-lived token."),
     ("roleName", "Name of a role."),
+    ("overrideId", "Id of an override."),
+    ("shiftId", "Id of a shift."),
     ("ruleId", "Id of a rule; when deleting, a comma list of ids."),
 ];
 

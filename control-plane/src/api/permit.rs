@@ -19,8 +19,8 @@ use access::{
 use axum::body::Body;
 use host::certificates::{Certificates, CertifiedAccount, NotAGateway};
 use http::Request;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use shared::clock::Clock;
 use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 
@@ -49,7 +49,7 @@ pub(crate) struct Gate {
 pub(super) enum NotAdmitted {
     /// The caller may not do this, or nobody can tell at the moment.
     Refused(Failure),
-    /// There is no such path. Said only to those who have a token.
+    /// There is no such path. Only clients with a token are told so.
     NoRoute,
     /// The path has no such method.
     OtherMethod,
@@ -111,6 +111,14 @@ impl Gate {
         policy.identify(header, certified, &self.verifier, now)
     }
 
+    /// The revision that the view has to reach before the refusal of a request is final: its token was made
+    /// at another replica, and its account or role may be newer than this view. `None` when it is final now.
+    pub(super) fn owed_to(&self, request: &Request<Body>) -> Option<Revision> {
+        let snapshot = self.view.now().ok()?;
+        let header = authorization(request.headers()).ok()?;
+        snapshot.policy.owed_to(header, &self.verifier, self.clock.micros() / 1_000_000, snapshot.revision)
+    }
+
     /// The permit of a request, which travels in its extensions.
     pub(super) fn admit(&self, request: &Request<Body>) -> Result<Permit, NotAdmitted> {
         if !self.is_closed {
@@ -147,6 +155,14 @@ fn refused(reason: impl Into<Failure>) -> NotAdmitted {
 }
 
 impl Permit {
+    /// The account behind the request; `None` where requests need no account.
+    pub(super) fn account(&self) -> Option<&str> {
+        match self {
+            Self::Open => None,
+            Self::Of(held) => Some(held.identity.account()),
+        }
+    }
+
     /// The part of the needed resource that the caller may touch.
     pub(super) fn grant(&self) -> Grant {
         match self {
@@ -182,8 +198,10 @@ impl Permit {
             LabelSource::Elements => check.elements().await,
             // The reply is made for the caller's grant.
             LabelSource::Reply | LabelSource::Nothing | LabelSource::AllTenants => Ok(()),
-            // Watches are the gateway's. This plane has no such route.
-            LabelSource::Watch => Err(Failure::from(access::decision::no_permission(*need, None))),
+            // Watches and dialects are the gateway's. This plane has no such route.
+            LabelSource::Watch | LabelSource::Dialect => {
+                Err(Failure::from(access::decision::no_permission(*need, None)))
+            }
         }
     }
 }
@@ -300,6 +318,15 @@ struct Elements {
     /// Of a deletion of many services.
     #[serde(deserialize_with = "null_default")]
     service_ids: Vec<String>,
+    /// Of an override.
+    #[serde(deserialize_with = "null_default")]
+    service_id: String,
+    /// Of a shift.
+    #[serde(deserialize_with = "null_default")]
+    from: SideElement,
+    /// Of a shift.
+    #[serde(deserialize_with = "null_default")]
+    to: SideElement,
     /// Of many heartbeats, and of many finds by instance.
     #[serde(deserialize_with = "null_default")]
     instances: Vec<InstanceElement>,
@@ -309,6 +336,19 @@ struct Elements {
     /// Of declarations. A consumer is changed by them; its providers are not.
     #[serde(deserialize_with = "null_default")]
     dependencies: Vec<DependencyElement>,
+}
+
+/// Takes whatever a body has under such a common name. The handler of a shift is strict about it.
+#[derive(Default)]
+struct SideElement {
+    service_id: String,
+}
+
+impl<'de> Deserialize<'de> for SideElement {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Ok(Self { service_id: value["serviceId"].as_str().unwrap_or_default().to_owned() })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -345,6 +385,8 @@ impl Elements {
         let nested = self.instances.iter().filter_map(|element| element.instance.as_ref());
         let direct = self.instances.iter().map(|element| element.service_id.as_str());
         let ids = self.service_ids.iter().map(String::as_str).chain(direct);
+        let ids =
+            ids.chain([&self.service_id, &self.from.service_id, &self.to.service_id].map(String::as_str));
         ids.chain(nested.map(|instance| instance.service_id.as_str())).filter(|id| !id.is_empty())
     }
 

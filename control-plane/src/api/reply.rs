@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use answer::Resolution;
 use answer::resolution::FOUND;
+use answer::{Resolution, beats};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde::{Serialize, Serializer};
+use shared::model::Revision;
 
 use super::failure::Failure;
 use crate::registry::find::Found;
@@ -76,6 +77,14 @@ pub(super) fn instances(found: &Found) -> Response {
 fn with_resolution(mut response: Response, found: &Found) -> Response {
     if let Some(header) = found.resolution.as_ref().and_then(Resolution::encode) {
         response.headers_mut().insert(FOUND, header);
+    }
+    response
+}
+
+/// Adds the revision at which the instances of heartbeats lived, where a gateway may answer the next ones.
+pub(super) fn with_beats(mut response: Response, rev: Option<Revision>) -> Response {
+    if let Some(rev) = rev {
+        response.headers_mut().insert(beats::KNOWN, beats::told(rev));
     }
     response
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use bus::Link;
 use host::admin::Readiness;
 use host::fairness::FairShares;
 use host::proxies::TrustedProxies;
+use tokio::sync::watch;
 
 use super::failure::{Code, Failure};
 use crate::registry::Registry;
@@ -20,6 +22,7 @@ struct Shared {
     /// The places of requests that are worked on, by tenant.
     shares: FairShares,
     readiness: Option<Readiness>,
+    bus: watch::Receiver<Link>,
     /// The accounts while access control is on.
     accounts: Option<Arc<Accounts>>,
     proxies: TrustedProxies,
@@ -49,6 +52,7 @@ impl Api {
         limits: BodyLimits,
         shares: FairShares,
         readiness: Readiness,
+        bus: watch::Receiver<Link>,
     ) -> Self {
         let proxies = TrustedProxies::default();
         Self(Arc::new(Shared {
@@ -56,6 +60,7 @@ impl Api {
             limits,
             shares,
             readiness: Some(readiness),
+            bus,
             accounts: None,
             proxies,
         }))
@@ -69,6 +74,7 @@ impl Api {
             limits: shared.limits,
             shares: shared.shares.clone(),
             readiness: shared.readiness.clone(),
+            bus: shared.bus.clone(),
             accounts: Some(Arc::new(accounts)),
             proxies,
         }))
@@ -89,6 +95,11 @@ impl Api {
 
     pub(super) fn readiness(&self) -> Option<&Readiness> {
         self.0.readiness.as_ref()
+    }
+
+    /// The link to the bus as it is now.
+    pub(super) fn bus(&self) -> Link {
+        *self.0.bus.borrow()
     }
 
     pub(super) fn registry(&self) -> &Registry {

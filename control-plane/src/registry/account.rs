@@ -21,6 +21,7 @@ use access::password::HashKind;
 use access::token::Issuer;
 use access::{Account, Role};
 use serde::Serialize;
+use shared::model::Revision;
 use tokio::sync::watch;
 use tracing::info;
 use uuid::Uuid;
@@ -360,6 +361,12 @@ impl Bindings {
 }
 
 impl Stored {
+    /// The revision of the last change of the account.
+    pub(super) fn revision(&self) -> Revision {
+        let extra_at = self.extra_at.as_ref().map_or(Revision::ZERO, |extra_at| extra_at.mod_rev);
+        self.account_at.mod_rev.max(extra_at)
+    }
+
     pub(super) fn parse(account_at: KeyValue, extra_at: Option<KeyValue>) -> Result<Self, RegistryError> {
         let account = Record::<Account>::parse(&account_at.value).map_err(|_| RegistryError::Unreadable)?;
         let extra = match &extra_at {

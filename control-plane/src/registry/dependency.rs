@@ -13,6 +13,7 @@ use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
 use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::{self, Key, Name};
 use crate::store::{Compare, Op, Txn};
+use crate::trail;
 use crate::version::{Version, VersionRule};
 use crate::view::{RuleSet, Snapshot, interest};
 
@@ -192,8 +193,22 @@ impl Registry {
         providers: Vec<ServiceKey>,
         mode: Mode,
     ) -> Result<(), RegistryError> {
-        let consumer = consumer.clone();
-        self.change_rules(RuleChange { consumer, providers, mode, obsolete: None }).await
+        let before = self.rules_for_audit(consumer);
+        let change = RuleChange { consumer: consumer.clone(), providers, mode, obsolete: None };
+        self.change_rules(change).await?;
+        let after = self.rules_for_audit(consumer);
+        trail::changed(before.as_deref(), after.as_deref());
+        Ok(())
+    }
+
+    /// The rules of a consumer as JSON, if somebody collects notes for the audit log and there are rules. They
+    /// come from the view, because one transaction writes the changes of many requests.
+    fn rules_for_audit(&self, consumer: &ServiceKey) -> Option<Vec<u8>> {
+        if !trail::is_kept() {
+            return None;
+        }
+        let rules = rules_of(&*self.view.now().ok()?, consumer);
+        if rules.keys.is_empty() { None } else { serde_json::to_vec(&rules.keys).ok() }
     }
 
     /// The consumers of a service. Those that depend on everything come first.

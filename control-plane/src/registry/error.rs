@@ -35,6 +35,15 @@ pub enum RegistryError {
     /// The service has no such black or white rule.
     #[error("rule does not exist.")]
     RuleNotFound,
+    /// No override has this id, or it is of a service that the caller may not see.
+    #[error("override does not exist")]
+    OverrideNotFound,
+    /// No drain of the instance is in force.
+    #[error("the instance is not drained")]
+    NotDrained,
+    /// No shift has this id, or it is of services that the caller may not see.
+    #[error("shift does not exist")]
+    ShiftNotFound,
     /// The version is registered under another id, or the id belongs to another version.
     #[error("ServiceID conflict or found the same service with different id.")]
     ServiceConflict,
@@ -140,7 +149,7 @@ pub enum AccountError {
     /// Name or password of a login is wrong. Nothing says which.
     #[error("")]
     WrongLogin,
-    /// The login is right, and the account cannot be used. Said only to those who know the password.
+    /// The login is right, and the account cannot be used. Only a client that knows the password is told so.
     #[error("the account is not active")]
     Inactive,
     /// The current password is wrong.
@@ -188,6 +197,9 @@ impl RegistryError {
                 | Self::SchemaNotFound
                 | Self::TagNotFound
                 | Self::RuleNotFound
+                | Self::OverrideNotFound
+                | Self::NotDrained
+                | Self::ShiftNotFound
                 | Self::Account(AccountError::RoleNotFound)
         )
     }

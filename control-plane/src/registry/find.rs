@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use answer::{Resolution, is_current};
-use shared::model::{Instance, Service, ServiceKey, ServiceRef, Tenant};
+use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
 use tracing::warn;
 
 use super::dependency::Wanted;
@@ -17,7 +17,7 @@ use crate::keys::Name;
 use crate::version::VersionRule;
 use crate::view::finds::{Asker, Find};
 use crate::view::interest::{Answer, vouches_for};
-use crate::view::{ServiceView, Snapshot, access};
+use crate::view::{PackedInstance, ServiceView, Snapshot, access};
 
 /// A find request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ enum Note {
 /// One instance as a caller sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundInstance {
-    pub(crate) instance: Arc<Instance>,
+    pub(crate) instance: PackedInstance,
     /// The opaque revision of the instance.
     pub(crate) rev: String,
     /// The caller has exactly this already.

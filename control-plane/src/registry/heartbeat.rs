@@ -1,4 +1,5 @@
-//! Heartbeats: the store renews a lease. Nothing is written, so heartbeats cause no events.
+//! Heartbeats: the store renews a lease, or a report tells of them. Nothing is written, so heartbeats cause
+//! no events.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ impl Registry {
         // Other writers may store an instance without a lease. It does not expire, so there is nothing to
         // renew.
         let Some(lease) = self.lease_of(service, id).await? else { return Ok(()) };
-        match self.store.keep_alive(lease).await {
+        match self.beat_on(service, id, lease).await {
             Ok(()) => Ok(()),
             Err(StoreError::LeaseNotFound) => self.renew_replaced(service, id, lease).await,
             Err(error) => Err(RegistryError::RenewLease(error)),

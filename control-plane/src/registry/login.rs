@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use access::token::{Claims, SERVICE_KIND};
 use access::{AccountStatus, Permission, Policy};
+use shared::model::Revision;
 use tracing::debug;
 use uuid::Uuid;
 
@@ -63,11 +64,13 @@ impl Accounts {
             .await
     }
 
-    /// The claims of a new token.
+    /// The claims of a new token, whose account is as this replica and the store know it now.
     pub(super) fn claims(&self, stored: &Stored, time: Duration, id: String, kind: &str) -> Claims {
         let account = &stored.account.value;
         let now = self.registry.clock.seconds();
+        // The account was read from the store, which may be ahead of the view; its roles were read from the view.
         Claims {
+            rev: self.changed().max(stored.revision()),
             account: account.name.clone(),
             roles: account.role_names().map(str::to_owned).collect(),
             exp: now + time.as_secs(),
@@ -77,6 +80,11 @@ impl Accounts {
             kind: kind.to_owned(),
             ..Claims::default()
         }
+    }
+
+    /// The revision of the last change that this replica's view has; zero before its first list.
+    pub(super) fn changed(&self) -> Revision {
+        self.registry.view.now().map_or(Revision::ZERO, |snapshot| snapshot.changed)
     }
 
     /// Signs a token. It takes some milliseconds, so it waits for its turn among the work on passwords.

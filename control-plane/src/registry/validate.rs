@@ -3,12 +3,20 @@
 //! Limits are Service-Center's, to the character: a minimum counts bytes, a maximum counts characters. One
 //! rule is added: an id or a domain has no `/`, which would shift the segments of its key.
 
-use shared::model::{DataCenter, HealthCheck, Instance, MAX_ID, MAX_TENANT_NAME, Service, ServiceKey};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use shared::model::{
+    DataCenter, HealthCheck, Instance, MAX_ID, MAX_TENANT_NAME, Service, ServiceKey, WEIGHT,
+};
 
 use super::RegistryError;
 use super::schema::Schema;
+use crate::record;
 use crate::version::{Version, VersionRule};
 use crate::view::ServiceRule;
+use crate::view::overrides::{OverrideRecord, OverrideTarget};
+use crate::view::shifts::ShiftRecord;
 
 type Checked = Result<(), RegistryError>;
 
@@ -19,6 +27,13 @@ const INSTANCE_STATES: &[&str] = &["UP", "DOWN", "STARTING", "TESTING", "OUTOFSE
 const SHOWN: usize = 64;
 /// Bytes of a version rule: two versions and the sign between them.
 const VERSION_RULE_BYTES: usize = 129;
+
+/// Bytes of an override or a shift in the store.
+const LARGEST_WISH: usize = 16 << 10;
+/// Steps that a shift may have.
+const MOST_STEPS: usize = 50;
+/// The longest step of a shift, in seconds.
+const LONGEST_STEP: u64 = 30 * 24 * 60 * 60;
 
 const LETTERS: &str = "letters and digits";
 const ID: &str = "letters, digits, '_', '.', '-'";
@@ -244,6 +259,98 @@ pub(super) fn instance(instance: &Instance) -> Checked {
 pub(super) fn instance_status(status: &str) -> Checked {
     let rule = "UP, DOWN, STARTING, TESTING or OUTOFSERVICE";
     check("MicroServiceInstance.Status", status, 1, 12, one_of(INSTANCE_STATES), rule)
+}
+
+/// An override. Its bounds keep the record small, and the merged instance near the size of the reported one.
+pub(super) fn an_override(record: &OverrideRecord) -> Checked {
+    let OverrideRecord { target, status, weight, metadata, hidden_from, reason, .. } = record;
+    override_target(target)?;
+    if !status.is_empty() {
+        instance_status(status)?;
+    }
+    if weight.is_some_and(|weight| weight > 100) {
+        return Err(RegistryError::invalid("field 'weight' is not between 0 and 100"));
+    }
+    pairs("metadata", metadata)?;
+    pairs("hiddenFrom", hidden_from)?;
+    self::reason(reason)?;
+    if metadata.contains_key(WEIGHT) {
+        return Err(RegistryError::invalid("field 'metadata' has a weight, which is the field 'weight'"));
+    }
+    if !hidden_from.is_empty() && !target.is_whole_service() {
+        return Err(RegistryError::invalid(
+            "only a whole service can be hidden: 'hiddenFrom' takes no target",
+        ));
+    }
+    if status.is_empty() && weight.is_none() && metadata.is_empty() && hidden_from.is_empty() {
+        return Err(RegistryError::invalid("the override changes nothing"));
+    }
+    small("override", record, LARGEST_WISH)
+}
+
+/// The reason of an override, a shift or a drain.
+pub(super) fn reason(text: &str) -> Checked {
+    check("reason", text, 1, 256, not_blank, NOT_BLANK)
+}
+
+fn override_target(target: &OverrideTarget) -> Checked {
+    if target.drain {
+        let text = "field 'drain' is that of a drain's mark, which a drain sets: POST …/instances/{instanceId}/drain";
+        return Err(RegistryError::invalid(text));
+    }
+    check("instanceId", &target.instance_id, 0, 64, ascii_of("_.-"), ID)?;
+    check("version", &target.version, 0, 64, ascii_of("."), "a version")?;
+    check("zone", &target.zone, 0, 128, ascii_of("_.-"), ID)?;
+    pairs("properties", &target.properties)
+}
+
+/// A shift that is to start. Its bounds keep the record small.
+pub(super) fn shift(plan: &ShiftRecord) -> Checked {
+    for side in [&plan.from, &plan.to] {
+        service_id(&side.service_id)?;
+        override_target(&side.target)?;
+    }
+    reason(&plan.reason)?;
+    if plan.from == plan.to {
+        return Err(RegistryError::invalid("fields 'from' and 'to' are the same instances"));
+    }
+    if !(1..=MOST_STEPS).contains(&plan.steps.len()) {
+        return Err(RegistryError::invalid(format!("field 'steps' must have 1 to {MOST_STEPS} items")));
+    }
+    for step in &plan.steps {
+        if step.to_weight > 100 || step.from_weight > 100 {
+            return Err(RegistryError::invalid("a weight of field 'steps' is not between 0 and 100"));
+        }
+        if step.to_weight == 0 && step.from_weight == 0 {
+            return Err(RegistryError::invalid("a step of field 'steps' leaves no weight on either side"));
+        }
+        if !(1..=LONGEST_STEP).contains(&step.seconds) {
+            let text = format!("field 'seconds' of a step is not between 1 and {LONGEST_STEP}");
+            return Err(RegistryError::invalid(text));
+        }
+    }
+    small("shift", plan, LARGEST_WISH)
+}
+
+/// Refuses a record whose texts are long together. Some characters take six bytes each in the store.
+fn small(name: &str, record: &impl Serialize, most: usize) -> Checked {
+    let bytes = record::render(record, None).len();
+    if bytes > most {
+        return Err(RegistryError::invalid(format!("the {name} has {bytes} bytes, more than {most}")));
+    }
+    Ok(())
+}
+
+/// Pairs of an override, which are few and short.
+fn pairs(field: &str, pairs: &BTreeMap<String, String>) -> Checked {
+    if pairs.len() > 16 {
+        return Err(RegistryError::invalid(format!("field '{field}' has more than 16 items")));
+    }
+    for (key, value) in pairs {
+        check(field, key, 1, 128, not_blank, NOT_BLANK)?;
+        check(field, value, 0, 256, any, "any")?;
+    }
+    Ok(())
 }
 
 fn health_check(health: &HealthCheck) -> Checked {

@@ -152,7 +152,7 @@ impl ProviderReplay<'_> {
     /// The most bytes of each instance. When the instances together exceed the bound of a state, each gets
     /// the same part of it: a client that needs more of one gets it with a find.
     fn bytes_of_instance(&self, room: Room) -> usize {
-        let together: usize = self.instances().map(|view| carriage::weight(&view.instance)).sum();
+        let together: usize = self.instances().map(|view| view.instance.json().len()).sum();
         match MAX_STATE_BYTES.checked_div(self.instances().count()) {
             Some(share) if together > MAX_STATE_BYTES => room.of_item().min(share),
             _ => room.of_item(),
@@ -202,7 +202,7 @@ impl ReplayPages {
         }
         let allowed = replay.bytes_of_instance(self.room);
         for view in replay.instances() {
-            let mut instance = pb::Instance::from(&*view.instance);
+            let mut instance = pb::Instance::from(&view.instance.unpack());
             carriage::shorten(&mut instance, allowed);
             let instance = pb::SnapshotInstance { instance: Some(instance), mod_rev: view.mod_rev.get() };
             self.make_room(&mut entry, replay, instance.encoded_len());
@@ -276,6 +276,7 @@ mod tests {
     use shared::model::Tenant;
 
     use super::*;
+    use crate::view::Reported;
 
     const ROOM: Room = Room::new(1 << 20);
 
@@ -340,9 +341,8 @@ mod tests {
                     properties: [("k".to_owned(), "x".repeat(kilobytes << 10))].into(),
                     ..Default::default()
                 };
-                let instance = Arc::new(instance);
                 let mod_rev = Revision::new(5);
-                view.put_instance(InstanceView { instance, unknown: None, mod_rev, lease: None });
+                view.put_instance(Reported::new(instance, mod_rev));
                 wanted += 1;
             }
             answer.add_provider(&ProviderReplay {
@@ -381,8 +381,7 @@ mod tests {
                     properties: [("k".to_owned(), "x".repeat(60 << 10))].into(),
                     ..Default::default()
                 };
-                let instance = Arc::new(instance);
-                view.put_instance(InstanceView { instance, unknown: None, mod_rev: 5.into(), lease: None });
+                view.put_instance(Reported::new(instance, 5.into()));
             }
             let mut answer = ReplayPages::new(Revision::new(9), 1, ROOM);
             answer.add_provider(&ProviderReplay {

@@ -10,7 +10,7 @@ use host::program::{Program, ProgramSettings};
 use host::tls::ServerTls;
 use settings::{Config as Read, Secret, Settings, Size, Url};
 
-use super::Config;
+use super::{Config, LeaseConfig};
 use crate::store::etcd::{DEFAULT_ENDPOINT, EtcdConfig, EtcdTls};
 
 /// The settings of the program.
@@ -35,6 +35,7 @@ impl Read for ProcessConfig {
     fn read(settings: &mut Settings<'_>) -> Self {
         // First, because the connection to the bus carries the name of the replica.
         let mut plane = Config::read(settings);
+        plane.leases = LeaseConfig::read(settings);
         let listen = settings.get("listen", "127.0.0.1:30110", "Address of the registry API.");
         plane.exposure.check(settings, "listen", listen);
         let http = ServerLimits::read(settings, "api", "Connections open at once; more wait until one ends.");

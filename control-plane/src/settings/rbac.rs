@@ -171,7 +171,7 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
     );
     let ca: Option<PathBuf> = settings.optional(
         "rbac.oidc.ca",
-        "PEM file with the authorities to trust at the external issuer. Default: the system's.",
+        "PEM file with the authorities to trust at the external issuer, read again before each fetch. Default: the system's.",
     );
     let refresh = settings.within(
         "rbac.oidc.refresh",

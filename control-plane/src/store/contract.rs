@@ -151,6 +151,9 @@ macro_rules! store_contract {
             txns: writes_of_one_key_have_a_revision_each;
             txns: a_key_of_many_is_written_while_its_owner_exists;
             ranges: a_limited_range_reports_that_there_is_more;
+            ranges: no_page_is_empty_but_that_of_an_empty_range;
+            ranges: pages_of_a_revision_show_no_later_change;
+            ranges: pages_end_when_their_revision_is_compacted;
             ranges: a_prefix_ends_where_its_last_byte_does;
             ranges: keys_only_leaves_the_values_empty;
             ranges: an_old_revision_is_read_as_it_was;
@@ -160,6 +163,7 @@ macro_rules! store_contract {
             leases: a_revoked_lease_deletes_its_keys_at_one_revision;
             leases: an_unknown_lease_is_not_found;
             leases: a_key_written_without_its_lease_outlives_it;
+            leases: a_long_lease_tells_its_time_or_is_refused;
             watches: a_watch_replays_from_its_revision_then_goes_on_live;
             watches: a_revision_comes_in_one_item;
             watches: a_delete_carries_the_revision_of_the_delete;

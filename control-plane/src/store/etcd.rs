@@ -20,15 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::GetOptions;
+use etcd_client::{GetOptions, LeaseGrantOptions};
 use host::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    GroupFigures, LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchItem,
-    WatchStream,
+    GroupFigures, LeaseId, LeaseTime, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
+    WatchItem, WatchStream,
 };
 
 mod barrier;
@@ -50,6 +50,8 @@ use group::Group;
 use keep_alive::{KeepAlives, Renewer};
 use watching::Liveness;
 
+/// Ids that are tried before a long lease is given up.
+const LONG_LEASE_TRIES: usize = 8;
 /// The most bytes of one response. gRPC's own limit of 4 MB is less than a page of large values.
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
@@ -242,6 +244,39 @@ impl Store for EtcdStore {
         let granted = grant.await?.id();
         // etcd never grants 0, which means "no lease" in its protocol.
         LeaseId::new(granted).ok_or_else(|| StoreError::Unavailable("etcd granted the lease 0".into()))
+    }
+
+    async fn grant_long(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        let ttl = ttl.max(1);
+        let mut tries = 0;
+        loop {
+            let id = LeaseId::long(fastrand::u32(..));
+            let options = LeaseGrantOptions::new().with_id(id.get());
+            let grant = self.caller.call(|client| {
+                let mut leases = client.lease_client();
+                async move { leases.grant(ttl, Some(options)).await }
+            });
+            match grant.await {
+                Ok(_) => return Ok(id),
+                // Among a million, one new id in four thousand exists already.
+                Err(StoreError::Refused(_)) if tries < LONG_LEASE_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {
+        let asked = self.caller.call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.time_to_live(lease.get(), None).await }
+        });
+        let told = asked.await?;
+        // etcd tells of a lease that does not exist as one with a negative time.
+        if told.ttl() < 0 {
+            return Err(StoreError::LeaseNotFound);
+        }
+        let seconds = |time: i64| Duration::from_secs(time.max(0).unsigned_abs());
+        Ok(LeaseTime { granted: seconds(told.granted_ttl()), remaining: seconds(told.ttl()) })
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use shared::model::Revision;
 
 use super::trace::context_write;
 use super::{
-    GroupFigures, LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
+    GroupFigures, LeaseId, LeaseTime, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
     WatchStream,
 };
 
@@ -141,6 +141,16 @@ impl Store for Measured {
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
         let begun = Instant::now();
         self.report("LEASE_GRANT", begun, self.inner.grant(ttl).await)
+    }
+
+    async fn grant_long(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        let begun = Instant::now();
+        self.report("LEASE_GRANT", begun, self.inner.grant_long(ttl).await)
+    }
+
+    async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {
+        let begun = Instant::now();
+        self.report("LEASE_TTL", begun, self.inner.lease_time(lease).await)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    GroupFigures, LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
-    WatchStream,
+    GroupFigures, LeaseId, LeaseTime, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn,
+    TxnReply, WatchStream,
 };
 use crate::keys::Key;
 
@@ -103,11 +103,15 @@ impl Ration {
         let Some((tenant, bytes)) = written_by(txn) else { return Ok(()) };
         let mut state = self.state.lock();
         let since = state.since;
+        // `None` while there is room for all. The nearer the quota, the less one tenant may write, so the store
+        // fills ever slower and small writers go on.
         let allowed = state
             .space
             .map(|space| StoreSpace { used: space.used.saturating_add(since), ..space })
             .filter(|space| space.share() >= NEARLY_FULL)
             .map(|space| (space.quota.saturating_sub(space.used) / TENANT_PART).max(ALWAYS) as f64);
+        // Clients choose the names of tenants, so the map is bounded: those that wrote next to nothing lose
+        // nothing by being forgotten.
         if state.recent.len() >= MANY_TENANTS && !state.recent.contains_key(&tenant) {
             state.recent.retain(|_, recent| {
                 recent.decay(now);
@@ -183,6 +187,14 @@ impl Store for Rationed {
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
         self.inner.grant(ttl).await
+    }
+
+    async fn grant_long(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.inner.grant_long(ttl).await
+    }
+
+    async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {
+        self.inner.lease_time(lease).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -266,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_since_the_last_look_counts() {
+    fn writes_since_the_last_look_count() {
         let now = Instant::now();
         let ration = ration(70 * MIB);
         let admitted = flood(&ration, "loud", now);

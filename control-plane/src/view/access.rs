@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shared::model::{Service, Tenant};
 
-use super::{RuleView, ServiceView};
+use super::{RuleView, ServiceView, overrides};
 
 /// The services of the default tenant that every consumer finds, by name or alias.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn allows(
     if service.environment != consumer.environment && !shared {
         return false;
     }
-    rules_allow(&provider.rules, consumer, tags)
+    rules_allow(&provider.rules, consumer, tags) && !overrides::hide(&provider.overrides, consumer, tags)
 }
 
 /// True when a provider's black and white rules admit the consumer. All rules of a service have one type; if

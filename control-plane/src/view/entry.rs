@@ -1,6 +1,6 @@
 //! The view's entry of one service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use answer::FindBody;
@@ -12,20 +12,46 @@ use serde_json::{Map, Value};
 use shared::event::{Position, digest_of};
 use shared::model::{Instance, Revision, Service, ServiceKey, null_default};
 
+use super::overrides::{Merged, OverrideView, Overrides, merged};
+use super::packed::PackedInstance;
 use crate::store::LeaseId;
 use crate::version::Version;
 
 /// An instance of the view.
 #[derive(Clone, Debug)]
 pub struct InstanceView {
-    /// The instance as clients see it.
-    pub instance: Arc<Instance>,
+    /// The instance as clients see it: the reported one with its overrides.
+    pub instance: PackedInstance,
+    /// The revision that changed it last, be it in its record or by an override.
+    pub mod_rev: Revision,
+    /// The instance as its record has it. Without overrides it is the same text in memory.
+    pub reported: PackedInstance,
+    /// The revision that wrote the record last.
+    pub reported_rev: Revision,
     /// Stored fields that this program does not know, to be kept when the record is rewritten.
     pub unknown: Option<Box<Map<String, Value>>>,
-    /// The revision that wrote the record last.
-    pub mod_rev: Revision,
     /// The lease that ends the instance, unless heartbeats renew it.
     pub lease: Option<LeaseId>,
+}
+
+/// An instance as its record has it, to be put into the view.
+#[derive(Clone, Debug)]
+pub(crate) struct Reported {
+    /// The instance.
+    pub(crate) instance: Arc<Instance>,
+    /// The revision that wrote the record.
+    pub(crate) mod_rev: Revision,
+    /// Stored fields that this program does not know.
+    pub(crate) unknown: Option<Box<Map<String, Value>>>,
+    /// The lease that ends the instance.
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Reported {
+    /// An instance without a lease and without unknown fields.
+    pub(crate) fn new(instance: Instance, mod_rev: Revision) -> Self {
+        Self { instance: Arc::new(instance), mod_rev, unknown: None, lease: None }
+    }
 }
 
 /// A black or white rule of a service.
@@ -136,6 +162,8 @@ pub struct ServiceView {
     pub tags: Arc<BTreeMap<String, String>>,
     /// The revision that wrote the tags last; 0 when there are none.
     pub tags_rev: Revision,
+    /// Its overrides, by id, ended ones included.
+    pub overrides: Arc<Overrides>,
     /// Its black/white rules, by id. Snapshots share each rule, and with it the compiled pattern.
     pub rules: Arc<BTreeMap<String, Arc<RuleView>>>,
     /// Its schemas, by id.
@@ -149,7 +177,8 @@ impl ServiceView {
     /// without instances.
     pub fn answer(&self) -> Option<&FindBody> {
         (!self.instances.is_empty()).then(|| {
-            self.body.get_or_init(|| FindBody::of(self.instances.values().map(|view| &*view.instance)))
+            self.body
+                .get_or_init(|| FindBody::of_texts(self.instances.values().map(|view| view.instance.json())))
         })
     }
 
@@ -163,6 +192,19 @@ impl ServiceView {
         if self.held.contains_key(id) { None } else { self.instances.get(id) }
     }
 
+    /// True while a record of an override has to stay: it is in force, or it is the last change of an
+    /// instance.
+    pub fn needs(&self, entry: &OverrideView) -> bool {
+        // An instance that it takes is no older than it. Asked first, because the fields of an instance have to
+        // be read from its text, and a sweep asks this of every ended override.
+        entry.record.is_in_force()
+            || self.instances.values().any(|view| {
+                view.reported_rev < entry.mod_rev
+                    && entry.mod_rev <= view.mod_rev
+                    && entry.record.target.takes(&view.reported.unpack())
+            })
+    }
+
     /// True when neither the record nor any part of the service is left.
     pub fn is_void(&self) -> bool {
         self.service.is_none()
@@ -170,17 +212,75 @@ impl ServiceView {
             && self.tags.is_empty()
             && self.rules.is_empty()
             && self.schemas.is_empty()
+            && self.overrides.is_empty()
     }
 
-    pub(crate) fn put_instance(&mut self, view: InstanceView) -> Option<Arc<InstanceView>> {
-        let id = view.instance.instance_id.clone();
+    /// Puts an instance as its record has it, with the service's overrides.
+    pub(crate) fn put_instance(&mut self, put: Reported) -> PutInstance {
+        let id = put.instance.instance_id.clone();
+        let is_held = self.held.contains_key(&id);
         let before = self.take_instance(&id);
+        let Merged { instance, mod_rev } = merged(&self.overrides, &put.instance, put.mod_rev);
+        let reported = PackedInstance::of(&put.instance);
+        let shown = InstanceView {
+            instance: packed(&instance, &put.instance, &reported),
+            mod_rev,
+            reported,
+            reported_rev: put.mod_rev,
+            unknown: put.unknown,
+            lease: put.lease,
+        };
+        self.show(id, Arc::new(shown));
+        PutInstance { shown: instance, mod_rev, reported: put.instance, before, is_held }
+    }
+
+    /// Shows an instance that is not shown. Holds are left alone.
+    fn show(&mut self, id: String, shown: Arc<InstanceView>) {
         // A sum, because it can be updated without visiting the other instances, in any order of changes.
-        self.digest = self.digest.wrapping_add(digest_of(&id, view.mod_rev));
-        self.instances.insert_mut(id, Arc::new(view));
+        self.digest = self.digest.wrapping_add(digest_of(&id, shown.mod_rev));
+        self.instances.insert_mut(id, shown);
         // A new cell, not a cleared one: older snapshots share the old cell and its body.
         self.body = Arc::default();
-        before
+    }
+
+    /// Merges instances again, after a change of overrides: those that are named, or all. `at` is the revision
+    /// of that change; `None` while a list is read, which shows a state and no change.
+    pub(super) fn merge_again(
+        &mut self,
+        at: Option<Revision>,
+        named: Option<&BTreeSet<&str>>,
+    ) -> MergedAgain {
+        let mut outcome = MergedAgain::default();
+        let mut views = Vec::new();
+        let all = named.is_none().then(|| self.instances.iter());
+        let some = named.into_iter().flatten().filter_map(|id| self.instances.get_key_value(*id));
+        for (id, view) in all.into_iter().flatten().chain(some) {
+            let reported = Arc::new(view.reported.unpack());
+            let Merged { instance, mod_rev } = merged(&self.overrides, &reported, view.reported_rev);
+            let packed = packed(&instance, &reported, &view.reported);
+            let is_same = packed == view.instance;
+            let mod_rev = match at {
+                // Only another program deletes an override that is in force: our own are ended first. The
+                // revision of a deletion stands nowhere in the store, so a later replica cannot know it.
+                Some(at) if mod_rev < view.mod_rev || (mod_rev == view.mod_rev && !is_same) => {
+                    outcome.is_torn = true;
+                    if is_same { view.mod_rev } else { at }
+                }
+                _ => mod_rev,
+            };
+            if !is_same || mod_rev != view.mod_rev {
+                let shown = InstanceView { instance: packed, mod_rev, ..(**view).clone() };
+                views.push((id.clone(), Arc::new(shown)));
+                outcome.changed.push(Remerged { shown: instance, mod_rev, reported });
+            }
+        }
+        for (id, shown) in views {
+            if let Some(before) = self.instances.get(&id) {
+                self.digest = self.digest.wrapping_sub(digest_of(&id, before.mod_rev));
+            }
+            self.show(id, shown);
+        }
+        outcome
     }
 
     pub(super) fn take_instance(&mut self, id: &str) -> Option<Arc<InstanceView>> {
@@ -191,6 +291,43 @@ impl ServiceView {
         self.body = Arc::default();
         Some(before)
     }
+}
+
+/// The text of an instance as clients see it: that of the reported one, unless overrides made another.
+fn packed(shown: &Arc<Instance>, reported: &Arc<Instance>, text: &PackedInstance) -> PackedInstance {
+    if Arc::ptr_eq(shown, reported) { text.clone() } else { PackedInstance::of(shown) }
+}
+
+/// An instance that was put into the view.
+pub(crate) struct PutInstance {
+    /// The instance as clients see it.
+    pub(crate) shown: Arc<Instance>,
+    /// The revision that changed it last.
+    pub(crate) mod_rev: Revision,
+    /// The instance as its record has it.
+    pub(crate) reported: Arc<Instance>,
+    /// The instance as the view had it.
+    pub(crate) before: Option<Arc<InstanceView>>,
+    /// True when that one was held.
+    pub(crate) is_held: bool,
+}
+
+/// The instances that a change of overrides changed.
+#[derive(Default)]
+pub(super) struct MergedAgain {
+    pub(super) changed: Vec<Remerged>,
+    /// True when replicas that list the store later would show another revision of an instance.
+    pub(super) is_torn: bool,
+}
+
+/// An instance that a change of overrides changed.
+pub(super) struct Remerged {
+    /// The instance as clients see it.
+    pub(super) shown: Arc<Instance>,
+    /// The revision that changed it last.
+    pub(super) mod_rev: Revision,
+    /// The instance as its record has it.
+    pub(super) reported: Arc<Instance>,
 }
 
 /// A version of a name. Lists of versions are ordered newest first.

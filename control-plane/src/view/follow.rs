@@ -21,25 +21,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::ViewWriter;
-use crate::keys::{INCARNATION, Key, ROOT};
+use crate::keys::{INCARNATION, ROOT};
 use crate::metrics::view::AppliedCounts;
 use crate::store::{
-    Compare, KeyValue, KvEvent, LeaseId, Op, RangeRequest, Store, StoreError, Txn, WatchItem, prefix_end,
+    Compare, KeyValue, KvEvent, LeaseId, Op, RangeRequest, Store, StoreError, Txn, WatchItem,
 };
 
-/// Keys in one page of a list: about 4 MB of instances of usual size.
-const PAGE: usize = 4096;
+mod listing;
+
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// The prefixes of schema contents, in the order of keys. The view does not keep contents, so only their keys
-/// are read.
-const CONTENTS: &[&str] = &["/cse-sr/ms/schema-content/", "/cse-sr/ms/schemas/"];
 
 /// Follows the store until `stop` is cancelled. Every failure is retried.
 pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: CancellationToken) {
     let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-    let mut follower = StoreFollower { store, writer, backoff, listed: false, witness: None };
+    let page_keys = listing::MOST_KEYS;
+    let mut follower = StoreFollower { store, writer, backoff, listed: false, witness: None, page_keys };
     loop {
         // Also while the store cannot be reached: a key that has leaked must stop counting.
         follower.writer.take_keys();
@@ -49,29 +46,28 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
             () = stop.cancelled() => return,
             outcome = follower.list_and_watch() => outcome,
         };
-        match outcome {
-            Err(StoreError::Compacted(oldest)) => {
-                follower.writer.report(|metrics| metrics.broke());
+        let Err(error) = outcome else { continue };
+        follower.writer.report(|metrics| metrics.broke());
+        // Also after compaction: a store that drops revisions faster than a list is read would be read without
+        // a break.
+        let wait = follower.backoff.next_wait();
+        let wait_ms = wait.as_millis() as u64;
+        match error {
+            StoreError::Compacted(oldest) => {
                 warn!(
                     oldest = oldest.get(),
                     view = follower.writer.revision().get(),
+                    wait_ms,
                     "the store has compacted changes that the view has not received; listing again"
                 );
                 follower.listed = false;
             }
-            Err(error) => {
-                follower.writer.report(|metrics| metrics.broke());
-                let wait = follower.backoff.next_wait();
-                warn!(
-                    %error,
-                    attempt = follower.backoff.failures(),
-                    wait_ms = wait.as_millis() as u64,
-                    "the store cannot be followed; trying again"
-                );
-                tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
+            error => {
+                let attempt = follower.backoff.failures();
+                warn!(%error, attempt, wait_ms, "the store cannot be followed; trying again");
             }
-            Ok(()) => {}
         }
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
     }
 }
 
@@ -82,6 +78,8 @@ struct StoreFollower {
     /// False when the view has to be read anew.
     listed: bool,
     witness: Option<HistoryWitness>,
+    /// The most keys in a page of a list.
+    page_keys: usize,
 }
 
 impl StoreFollower {
@@ -126,15 +124,22 @@ impl StoreFollower {
         }
     }
 
+    /// Reads the store into a view of its own, which replaces the present one as soon as it is whole.
     async fn list(&mut self) -> Result<(), StoreError> {
-        let (items, at) = list(&*self.store).await?;
+        let at = listing::newest_revision(&*self.store).await?;
+        let listed = listing::read(&*self.store, &self.writer, at, self.page_keys).await;
+        self.page_keys = match listed {
+            // Perhaps a page was too large for the deadline, or for a message.
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => self.page_keys / 2,
+            Ok(_) | Err(_) => listing::MOST_KEYS,
+        };
+        self.page_keys = self.page_keys.max(listing::FIRST_KEYS);
+        let listed = listed?;
         let again = self.writer.revision() != Revision::ZERO;
-        info!(keys = items.len(), revision = at.get(), again, "the registry was listed");
+        self.witness = listed.newest.map(|(key, writing)| HistoryWitness::Written(key, writing));
+        self.writer.replace(listed.view);
+        info!(keys = listed.keys, revision = self.writer.revision().get(), again, "the registry was listed");
         self.writer.report(|metrics| metrics.listed(again));
-        // The newest key is the best witness: an older one is more likely to be part of both histories.
-        let newest = items.iter().max_by_key(|kv| kv.mod_rev);
-        self.witness = newest.map(|kv| HistoryWitness::Written(kv.key.clone(), Writing::of(kv)));
-        self.writer.reset(items, at);
         self.listed = true;
         Ok(())
     }
@@ -174,9 +179,7 @@ impl StoreFollower {
     /// grow. When the restored store has passed the view's revision since, the witness decides. Once the
     /// witness has been compacted, nothing speaks against the history, and it counts as the same.
     async fn is_same_history(&self) -> Result<bool, StoreError> {
-        // Any read reports the store's revision, so the cheapest one does.
-        let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
-        if self.store.range(first).await?.revision < self.writer.revision() {
+        if listing::newest_revision(&*self.store).await? < self.writer.revision() {
             return Ok(false);
         }
         match &self.witness {
@@ -246,47 +249,6 @@ async fn writing_at(store: &dyn Store, key: &str, revision: Revision) -> Result<
         Ok(reply) => Ok(Past::Kept(reply.items.first().map(Writing::of))),
         Err(StoreError::Compacted(_)) => Ok(Past::Compacted),
         Err(error) => Err(error),
-    }
-}
-
-/// Reads every key under the root at one revision, page by page.
-async fn list(store: &dyn Store) -> Result<(Vec<KeyValue>, Revision), StoreError> {
-    let mut listing = Listing { store, items: Vec::new(), at: None };
-    let mut start = ROOT.to_owned();
-    // The root is read in stretches: contents without values, and everything between them with values.
-    for contents in CONTENTS {
-        let end = prefix_end(contents);
-        listing.read(start, (*contents).to_owned(), false).await?;
-        listing.read((*contents).to_owned(), end.clone(), true).await?;
-        start = end;
-    }
-    listing.read(start, prefix_end(ROOT), false).await?;
-    Ok((listing.items, listing.at.unwrap_or_default()))
-}
-
-struct Listing<'a> {
-    store: &'a dyn Store,
-    items: Vec<KeyValue>,
-    /// The revision of the first page, at which all others are read.
-    at: Option<Revision>,
-}
-
-impl Listing<'_> {
-    /// Reads the keys in [`start`, `end`).
-    async fn read(&mut self, mut start: String, end: String, keys_only: bool) -> Result<(), StoreError> {
-        loop {
-            let end = Some(end.clone());
-            let request = RangeRequest { start, end, limit: PAGE, revision: self.at, keys_only };
-            let reply = self.store.range(request).await?;
-            self.at.get_or_insert(reply.revision);
-            let last = reply.items.last().map(|kv| kv.key.clone());
-            // Foreign systems may keep keys under the root. They must not fill our memory.
-            self.items.extend(reply.items.into_iter().filter(|kv| Key::parse(&kv.key) != Key::Other));
-            match last {
-                Some(last) if reply.more => start = last + "\0",
-                _ => return Ok(()),
-            }
-        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rpds::HashTrieMapSync;
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use shared::model::{Incarnation, Revision, Service, ServiceKey, ServiceRef, Tenant};
 
 use super::access::SharedServices;
 use super::entry::{RuleSet, ServiceView, VersionEntry};
 use super::list::{ListCell, ServiceList};
+use super::shifts::ShiftView;
 use crate::keys::Name;
 use crate::version::{Version, VersionRule};
 
@@ -30,6 +31,13 @@ pub struct Snapshot {
     pub unrecorded: HashTrieMapSync<(ServiceRef, String), Revision>,
     /// Services whose protection ended and which now have fewer instances than their stored usual size.
     pub shrunk: HashTrieMapSync<ServiceRef, ()>,
+    /// The overrides that are to end, by the second since 1970 at which they do.
+    pub ending: RedBlackTreeMapSync<(u64, ServiceRef, String), ()>,
+    /// The shifts that run, by the second since 1970 at which their present step is over.
+    pub shifting: RedBlackTreeMapSync<(u64, Tenant, String), ()>,
+    /// Services of which another program has deleted an override that was in force. Replicas agree about
+    /// their instances once an override of the whole service is written.
+    pub torn: HashTrieMapSync<ServiceRef, ()>,
     /// The services that every tenant finds. They come from the settings, not from the store.
     pub shared: Arc<SharedServices>,
     /// The accounts, the roles, and everything else that decisions about access depend on.
@@ -64,6 +72,12 @@ pub struct TenantView {
     pub provider_rules: HashTrieMapSync<Name, Arc<BTreeMap<String, RuleSet>>>,
     /// The consumers that depend on every service of an environment.
     pub provider_rules_all: HashTrieMapSync<String, RuleSet>,
+    /// The services of all overrides, by the override's id. Ended overrides are included.
+    pub overrides: RedBlackTreeMapSync<String, String>,
+    /// The bytes of these overrides in the store.
+    pub override_bytes: usize,
+    /// The shifts, by id. Undone ones are included.
+    pub shifts: RedBlackTreeMapSync<String, Arc<ShiftView>>,
     /// The wanted names of each consumer, by its id.
     pub wanted: HashTrieMapSync<String, Arc<WantedNames>>,
 }

@@ -13,6 +13,8 @@ use super::*;
 use crate::keys::{self, Key, Name};
 use crate::store::{KeyValue, KvEvent};
 
+mod overrides;
+
 /// One write of a revision. There are few services and instances, so that writes collide.
 #[derive(Clone, Debug)]
 enum Write {

@@ -3,22 +3,25 @@
 //!
 //! Within a revision the order is fixed:
 //!
-//! 1. written records, so that a provider written in the same transaction is known to its instances;
-//! 2. instances;
-//! 3. deleted records, so that the instances of a deleted provider are still announced under its name;
-//! 4. the changes of interest and of services that follow from all of that.
+//! 1. overrides, so that each instance is announced once, as it is with all of them;
+//! 2. written records, so that a provider written in the same transaction is known to its instances;
+//! 3. instances, and then those that only an override changed;
+//! 4. deleted records, so that the instances of a deleted provider are still announced under its name;
+//! 5. the changes of interest and of services that follow from all of that.
 //!
 //! | room | holds |
 //! | --- | --- |
 //! | `records` | the meaning of each written or deleted key, instances excepted |
 //! | `instances` | instances, and their events |
+//! | `overrides` | overrides, and the instances that change with them |
 //! | `policy` | accounts, roles, and tokens that do not count |
 //! | `hold` | protection against mass expiry |
 //! | `derived` | changes of interest and of services |
 //! | `chain` | the link from each change to the one before |
 //! | `relist` | the start from a full list |
+//! | `shifts` | shifts, which change no instance themselves |
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +40,7 @@ use super::entry::ServiceView;
 use super::history::{Change, History};
 use super::protection::Protection;
 use super::snapshot::{Snapshot, TenantView};
+use super::timeline::{ByOverride, Cause, Timeline};
 use crate::keys::{Key, Name};
 use crate::metrics::ViewMetrics;
 use crate::record::Record;
@@ -47,9 +51,13 @@ mod chain;
 mod derived;
 mod hold;
 mod instances;
+mod overrides;
 mod policy;
 mod records;
 mod relist;
+mod shifts;
+
+pub use relist::ListedView;
 
 /// The most deleted services whose last position is remembered. Beyond it all are forgotten, which costs one
 /// replay for each of them that ever comes back.
@@ -62,6 +70,7 @@ pub struct ViewWriter {
     published: Arc<ArcSwap<Snapshot>>,
     revision: watch::Sender<Revision>,
     history: Arc<History>,
+    timeline: Arc<Timeline>,
     clock: Clock,
     /// The last position of each deleted service, in case that it comes back.
     gone: HashMap<ServiceRef, Position>,
@@ -82,6 +91,8 @@ pub struct ViewWriter {
 struct Applying {
     rev: Revision,
     committed_at: u64,
+    /// True while a list is taken in. It shows a state, so nothing of it is announced or noted.
+    is_list: bool,
     /// The span that applies the revision, if it is traced.
     trace: Option<Box<SpanContext>>,
     /// The changes for the history, in order.
@@ -102,6 +113,8 @@ struct Affected {
     services: BTreeSet<ServiceRef>,
     /// Services with a written or deleted record.
     records: BTreeSet<ServiceRef>,
+    /// Services with a changed override, and these overrides.
+    overridden: BTreeMap<ServiceRef, Vec<Arc<ByOverride>>>,
     /// Instances that unregister in this revision, in contrast to those that expire.
     unregistered: BTreeSet<(ServiceRef, String)>,
 }
@@ -120,6 +133,7 @@ impl ViewWriter {
             published,
             revision,
             history,
+            timeline: Arc::default(),
             clock,
             gone: HashMap::new(),
             floor: Revision::ZERO,
@@ -149,6 +163,11 @@ impl ViewWriter {
         if let Some(metrics) = &mut self.metrics {
             report(metrics);
         }
+    }
+
+    /// The last changes of each service.
+    pub(super) fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
     }
 
     /// The revision of the view.
@@ -208,6 +227,14 @@ impl ViewWriter {
         let parsed: Vec<(Key, &KvEvent)> =
             batch.iter().map(|event| (Key::parse(event.key()), event)).collect();
         for (key, event) in &parsed {
+            if let Key::Override(service, id) = key {
+                match event {
+                    KvEvent::Put(kv) => self.apply_override(service, id, kv, applying),
+                    KvEvent::Delete { .. } => self.remove_override(service, id, applying),
+                }
+            }
+        }
+        for (key, event) in &parsed {
             if let KvEvent::Put(kv) = event
                 && !is_instance(key)
             {
@@ -220,14 +247,21 @@ impl ViewWriter {
                 KvEvent::Put(kv) => self.apply_instance(service, id, kv, applying),
                 KvEvent::Delete { .. } => {
                     // Both are intended by somebody. Only an expiry may be held.
-                    let goes = applying.affected.unregistered.contains(&(service.clone(), id.clone()))
-                        || deletes_service(&parsed, service);
-                    if goes || !self.try_hold(service, id, applying) {
-                        self.remove_instance(service, id, applying);
+                    let instance = (service.clone(), id.clone());
+                    let cause = if deletes_service(&parsed, service) {
+                        Cause::ServiceDeleted
+                    } else if applying.affected.unregistered.contains(&instance) {
+                        Cause::Unregistered
+                    } else {
+                        Cause::BeatLost
+                    };
+                    if cause != Cause::BeatLost || !self.try_hold(service, id, applying) {
+                        self.remove_instance(service, id, cause, applying);
                     }
                 }
             }
         }
+        self.merge_overridden(applying);
         for (key, event) in &parsed {
             if matches!(event, KvEvent::Delete { .. }) && !is_instance(key) {
                 self.apply_delete(key, applying);

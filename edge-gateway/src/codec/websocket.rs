@@ -52,6 +52,11 @@ pub(crate) fn put_ping(out: &mut Vec<u8>) {
     put_control(Control::Ping, &[], out);
 }
 
+/// Appends a ping that only one pong answers: the client echoes the number.
+pub(crate) fn put_numbered_ping(number: u64, out: &mut Vec<u8>) {
+    put_control(Control::Ping, &number.to_be_bytes(), out);
+}
+
 /// Appends a pong that echoes a ping's payload.
 pub(crate) fn put_pong(payload: &[u8], out: &mut Vec<u8>) {
     put_control(Control::Pong, payload, out);
@@ -82,8 +87,8 @@ fn put_header(opcode: OpCode, payload: usize, out: &mut impl std::io::Write) {
 pub(crate) enum Incoming<'a> {
     /// A ping with its payload.
     Ping(&'a [u8]),
-    /// A pong.
-    Pong,
+    /// A pong, with the number of the ping that it answers, if that had one.
+    Pong(Option<u64>),
     /// The header of a data frame; its payload is passed over.
     Data,
     /// A whole text message, after its last frame. Only a decoder that keeps texts delivers them.
@@ -307,7 +312,7 @@ impl Decoder {
         let clear = &clear[..payload.len()];
         match header.opcode {
             PING => Ok(on(Incoming::Ping(clear))),
-            PONG => Ok(on(Incoming::Pong)),
+            PONG => Ok(on(Incoming::Pong(clear.try_into().ok().map(u64::from_be_bytes)))),
             _ => Ok(on(Incoming::Close(parse_close(clear)?))),
         }
     }

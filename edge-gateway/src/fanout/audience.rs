@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use access::Grant;
 use shared::model::{Revision, ServiceKey};
@@ -11,11 +12,32 @@ use super::log::Log;
 use super::session::SessionKey;
 use crate::policy::labels_of;
 use crate::push::{Encode as _, Encoding, Push};
+use crate::timer::{Tick, ticks};
 use crate::trace::Writes;
 use crate::watch::GroupId;
 
 /// Providers whose decision a filter remembers. Beyond it all are forgotten.
 const REMEMBERED: usize = 4096;
+
+/// Marks that are kept: more than there are drains at a time.
+const MOST_MARKS: usize = 32;
+/// The time after which a mark is forgotten that nobody asks about.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// A question about a change is asked again within this time.
+const ASKED_LATELY: Duration = Duration::from_secs(10);
+
+/// The place of a change in a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) topic: u32,
+    pub(super) rev: Revision,
+    /// The change, if it was appended at all, lies before this offset.
+    pub(super) offset: u64,
+    /// The tick of the first question.
+    pub(super) since: Tick,
+    /// The tick of the last question.
+    asked_at: Tick,
+}
 
 /// The decision for each provider whether an audience is sent its changes.
 #[derive(Debug)]
@@ -32,17 +54,17 @@ impl Filter {
         is_needed.then(|| Box::new(Self { grant: grant.clone(), decided: HashMap::new() }))
     }
 
-    fn admits(&mut self, push: &Push) -> bool {
-        if let Some((key, admitted)) = self.decided.get(&push.topic)
-            && (Arc::ptr_eq(key, &push.key) || labels_of(key) == labels_of(&push.key))
+    fn admits(&mut self, topic: u32, of: &Arc<ServiceKey>) -> bool {
+        if let Some((key, admitted)) = self.decided.get(&topic)
+            && (Arc::ptr_eq(key, of) || labels_of(key) == labels_of(of))
         {
             return *admitted;
         }
         if self.decided.len() >= REMEMBERED {
             self.decided.clear();
         }
-        let admitted = self.grant.admits(labels_of(&push.key));
-        self.decided.insert(push.topic, (push.key.clone(), admitted));
+        let admitted = self.grant.admits(labels_of(of));
+        self.decided.insert(topic, (of.clone(), admitted));
         admitted
     }
 }
@@ -67,6 +89,8 @@ pub(super) struct Audience {
     pub(super) again: bool,
     /// Pushes have been appended since the last bookmark.
     pub(super) unconfirmed: bool,
+    /// The changes that were asked about.
+    marks: Vec<Mark>,
     /// Traced pushes that are being written.
     pub(super) traced: Writes,
 }
@@ -84,6 +108,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: false,
+            marks: Vec::new(),
             traced: Writes::default(),
         }
     }
@@ -96,7 +121,39 @@ impl Audience {
 
     /// True when the sessions may be sent this change.
     pub(super) fn admits(&mut self, push: &Push) -> bool {
-        self.filter.as_mut().is_none_or(|filter| filter.admits(push))
+        self.admits_service(push.topic, &push.key)
+    }
+
+    /// True when the sessions may be sent changes of this provider.
+    pub(super) fn admits_service(&mut self, topic: u32, key: &Arc<ServiceKey>) -> bool {
+        self.filter.as_mut().is_none_or(|filter| filter.admits(topic, key))
+    }
+
+    /// The place in the log behind a change that has been appended, from the first question about it on.
+    pub(super) fn mark(&mut self, topic: u32, rev: Revision, now: Tick) -> Mark {
+        let is_it = |mark: &&mut Mark| (mark.topic, mark.rev) == (topic, rev);
+        if let Some(mark) = self.marks.iter_mut().find(is_it) {
+            mark.asked_at = now;
+            return *mark;
+        }
+        self.marks.retain(|mark| now < mark.asked_at + ticks(FORGOTTEN_AFTER));
+        // A mark that is made again lies further on, which only delays a proof.
+        if self.marks.len() >= MOST_MARKS {
+            self.marks.remove(0);
+        }
+        let mark = Mark { topic, rev, offset: self.log.end(), since: now, asked_at: now };
+        self.marks.push(mark);
+        mark
+    }
+
+    /// The changes about which there were questions in the last seconds.
+    pub(super) fn asked_lately(&self, now: Tick) -> impl Iterator<Item = &Mark> {
+        self.marks.iter().filter(move |mark| now < mark.asked_at + ticks(ASKED_LATELY))
+    }
+
+    /// Forgets every mark.
+    pub(super) fn forget_marks(&mut self) {
+        self.marks.clear();
     }
 
     /// Appends a push. True when a round must be queued.

@@ -3,7 +3,7 @@
 //! All three behave alike: writing and reading never wait, and a full outlet answers `WouldBlock`.
 
 use std::io::{self, ErrorKind};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 
 use rustls::ServerConnection;
@@ -46,6 +46,15 @@ impl Outlet {
             Self::Socket(socket) => socket.try_write(bytes),
             Self::Secure(secure) => secure.try_write(bytes, ask_kernel),
             Self::Stream(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// The address of the client, if the outlet is a socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(socket) => socket.peer_addr().ok(),
+            Self::Secure(secure) => secure.socket().peer_addr().ok(),
+            Self::Stream(_) => None,
         }
     }
 

@@ -19,6 +19,11 @@ use crate::push::{Encode as _, Encoding};
 use crate::session::{Input, Pace, Phase, Protocol};
 use crate::timer::Tick;
 use host::http::ConnectionPermit;
+use shared::model::Revision;
+
+mod proof;
+
+pub(super) use proof::{Pings, Point, Proof};
 
 /// Names a session for as long as it lives. A later session at the same index has another serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +106,10 @@ pub(super) struct Session {
     pub(super) renew_from: Tick,
     /// The tick of its turn to end because of its right.
     pub(super) end_at: Tick,
+    /// Its client may lack changes up to this revision: it began behind them, without a state.
+    pub(super) missed: Revision,
+    /// Its acknowledgements; `None` unless somebody has asked for one.
+    proof: Option<Box<Proof>>,
     /// The context of its log lines; `None` unless debug lines are wanted, so that it costs nothing.
     pub(super) span: Option<Box<Span>>,
     /// The sending side is shut.
@@ -136,6 +145,8 @@ impl Session {
             judge_at: 0,
             renew_from: 0,
             end_at: 0,
+            missed: Revision::ZERO,
+            proof: None,
             span: None,
             shut: false,
             ask_kernel: false,

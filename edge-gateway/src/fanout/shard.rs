@@ -38,6 +38,7 @@ use crate::session::{Input, NEVER, Pace};
 use crate::timer::{TICK, Tick, Wheel};
 use crate::watch::{GroupId, SessionsClosed, Ticket};
 
+mod asking;
 mod ending;
 mod judging;
 #[cfg(feature = "micro")]
@@ -48,6 +49,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+use asking::Asking;
 use judging::Review;
 use report::Tally;
 
@@ -138,6 +140,8 @@ struct Shard {
     count_pending_at: Tick,
     /// The judging of all sessions that a change of the policy demands.
     review: Review,
+    /// The questions of how many sessions have been given a change.
+    asking: Asking,
     /// The drain that has begun.
     drain: Option<Drain>,
 }
@@ -179,7 +183,7 @@ async fn serve(shard: &RefCell<Shard>, inbox: &mut mpsc::Receiver<ToShard>) {
             for key in gone_clients.take() {
                 shard.on_readable(key, true);
             }
-            let more = shard.run_rounds();
+            let more = shard.run_rounds() | shard.walk();
             shard.turn_wheel();
             if shard.drain.is_some() && shard.sessions.is_empty() {
                 return;
@@ -225,21 +229,26 @@ impl Shard {
             pending_shown: 0,
             count_pending_at: 0,
             review: Review::default(),
+            asking: Asking::default(),
             drain: None,
         }
     }
 
     fn on_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Reserve { ticket, group, encoding, preface, right } => {
-                self.reserve(ticket, group, encoding, preface, right);
+            ToShard::Reserve { ticket, group, encoding, preface, right, missed } => {
+                self.reserve(ticket, group, encoding, preface, right, missed);
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),
             ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
             ToShard::Append { push, groups } => self.append(&push, &groups),
+            ToShard::Ask { question, answer } => self.ask(question, answer),
             ToShard::End { group, reason } => self.end_group(group, reason),
-            ToShard::Restored => self.end_resumable_sessions(),
+            ToShard::Restored => {
+                self.forget_proofs();
+                self.end_resumable_sessions();
+            }
             ToShard::Drain { over, latest } => self.begin_drain(over, latest),
         }
     }
@@ -288,6 +297,7 @@ impl Shard {
                 Alarm::EndInTurn(key, at) => self.on_end_turn(key, at),
             }
         }
+        self.keep_asking(now);
         self.review_rights();
         self.report(now);
     }

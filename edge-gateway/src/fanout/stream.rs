@@ -34,6 +34,8 @@ pub(crate) fn stream() -> (Writer, Reader) {
 #[derive(Debug, Default)]
 struct Pipe {
     chunks: VecDeque<Bytes>,
+    /// The number of chunks that were put into the pipe so far.
+    put: u64,
     ended: Option<Reason>,
     /// The reader was dropped: the client has gone.
     client_gone: bool,
@@ -64,6 +66,7 @@ impl Writer {
         }
         let chunk = &bytes[..bytes.len().min(CHUNK)];
         pipe.chunks.push_back(Bytes::copy_from_slice(chunk));
+        pipe.put += 1;
         // Woken after the lock is released, because the reader takes it at once.
         let reader = pipe.reader.take();
         drop(pipe);
@@ -82,6 +85,12 @@ impl Writer {
             Poll::Pending
         })
         .await
+    }
+
+    /// The number of chunks that were put into the pipe, and of those that the connection has taken.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let pipe = self.0.lock();
+        (pipe.put, pipe.put - pipe.chunks.len() as u64)
     }
 
     /// True if the client has gone.

@@ -7,6 +7,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
+use super::BusBehind;
+
 /// The time for which a failure at a class of requests counts. Meanwhile the replica notices its own trouble.
 const FAULT_COUNTS: Duration = Duration::from_secs(5);
 
@@ -19,12 +23,13 @@ pub(super) enum RequestClass {
     Write,
 }
 
-/// The standing of a replica that answers a probe.
+/// The answer of a replica to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReplicaState {
-    Ready,
-    /// It answers, and says that it should not be given work.
-    NotReady,
+pub(super) struct ProbeAnswer {
+    /// False when the replica says that it should not be given work.
+    pub(super) is_ready: bool,
+    /// The bus, as this replica sees it.
+    pub(super) bus: BusBehind,
 }
 
 /// The health of each replica, as its last answer or failure shows it.
@@ -42,6 +47,8 @@ struct ReplicaHealth {
     /// The number of the replica's last failure, counted over all replicas; 0 while it answers.
     failed: AtomicU64,
     is_not_ready: AtomicBool,
+    /// The bus as the replica sees it; written once for each probe.
+    bus: Mutex<BusBehind>,
     /// For each class, the milliseconds until which its last fault counts.
     faulty_until: [AtomicU64; 2],
 }
@@ -90,6 +97,19 @@ impl Health {
         self.replicas[replica].is_not_ready.swap(!is_ready, Ordering::Relaxed) == is_ready
     }
 
+    /// Notes the bus as a replica sees it.
+    pub(super) fn set_bus(&self, replica: usize, bus: BusBehind) {
+        *self.replicas[replica].bus.lock() = bus;
+    }
+
+    /// The bus, as the replicas see it that answer.
+    pub(super) fn bus(&self) -> BusBehind {
+        let answering = self.replicas.iter().filter(|replica| replica.failed.load(Ordering::Relaxed) == 0);
+        let seen: Vec<BusBehind> = answering.map(|replica| *replica.bus.lock()).collect();
+        let any = |state| seen.contains(&state).then_some(state);
+        any(BusBehind::Joined).or(any(BusBehind::Lost)).unwrap_or_default()
+    }
+
     /// Notes that a replica failed at a request that another one answered; true if it had not failed at its
     /// class of late.
     pub(super) fn faulty(&self, replica: usize, class: RequestClass, now: Instant) -> bool {
@@ -134,6 +154,18 @@ mod tests {
         assert!(orders.iter().any(|order| order[0] == 2) && orders.iter().any(|order| order[0] == 3));
         assert!(health.answered(1) && !health.answered(1));
         assert_eq!(health.order(Read, now)[3], 0);
+    }
+
+    #[test]
+    fn the_bus_is_lost_when_no_replica_that_answers_has_it() {
+        let health = Health::new(3);
+        assert_eq!(health.bus(), BusBehind::Unknown);
+        health.set_bus(0, BusBehind::Lost);
+        assert_eq!(health.bus(), BusBehind::Lost, "the others are of an older version");
+        health.set_bus(1, BusBehind::Joined);
+        assert_eq!(health.bus(), BusBehind::Joined);
+        health.failed(1);
+        assert_eq!(health.bus(), BusBehind::Lost, "one that does not answer tells nothing");
     }
 
     #[test]

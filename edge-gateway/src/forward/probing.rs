@@ -9,11 +9,12 @@ use std::time::Duration;
 use axum::body::Body;
 use host::tls;
 use http::uri::PathAndQuery;
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::health::ReplicaState;
+use super::BusBehind;
+use super::health::ProbeAnswer;
 use super::replicas::ReplicaSet;
 
 /// The time that a probe may take, however long the pause between two of them is.
@@ -37,7 +38,7 @@ impl ReplicaSet {
     }
 
     /// Fails with the reason, for people.
-    async fn probe(&self, replica: usize) -> Result<ReplicaState, String> {
+    async fn probe(&self, replica: usize) -> Result<ProbeAnswer, String> {
         let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
         let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
         // A replica that hangs must not be found later because probes are rare.
@@ -50,7 +51,7 @@ impl ReplicaSet {
             match tokio::time::timeout(time, self.client.request(request)).await {
                 Ok(Ok(answer)) => {
                     let is_ready = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
-                    return Ok(if is_ready { ReplicaState::Ready } else { ReplicaState::NotReady });
+                    return Ok(ProbeAnswer { is_ready, bus: bus_of(&answer) });
                 }
                 Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
                 Ok(Err(error)) => return Err(reason(&error)),
@@ -68,11 +69,12 @@ impl ReplicaSet {
     }
 
     /// Notes the finding of a probe, or the reason for which no connection to the replica can be opened.
-    fn note(&self, replica: usize, outcome: Result<ReplicaState, String>) {
+    fn note(&self, replica: usize, outcome: Result<ProbeAnswer, String>) {
         let address = &self.addresses[replica].1;
-        let is_ready = matches!(outcome, Ok(ReplicaState::Ready));
+        let is_ready = matches!(outcome, Ok(ProbeAnswer { is_ready: true, .. }));
         match outcome {
-            Ok(_) => {
+            Ok(ProbeAnswer { bus, .. }) => {
+                self.health.set_bus(replica, bus);
                 self.note_answer(replica);
                 if self.health.set_ready(replica, is_ready) {
                     info!(control_plane = %address, is_ready, "a control plane's readiness has changed");
@@ -99,6 +101,17 @@ impl ReplicaSet {
         // that lose their store later are still of use, for reads.
         let reachable = answering > 0 && (is_one_ready || *self.reachable.borrow());
         self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
+        let bus = self.health.bus();
+        self.bus_behind.send_if_modified(|now| std::mem::replace(now, bus) != bus);
+    }
+}
+
+/// The bus, as the answer to a probe tells it.
+fn bus_of<B>(answer: &Response<B>) -> BusBehind {
+    match answer.headers().get(bus::LINK_HEADER).map(HeaderValue::as_bytes) {
+        Some(b"joined") => BusBehind::Joined,
+        Some(b"lost") => BusBehind::Lost,
+        _ => BusBehind::Unknown,
     }
 }
 

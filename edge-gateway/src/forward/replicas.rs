@@ -37,7 +37,7 @@ use tracing::{debug, info};
 use super::config::{ForwardConfig, ForwardError, parse_address};
 use super::health::{Health, RequestClass};
 use super::upload::Upload;
-use super::{Forward, NotForwarded};
+use super::{BusBehind, Forward, NotForwarded};
 use crate::metrics::ForwardMetrics;
 
 /// The time after which idle connections are closed. The control plane closes them after 60 s: closing first
@@ -59,6 +59,7 @@ pub(super) struct ReplicaSet {
     pub(super) suspected: Vec<Notify>,
     second_tries: Semaphore,
     pub(super) reachable: watch::Sender<bool>,
+    pub(super) bus_behind: watch::Sender<BusBehind>,
     pub(super) config: ForwardConfig,
     pub(super) metrics: ForwardMetrics,
 }
@@ -83,6 +84,7 @@ impl Replicas {
             addresses,
             client: client(&config)?,
             reachable: watch::Sender::new(false),
+            bus_behind: watch::Sender::default(),
             config,
             metrics: ForwardMetrics::new(meter),
         });
@@ -128,6 +130,10 @@ impl Forward for Replicas {
 
     fn reachable(&self) -> watch::Receiver<bool> {
         self.0.reachable.subscribe()
+    }
+
+    fn bus_behind(&self) -> watch::Receiver<BusBehind> {
+        self.0.bus_behind.subscribe()
     }
 }
 

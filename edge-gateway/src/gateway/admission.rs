@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use shared::model::{Scope, ServiceRef};
+use shared::model::{Scope, ServiceRef, Tenant};
 
 use super::gate::Caller;
 use super::proxy::remove_hop_by_hop;
@@ -91,8 +91,27 @@ impl GatewayParts {
         }
     }
 
+    /// Asks a control plane whether the client may read a whole tenant, where watches are asked for, too.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn consent(
+        &self,
+        tenant: &Tenant,
+        headers: &HeaderMap,
+        caller: &Caller,
+    ) -> Result<(), NotAdmitted> {
+        let everything = Selector::Scope(Scope::all(tenant.clone()));
+        for path in self.paths_to_ask(&everything, &caller.grant).map_err(NotAdmitted::Refused)? {
+            if let Some(denied) = self.denied(&path, &tenant.domain, headers).await {
+                return Err(NotAdmitted::Denied(denied));
+            }
+        }
+        Ok(())
+    }
+
     /// The right with which a session begins.
-    fn right_of(&self, caller: &Caller, headers: &HeaderMap) -> Option<Right> {
+    pub(super) fn right_of(&self, caller: &Caller, headers: &HeaderMap) -> Option<Right> {
         match &caller.account {
             Some((identity, _)) => Some(Right {
                 client: Client::Account(identity.clone()),
@@ -102,7 +121,7 @@ impl GatewayParts {
         }
     }
 
-    fn full(&self, full: Full) -> NotAdmitted {
+    pub(super) fn full(&self, full: Full) -> NotAdmitted {
         self.metrics.refused(full);
         NotAdmitted::Full(full)
     }
@@ -194,8 +213,6 @@ fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::model::Tenant;
-
     use super::*;
 
     #[test]

@@ -14,11 +14,12 @@ use axum::body::Body;
 use host::certificates::PeerCertificate;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use shared::model::Revision;
 
 use super::{GatewayParts, grpc, refusal, route};
-use crate::forward;
 use crate::metrics::Decision;
 use crate::policy::Standing;
+use crate::{eureka, forward};
 
 /// The transport of a request, which decides the form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,25 @@ pub(super) enum Passage {
     Answered(Response<Body>),
     /// The connection ends without a response.
     Unanswered,
+    /// The client's token is newer than the policy. The request is to be decided again when the policy has
+    /// reached this revision.
+    Early(Revision),
+}
+
+/// The policy by which a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// One that is as new as the client's token.
+    Newest,
+    /// The present one.
+    Present,
 }
 
 /// The reason for which a request does not pass.
 #[derive(Debug)]
 enum Refusal {
     Denied(Denial),
-    /// No route has the path. Said only to those who have a token.
+    /// No route has the path. Only clients with a token are told so.
     NoRoute,
 }
 
@@ -82,8 +95,8 @@ impl Caller {
 }
 
 impl GatewayParts {
-    /// Lets a request pass, or answers it.
-    pub(super) fn pass<B>(&self, request: &Request<B>) -> Passage {
+    /// Lets a request pass, answers it, or asks for a newer policy. With [`Patience::Present`] it never asks.
+    pub(super) fn pass<B>(&self, request: &Request<B>, patience: Patience) -> Passage {
         let method = request.method();
         let path = request.uri().path();
         // The process's own routes have a guard of their own.
@@ -100,9 +113,18 @@ impl GatewayParts {
             Standing::Guarded(policy) => self.decide(&policy, access, request),
             // A bus that is away must not make the whole registry expire. The control plane decides about
             // each heartbeat again, by a policy that is not stale.
-            Standing::Closed(_, Some(policy)) if is_heartbeat => self.decide(&policy, access, request),
+            Standing::Closed(_, Some(policy)) if is_heartbeat || eureka::is_renewal(method, path) => {
+                self.decide(&policy, access, request)
+            }
             Standing::Closed(why, _) => Err(Denial::new(DenialCode::Undecided, why).into()),
         };
+        if decided.is_err()
+            && patience == Patience::Newest
+            && let Ok(header) = authorization(request.headers())
+            && let Some(revision) = self.policy.owed_to(header)
+        {
+            return Passage::Early(revision);
+        }
         let transport = transport_of(method, path, request.headers());
         self.policy.metrics().decided(outcome_of(&decided), transport.label());
         match decided {
@@ -149,7 +171,7 @@ impl GatewayParts {
             Access::Needs(need, source) => {
                 match source {
                     // A message may name the tenant, so it is known only when that has been read.
-                    LabelSource::Watch => {}
+                    LabelSource::Watch | LabelSource::Dialect => {}
                     LabelSource::AllTenants => policy.enter_all(&identity)?,
                     LabelSource::Path
                     | LabelSource::Query
@@ -190,7 +212,7 @@ fn outcome_of(decided: &Result<Caller, Refusal>) -> Decision {
 pub(super) fn transport_of(method: &Method, path: &str, headers: &HeaderMap) -> Transport {
     let is_grpc =
         headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc || matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH) {
+    if is_grpc || matches!(path, route::HISTORICAL_GRPC | route::WATCH_GRPC) {
         Transport::Grpc
     } else if route::is_event_stream(path) {
         Transport::EventStream

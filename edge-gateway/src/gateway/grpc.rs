@@ -32,16 +32,12 @@ use crate::push::Encoding;
 
 /// The header, or trailer, with the code of an outcome.
 pub(super) const STATUS: &str = "grpc-status";
-/// The path of Service-Center's watch.
-pub(super) const HISTORICAL_PATH: &str = "/proto.ServiceInstanceCtrl/watch";
-/// The path of `muster.watch.v1.Watch`.
-pub(super) const WATCH_PATH: &str = "/muster.watch.v1.Watch/Watch";
 /// The value of the label `scheme`, as Service-Center spells it.
 const SCHEME: &str = "gRPC";
 
 /// The statuses of gRPC that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Code {
+pub(super) enum Code {
     Ok = 0,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
@@ -136,14 +132,14 @@ impl GatewayParts {
     }
 }
 
-fn response(body: Body) -> Response<Body> {
+pub(super) fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
 /// A response that is only a status. gRPC calls this "trailers only": the status stands among the headers.
-fn refuse(code: Code, message: &str) -> Response<Body> {
+pub(super) fn refuse(code: Code, message: &str) -> Response<Body> {
     let mut response = response(Body::empty());
     response.headers_mut().extend(status(code, message));
     response
@@ -176,7 +172,7 @@ pub(super) fn refuse_unknown() -> Response<Body> {
 }
 
 /// The gRPC status for a refusal that the control plane gave over HTTP.
-fn refuse_like(status: StatusCode) -> Response<Body> {
+pub(super) fn refuse_like(status: StatusCode) -> Response<Body> {
     match status {
         StatusCode::UNAUTHORIZED => refuse(Code::Unauthenticated, "unauthorized"),
         StatusCode::FORBIDDEN => refuse(Code::PermissionDenied, "forbidden"),
@@ -184,7 +180,7 @@ fn refuse_like(status: StatusCode) -> Response<Body> {
     }
 }
 
-fn status(code: Code, message: &str) -> HeaderMap {
+pub(super) fn status(code: Code, message: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(STATUS, HeaderValue::from(code as u16));
     // The code must arrive even if its words were no header value.
@@ -195,7 +191,7 @@ fn status(code: Code, message: &str) -> HeaderMap {
 }
 
 /// The trailers of a stream whose session closed for this reason.
-fn status_of(reason: Reason) -> HeaderMap {
+pub(super) fn status_of(reason: Reason) -> HeaderMap {
     // Exhaustive on purpose, as in `Reason::close_code`: a new reason must decide if clients watch again.
     match reason {
         Reason::NoService => status(Code::NotFound, "service does not exist"),

@@ -42,8 +42,8 @@ impl GatewayParts {
             headers.remove(name);
         }
         let Ok(path) = request.uri().path().parse() else { return refusal::bad_handshake() };
-        let ends = caller.certified.as_ref().map_or(u64::MAX, |certified| certified.ends);
-        let heartbeat = Heartbeat::new(path, headers).until(ends);
+        let tenant = route::tenant_of(request.uri().path(), &headers);
+        let heartbeat = Heartbeat::new(path, headers, tenant).of(caller.certified.clone());
         let batches = self.batches.clone();
         let metrics = self.metrics.clone();
         let config = self.heartbeat.clone();

@@ -8,8 +8,8 @@ use http::{Request, Response};
 
 use super::gate::{Caller, Transport, transport_of};
 use super::{GatewayParts, refusal, route};
-use crate::forward;
 use crate::rates::Kind;
+use crate::{eureka, forward};
 
 impl GatewayParts {
     /// The refusal for a request of a client that sends too many. Heartbeats are never refused: a provider
@@ -17,7 +17,10 @@ impl GatewayParts {
     pub(super) fn too_fast<B>(&self, request: &Request<B>, caller: &Caller) -> Option<Response<Body>> {
         let method = request.method();
         let path = request.uri().path();
-        if forward::is_heartbeat(method, path) || route::is_heartbeat_channel(method, path) {
+        if forward::is_heartbeat(method, path)
+            || eureka::is_renewal(method, path)
+            || route::is_heartbeat_channel(method, path)
+        {
             return None;
         }
         let is_watch = route::is_watch(path);

@@ -30,11 +30,15 @@ use crate::forward::{self, NotForwarded};
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 /// A control plane's answer to a write names a revision that contains the write.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The services that answer a find, as the control plane told this gateway.
 #[derive(Clone, Debug)]
 pub(super) struct FoundServices(pub(super) HeaderValue);
+
+/// The revision that contains a write, as the control plane told this gateway.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrittenAt(pub(super) Revision);
 
 impl GatewayParts {
     /// Forwards a request. The error ends the connection without a response.
@@ -56,6 +60,12 @@ impl GatewayParts {
             Method::GET => None,
             _ => route::service_of_instances(request.uri().path()),
         };
+        let method = request.method().clone();
+        // Heartbeats are the many, and end nothing.
+        let path = match method {
+            Method::DELETE => request.uri().path().to_owned(),
+            _ => String::new(),
+        };
         self.prepare(&mut request, tenant.as_ref());
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
@@ -68,9 +78,15 @@ impl GatewayParts {
                 let written = answer.headers_mut().remove(WRITTEN);
                 let rev = written.and_then(|value| value.to_str().ok()?.parse::<Revision>().ok());
                 // A heartbeat writes nothing that a read could miss.
+                if let Some(rev) = rev {
+                    answer.extensions_mut().insert(WrittenAt(rev));
+                }
                 if let (Some(tenant), Some(rev), false) = (&tenant, rev, is_heartbeat) {
                     let service = instances_of.map(|id| ServiceRef::new(tenant.clone(), id));
                     self.upstream.note_written(tenant, service.as_ref(), rev);
+                }
+                if method == Method::DELETE && answer.status().is_success() {
+                    self.note_end(&path, tenant.as_ref());
                 }
                 // Never the client's.
                 if let Some(services) = answer.headers_mut().remove(FOUND) {
@@ -79,6 +95,16 @@ impl GatewayParts {
                 Ok(answer)
             }
             Err(fault) => Ok(refusal::not_forwarded(fault)),
+        }
+    }
+
+    /// A client has ended instances through this gateway, and its next heartbeat is not to find them. Those
+    /// that end elsewhere are told of by the publisher.
+    fn note_end(&self, path: &str, tenant: Option<&Tenant>) {
+        if let (Some((service, instance)), Some(tenant)) = (route::instance_in(path), tenant) {
+            self.beats.forget(&ServiceRef::new(tenant.clone(), service), &instance);
+        } else if route::is_services(path) {
+            self.beats.forget_all();
         }
     }
 

@@ -23,10 +23,10 @@ use super::gate::{Caller, Transport};
 use super::proxy::FoundServices;
 use super::{GatewayParts, NoAnswer, route};
 use crate::metrics::{Answered, ReadsMetrics};
-use crate::reads::{About, Barrier, Found, Question, Reads};
+use crate::reads::{About, Barrier, EdgeView, Found, Question, Reads};
 
 /// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
-const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+pub(super) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 
 /// The parts of a gateway that answers finds itself.
 pub(crate) struct EdgeReads {
@@ -51,6 +51,7 @@ impl GatewayParts {
         let traced = trace::Request::begin(request.headers(), SpanKind::Server, "find");
         let record = self.record_of_read(&request, caller);
         let answer = match self.answer_here(edge, &question, &caller.grant).await {
+            // A control plane that answers knows better than anything stale.
             None if *edge.reachable.borrow() => {
                 return self.ask(edge, request, question, caller, record).await;
             }
@@ -82,6 +83,7 @@ impl GatewayParts {
         }
         let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
         if !is_current(&question.rev, &found.rev) {
+            // A client that has written through this gateway must find what it wrote.
             let tenant = &question.consumer.tenant;
             let written = |service: &_| self.upstream.written_to(service);
             if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
@@ -94,6 +96,7 @@ impl GatewayParts {
         let changes = edge.barrier.pass().await;
         edge.metrics.barrier(changes.is_some());
         let changes = changes?;
+        // Read anew: the state may have moved on while the barrier was passed.
         let view = reads.view();
         let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
         if !Reads::confirm(&view, question, &found, &changes) {
@@ -118,6 +121,7 @@ impl GatewayParts {
         record: Option<Record>,
     ) -> Result<Response<Body>, NoAnswer> {
         let is_find = matches!(question.about, About::Find { .. });
+        // Only a find has services to follow; the control plane names them in its answer when it is asked to.
         if is_find {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
         }
@@ -143,6 +147,7 @@ impl GatewayParts {
     fn learn(&self, edge: &EdgeReads, question: Question, resolution: Resolution) {
         let Question { about: About::Find { key }, consumer, .. } = question else { return };
         let view = edge.reads.view();
+        // A consumer that is followed already has a lease, which also keeps the services of its other finds.
         if let Some(lease) = edge.reads.lease(&view, &consumer) {
             return lease.keep(key, resolution);
         }
@@ -166,15 +171,20 @@ impl GatewayParts {
     }
 }
 
-/// The last that is known, marked as stale. `None` when nothing is known, or it is too old.
+/// The last that is known, by this process or by the one before it, marked as stale. `None` when nothing is
+/// known, or it is too old.
 fn stale(edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Response<Body>> {
+    let of_now = stale_at(edge, &edge.reads.view(), question, grant);
+    of_now.or_else(|| stale_at(edge, &*edge.reads.remembered()?, question, grant))
+}
+
+fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Grant) -> Option<Response<Body>> {
     let reads = &edge.reads;
-    let view = reads.view();
-    let age = reads.age(&view, Instant::now())?;
+    let age = reads.age(view, Instant::now())?;
     if reads.config.stale_for > Duration::ZERO && age > reads.config.stale_for {
         return None;
     }
-    let found = reads.find(&view, question, grant, Proof::Last).ok()?;
+    let found = reads.find(view, question, grant, Proof::Last).ok()?;
     let mut answer = match is_current(&question.rev, &found.rev) {
         true => unchanged(question, &found),
         false => full(question, &found),

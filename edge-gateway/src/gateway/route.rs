@@ -10,11 +10,16 @@ use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 use shared::model::{MAX_ID, MAX_TENANT_NAME, Revision, Scope, ServiceRef, Tenant};
 
-use super::grpc;
+use crate::eureka::{Place, is_eureka};
 use crate::watch::Selector;
+use crate::xds::Method;
 
 /// Domain and project of requests that name none.
 pub(super) const DEFAULT: &str = "default";
+/// The path of Service-Center's watch over gRPC.
+pub(super) const HISTORICAL_GRPC: &str = "/proto.ServiceInstanceCtrl/watch";
+/// The path of `muster.watch.v1.Watch`.
+pub(super) const WATCH_GRPC: &str = "/muster.watch.v1.Watch/Watch";
 /// Providers that one watch may name.
 const MAX_PROVIDERS: usize = 1000;
 /// Characters in the name of an application or an environment, as the registry accepts them.
@@ -173,7 +178,8 @@ pub(super) fn is_event_stream(path: &str) -> bool {
 
 /// True for the paths of watches, whatever their transport.
 pub(super) fn is_watch(path: &str) -> bool {
-    matches!(path, grpc::HISTORICAL_PATH | grpc::WATCH_PATH)
+    matches!(path, HISTORICAL_GRPC | WATCH_GRPC)
+        || Method::of(path).is_some()
         || path.ends_with("/watcher")
         || is_event_stream(path)
 }
@@ -240,6 +246,9 @@ pub(super) fn tenant(
 /// The tenant of a request for the registry's API. `None` when the registry can have no such tenant; a
 /// control plane then says so.
 pub(super) fn tenant_of(path: &str, headers: &HeaderMap) -> Option<Tenant> {
+    if is_eureka(path) {
+        return tenant_of_place(&Place::of_path(path)?.ok()?, headers).ok();
+    }
     let mut segments = path.strip_prefix('/')?.split('/');
     let project = match segments.next()? {
         "v4" => Some(decoded(segments.next()?)?),
@@ -248,13 +257,45 @@ pub(super) fn tenant_of(path: &str, headers: &HeaderMap) -> Option<Tenant> {
     tenant(headers, None, project).ok()
 }
 
+/// The tenant of a place in a path of Eureka: what the path names has precedence over the headers.
+///
+/// # Errors
+/// The problem, when the registry can have no such tenant.
+pub(super) fn tenant_of_place(place: &Place, headers: &HeaderMap) -> Result<Tenant, &'static str> {
+    let project = place.project.clone().unwrap_or_else(|| DEFAULT.to_owned());
+    tenant(headers, place.domain.clone(), Some(project))
+}
+
+/// The service and the instance in the path of a heartbeat.
+pub(super) fn instance_of_heartbeat(path: &str) -> Option<(String, String)> {
+    instance_in(path.strip_suffix("/heartbeat")?)
+}
+
+/// The service and the instance of a path that names nothing more than these.
+pub(super) fn instance_in(path: &str) -> Option<(String, String)> {
+    let (service, rest) = below_registry(path)?.strip_prefix("microservices/")?.split_once('/')?;
+    let instance = rest.strip_prefix("instances/").filter(|instance| !instance.contains('/'))?;
+    Some((decoded(service)?, decoded(instance)?))
+}
+
+/// True for the path of one service, or of many.
+pub(super) fn is_services(path: &str) -> bool {
+    below_registry(path).is_some_and(|rest| {
+        rest == "microservices" || rest.strip_prefix("microservices/").is_some_and(|id| !id.contains('/'))
+    })
+}
+
+/// The part of a path of the registry's API that both versions have in common.
+fn below_registry(path: &str) -> Option<&str> {
+    match path.strip_prefix("/registry/v3/") {
+        Some(rest) => Some(rest),
+        None => path.strip_prefix("/v4/")?.split_once('/')?.1.strip_prefix("registry/"),
+    }
+}
+
 /// The service whose instances a path of the registry's API is about.
 pub(super) fn service_of_instances(path: &str) -> Option<String> {
-    let rest = match path.strip_prefix("/registry/v3/") {
-        Some(rest) => rest,
-        None => path.strip_prefix("/v4/")?.split_once('/')?.1.strip_prefix("registry/")?,
-    };
-    let (service, rest) = rest.strip_prefix("microservices/")?.split_once('/')?;
+    let (service, rest) = below_registry(path)?.strip_prefix("microservices/")?.split_once('/')?;
     (rest == "instances" || rest.starts_with("instances/")).then(|| decoded(service)).flatten()
 }
 

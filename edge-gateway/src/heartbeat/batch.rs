@@ -13,13 +13,16 @@
 //! No task is needed: the first heartbeat of a batch is its leader, waits for the others and sends for all.
 //! If the leader's connection ends meanwhile, its followers form a new batch. Batches are bounded by the
 //! connections, each of which has one heartbeat on its way. Only the answer to a request of its own says that
-//! an instance does not exist, so that a client gets the same outcome as without batches.
+//! an instance does not exist, so that a client gets the same outcome as without batches. A heartbeat that
+//! [`Beats`] takes is sent to nobody.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Certified;
+use answer::beats::take;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{
@@ -28,12 +31,15 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
+use liveness::Key;
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use shared::clock::Clock;
+use shared::model::{ServiceRef, Tenant};
 use tokio::sync::{Notify, oneshot};
 
+use crate::beats::{self, Beats, Sender};
 use crate::forward::Forward;
 use crate::metrics::SessionMetrics;
 
@@ -85,9 +91,11 @@ pub(crate) struct Heartbeat {
     headers: HeaderMap,
     /// The batches that it may join, and its entry in them; `None` when its path is not valid text.
     batch: Option<(Arc<BatchKey>, InstanceIds)>,
-    /// The end of the client's certificate in seconds since 1970, if it acts by one. A control plane judges
-    /// each token, and knows of a certificate only the account.
-    ends: u64,
+    /// The tenant and the instance as they are known here; `None` for names that the registry cannot have.
+    known: Option<(Tenant, Key)>,
+    /// The account by the client's certificate, if it acts by one. A control plane judges each token, and
+    /// knows of a certificate only the account.
+    certified: Option<Certified>,
 }
 
 /// The entry of an instance in a batch.
@@ -103,6 +111,7 @@ struct InstanceIds {
 struct BatchKey {
     path: Uri,
     headers: HeaderMap,
+    tenant: Option<Tenant>,
     /// The headers in a form that can be compared and hashed.
     sorted: Vec<(String, Vec<u8>)>,
 }
@@ -123,16 +132,39 @@ impl Hash for BatchKey {
 }
 
 impl Heartbeat {
-    /// The heartbeat that a connection carries which was upgraded at `path`.
-    pub(crate) fn new(path: Uri, headers: HeaderMap) -> Self {
-        let batch = parse_path(path.path())
-            .map(|(batch_path, instance)| (Arc::new(BatchKey::new(batch_path, &headers)), instance));
-        Self { path, headers, batch, ends: u64::MAX }
+    /// The heartbeat that a connection carries which was upgraded at `path`, of an instance in this tenant.
+    pub(crate) fn new(path: Uri, headers: HeaderMap, tenant: Option<Tenant>) -> Self {
+        let batch = parse_path(path.path()).map(|(batch_path, instance)| {
+            (Arc::new(BatchKey::new(batch_path, &headers, tenant.clone())), instance)
+        });
+        let known = batch.as_ref().zip(tenant).map(|((_, instance), tenant)| {
+            let key = instance.key(&tenant);
+            (tenant, key)
+        });
+        Self { path, headers, batch, known, certified: None }
     }
 
-    /// The same, of a client whose certificate ends at this second since 1970.
-    pub(crate) fn until(self, ends: u64) -> Self {
-        Self { ends, ..self }
+    /// The same, of a client that acts by this certificate, if it does by any.
+    pub(crate) fn of(self, certified: Option<Certified>) -> Self {
+        Self { certified, ..self }
+    }
+
+    /// True when the certificate by which the client acts has ended.
+    fn is_over(&self) -> bool {
+        let now = Clock::system().micros() / 1_000_000;
+        self.certified.as_ref().is_some_and(|certified| certified.ends <= now)
+    }
+
+    /// True if the heartbeat is answered here.
+    fn is_taken(&self, beats: &Beats) -> bool {
+        let Some((tenant, key)) = &self.known else { return false };
+        let sender = Sender {
+            path: self.path.path(),
+            tenant,
+            headers: &self.headers,
+            certified: self.certified.as_ref(),
+        };
+        beats.is_certain() && beats.may_beat(&sender) && beats.take(&[*key])
     }
 
     /// The request for this heartbeat alone.
@@ -141,7 +173,14 @@ impl Heartbeat {
         *request.method_mut() = Method::PUT;
         *request.uri_mut() = self.path.clone();
         *request.headers_mut() = self.headers.clone();
+        beats::ask(request.headers_mut());
         request
+    }
+}
+
+impl InstanceIds {
+    fn key(&self, tenant: &Tenant) -> Key {
+        Key::of(&ServiceRef::new(tenant.clone(), &self.service_id), &self.instance_id)
     }
 }
 
@@ -162,7 +201,7 @@ fn decoded(segment: &str) -> Option<String> {
 }
 
 impl BatchKey {
-    fn new(path: Uri, headers: &HeaderMap) -> Self {
+    fn new(path: Uri, headers: &HeaderMap, tenant: Option<Tenant>) -> Self {
         let mut headers = headers.clone();
         for name in &INCIDENTAL {
             headers.remove(name);
@@ -170,7 +209,7 @@ impl BatchKey {
         let mut sorted: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
         sorted.sort();
-        Self { path, headers, sorted }
+        Self { path, headers, tenant, sorted }
     }
 
     /// The request for a batch.
@@ -185,6 +224,7 @@ impl BatchKey {
         *request.uri_mut() = self.path.clone();
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        beats::ask(request.headers_mut());
         Some(request)
     }
 }
@@ -192,6 +232,8 @@ impl BatchKey {
 /// Collects heartbeats into batches and sends them.
 pub(crate) struct Batches {
     forward: Arc<dyn Forward>,
+    /// Heartbeats that are answered here.
+    beats: Beats,
     metrics: SessionMetrics,
     /// Batches that can still be joined.
     open: Mutex<HashMap<Arc<BatchKey>, Arc<Pending>>>,
@@ -259,14 +301,20 @@ impl Drop for Leader<'_> {
 
 impl Batches {
     /// Batches that are sent over `forward`.
-    pub(crate) fn new(forward: Arc<dyn Forward>, metrics: SessionMetrics) -> Self {
-        Self { forward, metrics, open: Mutex::default() }
+    pub(crate) fn new(forward: Arc<dyn Forward>, beats: Beats, metrics: SessionMetrics) -> Self {
+        Self { forward, beats, metrics, open: Mutex::default() }
     }
 
     /// Sends a heartbeat, with others if there are any. Dropping the future gives it up.
     pub(crate) async fn send(&self, heartbeat: &Heartbeat) -> Outcome {
-        let is_over = heartbeat.ends <= Clock::system().micros() / 1_000_000;
-        let outcome = if is_over { Outcome::Failed } else { self.send_in_batch(heartbeat).await };
+        let outcome = if heartbeat.is_over() {
+            Outcome::Failed
+        } else if heartbeat.is_taken(&self.beats) {
+            Outcome::Alive
+        } else {
+            self.beats.passed_on();
+            self.send_in_batch(heartbeat).await
+        };
         self.metrics.heartbeat(match outcome {
             Outcome::Alive => "ok",
             Outcome::NoInstance => "no_instance",
@@ -347,7 +395,7 @@ impl Batches {
             #[serde(default)]
             err_message: String,
         }
-        let answer = self.forward.forward(key.request(instances)?).await.ok()?;
+        let mut answer = self.forward.forward(key.request(instances)?).await.ok()?;
         self.metrics.heartbeats_sent();
         // No instance tries alone after this: a control plane in trouble must not get one more request for
         // each.
@@ -358,6 +406,10 @@ impl Batches {
             // Older servers refuse a whole batch because of one instance.
             return Some(HashSet::new());
         }
+        if let (Some(rev), Some(tenant)) = (take(answer.headers_mut()), &key.tenant) {
+            let keys: Vec<Key> = instances.iter().map(|instance| instance.key(tenant)).collect();
+            self.beats.learn(&keys, rev);
+        }
         let answer: BatchAnswer = serde_json::from_slice(&read_body(answer).await?).ok()?;
         let alive = answer.instances.into_iter().filter(|instance| instance.err_message.is_empty());
         Some(alive.map(|instance| instance.ids).collect())
@@ -366,8 +418,11 @@ impl Batches {
     async fn send_alone(&self, heartbeat: &Heartbeat) -> Outcome {
         let answer = self.forward.forward(heartbeat.request()).await;
         self.metrics.heartbeats_sent();
-        let Ok(answer) = answer else { return Outcome::Failed };
+        let Ok(mut answer) = answer else { return Outcome::Failed };
         if answer.status().is_success() {
+            if let (Some(rev), Some((_, key))) = (take(answer.headers_mut()), &heartbeat.known) {
+                self.beats.learn(&[*key], rev);
+            }
             Outcome::Alive
         } else if says_no_instance(answer).await {
             Outcome::NoInstance

@@ -1,7 +1,7 @@
 //! Instruments of finds that may be answered here.
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Meter};
 
 /// The way in which a find was answered.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +34,18 @@ impl Answered {
 pub(crate) struct ReadsMetrics {
     finds: Counter<u64>,
     barriers: Counter<u64>,
+    kept: Counter<u64>,
+    kept_bytes: Gauge<u64>,
 }
 
 impl ReadsMetrics {
+    /// Instruments that nobody reads.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build();
+        Self::new(&opentelemetry::metrics::MeterProvider::meter(&provider, "none"))
+    }
+
     /// Every instrument, at zero.
     pub(crate) fn new(meter: &Meter) -> Self {
         let metrics = Self {
@@ -50,6 +59,14 @@ impl ReadsMetrics {
                     "Finds that asked whether nothing has changed, by whether a replica could tell",
                 )
                 .build(),
+            kept: meter
+                .u64_counter("muster_edge_state_writes_total")
+                .with_description("Writes of the state to its file, and readings of it that failed")
+                .build(),
+            kept_bytes: meter
+                .u64_gauge("muster_edge_state_bytes")
+                .with_description("Size of the file of the state")
+                .build(),
         };
         // A series that exists only after its first event cannot show that there was none.
         for answered in Answered::ALL {
@@ -57,6 +74,7 @@ impl ReadsMetrics {
         }
         for outcome in ["ok", "failed"] {
             metrics.barriers.add(0, &[KeyValue::new("outcome", outcome)]);
+            metrics.kept.add(0, &[KeyValue::new("outcome", outcome)]);
         }
         metrics
     }
@@ -64,6 +82,14 @@ impl ReadsMetrics {
     /// A find was answered.
     pub(crate) fn answered(&self, answered: Answered) {
         self.finds.add(1, &[KeyValue::new("answered", answered.label())]);
+    }
+
+    /// The state was written to its file, which has so many bytes, or could not be written or read.
+    pub(crate) fn kept(&self, outcome: Result<usize, ()>) {
+        self.kept.add(1, &[KeyValue::new("outcome", if outcome.is_ok() { "ok" } else { "failed" })]);
+        if let Ok(bytes) = outcome {
+            self.kept_bytes.record(bytes as u64, &[]);
+        }
     }
 
     /// A find has waited for the barrier.

@@ -22,6 +22,7 @@ pub(crate) struct UpstreamMetrics {
     repaired: Counter<u64>,
     topics: Gauge<u64>,
     held: Gauge<u64>,
+    held_tenants: Gauge<u64>,
     held_bytes: Gauge<u64>,
     groups: Gauge<u64>,
     names: Gauge<u64>,
@@ -74,6 +75,10 @@ impl UpstreamMetrics {
             held: meter
                 .u64_gauge("muster_edge_finds_consumers")
                 .with_description("Consumers that the gateway follows for their finds")
+                .build(),
+            held_tenants: meter
+                .u64_gauge("muster_edge_held_tenants")
+                .with_description("Domains and projects that are followed as a whole for other dialects")
                 .build(),
             held_bytes: meter
                 .u64_gauge("muster_edge_finds_bytes")
@@ -170,9 +175,11 @@ impl UpstreamMetrics {
         self.revision.record(revision, &[]);
     }
 
-    /// Records the consumers that are followed for their finds, and their memory.
-    pub(crate) fn holds(&self, consumers: usize, bytes: usize) {
+    /// Records the consumers that are followed for their finds, the tenants that are followed as a whole, and
+    /// their memory.
+    pub(crate) fn holds(&self, consumers: usize, tenants: usize, bytes: usize) {
         self.held.record(consumers as u64, &[]);
+        self.held_tenants.record(tenants as u64, &[]);
         self.held_bytes.record(bytes as u64, &[]);
     }
 

@@ -162,20 +162,53 @@ async fn a_policy_is_requested_until_it_is_the_one_named() {
     running.await.expect("ends");
 }
 
-#[test]
-fn the_admin_port_trusts_no_policy_that_is_too_old() {
+/// A policy that knows the account `root`, and the header with a token of its that names a revision.
+fn known_to(revision: u64, names: u64) -> (Policy, http::HeaderMap) {
     let account = access::AccountState { roles: vec!["admin".to_owned()], ..Default::default() };
     let keys = access::keys::KeyPairText::generate().expect("is made");
     let key = access::keys::SigningKey::from_pem(keys.private.as_bytes()).expect("a key");
     let guarded = Policy {
         keys: vec![key.public().clone()],
         accounts: [("root".to_owned(), account)].into(),
-        ..policy(7, true)
+        ..policy(revision, true)
     };
-    let claims = access::token::Claims { account: "root".into(), exp: u64::MAX / 2, ..Default::default() };
+    let (exp, rev) = (u64::MAX / 2, Revision::new(names));
+    let claims = access::token::Claims { account: "root".into(), exp, rev, ..Default::default() };
     let token = access::token::Issuer::new(key).issue(&claims).expect("is signed");
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().expect("a value"));
+    (guarded, headers)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_newer_than_the_policy_is_waited_for() {
+    let (known, headers) = known_to(9, 9);
+    let header = Some(headers["authorization"].as_bytes());
+    let behind = Policy { accounts: Default::default(), revision: Revision::new(7), ..known.clone() };
+    let policies = handle(true);
+    assert_eq!(policies.owed_to(header), None, "without a policy nobody knows the token's key");
+    policies.give(behind);
+    assert_eq!(policies.owed_to(header), Some(Revision::new(9)));
+    assert_eq!(policies.owed_to(Some(b"Bearer x.y.z")), None, "not one of ours");
+    let began = tokio::time::Instant::now();
+    policies.reached(Revision::new(9)).await;
+    assert_eq!(began.elapsed(), POLICY_WAIT, "it does not come");
+    tokio::join!(policies.reached(Revision::new(9)), async { policies.give(known.clone()) });
+    assert_eq!(began.elapsed(), POLICY_WAIT, "it has come");
+    assert_eq!(policies.owed_to(header), None);
+
+    // The same policy counts for every revision that a bookmark confirms.
+    let (_, later) = known_to(9, 12);
+    let bookmarked = Bundle::of(&known).version;
+    policies.heard(Some(bookmarked), Revision::new(12));
+    tokio::join!(policies.reached(Revision::new(12)));
+    assert_eq!(began.elapsed(), POLICY_WAIT);
+    assert_eq!(policies.owed_to(Some(later["authorization"].as_bytes())), None);
+}
+
+#[test]
+fn the_admin_port_trusts_no_policy_that_is_too_old() {
+    let (guarded, headers) = known_to(7, 0);
     let may = |handle: &PolicyHandle| {
         handle.operator(&http::Method::POST, &headers).map(|shown| shown.is_permitted)
     };

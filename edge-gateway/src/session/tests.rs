@@ -36,7 +36,7 @@ fn the_server_pings_clients_that_ping_too() {
 #[test]
 fn silence_ends_a_session_without_a_close_frame() {
     let pace = pace();
-    for frame in [Incoming::Pong, Incoming::Ping(b""), Incoming::Data] {
+    for frame in [Incoming::Pong(None), Incoming::Ping(b""), Incoming::Data] {
         let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
         protocol.on(Input::Frame(frame), seconds(100), &pace);
         written(&mut protocol);
@@ -99,7 +99,7 @@ fn only_clients_that_take_nothing_time_out() {
     let mut protocol = Protocol::new(0, &pace, Farewell::Silence);
     protocol.on(Input::Blocked, 0, &pace);
     for second in (4..40).step_by(4) {
-        protocol.on(Input::Frame(Incoming::Pong), seconds(second), &pace);
+        protocol.on(Input::Frame(Incoming::Pong(None)), seconds(second), &pace);
         protocol.on(Input::Timer, seconds(second), &pace);
         assert_eq!(protocol.phase(), Phase::Open);
         protocol.on(Input::Progress, seconds(second), &pace);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bus::Message;
 use follow::message::Bookmark;
 use futures_util::{FutureExt as _, StreamExt as _};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{MIN_BOOKMARK_PAUSE, Upstream};
 use crate::fanout::ToShard;
@@ -39,6 +39,11 @@ impl Upstream {
         let rev = bookmark.rev;
         let verdict = self.suspicion.hear(rev, bookmark.incarnation, self.tracker.seen(), now);
         self.resources.requester.set_incarnation(self.suspicion.incarnation());
+        if self.holds.forget_other_incarnation(self.resources.requester.incarnation()) {
+            warn!(
+                "the state of the last process is of another store, or of before a restore; it is not used"
+            );
+        }
         if verdict.ask {
             self.suspect_restore();
         }

@@ -42,6 +42,7 @@ impl Upstream {
                 self.start_interest(group, Request::Interest { group, selector, known_at, jitter });
             }
             Effect::GroupOpened(group) => {
+                self.holds.opened(group, Ok(()));
                 for (admission, joined) in self.opening.remove(&group).into_iter().flatten() {
                     // A session that has stopped waiting is released by the shard after a while.
                     let _ = admission.send(Ok(joined));

@@ -11,10 +11,13 @@ use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
+use super::asking::{Asked, Change};
+use super::holds::Following;
 use super::inventory;
 use super::requester::Requester;
 use super::written::Written;
 use crate::fanout::ShardHandle;
+use crate::fanout::reach::ShardReach;
 use crate::policy::Right;
 use crate::push::Encoding;
 use crate::reads::{Lease, Reads};
@@ -56,6 +59,10 @@ pub(crate) enum Command {
     },
     /// A consumer is followed for its finds from now on.
     Hold { consumer: ServiceRef, lease: Arc<Lease> },
+    /// A tenant is followed as a whole from now on.
+    HoldTenant { tenant: Tenant, reader: Following },
+    /// Someone wants to know how many watchers have been given a change.
+    Ask { change: Change, asked: oneshot::Sender<Asked> },
     /// Someone wants to compare the gateway's contents with those of other processes.
     Contents(oneshot::Sender<Contents>),
 }
@@ -110,6 +117,34 @@ impl UpstreamHandle {
         tokio::time::timeout(self.open_timeout, reading).await.ok()?.map(inventory::describe)
     }
 
+    /// The watchers here that have been given a change. `None` when this gateway has not followed the store
+    /// that far, or is too busy.
+    pub(crate) async fn reach(&self, change: Change) -> Option<ShardReach> {
+        let most = change.most;
+        let (sender, asked) = oneshot::channel();
+        self.commands.send(Command::Ask { change, asked: sender }).await.ok()?;
+        let mut all = ShardReach::default();
+        for answer in asked.await.ok()?? {
+            let mut of_shard = answer.await.ok()?;
+            all.watchers += of_shard.watchers;
+            all.reached += of_shard.reached;
+            all.moving += of_shard.moving;
+            all.waiting.append(&mut of_shard.waiting);
+        }
+        all.waiting.truncate(most);
+        Some(all)
+    }
+
+    /// The highest revision that is known here.
+    pub(crate) fn seen(&self) -> Revision {
+        self.requester.seen()
+    }
+
+    /// The incarnation of the store, as far as it is known here.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.requester.incarnation()
+    }
+
     /// The revision that an answer to a read must contain: the highest that a watcher has been sent, or from
     /// which one begins, and that of the tenant's last write through this gateway.
     pub(crate) fn required_of(&self, tenant: Option<&Tenant>) -> Revision {
@@ -143,6 +178,23 @@ impl UpstreamHandle {
     /// again.
     pub(crate) fn hold(&self, consumer: ServiceRef, lease: Arc<Lease>) {
         let _ = self.commands.try_send(Command::Hold { consumer, lease });
+    }
+
+    /// Follows a tenant as a whole; it ends when nobody reads it for a while. Returns when its services are
+    /// known. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Some` when a limit of this node is reached, `None` when the gateway ends.
+    pub(crate) async fn hold_tenant(&self, tenant: &Tenant) -> Result<(), Option<Full>> {
+        let (reader, followed) = oneshot::channel();
+        let command = Command::HoldTenant { tenant: tenant.clone(), reader };
+        self.commands.send(command).await.map_err(|_| None)?;
+        followed.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// The time for which a client waits for a state that is not known yet.
+    pub(crate) fn patience(&self) -> Duration {
+        self.open_timeout
     }
 
     /// Everything that changed since the last bookmark, up to a moment after the call. `None` when no replica

@@ -33,10 +33,14 @@ impl Upstream {
     pub(super) async fn on_command(&mut self, command: Command) {
         match command {
             Command::Contents(sender) => {
-                // The one who asked may have stopped waiting.
+                // The asking task may have stopped waiting.
                 let _ = sender.send(self.tracker.contents());
             }
+            Command::Ask { change, asked } => {
+                let _ = asked.send(self.ask_shards(change).await);
+            }
             Command::Hold { consumer, lease } => self.hold(consumer, lease),
+            Command::HoldTenant { tenant, reader } => self.hold_tenant(tenant, reader),
             Command::Join { watcher, selector, receives, since, admission } => {
                 if let Err(full) = self.check_room(&watcher, &selector) {
                     let _ = admission.send(Err(full));
@@ -49,7 +53,7 @@ impl Upstream {
                 }
                 let joining = Joining { group, shard, receives, admission };
                 match since {
-                    None => self.reserve(joining, Vec::new()).await,
+                    None => self.reserve(joining, Vec::new(), self.tracker.seen()).await,
                     Some(since) => {
                         let key = (group, since);
                         self.resumes.begin(key, group, since);
@@ -73,13 +77,15 @@ impl Upstream {
 
     /// Reserves the session in its shard. The reservation enters the shard's queue before any later push, and
     /// therefore the session receives exactly the pushes from now on.
-    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>) {
+    ///
+    /// Its client may lack changes up to `missed`; zero if the preface and what follows contain everything.
+    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>, missed: Revision) {
         let Joining { group, shard, receives: Receives { encoding, right }, admission } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
         self.next_ticket = ticket.next();
         // A shard that has ended means that the process is ending; the session's client is refused with it.
-        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, right }).await {
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, right, missed }).await {
             return;
         }
         let group_has_ended = !self.tracker.has(group);
@@ -96,8 +102,9 @@ impl Upstream {
         }
     }
 
-    /// Refuses all sessions that wait for a group.
+    /// Refuses all sessions and readers that wait for a group.
     pub(super) async fn refuse(&mut self, group: GroupId, full: Full) {
+        self.holds.opened(group, Err(full));
         for (admission, joined) in self.opening.remove(&group).into_iter().flatten() {
             joined.shard.send(ToShard::Release { ticket: joined.ticket }).await;
             let _ = admission.send(Err(full));
@@ -168,7 +175,7 @@ impl Upstream {
             // Each session gets a copy, because the shard writes the rest of a preface from the session's own
             // buffer.
             let bytes = bytes.clone();
-            self.reserve(joining, bytes).await;
+            self.reserve(joining, bytes, Revision::ZERO).await;
         }
     }
 }

@@ -274,11 +274,13 @@ impl Requester {
         Ok(self.bus.request(Message::new(subject, request.encode_to_vec()), timeout).await?)
     }
 
-    fn seen(&self) -> Revision {
+    /// The highest revision that any message has mentioned.
+    pub(super) fn seen(&self) -> Revision {
         Revision::new(self.seen.load(Ordering::Relaxed))
     }
 
-    fn incarnation(&self) -> Option<u64> {
+    /// The incarnation of the store, as far as it is known.
+    pub(super) fn incarnation(&self) -> Option<u64> {
         self.incarnation.lock().map(Incarnation::get)
     }
 

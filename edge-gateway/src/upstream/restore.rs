@@ -66,6 +66,9 @@ impl Upstream {
         self.pushed.store(rev.get(), Ordering::Relaxed);
         self.written.forget();
         self.policy.restored();
+        self.beats.forget_all();
+        // It is of the history that was undone, or of one that nobody can tell apart from it.
+        self.holds.restored();
         self.resources.requester.seen.store(rev.get(), Ordering::Relaxed);
         for shard in &self.shards {
             shard.send(ToShard::Restored).await;

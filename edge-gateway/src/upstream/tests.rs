@@ -128,8 +128,15 @@ async fn every_request_whose_task_panics_is_made_again() {
     start_replica(bus.clone(), 0).await;
     let (shard, mut pushed) = ShardHandle::without_shard();
     let config = UpstreamConfig { open_timeout: Duration::from_secs(60), ..UpstreamConfig::default() };
-    let (upstream, handle) =
-        Upstream::new(config, bus.clone(), vec![shard], Vec::new(), PolicyHandle::off(), metrics());
+    let (upstream, handle) = Upstream::new(
+        config,
+        bus.clone(),
+        vec![shard],
+        Vec::new(),
+        PolicyHandle::off(),
+        Beats::none(),
+        metrics(),
+    );
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
 
@@ -234,7 +241,7 @@ async fn made_up_names_are_bounded_and_leave_nothing_behind() {
     let names = NamesConfig { consumer: LISTS / 2 * LISTED, ..NamesConfig::default() };
     let config = UpstreamConfig { names, ..UpstreamConfig::default() };
     let (mut upstream, _handle) =
-        Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), metrics());
+        Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), Beats::none(), metrics());
     let nothing = held(&upstream);
     for round in 0..6 {
         let outcomes = watch_made_up_lists(&mut upstream, round).await;
@@ -302,6 +309,7 @@ async fn a_bookmark_of_another_incarnation_starts_over_at_once() {
         vec![shard],
         Vec::new(),
         PolicyHandle::off(),
+        Beats::none(),
         metrics(),
     );
     let stop = CancellationToken::new();

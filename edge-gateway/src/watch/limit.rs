@@ -27,11 +27,14 @@ pub(crate) enum Full {
     /// The consumer's for such names.
     #[error("the service's watches name as many services and selections as they may")]
     ConsumerNames,
+    /// The node's for tenants that are followed as a whole: another may follow this one already.
+    #[error("this node follows as many tenants as it may")]
+    Tenants,
 }
 
 impl Full {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Node,
         Self::Domain,
         Self::Consumer,
@@ -40,11 +43,12 @@ impl Full {
         Self::NodeNames,
         Self::DomainNames,
         Self::ConsumerNames,
+        Self::Tenants,
     ];
 
     /// It is this node's own: another may have room.
     pub(crate) fn is_here(self) -> bool {
-        matches!(self, Self::Node | Self::Topics | Self::Memory | Self::NodeNames)
+        matches!(self, Self::Node | Self::Topics | Self::Memory | Self::NodeNames | Self::Tenants)
     }
 
     /// The value of the label `limit`.
@@ -58,6 +62,7 @@ impl Full {
             Self::NodeNames => "node_names",
             Self::DomainNames => "domain_names",
             Self::ConsumerNames => "consumer_names",
+            Self::Tenants => "tenants",
         }
     }
 }

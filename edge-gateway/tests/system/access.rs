@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use access::token::Claims;
 use access::{Access, LabelSource, Policy, route};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -15,6 +16,7 @@ use edge_gateway::settings::PolicyConfig;
 use proto::watch::v1::WatchRequest;
 use proto::watch::v1::watch_client::WatchClient;
 use shared::event::Action;
+use shared::model::Revision;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -118,6 +120,22 @@ async fn every_route_is_refused_without_a_token() {
     assert_eq!(forwarded.load(Ordering::Relaxed), 0, "nothing reached a control plane");
     let line = "muster_edge_access_decisions_total{outcome=\"unauthenticated\",transport=\"grpc\"}";
     assert!(world.metric(line) > 0.0);
+}
+
+#[tokio::test]
+async fn a_token_newer_than_the_policy_waits_for_it() {
+    let whole = tokens::policy();
+    let without = Policy { accounts: Default::default(), ..whole.clone() };
+    let (world, _) = guarded(config(), without).await;
+    let next = Revision::new(world.metric("muster_edge_policy_revision") as u64).next();
+    let newer = tokens::signed(Claims { account: "dev".to_owned(), rev: next, ..tokens::claims() });
+    let headers = format!("Authorization: Bearer {newer}\r\n");
+    let (answer, ()) =
+        tokio::join!(ask(&world, "GET", SERVICES, &headers), world.control_plane.policy(whole));
+    assert_eq!(status(&answer), "200", "{answer}");
+    let nobody = tokens::signed(Claims { account: "nobody".to_owned(), rev: next, ..tokens::claims() });
+    let answer = ask(&world, "GET", SERVICES, &format!("Authorization: Bearer {nobody}\r\n")).await;
+    assert_eq!(status(&answer), "401", "{answer}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! replies to the gateway's requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use access::{Bundle, Policy};
@@ -110,9 +111,15 @@ impl ControlPlane {
         truth.rev = truth.rev.next();
         let rev = truth.rev;
         let history = truth.providers.entry(service(provider)).or_default();
+        let mut endpoints = vec![format!("rest://{id}.example:8080")];
+        // For dialects that tell addresses and no names.
+        if id.parse::<IpAddr>().is_ok() {
+            endpoints.push(format!("highway://{id}:7070"));
+        }
         let instance = Arc::new(Instance {
             instance_id: id.to_owned(),
             service_id: provider.to_owned(),
+            endpoints,
             host_name: format!("rev-{rev}"),
             status: "UP".to_owned(),
             ..Instance::default()
@@ -365,15 +372,24 @@ impl Truth {
     }
 }
 
-/// Those of the listed services that are registered: each that has changed or been registered.
-fn listed(truth: &Truth, request: &pb::InterestRequest) -> Vec<Vec<u8>> {
+/// Those of the listed services that are registered, or all of the tenant: each that has changed or been
+/// registered.
+fn listed(truth: &mut Truth, request: &pb::InterestRequest) -> Vec<Vec<u8>> {
     let is_registered = |id: &ServiceRef| truth.providers.get(id).is_some_and(|known| !known.deleted);
-    let registered = request.only.iter().map(|id| service(id)).filter(is_registered);
+    let tenant =
+        request.scope.clone().and_then(|scope| Tenant::parse(&format!("{}/{}", scope.domain, scope.project)));
+    let all = || truth.providers.keys().filter(|known| Some(&known.tenant) == tenant.as_ref()).cloned();
+    let listed: Vec<ServiceRef> = match request.only.is_empty() {
+        true => all().collect(),
+        false => request.only.iter().map(|id| service(id)).collect(),
+    };
+    let registered: Vec<ServiceRef> = listed.into_iter().filter(is_registered).collect();
     let reply = pb::InterestReply {
         exists: true,
         rev: truth.rev.get(),
-        providers: registered.map(|service| (&service).into()).collect(),
+        providers: registered.iter().map(Into::into).collect(),
         left_after: request.left_since,
+        error: truth.declined(),
         ..pb::InterestReply::default()
     };
     vec![reply.encode_to_vec()]

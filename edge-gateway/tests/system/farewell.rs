@@ -37,7 +37,7 @@ async fn everything_after_the_upgrade(world: &World, path: &str) -> Vec<u8> {
 
 /// Says on the bus that another gateway is ready, or that it is not.
 async fn announce(bus: &LocalBus, ready: bool) {
-    let state = pb::GatewayState { id: 1, ready };
+    let state = pb::GatewayState { id: 1, ready, ..Default::default() };
     let message = Message::new(subject::GATEWAYS, state.encode_to_vec());
     bus.publish(message).await.expect("the local bus is open");
 }

@@ -5,6 +5,9 @@
 
 mod access;
 mod control_plane;
+mod dns;
+mod drain;
+mod eureka;
 mod events;
 mod fairness;
 mod farewell;
@@ -13,6 +16,7 @@ mod forwarding;
 mod grpc;
 mod heartbeat;
 mod hostile;
+mod http_sd;
 mod identity;
 mod over_nats;
 mod rates;
@@ -28,3 +32,4 @@ mod uploads;
 mod watch;
 mod wire;
 mod world;
+mod xds;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward, NotForwarded};
-use edge_gateway::settings::{ReadsConfig, UpstreamConfig};
+use edge_gateway::settings::{ReadsConfig, StateFile, UpstreamConfig};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
@@ -92,16 +92,25 @@ impl Stage {
     }
 
     async fn with(reads: ReadsConfig, config: Config) -> Self {
+        let stage = Self::behind(true, reads, config).await;
+        stage.world.control_plane.consumer("c", &["p"]);
+        stage.world.control_plane.change("p", Create, "1").await;
+        stage
+    }
+
+    /// A gateway of which nothing is known but what its file may tell.
+    async fn behind(reachable: bool, reads: ReadsConfig, config: Config) -> Self {
         let answer = Answer { status: Some(StatusCode::OK), found: None, written: None };
         let plane = Plane {
             answer: Arc::new(Mutex::new(answer)),
             asked: Arc::default(),
-            reachable: watch::Sender::new(true),
+            reachable: watch::Sender::new(reachable),
         };
+        if !reachable {
+            plane.answer.lock().expect("not poisoned").status = None;
+        }
         let upstream = UpstreamConfig { reads, ..config.upstream.clone() };
         let world = World::with_forward(Config { upstream, ..config }, Arc::new(plane.clone())).await;
-        world.control_plane.consumer("c", &["p"]);
-        world.control_plane.change("p", Create, "1").await;
         Self { world, plane }
     }
 
@@ -373,4 +382,48 @@ async fn an_account_gets_no_answer_that_its_labels_do_not_cover() {
     assert_eq!(find("shop").await.status, 403, "a control plane decides about labels");
     assert_eq!(stage.find("").await.status, 401);
     assert_eq!(find("root").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_restarted_gateway_answers_what_the_last_one_knew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = StateFile { path: directory.path().join("state"), interval: Duration::from_millis(20) };
+    let reads = ReadsConfig { state: Some(file.clone()), ..ReadsConfig::default() };
+    let stage = Stage::with(reads.clone(), config()).await;
+    stage.follow().await;
+    let before = stage.find("").await;
+    let targets = stage.get("/prometheus/v1/targets", &[]).await;
+    assert!(targets.body.contains("1.example:8080"), "{targets:?}");
+    let written = "muster_edge_state_writes_total{outcome=\"ok\"}";
+    let so_far = stage.world.metric(written);
+    let waiting = async {
+        while stage.world.metric(written) < so_far + 2.0 {
+            stage.world.control_plane.bookmark().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the state is written again");
+    drop(stage);
+
+    // It is ready, although no control plane answers: there is no better gateway.
+    let stage = Stage::behind(false, reads.clone(), config()).await;
+    stage.world.control_plane.decline(usize::MAX);
+    let after = stage.find("").await;
+    assert_eq!((after.status, &after.body, &after.rev, after.stale), (200, &before.body, &before.rev, true));
+    assert_eq!(stage.find(&before.rev).await.status, 304);
+    let last = stage.get("/prometheus/v1/targets", &[]).await;
+    assert_eq!((last.status, last.body, last.stale), (200, targets.body, true));
+    let other = stage.get(FIND, &[("x-consumerid", "d")]).await;
+    assert_eq!(other.status, 503, "nothing is known of it: {other:?}");
+    // The state of before the restart is kept: this process has nothing newer.
+    let kept = std::fs::read(&file.path).expect("a file");
+    drop(stage);
+    assert_eq!(std::fs::read(&file.path).expect("a file"), kept);
+
+    // With a control plane again, what holds now is the answer.
+    let stage = Stage::with(reads, config()).await;
+    stage.world.control_plane.change("p", Update, "1").await;
+    stage.follow().await;
+    let now = stage.find("").await;
+    assert!(now.body != before.body && !now.stale, "{now:?}");
 }

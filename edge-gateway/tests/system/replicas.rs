@@ -128,7 +128,7 @@ async fn heartbeats_go_on_at_the_plane_that_has_its_store() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_repeated_is_sent_once() {
+async fn an_unrepeatable_request_is_sent_once() {
     let tasks = Tasks::new();
     let broken = [Plane::new(Store::Refuses), Plane::new(Store::Refuses)];
     let replicas = forward_to([&broken[0], &broken[1]], &tasks).await;

@@ -31,13 +31,21 @@ pub(crate) fn now() -> u64 {
 
 /// A token of `account` that ends after so many seconds.
 pub(crate) fn token(account: &str, seconds: u64) -> String {
-    let claims = Claims {
+    signed(Claims {
         account: account.to_owned(),
         exp: now() + seconds,
-        iat: Some(now()),
         jti: format!("{account}-{seconds}"),
-        ..Claims::default()
-    };
+        ..claims()
+    })
+}
+
+/// The claims of a token of nobody that begins now and ends in an hour.
+pub(crate) fn claims() -> Claims {
+    Claims { exp: now() + 3600, iat: Some(now()), ..Claims::default() }
+}
+
+/// A token with these claims.
+pub(crate) fn signed(claims: Claims) -> String {
     signer().issuer.issue(&claims).expect("is signed")
 }
 

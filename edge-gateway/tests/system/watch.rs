@@ -36,7 +36,7 @@ async fn the_frame_is_byte_for_byte_what_old_clients_know() {
     let expected = format!(
         concat!(
             r#"{{"action":"CREATE","key":{{"tenant":"default/default","appId":"app","serviceName":"p","version":"1.0.0"}},"#,
-            r#""instance":{{"instanceId":"i","serviceId":"p","hostName":"rev-{}","status":"UP"}}}}"#
+            r#""instance":{{"instanceId":"i","serviceId":"p","endpoints":["rest://i.example:8080"],"hostName":"rev-{}","status":"UP"}}}}"#
         ),
         event.at.rev
     );

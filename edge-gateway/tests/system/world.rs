@@ -28,6 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
     pub(crate) api: SocketAddr,
+    pub(crate) dns: Option<SocketAddr>,
     pub(crate) control_plane: ControlPlane,
     pub(crate) tasks: Tasks,
     pub(crate) readiness: Readiness,
@@ -78,15 +79,37 @@ impl World {
 
     pub(crate) async fn on_bus(config: Config, bus: impl Bus) -> Self {
         let forward = InProcess::new(axum::Router::new());
-        Self::assemble(config, Arc::new(bus), Arc::new(forward)).await
+        Self::assemble(config, Arc::new(bus), Arc::new(forward), 0).await
+    }
+
+    /// A gateway whose control plane answers no request from the start.
+    pub(crate) async fn without_answers(config: Config) -> Self {
+        let forward = InProcess::new(axum::Router::new());
+        Self::assemble(config, Arc::new(LocalBus::new()), Arc::new(forward), usize::MAX).await
     }
 
     pub(crate) async fn with_forward(config: Config, forward: Arc<dyn Forward>) -> Self {
-        Self::assemble(config, Arc::new(LocalBus::new()), forward).await
+        Self::assemble(config, Arc::new(LocalBus::new()), forward, 0).await
     }
 
-    async fn assemble(config: Config, bus: Arc<dyn Bus>, forward: Arc<dyn Forward>) -> Self {
+    async fn assemble(
+        config: Config,
+        bus: Arc<dyn Bus>,
+        forward: Arc<dyn Forward>,
+        declining: usize,
+    ) -> Self {
         let control_plane = ControlPlane::start(bus.clone()).await;
+        control_plane.decline(declining);
+        Self::with_control_plane(config, bus, forward, control_plane).await
+    }
+
+    /// A gateway on the bus of a control plane that is there already.
+    pub(crate) async fn with_control_plane(
+        config: Config,
+        bus: Arc<dyn Bus>,
+        forward: Arc<dyn Forward>,
+        control_plane: ControlPlane,
+    ) -> Self {
         let tasks = Tasks::new();
         let metrics = Metrics::new([]).expect("sets up");
         let readiness = Readiness::new(&tasks);
@@ -101,9 +124,10 @@ impl World {
         };
         let app = App::build(parts, &tasks).await.expect("starts");
         let api = app.api_addr;
+        let dns = app.dns_addr;
         tasks.spawn_vital("app", app.run());
         tokio::time::timeout(PATIENCE, readiness.ready()).await.expect("ready in time");
-        Self { api, control_plane, tasks, readiness, metrics }
+        Self { api, dns, control_plane, tasks, readiness, metrics }
     }
 
     /// A watcher of `consumer`, over the usual path.

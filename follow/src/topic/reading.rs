@@ -8,11 +8,7 @@ use std::sync::Arc;
 use shared::model::{Instance, Revision};
 
 use super::Topic;
-use crate::bytes::text_bytes;
-use crate::read::{Body, Instances};
-
-/// Bytes of an instance beside its texts, about, in the tables and in the body.
-const INSTANCE_BYTES: usize = 1200;
+use crate::read::{Body, Instances, size_of};
 
 /// The instances of a topic that finds read.
 #[derive(Debug, Default)]
@@ -40,11 +36,6 @@ impl Reading {
             self.body = Body::default();
         }
     }
-}
-
-/// The texts are in memory twice, once as they are and once in the body.
-fn size_of(instance: &Instance) -> usize {
-    INSTANCE_BYTES + 2 * text_bytes(instance)
 }
 
 impl Topic {

@@ -1,17 +1,17 @@
-//! The part of the tracker that finds are answered from.
+//! The part of the tracker that finds and other dialects are answered from.
 //!
-//! A consumer whose finds are answered here is *held*: its group stays without sessions. Only what held
-//! groups follow is published, so that topics which only watchers use cost nothing more than a test of a
-//! flag.
+//! A consumer whose finds are answered here is *held*: its group stays without sessions. So is a tenant whose
+//! services are read as a whole. Only what held groups follow is published, so that topics which only
+//! watchers use cost nothing more than a test of a flag.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::model::{Revision, ServiceRef};
+use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
 use super::{Group, Slot, Tracker};
-use crate::read::{ReadConsumer, ReadTopic, ReadView};
+use crate::read::{ReadInterest, ReadTenant, ReadTopic, ReadView};
 use crate::{GroupId, Selector};
 
 /// Bytes of a held group beside its providers, about.
@@ -35,12 +35,46 @@ pub(super) struct Reads {
     has_advanced: bool,
     /// The bytes of everything that is published, about.
     bytes: usize,
+    /// The number of changes of tenants that are read as a whole. One count for all, so that a tenant that is
+    /// held again never repeats a version.
+    versions: u64,
 }
 
 #[derive(Debug)]
 struct Held {
-    consumer: ServiceRef,
+    by: Holder,
     providers: Arc<BTreeSet<ServiceRef>>,
+}
+
+/// The reader for whom a group is held.
+#[derive(Clone, Debug)]
+enum Holder {
+    /// The finds of this consumer.
+    Consumer(ServiceRef),
+    /// Everybody who reads this tenant as a whole.
+    Tenant(Tenant),
+}
+
+impl Holder {
+    fn published<'a>(&self, view: &'a ReadView) -> Option<&'a Arc<ReadInterest>> {
+        match self {
+            Self::Consumer(consumer) => view.consumers.get(consumer),
+            Self::Tenant(tenant) => view.tenants.get(tenant).map(|tenant| &tenant.services),
+        }
+    }
+
+    fn publish(&self, view: &mut ReadView, interest: Option<ReadInterest>, version: u64) {
+        match (self, interest) {
+            (Self::Consumer(consumer), None) => _ = view.consumers.remove_mut(consumer),
+            (Self::Tenant(tenant), None) => _ = view.tenants.remove_mut(tenant),
+            (Self::Consumer(consumer), Some(interest)) => {
+                view.consumers.insert_mut(consumer.clone(), Arc::new(interest));
+            }
+            (Self::Tenant(tenant), Some(interest)) => {
+                view.tenants.insert_mut(tenant.clone(), ReadTenant { services: Arc::new(interest), version });
+            }
+        }
+    }
 }
 
 impl Reads {
@@ -87,14 +121,14 @@ impl Reads {
 }
 
 impl Group {
-    fn as_read(&self, before: Option<&Held>) -> Option<ReadConsumer> {
+    fn as_read(&self, before: Option<&Held>) -> Option<ReadInterest> {
         let interest_rev = self.interest_rev?;
         let present = self.providers.iter().filter(|provider| !self.leaving.contains_key(*provider));
         let providers = match before {
             Some(held) if present.clone().eq(held.providers.iter()) => held.providers.clone(),
             _ => Arc::new(present.cloned().collect()),
         };
-        Some(ReadConsumer {
+        Some(ReadInterest {
             changed_at: self.unchanged_since.unwrap_or(interest_rev).max(self.last_change.rev),
             sound: self.verified && self.request.is_idle(),
             providers,
@@ -105,7 +139,16 @@ impl Group {
 impl Tracker {
     /// Follows a consumer's providers for its finds, with or without sessions, until [`Tracker::release`].
     pub fn hold(&mut self, consumer: &ServiceRef) -> GroupId {
-        let selector = Selector::Consumer(consumer.clone());
+        let by = Holder::Consumer(consumer.clone());
+        self.hold_group(Selector::Consumer(consumer.clone()), by)
+    }
+
+    /// Follows every service of a tenant, with or without sessions, until [`Tracker::release`].
+    pub fn hold_tenant(&mut self, tenant: &Tenant) -> GroupId {
+        self.hold_group(Selector::Scope(Scope::all(tenant.clone())), Holder::Tenant(tenant.clone()))
+    }
+
+    fn hold_group(&mut self, selector: Selector, by: Holder) -> GroupId {
         let id = match self.by_selector.get(&selector) {
             Some(id) => *id,
             None => self.open_group(selector),
@@ -114,13 +157,14 @@ impl Tracker {
             group.held = true;
             group.empty_since = None;
         }
-        let held = Held { consumer: consumer.clone(), providers: Arc::default() };
+        let held = Held { by, providers: Arc::default() };
         self.reads.groups.entry(id).or_insert(held);
         self.reads.touch_group(id);
         id
     }
 
-    /// The consumer's finds are not answered here any more. Its group ends unless it has sessions.
+    /// The consumer's finds are not answered here any more, or the tenant is not read. Its group ends unless
+    /// it has sessions.
     pub fn release(&mut self, id: GroupId, now: Instant) {
         self.reads.touch_group(id);
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -130,7 +174,8 @@ impl Tracker {
         }
     }
 
-    /// The number of consumers that are held, and the bytes of everything that is published for them, about.
+    /// The number of consumers and tenants that are held, and the bytes of everything that is published for
+    /// them, about.
     pub fn held(&self) -> (usize, usize) {
         (self.reads.groups.len(), self.reads.bytes)
     }
@@ -138,6 +183,7 @@ impl Tracker {
     /// The state that finds are answered from, if it has changed since the last call.
     pub fn take_reads(&mut self) -> Option<ReadView> {
         let reads = &mut self.reads;
+        // Everything is rare (a restore, a lost bookmark), so it is turned into the usual lists.
         if reads.everything {
             reads.dirty_groups.extend(reads.groups.keys().copied());
             reads.dirty_services.extend(reads.services.keys().cloned());
@@ -146,6 +192,7 @@ impl Tracker {
         }
         reads.everything = false;
         reads.has_advanced = false;
+        // Groups first: they decide which services are read, and mark those that begin or end.
         for id in std::mem::take(&mut self.reads.dirty_groups) {
             self.publish_group(id);
         }
@@ -163,7 +210,7 @@ impl Tracker {
         let is_current = |id: &GroupId, held: &Held| {
             let group = self.groups.get(id).filter(|group| group.held);
             let read = group.and_then(|group| group.as_read(Some(held)));
-            view.consumers.get(&held.consumer).map(|known| &**known) == read.as_ref()
+            held.by.published(view).map(|known| &**known) == read.as_ref()
         };
         let is_whole = |service: &ServiceRef| {
             let read = match self.topics.get(service) {
@@ -182,7 +229,7 @@ impl Tracker {
 
     fn publish_group(&mut self, id: GroupId) {
         let Some(held) = self.reads.groups.get(&id) else { return };
-        let (consumer, before) = (held.consumer.clone(), held.providers.clone());
+        let (by, before) = (held.by.clone(), held.providers.clone());
         let group = self.groups.get(&id).filter(|group| group.held);
         let read = group.and_then(|group| group.as_read(Some(held)));
         let after = read.as_ref().map(|read| read.providers.clone()).unwrap_or_default();
@@ -191,11 +238,13 @@ impl Tracker {
         } else if let Some(held) = self.reads.groups.get_mut(&id) {
             held.providers = after.clone();
         }
-        match read {
-            None => _ = self.reads.view.consumers.remove_mut(&consumer),
-            Some(read) if self.reads.view.consumers.get(&consumer).is_some_and(|known| **known == read) => {}
-            Some(read) => self.reads.view.consumers.insert_mut(consumer, Arc::new(read)),
+        let view = &mut self.reads.view;
+        // A tenant's version grows only with a change, because dialects encode their answers anew by it.
+        if by.published(view).map(|known| &**known) != read.as_ref() {
+            self.reads.versions += 1;
+            by.publish(view, read, self.reads.versions);
         }
+        // `as_read` keeps the set while its contents are the same, so the usual case is one comparison.
         if Arc::ptr_eq(&before, &after) {
             return;
         }
@@ -231,18 +280,26 @@ impl Tracker {
     }
 
     fn publish_service(&mut self, service: &ServiceRef) {
-        let known = self.reads.view.topics.get(service);
-        let bytes_before = known.map_or(0, |known| known.bytes);
+        let known = self.reads.view.topics.get(service).cloned();
+        let bytes_before = known.as_ref().map_or(0, |known| known.bytes);
         let read = match self.topics.get(service) {
             Some(Slot::Live(topic)) if self.reads.services.contains_key(service) => topic.as_read(),
             _ => None,
         };
         let bytes = read.as_ref().map_or(0, |read| read.bytes);
         self.reads.bytes = self.reads.bytes.saturating_sub(bytes_before) + bytes;
+        let view = &mut self.reads.view;
         match read {
-            None => _ = self.reads.view.topics.remove_mut(service),
-            Some(read) if known.is_some_and(|known| known.is_same(&read)) => {}
-            Some(read) => self.reads.view.topics.insert_mut(service.clone(), Arc::new(read)),
+            None if known.is_none() => return,
+            None => _ = view.topics.remove_mut(service),
+            Some(read) if known.is_some_and(|known| known.is_same(&read)) => return,
+            Some(read) => view.topics.insert_mut(service.clone(), Arc::new(read)),
+        }
+        // The version of a tenant stands for the contents of its services, too.
+        if let Some(tenant) = view.tenants.get(&service.tenant) {
+            self.reads.versions += 1;
+            let next = ReadTenant { services: tenant.services.clone(), version: self.reads.versions };
+            view.tenants.insert_mut(service.tenant.clone(), next);
         }
     }
 

@@ -66,8 +66,8 @@ fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effe
     tell(topic, id, at, Action::Create, untold, effects);
 }
 
-/// The instances whose creation after `base` was delivered to all who follow the topic since then. None if the
-/// topic has forgotten it.
+/// The instances whose creation after `base` was delivered to all who follow the topic since then. None if
+/// the topic has forgotten it.
 fn created_after(topic: &Topic, base: Position) -> HashSet<String> {
     let changes = topic.since(base).unwrap_or_default();
     let of = |push: &Arc<Push>| push.instance.instance_id.clone();

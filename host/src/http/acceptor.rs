@@ -1,7 +1,7 @@
 //! Accepts connections up to a limit, and makes room for new clients.
 //!
-//! Whoever opens connections and sends nothing must not keep others out, probes least of all. So when every
-//! connection is taken, the oldest one without a request is closed in favour of the client that waits.
+//! A client that opens connections and sends nothing must not keep others out, probes least of all. So when
+//! every connection is taken, the oldest one without a request is closed in favour of the client that waits.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;

@@ -28,6 +28,8 @@ pub struct RequestBody {
     unread: Option<Unread>,
     /// The time until which the body must be complete; `None` before the first wait for the client.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// The client may send for as long as it likes.
+    is_endless: bool,
 }
 
 /// The reason for which the body of a request cannot be read. The fault is the client's.
@@ -86,8 +88,13 @@ impl Unread {
             Rest::Left(body) => body,
         };
         // The rest has the deadline of a whole body at most.
-        let mut body =
-            RequestBody { body: Some(body), listener: listener.clone(), unread: None, deadline: None };
+        let mut body = RequestBody {
+            body: Some(body),
+            listener: listener.clone(),
+            unread: None,
+            deadline: None,
+            is_endless: false,
+        };
         let mut dropped = 0;
         loop {
             match body.frame().await {
@@ -107,11 +114,22 @@ impl RequestBody {
     pub(super) fn new(body: Incoming, version: Version, listener: Arc<Listener>) -> (Self, Option<Unread>) {
         let has_rest = version != Version::HTTP_2 && !body.is_end_stream();
         let unread = has_rest.then(|| Unread(Arc::new(Mutex::new(Rest::Taken))));
-        (Self { body: Some(body), listener, unread: unread.clone(), deadline: None }, unread)
+        (
+            Self { body: Some(body), listener, unread: unread.clone(), deadline: None, is_endless: false },
+            unread,
+        )
     }
 }
 
 impl RequestBody {
+    /// The body of a stream of requests, which has no end: its reader sees to clients that are too slow.
+    #[must_use]
+    pub fn without_deadline(mut self) -> Self {
+        self.is_endless = true;
+        self.deadline = None;
+        self
+    }
+
     /// Notes that the whole body was read. A body of unknown length does not know it by itself.
     fn end(&mut self) {
         if let Some(unread) = self.unread.take() {
@@ -149,6 +167,9 @@ impl http_body::Body for RequestBody {
                 return Poll::Ready(Some(Err(error.into())));
             }
             Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+        }
+        if self.is_endless {
+            return Poll::Pending;
         }
         let timeout = self.listener.limits.body_timeout;
         // Most bodies arrive with their heads, and these need no timer.

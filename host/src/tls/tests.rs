@@ -81,7 +81,7 @@ impl Site {
     }
 }
 
-/// A fault: the names in the certificate, who signs it, a change of it, and the words for it.
+/// A fault: the names in the certificate, its signer, a change of it, and the words for it.
 type Fault = (&'static [&'static str], bool, fn(&mut CertificateParams), &'static str);
 
 #[tokio::test]

@@ -101,8 +101,7 @@ impl Audit {
             return Ok(true);
         }
         if self.json || self.output == OutputFormat::Json {
-            // Control characters are escaped in JSON.
-            screen.line(line)?;
+            screen.json_text(line)?;
         } else {
             screen.line(&harmless(&for_people(&record)))?;
         }

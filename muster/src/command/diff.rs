@@ -18,8 +18,8 @@ mod compare;
 
 use compare::{Difference, compare};
 
-use super::processes::{self, AdminProcess};
 use crate::failure::{CommandFailure, RegistryRefusal};
+use crate::processes::{self, AdminProcess};
 use crate::screen::{OutputFormat, Screen};
 use crate::target::{OperatorAccess, Trust, duration};
 

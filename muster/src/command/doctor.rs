@@ -5,6 +5,7 @@
 //! processes that run.
 
 use shared::clock::Clock;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +20,8 @@ use tokio::time::timeout;
 
 mod access;
 mod advertised;
+mod dialects;
+mod dns;
 mod fleet;
 mod machine;
 mod servers;
@@ -54,6 +57,12 @@ pub(crate) struct Doctor {
     /// to them.
     #[arg(long, env = "MUSTER_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
     admin_token: Option<String>,
+    /// Also ask this server of DNS, over UDP and TCP.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["program", "admin"])]
+    dns: Option<SocketAddr>,
+    /// Zone of the server of DNS.
+    #[arg(long, value_name = "ZONE", default_value = "muster.", requires = "dns")]
+    dns_domain: String,
     #[command(flatten)]
     target: Target,
 }
@@ -137,9 +146,14 @@ impl Doctor {
             let told = advertised::check(&registry, self.target.timeout).await;
             findings.push(Finding::new("advertised", told));
             findings.push(Finding::new("header case", self.header_case(&registry).await));
+            findings.extend(dialects::check(&registry).await);
             if !self.read_only {
                 findings.push(Finding::new("push", self.push(&registry).await));
             }
+        }
+        if let Some(server) = self.dns {
+            let told = dns::check(server, &self.dns_domain, self.target.timeout).await;
+            findings.push(Finding::new("dns", told));
         }
         Ok(findings)
     }

@@ -1,8 +1,9 @@
-//! `muster drain`: drains a gateway or a control plane by its admin port, and waits until it has ended.
+//! `muster drain`: drains a gateway or a control plane by its admin port, and waits until it has ended; or an
+//! instance, or all of a service, and gives it back.
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use host::telemetry::scrape::Scrape;
 use http::Method;
 use serde_json::json;
@@ -19,11 +20,17 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Deadline of one request. The process is near and busy with draining at most; `--timeout` bounds the whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+pub(crate) mod instance;
+
 /// Arguments of `muster drain`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Drain {
+    #[command(subcommand)]
+    of_registry: Option<DrainCommand>,
     /// Admin address of the process, such as http://127.0.0.1:30101.
-    admin: url::Url,
+    #[arg(required = true)]
+    admin: Option<url::Url>,
     /// Begin the drain, and do not wait for the end of the process.
     #[arg(long)]
     no_wait: bool,
@@ -39,9 +46,32 @@ pub(crate) struct Drain {
     trust: Trust,
 }
 
+#[derive(Debug, Subcommand)]
+enum DrainCommand {
+    /// Take an instance out of the traffic, and wait until every watcher is known to have been told.
+    Instance(Box<instance::DrainInstance>),
+    /// The same for all instances of a service.
+    Service(Box<instance::DrainService>),
+    /// Give an instance back that a drain keeps out of the traffic.
+    GiveBack(Box<instance::GiveBack>),
+}
+
 impl Drain {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
-        let target = Target::process(self.admin.clone(), REQUEST_TIMEOUT, self.trust.clone());
+        match (self.of_registry, self.admin) {
+            (Some(DrainCommand::Instance(drain)), _) => drain.run(screen).await,
+            (Some(DrainCommand::Service(drain)), _) => drain.run(screen).await,
+            (Some(DrainCommand::GiveBack(back)), _) => back.run(screen).await,
+            (None, Some(admin)) => {
+                Self { of_registry: None, admin: None, ..self }.process(admin, screen).await
+            }
+            // The parser has demanded one of them.
+            (None, None) => Err(CommandFailure::Usage("name a process, an instance or a service".to_owned())),
+        }
+    }
+
+    async fn process(self, admin: url::Url, screen: &mut Screen) -> Result<(), CommandFailure> {
+        let target = Target::process(admin, REQUEST_TIMEOUT, self.trust.clone());
         let process = RegistryClient::new(&target)?;
         let reply = process.request_root(Method::POST, "/drain", self.access.token()?.as_deref()).await?;
         if reply.status() != http::StatusCode::ACCEPTED {

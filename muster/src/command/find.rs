@@ -1,9 +1,11 @@
-//! `muster find`: the instances that a consumer receives when it finds a provider.
+//! `muster find`: the instances that a consumer receives when it finds a provider, or what a client of
+//! another protocol is told of it.
 
 use clap::Args;
 
 use super::instances;
 use crate::client::RegistryClient;
+use crate::dialect::{Choice, Dialect};
 use crate::failure::CommandFailure;
 use crate::screen::{OutputFormat, Screen};
 use crate::target::Target;
@@ -30,6 +32,9 @@ pub(crate) struct Find {
     /// Print the instances only if they have changed since this revision of an earlier find.
     #[arg(long, value_name = "REVISION")]
     rev: Option<String>,
+    /// Show what clients of this protocol are told of the provider, in all its versions.
+    #[arg(long = "as", value_name = "PROTOCOL", value_enum, conflicts_with_all = ["consumer", "rev", "rule"])]
+    dialect: Option<Dialect>,
     #[command(flatten)]
     target: Target,
 }
@@ -37,6 +42,11 @@ pub(crate) struct Find {
 impl Find {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         let registry = RegistryClient::new(&self.target)?;
+        if let Some(dialect) = self.dialect {
+            let choice = Choice { app: Some(&self.app), env: Some(&self.env), service: Some(&self.name) };
+            let told = dialect.ask(&registry, choice).await?;
+            return told.show(self.target.output, false, screen);
+        }
         let reply = registry
             .get(&["registry", "instances"])
             .query("appId", &self.app)

@@ -7,6 +7,7 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::drain::instance::before_the_end;
 use super::interrupted;
 use crate::client::RegistryClient;
 use crate::failure::CommandFailure;
@@ -44,9 +45,13 @@ pub(crate) struct Register {
     /// Number of heartbeats that may be missed before the instance expires.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     times: i32,
-    /// Send heartbeats until interrupted, then unregister the instance.
+    /// Send heartbeats until interrupted, then drain the instance and unregister it.
     #[arg(long, requires = "endpoints")]
     keep_alive: bool,
+    /// With --keep-alive, the longest time to wait at the end until every watcher is known to have been told
+    /// that the instance takes no more traffic, up to 1h; 0s to unregister at once.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, requires = "keep_alive")]
+    drain: Duration,
     #[command(flatten)]
     target: Target,
 }
@@ -102,8 +107,8 @@ impl Register {
         request.body(json!({ "instance": instance })).send().await?.id("instanceId", registry)
     }
 
-    /// Sends heartbeats until interrupted, then unregisters. An instance that has expired is registered
-    /// again.
+    /// Sends heartbeats until interrupted, then drains and unregisters. An instance that has expired is
+    /// registered again.
     async fn keep_alive(
         &self,
         registry: &RegistryClient,
@@ -111,7 +116,7 @@ impl Register {
         mut instance: String,
         screen: &mut Screen,
     ) -> Result<(), CommandFailure> {
-        screen.note("sending heartbeats; an interrupt (Ctrl-C) unregisters the instance");
+        screen.note("sending heartbeats; an interrupt (Ctrl-C) drains and unregisters the instance");
         let mut beat = tokio::time::interval(self.interval.max(Duration::from_secs(1)));
         // After a stall one heartbeat is as good as many.
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -142,6 +147,7 @@ impl Register {
                 Err(failure) => screen.note(&failure.to_string()),
             }
         }
+        self.drain(registry, service, &instance, &mut beat, screen).await;
         let path = ["registry", "microservices", service, "instances", &instance];
         match registry.request(Method::DELETE, &path).send().await {
             Err(failure) if !failure.is_unknown_instance() => Err(failure),
@@ -154,7 +160,47 @@ impl Register {
     }
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
+impl Register {
+    /// Drains the instance, and sends its heartbeats meanwhile. Whatever goes wrong, and at a second
+    /// interrupt, the instance is unregistered next.
+    async fn drain(
+        &self,
+        registry: &RegistryClient,
+        service: &str,
+        instance: &str,
+        beat: &mut tokio::time::Interval,
+        screen: &mut Screen,
+    ) {
+        if self.drain.is_zero() {
+            return;
+        }
+        let deadline = self.drain.clamp(Duration::from_secs(1), Duration::from_secs(3600));
+        screen.note("draining the instance; another interrupt unregisters it at once");
+        let result = {
+            let draining = before_the_end(registry, service, instance, deadline, screen);
+            let mut draining = std::pin::pin!(draining);
+            let mut interrupted = std::pin::pin!(interrupted());
+            loop {
+                tokio::select! {
+                    result = &mut draining => break result,
+                    _ = &mut interrupted => return,
+                    _ = beat.tick() => {
+                        let path =
+                            ["registry", "microservices", service, "instances", instance, "heartbeat"];
+                        // One that fails may be repeated, and the drain says what it needs to.
+                        let _ = registry.request(Method::PUT, &path).send().await;
+                    }
+                }
+            }
+        };
+        // Service-Center and older gateways have no such route.
+        if let Err(failure) = result {
+            screen.note(&format!("the instance is unregistered without a drain: {failure}"));
+        }
+    }
+}
+
+pub(super) fn property(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),

@@ -7,7 +7,7 @@ use shared::model::Instance;
 
 use crate::client::RegistryClient;
 use crate::failure::CommandFailure;
-use crate::screen::{OutputFormat, Screen};
+use crate::screen::{OutputFormat, Screen, harmless};
 use crate::target::Target;
 
 /// Arguments of `muster status`.
@@ -44,7 +44,7 @@ impl Status {
         let instance: Instance = reply.part("instance", &registry)?;
         match self.target.output {
             OutputFormat::Json => screen.json(&instance),
-            OutputFormat::Table => screen.line(&instance.status),
+            OutputFormat::Table => screen.line(&harmless(&instance.status)),
         }
     }
 

@@ -1,17 +1,22 @@
-//! `muster top`: the activity of each process on one screen, from its metrics.
+//! `muster top`: the activity of each process from its metrics; full-screen on a terminal, as lines
+//! elsewhere.
 
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::join_all;
 use host::telemetry::scrape::Scrape;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{interrupted, processes};
+use super::interrupted;
 use crate::client::RegistryClient;
 use crate::failure::CommandFailure;
+use crate::processes::{self, AdminProcess};
 use crate::screen::{OutputFormat, Screen};
-use crate::target::{Trust, duration};
+use crate::target::{Target, duration};
+use crate::top::figures::Figures;
+use crate::top::{self, Sources};
 
 /// Arguments of `muster top`.
 #[derive(Debug, Args)]
@@ -28,14 +33,14 @@ pub(crate) struct Top {
     /// Pause between two refreshes.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     every: Duration,
-    /// Number of refreshes; 0 for no end.
+    /// Number of refreshes, printed one after the other; 0 for no end.
     #[arg(long, default_value_t = 0)]
     count: u32,
-    /// Format of the result; as JSON, one line for each refresh.
-    #[arg(long, short, value_enum, default_value_t)]
-    output: OutputFormat,
+    /// Print one refresh, also on a terminal: the same as --count 1.
+    #[arg(long, conflicts_with = "count")]
+    once: bool,
     #[command(flatten)]
-    trust: Trust,
+    target: Target,
 }
 
 /// A process with its metrics of the last refresh.
@@ -45,71 +50,78 @@ struct ObservedProcess {
     last: Option<(Instant, Scrape)>,
 }
 
-/// The activity of one process. Figures that the process does not have are absent.
-#[derive(Debug, Default, Serialize)]
+/// The activity of one process; as JSON, one line for each refresh.
+#[derive(Debug, Serialize)]
 struct ProcessRow {
     process: String,
-    role: &'static str,
-    watchers: Option<f64>,
-    pushes_per_second: Option<f64>,
-    push_p99_ms: Option<f64>,
-    pending: Option<f64>,
-    resyncs_per_second: Option<f64>,
-    requests_per_second: Option<f64>,
-    revision: Option<f64>,
-    cores: Option<f64>,
-    memory_mib: Option<f64>,
+    #[serde(flatten)]
+    figures: Figures,
     problem: Option<String>,
 }
 
 impl Top {
     pub(crate) async fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
-        tokio::select! {
-            biased;
-            result = interrupted() => result,
-            result = self.refresh(screen) => result,
+        let is_printed = self.once || self.count > 0 || self.target.output == OutputFormat::Json;
+        if is_printed || !screen.is_interactive() {
+            return tokio::select! {
+                biased;
+                result = interrupted() => result,
+                result = self.refresh(screen) => result,
+            };
         }
+        let found = self.processes().await?;
+        let sources = Sources {
+            found,
+            registry: RegistryClient::new(&self.target)?,
+            every: self.every(),
+            timeout: self.timeout(),
+            trust: self.target.trust,
+            admin: self.admin,
+        };
+        top::run(sources, screen.has_colours(), interrupted()).await
+    }
+
+    fn every(&self) -> Duration {
+        self.every.max(Duration::from_millis(100))
+    }
+
+    /// The deadline of a question: a process that does not answer must not hold up the others for long.
+    fn timeout(&self) -> Duration {
+        self.every.max(Duration::from_secs(1)).min(self.target.timeout)
     }
 
     async fn refresh(&self, screen: &mut Screen) -> Result<(), CommandFailure> {
-        let mut processes = self.processes().await?;
-        let mut tick = interval(self.every.max(Duration::from_millis(100)));
+        let count = if self.once { 1 } else { self.count };
+        let mut processes = Vec::new();
+        for process in self.processes().await? {
+            processes.push(ObservedProcess { name: process.name, client: process.client, last: None });
+        }
+        let mut tick = interval(self.every());
         // Two refreshes in quick succession after a stall would show rates of a moment.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Rates need two scrapes, so the first is not shown.
         tick.tick().await;
-        for process in &mut processes {
-            process.observe().await;
-        }
+        join_all(processes.iter_mut().map(ObservedProcess::observe)).await;
         let mut refreshes = 0;
         loop {
             tick.tick().await;
-            let mut rows = Vec::with_capacity(processes.len());
-            for process in &mut processes {
-                rows.push(process.observe().await);
-            }
+            let rows = join_all(processes.iter_mut().map(ObservedProcess::observe)).await;
             self.show(&rows, screen)?;
             refreshes += 1;
-            if self.count > 0 && refreshes >= self.count {
+            if count > 0 && refreshes >= count {
                 return one_answered(&rows);
             }
         }
     }
 
-    async fn processes(&self) -> Result<Vec<ObservedProcess>, CommandFailure> {
-        let timeout = self.every.max(Duration::from_secs(1));
-        let mut observed = Vec::new();
-        for process in processes::resolve(&self.admin, timeout, &self.trust).await? {
-            observed.push(ObservedProcess { name: process.name, client: process.client, last: None });
-        }
-        Ok(observed)
+    async fn processes(&self) -> Result<Vec<AdminProcess>, CommandFailure> {
+        processes::resolve(&self.admin, self.timeout(), &self.target.trust).await
     }
 
     fn show(&self, rows: &[ProcessRow], screen: &mut Screen) -> Result<(), CommandFailure> {
-        if self.output == OutputFormat::Json {
+        if self.target.output == OutputFormat::Json {
             // One line and not the indented form, so that a reader of the pipe can take line by line.
-            let line = serde_json::to_string(rows).map_err(std::io::Error::from)?;
-            return screen.line(&line);
+            return screen.json_line(&rows);
         }
         let heads = [
             "PROCESS", "ROLE", "WATCHERS", "PUSH/S", "P99 MS", "PENDING", "RESYNC/S", "REQ/S", "REVISION",
@@ -125,18 +137,19 @@ fn cells(row: &ProcessRow) -> Vec<String> {
     if let Some(problem) = &row.problem {
         return vec![row.process.clone(), problem.clone()];
     }
+    let figures = &row.figures;
     vec![
         row.process.clone(),
-        row.role.to_owned(),
-        number(row.watchers, 0),
-        number(row.pushes_per_second, 0),
-        number(row.push_p99_ms, 2),
-        number(row.pending, 0),
-        number(row.resyncs_per_second, 2),
-        number(row.requests_per_second, 0),
-        number(row.revision, 0),
-        number(row.cores, 2),
-        number(row.memory_mib, 0),
+        figures.role.to_owned(),
+        number(figures.watchers, 0),
+        number(figures.pushes_per_second, 0),
+        number(figures.push_p99_ms, 2),
+        number(figures.pending, 0),
+        number(figures.resyncs_per_second, 2),
+        number(figures.requests_per_second, 0),
+        number(figures.revision, 0),
+        number(figures.cores, 2),
+        number(figures.memory_mib, 0),
     ]
 }
 
@@ -155,59 +168,20 @@ fn one_answered(rows: &[ProcessRow]) -> Result<(), CommandFailure> {
 impl ObservedProcess {
     /// Scrapes the process. Rates are those since the scrape before.
     async fn observe(&mut self) -> ProcessRow {
-        match self.client.get_root("/metrics").await {
-            Ok(reply) if reply.status().is_success() => self.row(&Scrape::parse(reply.body())),
-            Ok(reply) => self.problem(format!("HTTP status {}", reply.status())),
-            Err(failure) => self.problem(failure.to_string()),
-        }
-    }
-
-    fn problem(&self, problem: String) -> ProcessRow {
-        ProcessRow { process: self.name.clone(), problem: Some(problem), ..ProcessRow::default() }
-    }
-
-    fn row(&mut self, scrape: &Scrape) -> ProcessRow {
+        let outcome = top::scrape(&self.client).await;
         let now = Instant::now();
-        let (then, before) = self.last.replace((now, scrape.clone())).unwrap_or((now, Scrape::default()));
-        let seconds = (now - then).as_secs_f64().max(1e-3);
-        let rate = |name: &str, labels: &str| {
-            let increase = scrape.sum(name, labels)? - before.sum(name, labels).unwrap_or(0.0);
-            // After a restart the counter begins at zero again.
-            Some(increase.max(0.0) / seconds)
+        let (figures, problem) = match outcome {
+            Ok(scrape) => {
+                let before = self
+                    .last
+                    .as_ref()
+                    .map(|(then, before)| (before, now.duration_since(*then).as_secs_f64()));
+                let figures = Figures::of(&scrape, before);
+                self.last = Some((now, scrape));
+                (figures, None)
+            }
+            Err(failure) => (Figures::default(), Some(failure.to_string())),
         };
-        let lag = scrape.quantile_since(&before, "muster_edge_event_lag_seconds", 0.99);
-        let memory = scrape.sum("process_resident_memory_bytes", "");
-        ProcessRow {
-            process: self.name.clone(),
-            role: role(scrape),
-            watchers: scrape.sum("muster_edge_sessions", ""),
-            pushes_per_second: rate("service_center_notify_publish_total", "status=\"SUCCESS\""),
-            // Beyond the largest bucket there is no figure to show.
-            push_p99_ms: lag.filter(|lag| lag.is_finite()).map(|lag| lag * 1e3),
-            pending: scrape.sum("service_center_notify_pending_total", ""),
-            resyncs_per_second: rate("muster_edge_resyncs_total", ""),
-            // A gateway counts the requests that it forwards; it does not answer any itself.
-            requests_per_second: rate("service_center_http_request_total", "")
-                .or_else(|| rate("muster_edge_forwarded_total", "")),
-            revision: scrape
-                .sum("muster_view_revision", "")
-                .or_else(|| scrape.sum("muster_edge_revision", "")),
-            cores: rate("process_cpu_seconds_total", ""),
-            memory_mib: memory.map(|bytes| bytes / f64::from(1 << 20)),
-            problem: None,
-        }
-    }
-}
-
-/// The role of a process, by the metrics that only one of the planes has.
-fn role(scrape: &Scrape) -> &'static str {
-    let publishes = scrape.sum("muster_publisher_active", "");
-    let watchers = scrape.sum("muster_edge_sessions", "");
-    match (publishes, watchers) {
-        (Some(_), Some(_)) => "both",
-        (Some(active), None) if active > 0.0 => "publisher",
-        (Some(_), None) => "control",
-        (None, Some(_)) => "edge",
-        (None, None) => "?",
+        ProcessRow { process: self.name.clone(), figures, problem }
     }
 }

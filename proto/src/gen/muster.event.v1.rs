@@ -203,7 +203,7 @@ pub struct ServicesChange {
     pub more: bool,
 }
 /// A gateway tells the others every two seconds, on muster.gateways, whether it is ready to take watchers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GatewayState {
     /// A random number, which the gateway keeps until it ends.
     #[prost(fixed64, tag = "1")]
@@ -211,6 +211,93 @@ pub struct GatewayState {
     /// True while the gateway is ready and does not drain.
     #[prost(bool, tag = "2")]
     pub ready: bool,
+    /// The name of the gateway in metrics and for people.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// True: the gateway has no watchers any more and takes none; it ends.
+    #[prost(bool, tag = "4")]
+    pub ended: bool,
+}
+/// Asks every gateway, on muster.gateways.reach, how many of its watchers have been given a change. Each of them answers
+/// with a ReachReply on the subject of the gateway that asks. A gateway of a version without this question does not answer,
+/// and nothing is proven about its watchers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReachRequest {
+    /// The gateway that asks, as its GatewayState names it. The answer goes to muster.gateways.reached.{the number in hex}.
+    #[prost(fixed64, tag = "1")]
+    pub asker: u64,
+    /// A random number, which the answers repeat.
+    #[prost(fixed64, tag = "2")]
+    pub question: u64,
+    /// The provider that was changed.
+    #[prost(message, optional, tag = "3")]
+    pub provider: ::core::option::Option<ServiceRef>,
+    /// A revision that contains the change.
+    #[prost(uint64, tag = "4")]
+    pub rev: u64,
+    /// The ids of the instances that the change is about, at most 512. Watchers that began after the change without a state
+    /// are sent the present state of these.
+    #[prost(string, repeated, tag = "5")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Milliseconds since the asker began to write the change. Watchers that have left since may be on their way to another
+    /// gateway.
+    #[prost(uint64, tag = "6")]
+    pub age_ms: u64,
+    /// The incarnation of the store, see Bookmark, as far as the asker knows it. A gateway that knows another one is not ready.
+    #[prost(uint64, optional, tag = "7")]
+    pub incarnation: ::core::option::Option<u64>,
+    /// The most watchers that the answer names.
+    #[prost(uint32, tag = "8")]
+    pub most: u32,
+    /// A revision before the change.
+    #[prost(uint64, tag = "9")]
+    pub after: u64,
+}
+/// The answer of one gateway to a ReachRequest.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReachReply {
+    /// The gateway, as its GatewayState names it.
+    #[prost(fixed64, tag = "1")]
+    pub gateway: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(fixed64, tag = "3")]
+    pub question: u64,
+    /// False: the gateway has not followed the store up to the revision yet, or is too busy. No other field counts then.
+    #[prost(bool, tag = "4")]
+    pub ready: bool,
+    /// Watchers of the provider.
+    #[prost(uint64, tag = "5")]
+    pub watchers: u64,
+    /// Those of them that have acknowledged the change, or something after it.
+    #[prost(uint64, tag = "6")]
+    pub reached: u64,
+    /// Groups of watchers from which one has left within the last seconds before it had acknowledged the change. It may be on
+    /// its way to another gateway, so nothing is proven while there are any.
+    #[prost(uint64, tag = "7")]
+    pub moving: u64,
+    /// The first watchers that have not acknowledged it.
+    #[prost(message, repeated, tag = "8")]
+    pub waiting: ::prost::alloc::vec::Vec<WaitingWatcher>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitingWatcher {
+    /// The service that watches; its id is empty when the client named none.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<ServiceRef>,
+    /// "websocket", "sse" or "grpc".
+    #[prost(string, tag = "2")]
+    pub transport: ::prost::alloc::string::String,
+    /// The address of the client. Empty if it is not known.
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+    /// The state of the watcher: "connecting", "unwritten" (it does not read), "unanswered" (it has not answered the ping
+    /// after the change), "untold" (it began after the change, and has not been sent the state yet) or "closing".
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Milliseconds since this gateway first looked for the watcher's acknowledgement.
+    #[prost(uint64, tag = "5")]
+    pub for_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamedService {
@@ -558,6 +645,70 @@ pub struct PolicyReply {
     /// Empty on success. Otherwise the reason why the replica could not reply. The requester asks again.
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
+}
+/// The heartbeats that a control plane or a gateway has answered by itself, to the replica with the publisher's seat.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeatReport {
+    /// 16 bytes, new for each start of a process.
+    #[prost(bytes = "vec", tag = "1")]
+    pub reporter: ::prost::alloc::vec::Vec<u8>,
+    /// From 1, without a gap. A report that was not acknowledged is sent again with its number.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// The lowest number that can be sent again; all before were acknowledged.
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    /// The last BeatTick that had been received when this report was made.
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "5")]
+    pub tick: u64,
+    /// True: the reporter answers no heartbeat any more.
+    #[prost(bool, tag = "6")]
+    pub last: bool,
+    /// The instances: 16 bytes for each, the beginning of the SHA-256 hash of domain, project, service id and instance id,
+    /// each behind its length in 8 bytes, the lowest byte first.
+    #[prost(bytes = "vec", tag = "7")]
+    pub keys: ::prost::alloc::vec::Vec<u8>,
+    /// The milliseconds since each heartbeat, when this message was sent.
+    #[prost(uint32, repeated, tag = "8")]
+    pub ages: ::prost::alloc::vec::Vec<u32>,
+}
+/// The answer of the replica with the publisher's seat to all reporters, once a second and when a deadline has passed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BeatTick {
+    /// The revision at which the replica took the seat.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// From 1 in each term.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// True: each reporter sends a BeatReport at once.
+    #[prost(bool, tag = "3")]
+    pub call: bool,
+    #[prost(message, repeated, tag = "4")]
+    pub heard: ::prost::alloc::vec::Vec<BeatsHeard>,
+    /// Reported instances that the replica keeps no deadline for, as BeatReport.keys. Their heartbeats must be passed on.
+    #[prost(bytes = "vec", tag = "5")]
+    pub unknown: ::prost::alloc::vec::Vec<u8>,
+    /// Every instance that has ended after the revision `ended_after` and up to `ended_upto`, as BeatReport.keys. A gateway
+    /// that has not been told of all ends before cannot know any more which instances exist.
+    #[prost(bytes = "vec", tag = "6")]
+    pub ended: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "7")]
+    pub ended_after: u64,
+    /// 0: this tick tells of no ends.
+    #[prost(uint64, tag = "8")]
+    pub ended_upto: u64,
+}
+/// The reports of one reporter that were heard.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeatsHeard {
+    #[prost(bytes = "vec", tag = "1")]
+    pub reporter: ::prost::alloc::vec::Vec<u8>,
+    /// All reports up to this number.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
 }
 /// The kind of a change. Values are part of the wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

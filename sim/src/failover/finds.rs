@@ -204,7 +204,8 @@ impl Consumer {
     }
 
     pub(super) fn judge_stayed(&self, merged: bool) -> Result<(), String> {
-        // Where replies were states, the gateway may not know of each instance how the client came to know of it.
+        // Where replies were states, the gateway may not know of each instance how the client came to know of
+        // it.
         if !merged && !self.told_again.is_empty() {
             return Err(self.told_again.join(", "));
         }
@@ -221,7 +222,7 @@ fn answer(snapshot: &Snapshot) -> Instances {
 fn instances_of(snapshot: &Snapshot, provider: &ServiceRef) -> Instances {
     let view = snapshot.service(provider).map(|(view, _)| view);
     let instances = view.into_iter().flat_map(|view| view.instances.iter());
-    instances.map(|(id, i)| ((provider.clone(), id.clone()), i.instance.host_name.clone())).collect()
+    instances.map(|(id, i)| ((provider.clone(), id.clone()), i.instance.unpack().host_name)).collect()
 }
 
 impl Sim {

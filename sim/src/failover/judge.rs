@@ -69,13 +69,13 @@ impl Sim {
         let stored = view.service(provider).map(|(view, _)| view.instances.clone()).unwrap_or_default();
         // The dice only ever write these two instances.
         for id in ["0", "1"] {
-            let stored = stored.get(id).map(|stored| (stored.mod_rev, stored.instance.host_name.as_str()));
-            let is_right = match stored {
+            let stored = stored.get(id).map(|stored| (stored.mod_rev, stored.instance.unpack().host_name));
+            let is_right = match &stored {
                 // Written before the watch began, it may or may not have been delivered.
-                Some((written_at, host)) if !knows_state && written_at <= from => {
+                Some((written_at, host)) if !knows_state && *written_at <= from => {
                     known.get(id).is_none_or(|known| *known == host)
                 }
-                _ => stored.map(|(_, host)| host) == known.get(id).copied(),
+                _ => stored.as_ref().map(|(_, host)| host.as_str()) == known.get(id).copied(),
             };
             if !is_right {
                 return Err(format!(

@@ -1,6 +1,6 @@
 //! Slow work on passwords, beside everything else.
 //!
-//! One check takes some 20 ms of a processor and 19 MiB, and strangers ask for it. So only as many run as
+//! One check takes some 20 ms of a processor and 12 MiB, and strangers ask for it. So only as many run as
 //! there are processors, some wait, and more are refused.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const MOST_WAITING: usize = 256;
 
 /// A hash that no password has, in the form of new ones: logins of unknown accounts are checked against it
 /// and take as long as those of others.
-const NOBODY_ARGON2: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+const NOBODY_ARGON2: &str = "$argon2id$v=19$m=12288,t=3,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const NOBODY_SCRYPT: &str = "1024$8$1$0000000000000000$\
     0000000000000000000000000000000000000000000000000000000000000000";

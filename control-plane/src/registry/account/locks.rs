@@ -304,7 +304,7 @@ impl Accounts {
             then: vec![Op::Delete(key.clone())],
             ..Txn::default()
         };
-        // Said aloud: whoever mistypes a lock would otherwise believe it gone.
+        // An error, because a mistyped lock would otherwise be believed gone.
         if !is_one || !self.registry.commit_noting(txn, &[key]).await?.succeeded {
             return Err(RegistryError::invalid(format!("there is no lock '{}'", form::shown(name))));
         }

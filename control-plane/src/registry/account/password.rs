@@ -10,7 +10,7 @@ use crate::registry::{AccountError, RegistryError};
 use crate::store::{Op, Txn};
 
 impl Accounts {
-    /// Gives an account the password that its owner wants, who must know the present one.
+    /// Gives an account a new password. Its owner must know the present one.
     pub(crate) async fn change_own_password(
         &self,
         name: &str,

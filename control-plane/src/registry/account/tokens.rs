@@ -87,14 +87,13 @@ impl Accounts {
             return Err(RegistryError::invalid(format!("an account may have {MOST} long-lived tokens")));
         }
         let id = Uuid::new_v4().simple().to_string();
-        let claims = self.claims(&stored, time, id.clone(), SERVICE_KIND);
+        let mut claims = self.claims(&stored, time, id.clone(), SERVICE_KIND);
         let record = TokenRecord {
             id: String::new(),
             description: description.to_owned(),
             create_time: self.registry.seconds(),
             exp: claims.exp,
         };
-        let token = self.sign(claims).await?;
         let lease = self.registry.lease_for(time).await?;
         let value = record::render(&record, None);
         let txn = Txn {
@@ -110,8 +109,18 @@ impl Accounts {
             }],
             ..Txn::default()
         };
-        let won = self.registry.commit_change(txn, None, Some(&value)).await?;
-        Ok(won.then_some(Issued { id, token }))
+        if !self.registry.commit_change(txn, None, Some(&value)).await? {
+            return Ok(None);
+        }
+        // Signed after the commit, because the token names a revision by which its record is there.
+        claims.rev = claims.rev.max(self.changed());
+        match self.sign(claims).await {
+            Ok(token) => Ok(Some(Issued { id, token })),
+            Err(error) => {
+                self.delete_token(&stored.account.value.name, name, &id).await?;
+                Err(error)
+            }
+        }
     }
 
     /// The long-lived tokens of an account, by their ids.
@@ -142,7 +151,7 @@ impl Accounts {
             then: vec![Op::Delete(key.clone())],
             ..Txn::default()
         };
-        // Said aloud: whoever mistypes an id would otherwise believe the token gone.
+        // An error, because a token with a mistyped id would otherwise be believed gone.
         if !self.registry.commit_noting(txn, &[key]).await?.succeeded {
             return Err(unknown());
         }

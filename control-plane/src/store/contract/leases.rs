@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{StoreUnderTest, put_on, writes};
+use super::{StoreUnderTest, put_on, within, writes};
 use crate::store::{KvEvent, LeaseId, Op, RangeRequest, StoreError};
 use shared::model::Revision;
 
@@ -87,4 +87,45 @@ pub async fn a_key_written_without_its_lease_outlives_it(subject: StoreUnderTest
     let read = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
     let found: Vec<_> = read.items.iter().map(|kv| (kv.key.as_str(), kv.lease)).collect();
     assert_eq!(found, [("/t/inst", None), ("/t/lease", Some(second))]);
+}
+
+/// A long lease is known by its id, tells its time, and is renewed and ended as any other. A store of one
+/// process refuses both calls.
+pub async fn a_long_lease_tells_its_time_or_is_refused(subject: StoreUnderTest) {
+    let store = &subject.store;
+    let ordinary = store.grant(600).await.expect("grant");
+    assert!(!ordinary.is_long());
+    let lease = match store.grant_long(10).await {
+        Err(StoreError::Refused(_)) => {
+            let time = store.lease_time(ordinary).await;
+            assert!(matches!(time, Err(StoreError::Refused(_))), "{time:?}");
+            return;
+        }
+        granted => granted.expect("grant"),
+    };
+    assert!(lease.is_long());
+    assert_ne!(store.grant_long(600).await.expect("grant"), lease);
+    let time = store.lease_time(ordinary).await;
+    assert_eq!(time.expect("its time").granted, Duration::from_secs(600));
+    let rev = subject.txn([put_on("/t/inst", "x", lease), put_on("/t/lease", "y", lease)]).await.revision;
+    let old = within("half of the lease passes", async {
+        loop {
+            let time = store.lease_time(lease).await.expect("it lives");
+            assert_eq!(time.granted, Duration::from_secs(10));
+            if time.remaining <= time.granted / 2 {
+                return time.remaining;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    store.keep_alive(lease).await.expect("renewed in time");
+    let renewed = store.lease_time(lease).await.expect("it lives").remaining;
+    assert!(renewed > old, "{old:?} {renewed:?}");
+    let mut watch = subject.watch(rev.next()).await;
+    store.revoke(lease).await.expect("revoke");
+    assert_both_deleted_at_once(&watch.events().await, rev.next());
+    assert!(matches!(store.lease_time(lease).await, Err(StoreError::LeaseNotFound)));
+    let unknown = LeaseId::new(4711).expect("not zero");
+    assert!(matches!(store.lease_time(unknown).await, Err(StoreError::LeaseNotFound)));
 }

@@ -32,6 +32,87 @@ pub async fn a_limited_range_reports_that_there_is_more(subject: StoreUnderTest)
     assert!(!subject.store.range(exact).await.expect("range").more, "a full page is not cut short");
 }
 
+/// Reads `/t/` in pages of `limit` keys at `revision`, and calls `between` before each page but the first.
+async fn pages(
+    subject: &StoreUnderTest,
+    limit: usize,
+    revision: Revision,
+    mut between: impl AsyncFnMut(),
+) -> Result<Vec<Vec<String>>, StoreError> {
+    let revision = Some(revision);
+    let mut request = RangeRequest { limit, revision, ..RangeRequest::prefix("/t/") };
+    let mut pages = Vec::new();
+    loop {
+        let page = subject.store.range(request.clone()).await?;
+        pages.push(keys(&page).into_iter().map(str::to_owned).collect());
+        if !page.more {
+            return Ok(pages);
+        }
+        request.start = format!("{}\0", page.items.last().expect("a page with more has items").key);
+        between().await;
+    }
+}
+
+/// A range without keys is one empty page, and one with as many keys as a page has no empty page after it.
+pub async fn no_page_is_empty_but_that_of_an_empty_range(subject: StoreUnderTest) {
+    let rev = subject.put("/elsewhere", "x").await;
+    let read = pages(&subject, 2, rev, async || {}).await.expect("pages");
+    assert_eq!(read, [[""; 0]]);
+    for key in ["/t/a", "/t/b", "/t/c", "/t/d"] {
+        subject.put(key, "x").await;
+    }
+    let rev = subject.put("/t0", "the neighbour").await;
+    for (limit, count) in [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)] {
+        let read = pages(&subject, limit, rev, async || {}).await.expect("pages");
+        assert_eq!((read.len(), read.concat().len()), (count, 4), "pages of {limit}");
+    }
+}
+
+/// Pages of one revision show its keys, whatever is written and deleted meanwhile, also where the next page
+/// begins.
+pub async fn pages_of_a_revision_show_no_later_change(subject: StoreUnderTest) {
+    let mut rev = Revision::ZERO;
+    let mut expected = Vec::new();
+    for n in 0..20 {
+        let key = format!("/t/{n:02}");
+        rev = subject.put(&key, "old").await;
+        expected.push(key);
+    }
+    let mut turn = 0;
+    let read = pages(&subject, 3, rev, async || {
+        turn += 3;
+        let next = format!("/t/{turn:02}");
+        subject.txn([Op::Delete(next.clone()), Op::put(format!("{next}-"), "new")]).await;
+        subject.put("/t/19", "changed").await;
+    });
+    assert_eq!(read.await.expect("pages").concat(), expected);
+    let now = subject.put("/elsewhere", "x").await;
+    let read = pages(&subject, 3, now, async || {}).await.expect("pages").concat();
+    assert_eq!(read.len(), 20);
+    assert!(read.contains(&"/t/03-".to_owned()) && !read.contains(&"/t/03".to_owned()));
+}
+
+/// A page of a revision that was compacted after the page before it is refused, with the compacted revision.
+/// Pages of that revision go on.
+pub async fn pages_end_when_their_revision_is_compacted(subject: StoreUnderTest) {
+    for n in 0..6 {
+        subject.put(&format!("/t/{n}"), "x").await;
+    }
+    let old = subject.put("/t/5", "y").await;
+    let now = subject.put("/t/5", "z").await;
+    let compact = async || match subject.store.compact(now).await {
+        // The second time it has been done.
+        Ok(()) | Err(StoreError::Compacted(_)) => {}
+        Err(error) => panic!("{error}"),
+    };
+    match pages(&subject, 4, old, compact).await {
+        Err(StoreError::Compacted(rev)) => assert_eq!(rev, now),
+        other => panic!("{other:?}"),
+    }
+    let read = pages(&subject, 4, now, compact).await.expect("the compacted revision itself is kept");
+    assert_eq!(read.concat().len(), 6);
+}
+
 /// Neighbouring keys in the order of bytes do not belong to a prefix.
 pub async fn a_prefix_ends_where_its_last_byte_does(subject: StoreUnderTest) {
     for key in ["/t", "/t-", "/t/", "/t//x", "/t/a", "/t/~", "/t0", "/t/\u{e9}"] {

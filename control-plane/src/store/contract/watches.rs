@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use shared::model::Revision;
+use tokio_util::sync::CancellationToken;
 
 use super::{StoreUnderTest, within};
 use crate::store::{KvEvent, Op, StoreError};
@@ -89,6 +90,7 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnd
     const EACH: usize = 60;
     let from = subject.put("/t/start", "x").await;
     let subject = &subject;
+    let written = CancellationToken::new();
     let writers = (0..WRITERS).map(|writer| async move {
         let mut last = from;
         for n in 0..EACH {
@@ -100,12 +102,18 @@ pub async fn a_watch_opened_during_writes_delivers_all_of_them(subject: StoreUnd
         let mut watches = Vec::new();
         for _ in 0..5 {
             watches.push(subject.watch(from).await);
-            // One delivered event proves that the writers are at work.
-            watches[0].events().await;
+            // A delivered event proves that the writers are at work. Once they have ended there may be none
+            // left.
+            written.run_until_cancelled(watches[0].events()).await;
         }
         watches
     };
-    let (ends, watches) = tokio::join!(join_all(writers), watching);
+    let writing = async {
+        let ends = join_all(writers).await;
+        written.cancel();
+        ends
+    };
+    let (ends, watches) = tokio::join!(writing, watching);
     let last = ends.into_iter().max().unwrap_or(from);
     for mut watch in watches.into_iter().skip(1) {
         let seen = watch.until(last).await;

@@ -1,4 +1,4 @@
-//! A store that is restored from a backup while replicas follow it.
+//! A store that is restored from a backup, or forgets its history, while replicas follow it.
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use host::lifecycle::Tasks;
 use parking_lot::Mutex;
 use shared::clock::Clock;
+use tokio::sync::Notify;
 
 use super::*;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::{RangeReply, TxnReply, WatchStream};
 use crate::view::{self, History, Protection, View};
+
+mod listing;
 
 /// A store whose content can be replaced by that of a backup. A restore ends every watch.
 struct Restorable {
@@ -18,9 +21,42 @@ struct Restorable {
     restored: Mutex<CancellationToken>,
     /// Writes are refused, as by a store without room.
     full: bool,
+    /// The reads so far.
+    reads: Mutex<Vec<RangeRequest>>,
+    /// Happens before the read with this number, from 1.
+    midway: Mutex<Option<(usize, Midway)>>,
+}
+
+/// A thing that happens between two reads.
+enum Midway {
+    /// The store changes, and forgets its history before the change.
+    Compaction,
+    /// The store is restored from this backup.
+    Restore(Arc<EmbeddedStore>),
+    /// The store does not answer any more.
+    Silence(Arc<Notify>),
 }
 
 impl Restorable {
+    fn of(present: Arc<EmbeddedStore>) -> Self {
+        let (restored, reads, midway) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { present: Mutex::new(present), restored, full: false, reads, midway }
+    }
+
+    async fn happen(&self, midway: Midway) {
+        match midway {
+            Midway::Compaction => {
+                let rev = write(&*self.present(), "midway").await;
+                self.present().compact(rev).await.expect("compacted");
+            }
+            Midway::Restore(backup) => self.restore(backup),
+            Midway::Silence(begun) => {
+                begun.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+
     fn present(&self) -> Arc<EmbeddedStore> {
         self.present.lock().clone()
     }
@@ -34,6 +70,15 @@ impl Restorable {
 #[async_trait]
 impl Store for Restorable {
     async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
+        let number = {
+            let mut reads = self.reads.lock();
+            reads.push(request.clone());
+            reads.len()
+        };
+        let due = self.midway.lock().take_if(|(due, _)| *due == number);
+        if let Some((_, midway)) = due {
+            self.happen(midway).await;
+        }
         self.present().range(request).await
     }
 
@@ -128,8 +173,7 @@ async fn shows(view: &View, projects: &[&str]) -> Incarnation {
 async fn all_replicas_learn_one_new_incarnation_of_a_restore() {
     let stores = Stores::new();
     let present = stores.with("present", &["kept", "undone"]).await;
-    let store =
-        Arc::new(Restorable { present: Mutex::new(present), restored: Mutex::default(), full: false });
+    let store = Arc::new(Restorable::of(present));
     let stop = CancellationToken::new();
     let views = [(); 3].map(|()| follow_in_background(&store, &stop));
     for view in &views {
@@ -162,7 +206,7 @@ async fn all_replicas_learn_one_new_incarnation_of_a_restore() {
 async fn a_store_that_takes_no_incarnation_is_followed_as_well() {
     let stores = Stores::new();
     let present = stores.with("present", &["kept", "undone"]).await;
-    let store = Arc::new(Restorable { present: Mutex::new(present), restored: Mutex::default(), full: true });
+    let store = Arc::new(Restorable { full: true, ..Restorable::of(present) });
     let stop = CancellationToken::new();
     let view = follow_in_background(&store, &stop);
     shows(&view, &["kept", "undone"]).await;

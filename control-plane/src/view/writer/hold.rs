@@ -8,8 +8,9 @@ use tracing::warn;
 
 use super::{Applying, ViewWriter};
 use crate::store::KeyValue;
-use crate::view::entry::{Held, InstanceView};
+use crate::view::entry::{Held, PutInstance, Reported};
 use crate::view::protection::{HeldRecord, ServiceSize};
+use crate::view::timeline::Cause;
 
 impl ViewWriter {
     pub(super) fn apply_size(&mut self, service: &ServiceRef, kv: &KeyValue, applying: &mut Applying) {
@@ -41,6 +42,9 @@ impl ViewWriter {
             );
         }
         let since = applying.rev;
+        if let Some(held) = view.instance(id) {
+            self.note(service, Cause::Held, &Arc::new(held.instance.unpack()), applying);
+        }
         let view = self.service_mut(service);
         view.held.insert_mut(id.to_owned(), Held { since, recorded: false });
         self.current.unrecorded.insert_mut((service.clone(), id.to_owned()), since);
@@ -67,19 +71,16 @@ impl ViewWriter {
             Some(true) => self.service_mut(service).held.insert_mut(id.to_owned(), held),
             // This replica started after the instance had expired, and learns of it from the record only.
             None => {
-                let instance = Arc::new(Instance {
-                    instance_id: id.to_owned(),
-                    service_id: service.id.clone(),
-                    ..instance
-                });
+                let instance =
+                    Instance { instance_id: id.to_owned(), service_id: service.id.clone(), ..instance };
                 // Without a lease: the instance's own has ended, and the record is on the lease of the
                 // protection.
-                let view = InstanceView { instance: instance.clone(), unknown: None, mod_rev, lease: None };
                 let entry = self.service_mut(service);
-                entry.put_instance(view);
+                let PutInstance { shown, mod_rev, .. } = entry.put_instance(Reported::new(instance, mod_rev));
                 entry.held.insert_mut(id.to_owned(), held);
+                self.note(service, Cause::Held, &shown, applying);
                 self.tenant_mut(&service.tenant).instance_count += 1;
-                self.push_event(service, Action::Create, instance, mod_rev, applying);
+                self.push_event(service, Action::Create, shown, mod_rev, applying);
             }
         }
         self.current.unrecorded.remove_mut(&(service.clone(), id.to_owned()));
@@ -91,7 +92,7 @@ impl ViewWriter {
         if !self.current.any_service(service).is_some_and(|view| view.held.contains_key(id)) {
             return;
         }
-        self.remove_instance(service, id, applying);
+        self.remove_instance(service, id, Cause::HoldEnded, applying);
         let Some(view) = self.current.any_service(service) else { return };
         if view.held.is_empty() && view.living() < view.usual_size {
             self.current.shrunk.insert_mut(service.clone(), ());

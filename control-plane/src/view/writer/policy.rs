@@ -31,6 +31,16 @@ impl AccessBase {
         self.extras.clear();
         Policy { revision: at, ..self.settings.clone() }
     }
+
+    /// The keys that verify tokens.
+    pub(super) fn keys(&self) -> &[PublicKey] {
+        &self.settings.keys
+    }
+
+    /// Takes over what a list has told of accounts beside their records.
+    pub(super) fn take_extras(&mut self, listed: Self) {
+        self.extras = listed.extras;
+    }
 }
 
 impl ViewWriter {

@@ -76,6 +76,7 @@ impl ViewWriter {
             }
             Key::Size(service) => self.apply_size(service, kv, applying),
             Key::Held(service, id) => self.apply_held(service, id, kv, applying),
+            Key::Shift(tenant, id) => self.apply_shift(tenant, id, kv),
             Key::Account(name) => self.apply_account(name, kv, applying.rev),
             Key::Role(name) => self.apply_role(name, kv, applying.rev),
             Key::AccountExtra(name) => self.apply_account_extra(name, kv, applying.rev),
@@ -88,9 +89,13 @@ impl ViewWriter {
                 Some(incarnation) => self.current.incarnation = incarnation,
                 None => self.skip(kv, &"not the number of an incarnation"),
             },
-            // Instances are applied apart. The text of a lease is for Service-Center nodes only, and the
-            // dependency queue is read from the store by its own task.
-            Key::Instance(..) | Key::Lease(..) | Key::DependencyQueue(..) | Key::Other => {}
+            // Instances and overrides are applied apart. The text of a lease is for Service-Center nodes
+            // only, and the dependency queue is read from the store by its own task.
+            Key::Instance(..)
+            | Key::Override(..)
+            | Key::Lease(..)
+            | Key::DependencyQueue(..)
+            | Key::Other => {}
         }
     }
 
@@ -187,6 +192,7 @@ impl ViewWriter {
                 applying.affected.services.insert(service.clone());
             }
             Key::Held(service, id) => self.end_hold(service, id, applying),
+            Key::Shift(tenant, id) => self.remove_shift(tenant, id),
             Key::Account(name) => self.remove_account(name, applying.rev),
             Key::Role(name) => self.remove_role(name, applying.rev),
             Key::AccountExtra(name) => self.remove_account_extra(name, applying.rev),
@@ -275,7 +281,7 @@ impl ViewWriter {
 
     /// Marks the name and the alias of a provider as affected: the consumers that are interested in it may
     /// have changed.
-    fn mark_name(&self, service: &ServiceRef, applying: &mut Applying) {
+    pub(super) fn mark_name(&self, service: &ServiceRef, applying: &mut Applying) {
         let Some((_, record)) = self.current.service(service) else { return };
         for name in [&record.service_name, &record.alias] {
             if !name.is_empty() {

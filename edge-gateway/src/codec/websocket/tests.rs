@@ -54,12 +54,13 @@ fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<Violation>) {
 fn good_frames_are_read_in_pieces_of_any_size() {
     let close = [&1000_u16.to_be_bytes()[..], b"bye"].concat();
     let accents = [client(0x01, b"caf\xc3"), client(0x80, b"\xa9 \xe2\x82\xac")].concat();
-    let table: [(&str, Vec<u8>, &[&str]); 14] = [
+    let table: [(&str, Vec<u8>, &[&str]); 15] = [
         ("text with a character in two frames", accents, &["Data", "Data"]),
         ("binary that is not UTF-8", client(0x82, b"\xc0\xaf"), &["Data"]),
         ("empty ping", client(0x89, b""), &["Ping([])"]),
         ("ping with payload", client(0x89, b"ab"), &["Ping([97, 98])"]),
-        ("pong", client(0x8a, b"x"), &["Pong"]),
+        ("pong", client(0x8a, b"x"), &["Pong(None)"]),
+        ("numbered pong", client(0x8a, &7_u64.to_be_bytes()), &["Pong(Some(7))"]),
         ("text", client(0x81, b"hello"), &["Data"]),
         ("empty text", client(0x81, b""), &["Data"]),
         ("binary over 64 bytes", client(0x82, &[7; 65]), &["Data"]),

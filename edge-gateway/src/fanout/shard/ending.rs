@@ -117,6 +117,7 @@ impl Shard {
             return;
         }
         let session = self.sessions.remove(key.index as usize);
+        self.note_departure(&session, reason);
         if let Some(span) = &session.span {
             span.in_scope(|| debug!(reason = reason.label(), "the session has closed"));
         }

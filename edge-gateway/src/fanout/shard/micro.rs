@@ -49,7 +49,14 @@ impl Dispatch {
             let ticket = Ticket::new(number);
             let permit = limits.take(&consumer, "gRPC").expect("there is no limit");
             let (writer, reader) = stream();
-            shard.borrow_mut().reserve(ticket, GroupId::new(1), Encoding::Grpc, Vec::new(), None);
+            shard.borrow_mut().reserve(
+                ticket,
+                GroupId::new(1),
+                Encoding::Grpc,
+                Vec::new(),
+                None,
+                Revision::ZERO,
+            );
             shard.borrow_mut().attach(ticket, Attached::Stream(writer), permit);
             readers.push(reader);
         }

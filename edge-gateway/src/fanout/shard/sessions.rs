@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use shared::model::Revision;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, spawn_local, yield_now};
@@ -50,6 +51,7 @@ impl Shard {
         encoding: Encoding,
         preface: Vec<u8>,
         right: Option<Box<Right>>,
+        missed: Revision,
     ) {
         let grant = Right::grant_of(right.as_deref());
         let audiences = self.groups.entry(group).or_default();
@@ -82,6 +84,7 @@ impl Shard {
             preface,
         );
         session.right = right;
+        session.missed = missed;
         let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };
         audience.members.push(key);
         // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
@@ -256,8 +259,12 @@ impl Shard {
             .unwrap_or_else(|| Box::new(if renews { Decoder::keeping() } else { Decoder::default() }));
         let protocol = &mut session.protocol;
         let mut pongs = 0;
+        let mut numbered = None;
         let result = decoder.read(bytes, |frame| {
-            pongs += u64::from(matches!(frame, Incoming::Pong));
+            if let Incoming::Pong(number) = frame {
+                pongs += 1;
+                numbered = number.or(numbered);
+            }
             if let Incoming::Text(text) = frame {
                 renewal = Some(text.to_vec());
             }
@@ -269,6 +276,9 @@ impl Shard {
             // Dropped: an idle session pays for no decoder.
             Ok(()) if decoder.is_idle() => {}
             Ok(()) => session.decoder = Some(decoder),
+        }
+        if let Some(number) = numbered {
+            session.on_numbered_pong(number);
         }
         self.tally.pongs += pongs;
         if let Some(message) = renewal {

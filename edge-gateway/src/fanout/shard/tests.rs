@@ -16,13 +16,10 @@ use crate::metrics::{Metrics, SessionMetrics};
 use crate::push::Encoding;
 use crate::session::SessionConfig;
 
-/// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are
-/// attached a second after the drain began.
-fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
+/// The setup of a shard with usual settings for so many sessions, and its reports of those that have closed.
+pub(super) fn setup(sessions: u64) -> (Setup, mpsc::Receiver<SessionsClosed>) {
     let meter = SdkMeterProvider::builder().build().meter("test");
-    let (closed, _reports) = mpsc::channel(sessions as usize + 1);
+    let (closed, reports) = mpsc::channel(sessions as usize + 1);
     let setup = Setup {
         pace: Pace::from(&SessionConfig::default()),
         slow_after: 1 << 20,
@@ -34,6 +31,15 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
         closed,
         clock: Clock::system(),
     };
+    (setup, reports)
+}
+
+/// Drains a shard; returns the number of sessions that ended in each 100 ms. The `late` ones among them are
+/// attached a second after the drain began.
+fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let (setup, _reports) = setup(sessions);
     let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0, ..LimitsConfig::default() };
     let limits = Limits::new(none, SessionMetrics::none());
     let consumer = ServiceRef::new(Tenant::new("default", "default"), "c");
@@ -45,7 +51,9 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
             let ticket = Ticket::new(number);
             let group = GroupId::new(number % 7);
             let encoding = Encoding::Grpc;
-            let reserve = ToShard::Reserve { ticket, group, encoding, preface: Vec::new(), right: None };
+            let missed = Revision::ZERO;
+            let preface = Vec::new();
+            let reserve = ToShard::Reserve { ticket, group, encoding, preface, right: None, missed };
             queue.send(reserve).await.expect("the shard runs");
             let (writer, reader) = stream();
             ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });

@@ -53,7 +53,7 @@ fn control_plane(broken: StatusCode) -> (Arc<Mutex<Received>>, Arc<Batches>) {
         .route("/v4/p/registry/heartbeats", put(many))
         .route("/v4/p/registry/microservices/s%20x/instances/{id}/heartbeat", put(one));
     let forward = Arc::new(InProcess::new(router));
-    (received, Arc::new(Batches::new(forward, SessionMetrics::none())))
+    (received, Arc::new(Batches::new(forward, Beats::none(), SessionMetrics::none())))
 }
 
 fn instance_id(instance: &Value) -> String {
@@ -66,7 +66,7 @@ fn heartbeat(id: &str, domain: &'static str) -> Heartbeat {
     headers.insert("x-domain-name", HeaderValue::from_static(domain));
     // Different for each, so that the batches show that it does not keep heartbeats apart.
     headers.insert(USER_AGENT, HeaderValue::try_from(id).expect("a value"));
-    Heartbeat::new(path.parse().expect("a path"), headers)
+    Heartbeat::new(path.parse().expect("a path"), headers, None)
 }
 
 /// Sends all at once.
@@ -108,7 +108,7 @@ async fn no_heartbeat_travels_with_the_token_of_another() {
     let with = |id: &str, token: &'static str| {
         let mut heartbeat = heartbeat(id, "d");
         heartbeat.headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
-        Heartbeat::new(heartbeat.path, heartbeat.headers)
+        Heartbeat::new(heartbeat.path, heartbeat.headers, None)
     };
     let heartbeats =
         [with("i1", "Bearer a"), with("i2", "Bearer b"), with("i3", "Bearer a"), heartbeat("i4", "d")];

@@ -46,7 +46,7 @@ fn told(tracker: &mut Tracker, id: GroupId) -> Vec<(Action, String, u64)> {
 }
 
 #[test]
-fn what_becomes_visible_is_told_once_everything_before_it_is_known() {
+fn a_provider_is_shown_once_everything_before_is_known() {
     let (mut tracker, id) = tracker();
     tracker.on_event(event("p", 0, 7));
     tracker.on_interest_change(id, came(9, 1));
@@ -61,7 +61,7 @@ fn what_becomes_visible_is_told_once_everything_before_it_is_known() {
 }
 
 #[test]
-fn what_the_consumers_own_find_has_shown_is_not_told() {
+fn instances_shown_by_the_consumers_find_are_not_told() {
     let (mut tracker, id) = tracker();
     tracker.on_event(event("p", 0, 7));
     tracker.on_interest_change(id, came(9, 0));
@@ -70,7 +70,7 @@ fn what_the_consumers_own_find_has_shown_is_not_told() {
 }
 
 #[test]
-fn what_stops_being_visible_is_told_as_deleted() {
+fn instances_that_are_hidden_are_told_as_deleted() {
     let (mut tracker, id) = tracker();
     tracker.on_interest_change(id, came(6, 0));
     tracker.on_event(event("p", 0, 7));
@@ -129,7 +129,7 @@ fn a_service_that_is_registered_again_is_told_once() {
 }
 
 #[test]
-fn what_came_before_a_return_is_told_and_what_came_after_once() {
+fn changes_around_a_return_are_told_once() {
     let (mut tracker, id) = following();
     tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
     tracker.advance_to(12, 8);
@@ -157,7 +157,7 @@ fn a_provider_that_came_and_left_unseen_is_told_as_gone() {
 }
 
 #[test]
-fn what_a_deleted_service_had_when_it_left_is_told_as_gone() {
+fn instances_of_a_deleted_service_are_told_as_gone() {
     let mut tracker = Tracker::new(1);
     let id = tracker.join(&Selector::Consumer(service("c"))).0;
     tracker.on_interest(id, interest(5, &["p"]));

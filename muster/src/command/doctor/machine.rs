@@ -101,7 +101,10 @@ fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirem
         CheckedProgram::EdgeGateway => {
             let config: edge_gateway::settings::ProcessConfig = settings::check(file)?;
             Requirements {
-                listen: vec![("listen", config.gateway.listen), ("admin-listen", config.admin_listen)],
+                listen: [("listen", config.gateway.listen), ("admin-listen", config.admin_listen)]
+                    .into_iter()
+                    .chain(config.gateway.dns.listen.map(|address| ("dns.listen", address)))
+                    .collect(),
                 connections: config.gateway.limits.node,
                 tls: config.gateway.http.tls,
                 nats: Some(config.nats),
@@ -112,7 +115,10 @@ fn requirements(program: CheckedProgram, file: Option<&Path>) -> Result<Requirem
             let config: StandaloneConfig = settings::check(file)?;
             let admin = config.admin_listen.map(|address| ("admin-listen", address));
             Requirements {
-                listen: std::iter::once(("listen", config.gateway.listen)).chain(admin).collect(),
+                listen: std::iter::once(("listen", config.gateway.listen))
+                    .chain(admin)
+                    .chain(config.gateway.dns.listen.map(|address| ("dns.listen", address)))
+                    .collect(),
                 advertised: Some(Advertised::new(
                     config.plane.advertise.as_ref(),
                     config.gateway.listen,

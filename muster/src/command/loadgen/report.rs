@@ -111,6 +111,7 @@ impl LoadReport {
     pub(super) fn new(load: &Loadgen, tally: &Tally, measured: Measured) -> Self {
         let Measured { changes, opened_in, changing, answers, settled } = measured;
         let frames = tally.frames.load(Ordering::Acquire);
+        // A rate that counted failed changes would praise a registry for refusing them quickly.
         let changes = changes.saturating_sub(tally.failed_changes.total());
         Self {
             watchers: load.watchers,

@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::frame::{LoadFrame, ResumePoint};
 use super::tally::Tally;
+use crate::client::follow::MAX_SILENCE;
 use crate::client::watch::{self, WatchQuery, WatchSocket};
 use crate::client::{RegistryClient, ServerStream};
-use crate::command::watch::MAX_SILENCE;
 use crate::failure::CommandFailure;
 
 /// Pause of a slow watcher between two frames.

@@ -7,15 +7,15 @@ use crate::failure::CommandFailure;
 use crate::target::{Target, Trust};
 
 /// A process with its admin port.
-pub(super) struct AdminProcess {
+pub(crate) struct AdminProcess {
     /// Its address, for people.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The client of its admin port.
-    pub(super) client: RegistryClient,
+    pub(crate) client: RegistryClient,
 }
 
 /// Resolves the names. One name may stand for many processes: containers that are scaled share it.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     admins: &[url::Url],
     timeout: Duration,
     trust: &Trust,

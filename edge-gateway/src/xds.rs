@@ -1,0 +1,25 @@
+//! xDS v3: the services of a tenant in the form that Envoy and gRPC read.
+//!
+//! ```text
+//! catalogue ──▶ hub (one task for each tenant) ──State──▶ streams ──▶ bytes
+//!                 groups ──resource──▶ encoded once, shared by all streams
+//! ```
+//!
+//! In: the states of a tenant, and the messages of clients. Out: the bytes that each stream sends next.
+//! `state` and `resource` know nothing of streams; [`stream`] knows nothing of services: it decides from
+//! names and versions alone; `hub` ties a tenant's states to their readers.
+
+mod address;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+mod hub;
+mod kind;
+mod name;
+mod resource;
+mod state;
+pub(crate) mod stream;
+pub(crate) mod wire;
+
+pub(crate) use hub::{Discovery, Subscription};
+pub(crate) use kind::{Kind, Method};
+pub(crate) use state::{Seen, State};

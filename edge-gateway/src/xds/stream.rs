@@ -1,0 +1,349 @@
+//! The state of one stream: what its client has asked for, what it has been sent, and what comes next.
+//!
+//! In: requests, and the names that have changed. Out: the next answer, if there is one. Nothing here knows
+//! services, bytes or time; a [`Source`] says which resources there are.
+//!
+//! It promises, for both variants:
+//! - Every first request of a kind is answered, if need be with nothing new. A later one that adds names gets
+//!   those that exist at once, and the others when they exist.
+//! - A resource that the client has is not sent again, also after a reconnect, until it changes; except when
+//!   its client forgets it: endpoints are sent again after their cluster, and a name that is subscribed to
+//!   anew.
+//! - A refusal (NACK) changes nothing. The same content is not sent again because of it.
+//! - One answer of each kind is under way. Changes meanwhile are merged into the next one.
+//! - A resource goes only when the source, which is never incomplete, does not have it.
+//! - Nothing is sent from a source that is older than what the client has shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use shared::model::Revision;
+
+use super::kind::{Kind, Variant};
+use super::name::group_of;
+use super::resource::{Resource, read_version, version_of};
+
+mod delta;
+mod world;
+
+/// Names that one stream may hold: those that are asked for, and those that were given up and still have to
+/// be answered.
+pub(crate) const MOST_NAMES: usize = 10_000;
+/// Bytes of all names of one stream.
+pub(crate) const MOST_BYTES: usize = 1 << 20;
+/// Bytes of resources in one answer, where a kind can be told in parts. gRPC clients take 4 MiB unless told
+/// otherwise.
+const PART: usize = 2 << 20;
+/// The name that stands for all resources of a kind.
+const ALL: &str = "*";
+
+/// The resources that there are, for one client.
+pub(crate) trait Source {
+    /// The resource with this name.
+    fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
+    /// The resource that says that there is none with this name any more. `None` for kinds without one.
+    fn none_any_more(&self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
+    /// The names of a client that asks for everything.
+    fn all(&self, kind: Kind) -> Vec<Arc<str>>;
+    /// True when a client that asks for everything gets the resource with this name, if it exists.
+    fn is_of_all(&self, kind: Kind, name: &str) -> bool;
+    /// Everything up to here is contained.
+    fn revision(&self) -> Revision;
+}
+
+/// A difference between two states of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The names that begin so may have another resource.
+    pub(crate) group: Arc<str>,
+    /// They exist now and did not before, or the other way round. Otherwise only their endpoints differ.
+    pub(crate) in_existence: bool,
+}
+
+/// A request, whichever variant it is of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ask {
+    /// The nonce of the answer that it reacts to; empty for none.
+    pub(crate) nonce: String,
+    /// That answer was refused.
+    pub(crate) refused: bool,
+    pub(crate) terms: Terms,
+}
+
+/// The names of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Terms {
+    /// All of them, and the version that the client has.
+    State { names: Vec<String>, version: String },
+    /// Those that come and go, and the versions that the client has at its first request.
+    Delta { subscribe: Vec<String>, unsubscribe: Vec<String>, versions: BTreeMap<String, String> },
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::State { names: Vec::new(), version: String::new() }
+    }
+}
+
+/// The next answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) kind: Kind,
+    pub(crate) nonce: u64,
+    pub(crate) version: String,
+    pub(crate) resources: Vec<Arc<Resource>>,
+    /// The names that are gone; of a delta stream only.
+    pub(crate) removed: Vec<Arc<str>>,
+}
+
+/// The client asks for more names than a stream may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a stream may name {MOST_NAMES} resources with {MOST_BYTES} bytes of names")]
+pub(crate) struct TooMany;
+
+/// The state of one stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    variant: Variant,
+    /// In the order of [`Kind::ALL`].
+    channels: [Channel; 4],
+    /// The client has shown a version of this revision.
+    floor: Revision,
+    /// The client was shown a version of this revision.
+    told: Revision,
+    nonce: u64,
+}
+
+/// One kind on one stream.
+#[derive(Debug, Default)]
+struct Channel {
+    asked: bool,
+    answered: bool,
+    /// Everything is asked for.
+    wildcard: bool,
+    /// Names were given once, so that none means none.
+    named: bool,
+    items: BTreeMap<Arc<str>, Item>,
+    due: Due,
+    in_flight: Option<u64>,
+    /// The digest of everything that the client says that it has, on the state of the world.
+    claim: Option<u64>,
+    /// The client may have thrown away what it says that it has.
+    distrusted: bool,
+    /// The digest of everything that was sent.
+    digest: u64,
+    /// The client waits to see which of its names exist.
+    unproven: bool,
+    /// The client has refused an answer, so that it may lack some of what was sent.
+    refused: bool,
+    /// The client gave up names that were sent, so that its version, on the state of the world, says more
+    /// than it has.
+    overstated: bool,
+}
+
+/// A name on a stream.
+#[derive(Clone, Debug, Default)]
+struct Item {
+    /// It was asked for by name.
+    named: bool,
+    /// The digest of the content that the client has.
+    sent: Option<u64>,
+    /// It is to be sent also if it is the same.
+    owed: bool,
+}
+
+/// The names to look at.
+#[derive(Debug, Default)]
+struct Due {
+    all: bool,
+    names: BTreeSet<Arc<str>>,
+}
+
+impl Stream {
+    pub(crate) fn new(variant: Variant) -> Self {
+        Self { variant, channels: Default::default(), floor: Revision::ZERO, told: Revision::ZERO, nonce: 0 }
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// When it names too much; the stream then has to end.
+    pub(crate) fn ask(&mut self, kind: Kind, ask: Ask) -> Result<(), TooMany> {
+        let channel = &mut self.channels[kind as usize];
+        if channel.in_flight.is_some_and(|nonce| nonce.to_string() == ask.nonce) {
+            channel.in_flight = None;
+            channel.refused |= ask.refused;
+        }
+        // A request that reacts to no answer, or to an older one, still says what its client wants now.
+        let shown = match ask.terms {
+            Terms::State { names, version } => channel.ask_state(kind, names, &version),
+            Terms::Delta { subscribe, unsubscribe, versions } => {
+                channel.ask_delta(kind, subscribe, unsubscribe, versions)
+            }
+        };
+        self.floor = self.floor.max(shown);
+        self.told = self.told.max(shown);
+        // Names that the client has given up count until they are answered: one that never acknowledges an
+        // answer could otherwise take up and give up ever more of them. Those that were sent come from the
+        // registry.
+        let all = self.channels.iter().flat_map(|channel| &channel.items);
+        let of_client = all.filter(|(_, item)| item.named || item.sent.is_none());
+        let (names, bytes) =
+            of_client.fold((0, 0), |(names, bytes), (name, _)| (names + 1, bytes + name.len()));
+        if names > MOST_NAMES || bytes > MOST_BYTES { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// The source has changed. `None` when nobody knows where.
+    pub(crate) fn changed(&mut self, changes: Option<&[Change]>) {
+        for kind in Kind::ALL {
+            let channel = &mut self.channels[kind as usize];
+            if !channel.asked {
+                continue;
+            }
+            let Some(changes) = changes else {
+                channel.due.all = true;
+                continue;
+            };
+            for change in changes {
+                if kind == Kind::Endpoint || change.in_existence {
+                    channel.concerns(&change.group);
+                }
+            }
+        }
+    }
+
+    /// True while the source is older than what the client has shown, so that nothing can be sent.
+    pub(crate) fn is_ahead_of(&self, revision: Revision) -> bool {
+        revision < self.floor
+    }
+
+    /// The source counts although it seems older: it was restored from a backup, or nobody knows better.
+    pub(crate) fn forget_floor(&mut self) {
+        self.floor = Revision::ZERO;
+    }
+
+    /// The next answer. `None` when the client has everything, or has to react first.
+    pub(crate) fn next(&mut self, source: &impl Source) -> Option<Answer> {
+        if self.is_ahead_of(source.revision()) {
+            return None;
+        }
+        for kind in Kind::ALL {
+            let channel = &mut self.channels[kind as usize];
+            if !channel.asked || channel.in_flight.is_some() || !channel.has_work() {
+                continue;
+            }
+            let next = match self.variant {
+                Variant::Delta => channel.next_delta(kind, source),
+                Variant::State if kind.is_whole() => channel.next_whole(kind, source),
+                Variant::State => channel.next_part(kind, source),
+            };
+            let Some(next) = next else { continue };
+            channel.answered = true;
+            self.nonce += 1;
+            channel.in_flight = Some(self.nonce);
+            let (digest, nonce) = (channel.digest, self.nonce);
+            if kind == Kind::Cluster {
+                self.channels[Kind::Endpoint as usize].owe(&next.renewed, next.may_differ);
+            }
+            self.told = next.resources.iter().map(|resource| resource.rev).fold(self.told, Revision::max);
+            let version = version_of(self.told, digest);
+            return Some(Answer { kind, nonce, version, resources: next.resources, removed: next.removed });
+        }
+        None
+    }
+}
+
+/// The content of an answer.
+#[derive(Debug, Default)]
+struct Content {
+    resources: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+    /// The names whose resource the client replaces.
+    renewed: Vec<Arc<str>>,
+    /// The client may have had others than it says.
+    may_differ: bool,
+}
+
+impl Due {
+    /// One name more, or all of them instead of too many: a client that never acknowledges an answer leaves
+    /// what comes meanwhile here.
+    fn add(&mut self, name: Arc<str>) {
+        if self.all {
+            return;
+        }
+        self.names.insert(name);
+        if self.names.len() > MOST_NAMES {
+            *self = Self { all: true, names: BTreeSet::new() };
+        }
+    }
+}
+
+impl Channel {
+    fn has_work(&self) -> bool {
+        !self.answered || self.overstated || self.due.all || !self.due.names.is_empty()
+    }
+
+    /// Names that begin with a group may have another resource.
+    fn concerns(&mut self, group: &Arc<str>) {
+        if self.wildcard {
+            self.due.add(group.clone());
+        }
+        let from: &str = group;
+        let concerned = self
+            .items
+            .range::<str, (Bound<&str>, Bound<&str>)>((Bound::Included(from), Bound::Unbounded))
+            .take_while(|(name, _)| name.starts_with(from))
+            .filter(|(name, _)| group_of(name) == from);
+        concerned.for_each(|(name, _)| self.due.add(name.clone()));
+    }
+
+    /// Endpoints whose cluster was replaced: their client waits for them, although they may be the same.
+    fn owe(&mut self, names: &[Arc<str>], may_differ: bool) {
+        self.distrusted |= may_differ;
+        for name in names {
+            if let Some(item) = self.items.get_mut(name) {
+                item.owed = true;
+                self.due.add(name.clone());
+            }
+        }
+    }
+
+    /// Notes that the client is sent this content of a name.
+    fn send(&mut self, name: &Arc<str>, digest: Option<u64>) {
+        let item = self.items.entry(name.clone()).or_default();
+        let before = std::mem::replace(&mut item.sent, digest);
+        item.owed = false;
+        self.digest = self.digest.wrapping_sub(before.unwrap_or(0)).wrapping_add(digest.unwrap_or(0));
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(item) = self.items.remove(name) {
+            self.digest = self.digest.wrapping_sub(item.sent.unwrap_or(0));
+        }
+    }
+
+    /// Everything is not asked for any more: the names that came with that go.
+    fn narrow(&mut self) {
+        self.wildcard = false;
+        let unnamed: Vec<Arc<str>> =
+            self.items.iter().filter(|(_, item)| !item.named).map(|(name, _)| name.clone()).collect();
+        unnamed.iter().for_each(|name| self.forget(name));
+    }
+
+    /// The names to look at now, and none after this.
+    fn take_due(&mut self, kind: Kind, source: &impl Source) -> BTreeSet<Arc<str>> {
+        let due = std::mem::take(&mut self.due);
+        if !due.all {
+            return due.names;
+        }
+        let mut names: BTreeSet<Arc<str>> = self.items.keys().cloned().collect();
+        if self.wildcard {
+            names.extend(source.all(kind));
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests;
