@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! catalogue ──▶ hub (one task for each tenant) ──State──▶ streams ──▶ bytes
-//!                 groups ──resource──▶ encoded once, shared by all streams
+//!                │  └──▶ interest: wakes the streams that a change concerns
+//!                groups ──resource──▶ encoded once, shared by all streams
 //! ```
 //!
 //! In: the states of a tenant, and the messages of clients. Out: the bytes that each stream sends next.
@@ -13,13 +14,16 @@ mod address;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod hub;
+mod interest;
 mod kind;
 mod name;
+mod names;
 mod resource;
 mod state;
 pub(crate) mod stream;
 pub(crate) mod wire;
 
 pub(crate) use hub::{Discovery, Subscription};
-pub(crate) use kind::{Kind, Method};
-pub(crate) use state::{Seen, State};
+pub(crate) use interest::News;
+pub(crate) use kind::Method;
+pub(crate) use state::Seen;

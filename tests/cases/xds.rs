@@ -164,6 +164,15 @@ impl Load {
         Self { stop, sent, task }
     }
 
+    /// Waits until Envoy's worker has the endpoints that its page shows. The page is of the main thread, which
+    /// hands a change to the workers. A request may be under way by the endpoints before; the one after the
+    /// next has begun after the worker took the change.
+    async fn passes(&self) {
+        let before = self.sent.load(Ordering::Relaxed);
+        let passed = || async { (self.sent.load(Ordering::Relaxed) >= before + 3).then_some(()) };
+        eventually("requests go through Envoy", passed).await;
+    }
+
     async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.task.await.expect("goes on");
@@ -203,8 +212,9 @@ async fn envoy_loses_no_request_while_backends_and_gateways_go() {
         backends.push(next);
         let last = backends.remove(0);
         client.unregister(&order, &last.id()).await;
-        for envoy in &envoys {
+        for (envoy, load) in envoys.iter().zip(&loads) {
             envoy.sees(last.address, false).await;
+            load.passes().await;
         }
         last.stop.send(()).expect("it serves");
         last.task.await.expect("its requests end");

@@ -7,14 +7,11 @@
 //! A stream ends with its right as every watch does, and looks at it before each answer. It has no task of
 //! its own: the connection drives it.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::stream::unfold;
 use host::http::RequestBody;
 use http::{HeaderMap, Method as HttpMethod, Request, Response, Version};
-use http_body_util::StreamBody;
 use prost_types::value::Kind as Form;
 use proto::envoy::Node;
 use shared::model::{MAX_ID, ServiceRef, Tenant};
@@ -56,7 +53,8 @@ impl GatewayParts {
         let is_stream = request.method() == HttpMethod::POST && request.version() == Version::HTTP_2;
         let Some(discovery) = self.xds.as_ref().filter(|_| is_stream) else { return refuse_unknown() };
         let (head, body) = request.into_parts();
-        let mut messages = Messages::new(body.without_deadline(), method.variant, discovery.places());
+        let mut messages =
+            Messages::new(body.without_deadline(), method.variant, discovery.places(), discovery.names());
         let first = match timeout(FIRST, messages.next()).await {
             Ok(Ok(Some(first))) => first,
             Ok(Ok(None)) => {
@@ -77,7 +75,7 @@ impl GatewayParts {
             Err(NotAdmitted::Refused(denial)) => return refuse_denied(&denial),
             Err(NotAdmitted::Denied(answer)) => return refuse_like(answer.status()),
         };
-        let mut subscription = match discovery.open(&tenant).await {
+        let subscription = match discovery.open(&tenant).await {
             Ok(subscription) => subscription,
             Err(reason) => {
                 if let NotKnown::Full(full) = reason {
@@ -86,28 +84,20 @@ impl GatewayParts {
                 return refuse(Code::Unavailable, &reason.to_string());
             }
         };
-        let Some(state) = subscription.state() else {
-            return refuse(Code::Unavailable, &NotKnown::NotYet.to_string());
-        };
         let right = self.right_of(caller, &head.headers).map(Box::new);
         let parts = Parts {
             method,
             grant: Right::grant_of(right.as_deref()),
             judge: Judge::new(self.policy.clone(), tenant, right),
-            drain: self.tasks.drain().clone(),
+            // After the subscription, which tells of a later drain.
+            is_draining: self.tasks.drain().is_cancelled(),
             drain_over: self.heartbeat.drain_over,
             messages,
             subscription,
-            state,
             metrics: self.xds_metrics.clone(),
             permit,
         };
-        let session = Session::new(parts, first);
-        let frames = unfold(Box::new(session), |mut session| async move {
-            let frame = session.next().await?;
-            Some((Ok::<_, Infallible>(frame), session))
-        });
-        response(Body::new(StreamBody::new(frames)))
+        response(Body::new(Session::new(parts, first)))
     }
 
     /// The place of a stream, for a client that may have it.

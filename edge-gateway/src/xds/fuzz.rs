@@ -15,7 +15,7 @@ use super::kind::{Kind, Variant};
 use super::name::group_of;
 use super::resource::Resource;
 use super::stream::{Answer, Ask, Change, Source, Stream, Terms};
-use super::wire::{read, take, write};
+use super::wire::{Message, Reader, Type, take, write};
 
 /// Services that may exist.
 const GROUPS: [&str; 3] = ["a/x", "a/xy", "e/a/x"];
@@ -61,6 +61,7 @@ impl Source for World {
 /// A stream with what its client has asked for.
 struct Client {
     variant: Variant,
+    reader: Reader,
     stream: Stream,
     asked: BTreeSet<Kind>,
     answered: BTreeSet<Kind>,
@@ -73,6 +74,7 @@ impl Client {
     fn new(variant: Variant) -> Self {
         Self {
             variant,
+            reader: Reader::new(variant, Arc::default()),
             stream: Stream::new(variant),
             asked: BTreeSet::new(),
             answered: BTreeSet::new(),
@@ -84,7 +86,7 @@ impl Client {
     /// Sends a request. False when the stream has to end.
     fn ask(&mut self, kind: Kind, ask: Ask) -> bool {
         self.asked.insert(kind);
-        self.in_flight.retain(|of, nonce| *of != kind || nonce.to_string() != ask.nonce);
+        self.in_flight.retain(|of, nonce| *of != kind || Some(*nonce) != ask.nonce);
         self.stream.ask(kind, ask).is_ok()
     }
 
@@ -126,7 +128,7 @@ impl Client {
 
     /// Reacts to the answer of a kind that is under way.
     fn react(&mut self, kind: Kind, refused: bool, terms: Terms) -> bool {
-        let nonce = self.in_flight.get(&kind).map(u64::to_string).unwrap_or_default();
+        let nonce = self.in_flight.get(&kind).copied();
         self.ask(kind, Ask { nonce, refused, terms })
     }
 }
@@ -145,7 +147,7 @@ pub fn streams(input: &[u8]) {
     let mut world = World::default();
     let mut client = Client::new(variant);
     // The names of the last request of each kind: on the state of the world each request repeats them.
-    let mut named: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+    let mut named: BTreeMap<Kind, Vec<Arc<str>>> = BTreeMap::new();
     let mut steps = BytesMut::from(steps);
     while steps.has_remaining() {
         let step = steps.get_u8();
@@ -196,16 +198,16 @@ pub fn streams(input: &[u8]) {
 }
 
 /// Reads a request and sends it. False when the stream has to end.
-fn request(client: &mut Client, message: Bytes, named: &mut BTreeMap<Kind, Vec<String>>) -> bool {
-    let Ok(message) = read(client.variant, message) else { return false };
-    let Some(kind) = Kind::of_type_url(&message.type_url) else { return true };
+fn request(client: &mut Client, message: Bytes, named: &mut BTreeMap<Kind, Vec<Arc<str>>>) -> bool {
+    let Ok(message) = client.reader.read(message) else { return false };
+    let Message { of: Type::Of(kind), .. } = message else { return true };
     if let Terms::State { names, .. } = &message.ask.terms {
         named.insert(kind, names.clone());
     }
     client.ask(kind, message.ask)
 }
 
-fn react(client: &mut Client, kind: Kind, refused: bool, names: Option<&Vec<String>>) -> bool {
+fn react(client: &mut Client, kind: Kind, refused: bool, names: Option<&Vec<Arc<str>>>) -> bool {
     let terms = match client.variant {
         Variant::State => Terms::State { names: names.cloned().unwrap_or_default(), version: String::new() },
         Variant::Delta => nothing_more(),
@@ -214,7 +216,7 @@ fn react(client: &mut Client, kind: Kind, refused: bool, names: Option<&Vec<Stri
 }
 
 /// Takes every answer until there is none.
-fn settle(client: &mut Client, world: &World, named: &BTreeMap<Kind, Vec<String>>) {
+fn settle(client: &mut Client, world: &World, named: &BTreeMap<Kind, Vec<Arc<str>>>) {
     if client.stream.is_ahead_of(world.revision()) {
         assert!(client.stream.next(world).is_none(), "nothing older than what the client has");
         client.stream.forget_floor();

@@ -1,17 +1,22 @@
 //! The hubs: one task for each tenant that has streams. It makes a state of each change, once for all of
-//! them.
+//! them, and tells those that the change concerns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use host::lifecycle::Tasks;
 use parking_lot::Mutex;
 use shared::model::{Revision, Tenant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
+use super::interest::{Audience, News, Place};
+use super::names::Names;
 use super::state::{State, States};
-use super::wire::places_for_large;
+use super::stream::Interest;
+use super::wire::{Envelopes, places_for_large};
 use crate::catalogue::{Catalogue, Followed, NotKnown};
 use crate::policy::PolicyHandle;
 
@@ -29,16 +34,21 @@ struct Shared {
     catalogue: Catalogue,
     policy: PolicyHandle,
     tasks: Tasks,
-    hubs: Mutex<HashMap<Tenant, Hub>>,
+    hubs: Mutex<HashMap<Tenant, Arc<Hub>>>,
     places: Arc<Semaphore>,
+    names: Arc<Names>,
 }
 
-/// The sending ends of a tenant's hub.
-#[derive(Clone)]
+/// What the streams of a tenant share.
 struct Hub {
-    states: watch::Sender<Option<Result<Arc<State>, NotKnown>>>,
-    heights: watch::Sender<Height>,
-    generations: watch::Sender<u64>,
+    /// `None` until the first state is there, or will not be.
+    opened: watch::Sender<Option<Result<(), NotKnown>>>,
+    state: ArcSwapOption<State>,
+    height: Mutex<Height>,
+    audience: Audience,
+    envelopes: Envelopes,
+    /// A stream has left.
+    left: Notify,
 }
 
 /// The part of the history that a hub has seen.
@@ -54,25 +64,55 @@ pub(crate) struct Height {
 
 /// A stream's end of a hub. The hub lives for as long as one of these does.
 pub(crate) struct Subscription {
-    /// The states; the first one is there.
-    pub(crate) states: watch::Receiver<Option<Result<Arc<State>, NotKnown>>>,
-    /// The height, which changes more often than the state.
-    pub(crate) heights: watch::Receiver<Height>,
-    /// The generation of the policy.
-    pub(crate) generations: watch::Receiver<u64>,
+    hub: Arc<Hub>,
+    place: Place,
+    /// The stream waits for a later height.
+    waits: bool,
 }
 
 impl Subscription {
-    /// The state now.
-    pub(crate) fn state(&mut self) -> Option<Arc<State>> {
-        self.states.borrow_and_update().as_ref().and_then(|state| state.as_ref().ok()).cloned()
+    /// The state now, and a height that it has at least. `None` before the first.
+    pub(crate) fn look(&self) -> Option<(Arc<State>, Height)> {
+        // The height first: one that is shown later may belong to a later state.
+        let height = *self.hub.height.lock();
+        Some((self.hub.state.load_full()?, height))
+    }
+
+    /// The answers that streams share.
+    pub(crate) fn envelopes(&self) -> &Envelopes {
+        &self.hub.envelopes
+    }
+
+    /// From now on the stream is told of changes that concern this. It has to look after that.
+    pub(crate) fn interest(&mut self, interest: &Interest<'_>) {
+        self.hub.audience.interest(&mut self.place, interest);
+    }
+
+    /// Says whether the stream is told of a later height. It has to look after that.
+    pub(crate) fn wait(&mut self, waits: bool) {
+        if std::mem::replace(&mut self.waits, waits) != waits {
+            self.hub.audience.wait(&self.place, waits);
+        }
+    }
+
+    /// Resolves when there is a reason to look again.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<News> {
+        self.place.signal.poll(cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.audience.leave(&self.place);
+        self.hub.left.notify_one();
     }
 }
 
 impl Discovery {
     pub(crate) fn new(catalogue: Catalogue, policy: PolicyHandle, tasks: Tasks) -> Self {
         let places = places_for_large();
-        Self(Arc::new(Shared { catalogue, policy, tasks, hubs: Mutex::default(), places }))
+        let names = Arc::default();
+        Self(Arc::new(Shared { catalogue, policy, tasks, hubs: Mutex::default(), places, names }))
     }
 
     /// The places for large messages of clients.
@@ -80,29 +120,34 @@ impl Discovery {
         self.0.places.clone()
     }
 
+    /// The names that all streams share.
+    pub(crate) fn names(&self) -> Arc<Names> {
+        self.0.names.clone()
+    }
+
     /// The states of a tenant, of which the first is there when this returns.
     ///
     /// # Errors
     /// When its services are not known in time.
     pub(crate) async fn open(&self, tenant: &Tenant) -> Result<Subscription, NotKnown> {
-        let mut subscription = self.subscribe(tenant);
-        let first = subscription.states.wait_for(Option::is_some).await.map(|state| match &*state {
-            Some(Err(reason)) => Err(*reason),
-            Some(Ok(_)) | None => Ok(()),
-        });
-        first.unwrap_or(Err(NotKnown::NotYet))?;
+        let subscription = self.subscribe(tenant);
+        let mut opened = subscription.hub.opened.subscribe();
+        let opened = opened.wait_for(Option::is_some).await.map(|opened| *opened);
+        opened.ok().flatten().unwrap_or(Err(NotKnown::NotYet))?;
         Ok(subscription)
     }
 
     fn subscribe(&self, tenant: &Tenant) -> Subscription {
         let mut hubs = self.0.hubs.lock();
         let hub = hubs.entry(tenant.clone()).or_insert_with(|| {
-            let generation = self.0.policy.generation();
-            let hub = Hub {
-                states: watch::Sender::new(None),
-                heights: watch::Sender::new(Height::default()),
-                generations: watch::Sender::new(generation),
-            };
+            let hub = Arc::new(Hub {
+                opened: watch::Sender::new(None),
+                state: ArcSwapOption::empty(),
+                height: Mutex::default(),
+                audience: Audience::default(),
+                envelopes: Envelopes::default(),
+                left: Notify::new(),
+            });
             let running = run(self.clone(), tenant.clone(), hub.clone());
             let abort = self.0.tasks.abort().clone();
             self.0.tasks.spawn_named("xds", async move {
@@ -111,17 +156,14 @@ impl Discovery {
             hub
         });
         // Under the lock, so that the hub does not end between the look and the subscription.
-        Subscription {
-            states: hub.states.subscribe(),
-            heights: hub.heights.subscribe(),
-            generations: hub.generations.subscribe(),
-        }
+        let place = hub.audience.enter();
+        Subscription { hub: hub.clone(), place, waits: false }
     }
 
     /// Ends a hub, unless it has streams.
     fn leave(&self, tenant: &Tenant, hub: &Hub) -> bool {
         let mut hubs = self.0.hubs.lock();
-        let is_unused = hub.states.receiver_count() == 0;
+        let is_unused = hub.audience.is_empty();
         if is_unused {
             hubs.remove(tenant);
         }
@@ -129,33 +171,53 @@ impl Discovery {
     }
 }
 
+/// Tells the streams of a hub that it has ended, however that came about.
+struct Ending(Arc<Hub>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.audience.tell(|news| news.ended = true);
+    }
+}
+
 /// Makes states until no stream is left.
-async fn run(discovery: Discovery, tenant: Tenant, hub: Hub) {
+async fn run(discovery: Discovery, tenant: Tenant, hub: Arc<Hub>) {
+    let _ending = Ending(hub.clone());
     let mut followed = match discovery.0.catalogue.open(&tenant).await {
         Ok(followed) => followed,
         Err(reason) => {
             // Under the lock, so that every later request tries again.
             let mut hubs = discovery.0.hubs.lock();
             hubs.remove(&tenant);
-            hub.states.send_replace(Some(Err(reason)));
+            hub.opened.send_replace(Some(Err(reason)));
             return;
         }
     };
     let mut states = States::default();
     let mut version = None;
     let mut pace = tokio::time::interval(LOOK);
+    let mut generation = discovery.0.policy.generation();
+    let drain = discovery.0.tasks.drain();
+    let mut is_draining = false;
     loop {
         look(&mut followed, &mut states, &mut version, &hub);
         tokio::select! {
-            () = hub.states.closed() => {
+            () = hub.left.notified() => {
                 if discovery.leave(&tenant, &hub) {
                     return;
                 }
             }
             () = followed.changed() => {}
+            () = drain.cancelled(), if !is_draining => {
+                is_draining = true;
+                hub.audience.tell(|news| news.draining = true);
+            }
             _ = pace.tick() => {
-                let generation = discovery.0.policy.generation();
-                hub.generations.send_if_modified(|last| std::mem::replace(last, generation) != generation);
+                let now = discovery.0.policy.generation();
+                if std::mem::replace(&mut generation, now) != now {
+                    // Each stream judges its right before it goes on.
+                    hub.audience.tell(|_| {});
+                }
             }
         }
     }
@@ -165,14 +227,26 @@ async fn run(discovery: Discovery, tenant: Tenant, hub: Hub) {
 fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>, hub: &Hub) {
     let services = followed.now();
     let revision = services.revision();
-    let is_first = hub.states.borrow().is_none();
+    let is_first = hub.state.load().is_none();
+    let mut changes = None;
     if (is_first || services.version() != *version)
         && let Some(state) = states.take(services.iter(), revision)
     {
-        hub.states.send_replace(Some(Ok(Arc::new(state))));
+        changes = Some(state.changes.clone());
+        hub.state.store(Some(Arc::new(state)));
     }
     *version = services.version();
     let is_fresh = services.age(Instant::now()).is_some_and(|age| age < FRESH);
     let height = Height { revision, reached: states.reached(), is_fresh };
-    hub.heights.send_if_modified(|last| std::mem::replace(last, height) != height);
+    let has_risen = std::mem::replace(&mut *hub.height.lock(), height) != height;
+    if is_first && changes.is_some() {
+        hub.opened.send_replace(Some(Ok(())));
+    }
+    // After the state and the height, so that whoever is told sees them.
+    if let Some(changes) = changes {
+        hub.audience.changed(&changes);
+    }
+    if has_risen {
+        hub.audience.risen();
+    }
 }

@@ -23,6 +23,9 @@ use crate::policy::labels_of;
 /// choose names.
 const KEPT: usize = 64;
 
+/// Nonces between those of two states: more than the answers that a stream usually sends of one.
+const NONCES: u64 = 16;
+
 /// A service in all its versions.
 #[derive(Debug)]
 struct Group {
@@ -150,6 +153,10 @@ impl Source for Seen<'_> {
 
     fn revision(&self) -> Revision {
         self.revision
+    }
+
+    fn first_nonce(&self) -> u64 {
+        self.state.serial.saturating_mul(NONCES)
     }
 }
 

@@ -15,7 +15,6 @@
 //! - Nothing is sent from a source that is older than what the client has shown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use shared::model::Revision;
@@ -25,7 +24,10 @@ use super::name::group_of;
 use super::resource::{Resource, read_version, version_of};
 
 mod delta;
+mod items;
 mod world;
+
+use items::Items;
 
 /// Names that one stream may hold: those that are asked for, and those that were given up and still have to
 /// be answered.
@@ -50,6 +52,11 @@ pub(crate) trait Source {
     fn is_of_all(&self, kind: Kind, name: &str) -> bool;
     /// Everything up to here is contained.
     fn revision(&self) -> Revision;
+    /// Nonces of this source begin here, so that streams that have come the same way send the same answer. It
+    /// grows with each source.
+    fn first_nonce(&self) -> u64 {
+        0
+    }
 }
 
 /// A difference between two states of a source.
@@ -64,26 +71,34 @@ pub(crate) struct Change {
 /// A request, whichever variant it is of.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
-    /// The nonce of the answer that it reacts to; empty for none.
-    pub(crate) nonce: String,
+    /// The nonce of the answer that it reacts to.
+    pub(crate) nonce: Option<u64>,
     /// That answer was refused.
     pub(crate) refused: bool,
     pub(crate) terms: Terms,
 }
 
 /// The names of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Terms {
+    /// Nothing is different from the request before, as in nearly every acknowledgement.
+    #[default]
+    Same,
     /// All of them, and the version that the client has.
-    State { names: Vec<String>, version: String },
+    State { names: Vec<Arc<str>>, version: String },
     /// Those that come and go, and the versions that the client has at its first request.
-    Delta { subscribe: Vec<String>, unsubscribe: Vec<String>, versions: BTreeMap<String, String> },
+    Delta { subscribe: Vec<Arc<str>>, unsubscribe: Vec<Arc<str>>, versions: BTreeMap<Arc<str>, String> },
 }
 
-impl Default for Terms {
-    fn default() -> Self {
-        Self::State { names: Vec::new(), version: String::new() }
-    }
+/// The part of a source that a stream is about.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interest<'a> {
+    /// The groups of the names that it has, in their order, each once.
+    pub(crate) groups: Vec<&'a str>,
+    /// Any group may begin or end to exist.
+    pub(crate) existence: bool,
+    /// Any change of any group.
+    pub(crate) everything: bool,
 }
 
 /// The next answer.
@@ -95,6 +110,20 @@ pub(crate) struct Answer {
     pub(crate) resources: Vec<Arc<Resource>>,
     /// The names that are gone; of a delta stream only.
     pub(crate) removed: Vec<Arc<str>>,
+}
+
+impl Answer {
+    /// True when both are the same bytes. Resources are compared by their places: those of one state are
+    /// shared.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let is_one = |(a, b): (&Arc<Resource>, &Arc<Resource>)| Arc::ptr_eq(a, b);
+        self.nonce == other.nonce
+            && self.kind == other.kind
+            && self.version == other.version
+            && self.resources.len() == other.resources.len()
+            && self.resources.iter().zip(&other.resources).all(is_one)
+            && self.removed == other.removed
+    }
 }
 
 /// The client asks for more names than a stream may hold.
@@ -113,6 +142,8 @@ pub(crate) struct Stream {
     /// The client was shown a version of this revision.
     told: Revision,
     nonce: u64,
+    /// The names may be others than at the last look at the interest.
+    is_renamed: bool,
 }
 
 /// One kind on one stream.
@@ -124,7 +155,7 @@ struct Channel {
     wildcard: bool,
     /// Names were given once, so that none means none.
     named: bool,
-    items: BTreeMap<Arc<str>, Item>,
+    items: Items,
     due: Due,
     in_flight: Option<u64>,
     /// The digest of everything that the client says that it has, on the state of the world.
@@ -162,7 +193,14 @@ struct Due {
 
 impl Stream {
     pub(crate) fn new(variant: Variant) -> Self {
-        Self { variant, channels: Default::default(), floor: Revision::ZERO, told: Revision::ZERO, nonce: 0 }
+        Self {
+            variant,
+            channels: Default::default(),
+            floor: Revision::ZERO,
+            told: Revision::ZERO,
+            nonce: 0,
+            is_renamed: false,
+        }
     }
 
     /// Takes a request.
@@ -171,27 +209,49 @@ impl Stream {
     /// When it names too much; the stream then has to end.
     pub(crate) fn ask(&mut self, kind: Kind, ask: Ask) -> Result<(), TooMany> {
         let channel = &mut self.channels[kind as usize];
-        if channel.in_flight.is_some_and(|nonce| nonce.to_string() == ask.nonce) {
+        if channel.in_flight.is_some() && channel.in_flight == ask.nonce {
             channel.in_flight = None;
             channel.refused |= ask.refused;
         }
         // A request that reacts to no answer, or to an older one, still says what its client wants now.
         let shown = match ask.terms {
+            Terms::Same if channel.asked => return Ok(()),
+            Terms::Same if self.variant == Variant::State => channel.ask_state(kind, Vec::new(), ""),
+            Terms::Same => channel.ask_delta(kind, Vec::new(), Vec::new(), BTreeMap::new()),
             Terms::State { names, version } => channel.ask_state(kind, names, &version),
             Terms::Delta { subscribe, unsubscribe, versions } => {
                 channel.ask_delta(kind, subscribe, unsubscribe, versions)
             }
         };
+        self.is_renamed = true;
         self.floor = self.floor.max(shown);
         self.told = self.told.max(shown);
         // Names that the client has given up count until they are answered: one that never acknowledges an
         // answer could otherwise take up and give up ever more of them. Those that were sent come from the
         // registry.
-        let all = self.channels.iter().flat_map(|channel| &channel.items);
+        let all = self.channels.iter().flat_map(|channel| channel.items.iter());
         let of_client = all.filter(|(_, item)| item.named || item.sent.is_none());
         let (names, bytes) =
             of_client.fold((0, 0), |(names, bytes), (name, _)| (names + 1, bytes + name.len()));
         if names > MOST_NAMES || bytes > MOST_BYTES { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// The part of the source that the stream is about, if requests may have changed it since the last look.
+    pub(crate) fn take_interest(&mut self) -> Option<Interest<'_>> {
+        std::mem::take(&mut self.is_renamed).then(|| {
+            let mut interest = Interest::default();
+            for kind in Kind::ALL {
+                let channel = &self.channels[kind as usize];
+                interest.existence |= channel.wildcard;
+                interest.everything |= channel.wildcard && kind == Kind::Endpoint;
+                // What came with everything changes with everything.
+                let named = channel.items.iter().filter(|(_, item)| item.named || !channel.wildcard);
+                interest.groups.extend(named.map(|(name, _)| group_of(name)));
+            }
+            interest.groups.sort_unstable();
+            interest.groups.dedup();
+            interest
+        })
     }
 
     /// The source has changed. `None` when nobody knows where.
@@ -213,6 +273,16 @@ impl Stream {
         }
     }
 
+    /// True when the client may have to be told something.
+    pub(crate) fn has_work(&self) -> bool {
+        self.channels.iter().any(Channel::may_answer)
+    }
+
+    /// True when there is a source that is older than what the client has shown.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.floor > Revision::ZERO
+    }
+
     /// True while the source is older than what the client has shown, so that nothing can be sent.
     pub(crate) fn is_ahead_of(&self, revision: Revision) -> bool {
         revision < self.floor
@@ -230,7 +300,7 @@ impl Stream {
         }
         for kind in Kind::ALL {
             let channel = &mut self.channels[kind as usize];
-            if !channel.asked || channel.in_flight.is_some() || !channel.has_work() {
+            if !channel.may_answer() {
                 continue;
             }
             let next = match self.variant {
@@ -240,7 +310,7 @@ impl Stream {
             };
             let Some(next) = next else { continue };
             channel.answered = true;
-            self.nonce += 1;
+            self.nonce = (self.nonce + 1).max(source.first_nonce());
             channel.in_flight = Some(self.nonce);
             let (digest, nonce) = (channel.digest, self.nonce);
             if kind == Kind::Cluster {
@@ -280,8 +350,9 @@ impl Due {
 }
 
 impl Channel {
-    fn has_work(&self) -> bool {
-        !self.answered || self.overstated || self.due.all || !self.due.names.is_empty()
+    fn may_answer(&self) -> bool {
+        let has_work = !self.answered || self.overstated || self.due.all || !self.due.names.is_empty();
+        self.asked && self.in_flight.is_none() && has_work
     }
 
     /// Names that begin with a group may have another resource.
@@ -289,13 +360,8 @@ impl Channel {
         if self.wildcard {
             self.due.add(group.clone());
         }
-        let from: &str = group;
-        let concerned = self
-            .items
-            .range::<str, (Bound<&str>, Bound<&str>)>((Bound::Included(from), Bound::Unbounded))
-            .take_while(|(name, _)| name.starts_with(from))
-            .filter(|(name, _)| group_of(name) == from);
-        concerned.for_each(|(name, _)| self.due.add(name.clone()));
+        let concerned = self.items.beginning(group).filter(|name| group_of(name) == &**group);
+        concerned.for_each(|name| self.due.add(name.clone()));
     }
 
     /// Endpoints whose cluster was replaced: their client waits for them, although they may be the same.
@@ -311,7 +377,7 @@ impl Channel {
 
     /// Notes that the client is sent this content of a name.
     fn send(&mut self, name: &Arc<str>, digest: Option<u64>) {
-        let item = self.items.entry(name.clone()).or_default();
+        let item = self.items.entry(name);
         let before = std::mem::replace(&mut item.sent, digest);
         item.owed = false;
         self.digest = self.digest.wrapping_sub(before.unwrap_or(0)).wrapping_add(digest.unwrap_or(0));
@@ -326,9 +392,13 @@ impl Channel {
     /// Everything is not asked for any more: the names that came with that go.
     fn narrow(&mut self) {
         self.wildcard = false;
-        let unnamed: Vec<Arc<str>> =
-            self.items.iter().filter(|(_, item)| !item.named).map(|(name, _)| name.clone()).collect();
-        unnamed.iter().for_each(|name| self.forget(name));
+        let digest = &mut self.digest;
+        self.items.retain(|_, item| {
+            if !item.named {
+                *digest = digest.wrapping_sub(item.sent.unwrap_or(0));
+            }
+            item.named
+        });
     }
 
     /// The names to look at now, and none after this.
@@ -337,7 +407,7 @@ impl Channel {
         if !due.all {
             return due.names;
         }
-        let mut names: BTreeSet<Arc<str>> = self.items.keys().cloned().collect();
+        let mut names: BTreeSet<Arc<str>> = self.items.names().cloned().collect();
         if self.wildcard {
             names.extend(source.all(kind));
         }

@@ -1,20 +1,28 @@
 //! The messages of a stream as bytes: read from a body piece by piece, and written with shared resources.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use host::http::RequestBody;
 use http_body::Body;
-use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::envoy as pb;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::kind::Variant;
-use super::stream::{Answer, Ask, Terms};
+use super::names::Names;
+use super::stream::Answer;
+
+mod request;
+
+pub(crate) use request::{Message, Reader, Type};
 
 /// Bytes before each message: a flag for compression and four bytes of length.
 const PREFIX: usize = 5;
@@ -43,27 +51,21 @@ pub(crate) enum Unreadable {
     Broken,
 }
 
-/// A request with what only the first one says.
-#[derive(Clone, Debug)]
-pub(crate) struct Message {
-    pub(crate) node: Option<pb::Node>,
-    pub(crate) type_url: String,
-    pub(crate) ask: Ask,
-    /// The words of a refusal.
-    pub(crate) refusal: Option<String>,
-}
-
 /// The places for large messages, for all streams of this gateway.
 pub(crate) fn places_for_large() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(MOST_LARGE))
 }
 
+type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
 /// The messages of a client.
 pub(crate) struct Messages<B = RequestBody> {
     body: B,
-    variant: Variant,
+    reader: Reader,
     buffer: BytesMut,
     places: Arc<Semaphore>,
+    /// The wait for a place.
+    waiting: Option<Waiting>,
     /// The place of the large message that is being read.
     place: Option<OwnedSemaphorePermit>,
     /// The time at which the message that is not complete yet began.
@@ -71,8 +73,9 @@ pub(crate) struct Messages<B = RequestBody> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
-    pub(crate) fn new(body: B, variant: Variant, places: Arc<Semaphore>) -> Self {
-        Self { body, variant, buffer: BytesMut::new(), places, place: None, began: None }
+    pub(crate) fn new(body: B, variant: Variant, places: Arc<Semaphore>, names: Arc<Names>) -> Self {
+        let reader = Reader::new(variant, names);
+        Self { body, reader, buffer: BytesMut::new(), places, waiting: None, place: None, began: None }
     }
 
     /// The time by which the message that has begun must be complete.
@@ -85,6 +88,11 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// # Errors
     /// When the client breaks the rules; nothing more can be read then.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, Unreadable> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Polls for what [`Messages::next`] gives.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Unreadable>> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {
                 self.began = None;
@@ -95,18 +103,22 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                 if self.buffer.len() <= SMALL {
                     self.place = None;
                 }
-                return read(self.variant, message).map(Some);
+                return Poll::Ready(self.reader.read(message).map(Some));
             }
             if !self.buffer.is_empty() {
                 self.began.get_or_insert_with(Instant::now);
             }
             if self.buffer.len() > SMALL && self.place.is_none() {
                 // Nothing is read meanwhile, so that the client stops sending. It has no more time for that.
-                self.place = self.places.clone().acquire_owned().await.ok();
+                let places = &self.places;
+                let waiting = self.waiting.get_or_insert_with(|| Box::pin(places.clone().acquire_owned()));
+                let place = ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+                self.place = place.ok();
             }
-            match self.body.frame().await {
-                None if self.buffer.is_empty() => return Ok(None),
-                None | Some(Err(_)) => return Err(Unreadable::Broken),
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None if self.buffer.is_empty() => return Poll::Ready(Ok(None)),
+                None | Some(Err(_)) => return Poll::Ready(Err(Unreadable::Broken)),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         self.buffer.extend_from_slice(data);
@@ -135,38 +147,36 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Unreadable> {
     Ok(Some(buffer.split_to(size).freeze()))
 }
 
-pub(super) fn read(variant: Variant, bytes: Bytes) -> Result<Message, Unreadable> {
-    let malformed = |_| Unreadable::Malformed;
-    match variant {
-        Variant::State => {
-            let request = pb::DiscoveryRequest::decode(bytes).map_err(malformed)?;
-            let terms = Terms::State { names: request.resource_names, version: request.version_info };
-            Ok(Message {
-                node: request.node,
-                type_url: request.type_url,
-                ask: Ask { nonce: request.response_nonce, refused: request.error_detail.is_some(), terms },
-                refusal: request.error_detail.map(|status| status.message),
-            })
+/// The last answers that were written, for streams that have come the same way and send the same bytes.
+#[derive(Default)]
+pub(crate) struct Envelopes(Mutex<VecDeque<(Variant, Answer, Bytes)>>);
+
+/// Answers that are kept: of each kind in both variants, and as many of streams that came another way.
+const KEPT: usize = 16;
+
+impl Envelopes {
+    /// An answer as the pieces of one message.
+    pub(crate) fn write(&self, variant: Variant, answer: Answer) -> VecDeque<Bytes> {
+        let find = |kept: &VecDeque<(Variant, Answer, Bytes)>| {
+            let found = kept.iter().find(|(of, known, _)| *of == variant && known.is_same(&answer));
+            found.map(|(_, _, bytes)| bytes.clone())
+        };
+        if let Some(bytes) = find(&self.0.lock()) {
+            return [bytes].into();
         }
-        Variant::Delta => {
-            let request = pb::DeltaDiscoveryRequest::decode(bytes).map_err(malformed)?;
-            let terms = Terms::Delta {
-                subscribe: request.resource_names_subscribe,
-                unsubscribe: request.resource_names_unsubscribe,
-                versions: request.initial_resource_versions,
-            };
-            Ok(Message {
-                node: request.node,
-                type_url: request.type_url,
-                ask: Ask { nonce: request.response_nonce, refused: request.error_detail.is_some(), terms },
-                refusal: request.error_detail.map(|status| status.message),
-            })
+        let pieces = write(variant, &answer);
+        // An answer in several pieces shares the large ones anyway.
+        if let [piece] = pieces.as_slices().0 {
+            let kept = &mut *self.0.lock();
+            kept.truncate(KEPT - 1);
+            kept.push_front((variant, answer, piece.clone()));
         }
+        pieces
     }
 }
 
 /// An answer as the pieces of one message. The resources in it are shared with all other streams.
-pub(crate) fn write(variant: Variant, answer: &Answer) -> VecDeque<Bytes> {
+pub(super) fn write(variant: Variant, answer: &Answer) -> VecDeque<Bytes> {
     let type_url = answer.kind.type_url().to_owned();
     let nonce = answer.nonce.to_string();
     let version = answer.version.clone();
@@ -212,6 +222,7 @@ mod tests {
 
     use super::super::kind::Kind;
     use super::super::resource::Resource;
+    use super::super::stream::Terms;
     use super::*;
 
     #[test]
@@ -245,7 +256,7 @@ mod tests {
     fn client(places: &Arc<Semaphore>) -> (Frames, Messages<impl Body<Data = Bytes> + Unpin>) {
         let (frames, body) = tokio::sync::mpsc::channel(64);
         let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
-        (frames, Messages::new(body, Variant::State, places.clone()))
+        (frames, Messages::new(body, Variant::State, places.clone(), Arc::default()))
     }
 
     async fn send(frames: &Frames, bytes: &[u8]) {
@@ -285,7 +296,7 @@ mod tests {
         assert_eq!(take(b"\0\0\0\0\x01ab"), Ok(Some(Bytes::from_static(b"a"))));
         assert_eq!(take(b"\x01\0\0\0\0"), Err(Unreadable::Compressed));
         assert_eq!(take(b"\0\xff\0\0\0"), Err(Unreadable::TooLarge));
-        let malformed = read(Variant::State, Bytes::from_static(b"\xff\xff"));
+        let malformed = Reader::new(Variant::State, Arc::default()).read(Bytes::from_static(b"\xff\xff"));
         assert_eq!(malformed.err(), Some(Unreadable::Malformed));
     }
 }

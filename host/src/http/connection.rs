@@ -323,6 +323,9 @@ where
     fn execute(&self, stream: F) {
         let abort = self.tasks.abort().clone();
         let listener = self.listener.clone();
+        // Boxed: each of the futures around it keeps the room in which it was handed over, besides the room in
+        // which it runs.
+        let stream = Box::pin(stream);
         self.tasks.spawn(async move {
             let timed = Unread::default().end_if_stalled(stream, listener.limits.write_timeout);
             // Dropping the stream resets it, and frees what its answer holds.

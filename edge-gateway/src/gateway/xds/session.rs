@@ -1,16 +1,21 @@
 //! An open stream: what its client has asked for, and what it is sent next.
+//!
+//! It is a body that is polled, and not an async function: thousands of them are idle, and each keeps the room
+//! that its longest wait would take. A timer exists only while something has a time.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use access::Grant;
 use bytes::Bytes;
 use host::audit::shortened;
 use http::HeaderMap;
-use http_body::Frame;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use http_body::{Body, Frame};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::info;
 
 use super::super::grpc::{Code, status, status_of};
@@ -20,8 +25,8 @@ use crate::close::Reason;
 use crate::limits::Permit;
 use crate::metrics::XdsMetrics;
 use crate::xds::stream::Stream;
-use crate::xds::wire::{Message, Messages, Unreadable, write};
-use crate::xds::{Kind, Method, Seen, State, Subscription};
+use crate::xds::wire::{Message, Messages, Type};
+use crate::xds::{Method, News, Seen, Subscription};
 
 /// The time for which a stream waits until this gateway has what its client has.
 const BEHIND: Duration = Duration::from_secs(10);
@@ -31,19 +36,21 @@ pub(super) struct Session {
     method: Method,
     grant: Arc<Grant>,
     judge: Judge,
-    drain: CancellationToken,
     drain_over: Duration,
     stream: Stream,
     messages: Messages,
     pace: Pace,
     subscription: Subscription,
-    state: Arc<State>,
     /// The time at which the wait for what the client has began.
     behind: Option<Instant>,
     /// The rest of an answer.
     out: VecDeque<Bytes>,
-    end: Option<End>,
+    end: Option<Box<End>>,
+    /// A drain has given the stream its end.
+    is_draining: bool,
     is_over: bool,
+    /// `None` while nothing has a time.
+    timer: Option<Pin<Box<Sleep>>>,
     metrics: XdsMetrics,
     _permit: Permit,
 }
@@ -53,46 +60,41 @@ pub(super) struct Parts {
     pub(super) method: Method,
     pub(super) grant: Arc<Grant>,
     pub(super) judge: Judge,
-    pub(super) drain: CancellationToken,
+    /// The process drains already.
+    pub(super) is_draining: bool,
     pub(super) drain_over: Duration,
     pub(super) messages: Messages,
     pub(super) subscription: Subscription,
-    pub(super) state: Arc<State>,
     pub(super) metrics: XdsMetrics,
     pub(super) permit: Permit,
-}
-
-/// The reason to look again.
-enum Event {
-    Time,
-    Draining,
-    State(bool),
-    Message(Result<Option<Box<Message>>, Unreadable>),
 }
 
 impl Session {
     /// A stream with its first request.
     pub(super) fn new(parts: Parts, first: Message) -> Self {
-        let Parts { method, grant, judge, drain, drain_over, messages, subscription, state, metrics, permit } =
+        let Parts { method, grant, judge, is_draining, drain_over, messages, subscription, metrics, permit } =
             parts;
         let mut session = Self {
             stream: Stream::new(method.variant),
             method,
             grant,
             judge,
-            drain,
             drain_over,
             messages,
             pace: Pace::new(),
             subscription,
-            state,
             behind: None,
             out: VecDeque::new(),
             end: None,
+            is_draining: false,
             is_over: false,
+            timer: None,
             metrics,
             _permit: permit,
         };
+        if is_draining {
+            session.drain();
+        }
         if let Err(status) = session.take(first) {
             session.end_by(End::now(status));
         }
@@ -100,13 +102,17 @@ impl Session {
     }
 
     /// The next frame of the response; `None` after the last.
-    pub(super) async fn next(&mut self) -> Option<Frame<Bytes>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         loop {
             if let Some(piece) = self.out.pop_front() {
-                return Some(Frame::data(piece));
+                if self.out.is_empty() {
+                    // An idle stream keeps no room.
+                    self.out = VecDeque::new();
+                }
+                return Poll::Ready(Some(Frame::data(piece)));
             }
             if self.is_over {
-                return None;
+                return Poll::Ready(None);
             }
             // Before each answer: a client that has lost its right gets nothing more.
             if let Some(end) = self.judge.judge() {
@@ -115,7 +121,7 @@ impl Session {
             if self.end.as_ref().is_some_and(|end| end.at <= Instant::now()) {
                 let status = self.end.take().map(|end| end.status).unwrap_or_default();
                 self.is_over = true;
-                return Some(Frame::trailers(status));
+                return Poll::Ready(Some(Frame::trailers(status)));
             }
             if self.answer() {
                 continue;
@@ -124,29 +130,22 @@ impl Session {
                 self.end_by(End::now(status(Code::DeadlineExceeded, "a message did not arrive in time")));
                 continue;
             }
-            match self.wait().await {
-                Event::Time => {}
-                Event::Draining => self.end_within(self.drain_over, status_of(Reason::Drained)),
-                Event::State(true) => self.look(),
-                Event::State(false) => self.end_by(End::now(status_of(Reason::Drained))),
-                Event::Message(Ok(Some(message))) => {
-                    if let Err(status) = self.take(*message) {
-                        self.end_by(End::now(status));
-                    }
-                }
-                // A client that sends no more has closed the stream.
-                Event::Message(Ok(None)) => self.end_by(End::now(status_of(Reason::ClientClosed))),
-                Event::Message(Err(problem)) => {
-                    self.end_by(End::now(status(code_of(problem), &problem.to_string())));
-                }
-            }
+            ready!(self.poll_event(cx));
         }
     }
 
     /// Puts the next answer out. False if there is none.
     fn answer(&mut self) -> bool {
-        let height = *self.subscription.heights.borrow();
-        let revision = height.revision.max(self.state.revision);
+        if !self.stream.has_work() {
+            self.stop_waiting();
+            return false;
+        }
+        if self.stream.is_ahead() {
+            // Before the look, so that no later height is missed.
+            self.subscription.wait(true);
+        }
+        let Some((state, height)) = self.subscription.look() else { return false };
+        let revision = height.revision.max(state.revision);
         if self.stream.is_ahead_of(revision) {
             let since = *self.behind.get_or_insert_with(Instant::now);
             if since.elapsed() < BEHIND {
@@ -162,47 +161,86 @@ impl Session {
             // can say anything, and the last change that the client has seen has been seen here, too.
             self.stream.forget_floor();
         }
-        self.behind = None;
-        let seen = Seen { state: &self.state, grant: &self.grant, revision };
+        self.stop_waiting();
+        let seen = Seen { state: &state, grant: &self.grant, revision };
         let Some(answer) = self.stream.next(&seen) else { return false };
-        self.out = write(self.method.variant, &answer);
+        let (kind, resources) = (answer.kind, answer.resources.len());
+        self.out = self.subscription.envelopes().write(self.method.variant, answer);
         let bytes = self.out.iter().map(Bytes::len).sum();
-        self.metrics.sent(answer.kind.label(), answer.resources.len(), bytes);
+        self.metrics.sent(kind.label(), resources, bytes);
         true
     }
 
-    /// Waits for anything that may change what comes next. Cancel-safe.
-    async fn wait(&mut self) -> Event {
-        let far = Instant::now() + Duration::from_secs(3600);
-        let until_end = self.end.as_ref().map_or(far, |end| end.at);
-        let until_late = self.behind.map_or(far, |since| since + BEHIND);
-        let until_whole = self.messages.late_at().unwrap_or(far);
-        let until = until_end.min(until_late).min(until_whole).min(self.judge.at.unwrap_or(far));
-        let is_behind = self.behind.is_some();
-        let is_ending = self.end.is_some();
-        let pace = self.pace.until();
-        tokio::select! {
-            biased;
-            () = sleep_until(until) => Event::Time,
-            () = self.drain.cancelled(), if !is_ending => Event::Draining,
-            Ok(()) = self.subscription.generations.changed() => Event::Time,
-            is_there = self.subscription.states.changed() => Event::State(is_there.is_ok()),
-            Ok(()) = self.subscription.heights.changed(), if is_behind => Event::Time,
-            message = async {
-                if let Some(pause) = pace {
-                    sleep_until(pause).await;
-                }
-                Ok(self.messages.next().await?.map(Box::new))
-            } => Event::Message(message),
+    fn stop_waiting(&mut self) {
+        self.behind = None;
+        self.subscription.wait(false);
+    }
+
+    /// Takes the next thing that may change what comes next.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_time(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Poll::Ready(news) = self.subscription.poll(cx) {
+            self.hear(&news);
+            return Poll::Ready(());
+        }
+        if self.pace.until().is_some_and(|until| Instant::now() < until) {
+            // The time is that of the next request.
+            return Poll::Pending;
+        }
+        let end = match ready!(self.messages.poll_next(cx)) {
+            Ok(Some(message)) => self.take(message).err(),
+            // A client that sends no more has closed the stream.
+            Ok(None) => Some(status_of(Reason::ClientClosed)),
+            Err(problem) => Some(status(code_of(problem), &problem.to_string())),
+        };
+        if let Some(status) = end {
+            self.end_by(End::now(status));
+        }
+        Poll::Ready(())
+    }
+
+    /// Resolves when something that has a time is due.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let end = self.end.as_ref().map(|end| end.at);
+        let behind = self.behind.map(|since| since + BEHIND);
+        let pace = self.pace.until().filter(|until| *until > Instant::now());
+        let times = [end, behind, self.messages.late_at(), self.judge.at, pace];
+        let Some(until) = times.into_iter().flatten().min() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        ready!(timer.as_mut().poll(cx));
+        self.timer = None;
+        Poll::Ready(())
+    }
+
+    /// Takes what has happened, and notes what is different in the state.
+    fn hear(&mut self, news: &News) {
+        if news.draining {
+            self.drain();
+        }
+        if news.ended {
+            self.end_by(End::now(status_of(Reason::Drained)));
+        }
+        if news.all {
+            self.stream.changed(None);
+        } else if !news.changes.is_empty() {
+            self.stream.changed(Some(&news.changes));
         }
     }
 
-    /// Takes the tenant's state, and notes what is different in it.
-    fn look(&mut self) {
-        let Some(state) = self.subscription.state() else { return };
-        let follows = state.serial == self.state.serial + 1;
-        self.stream.changed(follows.then_some(&*state.changes));
-        self.state = state;
+    /// Gives the stream an end within the time of a drain, so that clients do not all come back at once.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.is_draining, true) {
+            let at = Instant::now() + self.drain_over.mul_f64(fastrand::f64());
+            self.end_by(End { at, status: status_of(Reason::Drained) });
+        }
     }
 
     /// Takes a request of the client.
@@ -211,36 +249,47 @@ impl Session {
     /// The status to end with.
     fn take(&mut self, message: Message) -> Result<(), HeaderMap> {
         self.pace.count();
-        let kind = match (Kind::of_type_url(&message.type_url), self.method.kind) {
-            (Some(kind), Some(only)) if kind != only => {
+        let kind = match (message.of, self.method.kind) {
+            (Type::Of(kind), Some(only)) if kind != only => {
                 return Err(status(Code::InvalidArgument, "this service has no resources of that type"));
             }
-            (Some(kind), _) => kind,
-            (None, Some(only)) if message.type_url.is_empty() => only,
+            (Type::Of(kind), _) => kind,
+            (Type::Unnamed, Some(only)) => only,
             // A reader asks over one stream for all that it can read, and there is nothing of the other
             // types.
-            (None, _) => return Ok(()),
+            (Type::Unnamed | Type::Unknown, _) => return Ok(()),
         };
-        self.metrics.asked(kind.label(), 1);
+        self.metrics.asked(kind.label());
         if let Some(refusal) = &message.refusal {
-            self.metrics.refused(kind.label(), 1);
+            self.metrics.refused(kind.label());
             let reason = shortened(refusal);
             info!(kind = kind.label(), reason, "a client of xDS has refused an answer");
         }
         self.stream
             .ask(kind, message.ask)
-            .map_err(|too_many| status(Code::ResourceExhausted, &too_many.to_string()))
+            .map_err(|too_many| status(Code::ResourceExhausted, &too_many.to_string()))?;
+        if let Some(interest) = self.stream.take_interest() {
+            self.subscription.interest(&interest);
+        }
+        Ok(())
     }
 
     fn end_by(&mut self, end: End) {
         // The earliest end counts.
         if self.end.as_ref().is_none_or(|known| end.at < known.at) {
-            self.end = Some(end);
+            self.end = Some(Box::new(end));
         }
     }
+}
 
-    /// Ends the stream at a moment within this time, so that clients do not all come back at once.
-    fn end_within(&mut self, over: Duration, status: HeaderMap) {
-        self.end_by(End { at: Instant::now() + over.mul_f64(fastrand::f64()), status });
+impl Body for Session {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.poll_next(cx).map(|frame| frame.map(Ok))
     }
 }

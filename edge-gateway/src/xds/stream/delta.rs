@@ -12,9 +12,9 @@ impl Channel {
     pub(super) fn ask_delta(
         &mut self,
         kind: Kind,
-        subscribe: Vec<String>,
-        unsubscribe: Vec<String>,
-        versions: BTreeMap<String, String>,
+        mut subscribe: Vec<Arc<str>>,
+        unsubscribe: Vec<Arc<str>>,
+        versions: BTreeMap<Arc<str>, String>,
     ) -> Revision {
         let mut shown = Revision::ZERO;
         let is_first = !std::mem::replace(&mut self.asked, true);
@@ -26,30 +26,31 @@ impl Channel {
                 let version = read_version(&version);
                 shown = shown.max(version.map_or(Revision::ZERO, |(rev, _)| rev));
                 // The client has some content in any case, and has to be told if that has gone.
-                self.send(&name.into(), Some(version.map_or(u64::MAX, |(_, digest)| digest)));
+                self.send(&name, Some(version.map_or(u64::MAX, |(_, digest)| digest)));
             }
         }
+        // In the order of the list that they go into, so that each is put at its end.
+        subscribe.sort_unstable();
         for name in subscribe {
-            if name == ALL {
+            if &*name == ALL {
                 self.wildcard = true;
                 self.due.all = true;
                 continue;
             }
-            let name: Arc<str> = name.into();
-            let item = self.items.entry(name.clone()).or_default();
+            let item = self.items.entry(&name);
             item.named = true;
             // A client that subscribes again has forgotten what it had, and waits for it.
             item.owed = !(is_first && item.sent.is_some());
             self.due.add(name);
         }
         for name in unsubscribe {
-            if name == ALL {
+            if &*name == ALL {
                 self.wildcard = false;
-            } else if let Some(item) = self.items.get_mut(&*name) {
+            } else if let Some(item) = self.items.get_mut(&name) {
                 item.named = false;
                 // What everything includes goes on, and the client does not know that.
                 item.owed = self.wildcard;
-                self.due.add(name.into());
+                self.due.add(name);
             }
         }
         if !self.wildcard {

@@ -13,6 +13,10 @@ type World = BTreeMap<String, (u8, u8)>;
 
 struct Known<'a>(&'a World, Revision);
 
+fn shared(names: impl IntoIterator<Item = String>) -> Vec<Arc<str>> {
+    names.into_iter().map(Arc::from).collect()
+}
+
 fn resource(kind: Kind, name: &str, content: &str) -> Arc<Resource> {
     Arc::new(Resource::new(kind, name, Revision::new(5), content.into()))
 }
@@ -109,43 +113,44 @@ impl Client {
             |names: &Option<BTreeSet<String>>| names.clone().unwrap_or_else(|| [ALL.to_owned()].into());
         let (old, new) = (names(&before), names(&state.names));
         let terms = match self.variant {
-            Variant::State => Terms::State { names: state.request(), version: state.version.clone() },
+            Variant::State => Terms::State { names: shared(state.request()), version: state.version.clone() },
             Variant::Delta => Terms::Delta {
-                subscribe: new.difference(&old).cloned().collect(),
-                unsubscribe: old.difference(&new).cloned().collect(),
+                subscribe: shared(new.difference(&old).cloned()),
+                unsubscribe: shared(old.difference(&new).cloned()),
                 versions: BTreeMap::new(),
             },
         };
-        self.ask(kind, terms, "", false);
+        self.ask(kind, terms, None, false);
     }
 
     /// Sends the first request of a stream.
     fn begin(&mut self, kind: Kind) {
         let state = self.kinds.get_mut(&kind).expect("known");
         state.named = false;
-        let names = state.request();
+        let names = shared(state.request());
         let terms = match self.variant {
             Variant::State => Terms::State { names, version: state.version.clone() },
             Variant::Delta => {
-                Terms::Delta { subscribe: names, unsubscribe: Vec::new(), versions: state.has.clone() }
+                let has = state.has.iter().map(|(name, version)| (name.as_str().into(), version.clone()));
+                Terms::Delta { subscribe: names, unsubscribe: Vec::new(), versions: has.collect() }
             }
         };
-        self.ask(kind, terms, "", false);
+        self.ask(kind, terms, None, false);
     }
 
-    fn ask(&mut self, kind: Kind, terms: Terms, nonce: &str, refused: bool) {
-        self.stream.ask(kind, Ask { nonce: nonce.to_owned(), refused, terms }).expect("few names");
+    fn ask(&mut self, kind: Kind, terms: Terms, nonce: Option<u64>, refused: bool) {
+        self.stream.ask(kind, Ask { nonce, refused, terms }).expect("few names");
     }
 
     fn acknowledge(&mut self, kind: Kind, nonce: u64, refused: bool) {
         let state = self.kinds.get_mut(&kind).expect("known");
         let terms = match self.variant {
-            Variant::State => Terms::State { names: state.request(), version: state.version.clone() },
+            Variant::State => Terms::State { names: shared(state.request()), version: state.version.clone() },
             Variant::Delta => {
                 Terms::Delta { subscribe: Vec::new(), unsubscribe: Vec::new(), versions: BTreeMap::new() }
             }
         };
-        self.ask(kind, terms, &nonce.to_string(), refused);
+        self.ask(kind, terms, Some(nonce), refused);
     }
 
     fn take(&mut self, answer: &Answer) {
@@ -447,7 +452,7 @@ fn a_large_state_comes_in_parts() {
 #[test]
 fn too_many_names_end_a_stream() {
     let mut stream = Stream::new(Variant::State);
-    let names = (0..=MOST_NAMES).map(|number| format!("a/{number}")).collect();
+    let names = shared((0..=MOST_NAMES).map(|number| format!("a/{number}")));
     let terms = Terms::State { names, version: String::new() };
     assert_eq!(stream.ask(Kind::Endpoint, Ask { terms, ..Ask::default() }), Err(TooMany));
 }
@@ -457,8 +462,11 @@ fn churn(variant: Variant, wildcard: bool) -> (Stream, Result<(), TooMany>) {
     let mut stream = Stream::new(variant);
     let always = if wildcard { ALL } else { "a/always" };
     let request = |names: Vec<String>, gives_up: Vec<String>| match variant {
-        Variant::State => Terms::State { names, version: String::new() },
-        Variant::Delta => Terms::Delta { subscribe: names, unsubscribe: gives_up, versions: BTreeMap::new() },
+        Variant::State => Terms::State { names: shared(names), version: String::new() },
+        Variant::Delta => {
+            let (subscribe, unsubscribe) = (shared(names), shared(gives_up));
+            Terms::Delta { subscribe, unsubscribe, versions: BTreeMap::new() }
+        }
     };
     let mut outcome = Ok(());
     let mut before: Vec<String> = Vec::new();
@@ -496,7 +504,7 @@ fn too_many_names_to_look_at_are_all_of_them() {
     assert_eq!(outcome, Ok(()), "it names no more than it may");
     assert!(stream.channels[Kind::Cluster as usize].due.all);
     let ask = Ask {
-        nonce: "1".into(),
+        nonce: Some(1),
         terms: Terms::Delta { subscribe: Vec::new(), unsubscribe: Vec::new(), versions: BTreeMap::new() },
         ..Ask::default()
     };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use shared::model::Revision;
 
-use super::{ALL, Channel, Content, Item, Kind, PART, Resource, Source, read_version};
+use super::{ALL, Channel, Content, Kind, PART, Resource, Source, read_version};
 
 impl Channel {
     /// Takes the names of a request. Returns the revision that the client has.
-    pub(super) fn ask_state(&mut self, kind: Kind, names: Vec<String>, version: &str) -> Revision {
+    pub(super) fn ask_state(&mut self, kind: Kind, names: Vec<Arc<str>>, version: &str) -> Revision {
         let mut shown = Revision::ZERO;
         let is_first = !std::mem::replace(&mut self.asked, true);
         if is_first {
@@ -19,15 +19,14 @@ impl Channel {
                 self.claim = Some(digest);
             }
         }
-        let has_all = names.iter().any(|name| name == ALL);
+        let has_all = names.iter().any(|name| &**name == ALL);
         let wildcard = kind.is_whole() && (has_all || (names.is_empty() && !self.named));
         self.named |= !names.is_empty();
         let mut asks_for_more = wildcard && !self.wildcard;
         if asks_for_more {
             self.due.all = true;
         }
-        let wanted: BTreeSet<Arc<str>> =
-            names.into_iter().filter(|name| name != ALL).map(Arc::from).collect();
+        let wanted: BTreeSet<Arc<str>> = names.into_iter().filter(|name| &**name != ALL).collect();
         for item in self.items.values_mut() {
             item.named = false;
         }
@@ -36,7 +35,7 @@ impl Channel {
                 item.named = true;
             } else {
                 asks_for_more = true;
-                self.items.insert(name.clone(), Item { named: true, ..Item::default() });
+                self.items.entry(&name).named = true;
                 // A whole answer shows, too, that a name does not exist.
                 self.due.all |= kind.is_whole();
                 self.unproven |= kind.is_whole();
@@ -48,8 +47,8 @@ impl Channel {
         if wildcard {
             self.wildcard = true;
         } else {
-            let given_up = || self.items.values().filter(|item| !item.named);
-            self.overstated |= given_up().any(|item| item.sent.is_some());
+            let given_up = || self.items.iter().filter(|(_, item)| !item.named);
+            self.overstated |= given_up().any(|(_, item)| item.sent.is_some());
             // What the client said that it has may be among what it gave up.
             self.distrusted |= !self.answered && (self.wildcard || given_up().next().is_some());
             self.narrow();
@@ -81,7 +80,7 @@ impl Channel {
         let may_differ = !self.answered && (self.distrusted || self.claim != Some(digest));
         let has_these = !self.answered && !may_differ;
         let mut content = Content { may_differ, ..Content::default() };
-        let gone: Vec<Arc<str>> = self.items.keys().cloned().collect();
+        let gone: Vec<Arc<str>> = self.items.names().cloned().collect();
         for (name, resource) in &found {
             let is_new = self.items.get(name).and_then(|item| item.sent) != Some(resource.digest);
             if is_new && !has_these {
@@ -117,7 +116,7 @@ impl Channel {
         }
         if std::mem::take(&mut self.refused) {
             // Something in an earlier answer was refused, and with it perhaps everything else in that.
-            let all: BTreeSet<Arc<str>> = self.items.keys().cloned().collect();
+            let all: BTreeSet<Arc<str>> = self.items.names().cloned().collect();
             self.items.values_mut().for_each(|item| item.owed = true);
             changed = self.changed_among(kind, source, all);
         }
@@ -157,10 +156,10 @@ impl Channel {
     /// as sent.
     fn has_all_claimed(&mut self, kind: Kind, source: &impl Source) -> bool {
         // Endpoints are owed when their cluster was replaced before this first answer.
-        if self.items.values().any(|item| item.owed) {
+        if self.items.iter().any(|(_, item)| item.owed) {
             return false;
         }
-        let names: Vec<Arc<str>> = self.items.keys().cloned().collect();
+        let names: Vec<Arc<str>> = self.items.names().cloned().collect();
         let found: Vec<_> = names.into_iter().map(|name| (source.find(kind, &name), name)).collect();
         // What does not exist may have ended meanwhile, and the client has to be told.
         if found.iter().any(|(resource, _)| resource.is_none()) {
