@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_mins(9);
 /// The account of the SDKs in a registry with access control.
 const ACCOUNT: &str = "sdk";
 const PASSWORD: &str = "Complicated_password2";
+/// The oldest version of the Java client that is still common, and the newest that is published.
+const JAVA: [&str; 2] = ["2.8.21", "2.8.30"];
 
 fn plan() -> Plan {
     World::with().planes(2).gateways(2)
@@ -56,35 +58,45 @@ async fn go_chassis_works_with_access_control() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
 async fn the_java_client_notices_nothing_but_speed() {
-    java(&plan().start().await, None).await;
+    for version in JAVA {
+        let world = plan().start().await;
+        check(java_program(version, world.gateways[0].api), &world, None).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
 async fn the_java_client_works_with_access_control() {
-    let (world, keys) = guarded().await;
-    java(&world, Some(&keys)).await;
+    for version in JAVA {
+        let (world, keys) = guarded().await;
+        check(java_program(version, world.gateways[0].api), &world, Some(&keys)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
 async fn the_java_client_follows_a_rolling_restart() {
-    let world = plan().start().await;
+    for version in JAVA {
+        rolling_restart(version).await;
+    }
+}
+
+/// Drains three gateways in turn, each time the one that holds the watch. The one before is back by then.
+async fn rolling_restart(version: &str) {
+    let world = World::with().planes(2).gateways(3).start().await;
     let address = balancer(&world).await;
-    let address = format!("-Dexec.args={address}");
-    let mut program =
-        program("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address]);
+    let mut program = java_program(version, address);
     program.env("DRAINS", world.gateways.len().to_string());
     let round = AtomicUsize::new(0);
     drive(program, async |wish| {
         assert_eq!(wish, "drain the gateway in use");
-        let gateways = [0, 1].map(|next| &world.gateways[(round.load(Ordering::Relaxed) + next) % 2]);
-        // The other one is back before; it was drained in the round before.
-        if round.fetch_add(1, Ordering::Relaxed) > 0 {
-            gateways[1].process.start();
-            gateways[1].ready().await;
+        let round = round.fetch_add(1, Ordering::Relaxed);
+        if let Some(before) = round.checked_sub(1) {
+            let before = &world.gateways[before];
+            before.process.start();
+            before.ready().await;
         }
-        assert_eq!(gateways[0].process.terminate().await, Some(0), "a drain ends well");
+        assert_eq!(world.gateways[round].process.terminate().await, Some(0), "a drain ends well");
     })
     .await;
 }
@@ -121,16 +133,18 @@ pub(crate) async fn balancer(world: &World) -> SocketAddr {
 }
 
 async fn sc_client(world: &World, keys: Option<&KeyFiles>) {
-    check("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()], world, keys).await;
+    check(program("sc-client", &["go", "run", ".", &world.gateways[0].api.to_string()]), world, keys).await;
 }
 
 async fn go_chassis(world: &World, keys: Option<&KeyFiles>) {
-    check("go-chassis", &["go", "run", ".", "check"], world, keys).await;
+    check(program("go-chassis", &["go", "run", ".", "check"]), world, keys).await;
 }
 
-async fn java(world: &World, keys: Option<&KeyFiles>) {
-    let address = format!("-Dexec.args={}", world.gateways[0].api);
-    check("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &address], world, keys).await;
+/// The program of the Java client in this version, against the registry at this address.
+fn java_program(version: &str, address: SocketAddr) -> Command {
+    let version = format!("-Dclient={version}");
+    let address = format!("-Dexec.args={address}");
+    program("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &version, &address])
 }
 
 /// A world with access control, in which the account of the SDKs is known at every gateway.
@@ -170,8 +184,7 @@ async fn login(client: Client, account: &str, password: &str) -> Option<String> 
 
 /// Runs a program of `tests/sdks`. With keys it logs in, and its wishes for a change of the keys are
 /// fulfilled.
-async fn check(sdk: &str, command: &[&str], world: &World, keys: Option<&KeyFiles>) {
-    let mut program = program(sdk, command);
+async fn check(mut program: Command, world: &World, keys: Option<&KeyFiles>) {
     program.env("REGISTRY", world.gateways[0].api.to_string());
     if keys.is_some() {
         program.env("ACCOUNT", ACCOUNT).env("PASSWORD", PASSWORD);

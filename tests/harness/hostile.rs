@@ -138,15 +138,17 @@ impl Hostile {
         Self { attempts, tasks }
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and returns how many attempts they made.
     ///
     /// # Panics
     /// When one of the tricks never reached a gateway, because the case would prove nothing then.
-    pub async fn stop(mut self) {
+    pub async fn stop(mut self) -> u64 {
         self.tasks.shutdown().await;
         let attempts: Vec<u64> = self.attempts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        println!("  hostile clients: {} attempts, {attempts:?} by trick", attempts.iter().sum::<u64>());
+        let all = attempts.iter().sum();
+        println!("  hostile clients: {all} attempts, {attempts:?} by trick");
         assert!(!attempts.contains(&0), "a trick was never played: {attempts:?} of {:?}", Trick::ALL);
+        all
     }
 }
 

@@ -2,8 +2,9 @@
 //! lost?
 //!
 //! Two control planes and two gateways, witnesses of every kind, watchers that come and go, writers at a
-//! modest rate. Ends by itself after the minutes it is given; prints what each process holds, and the same as
-//! one line of JSON. Fails when a watcher was told something wrong, or memory or descriptors grow.
+//! modest rate, and hostile clients beside all of them. Ends by itself after the minutes it is given; prints
+//! what each process holds, and the same as one line of JSON. Fails when a watcher was told something wrong,
+//! a request of an honest client failed, or memory or descriptors grow.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::hostile::Hostile;
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Oracle, WatchPlan, Way};
 use harness::{Process, Watcher, World};
@@ -51,6 +53,7 @@ async fn main() -> Result<()> {
     let (field, mut burst) = people(&world, &mut oracle, &gateways).await?;
     let consumers: Vec<String> = field.anchored.iter().map(|(consumer, _)| consumer.clone()).collect();
 
+    let hostile = Hostile::at(&gateways);
     let load = Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE);
     let visits = Arc::new(AtomicU64::new(0));
     let mut visitors = JoinSet::new();
@@ -79,7 +82,10 @@ async fn main() -> Result<()> {
         }
     }
     visitors.shutdown().await;
+    let counts = load.counts();
+    let failed = counts.unknown.load(Ordering::Relaxed) + counts.unavailable.load(Ordering::Relaxed);
     load.stop().await;
+    let attempts = hostile.stop().await;
     burst.round().await.context("etcd is there")?;
     let verdict = oracle.judge(Holes::Lost, Instant::now()).await;
     println!("{}", Series::HEAD);
@@ -87,10 +93,12 @@ async fn main() -> Result<()> {
     let figures = json!({
         "minutes": minutes, "events": verdict.events, "watchers": verdict.watchers, "told": verdict.all.delivered,
         "lost": verdict.all.lost, "resumed": verdict.resumed, "visits": visits.load(Ordering::Relaxed),
-        "bursts": bursts, "processes": series.iter().map(Series::json).collect::<Vec<_>>(),
+        "bursts": bursts, "hostile": attempts, "failed": failed,
+        "processes": series.iter().map(Series::json).collect::<Vec<_>>(),
     });
     println!("{figures}");
     verdict.hold(&format!("soak of {minutes} minutes"));
+    ensure!(failed == 0, "{failed} requests of honest clients failed beside the hostile ones");
     for of_process in &series {
         ensure!(!of_process.grows(), "{} grows: {of_process}", of_process.name());
     }

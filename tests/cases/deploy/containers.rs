@@ -111,6 +111,20 @@ fn ports_agree() {
 }
 
 #[test]
+fn balancers_leave_a_gateway_that_vanished_after_a_second() {
+    for file in ["deploy/haproxy.cfg", "docs/proxies.md"] {
+        let text = read(file);
+        for line in ["timeout connect 1s", "option redispatch 1"] {
+            assert!(text.contains(line), "{file} lacks `{line}`");
+        }
+    }
+    let proxies = read("docs/proxies.md");
+    for line in ["proxy_connect_timeout 1s", "connect_timeout: 1s"] {
+        assert!(proxies.contains(line), "proxies.md lacks `{line}`");
+    }
+}
+
+#[test]
 fn telemetry_goes_where_someone_listens() {
     let compose = yaml(COMPOSE[0]);
     let hosts: BTreeSet<String> = services(&compose).into_iter().map(|(name, _)| name).collect();

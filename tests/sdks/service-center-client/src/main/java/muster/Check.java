@@ -74,17 +74,15 @@ public final class Check {
     String run = Long.toString(System.nanoTime());
     EventBus bus = new EventBus();
     bus.register(this);
-    ServiceCenterAddressManager addresses =
-        new ServiceCenterAddressManager("default", List.of("http://" + address), bus);
+    ServiceCenterAddressManager addresses = Version.addresses(address, bus);
     SSLProperties plain = new SSLProperties();
     plain.setEnabled(false);
-    ServiceCenterClient open = new ServiceCenterClient(addresses, plain, r -> Collections.emptyMap(), "default", Map.of());
+    ServiceCenterClient open = Version.client(addresses, plain, r -> Collections.emptyMap());
     String account = System.getenv("ACCOUNT");
     Tokens tokens = account == null ? null
         : new Tokens(open, account, System.getenv("PASSWORD"), Tokens.USUAL_AGE, bus);
     RequestAuthHeaderProvider auth = tokens == null ? r -> Collections.emptyMap() : tokens;
-    ServiceCenterClient client =
-        new ServiceCenterClient(addresses, plain, auth, "default", Map.of()).setEventBus(bus);
+    ServiceCenterClient client = Version.client(addresses, plain, auth).setEventBus(bus);
     if (account != null) {
       closed(open, account);
     }
@@ -98,7 +96,7 @@ public final class Check {
     ok("its id is found by its key", providerId.equals(client.queryServiceId(provider).getServiceId()));
     ok("and it is read", client.getMicroserviceByServiceId(providerId).getServiceName().equals(provider.getServiceName()));
     schemas(client, providerId);
-    ok("its properties change", client.updateMicroserviceProperties(providerId, Map.of("c", "d")));
+    ok("its properties change", Version.replaceProperties(client, providerId, Map.of("c", "d")));
     ok("and are replaced", "d".equals(client.getMicroserviceByServiceId(providerId).getProperties().get("c")));
     ok("services are listed", client.getMicroserviceList().getServices().size() >= 1);
 
@@ -134,7 +132,7 @@ public final class Check {
 
     lifeOfAnInstance(client, providerId, consumer.getServiceId(), provider.getServiceName());
     if (account != null) {
-      renewal(new ServiceCenterAddressManager("default", List.of("http://" + address), bus), plain, open, account, providerId);
+      renewal(Version.addresses(address, bus), plain, open, account, providerId);
       replacedKey(client, tokens, providerId);
     }
     if (System.getenv("DRAINS") != null) {
@@ -178,8 +176,7 @@ public final class Check {
       String account, String providerId) throws InterruptedException {
     EventBus bus = new EventBus();
     Tokens tokens = new Tokens(open, account, System.getenv("PASSWORD"), Duration.ofSeconds(1), bus);
-    ServiceCenterClient client =
-        new ServiceCenterClient(addresses, plain, tokens, "default", Map.of()).setEventBus(bus);
+    ServiceCenterClient client = Version.client(addresses, plain, tokens).setEventBus(bus);
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(PATIENCE_SECONDS);
     while (tokens.logins.get() < 3) {
       client.getMicroserviceByServiceId(providerId);

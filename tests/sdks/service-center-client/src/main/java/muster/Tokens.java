@@ -4,7 +4,6 @@ import com.google.common.cache.CacheBuilder;
 import com.google.common.cache.CacheLoader;
 import com.google.common.cache.LoadingCache;
 import com.google.common.eventbus.EventBus;
-import com.google.common.eventbus.Subscribe;
 import com.google.common.util.concurrent.Futures;
 import com.google.common.util.concurrent.ListenableFuture;
 import java.time.Duration;
@@ -14,7 +13,6 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.servicecomb.foundation.auth.SignRequest;
 import org.apache.servicecomb.http.client.auth.RequestAuthHeaderProvider;
-import org.apache.servicecomb.service.center.client.OperationEvents;
 import org.apache.servicecomb.service.center.client.ServiceCenterClient;
 import org.apache.servicecomb.service.center.client.model.RbacTokenRequest;
 import org.apache.servicecomb.service.center.client.model.RbacTokenResponse;
@@ -49,19 +47,14 @@ final class Tokens implements RequestAuthHeaderProvider {
       }
     };
     cache = CacheBuilder.newBuilder().refreshAfterWrite(age).build(login);
-    bus.register(this);
+    Version.whenRefused(bus, () -> cache.refresh(KEY));
   }
 
   static RbacTokenResponse login(ServiceCenterClient open, String account, String password) {
     RbacTokenRequest request = new RbacTokenRequest();
     request.setName(account);
     request.setPassword(password);
-    return open.queryToken(request);
-  }
-
-  @Subscribe
-  public void on(OperationEvents.UnAuthorizedOperationEvent event) {
-    cache.refresh(KEY);
+    return Version.token(open, request);
   }
 
   @Override
