@@ -5,8 +5,9 @@
 //! old one at once; and at the start, the state that the last process left. A file that cannot be used
 //! changes nothing but what is known after such a restart, so the gateway starts without it and says why.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,11 +22,14 @@ use crate::metrics::ReadsMetrics;
 
 /// The end of the name of a file that is still being written.
 const UNFINISHED: &str = ".new";
+/// The end of the name of the file whose lock its only writer holds.
+const LOCK: &str = ".lock";
 
 /// The file of the state.
 #[derive(Clone, Debug)]
 pub struct StateFile {
-    /// Its path. Each gateway has one of its own.
+    /// Its path. Each gateway has one of its own. Of two processes with the same one, the second reads it, and
+    /// writes it only after the first has ended.
     pub path: PathBuf,
     /// The time between two writes.
     pub interval: Duration,
@@ -68,6 +72,8 @@ impl Keeper {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut written = None;
         let mut has_failed = false;
+        // Held until the process ends. Two that take turns would each replace what the other follows.
+        let mut lock = None;
         loop {
             let is_last = stop.run_until_cancelled(tokio::time::sleep(self.file.interval)).await.is_none();
             let view = self.reads.view();
@@ -77,9 +83,14 @@ impl Keeper {
             if view.heard.is_some() && view.heard != written && is_better {
                 let heard = view.heard;
                 let path = self.file.path.clone();
-                let writing = tokio::task::spawn_blocking(move || write(&path, &view));
+                let held = lock.take();
+                let writing = tokio::task::spawn_blocking(move || {
+                    let held = held.map_or_else(|| lock_of(&path), Ok)?;
+                    Ok((write(&path, &view)?, held))
+                });
                 match writing.await.map_err(io::Error::other).flatten() {
-                    Ok(bytes) => {
+                    Ok((bytes, held)) => {
+                        lock = Some(held);
                         written = heard;
                         has_failed = false;
                         self.metrics.kept(Ok(bytes));
@@ -104,6 +115,25 @@ fn read(path: &Path) -> io::Result<EdgeView> {
     let bytes = std::fs::read(path)?;
     decode(&bytes, Instant::now(), Clock::system().micros())
         .map_err(|reason| io::Error::new(ErrorKind::InvalidData, reason))
+}
+
+/// The lock of the only process that writes this file. The system releases it when that process ends.
+///
+/// # Errors
+/// When another process has it, or the file beside the state cannot be opened.
+fn lock_of(path: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(directory_of(path))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(LOCK);
+    // Its contents do not matter. It stays, because removing it would let a third process lock a new one.
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::new(ErrorKind::WouldBlock, "another process keeps its state in the same file"))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Replaces the file. Returns its size.
@@ -178,6 +208,27 @@ mod tests {
         keeper().run(ended.clone()).await;
         assert!(!path.exists(), "the file of the last process stays");
         shared.forget_remembered();
+        keeper().run(ended).await;
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_second_of_two_processes_writes_after_the_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("made/state");
+        let shared = shared_view();
+        shared.store(EdgeView { heard: Some(Instant::now()), ..(*shared.load()).clone() });
+        let keeper = || Keeper {
+            file: StateFile { path: path.clone(), interval: Duration::from_secs(3600) },
+            reads: Reads::new(ReadsConfig::default(), shared.clone(), Instant::now()),
+            metrics: ReadsMetrics::none(),
+        };
+        let ended = CancellationToken::new();
+        ended.cancel();
+        let first = lock_of(&path).expect("nobody has it");
+        keeper().run(ended.clone()).await;
+        assert!(!path.exists(), "the first one writes it");
+        drop(first);
         keeper().run(ended).await;
         assert!(path.exists());
     }
