@@ -24,7 +24,9 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apps::{Application, Applications, Listed, Member, application_of, hash, is_found_by, listed};
+pub(crate) use apps::{
+    Application, Applications, Listed, Member, application_of, earlier_of, hash, is_found_by, listed,
+};
 pub(crate) use bodies::{Amount, Form, Format, body};
 pub(crate) use book::Page;
 pub(crate) use feed::Feeds;

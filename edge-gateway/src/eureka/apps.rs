@@ -152,6 +152,28 @@ pub(crate) fn application_of<'a>(
     Applications::of(members)
 }
 
+/// The instances that one client of Eureka has registered as other versions of its service than `last`. An
+/// [`Applications`] shows only one of them, so it cannot tell.
+pub(crate) fn earlier_of<'a>(
+    services: impl IntoIterator<Item = (&'a ServiceRef, &'a Arc<ReadTopic>)>,
+    scope: &Scope,
+    (app, id): (&str, &str),
+    last: &ServiceRef,
+) -> Vec<Member> {
+    let mut earlier = Vec::new();
+    for (service, topic) in services {
+        let Some(key) = topic.key.as_ref().filter(|_| service != last) else { continue };
+        if Scope::of(key) == *scope && key.service_name.to_uppercase() == app {
+            let all =
+                topic.instances.values().map(|(instance, rev)| Member::of(service, key, instance, *rev));
+            earlier.extend(
+                all.filter(|member| member.is_registered_in_eureka() && member.info.instance_id == id),
+            );
+        }
+    }
+    earlier
+}
+
 /// The hash of Eureka: each status that occurs, in the order of the words, with its number of instances.
 pub(crate) fn hash<'a>(members: impl IntoIterator<Item = &'a Arc<Member>>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();

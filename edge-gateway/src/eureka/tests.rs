@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use follow::read::ReadTopic;
+use follow::read::{Instances, ReadTopic};
 use http::Method;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -530,6 +530,32 @@ fn another_version_of_one_client_replaces_the_first() {
     let all = super::Applications::of([member("a", 1, native()), member("b", 2, native())]);
     let ids: Vec<_> = all.iter().map(|member| &*member.info.instance_id).collect();
     assert_eq!(ids, ["i", "i:b"]);
+}
+
+#[test]
+fn an_earlier_version_is_found_while_the_page_shows_the_last() {
+    let info = Info { instance_id: "n:1".into(), app: "S".into(), ..Info::default() };
+    let topic = |version: &str, rev: u64, instance: Instance| {
+        let mut instances = Instances::default();
+        instances.insert_mut(instance.instance_id.as_str().into(), (Arc::new(instance), Revision::new(rev)));
+        Arc::new(ReadTopic::remembered(Some(Arc::new(key("s", version))), Position::default(), instances))
+    };
+    let reference = |id: &str| ServiceRef::new(Tenant::default(), id);
+    let registered = || record::to_instance(&info, Status::Up);
+    let native = Instance { instance_id: "n:1".into(), ..Instance::default() };
+    let services = BTreeMap::from([
+        (reference("first"), topic("1.0.0", 1, registered())),
+        (reference("native"), topic("1.1.0", 2, native)),
+        (reference("last"), topic("2.0.0", 3, registered())),
+    ]);
+    let earlier = |last: &str| {
+        let own = ("S", "n:1");
+        let scope = Scope::of(&key("s", "1.0.0"));
+        let found = super::apps::earlier_of(&services, &scope, own, &reference(last));
+        found.into_iter().map(|member| member.service.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(earlier("last"), ["first"], "an instance that Eureka's clients have not made is left alone");
+    assert_eq!(earlier("third"), ["first", "last"]);
 }
 
 #[tokio::test]

@@ -115,14 +115,10 @@ impl Asking<'_> {
         app: &str,
         info: &Info,
     ) -> Answered<()> {
-        let page = self.page().await?.0;
-        let earlier = page
-            .applications
-            .get(app, &info.instance_id)
-            .filter(|member| member.service != *service && member.instance.properties.contains_key(RECORD));
-        if let Some(earlier) = earlier {
-            let path = instance(&earlier.service, &earlier.instance.instance_id);
-            self.order(client, Method::DELETE, &path, None).await?;
+        let services = self.followed().await?.now();
+        let own = (app, info.instance_id.as_str());
+        for earlier in eureka::earlier_of(services.iter(), &self.place.scope, own, service) {
+            self.order(client, Method::DELETE, &path_of(&earlier), None).await?;
         }
         Ok(())
     }
