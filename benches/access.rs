@@ -21,19 +21,18 @@ const LOGINS: usize = 8;
 const PASSWORD: &str = "Complicated_password1";
 const PROVIDER: &str = "/v4/default/registry/instances?appId=shop&serviceName=provider&version=0%2B";
 
+/// The slices of each row of finds. The rows take turns, so that what else the machine does meets all of them.
+const TURNS: u32 = 8;
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let [seconds] = benches::arguments([5])?;
     let length = Duration::from_secs(seconds as u64);
-    let report = Report::new("access", &["per s", "p50 ms", "gateway µs", "plane µs"]);
     let keys = tempfile::tempdir()?;
     let open = World::with().gateway_flag("--edge-reads", "false").start().await;
     let provider = harness::Client::new(open.control_planes[0].api);
     let service = provider.service("provider").await;
     provider.instance_with(&service, "instance", 7200).await;
-    let calls = Calls { world: &open, clients: CLIENTS, length };
-    calls.row(&report, "find, open", &ask(PROVIDER, "")).await?;
-    drop(open);
 
     let world = guard(World::with().gateway_flag("--edge-reads", "false"), keys.path())?.start().await;
     let gateway = world.gateways[0].api.to_string();
@@ -52,10 +51,33 @@ async fn main() -> Result<()> {
     })
     .await;
     register(&gateway, &header).await?;
-    let calls = Calls { world: &world, clients: CLIENTS, length };
-    calls.row(&report, "find, with a token", &ask(PROVIDER, &header)).await?;
-    let calls = Calls { world: &world, clients: LOGINS, length };
-    calls.row(&report, "login", &login).await?;
+
+    let report =
+        Report::new("access", &["per s", "p50 ms", "gateway µs", "plane µs", "of open", "of open, plane"]);
+    let mut rows = [
+        Row::new("find, open", &open, ask(PROVIDER, "")),
+        Row::new("find, open, with the header", &open, ask(PROVIDER, &header)),
+        Row::new("find, with a token", &world, ask(PROVIDER, &header)),
+    ];
+    for row in &mut rows {
+        // The first requests open connections and fill caches.
+        row.turn(CLIENTS, Duration::from_secs(1)).await?;
+        row.begin();
+    }
+    for _ in 0..TURNS {
+        for row in &mut rows {
+            row.turn(CLIENTS, length / TURNS).await?;
+        }
+    }
+    let first = rows[0].cpu();
+    for row in &rows {
+        row.tell(&report, Some(first));
+    }
+    let mut logins = Row::new("login (argon2id)", &world, login);
+    logins.turn(LOGINS, Duration::from_secs(1)).await?;
+    logins.begin();
+    logins.turn(LOGINS, length).await?;
+    logins.tell(&report, None);
     Ok(())
 }
 
@@ -86,31 +108,54 @@ async fn register(gateway: &str, header: &str) -> Result<()> {
     Ok(())
 }
 
-struct Calls<'a> {
-    world: &'a World,
-    clients: usize,
-    length: Duration,
+/// One kind of request, sent in turns.
+struct Row {
+    what: &'static str,
+    server: String,
+    programs: [u32; 2],
+    request: Vec<u8>,
+    took: Vec<Duration>,
+    wall: Duration,
+    /// Microseconds of each program.
+    spent: [f64; 2],
 }
 
-impl Calls<'_> {
-    async fn row(&self, report: &Report, what: &str, request: &[u8]) -> Result<()> {
-        let world = self.world;
+impl Row {
+    fn new(what: &'static str, world: &World, request: Vec<u8>) -> Self {
         let programs = [world.gateways[0].process.pid(), world.control_planes[0].process.pid()];
-        // The first requests open connections and fill caches.
-        self.load(request, Duration::from_secs(1)).await?;
-        let before = programs.map(cpu_seconds);
-        let calls = self.load(request, self.length).await?;
-        let count = calls.per_second() * self.length.as_secs_f64();
-        let mut figures = vec![Some(calls.per_second()), Some(calls.quantile_ms(0.5))];
-        for (program, before) in programs.into_iter().zip(before) {
-            figures.push(Some((cpu_seconds(program)? - before?) * 1e6 / count));
+        let server = world.gateways[0].api.to_string();
+        Self { what, server, programs, request, took: Vec::new(), wall: Duration::ZERO, spent: [0.0; 2] }
+    }
+
+    /// Forgets the turns before.
+    fn begin(&mut self) {
+        self.took.clear();
+        self.wall = Duration::ZERO;
+        self.spent = [0.0; 2];
+    }
+
+    async fn turn(&mut self, clients: usize, length: Duration) -> Result<()> {
+        let before = [cpu_seconds(self.programs[0])?, cpu_seconds(self.programs[1])?];
+        let calls = load(&self.server, &self.request, clients, length).await?;
+        for ((spent, program), before) in self.spent.iter_mut().zip(self.programs).zip(before) {
+            *spent += (cpu_seconds(program)? - before) * 1e6;
         }
-        report.row(what, &figures);
+        self.wall += calls.wall();
+        self.took.extend(calls.into_durations());
         Ok(())
     }
 
-    async fn load(&self, request: &[u8], length: Duration) -> Result<Latencies> {
-        let server = self.world.gateways[0].api.to_string();
-        load(&server, request, self.clients, length).await
+    /// Microseconds of each program for one request.
+    fn cpu(&self) -> [f64; 2] {
+        self.spent.map(|spent| spent / self.took.len() as f64)
+    }
+
+    fn tell(&self, report: &Report, open: Option<[f64; 2]>) {
+        let calls = Latencies::new(self.took.clone(), self.wall);
+        let [gateway, plane] = self.cpu();
+        let ratio = |at: usize| open.map(|open| self.cpu()[at] / open[at]);
+        let [per_second, half] = [calls.per_second(), calls.quantile_ms(0.5)];
+        let figures = [Some(per_second), Some(half), Some(gateway), Some(plane), ratio(0), ratio(1)];
+        report.row(self.what, &figures);
     }
 }

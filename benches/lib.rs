@@ -39,6 +39,16 @@ impl Latencies {
         Self { sorted: calls, wall }
     }
 
+    /// The time within which the calls were made.
+    pub fn wall(&self) -> Duration {
+        self.wall
+    }
+
+    /// The durations, shortest first.
+    pub fn into_durations(self) -> Vec<Duration> {
+        self.sorted
+    }
+
     /// Calls made.
     pub fn count(&self) -> usize {
         self.sorted.len()

@@ -91,7 +91,7 @@ pub enum Grant {
     #[default]
     All,
     /// Everything that has all labels of one of these sets. There is at least one set.
-    Labelled(Vec<LabelSet>),
+    Labelled(Arc<[LabelSet]>),
 }
 
 /// The one value of the header `Authorization`, if there is any. Programs differ in which of two they take,
@@ -114,7 +114,7 @@ pub fn shows_token(header: Option<&[u8]>) -> bool {
 }
 
 /// The token in the value of a header `Authorization`.
-fn token_in(header: Option<&[u8]>) -> Result<&str, Denial> {
+pub(crate) fn token_in(header: Option<&[u8]>) -> Result<&str, Denial> {
     let header = header.filter(|value| !value.is_empty());
     let header = header.ok_or_else(|| Denial::new(DenialCode::NoHeader, ""))?;
     let malformed = || Denial::new(DenialCode::Unauthorized, "invalid auth header");
@@ -259,7 +259,7 @@ impl Policy {
         // Sorted, so that equal rights are equal values and watchers with the same rights share an audience.
         sets.sort();
         sets.dedup();
-        Ok(Grant::Labelled(sets))
+        Ok(Grant::Labelled(sets.into()))
     }
 
     /// Decides whether an identity may operate a process by its admin port: with the right `ops` for

@@ -13,6 +13,7 @@
 //! Routes, records, codes and texts are Service-Center's, so that its clients and its stored accounts work.
 
 pub mod account;
+mod admitted;
 pub mod bundle;
 mod claims;
 pub mod decision;
@@ -26,6 +27,7 @@ pub mod route;
 pub mod token;
 
 pub use account::{Account, AccountStatus};
+pub use admitted::Admitted;
 pub use bundle::Bundle;
 pub use decision::{Certified, Grant, Identity, Labels};
 pub use denial::Denial;

@@ -8,14 +8,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use parking_lot::Mutex;
+use serde::Serialize;
 
+use crate::admitted::Admitted;
 pub use crate::claims::{Claims, SERVICE_KIND, Verified};
+use crate::decision::{Identity, token_in};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::claimed_issuer;
-use crate::keys::{PublicKey, SigningKey};
+use crate::keys::{NotSigned, PublicKey, SigningKey};
 use crate::policy::Policy;
 
 /// The longest token that is looked at, in bytes. One of ours with five roles has less than 2 KB.
@@ -26,15 +31,27 @@ pub const LONGEST_TOKEN: usize = 8 << 10;
 pub const POLICY_WAIT: Duration = Duration::from_secs(2);
 /// The issuer that our tokens name.
 const ISSUER: &str = "muster";
-/// The verified tokens that are remembered. Beyond it one is verified anew at each request.
-const REMEMBERED: usize = 100_000;
+/// The parts of the memory of verified tokens, so that requests on many processors do not wait for each other.
+const PARTS: usize = 16;
+/// The verified tokens that each part remembers, 100 000 in all. Beyond it one is verified anew at each request.
+const REMEMBERED: usize = 100_000 / PARTS;
 
-/// Verifies signatures, and remembers which tokens it has verified. Cheap to share.
+/// Verifies signatures, and remembers which tokens it has verified, by their hashes, with what the last policy
+/// has decided about them.
 ///
 /// Verifying costs some 40 µs, and clients send the same token with each request.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    verified: Mutex<HashMap<[u8; 32], Verified>>,
+    parts: [Mutex<HashMap<Hash, Remembered>>; PARTS],
+}
+
+/// SHA-256 of a token. Tokens themselves are not kept.
+type Hash = [u8; 32];
+
+#[derive(Debug)]
+struct Remembered {
+    verified: Verified,
+    admitted: Option<Arc<Admitted>>,
 }
 
 impl Verifier {
@@ -44,14 +61,55 @@ impl Verifier {
     /// # Errors
     /// The refusal, in the contract's words.
     pub fn verify(&self, token: &str, policy: &Policy, now: u64) -> Result<Verified, Denial> {
-        if token.len() > LONGEST_TOKEN {
-            return Err(unauthorized("the token is too long"));
+        let hash = hash_of(token)?;
+        let known = self.part(&hash).lock().get(&hash).map(|known| known.verified.clone());
+        self.verify_hashed(token, hash, known, policy, now)
+    }
+
+    /// The account that the value of a header `Authorization` shows, if it counts by this policy at `now`
+    /// (seconds since 1970): what [`Policy::authenticate`] decides, for a fraction of its price if the same
+    /// header was shown since the policy has changed.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit(
+        &self,
+        header: Option<&[u8]>,
+        policy: &Arc<Policy>,
+        now: u64,
+    ) -> Result<Arc<Admitted>, Denial> {
+        let token = token_in(header)?;
+        let hash = hash_of(token)?;
+        let known = {
+            let part = self.part(&hash).lock();
+            let known = part.get(&hash);
+            let admitted = known.and_then(|known| known.admitted.as_ref());
+            if let Some(admitted) = admitted.filter(|admitted| admitted.holds(policy, now)) {
+                return Ok(admitted.clone());
+            }
+            known.map(|known| known.verified.clone())
+        };
+        let identity = Identity::Token(self.verify_hashed(token, hash, known, policy, now)?);
+        let admitted = Admitted::of(identity, policy, now)?;
+        // Not there if the memory is full.
+        if let Some(known) = self.part(&hash).lock().get_mut(&hash) {
+            known.admitted = Some(admitted.clone());
         }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(
-            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes()).as_ref(),
-        );
-        let known = self.verified.lock().get(&hash).cloned();
+        Ok(admitted)
+    }
+
+    fn part(&self, hash: &Hash) -> &Mutex<HashMap<Hash, Remembered>> {
+        &self.parts[usize::from(hash[0]) % PARTS]
+    }
+
+    fn verify_hashed(
+        &self,
+        token: &str,
+        hash: Hash,
+        known: Option<Verified>,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<Verified, Denial> {
         // A key that was taken away takes its tokens with it, also those that were verified before.
         if let Some(known) = known.filter(|known| is_signer(policy, known)) {
             return alive(known, now);
@@ -61,15 +119,24 @@ impl Verifier {
             None => verify_signature(token, &policy.keys)?,
         };
         let fresh = alive(fresh, now)?;
-        let mut verified = self.verified.lock();
-        if verified.len() >= REMEMBERED {
-            verified.retain(|_, known| known.claims.exp > now);
+        let mut part = self.part(&hash).lock();
+        if part.len() >= REMEMBERED {
+            part.retain(|_, known| known.verified.claims.exp > now);
         }
-        if verified.len() < REMEMBERED {
-            verified.insert(hash, fresh.clone());
+        if part.len() < REMEMBERED {
+            part.insert(hash, Remembered { verified: fresh.clone(), admitted: None });
         }
         Ok(fresh)
     }
+}
+
+fn hash_of(token: &str) -> Result<Hash, Denial> {
+    if token.len() > LONGEST_TOKEN {
+        return Err(unauthorized("the token is too long"));
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    Ok(hash)
 }
 
 /// True while the key that signed a token is in use.
@@ -142,11 +209,24 @@ impl Issuer {
     ///
     /// # Errors
     /// When the key does not sign, which no key that was read does.
-    pub fn issue(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+    pub fn issue(&self, claims: &Claims) -> Result<String, NotSigned> {
         let header = Header { kid: Some(self.key.public().kid.clone()), ..Header::new(Algorithm::RS512) };
         let claims = Claims { iss: ISSUER.to_owned(), ..claims.clone() };
-        jsonwebtoken::encode(&header, &claims, self.key.encoding())
+        let mut token = String::new();
+        append(&mut token, &header)?;
+        token.push('.');
+        append(&mut token, &claims)?;
+        let signature = self.key.sign(token.as_bytes())?;
+        token.push('.');
+        BASE64URL_NOPAD.encode_append(&signature, &mut token);
+        Ok(token)
     }
+}
+
+fn append(token: &mut String, part: &impl Serialize) -> Result<(), NotSigned> {
+    let json = serde_json::to_vec(part).map_err(|_| NotSigned)?;
+    BASE64URL_NOPAD.encode_append(&json, token);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use access::token::{POLICY_WAIT, Verifier};
-use access::{Certified, Denial, Identity, Policy};
+use access::{Admitted, Certified, Denial, Identity, Policy};
 use arc_swap::ArcSwapOption;
 use shared::clock::Clock;
 use shared::model::{PolicyVersion, Revision};
@@ -150,6 +150,14 @@ impl PolicyHandle {
     /// The refusal.
     pub(crate) fn authenticate(&self, policy: &Policy, header: Option<&[u8]>) -> Result<Identity, Denial> {
         policy.authenticate(header, &self.0.verifier, self.now())
+    }
+
+    /// The account whose token the value of a header `Authorization` shows now.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn admit(&self, policy: &Arc<Policy>, header: Option<&[u8]>) -> Result<Arc<Admitted>, Denial> {
+        self.0.verifier.admit(header, policy, self.now())
     }
 
     /// The identity behind a request: that of its token, and without one that of its certificate.

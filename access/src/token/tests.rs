@@ -5,8 +5,11 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::EncodingKey;
 use serde_json::{Value, json};
 
+use shared::model::Tenant;
+
 use super::*;
 use crate::keys::KeyPairText;
+use crate::{AccountState, Need, Permission, Resource, ResourceType, Role, Verb};
 
 const NOW: u64 = 1_900_000_000;
 
@@ -45,7 +48,8 @@ fn forged(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> St
 
 /// Signs as an RSA algorithm does that a header may name.
 fn by(pair: usize, algorithm: Algorithm) -> impl Fn(&[u8]) -> Vec<u8> {
-    let key: EncodingKey = signing(pair).encoding().clone();
+    let file = pem::parse(&PAIRS[pair].private).expect("a key");
+    let key = EncodingKey::from_rsa_der(file.contents());
     move |content| {
         let text = jsonwebtoken::crypto::sign(content, &key, algorithm).expect("it signs");
         BASE64URL_NOPAD.decode(text.as_bytes()).expect("base64")
@@ -160,4 +164,89 @@ fn a_token_must_have_an_end_and_a_bounded_length() {
     let long = json!({ "account": "peter", "exp": NOW + 60, "jti": "x".repeat(LONGEST_TOKEN) });
     let token = forged(&head, &long, by(0, Algorithm::RS512));
     assert_eq!(refusal(&token), unauthorized("the token is too long"));
+}
+
+#[test]
+fn what_is_remembered_of_a_token_never_differs_from_what_is_decided_anew() {
+    let need = Need { resource: ResourceType::Service, verb: Verb::Get };
+    let tenant = Tenant::default();
+    let role = |label: &str| {
+        let labels = [("serviceName".to_owned(), label.to_owned())].into();
+        let resources = vec![Resource { kind: "service".to_owned(), labels }];
+        let perms = vec![Permission { resources, verbs: vec!["get".to_owned()] }];
+        Arc::new(Role { name: "reader".to_owned(), perms, ..Role::default() })
+    };
+    let mut first = policy();
+    let account = AccountState { roles: vec!["reader".to_owned()], ..AccountState::default() };
+    first.accounts.insert("peter".to_owned(), account);
+    first.roles.insert("reader".to_owned(), role("shop*"));
+    let changed = |change: &dyn Fn(&mut Policy)| {
+        let mut policy = first.clone();
+        change(&mut policy);
+        policy
+    };
+    fn peter(policy: &mut Policy) -> &mut AccountState {
+        policy.accounts.get_mut("peter").expect("an account")
+    }
+    let policies = [
+        changed(&|_| ()),
+        changed(&|policy| _ = policy.roles.insert("reader".to_owned(), role("bank*"))),
+        changed(&|policy| policy.roles.clear()),
+        changed(&|policy| peter(policy).roles = vec!["admin".to_owned()]),
+        changed(&|policy| peter(policy).tenants = vec!["other/*".to_owned()]),
+        changed(&|policy| peter(policy).inactive = true),
+        changed(&|policy| peter(policy).not_before = NOW + 1),
+        changed(&|policy| policy.accounts.clear()),
+        changed(&|policy| _ = policy.revoked.insert("j".to_owned(), NOW + 60)),
+        changed(&|policy| policy.keys = vec![signing(1).public().clone()]),
+        changed(&|policy| policy.keys.clear()),
+    ];
+    let token = Issuer::new(signing(0)).issue(&claims()).expect("signed");
+    let header = format!("Bearer {token}");
+    let header = Some(header.as_bytes());
+    let remembering = Verifier::default();
+    let mut outcomes = std::collections::BTreeSet::new();
+    // From every policy to every other one, and each twice, as it is the second time that memory answers.
+    for (at, before) in policies.iter().enumerate() {
+        for after in &policies[at..] {
+            for policy in [before, before, after, after, before] {
+                // A new address each time, as when a policy arrives.
+                let policy = Arc::new(policy.clone());
+                for now in [NOW, NOW + 59, NOW, NOW + 60, NOW] {
+                    let anew = policy.authenticate(header, &Verifier::default(), now).and_then(|identity| {
+                        policy.enter(&identity, &tenant)?;
+                        policy.grant(&identity, need)
+                    });
+                    let remembered = remembering.admit(header, &policy, now).and_then(|account| {
+                        account.enter(&policy, &tenant)?;
+                        account.grant(&policy, need)
+                    });
+                    assert_eq!(remembered, anew);
+                    outcomes.insert(format!("{anew:?}"));
+                }
+            }
+        }
+    }
+    assert!(outcomes.len() >= 9, "each policy decides in its own way: {outcomes:?}");
+}
+
+#[test]
+fn a_token_that_is_shown_again_is_decided_once() {
+    let mut policy = policy();
+    let account = AccountState { roles: vec!["admin".to_owned()], ..AccountState::default() };
+    policy.accounts.insert("peter".to_owned(), account);
+    let policy = Arc::new(policy);
+    let verifier = Verifier::default();
+    let admit = |token: &str, policy: &Arc<Policy>| {
+        let header = format!("Bearer {token}");
+        verifier.admit(Some(header.as_bytes()), policy, NOW).expect("it counts")
+    };
+    let token = Issuer::new(signing(0)).issue(&claims()).expect("signed");
+    let account = admit(&token, &policy);
+    assert!(Arc::ptr_eq(&account, &admit(&token, &policy)));
+    let other = Issuer::new(signing(0)).issue(&Claims { jti: "k".into(), ..claims() }).expect("signed");
+    assert!(!Arc::ptr_eq(&account, &admit(&other, &policy)), "each token for itself");
+    let next = Arc::new(Policy::clone(&policy));
+    assert!(!account.holds(&next, NOW) && account.holds(&policy, NOW));
+    assert!(!Arc::ptr_eq(&account, &admit(&token, &next)));
 }

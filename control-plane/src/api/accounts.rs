@@ -171,20 +171,20 @@ pub(super) fn held(call: &Call) -> Result<&Arc<Held>, Failure> {
 impl Held {
     /// The name of the account, for the log.
     pub(super) fn name(&self) -> &str {
-        self.identity.account()
+        self.identity().account()
     }
 
     /// True for the account's own name. Accounts of an external issuer are others, whatever they are called.
     fn is_self(&self, name: &str) -> bool {
-        self.identity.issuer().is_none() && self.name() == name
+        self.identity().issuer().is_none() && self.name() == name
     }
 
     /// Refuses an account that is no administrator of all tenants.
     fn administrate(&self, refusal: &'static str) -> Result<(), Failure> {
-        if !self.policy.role_names(&self.identity).contains(&ADMIN) {
+        if !self.policy.role_names(self.identity()).contains(&ADMIN) {
             return Err(Failure::new(Code::Forbidden, refusal));
         }
-        Ok(self.policy.enter_all(&self.identity)?)
+        Ok(self.policy.enter_all(self.identity())?)
     }
 
     fn protect_self(&self, name: &str) -> Result<(), Failure> {

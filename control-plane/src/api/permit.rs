@@ -14,7 +14,7 @@ use access::decision::{authorization, shows_token};
 use access::denial::DenialCode;
 use access::token::Verifier;
 use access::{
-    Access, Certified, Denial, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of,
+    Access, Admitted, Certified, Denial, Grant, Identity, LabelSource, Labels, Need, Policy, Verb, access_of,
 };
 use axum::body::Body;
 use host::certificates::{Certificates, CertifiedAccount, NotAGateway};
@@ -67,7 +67,7 @@ pub(super) enum Permit {
 /// An account's rights for one request.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) identity: Identity,
+    account: Arc<Admitted>,
     /// The state of access control that the decision is made by.
     pub(super) policy: Arc<Policy>,
     /// The need of the route, and its part that is granted. `None` when the handler itself decides.
@@ -90,17 +90,17 @@ impl Gate {
     }
 
     /// The account behind a request that was refused, with the revision of the policy, for the audit log.
-    pub(super) fn identify(&self, request: &Request<Body>) -> Option<(Identity, Revision)> {
+    pub(super) fn identify(&self, request: &Request<Body>) -> Option<(Arc<Admitted>, Revision)> {
         let policy = &self.view.now().ok()?.policy;
-        Some((self.authenticate(policy, request).ok()?, policy.revision))
+        Some((self.account(policy, request).ok()?, policy.revision))
     }
 
-    /// The identity that a request shows, by its token or by a certificate.
-    fn authenticate(&self, policy: &Policy, request: &Request<Body>) -> Result<Identity, Denial> {
+    /// The account that a request shows, by its token or by a certificate.
+    fn account(&self, policy: &Arc<Policy>, request: &Request<Body>) -> Result<Arc<Admitted>, Denial> {
         let header = authorization(request.headers())?;
         let now = self.clock.micros() / 1_000_000;
         if shows_token(header) {
-            return policy.authenticate(header, &self.verifier, now);
+            return self.verifier.admit(header, policy, now);
         }
         let certified = self.certificates.of_request(request).map_err(|NotAGateway| {
             let detail =
@@ -108,7 +108,7 @@ impl Gate {
             Denial::new(DenialCode::Unauthorized, detail)
         })?;
         let certified = certified.map(|CertifiedAccount { account, ends }| Certified { account, ends });
-        policy.identify(header, certified, &self.verifier, now)
+        Admitted::of(policy.identify(header, certified, &self.verifier, now)?, policy, now)
     }
 
     /// The revision that the view has to reach before the refusal of a request is final: its token was made
@@ -136,17 +136,17 @@ impl Gate {
         {
             return Ok(Permit::Open);
         }
-        let identity = self.authenticate(policy, request).map_err(refused)?;
+        let account = self.account(policy, request).map_err(refused)?;
         let granted = match access {
             Access::Needs(need, labels) => {
-                let grant = policy.grant(&identity, need).map_err(refused)?;
+                let grant = account.grant(policy, need).map_err(refused)?;
                 Some((need, labels, grant))
             }
             Access::Free | Access::Authenticated => None,
             Access::OtherMethod => return Err(NotAdmitted::OtherMethod),
             Access::Unknown => return Err(NotAdmitted::NoRoute),
         };
-        Ok(Permit::Of(Arc::new(Held { identity, policy: policy.clone(), granted })))
+        Ok(Permit::Of(Arc::new(Held { account, policy: policy.clone(), granted })))
     }
 }
 
@@ -154,12 +154,24 @@ fn refused(reason: impl Into<Failure>) -> NotAdmitted {
     NotAdmitted::Refused(reason.into())
 }
 
+impl Held {
+    /// The account behind the request.
+    pub(super) fn identity(&self) -> &Identity {
+        self.account.identity()
+    }
+
+    /// The same, with what the policy has decided about it.
+    pub(super) fn account(&self) -> Arc<Admitted> {
+        self.account.clone()
+    }
+}
+
 impl Permit {
     /// The account behind the request; `None` where requests need no account.
     pub(super) fn account(&self) -> Option<&str> {
         match self {
             Self::Open => None,
-            Self::Of(held) => Some(held.identity.account()),
+            Self::Of(held) => Some(held.identity().account()),
         }
     }
 
@@ -176,8 +188,8 @@ impl Permit {
         let Self::Of(held) = self else { return Ok(()) };
         match &held.granted {
             // Such a request shows or changes things of all tenants, whichever one it names.
-            Some((_, LabelSource::AllTenants, _)) => held.policy.enter_all(&held.identity)?,
-            Some(_) => held.policy.enter(&held.identity, &caller.tenant)?,
+            Some((_, LabelSource::AllTenants, _)) => held.policy.enter_all(held.identity())?,
+            Some(_) => held.account.enter(&held.policy, &caller.tenant)?,
             None => {}
         }
         Ok(())

@@ -73,7 +73,7 @@ async fn login(State(api): State<Api>, client: Client, call: Call) -> Reply {
 }
 
 async fn logout(State(api): State<Api>, call: Call) -> Reply {
-    let Identity::Token(token) = &held(&call)?.identity else {
+    let Identity::Token(token) = held(&call)?.identity() else {
         return Err(Failure::invalid(
             "the request has no token; a certificate is revoked where it was issued",
         ));
@@ -93,7 +93,7 @@ struct OwnPermissions {
 
 async fn own_permissions(call: Call) -> Reply {
     let held = held(&call)?;
-    let roles = held.policy.role_names(&held.identity);
+    let roles = held.policy.role_names(held.identity());
     reply::json(&OwnPermissions { perms: permissions(&held.policy, &roles) })
 }
 

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_renamed_service_is_decided_about_anew() {
         let label = ("serviceName".to_owned(), "shop*".to_owned());
-        let grant = Arc::new(Grant::Labelled(vec![[label].into()]));
+        let grant = Arc::new(Grant::Labelled([[label].into()].into()));
         let mut audience = Audience::new(GroupId::new(1), Encoding::Plain, &grant);
         for (topic, name, admitted) in [
             (1, "shop-a", true),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use access::decision::{authorization, shows_token};
 use access::denial::DenialCode;
-use access::{Access, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
+use access::{Access, Admitted, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
 use host::certificates::PeerCertificate;
 use http::header::CONTENT_TYPE;
@@ -166,13 +166,20 @@ impl GatewayParts {
         {
             return Ok(Caller::anyone(certified));
         }
-        let identity = self.policy.identify(policy, authorization(headers)?, certified.clone())?;
+        let header = authorization(headers)?;
+        let account = match &certified {
+            Some(certified) if !shows_token(header) => {
+                let identity = Identity::Certificate(certified.clone());
+                Admitted::of(identity, policy, self.policy.now())?
+            }
+            _ => self.policy.admit(policy, header)?,
+        };
         let grant = match access {
             Access::Needs(need, source) => {
                 match source {
                     // A message may name the tenant, so it is known only when that has been read.
                     LabelSource::Watch | LabelSource::Dialect => {}
-                    LabelSource::AllTenants => policy.enter_all(&identity)?,
+                    LabelSource::AllTenants => policy.enter_all(account.identity())?,
                     LabelSource::Path
                     | LabelSource::Query
                     | LabelSource::Registration
@@ -180,17 +187,19 @@ impl GatewayParts {
                     | LabelSource::Reply
                     | LabelSource::Nothing => {
                         // A tenant that the registry cannot have is for a control plane to refuse.
-                        if let Some(tenant) = route::tenant_of(path, headers) {
-                            policy.enter(&identity, &tenant)?;
+                        if account.is_bound()
+                            && let Some(tenant) = route::tenant_of(path, headers)
+                        {
+                            account.enter(policy, &tenant)?;
                         }
                     }
                 }
-                policy.grant(&identity, need)?
+                account.grant(policy, need)?
             }
             Access::Free | Access::Authenticated | Access::OtherMethod => Grant::All,
             Access::Unknown => return Err(Refusal::NoRoute),
         };
-        Ok(Caller { account: Some((identity, policy.clone())), certified, grant })
+        Ok(Caller { account: Some((account.identity().clone(), policy.clone())), certified, grant })
     }
 }
 

@@ -15,10 +15,34 @@ const NEVER: u64 = u64::MAX;
 /// The instruments of access control.
 #[derive(Clone, Debug)]
 pub(crate) struct PolicyMetrics {
-    decisions: Counter<u64>,
+    decisions: Arc<Decisions>,
     failed: Counter<u64>,
     revision: Gauge<u64>,
     confirmed: Arc<Confirmed>,
+}
+
+/// Decisions by outcome and transport. Every request is counted here, and a counter with labels would look up
+/// its series each time, so these are plain numbers that are read when somebody asks for the metrics.
+#[derive(Debug, Default)]
+struct Decisions([[AtomicU64; TRANSPORTS.len()]; Decision::ALL.len()]);
+
+impl Decisions {
+    fn count(&self, decision: Decision, transport: &str) {
+        let transport = TRANSPORTS.iter().position(|known| *known == transport);
+        if let Some(number) = transport.and_then(|at| self.0[decision as usize].get(at)) {
+            number.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u64, [KeyValue; 2])> {
+        Decision::ALL.into_iter().zip(&self.0).flat_map(|(decision, numbers)| {
+            TRANSPORTS.into_iter().zip(numbers).map(move |(transport, number)| {
+                let labels =
+                    [KeyValue::new("outcome", decision.label()), KeyValue::new("transport", transport)];
+                (number.load(Ordering::Relaxed), labels)
+            })
+        })
+    }
 }
 
 /// The time at which the policy was last known to be the publisher's.
@@ -67,7 +91,7 @@ impl Decision {
 }
 
 /// The values of the label `transport`.
-pub(crate) const TRANSPORTS: [&str; 3] = ["rest", "websocket", "grpc"];
+pub(crate) const TRANSPORTS: [&str; 4] = ["rest", "websocket", "sse", "grpc"];
 
 impl PolicyMetrics {
     pub(super) fn new(meter: &Meter) -> Self {
@@ -82,13 +106,19 @@ impl PolicyMetrics {
                 }
             })
             .build();
+        let decisions: Arc<Decisions> = Arc::default();
+        let counted = decisions.clone();
+        meter
+            .u64_observable_counter("muster_edge_access_decisions_total")
+            .with_description("Decisions of access control, by outcome and transport; none while it is off")
+            .with_callback(move |counter| {
+                for (number, labels) in counted.all() {
+                    counter.observe(number, &labels);
+                }
+            })
+            .build();
         let metrics = Self {
-            decisions: meter
-                .u64_counter("muster_edge_access_decisions_total")
-                .with_description(
-                    "Decisions of access control, by outcome and transport; none while it is off",
-                )
-                .build(),
+            decisions,
             failed: meter
                 .u64_counter("muster_edge_policy_requests_failed_total")
                 .with_description("Requests for the access policy that gave none and were repeated")
@@ -99,11 +129,6 @@ impl PolicyMetrics {
                 .build(),
             confirmed,
         };
-        for decision in Decision::ALL {
-            for transport in TRANSPORTS {
-                metrics.count(decision, transport, 0);
-            }
-        }
         metrics.failed.add(0, &[]);
         metrics.revision.record(0, &[]);
         metrics
@@ -117,12 +142,7 @@ impl PolicyMetrics {
 
     /// A request was decided. `transport` is one of [`TRANSPORTS`].
     pub(crate) fn decided(&self, decision: Decision, transport: &'static str) {
-        self.count(decision, transport, 1);
-    }
-
-    fn count(&self, decision: Decision, transport: &'static str, times: u64) {
-        let labels = [KeyValue::new("outcome", decision.label()), KeyValue::new("transport", transport)];
-        self.decisions.add(times, &labels);
+        self.decisions.count(decision, transport);
     }
 
     /// A request for the policy failed.

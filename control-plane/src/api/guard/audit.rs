@@ -6,13 +6,16 @@
 //! Heartbeats are writes that change nothing that anybody would look up, and there are thousands a second.
 //! They are recorded when they are refused.
 
-use access::route;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use access::{Admitted, route};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::audit::{Audit, Decision, Record, shortened};
 use host::proxies::TrustedProxies;
-use http::{Method, Request, StatusCode};
-use std::net::SocketAddr;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use shared::model::Revision;
 
 use super::super::client;
 use super::super::permit::{Gate, NotAdmitted, Permit};
@@ -25,11 +28,18 @@ pub(crate) struct Auditing {
     pub(crate) proxies: TrustedProxies,
 }
 
-/// The part of a record that is known before the request is handled.
+/// The part of a record that is known before the request is handled. Most requests are reads, of which no
+/// record is made, so these are references and numbers and no texts.
 #[derive(Debug)]
 pub(super) struct Entry {
     method: Method,
-    record: Record,
+    uri: Uri,
+    account: Option<Arc<Admitted>>,
+    /// The revision of the policy that has decided.
+    revision: Revision,
+    source: IpAddr,
+    peer: Option<SocketAddr>,
+    forwarded: Option<HeaderValue>,
 }
 
 impl Entry {
@@ -44,59 +54,68 @@ impl Entry {
             return None;
         }
         let shown = match admitted {
-            Ok(Permit::Of(held)) => Some((held.identity.clone(), held.policy.revision)),
+            Ok(Permit::Of(held)) => Some((held.account(), held.policy.revision)),
             Ok(Permit::Open) => None,
             // A refusal has no identity with it. The token is verified again, from memory if it is a good
             // one.
             Err(_) => gate.identify(request),
         };
-        let path = shortened(request.uri().path());
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
-        let forwarded = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
-        let mut record = Record {
-            plane: "control".to_owned(),
-            method: shortened(request.method().as_str()),
-            target: path.clone(),
-            path,
-            source: client::source(&auditing.proxies, request.extensions(), request.headers()).to_string(),
-            peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
-            forwarded: shortened(forwarded.unwrap_or_default()),
-            ..Record::default()
+        let revision = match &shown {
+            Some((_, revision)) => *revision,
+            None => gate.revision(),
         };
-        if let Some((identity, revision)) = shown {
-            record.account = shortened(identity.account());
-            record.token = shortened(identity.token_id());
-            record.revision = revision.get();
-        } else {
-            record.revision = gate.revision().get();
-        }
-        Some(Self { method: request.method().clone(), record })
+        Some(Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            account: shown.map(|(account, _)| account),
+            revision,
+            source: client::source(&auditing.proxies, request.extensions(), request.headers()),
+            peer,
+            forwarded: request.headers().get("x-forwarded-for").cloned(),
+        })
     }
 
     /// Records the request if it is one that the log is for. `operation` is the name of its route.
     pub(super) fn end(self, log: &Audit, operation: &str, status: StatusCode, notes: Notes) {
         let Some(decision) = self.decision(status, log.has_reads()) else { return };
-        let Self { method, mut record } = self;
-        record.decision = decision;
-        record.route = route::pattern_of(&method, &record.path).unwrap_or_default();
-        record.operation = operation.to_owned();
-        record.status = status.as_u16();
-        record.request_id = host::http::request_id().unwrap_or_default();
-        record.before = notes.before;
-        record.after = notes.after;
-        match notes.about {
-            Some(About::New(name)) => record.target = format!("{}/{}", record.path, shortened(&name)),
-            Some(About::At(path)) => record.target = shortened(&path),
-            None => {}
-        }
-        log.record(record);
+        let Self { method, uri, account, revision, source, peer, forwarded } = self;
+        let path = shortened(uri.path());
+        let identity = account.as_deref().map(Admitted::identity);
+        let target = match notes.about {
+            Some(About::New(name)) => format!("{path}/{}", shortened(&name)),
+            Some(About::At(path)) => shortened(&path),
+            None => path.clone(),
+        };
+        log.record(Record {
+            plane: "control".to_owned(),
+            decision,
+            account: identity.map(|identity| shortened(identity.account())).unwrap_or_default(),
+            token: identity.map(|identity| shortened(identity.token_id())).unwrap_or_default(),
+            revision: revision.get(),
+            route: route::pattern_of(&method, &path).unwrap_or_default(),
+            operation: operation.to_owned(),
+            method: shortened(method.as_str()),
+            target,
+            path,
+            status: status.as_u16(),
+            source: source.to_string(),
+            peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            forwarded: shortened(
+                forwarded.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default(),
+            ),
+            request_id: host::http::request_id().unwrap_or_default(),
+            before: notes.before,
+            after: notes.after,
+            ..Record::default()
+        });
     }
 
     fn decision(&self, status: StatusCode, with_reads: bool) -> Option<Decision> {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Some(Decision::Denied);
         }
-        let path = &self.record.path;
+        let path = self.uri.path();
         // Finds of many providers have their questions in a body.
         let asks = self.method == Method::GET || path.ends_with("/instances/action");
         let is_heartbeat = path.ends_with("/heartbeat") || path.ends_with("/heartbeats");
@@ -106,11 +125,20 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn decided(method: &Method, path: &str, status: u16, with_reads: bool) -> Option<Decision> {
-        let record = Record { path: path.to_owned(), ..Record::default() };
-        let entry = Entry { method: method.clone(), record };
+        let entry = Entry {
+            method: method.clone(),
+            uri: path.parse().expect("a path"),
+            account: None,
+            revision: Revision::ZERO,
+            source: Ipv4Addr::LOCALHOST.into(),
+            peer: None,
+            forwarded: None,
+        };
         entry.decision(StatusCode::from_u16(status).expect("a status"), with_reads)
     }
 
