@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `tokens` | forged, changed, expired and revoked tokens |
 //! | `crossing` | other tenants, and services that a role's labels do not cover |
+//! | `dialects` | every transport, for what another one hides |
 //! | `doors` | paths, headers, upgrades, gRPC, the admin port, guessed passwords |
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use harness::{Client, Process, eventually, port};
 use serde_json::{Value, json};
 
 mod crossing;
+mod dialects;
 mod doors;
 mod tokens;
 
