@@ -451,7 +451,7 @@ fn refusal<B>(reply: &Response<B>, body: &[u8]) -> CommandFailure {
         },
     };
     // These pass: the registry is busy, or a proxy has no registry behind it yet. 500011 is the code for
-    // a store that cannot be reached, sent with status 500.
+    // a store that cannot be reached, sent with status 500 when a write may have happened.
     let passing = matches!(status.as_u16(), 429 | 502 | 503 | 504) || refusal.code == "500011";
     // The other refusals of this status are about a password, and a login does not help against them.
     let wants_login = matches!(refusal.code.as_str(), "" | "401201" | "401204" | "401205" | "401206");

@@ -120,7 +120,7 @@ codes! {
     RoleExists = "409201", 409, "role name is duplicated";
     /// A mistake in this program or in its store.
     Internal = "500003", 500, "Internal server error";
-    /// The store did not answer. A write may or may not have happened.
+    /// The store did not answer a write, which may or may not have happened.
     Unavailable = "500011", 500, "Registry service is unavailable";
     /// The store accepts no writes, until an operator has made room.
     StoreFull = "500011", 507, "Registry service is unavailable";
@@ -128,7 +128,7 @@ codes! {
     Rationed = "400100", 429, "Not enough quota";
     /// The tenant has as many requests under way as its share allows, or as many logins wait as may.
     TooMany = "400100", 429, "Not enough quota";
-    /// This replica cannot answer now. Another one, or this one in a moment, can.
+    /// This replica cannot answer now, and has changed nothing. Another one, or this one in a moment, can.
     NotReady = "500011", 503, "Registry service is unavailable";
 }
 
@@ -179,17 +179,19 @@ impl From<RegistryError> for Failure {
             E::MixedRules => Code::MixedRules,
             E::RuleTypeFixed => Code::RuleTypeFixed,
             E::QuotaExceeded { .. } => Code::NotEnoughQuota,
-            E::Contended | E::ReleaseTimedOut => Code::Unavailable,
-            E::Stopping | E::ReadView(_) => Code::NotReady,
-            E::NotConfirmed => Code::Unavailable,
+            // A part of the instances is released.
+            E::ReleaseTimedOut => Code::Unavailable,
+            E::Contended | E::Stopping | E::ReadView(_) | E::NotConfirmed => Code::NotReady,
             E::Unreadable => Code::Internal,
             E::Account(error) => code_of_account(error),
             E::ReadSchema(source)
             | E::ReadInstance(source)
             | E::ReadAccount(source)
             | E::GrantLease(source)
-            | E::RenewLease(source)
-            | E::Commit(source) => code_of_store(source),
+            | E::RenewLease(source) => code_of_store(source),
+            // Only here may the store have done what it did not answer.
+            E::Commit(StoreError::Unavailable(_)) => Code::Unavailable,
+            E::Commit(source) => code_of_store(source),
         };
         log(code, &error);
         // These two concern the store, not the operation that happened to meet them.
@@ -258,13 +260,13 @@ fn code_of_account(error: &AccountError) -> Code {
     }
 }
 
+/// The code for a step that has changed nothing of the registry. A lease that was granted or renewed without
+/// a reply is no such change: nothing lives on it, or what does lives a little longer.
 fn code_of_store(error: &StoreError) -> Code {
     match error {
         // A lease that ended while a request was handled says nothing about the instance that the client
         // means: a claim that it is absent would make the client register again. Trying again is right.
-        StoreError::Unavailable(_) | StoreError::Compacted(_) | StoreError::LeaseNotFound => {
-            Code::Unavailable
-        }
+        StoreError::Unavailable(_) | StoreError::Compacted(_) | StoreError::LeaseNotFound => Code::NotReady,
         StoreError::Refused(_) | StoreError::TooLarge(_) => Code::Internal,
         StoreError::Full(_) => Code::StoreFull,
         StoreError::Rationed => Code::Rationed,
@@ -308,7 +310,9 @@ impl IntoResponse for Failure {
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
         let retry_after = match self.code {
             // Of random length: clients that were refused together would otherwise come back together.
-            Code::NotReady | Code::TooMany => Some(["1", "2", "3"][fastrand::usize(0..3)]),
+            Code::Unavailable | Code::NotReady | Code::TooMany => {
+                Some(["1", "2", "3"][fastrand::usize(0..3)])
+            }
             Code::Rationed => Some("30"),
             _ => None,
         };
@@ -348,22 +352,36 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_logins_is_told_to_come_back() {
-        let response = Failure::from(RegistryError::from(AccountError::Busy)).into_response();
-        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
-        // By chance, so that a crowd does not come back as one.
-        let seconds = response.headers()[header::RETRY_AFTER].to_str().expect("text");
-        assert!(matches!(seconds, "1" | "2" | "3"), "{seconds}");
+    fn a_crowd_is_told_to_come_back() {
+        let away = || StoreError::Unavailable("etcd did not answer within 5s".into());
+        for (error, status) in [
+            (RegistryError::from(AccountError::Busy), 429),
+            (RegistryError::GrantLease(away()), 503),
+            (RegistryError::RenewLease(away()), 503),
+            (RegistryError::ReadInstance(away()), 503),
+            (RegistryError::NotConfirmed, 503),
+            (RegistryError::Contended, 503),
+            (RegistryError::Commit(StoreError::Busy), 503),
+            (RegistryError::Commit(away()), 500),
+            (RegistryError::ReleaseTimedOut, 500),
+        ] {
+            let text = error.to_string();
+            let response = Failure::from(error).into_response();
+            assert_eq!(response.status(), status, "{text}");
+            // By chance, so that a crowd does not come back as one.
+            let seconds = response.headers()[header::RETRY_AFTER].to_str().expect("text");
+            assert!(matches!(seconds, "1" | "2" | "3"), "{text} {seconds}");
+        }
     }
 
     #[test]
     fn no_text_of_the_store_reaches_a_client() {
         let secret = "10.0.0.1:2379: /cse-sr/inst/files";
         for (source, code) in [
-            (StoreError::Unavailable(secret.into()), Code::Unavailable),
+            (StoreError::Unavailable(secret.into()), Code::NotReady),
             (StoreError::Refused(secret.into()), Code::Internal),
-            (StoreError::Compacted(shared::model::Revision::default()), Code::Unavailable),
-            (StoreError::LeaseNotFound, Code::Unavailable),
+            (StoreError::Compacted(shared::model::Revision::default()), Code::NotReady),
+            (StoreError::LeaseNotFound, Code::NotReady),
             (StoreError::Full(secret.into()), Code::StoreFull),
             (StoreError::Rationed, Code::Rationed),
         ] {
@@ -376,6 +394,10 @@ mod tests {
                 RegistryError::Commit,
             ] {
                 let failure = Failure::from(wrap(source.clone()));
+                // A write that was not answered may have happened.
+                let is_uncertain = matches!(source, StoreError::Unavailable(_))
+                    && failure.detail == RegistryError::Commit(source.clone()).to_string();
+                let code = if is_uncertain { Code::Unavailable } else { code };
                 assert_eq!(failure.code, code, "{failure}");
                 assert!(!failure.detail.contains("10.0.0.1") && !failure.detail.is_empty(), "{failure}");
             }

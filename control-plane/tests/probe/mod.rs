@@ -239,6 +239,17 @@ impl Answer {
         body
     }
 
+    /// The body of a 503: nothing was changed, and the client is told to come back after a time of chance.
+    pub fn not_now(self) -> Value {
+        assert_eq!(self.status, 503, "{}", self.text());
+        let wait: u32 = self.header("retry-after").and_then(|value| value.parse().ok()).expect("a number");
+        assert!((1..=3).contains(&wait), "{wait}");
+        let body: Value =
+            serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()));
+        assert_eq!(body["errorCode"], "500011", "{body}");
+        body
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }

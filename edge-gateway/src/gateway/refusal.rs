@@ -1,6 +1,8 @@
 //! The responses of the gateway itself to requests that it refuses: plain text where old clients expect plain
 //! text, the registry's JSON elsewhere.
 
+use std::ops::RangeInclusive;
+
 use access::Denial;
 use access::denial::DenialCode;
 use axum::body::Body;
@@ -11,8 +13,9 @@ use serde::Serialize;
 
 use crate::forward::NotForwarded;
 
-/// Seconds after which a client should try again when there was no room, or no control plane.
-const RETRY_AFTER_SECONDS: u64 = 2;
+/// The seconds, by chance, after which a client should try again when there was no room, or no control plane.
+/// Clients that were refused together would otherwise come back together.
+const RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=3;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,6 +121,26 @@ fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 }
 
 fn retry_later(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(fastrand::u64(RETRY_AFTER_SECONDS)));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_are_refused_together_do_not_come_back_together() {
+        let seconds = |response: Response<Body>| -> u64 {
+            response.headers()[RETRY_AFTER].to_str().expect("text").parse().expect("a number")
+        };
+        let mut told = [0; 4];
+        for _ in 0..300 {
+            told[usize::try_from(seconds(unavailable("no control plane"))).expect("few")] += 1;
+            told[usize::try_from(seconds(too_many("no room"))).expect("few")] += 1;
+        }
+        assert_eq!(told[0], 0);
+        assert!(told[1..].iter().all(|of| *of > 100), "{told:?}");
+        assert_eq!(seconds(too_many_for("too often", 7)), 7, "a limit that knows its time says it");
+    }
 }
