@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use harness::{Client, Node, Pair, Plan, World, eventually};
+use harness::{Client, Node, Pair, Plan, Watcher, World, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -295,6 +295,65 @@ async fn gateways_answer_heartbeats_as_control_planes_do() {
     assert!(refused.text().contains("400017"), "{}", refused.text());
     client.instance(&provider, "next").await;
     watcher.expect("CREATE", "next", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pongs_and_renewals_of_known_instances_reach_no_control_plane() {
+    let plan = at_gateways(2).gateway_flag("--heartbeat-websocket-ping-interval", "500ms");
+    let world = plan.start().await;
+    let gateway = Client::new(world.gateways[0].api);
+    let Pair { provider, mut watcher, .. } = world.pair(0).await;
+    world.client(0).instance_with(&provider, "i", 3).await;
+    watcher.expect("CREATE", "i", "").await;
+    let mut pongs = Watcher::open(world.gateways[0].api, &heartbeat_path(&provider, "i")[1..]).await;
+    // Answers each ping, and ends with the connection.
+    let pongs = tokio::spawn(async move { while pongs.text().await.is_some() {} });
+    let eureka = "/eureka/in/app=shop/apps/BILLING";
+    let json = [("accept", "application/json"), ("content-type", "application/json")];
+    let body = json!({"instance": {
+        "instanceId": "b:1", "app": "BILLING", "hostName": "node-1", "ipAddr": "10.0.0.1", "vipAddress": "billing",
+        "status": "UP", "port": {"$": 8080, "@enabled": "true"},
+        "leaseInfo": {"renewalIntervalInSecs": 3, "durationInSecs": 9}, "lastDirtyTimestamp": "7",
+    }});
+    let registered = gateway.try_send("POST", eureka, &json, body.to_string()).await.expect("an answer");
+    assert_eq!(registered.status, 204, "{}", registered.text());
+    let renewal = format!("{eureka}/b:1?lastDirtyTimestamp=7");
+    let renew = || async {
+        let answer = gateway.try_send("PUT", &renewal, &json, String::new()).await;
+        answer.map(|answer| answer.status)
+    };
+    eventually("the gateway knows both instances", || async {
+        let known = renew().await == Some(200)
+            && world.gateways[0].metric("muster_edge_known_instances", "").await == 2.0;
+        known.then_some(())
+    })
+    .await;
+    let asked = async || {
+        let beats = sum(&world.gateways, AT_GATEWAYS, PASSED_ON).await;
+        let put = r#"method="PUT""#;
+        (beats, sum(&world.control_planes, "service_center_http_request_total", put).await)
+    };
+    let before = asked().await;
+    let answered = sum(&world.gateways, AT_GATEWAYS, HERE).await;
+    // More of each than either instance could miss.
+    for _ in 0..10 {
+        assert_eq!(renew().await, Some(200));
+        more_at_gateways(&world, 2.0).await;
+    }
+    assert!(sum(&world.gateways, AT_GATEWAYS, HERE).await >= answered + 20.0);
+    assert_eq!(asked().await, before, "no heartbeat of a known instance is passed on");
+    assert!(!pongs.is_finished(), "the connection stays");
+    // Both are ended by their time once they are silent.
+    let list = format!("/microservices/{provider}/instances");
+    pongs.abort();
+    watcher.expect("DELETE", "i", "").await;
+    assert!(!world.client(0).call("GET", &list, "", &Value::Null).await.text().contains(r#""i""#));
+    eventually("the silent client of Eureka is gone", || async {
+        let shown = gateway.try_send("GET", &format!("{eureka}/b:1"), &json, String::new()).await?;
+        (shown.status == 404).then_some(())
+    })
+    .await;
+    assert_eq!(renew().await, Some(404));
 }
 
 #[tokio::test(flavor = "multi_thread")]
