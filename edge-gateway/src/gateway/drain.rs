@@ -243,9 +243,7 @@ impl Following {
             (_, Then::GiveBack) => {
                 then = Some("given back");
                 error = self.for_each_instance(Then::GiveBack).await;
-                for instance in &self.instances {
-                    still_out += usize::from(self.parts.is_out(&self.client, &instance.id).await);
-                }
+                still_out = self.parts.count_out(&self.client, &self.instances).await;
             }
         }
         if error.is_some() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use answer::resolution::{FOUND, Resolution};
 use async_trait::async_trait;
 use axum::body::Body;
 use bus::LocalBus;
@@ -18,15 +19,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, service};
 use crate::world::{PATIENCE, Watcher, World, config};
 
 const WATCHER: &str = "/v4/default/registry/microservices/c/watcher";
 
 /// The way to a control plane that commits and publishes each change of an instance.
 #[derive(Clone)]
-struct Plane {
-    control_plane: ControlPlane,
+pub(crate) struct Plane {
+    pub(crate) control_plane: ControlPlane,
     reachable: watch::Sender<bool>,
     refuses: bool,
     /// It is of a version that knows overrides and no marks of drains.
@@ -34,6 +35,8 @@ struct Plane {
     /// An override has every client see this status, whatever the instance reports; empty for none.
     overridden: &'static str,
     state: Arc<Mutex<State>>,
+    /// The questions for instances, one by one and as lists.
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 /// The state of the one instance.
@@ -56,6 +59,7 @@ impl Plane {
             is_older: false,
             overridden: "",
             state: Arc::new(Mutex::new(state)),
+            asked: Arc::default(),
         }
     }
 
@@ -117,6 +121,20 @@ impl Forward for Plane {
             return Ok(response);
         }
         let path = request.uri().path();
+        if *request.method() == Method::GET {
+            self.asked.lock().push(path.rsplit_once("/microservices/").unwrap_or_default().1.to_owned());
+        }
+        if *request.method() == Method::GET && path.ends_with("/registry/instances") {
+            let found = Resolution { rev: self.control_plane.rev(), services: vec![service("p")] };
+            let answer = Response::builder().header(FOUND, found.encode().expect("is short"));
+            return Ok(answer.body(Body::from(self.shown().to_string())).expect("a header"));
+        }
+        if *request.method() == Method::GET && path.ends_with("/many/instances") {
+            let status = self.shown()["instance"]["status"].clone();
+            let many: Vec<_> =
+                (0..20).map(|id| json!({ "instanceId": id.to_string(), "status": status })).collect();
+            return Ok(Response::new(Body::from(json!({ "instances": many }).to_string())));
+        }
         if *request.method() == Method::GET && path.ends_with("/q/instances") {
             let list = json!({ "instances": [{ "instanceId": "gone" }, { "instanceId": "1" }] });
             return Ok(Response::new(Body::from(list.to_string())));
@@ -151,10 +169,10 @@ impl Forward for Plane {
 }
 
 /// Two gateways on one bus; the second one has a runtime of its own, so that it can be killed.
-struct Stage {
-    plane: Plane,
-    first: World,
-    second: Option<(Runtime, World)>,
+pub(crate) struct Stage {
+    pub(crate) plane: Plane,
+    pub(crate) first: World,
+    pub(crate) second: Option<(Runtime, World)>,
     readers: JoinSet<()>,
 }
 
@@ -165,7 +183,7 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let bus = LocalBus::new();
         let control_plane = ControlPlane::start(Arc::new(bus.clone())).await;
         control_plane.consumer("c", &["p"]);
@@ -198,7 +216,7 @@ impl Stage {
         World::with_control_plane(config(), Arc::new(bus.clone()), forward, plane.control_plane.clone()).await
     }
 
-    fn kill_second(&mut self) {
+    pub(crate) fn kill_second(&mut self) {
         if let Some((runtime, world)) = self.second.take() {
             runtime.shutdown_background();
             drop(world);
@@ -225,7 +243,7 @@ impl Stage {
     }
 
     /// Drains the instance; returns the lines of the answer.
-    async fn drain(&self, query: &str) -> Vec<Value> {
+    pub(crate) async fn drain(&self, query: &str) -> Vec<Value> {
         let answer = drained(&self.first, query).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let lines = answer.lines().filter(|line| line.starts_with('{'));
@@ -440,6 +458,16 @@ async fn one_that_stays_out_is_not_said_to_be_back() {
     let answer = drained(&world, "deadline=1s&then=give-back").await;
     assert!(answer.contains(r#""then":"given back","stillOut":1"#), "{answer}");
     assert_eq!((plane.mark(), plane.reported()), (None, "UP".to_owned()));
+}
+
+#[tokio::test]
+async fn a_service_that_is_given_back_is_looked_at_once() {
+    let (world, plane) =
+        alone(|control_plane| Plane { overridden: "DOWN", ..Plane::new(control_plane) }).await;
+    let line = "POST /v4/default/registry/microservices/many/drain?deadline=1s&then=give-back";
+    let answer = call(&world, line).await;
+    assert!(answer.contains(r#""then":"given back","stillOut":20"#), "{answer}");
+    assert_eq!(*plane.asked.lock(), ["many/instances", "many/instances"], "before the marks, and at the end");
 }
 
 #[tokio::test]

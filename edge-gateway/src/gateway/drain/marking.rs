@@ -4,6 +4,8 @@
 //! gateway ends it. A control plane of an older version has no marks. There the status of the instance is
 //! changed, as drains did before, and changed back at the end.
 
+use std::collections::HashSet;
+
 use axum::body::Body;
 use futures_util::StreamExt as _;
 use http::{Method, Response, StatusCode};
@@ -187,13 +189,26 @@ impl GatewayParts {
         done(written).await
     }
 
-    /// True if clients see that an instance takes no traffic, for the reason that it reports so or that an
-    /// override says so. One that cannot be read counts as one that does.
-    pub(super) async fn is_out(&self, client: &Client, instance: &str) -> bool {
-        match self.overridden(client, instance).await {
-            Ok(Ok(found)) => !matches!(found.instance.status.as_str(), UP | ""),
-            Ok(Err(_)) | Err(NoAnswer) => false,
+    /// The number of these instances that clients see taking no traffic: they report so, or an override says
+    /// so. One that cannot be read does not count.
+    pub(super) async fn count_out(&self, client: &Client, marked: &[Marked]) -> usize {
+        let is_out = |instance: &Listed| !matches!(instance.status.as_str(), UP | "");
+        // One instance is asked for alone: the list of its service may have thousands.
+        if client.target.instance.is_some() {
+            let mut out = 0;
+            for instance in marked {
+                if let Ok(Ok(found)) = self.overridden(client, &instance.id).await {
+                    out += usize::from(is_out(&found.instance));
+                }
+            }
+            return out;
         }
+        let Ok(Ok(listed)) = self.list(client).await else { return 0 };
+        let marked: HashSet<&str> = marked.iter().map(|instance| instance.id.as_str()).collect();
+        listed
+            .iter()
+            .filter(|instance| marked.contains(instance.instance_id.as_str()) && is_out(instance))
+            .count()
     }
 
     async fn overridden(
