@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bus::Bus;
 use dns::{Board, Server};
@@ -42,6 +43,7 @@ use crate::limits::Limits;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::policy::{Follower, PolicyHandle};
+use crate::polls::Polls;
 use crate::rates::Rates;
 use crate::readiness::{BusCondition, ControlPlaneCondition};
 use crate::reads::{Barrier, Keeper};
@@ -217,7 +219,10 @@ impl App {
         let board = Board::default();
         dns::register(&meter, &board);
         let dns = dns_of(&config, board, &catalogue, &policy)?;
-        let surveys = Surveys::new(handle.clone(), peers, bus.clone(), instance.clone());
+        let polls = Polls::new(config.polls.clone(), Instant::now());
+        let xds = config.xds.then(|| Discovery::new(catalogue.clone(), policy.clone(), tasks.clone()));
+        let surveys =
+            Surveys::new(handle.clone(), peers, bus.clone(), instance.clone(), polls.clone(), xds.clone());
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
@@ -237,7 +242,7 @@ impl App {
             logins: Logins::new(),
             eureka: config.eureka.then(|| Feeds::new(tasks.clone())),
             http_sd: config.http_sd,
-            xds: config.xds.then(|| Discovery::new(catalogue.clone(), policy.clone(), tasks.clone())),
+            xds,
             xds_metrics: metrics.xds,
             catalogue,
             dialects: metrics.dialects,
@@ -249,6 +254,7 @@ impl App {
             surveys: surveys.clone(),
             drains: Drains::new(metrics.drains),
             reads,
+            polls,
         });
         let conditions = Conditions {
             bus: BusCondition {

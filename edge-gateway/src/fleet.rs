@@ -27,11 +27,13 @@ use tracing::debug;
 use crate::metrics::FleetMetrics;
 
 /// The pause between two announcements.
-const PERIOD: Duration = Duration::from_secs(2);
+pub(crate) const PERIOD: Duration = Duration::from_secs(2);
 /// The time for which an announcement of readiness counts: two may be lost.
 const READY_FOR: Duration = Duration::from_secs(7);
 /// The time for which a gateway is expected to come back that was heard once.
 const EXPECTED_FOR: Duration = Duration::from_secs(60);
+/// The time for which a gateway is remembered that was heard once: the longest that a question may ask about.
+const REMEMBERED_FOR: Duration = Duration::from_secs(70);
 /// Gateways that are remembered: the bound of a list that others fill.
 const MAX_GATEWAYS: usize = 4096;
 
@@ -91,6 +93,23 @@ impl Peers {
         Some(peers.collect())
     }
 
+    /// The time until no gateway can have left within the last `time` before it. `None` when none has left.
+    /// `alone` says that there was none before this one.
+    pub(crate) fn lost_within(&self, time: Duration, alone: bool) -> Option<Duration> {
+        let now = Instant::now();
+        let heard = self.heard.lock();
+        // What happened before this gateway listened is not known.
+        let unknown = match heard.listening_since {
+            None => Some(now),
+            Some(_) if alone => None,
+            Some(since) => Some(since),
+        };
+        let has_left = |last: &&Announcement| last.ended || now >= last.at + EXPECTED_FOR;
+        let left = heard.gateways.values().filter(has_left).map(|last| last.at);
+        let until = left.chain(unknown).max()? + time;
+        (now < until).then(|| until - now)
+    }
+
     /// True for a gateway that has said that it ends.
     pub(crate) fn has_ended(&self, id: u64) -> bool {
         self.heard.lock().gateways.get(&id).is_some_and(|last| last.ended)
@@ -139,11 +158,12 @@ impl Heard {
     }
 
     fn others(&mut self, now: Instant) -> Others {
-        self.gateways.retain(|_, last| now < last.at + EXPECTED_FOR);
-        match (self.ready(now), self.gateways.is_empty()) {
-            (_, true) => Others::None,
-            (0, false) => Others::NotReady,
-            (_, false) => Others::Ready,
+        self.gateways.retain(|_, last| now < last.at + REMEMBERED_FOR);
+        let is_expected = self.gateways.values().any(|last| now < last.at + EXPECTED_FOR);
+        match (self.ready(now), is_expected) {
+            (_, false) => Others::None,
+            (0, true) => Others::NotReady,
+            (_, true) => Others::Ready,
         }
     }
 }

@@ -51,6 +51,7 @@ use crate::limits::Limits;
 use crate::logins::Logins;
 use crate::metrics::{DialectMetrics, SessionMetrics, XdsMetrics};
 use crate::policy::PolicyHandle;
+use crate::polls::Polls;
 use crate::rates::Rates;
 use crate::survey::Surveys;
 use crate::upstream::UpstreamHandle;
@@ -73,6 +74,7 @@ mod heartbeat;
 mod http_sd;
 mod offer;
 mod pace;
+mod polls;
 mod proxy;
 mod reads;
 mod refusal;
@@ -135,6 +137,8 @@ pub(crate) struct GatewayParts {
     pub(crate) drains: Drains,
     /// Finds that are answered here; `None` if all are forwarded.
     pub(crate) reads: Option<EdgeReads>,
+    /// Clients that poll.
+    pub(crate) polls: Polls,
 }
 
 /// The connection (on HTTP/2 the stream) ends without a response.

@@ -29,6 +29,7 @@ use shared::model::{Instance, Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 
 use crate::policy::labels_of;
+use crate::polls::Given;
 
 pub(crate) mod barrier;
 pub(crate) mod keeper;
@@ -38,7 +39,7 @@ mod state;
 pub(crate) use barrier::Barrier;
 pub(crate) use keeper::Keeper;
 pub use keeper::StateFile;
-pub(crate) use question::{About, Question};
+pub(crate) use question::{About, Polled, Question, consumer};
 
 /// Resolutions of one consumer. A consumer with more finds has the further ones answered by a control plane.
 const MOST_RESOLUTIONS: usize = 512;
@@ -268,6 +269,13 @@ impl Found {
             _ => None,
         };
         (answer::reply::body_of(&bodies), kept)
+    }
+
+    /// The content of the reply, at a bookmark.
+    pub(crate) fn given(self, bookmark: Revision) -> Given {
+        let services = self.services.into_iter().zip(self.topics);
+        let services = services.map(|(service, topic)| (service, Some(topic.at))).collect();
+        Given { rev: bookmark, services: Some(services) }
     }
 
     /// True when the state contains a write of each service's instances at the revision that `written` names,

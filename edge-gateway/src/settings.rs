@@ -26,6 +26,7 @@ pub use crate::forward::ForwardConfig;
 pub use crate::heartbeat::HeartbeatConfig;
 pub use crate::limits::LimitsConfig;
 pub use crate::policy::PolicyConfig;
+pub use crate::polls::PollsConfig;
 pub use crate::rates::RatesConfig;
 pub use crate::reads::{ReadsConfig, StateFile};
 pub use crate::session::SessionConfig;
@@ -64,6 +65,8 @@ pub struct Config {
     pub access: PolicyConfig,
     /// The way from the bus and the control planes.
     pub upstream: UpstreamConfig,
+    /// Clients that poll, which drains wait for.
+    pub polls: PollsConfig,
     /// The time over which sessions end in a drain, so that their clients do not all reach another gateway at
     /// once.
     pub drain_over: Duration,
@@ -113,6 +116,7 @@ impl Default for Config {
             beats: BeatsConfig::default(),
             access: PolicyConfig::default(),
             upstream: UpstreamConfig::default(),
+            polls: PollsConfig::default(),
             tenant_requests: 0,
             authorize: false,
             event_streams: true,
@@ -160,6 +164,15 @@ impl Read for Config {
                 ..settings.section("rbac", read_access)
             },
             upstream: read_upstream(settings, default.upstream),
+            polls: PollsConfig {
+                silent_after: settings.within_or(
+                    "edge.polls",
+                    default.polls.silent_after,
+                    "0s"..="1m",
+                    "Time for which a client that has found a service is expected to ask again: a drain waits until it has, or the time is over. The same at all nodes; 0s leaves clients that poll out of drains.",
+                ),
+                ..default.polls
+            },
             heartbeat: HeartbeatConfig {
                 session: read_heartbeat_session(settings, default.heartbeat.session),
                 drain_over,

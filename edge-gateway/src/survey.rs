@@ -10,6 +10,10 @@
 //! while a gateway that may have watchers has not answered. One that has fallen silent counts as one of those
 //! for a minute; then it counts as dead, and its watchers as moved to gateways that have answered. A gateway
 //! answers its own questions over the bus too, so there is one way for all.
+//!
+//! A client that polls is known only to the gateways that it has asked. So for the time for which such a
+//! client may be silent nothing is proven after a gateway has left, or if this one is younger than that and
+//! cannot know whether one has.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +26,10 @@ use proto::event::v1 as pb;
 use shared::subject;
 use tokio::time::{Instant, timeout_at};
 
-use crate::fleet::Peers;
+use crate::fleet::{self, Peers};
+use crate::polls::Polls;
 use crate::upstream::{Change, UpstreamHandle};
+use crate::xds::Discovery;
 
 mod answering;
 mod findings;
@@ -41,6 +47,9 @@ pub(crate) struct Surveys {
     peers: Peers,
     bus: Arc<dyn Bus>,
     name: String,
+    polls: Polls,
+    /// `None` when xDS is switched off.
+    xds: Option<Discovery>,
 }
 
 /// The survey of one change.
@@ -53,12 +62,20 @@ pub(crate) struct Survey {
     known: HashMap<u64, String>,
     /// The names of those that have fallen silent for good.
     gone: Vec<String>,
+    polls: Polls,
 }
 
 impl Surveys {
     /// Surveys over the bus. `name` is that of this gateway in metrics.
-    pub(crate) fn new(upstream: UpstreamHandle, peers: Peers, bus: Arc<dyn Bus>, name: String) -> Self {
-        Self { upstream, peers, bus, name }
+    pub(crate) fn new(
+        upstream: UpstreamHandle,
+        peers: Peers,
+        bus: Arc<dyn Bus>,
+        name: String,
+        polls: Polls,
+        xds: Option<Discovery>,
+    ) -> Self {
+        Self { upstream, peers, bus, name, polls, xds }
     }
 
     /// Begins a survey.
@@ -74,6 +91,7 @@ impl Surveys {
             answers,
             known: HashMap::new(),
             gone: Vec::new(),
+            polls: self.polls.clone(),
         })
     }
 }
@@ -110,7 +128,27 @@ impl Survey {
             }
         }
         findings.gone.clone_from(&self.gone);
+        // After the answers: a gateway that has left meanwhile has been noted by now.
+        findings.pollers_known_in = self.pollers_known_in(change, &findings);
         findings
+    }
+
+    /// The time after which everybody who may have asked a gateway that cannot be asked has asked another one,
+    /// or does not poll. `None` when there is nobody like that.
+    fn pollers_known_in(&self, change: &Change, findings: &Findings) -> Option<Duration> {
+        let silent_after = self.polls.silent_after();
+        if silent_after.is_zero() || change.after >= change.rev {
+            return None;
+        }
+        // A gateway counts from its last announcement, and may have answered until the next one.
+        let known_after = silent_after + 2 * fleet::PERIOD;
+        // Whoever was given something older before the change has asked since.
+        let since_change = known_after.checked_sub(change.age).filter(|left| !left.is_zero())?;
+        if findings.some_do_not_count {
+            return Some(since_change);
+        }
+        let lost = self.peers.lost_within(known_after, self.polls.none_before())?;
+        Some(since_change.min(lost))
     }
 
     async fn collect(&mut self, question: u64, expected: &[u64], until: Instant, findings: &mut Findings) {

@@ -8,7 +8,8 @@
 //!
 //! In: the states of a tenant, and the messages of clients. Out: the bytes that each stream sends next.
 //! `state` and `resource` know nothing of streams; [`stream`] knows nothing of services: it decides from
-//! names and versions alone; `hub` ties a tenant's states to their readers.
+//! names and versions alone; `hub` ties a tenant's states to their readers; `readers` says which of their
+//! clients have acknowledged a change.
 
 mod address;
 #[cfg(feature = "fuzzing")]
@@ -18,6 +19,7 @@ mod interest;
 mod kind;
 mod name;
 mod names;
+mod readers;
 mod resource;
 mod state;
 pub(crate) mod stream;
@@ -26,4 +28,5 @@ pub(crate) mod wire;
 pub(crate) use hub::{Discovery, Subscription};
 pub(crate) use interest::News;
 pub(crate) use kind::Method;
+pub(crate) use readers::WaitingStream;
 pub(crate) use state::Seen;

@@ -18,6 +18,7 @@ use control_plane::keys::Name;
 use control_plane::registry::service::derived_id;
 use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
+use edge_gateway::settings::PollsConfig;
 use host::audit::Audit;
 use host::exposure::Exposure;
 use host::program::{self, Host, Program, ProgramSettings};
@@ -122,6 +123,8 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     let audit = Audit::open(&audit, &host.metrics.meter("audit"), &tasks)?;
     host.record_in(&audit);
     let file = config.data_dir.join(STORE_FILE);
+    // Of a registry that is new nobody has an answer.
+    let is_new = !file.exists();
     let bus = Arc::new(LocalBus::new());
     let secure = config.gateway.http.tls.is_some();
     let parts = Parts {
@@ -153,8 +156,14 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         }
     };
     let forward = Arc::new(InProcess::new(routes));
+    let polls = PollsConfig { none_before: is_new, ..config.gateway.polls };
     let parts = edge_gateway::Parts {
-        config: edge_gateway::Config { access_log: config.program.log.access, own_paths, ..config.gateway },
+        config: edge_gateway::Config {
+            access_log: config.program.log.access,
+            own_paths,
+            polls,
+            ..config.gateway
+        },
         listener: Some(api),
         bus,
         forward,
@@ -175,7 +184,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         set_limits(&config.gateway.limits);
     });
     tasks.spawn_vital("gateway", async move {
-        gateway.run().await;
+        Box::pin(gateway.run()).await;
         // Only now the control plane may stop: requests and watchers that were still being served needed it.
         drain_handle.finish().await;
     });

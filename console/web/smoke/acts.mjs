@@ -170,7 +170,7 @@ export default async function run({ browser, step }) {
     await page.getByText("5 of 6 watchers know, 1 waiting").waitFor();
     assert.equal(await page.getByRole("progressbar").getAttribute("aria-valuenow"), "83");
     watchers[0].wake();
-    await page.getByText(/^All watchers are known to have been told, after .* It takes no traffic until .*\.$/).waitFor();
+    await page.getByText(/^All clients are known to have been told, after .* It takes no traffic until .*\.$/).waitFor();
     await accessible(page, "a drain that is proven");
     await page.getByRole("button", { name: "Give back" }).first().click();
     await page.getByRole("button", { name: "Yes, do it" }).click();
@@ -203,7 +203,7 @@ export default async function run({ browser, step }) {
     const form = await begin(page, 30, "give it back");
     await form.getByText("all 1 instances").waitFor();
     await form.getByRole("button", { name: "Begin the drain" }).click();
-    await page.getByText(/^All watchers are known.*It is given back\.$/).waitFor();
+    await page.getByText(/^All clients are known.*It is given back\.$/).waitFor();
     assert.equal((await seen(order.instances[1])).status, "UP");
     sound(page);
   });

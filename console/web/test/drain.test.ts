@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 
-import { commandOf, isCutOff, LineParser, pathOf, queryOf, words } from "../src/core/drain";
+import { commandOf, isCutOff, LineParser, pathOf, queryOf, readers, words } from "../src/core/drain";
 import { span } from "../src/core/format";
 
 const plain = (value: number) => String(value);
@@ -21,6 +21,16 @@ describe("a drain", () => {
       "2 of 3 watchers know, 1 waiting, watchers of 1 groups on the move, 2 gateways have not come so far, " +
         "2 gateways do not answer, the gateway has just started and does not know the others yet",
     );
+  });
+
+  test("is waited for by readers of every kind", () => {
+    const progress = { watchers: 2, reached: 2, pollers: 3, pollersReached: 1, streams: 1, streamsReached: 0, pollersKnownInMs: 41_200 };
+    expect(words({ ...progress, fleetKnown: true }, plain)).toBe(
+      "2 of 2 watchers know, 1 of 3 clients that poll have asked since, 0 of 1 xDS streams know, " +
+        "for 42 s clients may still go by the answer of a gateway that is gone",
+    );
+    expect(readers(progress)).toEqual({ all: 6, known: 3 });
+    expect(readers(undefined)).toEqual({ all: 0, known: 0 });
   });
 
   test("that its gateway could not end is begun again", () => {

@@ -15,14 +15,15 @@ use follow::read::Proof;
 use host::audit::{Decision, Record};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{AGE, WARNING};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
 use tokio::sync::watch;
 
 use super::gate::{Caller, Transport};
-use super::proxy::FoundServices;
+use super::polls::{Poll, resolution_of};
 use super::{GatewayParts, NoAnswer, route};
-use crate::metrics::{Answered, ReadsMetrics};
+use crate::metrics::{Answered as Outcome, ReadsMetrics};
+use crate::polls::Given;
 use crate::reads::{About, Barrier, EdgeView, Found, Question, Reads};
 
 /// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
@@ -37,6 +38,9 @@ pub(crate) struct EdgeReads {
     pub(crate) metrics: ReadsMetrics,
 }
 
+/// An answer, and its content.
+type Answered = (Response<Body>, Given);
+
 impl GatewayParts {
     /// Answers a request that is no watch.
     pub(super) async fn read_or_pass_on(
@@ -44,38 +48,50 @@ impl GatewayParts {
         request: Request<Body>,
         caller: &Caller,
     ) -> Result<Response<Body>, NoAnswer> {
-        let Some(edge) = &self.reads else { return self.pass_on(request).await };
-        let question = route::tenant_of(request.uri().path(), request.headers())
-            .and_then(|tenant| Question::read(&request, &tenant));
-        let Some(question) = question else { return self.pass_on(request).await };
+        let Some(tenant) = route::tenant_of(request.uri().path(), request.headers()) else {
+            return self.pass_on(request).await;
+        };
+        // Before anything is read that the answer is made from.
+        let poll = self.begin_poll(&request, &tenant);
+        let question = self.reads.as_ref().and_then(|_| Question::read(&request, &tenant));
+        let Some((edge, question)) = self.reads.as_ref().zip(question) else {
+            return self.pass_on_poll(request, poll).await;
+        };
+        self.answer_question(edge, request, question, poll, caller).await
+    }
+
+    async fn answer_question(
+        &self,
+        edge: &EdgeReads,
+        request: Request<Body>,
+        question: Question,
+        mut poll: Poll,
+        caller: &Caller,
+    ) -> Result<Response<Body>, NoAnswer> {
         let traced = trace::Request::begin(request.headers(), SpanKind::Server, "find");
         let record = self.record_of_read(&request, caller);
-        let answer = match self.answer_here(edge, &question, &caller.grant).await {
+        let (answer, given) = match self.answer_here(edge, &question, &caller.grant).await {
             // A control plane that answers knows better than anything stale.
             None if *edge.reachable.borrow() => {
-                return self.ask(edge, request, question, caller, record).await;
+                return self.ask(edge, request, question, poll, caller, record).await;
             }
             None => match stale(edge, &question, &caller.grant) {
-                Some(answer) => answer,
-                None => return self.pass_on(request).await,
+                Some(answered) => answered,
+                None => return self.pass_on_poll(request, poll).await,
             },
-            Some(answer) => answer,
+            Some(answered) => answered,
         };
+        poll.offer(given);
         if let Some(traced) = traced {
             let about = vec![KeyValue::new("http.request.method", "GET")];
             traced.answered("GET find".to_owned(), answer.status().as_u16(), about);
         }
         self.audit_read(record, &answer);
-        Ok(answer)
+        Ok(poll.follow(answer))
     }
 
     /// The answer from the gateway's own state, if that is fresh and proves it.
-    async fn answer_here(
-        &self,
-        edge: &EdgeReads,
-        question: &Question,
-        grant: &Grant,
-    ) -> Option<Response<Body>> {
+    async fn answer_here(&self, edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Answered> {
         let reads = &edge.reads;
         let view = reads.view();
         if reads.age(&view, Instant::now())? > reads.config.fresh {
@@ -89,8 +105,8 @@ impl GatewayParts {
             if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
                 return None;
             }
-            edge.metrics.answered(Answered::Here);
-            return Some(full(question, &found));
+            edge.metrics.answered(Outcome::Here);
+            return Some((full(question, &found), found.given(view.read.bookmark)));
         }
         // A claim about now, which another gateway may have contradicted with a push.
         let changes = edge.barrier.pass().await;
@@ -102,13 +118,14 @@ impl GatewayParts {
         if !Reads::confirm(&view, question, &found, &changes) {
             return None;
         }
-        if is_current(&question.rev, &found.rev) {
-            edge.metrics.answered(Answered::Unchanged);
-            Some(unchanged(question, &found))
+        let answer = if is_current(&question.rev, &found.rev) {
+            edge.metrics.answered(Outcome::Unchanged);
+            unchanged(question, &found)
         } else {
-            edge.metrics.answered(Answered::Here);
-            Some(full(question, &found))
-        }
+            edge.metrics.answered(Outcome::Here);
+            full(question, &found)
+        };
+        Some((answer, found.given(view.read.bookmark)))
     }
 
     /// Asks a control plane. Without its answer the last that is known has to do.
@@ -117,6 +134,7 @@ impl GatewayParts {
         edge: &EdgeReads,
         mut request: Request<Body>,
         question: Question,
+        mut poll: Poll,
         caller: &Caller,
         record: Option<Record>,
     ) -> Result<Response<Body>, NoAnswer> {
@@ -127,20 +145,19 @@ impl GatewayParts {
         }
         let mut answer = self.pass_on(request).await?;
         if answer.status().is_server_error()
-            && let Some(stale) = stale(edge, &question, &caller.grant)
+            && let Some((stale, given)) = stale(edge, &question, &caller.grant)
         {
+            poll.offer(given);
             self.audit_read(record, &stale);
-            return Ok(stale);
+            return Ok(poll.follow(stale));
         }
-        edge.metrics.answered(Answered::Forwarded);
-        let is_answer = matches!(answer.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
-        if let Some(FoundServices(services)) = answer.extensions_mut().remove()
-            && is_answer
-            && let Some(resolution) = Resolution::decode(&services)
-        {
+        edge.metrics.answered(Outcome::Forwarded);
+        let resolution = resolution_of(&mut answer);
+        poll.offer_forwarded(&answer, resolution.as_ref());
+        if let Some(resolution) = resolution {
             self.learn(edge, question, resolution);
         }
-        Ok(answer)
+        Ok(poll.follow(answer))
     }
 
     /// Keeps the services that answer a find, and follows the consumer from now on.
@@ -173,12 +190,12 @@ impl GatewayParts {
 
 /// The last that is known, by this process or by the one before it, marked as stale. `None` when nothing is
 /// known, or it is too old.
-fn stale(edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Response<Body>> {
+fn stale(edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Answered> {
     let of_now = stale_at(edge, &edge.reads.view(), question, grant);
     of_now.or_else(|| stale_at(edge, &*edge.reads.remembered()?, question, grant))
 }
 
-fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Grant) -> Option<Response<Body>> {
+fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Grant) -> Option<Answered> {
     let reads = &edge.reads;
     let age = reads.age(view, Instant::now())?;
     if reads.config.stale_for > Duration::ZERO && age > reads.config.stale_for {
@@ -192,8 +209,8 @@ fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Gran
     let headers = answer.headers_mut();
     headers.insert(WARNING, STALE);
     headers.insert(AGE, HeaderValue::from(age.as_secs()));
-    edge.metrics.answered(Answered::Stale);
-    Some(answer)
+    edge.metrics.answered(Outcome::Stale);
+    Some((answer, found.given(view.read.bookmark)))
 }
 
 fn full(question: &Question, found: &Found) -> Response<Body> {

@@ -7,11 +7,15 @@
 //! A stream ends with its right as every watch does, and looks at it before each answer. It has no task of
 //! its own: the connection drives it.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use host::http::RequestBody;
 use http::{HeaderMap, Method as HttpMethod, Request, Response, Version};
+use parking_lot::Mutex;
 use prost_types::value::Kind as Form;
 use proto::envoy::Node;
 use shared::model::{MAX_ID, ServiceRef, Tenant};
@@ -25,6 +29,7 @@ use crate::catalogue::NotKnown;
 use crate::limits::Permit;
 use crate::policy::Right;
 use crate::xds::Method;
+use crate::xds::stream::Stream;
 use crate::xds::wire::{Messages, Unreadable};
 
 mod bounds;
@@ -67,7 +72,7 @@ impl GatewayParts {
             Ok(named) => named,
             Err(problem) => return refuse(Code::InvalidArgument, problem),
         };
-        let permit = match self.admit_stream(&tenant, client, &head.headers, caller).await {
+        let permit = match self.admit_stream(&tenant, client.clone(), &head.headers, caller).await {
             Ok(permit) => permit,
             Err(NotAdmitted::Draining) => return refuse(Code::Unavailable, DRAINING),
             Err(NotAdmitted::Unreachable) => return refuse(Code::Unavailable, &NotKnown::NotYet.to_string()),
@@ -75,7 +80,7 @@ impl GatewayParts {
             Err(NotAdmitted::Refused(denial)) => return refuse_denied(&denial),
             Err(NotAdmitted::Denied(answer)) => return refuse_like(answer.status()),
         };
-        let subscription = match discovery.open(&tenant).await {
+        let mut subscription = match discovery.open(&tenant).await {
             Ok(subscription) => subscription,
             Err(reason) => {
                 if let NotKnown::Full(full) = reason {
@@ -85,6 +90,9 @@ impl GatewayParts {
             }
         };
         let right = self.right_of(caller, &head.headers).map(Box::new);
+        let peer = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+        let stream = Arc::new(Mutex::new(Stream::new(method.variant)));
+        subscription.enter(client, peer, &stream);
         let parts = Parts {
             method,
             grant: Right::grant_of(right.as_deref()),
@@ -94,6 +102,7 @@ impl GatewayParts {
             drain_over: self.heartbeat.drain_over,
             messages,
             subscription,
+            stream,
             metrics: self.xds_metrics.clone(),
             permit,
         };

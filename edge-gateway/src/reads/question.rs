@@ -38,6 +38,33 @@ pub(crate) enum About {
     One { service: ServiceRef, instance: String },
 }
 
+/// The services that a read of instances is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// Those that answer a find by name.
+    Find,
+    /// This one.
+    Of(ServiceRef),
+    /// Those of a batch in the body.
+    Batch,
+}
+
+impl Polled {
+    /// The services of a request, whoever answers it. `None` for one that reads no instances.
+    pub(crate) fn read<B>(request: &Request<B>, tenant: &Tenant) -> Option<Self> {
+        let rest = registry_path(request.uri().path())?;
+        match *request.method() {
+            Method::POST => (rest == "instances/action").then_some(Self::Batch),
+            Method::GET if rest == "instances" => Some(Self::Find),
+            Method::GET if rest.starts_with("microservices/") => match provider(rest, tenant)? {
+                About::List { service } | About::One { service, .. } => Some(Self::Of(service)),
+                About::Find { .. } => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// The labels in the query of a find.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AskedLabels {
@@ -118,7 +145,8 @@ fn id(segment: &str) -> Option<String> {
     (!id.is_empty() && id.chars().count() <= MAX_ID).then(|| id.into_owned())
 }
 
-fn consumer(headers: &HeaderMap) -> Option<&str> {
+/// The consumer that a request names.
+pub(crate) fn consumer(headers: &HeaderMap) -> Option<&str> {
     let consumer = headers.get(CONSUMER)?.to_str().ok()?.trim();
     (!consumer.is_empty() && consumer.chars().count() <= MAX_ID).then_some(consumer)
 }

@@ -1,5 +1,6 @@
 //! The answers of this gateway to the questions of all, its own among them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bus::{Message, Messages};
@@ -16,7 +17,9 @@ use tracing::debug;
 
 use super::{ROUND, Surveys};
 use crate::fanout::reach::{ShardReach, WaitingWatcher};
+use crate::polls::WaitingPoller;
 use crate::upstream::Change;
+use crate::xds::WaitingStream;
 
 /// Questions that are answered at the same time. Further ones get no answer, which proves nothing.
 const MOST_AT_ONCE: usize = 32;
@@ -57,18 +60,50 @@ impl Surveys {
         };
         let asker = request.asker;
         let question = request.question;
-        let reach = match change_of(request) {
+        let reply = match change_of(request) {
             // An answer that is late counts in no round.
-            Some(change) => timeout(ROUND, self.upstream.reach(change)).await.ok().flatten(),
-            None => None,
+            Some(change) => timeout(ROUND, self.look(change)).await.ok().flatten().unwrap_or_default(),
+            None => pb::ReachReply::default(),
         };
-        let reply =
-            pb::ReachReply { gateway: self.peers.own, name: self.name.clone(), question, ..reply_of(reach) };
+        let reply = pb::ReachReply { gateway: self.peers.own, name: self.name.clone(), question, ..reply };
         if let Err(error) =
             self.bus.publish(Message::new(subject::reached(asker), reply.encode_to_vec())).await
         {
             debug!(%error, "a question about watchers was not answered");
         }
+    }
+}
+
+impl Surveys {
+    /// Everybody here who reads the provider. `None` when this gateway is not that far, or is too busy.
+    async fn look(&self, change: Change) -> Option<pb::ReachReply> {
+        let Change { provider, after, rev, age, most, .. } = change.clone();
+        // First: a find that is forwarded after this contains the change.
+        let reach = self.upstream.reach(change).await?;
+        let mut reply = reply_of(reach);
+        let view = self.upstream.reads().view();
+        let topic = view.read.topics.get(&provider);
+        if let Some(xds) = &self.xds {
+            let key = topic.and_then(|topic| topic.key.as_deref());
+            let streams = xds.reach(&provider, key, rev, age, most)?;
+            reply.streams = streams.streams;
+            reply.streams_reached = streams.reached;
+            reply.moving += u64::from(streams.moving);
+            reply.waiting.extend(streams.waiting.into_iter().map(describe_stream));
+        }
+        // Without a change there is nothing that a client should have asked for since.
+        if after < rev {
+            self.polls.of_incarnation(self.upstream.incarnation());
+            // Sound up to the bookmark alone: before, its last position may lie before the change.
+            let at = topic.filter(|topic| topic.sound && view.read.bookmark >= rev).map(|topic| topic.at);
+            let polls = self.polls.ask(&provider, rev, at, most);
+            reply.pollers = polls.pollers;
+            reply.pollers_reached = polls.reached;
+            reply.waiting.extend(polls.waiting.into_iter().map(describe_poller));
+        }
+        reply.counts_polls = true;
+        reply.waiting.truncate(most);
+        Some(reply)
     }
 }
 
@@ -87,20 +122,39 @@ fn change_of(request: pb::ReachRequest) -> Option<Change> {
     })
 }
 
-fn reply_of(reach: Option<ShardReach>) -> pb::ReachReply {
-    let Some(ShardReach { watchers, reached, moving, waiting }) = reach else {
-        return pb::ReachReply::default();
-    };
+fn reply_of(reach: ShardReach) -> pb::ReachReply {
+    let ShardReach { watchers, reached, moving, waiting } = reach;
     let waiting = waiting.into_iter().map(describe).collect();
     pb::ReachReply { ready: true, watchers, reached, moving, waiting, ..pb::ReachReply::default() }
 }
 
 fn describe(watcher: WaitingWatcher) -> pb::WaitingWatcher {
+    let WaitingWatcher { consumer, transport, peer, state, since } = watcher;
+    waiting(consumer.as_ref(), transport, peer, state.word(), since)
+}
+
+fn describe_poller(poller: WaitingPoller) -> pb::WaitingWatcher {
+    let WaitingPoller { consumer, peer, state, since } = poller;
+    waiting(Some(&consumer), "find", peer, state.word(), since)
+}
+
+fn describe_stream(stream: WaitingStream) -> pb::WaitingWatcher {
+    let WaitingStream { client, peer, is_refused, since } = stream;
+    waiting(Some(&client), "xds", peer, if is_refused { "refused" } else { "unanswered" }, since)
+}
+
+fn waiting(
+    consumer: Option<&ServiceRef>,
+    transport: &str,
+    peer: Option<SocketAddr>,
+    state: &str,
+    since: Duration,
+) -> pb::WaitingWatcher {
     pb::WaitingWatcher {
-        consumer: watcher.consumer.as_ref().map(Into::into),
-        transport: watcher.transport.to_owned(),
-        peer: watcher.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-        state: watcher.state.word().to_owned(),
-        for_ms: u64::try_from(watcher.since.as_millis()).unwrap_or(u64::MAX),
+        consumer: consumer.map(Into::into),
+        transport: transport.to_owned(),
+        peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        state: state.to_owned(),
+        for_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
     }
 }

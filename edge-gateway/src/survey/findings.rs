@@ -17,6 +17,21 @@ pub(crate) struct Findings {
     pub(crate) watchers: u64,
     /// Those of them that have been given the change.
     pub(crate) reached: u64,
+    /// Clients that have found the provider lately, and those of them that have been given an answer with the
+    /// change.
+    pub(crate) pollers: u64,
+    pub(crate) pollers_reached: u64,
+    /// Streams of xDS with endpoints of the provider, and those of them that have acknowledged the change.
+    pub(crate) streams: u64,
+    pub(crate) streams_reached: u64,
+    /// Clients may have asked a gateway that is not there any more, or does not count them. The time after
+    /// which they have asked another one or do not poll.
+    #[serde(
+        rename = "pollersKnownInMs",
+        serialize_with = "maybe_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) pollers_known_in: Option<Duration>,
     /// Groups from which a watcher has left a moment ago without having acknowledged the change.
     pub(crate) moving: u64,
     /// Gateways that have answered.
@@ -39,6 +54,9 @@ pub(crate) struct Findings {
     most: usize,
     #[serde(skip)]
     answered: HashSet<u64>,
+    /// A gateway of an older version has answered, which does not know who polls.
+    #[serde(skip)]
+    pub(super) some_do_not_count: bool,
 }
 
 /// The answer of one gateway.
@@ -95,6 +113,9 @@ impl Findings {
             && self.behind == 0
             && self.moving == 0
             && self.reached == self.watchers
+            && self.pollers_reached == self.pollers
+            && self.streams_reached == self.streams
+            && self.pollers_known_in.is_none()
     }
 
     pub(super) fn has_answered(&self, id: u64) -> bool {
@@ -120,6 +141,11 @@ impl Findings {
         self.watchers = self.watchers.saturating_add(reply.watchers);
         self.reached = self.reached.saturating_add(reply.reached.min(reply.watchers));
         self.moving = self.moving.saturating_add(reply.moving);
+        self.pollers = self.pollers.saturating_add(reply.pollers);
+        self.pollers_reached = self.pollers_reached.saturating_add(reply.pollers_reached.min(reply.pollers));
+        self.streams = self.streams.saturating_add(reply.streams);
+        self.streams_reached = self.streams_reached.saturating_add(reply.streams_reached.min(reply.streams));
+        self.some_do_not_count |= !reply.counts_polls;
         for watcher in reply.waiting {
             if self.waiting.len() >= self.most {
                 break;
@@ -153,12 +179,16 @@ fn millis<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok,
     serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
+fn maybe_millis<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    millis(&time.unwrap_or_default(), serializer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn reply(gateway: u64, watchers: u64, reached: u64) -> pb::ReachReply {
-        pb::ReachReply { gateway, ready: true, watchers, reached, ..Default::default() }
+        pb::ReachReply { gateway, ready: true, watchers, reached, counts_polls: true, ..Default::default() }
     }
 
     fn of(replies: Vec<pb::ReachReply>) -> Findings {
@@ -174,6 +204,10 @@ mod tests {
         assert!(!of(vec![pb::ReachReply { ready: false, ..reply(1, 3, 3) }]).is_proof(), "it is behind");
         assert!(!of(vec![pb::ReachReply { moving: 1, ..reply(1, 3, 3) }]).is_proof(), "one has moved");
         assert!(!Findings { fleet_known: false, ..of(vec![reply(1, 3, 3)]) }.is_proof());
+        assert!(!of(vec![pb::ReachReply { pollers: 2, pollers_reached: 1, ..reply(1, 3, 3) }]).is_proof());
+        assert!(!of(vec![pb::ReachReply { streams: 1, ..reply(1, 3, 3) }]).is_proof(), "a stream waits");
+        let soon = Some(Duration::from_secs(1));
+        assert!(!Findings { pollers_known_in: soon, ..of(vec![reply(1, 3, 3)]) }.is_proof());
         let silent = Silent { id: 7, name: String::new(), silent_for: Duration::ZERO };
         assert!(!Findings { silent: vec![silent], ..of(vec![reply(1, 3, 3)]) }.is_proof());
     }

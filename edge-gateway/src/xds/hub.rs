@@ -2,6 +2,7 @@
 //! them, and tells those that the change concerns.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -9,13 +10,15 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use host::lifecycle::Tasks;
 use parking_lot::Mutex;
-use shared::model::{Revision, Tenant};
+use shared::model::{Revision, ServiceKey, ServiceRef, Tenant};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::interest::{Audience, News, Place};
+use super::name::group_name;
 use super::names::Names;
+use super::readers::{Departures, Readers, StreamReach};
 use super::state::{State, States};
-use super::stream::Interest;
+use super::stream::{Interest, Stream};
 use super::wire::{Envelopes, places_for_large};
 use crate::catalogue::{Catalogue, Followed, NotKnown};
 use crate::policy::PolicyHandle;
@@ -37,6 +40,7 @@ struct Shared {
     hubs: Mutex<HashMap<Tenant, Arc<Hub>>>,
     places: Arc<Semaphore>,
     names: Arc<Names>,
+    departures: Arc<Departures>,
 }
 
 /// What the streams of a tenant share.
@@ -47,6 +51,11 @@ struct Hub {
     height: Mutex<Height>,
     audience: Audience,
     envelopes: Envelopes,
+    /// The last state of which all that it concerns have been told, and its revision.
+    told: Mutex<(u64, Revision)>,
+    tenant: Tenant,
+    readers: Readers,
+    departures: Arc<Departures>,
     /// A stream has left.
     left: Notify,
 }
@@ -68,6 +77,8 @@ pub(crate) struct Subscription {
     place: Place,
     /// The stream waits for a later height.
     waits: bool,
+    /// The number of the stream among those whose acknowledgements are asked for.
+    reader: Option<u64>,
 }
 
 impl Subscription {
@@ -76,6 +87,18 @@ impl Subscription {
         // The height first: one that is shown later may belong to a later state.
         let height = *self.hub.height.lock();
         Some((self.hub.state.load_full()?, height))
+    }
+
+    /// Shows the state of a stream to those who ask for its acknowledgements.
+    pub(crate) fn enter(&mut self, client: String, peer: Option<SocketAddr>, stream: &Arc<Mutex<Stream>>) {
+        let signal = self.place.signal.clone();
+        self.reader = Some(self.hub.readers.enter(client, peer, stream.clone(), signal));
+    }
+
+    /// The number of a state of whose changes the stream has been told. What it has been told is read after
+    /// that, under the lock of the stream.
+    pub(crate) fn told(&self) -> u64 {
+        self.hub.told.lock().0
     }
 
     /// The answers that streams share.
@@ -103,6 +126,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if let Some(reader) = self.reader
+            && !self.hub.readers.leave(reader)
+        {
+            self.hub.departures.note(&self.hub.tenant);
+        }
         self.hub.audience.leave(&self.place);
         self.hub.left.notify_one();
     }
@@ -112,7 +140,15 @@ impl Discovery {
     pub(crate) fn new(catalogue: Catalogue, policy: PolicyHandle, tasks: Tasks) -> Self {
         let places = places_for_large();
         let names = Arc::default();
-        Self(Arc::new(Shared { catalogue, policy, tasks, hubs: Mutex::default(), places, names }))
+        Self(Arc::new(Shared {
+            catalogue,
+            policy,
+            tasks,
+            hubs: Mutex::default(),
+            places,
+            names,
+            departures: Arc::default(),
+        }))
     }
 
     /// The places for large messages of clients.
@@ -146,6 +182,10 @@ impl Discovery {
                 height: Mutex::default(),
                 audience: Audience::default(),
                 envelopes: Envelopes::default(),
+                told: Mutex::default(),
+                tenant: tenant.clone(),
+                readers: Readers::default(),
+                departures: self.0.departures.clone(),
                 left: Notify::new(),
             });
             let running = run(self.clone(), tenant.clone(), hub.clone());
@@ -157,7 +197,32 @@ impl Discovery {
         });
         // Under the lock, so that the hub does not end between the look and the subscription.
         let place = hub.audience.enter();
-        Subscription { hub: hub.clone(), place, waits: false }
+        Subscription { hub: hub.clone(), place, waits: false, reader: None }
+    }
+
+    /// The streams with endpoints of a service, and those whose clients have acknowledged a change of it at
+    /// `rev`, which was begun to be written `age` ago. `None` while the change may not have arrived here.
+    pub(crate) fn reach(
+        &self,
+        service: &ServiceRef,
+        key: Option<&ServiceKey>,
+        rev: Revision,
+        age: Duration,
+        most: usize,
+    ) -> Option<StreamReach> {
+        let moving = self.0.departures.within(&service.tenant, age);
+        let hub = self.0.hubs.lock().get(&service.tenant).cloned();
+        // Without a state no stream has been opened yet.
+        let Some(hub) = hub.filter(|hub| hub.state.load().is_some()) else {
+            return Some(StreamReach { moving, ..StreamReach::default() });
+        };
+        let (serial, told) = *hub.told.lock();
+        if told < rev {
+            return None;
+        }
+        let group = key.map(|key| group_name(&key.environment, &key.app_id, &key.service_name));
+        let reach = hub.readers.reach(&hub.tenant, group.as_deref(), rev, serial, most);
+        Some(StreamReach { moving, ..reach })
     }
 
     /// Ends a hub, unless it has streams.
@@ -249,4 +314,6 @@ fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>,
     if has_risen {
         hub.audience.risen();
     }
+    let serial = hub.state.load().as_ref().map_or(0, |state| state.serial);
+    *hub.told.lock() = (serial, revision);
 }

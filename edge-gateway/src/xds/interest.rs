@@ -54,6 +54,11 @@ impl Signal {
         Poll::Pending
     }
 
+    /// True when something is new that has not been taken.
+    pub(crate) fn has_news(&self) -> bool {
+        self.0.lock().is_new
+    }
+
     fn tell(&self, tell: impl FnOnce(&mut News)) {
         let waker = {
             let waiting = &mut *self.0.lock();

@@ -68,6 +68,17 @@ pub(crate) struct Change {
     pub(crate) in_existence: bool,
 }
 
+/// The state of a client with regard to a change of its endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// It has acknowledged it.
+    Yes,
+    /// It has not.
+    No,
+    /// It has refused an answer, and may lack some of what it was sent.
+    Refused,
+}
+
 /// A request, whichever variant it is of.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
@@ -144,6 +155,8 @@ pub(crate) struct Stream {
     nonce: u64,
     /// The names may be others than at the last look at the interest.
     is_renamed: bool,
+    /// All changes up to the state with this number have been noted.
+    heard: u64,
 }
 
 /// One kind on one stream.
@@ -158,6 +171,10 @@ struct Channel {
     items: Items,
     due: Due,
     in_flight: Option<u64>,
+    /// The changes that the client has all of once it takes what is under way; `None` if more would follow.
+    covers: Option<u64>,
+    /// The changes that the client is known to have all of, by the number of a state.
+    acked: u64,
     /// The digest of everything that the client says that it has, on the state of the world.
     claim: Option<u64>,
     /// The client may have thrown away what it says that it has.
@@ -200,6 +217,7 @@ impl Stream {
             told: Revision::ZERO,
             nonce: 0,
             is_renamed: false,
+            heard: 0,
         }
     }
 
@@ -212,6 +230,9 @@ impl Stream {
         if channel.in_flight.is_some() && channel.in_flight == ask.nonce {
             channel.in_flight = None;
             channel.refused |= ask.refused;
+            if let Some(covers) = channel.covers.take().filter(|_| !ask.refused) {
+                channel.acked = channel.acked.max(covers);
+            }
         }
         // A request that reacts to no answer, or to an older one, still says what its client wants now.
         let shown = match ask.terms {
@@ -273,6 +294,27 @@ impl Stream {
         }
     }
 
+    /// All changes up to the state with this number have been noted.
+    pub(crate) fn heard(&mut self, serial: u64) {
+        self.heard = self.heard.max(serial);
+    }
+
+    /// The client's state with regard to the changes up to the state with this number, of the endpoints of a
+    /// group; of any group if it is not known. `None` when it has none of these. `is_up_to_date` says that
+    /// these changes have been noted.
+    pub(crate) fn reached(&self, group: Option<&str>, serial: u64, is_up_to_date: bool) -> Option<Reached> {
+        let channel = &self.channels[Kind::Endpoint as usize];
+        if !channel.asked || !channel.has_of(group) {
+            return None;
+        }
+        let is_at_rest = is_up_to_date && channel.in_flight.is_none() && channel.due.is_empty();
+        Some(match (channel.refused, channel.answered && (is_at_rest || channel.acked >= serial)) {
+            (true, _) => Reached::Refused,
+            (false, true) => Reached::Yes,
+            (false, false) => Reached::No,
+        })
+    }
+
     /// True when the client may have to be told something.
     pub(crate) fn has_work(&self) -> bool {
         self.channels.iter().any(Channel::may_answer)
@@ -312,6 +354,7 @@ impl Stream {
             channel.answered = true;
             self.nonce = (self.nonce + 1).max(source.first_nonce());
             channel.in_flight = Some(self.nonce);
+            channel.covers = channel.due.is_empty().then_some(self.heard);
             let (digest, nonce) = (channel.digest, self.nonce);
             if kind == Kind::Cluster {
                 self.channels[Kind::Endpoint as usize].owe(&next.renewed, next.may_differ);
@@ -336,6 +379,10 @@ struct Content {
 }
 
 impl Due {
+    fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty()
+    }
+
     /// One name more, or all of them instead of too many: a client that never acknowledges an answer leaves
     /// what comes meanwhile here.
     fn add(&mut self, name: Arc<str>) {
@@ -351,8 +398,19 @@ impl Due {
 
 impl Channel {
     fn may_answer(&self) -> bool {
-        let has_work = !self.answered || self.overstated || self.due.all || !self.due.names.is_empty();
+        let has_work = !self.answered || self.overstated || !self.due.is_empty();
         self.asked && self.in_flight.is_none() && has_work
+    }
+
+    /// True when the client may have something of a group, or has asked for it.
+    fn has_of(&self, group: Option<&str>) -> bool {
+        let Some(group) = group else { return self.wildcard || self.items.iter().next().is_some() };
+        // Before the first answer, nobody knows what the client has from an earlier stream.
+        if self.wildcard && !self.answered {
+            return true;
+        }
+        let mut of_group = self.items.beginning(group).filter(|name| group_of(name) == group);
+        of_group.any(|name| self.items.get(name).is_some_and(|item| item.named || item.sent.is_some()))
     }
 
     /// Names that begin with a group may have another resource.

@@ -7,6 +7,7 @@ mod access;
 mod control_plane;
 mod dns;
 mod drain;
+mod drain_readers;
 mod eureka;
 mod events;
 mod fairness;

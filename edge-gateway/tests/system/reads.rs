@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward, NotForwarded};
-use edge_gateway::settings::{ReadsConfig, StateFile, UpstreamConfig};
+use edge_gateway::settings::{PollsConfig, ReadsConfig, StateFile, UpstreamConfig};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
@@ -219,8 +219,10 @@ async fn everything_that_is_not_followed_is_asked() {
     // A client asks for no services, whatever it sends.
     let asked = *stage.plane.asked.lock().expect("not poisoned");
     stage.get("/v4/default/registry/microservices", &[("x-muster-resolve", "1")]).await;
-    stage.get(FIND, &[("x-muster-resolve", "1")]).await;
     assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), asked);
+    // The gateway does: a drain waits for clients that have found the service.
+    stage.get(FIND, &[]).await;
+    assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), asked + 1);
 }
 
 #[tokio::test]
@@ -348,7 +350,9 @@ async fn ids_that_nobody_has_fill_nothing() {
 
 #[tokio::test]
 async fn a_gateway_may_leave_all_finds_to_control_planes() {
-    let stage = Stage::with(ReadsConfig { enabled: false, ..ReadsConfig::default() }, config()).await;
+    let polls = PollsConfig { silent_after: Duration::ZERO, ..PollsConfig::default() };
+    let reads = ReadsConfig { enabled: false, ..ReadsConfig::default() };
+    let stage = Stage::with(reads, Config { polls, ..config() }).await;
     stage.resolves();
     for _ in 0..4 {
         stage.world.control_plane.bookmark().await;

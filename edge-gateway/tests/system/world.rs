@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bus::{Bus, LocalBus};
 use edge_gateway::forward::{Forward, InProcess};
-use edge_gateway::settings::{FanoutConfig, SessionConfig, UpstreamConfig};
+use edge_gateway::settings::{FanoutConfig, PollsConfig, SessionConfig, UpstreamConfig};
 use edge_gateway::{App, Config, Parts};
 use futures_util::{SinkExt as _, StreamExt as _};
 use host::admin::Readiness;
@@ -57,6 +57,8 @@ pub(crate) fn config() -> Config {
         },
         session: SessionConfig::default(),
         drain_over: Duration::from_millis(200),
+        // Nobody has asked a gateway before that of the test.
+        polls: PollsConfig { none_before: true, ..PollsConfig::default() },
         ..Config::default()
     }
 }

@@ -20,25 +20,26 @@ use crate::tokens::{self, token};
 use crate::world::{PATIENCE, World, config};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(crate) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
-const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+pub(crate) const ADS: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 const DELTA_ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const EDS: &str = "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints";
 
 /// A stream of one variant.
-struct Stream<Q, A> {
+pub(crate) struct Stream<Q, A> {
     requests: mpsc::Sender<Q>,
     answers: Streaming<A>,
 }
 
-type Whole = Stream<pb::DiscoveryRequest, pb::DiscoveryResponse>;
+pub(crate) type Whole = Stream<pb::DiscoveryRequest, pb::DiscoveryResponse>;
 type Delta = Stream<pb::DeltaDiscoveryRequest, pb::DeltaDiscoveryResponse>;
 
 impl<Q: Message + 'static, A: Message + Default + 'static> Stream<Q, A> {
     /// Opens a stream with its first request.
-    async fn open(
+    pub(crate) async fn open(
         world: &World,
         path: &'static str,
         first: Q,
@@ -63,7 +64,7 @@ impl<Q: Message + 'static, A: Message + Default + 'static> Stream<Q, A> {
         self.requests.send(request).await.expect("the stream is open");
     }
 
-    async fn next(&mut self) -> A {
+    pub(crate) async fn next(&mut self) -> A {
         let next = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("in time");
         next.expect("good").expect("open")
     }
@@ -82,7 +83,7 @@ impl<Q: Message + 'static, A: Message + Default + 'static> Stream<Q, A> {
 
 impl Whole {
     /// Acknowledges an answer; the names stay.
-    async fn acknowledge(&self, answer: &pb::DiscoveryResponse, names: &[&str]) {
+    pub(crate) async fn acknowledge(&self, answer: &pb::DiscoveryResponse, names: &[&str]) {
         self.send(pb::DiscoveryRequest {
             version_info: answer.version_info.clone(),
             response_nonce: answer.nonce.clone(),
@@ -92,7 +93,7 @@ impl Whole {
     }
 }
 
-fn ask(type_url: &str, names: &[&str]) -> pb::DiscoveryRequest {
+pub(crate) fn ask(type_url: &str, names: &[&str]) -> pb::DiscoveryRequest {
     pb::DiscoveryRequest {
         type_url: type_url.to_owned(),
         resource_names: names.iter().map(|name| (*name).to_owned()).collect(),

@@ -48,7 +48,8 @@ pub(crate) struct Drain {
 
 #[derive(Debug, Subcommand)]
 enum DrainCommand {
-    /// Take an instance out of the traffic, and wait until every watcher is known to have been told.
+    /// Take an instance out of the traffic, and wait until everybody who reads the service is known to have been
+    /// told.
     Instance(Box<instance::DrainInstance>),
     /// The same for all instances of a service.
     Service(Box<instance::DrainService>),

@@ -276,26 +276,46 @@ pub struct ReachReply {
     /// its way to another gateway, so nothing is proven while there are any.
     #[prost(uint64, tag = "7")]
     pub moving: u64,
-    /// The first watchers that have not acknowledged it.
+    /// The first watchers, clients that poll and streams that have not acknowledged it.
     #[prost(message, repeated, tag = "8")]
     pub waiting: ::prost::alloc::vec::Vec<WaitingWatcher>,
+    /// True if the next fields are filled in. A gateway of an older version does not know who polls, so until the time has
+    /// passed for which such a client may be silent nothing is proven.
+    #[prost(bool, tag = "9")]
+    pub counts_polls: bool,
+    /// Clients that have found the provider within `edge.polls`, and those of them that have since been given an answer that
+    /// contains the change.
+    #[prost(uint64, tag = "10")]
+    pub pollers: u64,
+    #[prost(uint64, tag = "11")]
+    pub pollers_reached: u64,
+    /// Streams of xDS with endpoints of the provider, and those of them whose clients have acknowledged a version that
+    /// contains the change.
+    #[prost(uint64, tag = "12")]
+    pub streams: u64,
+    #[prost(uint64, tag = "13")]
+    pub streams_reached: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WaitingWatcher {
     /// The service that watches; its id is empty when the client named none.
     #[prost(message, optional, tag = "1")]
     pub consumer: ::core::option::Option<ServiceRef>,
-    /// "websocket", "sse" or "grpc".
+    /// "websocket", "sse" or "grpc"; "find" for a client that polls, "xds" for a stream of xDS. A gateway of an older version
+    /// has none of the last two.
     #[prost(string, tag = "2")]
     pub transport: ::prost::alloc::string::String,
     /// The address of the client. Empty if it is not known.
     #[prost(string, tag = "3")]
     pub peer: ::prost::alloc::string::String,
     /// The state of the watcher: "connecting", "unwritten" (it does not read), "unanswered" (it has not answered the ping
-    /// after the change), "untold" (it began after the change, and has not been sent the state yet) or "closing".
+    /// after the change), "untold" (it began after the change, and has not been sent the state yet) or "closing". Of a client
+    /// that polls: "not-asked" (since the change), "asking" (a find from before it is under way) or "many" (too many to tell
+    /// apart, and some of them may not have asked). Of a stream of xDS: "unanswered" or "refused" (by its client).
     #[prost(string, tag = "4")]
     pub state: ::prost::alloc::string::String,
-    /// Milliseconds since this gateway first looked for the watcher's acknowledgement.
+    /// Milliseconds since this gateway first looked for the watcher's acknowledgement; of a client that polls, since its last
+    /// find.
     #[prost(uint64, tag = "5")]
     pub for_ms: u64,
 }

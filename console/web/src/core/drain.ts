@@ -1,4 +1,4 @@
-/** Drains: an instance takes no more traffic, and every watcher is known to have been told. Pure but for one class. */
+/** Drains: an instance takes no more traffic, and everybody who reads the service is known to have been told. Pure but for one class. */
 
 import { t, type Word } from "./words";
 
@@ -17,6 +17,14 @@ export interface Progress {
   done?: boolean;
   watchers?: number;
   reached?: number;
+  /** Clients that poll, and those of them that have asked since. */
+  pollers?: number;
+  pollersReached?: number;
+  /** The time for which clients may go by the answer of a gateway that is gone. */
+  pollersKnownInMs?: number;
+  /** Streams of xDS, and those of them that know. */
+  streams?: number;
+  streamsReached?: number;
   moving?: number;
   gateways?: number;
   behind?: number;
@@ -99,6 +107,12 @@ export class LineParser {
   }
 }
 
+/** The readers of every kind, and those of them that know. */
+export function readers(progress: Progress | undefined): { all: number; known: number } {
+  const { watchers = 0, reached = 0, pollers = 0, pollersReached = 0, streams = 0, streamsReached = 0 } = progress ?? {};
+  return { all: watchers + pollers + streams, known: reached + pollersReached + streamsReached };
+}
+
 /** True for a last line that ends nothing: its gateway is about to end, and another one begins the drain again. */
 export function isCutOff({ done, then, proven }: Progress): boolean {
   return done === true && then === undefined && proven !== true;
@@ -107,6 +121,7 @@ export function isCutOff({ done, then, proven }: Progress): boolean {
 /** The state in words: the watchers that know first, then everything that is missing for a proof. */
 export function words(progress: Progress, number: (value: number) => string): string {
   const { watchers = 0, reached = 0, moving = 0, behind = 0, silent = [] } = progress;
+  const { pollers = 0, pollersReached = 0, streams = 0, streamsReached = 0, pollersKnownInMs } = progress;
   const rest: [number, Word][] = [
     [watchers - reached, "drainWait"],
     [moving, "drainMoving"],
@@ -115,6 +130,9 @@ export function words(progress: Progress, number: (value: number) => string): st
   ];
   const parts = [t("drainKnow", number(reached), number(watchers))];
   for (const [count, word] of rest) if (count > 0) parts.push(t(word, number(count)));
+  if (pollers > 0) parts.push(t("drainPolls", number(pollersReached), number(pollers)));
+  if (streams > 0) parts.push(t("drainStreams", number(streamsReached), number(streams)));
+  if (pollersKnownInMs !== undefined) parts.push(t("drainPollsUnknown", number(Math.ceil(pollersKnownInMs / 1000))));
   if (progress.fleetKnown === false) parts.push(t("drainNewGateway"));
   return parts.join(t("comma"));
 }

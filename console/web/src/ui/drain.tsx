@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 
 import { callsToGiveBack, callsToUnregister, drainOf, forget, startDrain, stop, type Drain } from "../core/drains";
-import { commandOf, pathOf, queryOf, words, type Progress, type Subject, type Then, type Waiting } from "../core/drain";
+import { commandOf, pathOf, queryOf, readers, words, type Progress, type Subject, type Then, type Waiting } from "../core/drain";
 import { number, span } from "../core/format";
 import type { Entry, Provider } from "../core/registry";
 import { link } from "../core/route";
@@ -145,8 +145,8 @@ function Proof({ drain }: { drain: Drain }) {
   const now = useNow(500);
   const { progress, state } = drain;
   const figure = (value: number) => number(value, tag());
-  const { reached = 0, watchers = 0 } = progress ?? {};
-  const part = watchers > 0 ? reached / watchers : progress?.proven ? 1 : 0;
+  const { all, known } = readers(progress);
+  const part = all > 0 ? known / all : progress?.proven ? 1 : 0;
   return (
     <>
       <div
@@ -213,7 +213,8 @@ function Outcome({ drain }: { drain: Drain }) {
 
 /** The watchers and gateways that stand between the drain and its proof. */
 export function Missing({ progress }: { progress: Progress | undefined }) {
-  const { waiting = [], silent = [], gone = [], watchers = 0, reached = 0 } = progress ?? {};
+  const { waiting = [], silent = [], gone = [] } = progress ?? {};
+  const { all, known } = readers(progress);
   return (
     <>
       {silent.map(({ gateway, silentMs = 0 }) => (
@@ -228,7 +229,7 @@ export function Missing({ progress }: { progress: Progress | undefined }) {
       ))}
       {waiting.length > 0 && (
         <>
-          {watchers - reached > waiting.length && <p class="quiet">{t("waitingMore", number(waiting.length, tag()))}</p>}
+          {all - known > waiting.length && <p class="quiet">{t("waitingMore", number(waiting.length, tag()))}</p>}
           <div class="scroll waiting" tabIndex={0} role="group" aria-label={t("waitingWho")}>
             <table>
               <thead>

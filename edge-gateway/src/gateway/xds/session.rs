@@ -15,6 +15,7 @@ use bytes::Bytes;
 use host::audit::shortened;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::info;
 
@@ -37,7 +38,8 @@ pub(super) struct Session {
     grant: Arc<Grant>,
     judge: Judge,
     drain_over: Duration,
-    stream: Stream,
+    /// Shared with those who ask for its acknowledgements.
+    stream: Arc<Mutex<Stream>>,
     messages: Messages,
     pace: Pace,
     subscription: Subscription,
@@ -65,6 +67,7 @@ pub(super) struct Parts {
     pub(super) drain_over: Duration,
     pub(super) messages: Messages,
     pub(super) subscription: Subscription,
+    pub(super) stream: Arc<Mutex<Stream>>,
     pub(super) metrics: XdsMetrics,
     pub(super) permit: Permit,
 }
@@ -72,10 +75,20 @@ pub(super) struct Parts {
 impl Session {
     /// A stream with its first request.
     pub(super) fn new(parts: Parts, first: Message) -> Self {
-        let Parts { method, grant, judge, is_draining, drain_over, messages, subscription, metrics, permit } =
-            parts;
+        let Parts {
+            method,
+            grant,
+            judge,
+            is_draining,
+            drain_over,
+            messages,
+            subscription,
+            stream,
+            metrics,
+            permit,
+        } = parts;
         let mut session = Self {
-            stream: Stream::new(method.variant),
+            stream,
             method,
             grant,
             judge,
@@ -136,22 +149,24 @@ impl Session {
 
     /// Puts the next answer out. False if there is none.
     fn answer(&mut self) -> bool {
-        if !self.stream.has_work() {
+        let shared = self.stream.clone();
+        let mut stream = shared.lock();
+        if !stream.has_work() {
             self.stop_waiting();
             return false;
         }
-        if self.stream.is_ahead() {
+        if stream.is_ahead() {
             // Before the look, so that no later height is missed.
             self.subscription.wait(true);
         }
         let Some((state, height)) = self.subscription.look() else { return false };
         let revision = height.revision.max(state.revision);
-        if self.stream.is_ahead_of(revision) {
+        if stream.is_ahead_of(revision) {
             let since = *self.behind.get_or_insert_with(Instant::now);
             if since.elapsed() < BEHIND {
                 return false;
             }
-            if !height.is_fresh && self.stream.is_ahead_of(height.reached) {
+            if !height.is_fresh && stream.is_ahead_of(height.reached) {
                 // Another gateway may have it, and until then the client keeps what it has.
                 let words = "this gateway has not seen yet what the client has; try again";
                 self.end_by(End::now(status(Code::Unavailable, words)));
@@ -159,11 +174,12 @@ impl Session {
             }
             // Control planes say that there is nothing later: the store was restored from a backup. Or nobody
             // can say anything, and the last change that the client has seen has been seen here, too.
-            self.stream.forget_floor();
+            stream.forget_floor();
         }
         self.stop_waiting();
         let seen = Seen { state: &state, grant: &self.grant, revision };
-        let Some(answer) = self.stream.next(&seen) else { return false };
+        let Some(answer) = stream.next(&seen) else { return false };
+        drop(stream);
         let (kind, resources) = (answer.kind, answer.resources.len());
         self.out = self.subscription.envelopes().write(self.method.variant, answer);
         let bytes = self.out.iter().map(Bytes::len).sum();
@@ -181,8 +197,7 @@ impl Session {
         if self.poll_time(cx).is_ready() {
             return Poll::Ready(());
         }
-        if let Poll::Ready(news) = self.subscription.poll(cx) {
-            self.hear(&news);
+        if self.poll_news(cx).is_ready() {
             return Poll::Ready(());
         }
         if self.pace.until().is_some_and(|until| Instant::now() < until) {
@@ -220,18 +235,31 @@ impl Session {
         Poll::Ready(())
     }
 
-    /// Takes what has happened, and notes what is different in the state.
+    /// Takes the news. Under the lock of the stream: whoever asks for its acknowledgements finds what has
+    /// changed in the news or in the stream.
+    fn poll_news(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let shared = self.stream.clone();
+        let mut stream = shared.lock();
+        let told = self.subscription.told();
+        let news = ready!(self.subscription.poll(cx));
+        if news.all {
+            stream.changed(None);
+        } else if !news.changes.is_empty() {
+            stream.changed(Some(&news.changes));
+        }
+        stream.heard(told);
+        drop(stream);
+        self.hear(&news);
+        Poll::Ready(())
+    }
+
+    /// Takes what has happened beside changes of the state.
     fn hear(&mut self, news: &News) {
         if news.draining {
             self.drain();
         }
         if news.ended {
             self.end_by(End::now(status_of(Reason::Drained)));
-        }
-        if news.all {
-            self.stream.changed(None);
-        } else if !news.changes.is_empty() {
-            self.stream.changed(Some(&news.changes));
         }
     }
 
@@ -265,10 +293,11 @@ impl Session {
             let reason = shortened(refusal);
             info!(kind = kind.label(), reason, "a client of xDS has refused an answer");
         }
-        self.stream
+        let mut stream = self.stream.lock();
+        stream
             .ask(kind, message.ask)
             .map_err(|too_many| status(Code::ResourceExhausted, &too_many.to_string()))?;
-        if let Some(interest) = self.stream.take_interest() {
+        if let Some(interest) = stream.take_interest() {
             self.subscription.interest(&interest);
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! `muster drain instance` and `muster drain service`: an instance takes no more traffic, and every watcher
-//! is known to have been told.
+//! `muster drain instance` and `muster drain service`: an instance takes no more traffic, and everybody who
+//! reads the service is known to have been told.
 
 use std::time::Duration;
 
@@ -93,6 +93,11 @@ struct Progress {
     done: bool,
     watchers: u64,
     reached: u64,
+    pollers: u64,
+    pollers_reached: u64,
+    pollers_known_in_ms: Option<u64>,
+    streams: u64,
+    streams_reached: u64,
     moving: u64,
     gateways: u64,
     behind: u64,
@@ -136,6 +141,21 @@ impl Progress {
         ];
         for (count, what) in rest.into_iter().filter(|(count, _)| *count > 0) {
             words.push_str(&format!(", {count} {what}"));
+        }
+        if self.pollers > 0 {
+            let Self { pollers, pollers_reached, .. } = self;
+            words.push_str(&format!(", {pollers_reached} of {pollers} clients that poll have asked since"));
+        }
+        if self.streams > 0 {
+            let Self { streams, streams_reached, .. } = self;
+            words.push_str(&format!(", {streams_reached} of {streams} xDS streams know"));
+        }
+        if let Some(left) = self.pollers_known_in_ms {
+            // Whole minutes' worth of lines would differ in this alone.
+            let seconds = left.div_ceil(10_000) * 10;
+            words.push_str(&format!(
+                ", for up to {seconds} s clients may still go by the answer of a gateway that is gone"
+            ));
         }
         if !self.fleet_known {
             words.push_str(", the gateway has just started and does not know the others yet");
@@ -216,7 +236,7 @@ pub(crate) async fn before_the_end(
     let terms = Terms { deadline, unregister: false, give_back: false, hold: None, reason: None };
     let last = follow(registry, &path, &terms, OutputFormat::Table, screen).await?;
     if !last.proven {
-        screen.note("not every watcher is known to have been told; unregistering all the same");
+        screen.note("not everybody is known to have been told; unregistering all the same");
     }
     Ok(())
 }
@@ -320,4 +340,24 @@ fn deadline(text: &str) -> Result<Duration, String> {
     let deadline = duration(text).map_err(|e| e.to_string())?;
     let is_bounded = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&deadline);
     is_bounded.then_some(deadline).ok_or_else(|| "expected a time from 1s to 1h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_reader_is_named() {
+        let line = r#"{"watchers":5,"reached":4,"pollers":3,"pollersReached":1,"streams":2,"streamsReached":2,
+                       "pollersKnownInMs":41200,"fleetKnown":true,"later":1}"#;
+        let progress: Progress = serde_json::from_str(line).expect("a line");
+        assert_eq!(
+            progress.words(),
+            "4 of 5 watchers know, 1 wait, 1 of 3 clients that poll have asked since, 2 of 2 xDS streams know, \
+             for up to 50 s clients may still go by the answer of a gateway that is gone"
+        );
+        let older = r#"{"watchers":1,"reached":1,"fleetKnown":true}"#;
+        let progress: Progress = serde_json::from_str(older).expect("a line");
+        assert_eq!(progress.words(), "1 of 1 watchers know", "of a server that counts watchers alone");
+    }
 }
