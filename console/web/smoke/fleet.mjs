@@ -170,13 +170,12 @@ export default async function run({ browser, step }) {
     for (const text of ["UP → TESTING", "TESTING → STARTING", "STARTING → UP"]) {
       assert.equal(await here.getByText(text).count(), 1, text);
     }
-    served.start();
+    // Whoever opens a watch next is sent there.
+    await served.restart();
     sound(page);
   });
 
-  // Left out unless asked for: it fails now and then, and the reason is not known yet.
-  if (process.env.MUSTER_SMOKE_ALL)
-    await step("a drain whose gateway is killed is begun again, and gives back what was there before", async () => {
+  await step("a drain whose gateway is killed is begun again, and gives back what was there before", async () => {
     await page.goto(`${server}/console/#/instance/${order().id}/${order().instances[1]}`);
     await live(page);
     const silent = await Watcher.open(server, services.gateway.id, { awake: false, token: root.token });
@@ -189,8 +188,10 @@ export default async function run({ browser, step }) {
     for (const gateway of gateways) await gateway.stop();
     for (const gateway of gateways) gateway.start();
     await page.getByText("It was cut off and has been begun again.").waitFor();
-    // The mark of the first has outlived its gateway, and the second gives back what was there before it.
-    await page.getByText(/^All watchers are known.*It is given back\.$/).waitFor({ timeout: 60_000 });
+    // The mark of the first has outlived its gateway, and the second gives back what was there before it. Nobody knows whom
+    // the gateways before have answered, so for a minute after the start clients that poll may go by that.
+    await page.getByText(/clients may still go by the answer of a gateway that is gone/).waitFor({ timeout: 60_000 });
+    await page.getByText(/^All clients are known.*It is given back\.$/).waitFor({ timeout: 120_000 });
     await page.locator("dd .status.up").waitFor();
     silent.close();
     await live(page);

@@ -26,8 +26,8 @@ export function installed(name, package_) {
 }
 
 export class Process {
-  constructor(name, program, args) {
-    Object.assign(this, { name, program, args, log: join(directory, `${name}.log`) });
+  constructor(name, program, args, ready = undefined) {
+    Object.assign(this, { name, program, args, ready, log: join(directory, `${name}.log`) });
   }
 
   start() {
@@ -36,6 +36,12 @@ export class Process {
     running.add(this.child);
     this.child.on("exit", () => running.delete(this.child));
     return this;
+  }
+
+  /** Starts it anew, and waits until it takes requests: one that has only begun to listen answers 503. */
+  async restart() {
+    this.start();
+    await until(`${this.name} is ready`, isReady(this.ready));
   }
 
   async stop(signal = "SIGKILL") {
@@ -118,7 +124,7 @@ export async function fleet() {
     new Process(`gateway-${index - 4}`, ours("edge-gateway"), [
       "--listen", `127.0.0.1:${ports[index]}`, "--admin-listen", `127.0.0.1:${ports[index + 2]}`,
       "--nats", `nats://127.0.0.1:${nats}`, "--control-plane", controlPlanes.join(","), "--rbac-enable",
-    ]).start(),
+    ], `http://127.0.0.1:${ports[index + 2]}/ready`).start(),
   );
   for (const index of [2, 3, 6, 7]) {
     if (ports[index]) await until("the fleet is ready", isReady(`http://127.0.0.1:${ports[index]}/ready`));
