@@ -80,7 +80,7 @@ struct Mark {
 #[derive(Clone, Debug)]
 pub(crate) struct Asker<'a> {
     pub(crate) tenant: &'a Tenant,
-    /// The consumer that it names; empty for none.
+    /// The consumer that it names.
     pub(crate) consumer: &'a str,
     pub(crate) peer: Option<SocketAddr>,
     /// Everything else that tells it and its question from others.
@@ -120,7 +120,7 @@ pub(crate) struct PollReach {
 /// A client that has not been given an answer with a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WaitingPoller {
-    /// The service that asks; its id is empty when the client named none, or is one of many.
+    /// The service that asks; its id is empty when the client is one of many.
     pub(crate) consumer: ServiceRef,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) state: PollState,

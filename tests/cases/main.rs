@@ -16,6 +16,7 @@ mod diff;
 mod dns;
 mod doctor;
 mod documents;
+mod drain_proof;
 mod drains;
 mod edge_access;
 mod eureka;

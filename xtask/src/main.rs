@@ -29,6 +29,7 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask prometheus      let a Prometheus 3, built from its module, discover (needs Go and a network)
        cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
                                    Node and npm, a JDK, Maven)
+       cargo xtask drain           drain instances under 5 000 watchers and a gateway that is killed
        cargo xtask switch          switch access control on under 2 000 watchers
        cargo xtask eureka          let real clients of Eureka register, find and leave (needs Python, a JDK, Maven
                                    and a network)
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         ["oidc"] => tests::oidc(),
         ["xds"] => tests::xds(),
         ["switch"] => tests::switch(),
+        ["drain"] => tests::drain(),
         ["dns"] => tests::dns(),
         ["prometheus"] => tests::prometheus(),
         ["eureka"] => tests::eureka(),

@@ -169,6 +169,15 @@ pub fn switch() -> Result<()> {
     set_apart("switch_on::")
 }
 
+/// Drains instances under 5 000 watchers on two gateways, of which one is killed.
+///
+/// # Errors
+/// When something does not build, or a drain is proven before everybody knows.
+pub fn drain() -> Result<()> {
+    prepare()?;
+    set_apart("drain_proof::")
+}
+
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(cases: &str) -> Result<()> {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would

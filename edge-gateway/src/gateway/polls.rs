@@ -29,6 +29,8 @@ impl GatewayParts {
     pub(super) fn begin_poll(&self, request: &Request<Body>, tenant: &Tenant) -> Poll {
         let begin = || {
             let polled = Polled::read(request, tenant)?;
+            // Without a consumer it is a tool that looks, and sends no requests to what it finds.
+            let consumer = consumer(request.headers())?;
             let required = self.upstream.required_of(Some(tenant));
             let floor = match &self.reads {
                 // The state of the last process may answer, and says nothing about now.
@@ -45,7 +47,7 @@ impl GatewayParts {
             };
             let asker = Asker {
                 tenant,
-                consumer: consumer(request.headers()).unwrap_or_default(),
+                consumer,
                 peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0),
                 words: words(),
             };

@@ -219,9 +219,10 @@ async fn everything_that_is_not_followed_is_asked() {
     // A client asks for no services, whatever it sends.
     let asked = *stage.plane.asked.lock().expect("not poisoned");
     stage.get("/v4/default/registry/microservices", &[("x-muster-resolve", "1")]).await;
+    stage.get(FIND, &[("x-muster-resolve", "1")]).await;
     assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), asked);
-    // The gateway does: a drain waits for clients that have found the service.
-    stage.get(FIND, &[]).await;
+    // The gateway does, for a consumer: a drain waits for clients that have found the service.
+    stage.get(&format!("{FIND}&noCache=1"), &[("x-consumerid", "c")]).await;
     assert_eq!(*stage.plane.asked.lock().expect("not poisoned"), asked + 1);
 }
 
