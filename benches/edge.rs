@@ -48,8 +48,13 @@ async fn main() -> Result<()> {
 }
 
 async fn finds(report: &Report, length: Duration) -> Result<()> {
-    for (name, reads) in [("forwarded", "false"), ("from its state", "true")] {
-        let world = World::with().gateway_flag("--edge-reads", reads).start().await;
+    for (name, reads, polls) in [
+        ("forwarded", "false", "60s"),
+        ("from its state", "true", "60s"),
+        ("from its state, clients not followed", "true", "0s"),
+    ] {
+        let plan = World::with().gateway_flag("--edge-reads", reads).gateway_flag("--edge-polls", polls);
+        let world = plan.start().await;
         let registry = harness::Client::new(world.control_planes[0].api);
         let consumer = registry.service("consumer").await;
         let mut paths = Vec::new();

@@ -30,7 +30,7 @@ mod table;
 pub(crate) use body::followed;
 use table::{Begun, Table};
 
-/// The most clients that are told apart, about 400 bytes each. Of further ones only the time is kept.
+/// The most clients that are told apart, about 600 bytes each. Of further ones only the time is kept.
 pub(crate) const MOST_CLIENTS: usize = 131_072;
 /// Parts of the table, each with a lock of its own.
 const PARTS: usize = 16;
