@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use shared::model::{Revision, Tenant};
+use shared::model::Tenant;
 
 use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
 use crate::issuer::ExternalIssuer;
 use crate::policy::{AccountState, Policy};
 use crate::role::{ADMIN, Need, Resource, ResourceType, Role, Verb};
-use crate::token::{Verifier, is_signer};
 
 /// Tokens without a start are taken to have been issued this many seconds before their end, the longest time
 /// that Service-Center gives them.
@@ -129,57 +128,12 @@ fn unauthorized<T>(detail: &'static str) -> Result<T, Denial> {
 }
 
 impl Policy {
-    /// The identity behind a request at `now` (seconds since 1970): that of the value of its header
-    /// `Authorization`, and without such a value that of the client's certificate.
-    ///
-    /// # Errors
-    /// The refusal: nothing shows an account, or what does is none of ours, is over, or does not count any
-    /// more.
-    pub fn identify(
-        &self,
-        header: Option<&[u8]>,
-        certificate: Option<Certified>,
-        verifier: &Verifier,
-        now: u64,
-    ) -> Result<Identity, Denial> {
-        match certificate {
-            Some(certified) if !shows_token(header) => {
-                let identity = Identity::Certificate(certified);
-                self.still_counts(&identity, now)?;
-                Ok(identity)
-            }
-            _ => self.authenticate(header, verifier, now),
+    /// True while the key that signed a token is in use.
+    pub(crate) fn has_signer(&self, token: &Verified) -> bool {
+        match &token.issuer {
+            None => self.keys.iter().any(|key| *key.kid == *token.kid),
+            Some(name) => self.issuer(name).is_some_and(|issuer| issuer.has_key(&token.kid)),
         }
-    }
-
-    /// The identity that the value of a header `Authorization` shows at `now` (seconds since 1970).
-    ///
-    /// # Errors
-    /// The refusal: no header, a token that is none of ours, is over, or does not count any more.
-    pub fn authenticate(
-        &self,
-        header: Option<&[u8]>,
-        verifier: &Verifier,
-        now: u64,
-    ) -> Result<Identity, Denial> {
-        let identity = Identity::Token(verifier.verify(token_in(header)?, self, now)?);
-        self.still_counts(&identity, now)?;
-        Ok(identity)
-    }
-
-    /// The revision by which this policy would have to know the account of a token, when that is later than
-    /// `known`: the account or its roles may be so new that the policy lacks them. `None` when the refusal
-    /// of a request with this header is final: the token is not newer, is none of ours, or does not count.
-    pub fn owed_to(
-        &self,
-        header: Option<&[u8]>,
-        verifier: &Verifier,
-        now: u64,
-        known: Revision,
-    ) -> Option<Revision> {
-        let verified = verifier.verify(token_in(header).ok()?, self, now).ok()?;
-        // The revisions of another issuer, if its tokens have any, are not ours.
-        (verified.issuer.is_none() && verified.claims.rev > known).then_some(verified.claims.rev)
     }
 
     /// Decides whether an identity that was found earlier would be found now too. Long connections ask this
@@ -201,7 +155,7 @@ impl Policy {
 
     fn token_counts(&self, token: &Verified) -> Result<(), Denial> {
         let claims = &token.claims;
-        if !is_signer(self, token) {
+        if !self.has_signer(token) {
             return unauthorized("the key that signed the token is not in use any more");
         }
         if !claims.jti.is_empty() && self.revoked.contains_key(&claims.jti) {

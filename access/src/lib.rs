@@ -14,6 +14,7 @@
 
 pub mod account;
 mod admitted;
+mod authentication;
 pub mod bundle;
 mod claims;
 pub mod decision;

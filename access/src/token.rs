@@ -111,7 +111,7 @@ impl Verifier {
         now: u64,
     ) -> Result<Verified, Denial> {
         // A key that was taken away takes its tokens with it, also those that were verified before.
-        if let Some(known) = known.filter(|known| is_signer(policy, known)) {
+        if let Some(known) = known.filter(|known| policy.has_signer(known)) {
             return alive(known, now);
         }
         let fresh = match claimed_issuer(token).and_then(|name| policy.issuer(&name)) {
@@ -137,14 +137,6 @@ fn hash_of(token: &str) -> Result<Hash, Denial> {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     Ok(hash)
-}
-
-/// True while the key that signed a token is in use.
-pub(crate) fn is_signer(policy: &Policy, token: &Verified) -> bool {
-    match &token.issuer {
-        None => policy.keys.iter().any(|key| *key.kid == *token.kid),
-        Some(name) => policy.issuer(name).is_some_and(|issuer| issuer.has_key(&token.kid)),
-    }
 }
 
 fn alive(verified: Verified, now: u64) -> Result<Verified, Denial> {

@@ -8,7 +8,7 @@ use super::*;
 use crate::keys::PublicKey;
 use crate::policy::AccountState;
 use crate::role::{Permission, Verb};
-use crate::token::Claims;
+use crate::token::{Claims, Verifier};
 
 const NOW: u64 = 1_800_000_000;
 const NEED: Need = Need { resource: ResourceType::Service, verb: Verb::Get };
