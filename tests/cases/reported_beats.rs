@@ -299,7 +299,7 @@ async fn gateways_answer_heartbeats_as_control_planes_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pongs_and_renewals_of_known_instances_reach_no_control_plane() {
-    let plan = at_gateways(2).gateway_flag("--heartbeat-websocket-ping-interval", "500ms");
+    let plan = at_gateways(2).gateway_flag("--heartbeat-websocket-ping-interval", "1s");
     let world = plan.start().await;
     let gateway = Client::new(world.gateways[0].api);
     let Pair { provider, mut watcher, .. } = world.pair(0).await;
@@ -313,6 +313,7 @@ async fn pongs_and_renewals_of_known_instances_reach_no_control_plane() {
     let body = json!({"instance": {
         "instanceId": "b:1", "app": "BILLING", "hostName": "node-1", "ipAddr": "10.0.0.1", "vipAddress": "billing",
         "status": "UP", "port": {"$": 8080, "@enabled": "true"},
+        "dataCenterInfo": {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
         "leaseInfo": {"renewalIntervalInSecs": 3, "durationInSecs": 9}, "lastDirtyTimestamp": "7",
     }});
     let registered = gateway.try_send("POST", eureka, &json, body.to_string()).await.expect("an answer");
