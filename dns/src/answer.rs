@@ -187,7 +187,7 @@ impl Asking<'_> {
                 Host::Name(ref name) => (name.clone(), None),
                 Host::Address(address) => {
                     // With several addresses, each needs a name of its own, or a client would mix them.
-                    let of_many = (member.addresses.len() > 1).then_some(address);
+                    let of_many = member.has_many.then_some(address);
                     let Some(target) = self.zone.origin.instance(selection.group, member, of_many) else {
                         return Answer::failure(ResponseCode::ServFail, Why::TooLong);
                     };

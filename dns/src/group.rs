@@ -3,7 +3,7 @@
 //! In: the service's versions and their instances. Out: the instances that take traffic, with everything that
 //! records are made of.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -46,6 +46,9 @@ pub(crate) struct Member {
     pub(crate) endpoints: Vec<Endpoint>,
     /// The different addresses of its endpoints.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The name of the instance has several addresses: its own, or also those of an instance with the same id in
+    /// another version of the service.
+    pub(crate) has_many: bool,
     pub(crate) instance: Arc<Instance>,
 }
 
@@ -68,6 +71,7 @@ impl Group {
             members.extend(service.instances().filter_map(|instance| Member::new(place, instance)));
         }
         let made_of = services.iter().map(|service| service.stamp()).collect();
+        mark_many(&mut members);
         let addresses = Addresses::of(&members);
         Self { name, made_of, versions, members, addresses }
     }
@@ -90,7 +94,15 @@ impl Member {
         });
         let addresses = addresses.collect();
         let label = label(&instance.instance_id).into();
-        Some(Self { label, version, weight, endpoints, addresses, instance: instance.clone() })
+        Some(Self {
+            label,
+            version,
+            weight,
+            endpoints,
+            addresses,
+            has_many: false,
+            instance: instance.clone(),
+        })
     }
 
     /// True when the instance has this property, by the labels of its key and value.
@@ -102,6 +114,17 @@ impl Member {
     pub(crate) fn has_tag_key(&self, key: &str) -> bool {
         self.instance.properties.keys().any(|k| has_label(k, key))
     }
+}
+
+/// Marks the instances whose names have several addresses.
+fn mark_many(members: &mut [Member]) {
+    let mut addresses = HashMap::<&str, HashSet<IpAddr>>::new();
+    for member in &*members {
+        addresses.entry(&member.label).or_default().extend(&member.addresses);
+    }
+    let has_many = |member: &Member| addresses.get(&*member.label).is_some_and(|all| all.len() > 1);
+    let many: Vec<bool> = members.iter().map(has_many).collect();
+    members.iter_mut().zip(many).for_each(|(member, many)| member.has_many = many);
 }
 
 impl Addresses {

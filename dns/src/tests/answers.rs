@@ -41,6 +41,19 @@ fn a_service_has_the_addresses_of_its_instances() {
 }
 
 #[test]
+fn an_instance_that_two_versions_share_has_a_target_for_each_address() {
+    let shop = Served::new(&[
+        service(["order", "shop", ""], "1.0", &[instance("i", &["rest://10.0.0.1:81"], &[])]),
+        service(["order", "shop", ""], "2.0", &[instance("i", &["rest://10.0.0.2:82"], &[])]),
+    ]);
+    let target = |address: &str| format!("{address}.i.instance.order.shop.muster.");
+    let expected = [(100, 81, target("10-0-0-1")), (100, 82, target("10-0-0-2"))];
+    assert_eq!(shop.endpoints("order.shop.muster."), expected);
+    assert_eq!(shop.addresses(&expected[0].2), ["10.0.0.1"]);
+    assert_eq!(shop.addresses(&expected[1].2), ["10.0.0.2"]);
+}
+
+#[test]
 fn endpoints_have_weights_ports_and_targets_with_addresses() {
     let shop = shop();
     let both = "i-2.instance.order.shop.muster.";
