@@ -167,6 +167,9 @@ struct Client {
     flight: Option<(Flight, usize, Option<u64>)>,
     /// Of each provider, the oldest last change that it may go by, and the second at which it got that.
     holds: [Option<(u64, u64)>; PROVIDERS],
+    /// Of each provider, the second at which a find ended without an answer. The client is there, and goes on by
+    /// what it holds.
+    unanswered: [Option<u64>; PROVIDERS],
 }
 
 proptest! {
@@ -215,6 +218,8 @@ proptest! {
                         if let Some(made) = made {
                             let before = client.holds[provider].map_or(made, |(holds, _)| holds);
                             client.holds[provider] = Some((before.min(made), second));
+                        } else {
+                            client.unanswered[provider] = Some(second);
                         }
                     }
                 }
@@ -248,7 +253,8 @@ proptest! {
                     let is_broken = reach.waiting.iter().any(|waiting| waiting.state == PollState::NotAsked);
                     if room == MOST_CLIENTS && !is_busy && !goes_by_older {
                         let may_be_broken = clients.iter().any(|client| {
-                            client.holds[index].is_some_and(|(_, got)| is_recent(got))
+                            let got = client.holds[index].map(|(_, got)| got);
+                            got.into_iter().chain(client.unanswered[index]).any(is_recent)
                         });
                         prop_assert!(is_proven || (is_broken && may_be_broken), "{reach:?}");
                     }
