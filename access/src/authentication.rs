@@ -1,33 +1,34 @@
-//! From what a request shows, a token or a certificate, to the identity behind it.
+//! From the token or the certificate of a request to the account behind it.
+
+use std::sync::Arc;
 
 use shared::model::Revision;
 
+use crate::admitted::Admitted;
 use crate::decision::{Certified, Identity, shows_token, token_in};
 use crate::denial::Denial;
 use crate::policy::Policy;
 use crate::token::Verifier;
 
 impl Policy {
-    /// The identity behind a request at `now` (seconds since 1970): that of the value of its header
+    /// The account behind a request at `now` (seconds since 1970): that of the token in the value of its header
     /// `Authorization`, and without such a value that of the client's certificate.
     ///
     /// # Errors
-    /// The refusal: nothing shows an account, or what does is none of ours, is over, or does not count any
-    /// more.
+    /// The refusal: nothing shows an account, or the token or certificate that does is none of ours, is over, or
+    /// does not count any more.
     pub fn identify(
-        &self,
+        self: &Arc<Self>,
         header: Option<&[u8]>,
         certificate: Option<Certified>,
         verifier: &Verifier,
         now: u64,
-    ) -> Result<Identity, Denial> {
+    ) -> Result<Arc<Admitted>, Denial> {
         match certificate {
             Some(certified) if !shows_token(header) => {
-                let identity = Identity::Certificate(certified);
-                self.still_counts(&identity, now)?;
-                Ok(identity)
+                Admitted::of(Identity::Certificate(certified), self, now)
             }
-            _ => self.authenticate(header, verifier, now),
+            _ => verifier.admit(header, self, now),
         }
     }
 

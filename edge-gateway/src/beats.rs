@@ -141,8 +141,8 @@ impl Beats {
         }
         let decided = authorization(caller.headers)
             .and_then(|header| self.policy.identify(&policy, header, caller.certified.cloned()))
-            .and_then(|identity| policy.enter(&identity, caller.tenant).map(|()| identity))
-            .and_then(|identity| policy.grant(&identity, need));
+            .and_then(|account| account.enter(&policy, caller.tenant).map(|()| account))
+            .and_then(|account| account.grant(&policy, need));
         decided.is_ok_and(|grant| grant == Grant::All)
     }
 

@@ -152,24 +152,16 @@ impl PolicyHandle {
         policy.authenticate(header, &self.0.verifier, self.now())
     }
 
-    /// The account whose token the value of a header `Authorization` shows now.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub(crate) fn admit(&self, policy: &Arc<Policy>, header: Option<&[u8]>) -> Result<Arc<Admitted>, Denial> {
-        self.0.verifier.admit(header, policy, self.now())
-    }
-
-    /// The identity behind a request: that of its token, and without one that of its certificate.
+    /// The account behind a request: that of its token, and without one that of its certificate.
     ///
     /// # Errors
     /// The refusal.
     pub(crate) fn identify(
         &self,
-        policy: &Policy,
+        policy: &Arc<Policy>,
         header: Option<&[u8]>,
         certified: Option<Certified>,
-    ) -> Result<Identity, Denial> {
+    ) -> Result<Arc<Admitted>, Denial> {
         policy.identify(header, certified, &self.0.verifier, self.now())
     }
 

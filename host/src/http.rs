@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -192,6 +192,12 @@ impl ServerLimits {
             access_log: false,
         }
     }
+}
+
+/// The value of `Retry-After` for a client that may come back soon: one to three seconds, by chance, because
+/// clients that were refused together would otherwise come back together.
+pub fn retry_soon() -> HeaderValue {
+    HeaderValue::from(fastrand::u64(1..=3))
 }
 
 /// Opens a listener. With `reuse_port`, other processes may listen on the same address at the same time.

@@ -236,6 +236,17 @@ async fn register_crowd(client: &Client) -> BTreeSet<String> {
     addresses
 }
 
+/// A registry that answers at `server`, with one instance of `order` and the service `crowd`, and the addresses
+/// of the latter.
+async fn registry_with_crowd(server: SocketAddr) -> (Process, BTreeSet<String>) {
+    let api = port::local();
+    let registry = standalone(api, server).await;
+    let client = Client::new(api);
+    let service = client.service("order").await;
+    register_at(&client, &service, "10.0.0.1").await;
+    (registry, register_crowd(&client).await)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dig_reads_what_the_page_says() {
     let api = port::local();
@@ -273,13 +284,8 @@ async fn dig_reads_what_the_page_says() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs dnspython: cargo xtask dns"]
 async fn dnspython_reads_the_answers() {
-    let api = port::local();
     let server = port::local();
-    let _registry = standalone(api, server).await;
-    let client = Client::new(api);
-    let service = client.service("order").await;
-    register_at(&client, &service, "10.0.0.1").await;
-    let expected = register_crowd(&client).await;
+    let (_registry, expected) = registry_with_crowd(server).await;
     let port = server.port().to_string();
     let python = repository().join("target/dnspython/bin/python");
     let ask = |name: &str, kind: &str| lines(&python, &["-c", PYTHON, &port, name, kind]);
@@ -296,13 +302,8 @@ async fn dnspython_reads_the_answers() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go and a JDK: cargo xtask dns"]
 async fn resolvers_of_go_and_java_read_the_answers() {
-    let api = port::local();
     let server = port::local();
-    let _registry = standalone(api, server).await;
-    let client = Client::new(api);
-    let service = client.service("order").await;
-    register_at(&client, &service, "10.0.0.1").await;
-    let expected = register_crowd(&client).await;
+    let (_registry, expected) = registry_with_crowd(server).await;
     until(server, "order.shop.muster.", RecordType::A, answer(ResponseCode::NoError, &["10.0.0.1"])).await;
     let port = server.port().to_string();
     let go = repository().join("target/dns-go/lookup");

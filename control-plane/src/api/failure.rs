@@ -309,15 +309,12 @@ impl IntoResponse for Failure {
         let mut response = reply::raw_json(body.to_string());
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or_default();
         let retry_after = match self.code {
-            // Of random length: clients that were refused together would otherwise come back together.
-            Code::Unavailable | Code::NotReady | Code::TooMany => {
-                Some(["1", "2", "3"][fastrand::usize(0..3)])
-            }
-            Code::Rationed => Some("30"),
+            Code::Unavailable | Code::NotReady | Code::TooMany => Some(host::http::retry_soon()),
+            Code::Rationed => Some(HeaderValue::from_static("30")),
             _ => None,
         };
         if let Some(seconds) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

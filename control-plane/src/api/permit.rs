@@ -100,7 +100,7 @@ impl Gate {
         let header = authorization(request.headers())?;
         let now = self.clock.micros() / 1_000_000;
         if shows_token(header) {
-            return self.verifier.admit(header, policy, now);
+            return policy.identify(header, None, &self.verifier, now);
         }
         let certified = self.certificates.of_request(request).map_err(|NotAGateway| {
             let detail =
@@ -108,7 +108,7 @@ impl Gate {
             Denial::new(DenialCode::Unauthorized, detail)
         })?;
         let certified = certified.map(|CertifiedAccount { account, ends }| Certified { account, ends });
-        Admitted::of(policy.identify(header, certified, &self.verifier, now)?, policy, now)
+        policy.identify(header, certified, &self.verifier, now)
     }
 
     /// The revision that the view has to reach before the refusal of a request is final: its token was made

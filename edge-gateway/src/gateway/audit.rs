@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use access::decision::authorization;
-use access::{Denial, Identity, route as table};
+use access::{Admitted, Denial, Identity, route as table};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::audit::{Decision, Record, shortened};
@@ -25,7 +25,7 @@ impl GatewayParts {
             Standing::Open | Standing::Closed(_, None) => None,
         };
         // Verified again, from memory if the token is a good one: a refusal has no account with it.
-        let identity = policy.as_ref().and_then(|policy| {
+        let account = policy.as_ref().and_then(|policy| {
             let header = authorization(request.headers()).ok()?;
             self.policy.identify(policy, header, self.certified(request)).ok()
         });
@@ -33,7 +33,7 @@ impl GatewayParts {
         self.audit.record(Record {
             status: denial.code.status(),
             code: denial.code.number().to_owned(),
-            ..self.record_of(request, transport, identity.as_ref(), revision)
+            ..self.record_of(request, transport, account.as_deref().map(Admitted::identity), revision)
         });
     }
 

@@ -7,6 +7,7 @@
 //! password is never kept, so each one is a login that fails.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use access::decision::authorization;
 use access::denial::DenialCode;
@@ -72,7 +73,7 @@ impl GatewayParts {
     }
 
     /// True for a token that is young enough, and that the policy takes: it may have been revoked.
-    fn still_counts(&self, kept: &Kept, policy: &Policy) -> bool {
+    fn still_counts(&self, kept: &Kept, policy: &Arc<Policy>) -> bool {
         kept.is_young() && self.policy.identify(policy, Some(kept.bearer.as_bytes()), None).is_ok()
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use access::decision::{authorization, shows_token};
 use access::denial::DenialCode;
-use access::{Access, Admitted, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
+use access::{Access, Certified, Denial, Grant, Identity, LabelSource, Policy, access_of};
 use axum::body::Body;
 use host::certificates::PeerCertificate;
 use http::header::CONTENT_TYPE;
@@ -166,14 +166,7 @@ impl GatewayParts {
         {
             return Ok(Caller::anyone(certified));
         }
-        let header = authorization(headers)?;
-        let account = match &certified {
-            Some(certified) if !shows_token(header) => {
-                let identity = Identity::Certificate(certified.clone());
-                Admitted::of(identity, policy, self.policy.now())?
-            }
-            _ => self.policy.admit(policy, header)?,
-        };
+        let account = self.policy.identify(policy, authorization(headers)?, certified.clone())?;
         let grant = match access {
             Access::Needs(need, source) => {
                 match source {

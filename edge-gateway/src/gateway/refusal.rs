@@ -1,21 +1,15 @@
 //! The responses of the gateway itself to requests that it refuses: plain text where old clients expect plain
 //! text, the registry's JSON elsewhere.
 
-use std::ops::RangeInclusive;
-
 use access::Denial;
 use access::denial::DenialCode;
 use axum::body::Body;
-use host::http::with_request_id;
+use host::http::{retry_soon, with_request_id};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::forward::NotForwarded;
-
-/// The seconds, by chance, after which a client should try again when there was no room, or no control plane.
-/// Clients that were refused together would otherwise come back together.
-const RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=3;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,7 +115,7 @@ fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 }
 
 fn retry_later(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(fastrand::u64(RETRY_AFTER_SECONDS)));
+    response.headers_mut().insert(RETRY_AFTER, retry_soon());
     response
 }
 

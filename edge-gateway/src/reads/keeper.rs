@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use shared::clock::Clock;
@@ -72,8 +72,8 @@ impl Keeper {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut written = None;
         let mut has_failed = false;
-        // Held until the process ends. Two that take turns would each replace what the other follows.
-        let mut lock = None;
+        // Held until the process ends. Two processes that took turns would each replace what the other follows.
+        let lock = Arc::<OnceLock<File>>::default();
         loop {
             let is_last = stop.run_until_cancelled(tokio::time::sleep(self.file.interval)).await.is_none();
             let view = self.reads.view();
@@ -83,14 +83,15 @@ impl Keeper {
             if view.heard.is_some() && view.heard != written && is_better {
                 let heard = view.heard;
                 let path = self.file.path.clone();
-                let held = lock.take();
+                let lock = lock.clone();
                 let writing = tokio::task::spawn_blocking(move || {
-                    let held = held.map_or_else(|| lock_of(&path), Ok)?;
-                    Ok((write(&path, &view)?, held))
+                    if lock.get().is_none() {
+                        _ = lock.set(lock_of(&path)?);
+                    }
+                    write(&path, &view)
                 });
                 match writing.await.map_err(io::Error::other).flatten() {
-                    Ok((bytes, held)) => {
-                        lock = Some(held);
+                    Ok(bytes) => {
                         written = heard;
                         has_failed = false;
                         self.metrics.kept(Ok(bytes));

@@ -72,9 +72,7 @@ impl Surveys {
             debug!(%error, "a question about watchers was not answered");
         }
     }
-}
 
-impl Surveys {
     /// Everybody here who reads the provider. `None` when this gateway is not that far, or is too busy.
     async fn look(&self, change: Change) -> Option<pb::ReachReply> {
         let Change { provider, after, rev, age, most, .. } = change.clone();
