@@ -33,6 +33,34 @@ fn child<'a>(spans: &'a [Seen], parent: &Seen, name: &str) -> &'a Seen {
     found.unwrap_or_else(|| panic!("{} has no child {name}: {spans:#?}", parent.name))
 }
 
+/// Waits until a change's trace is complete and checks its way from the request to the frame.
+///
+/// Returns whether one replica has committed the change and another one has published it.
+async fn assert_leads_to_the_frame(collector: &Collector, trace: &str, root: &str) -> bool {
+    let complete = |spans: &Vec<Seen>| {
+        ["POST forward", "publish", "dispatch", "write"].iter().all(|name| !named(spans, name).is_empty())
+            && named(spans, "view").len() == 2
+    };
+    let spans =
+        eventually("the trace is complete", || async { Some(collector.spans(trace)).filter(complete) }).await;
+    let forward = named(&spans, "POST forward")[0];
+    assert_eq!((forward.parent.as_str(), forward.service.as_str()), (root, "muster-edge-gateway"));
+    let request = spans.iter().find(|span| span.parent == forward.id).expect("a request of the gateway's");
+    assert!(request.name.starts_with("POST ") && request.service == "muster-control-plane", "{request:?}");
+    let publish = named(&spans, "publish")[0];
+    let view = spans.iter().find(|span| span.id == publish.parent).expect("published out of a view");
+    let commit = spans.iter().find(|span| span.id == view.parent).expect("a view of a transaction");
+    assert_eq!((view.name.as_str(), commit.name.as_str()), ("view", "transaction"));
+    assert_eq!(commit.parent, request.id);
+    assert_eq!(named(&spans, "publish").len(), 1, "published once: {spans:#?}");
+    let dispatch = child(&spans, publish, "dispatch");
+    let write = child(&spans, dispatch, "write");
+    assert_eq!(write.service, "muster-edge-gateway");
+    assert_eq!(write.events, ["first frame written", "last frame written"]);
+    assert!(write.time.1 >= dispatch.time.0, "{write:?} {dispatch:?}");
+    publish.process != commit.process
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_leads_from_the_request_to_the_frame() {
     let collector = Collector::start().await;
@@ -58,52 +86,21 @@ async fn one_trace_leads_from_the_request_to_the_frame() {
     let client = world.client(0);
     let Pair { provider, mut watcher, .. } = world.pair(0).await;
 
-    // Changes go to the two control planes in turn, so some are committed by one and published by the other.
-    let changes = 6;
-    for n in 0..changes {
-        let id = format!("i{n}");
-        register_traced(&client, &provider, &id, &client_span(n).0).await;
+    // The gateway chooses a control plane for each request. One replica publishes everything, so after some
+    // changes one of them was committed by the other replica.
+    let mut changes = 0;
+    let mut crossed = false;
+    while changes < 6 || !crossed {
+        assert!(changes < 64, "no change was committed by one replica and published by the other");
+        let (traceparent, trace, root) = client_span(changes);
+        let id = format!("i{changes}");
+        register_traced(&client, &provider, &id, &traceparent).await;
         watcher.expect("CREATE", &id, "").await;
         client.tag(&provider, &id, "untraced").await;
         watcher.expect("UPDATE", &id, "untraced").await;
-        // The third request of the round, so that the next change goes to the other one.
-        client.call("GET", &format!("/microservices/{provider}"), "", &serde_json::Value::Null).await.ok();
+        crossed |= assert_leads_to_the_frame(&collector, &trace, &root).await;
+        changes += 1;
     }
-    let mut crossed = 0;
-    for n in 0..changes {
-        let (_, trace, root) = client_span(n);
-        let complete = |spans: &Vec<Seen>| {
-            ["POST forward", "publish", "dispatch", "write"].iter().all(|name| !named(spans, name).is_empty())
-                && named(spans, "view").len() == 2
-        };
-        let spans =
-            eventually("the trace is complete", || async { Some(collector.spans(&trace)).filter(complete) })
-                .await;
-        let forward = named(&spans, "POST forward")[0];
-        assert_eq!(
-            (forward.parent.as_str(), forward.service.as_str()),
-            (root.as_str(), "muster-edge-gateway")
-        );
-        let request =
-            spans.iter().find(|span| span.parent == forward.id).expect("a request of the gateway's");
-        assert!(
-            request.name.starts_with("POST ") && request.service == "muster-control-plane",
-            "{request:?}"
-        );
-        let publish = named(&spans, "publish")[0];
-        let view = spans.iter().find(|span| span.id == publish.parent).expect("published out of a view");
-        let commit = spans.iter().find(|span| span.id == view.parent).expect("a view of a transaction");
-        assert_eq!((view.name.as_str(), commit.name.as_str()), ("view", "transaction"));
-        assert_eq!(commit.parent, request.id);
-        assert_eq!(named(&spans, "publish").len(), 1, "published once: {spans:#?}");
-        let dispatch = child(&spans, publish, "dispatch");
-        let write = child(&spans, dispatch, "write");
-        assert_eq!(write.service, "muster-edge-gateway");
-        assert_eq!(write.events, ["first frame written", "last frame written"]);
-        assert!(write.time.1 >= dispatch.time.0, "{write:?} {dispatch:?}");
-        crossed += usize::from(publish.process != commit.process);
-    }
-    assert!(crossed > 0, "no change was committed by one replica and published by the other");
     for span in collector.all_spans() {
         let ours = (0..changes).any(|n| client_span(n).1 == span.trace);
         assert!(ours, "a request is traced although its client did not ask for it: {span:?}");
