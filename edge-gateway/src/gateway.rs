@@ -176,49 +176,56 @@ impl Service<Request<RequestBody>> for Gateway {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let parts = self.0.clone();
         Box::pin(async move {
-            // A control plane believes this gateway, so the gateway believes nobody.
-            request.headers_mut().remove(ACCOUNT);
-            request.headers_mut().remove(ASK);
-            request.headers_mut().remove(KNOWN);
-            // Files for a browser, which need no account.
-            if let Some(page) = parts.console.answer(&request) {
-                return Ok(page);
-            }
-            offer::take_token(&mut request);
-            if let Some(refusal) = parts.log_in(&mut request).await {
-                return Ok(refusal);
-            }
-            let mut passage = parts.pass(&request, Patience::Newest);
-            if let Passage::Early(revision) = passage {
-                parts.policy.reached(revision).await;
-                passage = parts.pass(&request, Patience::Present);
-            }
-            let caller = match passage {
-                Passage::Through(caller) => caller,
-                Passage::Answered(answer) => return Ok(answer),
-                // With the present policy it is never early.
-                Passage::Unanswered | Passage::Early(_) => return Err(NoAnswer),
-            };
-            // Here, so that everything that is sent in the client's name has it: questions about a watch, and
-            // heartbeats of a WebSocket.
-            request.headers_mut().insert(ACCOUNT, caller.certified_header());
-            if let Some(refusal) = parts.too_fast(&request, &caller) {
-                return Ok(refusal);
-            }
-            let record = parts.record_of_watch(&request, &caller);
-            let answer = parts.answer(request, &caller).await;
-            if let (Some(record), Ok(response)) = (record, &answer) {
-                parts.audit_watch(record, response);
-            }
-            answer
+            let is_eureka = crate::eureka::is_eureka(request.uri().path());
+            let response = parts.serve(request).await?;
+            Ok(if is_eureka { refusal::in_words(response).await } else { response })
         })
     }
 }
 
 impl GatewayParts {
+    /// Answers a request, or refuses it.
+    async fn serve(self: &Arc<Self>, mut request: Request<RequestBody>) -> Result<Response<Body>, NoAnswer> {
+        // A control plane believes this gateway, so the gateway believes nobody.
+        request.headers_mut().remove(ACCOUNT);
+        request.headers_mut().remove(ASK);
+        request.headers_mut().remove(KNOWN);
+        // Files for a browser, which need no account.
+        if let Some(page) = self.console.answer(&request) {
+            return Ok(page);
+        }
+        offer::take_token(&mut request);
+        if let Some(refusal) = self.log_in(&mut request).await {
+            return Ok(refusal);
+        }
+        let mut passage = self.pass(&request, Patience::Newest);
+        if let Passage::Early(revision) = passage {
+            self.policy.reached(revision).await;
+            passage = self.pass(&request, Patience::Present);
+        }
+        let caller = match passage {
+            Passage::Through(caller) => caller,
+            Passage::Answered(answer) => return Ok(answer),
+            // With the present policy it is never early.
+            Passage::Unanswered | Passage::Early(_) => return Err(NoAnswer),
+        };
+        // Here, so that everything that is sent in the client's name has it: questions about a watch, and
+        // heartbeats of a WebSocket.
+        request.headers_mut().insert(ACCOUNT, caller.certified_header());
+        if let Some(refusal) = self.too_fast(&request, &caller) {
+            return Ok(refusal);
+        }
+        let record = self.record_of_watch(&request, &caller);
+        let answer = self.answer(request, &caller).await;
+        if let (Some(record), Ok(response)) = (record, &answer) {
+            self.audit_watch(record, response);
+        }
+        answer
+    }
+
     /// Answers a request that has passed the gate.
     async fn answer(
         self: &Arc<Self>,

@@ -1,15 +1,28 @@
-//! The responses of the gateway itself to requests that it refuses: plain text where old clients expect plain
-//! text, the registry's JSON elsewhere.
+//! The responses of the gateway itself to requests that it refuses: plain text where clients of Service-Center
+//! or of Eureka expect plain text, the registry's JSON elsewhere.
 
 use access::Denial;
 use access::denial::DenialCode;
 use axum::body::Body;
 use host::http::{retry_soon, with_request_id};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use serde::Serialize;
+use http_body_util::{BodyExt as _, Limited};
+use serde::{Deserialize, Serialize};
 
 use crate::forward::NotForwarded;
+
+/// Bytes of a refusal that are read to say it in words.
+const MAX_REFUSAL: usize = 64 << 10;
+
+/// The parts of a refusal in JSON that are written for people.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Words {
+    error_message: String,
+    #[serde(default)]
+    detail: String,
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,6 +125,31 @@ fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let json = HeaderValue::from_static("application/json; charset=UTF-8");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
+}
+
+/// A refusal in the registry's JSON as plain text, with the same status and headers; another response as it
+/// is.
+///
+/// For clients of Eureka: one of them (fargo, in Go) decodes the body of every answer but 404, so a JSON object
+/// without instances would be an application without instances to it. Text is an error to all of them.
+pub(super) async fn in_words(response: Response<Body>) -> Response<Body> {
+    let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/json");
+    if response.status().is_success() || !response.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let text = match Limited::new(body, MAX_REFUSAL).collect().await {
+        Ok(body) => serde_json::from_slice::<Words>(&body.to_bytes()).ok(),
+        Err(_) => None,
+    };
+    let text = match text {
+        Some(Words { error_message, detail }) => format!("{error_message}: {detail}\n"),
+        None => format!("{}\n", head.status.canonical_reason().unwrap_or("Refused")),
+    };
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.remove(CONTENT_ENCODING);
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Response::from_parts(head, Body::from(text))
 }
 
 fn retry_later(mut response: Response<Body>) -> Response<Body> {

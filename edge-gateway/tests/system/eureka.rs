@@ -121,8 +121,13 @@ async fn instances_that_are_not_known_are_no_empty_list() {
         (Method::PUT, "apps/p/1"),
         (Method::DELETE, "apps/p/1"),
     ] {
-        let (status, headers, body) = ask(&world, method, &format!("/eureka/in/app=app/{path}"), &[]).await;
+        let as_json = [("accept", "application/json")];
+        let (status, headers, body) =
+            ask(&world, method, &format!("/eureka/in/app=app/{path}"), &as_json).await;
         assert!(status == 503 && headers.contains_key("retry-after"), "{path}: {status} {body}");
+        // Nor is the refusal itself one: a client may decode it as if it were an answer.
+        assert!(headers["content-type"].as_bytes().starts_with(b"text/plain"), "{path}: {headers:?}");
+        assert!(serde_json::from_str::<Value>(&body).is_err() && body.ends_with('\n'), "{path}: {body}");
     }
     world.control_plane.decline(0);
     until("they become known", async || ask(&world, Method::GET, APPS, &[]).await.0 == 200).await;
@@ -193,6 +198,7 @@ async fn a_name_and_a_password_are_one_login_for_many_requests() {
     for attempt in 2..4 {
         let (status, headers, _) = ask(&world, Method::GET, APPS, &wrong).await;
         assert_eq!((status, headers.contains_key("www-authenticate")), (401, true));
+        assert!(headers["content-type"].as_bytes().starts_with(b"text/plain"), "{headers:?}");
         assert_eq!(logins.load(Ordering::Relaxed), attempt, "a wrong password is never kept");
     }
     // Elsewhere a name and a password are no token, as ever.
