@@ -49,6 +49,7 @@ mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod text;
 mod value;
 
 pub use mistake::{Mistake, Mistakes};

@@ -199,7 +199,9 @@ impl<'a> Settings<'a> {
     ) -> Option<T> {
         let key = self.full_key(key);
         let alias = self.aliases.get(key.as_str()).copied();
-        let (text, origin) = match self.sources.find(&key, alias) {
+        let found = self.sources.find(&key, alias);
+        let lacks_quotes = found.as_ref().is_some_and(|(raw, _)| raw.lacks_quotes(T::KIND));
+        let (text, origin) = match found {
             Some((raw, origin)) => (raw.into_text(T::KIND).map(Some), origin),
             None => (Ok(default.map(str::to_owned)), Origin::Default),
         };
@@ -207,6 +209,8 @@ impl<'a> Settings<'a> {
             Err(problem) => Err(problem.to_owned()),
             Ok(None) => Ok(None),
             Ok(Some(text)) => match parse(&text) {
+                // A path of `true` was meant as a switch, and its file would be named so.
+                Some(_) if lacks_quotes => Err(format!("expected {expected}, in quotes")),
                 Some(value) => Ok(Some(value)),
                 // The message is printed and logged, so it must not repeat a secret.
                 None if T::SECRET => Err(format!("expected {expected}")),

@@ -10,12 +10,16 @@ use clap::ArgMatches;
 use super::declared::Declared;
 use super::origin::{CONFIG, Origin, variable_of};
 use super::service_center::{self, Translated};
+use super::text::text_of;
 use super::{Kind, Mistake, Mistakes};
 
 /// A value before it is parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Raw {
     Text(String),
+    /// A switch, a number with a point, or a date of a file, as this program writes it: a text that was meant
+    /// instead may have been another one (`1.10`).
+    Bare(String),
     List(Vec<String>),
 }
 
@@ -91,7 +95,7 @@ impl Sources {
         }
         sources.service_center = service_center::variables(&lookup);
         let Some((path, origin)) = file_of(matches, lookup) else { return Ok(sources) };
-        let text = std::fs::read_to_string(&path).map_err(|e| {
+        let text = text_of(&path).map_err(|e| {
             let problem = format!("cannot read `{}`: {e}", path.display());
             Mistakes(vec![Mistake { origin, key: CONFIG.to_owned(), problem }])
         })?;
@@ -172,13 +176,18 @@ pub(super) fn file_of(
 }
 
 impl Raw {
+    /// True when a value of `kind` has to be in quotes, and this one is not.
+    pub(super) fn lacks_quotes(&self, kind: Kind) -> bool {
+        kind == Kind::Text && matches!(self, Self::Bare(_))
+    }
+
     /// The text to be parsed as a value of `kind`; lists are joined with commas.
     ///
     /// # Errors
     /// The problem in words, when a list is in the wrong place or cannot be joined.
     pub(super) fn into_text(self, kind: Kind) -> Result<String, &'static str> {
         match self {
-            Self::Text(text) => Ok(text),
+            Self::Text(text) | Self::Bare(text) => Ok(text),
             Self::List(_) if kind != Kind::List => Err("a list is not expected here"),
             Self::List(entries) if entries.iter().any(|entry| entry.contains(',')) => {
                 // Joined, such an entry would silently become two.
@@ -205,10 +214,12 @@ fn flatten(
                 let entries = entries.ok_or((key.clone(), "a list may only hold plain values".to_owned()))?;
                 values.insert(key, Raw::List(entries));
             }
-            // Dates and times too: the parser of the setting decides about their text.
+            // The parser of the setting decides about the text.
             plain => {
+                // Whole numbers count as texts: names and sizes in bytes may be some.
+                let is_text = matches!(plain, toml::Value::String(_) | toml::Value::Integer(_));
                 if let Some(text) = scalar(plain) {
-                    values.insert(key, Raw::Text(text));
+                    values.insert(key, if is_text { Raw::Text(text) } else { Raw::Bare(text) });
                 }
             }
         }

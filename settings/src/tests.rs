@@ -2,6 +2,7 @@
 //! harmless reloads.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
@@ -132,6 +133,39 @@ fn lists_come_with_commas_repeated_flags_or_arrays() {
 fn a_switch_needs_no_value_but_takes_one() {
     assert!(from_arguments(&["--loud"]).loud);
     assert!(!from_arguments(&["--loud=false"]).loud);
+}
+
+#[test]
+fn switches_points_and_dates_are_no_texts() {
+    let text =
+        "folder = true\nname = 1.10\ntoken = 1e5\nday = 1979-05-27\nid = 7\nshare = 1.10\nloud = true\n";
+    let file = Sources::default().with_file("f", text).expect("is toml");
+    let mut settings = Settings::new(&file);
+    assert_eq!(settings.optional::<PathBuf>("folder", "A path."), None);
+    assert_eq!(settings.optional::<String>("name", "A text."), None);
+    assert_eq!(settings.optional::<String>("day", "A text."), None);
+    assert!(settings.optional::<Secret>("token", "A secret.").is_none());
+    // A whole number is the text that it looks like.
+    assert_eq!(settings.optional::<String>("id", "A text."), Some("7".to_owned()));
+    assert_eq!(settings.optional::<f64>("share", "A number."), Some(1.1));
+    assert_eq!(settings.optional::<bool>("loud", "A switch."), Some(true));
+    let mistakes = settings.finish().expect_err("four are wrong").to_string();
+    for expected in
+        ["folder: expected a path, in quotes", "name: expected text, in quotes", "token: expected a secret"]
+    {
+        assert!(mistakes.contains(expected), "{expected} in {mistakes}");
+    }
+    assert_eq!(mistakes.matches("in quotes").count(), 4, "{mistakes}");
+    assert!(!mistakes.contains("100000"), "a secret is not shown: {mistakes}");
+}
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let read = |path: &str| super::text::text_of(Path::new(path));
+    let error = read("/dev/zero").expect_err("has no end").to_string();
+    assert!(error.contains("larger than 1 MiB"), "{error}");
+    assert!(read("/dev/null").expect("is empty").is_empty());
+    assert!(Secret::parse("@/dev/zero").is_none());
 }
 
 #[test]

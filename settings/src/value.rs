@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+use super::text::text_of;
 
 /// The form of a value in a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +278,7 @@ impl Setting for Secret {
         let secret = match text.strip_prefix('@') {
             Some(literal) if literal.starts_with('@') => literal.to_owned(),
             // Editors and `echo` end a file with a line end that nobody means to be part of the secret.
-            Some(path) => std::fs::read_to_string(path).ok()?.trim_end_matches(['\r', '\n']).to_owned(),
+            Some(path) => text_of(Path::new(path)).ok()?.trim_end_matches(['\r', '\n']).to_owned(),
             None => text.to_owned(),
         };
         // An empty secret would open a door instead of locking it: `Bearer ` would be accepted as a token.
