@@ -33,9 +33,13 @@ const STAYS: Duration = Duration::from_secs(10);
 /// Writers, and the longest pause of each.
 const WRITERS: u64 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Changes that control planes remember: few, so that the history is full early and what grows after that is
-/// a leak.
-const HISTORY: &str = "5000";
+/// Changes that control planes remember for gateways and for people: few, so that both are full by the middle
+/// of a short run, and growth after it is a leak. They are many times what comes in the seconds for which a
+/// watcher is away.
+const HISTORY: u32 = 1000;
+const TIMELINE: u32 = 500;
+/// The history is full when it lacks less than this: the changes of a revision leave it together.
+const OF_REVISION: u32 = 100;
 /// The time between two bursts, and between two samples.
 const BURST: Duration = Duration::from_secs(3);
 const SAMPLE: Duration = Duration::from_secs(5);
@@ -46,8 +50,14 @@ async fn main() -> Result<()> {
     let minutes: f64 = minutes.parse().context("MINUTES is a number")?;
     let lasts = Duration::try_from_secs_f64(minutes * 60.0).context("MINUTES is a length of time")?;
     let seed = seed();
-    let world =
-        World::with().planes(2).gateways(2).linked().plane_flag("--registry-history", HISTORY).start().await;
+    let world = World::with()
+        .planes(2)
+        .gateways(2)
+        .linked()
+        .plane_flag("--registry-history", &HISTORY.to_string())
+        .plane_flag("--registry-timeline", &TIMELINE.to_string())
+        .start()
+        .await;
     let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
     let mut oracle = Oracle::on(world.etcd.endpoint()).await;
     let (field, mut burst) = people(&world, &mut oracle, &gateways).await?;
@@ -66,6 +76,7 @@ async fn main() -> Result<()> {
     let processes: Vec<&Process> = nodes.chain([&*world.nats]).collect();
     let mut series: Vec<Series> = names.into_iter().map(Series::new).collect();
     let began = Instant::now();
+    let mut kept_at_middle = None;
     let mut bursts = 0_u64;
     let mut bursting = tokio::time::interval(BURST);
     let mut sampling = tokio::time::interval(SAMPLE);
@@ -78,6 +89,9 @@ async fn main() -> Result<()> {
             _ = sampling.tick() => {
                 let at = began.elapsed();
                 series.iter_mut().zip(&processes).for_each(|(series, process)| series.take(at, process.pid()));
+                if kept_at_middle.is_none() && at >= lasts / 2 {
+                    kept_at_middle = Some(kept(&world).await);
+                }
             }
         }
     }
@@ -87,6 +101,8 @@ async fn main() -> Result<()> {
     load.stop().await;
     let attempts = hostile.stop().await;
     burst.round().await.context("etcd is there")?;
+    let kept_at_middle = kept_at_middle.context("the run is too short to have a middle")?;
+    let kept_last = kept(&world).await;
     let verdict = oracle.judge(Holes::Lost, Instant::now()).await;
     println!("{}", Series::HEAD);
     series.iter().for_each(|series| println!("{series}"));
@@ -94,15 +110,31 @@ async fn main() -> Result<()> {
         "minutes": minutes, "events": verdict.events, "watchers": verdict.watchers, "told": verdict.all.delivered,
         "lost": verdict.all.lost, "resumed": verdict.resumed, "visits": visits.load(Ordering::Relaxed),
         "bursts": bursts, "hostile": attempts, "failed": failed,
+        "history": { "middle": kept_at_middle, "last": kept_last },
         "processes": series.iter().map(Series::json).collect::<Vec<_>>(),
     });
     println!("{figures}");
     verdict.hold(&format!("soak of {minutes} minutes"));
     ensure!(failed == 0, "{failed} requests of honest clients failed beside the hostile ones");
+    let full = f64::from(HISTORY - OF_REVISION);
+    ensure!(
+        kept_at_middle.iter().all(|changes| *changes >= full),
+        "the histories held {kept_at_middle:?} of {HISTORY} changes in the middle and were still filling, so \
+         that growth says nothing; a longer run is needed"
+    );
     for of_process in &series {
         ensure!(!of_process.grows(), "{} grows: {of_process}", of_process.name());
     }
     Ok(())
+}
+
+/// The changes in the history of each control plane.
+async fn kept(world: &World) -> Vec<f64> {
+    let mut kept = Vec::new();
+    for plane in &world.control_planes {
+        kept.push(plane.metric("muster_view_history_changes", "").await);
+    }
+    kept
 }
 
 /// Registers everybody, opens all witnesses, and waits until they are told of changes.
