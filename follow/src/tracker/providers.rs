@@ -48,7 +48,9 @@ impl Tracker {
             return false;
         }
         let mut out = Vec::new();
+        let has_history = replay.continuous;
         let mut topic = Topic::load(*id, since, replay, &mut out);
+        let at = topic.at();
         if *repeat {
             topic.request = Request::Pending;
             let want = Want { provider: provider.clone(), since: topic.at(), snapshot: false };
@@ -67,6 +69,11 @@ impl Tracker {
             }
             if let Some(member) = topic.members.get_mut(&group) {
                 member.shown_at = shown;
+                // Everything that is there will be told as created. Told as the difference to an unknown time
+                // before, it would come twice.
+                if shown.is_some() && !has_history && member.until.is_none() {
+                    member.base = member.base.max(at);
+                }
             }
         }
         deliver(&mut topic, provider, out, &mut self.effects);

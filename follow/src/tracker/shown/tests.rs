@@ -61,6 +61,25 @@ fn a_provider_is_shown_once_everything_before_is_known() {
 }
 
 #[test]
+fn a_provider_that_is_loaded_without_its_history_is_shown_once() {
+    let mut tracker = Tracker::new(1);
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(5, &[]));
+    tracker.on_interest_change(id, came(9, 1));
+    let state = TopicReplay {
+        continuous: false,
+        snapshot: Some(vec![(event("p", 0, 10).instance, rev(10))]),
+        ..events_until(11, Vec::new())
+    };
+    let key = Some(event("p", 0, 10).key);
+    assert!(tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, ..state }));
+    tracker.advance_to(11, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "10".into(), 11)]);
+    tracker.on_event(later(Action::Update, 10, 10, 12));
+    assert_eq!(told(&mut tracker, id), [(Action::Update, "10".into(), 12)]);
+}
+
+#[test]
 fn instances_shown_by_the_consumers_find_are_not_told() {
     let (mut tracker, id) = tracker();
     tracker.on_event(event("p", 0, 7));
