@@ -187,6 +187,9 @@ struct Walk<'a> {
     pulled: usize,
     /// Commits told of in this segment, when any was.
     here: Option<usize>,
+    /// The most commits that the last state of this segment may contain, of those that the watcher knew
+    /// already; 0 after a later event.
+    here_at_most: usize,
     /// The revision from which this segment was resumed: nothing up to it comes again.
     resumed: Option<u64>,
     /// The last frame about it in this segment told of a delete.
@@ -206,6 +209,7 @@ impl<'a> Walk<'a> {
             known: base,
             pulled: 0,
             here: None,
+            here_at_most: 0,
             resumed: None,
             hidden: false,
             voided: None,
@@ -216,6 +220,7 @@ impl<'a> Walk<'a> {
     fn begin_segment(&mut self, resumed: Option<u64>) {
         // A connection that ended before all states had come leaves the watcher with its earlier knowledge.
         (self.here, self.pulled, self.resumed, self.voided) = (None, 0, resumed, None);
+        self.here_at_most = 0;
         self.hidden = false;
         self.anew = resumed == Some(0);
     }
@@ -270,6 +275,10 @@ impl<'a> Walk<'a> {
         }
         out.merged += place.saturating_sub(self.known.max(self.base));
         self.here = Some(self.here.unwrap_or(0).max(place));
+        // The instance may have been so more than once since the revision. Which of these times it was does not
+        // matter as far as the watcher knows what happened between them.
+        let same = (place..=self.known).rfind(|later| self.stamp_after(*later) == said);
+        self.here_at_most = same.unwrap_or(place);
         self.known = self.known.max(place);
     }
 
@@ -282,8 +291,13 @@ impl<'a> Walk<'a> {
     /// All states after the reset have come. An instance in none of them was gone.
     fn after_states(&mut self, ledger: &Ledger, key: u32, out: &mut Findings) {
         let Some(rev) = self.voided.take() else { return };
-        match (self.upto(rev)..=self.commits.len()).find(|place| !self.is_there(*place)) {
-            Some(gone) => self.known = self.known.max(gone),
+        let known = self.known;
+        let mut gone =
+            (self.upto(rev)..=self.commits.len()).filter(|place| !self.is_there(*place)).peekable();
+        let first = gone.peek().copied();
+        match gone.take_while(|place| *place <= known).last().or(first) {
+            // Even if the watcher knew it to be there: that does not count any more.
+            Some(gone) => self.known = gone,
             None => {
                 out.lost += 1;
                 out.say(key, || format!("{}: voided at {rev}, and no state tells of it", ledger.name(key)));
@@ -353,7 +367,8 @@ impl<'a> Walk<'a> {
             out.say(sight.key, || format!("{}: {:?} told, resumed later", ledger.name(sight.key), sight.rev));
         }
         // The first event after a reconnect may be older than the watcher's knowledge or the state it pulled.
-        let before = if self.here.is_some() { start.max(self.pulled) } else { self.known.max(self.pulled) };
+        let from = if self.here.is_some() { start.max(self.here_at_most) } else { self.known };
+        let before = from.max(self.pulled);
         if place >= self.known.max(self.base) {
             out.delivered += 1;
             let due = commit.at.max(terms.over);
@@ -383,6 +398,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.here = Some(place + 1);
+        self.here_at_most = 0;
         self.known = self.known.max(place + 1);
     }
 

@@ -208,6 +208,37 @@ fn whole_lives_may_be_passed_over_but_no_part_of_one() {
     assert_eq!(passing(&[1, 0], &[(Create, 1)]).lost, 1, "it is gone");
 }
 
+#[test]
+fn a_reset_without_a_provider_ends_what_was_known_of_it() {
+    let passing = HashSet::from([0]);
+    let terms = Terms { from: 0, holes: Holes::Lost, whole: true, over: Instant::now(), passing };
+    let of = |truth: &[u64], second: Segment| {
+        let first = resumed(Some(0), &[(Create, 1, 1), (Delete, 1, 2), (Create, 2, 3)], &[]);
+        check(&ledger(), &commits(truth), &[first, second], &terms)
+    };
+    // Registered again after the state, as the watcher knew from elsewhere, and gone before it was told anew.
+    let silent = resumed(Some(1), &[], &[(0, void(2)), (0, Mark::Bookmark(4))]);
+    let found = of(&[1, 0, 2, 0], silent.clone());
+    assert!(found.is_clean(), "{found:?}");
+    assert_eq!(of(&[1, 0, 2], silent).claimed, 1, "it is there, and the watcher dropped it");
+    let told = resumed(Some(1), &[(Create, 2, 3)], &[(0, void(2)), (1, Mark::Bookmark(4))]);
+    assert_eq!(of(&[1, 0, 2, 0], told).claimed, 1, "the end of a life that was told again");
+}
+
+#[test]
+fn a_state_may_be_of_any_time_at_which_it_was_so() {
+    let truth = commits(&[1, 0, 2, 0, 3]);
+    let first = resumed(Some(0), &[(Create, 1, 1), (Delete, 1, 2), (Create, 2, 3), (Delete, 2, 4)], &[]);
+    let of = |first: Segment, sights: &[_]| {
+        judge(&truth, &[first, resumed(Some(0), sights, &[(0, state(2, None))])], Holes::Lost)
+    };
+    let rest = [(Create, 2, 3), (Delete, 2, 4), (Create, 3, 5)];
+    assert!(of(first.clone(), &rest[2..]).is_clean(), "as after the second end");
+    assert!(of(first.clone(), &rest).is_clean(), "as after the first");
+    let earlier = Segment { sights: first.sights[..2].to_vec(), ..first };
+    assert_eq!(of(earlier, &rest[2..]).lost, 2, "what was never told is missing");
+}
+
 /// The findings on one connection of a watcher with a changing interest.
 fn changing(story: &[(ChangeKind, u64)]) -> Findings {
     let terms =
