@@ -7,12 +7,13 @@
 //!
 //! A state is shown only once all services are known, so a dialect never says "none" without proof. After
 //! that there is always a state: when the bus or the control planes are lost, the last that is known stays,
-//! also over a restart if it is kept in a file.
+//! also over a restart if it is kept in a file. While something is missing from it and being requested, a
+//! state contains less than the last bookmark says ([`Services::contained`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use follow::read::ReadTopic;
+use follow::read::{ReadTopic, ReadView};
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 
@@ -79,6 +80,33 @@ pub(crate) struct Followed {
     is_remembered: bool,
     /// The version of the state that was last shown.
     shown: Option<u64>,
+    proof: Proof,
+}
+
+/// The part of the history that a tenant's states are known to contain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Proof {
+    incarnation: Option<u64>,
+    /// Everything up to here is contained.
+    revision: Revision,
+    /// Nothing is being requested that may be missing, in the state with this version.
+    is_whole: bool,
+    version: Option<u64>,
+}
+
+impl Proof {
+    /// The proof for a later state of the same tenant. A state loses nothing that an earlier one contained,
+    /// unless the store was restored.
+    fn advance(self, tenant: &Tenant, view: &EdgeView) -> Self {
+        let version = version_of(tenant, view);
+        // A look at every service costs too much for each bookmark.
+        let is_known = self.version.is_some() && version == self.version;
+        let is_whole = if is_known { self.is_whole } else { is_whole(tenant, &view.read) };
+        let before = if view.incarnation == self.incarnation { self.revision } else { Revision::ZERO };
+        let bookmark = view.read.bookmark;
+        let revision = if is_whole { bookmark } else { before.min(bookmark) };
+        Self { incarnation: view.incarnation, revision, is_whole, version }
+    }
 }
 
 impl Followed {
@@ -101,6 +129,7 @@ impl Followed {
                         view,
                         is_remembered,
                         shown: None,
+                        proof: Proof::default(),
                     });
                 }
                 Some(_) => {}
@@ -117,7 +146,8 @@ impl Followed {
         lease.enter();
         let (upstream, tenant) = (upstream.clone(), tenant.clone());
         let replacements = upstream.reads().replacements();
-        Some(Self { upstream, tenant, lease, replacements, view, is_remembered: true, shown: None })
+        let (is_remembered, shown, proof) = (true, None, Proof::default());
+        Some(Self { upstream, tenant, lease, replacements, view, is_remembered, shown, proof })
     }
 
     /// The state now.
@@ -136,7 +166,13 @@ impl Followed {
         }
         self.shown = self.version();
         let Self { is_remembered, .. } = *self;
-        Services { view: self.view.clone(), tenant: self.tenant.clone(), is_remembered }
+        if is_remembered {
+            // Of what a file says nothing is known to be missing, and nothing is requested.
+            self.proof = Proof { revision: self.view.read.bookmark, ..Proof::default() };
+        } else {
+            self.proof = self.proof.advance(&self.tenant, &self.view);
+        }
+        Services { view: self.view.clone(), tenant: self.tenant.clone(), is_remembered, proof: self.proof }
     }
 
     /// Resolves when the state may be another than that of the last [`Followed::now`]. Cancel-safe. Pending
@@ -163,7 +199,7 @@ impl Followed {
     }
 
     fn version(&self) -> Option<u64> {
-        self.view.read.tenants.get(&self.tenant).map(|tenant| tenant.version)
+        version_of(&self.tenant, &self.view)
     }
 
     fn reads(&self) -> &Reads {
@@ -177,6 +213,18 @@ impl Drop for Followed {
     }
 }
 
+fn version_of(tenant: &Tenant, view: &EdgeView) -> Option<u64> {
+    view.read.tenants.get(tenant).map(|tenant| tenant.version)
+}
+
+/// True when nothing is being requested that may be missing from a tenant.
+fn is_whole(tenant: &Tenant, view: &ReadView) -> bool {
+    let Some(services) = view.tenants.get(tenant).map(|tenant| &tenant.services) else { return false };
+    // A service that is loading for the first time is not in any state yet.
+    let is_settled = |service| view.topics.get(service).is_none_or(|topic| topic.settled);
+    services.settled && services.providers.iter().all(is_settled)
+}
+
 fn not_held(full: Option<Full>) -> NotKnown {
     full.map_or(NotKnown::NotYet, NotKnown::Full)
 }
@@ -187,6 +235,7 @@ pub(crate) struct Services {
     view: Arc<EdgeView>,
     tenant: Tenant,
     is_remembered: bool,
+    proof: Proof,
 }
 
 impl Services {
@@ -202,12 +251,23 @@ impl Services {
 
     /// Differs between two states of this tenant, and means nothing outside of this process.
     pub(crate) fn version(&self) -> Option<u64> {
-        self.view.read.tenants.get(&self.tenant).map(|tenant| tenant.version)
+        version_of(&self.tenant, &self.view)
     }
 
-    /// The revision up to which everything is contained.
+    /// The last bookmark: everything up to here is contained, but for what is being requested.
     pub(crate) fn revision(&self) -> Revision {
         self.view.read.bookmark
+    }
+
+    /// The revision up to which everything is contained. It is before the last bookmark while something is
+    /// being requested, and zero until the tenant has been whole once.
+    pub(crate) fn contained(&self) -> Revision {
+        self.proof.revision
+    }
+
+    /// True when nothing is being requested that may be missing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.proof.is_whole
     }
 
     /// The time since the control planes last confirmed a state; `None` before the first bookmark.

@@ -43,8 +43,10 @@ pub struct ReadTopic {
     pub digest: u64,
     /// The service's name, once known.
     pub key: Option<Arc<ServiceKey>>,
-    /// Nothing up to the last bookmark is missing.
+    /// Nothing up to the last bookmark is missing, and the instances are whole.
     pub sound: bool,
+    /// Nothing is being requested that may be missing.
+    pub settled: bool,
     /// The instances.
     pub instances: Instances,
     /// Their size in memory, about.
@@ -61,7 +63,7 @@ impl ReadTopic {
             digest = digest.wrapping_add(digest_of(id, *mod_rev));
             bytes += size_of(instance);
         }
-        Self { at, digest, key, sound: false, instances, bytes, body: Body::default() }
+        Self { at, digest, key, sound: false, settled: false, instances, bytes, body: Body::default() }
     }
 
     /// The body of a reply with this service alone, made once for each state of its instances. `None` without
@@ -73,7 +75,10 @@ impl ReadTopic {
 
     /// True when `other` is the same state.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.at == other.at && self.sound == other.sound && Arc::ptr_eq(&self.body, &other.body)
+        self.at == other.at
+            && self.sound == other.sound
+            && self.settled == other.settled
+            && Arc::ptr_eq(&self.body, &other.body)
     }
 }
 
@@ -84,6 +89,8 @@ pub struct ReadInterest {
     pub changed_at: Revision,
     /// No change of the interest up to the last bookmark is missing.
     pub sound: bool,
+    /// Nothing is being requested that may be missing.
+    pub settled: bool,
     /// The providers in the interest.
     pub providers: Arc<BTreeSet<ServiceRef>>,
 }

@@ -233,7 +233,12 @@ impl Topic {
 
     /// True when nothing that was published up to the last bookmark is missing, and the instances are whole.
     pub(crate) fn is_sound(&self) -> bool {
-        self.verified && self.request.is_idle() && self.origin == Origin::Live && !self.shortened
+        self.verified && self.is_settled() && !self.shortened
+    }
+
+    /// True when nothing is being requested that may be missing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.request.is_idle() && self.origin == Origin::Live
     }
 
     /// The sum over the instances that gateways and replicas compare.

@@ -139,7 +139,12 @@ fn view_of(state: pb::State, heard: Instant) -> Option<EdgeView> {
 
 fn interest(changed_at: Revision, providers: Vec<ServiceRef>) -> ReadInterest {
     // Nothing of it is proved any more.
-    ReadInterest { changed_at, sound: false, providers: Arc::new(BTreeSet::from_iter(providers)) }
+    ReadInterest {
+        changed_at,
+        sound: false,
+        settled: false,
+        providers: Arc::new(BTreeSet::from_iter(providers)),
+    }
 }
 
 fn topic_to_proto(service: u32, topic: &ReadTopic) -> pb::Topic {

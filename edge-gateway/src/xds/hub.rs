@@ -291,7 +291,7 @@ async fn run(discovery: Discovery, tenant: Tenant, hub: Arc<Hub>) {
 /// Shows what there is now.
 fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>, hub: &Hub) {
     let services = followed.now();
-    let revision = services.revision();
+    let revision = services.contained();
     let is_first = hub.state.load().is_none();
     let mut changes = None;
     if (is_first || services.version() != *version)
@@ -301,7 +301,8 @@ fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>,
         hub.state.store(Some(Arc::new(state)));
     }
     *version = services.version();
-    let is_fresh = services.age(Instant::now()).is_some_and(|age| age < FRESH);
+    // A bookmark says what there is, and not that it has arrived.
+    let is_fresh = services.is_whole() && services.age(Instant::now()).is_some_and(|age| age < FRESH);
     let height = Height { revision, reached: states.reached(), is_fresh };
     let has_risen = std::mem::replace(&mut *hub.height.lock(), height) != height;
     if is_first && changes.is_some() {

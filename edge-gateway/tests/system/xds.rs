@@ -222,6 +222,38 @@ async fn a_reconnect_gets_no_endpoints_again() {
     assert_eq!(delta.next().await.resources.len(), 1);
 }
 
+/// Of a client that comes from another gateway.
+#[tokio::test]
+async fn a_client_gets_nothing_older_while_what_it_has_is_being_requested() {
+    let world = World::start().await;
+    world.control_plane.change("p", Create, "127.0.0.1").await;
+    world.control_plane.bookmark().await;
+    let mut stream = Whole::open(&world, EDS, ask("", &["app/p:highway"]), None).await.expect("opens");
+    let first = stream.next().await;
+    assert_eq!(endpoints(&first.resources[0]).1.len(), 1);
+
+    // The event is lost, the bookmark tells of it, and nobody answers the request for it.
+    let lost = world.control_plane.commit("p", Create, "127.0.0.2");
+    world.control_plane.decline(usize::MAX);
+    world.control_plane.bookmark().await;
+    world.until("muster_edge_requests_repeated_total", |count| count >= 1.0).await;
+    let (before, digest) = first.version_info.split_once('-').expect("a version");
+    let history = before.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let version_info = format!("{history}{}-{digest}", lost.at.rev);
+    let asked = world.metric(r#"muster_xds_requests_total{type="endpoint"}"#);
+    let later = pb::DiscoveryRequest { version_info, ..ask("", &["app/p:highway"]) };
+    let opening = Whole::open(&world, EDS, later, None);
+    let answered = async {
+        world.until(r#"muster_xds_requests_total{type="endpoint"}"#, |count| count > asked).await;
+        // A further bookmark proves no more than the one before.
+        world.control_plane.bookmark().await;
+        world.control_plane.decline(0);
+    };
+    let (stream, ()) = tokio::join!(opening, answered);
+    let told = stream.expect("opens").next().await;
+    assert_eq!(endpoints(&told.resources[0]).1.len(), 2, "what it has from elsewhere, and not less");
+}
+
 #[tokio::test]
 async fn a_delta_stream_gets_everything_and_what_is_new() {
     let world = World::start().await;

@@ -131,6 +131,7 @@ impl Group {
         Some(ReadInterest {
             changed_at: self.unchanged_since.unwrap_or(interest_rev).max(self.last_change.rev),
             sound: self.verified && self.request.is_idle(),
+            settled: self.request.is_idle(),
             providers,
         })
     }
@@ -318,6 +319,7 @@ impl crate::topic::Topic {
             digest: self.digest(),
             key: self.key().cloned(),
             sound: self.is_sound(),
+            settled: self.is_settled(),
             instances: read.instances.clone(),
             bytes: read.bytes,
             body: read.body.clone(),

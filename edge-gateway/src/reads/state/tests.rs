@@ -32,6 +32,7 @@ fn view(heard: Instant) -> EdgeView {
     let consumer = ReadInterest {
         changed_at: Revision::new(3),
         sound: true,
+        settled: true,
         providers: Arc::new([service("p")].into()),
     };
     read.consumers.insert_mut(service("c"), Arc::new(consumer.clone()));
