@@ -37,9 +37,15 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts it with further flags.
+    async fn start_with(flags: &[&str]) -> Self {
         let api = port::local();
         let process = Process::ours("muster")
             .args(["standalone", "--data-dir", "data", "--listen", &api.to_string(), "--rbac-enable"])
+            .args(flags)
             .env("SC_INIT_ROOT_PASSWORD", PASSWORD);
         process.start();
         let client = Client::new(api);

@@ -16,9 +16,9 @@ use crate::operate::muster;
 
 /// An answer, as far as the tests look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
-    code: ResponseCode,
-    records: Vec<String>,
+pub(crate) struct Answer {
+    pub(crate) code: ResponseCode,
+    pub(crate) records: Vec<String>,
 }
 
 fn answer(code: ResponseCode, records: &[&str]) -> Answer {
@@ -40,7 +40,7 @@ fn read(bytes: &[u8]) -> Answer {
 }
 
 /// Asks over UDP. `None` when there is no answer yet.
-async fn try_ask(server: SocketAddr, name: &str, kind: RecordType) -> Option<Answer> {
+pub(crate) async fn try_ask(server: SocketAddr, name: &str, kind: RecordType) -> Option<Answer> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     socket.connect(server).await.expect("an address");
     socket.send(&question(name, kind)).await.ok()?;

@@ -1,12 +1,16 @@
 //! Five accounts whose roles see different parts of eight services, over every transport at once: each is told
-//! the same on all of them, and nothing else, also after its role has changed, and nothing without its account.
+//! the same on all of them, and nothing else, also after its role has changed, and nothing without its account
+//! or after its token's time. DNS, which has no tokens, is told what one account may see.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use harness::deadline;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::rt::TokioExecutor;
@@ -14,15 +18,21 @@ use prost::Message as _;
 use proto::envoy as pb;
 use proto::watch::v1::watch_client::WatchClient;
 use proto::watch::v1::{Selection, WatchRequest};
+use shared::clock::Clock;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 use super::*;
+use crate::dns;
 
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// What a watch that ends is told, by its reason.
+const EXPIRED: &str = "the token has expired";
+const CHANGED: &str = "the rights of the account have changed";
+const DELETED: &str = "the account of the token is deleted";
 
 /// Environment, application and name of a service.
 type Key = (&'static str, &'static str, &'static str);
@@ -140,42 +150,87 @@ fn refused_or(status: u16, seen: impl FnOnce() -> Seen) -> Option<Seen> {
     }
 }
 
+/// A stream of xDS.
+struct Discovery {
+    requests: tokio::sync::mpsc::Sender<pb::DeltaDiscoveryRequest>,
+    answers: tonic::Streaming<pb::DeltaDiscoveryResponse>,
+}
+
+impl Discovery {
+    /// Opens a stream that asks for the endpoints of all services. `None` without a connection.
+    async fn open(site: &Site, token: &str) -> Option<Result<Self, tonic::Status>> {
+        let names = SERVICES.map(|(environment, app, name)| match environment {
+            "" => format!("{app}/{name}"),
+            _ => format!("{environment}/{app}/{name}"),
+        });
+        let first = pb::DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.to_owned(),
+            resource_names_subscribe: names.to_vec(),
+            ..pb::DeltaDiscoveryRequest::default()
+        };
+        let channel = Channel::from_shared(format!("http://{}", site.api)).ok()?.connect().await.ok()?;
+        let mut client = Grpc::new(channel);
+        client.ready().await.ok()?;
+        let (requests, received) = tokio::sync::mpsc::channel(4);
+        requests.try_send(first).ok()?;
+        let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(received));
+        request.metadata_mut().insert("authorization", token.parse().ok()?);
+        let codec = ProstCodec::<pb::DeltaDiscoveryRequest, pb::DeltaDiscoveryResponse>::default();
+        let opened = client.streaming(request, DELTA.parse().ok()?, codec).await;
+        Some(opened.map(|stream| Self { requests, answers: stream.into_inner() }))
+    }
+
+    /// The next answer, which is acknowledged at once. `None` after the last.
+    async fn next(&mut self) -> Result<Option<pb::DeltaDiscoveryResponse>, tonic::Status> {
+        let answer = self.answers.message().await?;
+        if let Some(answer) = &answer {
+            let taken = pb::DeltaDiscoveryRequest {
+                type_url: ENDPOINTS.to_owned(),
+                response_nonce: answer.nonce.clone(),
+                ..pb::DeltaDiscoveryRequest::default()
+            };
+            // A stream that has ended says so with the next answer.
+            _ = self.requests.try_send(taken);
+        }
+        Ok(answer)
+    }
+
+    /// What is told from now on, and at last the message of the end.
+    fn texts(self) -> impl futures_util::Stream<Item = String> + Send {
+        futures_util::stream::unfold(Some(self), |stream| async move {
+            let mut stream = stream?;
+            match stream.next().await {
+                Ok(answer) => Some((endpoints_in(answer?), Some(stream))),
+                Err(status) => Some((status.message().to_owned(), None)),
+            }
+        })
+    }
+}
+
+/// The endpoints in an answer of xDS, as a text.
+fn endpoints_in(answer: pb::DeltaDiscoveryResponse) -> String {
+    let of_one = |resource: pb::Resource| {
+        let value = resource.resource.unwrap_or_default().value;
+        format!("{:?}", pb::ClusterLoadAssignment::decode(&*value).expect("endpoints"))
+    };
+    answer.resources.into_iter().map(of_one).collect()
+}
+
 /// What a new stream of xDS tells of the endpoints of all services.
 async fn by_xds(site: &Site, token: &str) -> Option<Seen> {
-    let names = SERVICES.map(|(environment, app, name)| match environment {
-        "" => format!("{app}/{name}"),
-        _ => format!("{environment}/{app}/{name}"),
-    });
-    let first = pb::DeltaDiscoveryRequest {
-        type_url: ENDPOINTS.to_owned(),
-        resource_names_subscribe: names.to_vec(),
-        ..pb::DeltaDiscoveryRequest::default()
-    };
-    let channel = Channel::from_shared(format!("http://{}", site.api)).ok()?.connect().await.ok()?;
-    let mut client = Grpc::new(channel);
-    client.ready().await.ok()?;
-    let (sender, requests) = tokio::sync::mpsc::channel(4);
-    sender.try_send(first).ok()?;
-    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
-    request.metadata_mut().insert("authorization", token.parse().ok()?);
-    let codec = ProstCodec::<pb::DeltaDiscoveryRequest, pb::DeltaDiscoveryResponse>::default();
-    let mut stream = match client.streaming(request, DELTA.parse().ok()?, codec).await {
-        Ok(stream) => stream.into_inner(),
+    let mut stream = match Discovery::open(site, token).await? {
+        Ok(stream) => stream,
         Err(status) => return is_refusal(&status).then(Seen::new),
     };
     let (mut known, mut seen) = (BTreeSet::new(), Seen::new());
     while known.len() < SERVICES.len() {
-        let answer = match stream.message().await {
+        let answer = match stream.next().await {
             Ok(answer) => answer?,
             Err(status) => return is_refusal(&status).then(Seen::new),
         };
-        known.extend(answer.removed_resources);
-        for resource in answer.resources {
-            let value = resource.resource.unwrap_or_default().value;
-            let found = pb::ClusterLoadAssignment::decode(&*value).ok()?;
-            seen.extend(numbers(&format!("{found:?}")));
-            known.insert(resource.name);
-        }
+        known.extend(answer.removed_resources.iter().cloned());
+        known.extend(answer.resources.iter().map(|resource| resource.name.clone()));
+        seen.extend(numbers(&endpoints_in(answer)));
     }
     Some(seen)
 }
@@ -203,25 +258,27 @@ async fn are_told(site: &Site, case: &str, token: &str, expected: &Seen) {
 /// A watch of everything that has told all that its account may see.
 struct Watch {
     transport: &'static str,
-    /// Reads on to its end, and returns all that it has told of.
-    end: Pin<Box<dyn Future<Output = Seen> + Send>>,
+    /// Reads on to its end, and returns all that it has told of, with its last words.
+    end: Pin<Box<dyn Future<Output = (Seen, String)> + Send>>,
 }
 
 impl Watch {
-    async fn ends(self, case: &str, expected: &Seen) {
+    async fn ends(self, case: &str, expected: &Seen, reason: &str) {
         let seen = tokio::time::timeout(deadline(), self.end).await;
         let transport = self.transport;
-        let seen = seen.unwrap_or_else(|_| panic!("{transport} goes on for {case}"));
+        let (seen, last) = seen.unwrap_or_else(|_| panic!("{transport} goes on for {case}"));
         assert_eq!(seen, *expected, "{transport} until its end, for {case}");
+        assert!(last.contains(reason), "{transport} ends for {case} with {last:?} and not {reason:?}");
     }
 }
 
 /// Takes texts of a watch until the expected numbers are told; afterwards until its end.
 async fn watch(
     transport: &'static str,
-    mut texts: Pin<Box<dyn futures_util::Stream<Item = String> + Send>>,
+    texts: impl futures_util::Stream<Item = String> + Send + 'static,
     expected: &Seen,
 ) -> Watch {
+    let mut texts = Box::pin(texts);
     let mut seen = Seen::new();
     while seen != *expected {
         let text = tokio::time::timeout(deadline(), texts.next()).await;
@@ -230,15 +287,20 @@ async fn watch(
         assert!(seen.is_subset(expected), "{transport} tells {seen:?} to one who may see {expected:?}");
     }
     let end = Box::pin(async move {
+        let mut last = String::new();
         while let Some(text) = texts.next().await {
             seen.extend(numbers(&text));
+            // Nothing but an end of line may follow the last words.
+            if !text.trim().is_empty() {
+                last = text;
+            }
         }
-        seen
+        (seen, last)
     });
     Watch { transport, end }
 }
 
-async fn watches(site: &Site, token: &str, expected: &Seen) -> [Watch; 3] {
+async fn watches(site: &Site, token: &str, expected: &Seen) -> [Watch; 4] {
     let url = format!("ws://{}/v4/default/registry/watcher?all&rev=0", site.api);
     let mut request = url.into_client_request().expect("a request");
     request.headers_mut().insert("authorization", token.parse().expect("a value"));
@@ -268,17 +330,21 @@ async fn watches(site: &Site, token: &str, expected: &Seen) -> [Watch; 3] {
     request.metadata_mut().insert("authorization", token.parse().expect("a value"));
     let stream = WatchClient::new(channel.connect().await.expect("connects")).watch(request).await;
     let stream = stream.expect("a watch is granted").into_inner();
-    let answers = tokio_stream::StreamExt::map_while(stream, |answer| Some(format!("{:?}", answer.ok()?)));
+    let answers = stream.map(|answer| match answer {
+        Ok(answer) => format!("{answer:?}"),
+        Err(status) => status.message().to_owned(),
+    });
+    let discovery = Discovery::open(site, token).await.expect("connects").expect("a stream is granted");
     [
-        watch("WebSocket", Box::pin(frames), expected).await,
-        watch("server-sent events", Box::pin(events), expected).await,
-        watch("gRPC", Box::pin(answers), expected).await,
+        watch("WebSocket", frames, expected).await,
+        watch("server-sent events", events, expected).await,
+        watch("gRPC", answers, expected).await,
+        watch("xDS", discovery.texts(), expected).await,
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_sees_the_same_on_every_transport() {
-    let site = Site::start().await;
+/// Registers the services, and returns their ids.
+async fn register(site: &Site) -> Vec<String> {
     let mut ids = Vec::new();
     for (number, (environment, app, name)) in SERVICES.into_iter().enumerate() {
         let id = site.service(environment, app, name).await;
@@ -288,6 +354,13 @@ async fn a_role_sees_the_same_on_every_transport() {
         site.send("POST", &format!("{LIST}/{id}/instances"), &site.root, &body).await.ok();
         ids.push(id);
     }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_sees_the_same_on_every_transport() {
+    let site = Site::start().await;
+    let ids = register(&site).await;
     let cases = cases();
     let mut open = Vec::new();
     for case in &cases {
@@ -314,7 +387,7 @@ async fn a_role_sees_the_same_on_every_transport() {
     for ((case, next), (token, before, watches)) in cases.iter().zip(cases.iter().cycle().skip(1)).zip(open) {
         for watch in watches {
             // Nothing of what the new role adds: the client begins anew and is told all of it.
-            watch.ends(case.name, &before).await;
+            watch.ends(case.name, &before, CHANGED).await;
         }
         let after = expected(next.sees);
         are_told(&site, case.name, &token, &after).await;
@@ -325,8 +398,69 @@ async fn a_role_sees_the_same_on_every_transport() {
     for (case, (token, seen, watches)) in cases.iter().zip(tokens) {
         site.send("DELETE", &format!("/v4/accounts/{}", case.name), &site.root, &Value::Null).await;
         for watch in watches {
-            watch.ends(case.name, &seen).await;
+            watch.ends(case.name, &seen, DELETED).await;
         }
         are_told(&site, case.name, &token, &Seen::new()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_ends_with_its_token() {
+    let site = Site::start().await;
+    register(&site).await;
+    let everything: Seen = (1..=SERVICES.len()).collect();
+    // Long enough to open four streams on a busy machine; each of them has to end by itself.
+    let life = Duration::from_secs(10);
+    let exp = Clock::system().micros() / 1_000_000 + life.as_secs();
+    let token = site.signed(&Claims { exp, ..claims() });
+    for watch in watches(&site, &token, &everything).await {
+        watch.ends("developer", &everything, EXPIRED).await;
+    }
+    assert!(Clock::system().micros() / 1_000_000 >= exp, "no stream ends before its token");
+    are_told(&site, "a token that is over", &token, &Seen::new()).await;
+}
+
+/// What DNS tells of all services: the addresses of those that exist for it. `None` without an answer to each
+/// of them, or while some are refused and others not.
+async fn by_dns(server: SocketAddr) -> Option<Result<Seen, ResponseCode>> {
+    let mut seen = Seen::new();
+    let mut refused = None;
+    for (environment, app, name) in SERVICES {
+        let name = match environment {
+            "" => format!("{name}.{app}.muster."),
+            _ => format!("{name}.{app}.{environment}.muster."),
+        };
+        let answer = dns::try_ask(server, &name, RecordType::A).await?;
+        match answer.code {
+            ResponseCode::NoError => seen.extend(numbers(&answer.records.join(" "))),
+            // What the account may not read does not exist.
+            ResponseCode::NXDomain => {}
+            code => refused = Some(code),
+        }
+    }
+    Some(refused.map_or(Ok(seen), Err))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dns_tells_what_its_account_may_see() {
+    let server = port::local();
+    let site = Site::start_with(&["--dns-listen", &server.to_string(), "--dns-account", "resolver"]).await;
+    register(&site).await;
+    let becomes = async |what: &str, expected: Result<Seen, ResponseCode>| {
+        eventually(&format!("DNS tells {expected:?} to {what}"), || async {
+            (by_dns(server).await? == expected).then_some(())
+        })
+        .await;
+    };
+    becomes("an account that nobody has made", Err(ResponseCode::Refused)).await;
+    let role = |case: &Case| json!({"name": "resolver", "perms": permissions(&case.labels)});
+    let cases = cases();
+    site.role("resolver", permissions(&cases[0].labels)).await;
+    site.account("resolver", "resolver", json!({})).await;
+    for case in &cases {
+        site.send("PUT", "/v4/roles/resolver", &site.root, &role(case)).await.ok();
+        becomes(case.name, Ok(expected(case.sees))).await;
+    }
+    site.send("DELETE", "/v4/accounts/resolver", &site.root, &Value::Null).await.ok();
+    becomes("an account that is gone", Err(ResponseCode::Refused)).await;
 }
