@@ -30,7 +30,7 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
                                    Node and npm, a JDK, Maven)
        cargo xtask drain           drain instances under 5 000 watchers and a gateway that is killed
-       cargo xtask switch          switch access control on under 2 000 watchers
+       cargo xtask switch          switch access control on, and replace the keys of tokens, under 2 000 watchers
        cargo xtask eureka          let real clients of Eureka register, find and leave (needs Python, a JDK, Maven
                                    and a network)
        cargo xtask eventsource     read server-sent events with a real client over a link that breaks (needs Node

@@ -160,13 +160,13 @@ pub fn xds() -> Result<()> {
     set_apart("xds::")
 }
 
-/// Switches access control on in a fleet with 2 000 watchers.
+/// Switches access control on in a fleet with 2 000 watchers, and replaces the keys of tokens in another one.
 ///
 /// # Errors
 /// When something does not build, an event is lost, or a watcher ends that has the right to go on.
 pub fn switch() -> Result<()> {
     prepare()?;
-    set_apart("switch_on::")
+    set_apart("under_2000_watchers")
 }
 
 /// Drains instances under 5 000 watchers on two gateways, of which one is killed.
