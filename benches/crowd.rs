@@ -99,6 +99,20 @@ impl Crowd {
         answer["seconds"].as_f64().context("seconds")
     }
 
+    /// Opens `count` WebSocket watches of a consumer, with these tokens in turn.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn open_with_tokens(
+        &mut self,
+        to: SocketAddr,
+        consumer: &str,
+        count: usize,
+        tokens: &[String],
+    ) -> Result<()> {
+        self.call(&format!("open {to} {count} 0 false {consumer} {}", tokens.join(" "))).map(drop)
+    }
+
     /// Opens `count` WebSocket watches of a consumer that learn their position, and resume from it when
     /// they are opened again. Gives the seconds that it took.
     ///

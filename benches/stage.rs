@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::{StreamExt as _, stream};
-use harness::{Client, World};
+use harness::{Client, Plan, World};
 use serde_json::json;
 use shared::clock::Clock;
 
@@ -47,16 +47,23 @@ impl Stage {
 
     /// Like [`Stage::start`], with further settings of the gateway.
     pub async fn tuned(ping: &str, more: &[(&str, &str)]) -> Self {
-        let mut plan = World::with()
+        let plan = more.iter().fold(Self::plan(ping), |plan, (flag, value)| plan.gateway_flag(flag, value));
+        Self::of(plan).await
+    }
+
+    /// A system as of [`Stage::start`], to be changed before it is started.
+    pub fn plan(ping: &str) -> Plan {
+        World::with()
             .plane_flag("--quota-services", "1000000")
             .gateway_flag("--watch-per-node", "0")
             .gateway_flag("--watch-per-consumer", "0")
             .gateway_flag("--watch-ping-interval", ping)
             // Watchers that are rarely pinged rarely send anything, and must not be taken for dead.
-            .gateway_flag("--watch-read-timeout", "3h");
-        for (flag, value) in more {
-            plan = plan.gateway_flag(flag, value);
-        }
+            .gateway_flag("--watch-read-timeout", "3h")
+    }
+
+    /// Starts a planned system.
+    pub async fn of(plan: Plan) -> Self {
         let world = plan.start().await;
         // Without a publisher the first changes would wait for the election and count as slow.
         world.publisher().await;

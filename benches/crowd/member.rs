@@ -45,6 +45,8 @@ struct Crowd {
 struct Plan {
     to: SocketAddr,
     consumers: Vec<String>,
+    /// Shown in turn; empty for watchers without tokens.
+    tokens: Vec<String>,
     count: usize,
     narrow: usize,
     /// They ask to resume from where they are.
@@ -91,11 +93,12 @@ impl Crowd {
     async fn obey(&mut self, command: &str) -> Result<Value> {
         let words: Vec<&str> = command.split(' ').collect();
         match words[..] {
-            ["open", to, count, narrow, resumable, consumers] => {
+            ["open", to, count, narrow, resumable, consumers, ref tokens @ ..] => {
                 let count = count.parse()?;
                 self.plan = Some(Plan {
                     to: to.parse()?,
                     consumers: consumers.split(',').map(str::to_owned).collect(),
+                    tokens: tokens.iter().map(|token| (*token).to_owned()).collect(),
                     count,
                     narrow: narrow.parse()?,
                     resumable: resumable.parse()?,
@@ -168,7 +171,8 @@ impl Crowd {
                 if plan.resumable {
                     path.push_str(&format!("?rev={}", memories[number].borrow().since));
                 }
-                let opened = websocket::open(number, plan.to, &path, number < plan.narrow).await;
+                let token = plan.tokens.get(number % plan.tokens.len().max(1)).map(String::as_str);
+                let opened = websocket::open(number, plan.to, &path, token, number < plan.narrow).await;
                 anyhow::Ok((number, opened.with_context(|| format!("watcher {number}"))?))
             }
         });

@@ -29,11 +29,13 @@ pub(super) struct Shared {
     pub(super) stopped: Cell<usize>,
 }
 
-/// Opens a watch as clients do, `path` with the query; gives what came behind the head, too.
+/// Opens a watch as clients do, `path` with the query and the value of `Authorization`, if there is one; gives
+/// what came behind the head, too.
 pub(super) async fn open(
     number: usize,
     to: SocketAddr,
     path: &str,
+    token: Option<&str>,
     narrow: bool,
 ) -> Result<(TcpStream, Vec<u8>)> {
     let socket = TcpSocket::new_v4()?;
@@ -47,8 +49,9 @@ pub(super) async fn open(
     }
     let mut socket = socket.connect(to).await?;
     // The key is the example of RFC 6455. The crowd does not verify the reply to it; the gateway's tests do.
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: bench\r\n\
+        "GET {path} HTTP/1.1\r\nHost: bench\r\n{token}\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );

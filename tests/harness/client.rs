@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 pub struct Client {
     http: legacy::Client<HttpConnector, Full<Bytes>>,
     address: SocketAddr,
+    /// The value of `Authorization` in every request.
+    authorization: Option<String>,
 }
 
 /// An answer.
@@ -53,7 +55,14 @@ impl Answer {
 impl Client {
     /// A client of `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { http: legacy::Client::builder(TokioExecutor::new()).build_http(), address }
+        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
+        Self { http, address, authorization: None }
+    }
+
+    /// The same client with this value of `Authorization` in its requests.
+    #[must_use]
+    pub fn authorized(self, authorization: &str) -> Self {
+        Self { authorization: Some(authorization.to_owned()), ..self }
     }
 
     /// Sends a request; `None` when no answer came.
@@ -67,6 +76,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
         }
         let request = request.body(Full::new(body.into())).expect("a request");
         let response = self.http.request(request).await.ok()?;

@@ -10,7 +10,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 16] = [
+pub const BENCHES: [(&str, &[&str]); 17] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -23,6 +23,7 @@ pub const BENCHES: [(&str, &[&str]); 16] = [
     ("seed", &["2500", "500"]),
     ("edge", &[]),
     ("access", &[]),
+    ("roles", &[]),
     ("fairness", &[]),
     ("dns", &[]),
     ("xds", &[]),
