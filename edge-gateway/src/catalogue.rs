@@ -270,6 +270,11 @@ impl Services {
         self.proof.is_whole
     }
 
+    /// The incarnation of the store whose revisions these are, as far as it is known.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.view.incarnation
+    }
+
     /// The time since the control planes last confirmed a state; `None` before the first bookmark.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.view.heard.map(|heard| now.saturating_duration_since(heard))

@@ -23,6 +23,7 @@ mod readers;
 mod resource;
 mod state;
 pub(crate) mod stream;
+mod version;
 pub(crate) mod wire;
 
 pub(crate) use hub::{Discovery, Subscription};
@@ -30,3 +31,4 @@ pub(crate) use interest::News;
 pub(crate) use kind::Method;
 pub(crate) use readers::WaitingStream;
 pub(crate) use state::Seen;
+pub(crate) use version::Point;

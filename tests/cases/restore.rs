@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use harness::readers::{point_of, xds};
 use harness::{Client, Watcher, World, eventually};
 use serde_json::{Value, json};
 
@@ -72,6 +73,9 @@ async fn a_store_restored_to_an_earlier_revision_is_followed() {
     let last = until(&mut resuming, |frame| frame["instance"]["instanceId"] == "new").await;
     let seen = last["rev"].as_u64().expect("a revision");
 
+    let name = "shop/order";
+    let (before, _) = xds::endpoints(world.gateways[0].api, name, None).await.expect("endpoints");
+
     world.etcd.restore().await;
     // Every connected watcher receives the difference.
     for watcher in &mut old {
@@ -91,6 +95,19 @@ async fn a_store_restored_to_an_earlier_revision_is_followed() {
     let reset = until(&mut resuming, |frame| frame["action"] == "RESET").await;
     assert!(reset["rev"].as_u64().expect("a revision") < seen, "{reset}");
     assert_eq!(reset["instances"].as_array().map(Vec::len), Some(3), "{reset}");
+    // Each client of xDS that comes back is told what the restore has undone: its version is of an earlier
+    // incarnation, and the gateways agree about that.
+    for gateway in &world.gateways {
+        let (version, endpoints) = eventually("the restored state is told over xDS", || async {
+            let told = xds::endpoints(gateway.api, name, Some(&before)).await?;
+            (told.1.iter().any(|properties| properties.get("tag").is_some_and(|tag| tag == "old")))
+                .then_some(told)
+        })
+        .await;
+        let ((was, seen), (now, revision)) =
+            (point_of(&before).expect("a version"), point_of(&version).expect("a version"));
+        assert!(now > was && revision < seen, "{before}, then {version}: {endpoints:?}");
+    }
     // And everything goes on in the new order.
     for client in [&a, &b] {
         eventually("reads go on", || is_there(client, &consumer, &["gone", "kept", "same"])).await;

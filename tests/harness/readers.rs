@@ -21,7 +21,7 @@ use crate::load::address_of;
 use crate::oracle::{Oracle, Truth};
 
 mod polled;
-mod xds;
+pub mod xds;
 
 /// The wait before a reader asks again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -68,8 +68,8 @@ struct Record {
     last: Told,
     /// The highest stamp of each instance that must not go back.
     floor: BTreeMap<String, u64>,
-    /// The highest revision in a version.
-    version: u64,
+    /// The latest incarnation and revision in a version.
+    version: (u64, u64),
     faults: Vec<String>,
 }
 
@@ -100,16 +100,15 @@ impl Record {
         self.last = told;
     }
 
-    /// Takes in the version of a state, `REVISION-DIGEST`.
+    /// Takes in the version of a state.
     fn version(&mut self, text: &str) {
-        let revision = text.split_once('-').and_then(|(revision, _)| revision.parse().ok());
-        match revision {
+        match point_of(text) {
             None => self.fault(format!("`{text}` is no version")),
-            Some(revision) if revision < self.version => {
+            Some(point) if point < self.version => {
                 let before = self.version;
-                self.fault(format!("the version went back from {before} to {revision}"));
+                self.fault(format!("the version went back from {before:?} to {point:?}"));
             }
-            Some(revision) => self.version = revision,
+            Some(point) => self.version = point,
         }
     }
 
@@ -118,6 +117,12 @@ impl Record {
     fn begin_anew(&mut self) {
         self.floor.clear();
     }
+}
+
+/// Incarnation and revision of a version of xDS, `INCARNATION.REVISION-DIGEST`.
+pub fn point_of(version: &str) -> Option<(u64, u64)> {
+    let (incarnation, revision) = version.split_once('-')?.0.split_once('.')?;
+    Some((incarnation.parse().ok()?, revision.parse().ok()?))
 }
 
 /// A reader at work. Ends when dropped.
@@ -251,12 +256,13 @@ mod tests {
         let mut record = Record::default();
         record.note(&fixed, told(&[("a", Some(2)), ("b", Some(3)), ("c", Some(9))]));
         record.note(&fixed, told(&[("a", Some(2)), ("b", Some(4))]));
-        record.version("7-0");
-        record.version("7-1");
+        record.version("0.7-0");
+        record.version("0.7-1");
+        record.version("3.5-1");
         assert_eq!(record.faults, [""; 0]);
         record.note(&fixed, told(&[("a", Some(1)), ("b", Some(4))]));
         record.note(&fixed, told(&[]));
-        record.version("6-0");
+        record.version("3.4-0");
         assert_eq!(record.faults.len(), 4, "back, two that lack, an older version: {:?}", record.faults);
         let mut record = Record { floor: [("a".to_owned(), 9)].into(), ..Record::default() };
         record.begin_anew();

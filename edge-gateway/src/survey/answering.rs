@@ -19,7 +19,7 @@ use super::{ROUND, Surveys};
 use crate::fanout::reach::{ShardReach, WaitingWatcher};
 use crate::polls::WaitingPoller;
 use crate::upstream::Change;
-use crate::xds::WaitingStream;
+use crate::xds::{Point, WaitingStream};
 
 /// Questions that are answered at the same time. Further ones get no answer, which proves nothing.
 const MOST_AT_ONCE: usize = 32;
@@ -75,7 +75,7 @@ impl Surveys {
 
     /// Everybody here who reads the provider. `None` when this gateway is not that far, or is too busy.
     async fn look(&self, change: Change) -> Option<pb::ReachReply> {
-        let Change { provider, after, rev, age, most, .. } = change.clone();
+        let Change { provider, after, rev, age, incarnation, most, .. } = change.clone();
         // First: a find that is forwarded after this contains the change.
         let reach = self.upstream.reach(change).await?;
         let mut reply = reply_of(reach);
@@ -83,7 +83,8 @@ impl Surveys {
         let topic = view.read.topics.get(&provider);
         if let Some(xds) = &self.xds {
             let key = topic.and_then(|topic| topic.key.as_deref());
-            let streams = xds.reach(&provider, key, rev, age, most)?;
+            let incarnation = incarnation.or(self.upstream.incarnation());
+            let streams = xds.reach(&provider, key, Point::new(incarnation, rev), age, most)?;
             reply.streams = streams.streams;
             reply.streams_reached = streams.reached;
             reply.moving += u64::from(streams.moving);

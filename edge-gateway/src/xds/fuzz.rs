@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 use proto::envoy as pb;
-use shared::model::Revision;
 
 use super::kind::{Kind, Variant};
 use super::name::group_of;
 use super::resource::Resource;
 use super::stream::{Answer, Ask, Change, Source, Stream, Terms};
+use super::version::Point;
 use super::wire::{Message, Reader, Type, take, write};
 
 /// Services that may exist.
@@ -27,8 +27,12 @@ const MOST: usize = 1_000;
 #[derive(Default)]
 struct World(BTreeMap<&'static str, (u8, u8)>);
 
+fn at(revision: u64) -> Point {
+    Point::new(None, revision.into())
+}
+
 fn resource(kind: Kind, name: &str, content: &[u8]) -> Arc<Resource> {
-    Arc::new(Resource::new(kind, name, Revision::new(5), content.to_vec()))
+    Arc::new(Resource::new(kind, name, at(5), content.to_vec()))
 }
 
 impl Source for World {
@@ -53,8 +57,8 @@ impl Source for World {
         matches!(kind, Kind::Cluster | Kind::Endpoint) && group_of(name) == name
     }
 
-    fn revision(&self) -> Revision {
-        Revision::new(9)
+    fn point(&self) -> Point {
+        at(9)
     }
 }
 
@@ -217,7 +221,7 @@ fn react(client: &mut Client, kind: Kind, refused: bool, names: Option<&Vec<Arc<
 
 /// Takes every answer until there is none.
 fn settle(client: &mut Client, world: &World, named: &BTreeMap<Kind, Vec<Arc<str>>>) {
-    if client.stream.is_ahead_of(world.revision()) {
+    if client.stream.is_ahead_of(world.point()) {
         assert!(client.stream.next(world).is_none(), "nothing older than what the client has");
         client.stream.forget_floor();
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use host::lifecycle::Tasks;
 use parking_lot::Mutex;
-use shared::model::{Revision, ServiceKey, ServiceRef, Tenant};
+use shared::model::{ServiceKey, ServiceRef, Tenant};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::interest::{Audience, News, Place};
@@ -19,6 +19,7 @@ use super::names::Names;
 use super::readers::{Departures, Readers, StreamReach};
 use super::state::{State, States};
 use super::stream::{Interest, Stream};
+use super::version::Point;
 use super::wire::{Envelopes, places_for_large};
 use crate::catalogue::{Catalogue, Followed, NotKnown};
 use crate::policy::PolicyHandle;
@@ -51,8 +52,8 @@ struct Hub {
     height: Mutex<Height>,
     audience: Audience,
     envelopes: Envelopes,
-    /// The last state of which all that it concerns have been told, and its revision.
-    told: Mutex<(u64, Revision)>,
+    /// The last state of which all that it concerns have been told, and its point.
+    told: Mutex<(u64, Point)>,
     tenant: Tenant,
     readers: Readers,
     departures: Arc<Departures>,
@@ -64,9 +65,9 @@ struct Hub {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Height {
     /// Everything up to here is contained.
-    pub(crate) revision: Revision,
+    pub(crate) point: Point,
     /// The latest change that is contained.
-    pub(crate) reached: Revision,
+    pub(crate) reached: Point,
     /// Control planes have said lately that there is nothing later.
     pub(crate) is_fresh: bool,
 }
@@ -201,12 +202,12 @@ impl Discovery {
     }
 
     /// The streams with endpoints of a service, and those whose clients have acknowledged a change of it at
-    /// `rev`, which was begun to be written `age` ago. `None` while the change may not have arrived here.
+    /// `point`, which was begun to be written `age` ago. `None` while the change may not have arrived here.
     pub(crate) fn reach(
         &self,
         service: &ServiceRef,
         key: Option<&ServiceKey>,
-        rev: Revision,
+        point: Point,
         age: Duration,
         most: usize,
     ) -> Option<StreamReach> {
@@ -217,11 +218,11 @@ impl Discovery {
             return Some(StreamReach { moving, ..StreamReach::default() });
         };
         let (serial, told) = *hub.told.lock();
-        if told < rev {
+        if told < point {
             return None;
         }
         let group = key.map(|key| group_name(&key.environment, &key.app_id, &key.service_name));
-        let reach = hub.readers.reach(&hub.tenant, group.as_deref(), rev, serial, most);
+        let reach = hub.readers.reach(&hub.tenant, group.as_deref(), point, serial, most);
         Some(StreamReach { moving, ..reach })
     }
 
@@ -291,11 +292,11 @@ async fn run(discovery: Discovery, tenant: Tenant, hub: Arc<Hub>) {
 /// Shows what there is now.
 fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>, hub: &Hub) {
     let services = followed.now();
-    let revision = services.contained();
+    let point = Point::new(services.incarnation(), services.contained());
     let is_first = hub.state.load().is_none();
     let mut changes = None;
     if (is_first || services.version() != *version)
-        && let Some(state) = states.take(services.iter(), revision)
+        && let Some(state) = states.take(services.iter(), point)
     {
         changes = Some(state.changes.clone());
         hub.state.store(Some(Arc::new(state)));
@@ -303,7 +304,7 @@ fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>,
     *version = services.version();
     // A bookmark says what there is, and not that it has arrived.
     let is_fresh = services.is_whole() && services.age(Instant::now()).is_some_and(|age| age < FRESH);
-    let height = Height { revision, reached: states.reached(), is_fresh };
+    let height = Height { point, reached: states.reached(), is_fresh };
     let has_risen = std::mem::replace(&mut *hub.height.lock(), height) != height;
     if is_first && changes.is_some() {
         hub.opened.send_replace(Some(Ok(())));
@@ -316,5 +317,5 @@ fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>,
         hub.audience.risen();
     }
     let serial = hub.state.load().as_ref().map_or(0, |state| state.serial);
-    *hub.told.lock() = (serial, revision);
+    *hub.told.lock() = (serial, point);
 }

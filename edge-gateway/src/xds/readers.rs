@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{ServiceRef, Tenant};
 
 use super::interest::Signal;
 use super::stream::{Reached, Stream};
+use super::version::Point;
 
 /// Changes whose state is remembered: more than there are drains at a time.
 const MOST_MARKS: usize = 64;
@@ -45,7 +46,7 @@ struct Reader {
 /// The first state that is known to contain a change.
 #[derive(Debug)]
 struct Mark {
-    rev: Revision,
+    point: Point,
     serial: u64,
     since: Instant,
     asked_at: Instant,
@@ -114,13 +115,13 @@ impl Readers {
         &self,
         tenant: &Tenant,
         group: Option<&str>,
-        rev: Revision,
+        point: Point,
         serial: u64,
         most: usize,
     ) -> StreamReach {
         let now = Instant::now();
         let mut inside = self.0.lock();
-        let (serial, since) = inside.mark(rev, serial, now);
+        let (serial, since) = inside.mark(point, serial, now);
         let mut reach = StreamReach::default();
         for reader in inside.streams.values() {
             let Some(reached) = reader.reached(group, serial) else { continue };
@@ -150,8 +151,8 @@ impl Reader {
 
 impl Inside {
     /// The first state that is known to contain the change, and the time of the first question.
-    fn mark(&mut self, rev: Revision, serial: u64, now: Instant) -> (u64, Instant) {
-        if let Some(mark) = self.marks.iter_mut().find(|mark| mark.rev == rev) {
+    fn mark(&mut self, point: Point, serial: u64, now: Instant) -> (u64, Instant) {
+        if let Some(mark) = self.marks.iter_mut().find(|mark| mark.point == point) {
             mark.asked_at = now;
             return (mark.serial, mark.since);
         }
@@ -159,7 +160,7 @@ impl Inside {
         if self.marks.len() >= MOST_MARKS {
             self.marks.remove(0);
         }
-        self.marks.push(Mark { rev, serial, since: now, asked_at: now });
+        self.marks.push(Mark { point, serial, since: now, asked_at: now });
         (serial, now)
     }
 }

@@ -19,6 +19,7 @@ use shared::model::{DataCenter, Instance, Revision};
 use super::address::address;
 use super::kind::Kind;
 use super::name;
+use super::version::{Point, version_of};
 
 /// The metadata that Envoy chooses subsets of endpoints by.
 const SUBSETS: &str = "envoy.lb";
@@ -40,8 +41,8 @@ pub(crate) struct Resource {
     /// The digest of the content, by which versions are compared. Equal content has equal digests in every
     /// process.
     pub(crate) digest: u64,
-    /// The revision of the last change of the services that it is made of.
-    pub(crate) rev: Revision,
+    /// The last change of the services that it is made of.
+    pub(crate) point: Point,
     field: Bytes,
     inner: usize,
 }
@@ -62,7 +63,7 @@ impl Resource {
         self.field.len()
     }
 
-    pub(crate) fn new(kind: Kind, name: &str, rev: Revision, value: Vec<u8>) -> Self {
+    pub(crate) fn new(kind: Kind, name: &str, point: Point, value: Vec<u8>) -> Self {
         let any = Any { type_url: kind.type_url().to_owned(), value }.encode_to_vec();
         let mut sha1 = Sha1::new();
         // The name too: a digest of many resources is the sum of theirs, so no two may be alike.
@@ -70,7 +71,8 @@ impl Resource {
         sha1.update(&any);
         let hash = sha1.finalize();
         let digest = hash.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte));
-        let outer = pb::Resource { version: version_of(rev, digest), resource: None, name: name.to_owned() };
+        let outer =
+            pb::Resource { version: version_of(point, digest), resource: None, name: name.to_owned() };
         let inner_len = key_len(RESOURCES) + encoded_len_varint(any.len() as u64) + any.len();
         let outer_len = outer.encoded_len() + inner_len;
         let mut field = BytesMut::with_capacity(outer_len + 16);
@@ -81,21 +83,8 @@ impl Resource {
         encode_key(RESOURCES, WireType::LengthDelimited, &mut field);
         encode_varint(any.len() as u64, &mut field);
         field.put_slice(&any);
-        Self { digest, rev, field: field.freeze(), inner }
+        Self { digest, point, field: field.freeze(), inner }
     }
-}
-
-/// A version as clients are shown it. The revision is for people and for gateways that are behind; the digest
-/// decides whether two versions are the same.
-pub(crate) fn version_of(rev: Revision, digest: u64) -> String {
-    format!("{}-{digest:016x}", rev.get())
-}
-
-/// Reads a version that this gateway or another one has given out.
-pub(crate) fn read_version(text: &str) -> Option<(Revision, u64)> {
-    let (rev, digest) = text.split_once('-')?;
-    (digest.len() == 16).then_some(())?;
-    Some((Revision::new(rev.parse().ok()?), u64::from_str_radix(digest, 16).ok()?))
 }
 
 /// The cluster with this name. It depends on nothing but the name.
@@ -248,6 +237,11 @@ fn url(kind: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xds::version::read_version;
+
+    fn point(revision: u64) -> Point {
+        Point::new(Some(3), revision.into())
+    }
 
     fn instance(endpoint: &str, status: &str, properties: &[(&str, &str)]) -> Instance {
         let properties = properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -311,17 +305,16 @@ mod tests {
 
     #[test]
     fn one_encoding_serves_both_variants() {
-        let resource = Resource::new(Kind::Cluster, "a/b", Revision::new(7), cluster("a/b", Some("grpc")));
+        let resource = Resource::new(Kind::Cluster, "a/b", point(7), cluster("a/b", Some("grpc")));
         let state = pb::DiscoveryResponse::decode(resource.of_state()).expect("an answer");
         let delta = pb::DeltaDiscoveryResponse::decode(resource.of_delta()).expect("an answer");
         assert_eq!(delta.resources[0].resource.as_ref(), state.resources.first());
         assert_eq!(delta.resources[0].name, "a/b");
         let version = read_version(&delta.resources[0].version);
-        assert_eq!(version, Some((Revision::new(7), resource.digest)));
+        assert_eq!(version, Some((point(7), resource.digest)));
         let cluster = pb::Cluster::decode(&*state.resources[0].value).expect("a cluster");
         assert!(cluster.ignore_health_on_host_removal && cluster.typed_extension_protocol_options.len() == 1);
-        let later =
-            Resource::new(Kind::Cluster, "a/b", Revision::new(8), super::cluster("a/b", Some("grpc")));
+        let later = Resource::new(Kind::Cluster, "a/b", point(8), super::cluster("a/b", Some("grpc")));
         assert_eq!(later.digest, resource.digest, "the revision is no part of the content");
     }
 
@@ -334,13 +327,5 @@ mod tests {
         let route = pb::RouteConfiguration::decode(&*route("a/b@1+")).expect("a route");
         let action = route.virtual_hosts[0].routes[0].route.clone().expect("an action");
         assert_eq!(action.cluster, "a/b@1+:grpc");
-    }
-
-    #[test]
-    fn other_versions_are_not_read() {
-        for text in ["", "7", "7-", "-0123456789abcdef", "7-0123", "x-0123456789abcdef", "7-0123456789abcdeg"]
-        {
-            assert_eq!(read_version(text), None, "{text}");
-        }
     }
 }

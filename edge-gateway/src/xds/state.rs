@@ -10,13 +10,14 @@ use access::Grant;
 use follow::read::ReadTopic;
 use parking_lot::Mutex;
 use rpds::RedBlackTreeMapSync;
-use shared::model::{Revision, ServiceKey, ServiceRef};
+use shared::model::{ServiceKey, ServiceRef};
 use shared::version::Version;
 
 use super::kind::Kind;
 use super::name::{Name, group_name, group_of};
 use super::resource::{self, Resource};
 use super::stream::{Change, Source};
+use super::version::Point;
 use crate::policy::labels_of;
 
 /// Resources of one group that are kept for further streams. Names choose versions and protocols, and clients
@@ -33,8 +34,8 @@ struct Group {
     key: Arc<ServiceKey>,
     /// The versions, lowest first.
     members: Vec<Member>,
-    /// The revision of the last change.
-    rev: Revision,
+    /// The last change.
+    point: Point,
     made: Mutex<Vec<Made>>,
 }
 
@@ -54,9 +55,9 @@ pub(crate) struct State {
     /// Counts the states of this process.
     pub(crate) serial: u64,
     /// Everything up to here is contained.
-    pub(crate) revision: Revision,
+    pub(crate) point: Point,
     /// The latest change that is contained.
-    pub(crate) reached: Revision,
+    pub(crate) reached: Point,
     /// The differences to the state before.
     pub(crate) changes: Arc<[Change]>,
     groups: RedBlackTreeMapSync<Arc<str>, Arc<Group>>,
@@ -97,7 +98,7 @@ impl Group {
                 resource::endpoints(text, name.protocol, instances)
             }
         };
-        let resource = Arc::new(Resource::new(kind, text, self.rev, value));
+        let resource = Arc::new(Resource::new(kind, text, self.point, value));
         if made.len() < KEPT {
             made.push((kind, text.into(), resource.clone()));
         }
@@ -109,8 +110,8 @@ impl Group {
 pub(crate) struct Seen<'a> {
     pub(crate) state: &'a State,
     pub(crate) grant: &'a Grant,
-    /// Everything up to here is contained: the state's revision, or a later one that has changed nothing.
-    pub(crate) revision: Revision,
+    /// Everything up to here is contained: the state's point, or a later one that has changed nothing.
+    pub(crate) point: Point,
 }
 
 impl Seen<'_> {
@@ -132,7 +133,7 @@ impl Source for Seen<'_> {
         let is_told = kind == Kind::Endpoint && Name::parse(name).is_some();
         is_told.then(|| {
             let value = resource::endpoints(name, None, std::iter::empty());
-            Arc::new(Resource::new(kind, name, self.revision, value))
+            Arc::new(Resource::new(kind, name, self.point, value))
         })
     }
 
@@ -151,8 +152,8 @@ impl Source for Seen<'_> {
         matches!(kind, Kind::Cluster | Kind::Endpoint) && name == group_of(name)
     }
 
-    fn revision(&self) -> Revision {
-        self.revision
+    fn point(&self) -> Point {
+        self.point
     }
 
     fn first_nonce(&self) -> u64 {
@@ -179,11 +180,11 @@ struct Known {
 }
 
 impl States {
-    /// The state with these services. `None` when it is the last one.
+    /// The state with these services, of which everything up to `point` is contained. `None` when it is the last one.
     pub(super) fn take<'a>(
         &mut self,
         services: impl Iterator<Item = (&'a ServiceRef, &'a Arc<ReadTopic>)>,
-        revision: Revision,
+        point: Point,
     ) -> Option<State> {
         let look = self.last.serial + 1;
         let mut touched = BTreeSet::new();
@@ -226,19 +227,19 @@ impl States {
         if touched.is_empty() && look > 1 {
             return None;
         }
-        let changes: Vec<Change> = touched.into_iter().map(|group| self.regroup(group, revision)).collect();
+        let changes: Vec<Change> = touched.into_iter().map(|group| self.regroup(group, point)).collect();
         self.last.serial = look;
-        self.last.revision = revision;
+        self.last.point = point;
         self.last.changes = changes.into();
         Some(self.last.clone())
     }
 
     /// The latest change that is contained.
-    pub(super) fn reached(&self) -> Revision {
+    pub(super) fn reached(&self) -> Point {
         self.last.reached
     }
 
-    fn regroup(&mut self, name: Arc<str>, revision: Revision) -> Change {
+    fn regroup(&mut self, name: Arc<str>, now: Point) -> Change {
         let services = self.members.get(&name).filter(|services| !services.is_empty());
         let before = self.last.groups.get(&name);
         let existed = before.is_some();
@@ -261,15 +262,16 @@ impl States {
             self.last.groups.remove_mut(&name);
             return Change { group: name, in_existence: existed };
         };
-        // A version of the service that goes takes its revision with it, and no revision may go back.
+        // A version of the service that goes takes its revision with it, and no version may go back.
         let floor = match before {
-            Some(before) if before.members.len() > members.len() => revision.max(before.rev),
-            Some(before) => before.rev,
-            None => Revision::ZERO,
+            Some(before) if before.members.len() > members.len() => now.max(before.point),
+            Some(before) => before.point,
+            None => Point::ZERO,
         };
-        let rev = members.iter().map(|member| member.topic.at.rev).fold(floor, Revision::max);
-        self.last.reached = self.last.reached.max(rev);
-        let group = Group { key, members, rev, made: Mutex::default() };
+        let changes = members.iter().map(|member| now.with(member.topic.at.rev));
+        let point = changes.fold(floor, Point::max);
+        self.last.reached = self.last.reached.max(point);
+        let group = Group { key, members, point, made: Mutex::default() };
         self.last.groups.insert_mut(name.clone(), Arc::new(group));
         Change { group: name, in_existence: !existed }
     }

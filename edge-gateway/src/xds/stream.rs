@@ -17,11 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shared::model::Revision;
-
 use super::kind::{Kind, Variant};
 use super::name::group_of;
-use super::resource::{Resource, read_version, version_of};
+use super::resource::Resource;
+use super::version::{Point, read_version, version_of};
 
 mod delta;
 mod items;
@@ -51,7 +50,7 @@ pub(crate) trait Source {
     /// True when a client that asks for everything gets the resource with this name, if it exists.
     fn is_of_all(&self, kind: Kind, name: &str) -> bool;
     /// Everything up to here is contained.
-    fn revision(&self) -> Revision;
+    fn point(&self) -> Point;
     /// Nonces of this source begin here, so that streams that have come the same way send the same answer. It
     /// grows with each source.
     fn first_nonce(&self) -> u64 {
@@ -148,10 +147,10 @@ pub(crate) struct Stream {
     variant: Variant,
     /// In the order of [`Kind::ALL`].
     channels: [Channel; 4],
-    /// The client has shown a version of this revision.
-    floor: Revision,
-    /// The client was shown a version of this revision.
-    told: Revision,
+    /// The client has shown a version of this point.
+    floor: Point,
+    /// The client was shown a version of this point.
+    told: Point,
     nonce: u64,
     /// The names may be others than at the last look at the interest.
     is_renamed: bool,
@@ -213,8 +212,8 @@ impl Stream {
         Self {
             variant,
             channels: Default::default(),
-            floor: Revision::ZERO,
-            told: Revision::ZERO,
+            floor: Point::ZERO,
+            told: Point::ZERO,
             nonce: 0,
             is_renamed: false,
             heard: 0,
@@ -322,22 +321,22 @@ impl Stream {
 
     /// True when there is a source that is older than what the client has shown.
     pub(crate) fn is_ahead(&self) -> bool {
-        self.floor > Revision::ZERO
+        self.floor > Point::ZERO
     }
 
     /// True while the source is older than what the client has shown, so that nothing can be sent.
-    pub(crate) fn is_ahead_of(&self, revision: Revision) -> bool {
-        revision < self.floor
+    pub(crate) fn is_ahead_of(&self, point: Point) -> bool {
+        point < self.floor
     }
 
-    /// The source counts although it seems older: it was restored from a backup, or nobody knows better.
+    /// The source counts although it seems older: a restore was noticed by nobody, or nobody knows better.
     pub(crate) fn forget_floor(&mut self) {
-        self.floor = Revision::ZERO;
+        self.floor = Point::ZERO;
     }
 
     /// The next answer. `None` when the client has everything, or has to react first.
     pub(crate) fn next(&mut self, source: &impl Source) -> Option<Answer> {
-        if self.is_ahead_of(source.revision()) {
+        if self.is_ahead_of(source.point()) {
             return None;
         }
         for kind in Kind::ALL {
@@ -359,7 +358,7 @@ impl Stream {
             if kind == Kind::Cluster {
                 self.channels[Kind::Endpoint as usize].owe(&next.renewed, next.may_differ);
             }
-            self.told = next.resources.iter().map(|resource| resource.rev).fold(self.told, Revision::max);
+            self.told = next.resources.iter().map(|resource| resource.point).fold(self.told, Point::max);
             let version = version_of(self.told, digest);
             return Some(Answer { kind, nonce, version, resources: next.resources, removed: next.removed });
         }

@@ -218,18 +218,17 @@ pub(super) fn write(variant: Variant, answer: &Answer) -> VecDeque<Bytes> {
 mod tests {
     use std::sync::Arc;
 
-    use shared::model::Revision;
-
     use super::super::kind::Kind;
     use super::super::resource::Resource;
     use super::super::stream::Terms;
+    use super::super::version::Point;
     use super::*;
 
     #[test]
     fn answers_are_messages_of_the_contract_however_large() {
         for size in [10, COPIED] {
             let value = pb::ClusterLoadAssignment { cluster_name: "x".repeat(size), ..Default::default() };
-            let resource = Resource::new(Kind::Endpoint, "a/b", Revision::new(3), value.encode_to_vec());
+            let resource = Resource::new(Kind::Endpoint, "a/b", Point::ZERO, value.encode_to_vec());
             let answer = Answer {
                 kind: Kind::Endpoint,
                 nonce: 7,

@@ -46,6 +46,38 @@ pub(super) async fn follow(part: &Part, record: &Mutex<Record>) {
     }
 }
 
+/// The version of a resource with endpoints, and the properties of each of them, as a new stream of a client
+/// that has `has` is told them. `None` when the stream ends before that.
+pub async fn endpoints(
+    gateway: SocketAddr,
+    name: &str,
+    has: Option<&str>,
+) -> Option<(String, Vec<BTreeMap<String, String>>)> {
+    let has = has.map(|version| (name.to_owned(), version.to_owned()));
+    let first = pb::DeltaDiscoveryRequest {
+        type_url: ENDPOINTS.to_owned(),
+        resource_names_subscribe: vec![name.to_owned()],
+        initial_resource_versions: has.into_iter().collect(),
+        ..pb::DeltaDiscoveryRequest::default()
+    };
+    let (_sender, mut stream) =
+        open::<_, pb::DeltaDiscoveryResponse>(gateway, "DeltaAggregatedResources", first).await?;
+    let resource = stream.message().await.ok()??.resources.into_iter().next()?;
+    let assignment = pb::ClusterLoadAssignment::decode(&*resource.resource?.value).ok()?;
+    let endpoints = assignment.endpoints.into_iter().flat_map(|group| group.lb_endpoints);
+    Some((resource.version, endpoints.map(|one| properties(one.metadata)).collect()))
+}
+
+fn properties(metadata: Option<pb::Metadata>) -> BTreeMap<String, String> {
+    let mut metadata = metadata.unwrap_or_default();
+    let fields = metadata.filter_metadata.remove("envoy.lb").unwrap_or_default().fields;
+    let texts = fields.into_iter().filter_map(|(key, value)| match value.kind {
+        Some(Form::StringValue(text)) => Some((key, text)),
+        _ => None,
+    });
+    texts.collect()
+}
+
 /// Opens a stream with a first request. Servers answer once they have that.
 async fn open<Q, A>(gateway: SocketAddr, method: &str, first: Q) -> Option<(mpsc::Sender<Q>, Streaming<A>)>
 where
@@ -140,12 +172,7 @@ fn told(bytes: &[u8]) -> Told {
     let told: BTreeMap<_, _> = endpoints
         .filter_map(|one| {
             let socket = one.endpoint?.address?.socket_address?;
-            let metadata = one.metadata.unwrap_or_default();
-            let stamp = metadata.filter_metadata.get("envoy.lb").and_then(|fields| fields.fields.get(STAMP));
-            let stamp = match stamp.and_then(|value| value.kind.as_ref()) {
-                Some(Form::StringValue(text)) => text.parse().ok(),
-                _ => None,
-            };
+            let stamp = properties(one.metadata).get(STAMP).and_then(|text| text.parse().ok());
             // An instance without a stamp would count as one that a dialect tells none of.
             Some((format!("{}:{}", socket.address, socket.port_value), Some(stamp.unwrap_or(0))))
         })

@@ -160,8 +160,8 @@ impl Session {
             self.subscription.wait(true);
         }
         let Some((state, height)) = self.subscription.look() else { return false };
-        let revision = height.revision.max(state.revision);
-        if stream.is_ahead_of(revision) {
+        let point = height.point.max(state.point);
+        if stream.is_ahead_of(point) {
             let since = *self.behind.get_or_insert_with(Instant::now);
             if since.elapsed() < BEHIND {
                 return false;
@@ -172,12 +172,13 @@ impl Session {
                 self.end_by(End::now(status(Code::Unavailable, words)));
                 return true;
             }
-            // Control planes say that there is nothing later: the store was restored from a backup. Or nobody
-            // can say anything, and the last change that the client has seen has been seen here, too.
+            // Control planes say that there is nothing later: the store was restored, and nobody was left to
+            // raise its incarnation. Or nobody can say anything, and the last change that the client has seen has
+            // been seen here, too.
             stream.forget_floor();
         }
         self.stop_waiting();
-        let seen = Seen { state: &state, grant: &self.grant, revision };
+        let seen = Seen { state: &state, grant: &self.grant, point };
         let Some(answer) = stream.next(&seen) else { return false };
         drop(stream);
         let (kind, resources) = (answer.kind, answer.resources.len());

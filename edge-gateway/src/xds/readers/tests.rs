@@ -7,13 +7,17 @@ use crate::xds::name::group_of;
 use crate::xds::resource::Resource;
 use crate::xds::stream::{Ask, Change, Interest, Source, Terms};
 
+fn at(revision: u64) -> Point {
+    Point::new(None, revision.into())
+}
+
 /// One service, whose endpoints have changed so often.
 struct World(u64);
 
 impl Source for World {
     fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let is_there = kind == Kind::Endpoint && group_of(name) == "a/x";
-        is_there.then(|| Arc::new(Resource::new(kind, name, self.revision(), vec![self.0 as u8])))
+        is_there.then(|| Arc::new(Resource::new(kind, name, self.point(), vec![self.0 as u8])))
     }
     fn none_any_more(&self, _: Kind, _: &str) -> Option<Arc<Resource>> {
         None
@@ -24,8 +28,8 @@ impl Source for World {
     fn is_of_all(&self, _: Kind, _: &str) -> bool {
         false
     }
-    fn revision(&self) -> Revision {
-        Revision::new(self.0)
+    fn point(&self) -> Point {
+        at(self.0)
     }
 }
 
@@ -50,7 +54,7 @@ fn stage() -> Place {
 
 impl Place {
     fn reach(&self, group: Option<&str>, serial: u64) -> StreamReach {
-        self.readers.reach(&Tenant::default(), group, Revision::new(serial), serial, 9)
+        self.readers.reach(&Tenant::default(), group, at(serial), serial, 9)
     }
 
     fn figures(&self, serial: u64) -> (u64, u64) {
@@ -168,4 +172,22 @@ fn a_client_that_leaves_before_its_acknowledgement_is_moving() {
     departures.note(&tenant);
     assert!(departures.within(&tenant, Duration::from_secs(60)));
     assert!(!departures.within(&tenant, Duration::ZERO), "it left before the change");
+}
+
+#[test]
+fn the_same_revision_after_a_restore_is_another_change() {
+    let place = stage();
+    ask(&place, None, false);
+    let nonce = next(&place, &World(1));
+    ask(&place, nonce, false);
+    assert_eq!(place.figures(1), (1, 1));
+    // The store is restored, and the change of another drain is committed at the same revision.
+    place.tell();
+    let restored = Point::new(Some(7), 1.into());
+    let reach = place.readers.reach(&Tenant::default(), Some("a/x"), restored, 2, 9);
+    assert_eq!(
+        (reach.streams, reach.reached),
+        (1, 0),
+        "what was acknowledged is of the history that was undone"
+    );
 }

@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shared::model::Revision;
-
-use super::{ALL, Channel, Content, Item, Kind, PART, Source, read_version};
+use super::{ALL, Channel, Content, Item, Kind, PART, Point, Source, read_version};
 
 impl Channel {
-    /// Takes the names of a request. Returns the revision that the client has.
+    /// Takes the names of a request. Returns the point that the client has.
     pub(super) fn ask_delta(
         &mut self,
         kind: Kind,
         mut subscribe: Vec<Arc<str>>,
         unsubscribe: Vec<Arc<str>>,
         versions: BTreeMap<Arc<str>, String>,
-    ) -> Revision {
-        let mut shown = Revision::ZERO;
+    ) -> Point {
+        let mut shown = Point::ZERO;
         let is_first = !std::mem::replace(&mut self.asked, true);
         if is_first {
             self.due.all = true;
@@ -24,7 +22,7 @@ impl Channel {
             for (name, version) in versions {
                 // A version of somebody else's is none, and then the resource is sent.
                 let version = read_version(&version);
-                shown = shown.max(version.map_or(Revision::ZERO, |(rev, _)| rev));
+                shown = shown.max(version.map_or(Point::ZERO, |(point, _)| point));
                 // The client has some content in any case, and has to be told if that has gone.
                 self.send(&name, Some(version.map_or(u64::MAX, |(_, digest)| digest)));
             }

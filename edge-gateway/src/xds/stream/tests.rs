@@ -8,17 +8,23 @@ use proto::envoy as pb;
 
 use super::*;
 
+mod restores;
+
 /// A service, as far as its resources go: the content of its cluster and of its endpoints.
 type World = BTreeMap<String, (u8, u8)>;
 
-struct Known<'a>(&'a World, Revision);
+struct Known<'a>(&'a World, Point);
+
+fn at(revision: u64) -> Point {
+    Point::new(None, revision.into())
+}
 
 fn shared(names: impl IntoIterator<Item = String>) -> Vec<Arc<str>> {
     names.into_iter().map(Arc::from).collect()
 }
 
 fn resource(kind: Kind, name: &str, content: &str) -> Arc<Resource> {
-    Arc::new(Resource::new(kind, name, Revision::new(5), content.into()))
+    Arc::new(Resource::new(kind, name, at(5), content.into()))
 }
 
 impl Source for Known<'_> {
@@ -43,7 +49,7 @@ impl Source for Known<'_> {
         matches!(kind, Kind::Cluster | Kind::Endpoint) && group_of(name) == name
     }
 
-    fn revision(&self) -> Revision {
+    fn point(&self) -> Point {
         self.1
     }
 }
@@ -174,7 +180,7 @@ impl Client {
             state.has.remove(&**name);
         }
         for (name, digest) in told {
-            let version = format!("5-{:0>16}", digest);
+            let version = format!("0.5-{:0>16}", digest);
             let is_wanted = state.names.as_ref().is_none_or(|names| names.contains(&name));
             state.received.push(name.clone());
             state.owed.remove(&name);
@@ -196,7 +202,7 @@ impl Client {
     /// Takes answers until there is none.
     fn settle(&mut self, world: &World) {
         for _ in 0..200 {
-            let Some(answer) = self.stream.next(&Known(world, Revision::new(9))) else { return };
+            let Some(answer) = self.stream.next(&Known(world, at(9))) else { return };
             self.take(&answer);
         }
         panic!("it never ends");
@@ -233,10 +239,10 @@ impl Client {
                 None => world.keys().cloned().collect(),
             };
             for name in &names {
-                let there = Known(world, Revision::new(9)).find(*kind, name);
-                let there = there.map(|resource| format!("5-{:016x}", resource.digest));
-                let none = Known(world, Revision::new(9)).none_any_more(*kind, name);
-                let none = none.map(|resource| format!("5-{:016x}", resource.digest));
+                let there = Known(world, at(9)).find(*kind, name);
+                let there = there.map(|resource| format!("0.5-{:016x}", resource.digest));
+                let none = Known(world, at(9)).none_any_more(*kind, name);
+                let none = none.map(|resource| format!("0.5-{:016x}", resource.digest));
                 let has = state.has.get(name);
                 let is_right = has == there.as_ref() || (there.is_none() && has == none.as_ref());
                 // A route without a listener is not missed, on the state of the world.
@@ -303,7 +309,7 @@ fn play(variant: Variant, steps: &[Step]) {
             }
             Step::Everything => client.subscribe(Kind::Cluster, None),
             Step::One => {
-                if let Some(answer) = client.stream.next(&Known(&world, Revision::new(9))) {
+                if let Some(answer) = client.stream.next(&Known(&world, at(9))) {
                     client.take(&answer);
                 }
             }
@@ -374,14 +380,14 @@ fn a_refusal_is_followed_by_nothing_but_a_change() {
         let mut client = Client::new(variant);
         client.subscribe(Kind::Endpoint, Some(&["a/x", "a/y"]));
         let first = world(&[("a/x", 1), ("a/y", 1)]);
-        let answer = client.stream.next(&Known(&first, Revision::ZERO)).expect("an answer");
+        let answer = client.stream.next(&Known(&first, Point::ZERO)).expect("an answer");
         client.acknowledge(Kind::Endpoint, answer.nonce, true);
-        assert!(client.stream.next(&Known(&first, Revision::ZERO)).is_none(), "{variant:?}: no loop");
+        assert!(client.stream.next(&Known(&first, Point::ZERO)).is_none(), "{variant:?}: no loop");
         client.stream.changed(Some(&[Change { group: "a/x".into(), in_existence: false }]));
-        assert!(client.stream.next(&Known(&first, Revision::ZERO)).is_none(), "{variant:?}: the same");
+        assert!(client.stream.next(&Known(&first, Point::ZERO)).is_none(), "{variant:?}: the same");
         let second = world(&[("a/x", 2), ("a/y", 1)]);
         client.stream.changed(Some(&[Change { group: "a/x".into(), in_existence: false }]));
-        let answer = client.stream.next(&Known(&second, Revision::ZERO)).expect("an answer");
+        let answer = client.stream.next(&Known(&second, Point::ZERO)).expect("an answer");
         assert_eq!(answer.resources.len(), 2, "{variant:?}: what was refused with it comes, too");
     }
 }
@@ -390,10 +396,10 @@ fn a_refusal_is_followed_by_nothing_but_a_change() {
 fn one_answer_is_under_way_and_changes_are_merged() {
     let mut client = Client::new(Variant::State);
     client.subscribe(Kind::Endpoint, Some(&["a/x"]));
-    let answer = client.stream.next(&Known(&world(&[("a/x", 1)]), Revision::ZERO)).expect("an answer");
+    let answer = client.stream.next(&Known(&world(&[("a/x", 1)]), Point::ZERO)).expect("an answer");
     for content in 2..9 {
         client.stream.changed(Some(&[Change { group: "a/x".into(), in_existence: false }]));
-        assert!(client.stream.next(&Known(&world(&[("a/x", content)]), Revision::ZERO)).is_none());
+        assert!(client.stream.next(&Known(&world(&[("a/x", content)]), Point::ZERO)).is_none());
     }
     client.take(&answer);
     let last = world(&[("a/x", 9)]);
@@ -410,9 +416,9 @@ fn nothing_is_sent_from_an_older_state_than_the_clients() {
         client.subscribe(Kind::Endpoint, Some(&["a/x"]));
         client.settle(&there);
         client.reconnect();
-        assert!(client.stream.next(&Known(&there, Revision::new(4))).is_none(), "{variant:?}");
-        assert!(client.stream.is_ahead_of(Revision::new(4)));
-        assert!(client.stream.next(&Known(&there, Revision::new(5))).is_some(), "{variant:?}");
+        assert!(client.stream.next(&Known(&there, at(4))).is_none(), "{variant:?}");
+        assert!(client.stream.is_ahead_of(at(4)));
+        assert!(client.stream.next(&Known(&there, at(5))).is_some(), "{variant:?}");
     }
 }
 
@@ -432,8 +438,8 @@ fn a_large_state_comes_in_parts() {
         fn is_of_all(&self, _: Kind, _: &str) -> bool {
             false
         }
-        fn revision(&self) -> Revision {
-            Revision::ZERO
+        fn point(&self) -> Point {
+            Point::ZERO
         }
     }
     for variant in [Variant::State, Variant::Delta] {
@@ -476,7 +482,7 @@ fn churn(variant: Variant, wildcard: bool) -> (Stream, Result<(), TooMany>) {
         let ask = Ask { terms: request(all, std::mem::replace(&mut before, names)), ..Ask::default() };
         outcome = outcome.and(stream.ask(Kind::Cluster, ask));
         if round == 0 {
-            assert!(stream.next(&Known(&world(&[]), Revision::ZERO)).is_some(), "the one that is under way");
+            assert!(stream.next(&Known(&world(&[]), Point::ZERO)).is_some(), "the one that is under way");
         }
     }
     (stream, outcome)
@@ -510,7 +516,7 @@ fn too_many_names_to_look_at_are_all_of_them() {
     };
     stream.ask(Kind::Cluster, ask).expect("an acknowledgement");
     let there = world(&[("a/29-7", 1), ("a/0-7", 1)]);
-    let answer = stream.next(&Known(&there, Revision::ZERO)).expect("an answer");
+    let answer = stream.next(&Known(&there, Point::ZERO)).expect("an answer");
     let names: Vec<_> = answer.removed.iter().map(|name| &**name).collect();
     assert_eq!((answer.resources.len(), names.contains(&"a/0-7")), (1, false), "what it still asks for");
 }

@@ -3,19 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use shared::model::Revision;
-
-use super::{ALL, Channel, Content, Kind, PART, Resource, Source, read_version};
+use super::{ALL, Channel, Content, Kind, PART, Point, Resource, Source, read_version};
 
 impl Channel {
-    /// Takes the names of a request. Returns the revision that the client has.
-    pub(super) fn ask_state(&mut self, kind: Kind, names: Vec<Arc<str>>, version: &str) -> Revision {
-        let mut shown = Revision::ZERO;
+    /// Takes the names of a request. Returns the point that the client has.
+    pub(super) fn ask_state(&mut self, kind: Kind, names: Vec<Arc<str>>, version: &str) -> Point {
+        let mut shown = Point::ZERO;
         let is_first = !std::mem::replace(&mut self.asked, true);
         if is_first {
             self.due.all = true;
-            if let Some((rev, digest)) = read_version(version) {
-                shown = rev;
+            if let Some((point, digest)) = read_version(version) {
+                shown = point;
                 self.claim = Some(digest);
             }
         }

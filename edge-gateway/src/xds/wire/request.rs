@@ -180,7 +180,7 @@ mod tests {
     fn state(names: &[&str], nonce: &str) -> pb::DiscoveryRequest {
         pb::DiscoveryRequest {
             type_url: Kind::Endpoint.type_url().to_owned(),
-            version_info: "5-0123456789abcdef".to_owned(),
+            version_info: "0.5-0123456789abcdef".to_owned(),
             resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
             response_nonce: nonce.to_owned(),
             ..pb::DiscoveryRequest::default()

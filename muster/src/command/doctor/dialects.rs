@@ -220,11 +220,9 @@ async fn of_xds(registry: &RegistryClient, service: &Service) -> Result<Told, Pr
     let resources = xds::resources(registry, choice).await?;
     let mut told = Told { instances: BTreeSet::new(), note: String::new() };
     for resource in resources.iter().filter(|resource| !resource.name.contains(':')) {
-        // A gateway that has seen less than its client finds that out by the revision in the version.
-        let revision =
-            resource.version.split_once('-').and_then(|(revision, _)| revision.parse::<u64>().ok());
-        if revision.is_none() {
-            let version = &resource.version;
+        // A gateway that has seen less than its client finds that out by the version.
+        let version = &resource.version;
+        if !is_version(version) {
             return Err(Problem::Wrong(format!("`{version}` is no version of a gateway")));
         }
         let endpoints = resource.shown.endpoints();
@@ -234,6 +232,13 @@ async fn of_xds(registry: &RegistryClient, service: &Service) -> Result<Told, Pr
         told.instances.extend(endpoints.into_iter().map(|endpoint| endpoint.address));
     }
     Ok(told)
+}
+
+/// True for `INCARNATION.REVISION-DIGEST`.
+fn is_version(text: &str) -> bool {
+    let point = text.split_once('-').and_then(|(point, _)| point.split_once('.'));
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    point.is_some_and(|(incarnation, revision)| is_number(incarnation) && is_number(revision))
 }
 
 async fn of_http_sd(registry: &RegistryClient, service: &Service) -> Result<Told, Problem> {
