@@ -12,7 +12,9 @@ import { t, tag, type Word } from "../core/words";
 import { ask, CopyCommands, Dialog, Panel } from "./parts";
 
 /** The deadlines that are offered, in seconds. */
-const DEADLINES = [10, 30, 60, 300, 900, 3600];
+const DEADLINES = [10, 30, 70, 300, 900, 3600];
+/** The registry's own. */
+const USUAL = 70;
 const ENDS: [Then, Word][] = [
   ["keep", "thenKeep"],
   ["unregister", "thenUnregister"],
@@ -60,7 +62,7 @@ function Begin({
   subject: Subject;
   onClose: () => void;
 }) {
-  const [deadline, setDeadline] = useState(30);
+  const [deadline, setDeadline] = useState(USUAL);
   const [then, setThen] = useState<Then>("keep");
   const [reason, setReason] = useState("");
   const name = nameOf(provider, entry);

@@ -8,8 +8,9 @@ use percent_encoding::percent_decode_str;
 /// The shortest and the longest deadline.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(3600);
-/// The deadline of a request that names none.
-const USUAL: Duration = Duration::from_secs(30);
+/// The deadline of a request that names none. Clients that poll count until they have asked again, or for a minute
+/// (`edge.polls`): by then each of them has, or has gone. A drain that is proven ends at once.
+const USUAL: Duration = Duration::from_secs(70);
 /// Waiting watchers that are named if the request does not say how many, and the most that it may ask for.
 const NAMES: usize = 20;
 const MOST_NAMES: usize = 1000;
@@ -222,11 +223,11 @@ mod tests {
         let deadline = Duration::from_secs(300);
         let all = Wanted { deadline, then: Then::GiveBack, names: 0, hold: None, reason: "new disk".into() };
         assert_eq!(Wanted::read(query), Ok(all.clone()));
-        assert_eq!(usual.mark_query(), "seconds=3630");
+        assert_eq!(usual.mark_query(), "seconds=3670");
         assert_eq!(all.mark_query(), "seconds=360&reason=new+disk", "one that is given back needs no hour");
-        let held = Wanted { hold: Some(Duration::from_millis(40_500)), ..usual };
-        assert_eq!(Wanted::read("for=40500ms").as_ref(), Ok(&held));
-        assert_eq!(held.mark_query(), "seconds=41");
+        let held = Wanted { hold: Some(Duration::from_millis(80_500)), ..usual };
+        assert_eq!(Wanted::read("for=80500ms").as_ref(), Ok(&held));
+        assert_eq!(held.mark_query(), "seconds=81");
         for query in
             ["deadline=999ms", "deadline=61m", "deadline=x", "then=", "names=1001", "for=8d", "for=30s"]
         {

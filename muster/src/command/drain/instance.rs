@@ -57,8 +57,9 @@ enum Then {
 
 #[derive(Debug, Args)]
 struct Terms {
-    /// Time to wait for the watchers, from 1s to 1h.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = deadline)]
+    /// Time to wait for the watchers, from 1s to 1h. The usual one covers clients that poll every 30s, and
+    /// those that have stopped.
+    #[arg(long, value_name = "DURATION", default_value = "70s", value_parser = deadline)]
     deadline: Duration,
     /// At the end, unregister what was drained.
     #[arg(long, conflicts_with = "give_back")]
