@@ -121,6 +121,17 @@ describe("events", () => {
 });
 
 describe("resets", () => {
+  test("are all counted for a minute, also those that are not kept", () => {
+    const registry = loaded();
+    for (let step = 0; step < 5000; step += 1) registry.apply(event("UPDATE", "order", "a", 11 + step, 10 + step), 60_000 + 2 * step);
+    expect([registry.changes.length <= 2000, registry.lastMinute(70_000)]).toEqual([true, 5000]);
+    expect(registry.lastMinute(119_999)).toBe(5000);
+    expect(registry.lastMinute(125_000)).toBe(2000);
+    expect(registry.lastMinute(200_000)).toBe(0);
+    registry.clear();
+    expect(registry.lastMinute(70_000)).toBe(0);
+  });
+
   test("replace one provider, and tell the difference as changes", () => {
     const registry = loaded();
     registry.apply(reset("order", ["b", "e"], 30), 5);

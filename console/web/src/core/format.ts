@@ -6,18 +6,33 @@ export function seconds(text: string | number | undefined): number | undefined {
   return text !== undefined && text !== "" && Number.isFinite(value) && value > 0 ? value * 1000 : undefined;
 }
 
+/** Keeps what `make` has made for a language. To make a formatter takes longer than to use it a hundred times. */
+function once<T>(make: (language: string) => T): (language: string) => T {
+  const made = new Map<string, T>();
+  return (language) => {
+    let known = made.get(language);
+    if (known === undefined) made.set(language, (known = make(language)));
+    return known;
+  };
+}
+
+const numbers = once((language) => new Intl.NumberFormat(language));
+const times = once((language) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }));
+const clocks = once((language) => new Intl.DateTimeFormat(language, { timeStyle: "medium" }));
+const ages = once((language) => new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" }));
+
 export function number(value: number, language: string): string {
-  return new Intl.NumberFormat(language).format(value);
+  return numbers(language).format(value);
 }
 
 /** A time in the viewer's own zone. */
 export function time(at: number | undefined, language: string): string {
   if (at === undefined) return "–";
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }).format(at);
+  return times(language).format(at);
 }
 
 export function clock(at: number, language: string): string {
-  return new Intl.DateTimeFormat(language, { timeStyle: "medium" }).format(at);
+  return clocks(language).format(at);
 }
 
 const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
@@ -30,7 +45,7 @@ const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
 export function ago(at: number | undefined, now: number, language: string): string {
   if (at === undefined) return "–";
   const past = at - now;
-  const format = new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" });
+  const format = ages(language);
   for (const [unit, size] of UNITS) {
     if (Math.abs(past) >= size || unit === "second") return format.format(Math.trunc(past / size), unit);
   }

@@ -44,6 +44,8 @@ export interface Change {
 
 /** The changes that are kept for the pages. */
 const KEPT = 1000;
+/** Seconds. */
+const MINUTE = 60;
 
 export function nameOf(key: ServiceKey | Service): string {
   return [key.environment ?? "", key.appId || "default", key.serviceName ?? "", key.version ?? ""].join("/");
@@ -65,6 +67,8 @@ export class Registry {
   version = 0;
   /** Counts the changes of instances, for rates. */
   changed = 0;
+  /** The changes of each of the last seconds. */
+  private readonly seconds = new Map<number, number>();
   /** Changes since the last bookmark: they may come again, with the same revision. */
   private readonly recent = new Map<string, number>();
 
@@ -108,6 +112,7 @@ export class Registry {
     this.byId.clear();
     this.byStatus.clear();
     this.changes.length = 0;
+    this.seconds.clear();
     this.recent.clear();
     this.instances = 0;
     this.confirmed = 0;
@@ -149,6 +154,14 @@ export class Registry {
     }
     this.setServices(services);
     this.loaded = true;
+  }
+
+  /** The number of changes in the last minute, also of those that are not kept. */
+  lastMinute(now: number): number {
+    const begin = Math.floor(now / 1000) - MINUTE;
+    let sum = 0;
+    for (const [second, count] of this.seconds) if (second > begin) sum += count;
+    return sum;
   }
 
   private bookmark(rev: number): void {
@@ -293,6 +306,13 @@ export class Registry {
     if (at === 0) return;
     provider.changedAt = at;
     this.changed += 1;
+    const second = Math.floor(at / 1000);
+    this.seconds.set(second, (this.seconds.get(second) ?? 0) + 1);
+    // In the order of their beginning.
+    for (const old of this.seconds.keys()) {
+      if (old > second - MINUTE) break;
+      this.seconds.delete(old);
+    }
     this.changes.push({ id: this.changed, at, kind, provider, instanceId, from, to, rev });
     if (this.changes.length > KEPT * 2) this.changes.splice(0, this.changes.length - KEPT);
   }

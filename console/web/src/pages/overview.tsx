@@ -21,7 +21,9 @@ export function Overview() {
     environments.add(provider.key.environment ?? "");
     if (provider.instances.size === 0) alone.push(provider);
   }
-  const minute = registry.changes.filter((change) => now - change.at < 60_000).length;
+  const recent = registry.changes.slice(-SHOWN).reverse();
+  // Where the whole list is new at each look, nothing is told by lines that light up, and it costs a picture each.
+  const busy = recent.length === SHOWN && now - (recent[SHOWN - 1]?.at ?? 0) < 2000;
   const figure = (value: number) => (registry.loaded ? number(value, tag()) : "…");
   return (
     <>
@@ -35,7 +37,7 @@ export function Overview() {
         />
         <Figure name={t("applications")} value={figure(apps.size)} />
         <Figure name={t("environments")} value={figure(environments.size)} />
-        <Figure name={t("lastMinute")} value={figure(minute)} to={link(["services"], { sort: "changed" })} />
+        <Figure name={t("lastMinute")} value={figure(registry.lastMinute(now))} to={link(["services"], { sort: "changed" })} />
         <Figure name={t("revision")} value={figure(registry.rev)} />
       </ul>
       <div class="columns">
@@ -62,12 +64,9 @@ export function Overview() {
             <Empty>{t("noChanges")}</Empty>
           ) : (
             <ol class="changes">
-              {registry.changes
-                .slice(-SHOWN)
-                .reverse()
-                .map((change) => (
-                  <ChangeLine key={change.id} change={change} />
-                ))}
+              {recent.map((change, place) => (
+                <ChangeLine key={busy ? place : change.id} change={change} busy={busy} />
+              ))}
             </ol>
           )}
         </Panel>
@@ -158,13 +157,13 @@ export function ProviderLink({ provider }: { provider: Provider }) {
   return provider.serviceId ? <a href={link(["service", provider.serviceId])}>{text}</a> : <span>{text}</span>;
 }
 
-export function ChangeLine({ change, short = false }: { change: Change; short?: boolean }) {
+export function ChangeLine({ change, short = false, busy = false }: { change: Change; short?: boolean; busy?: boolean }) {
   const { provider, instanceId } = change;
   const word =
     change.kind === "status" ? t("statusTo", change.from || "–", change.to || "–") : t(change.kind);
   return (
     <li>
-      <Flash at={change.at} />
+      {!busy && <Flash at={change.at} />}
       <time>{clock(change.at, tag())}</time>
       <span class={`kind ${change.kind}`}>{word}</span>
       <span class="grow">
