@@ -9,6 +9,7 @@ use host::admin::Readiness;
 use host::audit::Audit;
 use host::fairness::FairShares;
 use host::lifecycle::Tasks;
+use host::machine::host_name;
 use host::telemetry::process::observe_usage;
 use liveness::{Desk, ReporterId, Timing};
 use opentelemetry::metrics::Meter;
@@ -36,7 +37,7 @@ use crate::registry::account::{AccountConfig, Accounts};
 use crate::registry::lease::Reported;
 use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
-use crate::settings::{Config, LeaseMode, host_name};
+use crate::settings::{Config, LeaseMode};
 use crate::standing::Standing;
 use crate::steward;
 use crate::store::Store;
@@ -255,7 +256,8 @@ impl App {
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
         let shares = FairShares::new(config.tenant_requests, &meter, "control_plane");
-        let mut api = Api::new(registry.clone(), config.bodies, shares, readiness, link);
+        let mut api =
+            Api::new(registry.clone(), config.bodies, shares, readiness, link).with_audit(audit.clone());
         if let Some(reloader) = key_reloader {
             let account_config = AccountConfig {
                 hash: config.rbac.password_hash,

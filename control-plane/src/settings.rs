@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use console::Console;
 use host::exposure::Exposure;
+use host::machine::own_name;
 use settings::{Config as Read, Settings, Size};
 use shared::model::DataCenter;
 
@@ -248,16 +249,4 @@ fn data_center(settings: &mut Settings<'_>) -> Option<DataCenter> {
             None
         }
     }
-}
-
-/// Host name and process id: two replicas on one machine must not have the same name.
-fn own_name() -> String {
-    format!("{}-{}", host_name(), std::process::id())
-}
-
-/// The machine's name, or `localhost` if it has none.
-pub(crate) fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".into() } else { name.into() }
 }

@@ -3,6 +3,8 @@
 //! In: a request. Out: the control plane's answer, its body still streaming. There are two ways: over the
 //! network to one of several replicas ([`Replicas`]), and within the process ([`InProcess`]).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -45,6 +47,17 @@ pub trait Forward: Send + Sync + 'static {
     /// # Errors
     /// When no control plane answered, or when the request's own body failed.
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded>;
+
+    /// Sends a request without a body to every control plane, and returns the heads of the answers that came in
+    /// time, in any order. `None` stands for each that did not answer. Cancel-safe.
+    async fn forward_to_all(
+        &self,
+        request: Request<Body>,
+        patience: Duration,
+    ) -> Vec<Option<Response<Body>>> {
+        let answer = tokio::time::timeout(patience, self.forward(request)).await;
+        vec![answer.ok().and_then(Result::ok)]
+    }
 
     /// True while a control plane answers, false before the first answer; with its changes.
     fn reachable(&self) -> watch::Receiver<bool>;

@@ -79,6 +79,7 @@ mod proxy;
 mod reads;
 mod refusal;
 mod route;
+mod trail;
 mod watch;
 mod xds;
 
@@ -255,6 +256,9 @@ impl GatewayParts {
         }
         if let Some(target) = drain::watched_of(request.method(), request.uri().path()) {
             return self.watchers(target, request).await;
+        }
+        if route::is_audit(request.method(), request.uri().path()) {
+            return Ok(self.trail(request, caller).await);
         }
         match request.uri().path() {
             route::HISTORICAL_GRPC => Ok(self.watch_historical(request, caller).await),

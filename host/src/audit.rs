@@ -3,6 +3,7 @@
 //! In: a [`Record`] from a plane. Out: an event of the target `audit` among the process's log lines, and a
 //! JSON object on a line of its own in the file, if there is one. One task owns the file. A request never
 //! waits for it: a record for which the queue has no room, or which cannot be written, is counted and lost.
+//! The last records stay in memory, for people who look.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -17,12 +18,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::file::RotatedFile;
+use self::recent::Recent;
 use crate::lifecycle::Tasks;
+use crate::machine::own_name;
 
 mod file;
 mod reader;
+mod recent;
 
 pub use reader::{Follower, files_of};
+pub use recent::{AuditAnswer, Question, RecentRecords};
 
 /// Records that may wait for the file: a few seconds of a stalled disk under many writes.
 const QUEUE: usize = 8192;
@@ -182,7 +187,8 @@ struct Shared {
     clock: Clock,
     reads: bool,
     /// `None` without a file.
-    queue: Option<mpsc::Sender<Record>>,
+    queue: Option<mpsc::Sender<Arc<Record>>>,
+    recent: Recent,
     fates: Fates,
 }
 
@@ -215,7 +221,8 @@ impl Audit {
     /// An audit log without a file, and with figures that nobody reads.
     pub fn without_file() -> Self {
         let fates = Fates::new(&opentelemetry::global::meter("none"));
-        Self(Arc::new(Shared { clock: Clock::system(), reads: false, queue: None, fates }))
+        let recent = Recent::default();
+        Self(Arc::new(Shared { clock: Clock::system(), reads: false, queue: None, recent, fates }))
     }
 
     /// Opens the file, if there is one, and starts the task that owns it.
@@ -234,7 +241,8 @@ impl Audit {
             // with the last handle.
             tasks.spawn_named("audit", keep_writing(receiver, file, fates.clone(), tasks.abort().clone()));
         }
-        Ok(Self(Arc::new(Shared { clock: Clock::system(), reads: config.reads, queue, fates })))
+        let recent = Recent::default();
+        Ok(Self(Arc::new(Shared { clock: Clock::system(), reads: config.reads, queue, recent, fates })))
     }
 
     /// The same log, held in such a way that it can end.
@@ -251,11 +259,20 @@ impl Audit {
     pub fn record(&self, mut record: Record) {
         record.time = humantime::format_rfc3339_millis(self.0.clock.now()).to_string();
         log(&record);
+        let record = Arc::new(record);
+        self.0.recent.push(record.clone());
         if let Some(queue) = &self.0.queue
             && queue.try_send(record).is_err()
         {
             self.0.fates.count("dropped", 1);
         }
+    }
+
+    /// The last records of this process that a question asks for. Without access control there are none but
+    /// those of the admin port.
+    pub fn recent(&self, question: &Question) -> RecentRecords {
+        let (complete, records) = self.0.recent.ask(question);
+        RecentRecords { process: own_name(), complete, records }
     }
 }
 
@@ -293,7 +310,7 @@ fn log(record: &Record) {
 
 /// Writes records until the last handle is gone, or an abort.
 async fn keep_writing(
-    mut queue: mpsc::Receiver<Record>,
+    mut queue: mpsc::Receiver<Arc<Record>>,
     mut file: RotatedFile,
     fates: Fates,
     abort: CancellationToken,
@@ -344,11 +361,11 @@ async fn keep_writing(
 }
 
 /// Writes each record as a line. Returns the number of those that were written, and the last failure.
-fn write(file: &mut RotatedFile, batch: &[Record]) -> (usize, Option<std::io::Error>) {
+fn write(file: &mut RotatedFile, batch: &[Arc<Record>]) -> (usize, Option<std::io::Error>) {
     let mut written = 0;
     let mut failure = None;
     for record in batch {
-        let appended = serde_json::to_vec(record).map_err(std::io::Error::from).and_then(|mut line| {
+        let appended = serde_json::to_vec(&**record).map_err(std::io::Error::from).and_then(|mut line| {
             line.push(b'\n');
             file.append(&line)
         });

@@ -30,6 +30,7 @@ pub mod files;
 pub mod http;
 pub mod inventory;
 pub mod lifecycle;
+pub mod machine;
 pub mod program;
 pub mod proxies;
 pub mod telemetry;

@@ -66,6 +66,27 @@ export default async function run({ browser, step }) {
     await page.locator("summary", { hasText: "vera" }).click();
     await page.getByText("Long-lived tokens").waitFor();
     await accessible(page, "people");
+  });
+
+  await step("people: the audit log tells who did what, and what was refused", async () => {
+    const audit = page.locator("section.panel", { has: page.getByRole("heading", { name: "Audit" }) });
+    await audit.locator(".record", { hasText: "CreateAccount" }).first().waitFor();
+    // The wrong password of the step before.
+    await audit.getByLabel("Decision").selectOption("denied");
+    await audit.locator(".record", { hasText: "refused" }).first().waitFor();
+    assert.equal(await audit.locator(".record", { hasText: "CreateAccount" }).count(), 0);
+    await audit.getByLabel("Decision").selectOption("*");
+    await audit.getByLabel("Account").selectOption("root");
+    await audit.getByLabel("Kind of act").selectOption("CreateAccount");
+    await audit.locator(".record", { hasText: "/v4/accounts/vera" }).first().waitFor();
+    const text = await audit.innerText();
+    assert.ok(!text.includes(PASSWORD) && !text.includes(root.token), "no secret is shown");
+    const { processes, silent } = await root.call("GET", "/v4/default/admin/audit?kind=CreateAccount&account=root");
+    assert.equal(silent, 0);
+    // Each control plane, and the gateway that was asked.
+    assert.equal(new Set(processes.map(({ process }) => process)).size, controlPlanes.length + 1);
+    assert.equal(processes.flatMap(({ records }) => records).length, 3);
+    await accessible(page, "audit");
     for (const path of ["", "services", "fleet", "map", "overrides", "api?op=GetServices"]) {
       await page.goto(`${server}/console/#/${path}`);
       await page.locator("main h1").first().waitFor();
@@ -90,6 +111,7 @@ export default async function run({ browser, step }) {
     const vera = new Client(server, await viewer.evaluate(() => sessionStorage.getItem("muster.token")));
     await assert.rejects(vera.setStatus(order().id, order().instances[0], "DOWN"), /403.*403205/);
     await assert.rejects(vera.call("GET", "/v4/accounts"), /403/);
+    await assert.rejects(vera.call("GET", "/v4/default/admin/audit"), /403/);
     const wish = { serviceId: order().id, weight: 1, reason: "r" };
     await assert.rejects(vera.call("PUT", "/v4/default/registry/overrides", wish), /403.*403205/);
     await assert.rejects(vera.call("POST", `/v4/default/registry/microservices/${order().id}/drain`), /403.*403205/);

@@ -1,14 +1,16 @@
-//! Operations for administrators: the contents of the view, the store's addresses, alarms and held instances.
+//! Operations for administrators: the contents of the view, the store's addresses, alarms, held instances, and the
+//! last records of the audit log.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
+use host::audit::{AuditAnswer, Question};
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 use shared::model::Tenant;
 
 use super::call::Call;
-use super::failure::Code::{Forbidden, ServiceNotFound};
+use super::failure::Code::{Forbidden, InvalidParams, ServiceNotFound};
 use super::failure::Failure;
 use super::operation::{Operation, delete, get, object};
 use super::reply::{self, Reply};
@@ -29,6 +31,20 @@ pub(super) fn operations() -> Vec<Operation> {
         get("/alarms", alarms, "ListAlarm", "List the alarms of this node.")
             .returns(object! { "alarms": Vec<AlarmEntry> }),
         delete("/alarms", forget_alarms, "ClearAlarm", "Remove the alarms of this node from the list."),
+        get(
+            "/audit",
+            audit,
+            "ListAudit",
+            "List the last records of this process's audit log, the newest first.",
+        )
+        .query(&[
+            ("account", "Only those of this account."),
+            ("decision", "Only those that were `allowed`, or `denied`."),
+            ("kind", "Only those of this operation, transport of a gateway, or route of the admin port."),
+            ("limit", "At most so many of each process, 1 to 1000; 1000 if it is absent."),
+        ])
+        .returns(object! { "processes": Vec<AuditProcess>, "silent": usize })
+        .fails_with(&[InvalidParams]),
         get("/protections", protections, "ListProtection", "List the services that have held instances.")
             .returns(object! { "protections": Vec<Protected> }),
         delete(
@@ -91,6 +107,41 @@ async fn alarms(State(api): State<Api>, _call: Call) -> Reply {
 async fn forget_alarms(State(api): State<Api>, _call: Call) -> Reply {
     api.registry().alarms().forget();
     reply::empty()
+}
+
+/// The form of a process's records, for the document only: `host::audit::RecentRecords` is told.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct AuditProcess {
+    process: String,
+    complete: bool,
+    records: Vec<AuditRecord>,
+}
+
+/// The form of a record, for the document only: `host::audit::Record` has all fields.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct AuditRecord {
+    time: String,
+    plane: String,
+    decision: String,
+    account: Option<String>,
+    method: String,
+    operation: Option<String>,
+    target: String,
+    status: u16,
+    source: Option<String>,
+    request_id: Option<String>,
+    revision: u64,
+}
+
+async fn audit(State(api): State<Api>, call: Call) -> Reply {
+    call.permit.operate(api.has_accounts())?;
+    let query = ["account", "decision", "kind", "limit"].map(|name| (name, call.query(name)));
+    let question = Question::read(query).map_err(|problem| Failure::new(InvalidParams, problem))?;
+    // A gateway asks every control plane, and adds its own.
+    reply::json(&AuditAnswer { processes: vec![api.audit().recent(&question)], silent: 0 })
 }
 
 async fn clusters(State(api): State<Api>, _call: Call) -> Reply {

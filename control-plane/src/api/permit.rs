@@ -18,7 +18,7 @@ use access::{
 };
 use axum::body::Body;
 use host::certificates::{Certificates, CertifiedAccount, NotAGateway};
-use http::Request;
+use http::{Method, Request};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use shared::clock::Clock;
@@ -27,7 +27,7 @@ use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 mod operators;
 
 use super::call::Call;
-use super::failure::Failure;
+use super::failure::{Code, Failure};
 use super::state::Api;
 use crate::registry::service::existing;
 use crate::registry::{Caller, RegistryError};
@@ -180,6 +180,19 @@ impl Permit {
         match self {
             Self::Open => Grant::All,
             Self::Of(held) => held.granted.as_ref().map_or(Grant::All, |(_, _, grant)| grant.clone()),
+        }
+    }
+
+    /// Refuses an account that may not operate a process. Without access control (`is_guarded`) everybody may; with
+    /// it, everybody needs an account, also where its scope leaves administration open.
+    pub(super) fn operate(&self, is_guarded: bool) -> Result<(), Failure> {
+        match self {
+            Self::Of(held) => Ok(held.policy.operate(held.identity(), &Method::GET)?),
+            Self::Open if is_guarded => Err(Failure::new(
+                Code::NoPermission,
+                "the audit log is shown to accounts with the right `ops` only",
+            )),
+            Self::Open => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bus::Link;
 use host::admin::Readiness;
+use host::audit::Audit;
 use host::fairness::FairShares;
 use host::proxies::TrustedProxies;
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use crate::registry::account::Accounts;
 #[derive(Clone)]
 pub(crate) struct Api(Arc<Shared>);
 
+#[derive(Clone)]
 struct Shared {
     registry: Registry,
     limits: BodyLimits,
@@ -26,6 +28,7 @@ struct Shared {
     /// The accounts while access control is on.
     accounts: Option<Arc<Accounts>>,
     proxies: TrustedProxies,
+    audit: Audit,
 }
 
 /// Largest bodies of requests, in bytes.
@@ -63,21 +66,25 @@ impl Api {
             bus,
             accounts: None,
             proxies,
+            audit: Audit::without_file(),
         }))
     }
 
     /// The same state with accounts, whose clients come through these proxies.
     pub(crate) fn with_accounts(self, accounts: Accounts, proxies: TrustedProxies) -> Self {
         let Self(shared) = self;
-        Self(Arc::new(Shared {
-            registry: shared.registry.clone(),
-            limits: shared.limits,
-            shares: shared.shares.clone(),
-            readiness: shared.readiness.clone(),
-            bus: shared.bus.clone(),
-            accounts: Some(Arc::new(accounts)),
-            proxies,
-        }))
+        let accounts = Some(Arc::new(accounts));
+        Self(Arc::new(Shared { accounts, proxies, ..(*shared).clone() }))
+    }
+
+    /// The same state with the audit log of the process.
+    pub(crate) fn with_audit(self, audit: Audit) -> Self {
+        let Self(shared) = self;
+        Self(Arc::new(Shared { audit, ..(*shared).clone() }))
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     pub(super) fn has_accounts(&self) -> bool {

@@ -128,6 +128,21 @@ impl Forward for Replicas {
         answer
     }
 
+    async fn forward_to_all(
+        &self,
+        request: Request<Body>,
+        patience: Duration,
+    ) -> Vec<Option<Response<Body>>> {
+        let (parts, _) = request.into_parts();
+        let parts = &parts;
+        let each = (0..self.0.addresses.len()).map(async |replica| {
+            let upload = Upload::default();
+            let attempt = self.0.attempt(replica, copy(parts, &Bytes::new()), &upload);
+            tokio::time::timeout(patience, attempt).await.ok()?.ok()
+        });
+        futures_util::future::join_all(each).await
+    }
+
     fn reachable(&self) -> watch::Receiver<bool> {
         self.0.reachable.subscribe()
     }

@@ -4,6 +4,7 @@
 //! crates that have it are HTTP proxies of their own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use answer::resolution::FOUND;
 use axum::body::Body;
@@ -96,6 +97,18 @@ impl GatewayParts {
             }
             Err(fault) => Ok(refusal::not_forwarded(fault)),
         }
+    }
+
+    /// Asks every control plane in the client's name, by a request without a body. `None` stands for each that did
+    /// not answer in time.
+    pub(super) async fn pass_on_to_all(
+        &self,
+        mut request: Request<Body>,
+        patience: Duration,
+    ) -> Vec<Option<Response<Body>>> {
+        let tenant = route::tenant_of(request.uri().path(), request.headers());
+        self.prepare(&mut request, tenant.as_ref());
+        self.forward.forward_to_all(request, patience).await
     }
 
     /// A client has ended instances through this gateway, and its next heartbeat is not to find them. Those

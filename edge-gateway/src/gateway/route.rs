@@ -176,6 +176,13 @@ pub(super) fn is_event_stream(path: &str) -> bool {
     matches && segments.next().is_none()
 }
 
+/// True for a question for the last records of the audit logs.
+pub(super) fn is_audit(method: &http::Method, path: &str) -> bool {
+    let project = path.strip_prefix("/v4/").and_then(|rest| rest.strip_suffix("/admin/audit"));
+    method == http::Method::GET
+        && project.is_some_and(|project| !project.is_empty() && !project.contains('/'))
+}
+
 /// True for the paths of watches, whatever their transport.
 pub(super) fn is_watch(path: &str) -> bool {
     matches!(path, HISTORICAL_GRPC | WATCH_GRPC)
@@ -496,6 +503,15 @@ mod tests {
         for other in ["/v4/p/registry/events/", "/v4//registry/events", "/registry/v3/events", "/events"] {
             assert!(!is_event_stream(other), "{other}");
         }
+    }
+
+    #[test]
+    fn only_questions_for_the_audit_log_are_taken() {
+        assert!(is_audit(&http::Method::GET, "/v4/default/admin/audit"));
+        for other in ["/v4//admin/audit", "/v4/a/b/admin/audit", "/v4/default/admin/alarms", "/admin/audit"] {
+            assert!(!is_audit(&http::Method::GET, other), "{other}");
+        }
+        assert!(!is_audit(&http::Method::POST, "/v4/default/admin/audit"));
     }
 
     #[test]

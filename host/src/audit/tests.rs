@@ -162,7 +162,13 @@ async fn a_full_queue_costs_records_and_no_request() {
     let metrics = Metrics::new([]).expect("metrics");
     let (queue, mut stalled) = mpsc::channel(2);
     let fates = Fates::new(&metrics.meter("audit"));
-    let audit = Audit(Arc::new(Shared { clock: Clock::manual(0), reads: false, queue: Some(queue), fates }));
+    let audit = Audit(Arc::new(Shared {
+        clock: Clock::manual(0),
+        reads: false,
+        queue: Some(queue),
+        recent: Recent::default(),
+        fates,
+    }));
     for account in ["one", "two", "three", "four"] {
         audit.record(record(account));
     }
@@ -172,6 +178,10 @@ async fn a_full_queue_costs_records_and_no_request() {
         metrics.render()
     );
     assert_eq!(stalled.recv().await.expect("is queued").account, "one");
+    // Who looks sees those, too, that the file has lost.
+    let recent = audit.recent(&Question::default());
+    let accounts: Vec<_> = recent.records.iter().map(|record| &*record.account).collect();
+    assert_eq!((recent.complete, accounts), (true, vec!["four", "three", "two", "one"]));
 }
 
 #[test]

@@ -6,6 +6,7 @@ import { statements, type Statement } from "../core/rights";
 import { allowed, api, live, session } from "../core/state";
 import { t, tag, type Word } from "../core/words";
 import { ask, Copy, Empty, Loading, Panel, permittedOr, useLoad } from "../ui/parts";
+import { Audit } from "./audit";
 
 export function People() {
   if (session.access === "open") return <Open />;
@@ -25,6 +26,7 @@ export function People() {
           <Locks />
         </div>
       </div>
+      <Audit />
     </>
   );
 }
