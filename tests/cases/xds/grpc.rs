@@ -106,13 +106,33 @@ async fn server(name: &str) -> (Program, String) {
 struct Caller {
     library: Library,
     program: Program,
+    /// What the library says that it does, where it says anything.
+    trace: tempfile::NamedTempFile,
 }
+
+/// The last lines of a trace that are shown when a client does not do what it should.
+const TRACED: usize = 150;
 
 impl Caller {
     fn start(library: Library, target: &str, bootstrap: &Path) -> Self {
         let mut command = library.client(target);
         command.env("GRPC_XDS_BOOTSTRAP", bootstrap);
-        Self { library, program: Program::start(command) }
+        let trace = tempfile::NamedTempFile::new().expect("a file");
+        if library == Library::Node {
+            // Whether it was told the right thing and did not take it, or was not told.
+            command
+                .env("GRPC_VERBOSITY", "DEBUG")
+                .env("GRPC_TRACE", "xds_client,xds_resolver,cds_balancer,priority");
+            command.stderr(trace.reopen().expect("the same file"));
+        }
+        Self { library, program: Program::start(command), trace }
+    }
+
+    /// The end of the trace.
+    fn trace(&self) -> String {
+        let text = std::fs::read_to_string(self.trace.path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TRACED)..].join("\n")
     }
 
     /// Begins a call.
@@ -162,7 +182,8 @@ impl Caller {
             if answer == expected {
                 return;
             }
-            assert!(began.elapsed() < deadline(), "{:?} never reaches {expected}: {answer}", self.library);
+            let (library, is_late) = (self.library, began.elapsed() >= deadline());
+            assert!(!is_late, "{library:?} never reaches {expected}: {answer}\n{}", self.trace());
         }
     }
 }
