@@ -1,106 +1,199 @@
-//! One tenant floods a gateway while another one goes on: the honest tenant's times with fair shares and
-//! without, beside its times in quiet.
+//! One tenant floods a gateway while another one goes on: the honest tenant's times beside the flood, as a
+//! ratio to its times in quiet, with fair shares and without.
 //!
-//! Eight honest clients find a provider, one request after another on a connection each. The flood comes from
-//! a process of its own, in another project, with many connections that never pause. etcd, NATS, a control
-//! plane and a gateway run on the same machine, so the flood's clients take processor time as well: what
-//! compares is the ratio to the quiet time within one run. Arguments: connections of the flood, seconds per
-//! row.
+//! etcd, NATS, a control plane and a gateway have one half of the processors. The clients have the other one,
+//! the flood at the lowest priority, so that what the honest tenant waits for is the registry and not a
+//! processor for its own clients. The flood is another project of the same domain: connections that send one
+//! request after another without a pause, of a kind that the registry answers. Eight honest clients send at a
+//! fixed rate whatever the flood does, and a request counts from the moment at which it was due.
+//!
+//! Quiet and flood take turns, and all turns of one kind count together. Arguments: connections of the flood,
+//! seconds per turn, turns.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use benches::Latencies;
-use benches::call::{Client, ask, load};
+use benches::call::{Client, ask};
 use benches::report::Report;
 use futures_util::future::try_join_all;
 use harness::World;
+use rustix::process::nice;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::json;
+use tokio::time::sleep_until;
 
-const HONEST: usize = 8;
-const PATH: &str = "/registry/instances?appId=shop&serviceName=provider&version=0%2B";
+const HONEST: u32 = 8;
+/// Honest requests a second, of all clients together: a fraction of what the registry can answer.
+const RATE: u32 = 400;
 /// The first argument of the process that floods.
 const FLOOD: &str = "flood";
-/// The places of a tenant in each row; 0 is no limit.
-const PLACES: [&str; 4] = ["0", "64", "16", "4"];
+/// The highest number of places of a tenant in each world; 0 is no limit, 64 the default.
+const PLACES: [&str; 2] = ["0", "64"];
+/// A find, which the gateway answers from its own state.
+const FOUND_HERE: &str = "/registry/instances?appId=shop&serviceName=provider&version=0%2B";
+/// A read that a control plane answers.
+const PASSED_ON: &str = "/registry/microservices";
 
-#[tokio::main]
+// One thread: only then do all processes that are started have its processors.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, server, connections] = arguments.as_slice()
+    if let [first, server, connections, path] = arguments.as_slice()
         && first == FLOOD
     {
-        return flood(server, connections.parse()?).await;
+        return flood(server, connections.parse()?, path).await;
     }
-    let [connections, seconds] = benches::arguments([256, 10])?;
+    let [connections, seconds, turns] = benches::arguments([128, 5, 3])?;
     let length = Duration::from_secs(seconds as u64);
-    let columns = ["honest/s", "p50 ms", "p99 ms", "ratio of p99"];
+    let processors = Processors::of_this_process()?;
+    let columns = ["flood/s", "p50 ms", "p99 ms", "ratio of p50", "ratio of p99"];
     let report = Report::new("fairness", &columns);
     for places in PLACES {
+        processors.use_for_the_registry()?;
         let plan = World::with()
             .plane_flag("--fairness-tenant-requests", places)
             .gateway_flag("--fairness-tenant-requests", places);
         let world = plan.start().await;
+        processors.use_for_clients()?;
         let registry = harness::Client::new(world.control_planes[0].api);
-        let service = registry.service("provider").await;
-        registry.instance_with(&service, "instance", 7200).await;
+        for project in ["default", "flood"] {
+            provide(&registry, project).await?;
+        }
         let server = world.gateways[0].api.to_string();
-        let quiet = honest(&server, length).await?;
-        let flood = Flood::start(&server, connections)?;
-        let flooded = honest(&server, length).await?;
-        drop(flood);
-        row(&report, &format!("quiet, {places} places"), &quiet, None);
-        row(&report, &format!("{connections} connections flood, {places} places"), &flooded, Some(&quiet));
+        for (kind, path) in [("finds", FOUND_HERE), ("passed on", PASSED_ON)] {
+            let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+            let mut flooded = 0.0;
+            for _ in 0..turns {
+                quiet.extend(honest(&server, path, length).await?);
+                let flood = Flood::start(&server, connections, path)?;
+                beside.extend(honest(&server, path, length).await?);
+                flooded += flood.end()?;
+            }
+            let wall = length * u32::try_from(turns)?;
+            let [quiet, beside] = [quiet, beside].map(|took| Latencies::new(took, wall));
+            row(&report, &format!("{kind}, quiet, {places} places"), &quiet, None);
+            let per_second = flooded / wall.as_secs_f64();
+            row(&report, &format!("{kind}, flood, {places} places"), &beside, Some((&quiet, per_second)));
+        }
     }
     Ok(())
 }
 
-fn row(report: &Report, what: &str, calls: &Latencies, quiet: Option<&Latencies>) {
-    let ratio = quiet.map(|quiet| calls.quantile_ms(0.99) / quiet.quantile_ms(0.99));
-    let [p50, p99] = [0.5, 0.99].map(|share| Some(calls.quantile_ms(share)));
-    report.row(what, &[Some(calls.per_second()), p50, p99, ratio]);
+/// Registers the provider with one instance in a project.
+async fn provide(registry: &harness::Client, project: &str) -> Result<()> {
+    let instance = json!({"instanceId": "instance", "hostName": "node", "endpoints": ["rest://10.0.0.1:80"],
+        "healthCheck": {"mode": "push", "interval": 7200, "times": 1}});
+    let service = json!({"appId": "shop", "serviceName": "provider", "version": "1.0.0"});
+    let body = json!({"service": service, "instances": [instance]}).to_string();
+    let path = format!("/v4/{project}/registry/microservices");
+    let answer = registry.try_send("POST", &path, &[], body).await.context("the registry does not answer")?;
+    answer.ok();
+    Ok(())
+}
+
+fn row(report: &Report, what: &str, took: &Latencies, flood: Option<(&Latencies, f64)>) {
+    let [p50, p99] = [0.5, 0.99].map(|share| took.quantile_ms(share));
+    let ratio = |share: f64| flood.map(|(quiet, _)| took.quantile_ms(share) / quiet.quantile_ms(share));
+    report.row(what, &[flood.map(|(_, rate)| rate), Some(p50), Some(p99), ratio(0.5), ratio(0.99)]);
+}
+
+/// The processors of this machine that the process may use, in two halves. With one processor both are the
+/// same.
+struct Processors {
+    registry: CpuSet,
+    clients: CpuSet,
+}
+
+impl Processors {
+    fn of_this_process() -> Result<Self> {
+        let own = sched_getaffinity(None)?;
+        let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|one| own.is_set(*one)).collect();
+        let (clients, registry) = all.split_at(all.len() / 2);
+        let set = |of: &[usize]| {
+            let mut set = CpuSet::new();
+            of.iter().for_each(|one| set.set(*one));
+            set
+        };
+        Ok(Self {
+            clients: set(if clients.is_empty() { registry } else { clients }),
+            registry: set(registry),
+        })
+    }
+
+    /// What is started from now on is a part of the registry.
+    fn use_for_the_registry(&self) -> Result<()> {
+        Ok(sched_setaffinity(None, &self.registry)?)
+    }
+
+    /// This process is a client, and what is started from now on, too.
+    fn use_for_clients(&self) -> Result<()> {
+        Ok(sched_setaffinity(None, &self.clients)?)
+    }
 }
 
 /// The times of the honest tenant's requests.
-async fn honest(server: &str, length: Duration) -> Result<Latencies> {
-    let request = ask(&format!("/v4/default{PATH}"), "");
-    load(server, &request, HONEST, length).await
+async fn honest(server: &str, path: &str, length: Duration) -> Result<Vec<Duration>> {
+    let request = ask(&format!("/v4/default{path}"), "");
+    let began = Instant::now();
+    let between = Duration::from_secs(1) * HONEST / RATE;
+    let clients = (0..HONEST).map(|number| {
+        let request = &request;
+        async move {
+            let mut client = Client::connect(server).await?;
+            let mut took = Vec::new();
+            let mut due = began + between * number / HONEST;
+            while due < began + length {
+                let late = Instant::now() > due;
+                sleep_until(due.into()).await;
+                // A timer wakes up to a millisecond late, which is no fault of the registry.
+                let from = if late { due } else { Instant::now() };
+                client.call(request).await?;
+                took.push(from.elapsed());
+                due += between;
+            }
+            anyhow::Ok(took)
+        }
+    });
+    Ok(try_join_all(clients).await?.concat())
 }
 
-/// The process that floods, ended with this.
+/// The process that floods.
 struct Flood(Child);
 
 impl Flood {
-    fn start(server: &str, connections: usize) -> Result<Self> {
+    fn start(server: &str, connections: usize, path: &str) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let child = Command::new(program)
-            .args([FLOOD, server, &connections.to_string()])
+            .args([FLOOD, server, &connections.to_string(), path])
             // It ends with this process, too: the end of its input is its order to stop.
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .context("the flood cannot be started")?;
         Ok(Self(child))
     }
-}
 
-impl Drop for Flood {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        // An error means that it has ended.
-        _ = self.0.wait();
+    /// Ends it. Returns the number of its requests that were answered.
+    fn end(self) -> Result<f64> {
+        let output = self.0.wait_with_output().context("the flood did not end")?;
+        let text = String::from_utf8(output.stdout)?;
+        text.trim().parse().with_context(|| format!("the flood has failed: {text}"))
     }
 }
 
 /// Sends requests of another project without a pause until the input ends. Refusals are no reason to stop.
-async fn flood(server: &str, connections: usize) -> Result<()> {
-    let request = ask(&format!("/v4/flood{PATH}"), "");
+async fn flood(server: &str, connections: usize, path: &str) -> Result<()> {
+    nice(19).context("the priority of the flood")?;
+    let request = ask(&format!("/v4/flood{path}"), "");
+    let answered = std::cell::Cell::new(0_u64);
     let flooding = try_join_all((0..connections).map(|_| async {
         let mut client = Client::connect(server).await?;
         loop {
-            // The service does not exist in this project: the gateway and the control plane have their work
-            // with the request all the same.
-            if client.call(&request).await.is_err() {
-                client = Client::connect(server).await?;
+            match client.call(&request).await {
+                Ok(_) => answered.set(answered.get() + 1),
+                Err(_) => client = Client::connect(server).await?,
             }
         }
         #[expect(unreachable_code, reason = "it names the type of the error")]
@@ -108,7 +201,9 @@ async fn flood(server: &str, connections: usize) -> Result<()> {
     }));
     let stopped = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     tokio::select! {
-        flooded = flooding => flooded.map(drop),
-        stopped = stopped => stopped?.map(drop).map_err(Into::into),
+        flooded = flooding => _ = flooded?,
+        stopped = stopped => _ = stopped??,
     }
+    println!("{}", answered.get());
+    Ok(())
 }

@@ -255,7 +255,8 @@ impl App {
         tasks.spawn_named("standing", standing.run(readiness.condition("store"), stop.clone()));
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
 
-        let shares = FairShares::new(config.tenant_requests, &meter, "control_plane");
+        let (shares, measuring) = FairShares::new(config.tenant_requests, &meter, "control_plane");
+        tasks.spawn_named("fairness", measuring.run(stop.clone()));
         let mut api =
             Api::new(registry.clone(), config.bodies, shares, readiness, link).with_audit(audit.clone());
         if let Some(reloader) = key_reloader {

@@ -223,12 +223,14 @@ impl App {
         let xds = config.xds.then(|| Discovery::new(catalogue.clone(), policy.clone(), tasks.clone()));
         let surveys =
             Surveys::new(handle.clone(), peers, bus.clone(), instance.clone(), polls.clone(), xds.clone());
+        let (shares, measuring) = FairShares::new(config.tenant_requests, &meter, "gateway");
+        tasks.spawn_named("fairness", measuring.run(tasks.abort().clone()));
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
             limits: limits.clone(),
             rates: rates.clone(),
-            shares: FairShares::new(config.tenant_requests, &meter, "gateway"),
+            shares,
             proxies: config.proxies.clone(),
             certificates: config.certificates.clone(),
             batches: Arc::new(Batches::new(forward.clone(), beats.clone(), metrics.sessions.clone())),

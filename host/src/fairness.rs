@@ -8,27 +8,45 @@
 //! the order in which they came. Whatever one party sends, the others therefore share the processors and the
 //! store with no more than that many requests of it.
 //!
-//! A party is known by its hash only. Memory is kept for parties that have requests here at the moment, and
-//! those are bounded by the connections of the listener. Strangers who make up a new party for each request
-//! are not held back here but by the rates of their address.
+//! The number of places follows the time for which work waits for a processor, which [`Measuring`] looks at
+//! two hundred times a second: many places while processors are free, few while they are not. A place alone
+//! does not help against requests that are answered without any wait, because each of them has given its
+//! place back before the next one looks. So a party that has had more requests since the last measurement
+//! than it has places lets all other work go first before it goes on.
+//!
+//! A party is known by its hash only. Memory is kept for parties that have, or have had since the last
+//! measurement, requests here, and those are bounded by the connections of the listener. Strangers who make
+//! up a new party for each request are not held back here but by the rates of their address.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::mem;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Meter};
 use parking_lot::Mutex;
 use settings::Settings;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use allowance::Allowance;
+
+mod allowance;
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// The longest wait for a place. Most clients have left by then.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The time between two measurements while parties share.
+const OFTEN: Duration = Duration::from_millis(5);
+/// The same while nobody shares: long enough to cost an idle process nothing.
+const SELDOM: Duration = Duration::from_millis(250);
 
 /// Declares `fairness.tenant-requests`, the number of places of each tenant.
 pub fn read(settings: &mut Settings<'_>) -> usize {
@@ -36,14 +54,21 @@ pub fn read(settings: &mut Settings<'_>) -> usize {
         "fairness.tenant-requests",
         "64",
         "0"..="100000",
-        "Requests of one domain and project that are worked on at once while other tenants send requests, too; its \
-         further ones wait. 0 is no limit. Heartbeats never wait.",
+        "The most requests of one domain and project that are worked on at once while other tenants send requests, \
+         too; its further ones wait. While work waits for a processor, the number falls, down to two for each \
+         processor. 0 is no limit. Heartbeats never wait.",
     )
 }
 
 /// The shares of one process. Clones share them.
 #[derive(Clone, Debug)]
 pub struct FairShares(Arc<Shares>);
+
+/// Measures for the shares of a process how long work waits for a processor. Without it the number of places
+/// stays as it is at the start, and lines of parties that have gone are kept.
+#[derive(Debug)]
+#[must_use = "the places follow what this measures while it runs"]
+pub struct Measuring(Arc<Shares>);
 
 /// A request's leave to be worked on. The next request of its party gets the place when it is dropped.
 #[derive(Debug)]
@@ -60,20 +85,26 @@ pub struct NoPlace;
 struct Instruments {
     waited: Counter<u64>,
     refused: Counter<u64>,
+    places: Gauge<u64>,
+    waits: Gauge<f64>,
     plane: KeyValue,
 }
 
 #[derive(Debug)]
 struct Shares {
-    /// 0 is no limit.
-    places: usize,
+    is_limited: bool,
     hasher: RandomState,
     state: Mutex<State>,
     instruments: Instruments,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    allowance: Allowance,
+    /// The number of measurements so far.
+    turn: u64,
+    /// True if a request has waited for a place since the last measurement.
+    is_wanted: bool,
     /// The party of the request that came last.
     last: u64,
     /// The time at which a request of another party than the one before came last.
@@ -84,13 +115,17 @@ struct State {
 /// The requests of one party.
 #[derive(Debug, Default)]
 struct Line {
+    /// The turn in which its last request came.
+    turn: u64,
+    /// Its requests of that turn.
+    came: usize,
     running: usize,
     waiting: VecDeque<oneshot::Sender<Place>>,
 }
 
 impl FairShares {
-    /// Shares of this many places each; 0 is no limit. `plane` is a label of the metrics.
-    pub fn new(places: usize, meter: &Meter, plane: &'static str) -> Self {
+    /// Shares of at most this many places each; 0 is no limit. `plane` is a label of the metrics.
+    pub fn new(places: usize, meter: &Meter, plane: &'static str) -> (Self, Measuring) {
         let instruments = Instruments {
             waited: meter
                 .u64_counter("muster_fairness_waited_total")
@@ -102,13 +137,33 @@ impl FairShares {
                 .u64_counter("muster_fairness_refused_total")
                 .with_description("Requests refused because no place of their tenant became free in time")
                 .build(),
+            places: meter
+                .u64_gauge("muster_fairness_places")
+                .with_description("Requests of each tenant that are worked on at once while tenants share")
+                .build(),
+            waits: meter
+                .f64_gauge("muster_fairness_processor_wait_seconds")
+                .with_unit("s")
+                .with_description("The time for which work waited for a processor at the last measurement")
+                .build(),
             plane: KeyValue::new("plane", plane),
         };
         // From the start, so that rates begin at zero.
         instruments.waited.add(0, std::slice::from_ref(&instruments.plane));
         instruments.refused.add(0, std::slice::from_ref(&instruments.plane));
-        let state = Mutex::default();
-        Self(Arc::new(Shares { places, hasher: RandomState::new(), state, instruments }))
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        let state = State {
+            allowance: Allowance::new(places, processors),
+            turn: 0,
+            is_wanted: false,
+            last: 0,
+            mixed: None,
+            lines: HashMap::new(),
+        };
+        let state = Mutex::new(state);
+        let shares =
+            Arc::new(Shares { is_limited: places > 0, hasher: RandomState::new(), state, instruments });
+        (Self(shares.clone()), Measuring(shares))
     }
 
     /// Waits for a place of the party. Requests of a party get places in the order in which they came.
@@ -118,29 +173,47 @@ impl FairShares {
     /// # Errors
     /// When no place has become free for ten seconds.
     pub async fn enter(&self, party: impl Hash) -> Result<Place, NoPlace> {
-        if self.0.places == 0 {
+        if !self.0.is_limited {
             return Ok(Place(None));
         }
         let party = self.0.hasher.hash_one(party);
-        let turn = match self.0.take_or_wait(party) {
-            Ok(place) => return Ok(place),
-            Err(turn) => turn,
+        let place = match self.0.take_or_wait(party) {
+            Turn::Now(place) => return Ok(place),
+            Turn::AfterOthers(place) => place,
+            Turn::InLine(turn) => self.0.wait(turn).await?,
         };
-        let plane = std::slice::from_ref(&self.0.instruments.plane);
-        self.0.instruments.waited.add(1, plane);
-        match timeout(LONGEST_WAIT, turn).await {
-            Ok(Ok(place)) => Ok(place),
-            // A line is never dropped while somebody waits in it.
-            Ok(Err(_)) | Err(_) => {
-                self.0.instruments.refused.add(1, plane);
-                Err(NoPlace)
+        // All work that is ready goes first, and whatever has arrived at the sockets meanwhile.
+        yield_now().await;
+        Ok(place)
+    }
+}
+
+impl Measuring {
+    /// Measures until it is told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        while self.0.is_limited {
+            let pause = if self.0.state.lock().is_mixed(Instant::now()) { OFTEN } else { SELDOM };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return,
             }
+            let begun = Instant::now();
+            yield_now().await;
+            self.0.measured(begun.elapsed());
         }
     }
 }
 
+/// A request's turn.
+enum Turn {
+    Now(Place),
+    /// The party has had so many requests that other work goes first.
+    AfterOthers(Place),
+    InLine(oneshot::Receiver<Place>),
+}
+
 impl Shares {
-    fn take_or_wait(self: &Arc<Self>, party: u64) -> Result<Place, oneshot::Receiver<Place>> {
+    fn take_or_wait(self: &Arc<Self>, party: u64) -> Turn {
         let now = Instant::now();
         let mut state = self.state.lock();
         let before = mem::replace(&mut state.last, party);
@@ -148,14 +221,52 @@ impl Shares {
             state.mixed = Some(now);
         }
         let is_mixed = state.is_mixed(now);
+        let places = state.allowance.places();
+        let turn = state.turn;
         let line = state.lines.entry(party).or_default();
-        if line.waiting.is_empty() && (line.running < self.places || !is_mixed) {
+        line.came = if line.turn == turn { line.came + 1 } else { 1 };
+        line.turn = turn;
+        if line.waiting.is_empty() && (line.running < places || !is_mixed) {
             line.running += 1;
-            return Ok(Place(Some((self.clone(), party))));
+            let is_busy = is_mixed && line.came > places;
+            let place = Place(Some((self.clone(), party)));
+            return if is_busy { Turn::AfterOthers(place) } else { Turn::Now(place) };
         }
         let (sender, receiver) = oneshot::channel();
         line.waiting.push_back(sender);
-        Err(receiver)
+        state.is_wanted = true;
+        Turn::InLine(receiver)
+    }
+
+    async fn wait(&self, turn: oneshot::Receiver<Place>) -> Result<Place, NoPlace> {
+        let plane = std::slice::from_ref(&self.instruments.plane);
+        self.instruments.waited.add(1, plane);
+        match timeout(LONGEST_WAIT, turn).await {
+            Ok(Ok(place)) => Ok(place),
+            // A line is never dropped while somebody waits in it.
+            Ok(Err(_)) | Err(_) => {
+                self.instruments.refused.add(1, plane);
+                Err(NoPlace)
+            }
+        }
+    }
+
+    /// Work has waited this long for a processor. A next turn begins.
+    fn measured(&self, wait: Duration) {
+        let places = {
+            let mut state = self.state.lock();
+            let is_wanted = mem::take(&mut state.is_wanted);
+            match state.is_mixed(Instant::now()) {
+                true => state.allowance.measured(wait, is_wanted),
+                false => state.allowance.reset(),
+            }
+            state.turn += 1;
+            state.lines.retain(|_, line| !line.is_empty());
+            state.allowance.places()
+        };
+        let plane = std::slice::from_ref(&self.instruments.plane);
+        self.instruments.places.record(places as u64, plane);
+        self.instruments.waits.record(wait.as_secs_f64(), plane);
     }
 
     /// Gives the place of a request that has ended to the next ones of its party.
@@ -177,22 +288,29 @@ impl Shares {
         }
     }
 
-    /// Takes a free place for the request that has waited longest. Forgets a party that has no requests any
-    /// more.
+    /// Takes a free place for the request that has waited longest.
     fn next(&self, party: u64) -> Option<oneshot::Sender<Place>> {
         let mut state = self.state.lock();
         let is_mixed = state.is_mixed(Instant::now());
+        let places = state.allowance.places();
         let line = state.lines.get_mut(&party)?;
-        if (line.running < self.places || !is_mixed)
+        if (line.running < places || !is_mixed)
             && let Some(next) = line.waiting.pop_front()
         {
             line.running += 1;
             return Some(next);
         }
-        if line.running == 0 && line.waiting.is_empty() {
+        // While parties share, the number of its requests in this turn counts on.
+        if !is_mixed && line.is_empty() {
             state.lines.remove(&party);
         }
         None
+    }
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.running == 0 && self.waiting.is_empty()
     }
 }
 

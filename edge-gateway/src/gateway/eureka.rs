@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use shared::model::{Revision, Tenant};
 use tokio::time::{Instant, timeout};
 
@@ -92,6 +92,14 @@ impl GatewayParts {
         {
             return refusal::denied(&denial);
         }
+        // Writes get their place when they are sent on.
+        let _place = match *request.method() {
+            Method::GET => match self.place_of(&tenant).await {
+                Ok(place) => Some(place),
+                Err(refusal) => return refusal,
+            },
+            _ => None,
+        };
         let asking = Asking { parts: self, feeds, caller, tenant, place };
         match asking.answer(operation, request).await {
             Ok(response) | Err(response) => response,

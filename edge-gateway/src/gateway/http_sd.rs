@@ -33,6 +33,10 @@ impl GatewayParts {
         };
         // Its body is not needed, and could not be shared while this waits.
         drop(request);
+        let _place = match self.place_of(&tenant).await {
+            Ok(place) => place,
+            Err(refusal) => return refusal,
+        };
         let mut followed = match self.open_catalogue(&tenant, caller, Dialect::HttpSd).await {
             Ok(followed) => followed,
             Err(refusal) => return refusal,

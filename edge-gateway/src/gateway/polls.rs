@@ -57,16 +57,17 @@ impl GatewayParts {
         Poll(begin())
     }
 
-    /// Passes a request on, and follows its answer.
+    /// Passes a request of this tenant on that has its place, and follows its answer.
     pub(super) async fn pass_on_poll(
         &self,
         mut request: Request<Body>,
         mut poll: Poll,
+        tenant: &Tenant,
     ) -> Result<Response<Body>, NoAnswer> {
         if poll.0.as_ref().is_some_and(|poll| poll.polled == Polled::Find) {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
         }
-        let mut answer = self.pass_on(request).await?;
+        let mut answer = self.pass_on_in_place(request, Some(tenant)).await?;
         let resolution = resolution_of(&mut answer);
         poll.offer_forwarded(&answer, resolution.as_ref());
         Ok(poll.follow(answer))

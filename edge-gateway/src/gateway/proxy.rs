@@ -10,6 +10,7 @@ use answer::resolution::FOUND;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::certificates::ACCOUNT;
+use host::fairness::Place;
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName,
@@ -43,20 +44,39 @@ pub(super) struct WrittenAt(pub(super) Revision);
 
 impl GatewayParts {
     /// Forwards a request. The error ends the connection without a response.
-    pub(super) async fn pass_on(&self, mut request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
-        let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
+    pub(super) async fn pass_on(&self, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let tenant = route::tenant_of(request.uri().path(), request.headers());
-        // Requests with a body get a place at the control plane, when the body has arrived: here a client
-        // that sends slowly would take places from others of its tenant.
-        let _place = match &tenant {
-            Some(tenant) if !is_heartbeat && request.body().is_end_stream() => {
-                match self.shares.enter(tenant).await {
-                    Ok(place) => Some(place),
-                    Err(none) => return Ok(refusal::too_many(&none.to_string())),
-                }
-            }
-            _ => None,
+        let _place = match self.place_if(needs_place(&request), tenant.as_ref()).await {
+            Ok(place) => place,
+            Err(refusal) => return Ok(refusal),
         };
+        self.pass_on_in_place(request, tenant.as_ref()).await
+    }
+
+    /// A place among the requests of a tenant, if the request needs one.
+    pub(super) async fn place_if(
+        &self,
+        is_needed: bool,
+        tenant: Option<&Tenant>,
+    ) -> Result<Option<Place>, Response<Body>> {
+        match tenant.filter(|_| is_needed) {
+            Some(tenant) => self.place_of(tenant).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A place among the requests of a tenant.
+    pub(super) async fn place_of(&self, tenant: &Tenant) -> Result<Place, Response<Body>> {
+        self.shares.enter(tenant).await.map_err(|none| refusal::too_many(&none.to_string()))
+    }
+
+    /// Forwards a request that has its place, or needs none.
+    pub(super) async fn pass_on_in_place(
+        &self,
+        mut request: Request<Body>,
+        tenant: Option<&Tenant>,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let is_heartbeat = forward::is_heartbeat(request.method(), request.uri().path());
         let instances_of = match *request.method() {
             Method::GET => None,
             _ => route::service_of_instances(request.uri().path()),
@@ -67,7 +87,7 @@ impl GatewayParts {
             Method::DELETE => request.uri().path().to_owned(),
             _ => String::new(),
         };
-        self.prepare(&mut request, tenant.as_ref());
+        self.prepare(&mut request, tenant);
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
             // that ends without an answer they take as a reason to repeat the heartbeat, and that is what it
@@ -82,12 +102,12 @@ impl GatewayParts {
                 if let Some(rev) = rev {
                     answer.extensions_mut().insert(WrittenAt(rev));
                 }
-                if let (Some(tenant), Some(rev), false) = (&tenant, rev, is_heartbeat) {
+                if let (Some(tenant), Some(rev), false) = (tenant, rev, is_heartbeat) {
                     let service = instances_of.map(|id| ServiceRef::new(tenant.clone(), id));
                     self.upstream.note_written(tenant, service.as_ref(), rev);
                 }
                 if method == Method::DELETE && answer.status().is_success() {
-                    self.note_end(&path, tenant.as_ref());
+                    self.note_end(&path, tenant);
                 }
                 // Never the client's.
                 if let Some(services) = answer.headers_mut().remove(FOUND) {
@@ -158,6 +178,13 @@ impl GatewayParts {
         traced.answered(format!("{method} forward"), status.as_u16(), about);
         answer
     }
+}
+
+/// True for a request that needs a place among those of its tenant. Requests with a body get one at the control
+/// plane, when the body has arrived: here a client that sends slowly would take places from others of its
+/// tenant. Heartbeats never wait.
+pub(super) fn needs_place(request: &Request<Body>) -> bool {
+    !forward::is_heartbeat(request.method(), request.uri().path()) && request.body().is_end_stream()
 }
 
 /// Headers that mean an identity, a tenant or the request itself. A client must not be able to strip what a

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::gate::{Caller, Transport};
 use super::polls::{Poll, resolution_of};
+use super::proxy::needs_place;
 use super::{GatewayParts, NoAnswer, route};
 use crate::metrics::{Answered as Outcome, ReadsMetrics};
 use crate::polls::Given;
@@ -51,11 +52,15 @@ impl GatewayParts {
         let Some(tenant) = route::tenant_of(request.uri().path(), request.headers()) else {
             return self.pass_on(request).await;
         };
+        let _place = match self.place_if(needs_place(&request), Some(&tenant)).await {
+            Ok(place) => place,
+            Err(refusal) => return Ok(refusal),
+        };
         // Before anything is read that the answer is made from.
         let poll = self.begin_poll(&request, &tenant);
         let question = self.reads.as_ref().and_then(|_| Question::read(&request, &tenant));
         let Some((edge, question)) = self.reads.as_ref().zip(question) else {
-            return self.pass_on_poll(request, poll).await;
+            return self.pass_on_poll(request, poll, &tenant).await;
         };
         self.answer_question(edge, request, question, poll, caller).await
     }
@@ -77,7 +82,10 @@ impl GatewayParts {
             }
             None => match stale(edge, &question, &caller.grant) {
                 Some(answered) => answered,
-                None => return self.pass_on_poll(request, poll).await,
+                None => {
+                    let tenant = &question.consumer.tenant;
+                    return self.pass_on_poll(request, poll, tenant).await;
+                }
             },
             Some(answered) => answered,
         };
@@ -143,7 +151,7 @@ impl GatewayParts {
         if is_find {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
         }
-        let mut answer = self.pass_on(request).await?;
+        let mut answer = self.pass_on_in_place(request, Some(&question.consumer.tenant)).await?;
         if answer.status().is_server_error()
             && let Some((stale, given)) = stale(edge, &question, &caller.grant)
         {

@@ -1,4 +1,4 @@
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::FutureExt as _;
@@ -8,12 +8,25 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 
+/// Shares with at most two places of each party, however many processors there are.
 fn shares(places: usize) -> FairShares {
-    FairShares::new(places, &SdkMeterProvider::builder().build().meter("test"), "test")
+    assert!(places <= 2, "with more places the number of processors counts");
+    FairShares::new(places, &SdkMeterProvider::builder().build().meter("test"), "test").0
 }
 
 fn now(shares: &FairShares, party: &str) -> Option<Place> {
     shares.enter(party).now_or_never().map(|entered| entered.expect("a place"))
+}
+
+/// The outcome of a request that has waited. It lets other work go first, which takes it a second look.
+fn looked_at_twice<F: Future<Output = Result<Place, NoPlace>>>(mut waiting: Pin<&mut F>) -> Option<Place> {
+    let mut context = Context::from_waker(Waker::noop());
+    let first = waiting.as_mut().poll(&mut context);
+    let looked = if first.is_pending() { waiting.poll(&mut context) } else { first };
+    match looked {
+        Poll::Ready(entered) => Some(entered.expect("a place")),
+        Poll::Pending => None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,6 +49,7 @@ async fn a_flood_leaves_the_places_of_others_alone() {
     let running = flood.len();
     flood.clear();
     assert!(running <= 2, "the flood had {running} places although it was not alone");
+    shares.0.measured(Duration::ZERO);
     assert!(now(&shares, "flood").is_some());
 }
 
@@ -50,12 +64,10 @@ async fn requests_of_a_party_get_places_in_their_order() {
     assert!(first.as_mut().poll(&mut context).is_pending());
     assert!(second.as_mut().poll(&mut context).is_pending());
     drop(place);
-    assert!(second.as_mut().poll(&mut context).is_pending());
-    let Poll::Ready(Ok(place)) = first.as_mut().poll(&mut context) else {
-        panic!("the first has waited longer")
-    };
+    assert!(looked_at_twice(second.as_mut()).is_none());
+    let place = looked_at_twice(first.as_mut()).expect("the first has waited longer");
     drop(place);
-    assert!(matches!(second.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    assert!(looked_at_twice(second.as_mut()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,10 +86,11 @@ async fn clients_that_leave_take_no_place() {
     gone.truncate(25_000);
     drop(place);
     drop(gone);
-    assert!(matches!(last.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    assert!(looked_at_twice(last.as_mut()).is_some());
     drop(now(&shares, "other"));
-    assert!(now(&shares, "a").is_some(), "the place of the last one is free again");
+    shares.0.measured(Duration::ZERO);
     assert!(shares.0.state.lock().lines.is_empty(), "nothing is kept for parties without requests");
+    assert!(now(&shares, "a").is_some(), "the place of the last one is free again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +114,7 @@ async fn a_flood_that_is_alone_again_fills_its_line() {
     sleep(ALONE_AFTER).await;
     drop(place);
     for one in &mut waiting {
-        assert!(matches!(one.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+        assert!(looked_at_twice(one.as_mut()).is_some());
     }
 }
 
@@ -111,4 +124,54 @@ async fn no_places_mean_no_limit() {
     drop(now(&shares, "other"));
     let all: Vec<Place> = (0..100).filter_map(|_| now(&shares, "a")).collect();
     assert_eq!(all.len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_party_that_sends_more_than_its_share_lets_others_go_first() {
+    let shares = shares(2);
+    drop(now(&shares, "other"));
+    // Each of them is answered at once, so there is always a free place.
+    let at_once = |party| std::iter::repeat_with(move || now(&shares, party).is_some());
+    assert_eq!(at_once("flood").take(5).collect::<Vec<_>>(), [true, true, false, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_gives_way_is_answered_after_work_that_is_ready() {
+    let shares = shares(1);
+    drop(now(&shares, "other"));
+    drop(now(&shares, "flood"));
+    let order = Mutex::new(Vec::new());
+    let flood = async {
+        let _place = shares.enter("flood").await.expect("a place");
+        order.lock().push("flood");
+    };
+    let other = async { order.lock().push("other") };
+    tokio::join!(flood, other);
+    assert_eq!(*order.lock(), ["other", "flood"]);
+    // At the next measurement it begins anew.
+    shares.0.measured(Duration::ZERO);
+    assert!(now(&shares, "flood").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_follow_what_is_measured_while_parties_share() {
+    let meter = SdkMeterProvider::builder().build().meter("test");
+    let (shares, measuring) = FairShares::new(1000, &meter, "test");
+    let places = || shares.0.state.lock().allowance.places();
+    let lowest = places();
+    let stop = CancellationToken::new();
+    let measuring = tokio::spawn(measuring.run(stop.clone()));
+    let mut held = Vec::new();
+    for party in ["a", "b"] {
+        held.extend((0..lowest).map(|_| shares.0.take_or_wait(shares.0.hasher.hash_one(party))));
+    }
+    let party = shares.0.hasher.hash_one("a");
+    assert!(matches!(shares.0.take_or_wait(party), Turn::InLine(_)));
+    // No time passes while others are ready, so no work ever waits.
+    sleep(SELDOM + OFTEN).await;
+    assert_eq!(places(), lowest + 1, "somebody has waited for a place");
+    sleep(ALONE_AFTER + SELDOM).await;
+    assert_eq!(places(), lowest, "nobody shares any more");
+    stop.cancel();
+    measuring.await.expect("it ends");
 }
