@@ -201,8 +201,8 @@ async fn flood(server: &str, connections: usize, path: &str) -> Result<()> {
     }));
     let stopped = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     tokio::select! {
-        flooded = flooding => _ = flooded?,
-        stopped = stopped => _ = stopped??,
+        flooded = flooding => drop(flooded?),
+        stopped = stopped => drop(stopped??),
     }
     println!("{}", answered.get());
     Ok(())
