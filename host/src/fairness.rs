@@ -191,7 +191,10 @@ impl FairShares {
 impl Measuring {
     /// Measures until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        while self.0.is_limited {
+        if !self.0.is_limited {
+            return;
+        }
+        loop {
             let pause = if self.0.state.lock().is_mixed(Instant::now()) { OFTEN } else { SELDOM };
             tokio::select! {
                 () = sleep(pause) => {}

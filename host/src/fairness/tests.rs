@@ -160,18 +160,19 @@ async fn places_follow_what_is_measured_while_parties_share() {
     let places = || shares.0.state.lock().allowance.places();
     let lowest = places();
     let stop = CancellationToken::new();
-    let measuring = tokio::spawn(measuring.run(stop.clone()));
-    let mut held = Vec::new();
-    for party in ["a", "b"] {
-        held.extend((0..lowest).map(|_| shares.0.take_or_wait(shares.0.hasher.hash_one(party))));
-    }
-    let party = shares.0.hasher.hash_one("a");
-    assert!(matches!(shares.0.take_or_wait(party), Turn::InLine(_)));
-    // No time passes while others are ready, so no work ever waits.
-    sleep(SELDOM + OFTEN).await;
-    assert_eq!(places(), lowest + 1, "somebody has waited for a place");
-    sleep(ALONE_AFTER + SELDOM).await;
-    assert_eq!(places(), lowest, "nobody shares any more");
-    stop.cancel();
-    measuring.await.expect("it ends");
+    let sharing = async {
+        let mut held = Vec::new();
+        for party in ["a", "b"] {
+            held.extend((0..lowest).map(|_| shares.0.take_or_wait(shares.0.hasher.hash_one(party))));
+        }
+        let party = shares.0.hasher.hash_one("a");
+        assert!(matches!(shares.0.take_or_wait(party), Turn::InLine(_)));
+        // No time passes while others are ready, so no work ever waits.
+        sleep(SELDOM + OFTEN).await;
+        assert_eq!(places(), lowest + 1, "somebody has waited for a place");
+        sleep(ALONE_AFTER + SELDOM).await;
+        assert_eq!(places(), lowest, "nobody shares any more");
+        stop.cancel();
+    };
+    tokio::join!(measuring.run(stop.clone()), sharing);
 }
