@@ -21,7 +21,7 @@ use host::address::reachable;
 use host::admin::Readiness;
 use host::admin::access::AccessControl;
 use host::audit::Audit;
-use host::fairness::FairShares;
+use host::fairness::{FairShares, Measuring};
 use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
@@ -109,6 +109,7 @@ pub struct App {
     gateway: Gateway,
     limits: Arc<Limits>,
     rates: Arc<Rates>,
+    measuring: Measuring,
     fleet: Fleet,
     surveys: Surveys,
     follower: Follower,
@@ -224,7 +225,6 @@ impl App {
         let surveys =
             Surveys::new(handle.clone(), peers, bus.clone(), instance.clone(), polls.clone(), xds.clone());
         let (shares, measuring) = FairShares::new(config.tenant_requests, &meter, "gateway");
-        tasks.spawn_named("fairness", measuring.run(tasks.abort().clone()));
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
             forward: forward.clone(),
@@ -279,6 +279,7 @@ impl App {
             gateway,
             limits,
             rates,
+            measuring,
             fleet,
             surveys,
             follower,
@@ -331,6 +332,7 @@ impl App {
         self.tasks.spawn_vital("upstream", async move {
             let _ = abort.run_until_cancelled(upstream).await;
         });
+        self.tasks.spawn_named("fairness", self.measuring.run(stop.clone()));
         self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.drain().clone(), stop.clone()));
         // Until everything else has ended: a reporter that has left puts off the end of no instance.
         let (beats, bus) = self.beats;
