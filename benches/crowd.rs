@@ -67,6 +67,14 @@ pub struct Sight {
     pub max_ms: f64,
 }
 
+/// The median of a figure over rounds: a pause of the machine during one of them must not decide. Zero
+/// without rounds.
+pub fn median(rounds: &[Sight], of: impl Fn(&Sight) -> f64) -> f64 {
+    let mut all: Vec<f64> = rounds.iter().map(of).collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
+}
+
 impl Crowd {
     /// Starts a child without watchers.
     ///

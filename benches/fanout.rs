@@ -121,10 +121,7 @@ impl Phase {
     }
 
     fn median(&self, of: impl Fn(&Sight) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.rounds.iter().map(of).collect();
-        // The median of the rounds: a pause of the machine during one of them must not decide the figure.
-        all.sort_unstable_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(0.0)
+        crowd::median(&self.rounds, of)
     }
 
     fn tell(&self, report: &Report, what: &str, floor: Option<&Self>) {

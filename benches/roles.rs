@@ -1,9 +1,9 @@
 //! The price of one event for many watchers with access control: none, one role for all, and a hundred roles.
 //!
-//! Each row has etcd, NATS, a control plane, a gateway and a crowd of its own, and the rows take turns, so that
-//! what else the machine does meets all of them. A single event is one `PUT`; a burst is one etcd transaction of
-//! 100 changes. CPU is the gateway's own. Ratios are to the row without access control. Arguments: watchers of
-//! each row, turns.
+//! Each row has etcd, NATS, a control plane, a gateway and a crowd of its own, and the rows take turns, so
+//! that what else the machine does meets all of them. A single event is one `PUT`; a burst is one etcd
+//! transaction of 100 changes. CPU is the gateway's own. Ratios are to the row without access control.
+//! Arguments: watchers of each row, turns.
 
 use std::time::Duration;
 
@@ -193,11 +193,8 @@ impl Phase {
         self.cpu / (self.deliveries as f64 / 1e6)
     }
 
-    /// The median of the rounds: a pause of the machine during one of them must not decide the figure.
     fn median(&self, of: impl Fn(&Sight) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.rounds.iter().map(of).collect();
-        all.sort_unstable_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(0.0)
+        crowd::median(&self.rounds, of)
     }
 
     fn tell(&self, report: &Report, what: &str, open: &Self) {

@@ -126,11 +126,8 @@ impl Side {
         Ok(())
     }
 
-    /// The median over the rounds, so that a pause of the machine in one of them does not decide.
     fn median(&self, of: impl Fn(&Sight) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.rounds.iter().map(of).collect();
-        all.sort_unstable_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(0.0)
+        crowd::median(&self.rounds, of)
     }
 }
 

@@ -11,12 +11,12 @@ use crate::policy::Policy;
 use crate::token::Verifier;
 
 impl Policy {
-    /// The account behind a request at `now` (seconds since 1970): that of the token in the value of its header
-    /// `Authorization`, and without such a value that of the client's certificate.
+    /// The account behind a request at `now` (seconds since 1970): that of the token in the value of its
+    /// header `Authorization`, and without such a value that of the client's certificate.
     ///
     /// # Errors
-    /// The refusal: nothing shows an account, or the token or certificate that does is none of ours, is over, or
-    /// does not count any more.
+    /// The refusal: nothing shows an account, or the token or certificate that does is none of ours, is
+    /// over, or does not count any more.
     pub fn identify(
         self: &Arc<Self>,
         header: Option<&[u8]>,

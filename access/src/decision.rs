@@ -326,6 +326,13 @@ impl Grant {
     }
 }
 
+/// The refusal of a request without an account that asks for audit records while access control is on. An
+/// account is decided on by [`Policy::operate`]; a scope that leaves administration open does not cover
+/// these records.
+pub fn audit_needs_an_account() -> Denial {
+    Denial::new(DenialCode::NoPermission, "the audit log is shown to accounts with the right `ops` only")
+}
+
 /// The refusal for a need, perhaps for something with these labels. The words are Service-Center's.
 pub fn no_permission(need: Need, labels: Option<Labels<'_>>) -> Denial {
     let mut detail = format!("role has no permissions[{}:{}]", need.resource.word(), need.verb.word());

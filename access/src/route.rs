@@ -173,8 +173,8 @@ const ADMIN: &[Line] = &[
     ("GET", "/clusters", needs(Ops, Get, L::AllTenants)),
     ("GET", "/alarms", needs(Ops, Get, L::AllTenants)),
     ("DELETE", "/alarms", needs(Ops, Delete, L::AllTenants)),
-    // Without access control everybody may; with it, an account needs the right without labels, also where the
-    // scope leaves `ops` open: the handler looks.
+    // Without access control everybody may; with it, an account needs the right without labels, also where
+    // the scope leaves `ops` open: the handler looks.
     ("GET", "/audit", needs(Ops, Get, L::AllTenants)),
     ("GET", "/protections", needs(Ops, Get, L::Nothing)),
     ("DELETE", "/protections/{serviceId}", needs(Ops, Delete, L::Nothing)),

@@ -29,8 +29,8 @@ pub(super) struct Shared {
     pub(super) stopped: Cell<usize>,
 }
 
-/// Opens a watch as clients do, `path` with the query and the value of `Authorization`, if there is one; gives
-/// what came behind the head, too.
+/// Opens a watch as clients do, `path` with the query and the value of `Authorization`, if there is one;
+/// gives what came behind the head, too.
 pub(super) async fn open(
     number: usize,
     to: SocketAddr,

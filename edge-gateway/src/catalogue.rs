@@ -167,7 +167,7 @@ impl Followed {
         self.shown = self.version();
         let Self { is_remembered, .. } = *self;
         if is_remembered {
-            // Of what a file says nothing is known to be missing, and nothing is requested.
+            // The file of an earlier process is taken as whole: nothing is being requested to complete it.
             self.proof = Proof { revision: self.view.read.bookmark, ..Proof::default() };
         } else {
             self.proof = self.proof.advance(&self.tenant, &self.view);
@@ -254,7 +254,7 @@ impl Services {
         version_of(&self.tenant, &self.view)
     }
 
-    /// The last bookmark: everything up to here is contained, but for what is being requested.
+    /// The last bookmark. Everything up to it is contained, except changes that are being requested.
     pub(crate) fn revision(&self) -> Revision {
         self.view.read.bookmark
     }

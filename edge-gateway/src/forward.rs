@@ -48,8 +48,8 @@ pub trait Forward: Send + Sync + 'static {
     /// When no control plane answered, or when the request's own body failed.
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded>;
 
-    /// Sends a request without a body to every control plane, and returns the heads of the answers that came in
-    /// time, in any order. `None` stands for each that did not answer. Cancel-safe.
+    /// Sends a request without a body to every control plane, and returns the heads of the answers that came
+    /// in time, in any order. `None` stands for each that did not answer. Cancel-safe.
     async fn forward_to_all(
         &self,
         request: Request<Body>,

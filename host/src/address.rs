@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 
+use crate::machine::host_name;
+
 /// Destinations reserved for documentation. A route to one of them is a route to everywhere, and no packet is
 /// ever sent to them.
 const ELSEWHERE: [IpAddr; 2] =
@@ -46,8 +48,7 @@ fn source(elsewhere: IpAddr) -> std::io::Result<IpAddr> {
 
 /// The address of this machine's name. Containers in a network without a way out still have that.
 fn named(listening: SocketAddr) -> Option<IpAddr> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let mut addresses = (name.trim(), 0).to_socket_addrs().ok()?.map(|address| address.ip());
+    let mut addresses = (host_name().as_str(), 0).to_socket_addrs().ok()?.map(|address| address.ip());
     addresses.find(|ip| usable(ip) && (ip.is_ipv4() || listening.is_ipv6()))
 }
 

@@ -3,7 +3,7 @@
 //! In: a [`Record`] from a plane. Out: an event of the target `audit` among the process's log lines, and a
 //! JSON object on a line of its own in the file, if there is one. One task owns the file. A request never
 //! waits for it: a record for which the queue has no room, or which cannot be written, is counted and lost.
-//! The last records stay in memory, for people who look.
+//! The last records stay in memory, where people can read them.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};

@@ -15,7 +15,7 @@
 //! than it has places lets all other work go first before it goes on.
 //!
 //! A party is known by its hash only. Memory is kept for parties that have, or have had since the last
-//! measurement, requests here, and those are bounded by the connections of the listener. Strangers who make
+//! measurement, requests here, and those are bounded by the connections of the listener. Clients that make
 //! up a new party for each request are not held back here but by the rates of their address.
 
 use std::collections::{HashMap, VecDeque};

@@ -68,7 +68,8 @@ async fn the_last_records_are_told_to_those_who_may_operate() {
         !text.contains(PASSWORD) && !text.contains(&root[7..]) && !text.contains(&operator[7..]),
         "a secret"
     );
-    // Refusals of the gateway and writes of the control plane are in the one log of the process, newest first.
+    // Refusals of the gateway and writes of the control plane are in the one log of the process, newest
+    // first.
     let denied = asked("?decision=denied&account=looker").await;
     let denied = denied["processes"][0]["records"].as_array().expect("a list");
     assert_eq!((denied.len(), &denied[0]["plane"], &denied[0]["status"]), (1, &json!("edge"), &json!(403)));

@@ -236,8 +236,8 @@ async fn register_crowd(client: &Client) -> BTreeSet<String> {
     addresses
 }
 
-/// A registry that answers at `server`, with one instance of `order` and the service `crowd`, and the addresses
-/// of the latter.
+/// A registry that answers at `server`, with one instance of `order` and the service `crowd`, and the
+/// addresses of the latter.
 async fn registry_with_crowd(server: SocketAddr) -> (Process, BTreeSet<String>) {
     let api = port::local();
     let registry = standalone(api, server).await;

@@ -394,8 +394,8 @@ async fn instances_that_beat_at_gateways_live_through_losses() {
     more_at_gateways(&world, 80.0).await;
     holder.process.start();
     holder.ready().await;
-    // A replica that takes the seat while there is no bus begins its term only with the bus. Gateways answer for
-    // some seconds after the holder's death, so their answers do not show that the seat has moved.
+    // A replica that takes the seat while there is no bus begins its term only with the bus. Gateways answer
+    // for some seconds after the holder's death, so their answers do not show that the seat has moved.
     world.publisher().await;
     more_at_gateways(&world, 80.0).await;
     // The bus: heartbeats are passed on, and renew leases until it is back.

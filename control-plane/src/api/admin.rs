@@ -1,5 +1,5 @@
-//! Operations for administrators: the contents of the view, the store's addresses, alarms, held instances, and the
-//! last records of the audit log.
+//! Operations for administrators: the contents of the view, the store's addresses, alarms, held instances,
+//! and the last records of the audit log.
 
 use std::collections::BTreeMap;
 
@@ -137,7 +137,7 @@ struct AuditRecord {
 }
 
 async fn audit(State(api): State<Api>, call: Call) -> Reply {
-    call.permit.operate(api.has_accounts())?;
+    call.permit.read_audit(api.has_accounts())?;
     let query = ["account", "decision", "kind", "limit"].map(|name| (name, call.query(name)));
     let question = Question::read(query).map_err(|problem| Failure::new(InvalidParams, problem))?;
     // A gateway asks every control plane, and adds its own.

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use access::decision::{authorization, shows_token};
+use access::decision::{audit_needs_an_account, authorization, shows_token};
 use access::denial::DenialCode;
 use access::token::Verifier;
 use access::{
@@ -27,7 +27,7 @@ use shared::model::{Revision, Service, ServiceKey, ServiceRef, null_default};
 mod operators;
 
 use super::call::Call;
-use super::failure::{Code, Failure};
+use super::failure::Failure;
 use super::state::Api;
 use crate::registry::service::existing;
 use crate::registry::{Caller, RegistryError};
@@ -183,15 +183,13 @@ impl Permit {
         }
     }
 
-    /// Refuses an account that may not operate a process. Without access control (`is_guarded`) everybody may; with
-    /// it, everybody needs an account, also where its scope leaves administration open.
-    pub(super) fn operate(&self, is_guarded: bool) -> Result<(), Failure> {
+    /// Refuses a caller who may not read the audit records of this process. Everybody may while access
+    /// control is off. While it is on (`is_guarded`), a caller needs an account that may operate processes,
+    /// also where `rbac.scope` leaves administration open.
+    pub(super) fn read_audit(&self, is_guarded: bool) -> Result<(), Failure> {
         match self {
             Self::Of(held) => Ok(held.policy.operate(held.identity(), &Method::GET)?),
-            Self::Open if is_guarded => Err(Failure::new(
-                Code::NoPermission,
-                "the audit log is shown to accounts with the right `ops` only",
-            )),
+            Self::Open if is_guarded => Err(audit_needs_an_account().into()),
             Self::Open => Ok(()),
         }
     }

@@ -119,8 +119,8 @@ impl GatewayParts {
         }
     }
 
-    /// Asks every control plane in the client's name, by a request without a body. `None` stands for each that did
-    /// not answer in time.
+    /// Asks every control plane in the client's name, by a request without a body. `None` stands for each
+    /// that did not answer in time.
     pub(super) async fn pass_on_to_all(
         &self,
         mut request: Request<Body>,
@@ -180,9 +180,9 @@ impl GatewayParts {
     }
 }
 
-/// True for a request that needs a place among those of its tenant. Requests with a body get one at the control
-/// plane, when the body has arrived: here a client that sends slowly would take places from others of its
-/// tenant. Heartbeats never wait.
+/// True for a request that needs a place among those of its tenant. Requests with a body get one at the
+/// control plane, when the body has arrived: here a client that sends slowly would take places from others
+/// of its tenant. Heartbeats never wait.
 pub(super) fn needs_place(request: &Request<Body>) -> bool {
     !forward::is_heartbeat(request.method(), request.uri().path()) && request.body().is_end_stream()
 }

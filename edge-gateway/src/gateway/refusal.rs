@@ -1,5 +1,5 @@
-//! The responses of the gateway itself to requests that it refuses: plain text where clients of Service-Center
-//! or of Eureka expect plain text, the registry's JSON elsewhere.
+//! The responses of the gateway itself to requests that it refuses: plain text where clients of
+//! Service-Center or of Eureka expect plain text, the registry's JSON elsewhere.
 
 use access::Denial;
 use access::denial::DenialCode;
@@ -130,8 +130,9 @@ fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 /// A refusal in the registry's JSON as plain text, with the same status and headers; another response as it
 /// is.
 ///
-/// For clients of Eureka: one of them (fargo, in Go) decodes the body of every answer but 404, so a JSON object
-/// without instances would be an application without instances to it. Text is an error to all of them.
+/// For clients of Eureka: one of them (fargo, in Go) decodes the body of every answer but 404, so a JSON
+/// object without instances would be an application without instances to it. Text is an error to all of
+/// them.
 pub(super) async fn in_words(response: Response<Body>) -> Response<Body> {
     let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/json");
     if response.status().is_success() || !response.headers().get(CONTENT_TYPE).is_some_and(is_json) {

@@ -1,12 +1,12 @@
 //! The last records of the audit logs, for people: `GET /v4/{project}/admin/audit`.
 //!
-//! What was changed stands in the logs of the control planes, and what gateways have refused in theirs. This gateway asks
-//! every control plane, in the client's name, and adds its own records.
+//! Control planes record changes, and each gateway records its refusals. This gateway asks every control
+//! plane, in the client's name, and adds its own records.
 
 use std::time::Duration;
 
 use access::Denial;
-use access::denial::DenialCode;
+use access::decision::audit_needs_an_account;
 use axum::body::Body;
 use host::audit::{AuditAnswer, Question};
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, IF_NONE_MATCH};
@@ -25,7 +25,7 @@ const LARGEST: usize = 8 << 20;
 impl GatewayParts {
     /// Answers with the records, if the caller may operate processes.
     pub(super) async fn trail(&self, request: Request<Body>, caller: &Caller) -> Response<Body> {
-        if let Err(denial) = self.may_operate(caller) {
+        if let Err(denial) = self.may_read_audit(caller) {
             let transport = transport_of(request.method(), request.uri().path(), request.headers());
             self.audit_refusal(&request, transport, &denial);
             return refusal::denied(&denial);
@@ -56,15 +56,11 @@ impl GatewayParts {
         response
     }
 
-    fn may_operate(&self, caller: &Caller) -> Result<(), Denial> {
+    fn may_read_audit(&self, caller: &Caller) -> Result<(), Denial> {
         match (&caller.account, self.policy.standing()) {
             (Some((identity, policy)), _) => policy.operate(identity, &Method::GET),
             (None, Standing::Open) => Ok(()),
-            // The scope of access control leaves administration open, but not this.
-            (None, Standing::Guarded(_) | Standing::Closed(..)) => {
-                let words = "the audit log is shown to accounts with the right `ops` only";
-                Err(Denial::new(DenialCode::NoPermission, words))
-            }
+            (None, Standing::Guarded(_) | Standing::Closed(..)) => Err(audit_needs_an_account()),
         }
     }
 }

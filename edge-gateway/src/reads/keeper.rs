@@ -24,8 +24,8 @@ use disk::{clear, lock_of, read, target_of, write};
 /// The file of the state.
 #[derive(Clone, Debug)]
 pub struct StateFile {
-    /// Its path. Each gateway has one of its own. Of two processes with the same one, the second reads it, and
-    /// writes it only after the first has ended.
+    /// Its path. Each gateway has one of its own. Of two processes with the same one, the second reads it,
+    /// and writes it only after the first has ended.
     pub path: PathBuf,
     /// The time between two writes.
     pub interval: Duration,
@@ -69,7 +69,8 @@ impl Keeper {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut written = None;
         let mut has_failed = false;
-        // Held until the process ends. Two processes that took turns would each replace what the other follows.
+        // Held until the process ends. Two processes that took turns would each replace what the other
+        // follows.
         let lock = Arc::<OnceLock<File>>::default();
         loop {
             let is_last = stop.run_until_cancelled(tokio::time::sleep(self.file.interval)).await.is_none();

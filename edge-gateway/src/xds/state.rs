@@ -180,7 +180,8 @@ struct Known {
 }
 
 impl States {
-    /// The state with these services, of which everything up to `point` is contained. `None` when it is the last one.
+    /// The state with these services, of which everything up to `point` is contained. `None` when it is the
+    /// last one.
     pub(super) fn take<'a>(
         &mut self,
         services: impl Iterator<Item = (&'a ServiceRef, &'a Arc<ReadTopic>)>,

@@ -473,4 +473,4 @@ impl Channel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,7 +1,8 @@
-//! The last records of this process, in memory, for people who look: no file is read for them.
+//! The last records of this process, in memory. People read them in the console, and no file is read for
+//! that.
 //!
-//! In: each record, as it is made. Out: those that a question asks for, newest first. Both the number of records
-//! that are kept and their bytes are bounded; the file of the audit log has all of them.
+//! In: each record, as it is made. Out: those that a question asks for, newest first. Both the number of
+//! records that are kept and their bytes are bounded; the file of the audit log has all of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -65,8 +66,8 @@ pub struct AuditAnswer {
 }
 
 impl Question {
-    /// Reads the query of a request: `account`, `decision`, `kind` and `limit`. What is empty is not asked for,
-    /// and other names are ignored.
+    /// Reads the query of a request: `account`, `decision`, `kind` and `limit`. What is empty is not asked
+    /// for, and other names are ignored.
     ///
     /// # Errors
     /// The problem, in words for the client.
@@ -225,7 +226,7 @@ mod tests {
         recent.push(record("last", Decision::Allowed, ""));
         let (is_complete, records) = recent.ask(&Question::default());
         assert_eq!((is_complete, records.len(), &*records[0].account), (false, MOST_RECORDS, "last"));
-        // The texts of a record are bounded by who makes it, so here are larger ones.
+        // A plane cuts the texts of its records; these are larger than any of them.
         for _ in 0..100 {
             recent.push(record(&"x".repeat(MOST_BYTES / 20), Decision::Denied, ""));
         }

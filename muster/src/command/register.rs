@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use host::machine::host_name;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -205,10 +206,4 @@ pub(super) fn property(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
     }
-}
-
-fn host_name() -> String {
-    // The kernel's name of the machine, as `hostname` prints it; an instance without one would be refused.
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }

@@ -1,6 +1,6 @@
-//! Five accounts whose roles see different parts of eight services, over every transport at once: each is told
-//! the same on all of them, and nothing else, also after its role has changed, and nothing without its account
-//! or after its token's time. DNS, which has no tokens, is told what one account may see.
+//! Five accounts whose roles see different parts of eight services, over every transport at once: each is
+//! told the same on all of them, and nothing else, also after its role has changed, and nothing without its
+//! account or after its token's time. DNS, which has no tokens, is told what one account may see.
 
 use std::collections::BTreeSet;
 use std::future::Future;

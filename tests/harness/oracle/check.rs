@@ -275,8 +275,8 @@ impl<'a> Walk<'a> {
         }
         out.merged += place.saturating_sub(self.known.max(self.base));
         self.here = Some(self.here.unwrap_or(0).max(place));
-        // The instance may have been so more than once since the revision. Which of these times it was does not
-        // matter as far as the watcher knows what happened between them.
+        // The instance may have been so more than once since the revision. Which of these times it was does
+        // not matter as far as the watcher knows what happened between them.
         let same = (place..=self.known).rfind(|later| self.stamp_after(*later) == said);
         self.here_at_most = same.unwrap_or(place);
         self.known = self.known.max(place);

@@ -8,8 +8,8 @@ use percent_encoding::percent_decode_str;
 /// The shortest and the longest deadline.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(3600);
-/// The deadline of a request that names none. Clients that poll count until they have asked again, or for a minute
-/// (`edge.polls`): by then each of them has, or has gone. A drain that is proven ends at once.
+/// The deadline of a request that names none. Clients that poll count until they have asked again, or for a
+/// minute (`edge.polls`): by then each of them has, or has gone. A drain that is proven ends at once.
 const USUAL: Duration = Duration::from_secs(70);
 /// Waiting watchers that are named if the request does not say how many, and the most that it may ask for.
 const NAMES: usize = 20;

@@ -1,7 +1,7 @@
 //! An open stream: what its client has asked for, and what it is sent next.
 //!
-//! It is a body that is polled, and not an async function: thousands of them are idle, and each keeps the room
-//! that its longest wait would take. A timer exists only while something has a time.
+//! It is a body that is polled, and not an async function: thousands of them are idle, and each keeps the
+//! room that its longest wait would take. A timer exists only while something has a time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -173,8 +173,8 @@ impl Session {
                 return true;
             }
             // Control planes say that there is nothing later: the store was restored, and nobody was left to
-            // raise its incarnation. Or nobody can say anything, and the last change that the client has seen has
-            // been seen here, too.
+            // raise its incarnation. Or nobody can say anything, and the last change that the client has
+            // seen has been seen here, too.
             stream.forget_floor();
         }
         self.stop_waiting();

@@ -23,8 +23,8 @@ const LOCK: &str = ".lock";
 /// Symbolic links that may lead to the file, one to the next: as many as Linux follows.
 const MOST_LINKS: usize = 40;
 
-/// The file that this path means in the end. Replacing a symbolic link would leave the file that it names as it
-/// is, and keep the state where nobody looks for it; and two links to one file need one lock.
+/// The file that this path means in the end. Replacing a symbolic link would leave the file that it names as
+/// it is, and keep the state where nobody looks for it; and two links to one file need one lock.
 pub(super) fn target_of(mut path: PathBuf) -> io::Result<PathBuf> {
     for _ in 0..MOST_LINKS {
         match std::fs::read_link(&path) {
@@ -40,7 +40,7 @@ pub(super) fn target_of(mut path: PathBuf) -> io::Result<PathBuf> {
     Err(io::Error::new(ErrorKind::InvalidInput, "its symbolic links lead to each other"))
 }
 
-/// Refuses what is no file of ours. Reading a pipe would wait for a writer, and reading a device would never
+/// Refuses a path that leads to anything but a regular file. Reading a pipe would wait for a writer, and reading a device would never
 /// end; and a process of root would replace the device of everybody.
 fn regular(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path)?.is_file() {
@@ -82,8 +82,8 @@ pub(super) fn lock_of(path: &Path) -> io::Result<File> {
 /// Replaces the file. Returns its size.
 ///
 /// # Errors
-/// When it cannot be written, and when the path leads to something other than a regular file. What stood there
-/// stays then.
+/// When it cannot be written, and when the path leads to something other than a regular file. What stood
+/// there stays then.
 pub(super) fn write(path: &Path, view: &Arc<EdgeView>) -> io::Result<usize> {
     let Some(bytes) = encode(view, Instant::now(), Clock::system().micros()) else { return Ok(0) };
     match regular(path) {

@@ -5,6 +5,7 @@ use crate::xds::interest::{self, Audience};
 use crate::xds::kind::{Kind, Variant};
 use crate::xds::name::group_of;
 use crate::xds::resource::Resource;
+use crate::xds::stream::tests::Finds;
 use crate::xds::stream::{Ask, Change, Interest, Source, Terms};
 
 fn at(revision: u64) -> Point {
@@ -12,25 +13,11 @@ fn at(revision: u64) -> Point {
 }
 
 /// One service, whose endpoints have changed so often.
-struct World(u64);
-
-impl Source for World {
-    fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+fn world(changes: u64) -> impl Source {
+    Finds(at(changes), move |kind, name: &str| {
         let is_there = kind == Kind::Endpoint && group_of(name) == "a/x";
-        is_there.then(|| Arc::new(Resource::new(kind, name, self.point(), vec![self.0 as u8])))
-    }
-    fn none_any_more(&self, _: Kind, _: &str) -> Option<Arc<Resource>> {
-        None
-    }
-    fn all(&self, _: Kind) -> Vec<Arc<str>> {
-        Vec::new()
-    }
-    fn is_of_all(&self, _: Kind, _: &str) -> bool {
-        false
-    }
-    fn point(&self) -> Point {
-        at(self.0)
-    }
+        is_there.then(|| Arc::new(Resource::new(kind, name, at(changes), vec![changes as u8])))
+    })
 }
 
 /// A stream that reads the service, among those of its tenant.
@@ -83,7 +70,7 @@ fn ask(place: &Place, nonce: Option<u64>, refused: bool) {
     place.stream.lock().ask(Kind::Endpoint, Ask { nonce, refused, terms }).expect("few names");
 }
 
-fn next(place: &Place, world: &World) -> Option<u64> {
+fn next(place: &Place, world: &impl Source) -> Option<u64> {
     place.stream.lock().next(world).map(|answer| answer.nonce)
 }
 
@@ -93,7 +80,7 @@ fn only_an_acknowledgement_of_the_state_counts() {
     assert_eq!(place.figures(1), (0, 0), "it has asked for nothing");
     ask(&place, None, false);
     assert_eq!(place.figures(1), (1, 0));
-    let nonce = next(&place, &World(1));
+    let nonce = next(&place, &world(1));
     assert!(nonce.is_some());
     assert_eq!(place.figures(1), (1, 0), "it is on its way");
     ask(&place, Some(77), false);
@@ -108,13 +95,13 @@ fn only_an_acknowledgement_of_the_state_counts() {
     assert_eq!(place.figures(3), (1, 0), "it has not heard of the change");
     place.hear(3);
     assert_eq!(place.figures(3), (1, 0), "it has not been sent it");
-    let nonce = next(&place, &World(3));
+    let nonce = next(&place, &world(3));
     // The service changes again before the client answers: the answer says nothing about that.
     place.tell();
     place.hear(4);
     ask(&place, nonce, false);
     assert_eq!((place.figures(3), place.figures(4)), ((1, 1), (1, 0)));
-    let nonce = next(&place, &World(4));
+    let nonce = next(&place, &world(4));
     ask(&place, nonce, false);
     assert_eq!(place.figures(4), (1, 1));
 }
@@ -123,12 +110,12 @@ fn only_an_acknowledgement_of_the_state_counts() {
 fn a_state_that_is_ahead_of_the_news_proves_no_more_than_these() {
     let place = stage();
     ask(&place, None, false);
-    let nonce = next(&place, &World(1));
+    let nonce = next(&place, &world(1));
     ask(&place, nonce, false);
     place.tell();
     place.hear(2);
     // The state has moved on, and the stream has not been told yet.
-    let nonce = next(&place, &World(3));
+    let nonce = next(&place, &world(3));
     place.tell();
     ask(&place, nonce, false);
     assert_eq!((place.figures(2), place.figures(3)), ((1, 1), (1, 0)));
@@ -138,13 +125,13 @@ fn a_state_that_is_ahead_of_the_news_proves_no_more_than_these() {
 fn a_refusal_counts_for_nothing_until_all_is_taken() {
     let place = stage();
     ask(&place, None, false);
-    let nonce = next(&place, &World(1));
+    let nonce = next(&place, &world(1));
     ask(&place, nonce, true);
-    assert_eq!(next(&place, &World(1)), None, "the same is not sent again");
+    assert_eq!(next(&place, &world(1)), None, "the same is not sent again");
     assert!(place.reach(Some("a/x"), 1).waiting[0].is_refused);
     place.tell();
     place.hear(2);
-    let nonce = next(&place, &World(2));
+    let nonce = next(&place, &world(2));
     assert_eq!(place.figures(1), (1, 0), "the next one is on its way");
     ask(&place, nonce, false);
     assert_eq!(place.figures(2), (1, 1));
@@ -155,7 +142,7 @@ fn a_client_that_leaves_before_its_acknowledgement_is_moving() {
     for (asked, acked, stays) in [(true, true, true), (true, false, false), (false, true, false)] {
         let place = stage();
         ask(&place, None, false);
-        let nonce = next(&place, &World(1));
+        let nonce = next(&place, &world(1));
         if acked {
             ask(&place, nonce, false);
         }
@@ -178,7 +165,7 @@ fn a_client_that_leaves_before_its_acknowledgement_is_moving() {
 fn the_same_revision_after_a_restore_is_another_change() {
     let place = stage();
     ask(&place, None, false);
-    let nonce = next(&place, &World(1));
+    let nonce = next(&place, &world(1));
     ask(&place, nonce, false);
     assert_eq!(place.figures(1), (1, 1));
     // The store is restored, and the change of another drain is committed at the same revision.

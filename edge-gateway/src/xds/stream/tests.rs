@@ -27,6 +27,31 @@ fn resource(kind: Kind, name: &str, content: &str) -> Arc<Resource> {
     Arc::new(Resource::new(kind, name, at(5), content.into()))
 }
 
+/// A source of nothing but the resources that its function finds.
+pub(in crate::xds) struct Finds<F>(pub(in crate::xds) Point, pub(in crate::xds) F);
+
+impl<F: Fn(Kind, &str) -> Option<Arc<Resource>>> Source for Finds<F> {
+    fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        self.1(kind, name)
+    }
+
+    fn none_any_more(&self, _: Kind, _: &str) -> Option<Arc<Resource>> {
+        None
+    }
+
+    fn all(&self, _: Kind) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    fn is_of_all(&self, _: Kind, _: &str) -> bool {
+        false
+    }
+
+    fn point(&self) -> Point {
+        self.0
+    }
+}
+
 impl Source for Known<'_> {
     fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let (cluster, endpoints) = self.0.get(group_of(name))?;
@@ -424,29 +449,12 @@ fn nothing_is_sent_from_an_older_state_than_the_clients() {
 
 #[test]
 fn a_large_state_comes_in_parts() {
-    struct Large;
-    impl Source for Large {
-        fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-            Some(resource(kind, name, &"x".repeat(PART / 3)))
-        }
-        fn none_any_more(&self, _: Kind, _: &str) -> Option<Arc<Resource>> {
-            None
-        }
-        fn all(&self, _: Kind) -> Vec<Arc<str>> {
-            Vec::new()
-        }
-        fn is_of_all(&self, _: Kind, _: &str) -> bool {
-            false
-        }
-        fn point(&self) -> Point {
-            Point::ZERO
-        }
-    }
+    let large = Finds(Point::ZERO, |kind, name: &str| Some(resource(kind, name, &"x".repeat(PART / 3))));
     for variant in [Variant::State, Variant::Delta] {
         let mut client = Client::new(variant);
         client.subscribe(Kind::Endpoint, Some(&["a/1", "a/2", "a/3", "a/4", "a/5"]));
         let mut answers = 0;
-        while let Some(answer) = client.stream.next(&Large) {
+        while let Some(answer) = client.stream.next(&large) {
             assert!(answer.resources.iter().map(|resource| resource.size()).sum::<usize>() <= PART);
             client.take(&answer);
             answers += 1;

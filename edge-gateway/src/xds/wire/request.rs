@@ -1,8 +1,8 @@
 //! A request, read from its bytes.
 //!
-//! Nearly all requests acknowledge an answer and ask for the same as before. On the state of the world each of
-//! them repeats every name, perhaps thousands; so a request is first looked over without a copy, and read only
-//! if it says something new.
+//! Nearly all requests acknowledge an answer and ask for the same as before. On the state of the world each
+//! of them repeats every name, perhaps thousands; so a request is first looked over without a copy, and read
+//! only if it says something new.
 
 use std::sync::Arc;
 

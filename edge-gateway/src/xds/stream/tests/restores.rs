@@ -11,24 +11,12 @@ struct Moment {
     content: u8,
 }
 
-struct At(Moment);
-
-impl Source for At {
-    fn find(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        let Self(Moment { changed, content, .. }) = *self;
-        (kind == Kind::Endpoint).then(|| Arc::new(Resource::new(kind, name, changed, vec![content])))
-    }
-    fn none_any_more(&self, _: Kind, _: &str) -> Option<Arc<Resource>> {
-        None
-    }
-    fn all(&self, _: Kind) -> Vec<Arc<str>> {
-        Vec::new()
-    }
-    fn is_of_all(&self, _: Kind, _: &str) -> bool {
-        false
-    }
-    fn point(&self) -> Point {
-        self.0.point
+impl Moment {
+    fn source(self) -> impl Source {
+        let Self { point, changed, content } = self;
+        Finds(point, move |kind, name: &str| {
+            (kind == Kind::Endpoint).then(|| Arc::new(Resource::new(kind, name, changed, vec![content])))
+        })
     }
 }
 
@@ -88,7 +76,7 @@ impl Reader {
     fn read(&mut self, moment: Moment) -> bool {
         self.stream.changed(None);
         let mut is_sent = false;
-        while let Some(answer) = self.stream.next(&At(moment)) {
+        while let Some(answer) = self.stream.next(&moment.source()) {
             is_sent |= !answer.resources.is_empty();
             for resource in &answer.resources {
                 let told = pb::DeltaDiscoveryResponse::decode(resource.of_delta()).expect("an answer");
@@ -147,8 +135,8 @@ fn play(variant: Variant, events: &[Event]) {
             Event::Read => {
                 let seen = gateways[connected];
                 if reader.read(history[seen]) {
-                    // What is sent is never of before what was sent last. Content that the client has already is
-                    // not sent, and then it knows nothing of what has happened meanwhile.
+                    // An answer is never older than the one before it. Content that the client already has
+                    // is not sent, so the client does not learn of the changes in between.
                     assert!(seen >= told, "{seen} after {told}: {history:?}");
                     told = seen;
                 }
