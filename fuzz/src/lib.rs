@@ -20,7 +20,7 @@ mod corpus;
 mod dns;
 mod heads;
 // The control plane's own tests use it as well.
-#[path = "../../control-plane/tests/probe/mod.rs"]
+#[path = "../../control-plane/tests/plane/probe/mod.rs"]
 mod probe;
 mod registry;
 

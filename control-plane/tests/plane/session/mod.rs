@@ -1,6 +1,6 @@
 //! Requests of accounts to a registry with access control.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
+#![allow(unreachable_pub, missing_docs, reason = "helpers of the tests beside them")]
 
 use serde_json::{Value, json};
 

@@ -1,10 +1,8 @@
 //! The timeline over the API: each change with its cause.
 
-mod probe;
-
 use std::time::Duration;
 
-use probe::Probe;
+use crate::probe::Probe;
 use serde_json::{Value, json};
 
 /// The instances and causes of a service's changes, oldest first.

@@ -1,9 +1,7 @@
 //! Settings of operators: quotas, lease times, shared services.
 
-mod probe;
-
+use crate::probe::{Answer, Probe};
 use control_plane::settings::ProcessConfig;
-use probe::{Answer, Probe};
 use serde_json::{Value, json};
 
 #[tokio::test]

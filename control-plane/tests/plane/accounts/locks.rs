@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::refused;
-use super::session::{ACCOUNTS, As, PASSWORD, account, guarded, login, root, token, with};
+use crate::session::{ACCOUNTS, As, PASSWORD, account, guarded, login, root, token, with};
 
 #[tokio::test]
 async fn passwords_and_locks_are_those_of_service_center() {

@@ -1,14 +1,11 @@
 //! The digests of the audit log: each write says what was stored before it and after it, so that the records
 //! of one thing form a chain.
 
-mod probe;
-mod session;
-
 use std::path::Path;
 
-use probe::Probe;
+use crate::probe::Probe;
+use crate::session::{PASSWORD, SERVICES, root};
 use serde_json::{Value, json};
-use session::{PASSWORD, SERVICES, root};
 
 async fn guarded(directory: &Path) -> Probe {
     let variables = [

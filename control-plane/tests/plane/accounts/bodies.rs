@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::session::{ACCOUNTS, PASSWORD, ROLES, guarded, root};
+use crate::session::{ACCOUNTS, PASSWORD, ROLES, guarded, root};
 
 /// Any JSON, with the members of accounts and roles in it more often than others.
 fn any_json() -> impl Strategy<Value = Value> {

@@ -1,10 +1,8 @@
 //! Sends random requests to the API, and compares the responses with a plain model of the contract.
 
-mod probe;
-
 use std::collections::BTreeMap;
 
-use probe::{Answer, Probe};
+use crate::probe::{Answer, Probe};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};

@@ -1,10 +1,8 @@
 //! The OpenAPI document: complete, and in agreement with the routes.
 
-mod probe;
-
 use std::collections::BTreeSet;
 
-use probe::Probe;
+use crate::probe::Probe;
 use serde_json::Value;
 
 /// A registry with access control, which has all operations.

@@ -1,17 +1,15 @@
 //! Faults of the store as clients see them: the contract's codes and plain sentences, but no text of the
 //! store.
 
-mod probe;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::probe::Probe;
 use async_trait::async_trait;
 use control_plane::store::{
     LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
 };
 use parking_lot::Mutex;
-use probe::Probe;
 use serde_json::{Value, json};
 use shared::model::Revision;
 

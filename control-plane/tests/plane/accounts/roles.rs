@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::refused;
-use super::session::{
+use crate::session::{
     ACCOUNTS, PASSWORD, ROLES, SERVICES, account, guarded, guarded_with, nobody, role, root,
 };
 

@@ -1,13 +1,11 @@
 //! Reads that must contain certain writes.
 
-mod probe;
-
 use std::io::Read as _;
 use std::sync::Arc;
 
+use crate::probe::Probe;
 use control_plane::keys;
 use control_plane::store::{Op, Txn};
-use probe::Probe;
 use serde_json::{Value, json};
 use shared::model::{ServiceRef, Tenant};
 

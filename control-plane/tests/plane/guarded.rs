@@ -1,11 +1,10 @@
 //! The API with access control on: no route is open by oversight, and a token of `root` opens all.
 
-mod probe;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::probe::Probe;
 use access::keys::{KeyPairText, PublicKey, SigningKey};
 use access::token::{Claims, Issuer, Verifier};
 use access::{Access, LabelSource};
@@ -13,7 +12,6 @@ use arc_swap::ArcSwap;
 use control_plane::store::{Op, Txn};
 use data_encoding::BASE64URL_NOPAD;
 use host::admin::access::AccessState;
-use probe::Probe;
 use serde_json::json;
 
 /// A registry with access control, once the account `root` exists.

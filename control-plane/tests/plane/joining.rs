@@ -1,13 +1,11 @@
 //! A control plane beside, or after, Service-Center nodes on one store. It reads the keys of both their
 //! generations, and writes only keys that both can read.
 
-mod probe;
-
 use std::time::Duration;
 
+use crate::probe::Probe;
 use control_plane::keys::{DEPENDENCY_LOCKS, Key};
 use control_plane::store::{LeaseId, Op, RangeRequest, Store, Txn};
-use probe::Probe;
 use serde_json::{Value, json};
 
 const PROVIDER: &str = "7062417bf9ebd4c646bb23059003cea42180894a";

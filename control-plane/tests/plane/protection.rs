@@ -1,11 +1,9 @@
 //! Mass-expiry protection: a service keeps half of its instances, visibly and for a bounded time. Ordinary
 //! deletes are never held.
 
-mod probe;
-
 use std::time::Duration;
 
-use probe::Probe;
+use crate::probe::Probe;
 use serde_json::{Value, json};
 use shared::model::{ServiceRef, Tenant};
 

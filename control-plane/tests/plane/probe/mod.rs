@@ -1,6 +1,6 @@
 //! A control plane over an embedded store. Requests reach it without a socket.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "the targets of the fuzzer use a part of it")]
 
 use std::path::Path;
 use std::sync::Arc;

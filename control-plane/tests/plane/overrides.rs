@@ -1,13 +1,10 @@
 //! Overrides over the API: they win over what instances report, until they end.
 
-mod probe;
-mod session;
-
 use std::time::Duration;
 
-use probe::Probe;
+use crate::probe::Probe;
+use crate::session::{SERVICES, account, guarded, role, root};
 use serde_json::{Value, json};
-use session::{SERVICES, account, guarded, role, root};
 
 const OVERRIDES: &str = "/v4/default/registry/overrides";
 

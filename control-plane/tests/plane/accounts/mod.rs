@@ -1,18 +1,13 @@
 //! Accounts, roles and logins, as a Service-Center with access control answered the same requests.
 
-#[path = "../probe/mod.rs"]
-mod probe;
-#[path = "../session/mod.rs"]
-mod session;
-
 mod bodies;
 mod locks;
 mod roles;
 mod tokens;
 
-use probe::{Answer, Probe};
+use crate::probe::{Answer, Probe};
+use crate::session::{ACCOUNTS, PASSWORD, SERVICES, account, guarded, login, nobody, root, token, with};
 use serde_json::{Value, json};
-use session::{ACCOUNTS, PASSWORD, SERVICES, account, guarded, login, nobody, root, token, with};
 
 const NAME_RULE: &str = r"Regexp: ^[a-zA-Z0-9]*$|^[a-zA-Z0-9][a-zA-Z0-9_\\-.]*[a-zA-Z0-9]$}";
 

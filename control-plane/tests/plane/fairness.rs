@@ -1,14 +1,12 @@
 //! A tenant that floods the control plane leaves room for others.
 
-mod probe;
-
 use std::sync::Arc;
 
+use crate::probe::Probe;
 use async_trait::async_trait;
 use control_plane::store::{
     LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
 };
-use probe::Probe;
 use serde_json::json;
 use shared::model::Revision;
 use tokio::sync::{Semaphore, mpsc};

@@ -1,13 +1,11 @@
 //! The API over the embedded store, as far as it goes beyond the contract or needs a look inside. The
 //! conformance suite holds the contract.
 
-mod probe;
-
 use std::time::Duration;
 
+use crate::probe::Probe;
 use control_plane::keys;
 use control_plane::store::{Op, RangeRequest, Txn};
-use probe::Probe;
 use serde_json::{Value, json};
 use shared::model::{ServiceRef, Tenant};
 

@@ -1,13 +1,11 @@
 //! Many clients that change one object at the same time, as when a whole site starts.
 
-mod probe;
-
 use std::sync::Arc;
 
+use crate::probe::Probe;
 use control_plane::store::Store;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use probe::Probe;
 use serde_json::{Value, json};
 
 const FIND: &str = "/instances?appId=default&serviceName=order&version=0%2B";
@@ -89,7 +87,7 @@ async fn every_change_of_one_object_succeeds() {
         changes.push((replica, format!("{instance}/status?value={status}"), Value::Null));
     }
     let answers = changes.iter().map(|(replica, path, body)| replica.put(path, body));
-    join_all(answers).await.into_iter().for_each(probe::Answer::empty);
+    join_all(answers).await.into_iter().for_each(crate::probe::Answer::empty);
 }
 
 /// A site starts after a blackout: each client registers its service and its instance, and finds its

@@ -1,12 +1,9 @@
 //! The audit log. It has a test program of its own: a subscriber of one thread misses events that another
 //! thread met first, because the first one to meet an event decides for all threads who is interested.
 
-mod probe;
-mod session;
-
 use std::sync::Arc;
 
-use session::{guarded, root};
+use crate::session::{guarded, root};
 
 /// The log lines of this test's thread.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@ use access::keys::PublicKey;
 use access::token::Verifier;
 use serde_json::{Value, json};
 
-use super::session::{PASSWORD, SERVICES, account, guarded, login, nobody, role, root, token, with};
+use crate::session::{PASSWORD, SERVICES, account, guarded, login, nobody, role, root, token, with};
 
 #[tokio::test]
 async fn a_reset_ends_earlier_tokens_and_no_later_one() {

@@ -1,11 +1,9 @@
 //! Replies that are made once and sent often: the same for every client, plain or compressed, and new after a
 //! change.
 
-mod probe;
-
 use std::io::Read;
 
-use probe::Probe;
+use crate::probe::Probe;
 use serde_json::{Value, json};
 
 fn unpacked(body: &[u8]) -> Value {

@@ -1,16 +1,14 @@
 //! A consumer's watch tells what its finds would answer, for random histories of services, versions, aliases,
 //! access and tags.
 
-mod probe;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::probe::Probe;
 use control_plane::keys::Name;
 use control_plane::version::VersionRule;
 use control_plane::view::finds::{Asker, Find};
 use control_plane::view::{Change, Snapshot, interest};
-use probe::Probe;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};

@@ -1,13 +1,10 @@
 //! Shifts over the API: weights change in steps, and each of them can be stopped and taken back.
 
-mod probe;
-mod session;
-
 use std::time::Duration;
 
-use probe::Probe;
+use crate::probe::Probe;
+use crate::session::{SERVICES, account, guarded, role, root};
 use serde_json::{Value, json};
-use session::{SERVICES, account, guarded, role, root};
 
 /// The weights that clients see of the instances of two services.
 async fn weights(probe: &Probe, services: &[String; 2]) -> [String; 2] {

@@ -1,11 +1,8 @@
 //! Labels of roles: an account sees and changes the services that its labels cover, on every route.
 
-mod probe;
-mod session;
-
-use probe::Probe;
+use crate::probe::Probe;
+use crate::session::{As, SERVICES, account, guarded, role, root};
 use serde_json::{Value, json};
-use session::{As, SERVICES, account, guarded, role, root};
 
 const REGISTRY: &str = "/v4/default/registry";
 
