@@ -89,17 +89,33 @@ impl Registry {
         instance: &Instance,
         existing: Option<&InstanceView>,
     ) -> Result<Option<()>, RegistryError> {
+        // It begins before the size is read: a registration that takes place from here on is one beside this
+        // one, and the last of them corrects the size, even if it fails itself.
+        let arrival = self.arrivals.begin(service);
+        let outcome = self.store_new(service, view, instance, existing).await;
+        if arrival.end() {
+            self.correct_size(service).await;
+        }
+        outcome
+    }
+
+    async fn store_new(
+        &self,
+        service: &ServiceRef,
+        view: &ServiceView,
+        instance: &Instance,
+        existing: Option<&InstanceView>,
+    ) -> Result<Option<()>, RegistryError> {
         let mut instance = instance.clone();
         instance.service_id = service.id.clone();
         instance.version = view.service.as_ref().map(|record| record.version.clone()).unwrap_or_default();
         instance.timestamp = self.seconds();
         instance.mod_timestamp = instance.timestamp.clone();
         let shown = view.instances.contains_key(&instance.instance_id);
-        let size = view.instances.size() + usize::from(!shown);
         let value = stored(&instance, None)?;
+        let size = self.present_size(service).unwrap_or_else(|| view.instances.size()) + usize::from(!shown);
         let lease = self.grant_for(&instance).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
-        let arrival = self.arrivals.begin(service);
         // The service may be deleted meanwhile, and no instance may outlive it.
         let txn = Txn {
             compare: vec![
@@ -126,10 +142,13 @@ impl Registry {
         } else {
             trail::changed(None, Some(&value));
         }
-        if arrival.end() {
-            self.correct_size(service).await;
-        }
         Ok(reply?.succeeded.then_some(()))
+    }
+
+    /// The instances of a service in the newest view. `None` for a service that is not there.
+    fn present_size(&self, service: &ServiceRef) -> Option<usize> {
+        let snapshot = self.view.now().ok()?;
+        snapshot.service(service).map(|(view, _)| view.instances.size())
     }
 
     /// Records the number of a service's instances if the recorded one is too low, as it is after

@@ -11,7 +11,8 @@ use control_plane::store::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef, Tenant};
+use tokio::sync::Semaphore;
 
 /// The text of a fault that no client may see.
 const INTERNAL: &str = "10.9.8.7:2379: no such peer";
@@ -34,6 +35,8 @@ enum Fault {
     Barriers(StoreError),
     /// No lease is granted.
     Leases(StoreError),
+    /// The next lease is granted once a permit is there.
+    SlowLease(Arc<Semaphore>),
     /// Overrides and shifts of a domain cannot be written.
     WritesOf(&'static str, StoreError),
 }
@@ -42,9 +45,14 @@ impl Faulty {
     fn check(&self, is_txn: bool) -> Result<(), StoreError> {
         let mut fault = self.fault.lock();
         match fault.clone() {
-            None | Some(Fault::Barriers(_) | Fault::Reads(_) | Fault::Leases(_) | Fault::WritesOf(..)) => {
-                Ok(())
-            }
+            None
+            | Some(
+                Fault::Barriers(_)
+                | Fault::Reads(_)
+                | Fault::Leases(_)
+                | Fault::SlowLease(_)
+                | Fault::WritesOf(..),
+            ) => Ok(()),
             Some(Fault::Always(error)) => Err(error),
             Some(Fault::Once(_)) if !is_txn => Ok(()),
             Some(Fault::Once(error)) => {
@@ -95,6 +103,10 @@ impl Store for Faulty {
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
         if let Some(Fault::Leases(error)) = self.fault.lock().clone() {
             return Err(error);
+        }
+        let slow = self.fault.lock().take_if(|fault| matches!(fault, Fault::SlowLease(_)));
+        if let Some(Fault::SlowLease(permits)) = slow {
+            permits.acquire().await.expect("never closed").forget();
         }
         self.store.grant(ttl).await
     }
@@ -165,6 +177,28 @@ async fn no_text_of_the_store_reaches_a_client() {
     }
     *fault.lock() = None;
     probe.put(&format!("{instance}/heartbeat"), &Value::Null).await.empty();
+}
+
+#[tokio::test]
+async fn a_registration_that_waits_for_its_lease_counts_those_that_overtake_it() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let permits = Arc::new(Semaphore::new(0));
+    *fault.lock() = Some(Fault::SlowLease(permits.clone()));
+    let slow = probe.instance(&id, json!({"hostName": "n", "instanceId": "slow"}));
+    let others = async {
+        // The slow one takes the fault when it asks for its lease.
+        while fault.lock().is_some() {
+            tokio::task::yield_now().await;
+        }
+        probe.instance(&id, json!({"hostName": "n", "instanceId": "a"})).await;
+        probe.instance(&id, json!({"hostName": "n", "instanceId": "b"})).await;
+        permits.add_permits(1);
+    };
+    tokio::join!(slow, others);
+    let snapshot = probe.view().now().expect("a view");
+    let view = snapshot.any_service(&ServiceRef::new(Tenant::default(), &id)).expect("the service");
+    assert_eq!((view.usual_size, view.living()), (3, 3));
 }
 
 #[tokio::test]
