@@ -32,6 +32,7 @@ mod log;
 pub(crate) mod merge;
 mod outlet;
 pub(crate) mod reach;
+mod rights;
 mod secure;
 mod session;
 pub(crate) mod shard;

@@ -1,7 +1,6 @@
 //! An audience: the sessions of one group in one shard that receive the same bytes, and the log they share.
-//! They have the same encoding and the same grant.
+//! They have the same encoding, and grants that have admitted the same changes so far.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +8,12 @@ use access::Grant;
 use shared::model::{Revision, ServiceKey};
 
 use super::log::Log;
+use super::rights::{Decision, Rights};
 use super::session::SessionKey;
-use crate::policy::labels_of;
 use crate::push::{Encode as _, Encoding, Push};
 use crate::timer::{Tick, ticks};
 use crate::trace::Writes;
 use crate::watch::GroupId;
-
-/// Providers whose decision a filter remembers. Beyond it all are forgotten.
-const REMEMBERED: usize = 4096;
 
 /// Marks that are kept: more than there are drains at a time.
 const MOST_MARKS: usize = 32;
@@ -39,43 +35,12 @@ pub(super) struct Mark {
     asked_at: Tick,
 }
 
-/// The decision for each provider whether an audience is sent its changes.
-#[derive(Debug)]
-pub(super) struct Filter {
-    grant: Arc<Grant>,
-    /// The last decision for each topic, and the name for which it was made.
-    decided: HashMap<u32, (Arc<ServiceKey>, bool)>,
-}
-
-impl Filter {
-    /// The filter of a grant. `None` for one that admits everything.
-    fn new(grant: &Arc<Grant>) -> Option<Box<Self>> {
-        let is_needed = **grant != Grant::All;
-        is_needed.then(|| Box::new(Self { grant: grant.clone(), decided: HashMap::new() }))
-    }
-
-    fn admits(&mut self, topic: u32, of: &Arc<ServiceKey>) -> bool {
-        if let Some((key, admitted)) = self.decided.get(&topic)
-            && (Arc::ptr_eq(key, of) || labels_of(key) == labels_of(of))
-        {
-            return *admitted;
-        }
-        if self.decided.len() >= REMEMBERED {
-            self.decided.clear();
-        }
-        let admitted = self.grant.admits(labels_of(of));
-        self.decided.insert(topic, (of.clone(), admitted));
-        admitted
-    }
-}
-
 /// The sessions that share a log, and the progress of the round that serves them.
 #[derive(Debug)]
 pub(super) struct Audience {
     pub(super) group: GroupId,
     pub(super) encoding: Encoding,
-    /// `None` for sessions that are sent everything.
-    filter: Option<Box<Filter>>,
+    rights: Rights,
     pub(super) log: Log,
     /// All sessions; each knows its index here.
     pub(super) members: Vec<SessionKey>,
@@ -96,11 +61,11 @@ pub(super) struct Audience {
 }
 
 impl Audience {
-    pub(super) fn new(group: GroupId, encoding: Encoding, grant: &Arc<Grant>) -> Self {
+    pub(super) fn new(group: GroupId, encoding: Encoding) -> Self {
         Self {
             group,
             encoding,
-            filter: Filter::new(grant),
+            rights: Rights::default(),
             log: Log::default(),
             members: Vec::new(),
             slow: Vec::new(),
@@ -113,20 +78,57 @@ impl Audience {
         }
     }
 
-    /// True for the audience of sessions with this encoding and grant.
-    pub(super) fn is_for(&self, encoding: Encoding, grant: &Grant) -> bool {
-        let own = self.filter.as_ref().map_or(&Grant::All, |filter| &*filter.grant);
-        self.encoding == encoding && own == grant
+    /// True if members with this encoding have this grant.
+    pub(super) fn has(&self, encoding: Encoding, grant: &Grant) -> bool {
+        self.encoding == encoding && self.rights.has(grant)
     }
 
-    /// True when the sessions may be sent this change.
-    pub(super) fn admits(&mut self, push: &Push) -> bool {
-        self.admits_service(push.topic, &push.key)
+    /// True if a session with this encoding and grant may join: it would have been sent the same changes.
+    pub(super) fn agrees_with(&self, encoding: Encoding, grant: &Grant) -> bool {
+        self.encoding == encoding && self.rights.agree_with(grant)
     }
 
-    /// True when the sessions may be sent changes of this provider.
-    pub(super) fn admits_service(&mut self, topic: u32, key: &Arc<ServiceKey>) -> bool {
-        self.filter.as_mut().is_none_or(|filter| filter.admits(topic, key))
+    /// Adds a member, which is slow until it has a connection.
+    pub(super) fn add(&mut self, key: SessionKey, grant: &Arc<Grant>) {
+        self.rights.add(grant, self.members.len());
+        self.members.push(key);
+        // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
+        self.slow.push(key);
+    }
+
+    /// Decides whether the members are sent changes of this provider.
+    pub(super) fn decide(&mut self, topic: u32, key: &Arc<ServiceKey>) -> Decision {
+        self.rights.decide(topic, key)
+    }
+
+    /// Takes away the members whose grant does not admit this provider, into an audience with the same log:
+    /// its offsets, and so all cursors and marks, stay what they are. Rounds of both begin anew, and each
+    /// member must be told its place.
+    pub(super) fn divide(
+        &mut self,
+        topic: u32,
+        key: &Arc<ServiceKey>,
+        grant_of: impl Fn(SessionKey) -> Arc<Grant>,
+    ) -> Self {
+        let rights = self.rights.divide(topic, key);
+        let mut goes = |key: &mut SessionKey| rights.has(&grant_of(*key));
+        let members = self.members.extract_if(.., &mut goes).collect();
+        let slow = self.slow.extract_if(.., &mut goes).collect();
+        self.visited = 0;
+        Self {
+            group: self.group,
+            encoding: self.encoding,
+            rights,
+            log: self.log.clone(),
+            members,
+            slow,
+            visited: 0,
+            queued: false,
+            again: false,
+            unconfirmed: self.unconfirmed,
+            marks: self.marks.clone(),
+            traced: Writes::default(),
+        }
     }
 
     /// The place in the log behind a change that has been appended, from the first question about it on.
@@ -182,48 +184,13 @@ impl Audience {
     }
 
     /// Removes the member at `index`; returns the member that moved there, if one did.
-    pub(super) fn remove(&mut self, index: usize, key: SessionKey) -> Option<SessionKey> {
+    pub(super) fn remove(&mut self, index: usize, key: SessionKey, grant: &Grant) -> Option<SessionKey> {
+        self.rights.remove(grant);
         self.slow.retain(|slow| *slow != key);
         self.members.swap_remove(index);
         // The last member, perhaps not yet visited, may now stand where the round has already been.
         self.again |= self.queued && index < self.visited;
         self.visited = self.visited.min(self.members.len());
         self.members.get(index).copied()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::event::{Action, Position};
-
-    use super::*;
-
-    fn push(topic: u32, name: &str) -> Push {
-        let key = ServiceKey { service_name: name.to_owned(), ..ServiceKey::default() };
-        Push::difference(topic, Position::default(), Action::Update, Arc::new(key), Arc::default())
-    }
-
-    #[test]
-    fn a_renamed_service_is_decided_about_anew() {
-        let label = ("serviceName".to_owned(), "shop*".to_owned());
-        let grant = Arc::new(Grant::Labelled([[label].into()].into()));
-        let mut audience = Audience::new(GroupId::new(1), Encoding::Plain, &grant);
-        for (topic, name, admitted) in [
-            (1, "shop-a", true),
-            (2, "bank", false),
-            (1, "shop-a", true),
-            (1, "bank", false),
-            (2, "shop-b", true),
-            (1, "shop-a", true),
-        ] {
-            assert_eq!(audience.admits(&push(topic, name)), admitted, "{topic} {name}");
-        }
-        assert!(audience.is_for(Encoding::Plain, &grant) && !audience.is_for(Encoding::Plain, &Grant::All));
-        for topic in 0..2 * REMEMBERED as u32 {
-            audience.admits(&push(topic, "bank"));
-        }
-        assert!(audience.filter.is_some_and(|filter| filter.decided.len() <= REMEMBERED));
-        let whole = Audience::new(GroupId::new(1), Encoding::Plain, &Arc::default());
-        assert!(whole.filter.is_none(), "whole rights cost nothing");
     }
 }

@@ -13,7 +13,7 @@ use crate::push::Push;
 const KEPT_PER_MEMBER: usize = 64;
 
 /// An append-only log. Cursors are offsets in bytes since its beginning and only grow.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
     /// The offset of the first byte that is kept.
     start: u64,

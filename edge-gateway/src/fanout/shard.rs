@@ -119,7 +119,7 @@ struct Shard {
     this: Weak<RefCell<Shard>>,
     sessions: Slab<Session>,
     audiences: Slab<Audience>,
-    /// The audiences of each group: one for each encoding and grant of its sessions.
+    /// The audiences of each group: one for each encoding, and for grants that admit different changes.
     groups: HashMap<GroupId, Vec<u32>>,
     /// Reserved sessions whose connection has not been attached.
     tickets: HashMap<Ticket, SessionKey>,

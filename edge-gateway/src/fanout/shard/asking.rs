@@ -44,7 +44,6 @@ struct Walk {
 /// One audience that a question concerns.
 #[derive(Debug)]
 struct Part {
-    audience: u32,
     point: Point,
     /// The tick of the first question about the change.
     since: Tick,
@@ -69,16 +68,18 @@ impl Shard {
         let mut parts = Vec::new();
         let mut remaining = Vec::new();
         for (group, is_late) in &question.groups {
-            for index in self.groups.get(group).into_iter().flatten() {
-                let audience = &mut self.audiences[*index as usize];
-                if !audience.admits_service(question.topic, &question.key) {
+            let mut next = 0;
+            while let Some(index) = self.audience_of(*group, next) {
+                next += 1;
+                if !self.admits(index, question.topic, &question.key) {
                     continue;
                 }
+                let audience = &mut self.audiences[index as usize];
                 let Mark { offset, since, .. } = audience.mark(question.topic, question.rev, now);
                 let point = Point { offset, is_late: *is_late, end: audience.log.end() };
                 let part = parts.len() as u32;
                 remaining.extend(audience.members.iter().map(|key| (part, *key)));
-                parts.push(Part { audience: *index, point, since });
+                parts.push(Part { point, since });
             }
         }
         let reach = ShardReach::default();
@@ -104,12 +105,14 @@ impl Shard {
     }
 
     fn look_at(&mut self, walk: &mut Walk, part: u32, key: SessionKey) {
-        let Some(Part { audience, point, since }) = walk.parts.get(part as usize) else { return };
+        let Some(Part { point, since }) = walk.parts.get(part as usize) else { return };
         // Not `self.session`: the audience and the pings are borrowed beside it.
         let session = self.sessions.get_mut(key.index as usize);
         // One that has left since is among those that move.
         let Some(session) = session.filter(|session| session.serial == key.serial) else { return };
-        let Some(audience) = self.audiences.get(*audience as usize) else { return };
+        // Its own, and not the one that was asked: the audience may have been divided since. Offsets are the
+        // same in both.
+        let Some(audience) = self.audiences.get(session.audience as usize) else { return };
         let encoding = audience.encoding;
         let state = session.prove(&walk.question, point, &audience.log, encoding, &mut self.asking.pings);
         walk.reach.watchers += 1;

@@ -10,6 +10,7 @@ use crate::fanout::PlainEnd;
 use crate::fanout::outlet::Outlet;
 use crate::fanout::session::SessionKey;
 use crate::fleet::Others;
+use crate::policy::Right;
 use crate::push::Encoding;
 use crate::session::Input;
 use crate::timer::{Tick, ticks};
@@ -133,7 +134,8 @@ impl Shard {
         self.tally.failed += session.pending_events(&audience.log) as u64;
         *self.unreported.entry(audience.group).or_default() += 1;
         // The audience fills the gap with its last member, whose session must know its new index.
-        if let Some(moved) = audience.remove(session.member as usize, key) {
+        let grant = Right::grant_of(session.right.as_deref());
+        if let Some(moved) = audience.remove(session.member as usize, key, &grant) {
             self.sessions[moved.index as usize].member = session.member;
         }
         self.trim_or_forget(index);

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use shared::model::ServiceKey;
 use tracing::debug;
 
 use super::{CHUNK, Shard};
 use crate::fanout::audience::Audience;
+use crate::fanout::rights::Decision;
 use crate::fanout::session::{Pumped, Reading, SessionKey};
+use crate::policy::Right;
 use crate::push::Push;
 use crate::session::Input;
 use crate::watch::GroupId;
@@ -19,18 +22,20 @@ impl Shard {
         let micros = self.setup.clock.micros();
         self.setup.metrics.queued(push.committed_at, micros);
         for group in groups {
-            let Some(audiences) = self.groups.get(group) else { continue };
-            for index in audiences {
-                let audience = &mut self.audiences[*index as usize];
-                // Once for all of its sessions, which have the same right.
-                if !audience.admits(push) {
+            let mut next = 0;
+            // By place: an audience that is divided adds another one.
+            while let Some(index) = self.audience_of(*group, next) {
+                next += 1;
+                // Once for all of its sessions.
+                if !self.admits(index, push.topic, &push.key) {
                     continue;
                 }
+                let audience = &mut self.audiences[index as usize];
                 if let Some(cause) = push.dispatch_span() {
                     audience.traced.begin(cause, audience.encoding.label(), micros);
                 }
                 if audience.append(push) {
-                    self.rounds.push_back(*index);
+                    self.rounds.push_back(index);
                 }
                 // Only slow sessions need work now; all others are served by the round, with one write each.
                 for key in &audience.slow {
@@ -49,6 +54,47 @@ impl Shard {
                     }
                 }
             }
+        }
+    }
+
+    /// The audience at a place among those of a group.
+    pub(super) fn audience_of(&self, group: GroupId, place: usize) -> Option<u32> {
+        self.groups.get(&group)?.get(place).copied()
+    }
+
+    /// True when the members of an audience are sent changes of a provider. Those that are not, while others
+    /// are, become an audience of their own behind all others of the group.
+    pub(super) fn admits(&mut self, index: u32, topic: u32, key: &Arc<ServiceKey>) -> bool {
+        match self.audiences[index as usize].decide(topic, key) {
+            Decision::Admitted => true,
+            Decision::Denied => false,
+            Decision::Divided => {
+                self.divide(index, topic, key);
+                true
+            }
+        }
+    }
+
+    fn divide(&mut self, index: u32, topic: u32, key: &Arc<ServiceKey>) {
+        // Not a method: the audience is borrowed beside the sessions.
+        let sessions = &self.sessions;
+        let grant_of = |key: SessionKey| Right::grant_of(sessions[key.index as usize].right.as_deref());
+        let audience = &mut self.audiences[index as usize];
+        let group = audience.group;
+        let apart = audience.divide(topic, key, grant_of);
+        let is_queued = audience.queued;
+        let new = self.audiences.insert(apart) as u32;
+        self.groups.entry(group).or_default().push(new);
+        for index in [index, new] {
+            for (member, key) in self.audiences[index as usize].members.iter().enumerate() {
+                let session = &mut self.sessions[key.index as usize];
+                (session.audience, session.member) = (index, member as u32);
+            }
+        }
+        // What was appended before still has to be written to both.
+        if is_queued {
+            self.audiences[new as usize].queued = true;
+            self.rounds.push_back(new);
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use access::Grant;
 use bytes::Bytes;
 use shared::model::Revision;
 use socket2::SockRef;
@@ -55,9 +56,13 @@ impl Shard {
     ) {
         let grant = Right::grant_of(right.as_deref());
         let audiences = self.groups.entry(group).or_default();
-        let known = audiences.iter().find(|index| self.audiences[**index as usize].is_for(encoding, &grant));
-        let index = known.copied().unwrap_or_else(|| {
-            let index = self.audiences.insert(Audience::new(group, encoding, &grant)) as u32;
+        let find = |fits: fn(&Audience, Encoding, &Grant) -> bool| {
+            audiences.iter().copied().find(|index| fits(&self.audiences[*index as usize], encoding, &grant))
+        };
+        // An audience that has the grant already is better than one that may have to be divided.
+        let known = find(Audience::has).or_else(|| find(Audience::agrees_with));
+        let index = known.unwrap_or_else(|| {
+            let index = self.audiences.insert(Audience::new(group, encoding)) as u32;
             audiences.push(index);
             index
         });
@@ -86,9 +91,7 @@ impl Shard {
         session.right = right;
         session.missed = missed;
         let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };
-        audience.members.push(key);
-        // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
-        audience.slow.push(key);
+        audience.add(key, &grant);
         self.tickets.insert(ticket, key);
         self.wheel.set(now + ticks(ATTACH_TIMEOUT), Alarm::Attach(ticket));
         self.setup.metrics.opened();

@@ -16,6 +16,8 @@ use crate::metrics::{Metrics, SessionMetrics};
 use crate::push::Encoding;
 use crate::session::SessionConfig;
 
+mod dividing;
+
 /// The setup of a shard with usual settings for so many sessions, and its reports of those that have closed.
 pub(super) fn setup(sessions: u64) -> (Setup, mpsc::Receiver<SessionsClosed>) {
     let meter = SdkMeterProvider::builder().build().meter("test");
