@@ -46,6 +46,8 @@ pub(super) struct Health {
 struct ReplicaHealth {
     /// The number of the replica's last failure, counted over all replicas; 0 while it answers.
     failed: AtomicU64,
+    /// The milliseconds at which it failed after it had answered.
+    failed_at: AtomicU64,
     is_not_ready: AtomicBool,
     /// The bus as the replica sees it; written once for each probe.
     bus: Mutex<BusBehind>,
@@ -87,9 +89,25 @@ impl Health {
     }
 
     /// Notes that a replica did not answer; true if it was healthy before.
-    pub(super) fn failed(&self, replica: usize) -> bool {
-        let now = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        self.replicas[replica].failed.swap(now, Ordering::Relaxed) == 0
+    pub(super) fn failed(&self, replica: usize, now: Instant) -> bool {
+        let number = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let health = &self.replicas[replica];
+        // Written first: nobody may read the time of an earlier failure as that of this one.
+        if health.failed.load(Ordering::Relaxed) == 0 {
+            health.failed_at.store(self.millis(now), Ordering::Relaxed);
+        }
+        health.failed.swap(number, Ordering::Release) == 0
+    }
+
+    /// The time for which a replica has answered nothing, neither a probe nor a request. Zero for one that
+    /// answers.
+    pub(super) fn silent_for(&self, replica: usize, now: Instant) -> Duration {
+        let health = &self.replicas[replica];
+        if health.failed.load(Ordering::Acquire) == 0 {
+            return Duration::ZERO;
+        }
+        let since = health.failed_at.load(Ordering::Relaxed);
+        Duration::from_millis(self.millis(now).saturating_sub(since))
     }
 
     /// Notes the finding of a probe that was answered; true if that is a change.
@@ -145,7 +163,7 @@ mod tests {
     fn healthy_replicas_take_turns_and_the_longest_failed_is_next() {
         let health = Health::new(4);
         let now = Instant::now();
-        assert!(health.failed(1) && health.failed(0) && !health.failed(1));
+        assert!(health.failed(1, now) && health.failed(0, now) && !health.failed(1, now));
         assert_eq!(health.answering(), 2);
         let orders: Vec<_> = (0..4).map(|_| health.order(Read, now)).collect();
         for order in &orders {
@@ -164,7 +182,7 @@ mod tests {
         assert_eq!(health.bus(), BusBehind::Lost, "the others are of an older version");
         health.set_bus(1, BusBehind::Joined);
         assert_eq!(health.bus(), BusBehind::Joined);
-        health.failed(1);
+        health.failed(1, Instant::now());
         assert_eq!(health.bus(), BusBehind::Lost, "one that does not answer tells nothing");
     }
 
@@ -174,12 +192,26 @@ mod tests {
         let now = Instant::now();
         assert!(health.set_ready(0, false) && !health.set_ready(0, false));
         assert_eq!((health.answering(), health.ready()), (3, 2));
-        health.failed(1);
+        health.failed(1, now);
         for _ in 0..6 {
             assert_eq!(health.order(Read, now), [2, 0, 1], "and before those that do not answer");
         }
         assert!(health.set_ready(0, true));
         assert_eq!(health.ready(), 2);
+    }
+
+    #[test]
+    fn any_answer_ends_the_silence_of_a_replica() {
+        let health = Health::new(1);
+        let at = |seconds| health.began + Duration::from_secs(seconds);
+        assert_eq!(health.silent_for(0, at(9)), Duration::ZERO);
+        health.failed(0, at(10));
+        health.failed(0, at(12));
+        assert_eq!(health.silent_for(0, at(13)), Duration::from_secs(3), "since the first failure");
+        health.answered(0);
+        assert_eq!(health.silent_for(0, at(14)), Duration::ZERO);
+        health.failed(0, at(15));
+        assert_eq!(health.silent_for(0, at(16)), Duration::from_secs(1));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! be reached.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use host::tls;
@@ -81,7 +81,7 @@ impl ReplicaSet {
                 }
             }
             Err(reason) => {
-                if self.health.failed(replica) {
+                if self.health.failed(replica, Instant::now()) {
                     warn!(control_plane = %address, reason, "a control plane does not answer; requests go to others first");
                 }
             }

@@ -8,6 +8,10 @@
 //! A replica is down at once when no connection to it can be opened, or when a probe fails (`probing`). Any
 //! other failure of a request only asks for a probe at once: a client may cause it, with a body that breaks
 //! off, stalls or is refused halfway, and clients must not be able to mark control planes as dead.
+//!
+//! A process that hangs accepts connections and answers nothing. When probes have shown that, requests wait a
+//! second for it instead of the whole time that an answer may take, so that clients are told to try again
+//! while connections and places of the gateway are free.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -46,6 +50,12 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// The most requests that wait for two replicas at once. In an overload, when everything is slow, second
 /// tries must not double the load.
 const MOST_SECOND_TRIES: usize = 256;
+
+/// A replica that has answered nothing for the time of so many probes is not waited for. One that is
+/// overloaded answers something in that time, and is.
+const SILENT_PROBES: u32 = 3;
+/// The pause after which a waiting request looks again whether its replica is silent.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Several control planes behind one [`Forward`]. Cheap to clone.
 #[derive(Clone)]
@@ -161,6 +171,9 @@ enum AttemptError {
     /// The client's body failed, so another attempt would too.
     Client(NotForwarded),
 }
+
+/// No answer has come in the time that it may take.
+struct GivenUp;
 
 /// The outcome of one attempt.
 type Attempt = Result<Response<Body>, AttemptError>;
@@ -330,7 +343,7 @@ impl ReplicaSet {
         // wait for it, or take the next request on the connection for it.
         request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
-        match tokio::time::timeout(self.config.answer_timeout, self.client.request(request)).await {
+        match self.patiently(replica, self.client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
                 Ok(answer.map(Body::new))
@@ -349,15 +362,33 @@ impl ReplicaSet {
                 self.suspect(replica);
                 Err(AttemptError::Unknown)
             }
-            Err(_) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
-            Err(_) if upload.is_awaited() => {
+            Err(GivenUp) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
+            Err(GivenUp) if upload.is_awaited() => {
                 debug!(control_plane = %address, "the body of a request did not arrive in time");
                 Err(AttemptError::Client(NotForwarded::BodyLate))
             }
-            Err(_) => {
+            Err(GivenUp) => {
                 debug!(control_plane = %address, "a control plane took too long to answer a request");
                 self.suspect(replica);
                 Err(AttemptError::Unknown)
+            }
+        }
+    }
+
+    /// Waits for the answer of a replica for as long as answers may take; for a replica that has been silent
+    /// to all probes and requests, only as long as it takes to find that it has come back.
+    async fn patiently<A>(&self, replica: usize, answer: impl Future<Output = A>) -> Result<A, GivenUp> {
+        let mut answer = pin!(answer);
+        let began = Instant::now();
+        let silence = self.config.probe_interval * SILENT_PROBES;
+        loop {
+            let left = self.config.answer_timeout.saturating_sub(began.elapsed());
+            let step = left.min(LOOK_AGAIN);
+            if let Ok(answer) = tokio::time::timeout(step, answer.as_mut()).await {
+                return Ok(answer);
+            }
+            if step == left || self.health.silent_for(replica, Instant::now()) >= silence {
+                return Err(GivenUp);
             }
         }
     }

@@ -1,13 +1,15 @@
 //! Requests that are not watches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::{any, get, put};
 use edge_gateway::Config;
-use edge_gateway::forward::{Forward, ForwardConfig, InProcess, Replicas};
+use edge_gateway::forward::{Forward, ForwardConfig, InProcess, NotForwarded, Replicas};
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -186,6 +188,30 @@ async fn a_replica_that_does_not_answer_is_passed_over() {
         good += usize::from(status == 200);
     }
     assert!(good >= 28, "{good} of 30 requests: only the first ones may fail");
+    tasks.drain().cancel();
+}
+
+/// A process that hangs: the kernel takes connections for it, and nothing is ever answered.
+#[tokio::test]
+async fn replicas_that_hang_are_not_waited_for() {
+    let tasks = Tasks::new();
+    let [one, other] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+    let [one, other] = [one.expect("binds"), other.expect("binds")];
+    let address = |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("bound"));
+    let forward = ForwardConfig {
+        control_planes: vec![address(&one), address(&other)],
+        probe_interval: Duration::from_millis(50),
+        // A request that waited for the whole of it would outlast any test.
+        answer_timeout: Duration::from_secs(3600),
+        ..ForwardConfig::default()
+    };
+    let forward = replicas_with(forward, &Metrics::new([]).expect("sets up"), &tasks);
+    for method in ["GET", "PUT", "POST"] {
+        let request = Request::builder().method(method).uri("/a").body(Body::empty()).expect("a request");
+        let answer = forward.forward(request).await;
+        assert_eq!(answer.err(), Some(NotForwarded::Unavailable), "{method}");
+    }
+    drop((one, other));
     tasks.drain().cancel();
 }
 
