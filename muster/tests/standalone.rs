@@ -128,7 +128,7 @@ async fn a_registry_pushes_bears_a_load_and_survives_a_restart() {
     let report = json(&load, &url).await;
     assert_eq!(report["watchers_settled"], 20, "{report}");
     assert_eq!(report["sources"], 3, "{report}");
-    for none in ["watchers_lost", "frames_out_of_order", "changes_merged_or_missed"] {
+    for none in ["watchers_lost", "frames_out_of_order", "frames_told_twice", "changes_merged_or_missed"] {
         assert_eq!(report[none], 0, "{none}: {report}");
     }
 
@@ -247,6 +247,7 @@ async fn a_load_goes_on_over_the_death_of_its_registry() {
             "{report}"
         );
         assert_eq!(report["frames_out_of_order"], 0, "{report}");
+        assert_eq!(report["frames_told_twice"], 0, "{report}");
         if resume {
             assert_eq!(report["changes_missed_while_away"], 0, "{report}");
         }

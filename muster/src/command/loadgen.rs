@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 mod changes;
 mod failures;
+mod fate;
 mod frame;
 mod population;
 mod report;

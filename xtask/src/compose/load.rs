@@ -88,12 +88,13 @@ impl Row {
     }
 
     /// The thing that is wrong, if any. Changes may fail while their service is away; what was accepted must
-    /// reach every watcher, in order.
+    /// reach every watcher once, in order.
     pub(super) fn fault(&self) -> Option<String> {
         let mut wrong: Vec<&str> = Vec::new();
         for pointer in [
             "/watchers_lost",
             "/frames_out_of_order",
+            "/frames_told_twice",
             "/changes_missed_while_away",
             "/changes_merged_or_missed",
         ] {
@@ -151,15 +152,18 @@ mod tests {
     #[test]
     fn a_row_is_judged_by_its_figures() {
         let mut figures = json!({
-            "watchers_lost": 0, "frames_out_of_order": 0, "changes_missed_while_away": 0,
+            "watchers_lost": 0, "frames_out_of_order": 0, "frames_told_twice": 0,
+            "changes_missed_while_away": 0,
             "changes_merged_or_missed": 0, "settled_in_time": true, "changes": 350,
             "changes_failed": {"status 503": 3}, "latency_ms": {"p50": 3.2, "p99": 90.0},
         });
         assert_eq!(row(figures.clone()).fault(), None, "failed changes are no fault");
         assert!(table(&[row(figures.clone())]).contains("| nats killed | 2.0 | 350 | 3 |"));
-        figures["frames_out_of_order"] = json!(1);
-        assert!(row(figures.clone()).fault().is_some_and(|fault| fault.contains("/frames_out_of_order")));
-        figures["frames_out_of_order"] = json!(0);
+        for counted in ["frames_out_of_order", "frames_told_twice"] {
+            figures[counted] = json!(1);
+            assert!(row(figures.clone()).fault().is_some_and(|fault| fault.contains(counted)), "{counted}");
+            figures[counted] = json!(0);
+        }
         figures["settled_in_time"] = json!(false);
         assert!(row(figures).fault().is_some());
         assert!(row(json!({})).fault().is_some(), "no figures");

@@ -48,6 +48,8 @@ pub(super) struct LoadReport {
     watch_gap_ms: Latency,
     settled_in_time: bool,
     frames_out_of_order: u64,
+    /// Frames that told a watcher again what it had just been told, although it had not resumed.
+    frames_told_twice: u64,
     /// Frames that came again after a watcher resumed, as they may.
     frames_repeated: u64,
     frames_of_failed_changes_made_late: u64,
@@ -142,6 +144,7 @@ impl LoadReport {
             watch_gap_ms: Latency::of(&tally.gaps.lock()),
             settled_in_time: settled,
             frames_out_of_order: tally.disordered.load(Ordering::Acquire),
+            frames_told_twice: tally.told_twice.load(Ordering::Acquire),
             frames_repeated: tally.repeated.load(Ordering::Acquire),
             frames_of_failed_changes_made_late: tally.late.load(Ordering::Acquire),
             changes_missed_while_away: tally.missed_away.load(Ordering::Acquire),
@@ -185,6 +188,7 @@ impl LoadReport {
             ("gaps of watchers (ms)", self.watch_gap_ms.to_string()),
             ("without connection now", self.watchers_lost.to_string()),
             ("frames out of order", self.frames_out_of_order.to_string()),
+            ("frames told twice", self.frames_told_twice.to_string()),
             ("of failed changes, made late", self.frames_of_failed_changes_made_late.to_string()),
             ("merged or missed", self.changes_merged_or_missed.to_string()),
             ("missed while away", self.changes_missed_while_away.to_string()),

@@ -28,6 +28,8 @@ pub(super) struct Tally {
     pub(super) frames: AtomicU64,
     /// Frames with an older number than one before them, whose change did not fail.
     pub(super) disordered: AtomicU64,
+    /// Frames with the same number as the one before them, although the watcher had not resumed.
+    pub(super) told_twice: AtomicU64,
     /// Frames that a server has sent again to a watcher that resumed, as it may.
     pub(super) repeated: AtomicU64,
     /// Frames of failed changes that were made all the same, after a later change: the answer had said that
@@ -134,6 +136,7 @@ impl Tally {
             away: AtomicUsize::new(0),
             frames: AtomicU64::new(0),
             disordered: AtomicU64::new(0),
+            told_twice: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             late: AtomicU64::new(0),
             skipped: AtomicU64::new(0),

@@ -1,5 +1,5 @@
-//! One watch of the load: reads frames, checks that changes arrive in the order in which they were made, and
-//! connects again when the connection ends.
+//! One watch of the load: reads frames, checks that changes arrive once and in the order in which they were
+//! made, and connects again when the connection ends.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use shared::backoff::Backoff;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::fate::Fate;
 use super::frame::{LoadFrame, ResumePoint};
 use super::tally::Tally;
 use crate::client::follow::MAX_SILENCE;
@@ -203,21 +204,19 @@ impl LoadWatcher {
         let Some(last) = self.seen.get_mut(frame.owner) else { return };
         let tally = &self.tally;
         tally.frames.fetch_add(1, Ordering::Relaxed);
+        // What follows a break may be known already.
+        let is_excused = self.excused.get(frame.owner).is_some_and(|excused| frame.seq <= *excused);
+        let (counter, number) = match Fate::of(frame, *last, is_repeated || is_excused, tally) {
+            Fate::Next { skipped } => (&tally.skipped, skipped),
+            Fate::Repeated => (&tally.repeated, 1),
+            Fate::ToldTwice => (&tally.told_twice, 1),
+            Fate::Late => (&tally.late, 1),
+            Fate::OutOfOrder => (&tally.disordered, 1),
+        };
+        counter.fetch_add(number, Ordering::Relaxed);
         if frame.seq <= *last {
-            // A state may be one that this watcher has already seen, and so may what follows a break.
-            let excused = self.excused.get(frame.owner).is_some_and(|excused| frame.seq <= *excused);
-            let is_right = frame.is_state || is_repeated || excused;
-            let counter = if is_right {
-                &tally.repeated
-            } else if tally.has_failed(frame.owner, frame.seq) {
-                &tally.late
-            } else {
-                &tally.disordered
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        tally.skipped.fetch_add(tally.made_between(frame.owner, *last, frame.seq), Ordering::Relaxed);
         *last = frame.seq;
         if !self.plan.slow && !frame.is_state {
             tally.lag.lock().saturating_record(tally.clock.micros().saturating_sub(frame.at));
