@@ -50,6 +50,32 @@ async fn without_the_bus_the_registry_serves_and_nothing_is_lost() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_answer_was_lost_is_told_once() {
+    let world = World::with().planes(2).linked().start().await;
+    let client = world.client(0);
+    let Pair { provider, mut watcher, .. } = world.pair_of(0, &["i"]).await;
+    let gateway = &world.gateways[0];
+    let mut tag = 0;
+    for plane in &world.control_planes {
+        let store = plane.store.as_ref().expect("its link");
+        let before = gateway.metric("muster_edge_forward_retries_total", "").await;
+        // What it asks of etcd happens, and it does not learn of it. So the gateway asks the other one.
+        store.freeze(Direction::ToClient);
+        while gateway.metric("muster_edge_forward_retries_total", "").await == before {
+            tag += 1;
+            client.tag(&provider, "i", &tag.to_string()).await;
+        }
+        store.mend().await;
+        plane.ready().await;
+    }
+    client.tag(&provider, "i", "last").await;
+    for tag in 1..=tag {
+        watcher.expect("UPDATE", "i", &tag.to_string()).await;
+    }
+    watcher.expect("UPDATE", "i", "last").await;
+}
+
 /// Waits until a gateway's admin port answers `/ready` so, with this word as the reason of its condition
 /// `bus`.
 async fn bus_condition(gateway: &Node, status: u16, reason: &str) {

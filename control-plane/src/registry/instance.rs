@@ -52,8 +52,11 @@ impl Registry {
             if let Some(existing) = existing
                 && self.renewed(existing).await?
             {
-                let existing = Living::of(existing);
-                if is_registered_alike(&existing.reported, instance) {
+                let seen = existing;
+                let existing = Living::of(seen);
+                if is_registered_alike(&existing.reported, instance)
+                    && self.is_unchanged(service, &instance.instance_id, seen).await
+                {
                     return Ok(Some(()));
                 }
                 // An operator's status outlives a restart of the instance.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::probe::Probe;
 use async_trait::async_trait;
 use control_plane::store::{
-    LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
+    KeyValue, LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
 };
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::model::{Revision, ServiceRef, Tenant};
@@ -37,6 +38,8 @@ enum Fault {
     Leases(StoreError),
     /// The next lease is granted once a permit is there.
     SlowLease(Arc<Semaphore>),
+    /// No watch delivers anything; what it holds back comes afterwards.
+    Watches,
     /// Overrides and shifts of a domain cannot be written.
     WritesOf(&'static str, StoreError),
 }
@@ -51,6 +54,7 @@ impl Faulty {
                 | Fault::Reads(_)
                 | Fault::Leases(_)
                 | Fault::SlowLease(_)
+                | Fault::Watches
                 | Fault::WritesOf(..),
             ) => Ok(()),
             Some(Fault::Always(error)) => Err(error),
@@ -121,7 +125,18 @@ impl Store for Faulty {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
-        self.store.watch(prefix, from).await
+        let watch = self.store.watch(prefix, from).await?;
+        let fault = self.fault.clone();
+        let held_back = watch.then(move |item| {
+            let fault = fault.clone();
+            async move {
+                while matches!(*fault.lock(), Some(Fault::Watches)) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                item
+            }
+        });
+        Ok(WatchStream::new(held_back))
     }
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
@@ -253,6 +268,66 @@ async fn a_linearizable_read_fails_when_the_store_is_away() {
     assert!(!refused.to_string().contains("10.9.8.7"), "{refused}");
     // A write that happens to carry the parameter asks nothing.
     probe.put(&format!("{path}/status?value=DOWN&noCache=1"), &Value::Null).await.empty();
+}
+
+/// The stored record of an instance.
+async fn record(probe: &Probe, key: &str) -> KeyValue {
+    let read = probe.store().range(RangeRequest::key(key)).await;
+    read.expect("readable").items.pop().expect("it is there")
+}
+
+#[tokio::test]
+async fn a_change_that_changes_nothing_is_not_written() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let body = json!({"hostName": "n", "instanceId": "i", "properties": {"tag": "a"}});
+    probe.instance(&id, body).await;
+    let path = format!("/microservices/{id}/instances/i");
+    let key = format!("/cse-sr/inst/files/default/default/{id}/i");
+    let before = record(&probe, &key).await;
+    let same = json!({"properties": {"tag": "a"}});
+    probe.put(&format!("{path}/properties"), &same).await.empty();
+    probe.put(&format!("{path}/status?value=UP"), &Value::Null).await.empty();
+    assert_eq!(record(&probe, &key).await.mod_rev, before.mod_rev);
+    // Nobody can say then that it changes nothing.
+    *fault.lock() = Some(Fault::Barriers(StoreError::Unavailable(INTERNAL.into())));
+    probe.put(&format!("{path}/properties"), &same).await.empty();
+    assert!(record(&probe, &key).await.mod_rev > before.mod_rev);
+}
+
+#[tokio::test]
+async fn a_change_back_is_written_however_late_the_view_is() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let key = format!("/cse-sr/inst/files/default/default/{id}/i");
+    let instances = format!("/microservices/{id}/instances");
+    let body = json!({"hostName": "n", "instanceId": "i", "properties": {"tag": "a"}});
+    probe.instance(&id, body.clone()).await;
+    for is_registration in [false, true] {
+        // Another replica makes a change, and this one's view does not have it yet.
+        *fault.lock() = Some(Fault::Watches);
+        let KeyValue { value, lease, .. } = record(&probe, &key).await;
+        let text = String::from_utf8(value.to_vec()).expect("text");
+        let value = text.replace(r#""tag":"a""#, r#""tag":"b""#).into();
+        let put = Op::Put { key: key.clone(), value, lease };
+        probe.store().txn(Txn { then: vec![put], ..Txn::default() }).await.expect("writable");
+        let mut back = Box::pin(async {
+            if is_registration {
+                probe.post(&instances, &json!({"instance": body})).await.ok();
+            } else {
+                let properties = json!({"properties": {"tag": "a"}});
+                probe.put(&format!("{instances}/i/properties"), &properties).await.empty();
+            }
+        });
+        // An answer that waits for nothing would come now, and would be wrong.
+        let early = tokio::time::timeout(Duration::from_millis(200), back.as_mut()).await;
+        *fault.lock() = None;
+        if early.is_err() {
+            back.await;
+        }
+        let stored = record(&probe, &key).await.value;
+        assert!(String::from_utf8_lossy(&stored).contains(r#""tag":"a""#), "{stored:?}");
+    }
 }
 
 #[tokio::test]

@@ -98,6 +98,13 @@ impl Registry {
         Ok(())
     }
 
+    /// True if the store certainly has this record of an instance now. This view may lag behind other
+    /// replicas, and then a change that seems to change nothing undoes a newer one.
+    pub(super) async fn is_unchanged(&self, service: &ServiceRef, id: &str, seen: &InstanceView) -> bool {
+        let Ok(Some(confirmed)) = self.confirmed().await else { return false };
+        living(&confirmed, service, id).is_ok_and(|now| now.reported_rev == seen.reported_rev)
+    }
+
     async fn update_instance(
         &self,
         service: &ServiceRef,
@@ -113,6 +120,11 @@ impl Registry {
                 let existing = Living::of(&view);
                 let mut instance = existing.reported.clone();
                 change(&mut instance);
+                // A write that changes nothing would be told to every watcher. A gateway sends a change to a
+                // second replica when the answer of the first one is lost.
+                if instance == existing.reported && self.is_unchanged(service, id, &view).await {
+                    return Ok(Some(()));
+                }
                 self.rewrite(service, &existing, instance).await
             }
         })
