@@ -343,6 +343,12 @@ impl Topic {
         self.recent.is_complete_after(base).then(|| self.recent.after(base).cloned().collect())
     }
 
+    /// Remembers the changes after `base`, all of them, that were fetched because this topic did not know the
+    /// first ones.
+    pub(crate) fn remember(&mut self, base: Position, changes: &[Arc<Push>]) {
+        self.recent.add_older(base, changes);
+    }
+
     /// The changes after `base`, if every one of them is known with its own position. A session that received
     /// changes from another gateway needs this: it may have received a change, at its own position, that this
     /// gateway only knows as a difference.

@@ -48,6 +48,23 @@ impl Recent {
         }
     }
 
+    /// Adds the changes after `base` that come before those which are known, if there is room for all of them.
+    pub(super) fn add_older(&mut self, base: Position, older: &[Arc<Push>]) {
+        let older = || older.iter().filter(|push| push.at > base && push.at <= self.complete_after);
+        let bytes: usize = older().map(|push| text_bytes(&push.instance)).sum();
+        let count = older().count();
+        if base >= self.complete_after
+            || self.pushes.len() + count > MOST_RECENT
+            || self.bytes + bytes > MOST_RECENT_BYTES
+        {
+            return;
+        }
+        let older: Vec<Arc<Push>> = older().cloned().collect();
+        older.into_iter().rev().for_each(|push| self.pushes.push_front(push));
+        self.bytes += bytes;
+        self.complete_after = base;
+    }
+
     /// A snapshot was applied whose changes are not all known.
     pub(super) fn applied_snapshot_at(&mut self, position: Position) {
         self.exact_after = position;
@@ -81,6 +98,24 @@ mod tests {
         let instance = Arc::make_mut(&mut event.instance);
         instance.properties.insert("large".into(), "x".repeat(60_000));
         Arc::new(Push::from_event(1, &event))
+    }
+
+    #[test]
+    fn older_changes_join_those_that_are_known() {
+        let small = |number: u64| Arc::new(Push::from_event(1, &event("p", number - 1, number)));
+        let mut recent = Recent::starting_after(first_of(5));
+        recent.add(small(6));
+        recent.add_older(first_of(2), &[2, 3, 5, 6].map(small));
+        let known = |recent: &Recent| -> Vec<u64> {
+            recent.after(Position::default()).map(|push| push.at.rev.get()).collect()
+        };
+        assert_eq!(known(&recent), [3, 5, 6]);
+        assert!(recent.is_complete_after(first_of(2)) && !recent.is_complete_after(first_of(1)));
+        recent.add_older(first_of(3), &[small(3)]);
+        assert_eq!(known(&recent), [3, 5, 6], "all of them are known");
+        let mut full = Recent::starting_after(first_of(9));
+        full.add_older(first_of(1), &[2, 3, 4, 5, 6].map(large));
+        assert!(!full.is_complete_after(first_of(1)) && full.bytes == 0, "there is no room for them");
     }
 
     #[test]

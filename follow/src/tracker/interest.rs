@@ -92,26 +92,28 @@ impl Tracker {
                 added.push(provider.clone());
             }
         }
-        // A find may have shown a provider that left again, and nothing was heard of either.
-        let unseen: Vec<(ServiceRef, Revision)> = match &group.selector {
-            Selector::Consumer(_) if !is_first => {
+        let mut unseen: Vec<(ServiceRef, Revision, Position)> = Vec::new();
+        if group.selector.consumer().is_some() && !is_first {
+            for (provider, at) in reply.left {
+                if at <= base.rev || providers.contains(&provider) {
+                    continue;
+                }
+                let delivered = group.delivered_before_leaving.get(&provider).copied().unwrap_or_default();
                 // One that left later than was heard had come back.
-                let is_unseen = |provider: &ServiceRef, at: Revision| match group.leaving.get(provider) {
+                let is_unseen = match group.leaving.get(&provider) {
                     Some(leaving) => leaving.until < at,
-                    None => !group.providers.contains(provider),
+                    None => !group.providers.contains(&provider) && delivered < Position::end_of(at),
                 };
-                let left = reply.left.into_iter();
-                left.filter(|(provider, at)| {
-                    *at > base.rev && !providers.contains(provider) && is_unseen(provider, *at)
-                })
-                .collect()
+                if is_unseen {
+                    unseen.push((provider, at, base.max(delivered)));
+                }
             }
-            _ => Vec::new(),
-        };
+        }
         let shown = if is_first { BTreeSet::new() } else { reply.shown };
         let added = Added { providers: added, shown, base, at: reply.rev };
         self.change_interest(id, Removed { providers: &removed, until: reply.rev }, added);
-        for (provider, until) in unseen {
+        // A find may have shown a provider that left again, and nothing was heard of either.
+        for (provider, until, base) in unseen {
             let providers = vec![provider.clone()];
             let added = Added { providers, shown: BTreeSet::new(), base, at: until };
             self.change_interest(id, Removed { providers: &[], until }, added);

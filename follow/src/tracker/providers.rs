@@ -73,6 +73,7 @@ impl Tracker {
                 // before, it would come twice.
                 if shown.is_some() && !has_history && member.until.is_none() {
                     member.base = member.base.max(at);
+                    member.followed_after = member.followed_after.max(at);
                 }
             }
         }
@@ -168,6 +169,8 @@ impl Tracker {
                 self.effects.push(Effect::Deliver(push.clone(), vec![id]));
             }
         }
+        // What is told later must leave out what has been delivered here.
+        topic.remember(base, &pushes);
         settle(topic, &pushes, &mut self.effects);
     }
 }

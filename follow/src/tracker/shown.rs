@@ -69,13 +69,23 @@ fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effe
 /// The instances whose creation after `base` was delivered to all who follow the topic since then. None if
 /// the topic has forgotten it.
 fn created_after(topic: &Topic, base: Position) -> HashSet<String> {
-    let changes = topic.since(base).unwrap_or_default();
-    let of = |push: &Arc<Push>| push.instance.instance_id.clone();
-    let mut created: HashSet<String> =
-        changes.iter().filter(|push| push.action == Action::Create).map(of).collect();
-    // The event of a change that a snapshot has shown is remembered, and was not delivered.
-    for push in changes.iter().filter(|push| push.is_difference()) {
-        created.remove(&push.instance.instance_id);
+    let mut created = HashSet::new();
+    // Of an instance that a snapshot has shown, the event is remembered, and was not delivered.
+    let mut in_snapshot = HashSet::new();
+    for push in topic.since(base).unwrap_or_default() {
+        let id = push.instance.instance_id.clone();
+        match push.action {
+            Action::Delete => {
+                in_snapshot.remove(&id);
+                created.remove(&id);
+            }
+            Action::Create | Action::Update if push.is_difference() => {
+                created.remove(&id);
+                in_snapshot.insert(id);
+            }
+            Action::Create if !in_snapshot.contains(&id) => _ = created.insert(id),
+            Action::Create | Action::Update => {}
+        }
     }
     created
 }

@@ -19,6 +19,7 @@ impl Sim {
         if let Some(consumer) = &self.consumer {
             consumer.judge_stayed(self.merged)?;
             consumer.judge_reads()?;
+            self.judge_once()?;
             return self.resumed.iter().try_for_each(|session| session.judge_known(consumer, self.merged));
         }
         let opened = self.opened.ok_or("the group never opened")?;
@@ -28,6 +29,19 @@ impl Sim {
         }
         for session in &self.resumed {
             self.judge_resumed(session)?;
+        }
+        Ok(())
+    }
+
+    /// Judges that no event was delivered twice, even of a provider that left and came back.
+    fn judge_once(&self) -> Result<(), String> {
+        let mut told = BTreeSet::new();
+        for push in self.delivered.iter().filter(|push| !push.is_difference()) {
+            let instance = &push.instance;
+            if !told.insert((&instance.service_id, push.at)) {
+                let id = &instance.instance_id;
+                return Err(format!("{}/{id}: the event at {:?} came twice", instance.service_id, push.at));
+            }
         }
         Ok(())
     }

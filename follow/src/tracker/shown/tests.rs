@@ -1,5 +1,7 @@
 //! Instances that come and go without an event.
 
+use std::collections::BTreeSet;
+
 use shared::event::InstanceEvent;
 
 use super::*;
@@ -89,6 +91,59 @@ fn instances_shown_by_the_consumers_find_are_not_told() {
 }
 
 #[test]
+fn what_follows_a_state_without_history_is_told_once() {
+    let mut tracker = Tracker::new(1);
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(5, &[]));
+    tracker.resync(crate::Cause::Link);
+    let shown = BTreeSet::from([service("p")]);
+    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
+    // The replicas have listed the store at 7, and nothing has happened to the provider since.
+    let key = Some(event("p", 0, 10).key);
+    let state = TopicReplay { continuous: false, snapshot: Some(Vec::new()), ..events_until(7, Vec::new()) };
+    assert!(tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, ..state }));
+    tracker.on_event(event("p", 7, 10));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "10".into(), 10)]);
+}
+
+#[test]
+fn what_was_fetched_for_a_group_that_came_late_is_told_once() {
+    let mut tracker = Tracker::new(1);
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(3, &[]));
+    let other = tracker.join(&Selector::Consumer(service("other"))).0;
+    tracker.on_interest(other, interest(5, &["p"]));
+    let key = Some(event("p", 0, 4).key);
+    let snapshot = Some(vec![(event("p", 0, 4).instance, rev(4))]);
+    tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, snapshot, ..nothing_until(5) });
+    // A lost change has brought the provider, whose topic does not reach back that far.
+    tracker.resync(crate::Cause::Link);
+    let shown = BTreeSet::from([service("p")]);
+    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
+    tracker.on_caught_up(id, &service("p"), events_until(9, vec![event("p", 0, 4)]));
+    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 4)]);
+}
+
+#[test]
+fn an_instance_that_a_snapshot_lacked_and_that_came_again_is_told_once() {
+    let (mut tracker, id) = tracker();
+    tracker.on_event(event("p", 0, 6));
+    // The provider comes at 9 for this consumer, which has followed it since 5.
+    tracker.resync(crate::Cause::Link);
+    let shown = BTreeSet::from([service("p")]);
+    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
+    let gone = TopicReplay { continuous: false, snapshot: Some(Vec::new()), ..events_until(7, Vec::new()) };
+    tracker.on_replay(&service("p"), end_of(5), gone);
+    told(&mut tracker, id);
+    let again = InstanceEvent { instance: event("p", 0, 6).instance, ..event("p", 7, 10) };
+    tracker.on_event(again);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "6".into(), 10)]);
+}
+
+#[test]
 fn instances_that_are_hidden_are_told_as_deleted() {
     let (mut tracker, id) = tracker();
     tracker.on_interest_change(id, came(6, 0));
@@ -173,6 +228,47 @@ fn a_provider_that_came_and_left_unseen_is_told_as_gone() {
     let snapshot = Some(vec![(instance, rev(3))]);
     tracker.on_loaded(&service("q"), end_of(5), TopicReplay { key, snapshot, ..events_until(9, Vec::new()) });
     assert_eq!(told(&mut tracker, id), [(Action::Delete, "3".into(), 8)]);
+}
+
+/// Like [`following`], but `p` has left at revision 11 with its instance `10`, and a bookmark at 12 has shown
+/// that nothing is missing. That is not confirmed, because a third consumer has just come.
+fn departed() -> (Tracker, GroupId) {
+    let (mut tracker, id) = following();
+    let newcomer = tracker.join(&Selector::Consumer(service("newcomer"))).0;
+    tracker.on_interest(newcomer, interest(10, &[]));
+    tracker.on_event(later(Action::Delete, 10, 10, 11));
+    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
+    tracker.advance_to(12, 8);
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 11)]);
+    assert!(tracker.confirmed() < rev(11));
+    (tracker, id)
+}
+
+#[test]
+fn a_departure_that_was_told_is_not_told_again_after_a_loss() {
+    let (mut tracker, id) = departed();
+    tracker.resync(crate::Cause::Bookmark);
+    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(11))], ..interest(13, &[]) });
+    let events = vec![event("p", 5, 10), later(Action::Delete, 10, 10, 11)];
+    tracker.on_replay(&service("p"), end_of(5), events_until(13, events));
+    tracker.advance_to(14, 13);
+    tracker.advance_to(15, 14);
+    assert_eq!(told(&mut tracker, id), []);
+}
+
+#[test]
+fn of_a_provider_that_left_again_unheard_only_the_rest_is_told() {
+    let (mut tracker, id) = departed();
+    tracker.resync(crate::Cause::Bookmark);
+    // It came back at 12 with an instance, and left at 13.
+    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(13))], ..interest(14, &[]) });
+    let last = later(Action::Delete, 12, 12, 13);
+    let events = vec![event("p", 5, 10), later(Action::Delete, 10, 10, 11), event("p", 11, 12), last];
+    tracker.on_replay(&service("p"), end_of(5), events_until(14, events));
+    tracker.advance_to(15, 14);
+    tracker.advance_to(16, 15);
+    let rest = [(Action::Create, "12".into(), 12), (Action::Delete, "12".into(), 13)];
+    assert_eq!(told(&mut tracker, id), rest);
 }
 
 #[test]
