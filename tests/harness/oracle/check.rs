@@ -244,9 +244,12 @@ impl<'a> Walk<'a> {
     fn claim(&mut self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
         let known = self.known.max(self.pulled);
         let due = self.upto(rev);
-        if self.anew && !self.is_there(due) {
-            // A watch from the beginning tells of what is there, and of what has gone by silence.
-            self.known = self.known.max(due);
+        // A watch from the beginning tells of what is there, and of what has gone by silence. It may have begun later
+        // than at the revision, but only the service of a passing instance has no state then.
+        let latest = if holes == Holes::Lost { due } else { self.commits.len() };
+        let gone = (due..=latest).find(|place| self.anew && !self.is_there(*place));
+        if let Some(gone) = gone {
+            self.known = self.known.max(gone);
             return;
         }
         // When the instance is absent before and after, only a whole life can be missing between them.
@@ -319,7 +322,7 @@ impl<'a> Walk<'a> {
 
     fn see(&mut self, ledger: &Ledger, sight: &Sight, segment: usize, terms: &Terms, out: &mut Findings) {
         self.after_states(ledger, sight.key, out);
-        self.anew = false;
+        let anew = std::mem::take(&mut self.anew);
         let start = self.here.unwrap_or(0);
         let holes = terms.holes(sight.key);
         let Some(place) = self.place(sight, start, holes) else {
@@ -344,6 +347,10 @@ impl<'a> Walk<'a> {
             return;
         };
         let commit = self.commits[place];
+        if anew && holes != Holes::Lost && !self.is_there(place) {
+            // There was no state of its service, which was gone, and so is what the watcher knew of the instance.
+            self.known = self.known.max(place);
+        }
         // An instance that was written without a stamp has 0, for which the ledger knows no time.
         if sight.rev.is_some_and(|rev| rev < commit.rev)
             || commit

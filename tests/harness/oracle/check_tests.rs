@@ -226,6 +226,24 @@ fn a_reset_without_a_provider_ends_what_was_known_of_it() {
 }
 
 #[test]
+fn a_service_that_was_gone_when_a_watch_began_has_no_state() {
+    let first = resumed(Some(0), &[(Create, 1, 1)], &[]);
+    let of = |truth: &[u64], since, sights: &[_], claim: &[u64]| {
+        let claims: Vec<_> = claim.iter().map(|rev| (0, Mark::Bookmark(*rev))).collect();
+        judge(&commits(truth), &[first.clone(), resumed(Some(since), sights, &claims)], Holes::Lives)
+    };
+    let life = [(Create, 2, 3), (Delete, 2, 4)];
+    for claim in [&[][..], &[1], &[2]] {
+        let found = of(&[1, 0, 2, 0], 0, &life, claim);
+        assert!(found.is_clean(), "{claim:?}: {found:?}");
+    }
+    assert_eq!(of(&[1, 0, 2, 0], 1, &life, &[]).lost, 1, "a watch that goes on is told of the end");
+    assert_eq!(of(&[1, 0, 2, 3], 0, &[(Update, 3, 4)], &[]).lost, 2, "it was there, and in no state");
+    assert_eq!(of(&[1, 2], 0, &[], &[1]).claimed, 0, "nothing is claimed about the change");
+    assert_eq!(of(&[1, 2], 0, &[], &[2]).claimed, 1, "it is there, and in no state");
+}
+
+#[test]
 fn a_state_may_be_of_any_time_at_which_it_was_so() {
     let truth = commits(&[1, 0, 2, 0, 3]);
     let first = resumed(Some(0), &[(Create, 1, 1), (Delete, 1, 2), (Create, 2, 3), (Delete, 2, 4)], &[]);
