@@ -39,7 +39,9 @@ async fn forged(client: &async_nats::Client, genuine: &async_nats::Message) {
     let mut event = pb::InstanceEvent::decode(genuine.payload.clone()).expect("an event");
     let at = event.at.as_mut().expect("a position");
     event.prev = Some(*at);
-    at.rev += 1;
+    // Far ahead: a reply to a gateway that asks again names the store's revision, which others raise, and then an
+    // event of the next one counts as known.
+    at.rev += 1_000_000;
     event.mod_rev = at.rev;
     event.instance.as_mut().expect("an instance").properties.insert("tag".into(), "a lie".into());
     client.publish(genuine.subject.clone(), event.encode_to_vec().into()).await.expect("connected");
