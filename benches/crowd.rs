@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use proto::envoy::DiscoveryResponse;
 use serde_json::Value;
 
 mod discovery;
@@ -65,6 +66,19 @@ pub struct Sight {
     pub p99_ms: f64,
     /// The latest receipt.
     pub max_ms: f64,
+}
+
+/// The first answers of a gateway to a stream of xDS about a service, one of each kind.
+///
+/// # Errors
+/// When the stream is refused.
+pub async fn answers_of_xds(to: SocketAddr, name: &str) -> Result<Vec<DiscoveryResponse>> {
+    discovery::answers(to, name).await
+}
+
+/// The offset of the stamp in endpoints of xDS.
+pub fn place_in_endpoints(bytes: &[u8]) -> Option<usize> {
+    discovery::place_of(bytes)
 }
 
 /// The median of a figure over rounds: a pause of the machine during one of them must not decide. Zero

@@ -8,6 +8,7 @@
 //! | [`stage`] | a system of real processes, with the providers and consumers in it |
 //! | [`crowd`] | the watchers, in a process of their own |
 //! | [`floor`] | the bare loop that fan-out is held against |
+//! | [`plain`] | the plain server of gRPC that xDS is held against |
 //! | [`call`] | a client of the registry that costs little |
 //! | [`stamp`] | the mark in a change by which its receipt is timed and its order checked |
 //! | [`usage`] | CPU and memory of a process |
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result};
 pub mod call;
 pub mod crowd;
 pub mod floor;
+pub mod plain;
 pub mod report;
 pub mod stage;
 pub mod stamp;

@@ -4,15 +4,22 @@
 //! Each kind of client has a system of its own, all of them run at the same time, and single changes go to
 //! one after the other: what disturbs the machine disturbs all of them. A stream is one as gRPC opens it,
 //! for listener, route, cluster and endpoints of a service, on a connection of its own; its acknowledgements
-//! are in its costs. The last rows are changes that concern no client. Argument: the number of clients, else
-//! 1000, and of rounds, else 100.
+//! are in its costs. Changes that concern no client have columns of their own.
+//!
+//! The last row is the floor of a stream with a connection of its own: a server of gRPC written the usual way, to
+//! which ordinary streams of the same client are opened and which sends them the same bytes. What a stream costs
+//! there, HTTP/2 and its library cost; the share is that of the gateway's cost which the floor has too. Its
+//! times begin in the server and not at the registry, so only the time from the first receipt to the last of a
+//! hundred compares. Argument: the number of clients, else 1000, and of rounds, else 100.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use benches::crowd::{self, Crowd, Sight};
+use benches::plain::{self, Plain};
 use benches::report::Report;
 use benches::stage::{Provider, Stage};
+use benches::usage;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For allocations of the opening to be given back.
@@ -49,7 +56,7 @@ impl Kind {
 }
 
 fn main() -> Result<()> {
-    if crowd::become_child_if_asked()? {
+    if crowd::become_child_if_asked()? || plain::become_child_if_asked()? {
         return Ok(());
     }
     let [count, rounds] = benches::arguments([1000, 100])?;
@@ -131,6 +138,47 @@ impl Side {
     }
 }
 
+/// The floor with its clients.
+struct Floor {
+    server: Plain,
+    crowd: Crowd,
+    bytes: f64,
+    rounds: Vec<Sight>,
+    cpu: f64,
+    _first: Crowd,
+}
+
+impl Floor {
+    /// Starts a server that sends what the gateway of `side` does.
+    async fn start(side: &Side, count: usize) -> Result<Self> {
+        let answers = crowd::answers_of_xds(side.stage.world.gateways[0].api, NAME).await?;
+        let server = Plain::start(&answers)?;
+        let mut first = Crowd::start()?;
+        first.open_xds(server.address, "state", FIRST, 1, NAME)?;
+        let before = usage::resident(server.pid())?;
+        let mut crowd = Crowd::start()?;
+        crowd.open_xds(server.address, "state", count, 1, NAME)?;
+        tokio::time::sleep(SETTLE).await;
+        let bytes = (usage::resident(server.pid())? - before) / count as f64;
+        Ok(Self { server, crowd, bytes, rounds: Vec::new(), cpu: 0.0, _first: first })
+    }
+
+    fn change(&mut self, count: usize) -> Result<Sight> {
+        self.server.write()?;
+        let sight = self.crowd.collect(count as u64, PATIENCE)?;
+        sight.check(count as u64)?;
+        Ok(sight)
+    }
+
+    fn round(&mut self, count: usize) -> Result<()> {
+        let before = usage::cpu_seconds(self.server.pid())?;
+        let sight = self.change(count)?;
+        self.cpu += usage::cpu_seconds(self.server.pid())? - before;
+        self.rounds.push(sight);
+        Ok(())
+    }
+}
+
 async fn run(count: usize, rounds: usize) -> Result<()> {
     let mut sides = Vec::new();
     for kind in [Kind::WebSocket, Kind::State, Kind::Delta, Kind::Shared] {
@@ -140,42 +188,73 @@ async fn run(count: usize, rounds: usize) -> Result<()> {
         // Warm, and not measured.
         side.change(count).await?;
     }
+    let state = sides.iter().find(|side| side.kind == Kind::State).context("it is among them")?;
+    let mut floor = Floor::start(state, count).await?;
+    floor.change(count)?;
     for _ in 0..rounds {
         for side in &mut sides {
             side.round(count).await?;
         }
+        floor.round(count)?;
     }
     for side in &mut sides {
         side.others(count, rounds).await?;
     }
     let columns = [
         "bytes each",
+        "floor of it",
         "p50 ms",
         "p99 ms",
         "of p99",
+        "p99 - first ms",
+        "floor of that",
         "CPU ms a change",
         "of CPU",
+        "floor of CPU",
         "ms, others'",
-        "of others'",
     ];
     let report = Report::new("xds", &columns);
     let each = |cpu: f64| cpu / rounds as f64 * 1000.0;
+    let spread = |sight: &Sight| sight.p99_ms - sight.first_ms;
+    let floor_spread = crowd::median(&floor.rounds, spread);
     for side in &sides {
-        let floor = sides.first().filter(|_| side.kind != Kind::WebSocket);
+        let sockets = sides.first().filter(|_| side.kind != Kind::WebSocket);
+        // Streams that share a connection share its cost.
+        let bare = Some(&floor).filter(|_| matches!(side.kind, Kind::State | Kind::Delta));
         let p99 = side.median(|sight| sight.p99_ms);
         report.row(
             &format!("{count} {}", side.kind.title()),
             &[
                 Some(side.bytes),
+                bare.map(|floor| floor.bytes / side.bytes),
                 Some(side.median(|sight| sight.p50_ms)),
                 Some(p99),
-                floor.map(|floor| p99 / floor.median(|sight| sight.p99_ms)),
+                sockets.map(|sockets| p99 / sockets.median(|sight| sight.p99_ms)),
+                Some(side.median(spread)),
+                bare.map(|_| floor_spread / side.median(spread)),
                 Some(each(side.cpu)),
-                floor.map(|floor| side.cpu / floor.cpu),
+                sockets.map(|sockets| side.cpu / sockets.cpu),
+                bare.map(|floor| floor.cpu / side.cpu),
                 Some(each(side.cpu_of_others)),
-                floor.map(|floor| side.cpu_of_others / floor.cpu_of_others),
             ],
         );
     }
+    let sockets = sides.first().context("WebSockets")?;
+    report.row(
+        &format!("{count} of a plain server"),
+        &[
+            Some(floor.bytes),
+            None,
+            Some(crowd::median(&floor.rounds, |sight| sight.p50_ms)),
+            Some(crowd::median(&floor.rounds, |sight| sight.p99_ms)),
+            None,
+            Some(floor_spread),
+            None,
+            Some(each(floor.cpu)),
+            Some(floor.cpu / sockets.cpu),
+            None,
+            None,
+        ],
+    );
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Clients of xDS in the crowd: each opens one stream as gRPC does, for the four kinds of resources of one
 //! service, and acknowledges what comes.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
@@ -40,6 +41,13 @@ pub(super) async fn open(channel: Channel, delta: bool, name: &str) -> Result<Cl
     } else {
         Ok(Client::State(Stream::open(channel, name).await?))
     }
+}
+
+/// The first answers of all kinds to a client of a name.
+pub(super) async fn answers(to: SocketAddr, name: &str) -> Result<Vec<pb::DiscoveryResponse>> {
+    Stream::<pb::DiscoveryRequest>::begin(connect(&to.to_string()).await?, name)
+        .await
+        .map(|(_, answers)| answers)
 }
 
 /// A client with its stream.
@@ -120,6 +128,11 @@ pub(super) struct Stream<Q: Variant> {
 
 impl<Q: Variant> Stream<Q> {
     async fn open(channel: Channel, name: &str) -> Result<Self> {
+        Ok(Self::begin(channel, name).await?.0)
+    }
+
+    /// A stream with its first answers.
+    async fn begin(channel: Channel, name: &str) -> Result<(Self, Vec<Q::Answer>)> {
         let mut client = Grpc::new(channel);
         client.ready().await?;
         let (requests, receiver) = mpsc::channel(WAITING);
@@ -130,11 +143,13 @@ impl<Q: Variant> Stream<Q> {
         let codec = ProstCodec::<Q, Q::Answer>::default();
         let answers = client.streaming(Request::new(ReceiverStream::new(receiver)), path, codec).await?;
         let mut stream = Self { name: name.to_owned(), requests, answers: answers.into_inner() };
+        let mut answers = Vec::with_capacity(KINDS.len());
         for _ in KINDS {
             let answer = stream.answers.message().await?.context("the stream has ended")?;
             stream.requests.send(Q::acknowledge(&answer, name)).await?;
+            answers.push(answer);
         }
-        Ok(stream)
+        Ok((stream, answers))
     }
 
     async fn read(mut self, shared: &Shared) -> Result<()> {
@@ -152,11 +167,16 @@ impl<Q: Variant> Stream<Q> {
 
 /// The stamp among the metadata of an endpoint: the bytes between its name and its text are few.
 fn stamp_of(content: &[u8]) -> Option<Stamp> {
+    Stamp::read(content, place_of(content)?)
+}
+
+/// The offset of the text of the stamp.
+pub(super) fn place_of(content: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b"stamp";
     let at = memchr::memmem::find(content, NAME)? + NAME.len();
     // A value in a field of a map, and a text in the value: each has a tag and a length of one byte.
     let text = at + 4;
-    content.get(text..text + LENGTH).and_then(|_| Stamp::read(content, text))
+    content.get(text..text + LENGTH).map(|_| text)
 }
 
 #[cfg(test)]
