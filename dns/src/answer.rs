@@ -151,7 +151,7 @@ impl Asking<'_> {
                     .or(|| self.nothing_here())
             }
             RecordType::ANY => self.minimal(),
-            _ => self.nothing_here(),
+            _ => self.never_here(),
         }
     }
 
@@ -170,7 +170,11 @@ impl Asking<'_> {
             (drawn.map(|data| self.record(data)).collect(), v6.len())
         };
         let is_cut = records.len() < all;
-        Answer { is_cut, ..Answer::of(records) }.or(|| self.nothing_here())
+        // With an address of the other kind there is an instance. Resolvers ask for both kinds, and some take
+        // a failure of one for a failure of both.
+        let is_other = !(v4.is_empty() && v6.is_empty());
+        let empty = || if is_other { self.never_here() } else { self.nothing_here() };
+        Answer { is_cut, ..Answer::of(records) }.or(empty)
     }
 
     fn endpoints(&self, selection: &Selection<'_>, rng: &mut Rng) -> Answer {
@@ -244,7 +248,7 @@ impl Asking<'_> {
                 Answer { additionals: addresses.into_iter().collect(), ..Answer::of(vec![record]) }
             }
             RecordType::ANY => self.minimal(),
-            _ => self.nothing_here(),
+            _ => self.never_here(),
         }
     }
 
@@ -253,19 +257,29 @@ impl Asking<'_> {
             Some(address) if self.kind == RData::from(address).record_type() => {
                 Answer::of(vec![self.record(address.into())])
             }
-            _ => self.nothing_here(),
+            _ => self.never_here(),
         }
     }
 
-    /// An answer without records: the name exists, and has nothing of this kind.
+    /// An answer without records, of a name that has none of this kind now.
     fn nothing_here(&self) -> Answer {
         self.missing(ResponseCode::NoError)
+    }
+
+    /// An answer without records of a name that exists, whose kind needs no proof: nothing that may be missing
+    /// from the zone would be one.
+    fn never_here(&self) -> Answer {
+        self.denied(ResponseCode::NoError)
     }
 
     fn missing(&self, code: ResponseCode) -> Answer {
         if !self.zone.is_whole {
             return Answer::failure(ResponseCode::ServFail, Why::NotReady);
         }
+        self.denied(code)
+    }
+
+    fn denied(&self, code: ResponseCode) -> Answer {
         let soa = Record::from_rdata(self.zone.origin.name().clone(), self.ttl(), RData::SOA(self.soa()));
         Answer { code, authorities: vec![soa], ..Answer::of(Vec::new()) }
     }

@@ -79,6 +79,13 @@ impl Served {
         Self { origin, state: State::Known(Arc::new(zone)) }
     }
 
+    /// The same while something of the zone may be missing.
+    pub(crate) fn incomplete(services: &[Known]) -> Self {
+        let origin = origin();
+        let zone = Zone::new(origin.clone(), 7, services, None).incomplete();
+        Self { origin, state: State::Known(Arc::new(zone)) }
+    }
+
     /// The answer over TCP, where there is room for everything.
     pub(crate) fn ask(&self, name: &str, kind: RecordType) -> Message {
         self.send(&question(name, kind), Transport::Tcp).1

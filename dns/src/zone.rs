@@ -25,7 +25,7 @@ pub struct Zone {
     pub(crate) origin: Arc<Origin>,
     /// The revision, as the serial number of the zone.
     pub(crate) serial: u32,
-    /// The names of all services are known, so that a missing one is proven to be missing.
+    /// Every service is known, with its name and its instances, so that what is not in the zone does not exist.
     pub(crate) is_whole: bool,
     /// The services by name.
     groups: HashMap<Box<str>, Entry>,
@@ -111,6 +111,12 @@ impl Zone {
         // A serial number has 32 bits and may begin again.
         let serial = revision as u32;
         Self { origin, serial, is_whole, groups, above, hidden, hosts: OnceLock::new() }
+    }
+
+    /// The same zone while something of it may be missing: what it has is told, and nothing is denied.
+    #[must_use]
+    pub fn incomplete(self) -> Self {
+        Self { is_whole: false, ..self }
     }
 
     fn group<S: Service>(before: Option<&Self>, name: &str, versions: &[&S]) -> Arc<Group> {

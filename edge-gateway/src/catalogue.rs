@@ -13,11 +13,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use follow::read::{ReadTopic, ReadView};
+use follow::read::ReadTopic;
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::watch;
 
-use crate::reads::{EdgeView, Reads, TenantLease};
+use crate::reads::{Contained, EdgeView, Reads, TenantLease};
 use crate::upstream::UpstreamHandle;
 use crate::watch::Full;
 
@@ -80,33 +80,7 @@ pub(crate) struct Followed {
     is_remembered: bool,
     /// The version of the state that was last shown.
     shown: Option<u64>,
-    proof: Proof,
-}
-
-/// The part of the history that a tenant's states are known to contain.
-#[derive(Clone, Copy, Debug, Default)]
-struct Proof {
-    incarnation: Option<u64>,
-    /// Everything up to here is contained.
-    revision: Revision,
-    /// Nothing is being requested that may be missing, in the state with this version.
-    is_whole: bool,
-    version: Option<u64>,
-}
-
-impl Proof {
-    /// The proof for a later state of the same tenant. A state loses nothing that an earlier one contained,
-    /// unless the store was restored.
-    fn advance(self, tenant: &Tenant, view: &EdgeView) -> Self {
-        let version = version_of(tenant, view);
-        // A look at every service costs too much for each bookmark.
-        let is_known = self.version.is_some() && version == self.version;
-        let is_whole = if is_known { self.is_whole } else { is_whole(tenant, &view.read) };
-        let before = if view.incarnation == self.incarnation { self.revision } else { Revision::ZERO };
-        let bookmark = view.read.bookmark;
-        let revision = if is_whole { bookmark } else { before.min(bookmark) };
-        Self { incarnation: view.incarnation, revision, is_whole, version }
-    }
+    contained: Contained,
 }
 
 impl Followed {
@@ -129,7 +103,7 @@ impl Followed {
                         view,
                         is_remembered,
                         shown: None,
-                        proof: Proof::default(),
+                        contained: Contained::default(),
                     });
                 }
                 Some(_) => {}
@@ -146,8 +120,8 @@ impl Followed {
         lease.enter();
         let (upstream, tenant) = (upstream.clone(), tenant.clone());
         let replacements = upstream.reads().replacements();
-        let (is_remembered, shown, proof) = (true, None, Proof::default());
-        Some(Self { upstream, tenant, lease, replacements, view, is_remembered, shown, proof })
+        let (is_remembered, shown, contained) = (true, None, Contained::default());
+        Some(Self { upstream, tenant, lease, replacements, view, is_remembered, shown, contained })
     }
 
     /// The state now.
@@ -166,13 +140,12 @@ impl Followed {
         }
         self.shown = self.version();
         let Self { is_remembered, .. } = *self;
-        if is_remembered {
-            // The file of an earlier process is taken as whole: nothing is being requested to complete it.
-            self.proof = Proof { revision: self.view.read.bookmark, ..Proof::default() };
-        } else {
-            self.proof = self.proof.advance(&self.tenant, &self.view);
-        }
-        Services { view: self.view.clone(), tenant: self.tenant.clone(), is_remembered, proof: self.proof }
+        self.contained = match is_remembered {
+            true => Contained::left(&self.lease),
+            false => self.contained.advance(&self.tenant, &self.view),
+        };
+        let (view, tenant, contained) = (self.view.clone(), self.tenant.clone(), self.contained);
+        Services { view, tenant, is_remembered, contained }
     }
 
     /// Resolves when the state may be another than that of the last [`Followed::now`]. Cancel-safe. Pending
@@ -214,15 +187,7 @@ impl Drop for Followed {
 }
 
 fn version_of(tenant: &Tenant, view: &EdgeView) -> Option<u64> {
-    view.read.tenants.get(tenant).map(|tenant| tenant.version)
-}
-
-/// True when nothing is being requested that may be missing from a tenant.
-fn is_whole(tenant: &Tenant, view: &ReadView) -> bool {
-    let Some(services) = view.tenants.get(tenant).map(|tenant| &tenant.services) else { return false };
-    // A service that is loading for the first time is not in any state yet.
-    let is_settled = |service| view.topics.get(service).is_none_or(|topic| topic.settled);
-    services.settled && services.providers.iter().all(is_settled)
+    view.read.tenants.get(tenant).map(|known| known.version)
 }
 
 fn not_held(full: Option<Full>) -> NotKnown {
@@ -235,7 +200,7 @@ pub(crate) struct Services {
     view: Arc<EdgeView>,
     tenant: Tenant,
     is_remembered: bool,
-    proof: Proof,
+    contained: Contained,
 }
 
 impl Services {
@@ -254,20 +219,22 @@ impl Services {
         version_of(&self.tenant, &self.view)
     }
 
-    /// The last bookmark. Everything up to it is contained, except changes that are being requested.
-    pub(crate) fn revision(&self) -> Revision {
-        self.view.read.bookmark
-    }
-
     /// The revision up to which everything is contained. It is before the last bookmark while something is
     /// being requested, and zero until the tenant has been whole once.
     pub(crate) fn contained(&self) -> Revision {
-        self.proof.revision
+        self.contained.revision()
     }
 
     /// True when nothing is being requested that may be missing.
     pub(crate) fn is_whole(&self) -> bool {
-        self.proof.is_whole
+        self.contained.is_whole()
+    }
+
+    /// True when what is not among these does not exist: everything up to the last bookmark is contained, and
+    /// everything up to `required`. No dialect says "none" without it. What the last process has left proves
+    /// nothing, because something may have come since.
+    pub(crate) fn prove_absence(&self, required: Revision) -> bool {
+        !self.is_remembered && self.contained() >= self.view.read.bookmark.max(required)
     }
 
     /// The incarnation of the store whose revisions these are, as far as it is known.

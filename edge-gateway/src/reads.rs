@@ -32,11 +32,13 @@ use crate::policy::labels_of;
 use crate::polls::Given;
 
 pub(crate) mod barrier;
+mod contained;
 pub(crate) mod keeper;
 mod question;
 mod state;
 
 pub(crate) use barrier::Barrier;
+pub(crate) use contained::Contained;
 pub(crate) use keeper::Keeper;
 pub use keeper::StateFile;
 pub(crate) use question::{About, Polled, Question, consumer};
@@ -136,9 +138,16 @@ pub(crate) struct TenantLease {
     readers: AtomicUsize,
     /// All of its services have been known at some moment.
     complete: AtomicBool,
+    /// What the last process has left is known to contain everything up to here.
+    left: Revision,
 }
 
 impl TenantLease {
+    /// The lease of a tenant as the last process has left it, which contains everything up to a revision.
+    pub(crate) fn left(contained: Revision) -> Self {
+        Self { left: contained, ..Self::default() }
+    }
+
     /// True once all services of the tenant have been known; `view` is the latest. One that is registered
     /// later may still be missing for the moment in which its instances are requested.
     pub(crate) fn is_complete(&self, tenant: &Tenant, view: &ReadView) -> bool {
@@ -271,11 +280,13 @@ impl Found {
         (answer::reply::body_of(&bodies), kept)
     }
 
-    /// The content of the reply, at a bookmark.
-    pub(crate) fn given(self, bookmark: Revision) -> Given {
+    /// The content of the reply that was found at `view` for a consumer.
+    pub(crate) fn given(self, view: &ReadView, consumer: &ServiceRef) -> Given {
+        let interest = view.consumers.get(consumer);
+        let contained = interest.and_then(|interest| view.contained(interest, &self.services));
         let services = self.services.into_iter().zip(self.topics);
         let services = services.map(|(service, topic)| (service, Some(topic.at))).collect();
-        Given { rev: bookmark, services: Some(services) }
+        Given { rev: contained.unwrap_or(Revision::ZERO), services: Some(services) }
     }
 
     /// True when the state contains a write of each service's instances at the revision that `written` names,
@@ -338,6 +349,15 @@ impl Reads {
     /// The time since the state was last confirmed.
     pub(crate) fn age(&self, view: &EdgeView, now: Instant) -> Option<Duration> {
         view.heard.map(|heard| now.saturating_duration_since(heard))
+    }
+
+    /// The revision up to which an answer for a consumer contains everything, whichever it is and whoever
+    /// makes it from now on.
+    pub(crate) fn floor(&self, consumer: &ServiceRef) -> Revision {
+        let view = self.view.load();
+        let Some(interest) = view.read.consumers.get(consumer) else { return view.read.bookmark };
+        // Nobody may be there to ask, and then the answer is the last that is known.
+        view.read.contained(interest, &*interest.providers).unwrap_or(Revision::ZERO)
     }
 
     /// The lease of a consumer that is followed.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use access::{Certified, Grant, Identity};
 use dns::{Board, DnsConfig, Origin, Stamp, State, Zone};
 use follow::read::ReadTopic;
-use shared::model::{Instance, ServiceKey, ServiceRef};
+use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -128,8 +128,10 @@ impl ZoneKeeper {
             .filter(|(_, topic)| topic.key.as_ref().is_none_or(|key| grant.admits(labels_of(key))))
             .map(|(service, topic)| Known { service, topic })
             .collect();
-        let revision = services.revision().get();
-        let zone = Arc::new(Zone::new(self.origin.clone(), revision, &known, before.as_deref()));
+        let revision = services.contained().get();
+        let zone = Zone::new(self.origin.clone(), revision, &known, before.as_deref());
+        let is_whole = services.prove_absence(Revision::ZERO);
+        let zone = Arc::new(if is_whole { zone } else { zone.incomplete() });
         self.board.show(State::Known(zone.clone()));
         Some(zone)
     }

@@ -201,6 +201,21 @@ impl ReadView {
         services.is_some_and(|services| services.iter().all(|service| self.topics.contains_key(service)))
     }
 
+    /// The revision up to which everything about these services, and about the interest that names them, is
+    /// contained: the last bookmark. `None` while something is being requested that may be missing, also a
+    /// service that is loading for the first time.
+    ///
+    /// Whatever says that something does not exist, or up to where it is complete, goes by this: the last
+    /// bookmark alone says what there is, and not that it has arrived.
+    pub fn contained<'a>(
+        &self,
+        interest: &ReadInterest,
+        services: impl IntoIterator<Item = &'a ServiceRef>,
+    ) -> Option<Revision> {
+        let is_settled = |service| self.topics.get(service).is_some_and(|topic| topic.settled);
+        (interest.settled && services.into_iter().all(is_settled)).then_some(self.bookmark)
+    }
+
     fn topic(&self, service: &ServiceRef, proof: Proof) -> Result<&Arc<ReadTopic>, Unknown> {
         let topic = self.topics.get(service).ok_or(Unknown::NotFollowed)?;
         if proof == Proof::Bookmark && !topic.sound { Err(Unknown::Unsound) } else { Ok(topic) }

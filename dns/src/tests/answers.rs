@@ -226,6 +226,24 @@ fn without_proof_nothing_is_denied() {
 }
 
 #[test]
+fn while_something_may_be_missing_what_is_there_is_told_and_nothing_is_denied() {
+    let served = Served::incomplete(&[
+        service(["order", "shop", ""], "1.0.0", &[instance("i", &["rest://10.0.0.1:80"], &[])]),
+        service(["pay", "shop", ""], "1.0.0", &[]),
+    ]);
+    assert_eq!(served.addresses("order.shop.muster."), ["10.0.0.1"]);
+    for (name, kind) in
+        [("other.shop.muster.", A), ("pay.shop.muster.", A), ("_grpc._tcp.order.shop.muster.", SRV)]
+    {
+        assert_eq!(served.code(name, kind), ServFail, "{name}");
+    }
+    // Resolvers that ask for both kinds of addresses get the one that there is.
+    for (name, kind) in [("order.shop.muster.", AAAA), ("order.shop.muster.", NS), ("muster.", A)] {
+        assert_eq!(served.code(name, kind), NoError, "{name}");
+    }
+}
+
+#[test]
 fn a_name_that_is_too_long_fails_and_lies_not() {
     let long = "x".repeat(63);
     let some = instance(&long, &["rest://10.0.0.1:80"], &[]);

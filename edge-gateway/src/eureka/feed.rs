@@ -87,7 +87,7 @@ impl Feeds {
 }
 
 fn state_of(book: &mut Book, services: &Services, now: Duration) -> State {
-    let state = book.advance(services.iter(), services.revision(), now);
+    let state = book.advance(services.iter(), services.contained(), now);
     State { version: services.version(), ..state }
 }
 

@@ -151,7 +151,7 @@ impl Asking<'_> {
         let services = followed.now();
         if services.iter().next().is_none() {
             // A name that somebody has made up must not be followed for longer than the question takes.
-            return Ok((Arc::new(eureka::Page::empty(services.revision())), services));
+            return Ok((Arc::new(eureka::Page::empty(services.contained())), services));
         }
         let state = match self.feeds.known(&self.tenant) {
             Some(state) => state,
@@ -165,6 +165,11 @@ impl Asking<'_> {
 
     async fn applications(&self, amount: Amount, form: Form) -> Answered {
         let (page, services) = self.page().await?;
+        // A client takes an empty list for the truth, and forgets whom it calls.
+        let is_empty = !page.applications.iter().any(|member| self.may_see(member));
+        if is_empty && !services.prove_absence(Revision::ZERO) {
+            return Err(refusal::unavailable(NOT_PROVEN));
+        }
         let body = if self.caller.grant == access::Grant::All {
             eureka::body(&page, amount, form).await
         } else {
@@ -266,7 +271,7 @@ impl Asking<'_> {
     async fn page_after_writes(&self) -> Answered<Arc<eureka::Page>> {
         let required = self.required();
         self.after_writes(|services, is_proven| {
-            let empty = || Arc::new(eureka::Page::empty(services.revision()));
+            let empty = || Arc::new(eureka::Page::empty(services.contained()));
             if !is_proven || services.iter().next().is_none() {
                 return is_proven.then(empty);
             }
@@ -290,7 +295,7 @@ impl Asking<'_> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let services = followed.now();
-            let is_proven = !services.is_remembered() && services.revision() >= required;
+            let is_proven = services.prove_absence(required);
             if let Some(found) = look(&services, is_proven) {
                 return Ok(found);
             }

@@ -7,16 +7,17 @@
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use shared::model::Tenant;
+use shared::model::{Revision, Tenant};
 
 use super::gate::Caller;
 use super::{GatewayParts, refusal, route};
 use crate::http_sd::{Choice, Target};
-use crate::metrics::Dialect;
+use crate::metrics::{Dialect, Outcome};
 use crate::policy::labels_of;
 
 /// The path of the discovery.
 pub(super) const PATH: &str = "/prometheus/v1/targets";
+const NOT_PROVEN: &str = "this gateway cannot tell yet whether there are such targets; try again";
 
 impl GatewayParts {
     /// Answers a request for targets.
@@ -49,6 +50,10 @@ impl GatewayParts {
                 let instances = service.instances.values();
                 targets.extend(instances.filter_map(|(instance, _)| Target::of(key, instance, &choice)));
             }
+        }
+        if targets.is_empty() && !services.prove_absence(Revision::ZERO) {
+            self.dialects.answered(Dialect::HttpSd, Outcome::Unknown);
+            return refusal::unavailable(NOT_PROVEN);
         }
         let body = serde_json::to_vec(&targets).expect("texts always serialise");
         let mut response = Response::new(Body::from(body));

@@ -7,7 +7,7 @@ use answer::resolution::ASK;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use http::{HeaderValue, Request, Response, StatusCode};
-use shared::model::{Revision, Tenant};
+use shared::model::{Revision, ServiceRef, Tenant};
 
 use super::proxy::{FORWARDED_FOR, FoundServices};
 use super::{GatewayParts, NoAnswer};
@@ -35,7 +35,7 @@ impl GatewayParts {
             let floor = match &self.reads {
                 // The state of the last process may answer, and says nothing about now.
                 Some(edge) if edge.reads.remembered().is_some() => Revision::ZERO,
-                Some(edge) => required.min(edge.reads.view().read.bookmark),
+                Some(edge) => required.min(edge.reads.floor(&ServiceRef::new(tenant.clone(), consumer))),
                 None => required,
             };
             let words = || {

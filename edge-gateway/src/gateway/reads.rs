@@ -114,7 +114,7 @@ impl GatewayParts {
                 return None;
             }
             edge.metrics.answered(Outcome::Here);
-            return Some((full(question, &found), found.given(view.read.bookmark)));
+            return Some((full(question, &found), found.given(&view.read, &question.consumer)));
         }
         // A claim about now, which another gateway may have contradicted with a push.
         let changes = edge.barrier.pass().await;
@@ -133,7 +133,7 @@ impl GatewayParts {
             edge.metrics.answered(Outcome::Here);
             full(question, &found)
         };
-        Some((answer, found.given(view.read.bookmark)))
+        Some((answer, found.given(&view.read, &question.consumer)))
     }
 
     /// Asks a control plane. Without its answer the last that is known has to do.
@@ -218,7 +218,7 @@ fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Gran
     headers.insert(WARNING, STALE);
     headers.insert(AGE, HeaderValue::from(age.as_secs()));
     edge.metrics.answered(Outcome::Stale);
-    Some((answer, found.given(view.read.bookmark)))
+    Some((answer, found.given(&view.read, &question.consumer)))
 }
 
 fn full(question: &Question, found: &Found) -> Response<Body> {

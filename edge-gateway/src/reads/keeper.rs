@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Reads;
+use super::state::Claims;
 use crate::metrics::ReadsMetrics;
 
 mod disk;
@@ -72,6 +74,7 @@ impl Keeper {
         // Held until the process ends. Two processes that took turns would each replace what the other
         // follows.
         let lock = Arc::<OnceLock<File>>::default();
+        let claims = Arc::<Mutex<Claims>>::default();
         loop {
             let is_last = stop.run_until_cancelled(tokio::time::sleep(self.file.interval)).await.is_none();
             let view = self.reads.view();
@@ -81,13 +84,13 @@ impl Keeper {
             if view.heard.is_some() && view.heard != written && is_better {
                 let heard = view.heard;
                 let path = self.file.path.clone();
-                let lock = lock.clone();
+                let (lock, claims) = (lock.clone(), claims.clone());
                 let writing = tokio::task::spawn_blocking(move || {
                     let path = target_of(path)?;
                     if lock.get().is_none() {
                         _ = lock.set(lock_of(&path)?);
                     }
-                    write(&path, &view)
+                    write(&path, &view, &mut claims.lock())
                 });
                 match writing.await.map_err(io::Error::other).flatten() {
                     Ok(bytes) => {

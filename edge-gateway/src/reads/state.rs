@@ -20,7 +20,7 @@ use rpds::HashTrieMapSync;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
 
-use super::{EdgeView, Lease, TenantLease};
+use super::{Contained, EdgeView, Lease, TenantLease};
 
 /// The name of the format and its version. Another version of a gateway may write another one.
 const MAGIC: &[u8] = b"MUSTEREDGE 1\n";
@@ -44,8 +44,17 @@ pub(crate) enum NoState {
     Untimely,
 }
 
-/// The view as bytes. `None` before the first bookmark: there is nothing to keep.
-pub(crate) fn encode(view: &EdgeView, now: Instant, unix_micros: u64) -> Option<Vec<u8>> {
+/// The part of the history that each tenant's state contains, by the states that were kept so far.
+pub(crate) type Claims = HashMap<Tenant, Contained>;
+
+/// The view as bytes, each tenant with what it is known to contain. `None` before the first bookmark: there
+/// is nothing to keep.
+pub(crate) fn encode(
+    view: &EdgeView,
+    claims: &mut Claims,
+    now: Instant,
+    unix_micros: u64,
+) -> Option<Vec<u8>> {
     let age = now.saturating_duration_since(view.heard?);
     let heard_at = unix_micros.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
     let mut names = Names::default();
@@ -71,13 +80,17 @@ pub(crate) fn encode(view: &EdgeView, now: Instant, unix_micros: u64) -> Option<
             resolutions,
         });
     }
+    claims.retain(|tenant, _| view.read.tenants.contains_key(tenant));
     for (tenant, known) in &view.read.tenants {
+        let claim = claims.entry(tenant.clone()).or_default();
+        *claim = claim.advance(tenant, view);
         // A tenant of which something is missing could not be told from one that has less.
         if view.read.is_whole(tenant) {
             state.tenants.push(pb::Tenant {
                 domain: tenant.domain.clone(),
                 project: tenant.project.clone(),
                 services: names.places(&*known.services.providers),
+                contained: claim.revision().get(),
             });
         }
     }
@@ -130,9 +143,10 @@ fn view_of(state: pb::State, heard: Instant) -> Option<EdgeView> {
     let mut tenants = HashTrieMapSync::new_sync();
     for tenant in state.tenants {
         let services = Arc::new(interest(read.bookmark, all_named(tenant.services)?));
+        let lease = TenantLease::left(Revision::new(tenant.contained));
         let tenant = Tenant::new(tenant.domain, tenant.project);
         read.tenants.insert_mut(tenant.clone(), ReadTenant { services, version: 0 });
-        tenants.insert_mut(tenant, Arc::new(TenantLease::default()));
+        tenants.insert_mut(tenant, Arc::new(lease));
     }
     Some(EdgeView { read, leases, tenants, heard: Some(heard), incarnation: state.incarnation })
 }

@@ -114,6 +114,21 @@ async fn dns_fails_until_the_services_are_known() {
 }
 
 #[tokio::test]
+async fn no_name_is_denied_while_what_was_missed_is_being_requested() {
+    let world = world(DnsConfig::default()).await;
+    begin(&world, "p", "1").await;
+    world.control_plane.bookmark().await;
+    until(&world, "p", (ResponseCode::NoError, &["1.example."])).await;
+    until(&world, "q", (ResponseCode::NXDomain, &[])).await;
+    world.control_plane.lose("q", "2").await;
+    until(&world, "q", (ResponseCode::ServFail, &[])).await;
+    assert_eq!(targets(&world, "p").await, (ResponseCode::NoError, vec!["1.example.".to_owned()]));
+    world.control_plane.decline(0);
+    until(&world, "q", (ResponseCode::NoError, &["2.example."])).await;
+    assert_eq!(targets(&world, "r").await.0, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
 async fn an_account_decides_what_dns_tells() {
     let account = |name: &str| DnsConfig { account: Some(name.into()), ..DnsConfig::default() };
     let anonymous = DnsConfig { anonymous: true, ..DnsConfig::default() };

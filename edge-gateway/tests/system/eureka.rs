@@ -136,6 +136,33 @@ async fn instances_that_are_not_known_are_no_empty_list() {
 }
 
 #[tokio::test]
+async fn an_absence_is_not_told_while_what_was_missed_is_being_requested() {
+    let world = World::start().await;
+    world.control_plane.change("p", Create, "1").await;
+    world.control_plane.bookmark().await;
+    assert_eq!(json(&world, APPS, None).await.1, "UP_1_");
+    world.control_plane.lose("q", "2").await;
+    world.until("muster_edge_requests_repeated_total", |count| count >= 1.0).await;
+    let told =
+        async |method, path: &str| ask(&world, method, &format!("/eureka/in/app=app/{path}"), &[]).await.0;
+    let all = tokio::join!(
+        told(Method::GET, "apps/q"),
+        told(Method::GET, "apps/q/2"),
+        told(Method::GET, "instances/2"),
+        told(Method::GET, "vips/q"),
+        told(Method::PUT, "apps/q/2"),
+        told(Method::GET, "apps/p/1"),
+    );
+    assert_eq!(all, (503, 503, 503, 503, 503, 200), "what is there is told");
+    // Nor is a list empty: of another application here, which the client may know from elsewhere.
+    assert_eq!(ask(&world, Method::GET, "/eureka/apps", &[]).await.0, 503);
+    world.control_plane.decline(0);
+    until("it is told", async || told(Method::GET, "apps/q/2").await == 200).await;
+    assert_eq!(told(Method::GET, "apps/q/3").await, 404);
+    assert_eq!(json(&world, "/eureka/apps", None).await.0, [""; 0]);
+}
+
+#[tokio::test]
 async fn an_account_is_told_what_its_rights_cover() {
     let world = World::start().await;
     for service in ["shop-a", "bank"] {

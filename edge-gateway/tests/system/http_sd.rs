@@ -105,6 +105,27 @@ async fn targets_that_are_not_known_are_no_empty_list() {
 }
 
 #[tokio::test]
+async fn no_list_is_empty_while_what_was_missed_is_being_requested() {
+    let world = World::start().await;
+    world.control_plane.change("p", Create, "1").await;
+    world.control_plane.bookmark().await;
+    assert_eq!(targets(&world, "", None).await, ["1.example:8080"]);
+    world.control_plane.lose("q", "2").await;
+    world.until("muster_edge_requests_repeated_total", |count| count >= 1.0).await;
+    assert_eq!(ask(&world, Method::GET, "?service=q", None).await.0, 503);
+    assert_eq!(targets(&world, "", None).await, ["1.example:8080"], "what is there is told");
+    world.control_plane.decline(0);
+    let waiting = async {
+        while ask(&world, Method::GET, "?service=q", None).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it arrives");
+    assert_eq!(targets(&world, "?service=q", None).await, ["2.example:8080"]);
+    assert_eq!(targets(&world, "?service=r", None).await, [""; 0]);
+}
+
+#[tokio::test]
 async fn the_last_known_targets_are_marked_with_their_age() {
     let reads = ReadsConfig { fresh: Duration::ZERO, ..ReadsConfig::default() };
     let upstream = UpstreamConfig { reads, ..config().upstream };

@@ -68,4 +68,8 @@ pub struct Tenant {
     pub project: ::prost::alloc::string::String,
     #[prost(uint32, repeated, tag = "3")]
     pub services: ::prost::alloc::vec::Vec<u32>,
+    /// The revision up to which everything of the tenant is contained. It is before the bookmark if something was
+    /// being requested; zero claims nothing.
+    #[prost(uint64, tag = "4")]
+    pub contained: u64,
 }

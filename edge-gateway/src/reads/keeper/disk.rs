@@ -14,7 +14,7 @@ use shared::clock::Clock;
 use tracing::warn;
 
 use super::super::EdgeView;
-use super::super::state::{decode, encode};
+use super::super::state::{Claims, decode, encode};
 
 /// The end of the name of a file that is still being written.
 const UNFINISHED: &str = ".new";
@@ -84,8 +84,8 @@ pub(super) fn lock_of(path: &Path) -> io::Result<File> {
 /// # Errors
 /// When it cannot be written, and when the path leads to something other than a regular file. What stood
 /// there stays then.
-pub(super) fn write(path: &Path, view: &Arc<EdgeView>) -> io::Result<usize> {
-    let Some(bytes) = encode(view, Instant::now(), Clock::system().micros()) else { return Ok(0) };
+pub(super) fn write(path: &Path, view: &Arc<EdgeView>, claims: &mut Claims) -> io::Result<usize> {
+    let Some(bytes) = encode(view, claims, Instant::now(), Clock::system().micros()) else { return Ok(0) };
     match regular(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -152,11 +152,11 @@ mod tests {
         let path = directory.path().join("made/state");
         let shared = shared_view();
         let empty = shared.load();
-        assert_eq!(write(&path, &empty).expect("nothing to write"), 0);
+        assert_eq!(write(&path, &empty, &mut Claims::new()).expect("nothing to write"), 0);
         assert_eq!(read(&path).err().map(|error| error.kind()), Some(ErrorKind::NotFound));
         for _ in 0..2 {
             let view = EdgeView { heard: Some(Instant::now()), ..(*empty).clone() };
-            assert!(write(&path, &Arc::new(view)).expect("is written") > 0);
+            assert!(write(&path, &Arc::new(view), &mut Claims::new()).expect("is written") > 0);
         }
         assert_eq!(std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(directory.path().join("made")).expect("a directory").count(), 1);
@@ -174,7 +174,7 @@ mod tests {
         symlink(at("second"), at("first")).expect("a link");
         let path = target_of(at("first")).expect("leads somewhere");
         assert_eq!(path, at("disk/state"));
-        assert!(write(&path, &view()).expect("is written") > 0);
+        assert!(write(&path, &view(), &mut Claims::new()).expect("is written") > 0);
         for name in ["first", "second"] {
             assert!(at(name).is_symlink(), "{name} stays a link");
             assert_eq!(target_of(at(name)).expect("leads to the file"), path);
@@ -199,7 +199,7 @@ mod tests {
         for name in ["directory", "socket", "pipe", "device"] {
             let before = std::fs::metadata(at(name)).expect("is there").file_type();
             let read = read(&at(name)).expect_err(name);
-            let written = write(&at(name), &view()).expect_err(name);
+            let written = write(&at(name), &view(), &mut Claims::new()).expect_err(name);
             for error in [read, written] {
                 assert!(error.to_string().contains("other than a regular file"), "{name}: {error}");
             }

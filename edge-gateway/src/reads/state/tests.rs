@@ -26,7 +26,7 @@ fn view(heard: Instant) -> EdgeView {
     let key = ServiceKey { app_id: "shop".into(), service_name: "p".into(), ..ServiceKey::default() };
     let at = Position::first_of(Revision::new(7));
     let mut topic = ReadTopic::remembered(Some(Arc::new(key)), at, instances);
-    topic.sound = true;
+    (topic.sound, topic.settled) = (true, true);
     let mut read = ReadView { bookmark: Revision::new(9), ..ReadView::default() };
     read.topics.insert_mut(service("p"), Arc::new(topic));
     let consumer = ReadInterest {
@@ -53,7 +53,7 @@ fn a_remembered_state_is_known_and_proves_nothing() {
     let heard = Instant::now();
     let now = heard + Duration::from_secs(5);
     let view = view(heard);
-    let bytes = encode(&view, now, NOW).expect("there is a state");
+    let bytes = encode(&view, &mut Claims::new(), now, NOW).expect("there is a state");
     // A minute later, in another process.
     let restart = now + Duration::from_secs(60);
     let again = decode(&bytes, restart, NOW + 60_000_000).expect("is read");
@@ -84,7 +84,7 @@ fn a_remembered_state_is_known_and_proves_nothing() {
 #[test]
 fn nothing_is_kept_before_the_first_bookmark() {
     let now = Instant::now();
-    assert_eq!(encode(&EdgeView { heard: None, ..view(now) }, now, NOW), None);
+    assert_eq!(encode(&EdgeView { heard: None, ..view(now) }, &mut Claims::new(), now, NOW), None);
 }
 
 #[test]
@@ -92,14 +92,40 @@ fn a_tenant_of_which_something_is_missing_is_not_kept() {
     let now = Instant::now();
     let mut view = view(now);
     view.read.topics.remove_mut(&service("p"));
-    let again = decode(&encode(&view, now, NOW).expect("a state"), now, NOW).expect("is read");
+    let again =
+        decode(&encode(&view, &mut Claims::new(), now, NOW).expect("a state"), now, NOW).expect("is read");
     assert!(!again.read.tenants.contains_key(&Tenant::default()));
+}
+
+/// Also when it is written in the middle of that.
+#[test]
+fn a_state_claims_nothing_that_is_being_requested() {
+    let now = Instant::now();
+    let tenant = Tenant::default();
+    let claimed = |view: &EdgeView, claims: &mut Claims| {
+        let bytes = encode(view, claims, now, NOW).expect("a state");
+        let again = decode(&bytes, now, NOW).expect("is read");
+        Contained::left(again.tenants.get(&tenant).expect("is kept")).revision().get()
+    };
+    let whole = view(now);
+    let mut missing = whole.clone();
+    let mut topic = ReadTopic::clone(missing.read.topics.get(&service("p")).expect("is there"));
+    topic.settled = false;
+    missing.read.topics.insert_mut(service("p"), Arc::new(topic));
+    let services = missing.read.tenants.get(&tenant).expect("is there").services.clone();
+    missing.read.tenants.insert_mut(tenant.clone(), ReadTenant { services, version: 5 });
+    missing.read.bookmark = Revision::new(12);
+    let mut claims = Claims::new();
+    assert_eq!(claimed(&missing, &mut claims), 0, "it was never seen whole");
+    assert_eq!(claimed(&whole, &mut claims), 9);
+    assert_eq!(claimed(&missing, &mut claims), 9);
+    assert_eq!(claimed(&EdgeView { incarnation: Some(4), ..missing }, &mut claims), 0, "another history");
 }
 
 #[test]
 fn damaged_and_foreign_bytes_are_refused() {
     let now = Instant::now();
-    let bytes = encode(&view(now), now, NOW).expect("a state");
+    let bytes = encode(&view(now), &mut Claims::new(), now, NOW).expect("a state");
     let read = |bytes: &[u8]| decode(bytes, now, NOW).err();
     assert_eq!(read(&bytes), None);
     assert_eq!(read(b""), Some(NoState::Foreign));
