@@ -355,6 +355,9 @@ impl Reads {
     /// makes it from now on.
     pub(crate) fn floor(&self, consumer: &ServiceRef) -> Revision {
         let view = self.view.load();
+        if view.read.unsettled == 0 {
+            return view.read.bookmark;
+        }
         let Some(interest) = view.read.consumers.get(consumer) else { return view.read.bookmark };
         // Nobody may be there to ask, and then the answer is the last that is known.
         view.read.contained(interest, &*interest.providers).unwrap_or(Revision::ZERO)

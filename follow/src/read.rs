@@ -120,6 +120,8 @@ pub struct ReadView {
     pub consumers: HashTrieMapSync<ServiceRef, Arc<ReadInterest>>,
     /// The tenants that are followed as a whole.
     pub tenants: HashTrieMapSync<Tenant, ReadTenant>,
+    /// The number of services, consumers and tenants among these about which something is being requested.
+    pub unsettled: usize,
 }
 
 /// A tenant that is followed as a whole.

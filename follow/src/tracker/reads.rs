@@ -224,8 +224,13 @@ impl Tracker {
                 _ => false,
             }
         };
+        let unsettled = view.topics.values().filter(|topic| !topic.settled).count()
+            + view.consumers.values().filter(|interest| !interest.settled).count()
+            + view.tenants.values().filter(|tenant| !tenant.services.settled).count();
         let mut groups = self.reads.groups.iter();
-        groups.all(|(id, held)| is_current(id, held)) && self.reads.services.keys().all(is_whole)
+        unsettled == view.unsettled
+            && groups.all(|(id, held)| is_current(id, held))
+            && self.reads.services.keys().all(is_whole)
     }
 
     fn publish_group(&mut self, id: GroupId) {
@@ -241,7 +246,11 @@ impl Tracker {
         }
         let view = &mut self.reads.view;
         // A tenant's version grows only with a change, because dialects encode their answers anew by it.
-        if by.published(view).map(|known| &**known) != read.as_ref() {
+        let known = by.published(view).cloned();
+        if known.as_deref() != read.as_ref() {
+            let settled = |interest: &ReadInterest| interest.settled;
+            view.unsettled =
+                resettled(view.unsettled, known.as_deref().map(settled), read.as_ref().map(settled));
             self.reads.versions += 1;
             by.publish(view, read, self.reads.versions);
         }
@@ -290,6 +299,8 @@ impl Tracker {
         let bytes = read.as_ref().map_or(0, |read| read.bytes);
         self.reads.bytes = self.reads.bytes.saturating_sub(bytes_before) + bytes;
         let view = &mut self.reads.view;
+        let settled = |topic: &ReadTopic| topic.settled;
+        view.unsettled = resettled(view.unsettled, known.as_deref().map(settled), read.as_ref().map(settled));
         match read {
             None if known.is_none() => return,
             None => _ = view.topics.remove_mut(service),
@@ -309,6 +320,12 @@ impl Tracker {
         let groups = self.reads.groups.values();
         groups.map(|held| GROUP_BYTES + held.providers.len() * NAME_BYTES).sum()
     }
+}
+
+/// The number of those that are not settled, after one of them was and is as these say; `None` is one that is not
+/// published.
+fn resettled(count: usize, was: Option<bool>, is: Option<bool>) -> usize {
+    count + usize::from(is == Some(false)) - usize::from(was == Some(false))
 }
 
 impl crate::topic::Topic {
