@@ -37,6 +37,7 @@ use crate::eureka::Feeds;
 use crate::fanout::{self, ShardHandle, ToShard};
 use crate::fleet::{Fleet, Others, Peers};
 use crate::forward::Forward;
+use crate::gateway::encoding::Encoding;
 use crate::gateway::{Drains, EdgeReads, Gateway, GatewayParts};
 use crate::heartbeat::Batches;
 use crate::limits::Limits;
@@ -244,6 +245,7 @@ impl App {
             logins: Logins::new(),
             eureka: config.eureka.then(|| Feeds::new(tasks.clone())),
             http_sd: config.http_sd,
+            encoding: Encoding::default(),
             xds,
             xds_metrics: metrics.xds,
             catalogue,

@@ -63,6 +63,7 @@ mod basic;
 mod beat;
 mod catalogue;
 mod drain;
+pub(crate) mod encoding;
 mod eureka;
 mod events;
 #[cfg(feature = "fuzzing")]
@@ -113,6 +114,8 @@ pub(crate) struct GatewayParts {
     pub(crate) eureka: Option<Feeds>,
     /// Discovery for Prometheus is served.
     pub(crate) http_sd: bool,
+    /// Makes the lists that are not shared.
+    pub(crate) encoding: encoding::Encoding,
     /// Discovery for Envoy and gRPC; `None` when it is switched off.
     pub(crate) xds: Option<Discovery>,
     pub(crate) xds_metrics: XdsMetrics,

@@ -173,12 +173,16 @@ impl Asking<'_> {
         let body = if self.caller.grant == access::Grant::All {
             eureka::body(&page, amount, form).await
         } else {
-            let admits = |member: &Member| self.may_see(member);
-            let listed = match amount {
-                Amount::Full => page.full(admits),
-                Amount::Delta => page.delta(admits),
-            };
-            Some(compressed(form, form.encode(&listed)))
+            let (page, grant) = (page.clone(), self.caller.grant.clone());
+            let making = self.parts.encoding.run(move || {
+                let admits = |member: &Member| grant.admits(labels_of(&member.key));
+                let listed = match amount {
+                    Amount::Full => page.full(admits),
+                    Amount::Delta => page.delta(admits),
+                };
+                compressed(form, form.encode(&listed))
+            });
+            Some(making.await?)
         };
         let body = body.ok_or_else(|| refusal::unavailable("the answer could not be made; try again"))?;
         let mut response = response(form, body);

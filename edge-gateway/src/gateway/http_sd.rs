@@ -42,20 +42,28 @@ impl GatewayParts {
             Ok(followed) => followed,
             Err(refusal) => return refusal,
         };
-        let mut targets = Vec::new();
         let services = followed.now();
-        for (_, service) in services.iter() {
-            let Some(key) = &service.key else { continue };
-            if choice.matches(key) && caller.grant.admits(labels_of(key)) {
-                let instances = service.instances.values();
-                targets.extend(instances.filter_map(|(instance, _)| Target::of(key, instance, &choice)));
+        let (listed, grant) = (services.clone(), caller.grant.clone());
+        let making = self.encoding.run(move || {
+            let mut targets = Vec::new();
+            for (_, service) in listed.iter() {
+                let Some(key) = &service.key else { continue };
+                if choice.matches(key) && grant.admits(labels_of(key)) {
+                    let instances = service.instances.values();
+                    targets.extend(instances.filter_map(|(instance, _)| Target::of(key, instance, &choice)));
+                }
             }
-        }
-        if targets.is_empty() && !services.prove_absence(Revision::ZERO) {
+            let body = serde_json::to_vec(&targets).expect("texts always serialise");
+            (targets.is_empty(), body)
+        });
+        let (is_empty, body) = match making.await {
+            Ok(made) => made,
+            Err(refusal) => return refusal,
+        };
+        if is_empty && !services.prove_absence(Revision::ZERO) {
             self.dialects.answered(Dialect::HttpSd, Outcome::Unknown);
             return refusal::unavailable(NOT_PROVEN);
         }
-        let body = serde_json::to_vec(&targets).expect("texts always serialise");
         let mut response = Response::new(Body::from(body));
         let headers = response.headers_mut();
         // Prometheus takes exactly this type.
