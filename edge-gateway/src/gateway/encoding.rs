@@ -65,11 +65,11 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_made_within_bounds_and_refused_beyond() {
         let encoding = Encoding::default();
-        let (begun, begins) = mpsc::channel();
+        let (begun, begins) = mpsc::sync_channel(MOST);
         let mut ends = Vec::new();
         let mut all = FuturesUnordered::new();
         for n in 0..MOST {
-            let (end, ended) = mpsc::channel::<()>();
+            let (end, ended) = mpsc::sync_channel::<()>(1);
             ends.push(end);
             let (begun, encoding) = (begun.clone(), encoding.clone());
             all.push(async move {
@@ -96,7 +96,7 @@ mod tests {
         let made: Vec<_> = all.collect().await;
         assert!(made.iter().all(Result::is_ok));
         assert_eq!(made.len(), MOST);
-        let panicked = encoding.run(|| panic!("a defect")).await.map(|()| ()).expect_err("no answer");
+        let panicked = encoding.run::<()>(|| panic!("a defect")).await.expect_err("no answer");
         assert_eq!(panicked.status(), 503);
         assert_eq!(encoding.run(|| 1).await.expect("places are given back"), 1);
     }
