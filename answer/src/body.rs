@@ -54,6 +54,11 @@ impl FindBody {
         self.gzip.get_or_init(|| gzip::kept(&self.plain))
     }
 
+    /// The instances as a list in JSON without its brackets.
+    pub fn list(&self) -> Bytes {
+        self.plain.slice(OPENING.len()..self.plain.len() - CLOSING.len())
+    }
+
     /// One body with the instances of several bodies.
     pub fn joined<'a>(bodies: impl Iterator<Item = &'a Self>) -> Vec<u8> {
         let mut joined = OPENING.to_vec();
@@ -61,7 +66,7 @@ impl FindBody {
             if index > 0 {
                 joined.push(b',');
             }
-            joined.extend_from_slice(&body.plain[OPENING.len()..body.plain.len() - CLOSING.len()]);
+            joined.extend_from_slice(&body.list());
         }
         joined.extend_from_slice(CLOSING);
         joined

@@ -4,6 +4,7 @@
 //! instances of a service ──▶ FindBody (plain, gzip) ─┐
 //! digests of the services ─▶ revision_of ────────────┼─▶ reply: 200 or 304 with its headers
 //! query of the request ───▶ FindQuery ───────────────┘
+//! many finds in one request ▶ Batch, an Outcome for each ─▶ BatchReply
 //! ```
 //!
 //! A control plane answers from its view and a gateway from what it follows. Both call the functions of this
@@ -12,6 +13,7 @@
 //!
 //! Everything here is pure.
 
+pub mod batch;
 pub mod beats;
 pub mod body;
 pub mod gzip;

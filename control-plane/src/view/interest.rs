@@ -47,10 +47,15 @@ pub fn vouches_for(snapshot: &Snapshot, consumer: &ServiceRef, given: &Answer) -
     let Some((view, service)) = snapshot.service(consumer) else { return false };
     let asker = Asker { service, tags: &view.tags };
     recorded(snapshot, consumer, service).into_iter().any(|find| {
-        let Find { tenant, name, versions, .. } = &given.find;
+        let Find { tenant, name, versions, by_alias } = &given.find;
         let is_same = find.tenant == *tenant && find.name == *name && find.versions == *versions;
-        // One may look for an alias and the other not, as long as both are answered by name.
+        // One may look for an alias and the other not, as long as both are answered by name. With nothing
+        // they would not go on to be: when the name goes, a find that looks for an alias may still be answered
+        // with nothing, and one that does not is refused.
+        let is_by_name =
+            *by_alias || !find.by_alias || given.services.as_ref().is_some_and(|s| !s.is_empty());
         is_same
+            && is_by_name
             && find.is_answered(snapshot) == given.services.is_some()
             && find.services(snapshot, Some(asker)).map(|(provider, _)| provider).eq(given
                 .services
