@@ -60,6 +60,7 @@ use crate::xds::{Discovery, Method as XdsMethod};
 mod admission;
 mod audit;
 mod basic;
+mod batch;
 mod beat;
 mod catalogue;
 mod drain;

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use access::{Grant, Labels};
+use answer::batch::Outcome;
 use answer::{FindBody, Resolution};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use follow::read::{Proof, ReadTopic, ReadView, Unknown};
@@ -32,16 +33,18 @@ use crate::policy::labels_of;
 use crate::polls::Given;
 
 pub(crate) mod barrier;
+mod batch;
 mod contained;
 pub(crate) mod keeper;
 mod question;
 mod state;
 
 pub(crate) use barrier::Barrier;
+pub(crate) use batch::{Questions, asker};
 pub(crate) use contained::Contained;
 pub(crate) use keeper::Keeper;
 pub use keeper::StateFile;
-pub(crate) use question::{About, Polled, Question, consumer};
+pub(crate) use question::{About, Asked, Polled, Question, Reader, consumer};
 
 /// Resolutions of one consumer. A consumer with more finds has the further ones answered by a control plane.
 const MOST_RESOLUTIONS: usize = 512;
@@ -280,13 +283,28 @@ impl Found {
         (answer::reply::body_of(&bodies), kept)
     }
 
-    /// The content of the reply that was found at `view` for a consumer.
-    pub(crate) fn given(self, view: &ReadView, consumer: &ServiceRef) -> Given {
+    /// The outcome of this question in a batch, for a client that has the reply with this revision.
+    pub(crate) fn outcome(&self, sent: &str) -> Outcome {
+        if let Some((instance, _)) = &self.one {
+            let instance = serde_json::to_string(instance).expect("plain fields always serialise");
+            return Outcome::found_one(sent, self.rev.clone(), &instance);
+        }
+        Outcome::found(sent, self.rev.clone(), self.topics.iter().filter_map(|topic| topic.body()))
+    }
+
+    /// Everything that the reply, which was found at `view` for a consumer, contains.
+    pub(crate) fn contained(&self, view: &ReadView, consumer: &ServiceRef) -> Revision {
         let interest = view.consumers.get(consumer);
         let contained = interest.and_then(|interest| view.contained(interest, &self.services));
+        contained.unwrap_or(Revision::ZERO)
+    }
+
+    /// The content of the reply that was found at `view` for a consumer.
+    pub(crate) fn given(self, view: &ReadView, consumer: &ServiceRef) -> Given {
+        let rev = self.contained(view, consumer);
         let services = self.services.into_iter().zip(self.topics);
         let services = services.map(|(service, topic)| (service, Some(topic.at))).collect();
-        Given { rev: contained.unwrap_or(Revision::ZERO), services: Some(services) }
+        Given { rev, services: Some(services) }
     }
 
     /// True when the state contains a write of each service's instances at the revision that `written` names,
@@ -390,25 +408,26 @@ impl Reads {
     pub(crate) fn find(
         &self,
         view: &EdgeView,
-        question: &Question,
+        consumer: &ServiceRef,
+        asked: &Asked,
         grant: &Grant,
         proof: Proof,
     ) -> Result<Found, Unknown> {
-        let found = match &question.about {
+        let found = match &asked.about {
             About::Find { key } => {
-                let lease = self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
+                let lease = self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;
                 let resolution = lease.resolution(key).ok_or(Unknown::NotFollowed)?;
-                let topics = view.read.find(&question.consumer, &resolution, proof)?;
+                let topics = view.read.find(consumer, &resolution, proof)?;
                 Found::of(topics, resolution.services.clone(), resolution.rev)
             }
             About::List { service } => {
-                self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
-                let topic = view.read.provider(&question.consumer, service, proof)?;
+                self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;
+                let topic = view.read.provider(consumer, service, proof)?;
                 Found::of(vec![topic], vec![service.clone()], view.read.bookmark)
             }
             About::One { service, instance } => {
-                self.lease(view, &question.consumer).ok_or(Unknown::NotFollowed)?;
-                let topic = view.read.provider(&question.consumer, service, proof)?;
+                self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;
+                let topic = view.read.provider(consumer, service, proof)?;
                 // That it does not exist is for a control plane to say.
                 let (instance, mod_rev) = topic.instances.get(instance).ok_or(Unknown::NotFollowed)?;
                 let rev = answer::instance_revision(&instance.instance_id, *mod_rev);
@@ -416,23 +435,23 @@ impl Reads {
                 Found { one, rev, ..Found::of(vec![topic], vec![service.clone()], view.read.bookmark) }
             }
         };
-        if is_plainly_granted(question, grant, &found) { Ok(found) } else { Err(Unknown::NotFollowed) }
+        if is_plainly_granted(asked, grant, &found) { Ok(found) } else { Err(Unknown::NotFollowed) }
     }
 
     /// True when the answer that was found at `view` holds at the moment for which `changes` speak.
     pub(crate) fn confirm(
         view: &EdgeView,
-        question: &Question,
+        consumer: &ServiceRef,
         found: &Found,
         changes: &follow::read::Changes,
     ) -> bool {
-        changes.confirm(&view.read, &question.consumer, found.resolved_at, &found.services)
+        changes.confirm(&view.read, consumer, found.resolved_at, &found.services)
     }
 }
 
 /// True when the caller's labels cover the question and every service of the answer, by the rules of a
 /// control plane.
-fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool {
+fn is_plainly_granted(asked: &Asked, grant: &Grant, found: &Found) -> bool {
     if *grant == Grant::All {
         return true;
     }
@@ -440,21 +459,21 @@ fn is_plainly_granted(question: &Question, grant: &Grant, found: &Found) -> bool
     if !found.topics.iter().all(admits) {
         return false;
     }
-    match &question.labels {
+    match &asked.labels {
         None => true,
-        Some(asked) => {
+        Some(labels) => {
             // A find without an environment is one in the consumer's own, and so are the services that it
             // finds.
             let own = found.topics.first().and_then(|topic| topic.key.as_ref());
-            let environment = match (asked.environment.as_str(), own) {
+            let environment = match (labels.environment.as_str(), own) {
                 ("", None) => return false,
                 ("", Some(key)) => &key.environment,
                 (environment, _) => environment,
             };
             grant.admits(Labels {
                 environment,
-                app_id: if asked.app_id.is_empty() { "default" } else { &asked.app_id },
-                service_name: &asked.service_name,
+                app_id: if labels.app_id.is_empty() { "default" } else { &labels.app_id },
+                service_name: &labels.service_name,
             })
         }
     }

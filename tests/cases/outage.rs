@@ -1,7 +1,7 @@
 //! Service while the store or the bus is away.
 
-use harness::{Client, Direction, Node, Pair, World, eventually};
-use serde_json::json;
+use harness::{Answer, Client, Direction, Node, Pair, World, eventually};
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_reads_go_on_and_watchers_stay() {
@@ -29,6 +29,87 @@ async fn without_the_store_reads_go_on_and_watchers_stay() {
     })
     .await;
     watcher.expect("UPDATE", "i", "back").await;
+}
+
+/// A batch of finds of these providers, by a client that has these revisions, and of one instance.
+fn batch_of(providers: &[(&str, &str)], service: &str, instance: &str) -> Value {
+    let finds = providers.iter().map(
+        |(name, rev)| json!({"service": {"appId": "shop", "serviceName": name, "version": "0+"}, "rev": rev}),
+    );
+    let one = json!({"instance": {"serviceId": service, "instanceId": instance}});
+    json!({"services": finds.collect::<Vec<_>>(), "instances": [one]})
+}
+
+const BATCH: &str = "/instances/action?type=query";
+
+/// The gateway's answer, once it makes it by itself.
+async fn batch_at_the_edge(world: &World, consumer: &str, batch: &Value) -> Answer {
+    let client = world.client(0);
+    let here = || async {
+        let of = async |answered: &str| {
+            world.gateways[0].metric("muster_edge_finds_total", &format!("answered=\"{answered}\"")).await
+        };
+        of("here").await + of("unchanged").await
+    };
+    eventually("the gateway answers a batch by itself", || async {
+        let before = here().await;
+        let answer = client.call("POST", BATCH, consumer, batch).await;
+        (here().await > before).then_some(answer)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_finds_is_the_same_at_both_planes_and_outlives_one() {
+    let world = World::with().planes(2).start().await;
+    let client = world.client(0);
+    let consumer = client.service("cart").await;
+    let order = client.service("order").await;
+    let stock = client.service("stock").await;
+    client.service("empty").await;
+    for id in ["a", "b"] {
+        client.instance(&order, id).await;
+    }
+    client.instance(&stock, "c").await;
+
+    let direct = Client::new(world.control_planes[0].api);
+    let all = |rev: &str| batch_of(&[("order", ""), ("stock", rev), ("empty", "")], &order, "a");
+    let mut revision = String::new();
+    for change in 0..4 {
+        match change {
+            0 => {}
+            1 => client.tag(&order, "a", "changed").await,
+            2 => client.instance(&stock, "d").await,
+            _ => client.unregister(&order, "b").await,
+        }
+        for batch in [all(""), all(&revision)] {
+            let here = batch_at_the_edge(&world, &consumer, &batch).await;
+            // It contains every write of this client. The control plane may not have heard of them all.
+            let there = direct.call("POST", &format!("{BATCH}&noCache=1"), &consumer, &batch).await;
+            assert_eq!(here.text(), there.text(), "after change {change}");
+            let header = |answer: &Answer| answer.headers.get("content-type").cloned();
+            assert_eq!(header(&here), header(&there));
+            let stock = here.ok()["services"]["updated"].as_array().and_then(|all| {
+                Some(all.iter().find(|updated| updated["index"] == 1)?["rev"].as_str()?.to_owned())
+            });
+            revision = stock.unwrap_or(revision);
+        }
+    }
+    let last = batch_at_the_edge(&world, &consumer, &all(&revision)).await;
+    assert_eq!(last.ok()["services"]["notModified"], json!([1]));
+
+    for node in &world.control_planes {
+        node.process.kill();
+    }
+    let stale = eventually("the gateway goes by what it knows", || async {
+        let answer = client.call("POST", BATCH, &consumer, &all(&revision)).await;
+        answer.headers.contains_key("warning").then_some(answer)
+    })
+    .await;
+    assert_eq!((stale.status, stale.text()), (200, last.text()));
+    let unknown = batch_of(&[("order", ""), ("nobody", "")], &order, "a");
+    let refused = client.call("POST", BATCH, &consumer, &unknown).await;
+    assert_eq!(refused.status, 503, "nothing is made up: {}", refused.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,6 +111,13 @@ pub(super) fn resolution_of(answer: &mut Response<Body>) -> Option<Resolution> {
     Resolution::decode(&services).filter(|_| is_answer(answer))
 }
 
+/// The services that a control plane has named beside its answer to a batch, by the indexes of the elements.
+pub(super) fn resolutions_of(answer: &mut Response<Body>) -> Vec<(usize, Resolution)> {
+    let found: Option<FoundServices> = answer.extensions_mut().remove();
+    let told = found.filter(|_| is_answer(answer));
+    told.map(|FoundServices(services)| Resolution::decode_batch(&services)).unwrap_or_default()
+}
+
 fn is_answer(answer: &Response<Body>) -> bool {
     matches!(answer.status(), StatusCode::OK | StatusCode::NOT_MODIFIED)
 }

@@ -1,7 +1,7 @@
 //! Finds: answered from the gateway's own state if that proves the answer, and by a control plane if not.
 //!
 //! 1. What is followed and fresh is answered here. "Nothing has changed" passes the barrier first.
-//! 2. Everything else goes to a control plane. From its answer to a find the gateway learns the services, and
+//! 2. Everything else goes to a control plane. Reader its answer to a find the gateway learns the services, and
 //!    follows the consumer from then on.
 //! 3. If no control plane answers, the last that is known is the answer, marked as stale.
 
@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use access::Grant;
 use answer::resolution::ASK;
-use answer::{Resolution, is_current};
+use answer::{FindBody, Resolution, is_current};
 use axum::body::Body;
+use bytes::Bytes;
 use follow::read::Proof;
 use host::audit::{Decision, Record};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{AGE, WARNING};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
+use shared::model::ServiceRef;
 use tokio::sync::watch;
 
 use super::gate::{Caller, Transport};
@@ -25,7 +27,7 @@ use super::proxy::needs_place;
 use super::{GatewayParts, NoAnswer, route};
 use crate::metrics::{Answered as Outcome, ReadsMetrics};
 use crate::polls::Given;
-use crate::reads::{About, Barrier, EdgeView, Found, Question, Reads};
+use crate::reads::{About, Barrier, EdgeView, Found, Question, Reader, Reads, asker};
 
 /// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
 pub(super) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
@@ -52,6 +54,11 @@ impl GatewayParts {
         let Some(tenant) = route::tenant_of(request.uri().path(), request.headers()) else {
             return self.pass_on(request).await;
         };
+        if let Some((edge, reader)) =
+            self.reads.as_ref().and_then(|edge| Some((edge, asker(&request, &tenant)?)))
+        {
+            return self.find_batch(edge, request, reader, &tenant, caller).await;
+        }
         let _place = match self.place_if(needs_place(&request), Some(&tenant)).await {
             Ok(place) => place,
             Err(refusal) => return Ok(refusal),
@@ -83,7 +90,7 @@ impl GatewayParts {
             None => match stale(edge, &question, &caller.grant) {
                 Some(answered) => answered,
                 None => {
-                    let tenant = &question.consumer.tenant;
+                    let tenant = &question.reader.consumer.tenant;
                     return self.pass_on_poll(request, poll, tenant).await;
                 }
             },
@@ -105,16 +112,17 @@ impl GatewayParts {
         if reads.age(&view, Instant::now())? > reads.config.fresh {
             return None;
         }
-        let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
-        if !is_current(&question.rev, &found.rev) {
+        let found =
+            reads.find(&view, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?;
+        if !is_current(&question.asked.rev, &found.rev) {
             // A client that has written through this gateway must find what it wrote.
-            let tenant = &question.consumer.tenant;
+            let tenant = &question.reader.consumer.tenant;
             let written = |service: &_| self.upstream.written_to(service);
             if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
                 return None;
             }
             edge.metrics.answered(Outcome::Here);
-            return Some((full(question, &found), found.given(&view.read, &question.consumer)));
+            return Some((full(question, &found), found.given(&view.read, &question.reader.consumer)));
         }
         // A claim about now, which another gateway may have contradicted with a push.
         let changes = edge.barrier.pass().await;
@@ -122,18 +130,19 @@ impl GatewayParts {
         let changes = changes?;
         // Read anew: the state may have moved on while the barrier was passed.
         let view = reads.view();
-        let found = reads.find(&view, question, grant, Proof::Bookmark).ok()?;
-        if !Reads::confirm(&view, question, &found, &changes) {
+        let found =
+            reads.find(&view, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?;
+        if !Reads::confirm(&view, &question.reader.consumer, &found, &changes) {
             return None;
         }
-        let answer = if is_current(&question.rev, &found.rev) {
+        let answer = if is_current(&question.asked.rev, &found.rev) {
             edge.metrics.answered(Outcome::Unchanged);
             unchanged(question, &found)
         } else {
             edge.metrics.answered(Outcome::Here);
             full(question, &found)
         };
-        Some((answer, found.given(&view.read, &question.consumer)))
+        Some((answer, found.given(&view.read, &question.reader.consumer)))
     }
 
     /// Asks a control plane. Without its answer the last that is known has to do.
@@ -146,12 +155,12 @@ impl GatewayParts {
         caller: &Caller,
         record: Option<Record>,
     ) -> Result<Response<Body>, NoAnswer> {
-        let is_find = matches!(question.about, About::Find { .. });
+        let is_find = matches!(question.asked.about, About::Find { .. });
         // Only a find has services to follow; the control plane names them in its answer when it is asked to.
         if is_find {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
         }
-        let mut answer = self.pass_on_in_place(request, Some(&question.consumer.tenant)).await?;
+        let mut answer = self.pass_on_in_place(request, Some(&question.reader.consumer.tenant)).await?;
         if answer.status().is_server_error()
             && let Some((stale, given)) = stale(edge, &question, &caller.grant)
         {
@@ -170,25 +179,36 @@ impl GatewayParts {
 
     /// Keeps the services that answer a find, and follows the consumer from now on.
     fn learn(&self, edge: &EdgeReads, question: Question, resolution: Resolution) {
-        let Question { about: About::Find { key }, consumer, .. } = question else { return };
-        let view = edge.reads.view();
+        let About::Find { key } = question.asked.about else { return };
+        self.keep(edge, question.reader.consumer, [(key, resolution)]);
+    }
+
+    /// Keeps the services that answer some finds of a consumer, and follows it from now on.
+    pub(super) fn keep(
+        &self,
+        edge: &EdgeReads,
+        consumer: ServiceRef,
+        found: impl IntoIterator<Item = (Box<str>, Resolution)>,
+    ) {
         // A consumer that is followed already has a lease, which also keeps the services of its other finds.
-        if let Some(lease) = edge.reads.lease(&view, &consumer) {
-            return lease.keep(key, resolution);
+        let known = edge.reads.lease(&edge.reads.view(), &consumer);
+        let lease = known.clone().unwrap_or_else(|| edge.reads.new_lease());
+        for (key, resolution) in found {
+            lease.keep(key, resolution);
         }
-        let lease = edge.reads.new_lease();
-        lease.keep(key, resolution);
-        self.upstream.hold(consumer, lease);
+        if known.is_none() {
+            self.upstream.hold(consumer, lease);
+        }
     }
 
     /// The record of a read, where reads are recorded.
-    fn record_of_read(&self, request: &Request<Body>, caller: &Caller) -> Option<Record> {
+    pub(super) fn record_of_read(&self, request: &Request<Body>, caller: &Caller) -> Option<Record> {
         let (identity, policy) = caller.account.as_ref().filter(|_| self.audit.has_reads())?;
         Some(self.record_of(request, Transport::Rest, Some(identity), policy.revision.get()))
     }
 
     /// Records a read that was answered here. A control plane records those that it answers.
-    fn audit_read(&self, record: Option<Record>, answer: &Response<Body>) {
+    pub(super) fn audit_read(&self, record: Option<Record>, answer: &Response<Body>) {
         if let Some(record) = record {
             let status = answer.status().as_u16();
             self.audit.record(Record { decision: Decision::Allowed, status, ..record });
@@ -205,34 +225,53 @@ fn stale(edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Answere
 
 fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Grant) -> Option<Answered> {
     let reads = &edge.reads;
-    let age = reads.age(view, Instant::now())?;
-    if reads.config.stale_for > Duration::ZERO && age > reads.config.stale_for {
-        return None;
-    }
-    let found = reads.find(view, question, grant, Proof::Last).ok()?;
-    let mut answer = match is_current(&question.rev, &found.rev) {
+    let age = age_if_told(reads, view)?;
+    let found = reads.find(view, &question.reader.consumer, &question.asked, grant, Proof::Last).ok()?;
+    let mut answer = match is_current(&question.asked.rev, &found.rev) {
         true => unchanged(question, &found),
         false => full(question, &found),
     };
+    mark_stale(&mut answer, age);
+    edge.metrics.answered(Outcome::Stale);
+    Some((answer, found.given(&view.read, &question.reader.consumer)))
+}
+
+/// The age of the last that is known, unless nobody may be told anything so old.
+pub(super) fn age_if_told(reads: &Reads, view: &EdgeView) -> Option<Duration> {
+    let age = reads.age(view, Instant::now())?;
+    let is_told = reads.config.stale_for.is_zero() || age <= reads.config.stale_for;
+    is_told.then_some(age)
+}
+
+/// Marks an answer as one that nobody has confirmed for this time.
+pub(super) fn mark_stale(answer: &mut Response<Body>, age: Duration) {
     let headers = answer.headers_mut();
     headers.insert(WARNING, STALE);
     headers.insert(AGE, HeaderValue::from(age.as_secs()));
-    edge.metrics.answered(Outcome::Stale);
-    Some((answer, found.given(&view.read, &question.consumer)))
 }
 
 fn full(question: &Question, found: &Found) -> Response<Body> {
     let (body, kept) = found.body();
-    let mut answer = answer::reply::with_revision(answer::reply::json(body), &found.rev);
-    if question.accepts_gzip {
+    let answer = answer::reply::with_revision(answer::reply::json(body), &found.rev);
+    finished(answer, kept, &question.reader)
+}
+
+/// An answer in the form that the client takes. `kept` is the body in compressed form, where somebody keeps
+/// that.
+pub(super) fn finished(
+    mut answer: Response<Bytes>,
+    kept: Option<&FindBody>,
+    reader: &Reader,
+) -> Response<Body> {
+    if reader.accepts_gzip {
         answer = answer::reply::compressed(answer, kept);
     }
-    answer::reply::finish(answer.headers_mut(), question.from_browser);
+    answer::reply::finish(answer.headers_mut(), reader.from_browser);
     answer.map(Body::from)
 }
 
 fn unchanged(question: &Question, found: &Found) -> Response<Body> {
     let mut answer = answer::reply::with_revision(answer::reply::not_modified(), &found.rev);
-    answer::reply::finish(answer.headers_mut(), question.from_browser);
+    answer::reply::finish(answer.headers_mut(), question.reader.from_browser);
     answer
 }

@@ -10,21 +10,38 @@ const CONSUMER: &str = "x-consumerid";
 /// Parameters with which an answer depends on more than a gateway knows, or must not come from it.
 const NOT_HERE: [&str; 3] = ["noCache", "cacheOnly", "tags"];
 
+/// Between the parts of a key.
+const SEPARATOR: char = '\0';
+
 /// A question of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
+    /// The one who asks.
+    pub(crate) reader: Reader,
+    /// What it asks.
+    pub(crate) asked: Asked,
+}
+
+/// The consumer that asks, and the form in which it gets its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reader {
     /// The consumer.
     pub(crate) consumer: ServiceRef,
+    /// The client accepts gzip.
+    pub(crate) accepts_gzip: bool,
+    /// The client is a browser.
+    pub(crate) from_browser: bool,
+}
+
+/// One question, alone or in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
     /// The instances that are asked for.
     pub(crate) about: About,
     /// The labels of a find by name, which a role may be limited to.
     pub(crate) labels: Option<AskedLabels>,
     /// The revision of the reply that the client already has; empty for none.
     pub(crate) rev: String,
-    /// The client accepts gzip.
-    pub(crate) accepts_gzip: bool,
-    /// The client is a browser.
-    pub(crate) from_browser: bool,
 }
 
 /// The instances that a question is about.
@@ -85,41 +102,58 @@ impl Question {
         if !(rest == "instances" || rest.starts_with("microservices/")) {
             return None;
         }
-        let target = uri.path_and_query()?.as_str();
-        // Without a consumer there is no interest by which the answer would be known to hold.
-        let consumer = consumer(request.headers())?;
-        let query = uri.query().unwrap_or_default();
-        let query = Query::parse(query);
-        if !target::is_acceptable(target) || NOT_HERE.iter().any(|name| !query.get(name).is_empty()) {
-            return None;
-        }
-        let (about, labels) = match rest {
+        let (reader, query) = Reader::read(request, tenant)?;
+        let rev = query.get("rev").to_owned();
+        let asked = match rest {
             "instances" => {
                 let labels = AskedLabels {
                     environment: query.get("env").to_owned(),
                     app_id: query.get("appId").to_owned(),
                     service_name: query.get("serviceName").to_owned(),
                 };
-                let AskedLabels { environment, app_id, service_name } = &labels;
-                // No name holds this character: a control plane would have refused the find.
-                let key = [app_id, service_name, query.get("version"), environment].join("\0");
-                (About::Find { key: key.into() }, Some(labels))
+                Asked::find(labels, query.get("version"), rev, "")?
             }
-            rest => (provider(rest, tenant)?, None),
+            rest => Asked { about: provider(rest, tenant)?, labels: None, rev },
         };
-        Some(Self {
+        Some(Self { reader, asked })
+    }
+}
+
+impl Reader {
+    /// The one who asks, and the query. `None` for a request that only a control plane answers.
+    pub(super) fn read<'a, B>(request: &'a Request<B>, tenant: &Tenant) -> Option<(Self, Query<'a>)> {
+        let target = request.uri().path_and_query()?.as_str();
+        // Without a consumer there is no interest by which the answer would be known to hold.
+        let consumer = consumer(request.headers())?;
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        if !target::is_acceptable(target) || NOT_HERE.iter().any(|name| !query.get(name).is_empty()) {
+            return None;
+        }
+        let reader = Self {
             consumer: ServiceRef::new(tenant.clone(), consumer),
-            about,
-            labels,
-            rev: query.get("rev").to_owned(),
             accepts_gzip: gzip::is_accepted(request.headers()),
             from_browser: request.headers().contains_key(header::ORIGIN),
-        })
+        };
+        Some((reader, query))
+    }
+}
+
+impl Asked {
+    /// A find by name. `kind` tells apart finds that a control plane may answer with other services.
+    pub(super) fn find(labels: AskedLabels, version: &str, rev: String, kind: &str) -> Option<Self> {
+        let AskedLabels { environment, app_id, service_name } = &labels;
+        let parts = [app_id, service_name, version, environment];
+        // No name holds this character, and a control plane refuses the find.
+        if parts.iter().any(|part| part.contains(SEPARATOR)) {
+            return None;
+        }
+        let key = parts.join("\0") + kind;
+        Some(Self { about: About::Find { key: key.into() }, labels: Some(labels), rev })
     }
 }
 
 /// The path below that of the registry, in both versions of the API.
-fn registry_path(path: &str) -> Option<&str> {
+pub(super) fn registry_path(path: &str) -> Option<&str> {
     if let Some(rest) = path.strip_prefix("/registry/v3/") {
         return Some(rest);
     }
@@ -160,7 +194,7 @@ mod tests {
         if !consumer.is_empty() {
             request.headers_mut().insert(CONSUMER, http::HeaderValue::from_static(consumer));
         }
-        Question::read(&request, &Tenant::default()).map(|question| question.about)
+        Question::read(&request, &Tenant::default()).map(|question| question.asked.about)
     }
 
     #[test]
@@ -186,6 +220,7 @@ mod tests {
             "/v4/default/registry/instances?serviceName=b&tags=x",
             "/v4/default/registry/instances?serviceName=b&cacheOnly=1",
             "/v4/default/registry/instances?serviceName=b&",
+            "/v4/default/registry/instances?appId=a%00b",
             "/v4/default/registry/microservices/s",
             "/v4/default/registry/microservices/s/tags",
             "/v4/default/registry/microservices/s/instances/i/heartbeat",

@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
 use shared::event::Action::{Create, Update};
 use shared::model::Revision;
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ use crate::tokens::{self, token};
 use crate::world::{PATIENCE, World, config};
 
 const FIND: &str = "/v4/default/registry/instances?appId=app&serviceName=p&version=0%2B";
+const BATCH: &str = "/v4/default/registry/instances/action?type=query";
 /// The body with which the control plane of these tests answers.
 const ASKED: &str = "asked";
 
@@ -55,9 +57,13 @@ impl Forward for Plane {
             *self.asked.lock().expect("not poisoned") += 1;
         }
         if let Some((rev, provider)) = found {
-            let services = vec![service(provider)];
-            let header = Resolution { rev, services }.encode().expect("is short");
-            response.headers_mut().insert(FOUND, header);
+            let resolution = Resolution { rev, services: vec![service(provider)] };
+            // Only the first element of a batch has such an answer.
+            let header = match request.uri().path().ends_with("/instances/action") {
+                true => Resolution::encode_batch([Some(&resolution), None].into_iter()),
+                false => resolution.encode(),
+            };
+            response.headers_mut().insert(FOUND, header.expect("is short"));
         }
         if let Some(rev) = written {
             response.headers_mut().insert("x-muster-revision", rev.into());
@@ -155,13 +161,22 @@ impl Stage {
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        self.send(method, path, headers, String::new()).await
+    }
+
+    /// A batch of the consumer `c`.
+    async fn batch(&self, body: &Value) -> Reply {
+        self.send("POST", BATCH, &[("x-consumerid", "c")], body.to_string()).await
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.world.api));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response =
-            client.request(request.body(Full::default()).expect("a request")).await.expect("an answer");
+            client.request(request.body(Full::from(body)).expect("a request")).await.expect("an answer");
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let reply = Reply {
             status: response.status().as_u16(),
@@ -316,6 +331,106 @@ async fn without_control_planes_the_last_that_is_known_is_marked() {
     assert!(stage.find("").await.stale);
 }
 
+/// A batch of finds of `p`, by a client that has this revision, and of further elements.
+fn batch_of(rev: &str, more: &[Value], instances: &[Value]) -> Value {
+    let first = json!({"service": {"appId": "app", "serviceName": "p", "version": "0+"}, "rev": rev});
+    let services = [std::slice::from_ref(&first), more].concat();
+    json!({"services": services, "instances": instances})
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_here_once_every_element_is_followed() {
+    let stage = Stage::followed().await;
+    let single = stage.find("").await;
+    let instance = json!({"instance": {"serviceId": "p", "instanceId": "1"}});
+    let whole = batch_of("", &[], std::slice::from_ref(&instance));
+    // A single find may be answered by an alias, so its services say nothing about that of a batch.
+    let asked = stage.batch(&whole).await;
+    assert_eq!((asked.body.as_str(), asked.told), (ASKED, false));
+    let here = stage.batch(&whole).await;
+    let of_single: Value = serde_json::from_str(&single.body).expect("JSON");
+    let body: Value = serde_json::from_str(&here.body).expect("answered here");
+    let updated = json!({"index": 0, "rev": &single.rev, "instances": &of_single["instances"]});
+    assert_eq!(body["services"], json!({"updated": [updated]}));
+    assert_eq!(body["instances"]["updated"][0]["instances"], of_single["instances"]);
+    assert_eq!((here.status, here.rev.as_str(), here.stale), (200, "", false));
+
+    let unchanged = stage.batch(&batch_of(&single.rev, &[], &[])).await;
+    assert_eq!(unchanged.body, r#"{"services":{"notModified":[0]}}"#);
+    assert_eq!(stage.counted("unchanged"), 1.0);
+
+    // One element that is not known leaves all of them to a control plane.
+    let unknown = json!({"service": {"appId": "app", "serviceName": "q", "version": "0+"}});
+    let other = json!({"instance": {"serviceId": "p", "instanceId": "9"}});
+    for batch in [
+        batch_of("", &[unknown], &[]),
+        batch_of("", &[], &[instance, other]),
+        json!({}),
+        json!({"services": 1}),
+    ] {
+        assert_eq!(stage.batch(&batch).await.body, ASKED, "{batch}");
+    }
+    let of_another = [("x-consumerid", "other")];
+    let body = batch_of("", &[], &[]).to_string();
+    assert_eq!(stage.send("POST", BATCH, &of_another, body.clone()).await.body, ASKED);
+    let fresh = format!("{BATCH}&noCache=1");
+    assert_eq!(stage.send("POST", &fresh, &[("x-consumerid", "c")], body).await.body, ASKED);
+}
+
+#[tokio::test]
+async fn a_batch_claims_nothing_that_may_have_changed() {
+    let stage = Stage::followed().await;
+    let known = stage.find("").await;
+    let batch = batch_of(&known.rev, &[], &[]);
+    assert_eq!(stage.batch(&batch).await.body, ASKED);
+    assert_eq!(stage.batch(&batch).await.body, r#"{"services":{"notModified":[0]}}"#);
+    let event = stage.world.control_plane.commit("p", Update, "1");
+    assert_eq!(stage.batch(&batch).await.body, ASKED, "another gateway may have pushed the change");
+    stage.world.control_plane.publish(&event).await;
+    stage.world.control_plane.bookmark().await;
+    stage.follow().await;
+    assert!(stage.batch(&batch).await.body.contains(r#""updated":[{"index":0"#));
+
+    // A client that has written through this gateway finds what it wrote.
+    let written = stage.world.control_plane.rev().plus(1);
+    stage.answers(|answer| answer.written = Some(written.get()));
+    stage.ask("PUT", "/v4/default/registry/microservices/p/instances/1/status?value=DOWN", &[]).await;
+    assert_eq!(stage.batch(&batch_of("", &[], &[])).await.body, ASKED);
+}
+
+#[tokio::test]
+async fn without_control_planes_a_batch_is_answered_by_the_last_that_is_known() {
+    let stage = Stage::followed().await;
+    let batch = batch_of("", &[], &[]);
+    stage.batch(&batch).await;
+    let known = stage.batch(&batch).await;
+    assert!(known.body != ASKED && !known.stale, "{known:?}");
+    // A change of which the gateway only knows that it is missing makes everything uncertain.
+    stage.world.control_plane.forget_bookmark();
+    stage.world.control_plane.decline(usize::MAX);
+    stage.world.control_plane.change("p", Create, "2").await;
+    stage.world.control_plane.forget_bookmark();
+    stage.world.control_plane.bookmark().await;
+    for status in [Some(StatusCode::SERVICE_UNAVAILABLE), None] {
+        stage.answers(|answer| answer.status = status);
+        let waiting = async {
+            loop {
+                let reply = stage.batch(&batch).await;
+                if reply.stale {
+                    return reply;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let stale = tokio::time::timeout(PATIENCE, waiting).await.expect("is marked");
+        assert!(stale.status == 200 && stale.body.starts_with(r#"{"services":{"updated":["#), "{stale:?}");
+        let unknown = json!({"service": {"appId": "app", "serviceName": "q", "version": "0+"}});
+        assert_eq!(stage.batch(&batch_of("", &[unknown], &[])).await.status, 503, "nothing is made up");
+    }
+    stage.plane.reachable.send_replace(false);
+    assert!(stage.batch(&batch).await.stale, "nobody is asked who cannot answer");
+}
+
 #[tokio::test]
 async fn a_consumer_that_is_gone_is_not_answered_here() {
     let stage = Stage::followed().await;
@@ -387,6 +502,19 @@ async fn an_account_gets_no_answer_that_its_labels_do_not_cover() {
     assert_eq!(find("shop").await.status, 403, "a control plane decides about labels");
     assert_eq!(stage.find("").await.status, 401);
     assert_eq!(find("root").await.status, 200);
+
+    let batch = async |account: &str| {
+        let token = format!("Bearer {}", token(account, 3600));
+        let headers = [("x-consumerid", "c"), ("authorization", token.as_str())];
+        stage.send("POST", BATCH, &headers, batch_of("", &[], &[]).to_string()).await
+    };
+    stage.answers(|answer| answer.status = Some(StatusCode::OK));
+    batch("root").await;
+    assert_ne!(batch("root").await.body, ASKED);
+    stage.answers(|answer| answer.status = Some(StatusCode::FORBIDDEN));
+    assert_eq!(batch("shop").await.status, 403, "a control plane decides about labels");
+    assert_eq!(stage.batch(&batch_of("", &[], &[])).await.status, 401);
+    assert_eq!(batch("root").await.status, 200);
 }
 
 #[tokio::test]

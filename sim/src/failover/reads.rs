@@ -3,14 +3,16 @@
 //! A control plane resolves some finds, at the newest revision or a little before it. Whenever the gateway
 //! would answer one of them, the answer must be that of a control plane at some revision from the gateway's
 //! last bookmark on, byte by byte; and where it would say that nothing has changed, that of the newest
-//! revision.
+//! revision. The finds are asked alone, and together in a batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use answer::batch::{BatchReply, List, Outcome};
 use answer::{FindBody, Resolution};
 use control_plane::responder::answer::changes_since;
-use control_plane::view::finds::Find;
+use control_plane::view::finds::{Asker, Find};
+use control_plane::view::interest::Answer;
 use control_plane::view::{Snapshot, interest};
 use fastrand::Rng;
 use follow::read::{Changes, Proof, ReadTopic, ReadView};
@@ -51,12 +53,21 @@ impl Consumer {
             return;
         }
         let answer = &answers[self.reads.dice.usize(0..answers.len())];
-        let Some(services) = answer.services.clone() else { return };
+        if answer.services.is_none() {
+            return;
+        }
         assert!(interest::vouches_for(snapshot, &consumer(), answer), "it is recorded");
-        let resolution = Resolution { rev: snapshot.revision, services };
-        match self.reads.resolutions.get(&answer.find) {
-            Some(known) if known.rev > resolution.rev => {}
-            _ => _ = self.reads.resolutions.insert(answer.find.clone(), resolution),
+        // A batch finds by the name alone.
+        let by_name = Find { by_alias: false, ..answer.find.clone() };
+        for find in [answer.find.clone(), by_name] {
+            let Some(services) = services_of(snapshot, &find) else { continue };
+            let given = Answer { find: find.clone(), services: Some(services.clone()) };
+            let resolution = Resolution { rev: snapshot.revision, services };
+            match self.reads.resolutions.get(&find) {
+                Some(known) if known.rev > resolution.rev => {}
+                _ if !interest::vouches_for(snapshot, &consumer(), &given) => {}
+                _ => _ = self.reads.resolutions.insert(find, resolution),
+            }
         }
     }
 
@@ -89,10 +100,9 @@ impl Consumer {
     fn answered_by(&self, find: &Find, services: &[ServiceRef]) -> bool {
         let bookmark = self.reads.view.bookmark;
         let first = self.snapshots.range(..=bookmark).next_back().map_or(bookmark, |(rev, _)| *rev);
-        self.snapshots.range(first..).any(|(_, snapshot)| {
-            let answers = interest::answers(snapshot, &consumer()).unwrap_or_default();
-            answers.iter().any(|answer| answer.find == *find && answer.services.as_deref() == Some(services))
-        })
+        self.snapshots
+            .range(first..)
+            .any(|(_, snapshot)| services_of(snapshot, find).as_deref() == Some(services))
     }
 
     /// True when a provider had this state at some revision from the last bookmark on.
@@ -112,17 +122,24 @@ impl Consumer {
         let view = &self.reads.view;
         let reply = pb::DigestReply { confirmed: true, ..reply };
         let Some(changes) = Changes::from_reply(view.bookmark, reply) else { return };
+        let now = self.snapshot();
+        let mut together = Vec::new();
         for (find, resolution) in &self.reads.resolutions {
             let Ok(topics) = view.find(&consumer(), resolution, Proof::Bookmark) else { continue };
             if !changes.confirm(view, &consumer(), resolution.rev, &resolution.services) {
                 continue;
             }
-            if truth(&self.snapshot(), find) != Some(reply_of(&topics)) {
+            let right = truth(&now, find);
+            together.push((right.clone(), reply_of(&topics)));
+            if right.map(|found| found.whole()) != Some(reply_of(&topics).whole()) {
                 let text =
                     format!("{find:?} is called unchanged with {resolution:?} at bookmark {}", view.bookmark);
                 self.reads.wrong.get_or_insert(text);
                 return;
             }
+        }
+        if let Err(text) = same_batches(together) {
+            self.reads.wrong.get_or_insert(text);
         }
     }
 
@@ -132,37 +149,77 @@ impl Consumer {
             return Err(wrong.clone());
         }
         let now = self.snapshot();
+        let mut together = Vec::new();
         for answer in interest::answers(&now, &consumer()).unwrap_or_default() {
             let Some(services) = answer.services else { continue };
             let resolution = Resolution { rev: now.revision, services };
             let topics = self.reads.view.find(&consumer(), &resolution, Proof::Bookmark);
             let topics = topics
                 .map_err(|unknown| format!("{:?} is not answered at rest: {unknown:?}", answer.find))?;
-            if truth(&now, &answer.find) != Some(reply_of(&topics)) {
+            let right = truth(&now, &answer.find);
+            together.push((right.clone(), reply_of(&topics)));
+            if right.map(|found| found.whole()) != Some(reply_of(&topics).whole()) {
                 return Err(format!("{:?} is answered otherwise at rest", answer.find));
             }
         }
-        Ok(())
+        same_batches(together)
     }
 }
 
-/// The reply of a control plane, if it is not a refusal.
-fn truth(snapshot: &Snapshot, find: &Find) -> Option<Reply> {
-    let answers = interest::answers(snapshot, &consumer())?;
-    let services = answers.into_iter().find(|answer| answer.find == *find)?.services?;
-    let views = services.iter().filter_map(|service| Some(snapshot.service(service)?.0));
-    let views: Vec<_> = views.filter(|view| view.answer().is_some()).collect();
-    let bodies: Vec<&FindBody> = views.iter().filter_map(|view| view.answer()).collect();
-    let rev = answer::revision_of(views.iter().map(|view| view.digest));
-    Some((rev, answer::reply::body_of(&bodies).to_vec()))
+/// What a find has found: the revision, and the body of each service with instances.
+#[derive(Clone)]
+struct Found<'a> {
+    rev: String,
+    bodies: Vec<&'a FindBody>,
 }
 
-/// The reply of the gateway.
-fn reply_of(topics: &[&Arc<ReadTopic>]) -> Reply {
-    let bodies: Vec<&FindBody> = topics.iter().filter_map(|topic| topic.body()).collect();
+impl Found<'_> {
+    /// The reply to this find alone.
+    fn whole(&self) -> Reply {
+        (self.rev.clone(), answer::reply::body_of(&self.bodies).to_vec())
+    }
+
+    /// Its outcome in a batch.
+    fn outcome(&self, sent: &str) -> Outcome {
+        Outcome::found(sent, self.rev.clone(), self.bodies.iter().copied())
+    }
+}
+
+/// The services with which a control plane answers a find of the consumer, if it does not refuse it.
+fn services_of(snapshot: &Snapshot, find: &Find) -> Option<Vec<ServiceRef>> {
+    let (view, service) = snapshot.service(&consumer())?;
+    let asker = Asker { service, tags: &view.tags };
+    let services = || find.services(snapshot, Some(asker)).map(|(service, _)| service).collect();
+    find.is_answered(snapshot).then(services)
+}
+
+/// What a control plane finds, if it does not refuse the find.
+fn truth<'a>(snapshot: &'a Snapshot, find: &Find) -> Option<Found<'a>> {
+    let services = services_of(snapshot, find)?;
+    let views = services.iter().filter_map(|service| Some(snapshot.service(service)?.0));
+    let views: Vec<_> = views.filter(|view| view.answer().is_some()).collect();
+    let rev = answer::revision_of(views.iter().map(|view| view.digest));
+    Some(Found { rev, bodies: views.into_iter().filter_map(|view| view.answer()).collect() })
+}
+
+/// What the gateway finds.
+fn reply_of<'a>(topics: &[&'a Arc<ReadTopic>]) -> Found<'a> {
     let with_instances = topics.iter().filter(|topic| !topic.instances.is_empty());
     let rev = answer::revision_of(with_instances.map(|topic| topic.digest));
-    (rev, answer::reply::body_of(&bodies).to_vec())
+    Found { rev, bodies: topics.iter().filter_map(|topic| topic.body()).collect() }
+}
+
+/// Both planes give the same reply to a batch of these finds. The client has the gateway's reply to every
+/// other one.
+fn same_batches(finds: Vec<(Option<Found<'_>>, Found<'_>)>) -> Result<(), String> {
+    let [mut right, mut given] = [BatchReply::default(), BatchReply::default()];
+    for (index, (truth, found)) in finds.iter().enumerate() {
+        let sent = if index % 2 == 0 { "" } else { found.rev.as_str() };
+        given.add(List::Services, index, found.outcome(sent)).map_err(|_| "the batch is too large")?;
+        let truth = truth.as_ref().ok_or("a control plane refuses an element")?.outcome(sent);
+        right.add(List::Services, index, truth).map_err(|_| "the batch is too large")?;
+    }
+    if right.body() == given.body() { Ok(()) } else { Err("a batch is answered otherwise".into()) }
 }
 
 impl Sim {
