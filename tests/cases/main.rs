@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod bus_access;
 mod certificates;
+mod cold_start;
 mod concurrent;
 mod dashboards;
 mod deploy;
