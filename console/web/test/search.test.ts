@@ -49,6 +49,9 @@ describe("a search", () => {
     expect(find("app:app-3 env:production status:down")).toEqual(["service-3:2", "service-13:2"]);
     expect(find("service-4 stage=blue zone:zone-1")).toEqual(["service-4:2"]);
     expect(find('owner="team 11"')).toEqual(["service-11:10"]);
+    // The name of one property and the value of another.
+    expect(find("owner=blue")).toEqual([]);
+    expect(find("stage=team")).toEqual([]);
     expect(find("env: service:service-1 version:1.0.0")).toHaveLength(5);
     expect(find("version:2.0.0")).toEqual([]);
   });

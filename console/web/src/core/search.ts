@@ -110,6 +110,16 @@ function isExactly(wanted: string | undefined, value: string | undefined): boole
   return wanted === undefined || (value ?? "").toLowerCase() === wanted;
 }
 
+/** Case does not count. Most instances are decided without making a text of each property: there are many of them. */
+function hasProperty(entry: Entry, key: string, value: string): boolean {
+  const own = entry.instance.properties;
+  if (!own) return false;
+  const text = textOfEntry(entry);
+  if (!text.includes(value) || !text.includes(key)) return false;
+  if (Object.hasOwn(own, key) && own[key]?.includes(value)) return true;
+  return Object.entries(own).some(([name, text]) => name.toLowerCase() === key && text.toLowerCase().includes(value));
+}
+
 function takesEntry(query: Query, words: string[], entry: Entry): boolean {
   const { instance } = entry;
   if (!isExactly(query.status, instance.status) || !isPart(query.host, instance.hostName)) return false;
@@ -117,10 +127,7 @@ function takesEntry(query: Query, words: string[], entry: Entry): boolean {
     const place = instance.dataCenterInfo;
     if (!isPart(query.zone, place?.availableZone) && !isPart(query.zone, place?.region)) return false;
   }
-  for (const [key, value] of query.properties) {
-    const own = Object.entries(instance.properties ?? {});
-    if (!own.some(([name, text]) => name.toLowerCase() === key && text.toLowerCase().includes(value))) return false;
-  }
+  if (!query.properties.every(([key, value]) => hasProperty(entry, key, value))) return false;
   return words.length === 0 || words.every((word) => textOfEntry(entry).includes(word));
 }
 
