@@ -39,6 +39,7 @@ mod push;
 mod reported_beats;
 mod requests;
 mod restore;
+mod rolling_calls;
 mod sdks;
 mod selectors;
 mod shifts;

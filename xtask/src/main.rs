@@ -30,6 +30,9 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
                                    Node and npm, a JDK, Maven)
        cargo xtask drain           drain instances under 5 000 watchers and a gateway that is killed
+       cargo xtask rolling [--times N] [go] [java]
+                                   restart a provider N times (5) with a drain, and N times without, under callers
+                                   of the Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask switch          switch access control on, and replace the keys of tokens, under 2 000 watchers
        cargo xtask eureka          let real clients of Eureka register, find and leave (needs Python, a JDK, Maven
                                    and a network)
@@ -76,6 +79,8 @@ fn main() -> ExitCode {
         ["xds"] => tests::xds(),
         ["switch"] => tests::switch(),
         ["drain"] => tests::drain(),
+        ["rolling", "--times", times, ref sdks @ ..] => tests::rolling(times, sdks),
+        ["rolling", ref sdks @ ..] => tests::rolling("5", sdks),
         ["dns"] => tests::dns(),
         ["prometheus"] => tests::prometheus(),
         ["eureka"] => tests::eureka(),

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::run::{cargo, root, run};
 use crate::servers;
@@ -178,12 +178,36 @@ pub fn drain() -> Result<()> {
     set_apart("drain_proof::")
 }
 
+/// Restarts the instances of a provider under callers of these SDKs (all of them, if none is named): `times`
+/// times with a drain before each stop, and as often without.
+///
+/// # Errors
+/// When Go, a JDK or Maven is missing, or a call fails at an instance that was drained.
+pub fn rolling(times: &str, sdks: &[&str]) -> Result<()> {
+    let restarts: u32 = times.parse().context("--times takes a number")?;
+    let unknown = sdks.iter().find(|sdk| !["go", "java"].contains(*sdk));
+    ensure!(unknown.is_none(), "there are callers of go and java, not of {}", unknown.unwrap_or(&""));
+    prepare()?;
+    let mut cases = cases("rolling_calls::");
+    cases.env("MUSTER_TEST_RESTARTS", restarts.to_string());
+    if !sdks.is_empty() {
+        cases.env("MUSTER_TEST_SDKS", sdks.join(" "));
+    }
+    run(&mut cases)
+}
+
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
-fn set_apart(cases: &str) -> Result<()> {
+fn set_apart(filter: &str) -> Result<()> {
+    run(&mut cases(filter))
+}
+
+fn cases(filter: &str) -> Command {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would
     // take the cores that the first one needs.
-    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", cases];
-    run(cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]))
+    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", filter];
+    let mut cases = cargo(&test);
+    cases.args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    cases
 }
 
 /// Opens and closes watches, and changes instances, for this number of minutes; the oracle judges at the end.

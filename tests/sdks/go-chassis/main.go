@@ -1,5 +1,6 @@
 // A go-chassis application that plays both sides: `provider NAME` serves, `consumer` calls the provider by its name, as
 // the framework discovers it, and `check` starts them and says whether the consumer learnt of each change by push.
+// `calls` is in calls.go.
 //
 // In: the registry's address in REGISTRY (host:port), and with access control an account in ACCOUNT and its password in
 // PASSWORD. The framework asks again only every ten minutes here, so what the consumer learns earlier was pushed. With
@@ -34,7 +35,7 @@ const patience = 30 * time.Second
 func main() {
 	registry := os.Getenv("REGISTRY")
 	if len(os.Args) < 2 || registry == "" {
-		fmt.Fprintln(os.Stderr, "expected: REGISTRY=HOST:PORT in the environment, and check, provider NAME or consumer")
+		fmt.Fprintln(os.Stderr, "expected: REGISTRY=HOST:PORT in the environment, and check, calls, provider NAME or consumer")
 		os.Exit(2)
 	}
 	switch os.Args[1] {
@@ -42,6 +43,8 @@ func main() {
 		provide(os.Args[2])
 	case "consumer":
 		consume()
+	case "calls":
+		calls(registry)
 	default:
 		check(registry)
 	}
@@ -122,25 +125,11 @@ func start(home, registry, service string, role ...string) *child {
 	if role[0] == "consumer" {
 		name = strings.Replace(service, "provider", "consumer", 1)
 	}
-	fail("settings are written", os.MkdirAll(filepath.Join(folder, "conf"), 0o755))
 	refresh := "10m"
-	credentials := ""
-	if account := os.Getenv("ACCOUNT"); account != "" {
+	if os.Getenv("ACCOUNT") != "" {
 		refresh = "1s"
-		credentials = fmt.Sprintf("  credentials:\n    cipher: default\n    account:\n      name: %s\n      password: %s\n",
-			account, os.Getenv("PASSWORD"))
 	}
-	write(folder, "chassis.yaml", fmt.Sprintf(`servicecomb:
-%s  registry:
-    type: servicecenter
-    address: http://%s
-    refreshInterval: %s
-    watch: true
-  protocols:
-    rest:
-      listenAddress: 127.0.0.1:%d
-`, credentials, registry, refresh, port(role)))
-	write(folder, "microservice.yaml", "servicecomb:\n  service:\n    name: "+name+"\n    version: 1.0.0\n")
+	settings(folder, registry, name, refresh, port(role))
 	command := exec.Command(os.Args[0], role...)
 	command.Env = append(os.Environ(), "CHASSIS_HOME="+folder, "PROVIDER="+service)
 	command.Dir = folder
@@ -157,6 +146,27 @@ func start(home, registry, service string, role ...string) *child {
 		}
 	}()
 	return started
+}
+
+// Writes the settings of a process of the framework.
+func settings(folder, registry, name, refresh string, port int) {
+	fail("settings are written", os.MkdirAll(filepath.Join(folder, "conf"), 0o755))
+	credentials := ""
+	if account := os.Getenv("ACCOUNT"); account != "" {
+		credentials = fmt.Sprintf("  credentials:\n    cipher: default\n    account:\n      name: %s\n      password: %s\n",
+			account, os.Getenv("PASSWORD"))
+	}
+	write(folder, "chassis.yaml", fmt.Sprintf(`servicecomb:
+%s  registry:
+    type: servicecenter
+    address: http://%s
+    refreshInterval: %s
+    watch: true
+  protocols:
+    rest:
+      listenAddress: 127.0.0.1:%d
+`, credentials, registry, refresh, port))
+	write(folder, "microservice.yaml", "servicecomb:\n  service:\n    name: "+name+"\n    version: 1.0.0\n")
 }
 
 func port(role []string) int {
