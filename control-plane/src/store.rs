@@ -316,9 +316,8 @@ pub enum StoreError {
     /// The store has no room for any write, until an operator makes room.
     #[error("the store is full: {0}")]
     Full(String),
-    /// So many transactions wait for the store that one more would not be reached in time. The write did not
-    /// happen.
-    #[error("too many changes wait for the store")]
+    /// So many calls wait for the store that one more would not be reached in time. Nothing happened.
+    #[error("too many requests wait for the store")]
     Busy,
     /// The store is nearly full, and this tenant has recently written most. The write did not happen.
     #[error("the store is nearly full, and this tenant has written much of late")]

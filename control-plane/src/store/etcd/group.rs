@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use etcd_client::{TxnOp, TxnOpResponse, TxnResponse};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::caller::EtcdCaller;
@@ -50,6 +51,8 @@ enum Outcome {
 struct Member {
     txn: Txn,
     bytes: usize,
+    /// The moment after which it would hardly be answered in time.
+    begins_by: Instant,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -83,11 +86,13 @@ impl Group {
     }
 
     /// Commits a transaction, in company where that is possible. The caller sets the deadline. A caller that
-    /// leaves before its group does is forgotten, and its transaction does not happen.
+    /// leaves before its group does is forgotten, and its transaction does not happen. One whose group does not
+    /// leave within half of the deadline is refused as [`StoreError::Busy`].
     pub(super) async fn commit(&self, txn: Txn, caller: &EtcdCaller) -> Result<TxnReply, StoreError> {
         let Some(bytes) = size_to_join(&txn) else { return self.alone(txn, caller).await };
         let (reply, outcome) = oneshot::channel();
-        self.members.try_send(Member { txn, bytes, reply }).map_err(|refused| match refused {
+        let begins_by = Instant::now() + caller.timeout / 2;
+        self.members.try_send(Member { txn, bytes, begins_by, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
                 self.figures.refused.fetch_add(1, Ordering::Relaxed);
                 StoreError::Busy
@@ -156,7 +161,7 @@ impl Committer {
             {
                 waiting.push_back(member);
             }
-            let group = form(&mut waiting);
+            let group = form(&mut waiting, Instant::now(), &self.figures);
             if !group.is_empty() {
                 self.figures.commits.fetch_add(1, Ordering::Relaxed);
                 under_way.push(commit_together(group, self.caller.clone()));
@@ -168,7 +173,7 @@ impl Committer {
 /// Takes the transactions of one group from the front of those that wait. Those that another one keeps out
 /// are handed back, to go alone at once: waiting for the next group, many changes of one key would go one by
 /// one.
-fn form(waiting: &mut VecDeque<Member>) -> Vec<Member> {
+fn form(waiting: &mut VecDeque<Member>, now: Instant, figures: &Figures) -> Vec<Member> {
     let mut group = Vec::new();
     let mut used: HashMap<u64, Use> = HashMap::new();
     let mut bytes = 0;
@@ -176,6 +181,12 @@ fn form(waiting: &mut VecDeque<Member>) -> Vec<Member> {
     while let Some(member) = waiting.pop_front() {
         // Its caller was told that the store is unavailable, and expects no write after that.
         if member.reply.is_closed() {
+            continue;
+        }
+        // It did not happen, and its client is told when to come back.
+        if member.begins_by < now {
+            figures.refused.fetch_add(1, Ordering::Relaxed);
+            _ = member.reply.send(Outcome::Done(Err(StoreError::Busy)));
             continue;
         }
         let uses = uses_of(&member.txn);
@@ -354,6 +365,8 @@ fn closed() -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use shared::model::Revision;
 
     use super::*;
@@ -363,7 +376,8 @@ mod tests {
         let members = txns.into_iter().map(|txn| {
             let (reply, outcome) = oneshot::channel();
             outcomes.push(outcome);
-            Member { bytes: size_to_join(&txn).unwrap_or(0), txn, reply }
+            let begins_by = Instant::now() + Duration::from_secs(1);
+            Member { bytes: size_to_join(&txn).unwrap_or(0), txn, begins_by, reply }
         });
         (members.collect(), outcomes)
     }
@@ -371,7 +385,7 @@ mod tests {
     /// The transactions that go together, by their numbers; the others are handed back.
     fn together_of(txns: Vec<Txn>) -> Vec<usize> {
         let (mut waiting, mut outcomes) = queue(txns);
-        let group = form(&mut waiting);
+        let group = form(&mut waiting, Instant::now(), &Figures::default());
         assert!(waiting.is_empty());
         let numbers = (0..outcomes.len()).filter(|n| outcomes[*n].try_recv().is_err()).collect::<Vec<_>>();
         assert_eq!(group.len(), numbers.len());
@@ -409,16 +423,37 @@ mod tests {
     #[test]
     fn a_group_keeps_within_the_limits_of_etcd() {
         let (mut waiting, outcomes) = queue((0..200).map(|n| shared(&n.to_string())).collect());
-        assert_eq!(form(&mut waiting).len(), MOST_NESTED - 1, "one is for the key that they share");
+        assert_eq!(
+            form(&mut waiting, Instant::now(), &Figures::default()).len(),
+            MOST_NESTED - 1,
+            "one is for the key that they share"
+        );
         assert_eq!(waiting.len(), 200 - (MOST_NESTED - 1), "the others keep their order");
         drop(outcomes);
-        assert!(form(&mut waiting).is_empty(), "nobody waits for them any more");
+        assert!(
+            form(&mut waiting, Instant::now(), &Figures::default()).is_empty(),
+            "nobody waits for them any more"
+        );
         let large = |n: usize| Txn {
             then: vec![Op::put(n.to_string(), vec![b'x'; MOST_BYTES - 100])],
             ..Txn::default()
         };
         let (mut waiting, _outcomes) = queue((0..20).map(large).collect());
-        assert_eq!(form(&mut waiting).len(), MOST_GROUP_BYTES / MOST_BYTES);
+        assert_eq!(
+            form(&mut waiting, Instant::now(), &Figures::default()).len(),
+            MOST_GROUP_BYTES / MOST_BYTES
+        );
+    }
+
+    #[test]
+    fn a_transaction_that_has_waited_for_too_long_does_not_happen() {
+        let (mut waiting, mut outcomes) = queue(vec![put("a"), put("b")]);
+        waiting[0].begins_by = Instant::now() - Duration::from_millis(1);
+        let figures = Figures::default();
+        assert_eq!(form(&mut waiting, Instant::now(), &figures).len(), 1);
+        assert_eq!(figures.refused.load(Ordering::Relaxed), 1);
+        assert!(matches!(outcomes[0].try_recv(), Ok(Outcome::Done(Err(StoreError::Busy)))));
+        assert!(outcomes[1].try_recv().is_err(), "it is on its way");
     }
 
     #[test]
