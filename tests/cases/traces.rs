@@ -98,6 +98,11 @@ async fn one_trace_leads_from_the_request_to_the_frame() {
         watcher.expect("CREATE", &id, "").await;
         client.tag(&provider, &id, "untraced").await;
         watcher.expect("UPDATE", &id, "untraced").await;
+        // Replicas take turns at requests: with two in each round, the first would always go to the same one.
+        if changes % 2 == 0 {
+            client.tag(&provider, &id, "once more").await;
+            watcher.expect("UPDATE", &id, "once more").await;
+        }
         crossed |= assert_leads_to_the_frame(&collector, &trace, &root).await;
         changes += 1;
     }
