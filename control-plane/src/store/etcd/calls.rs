@@ -100,6 +100,8 @@ mod tests {
         let calls = Calls::new(Tasks::new(), Duration::from_secs(5));
         for _ in 0..MOST {
             assert!(calls.run(pending::<Result<(), StoreError>>()).now_or_never().is_none());
+            // A task that never yields would soon be given no more permits.
+            tokio::task::yield_now().await;
         }
         let began = Instant::now();
         let refused: Result<(), _> = calls.run(async { panic!("there is no room for it") }).await;
