@@ -221,6 +221,8 @@ impl Registry {
             Err(StoreError::Unavailable(reason)) => {
                 self.alarms.raise(AlarmId::BackendConnectionRefuse, reason.clone());
             }
+            // The store was not asked.
+            Err(StoreError::Busy) => {}
             // Every other error is an answer, so the connection works.
             Err(_) | Ok(_) => self.alarms.clear(AlarmId::BackendConnectionRefuse),
         }

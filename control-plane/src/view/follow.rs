@@ -115,7 +115,7 @@ impl StoreFollower {
         match self.store.txn(Txn { compare: vec![unchanged], then, otherwise: Vec::new() }).await {
             // If the comparison failed, another replica has just raised it.
             Ok(_) => Ok(()),
-            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Busy)) => Err(error),
             // A full store can still be read, and gateways find out by other means, only later.
             Err(error) => {
                 warn!(%error, "the store takes no new incarnation; gateways may notice the restore up to 30 s late");
@@ -131,6 +131,8 @@ impl StoreFollower {
         self.page_keys = match listed {
             // Perhaps a page was too large for the deadline, or for a message.
             Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => self.page_keys / 2,
+            // The store was not asked.
+            Err(StoreError::Busy) => self.page_keys,
             Ok(_) | Err(_) => listing::MOST_KEYS,
         };
         self.page_keys = self.page_keys.max(listing::FIRST_KEYS);
