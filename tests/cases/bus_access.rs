@@ -34,13 +34,26 @@ async fn assert_works(world: &World) -> (Pair, Client) {
     (pair, client)
 }
 
+/// The event of the change to this tag. The registry has an instance of its own, and an event may be published
+/// a second time.
+async fn change_to(tag: &str, events: &mut async_nats::Subscriber) -> async_nats::Message {
+    loop {
+        let message = events.next().await.expect("an event");
+        let event = pb::InstanceEvent::decode(message.payload.clone()).expect("an event");
+        let instance = event.instance.unwrap_or_default();
+        if instance.properties.get("tag").is_some_and(|of_event| of_event == tag) {
+            return message;
+        }
+    }
+}
+
 /// An event of the instance `i` as nobody has written it.
 async fn forged(client: &async_nats::Client, genuine: &async_nats::Message) {
     let mut event = pb::InstanceEvent::decode(genuine.payload.clone()).expect("an event");
     let at = event.at.as_mut().expect("a position");
     event.prev = Some(*at);
-    // Far ahead: a reply to a gateway that asks again names the store's revision, which others raise, and then an
-    // event of the next one counts as known.
+    // Far ahead: a reply to a gateway that asks again names the store's revision, which others raise, and
+    // then an event of the next one counts as known.
     at.rev += 1_000_000;
     event.mod_rev = at.rev;
     event.instance.as_mut().expect("an instance").properties.insert("tag".into(), "a lie".into());
@@ -70,7 +83,7 @@ async fn the_shipped_permissions_are_enough_and_no_more() {
     intruder.flush().await.expect("connected");
     client.tag(&pair.provider, "i", "2").await;
     pair.watcher.expect("UPDATE", "i", "2").await;
-    let genuine = events.next().await.expect("an event");
+    let genuine = change_to("2", &mut events).await;
     forged(&intruder, &genuine).await;
     client.tag(&pair.provider, "i", "3").await;
     pair.watcher.expect("UPDATE", "i", "3").await;
@@ -149,15 +162,7 @@ async fn lie_to(world: &World) -> Pair {
     intruder.flush().await.expect("connected");
     client.tag(&pair.provider, "i", "2").await;
     pair.watcher.expect("UPDATE", "i", "2").await;
-    let genuine = loop {
-        let message = events.next().await.expect("an event");
-        let event = pb::InstanceEvent::decode(message.payload.clone()).expect("an event");
-        // The registry has an instance of its own, and an event may be published a second time.
-        if event.instance.is_some_and(|instance| instance.properties.get("tag").is_some_and(|tag| tag == "2"))
-        {
-            break message;
-        }
-    };
+    let genuine = change_to("2", &mut events).await;
     forged(&intruder, &genuine).await;
     pair
 }
@@ -180,7 +185,8 @@ async fn a_forged_event_is_dropped_and_counted() {
     let mut pair = lie_to(&world).await;
     world.client(0).tag(&pair.provider, "i", "3").await;
     pair.watcher.expect("UPDATE", "i", "3").await;
-    // The gateway reads each subscription on its own, so the later event may be pushed before this one is counted.
+    // The gateway reads each subscription on its own, so the later event may be pushed before this one is
+    // counted.
     eventually("the forged event is counted", || async {
         let refused =
             world.gateways[0].try_metric("muster_bus_refused_total", r#"reason="unsigned""#).await?;
