@@ -1,8 +1,9 @@
 //! The floor of xDS: a server of gRPC written the usual way, which sends the bytes that the gateway sends.
 //!
 //! A process of its own like the gateway, so that what it takes is counted the same way. It answers the first
-//! request of each kind by what a gateway has answered, and writes that gateway's endpoints, with a stamp of its own,
-//! to every stream once per event. It knows no service, no version and no right, and looks into no acknowledgement.
+//! request of each kind by what a gateway has answered, and writes that gateway's endpoints, with a stamp of
+//! its own, to every stream once per event. It knows no service, no version and no right, and looks into no
+//! acknowledgement.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write as _};

@@ -6,11 +6,11 @@
 //! for listener, route, cluster and endpoints of a service, on a connection of its own; its acknowledgements
 //! are in its costs. Changes that concern no client have columns of their own.
 //!
-//! The last row is the floor of a stream with a connection of its own: a server of gRPC written the usual way, to
-//! which ordinary streams of the same client are opened and which sends them the same bytes. What a stream costs
-//! there, HTTP/2 and its library cost; the share is that of the gateway's cost which the floor has too. Its
-//! times begin in the server and not at the registry, so only the time from the first receipt to the last of a
-//! hundred compares. Argument: the number of clients, else 1000, and of rounds, else 100.
+//! The last row is the floor of a stream with a connection of its own: a server of gRPC written the usual
+//! way, to which ordinary streams of the same client are opened and which sends them the same bytes. What a
+//! stream costs there, HTTP/2 and its library cost; the share is that of the gateway's cost which the floor
+//! has too. Its times begin in the server and not at the registry, so only the time from the first receipt
+//! to the last of a hundred compares. Argument: the number of clients, else 1000, and of rounds, else 100.
 
 use std::time::Duration;
 

@@ -2,9 +2,9 @@
 //!
 //! A gateway asks for them with the header [`ASK`], and gets them in [`FOUND`] beside the reply. It never
 //! lets a client set the one or see the other. They name nothing that the reply itself does not show: where
-//! the caller's rights leave a service out, or the services are too many, they are left out altogether. Beside
-//! the reply to a batch of finds, the header has a part for each element in order; an element of which nothing
-//! is told has an empty one.
+//! the caller's rights leave a service out, or the services are too many, they are left out altogether.
+//! Beside the reply to a batch of finds, the header has a part for each element in order; an element of
+//! which nothing is told has an empty one.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};

@@ -266,8 +266,8 @@ impl Asking<'_> {
         self.missing(ResponseCode::NoError)
     }
 
-    /// An answer without records of a name that exists, whose kind needs no proof: nothing that may be missing
-    /// from the zone would be one.
+    /// An answer without records of a name that exists, whose kind needs no proof: nothing that may be
+    /// missing from the zone would be one.
     fn never_here(&self) -> Answer {
         self.denied(ResponseCode::NoError)
     }

@@ -25,7 +25,8 @@ pub struct Zone {
     pub(crate) origin: Arc<Origin>,
     /// The revision, as the serial number of the zone.
     pub(crate) serial: u32,
-    /// Every service is known, with its name and its instances, so that what is not in the zone does not exist.
+    /// Every service is known, with its name and its instances, so that what is not in the zone does not
+    /// exist.
     pub(crate) is_whole: bool,
     /// The services by name.
     groups: HashMap<Box<str>, Entry>,

@@ -1,9 +1,9 @@
 //! Finds that the gateway answers from its own state.
 //!
 //! ```text
-//! upstream ──▶ EdgeView (swapped after each change) ──▶ Reads ──▶ the answer, or the reason to ask a control plane
-//!                                                        │
-//! a control plane's answer with its services ──▶ Lease ──┘
+//! upstream ──▶ EdgeView (swapped after each change) ──▶ Reads ──▶ the answer, or the reason to ask a
+//! control plane                                                        │ a control plane's answer with its
+//! services ──▶ Lease ──┘
 //! ```
 //!
 //! In: a question, and what a control plane has resolved before. Out: the bytes that a control plane would

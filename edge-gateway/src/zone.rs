@@ -123,8 +123,8 @@ impl ZoneKeeper {
         };
         let known: Vec<Known<'_>> = services
             .iter()
-            // A service whose name is not known yet is told to nobody. It stays among these, so that the zone does
-            // not deny a name that may be its.
+            // A service whose name is not known yet is told to nobody. It stays among these, so that the
+            // zone does not deny a name that may be its.
             .filter(|(_, topic)| topic.key.as_ref().is_none_or(|key| grant.admits(labels_of(key))))
             .map(|(service, topic)| Known { service, topic })
             .collect();

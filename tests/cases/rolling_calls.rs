@@ -1,5 +1,6 @@
-//! Rolling restarts of a provider under callers that learn its instances through the SDKs of applications: with
-//! a drain before each stop no call may fail. Beside it, in the same run, instances are only unregistered.
+//! Rolling restarts of a provider under callers that learn its instances through the SDKs of applications:
+//! with a drain before each stop no call may fail. Beside it, in the same run, instances are only
+//! unregistered.
 //!
 //! The callers (`tests/sdks`) need Go or a JDK with Maven, so the case runs by `cargo xtask rolling`.
 //! `MUSTER_TEST_RESTARTS` is the number of restarts of each kind (5), `MUSTER_TEST_SDKS` names the callers.

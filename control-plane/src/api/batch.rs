@@ -1,5 +1,5 @@
-//! The operation that makes many finds in one request. [`answer::batch`] has the elements and the reply, which a
-//! gateway makes as well.
+//! The operation that makes many finds in one request. [`answer::batch`] has the elements and the reply,
+//! which a gateway makes as well.
 
 use std::collections::HashMap;
 

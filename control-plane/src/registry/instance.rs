@@ -102,6 +102,7 @@ impl Registry {
         outcome
     }
 
+    /// Stores an instance as [`Registry::create_instance`] does, beside others that are not counted yet.
     async fn store_new(
         &self,
         service: &ServiceRef,
@@ -114,9 +115,8 @@ impl Registry {
         instance.version = view.service.as_ref().map(|record| record.version.clone()).unwrap_or_default();
         instance.timestamp = self.seconds();
         instance.mod_timestamp = instance.timestamp.clone();
-        let shown = view.instances.contains_key(&instance.instance_id);
         let value = stored(&instance, None)?;
-        let size = self.present_size(service).unwrap_or_else(|| view.instances.size()) + usize::from(!shown);
+        let size = self.size_with(service, view, &instance.instance_id);
         let lease = self.grant_for(&instance).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
         // The service may be deleted meanwhile, and no instance may outlive it.
@@ -148,10 +148,12 @@ impl Registry {
         Ok(reply?.succeeded.then_some(()))
     }
 
-    /// The instances of a service in the newest view. `None` for a service that is not there.
-    fn present_size(&self, service: &ServiceRef) -> Option<usize> {
-        let snapshot = self.view.now().ok()?;
-        snapshot.service(service).map(|(view, _)| view.instances.size())
+    /// The number of a service's instances with this one, in the newest view, or else in `view`.
+    fn size_with(&self, service: &ServiceRef, view: &ServiceView, id: &str) -> usize {
+        let newest = self.view.now().ok();
+        let newest = newest.as_ref().and_then(|snapshot| snapshot.service(service));
+        let view = newest.map_or(view, |(view, _)| view);
+        view.instances.size() + usize::from(!view.instances.contains_key(id))
     }
 
     /// Records the number of a service's instances if the recorded one is too low, as it is after

@@ -48,8 +48,8 @@ pub async fn follow(store: Arc<dyn Store>, writer: ViewWriter, stop: Cancellatio
         };
         let Err(error) = outcome else { continue };
         follower.writer.report(|metrics| metrics.broke());
-        // Also after compaction: a store that drops revisions faster than a list is read would be read without
-        // a break.
+        // Also after compaction: a store that drops revisions faster than a list is read would be read
+        // without a break.
         let wait = follower.backoff.next_wait();
         let wait_ms = wait.as_millis() as u64;
         match error {

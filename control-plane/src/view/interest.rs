@@ -50,8 +50,8 @@ pub fn vouches_for(snapshot: &Snapshot, consumer: &ServiceRef, given: &Answer) -
         let Find { tenant, name, versions, by_alias } = &given.find;
         let is_same = find.tenant == *tenant && find.name == *name && find.versions == *versions;
         // One may look for an alias and the other not, as long as both are answered by name. With nothing
-        // they would not go on to be: when the name goes, a find that looks for an alias may still be answered
-        // with nothing, and one that does not is refused.
+        // they would not go on to be: when the name goes, a find that looks for an alias may still be
+        // answered with nothing, and one that does not is refused.
         let is_by_name =
             *by_alias || !find.by_alias || given.services.as_ref().is_some_and(|s| !s.is_empty());
         is_same

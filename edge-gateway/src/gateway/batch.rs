@@ -1,5 +1,5 @@
-//! Batches of finds: answered from the gateway's own state if that proves every element, and by a control plane
-//! if not. The rules for an element are those of a single find ([`super::reads`]).
+//! Batches of finds: answered from the gateway's own state if that proves every element, and by a control
+//! plane if not. The rules for an element are those of a single find ([`super::reads`]).
 
 use std::time::{Duration, Instant};
 

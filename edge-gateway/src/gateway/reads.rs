@@ -1,7 +1,7 @@
 //! Finds: answered from the gateway's own state if that proves the answer, and by a control plane if not.
 //!
 //! 1. What is followed and fresh is answered here. "Nothing has changed" passes the barrier first.
-//! 2. Everything else goes to a control plane. Reader its answer to a find the gateway learns the services, and
+//! 2. Everything else goes to a control plane. From its answer to a find the gateway learns the services, and
 //!    follows the consumer from then on.
 //! 3. If no control plane answers, the last that is known is the answer, marked as stale.
 

@@ -8,7 +8,8 @@ use shared::model::{MAX_ID, ServiceRef, Tenant};
 
 use super::question::{About, Asked, AskedLabels, Reader, registry_path};
 
-/// Bytes of a body that is read here, about a thousand elements. A larger one goes to a control plane as it is.
+/// Bytes of a body that is read here, about a thousand elements. A larger one goes to a control plane as it
+/// is.
 const MOST_BYTES: u64 = 128 << 10;
 /// Elements of a batch that is answered here: as many as finds of one consumer are known.
 const MOST_ELEMENTS: usize = super::MOST_RESOLUTIONS;
@@ -18,13 +19,13 @@ const BY_NAME: &str = "\0by-name";
 /// A batch of questions of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Questions {
-    /// The one who asks.
+    /// The consumer that asks.
     pub(crate) reader: Reader,
     /// What it asks: the list of the request, the index in it, and the question.
     pub(crate) asked: Vec<(List, usize, Asked)>,
 }
 
-/// The one who asks for a batch whose body is worth reading. `None` if only a control plane answers it.
+/// The consumer that asks for a batch whose body is worth reading. `None` if only a control plane answers it.
 pub(crate) fn asker<B: Body>(request: &Request<B>, tenant: &Tenant) -> Option<Reader> {
     let path = request.uri().path();
     // The older version of the API has no batches.

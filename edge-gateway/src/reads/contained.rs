@@ -21,8 +21,8 @@ pub(crate) struct Contained {
 }
 
 impl Contained {
-    /// The same for a later state of the tenant. A state loses nothing that an earlier one contained, unless the
-    /// store was restored.
+    /// The same for a later state of the tenant. A state loses nothing that an earlier one contained, unless
+    /// the store was restored.
     pub(crate) fn advance(self, tenant: &Tenant, view: &EdgeView) -> Self {
         let known = view.read.tenants.get(tenant);
         let version = known.map(|known| known.version);
@@ -80,8 +80,8 @@ mod tests {
         Arc::new(topic)
     }
 
-    /// A tenant, which is a consumer too, with the services `p` and `q` at a bookmark. `version` is that of their
-    /// contents.
+    /// A tenant, which is a consumer too, with the services `p` and `q` at a bookmark. `version` is that of
+    /// their contents.
     fn view(bookmark: u64, version: u64, settled: bool, topics: &[(&str, bool)]) -> EdgeView {
         let mut view = (*shared_view().load()).clone();
         view.incarnation = Some(1);

@@ -16,7 +16,7 @@ const SEPARATOR: char = '\0';
 /// A question of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// The one who asks.
+    /// The consumer that asks.
     pub(crate) reader: Reader,
     /// What it asks.
     pub(crate) asked: Asked,
@@ -120,7 +120,7 @@ impl Question {
 }
 
 impl Reader {
-    /// The one who asks, and the query. `None` for a request that only a control plane answers.
+    /// The consumer that asks, and the query. `None` for a request that only a control plane answers.
     pub(super) fn read<'a, B>(request: &'a Request<B>, tenant: &Tenant) -> Option<(Self, Query<'a>)> {
         let target = request.uri().path_and_query()?.as_str();
         // Without a consumer there is no interest by which the answer would be known to hold.

@@ -310,8 +310,8 @@ impl ControlPlane {
         truth.bookmark = truth.rev;
     }
 
-    /// Loses the event of a new service with one instance, and a bookmark after it, and declines the requests for
-    /// what was lost until [`ControlPlane::decline`] says otherwise.
+    /// Loses the event of a new service with one instance, and a bookmark after it, and declines the
+    /// requests for what was lost until [`ControlPlane::decline`] says otherwise.
     pub(crate) async fn lose(&self, provider: &str, id: &str) {
         self.commit(provider, Action::Create, id);
         self.forget_bookmark();

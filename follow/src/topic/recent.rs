@@ -48,7 +48,8 @@ impl Recent {
         }
     }
 
-    /// Adds the changes after `base` that come before those which are known, if there is room for all of them.
+    /// Adds the changes after `base` that come before those which are known, if there is room for all of
+    /// them.
     pub(super) fn add_older(&mut self, base: Position, older: &[Arc<Push>]) {
         let older = || older.iter().filter(|push| push.at > base && push.at <= self.complete_after);
         let bytes: usize = older().map(|push| text_bytes(&push.instance)).sum();

@@ -322,8 +322,8 @@ impl Tracker {
     }
 }
 
-/// The number of those that are not settled, after one of them was and is as these say; `None` is one that is not
-/// published.
+/// The number of those that are not settled, after one of them was and is as these say; `None` is one that
+/// is not published.
 fn resettled(count: usize, was: Option<bool>, is: Option<bool>) -> usize {
     count + usize::from(is == Some(false)) - usize::from(was == Some(false))
 }

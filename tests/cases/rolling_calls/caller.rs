@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 /// Threads of each caller.
 pub(super) const THREADS: usize = 4;
-/// The pause between two polls of each SDK. The usual ones, 15 and 30 s, would make each drain take that long.
+/// The pause between two polls of each SDK. The usual ones, 15 and 30 s, would make each drain take that
+/// long.
 const POLL: Duration = Duration::from_secs(1);
 /// Fetching and compiling included.
 const PATIENCE: Duration = Duration::from_mins(3);

@@ -88,8 +88,8 @@ impl Provider {
         self.instances.push_back(Instance { port, how, registration, callers, stop });
     }
 
-    /// Ends the oldest instance as a program ends on SIGTERM: it leaves the registry, and its server stops. Gives
-    /// its port, the way in which it left, and the time from the signal to the stop.
+    /// Ends the oldest instance as a program ends on SIGTERM: it leaves the registry, and its server stops.
+    /// Gives its port, the way in which it left, and the time from the signal to the stop.
     pub(super) async fn stop_oldest(&mut self) -> (u16, Stopped, Duration) {
         let Instance { port, how, registration, stop, .. } = self.instances.pop_front().expect("an instance");
         let began = Instant::now();

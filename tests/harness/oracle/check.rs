@@ -244,8 +244,8 @@ impl<'a> Walk<'a> {
     fn claim(&mut self, ledger: &Ledger, key: u32, rev: u64, holes: Holes, out: &mut Findings) {
         let known = self.known.max(self.pulled);
         let due = self.upto(rev);
-        // A watch from the beginning tells of what is there, and of what has gone by silence. It may have begun later
-        // than at the revision, but only the service of a passing instance has no state then.
+        // A watch from the beginning tells of what is there, and of what has gone by silence. It may have
+        // begun later than at the revision, but only the service of a passing instance has no state then.
         let latest = if holes == Holes::Lost { due } else { self.commits.len() };
         let gone = (due..=latest).find(|place| self.anew && !self.is_there(*place));
         if let Some(gone) = gone {
@@ -348,7 +348,8 @@ impl<'a> Walk<'a> {
         };
         let commit = self.commits[place];
         if anew && holes != Holes::Lost && !self.is_there(place) {
-            // There was no state of its service, which was gone, and so is what the watcher knew of the instance.
+            // There was no state of its service, which was gone, and so is what the watcher knew of the
+            // instance.
             self.known = self.known.max(place);
         }
         // An instance that was written without a stamp has 0, for which the ledger knows no time.

@@ -15,9 +15,9 @@ use tracing::Instrument as _;
 
 use crate::store::StoreError;
 
-/// The most calls under way. Those of callers that have left count, so that leaving gains a client nothing. An
-/// etcd that commits 200 changes a second, which is a slow one, answers so many within half of the usual deadline
-/// of 5 s.
+/// The most calls under way. Those of callers that have left count, so that leaving gains a client nothing.
+/// An etcd that commits 200 changes a second, which is a slow one, answers so many within half of the usual
+/// deadline of 5 s.
 const MOST: usize = 512;
 
 /// The calls to etcd that are under way, as tasks of the process.
@@ -33,9 +33,9 @@ impl Calls {
     }
 
     /// Runs a call within the deadline, which includes the wait while too many others are under way. A call
-    /// that could not begin within half of that is refused as [`StoreError::Busy`]: it would hardly be answered
-    /// in time, and its caller would not know whether it happened. Cancel-safe: a call that has begun goes on
-    /// without its caller.
+    /// that could not begin within half of that is refused as [`StoreError::Busy`]: it would hardly be
+    /// answered in time, and its caller would not know whether it happened. Cancel-safe: a call that has
+    /// begun goes on without its caller.
     pub(super) async fn run<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,

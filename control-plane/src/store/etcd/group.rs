@@ -86,8 +86,8 @@ impl Group {
     }
 
     /// Commits a transaction, in company where that is possible. The caller sets the deadline. A caller that
-    /// leaves before its group does is forgotten, and its transaction does not happen. One whose group does not
-    /// leave within half of the deadline is refused as [`StoreError::Busy`].
+    /// leaves before its group does is forgotten, and its transaction does not happen. One whose group does
+    /// not leave within half of the deadline is refused as [`StoreError::Busy`].
     pub(super) async fn commit(&self, txn: Txn, caller: &EtcdCaller) -> Result<TxnReply, StoreError> {
         let Some(bytes) = size_to_join(&txn) else { return self.alone(txn, caller).await };
         let (reply, outcome) = oneshot::channel();
@@ -382,10 +382,14 @@ mod tests {
         (members.collect(), outcomes)
     }
 
+    fn formed(waiting: &mut VecDeque<Member>) -> Vec<Member> {
+        form(waiting, Instant::now(), &Figures::default())
+    }
+
     /// The transactions that go together, by their numbers; the others are handed back.
     fn together_of(txns: Vec<Txn>) -> Vec<usize> {
         let (mut waiting, mut outcomes) = queue(txns);
-        let group = form(&mut waiting, Instant::now(), &Figures::default());
+        let group = formed(&mut waiting);
         assert!(waiting.is_empty());
         let numbers = (0..outcomes.len()).filter(|n| outcomes[*n].try_recv().is_err()).collect::<Vec<_>>();
         assert_eq!(group.len(), numbers.len());
@@ -423,26 +427,16 @@ mod tests {
     #[test]
     fn a_group_keeps_within_the_limits_of_etcd() {
         let (mut waiting, outcomes) = queue((0..200).map(|n| shared(&n.to_string())).collect());
-        assert_eq!(
-            form(&mut waiting, Instant::now(), &Figures::default()).len(),
-            MOST_NESTED - 1,
-            "one is for the key that they share"
-        );
+        assert_eq!(formed(&mut waiting).len(), MOST_NESTED - 1, "one is for the key that they share");
         assert_eq!(waiting.len(), 200 - (MOST_NESTED - 1), "the others keep their order");
         drop(outcomes);
-        assert!(
-            form(&mut waiting, Instant::now(), &Figures::default()).is_empty(),
-            "nobody waits for them any more"
-        );
+        assert!(formed(&mut waiting).is_empty(), "nobody waits for them any more");
         let large = |n: usize| Txn {
             then: vec![Op::put(n.to_string(), vec![b'x'; MOST_BYTES - 100])],
             ..Txn::default()
         };
         let (mut waiting, _outcomes) = queue((0..20).map(large).collect());
-        assert_eq!(
-            form(&mut waiting, Instant::now(), &Figures::default()).len(),
-            MOST_GROUP_BYTES / MOST_BYTES
-        );
+        assert_eq!(formed(&mut waiting).len(), MOST_GROUP_BYTES / MOST_BYTES);
     }
 
     #[test]

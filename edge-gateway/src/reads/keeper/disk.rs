@@ -40,8 +40,8 @@ pub(super) fn target_of(mut path: PathBuf) -> io::Result<PathBuf> {
     Err(io::Error::new(ErrorKind::InvalidInput, "its symbolic links lead to each other"))
 }
 
-/// Refuses a path that leads to anything but a regular file. Reading a pipe would wait for a writer, and reading a device would never
-/// end; and a process of root would replace the device of everybody.
+/// Refuses a path that leads to anything but a regular file. Reading a pipe would wait for a writer, and
+/// reading a device would never end; and a process of root would replace the device of everybody.
 fn regular(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path)?.is_file() {
         return Ok(());
