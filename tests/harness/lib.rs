@@ -14,6 +14,7 @@
 //! | [`load`] | random writers, bursts, and readers that check replies |
 //! | [`hostile`] | clients that mean harm |
 //! | [`certificates`] | a short-lived authority and its certificates |
+//! | `reason` | the message of a failed test, repeated below the logs |
 //! | [`eventually()`] | waiting for a condition, never for a time |
 //!
 //! Every process started here is ended, by its process id, when its handle is dropped. When a test fails, the
@@ -35,6 +36,7 @@ pub mod port;
 pub mod process;
 pub mod prometheus;
 pub mod readers;
+mod reason;
 pub mod watcher;
 pub mod world;
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{eventually, reason};
 
 /// Lines of a log that are printed when a test fails.
 const LAST_LINES: usize = 60;
@@ -114,6 +114,7 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&self) {
+        reason::keep();
         // A process that still runs would hold the ports and the data.
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log file");
@@ -259,6 +260,7 @@ impl Drop for Process {
             let lines: Vec<_> = log.lines().collect();
             let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
             eprintln!("---- {} ----\n{}", self.name, last.join("\n"));
+            eprintln!("---- the test failed at {} ----", reason::last());
         }
     }
 }
