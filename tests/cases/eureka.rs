@@ -42,6 +42,15 @@ async fn send(client: &Client, method: &str, path: &str, body: &Value) -> u16 {
     client.try_send(method, path, &JSON, body).await.map_or(0, |answer| answer.status)
 }
 
+/// Waits until a request has this answer. A gateway that cannot prove an absence in time says 503, which tells
+/// its clients to ask again.
+async fn is_answered(client: &Client, method: &str, path: &str, expected: u16) {
+    eventually(&format!("{method} {path} is answered {expected}"), || async {
+        (send(client, method, path, &Value::Null).await == expected).then_some(())
+    })
+    .await;
+}
+
 /// The instance in an answer.
 async fn shown(client: &Client, path: &str) -> Option<Value> {
     let answer = client.try_send("GET", path, &JSON, String::new()).await?;
@@ -85,7 +94,7 @@ async fn a_new_instance_is_there_by_every_kind_of_question() {
     let standalone = Standalone::start().await;
     let client = &standalone.client;
     // The pages are kept up to date from the first question on.
-    assert_eq!(send(client, "GET", "/eureka/apps", &Value::Null).await, 200);
+    is_answered(client, "GET", "/eureka/apps", 200).await;
     for n in 0..8 {
         let (name, id) = (format!("job{n}"), format!("node-{n}"));
         let body = registration(&name, &id, "UP", 1);
@@ -103,7 +112,8 @@ async fn a_spring_application_lives_its_life_in_the_registry() {
     let standalone = Standalone::start().await;
     let client = &standalone.client;
     let path = "/eureka/apps/ORDERS/node-1:orders:8080";
-    assert_eq!(send(client, "PUT", path, &Value::Null).await, 404, "so that it registers");
+    // A client that is told so registers.
+    is_answered(client, "PUT", path, 404).await;
     for dirty in [7, 7, 8] {
         let body = registration("Orders", "node-1:orders:8080", "STARTING", dirty);
         assert_eq!(send(client, "POST", "/eureka/apps/ORDERS", &body).await, 204, "again as at first");
@@ -146,10 +156,7 @@ async fn a_spring_application_lives_its_life_in_the_registry() {
         send(client, "PUT", &format!("{path}?status=UP&lastDirtyTimestamp=9"), &Value::Null).await,
         200
     );
-    assert_eq!(
-        send(client, "PUT", &format!("{path}?status=UP&lastDirtyTimestamp=10"), &Value::Null).await,
-        404
-    );
+    is_answered(client, "PUT", &format!("{path}?status=UP&lastDirtyTimestamp=10"), 404).await;
     // An operator's status outlives the registrations of the instance, and its own one comes back.
     assert_eq!(send(client, "PUT", &format!("{path}/status?value=OUT_OF_SERVICE"), &Value::Null).await, 200);
     assert_eq!(send(client, "POST", "/eureka/apps/ORDERS", &body).await, 204);
@@ -179,8 +186,8 @@ async fn a_spring_application_lives_its_life_in_the_registry() {
     .await;
     becomes(client, path, "lastDirtyTimestamp", "11").await;
     assert_eq!(send(client, "DELETE", path, &Value::Null).await, 200);
-    eventually("it is gone", || async { shown(client, path).await.is_none().then_some(()) }).await;
-    assert_eq!(send(client, "DELETE", path, &Value::Null).await, 404);
+    is_answered(client, "GET", path, 404).await;
+    is_answered(client, "DELETE", path, 404).await;
     for (spoil, value) in [("app", json!("OTHER")), ("hostName", json!("")), ("dataCenterInfo", Value::Null)]
     {
         let mut bad = registration("Orders", "i", "UP", 1);
@@ -246,7 +253,7 @@ async fn any_gateway_renews_what_another_has_registered() {
     let native = becomes(&other, &format!("{SHOP}/apps/order/i"), "status", "UP").await;
     assert_eq!((&native["ipAddr"], &native["port"]["$"]), (&json!("10.0.0.1"), &json!(80)));
     assert_eq!(send(&other, "DELETE", &path, &Value::Null).await, 200);
-    eventually("it is gone everywhere", || async { shown(&one, &path).await.is_none().then_some(()) }).await;
+    is_answered(&one, "GET", &path, 404).await;
 }
 
 /// A login at a fleet, with headers for requests in JSON.

@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// Keeps the message of each later panic for the thread that panics. Further calls change nothing.
-pub fn keep() {
+pub(crate) fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let print = std::panic::take_hook();
@@ -24,7 +24,7 @@ pub fn keep() {
 }
 
 /// The message of this thread's last panic and the line of it; empty before the first.
-pub fn last() -> String {
+pub(crate) fn last() -> String {
     REASON.with_borrow(String::clone)
 }
 
