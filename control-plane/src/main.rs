@@ -34,6 +34,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     let api = bind(config.listen, config.http.reuse_port)?;
     let admin = bind(config.admin_listen, false)?;
     let listening = api.local_addr()?;
+    tasks.delay_drain(move || tokio::time::sleep(config.program.drain_delay));
     let mut plane = config.plane;
     plane.rbac.open_keys(Path::new(""))?;
     if let Some(notice) = plane.exposure.notice(listening) {

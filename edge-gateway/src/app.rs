@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bus::Bus;
 use dns::{Board, Server};
@@ -29,6 +29,7 @@ use opentelemetry::metrics::Meter;
 use shared::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::beats::Beats;
@@ -324,6 +325,14 @@ impl App {
         }
     }
 
+    /// Makes the delay of a drain: `time` if other gateways are there, else nothing. Load balancers see in that
+    /// time that this gateway is not ready, and send its watchers to the others when they end. Without others
+    /// they could only come back here.
+    pub fn delay(&self, time: Duration) -> impl FnOnce() -> Sleep + Send + 'static {
+        let others = self.fleet.others.subscribe();
+        move || tokio::time::sleep(if *others.borrow() == Others::None { Duration::ZERO } else { time })
+    }
+
     /// Serves until the drain has ended: every session is closed and every request answered.
     pub async fn run(self) {
         // Not cancelled by the drain itself: sessions that are still open get their events until their end.
@@ -335,7 +344,7 @@ impl App {
             let _ = abort.run_until_cancelled(upstream).await;
         });
         self.tasks.spawn_named("fairness", self.measuring.run(stop.clone()));
-        self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.drain().clone(), stop.clone()));
+        self.tasks.spawn_named("fleet", self.fleet.run(self.tasks.leaving().clone(), stop.clone()));
         // Until everything else has ended: a reporter that has left puts off the end of no instance.
         let (beats, bus) = self.beats;
         self.tasks.spawn_named("beats", beats.run(bus, stop.clone()));

@@ -1,7 +1,7 @@
 //! The other gateways of the fleet, as the bus tells: whether one of them is ready to take watchers.
 //!
 //! In: this gateway's readiness, and the announcements of the others. Out: [`Others`], and this gateway's own
-//! announcements, every two seconds and at the beginning of its drain.
+//! announcements, every two seconds and when it is told to leave.
 //!
 //! Watchers without a revision have one attempt to come back after their watch ends. A gateway that drains
 //! ends them while another one is ready, and has to know that. A wrong answer costs an attempt and nothing
@@ -169,12 +169,13 @@ impl Heard {
 }
 
 impl Fleet {
-    /// Runs until `stop`. The drain is announced at once when `drain` is cancelled.
-    pub(crate) async fn run(self, drain: CancellationToken, stop: CancellationToken) {
+    /// Runs until `stop`. That this gateway is not ready any more is announced at once when `leaving` is
+    /// cancelled.
+    pub(crate) async fn run(self, leaving: CancellationToken, stop: CancellationToken) {
         let mut messages: Option<Messages> = None;
         let mut pace = interval(PERIOD);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut announced_drain = false;
+        let mut announced_leave = false;
         let mut link = self.bus.link();
         let mut generation = link.borrow_and_update().generation;
         loop {
@@ -183,8 +184,8 @@ impl Fleet {
                     self.announce(true).await;
                     return;
                 }
-                () = drain.cancelled(), if !announced_drain => {
-                    announced_drain = true;
+                () = leaving.cancelled(), if !announced_leave => {
+                    announced_leave = true;
                     self.announce(false).await;
                 }
                 _ = pace.tick() => {

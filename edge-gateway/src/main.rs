@@ -56,6 +56,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
     host.known.add(app.on_known());
     host.access.add(app.access_control());
     let set_limits = app.on_limits();
+    tasks.delay_drain(app.delay(config.program.drain_delay));
     tasks.spawn_vital("app", app.run());
     host.serve_admin(admin);
     host.on_change(move |config| set_limits(&config.gateway.limits));

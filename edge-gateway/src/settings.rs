@@ -491,7 +491,7 @@ impl Read for ProcessConfig {
                  control-plane.certificate",
             );
         }
-        let program = ProgramSettings::read(settings, "25s", "1h");
+        let program = ProgramSettings::read(settings, "5s", "25s", "1h");
         // The end of the grace period cuts every session that still waits for its turn in the drain.
         if program.grace < gateway.drain_over {
             settings.mistake("grace", "the grace period must be at least as long as drain-over");

@@ -3,7 +3,7 @@
 //! | route | answer |
 //! | --- | --- |
 //! | `/live` | 200 while the process can answer |
-//! | `/ready` | 200 when every condition of [`Readiness`] holds and no drain has begun, else 503; JSON |
+//! | `/ready` | 200 when every condition of [`Readiness`] holds and the process does not leave, else 503; JSON |
 //! | `/metrics` | the text that Prometheus scrapes |
 
 use std::collections::BTreeMap;
@@ -16,7 +16,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::{self, Metrics};
@@ -32,7 +31,7 @@ pub const PATHS: &[&str] =
 #[derive(Clone, Debug)]
 pub struct Readiness {
     conditions: Arc<watch::Sender<BTreeMap<&'static str, ConditionState>>>,
-    drain: CancellationToken,
+    tasks: Tasks,
 }
 
 /// The state of one condition.
@@ -49,17 +48,17 @@ pub struct ConditionState {
 pub struct ReadinessReport {
     /// The process may be given work.
     pub ready: bool,
-    /// The process drains, and stops when it has finished its work.
+    /// The process drains, or will after its delay, and stops when it has finished its work.
     pub draining: bool,
     /// The conditions by name.
     pub conditions: BTreeMap<&'static str, ConditionState>,
 }
 
 impl Readiness {
-    /// Conditions for the process with these tasks. Without any condition it is ready; once its drain
-    /// begins, it is not.
+    /// Conditions for the process with these tasks. Without any condition it is ready; once it
+    /// leaves, it is not.
     pub fn new(tasks: &Tasks) -> Self {
-        Self { conditions: Arc::default(), drain: tasks.drain().clone() }
+        Self { conditions: Arc::default(), tasks: tasks.clone() }
     }
 
     /// Adds a condition, which does not hold yet. The caller must keep the handle and update it.
@@ -73,17 +72,17 @@ impl Readiness {
     /// The state of all conditions.
     pub fn report(&self) -> ReadinessReport {
         let conditions = self.conditions.borrow().clone();
-        let draining = self.drain.is_cancelled();
+        let draining = self.tasks.is_leaving();
         let ready = !draining && conditions.values().all(|condition| condition.met);
         ReadinessReport { ready, draining, conditions }
     }
 
-    /// Waits until the process is ready. Cancel-safe. Never resolves once the drain has begun.
+    /// Waits until the process is ready. Cancel-safe. Never resolves once it leaves.
     pub async fn ready(&self) {
         let mut changes = self.conditions.subscribe();
         while !self.report().ready {
-            // A drain cannot be taken back, so nothing will change any more.
-            if self.drain.is_cancelled() {
+            // The order to leave cannot be taken back, so nothing will change any more.
+            if self.tasks.is_leaving() {
                 std::future::pending::<()>().await;
             }
             changes.changed().await.expect("the sender is held by self");

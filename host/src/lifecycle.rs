@@ -3,9 +3,14 @@
 //!
 //! Every task is spawned through [`Tasks`], so that the process waits for its end. When a vital task ends
 //! early, by return or by panic, the process drains: a process with a part missing is worse than one that is
-//! restarted. The first SIGTERM or SIGINT starts the drain, the second one the abort.
+//! restarted. The first SIGTERM or SIGINT makes the process leave, the second one starts the abort.
+//!
+//! A process that leaves is not ready from that moment on. Its drain begins at once, or after the time that
+//! [`Tasks::delay_drain`] gives to load balancers, so that they send clients elsewhere first.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -16,6 +21,9 @@ use tracing::{Instrument, error, info, info_span, warn};
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    leaving: CancellationToken,
+    /// A task begins the drain some time after `leaving`.
+    is_delayed: Arc<AtomicBool>,
     drain: CancellationToken,
     abort: CancellationToken,
 }
@@ -53,6 +61,46 @@ impl Tasks {
         self.tracker.spawn(task.instrument(info_span!("task", name)));
     }
 
+    /// Makes the process leave: it is not ready any more, and drains at once or after the delay of
+    /// [`Tasks::delay_drain`]. Further calls change nothing.
+    pub fn leave(&self) {
+        self.leaving.cancel();
+        if !self.is_delayed.load(Ordering::SeqCst) {
+            self.drain.cancel();
+        }
+    }
+
+    /// Cancelled when the process has been told to leave, which may be before its drain. A drain that begins
+    /// without that, because a vital task ended, does not cancel it.
+    pub fn leaving(&self) -> &CancellationToken {
+        &self.leaving
+    }
+
+    /// True once the process leaves or drains: it may be given no new work.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled() || self.drain.is_cancelled()
+    }
+
+    /// Puts off the drain of a process that leaves until `delay` has ended, which is made at that moment. A
+    /// drain for another reason, and an abort, do not wait for it.
+    pub fn delay_drain<F>(&self, delay: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (leaving, drain) = (self.leaving.clone(), self.drain.clone());
+        // The drain must begin in any case, also when `delay` panics.
+        let guard = drain.clone().drop_guard();
+        self.is_delayed.store(true, Ordering::SeqCst);
+        self.spawn_named("leaving", async move {
+            let delayed = async {
+                leaving.cancelled().await;
+                delay().await;
+            };
+            drain.run_until_cancelled(delayed).await;
+            drop(guard);
+        });
+    }
+
     /// Cancelled when the process must take on nothing new and finish its work.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
@@ -84,7 +132,8 @@ impl Tasks {
         false
     }
 
-    /// Listens for signals: the first SIGTERM or SIGINT starts the drain, the second one the abort.
+    /// Listens for signals: the first SIGTERM or SIGINT makes the process leave, the second one starts the
+    /// abort.
     ///
     /// # Errors
     /// When the handlers for the signals cannot be installed.
@@ -92,18 +141,19 @@ impl Tasks {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let drain = self.drain.clone();
-        let abort = self.abort.clone();
+        let tasks = self.clone();
         #[expect(clippy::disallowed_methods, reason = "it lives as long as the process and holds nothing")]
         // Not tracked: it must listen until the process ends, so `finish` would wait for it in vain.
         tokio::spawn(async move {
             loop {
                 tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-                if drain.is_cancelled() {
-                    abort.cancel();
+                if tasks.is_leaving() {
+                    // `finish` waits for the drain first.
+                    tasks.drain.cancel();
+                    tasks.abort.cancel();
                 } else {
                     info!("received a signal to end; draining");
-                    drain.cancel();
+                    tasks.leave();
                 }
             }
         });
@@ -126,6 +176,44 @@ mod tests {
     async fn a_panic_of_a_vital_task_starts_the_drain() {
         let tasks = Tasks::new();
         tasks.spawn_vital("broken", async { panic!("on purpose") });
+        assert!(tasks.finish(Duration::from_secs(60)).await);
+    }
+
+    #[tokio::test]
+    async fn a_process_without_a_delay_drains_when_it_leaves() {
+        let tasks = Tasks::new();
+        tasks.leave();
+        assert!(tasks.is_leaving() && tasks.drain().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_its_delay() {
+        let tasks = Tasks::new();
+        tasks.delay_drain(|| tokio::time::sleep(Duration::from_secs(5)));
+        // The delay counts from the moment at which the process leaves.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!tasks.is_leaving() && !tasks.drain().is_cancelled());
+        let told = tokio::time::Instant::now();
+        tasks.leave();
+        assert!(tasks.is_leaving() && !tasks.drain().is_cancelled());
+        assert!(tasks.finish(Duration::from_secs(60)).await);
+        assert_eq!(told.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_vital_task_waits_for_no_delay() {
+        let tasks = Tasks::new();
+        tasks.delay_drain(std::future::pending);
+        tasks.spawn_vital("short", async {});
+        assert!(tasks.finish(Duration::from_secs(60)).await);
+        assert!(tasks.is_leaving());
+    }
+
+    #[tokio::test]
+    async fn a_delay_that_panics_starts_the_drain() {
+        let tasks = Tasks::new();
+        tasks.delay_drain(async || panic!("on purpose"));
+        tasks.leave();
         assert!(tasks.finish(Duration::from_secs(60)).await);
     }
 

@@ -49,6 +49,8 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(5);
 pub struct ProgramSettings {
     /// The form and filter of the logs.
     pub log: LogConfig,
+    /// The time for which a process that was told to leave goes on before its drain begins.
+    pub drain_delay: Duration,
     /// The time that a drain may take before it becomes an abort.
     pub grace: Duration,
     /// The token that operators need; `None` admits those on this machine and refuses all others.
@@ -58,20 +60,33 @@ pub struct ProgramSettings {
 }
 
 impl ProgramSettings {
-    /// Declares `admin-token`, `grace`, `log.*` and `audit.*`. The grace period is `grace` unless set, and at
-    /// most `longest`: a gateway that spreads the ends of its watches needs more of it than a control plane.
-    pub fn read(settings: &mut Settings<'_>, grace: &'static str, longest: &'static str) -> Self {
+    /// Declares `admin-token`, `drain-delay`, `grace`, `log.*` and `audit.*`. The delay and the grace period
+    /// are `delay` and `grace` unless set, and the latter is at most `longest`: a gateway that spreads the ends
+    /// of its watches needs more of it than a control plane.
+    pub fn read(
+        settings: &mut Settings<'_>,
+        delay: &'static str,
+        grace: &'static str,
+        longest: &'static str,
+    ) -> Self {
         Self {
             admin_token: settings.optional(
                 "admin-token",
                 "Bearer token for /config, /known, /access and /drain, beside tokens of accounts with the right ops. Without \
                  it this machine may use them, too.",
             ),
+            drain_delay: settings.within(
+                "drain-delay",
+                delay,
+                "0s"..="5m",
+                "Time after SIGTERM or POST /drain for which /ready says no and everything else goes on, so that load \
+                 balancers send clients elsewhere before the drain. A gateway that knows of no other one does not wait.",
+            ),
             grace: settings.within(
                 "grace",
                 grace,
                 "0s"..=longest,
-                "Time that a drain may take after SIGTERM before everything left is dropped.",
+                "Time that a drain may take before everything left is dropped.",
             ),
             log: LogConfig::read(settings),
             audit: AuditConfig::read(settings),
@@ -217,7 +232,7 @@ impl<C: Program> Host<C> {
     /// The routes of the admin port.
     pub fn admin_routes(&self) -> Router {
         let shown = self.reloader.shown();
-        let drain = self.tasks.drain().clone();
+        let tasks = self.tasks.clone();
         let known = self.known.clone();
         let access = self.access.clone();
         let operators = Operators::new(self.token.clone(), self.access.clone(), self.audit.clone());
@@ -234,9 +249,9 @@ impl<C: Program> Host<C> {
             .route(
                 "/drain",
                 post(async move || {
-                    if !drain.is_cancelled() {
+                    if !tasks.is_leaving() {
                         info!("received POST /drain on the admin port; draining");
-                        drain.cancel();
+                        tasks.leave();
                     }
                     (StatusCode::ACCEPTED, "draining")
                 }),

@@ -75,7 +75,7 @@ impl Config for StandaloneConfig {
                 "admin-listen",
                 "Address for /live, /ready and /metrics; without it they are served beside the API.",
             ),
-            program: ProgramSettings::read(settings, "20s", "10m"),
+            program: ProgramSettings::read(settings, "0s", "20s", "10m"),
             plane: control_plane::settings::Config::read(settings),
             gateway,
         }
@@ -106,6 +106,7 @@ pub(crate) fn main(matches: &ArgMatches) -> ExitCode {
 async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> anyhow::Result<()> {
     let tasks = host.tasks.clone();
     let readiness = host.readiness.clone();
+    tasks.delay_drain(move || tokio::time::sleep(config.program.drain_delay));
     // The port is taken first: a second process on the same address fails before it touches the data.
     let api = bind(config.gateway.listen).await?;
     let listening = api.local_addr()?;

@@ -29,6 +29,7 @@ mod history;
 mod issuer_authority;
 mod key_files;
 mod key_rotation;
+mod leaving;
 mod memory;
 mod oidc;
 mod operate;

@@ -150,9 +150,12 @@ impl Plan {
         let (bus, nats_url) = self.way_to_bus(nats).await;
         let mut flags = vec![("--nats", nats_url), ("--control-plane", control_planes.to_owned())];
         flags.extend(self.gateway_flags.iter().map(|(flag, value)| (flag.as_str(), value.clone())));
-        // The default drain takes half a minute, and most tests end with a drain of every gateway.
-        if !flags.iter().any(|(flag, _)| *flag == "--drain-over") {
-            flags.push(("--drain-over", "1s".into()));
+        // The default drain takes half a minute, and most tests end with a drain of every gateway. No load
+        // balancer is there that had to be waited for.
+        for (quick, value) in [("--drain-over", "1s"), ("--drain-delay", "0s")] {
+            if !flags.iter().any(|(flag, _)| *flag == quick) {
+                flags.push((quick, value.into()));
+            }
         }
         let dns = self.dns.then(port::local);
         if let Some(dns) = dns {

@@ -49,7 +49,7 @@ impl Read for ProcessConfig {
                 "127.0.0.1:30111",
                 "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
             ),
-            program: ProgramSettings::read(settings, "10s", "10m"),
+            program: ProgramSettings::read(settings, "0s", "10s", "10m"),
             http,
             etcd: etcd(settings),
             nats: NatsConfig::read(settings, &plane.name),
