@@ -44,6 +44,7 @@ fn main() -> Result<()> {
         ("A, 1 instance", "one.shop.muster", A),
         ("A, 3 instances", "three.shop.muster", A),
         ("SRV, 3 instances", "three.shop.muster", SRV),
+        ("SRV, 3 instances, by protocol", "_rest._tcp.three.shop.muster", SRV),
         ("A, 1000 instances, cut", "many.shop.muster", A),
         ("A, no such name", "none.shop.muster", A),
     ];

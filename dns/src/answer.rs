@@ -12,27 +12,26 @@
 //! | `PTR` of an address | the instances on it |
 //! | `ANY` | one short record ([RFC 8482](https://www.rfc-editor.org/rfc/rfc8482)) |
 
-use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use hickory_proto::op::{Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV};
+use hickory_proto::rr::rdata::{CNAME, HINFO, NS, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use crate::endpoint::Host;
-use crate::group::Addresses;
+use crate::endpoint::{Endpoint, Host};
+use crate::group::{Addresses, Group, Member};
 use crate::names::Asked;
 use crate::order::draw;
 use crate::origin::{NAME_SERVER, Origin};
 use crate::select::{Found, Selection, find};
 use crate::text;
+use crate::wire::{EndpointRecord, Parts};
 use crate::zone::Zone;
 
 /// The shortest record that an answer has: two octets of a name, ten of its head, four of an address.
 pub(crate) const SHORTEST_RECORD: usize = 16;
-/// The octets of a record with an endpoint, besides its target: those of its head and three numbers.
-const ENDPOINT: usize = 18;
 
 /// The state of the zone.
 #[derive(Clone, Debug)]
@@ -58,20 +57,33 @@ pub(crate) enum Why {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Answer<'z> {
     pub(crate) code: ResponseCode,
     pub(crate) why: Option<Why>,
-    pub(crate) answers: Vec<Record>,
-    pub(crate) authorities: Vec<Record>,
-    pub(crate) additionals: Vec<Record>,
+    pub(crate) records: Records<'z>,
     /// There are more answers than were asked for.
     pub(crate) is_cut: bool,
 }
 
-impl Answer {
+/// The records of an answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Records<'z> {
+    /// Of any names and kinds.
+    Any { answers: Vec<Record>, authorities: Vec<Record>, additionals: Vec<Record> },
+    /// Addresses of the name that is asked for, and the seconds for which they may be kept.
+    Addresses(Vec<IpAddr>, u32),
+    /// Endpoints of that name, and in addition the addresses of their targets.
+    Endpoints(Vec<&'z EndpointRecord>, u32),
+}
+
+impl<'z> Answer<'z> {
     fn of(answers: Vec<Record>) -> Self {
         let (authorities, additionals) = <(Vec<_>, Vec<_>)>::default();
-        Self { code: ResponseCode::NoError, why: None, answers, authorities, additionals, is_cut: false }
+        Self::with(Records::Any { answers, authorities, additionals })
+    }
+
+    fn with(records: Records<'z>) -> Self {
+        Self { code: ResponseCode::NoError, why: None, records, is_cut: false }
     }
 
     pub(crate) fn failure(code: ResponseCode, why: Why) -> Self {
@@ -82,10 +94,34 @@ impl Answer {
     pub(crate) fn is_authoritative(&self) -> bool {
         matches!(self.code, ResponseCode::NoError | ResponseCode::NXDomain)
     }
+
+    /// The answers and what comes in addition, as records of the name that was asked for.
+    pub(crate) fn into_records(self, name: &Name) -> Vec<Record> {
+        match self.records {
+            Records::Any { mut answers, additionals, .. } => {
+                answers.extend(additionals);
+                answers
+            }
+            Records::Addresses(addresses, ttl) => {
+                let of = |address: IpAddr| Record::from_rdata(name.clone(), ttl, address.into());
+                addresses.into_iter().map(of).collect()
+            }
+            Records::Endpoints(endpoints, ttl) => {
+                let records = endpoints.into_iter().filter_map(|endpoint| endpoint.records(name, ttl));
+                records.flat_map(|(endpoint, address)| [Some(endpoint), address]).flatten().collect()
+            }
+        }
+    }
 }
 
 /// Answers a question with at most `most` records.
-pub(crate) fn answer(origin: &Origin, state: &State, query: &Query, most: usize, rng: &mut Rng) -> Answer {
+pub(crate) fn answer<'z>(
+    origin: &Origin,
+    state: &'z State,
+    query: &Query,
+    most: usize,
+    rng: &mut Rng,
+) -> Answer<'z> {
     let refused = |why| Answer::failure(ResponseCode::Refused, why);
     let is_transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
     if query.query_class() != DNSClass::IN || is_transfer {
@@ -116,15 +152,15 @@ fn address_of(name: &Name) -> Option<std::net::IpAddr> {
 }
 
 /// A question about a known zone.
-struct Asking<'a> {
-    zone: &'a Zone,
+struct Asking<'z, 'a> {
+    zone: &'z Zone,
     name: &'a Name,
     kind: RecordType,
     most: usize,
 }
 
-impl Asking<'_> {
-    fn below(&self, below: &str, rng: &mut Rng) -> Answer {
+impl<'z> Asking<'z, '_> {
+    fn below(&self, below: &str, rng: &mut Rng) -> Answer<'z> {
         if below.is_empty() {
             return self.of_zone();
         }
@@ -139,7 +175,7 @@ impl Asking<'_> {
         }
     }
 
-    fn of_service(&self, selection: &Selection<'_>, rng: &mut Rng) -> Answer {
+    fn of_service(&self, selection: &Selection<'z>, rng: &mut Rng) -> Answer<'z> {
         match self.kind {
             // Names with a protocol are those of endpoints, and no machine has such a name.
             RecordType::A | RecordType::AAAA if selection.protocol.is_none() => {
@@ -155,68 +191,71 @@ impl Asking<'_> {
         }
     }
 
-    fn addresses(&self, addresses: &Addresses, rng: &mut Rng) -> Answer {
+    fn addresses(&self, addresses: &Addresses, rng: &mut Rng) -> Answer<'z> {
         let Addresses { v4, v6, names } = addresses;
         if v4.is_empty() && v6.is_empty() && !names.is_empty() {
             // A name has one alias at most, so each answer draws another one.
             let drawn = draw(names, 1, rng).into_iter().map(|(name, _)| RData::CNAME(CNAME(name.clone())));
             return Answer::of(drawn.map(|data| self.record(data)).collect());
         }
-        let (records, all): (Vec<Record>, usize) = if self.kind == RecordType::A {
-            let drawn = draw(v4, self.most, rng).into_iter().map(|(address, _)| RData::A(A(*address)));
-            (drawn.map(|data| self.record(data)).collect(), v4.len())
+        let (drawn, all): (Vec<IpAddr>, usize) = if self.kind == RecordType::A {
+            (draw(v4, self.most, rng).into_iter().map(|(address, _)| (*address).into()).collect(), v4.len())
         } else {
-            let drawn = draw(v6, self.most, rng).into_iter().map(|(address, _)| RData::AAAA(AAAA(*address)));
-            (drawn.map(|data| self.record(data)).collect(), v6.len())
+            (draw(v6, self.most, rng).into_iter().map(|(address, _)| (*address).into()).collect(), v6.len())
         };
-        let is_cut = records.len() < all;
+        let is_cut = drawn.len() < all;
         // With an address of the other kind there is an instance. Resolvers ask for both kinds, and some take
         // a failure of one for a failure of both.
         let is_other = !(v4.is_empty() && v6.is_empty());
         let empty = || if is_other { self.never_here() } else { self.nothing_here() };
-        Answer { is_cut, ..Answer::of(records) }.or(empty)
+        Answer { is_cut, ..Answer::with(Records::Addresses(drawn, self.ttl())) }.or(empty)
     }
 
-    fn endpoints(&self, selection: &Selection<'_>, rng: &mut Rng) -> Answer {
+    fn endpoints(&self, selection: &Selection<'z>, rng: &mut Rng) -> Answer<'z> {
         let endpoints = selection.endpoints();
-        let mut answer = Answer::of(Vec::new());
-        let mut told = HashSet::new();
+        let drawn = draw(&endpoints, self.most, rng);
+        let mut is_cut = drawn.len() < endpoints.len();
         // Records that do not fit are not made: a service may have thousands of instances. Saturating,
         // because the list for people on the command line has no bound.
         let mut room = self.most.saturating_mul(SHORTEST_RECORD);
-        let drawn = draw(&endpoints, self.most, rng);
-        answer.is_cut = drawn.len() < endpoints.len();
-        for ((member, endpoint), _) in drawn {
-            let (target, address) = match endpoint.host {
-                Host::Name(ref name) => (name.clone(), None),
-                Host::Address(address) => {
-                    // With several addresses, each needs a name of its own, or a client would mix them.
-                    let of_many = member.has_many.then_some(address);
-                    let Some(target) = self.zone.origin.instance(selection.group, member, of_many) else {
-                        return Answer::failure(ResponseCode::ServFail, Why::TooLong);
-                    };
-                    (target, Some(address))
-                }
+        let mut told = Vec::with_capacity(drawn.len());
+        for (spot, _) in drawn {
+            let make =
+                |member: &Member, endpoint: &Endpoint| self.record_of(selection.group, member, endpoint);
+            let Some(record) = selection.group.record(*spot, make) else {
+                return Answer::failure(ResponseCode::ServFail, Why::TooLong);
             };
-            // At least the first label of a target is in no other one.
-            let shortest = ENDPOINT + target.iter().next().map_or(0, <[u8]>::len);
-            let Some(left) = room.checked_sub(shortest) else {
-                answer.is_cut = true;
+            let Some(left) = room.checked_sub(record.len()) else {
+                is_cut = true;
                 break;
             };
             room = left;
-            let srv = SRV::new(0, member.weight, endpoint.port, target.clone());
-            answer.answers.push(self.record(RData::SRV(srv)));
-            if let Some(address) = address
-                && told.insert((&member.label, address))
-            {
-                answer.additionals.push(Record::from_rdata(target, self.ttl(), address.into()));
-            }
+            told.push(record);
         }
-        answer.or(|| self.nothing_here())
+        Answer { is_cut, ..Answer::with(Records::Endpoints(told, self.ttl())) }.or(|| self.nothing_here())
     }
 
-    fn reverse(&self, address: std::net::IpAddr) -> Answer {
+    /// The record of an endpoint. `None` when the name of its target is too long for DNS.
+    fn record_of(&self, group: &Group, member: &Member, endpoint: &Endpoint) -> Option<EndpointRecord> {
+        let (target, address) = match &endpoint.host {
+            Host::Name(name) => (name.clone(), None),
+            Host::Address(address) => {
+                // With several addresses, each needs a name of its own, or a client would mix them.
+                let of_many = member.has_many.then_some(*address);
+                (self.zone.origin.instance(group, member, of_many)?, Some(*address))
+            }
+        };
+        Some(EndpointRecord::new(&Parts {
+            ttl: self.ttl(),
+            weight: member.weight,
+            port: endpoint.port,
+            target: &target,
+            address,
+            is_repeated: member.is_repeated,
+        }))
+    }
+
+    fn reverse(&self, address: std::net::IpAddr) -> Answer<'z> {
         let places = self.zone.at(address);
         // The zones of addresses are somebody else's.
         if places.is_empty() {
@@ -225,18 +264,17 @@ impl Asking<'_> {
         if !matches!(self.kind, RecordType::PTR | RecordType::ANY) {
             return Answer::of(Vec::new());
         }
-        let mut answer = Answer::of(Vec::new());
+        let mut names = Vec::new();
         for place in places.iter().take(self.most) {
             let Some(name) = place.name(&self.zone.origin) else {
                 return Answer::failure(ResponseCode::ServFail, Why::TooLong);
             };
-            answer.answers.push(self.record(RData::PTR(PTR(name))));
+            names.push(self.record(RData::PTR(PTR(name))));
         }
-        answer.is_cut = answer.answers.len() < places.len();
-        answer
+        Answer { is_cut: names.len() < places.len(), ..Answer::of(names) }
     }
 
-    fn of_zone(&self) -> Answer {
+    fn of_zone(&self) -> Answer<'z> {
         let origin = &self.zone.origin;
         match self.kind {
             RecordType::SOA => Answer::of(vec![self.record(RData::SOA(self.soa()))]),
@@ -245,14 +283,15 @@ impl Asking<'_> {
                 let addresses = origin.address.map(|address| {
                     Record::from_rdata(origin.name_server().clone(), self.ttl(), address.into())
                 });
-                Answer { additionals: addresses.into_iter().collect(), ..Answer::of(vec![record]) }
+                let (answers, additionals) = (vec![record], addresses.into_iter().collect());
+                Answer::with(Records::Any { answers, authorities: Vec::new(), additionals })
             }
             RecordType::ANY => self.minimal(),
             _ => self.never_here(),
         }
     }
 
-    fn of_name_server(&self) -> Answer {
+    fn of_name_server(&self) -> Answer<'z> {
         match self.zone.origin.address {
             Some(address) if self.kind == RData::from(address).record_type() => {
                 Answer::of(vec![self.record(address.into())])
@@ -262,29 +301,31 @@ impl Asking<'_> {
     }
 
     /// An answer without records, of a name that has none of this kind now.
-    fn nothing_here(&self) -> Answer {
+    fn nothing_here(&self) -> Answer<'z> {
         self.missing(ResponseCode::NoError)
     }
 
     /// An answer without records of a name that exists, whose kind needs no proof: nothing that may be
     /// missing from the zone would be one.
-    fn never_here(&self) -> Answer {
+    fn never_here(&self) -> Answer<'z> {
         self.denied(ResponseCode::NoError)
     }
 
-    fn missing(&self, code: ResponseCode) -> Answer {
+    fn missing(&self, code: ResponseCode) -> Answer<'z> {
         if !self.zone.is_whole {
             return Answer::failure(ResponseCode::ServFail, Why::NotReady);
         }
         self.denied(code)
     }
 
-    fn denied(&self, code: ResponseCode) -> Answer {
+    fn denied(&self, code: ResponseCode) -> Answer<'z> {
         let soa = Record::from_rdata(self.zone.origin.name().clone(), self.ttl(), RData::SOA(self.soa()));
-        Answer { code, authorities: vec![soa], ..Answer::of(Vec::new()) }
+        let (answers, additionals) = <(Vec<_>, Vec<_>)>::default();
+        let records = Records::Any { answers, authorities: vec![soa], additionals };
+        Answer { code, ..Answer::with(records) }
     }
 
-    fn minimal(&self) -> Answer {
+    fn minimal(&self) -> Answer<'z> {
         Answer::of(vec![self.record(RData::HINFO(HINFO::new("RFC8482".into(), String::new())))])
     }
 
@@ -301,9 +342,14 @@ impl Asking<'_> {
     }
 }
 
-impl Answer {
+impl Answer<'_> {
     /// This answer, or another one if it is empty.
     fn or(self, other: impl FnOnce() -> Self) -> Self {
-        if self.answers.is_empty() { other() } else { self }
+        let is_empty = match &self.records {
+            Records::Any { answers, .. } => answers.is_empty(),
+            Records::Addresses(addresses, _) => addresses.is_empty(),
+            Records::Endpoints(endpoints, _) => endpoints.is_empty(),
+        };
+        if is_empty { other() } else { self }
     }
 }

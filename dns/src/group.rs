@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hickory_proto::rr::Name;
 use shared::model::Instance;
@@ -13,6 +13,7 @@ use shared::model::Instance;
 use crate::endpoint::{Endpoint, Host};
 use crate::label::{has_label, label};
 use crate::source::{Service, Stamp};
+use crate::wire::EndpointRecord;
 
 /// A service.
 #[derive(Debug)]
@@ -27,6 +28,17 @@ pub(crate) struct Group {
     pub(crate) members: Vec<Member>,
     /// The addresses of all of them.
     pub(crate) addresses: Addresses,
+    /// The endpoints of all of them, with their weights.
+    pub(crate) endpoints: Vec<(Spot, u32)>,
+}
+
+/// The place of an endpoint in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// Among [`Group::members`].
+    pub(crate) member: usize,
+    /// Among [`Member::endpoints`].
+    pub(crate) endpoint: usize,
 }
 
 /// A version of a service.
@@ -49,7 +61,12 @@ pub(crate) struct Member {
     /// The name of the instance has several addresses: its own, or also those of an instance with the same id in
     /// another version of the service.
     pub(crate) has_many: bool,
+    /// The name of the instance has several endpoints, so that records with one target may stand in an answer.
+    pub(crate) is_repeated: bool,
     pub(crate) instance: Arc<Instance>,
+    /// The records of its endpoints, each made when an answer has it for the first time: of a service with
+    /// thousands of instances that changes all the time, most are never told. `None` when a name is too long.
+    records: Box<[OnceLock<Option<EndpointRecord>>]>,
 }
 
 /// Addresses of instances with their weights, each once.
@@ -73,8 +90,35 @@ impl Group {
         let made_of = services.iter().map(|service| service.stamp()).collect();
         mark_many(&mut members);
         let addresses = Addresses::of(&members);
-        Self { name, made_of, versions, members, addresses }
+        let endpoints = (0..members.len()).flat_map(|member| spots(&members, member)).collect();
+        Self { name, made_of, versions, members, addresses, endpoints }
     }
+
+    /// The endpoints of an instance, with their weights.
+    pub(crate) fn endpoints_of(&self, member: usize) -> impl Iterator<Item = (Spot, u32)> {
+        spots(&self.members, member)
+    }
+
+    /// An endpoint.
+    pub(crate) fn endpoint(&self, spot: Spot) -> &Endpoint {
+        &self.members[spot.member].endpoints[spot.endpoint]
+    }
+
+    /// The record of an endpoint, made the first time that it is asked for. `None` when it cannot be made.
+    pub(crate) fn record(
+        &self,
+        spot: Spot,
+        make: impl FnOnce(&Member, &Endpoint) -> Option<EndpointRecord>,
+    ) -> Option<&EndpointRecord> {
+        let member = &self.members[spot.member];
+        let made = member.records[spot.endpoint].get_or_init(|| make(member, self.endpoint(spot)));
+        made.as_ref()
+    }
+}
+
+fn spots(members: &[Member], member: usize) -> impl Iterator<Item = (Spot, u32)> {
+    let Member { weight, endpoints, .. } = &members[member];
+    (0..endpoints.len()).map(move |endpoint| (Spot { member, endpoint }, u32::from(*weight)))
 }
 
 impl Member {
@@ -94,6 +138,7 @@ impl Member {
         });
         let addresses = addresses.collect();
         let label = label(&instance.instance_id).into();
+        let records = endpoints.iter().map(|_| OnceLock::new()).collect();
         Some(Self {
             label,
             version,
@@ -101,7 +146,9 @@ impl Member {
             endpoints,
             addresses,
             has_many: false,
+            is_repeated: false,
             instance: instance.clone(),
+            records,
         })
     }
 
@@ -116,15 +163,22 @@ impl Member {
     }
 }
 
-/// Marks the instances whose names have several addresses.
+/// Marks the instances whose names have several addresses, and those whose names have several endpoints.
 fn mark_many(members: &mut [Member]) {
-    let mut addresses = HashMap::<&str, HashSet<IpAddr>>::new();
+    let mut names = HashMap::<&str, (HashSet<IpAddr>, usize)>::new();
     for member in &*members {
-        addresses.entry(&member.label).or_default().extend(&member.addresses);
+        let (addresses, endpoints) = names.entry(&member.label).or_default();
+        addresses.extend(&member.addresses);
+        *endpoints += member.endpoints.len();
     }
-    let has_many = |member: &Member| addresses.get(&*member.label).is_some_and(|all| all.len() > 1);
-    let many: Vec<bool> = members.iter().map(has_many).collect();
-    members.iter_mut().zip(many).for_each(|(member, many)| member.has_many = many);
+    let marks = |member: &Member| {
+        let (addresses, endpoints) = &names[&*member.label];
+        (addresses.len() > 1, *endpoints > 1)
+    };
+    let marks: Vec<_> = members.iter().map(marks).collect();
+    for (member, (has_many, is_repeated)) in members.iter_mut().zip(marks) {
+        (member.has_many, member.is_repeated) = (has_many, is_repeated);
+    }
 }
 
 impl Addresses {

@@ -13,6 +13,7 @@
 //! | `zone` | all services of a tenant | the service behind a name |
 //! | `select` | a name | the instances that it means |
 //! | `answer` | a question, the zone | records |
+//! | `wire` | addresses and endpoints | their records as bytes |
 //! | `message` | bytes | bytes |
 //! | `records` | a zone, a service | its records for people |
 //! | `rate` | the source of a packet | an answer, a short one, or none |
@@ -40,6 +41,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod text;
+mod wire;
 mod zone;
 
 pub use answer::State;

@@ -13,8 +13,9 @@ use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
 
-use crate::answer::{Answer, SHORTEST_RECORD, State, Why, answer};
+use crate::answer::{Answer, Records, SHORTEST_RECORD, State, Why, answer};
 use crate::origin::Origin;
+use crate::wire;
 
 /// The bytes of a message that every client takes over UDP.
 const PLAIN_UDP: u16 = 512;
@@ -152,7 +153,7 @@ fn reply_edns() -> Edns {
 fn write(
     request: &Metadata,
     query: Option<&Query>,
-    answer: &Answer,
+    answer: &Answer<'_>,
     edns: Option<Edns>,
     most: u16,
     out: &mut Vec<u8>,
@@ -175,10 +176,7 @@ fn write(
     if let Some(query) = query {
         query.emit(&mut encoder).ok()?;
     }
-    let (answers, is_cut) = emit(&mut encoder, &answer.answers)?;
-    let (authorities, _) = emit(&mut encoder, &answer.authorities)?;
-    // They only save a question, so a cut here is none that a client must know.
-    let (mut additionals, _) = emit(&mut encoder, &answer.additionals)?;
+    let Sections { is_cut, answers, authorities, mut additionals } = sections(&mut encoder, &answer.records)?;
     encoder.set_max_size(most);
     if let Some(edns) = &edns {
         edns.emit(&mut encoder).ok()?;
@@ -191,6 +189,36 @@ fn write(
     metadata.response_code = answer.code;
     let counts = HeaderCounts { queries: query.is_some().into(), answers, authorities, additionals };
     place.replace(&mut encoder, Header { metadata, counts }).ok()
+}
+
+/// What was written of an answer: how many records of each section, and whether some of the answers were left out.
+struct Sections {
+    answers: u16,
+    authorities: u16,
+    additionals: u16,
+    is_cut: bool,
+}
+
+fn sections(encoder: &mut BinEncoder<'_>, records: &Records<'_>) -> Option<Sections> {
+    // What comes in addition only saves a question, so a cut there is none that a client must know.
+    Some(match records {
+        Records::Any { answers, authorities, additionals } => {
+            let (answers, is_cut) = emit(encoder, answers)?;
+            let (authorities, _) = emit(encoder, authorities)?;
+            let (additionals, _) = emit(encoder, additionals)?;
+            Sections { answers, authorities, additionals, is_cut }
+        }
+        Records::Addresses(addresses, ttl) => {
+            let written = wire::addresses(encoder, addresses, *ttl)?;
+            let is_cut = written < addresses.len();
+            Sections { answers: written as u16, authorities: 0, additionals: 0, is_cut }
+        }
+        Records::Endpoints(endpoints, ttl) => {
+            let (written, additionals) = wire::endpoints(encoder, endpoints, *ttl)?;
+            let is_cut = written < endpoints.len();
+            Sections { answers: written as u16, authorities: 0, additionals: additionals as u16, is_cut }
+        }
+    })
 }
 
 /// Writes records as far as there is room: their number, and whether some were left out.

@@ -11,7 +11,7 @@ use crate::group::{Group, Member};
 pub(crate) const NAME_SERVER: &str = "ns";
 
 /// A zone's name and its times.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Origin {
     name: Name,
     name_server: Name,

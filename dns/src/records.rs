@@ -47,7 +47,7 @@ pub fn records(zone: Zone, key: &ServiceKey, protocols: &[&str]) -> Result<Vec<T
         for kind in KINDS {
             let query = Query::query(name.clone(), kind);
             let answer = answer(&origin, &state, &query, usize::MAX, &mut Rng::with_seed(0));
-            told.extend(answer.answers.iter().chain(&answer.additionals).map(line));
+            told.extend(answer.into_records(&name).iter().map(line));
         }
     }
     Ok(told.into_iter().collect())

@@ -6,8 +6,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::endpoint::Endpoint;
-use crate::group::{Addresses, Group, Member};
+use crate::group::{Addresses, Group, Member, Spot};
 use crate::names::{Asked, Part, Reading};
 use crate::origin::address_label;
 use crate::zone::{Entry, Zone};
@@ -27,8 +26,8 @@ pub(crate) enum Found<'z> {
 /// A part of a service.
 pub(crate) struct Selection<'z> {
     pub(crate) group: &'z Group,
-    /// The instances; `None` means all.
-    members: Option<Vec<&'z Member>>,
+    /// The places of the instances in the group; `None` means all.
+    members: Option<Vec<usize>>,
     /// The only address that is meant.
     address: Option<IpAddr>,
     /// The only protocol that is meant.
@@ -55,10 +54,10 @@ pub(crate) fn find<'z>(zone: &'z Zone, asked: &Asked<'_>) -> Found<'z> {
 fn part_of<'z>(group: &'z Group, reading: Reading<'_>) -> Found<'z> {
     let whole =
         Selection { group, members: None, address: None, protocol: None, is_instance: false, version: None };
-    let some = |chosen: &dyn Fn(&Member) -> bool| -> Vec<&'z Member> {
-        group.members.iter().filter(|member| chosen(member)).collect()
+    let some = |chosen: &dyn Fn(&Member) -> bool| -> Vec<usize> {
+        (0..group.members.len()).filter(|place| chosen(&group.members[*place])).collect()
     };
-    let found = |members: Vec<&'z Member>, rest: Selection<'z>| {
+    let found = |members: Vec<usize>, rest: Selection<'z>| {
         if members.is_empty() {
             Found::Nothing
         } else {
@@ -82,7 +81,7 @@ fn part_of<'z>(group: &'z Group, reading: Reading<'_>) -> Found<'z> {
         }
         Part::Host { address, instance } => {
             let members = some(&|member| &*member.label == instance);
-            let addresses = members.iter().flat_map(|member| &member.addresses);
+            let addresses = members.iter().flat_map(|place| &group.members[*place].addresses);
             match addresses.copied().find(|known| address_label(*known) == address) {
                 None => Found::Nothing,
                 known => found(members, Selection { is_instance: true, address: known, ..whole }),
@@ -101,7 +100,7 @@ fn of_protocol<'z>(found: Found<'z>, asked: &Asked<'_>) -> Found<'z> {
     let Found::Service(selection) = found else { return Found::Nothing };
     let protocol = asked.protocol.map(Box::from);
     let selection = Selection { protocol, ..selection };
-    if selection.endpoints().is_empty() {
+    if selection.spots().next().is_none() {
         Found::Nothing
     } else if asked.is_above_protocol {
         Found::Above
@@ -112,11 +111,15 @@ fn of_protocol<'z>(found: Found<'z>, asked: &Asked<'_>) -> Found<'z> {
 
 impl<'z> Selection<'z> {
     /// The instances.
-    pub(crate) fn members(&self) -> Box<dyn Iterator<Item = &'z Member> + '_> {
-        match &self.members {
-            None => Box::new(self.group.members.iter()),
-            Some(members) => Box::new(members.iter().copied()),
-        }
+    pub(crate) fn members(&self) -> impl Iterator<Item = &'z Member> {
+        let group = self.group;
+        self.places().map(move |place| &group.members[place])
+    }
+
+    /// The places of the instances in the group.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let count = self.members.as_ref().map_or(self.group.members.len(), Vec::len);
+        (0..count).map(|index| self.members.as_ref().map_or(index, |members| members[index]))
     }
 
     /// All instances are meant.
@@ -128,7 +131,7 @@ impl<'z> Selection<'z> {
     pub(crate) fn addresses(&self) -> Cow<'z, Addresses> {
         let mut addresses = match &self.members {
             None => return Cow::Borrowed(&self.group.addresses),
-            Some(members) => Addresses::of(members.iter().copied()),
+            Some(_) => Addresses::of(self.members()),
         };
         if let Some(only) = self.address {
             addresses.v4.retain(|(address, _)| IpAddr::V4(*address) == only);
@@ -139,18 +142,19 @@ impl<'z> Selection<'z> {
     }
 
     /// The endpoints of the instances, with their weights.
-    pub(crate) fn endpoints(&self) -> Vec<((&'z Member, &'z Endpoint), u32)> {
-        let mut endpoints = Vec::new();
-        for member in self.members() {
-            for endpoint in &member.endpoints {
-                let is_meant =
-                    self.protocol.as_deref().is_none_or(|protocol| *endpoint.protocol == *protocol)
-                        && self.address.is_none_or(|only| endpoint.is_on(only));
-                if is_meant {
-                    endpoints.push(((member, endpoint), u32::from(member.weight)));
-                }
-            }
+    pub(crate) fn endpoints(&self) -> Cow<'z, [(Spot, u32)]> {
+        if self.is_whole() && self.protocol.is_none() && self.address.is_none() {
+            return Cow::Borrowed(&self.group.endpoints);
         }
-        endpoints
+        Cow::Owned(self.spots().collect())
+    }
+
+    fn spots(&self) -> impl Iterator<Item = (Spot, u32)> {
+        let endpoints = self.places().flat_map(|place| self.group.endpoints_of(place));
+        endpoints.filter(|(spot, _)| {
+            let endpoint = self.group.endpoint(*spot);
+            self.protocol.as_deref().is_none_or(|protocol| *endpoint.protocol == *protocol)
+                && self.address.is_none_or(|only| endpoint.is_on(only))
+        })
     }
 }

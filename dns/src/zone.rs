@@ -92,6 +92,8 @@ impl Zone {
             }
             above.insert(app.into());
         }
+        // The records of a group have names of the zone in them, and its time.
+        let before = before.filter(|before| before.origin == origin);
         let mut hidden = 0;
         let mut groups = HashMap::with_capacity(by_name.len());
         for (name, candidates) in by_name {

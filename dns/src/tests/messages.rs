@@ -48,6 +48,71 @@ fn addresses_that_only_save_a_question_are_no_cut() {
 }
 
 #[test]
+fn targets_have_their_addresses_in_long_answers_too() {
+    // Names can be referred to in the first 16 KiB of a message; this one has 26.
+    let crowd = crowd(400);
+    let (_, answer) = crowd.send(&question(NAME, SRV), Transport::Tcp);
+    assert_eq!((answer.answers.len(), answer.additionals.len()), (400, 400));
+    assert!(!answer.metadata.truncation);
+    for (endpoint, address) in answer.answers.iter().zip(&answer.additionals) {
+        let RData::SRV(srv) = &endpoint.data else { panic!("{endpoint}") };
+        assert_eq!(srv.target, address.name);
+        let number: u16 =
+            srv.target.to_ascii()[1..].split('.').next().expect("an id").parse().expect("a number");
+        let [_, _, third, fourth] = std::net::Ipv4Addr::octets(&match address.data {
+            RData::A(a) => a.0,
+            ref other => panic!("{other}"),
+        });
+        assert_eq!(number, u16::from(third) * 250 + u16::from(fourth) - 1);
+    }
+}
+
+#[test]
+fn an_address_of_two_endpoints_is_told_once() {
+    let endpoints = ["rest://10.0.0.1:80", "grpc://10.0.0.1:90", "rest://10.0.0.2:80"];
+    let one = instance("one", &endpoints[..2], &[]);
+    let two = instance("two", &endpoints, &[]);
+    let served = Served::new(&[service(["order", "shop", ""], "1.0.0", &[one, two])]);
+    let answer = served.ask(NAME, SRV);
+    let mut told: Vec<String> = answer.additionals.iter().map(ToString::to_string).collect();
+    told.sort();
+    assert_eq!(answer.answers.len(), 5);
+    assert_eq!(
+        told,
+        [
+            "10-0-0-1.two.instance.order.shop.muster. 5 IN A 10.0.0.1",
+            "10-0-0-2.two.instance.order.shop.muster. 5 IN A 10.0.0.2",
+            "one.instance.order.shop.muster. 5 IN A 10.0.0.1",
+        ]
+    );
+}
+
+#[test]
+fn an_answer_has_the_records_that_people_are_shown() {
+    let named = instance("named", &["rest://node-1.example:80"], &[("weight", "7")]);
+    let many = instance("many", &["rest://10.0.0.1:80", "grpc://[2001:db8::1]:90"], &[]);
+    let services = [service(["order", "shop", ""], "1.0.0", &[named, many])];
+    let served = Served::new(&services);
+    let key = services[0].key.clone().expect("a name");
+    let zone = Zone::new(origin(), 7, &services, None);
+    let mut told: Vec<String> = crate::records(zone, &key, &[])
+        .expect("a name of DNS")
+        .into_iter()
+        .map(|told| format!("{} {} IN {} {}", told.name, told.ttl, told.kind, told.data))
+        .collect();
+    let mut answered: Vec<String> = [A, SRV, RecordType::AAAA, RecordType::TXT]
+        .into_iter()
+        .map(|kind| served.ask(NAME, kind))
+        .flat_map(|message| [message.answers, message.additionals].concat())
+        .map(|record| record.to_string())
+        .collect();
+    answered.sort();
+    answered.dedup();
+    told.sort();
+    assert_eq!(told, answered);
+}
+
+#[test]
 fn the_order_of_an_answer_changes() {
     let crowd = crowd(8);
     let bytes = question(NAME, A).to_vec().expect("a message");
