@@ -24,6 +24,7 @@ use futures_util::future::try_join_all;
 use harness::Etcd;
 use host::admin::Readiness;
 use host::audit::Audit;
+use host::figures::sampler::Sampler;
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -95,6 +96,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
         meter: metrics.meter("bench"),
         readiness: readiness.clone(),
         audit: Audit::without_file(),
+        sampler: Sampler::new(metrics.clone()),
     };
     let app = App::build(parts, tasks);
     let service = app.service.clone();

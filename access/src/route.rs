@@ -176,6 +176,7 @@ const ADMIN: &[Line] = &[
     // Without access control everybody may; with it, an account needs the right without labels, also where
     // the scope leaves `ops` open: the handler looks.
     ("GET", "/audit", needs(Ops, Get, L::AllTenants)),
+    ("GET", "/processes", needs(Ops, Get, L::AllTenants)),
     ("GET", "/protections", needs(Ops, Get, L::Nothing)),
     ("DELETE", "/protections/{serviceId}", needs(Ops, Delete, L::Nothing)),
 ];

@@ -8,6 +8,7 @@ use bus::Bus;
 use host::admin::Readiness;
 use host::audit::Audit;
 use host::fairness::FairShares;
+use host::figures::sampler::Sampler;
 use host::lifecycle::Tasks;
 use host::machine::host_name;
 use host::telemetry::process::observe_usage;
@@ -129,12 +130,14 @@ pub struct Parts {
     pub readiness: Readiness,
     /// The audit log of the process.
     pub audit: Audit,
+    /// Reads the figures of the process.
+    pub sampler: Sampler,
 }
 
 impl App {
     /// Builds the rooms and starts their tasks. Needs a runtime.
     pub fn build(parts: Parts, tasks: &Tasks) -> Self {
-        let Parts { store, bus, config, listening, secure, meter, readiness, audit } = parts;
+        let Parts { store, bus, config, listening, secure, meter, readiness, audit, sampler } = parts;
         let clock = Clock::system();
         let history = History::new(config.history).within(config.history_bytes);
         let (writer, view) = view::empty(history, config.protection, clock.clone());
@@ -257,8 +260,9 @@ impl App {
 
         let (shares, measuring) = FairShares::new(config.tenant_requests, &meter, "control_plane");
         tasks.spawn_named("fairness", measuring.run(stop.clone()));
-        let mut api =
-            Api::new(registry.clone(), config.bodies, shares, readiness, link).with_audit(audit.clone());
+        let mut api = Api::new(registry.clone(), config.bodies, shares, readiness, link)
+            .with_audit(audit.clone())
+            .with_figures(sampler, address.clone());
         if let Some(reloader) = key_reloader {
             let account_config = AccountConfig {
                 hash: config.rbac.password_hash,

@@ -15,6 +15,7 @@ use control_plane::inventory;
 use control_plane::settings::ProcessConfig;
 use control_plane::store::etcd::EtcdStore;
 use host::audit::Audit;
+use host::figures::sampler::Sampler;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_counted};
 use host::program::{self, Host};
 use tokio::net::TcpListener;
@@ -53,6 +54,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         meter: host.metrics.meter("control-plane"),
         readiness: host.readiness.clone(),
         audit,
+        sampler: Sampler::new(host.metrics.clone()),
     };
     let app = App::build(parts, &tasks);
     let meter = host.metrics.meter("http");

@@ -22,6 +22,7 @@ use host::admin::Readiness;
 use host::admin::access::AccessControl;
 use host::audit::Audit;
 use host::fairness::{FairShares, Measuring};
+use host::figures::sampler::Sampler;
 use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
@@ -91,6 +92,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// The audit log of the process.
     pub audit: Audit,
+    /// Reads the figures of the process.
+    pub sampler: Sampler,
 }
 
 /// The conditions under which a gateway is given work.
@@ -135,7 +138,7 @@ impl App {
     /// # Errors
     /// When the port cannot be bound or a thread cannot be started.
     pub async fn build(parts: Parts, tasks: &Tasks) -> Result<Self, StartError> {
-        let Parts { config, listener, bus, forward, meter, readiness, audit } = parts;
+        let Parts { config, listener, bus, forward, meter, readiness, audit, sampler } = parts;
         let listener = match listener {
             Some(listener) => Ok(listener),
             None => listen(config.listen, config.http.reuse_port),
@@ -165,6 +168,7 @@ impl App {
             reachable: forward.reachable(),
             others,
             metrics: metrics.fleet,
+            sampler: sampler.clone(),
         };
         let policy = PolicyHandle::new(config.access.clone(), Clock::system(), metrics.policy);
         let shards = fanout::start(
@@ -224,8 +228,14 @@ impl App {
         let dns = dns_of(&config, board, &catalogue, &policy)?;
         let polls = Polls::new(config.polls.clone(), Instant::now());
         let xds = config.xds.then(|| Discovery::new(catalogue.clone(), policy.clone(), tasks.clone()));
-        let surveys =
-            Surveys::new(handle.clone(), peers, bus.clone(), instance.clone(), polls.clone(), xds.clone());
+        let surveys = Surveys::new(
+            handle.clone(),
+            peers.clone(),
+            bus.clone(),
+            instance.clone(),
+            polls.clone(),
+            xds.clone(),
+        );
         let (shares, measuring) = FairShares::new(config.tenant_requests, &meter, "gateway");
         let gateway = Gateway::new(GatewayParts {
             upstream: handle.clone(),
@@ -256,6 +266,9 @@ impl App {
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),
             audit,
+            instance: instance.clone(),
+            sampler,
+            peers,
             surveys: surveys.clone(),
             drains: Drains::new(metrics.drains),
             reads,

@@ -6,6 +6,8 @@
 //! Watchers without a revision have one attempt to come back after their watch ends. A gateway that drains
 //! ends them while another one is ready, and has to know that. A wrong answer costs an attempt and nothing
 //! else, so no more than this is agreed upon among gateways.
+//!
+//! An announcement also has the gateway's figures, for people who ask any gateway about all of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use bus::{Bus, Message, Messages};
 use futures_util::StreamExt;
 use host::admin::Readiness;
+use host::figures::sampler::{ProcessFigures, Sampler};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::event::v1 as pb;
@@ -25,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::metrics::FleetMetrics;
+
+mod figures;
 
 /// The pause between two announcements.
 pub(crate) const PERIOD: Duration = Duration::from_secs(2);
@@ -110,6 +115,18 @@ impl Peers {
         (now < until).then(|| until - now)
     }
 
+    /// The figures of the other gateways that have been heard within a minute and have not said that they end.
+    pub(crate) fn figures(&self) -> Vec<ProcessFigures> {
+        let now = Instant::now();
+        let heard = self.heard.lock();
+        let may_live = heard.gateways.values().filter(|last| !last.ended && now < last.at + EXPECTED_FOR);
+        let figures = may_live.map(|last| {
+            let silent_for = now.saturating_duration_since(last.at);
+            figures::as_of_now(last.figures.as_deref(), &last.name, silent_for)
+        });
+        figures.collect()
+    }
+
     /// True for a gateway that has said that it ends.
     pub(crate) fn has_ended(&self, id: u64) -> bool {
         self.heard.lock().gateways.get(&id).is_some_and(|last| last.ended)
@@ -128,6 +145,8 @@ pub(crate) struct Fleet {
     /// The place where the task reports.
     pub(crate) others: watch::Sender<Others>,
     pub(crate) metrics: FleetMetrics,
+    /// The figures of this process.
+    pub(crate) sampler: Sampler,
 }
 
 /// The announcements of the other gateways.
@@ -144,6 +163,8 @@ struct Announcement {
     ready: bool,
     ended: bool,
     name: String,
+    /// Absent for a gateway of an older version.
+    figures: Option<Arc<ProcessFigures>>,
 }
 
 impl Heard {
@@ -222,7 +243,8 @@ impl Fleet {
     async fn announce(&self, ended: bool) {
         // A gateway that only answers what it knows is ready for its clients and takes no watchers.
         let ready = !ended && self.readiness.report().ready && *self.reachable.borrow();
-        let state = pb::GatewayState { id: self.peers.own, ready, name: self.name.clone(), ended };
+        let figures = Some(figures::told(self.sampler.figures()));
+        let state = pb::GatewayState { id: self.peers.own, ready, name: self.name.clone(), ended, figures };
         if let Err(error) = self.bus.publish(Message::new(subject::GATEWAYS, state.encode_to_vec())).await {
             debug!(%error, "the other gateways were not told of this one");
         }
@@ -236,7 +258,9 @@ fn hear(heard: &mut Heard, own: u64, message: &Message) {
         Ok(state) => {
             // Bounded: everything that others fill is.
             let name = state.name.chars().take(MAX_NAME).collect();
-            let last = Announcement { at: Instant::now(), ready: state.ready, ended: state.ended, name };
+            let figures = state.figures.map(figures::heard).map(Arc::new);
+            let at = Instant::now();
+            let last = Announcement { at, ready: state.ready, ended: state.ended, name, figures };
             heard.note(state.id, last);
         }
         Err(error) => debug!(%error, "the announcement of a gateway cannot be decoded and is ignored"),
@@ -248,7 +272,7 @@ mod tests {
     use super::*;
 
     fn said(ready: bool, at: Instant) -> Announcement {
-        Announcement { at, ready, ended: false, name: String::new() }
+        Announcement { at, ready, ended: false, name: String::new(), figures: None }
     }
 
     #[test]

@@ -35,6 +35,7 @@ use console::Console;
 use host::audit::Audit;
 use host::certificates::{ACCOUNT, Certificates};
 use host::fairness::FairShares;
+use host::figures::sampler::Sampler;
 use host::http::RequestBody;
 use host::lifecycle::Tasks;
 use host::proxies::TrustedProxies;
@@ -45,6 +46,7 @@ use crate::beats::Beats;
 use crate::catalogue::Catalogue;
 use crate::eureka::Feeds;
 use crate::fanout::PlainEnd;
+use crate::fleet::Peers;
 use crate::forward::{self, Forward};
 use crate::heartbeat::{Batches, HeartbeatConfig};
 use crate::limits::Limits;
@@ -77,6 +79,7 @@ mod http_sd;
 mod offer;
 mod pace;
 mod polls;
+mod processes;
 mod proxy;
 mod reads;
 mod refusal;
@@ -137,6 +140,12 @@ pub(crate) struct GatewayParts {
     pub(crate) grpc_services: axum::Router,
     pub(crate) tasks: Tasks,
     pub(crate) audit: Audit,
+    /// The name of this gateway in metrics.
+    pub(crate) instance: String,
+    /// The figures of this process.
+    pub(crate) sampler: Sampler,
+    /// The other gateways.
+    pub(crate) peers: Peers,
     /// Asks all gateways which watchers have been given a change.
     pub(crate) surveys: Surveys,
     pub(crate) drains: Drains,
@@ -263,6 +272,9 @@ impl GatewayParts {
         }
         if route::is_audit(request.method(), request.uri().path()) {
             return Ok(self.trail(request, caller).await);
+        }
+        if route::is_processes(request.method(), request.uri().path()) {
+            return Ok(self.processes(request).await);
         }
         match request.uri().path() {
             route::HISTORICAL_GRPC => Ok(self.watch_historical(request, caller).await),

@@ -12,6 +12,7 @@ use edge_gateway::forward::Replicas;
 use edge_gateway::settings::ProcessConfig;
 use edge_gateway::{App, Config, Parts};
 use host::audit::Audit;
+use host::figures::sampler::Sampler;
 use host::program::{self, Host};
 use host::telemetry::process::observe_usage;
 use tokio::net::TcpListener;
@@ -44,6 +45,7 @@ async fn start(config: ProcessConfig, host: &mut Host<ProcessConfig>) -> Result<
         meter: meter.clone(),
         readiness: host.readiness.clone(),
         audit,
+        sampler: Sampler::new(host.metrics.clone()),
     };
     let app = App::build(parts, tasks).await?;
     // Not in App::build: in `muster standalone` the control plane observes the same process.

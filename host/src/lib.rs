@@ -9,6 +9,7 @@
 //! | [`telemetry`] | logs, metrics and traces: the only room that names a subscriber or an exporter |
 //! | [`audit`] | the audit log: records of decisions, as log events and in a file |
 //! | [`address`] | addresses of this machine that others can connect to |
+//! | [`figures`] | the activity of a process, from its metrics, for people and for other processes |
 //! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`fairness`] | fair shares of a process for tenants that send it requests |
 //! | [`proxies`] | the address of a client behind proxies |
@@ -26,6 +27,7 @@ pub mod browser;
 pub mod certificates;
 pub mod exposure;
 pub mod fairness;
+pub mod figures;
 pub mod files;
 pub mod http;
 pub mod inventory;

@@ -21,6 +21,7 @@ use edge_gateway::forward::InProcess;
 use edge_gateway::settings::PollsConfig;
 use host::audit::Audit;
 use host::exposure::Exposure;
+use host::figures::sampler::Sampler;
 use host::program::{self, Host, Program, ProgramSettings};
 use settings::{Config, Settings};
 use shared::model::Tenant;
@@ -123,6 +124,8 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     }
     let audit = Audit::open(&audit, &host.metrics.meter("audit"), &tasks)?;
     host.record_in(&audit);
+    // One for both planes: they are one process.
+    let sampler = Sampler::new(host.metrics.clone());
     let file = config.data_dir.join(STORE_FILE);
     // Of a registry that is new nobody has an answer.
     let is_new = !file.exists();
@@ -138,6 +141,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         meter: host.metrics.meter("control-plane"),
         readiness: readiness.clone(),
         audit: audit.clone(),
+        sampler: sampler.clone(),
     };
     let App { service, drain: drain_handle, registry, .. } = App::build(parts, &tasks);
     host.access.add(service.access_control());
@@ -171,6 +175,7 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         meter: host.metrics.meter("edge-gateway"),
         readiness: readiness.clone(),
         audit,
+        sampler,
     };
     let gateway = edge_gateway::App::build(parts, &tasks).await?;
     info!(plane = "both", api = %listening, %admin, data = %file.display(), "listening");

@@ -8,7 +8,6 @@
 //! In: admin addresses and a registry. Out: a picture, a few times a second. Only `source` and `terminal` do
 //! input and output. The names and units of the figures of the registry are those of the console.
 
-pub(crate) mod figures;
 mod keys;
 mod model;
 mod registry;

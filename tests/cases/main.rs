@@ -35,6 +35,7 @@ mod oidc;
 mod operate;
 mod outage;
 mod overrides;
+mod processes;
 mod prometheus;
 mod push;
 mod reported_beats;

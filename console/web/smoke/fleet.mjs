@@ -96,6 +96,18 @@ export default async function run({ browser, step }) {
     sound(page);
   });
 
+  await step("fleet: every process with its rates and the latency of its stages", async () => {
+    await page.goto(`${server}/console/#/fleet`);
+    const table = page.getByRole("group", { name: "Processes" });
+    await table.getByText("Control plane, publishes").waitFor();
+    assert.equal(await table.locator("tbody tr").count(), controlPlanes.length + gateways.length);
+    assert.equal(await table.getByText("Gateway", { exact: true }).count(), gateways.length);
+    const stages = page.getByRole("group", { name: "Latency by stage" });
+    await stages.getByText("Bus → gateway").waitFor();
+    assert.equal(await stages.locator("tbody tr").count(), controlPlanes.length + gateways.length);
+    sound(page);
+  });
+
   const order = () => services.order;
   const viewer = await open(browser);
   await step("wrong rights are refused in the page and by the API", async () => {

@@ -1,10 +1,11 @@
 //! Operations for administrators: the contents of the view, the store's addresses, alarms, held instances,
-//! and the last records of the audit log.
+//! the last records of the audit log, and the figures of this process.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use host::audit::{AuditAnswer, Question};
+use host::figures::sampler::FleetFigures;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 use shared::model::Tenant;
@@ -45,6 +46,13 @@ pub(super) fn operations() -> Vec<Operation> {
         ])
         .returns(object! { "processes": Vec<AuditProcess>, "silent": usize })
         .fails_with(&[InvalidParams]),
+        get(
+            "/processes",
+            processes,
+            "ListProcess",
+            "Show the activity of this process: connections, rates, latency by stage.",
+        )
+        .returns(object! { "processes": Vec<Process>, "silent": usize }),
         get("/protections", protections, "ListProtection", "List the services that have held instances.")
             .returns(object! { "protections": Vec<Protected> }),
         delete(
@@ -134,6 +142,46 @@ struct AuditRecord {
     source: Option<String>,
     request_id: Option<String>,
     revision: u64,
+}
+
+/// The form of a process's figures, for the document only: `host::figures::sampler::ProcessFigures` is told.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Process {
+    process: String,
+    address: String,
+    role: String,
+    release: Option<String>,
+    age: f64,
+    seconds: Option<f64>,
+    connections: Option<f64>,
+    watchers: Option<f64>,
+    pushes_per_second: Option<f64>,
+    requests_per_second: Option<f64>,
+    pending: Option<f64>,
+    revision: Option<f64>,
+    stale_seconds: Option<f64>,
+    divergences: Option<f64>,
+    cores: Option<f64>,
+    memory_mib: Option<f64>,
+    stages: Vec<Stage>,
+}
+
+/// The form of a stage's latency, for the document only: `host::figures::StageFigures` is told.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Stage {
+    stage: String,
+    count: u64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+}
+
+async fn processes(State(api): State<Api>, _call: Call) -> Reply {
+    // A gateway asks every control plane, and adds itself and the other gateways.
+    reply::json(&FleetFigures { processes: api.figures().into_iter().collect(), silent: 0 })
 }
 
 async fn audit(State(api): State<Api>, call: Call) -> Reply {

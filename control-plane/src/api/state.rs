@@ -6,6 +6,7 @@ use bus::Link;
 use host::admin::Readiness;
 use host::audit::Audit;
 use host::fairness::FairShares;
+use host::figures::sampler::{ProcessFigures, Sampler};
 use host::proxies::TrustedProxies;
 use tokio::sync::watch;
 
@@ -29,6 +30,8 @@ struct Shared {
     accounts: Option<Arc<Accounts>>,
     proxies: TrustedProxies,
     audit: Audit,
+    /// The figures of this process, with the address by which the plane is known.
+    figures: Option<(Sampler, String)>,
 }
 
 /// Largest bodies of requests, in bytes.
@@ -67,6 +70,7 @@ impl Api {
             accounts: None,
             proxies,
             audit: Audit::without_file(),
+            figures: None,
         }))
     }
 
@@ -81,6 +85,18 @@ impl Api {
     pub(crate) fn with_audit(self, audit: Audit) -> Self {
         let Self(shared) = self;
         Self(Arc::new(Shared { audit, ..(*shared).clone() }))
+    }
+
+    /// The same state with the figures of the process, and the address by which the plane is known.
+    pub(crate) fn with_figures(self, sampler: Sampler, address: String) -> Self {
+        let Self(shared) = self;
+        Self(Arc::new(Shared { figures: Some((sampler, address)), ..(*shared).clone() }))
+    }
+
+    /// The figures of this process.
+    pub(super) fn figures(&self) -> Option<ProcessFigures> {
+        let (sampler, address) = self.0.figures.as_ref()?;
+        Some(ProcessFigures { address: address.clone(), ..sampler.figures() })
     }
 
     pub(super) fn audit(&self) -> &Audit {

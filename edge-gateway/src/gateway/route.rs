@@ -178,7 +178,16 @@ pub(super) fn is_event_stream(path: &str) -> bool {
 
 /// True for a question for the last records of the audit logs.
 pub(super) fn is_audit(method: &http::Method, path: &str) -> bool {
-    let project = path.strip_prefix("/v4/").and_then(|rest| rest.strip_suffix("/admin/audit"));
+    asks_all(method, path, "/admin/audit")
+}
+
+/// True for a question for the figures of all processes.
+pub(super) fn is_processes(method: &http::Method, path: &str) -> bool {
+    asks_all(method, path, "/admin/processes")
+}
+
+fn asks_all(method: &http::Method, path: &str, operation: &str) -> bool {
+    let project = path.strip_prefix("/v4/").and_then(|rest| rest.strip_suffix(operation));
     method == http::Method::GET
         && project.is_some_and(|project| !project.is_empty() && !project.contains('/'))
 }
@@ -512,6 +521,8 @@ mod tests {
             assert!(!is_audit(&http::Method::GET, other), "{other}");
         }
         assert!(!is_audit(&http::Method::POST, "/v4/default/admin/audit"));
+        assert!(is_processes(&http::Method::GET, "/v4/default/admin/processes"));
+        assert!(!is_processes(&http::Method::GET, "/v4/default/admin/audit"));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl GatewayParts {
 }
 
 /// The same question, for control planes.
-fn without_body(request: Request<Body>) -> Request<Body> {
+pub(super) fn without_body(request: Request<Body>) -> Request<Body> {
     let mut request = request.map(|_| Body::empty());
     for name in [ACCEPT_ENCODING, IF_NONE_MATCH] {
         request.headers_mut().remove(name);

@@ -12,6 +12,7 @@ use edge_gateway::{App, Config, Parts};
 use futures_util::{SinkExt as _, StreamExt as _};
 use host::admin::Readiness;
 use host::audit::Audit;
+use host::figures::sampler::Sampler;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -123,6 +124,7 @@ impl World {
             meter: metrics.meter("test"),
             readiness: readiness.clone(),
             audit: Audit::without_file(),
+            sampler: Sampler::new(metrics.clone()),
         };
         let app = App::build(parts, &tasks).await.expect("starts");
         let api = app.api_addr;

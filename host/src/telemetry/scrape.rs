@@ -16,8 +16,17 @@ pub struct Scrape(BTreeMap<String, BTreeMap<Labels, f64>>);
 impl Scrape {
     /// Reads a scrape. Lines that are not a series are skipped.
     pub fn parse(text: &str) -> Self {
+        Self::only(text, |_| true)
+    }
+
+    /// Reads the series with names that `wanted` takes.
+    pub fn only(text: &str, wanted: impl Fn(&str) -> bool) -> Self {
         let mut scrape = Self::default();
         for line in text.lines() {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            if !wanted(name) {
+                continue;
+            }
             if let Some((name, labels, value)) = series(line) {
                 scrape.0.entry(name.to_owned()).or_default().insert(labels, value);
             }

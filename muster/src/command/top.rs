@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
+use host::figures::Figures;
 use host::telemetry::scrape::Scrape;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -15,7 +16,6 @@ use crate::failure::CommandFailure;
 use crate::processes::{self, AdminProcess};
 use crate::screen::{OutputFormat, Screen};
 use crate::target::{Target, duration};
-use crate::top::figures::Figures;
 use crate::top::{self, Sources};
 
 /// Arguments of `muster top`.

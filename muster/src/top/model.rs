@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use host::figures::{Figures, STAGES};
 use host::telemetry::scrape::Scrape;
 
-use super::figures::Figures;
 use super::keys::{Action, Mode};
 use super::registry::{self, Registry};
 use super::sheet::{self, Choice, Column, History, Listed, Value};
@@ -88,6 +88,10 @@ impl Process {
         add("cores", figures.cores, 2);
         add("MiB", figures.memory_mib, 0);
         add("seconds since the last bookmark", figures.staleness_seconds, 1);
+        add("divergences", figures.divergences, 0);
+        for (stage, _) in STAGES {
+            add(&format!("{stage} p99 ms"), figures.p99_of(stage), 2);
+        }
         parts.join(" · ")
     }
 }
@@ -117,11 +121,23 @@ macro_rules! figure {
     };
 }
 
+/// A column with the 99th percentile of a stage.
+macro_rules! stage {
+    ($name:literal, $width:literal, $rank:literal, $stage:literal) => {
+        Column {
+            name: $name,
+            width: $width,
+            rank: $rank,
+            value: |process: &Process, _| Value::Number(process.figures.p99_of($stage), 2),
+        }
+    };
+}
+
 const LAG: Column<Process> =
     Column { name: "LAG", width: 7, rank: 3, value: |process, _| Value::Trend(process.lags.samples()) };
 
 /// The columns of the processes.
-pub(super) const PROCESSES: [Column<Process>; 13] = [
+pub(super) const PROCESSES: [Column<Process>; 15] = [
     Column { name: "PROCESS", width: 21, rank: 0, value: |process, _| Value::text(&process.name) },
     Column { name: "ROLE", width: 9, rank: 0, value: |process, _| Value::text(process.figures.role) },
     figure!("WATCHERS", 8, 2, watchers, 0),
@@ -135,10 +151,12 @@ pub(super) const PROCESSES: [Column<Process>; 13] = [
     figure!("REVISION", 9, 3, revision, 0),
     figure!("CORES", 5, 5, cores, 2),
     figure!("MIB", 5, 5, memory_mib, 0),
+    stage!("COMMIT MS", 9, 7, "commit"),
+    stage!("PUBLISH MS", 10, 7, "publish"),
 ];
 
 /// The columns of the gateways: how far their watchers are behind.
-pub(super) const GATEWAYS: [Column<Process>; 9] = [
+pub(super) const GATEWAYS: [Column<Process>; 13] = [
     Column { name: "GATEWAY", width: 21, rank: 0, value: |process, _| Value::text(&process.name) },
     figure!("WATCHERS", 8, 0, watchers, 0),
     figure!("P99 MS", 7, 0, push_p99_ms, 2),
@@ -148,6 +166,10 @@ pub(super) const GATEWAYS: [Column<Process>; 9] = [
     figure!("MERGE/MIN", 9, 1, merging_per_minute, 1),
     figure!("STALE S", 7, 2, staleness_seconds, 1),
     figure!("QUEUE", 5, 3, shard_queue, 0),
+    stage!("BUS MS", 7, 4, "bus"),
+    stage!("WRITE MS", 8, 4, "write"),
+    stage!("FORWARD MS", 10, 5, "forward"),
+    figure!("DIVERGED", 8, 6, divergences, 0),
 ];
 /// The column that the gateways are sorted by at first.
 const MOST_BEHIND: usize = 2;
@@ -397,6 +419,9 @@ pub(super) mod tests {
              service_center_notify_publish_total{{status=\"SUCCESS\"}} {pushes}\n\
              muster_edge_event_lag_seconds_bucket{{le=\"0.005\"}} {pushes}\n\
              muster_edge_event_lag_seconds_bucket{{le=\"+Inf\"}} {pushes}\n\
+             muster_edge_event_lag_seconds_count {pushes}\nmuster_edge_bus_lag_seconds_count {pushes}\n\
+             muster_edge_bus_lag_seconds_bucket{{le=\"0.001\"}} {pushes}\n\
+             muster_edge_bus_lag_seconds_bucket{{le=\"+Inf\"}} {pushes}\n\
              muster_build_info{{version=\"0.1.0\"}} 1\nmuster_edge_slow_watchers_total 0\n\
              muster_edge_staleness_seconds 0.4\nprocess_resident_memory_bytes 90000000\n"
         ))
@@ -418,6 +443,15 @@ pub(super) mod tests {
             model.observe(number as usize, Ok(gateway(10 * number, 100 + 20 * number)));
         }
         model
+    }
+
+    #[test]
+    fn the_line_of_a_process_has_the_latency_of_its_stages() {
+        let mut model = fleet(1);
+        model.observe(0, Ok(gateway(10, 150)));
+        let line = model.processes[0].detail(model.now);
+        assert!(line.contains("bus p99 ms 1.00") && line.contains("total p99 ms 5.00"), "{line}");
+        assert!(line.contains("divergences 0") && !line.contains("publish"), "{line}");
     }
 
     fn names(processes: &[&Process]) -> Vec<String> {

@@ -203,7 +203,7 @@ pub struct ServicesChange {
     pub more: bool,
 }
 /// A gateway tells the others every two seconds, on muster.gateways, whether it is ready to take watchers.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GatewayState {
     /// A random number, which the gateway keeps until it ends.
     #[prost(fixed64, tag = "1")]
@@ -217,6 +217,76 @@ pub struct GatewayState {
     /// True: the gateway has no watchers any more and takes none; it ends.
     #[prost(bool, tag = "4")]
     pub ended: bool,
+    /// The figures of the gateway, for people. Absent from a gateway of an older version.
+    #[prost(message, optional, tag = "5")]
+    pub figures: ::core::option::Option<ProcessFigures>,
+}
+/// The activity of a process, from its metrics. At most 16 stages and texts of 256 characters are kept. A figure is absent
+/// if the process does not have it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProcessFigures {
+    /// The name of the process's machine, and its number there.
+    #[prost(string, tag = "1")]
+    pub process: ::prost::alloc::string::String,
+    /// "edge", or "both" for a process with both planes.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    /// The version of the program.
+    #[prost(string, tag = "3")]
+    pub release: ::prost::alloc::string::String,
+    /// Seconds since the figures were read.
+    #[prost(double, tag = "4")]
+    pub age: f64,
+    /// Seconds that rates and stages are about. Absent while there are none.
+    #[prost(double, optional, tag = "5")]
+    pub seconds: ::core::option::Option<f64>,
+    /// Open connections, without those that have become WebSockets.
+    #[prost(double, optional, tag = "6")]
+    pub connections: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "7")]
+    pub watchers: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "8")]
+    pub pushes_per_second: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "9")]
+    pub requests_per_second: ::core::option::Option<f64>,
+    /// Pushes that wait to be written.
+    #[prost(double, optional, tag = "10")]
+    pub pending: ::core::option::Option<f64>,
+    /// The revision that the process has reached.
+    #[prost(double, optional, tag = "11")]
+    pub revision: ::core::option::Option<f64>,
+    /// Seconds since the last bookmark.
+    #[prost(double, optional, tag = "12")]
+    pub stale_seconds: ::core::option::Option<f64>,
+    /// Times that a digest differed from a control plane's since the process began.
+    #[prost(double, optional, tag = "13")]
+    pub divergences: ::core::option::Option<f64>,
+    /// CPU seconds a second.
+    #[prost(double, optional, tag = "14")]
+    pub cores: ::core::option::Option<f64>,
+    /// Resident memory.
+    #[prost(double, optional, tag = "15")]
+    pub memory_mib: ::core::option::Option<f64>,
+    #[prost(message, repeated, tag = "16")]
+    pub stages: ::prost::alloc::vec::Vec<process_figures::Stage>,
+}
+/// Nested message and enum types in `ProcessFigures`.
+pub mod process_figures {
+    /// The latency of one stage: that of changes on their way to watchers, or of requests through a gateway.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Stage {
+        /// "commit", "publish", "bus", "write", "total" or "forward"; a later version may have others.
+        #[prost(string, tag = "1")]
+        pub stage: ::prost::alloc::string::String,
+        /// Observations in `seconds`.
+        #[prost(uint64, tag = "2")]
+        pub count: u64,
+        /// Milliseconds: the upper bound of the histogram's bucket. Absent beyond the largest bucket.
+        #[prost(double, optional, tag = "3")]
+        pub p50_ms: ::core::option::Option<f64>,
+        #[prost(double, optional, tag = "4")]
+        pub p99_ms: ::core::option::Option<f64>,
+    }
 }
 /// Asks every gateway, on muster.gateways.reach, how many of its watchers have been given a change. Each of them answers
 /// with a ReachReply on the subject of the gateway that asks. A gateway of a version without this question does not answer,

@@ -2,6 +2,7 @@ import { useEffect, useRef } from "preact/hooks";
 
 import { ago, number, seconds } from "../core/format";
 import type { Alarm, Instance, Protected } from "../core/model";
+import { arrange, latency, releases, STAGES, type Process, type Processes } from "../core/processes";
 import { link } from "../core/route";
 import { allowed, api, live, registry, useNow, useRegistry } from "../core/state";
 import { t, tag } from "../core/words";
@@ -26,6 +27,7 @@ export function Fleet() {
   return (
     <>
       <h1>{t("fleet")}</h1>
+      <ProcessesPanel now={now} round={round} />
       <div class="columns even">
         <div>
           <Panel title={t("controlPlanes")}>
@@ -59,7 +61,6 @@ export function Fleet() {
                 </div>
               )}
             </Loading>
-            <p class="quiet">{t("fleetRest")}</p>
           </Panel>
           <Store />
         </div>
@@ -82,6 +83,118 @@ export function Fleet() {
           <Held />
         </div>
       </div>
+    </>
+  );
+}
+
+const ROLES = ["publisher", "control", "edge", "both"] as const;
+
+/** Every process that is known, with its figures. */
+function ProcessesPanel({ now, round }: { now: number; round: number }) {
+  const permitted = allowed("get", "ops");
+  const loaded = useLoad(() => permittedOr<Processes>(permitted, api.path("/admin/processes")), "processes");
+  const { reload } = loaded;
+  useEffect(() => reload(), [round, reload]);
+  return (
+    <Panel title={t("processes")}>
+      {!permitted ? (
+        <Empty>{t("noRight")}</Empty>
+      ) : (
+        <Loading loaded={loaded}>{({ processes = [], silent = 0 }) => <ProcessTables {...{ processes, silent, now }} />}</Loading>
+      )}
+    </Panel>
+  );
+}
+
+function ProcessTables({ processes, silent, now }: { processes: Process[]; silent: number; now: number }) {
+  const figure = (value: number | undefined, digits = 0) =>
+    value === undefined ? "–" : number(Number(value.toFixed(digits)), tag());
+  const plain = (value: number) => number(value, tag());
+  const arranged = arrange(processes);
+  const inUse = releases(processes);
+  const roleOf = (one: Process) => {
+    const role = ROLES.find((known) => known === one.role);
+    return role ? t(`role_${role}`) : one.role;
+  };
+  const heads = [
+    "release",
+    "connections",
+    "watchers",
+    "pushesPerSecond",
+    "requestsPerSecond",
+    "revision",
+    "stale",
+    "divergences",
+    "cores",
+    "memory",
+    "toldBefore",
+  ] as const;
+  return (
+    <>
+      {silent > 0 && <p class="notice bad">{t("silentPlanes", silent)}</p>}
+      {inUse.length > 1 && <p class="notice">{t("manyReleases", inUse.join(", "))}</p>}
+      <div class="scroll" tabIndex={0} role="group" aria-label={t("processes")}>
+        <table>
+          <thead>
+            <tr>
+              <th>{t("address")}</th>
+              <th>{t("role")}</th>
+              {heads.map((head) => (
+                <th key={head} title={head === "divergences" ? t("divergencesMean") : undefined}>
+                  {t(head)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {arranged.map((one) => (
+              <tr key={`${one.address} ${one.process}`}>
+                <td class="mono" title={one.process}>
+                  {one.address}
+                </td>
+                <td>{roleOf(one)}</td>
+                <td>{one.release}</td>
+                <td class="right">{figure(one.connections)}</td>
+                <td class="right">{figure(one.watchers)}</td>
+                <td class="right">{figure(one.pushesPerSecond, 1)}</td>
+                <td class="right">{figure(one.requestsPerSecond, 1)}</td>
+                <td class="right">{figure(one.revision)}</td>
+                <td class="right">{one.staleSeconds === undefined ? "–" : ago(now - one.staleSeconds * 1000, now, tag())}</td>
+                <td class="right">{figure(one.divergences)}</td>
+                <td class="right">{figure(one.cores, 2)}</td>
+                <td class="right">{figure(one.memoryMib)}</td>
+                <td class="right">{ago(now - one.age * 1000, now, tag())}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      <h3>{t("latencies")}</h3>
+      <div class="scroll" tabIndex={0} role="group" aria-label={t("latencies")}>
+        <table>
+          <thead>
+            <tr>
+              <th>{t("address")}</th>
+              {STAGES.map((stage) => (
+                <th key={stage}>{t(`stage_${stage}`)}</th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {arranged.map((one) => (
+              <tr key={`${one.address} ${one.process}`}>
+                <td class="mono">{one.address}</td>
+                {STAGES.map((stage) => (
+                  <td key={stage} class="right">
+                    {latency(one, stage, plain)}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {arranged.every(({ seconds }) => seconds === undefined) && <p class="quiet">{t("noRates")}</p>}
     </>
   );
 }

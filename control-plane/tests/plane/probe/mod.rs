@@ -16,6 +16,7 @@ use control_plane::view::{View, interest};
 use host::admin::Readiness;
 use host::admin::access::AccessControl;
 use host::audit::{Audit, AuditConfig};
+use host::figures::sampler::Sampler;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
@@ -99,6 +100,7 @@ impl Probe {
             meter: metrics.meter("control-plane"),
             readiness: readiness.clone(),
             audit: Audit::open(&audit, &metrics.meter("audit"), &tasks).expect("the file opens"),
+            sampler: Sampler::new(metrics.clone()),
         };
         let app = App::build(parts, &tasks);
         let probe = Self { app, tasks, metrics, _directory: None };
