@@ -14,6 +14,7 @@ use shared::model::Revision;
 
 use super::{KvEvent, LeaseId, Op, Store, StoreError, Txn, TxnReply, WatchItem, WatchStream};
 
+pub mod crowds;
 pub mod history;
 pub mod leases;
 pub mod ranges;
@@ -174,6 +175,7 @@ macro_rules! store_contract {
             watches: each_concurrent_barrier_covers_the_writes_before_it;
             watches: the_newest_revision_is_read_without_a_write;
             history: random_histories_agree_with_a_plain_model;
+            crowds: each_of_a_crowd_is_judged_and_answered_by_itself;
         }
     };
     ($subject:expr; $($room:ident: $property:ident;)*) => {
