@@ -31,6 +31,10 @@ const MOST_WAITING: usize = 16_384;
 /// The groups on their way at a time. With one, a transaction that comes alone just after another would wait
 /// for all of its round trip. With many, nothing would gather.
 const UNDER_WAY: usize = 2;
+/// The transactions under way beside which a second group leaves at once.
+const FEW: usize = 2;
+/// The transactions that are worth a second commit beside one of many.
+const CROWD: usize = 32;
 /// The most conditions, and operations in each branch, of a transaction that joins a group.
 const MOST_OPS: usize = 16;
 /// The most nested transactions of a group. etcd's limit for a nested one is what this leaves of 128.
@@ -142,32 +146,43 @@ impl Committer {
 
     async fn serve(&mut self) {
         let mut under_way = FuturesUnordered::new();
+        // The transactions of the commits under way.
+        let mut members = 0;
         let mut waiting = VecDeque::new();
         loop {
-            if waiting.is_empty() {
-                tokio::select! {
-                    Some(()) = under_way.next() => continue,
-                    next = self.members.recv(), if under_way.len() < UNDER_WAY => match next {
-                        Some(member) => waiting.push_back(member),
-                        None => return,
-                    },
-                }
-            }
-            while under_way.len() >= UNDER_WAY {
-                under_way.next().await;
-            }
             while waiting.len() < MOST_NESTED
                 && let Ok(member) = self.members.try_recv()
             {
                 waiting.push_back(member);
             }
-            let group = form(&mut waiting, Instant::now(), &self.figures);
-            if !group.is_empty() {
-                self.figures.commits.fetch_add(1, Ordering::Relaxed);
-                under_way.push(commit_together(group, self.caller.clone()));
+            if may_leave(waiting.len(), under_way.len(), members) {
+                let group = form(&mut waiting, Instant::now(), &self.figures);
+                if !group.is_empty() {
+                    self.figures.commits.fetch_add(1, Ordering::Relaxed);
+                    members += group.len();
+                    under_way.push(commit_together(group, self.caller.clone()));
+                }
+                continue;
+            }
+            tokio::select! {
+                Some(count) = under_way.next() => members -= count,
+                // Not while they would only wait here and not there.
+                next = self.members.recv(), if under_way.len() < UNDER_WAY && waiting.len() < MOST_NESTED => {
+                    match next {
+                        Some(member) => waiting.push_back(member),
+                        None => return,
+                    }
+                }
             }
         }
     }
+}
+
+/// True if a group leaves now, of those that wait, beside as many commits of so many transactions. Beside few
+/// it leaves at once, so that one that comes alone hardly waits. In a crowd it first grows, because what a
+/// commit costs etcd and every replica depends little on its members.
+fn may_leave(waiting: usize, commits: usize, members: usize) -> bool {
+    waiting > 0 && (commits == 0 || commits < UNDER_WAY && (members <= FEW || waiting >= CROWD))
 }
 
 /// Takes the transactions of one group from the front of those that wait. Those that another one keeps out
@@ -214,7 +229,9 @@ fn form(waiting: &mut VecDeque<Member>, now: Instant, figures: &Figures) -> Vec<
     group
 }
 
-async fn commit_together(group: Vec<Member>, caller: EtcdCaller) {
+/// Commits a group, and answers its members. Returns their number.
+async fn commit_together(group: Vec<Member>, caller: EtcdCaller) -> usize {
+    let count = group.len();
     let mut members = group;
     // One alone needs no nesting.
     if members.len() == 1
@@ -222,7 +239,7 @@ async fn commit_together(group: Vec<Member>, caller: EtcdCaller) {
     {
         let result = send(&caller, convert::txn(txn)).await;
         _ = reply.send(Outcome::Done(result.map(|response| convert::txn_reply(&response))));
-        return;
+        return count;
     }
     let response = send(&caller, together(&members)).await;
     let revision = response.as_ref().ok().map(|response| convert::header_revision(response.header()));
@@ -233,13 +250,13 @@ async fn commit_together(group: Vec<Member>, caller: EtcdCaller) {
             for Member { txn, reply, .. } in members {
                 _ = reply.send(Outcome::Alone(txn));
             }
-            return;
+            return count;
         }
         Err(error) => {
             for Member { reply, .. } in members {
                 _ = reply.send(Outcome::Done(Err(error.clone())));
             }
-            return;
+            return count;
         }
     };
     for Member { reply, .. } in members {
@@ -251,6 +268,7 @@ async fn commit_together(group: Vec<Member>, caller: EtcdCaller) {
         };
         _ = reply.send(Outcome::Done(result));
     }
+    count
 }
 
 /// The transaction that contains those of all members, in their order, and then one for each key that several
@@ -407,6 +425,16 @@ mod tests {
 
     fn when(compare: Compare, txn: Txn) -> Txn {
         Txn { compare: vec![compare], ..txn }
+    }
+
+    #[test]
+    fn a_group_grows_beside_a_crowd_and_not_beside_a_few() {
+        assert!(!may_leave(0, 0, 0), "nobody waits");
+        assert!(may_leave(1, 0, 0), "it comes alone");
+        assert!(may_leave(1, 1, FEW));
+        assert!(!may_leave(CROWD - 1, 1, FEW + 1));
+        assert!(may_leave(CROWD, 1, FEW + 1));
+        assert!(!may_leave(MOST_NESTED, UNDER_WAY, UNDER_WAY), "as many as may be are under way");
     }
 
     #[test]
