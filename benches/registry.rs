@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
@@ -16,9 +17,11 @@ use benches::usage::cpu_seconds;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::keys;
-use control_plane::settings::Config;
+use control_plane::settings::{Config, LeaseConfig, LeaseMode};
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
-use control_plane::store::{Compare, Op, Store, Txn};
+use control_plane::store::{
+    Compare, LeaseId, Op, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
+};
 use control_plane::view::{self, History, Protection, follow};
 use futures_util::future::try_join_all;
 use harness::Etcd;
@@ -59,29 +62,34 @@ async fn main() -> Result<()> {
     if asked.iter().any(|part| part == "million") {
         large_view(&store, 1_000_000).await?;
     }
-    let api = start(store.clone(), &tasks).await?;
-    for instances in [1, 100, 1000] {
-        if wanted("find") {
-            find(&api, instances, &tasks).await?;
+    if ["find", "unchanged", "heartbeat", "register"].into_iter().any(wanted) {
+        // Its tasks end with it, so that it does not follow the changes of a crowd.
+        let tasks = Tasks::new();
+        let api = start(store.clone(), LeaseConfig::default(), &tasks).await?;
+        for instances in [1, 100, 1000] {
+            if wanted("find") {
+                find(&api, instances, &tasks).await?;
+            }
         }
-    }
-    if wanted("unchanged") {
-        unchanged(&api, &tasks).await?;
-    }
-    if wanted("heartbeat") {
-        heartbeat(&api, &tasks).await?;
-    }
-    if wanted("register") {
-        register(&api, &*store).await?;
+        if wanted("unchanged") {
+            unchanged(&api, &tasks).await?;
+        }
+        if wanted("heartbeat") {
+            heartbeat(&api, &tasks).await?;
+        }
+        if wanted("register") {
+            register(&api, &*store).await?;
+        }
+        tasks.abort().cancel();
     }
     if wanted("crowd") {
-        crowd(&api, &*store, etcd.pid()).await?;
+        crowd(&store, etcd.pid()).await?;
     }
     Ok(())
 }
 
-/// Starts a control plane and waits until it serves.
-async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
+/// Starts a control plane and waits until it serves and publishes.
+async fn start(store: Arc<dyn Store>, leases: LeaseConfig, tasks: &Tasks) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let metrics = Metrics::new([])?;
@@ -90,7 +98,7 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
         store,
         // No NATS, because nobody reads the events here and sending them would only take CPU from the API.
         bus: Arc::new(LocalBus::new()),
-        config: settings::defaults::<Config>().map_err(|e| anyhow::anyhow!("{e}"))?,
+        config: Config { leases, ..settings::defaults().map_err(|e| anyhow::anyhow!("{e}"))? },
         listening: address,
         secure: false,
         meter: metrics.meter("bench"),
@@ -104,6 +112,8 @@ async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<String> {
     tasks.spawn(async move { serve(listener, service, ServerLimits::default(), &serving).await });
     let mut revisions = app.view.revisions();
     revisions.wait_for(|rev| *rev > Revision::ZERO).await?;
+    // One before it may hold the seat for some seconds more, and a standby does less.
+    app.role.clone().wait_for(|role| *role != Default::default()).await?;
     Ok(address.to_string())
 }
 
@@ -217,27 +227,129 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-/// Registrations of many clients at once, and the CPU that etcd takes for each. The floor is a lease and a
-/// transaction for each, which nothing shares: one with so many conditions goes alone.
-async fn crowd(api: &str, store: &dyn Store, etcd: u32) -> Result<()> {
-    const CLIENTS: usize = 64;
-    const EACH: usize = 100;
-    let used =
-        |since: f64| Ok::<_, anyhow::Error>((cpu_seconds(etcd)? - since) / (CLIENTS * EACH) as f64 * 1e6);
-    let service =
-        post(api, "/microservices", r#"{"service":{"serviceName":"crowd","appId":"bench"}}"#).await?;
-    let id = field(&service, "serviceId")?;
-    let reference = ServiceRef::new(Tenant::default(), &id);
-    let since = cpu_seconds(etcd)?;
+const CROWD: usize = 64;
+const EACH: usize = 100;
+
+/// Registrations of many clients at once, and the CPU that etcd and this process take for each. The floor is a
+/// lease and a transaction for each, without a control plane. Then a control plane whose transactions share no
+/// commit, as before there were shared ones; one with a lease for each instance, in both modes; and one whose
+/// instances share leases. Twice, in turn.
+async fn crowd(store: &Arc<EtcdStore>, etcd: u32) -> Result<()> {
+    let reported = LeaseConfig { mode: LeaseMode::Reported, ..LeaseConfig::default() };
+    let alone: Arc<dyn Store> = Arc::new(Alone(store.clone()));
+    let ways: [(&str, Arc<dyn Store>, LeaseConfig); 4] = [
+        ("a commit each", alone.clone(), LeaseConfig::default()),
+        ("direct", store.clone(), LeaseConfig::default()),
+        ("reported", store.clone(), reported),
+        ("shared", store.clone(), LeaseConfig { shared: true, ..reported }),
+    ];
+    for round in 0..2 {
+        let used = Used::since(etcd)?;
+        let floor = unshared(&*alone, round).await?;
+        report(&format!("{CROWD}: lease and transaction"), &floor, None);
+        used.tell()?;
+        let mut first = None;
+        for (way, with, leases) in &ways {
+            let tasks = Tasks::new();
+            let api = start(with.clone(), *leases, &tasks).await?;
+            let used = Used::since(etcd)?;
+            let commits = store.group_figures().commits;
+            let taken = registrations(&api, &format!("crowd-{}-{round}", way.replace(' ', "-"))).await?;
+            report(&format!("{CROWD} register, {way}"), &taken, Some(&floor));
+            used.tell()?;
+            let first = first.get_or_insert(taken.per_second());
+            let commits = store.group_figures().commits - commits;
+            eprintln!(
+                "  {:.2} times those with a commit each; {commits} commits",
+                taken.per_second() / *first
+            );
+            tasks.abort().cancel();
+        }
+    }
+    Ok(())
+}
+
+/// A store whose transactions share no commit: with a long list that is never run each goes alone.
+struct Alone(Arc<EtcdStore>);
+
+#[async_trait]
+impl Store for Alone {
+    async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
+        self.0.range(request).await
+    }
+
+    async fn txn(&self, mut txn: Txn) -> Result<TxnReply, StoreError> {
+        if txn.otherwise.is_empty() && !txn.compare.is_empty() {
+            txn.otherwise = vec![Op::Get("/floor".into()); 17];
+        }
+        self.0.txn(txn).await
+    }
+
+    async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
+        self.0.watch(prefix, from).await
+    }
+
+    async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.0.barrier(prefix).await
+    }
+
+    async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
+        self.0.newest(prefix).await
+    }
+
+    async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
+        self.0.compact(rev).await
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.0.endpoints()
+    }
+}
+
+/// The CPU of etcd and of this process, which is control plane and clients.
+struct Used {
+    etcd: u32,
+    before: (f64, f64),
+}
+
+impl Used {
+    fn since(etcd: u32) -> Result<Self> {
+        Ok(Self { etcd, before: (cpu_seconds(etcd)?, cpu_seconds(std::process::id())?) })
+    }
+
+    fn tell(&self) -> Result<()> {
+        let each = |now: f64, before: f64| (now - before) / (CROWD * EACH) as f64 * 1e6;
+        let store = each(cpu_seconds(self.etcd)?, self.before.0);
+        let own = each(cpu_seconds(std::process::id())?, self.before.1);
+        eprintln!("  CPU of each: etcd {store:.0} us, control plane and clients {own:.0} us");
+        Ok(())
+    }
+}
+
+async fn unshared(store: &dyn Store, round: usize) -> Result<Latencies> {
+    let reference = ServiceRef::new(Tenant::default(), "floor");
     let started = Instant::now();
-    let clients = (0..CLIENTS).map(|client| {
+    store.txn(Txn { then: vec![Op::put(keys::service(&reference), "{}")], ..Txn::default() }).await?;
+    let clients = (0..CROWD).map(|client| {
         let reference = &reference;
         async move {
             let mut calls = Vec::new();
             for n in 0..EACH {
                 let begun = Instant::now();
                 let lease = store.grant(120).await?;
-                let name = format!("{client}-{n}");
+                let name = format!("{round}-{client}-{n}");
                 let keys = [keys::instance(reference, &name), keys::lease(reference, &name)];
                 let value: bytes::Bytes = vec![b'x'; 400].into();
                 let then = keys.map(|key| Op::Put {
@@ -245,19 +357,21 @@ async fn crowd(api: &str, store: &dyn Store, etcd: u32) -> Result<()> {
                     value: value.clone(),
                     lease: Some(lease),
                 });
-                let compare = vec![Compare::Exists(keys::service(reference)); 17];
+                let compare = vec![Compare::Exists(keys::service(reference))];
                 store.txn(Txn { compare, then: then.into(), ..Txn::default() }).await?;
                 calls.push(begun.elapsed());
             }
             Ok::<_, anyhow::Error>(calls)
         }
     });
-    let floor = Latencies::new(try_join_all(clients).await?.concat(), started.elapsed());
-    report(&format!("{CLIENTS}: lease and transaction each"), &floor, None);
-    eprintln!("  etcd: {:.0} us of CPU each", used(since)?);
-    let since = cpu_seconds(etcd)?;
+    Ok(Latencies::new(try_join_all(clients).await?.concat(), started.elapsed()))
+}
+
+async fn registrations(api: &str, name: &str) -> Result<Latencies> {
+    let service = format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench"}}}}"#);
+    let id = field(&post(api, "/microservices", &service).await?, "serviceId")?;
     let started = Instant::now();
-    let clients = (0..CLIENTS).map(|client| {
+    let clients = (0..CROWD).map(|client| {
         let id = &id;
         async move {
             let mut connection = Client::connect(api).await?;
@@ -273,10 +387,7 @@ async fn crowd(api: &str, store: &dyn Store, etcd: u32) -> Result<()> {
             Ok::<_, anyhow::Error>(calls)
         }
     });
-    let taken = Latencies::new(try_join_all(clients).await?.concat(), started.elapsed());
-    report(&format!("{CLIENTS} register at once"), &taken, Some(&floor));
-    eprintln!("  etcd: {:.0} us of CPU each; commits so far {}", used(since)?, store.group_figures().commits);
-    Ok(())
+    Ok(Latencies::new(try_join_all(clients).await?.concat(), started.elapsed()))
 }
 
 /// Time and memory of a view of so many instances.

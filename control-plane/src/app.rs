@@ -35,6 +35,7 @@ use crate::metrics::{ApiMetrics, KeeperMetrics, PublisherMetrics, RegistryMetric
 use crate::protector;
 use crate::publisher::Publisher;
 use crate::registry::account::{AccountConfig, Accounts};
+use crate::registry::cohort::Cohorts;
 use crate::registry::lease::Reported;
 use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
@@ -163,9 +164,11 @@ impl App {
             Arc::new(Desk::new(id, Timing::default(), BEATS_WAITING))
         });
         let registry = match &desk {
-            Some(desk) => {
-                registry.with_long_leases(Reported { desk: desk.clone(), long: config.leases.long })
-            }
+            Some(desk) => registry.with_long_leases(Reported {
+                desk: desk.clone(),
+                long: config.leases.long,
+                cohorts: config.leases.shared.then(Arc::<Cohorts>::default),
+            }),
             None => registry,
         };
         gauges::register(&meter, &view);

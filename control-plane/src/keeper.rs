@@ -9,6 +9,7 @@
 //! In: the view, the role, reports of heartbeats. Out: ticks to all reporters, renewals of long leases,
 //! transactions. [`liveness::Keeper`] decides; this room asks, sends and writes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::election::Role;
 use crate::keys;
 use crate::metrics::KeeperMetrics;
 use crate::registry::Registry;
-use crate::store::{Compare, LeaseId, LeaseTime, Op, StoreError, Txn};
+use crate::store::{Compare, LeaseId, LeaseTime, Op, RangeRequest, Store, StoreError, Txn};
 use crate::view::{Change, History, Snapshot};
 
 /// The interval at which deadlines are looked at.
@@ -66,16 +67,61 @@ struct Tracked {
     lease: LeaseId,
     /// The revision that wrote its record last.
     written_at: Revision,
-    /// Its lease is to be renewed with the first heartbeat after this.
-    renew_at: Moment,
-    is_renewing: bool,
+    /// Its time, as it was registered.
+    time: Duration,
+    /// The revision after which a write of its lease key is a heartbeat that no report told of. Only looked at
+    /// where instances share the lease.
+    beat_at: Revision,
+    /// Its lease is to be renewed with the first heartbeat after this. A shared one has an entry of its own in
+    /// [`Term::shared`].
+    renewal: Renewal,
+}
+
+/// The renewal of a lease.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    /// It is due with the first heartbeat after this.
+    at: Moment,
+    is_under_way: bool,
+}
+
+impl Renewal {
+    /// True once when it is due; from then on it is under way.
+    fn begin(&mut self, now: Moment) -> bool {
+        let is_due = self.at <= now && !self.is_under_way;
+        self.is_under_way |= is_due;
+        is_due
+    }
 }
 
 /// The result of a call to the store.
 enum Done {
-    Asked { key: Key, lease: LeaseId, asked: Moment, outcome: Result<LeaseTime, StoreError> },
-    Ended { key: Key, lease: LeaseId, outcome: Result<bool, StoreError> },
-    Renewed { key: Key, lease: LeaseId, outcome: Result<(), StoreError> },
+    Asked {
+        key: Key,
+        lease: LeaseId,
+        asked: Moment,
+        outcome: Result<LeaseTime, StoreError>,
+    },
+    /// Where instances share a lease: the revision that wrote the lease key last.
+    Seen {
+        key: Key,
+        lease: LeaseId,
+        asked: Moment,
+        outcome: Result<Revision, StoreError>,
+    },
+    Ended {
+        key: Key,
+        lease: LeaseId,
+        /// The revision of the record that was to be ended. On a shared lease the instance may have registered
+        /// again meanwhile.
+        written_at: Revision,
+        outcome: Result<bool, StoreError>,
+    },
+    Renewed {
+        key: Key,
+        lease: LeaseId,
+        outcome: Result<(), StoreError>,
+    },
 }
 
 type Calls = FuturesUnordered<BoxFuture<'static, Done>>;
@@ -129,7 +175,9 @@ struct Term<'a> {
     calls: Calls,
     renewals: Calls,
     /// Leases to be renewed.
-    due: Vec<Key>,
+    due: Vec<(Key, LeaseId)>,
+    /// The renewals of shared leases, of which the first heartbeat of any instance is enough.
+    shared: HashMap<LeaseId, Renewal>,
     tick_at: Moment,
     /// The last tick that has told of ends was sent then.
     told_at: Moment,
@@ -149,6 +197,7 @@ impl<'a> Term<'a> {
             calls: Calls::new(),
             renewals: Calls::new(),
             due: Vec::new(),
+            shared: HashMap::new(),
             tick_at: Moment::ZERO,
             told_at: Moment::ZERO,
             count_at: Moment::ZERO,
@@ -277,19 +326,29 @@ impl<'a> Term<'a> {
             self.keeper.forget(key);
             return;
         };
-        if let Some(of) = self.keeper.get_mut(key).filter(|of| of.lease == lease) {
+        let registry = &self.of.registry;
+        let time = || Duration::from_secs(registry.ttl(&view.reported.unpack()).unsigned_abs());
+        // One that has registered again with another time may have come to the same shared lease.
+        if let Some(of) = self.keeper.get_mut(key).filter(|of| of.lease == lease)
+            && (!lease.is_shared() || of.written_at == view.reported_rev || of.time == time())
+        {
             of.written_at = view.reported_rev;
             return;
+        }
+        let time = time();
+        if lease.is_shared() {
+            self.shared.entry(lease).or_insert(Renewal { at: renew_at, is_under_way: false });
         }
         let tracked = Tracked {
             service: service.clone(),
             id: id.to_owned(),
             lease,
             written_at: view.reported_rev,
-            renew_at,
-            is_renewing: false,
+            time,
+            // A heartbeat before this revision is older than the full time that the instance has from now on.
+            beat_at: snapshot.revision,
+            renewal: Renewal { at: renew_at, is_under_way: false },
         };
-        let time = Duration::from_secs(self.of.registry.ttl(&view.reported.unpack()).unsigned_abs());
         self.keeper.keep(key, time.max(LEAST_TIME) + GRACE, tracked, now);
     }
 
@@ -297,11 +356,15 @@ impl<'a> Term<'a> {
         let report = pb::BeatReport::decode(&message.payload[..]).ok();
         let Some(report) = report.and_then(|report| Report::decode(&report)) else { return };
         let now = self.now();
-        let due = &mut self.due;
+        let (due, shared) = (&mut self.due, &mut self.shared);
         self.keeper.heard(&report, now, |key, of| {
-            if of.renew_at <= now && !of.is_renewing {
-                of.is_renewing = true;
-                due.push(key);
+            let renewal = if of.lease.is_shared() {
+                shared.entry(of.lease).or_insert(Renewal { at: now, is_under_way: false })
+            } else {
+                &mut of.renewal
+            };
+            if renewal.begin(now) {
+                due.push((key, of.lease));
             }
         });
     }
@@ -319,8 +382,16 @@ impl<'a> Term<'a> {
             );
         }
         for key in over {
-            let Some(lease) = self.keeper.get(key).map(|of| of.lease) else { continue };
+            let Some(of) = self.keeper.get(key) else { continue };
+            let lease = of.lease;
             let store = self.of.registry.store().clone();
+            if lease.is_shared() {
+                let at = keys::lease(&of.service, &of.id);
+                self.calls.push(Box::pin(async move {
+                    Done::Seen { key, lease, asked: now, outcome: last_note(&*store, at).await }
+                }));
+                continue;
+            }
             self.calls.push(Box::pin(async move {
                 Done::Asked { key, lease, asked: now, outcome: store.lease_time(lease).await }
             }));
@@ -328,6 +399,9 @@ impl<'a> Term<'a> {
         if now >= self.count_at {
             self.count_at = now + COUNT;
             self.of.metrics.count(self.keeper.len(), self.keeper.frozen(now));
+            // A lease that nobody has renewed for longer than its time has ended with its last instance.
+            let ended = self.of.renew_after * 3;
+            self.shared.retain(|_, renewal| renewal.at + ended > now);
         }
         // Looked at again, because a tick acknowledges what was heard.
         let is_due = now >= self.tick_at;
@@ -346,9 +420,12 @@ impl<'a> Term<'a> {
 
     fn renew(&mut self) {
         while self.renewals.len() < RENEWALS_AT_ONCE
-            && let Some(key) = self.due.pop()
+            && let Some((key, lease)) = self.due.pop()
         {
-            let Some(lease) = self.keeper.get(key).map(|of| of.lease) else { continue };
+            // A shared lease is renewed for the others, too.
+            if !lease.is_shared() && !self.is_of(key, lease) {
+                continue;
+            }
             let store = self.of.registry.store().clone();
             self.renewals.push(Box::pin(async move {
                 Done::Renewed { key, lease, outcome: store.keep_alive(lease).await }
@@ -362,11 +439,14 @@ impl<'a> Term<'a> {
             Done::Asked { key, lease, asked, outcome } if self.is_of(key, lease) => {
                 self.asked(key, lease, asked, outcome);
             }
-            Done::Ended { key, lease, outcome: Ok(true) } => {
+            Done::Seen { key, lease, asked, outcome } if self.is_of(key, lease) => {
+                self.seen(key, lease, asked, outcome);
+            }
+            Done::Ended { key, lease, written_at, outcome: Ok(true) } => {
                 self.of.metrics.ended();
                 self.ended.push(key);
                 // Unless the view has told it already.
-                if self.is_of(key, lease)
+                if self.keeper.get(key).is_some_and(|of| of.lease == lease && of.written_at == written_at)
                     && let Some(of) = self.keeper.forget(key)
                 {
                     debug!(
@@ -374,26 +454,31 @@ impl<'a> Term<'a> {
                         service.id = of.service.id,
                         "the time of an instance is over"
                     );
+                } else if self.is_of(key, lease) {
+                    self.keeper.judge_again(key, now + RETRY);
                 }
             }
             // Changed meanwhile, or not reached: the view or the next attempt tells.
-            Done::Ended { key, lease, outcome: Ok(false) | Err(_) } if self.is_of(key, lease) => {
+            Done::Ended { key, lease, outcome: Ok(false) | Err(_), .. } if self.is_of(key, lease) => {
                 self.keeper.judge_again(key, now + RETRY);
             }
             Done::Renewed { key, lease, outcome } => {
                 self.of.metrics.renewed(outcome.is_ok());
                 let is_renewed = outcome.is_ok();
                 let after = if is_renewed { self.of.renew_after } else { RETRY * 5 };
-                if let Some(of) = self.keeper.get_mut(key).filter(|of| of.lease == lease) {
-                    of.is_renewing = false;
-                    of.renew_at = now + after;
+                let next = Renewal { at: now + after, is_under_way: false };
+                if lease.is_shared() {
+                    // It says nothing of a single instance.
+                    self.shared.insert(lease, next);
+                } else if let Some(of) = self.keeper.get_mut(key).filter(|of| of.lease == lease) {
+                    of.renewal = next;
                     if is_renewed {
                         self.keeper.renewed(key, now);
                     }
                 }
             }
             // About a lease that the instance does not have any more.
-            Done::Asked { .. } | Done::Ended { .. } => {}
+            Done::Asked { .. } | Done::Seen { .. } | Done::Ended { .. } => {}
         }
     }
 
@@ -407,7 +492,7 @@ impl<'a> Term<'a> {
                 // By the time of the question, so that a renewal is not taken for older than it is.
                 let idle = time.granted.saturating_sub(time.remaining + ROUNDING);
                 if self.keeper.settle(key, asked.saturating_sub(idle), asked) {
-                    self.end(key, lease);
+                    self.end(key, lease, None);
                 }
             }
             // Its keys went with it. The view is about to tell.
@@ -415,39 +500,77 @@ impl<'a> Term<'a> {
                 self.ended.push(key);
                 self.keeper.forget(key);
             }
-            Err(error) => {
-                let now = self.now();
-                // Heartbeats that renew leases may not have reached the store either.
-                self.keeper.begin_anew(now);
-                self.keeper.judge_again(key, now + RETRY);
-                info!(%error, "a lease could not be asked; every instance has its full time again");
-            }
+            Err(error) => self.not_asked(key, &error),
         }
     }
 
-    fn end(&mut self, key: Key, lease: LeaseId) {
+    /// An instance that shares its lease was alive if its lease key has been written since it was looked at.
+    fn seen(&mut self, key: Key, lease: LeaseId, asked: Moment, outcome: Result<Revision, StoreError>) {
+        match outcome {
+            Ok(rev) => {
+                let Some(of) = self.keeper.get_mut(key) else { return };
+                let has_beaten = rev > of.beat_at;
+                of.beat_at = of.beat_at.max(rev);
+                // When it has beaten is not known, so it may have been just before the question.
+                let alive_at = if has_beaten { asked } else { Moment::ZERO };
+                if self.keeper.settle(key, alive_at, asked) {
+                    self.end(key, lease, Some(rev));
+                }
+            }
+            Err(error) => self.not_asked(key, &error),
+        }
+    }
+
+    fn not_asked(&mut self, key: Key, error: &StoreError) {
+        let now = self.now();
+        // Heartbeats that the store is told of may not have reached it either.
+        self.keeper.begin_anew(now);
+        self.keeper.judge_again(key, now + RETRY);
+        info!(%error, "a lease could not be asked; every instance has its full time again");
+    }
+
+    /// Ends an instance, unless its lease key has been written after `noted`.
+    fn end(&mut self, key: Key, lease: LeaseId, noted: Option<Revision>) {
         let Some(of) = self.keeper.get(key) else { return };
         let instance = keys::instance(&of.service, &of.id);
+        let mut compare = vec![
+            // A publisher that has lost its seat ends nothing.
+            Compare::ModRev(keys::PUBLISHER.into(), self.epoch),
+            Compare::ModRev(instance.clone(), of.written_at),
+        ];
+        if let Some(noted) = noted {
+            // Nor is an instance ended whose heartbeat has reached the store meanwhile.
+            compare.push(Compare::ModRev(keys::lease(&of.service, &of.id), noted));
+        }
         let txn = Txn {
-            compare: vec![
-                // A publisher that has lost its seat ends nothing.
-                Compare::ModRev(keys::PUBLISHER.into(), self.epoch),
-                Compare::ModRev(instance.clone(), of.written_at),
-            ],
+            compare,
             // By themselves and not with a record of the size, as when a lease ends: so it is an expiry.
             then: vec![Op::Delete(instance), Op::Delete(keys::lease(&of.service, &of.id))],
             ..Txn::default()
         };
+        let written_at = of.written_at;
         let store = self.of.registry.store().clone();
         self.calls.push(Box::pin(async move {
             let outcome = store.txn(txn).await.map(|reply| reply.succeeded);
-            if matches!(outcome, Ok(true)) {
+            if matches!(outcome, Ok(true)) && !lease.is_shared() {
                 // No key lives on it any more. If it stays, it ends by itself.
                 let _ = store.revoke(lease).await;
             }
-            Done::Ended { key, lease, outcome }
+            Done::Ended { key, lease, written_at, outcome }
         }));
     }
+}
+
+/// The revision that wrote a lease key last, 0 if there is none. A store that is full takes no such writes, so
+/// they tell nothing then.
+async fn last_note(store: &dyn Store, key: String) -> Result<Revision, StoreError> {
+    if let Some(space) = store.space().await?
+        && space.full
+    {
+        return Err(StoreError::Full("no heartbeat can be noted".to_owned()));
+    }
+    let reply = store.range(RangeRequest::key(key)).await?;
+    Ok(reply.items.first().map_or(Revision::ZERO, |stored| stored.mod_rev))
 }
 
 /// The lease of an instance that is shown and not held, if it is a long one.

@@ -29,6 +29,7 @@ use crate::view::{Snapshot, View};
 pub(crate) mod account;
 pub(crate) mod alarm;
 mod arrivals;
+pub(crate) mod cohort;
 pub(crate) mod dependency;
 pub(crate) mod drains;
 mod elsewhere;

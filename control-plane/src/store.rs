@@ -39,9 +39,21 @@ impl LeaseId {
         Self(NonZeroI64::new(LONG | i64::from(low)).unwrap_or(NonZeroI64::MIN))
     }
 
+    /// An id by which every replica knows a long lease that instances share.
+    #[cfg(any(test, feature = "etcd"))]
+    pub(crate) fn shared(low: u32) -> Self {
+        Self(NonZeroI64::new(SHARED | i64::from(low)).unwrap_or(NonZeroI64::MIN))
+    }
+
     /// True for a lease that outlives the time of its instance: a replica ends the instance.
     pub fn is_long(self) -> bool {
-        self.0.get() & LONG_MASK == LONG
+        self.0.get() & LONG_MASK == LONG || self.is_shared()
+    }
+
+    /// True for a long lease that several instances share. It must never be revoked because one of them ends,
+    /// and its renewal does not say which of them lives.
+    pub fn is_shared(self) -> bool {
+        self.0.get() & LONG_MASK == SHARED
     }
 
     /// The number of the lease.
@@ -53,6 +65,9 @@ impl LeaseId {
 /// The upper half of a long lease's id. The ids that etcd gives have two bytes of a member there, and two
 /// bytes of the time that change every five hours and come back after 35 years; these have passed.
 const LONG: i64 = 0x4d75_7374 << 32;
+/// The same for a lease that instances share. Earlier versions do not know it as long, so their publisher
+/// never ends an instance by revoking the lease of all.
+const SHARED: i64 = 0x4d75_7343 << 32;
 const LONG_MASK: i64 = 0xffff_ffff << 32;
 
 /// The time of a lease.
@@ -371,6 +386,12 @@ pub trait Store: Send + Sync + 'static {
         Err(StoreError::Refused("this store knows no long leases".to_owned()))
     }
 
+    /// Grants a lease of `ttl` seconds that is known by its id as long and shared. A store of one process
+    /// refuses it.
+    async fn grant_shared(&self, _ttl: i64) -> Result<LeaseId, StoreError> {
+        Err(StoreError::Refused("this store knows no shared leases".to_owned()))
+    }
+
     /// The time of a lease. A store of one process refuses it.
     async fn lease_time(&self, _lease: LeaseId) -> Result<LeaseTime, StoreError> {
         Err(StoreError::Refused("this store does not tell the times of leases".to_owned()))
@@ -426,7 +447,8 @@ mod tests {
     #[test]
     fn long_leases_are_told_from_those_of_etcd() {
         for low in [0, 1, u32::MAX] {
-            assert!(LeaseId::long(low).is_long());
+            assert!(LeaseId::long(low).is_long() && !LeaseId::long(low).is_shared());
+            assert!(LeaseId::shared(low).is_long() && LeaseId::shared(low).is_shared());
         }
         for id in [7_587_869_134_484_326_912, 0x694d_7573_7400_0001, 1, -1, i64::MAX] {
             assert!(!LeaseId::new(id).is_some_and(LeaseId::is_long), "{id}");

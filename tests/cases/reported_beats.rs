@@ -34,7 +34,7 @@ const HERE: &str = r#"answered_by="gateway""#;
 const PASSED_ON: &str = r#"answered_by="control_plane""#;
 
 /// Sends heartbeats of an instance, whatever happens to the system, until it is dropped.
-struct Beater {
+pub(crate) struct Beater {
     /// Answers that said that the instance does not exist.
     lost: Arc<AtomicU64>,
     paused: Arc<AtomicBool>,
@@ -42,7 +42,7 @@ struct Beater {
 }
 
 impl Beater {
-    fn of(client: Client, service: &str, id: &str) -> Self {
+    pub(crate) fn of(client: Client, service: &str, id: &str) -> Self {
         Self::over(vec![client], service, id)
     }
 
@@ -75,8 +75,14 @@ impl Beater {
         Self { lost, paused, task }
     }
 
-    fn lost(&self) -> u64 {
+    /// Answers that said that the instance does not exist.
+    pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Sends no heartbeat any more.
+    pub(crate) fn pause(&self) {
+        self.paused.store(true, Ordering::Relaxed);
     }
 }
 

@@ -74,7 +74,7 @@ impl Registry {
         match self.stored_lease(service, id).await? {
             None => Ok(()),
             Some(lease) if lease == ended => Err(RegistryError::InstanceNotFound),
-            Some(lease) => match self.store.keep_alive(lease).await {
+            Some(lease) => match self.renew_in_store(service, id, lease).await {
                 Ok(()) => Ok(()),
                 Err(StoreError::LeaseNotFound) => Err(RegistryError::InstanceNotFound),
                 Err(error) => Err(RegistryError::RenewLease(error)),

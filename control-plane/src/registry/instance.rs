@@ -6,6 +6,7 @@ use shared::model::{Instance, Revision, ServiceRef};
 use tracing::debug;
 use uuid::Uuid;
 
+use super::lease::put_lease;
 use super::quota::{Permit, Resource};
 use super::service::existing;
 use super::{Caller, Registry, RegistryError, validate};
@@ -22,7 +23,7 @@ mod stored;
 mod time;
 
 use change::{Living, is_registered_alike};
-use stored::{put_lease, stored};
+use stored::stored;
 use time::{TTL_WITHOUT_CHECK, fill_defaults, seconds_to_expiry};
 
 impl Registry {
@@ -50,7 +51,7 @@ impl Registry {
             let view = registrable(&snapshot, service)?;
             let existing = view.instance(&instance.instance_id);
             if let Some(existing) = existing
-                && self.renewed(existing).await?
+                && self.renewed(service, &instance.instance_id, existing).await?
             {
                 let seen = existing;
                 let existing = Living::of(seen);
@@ -75,9 +76,14 @@ impl Registry {
     }
 
     /// True when the instance is alive: its lease was renewed, or it has none.
-    async fn renewed(&self, existing: &InstanceView) -> Result<bool, RegistryError> {
+    async fn renewed(
+        &self,
+        service: &ServiceRef,
+        id: &str,
+        existing: &InstanceView,
+    ) -> Result<bool, RegistryError> {
         let Some(lease) = existing.lease else { return Ok(true) };
-        match self.store.keep_alive(lease).await {
+        match self.renew_in_store(service, id, lease).await {
             Ok(()) => Ok(true),
             Err(StoreError::LeaseNotFound) => Ok(false),
             Err(error) => Err(RegistryError::RenewLease(error)),
@@ -140,10 +146,16 @@ impl Registry {
         let reply = self.commit(txn).await;
         if !reply.as_ref().is_ok_and(|reply| reply.succeeded) {
             // Usually no key lives on the lease. If the write did happen and only its reply was lost, the
-            // instance goes with the lease, which is right: its registrant gets an error.
-            let _ = self.store.revoke(lease).await;
+            // instance goes with the lease, which is right: its registrant gets an error. On a shared lease
+            // it ends by its own time, because it sends no heartbeat.
+            self.give_up(lease).await;
         } else {
             trail::changed(None, Some(&value));
+        }
+        if lease.is_shared() && matches!(reply, Err(RegistryError::Commit(StoreError::LeaseNotFound))) {
+            // The lease ended, perhaps because the store was restored. The next step takes another one.
+            self.forget_cohort(lease);
+            return Ok(None);
         }
         Ok(reply?.succeeded.then_some(()))
     }

@@ -227,7 +227,7 @@ impl Registry {
         stream::iter(leases)
             .for_each_concurrent(REVOKES_AT_ONCE, |lease| async move {
                 // A lease that is not revoked ends by itself.
-                let _ = self.store.revoke(lease).await;
+                self.give_up(lease).await;
             })
             .await;
     }

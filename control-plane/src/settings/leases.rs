@@ -27,11 +27,13 @@ pub struct LeaseConfig {
     pub mode: LeaseMode,
     /// The time of a long lease.
     pub long: Duration,
+    /// Instances that register in the same moment share a long lease. Without an effect in the mode `direct`.
+    pub shared: bool,
 }
 
 impl Default for LeaseConfig {
     fn default() -> Self {
-        Self { mode: LeaseMode::Direct, long: Duration::from_secs(1800) }
+        Self { mode: LeaseMode::Direct, long: Duration::from_secs(1800), shared: false }
     }
 }
 
@@ -52,6 +54,13 @@ impl LeaseConfig {
                 "1m"..="24h",
                 "Time of a long lease. Instances that live longer than a quarter of it without a heartbeat keep \
                  ordinary leases.",
+            ),
+            shared: settings.get_or(
+                "lease.shared",
+                false,
+                "With `lease.mode` `reported`, instances that register in the same moment share a long lease, which \
+                 makes registrations cheaper. Only where no Service-Center node and no control plane of an earlier \
+                 version uses the same etcd: it would end all of them with one.",
             ),
         }
     }

@@ -205,6 +205,28 @@ impl EtcdStore {
     }
 }
 
+impl EtcdStore {
+    /// Grants a lease whose id is made from a number by chance.
+    async fn grant_as(&self, ttl: i64, id_of: fn(u32) -> LeaseId) -> Result<LeaseId, StoreError> {
+        let ttl = ttl.max(1);
+        let mut tries = 0;
+        loop {
+            let id = id_of(fastrand::u32(..));
+            let options = LeaseGrantOptions::new().with_id(id.get());
+            let grant = self.caller.call(|client| {
+                let mut leases = client.lease_client();
+                async move { leases.grant(ttl, Some(options)).await }
+            });
+            match grant.await {
+                Ok(_) => return Ok(id),
+                // Among a million, one new id in four thousand exists already.
+                Err(StoreError::Refused(_)) if tries < LONG_LEASE_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Store for EtcdStore {
     async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
@@ -247,22 +269,11 @@ impl Store for EtcdStore {
     }
 
     async fn grant_long(&self, ttl: i64) -> Result<LeaseId, StoreError> {
-        let ttl = ttl.max(1);
-        let mut tries = 0;
-        loop {
-            let id = LeaseId::long(fastrand::u32(..));
-            let options = LeaseGrantOptions::new().with_id(id.get());
-            let grant = self.caller.call(|client| {
-                let mut leases = client.lease_client();
-                async move { leases.grant(ttl, Some(options)).await }
-            });
-            match grant.await {
-                Ok(_) => return Ok(id),
-                // Among a million, one new id in four thousand exists already.
-                Err(StoreError::Refused(_)) if tries < LONG_LEASE_TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+        self.grant_as(ttl, LeaseId::long).await
+    }
+
+    async fn grant_shared(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.grant_as(ttl, LeaseId::shared).await
     }
 
     async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {

@@ -148,6 +148,11 @@ impl Store for Measured {
         self.report("LEASE_GRANT", begun, self.inner.grant_long(ttl).await)
     }
 
+    async fn grant_shared(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        let begun = Instant::now();
+        self.report("LEASE_GRANT", begun, self.inner.grant_shared(ttl).await)
+    }
+
     async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {
         let begun = Instant::now();
         self.report("LEASE_TTL", begun, self.inner.lease_time(lease).await)

@@ -150,7 +150,8 @@ const GAUGES: [(&str, &str, ReadGauge); 3] = [
 ];
 
 /// The tenant of a transaction that writes values, and their bytes. `None` if it only deletes, or belongs to
-/// no tenant: deletes make room, and what we write for ourselves is small.
+/// no tenant: deletes make room, and what we write for ourselves is small. A lease key that is written alone
+/// is a heartbeat: refused, it would cost an instance its life.
 fn written_by(txn: &Txn) -> Option<(Tenant, u64)> {
     let puts = || {
         txn.then.iter().filter_map(|op| match op {
@@ -158,7 +159,10 @@ fn written_by(txn: &Txn) -> Option<(Tenant, u64)> {
             _ => None,
         })
     };
-    let tenant = puts().find_map(|(key, _)| Key::parse(key).tenant().cloned())?;
+    let tenant = puts().find_map(|(key, _)| match Key::parse(key) {
+        Key::Lease(..) => None,
+        key => key.tenant().cloned(),
+    })?;
     Some((tenant, puts().map(|(key, value)| (key.len() + value.len()) as u64).sum()))
 }
 
@@ -191,6 +195,10 @@ impl Store for Rationed {
 
     async fn grant_long(&self, ttl: i64) -> Result<LeaseId, StoreError> {
         self.inner.grant_long(ttl).await
+    }
+
+    async fn grant_shared(&self, ttl: i64) -> Result<LeaseId, StoreError> {
+        self.inner.grant_shared(ttl).await
     }
 
     async fn lease_time(&self, lease: LeaseId) -> Result<LeaseTime, StoreError> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use access::Grant;
 use shared::model::{Instance, ServiceRef};
 
-use super::stored::{put_lease, stored};
+use super::stored::stored;
 use crate::keys;
+use crate::registry::lease::put_lease;
 use crate::registry::{Caller, Registry, RegistryError, validate};
 use crate::store::{Compare, LeaseId, Op, StoreError, Txn};
 use crate::view::{InstanceView, Snapshot};
@@ -47,10 +48,10 @@ impl Registry {
         // one without keys ends by itself.
         match &outcome {
             Ok(Some(())) => {
-                let _ = self.store.revoke(old_lease).await;
+                self.give_up(old_lease).await;
             }
             Ok(None) => {
-                let _ = self.store.revoke(lease).await;
+                self.give_up(lease).await;
             }
             Err(_) => {}
         }

@@ -49,7 +49,7 @@ impl Registry {
         }
         if let Some(lease) = existing.lease {
             // No key lives on the lease any more. If it stays, it ends by itself.
-            let _ = self.store.revoke(lease).await;
+            self.give_up(lease).await;
         }
         Ok(())
     }

@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use shared::model::{Instance, ServiceRef};
+use shared::model::Instance;
 
 use crate::carriage::LARGEST_INSTANCE;
-use crate::keys;
 use crate::record;
 use crate::registry::RegistryError;
-use crate::store::{LeaseId, Op};
 
 /// The record of an instance as it is stored. Every route that stores an instance comes here, so that none
 /// of them can store one whose events do not fit on the bus or in a frame.
@@ -24,9 +22,4 @@ pub(super) fn stored(
         )));
     }
     Ok(value)
-}
-
-/// Records the lease of an instance. Service-Center nodes find it by this key when a heartbeat reaches them.
-pub(super) fn put_lease(service: &ServiceRef, id: &str, lease: LeaseId) -> Op {
-    Op::Put { key: keys::lease(service, id), value: lease.to_string().into(), lease: Some(lease) }
 }

@@ -103,7 +103,10 @@ pub async fn a_long_lease_tells_its_time_or_is_refused(subject: StoreUnderTest) 
         }
         granted => granted.expect("grant"),
     };
-    assert!(lease.is_long());
+    assert!(lease.is_long() && !lease.is_shared());
+    let common = store.grant_shared(600).await.expect("grant");
+    assert!(common.is_long() && common.is_shared());
+    assert_eq!(store.lease_time(common).await.expect("its time").granted, Duration::from_secs(600));
     assert_ne!(store.grant_long(600).await.expect("grant"), lease);
     let time = store.lease_time(ordinary).await;
     assert_eq!(time.expect("its time").granted, Duration::from_secs(600));
