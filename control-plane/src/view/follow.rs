@@ -159,8 +159,8 @@ impl StoreFollower {
             let Some(item) = item else { break };
             match item? {
                 WatchItem::Events(events) => {
-                    if let Some(last) = events.last() {
-                        self.witness = Some(HistoryWitness::of(last));
+                    if let Some(witness) = HistoryWitness::of_last(&events) {
+                        self.witness = Some(witness);
                     }
                     let counts = AppliedCounts::of(events.iter().map(KvEvent::key));
                     let begun = Instant::now();
@@ -213,7 +213,7 @@ enum HistoryWitness {
 }
 
 /// The circumstances in which a key was written. Leases are random, so that two histories do not agree on
-/// these by chance.
+/// these by chance if there is one.
 #[derive(PartialEq, Eq)]
 struct Writing {
     create_rev: Revision,
@@ -226,14 +226,32 @@ impl Writing {
     fn of(kv: &KeyValue) -> Self {
         Self { create_rev: kv.create_rev, mod_rev: kv.mod_rev, version: kv.version, lease: kv.lease }
     }
+
+    /// How well it tells histories apart. The size of a service has no lease, and as many registrations after
+    /// the same backup write it alike. A shared lease may be older than the backup.
+    fn weight(&self) -> u8 {
+        match self.lease {
+            None => 0,
+            Some(lease) if lease.is_shared() => 1,
+            Some(_) => 2,
+        }
+    }
 }
 
 impl HistoryWitness {
-    fn of(event: &KvEvent) -> Self {
-        match event {
+    /// The best witness among the changes of the last revision.
+    fn of_last(events: &[KvEvent]) -> Option<Self> {
+        let last = events.last()?.rev();
+        let of_last = events.iter().rev().take_while(|event| event.rev() == last);
+        let witnesses = of_last.map(|event| match event {
+            KvEvent::Put(kv) => (Writing::of(kv).weight(), event),
+            KvEvent::Delete { .. } => (0, event),
+        });
+        let (_, best) = witnesses.max_by_key(|(weight, _)| *weight)?;
+        Some(match best {
             KvEvent::Put(kv) => Self::Written(kv.key.clone(), Writing::of(kv)),
             KvEvent::Delete { key, rev } => Self::Deleted(key.clone(), *rev),
-        }
+        })
     }
 }
 

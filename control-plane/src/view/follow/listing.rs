@@ -92,11 +92,13 @@ impl Listed {
     }
 
     fn note_newest(&mut self, items: &[KeyValue]) {
-        let seen = self.newest.as_ref().map_or(Revision::ZERO, |(_, writing)| writing.mod_rev);
+        let rank = |writing: &Writing| (writing.mod_rev, writing.weight());
+        let seen = self.newest.as_ref().map_or((Revision::ZERO, 0), |(_, writing)| rank(writing));
+        let newer = items.iter().map(|kv| (kv, Writing::of(kv))).filter(|(_, writing)| rank(writing) > seen);
         // Foreign systems may keep keys under the root. Their histories do not concern the view.
-        let newer = items.iter().filter(|kv| kv.mod_rev > seen && Key::parse(&kv.key) != Key::Other);
-        if let Some(newest) = newer.max_by_key(|kv| kv.mod_rev) {
-            self.newest = Some((newest.key.clone(), Writing::of(newest)));
+        let ours = newer.filter(|(kv, _)| Key::parse(&kv.key) != Key::Other);
+        if let Some((newest, writing)) = ours.max_by_key(|(_, writing)| rank(writing)) {
+            self.newest = Some((newest.key.clone(), writing));
         }
     }
 }

@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use host::lifecycle::Tasks;
 use parking_lot::Mutex;
 use shared::clock::Clock;
+use shared::model::{ServiceRef, Tenant};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::keys;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::{RangeReply, TxnReply, WatchStream};
 use crate::view::{self, History, Protection, View};
@@ -200,6 +202,41 @@ async fn all_replicas_learn_one_new_incarnation_of_a_restore() {
         }
     }
     stop.cancel();
+}
+
+/// A registration: an instance on a lease, and the size of its service, which is the same in each history.
+async fn register(store: &dyn Store, instance: &str) -> Revision {
+    let service = ServiceRef::new(Tenant::default(), "s");
+    let lease = store.grant(60).await.expect("granted");
+    let record = Op::Put { key: keys::instance(&service, instance), value: "{}".into(), lease: Some(lease) };
+    let size = Op::put(keys::size(&service), "{}");
+    store.txn(Txn { then: vec![record, size], ..Txn::default() }).await.expect("written").revision
+}
+
+#[tokio::test]
+async fn as_many_registrations_after_a_restore_are_another_history() {
+    for is_listed in [false, true] {
+        let stores = Stores::new();
+        let present = stores.with("present", &["kept"]).await;
+        let backup = stores.with("backup", &["kept"]).await;
+        let store = Arc::new(Restorable::of(present.clone()));
+        if is_listed {
+            register(&*present, "undone").await;
+        }
+        let stop = CancellationToken::new();
+        let view = follow_in_background(&store, &stop);
+        shows(&view, &["kept"]).await;
+        if !is_listed {
+            let undone = register(&*present, "undone").await;
+            view.at(undone, LONGEST_WAIT).await.expect("the view follows");
+        }
+        register(&*backup, "other").await;
+        write(&*backup, "new").await;
+        store.restore(backup);
+        let incarnation = shows(&view, &["kept", "new"]).await;
+        assert!(incarnation > Incarnation::FIRST, "listed: {is_listed}");
+        stop.cancel();
+    }
 }
 
 #[tokio::test]
