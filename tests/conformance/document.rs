@@ -26,6 +26,11 @@ const SETTINGS: [(&str, &str); 4] = [
     ("ClusterHealthRoot", "400012"),
 ];
 
+/// True when a schema's type takes a value of this kind. Whole numbers are numbers too.
+fn takes(schema: &str, kind: &str) -> bool {
+    schema == kind || schema == "number" && kind == "integer"
+}
+
 impl Document {
     pub(crate) fn read(json: &[u8]) -> Self {
         Self { json: serde_json::from_slice(json).expect("an OpenAPI document"), seen: BTreeSet::new() }
@@ -90,14 +95,15 @@ impl Document {
         let kind = match value {
             Value::Null => "null",
             Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_f64() => "number",
             Value::Number(_) => "integer",
             Value::String(_) => "string",
             Value::Array(_) => "array",
             Value::Object(_) => "object",
         };
         let allowed = match &schema["type"] {
-            Value::String(one) => one == kind,
-            Value::Array(many) => many.iter().any(|one| one == kind),
+            Value::String(one) => takes(one, kind),
+            Value::Array(many) => many.iter().filter_map(Value::as_str).any(|one| takes(one, kind)),
             _ => true,
         };
         if !allowed {

@@ -27,9 +27,13 @@ impl GatewayParts {
         let own = ProcessFigures { address: self.instance.clone(), ..self.sampler.figures() };
         let mut answer = FleetFigures::default();
         for replica in self.pass_on_to_all(without_body(request), PATIENCE).await {
-            match figures_of(replica).await {
-                Some(theirs) => answer.processes.extend(theirs),
-                None => answer.silent += 1,
+            match replica {
+                // A tenant that is none, which they all refuse.
+                Some(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return refusal,
+                replica => match figures_of(replica).await {
+                    Some(theirs) => answer.processes.extend(theirs),
+                    None => answer.silent += 1,
+                },
             }
         }
         // A control plane of the same process has the same figures.
