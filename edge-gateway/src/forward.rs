@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use host::certificates::FromGateway;
+use host::lane;
 use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -103,7 +104,8 @@ impl InProcess {
 impl Forward for InProcess {
     async fn forward(&self, mut request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
         request.extensions_mut().insert(FromGateway);
-        match self.router.clone().oneshot(request).await {
+        // The gateway has chosen the lane; the control plane's share is none of the connection's.
+        match lane::outside(self.router.clone().oneshot(request)).await {
             Ok(answer) => Ok(answer),
             // The router turns every failure into a response, so its error type has no values.
             Err(never) => match never {},

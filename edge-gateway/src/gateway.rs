@@ -37,6 +37,7 @@ use host::certificates::{ACCOUNT, Certificates};
 use host::fairness::FairShares;
 use host::figures::sampler::Sampler;
 use host::http::RequestBody;
+use host::lane;
 use host::lifecycle::Tasks;
 use host::proxies::TrustedProxies;
 use http::{Request, Response};
@@ -200,6 +201,16 @@ impl Service<Request<RequestBody>> for Gateway {
     }
 }
 
+/// True for heartbeats, which no share bounds, and for what goes on for long: it would stay in the slow lane
+/// when its tenant has long ceased to take more than its share.
+fn never_waits<B>(request: &Request<B>) -> bool {
+    let (method, path) = (request.method(), request.uri().path());
+    forward::is_heartbeat(method, path)
+        || crate::eureka::is_renewal(method, path)
+        || route::is_heartbeat_channel(method, path)
+        || route::is_watch(path)
+}
+
 impl GatewayParts {
     /// Answers a request, or refuses it.
     async fn serve(self: &Arc<Self>, mut request: Request<RequestBody>) -> Result<Response<Body>, NoAnswer> {
@@ -246,6 +257,9 @@ impl GatewayParts {
         request: Request<RequestBody>,
         caller: &Caller,
     ) -> Result<Response<Body>, NoAnswer> {
+        if lane::is_slow() && never_waits(&request) {
+            lane::leave_slow().await;
+        }
         // First, and for every method: a POST to the path of a watch gets 405 and reaches no control plane.
         if let Some(watch) = route::watch(request.uri(), request.headers()) {
             return Ok(self.watch(watch, request, caller).await);

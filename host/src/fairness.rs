@@ -8,6 +8,11 @@
 //! the order in which they came. Whatever one party sends, the others therefore share the processors and the
 //! store with no more than that many requests of it.
 //!
+//! A request that is being worked on keeps its processor, whoever waits for it, and one that has only arrived
+//! has cost time before its party is known. So the time that each party's requests take is counted, and the
+//! connections of a party that takes more than its share of the processors ([`usage`]) go on in the slow
+//! [`lane`], where they run only on processors that nobody else wants.
+//!
 //! The number of places follows the time for which work waits for a processor, which [`Measuring`] looks at
 //! two hundred times a second: many places while processors are free, few while they are not. A place alone
 //! does not help against requests that are answered without any wait, because each of them has given its
@@ -21,26 +26,31 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::mem;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
 use parking_lot::Mutex;
 use settings::Settings;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::lane::{self, Lane};
 use allowance::Allowance;
+use usage::Usage;
 
 mod allowance;
+mod usage;
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
+/// The same for the lanes of its connections. Longer, because a client that asks twice a minute is to be spared
+/// as well, and because a flood that has nobody beside it loses little in the slow lane.
+const APART_FOR: Duration = Duration::from_secs(60);
 /// The longest wait for a place. Most clients have left by then.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// The time between two measurements while parties share.
@@ -86,6 +96,7 @@ struct Instruments {
     waited: Counter<u64>,
     refused: Counter<u64>,
     places: Gauge<u64>,
+    over: Gauge<u64>,
     waits: Gauge<f64>,
     plane: KeyValue,
 }
@@ -101,6 +112,9 @@ struct Shares {
 #[derive(Debug)]
 struct State {
     allowance: Allowance,
+    usage: Usage,
+    /// The time of the last measurement.
+    measured: Instant,
     /// The number of measurements so far.
     turn: u64,
     /// True if a request has waited for a place since the last measurement.
@@ -141,6 +155,12 @@ impl FairShares {
                 .u64_gauge("muster_fairness_places")
                 .with_description("Requests of each tenant that are worked on at once while tenants share")
                 .build(),
+            over: meter
+                .u64_gauge("muster_fairness_tenants_over_share")
+                .with_description(
+                    "Tenants that took more than their share of the processors until the last measurement",
+                )
+                .build(),
             waits: meter
                 .f64_gauge("muster_fairness_processor_wait_seconds")
                 .with_unit("s")
@@ -151,9 +171,12 @@ impl FairShares {
         // From the start, so that rates begin at zero.
         instruments.waited.add(0, std::slice::from_ref(&instruments.plane));
         instruments.refused.add(0, std::slice::from_ref(&instruments.plane));
-        let processors = available_parallelism().map_or(1, NonZero::get);
+        // The threads that work on requests, of which there is one for each processor.
+        let processors = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let state = State {
             allowance: Allowance::new(places, processors),
+            usage: Usage::new(processors),
+            measured: Instant::now(),
             turn: 0,
             is_wanted: false,
             last: 0,
@@ -177,6 +200,10 @@ impl FairShares {
             return Ok(Place(None));
         }
         let party = self.0.hasher.hash_one(party);
+        if lane::with_current(|lane| self.0.chooses(lane, party)) == Some(true) {
+            // Here the connection moves.
+            yield_now().await;
+        }
         let place = match self.0.take_or_wait(party) {
             Turn::Now(place) => return Ok(place),
             Turn::AfterOthers(place) => place,
@@ -216,6 +243,16 @@ enum Turn {
 }
 
 impl Shares {
+    /// Chooses the lane of the connection that a request of a party has come by. True if it moves.
+    fn chooses(&self, lane: &Lane, party: u64) -> bool {
+        let mut state = self.state.lock();
+        lane.count_for(state.usage.account(party));
+        let is_apart = state.mixed.is_some_and(|mixed| mixed.elapsed() < APART_FOR);
+        let is_slow = is_apart && state.usage.is_over(party);
+        drop(state);
+        lane.choose(is_slow)
+    }
+
     fn take_or_wait(self: &Arc<Self>, party: u64) -> Turn {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -256,19 +293,23 @@ impl Shares {
 
     /// Work has waited this long for a processor. A next turn begins.
     fn measured(&self, wait: Duration) {
-        let places = {
+        let now = Instant::now();
+        let (places, over) = {
             let mut state = self.state.lock();
             let is_wanted = mem::take(&mut state.is_wanted);
-            match state.is_mixed(Instant::now()) {
+            let passed = now.duration_since(mem::replace(&mut state.measured, now));
+            state.usage.passed(passed);
+            match state.is_mixed(now) {
                 true => state.allowance.measured(wait, is_wanted),
                 false => state.allowance.reset(),
             }
             state.turn += 1;
             state.lines.retain(|_, line| !line.is_empty());
-            state.allowance.places()
+            (state.allowance.places(), state.usage.over())
         };
         let plane = std::slice::from_ref(&self.instruments.plane);
         self.instruments.places.record(places as u64, plane);
+        self.instruments.over.record(over as u64, plane);
         self.instruments.waits.record(wait.as_secs_f64(), plane);
     }
 

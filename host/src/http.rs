@@ -225,7 +225,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, tasks: &Tasks)
 where
     S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     S::Future: Send + 'static,
 {
     serve_counted(listener, service, limits, ServerMetrics::none(), tasks).await;
@@ -240,7 +240,7 @@ pub async fn serve_counted<S>(
     tasks: &Tasks,
 ) where
     S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     S::Future: Send + 'static,
 {
     serve_until(tasks.drain().clone(), listener, service, limits, metrics, tasks).await;
@@ -258,7 +258,7 @@ pub async fn serve_until<S>(
     tasks: &Tasks,
 ) where
     S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     S::Future: Send + 'static,
 {
     let name = limits.name;

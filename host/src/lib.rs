@@ -12,6 +12,7 @@
 //! | [`figures`] | the activity of a process, from its metrics, for people and for other processes |
 //! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`fairness`] | fair shares of a process for tenants that send it requests |
+//! | [`lane`] | the usual and the slow lane for the work of connections |
 //! | [`proxies`] | the address of a client behind proxies |
 //! | [`certificates`] | the accounts that certificates of clients stand for |
 //! | [`browser`] | requests that a browser sends for a page of another site |
@@ -31,6 +32,7 @@ pub mod figures;
 pub mod files;
 pub mod http;
 pub mod inventory;
+pub mod lane;
 pub mod lifecycle;
 pub mod machine;
 pub mod program;

@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, info_span, warn};
 
+use crate::lane::SlowLane;
+
 /// The tasks of one process. Cheap to clone; all clones share the tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
+    slow_lane: Option<SlowLane>,
     tracker: TaskTracker,
     leaving: CancellationToken,
     /// A task begins the drain some time after `leaving`.
@@ -32,6 +35,16 @@ impl Tasks {
     /// No tasks yet, nothing cancelled.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same tasks, with a slow lane for connections whose clients take more than their share.
+    pub fn with_slow_lane(self, lane: SlowLane) -> Self {
+        Self { slow_lane: Some(lane), ..self }
+    }
+
+    /// The slow lane, if there is one.
+    pub fn slow_lane(&self) -> Option<&SlowLane> {
+        self.slow_lane.as_ref()
     }
 
     /// Spawns a task that the process cannot do without. Its early end starts the drain. `name` is in the

@@ -34,6 +34,7 @@ use crate::audit::{Audit, AuditConfig, WeakAudit};
 use crate::files::FileWatch;
 use crate::http::{ServerLimits, serve};
 use crate::inventory;
+use crate::lane::SlowThreads;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{LogConfig, Metrics, Telemetry};
 use settings::{Config, Loaded, Reloader, Secret, Settings};
@@ -57,11 +58,13 @@ pub struct ProgramSettings {
     pub admin_token: Option<Secret>,
     /// The audit log.
     pub audit: AuditConfig,
+    /// The priority of the slow lane, as a distance from the process's own; 0 is no slow lane.
+    pub nicer: u32,
 }
 
 impl ProgramSettings {
-    /// Declares `admin-token`, `drain-delay`, `grace`, `log.*` and `audit.*`. The delay and the grace period
-    /// are `delay` and `grace` unless set, and the latter is at most `longest`: a gateway that spreads the ends
+    /// Declares `admin-token`, `drain-delay`, `grace`, `log.*`, `audit.*` and `fairness.nice`. The delay and the grace
+    /// period are `delay` and `grace` unless set, and the latter is at most `longest`: a gateway that spreads the ends
     /// of its watches needs more of it than a control plane.
     pub fn read(
         settings: &mut Settings<'_>,
@@ -90,6 +93,13 @@ impl ProgramSettings {
             ),
             log: LogConfig::read(settings),
             audit: AuditConfig::read(settings),
+            nicer: settings.within(
+                "fairness.nice",
+                "10",
+                "0"..="19",
+                "How much lower (as nice counts) the priority is at which requests of a tenant are worked on that takes \
+                 more than its share of the processors while others send requests, too. 0 is the usual priority.",
+            ),
         }
     }
 }
@@ -141,12 +151,19 @@ where
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let nicer = config.program().nicer;
+    let slow = if nicer > 0 { SlowThreads::start(nicer).map(Some) } else { Ok(None) };
+    let (runtime, slow) = match runtime.and_then(|runtime| Ok((runtime, slow?))) {
+        Ok(runtimes) => runtimes,
         Err(e) => {
             eprintln!("this program cannot run: {e}");
             return ExitCode::from(failure);
         }
+    };
+    let tasks = match &slow {
+        Some(slow) => Tasks::new().with_slow_lane(slow.lane()),
+        None => Tasks::new(),
     };
     let in_time = runtime.block_on(async {
         let telemetry = match Telemetry::start(C::SERVICE, &config.program().log) {
@@ -163,7 +180,7 @@ where
         for note in &notes {
             warn!("{note}");
         }
-        let ended = run_rooms(config, reloader, &telemetry, body).await;
+        let ended = run_rooms(config, reloader, &telemetry, tasks, body).await;
         let in_time = ended.unwrap_or_else(|e| {
             log_failure(&e);
             false
@@ -184,13 +201,13 @@ async fn run_rooms<C, E>(
     config: C,
     reloader: Reloader,
     telemetry: &Telemetry,
+    tasks: Tasks,
     body: impl AsyncFnOnce(C, &mut Host<C>) -> Result<(), E>,
 ) -> Result<bool, String>
 where
     C: Program,
     E: Display,
 {
-    let tasks = Tasks::new();
     let admin_tasks = Tasks::new();
     // Before the body: a signal during a slow start must drain, too.
     tasks.listen_for_signals().map_err(|e| e.to_string())?;

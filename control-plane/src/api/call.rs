@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
 use host::fairness::Place;
 use host::http::is_late;
+use host::lane;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -186,7 +187,10 @@ impl FromRequest<Api> for Call {
         let path = parts.uri.path().to_owned();
         // Only now: a client that sends its body slowly takes no place from its tenant.
         let place = match is_any_heartbeat(&path) {
-            true => None,
+            true => {
+                lane::leave_slow().await;
+                None
+            }
             false => Some(api.shares().enter(&caller.tenant).await?),
         };
         let asks_for_beats = parts.headers.contains_key(beats::KNOWN);

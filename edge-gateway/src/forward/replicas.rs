@@ -22,6 +22,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::Either;
 use host::http::is_late;
+use host::lane;
 use host::lifecycle::Tasks;
 use host::tls::{self, TlsError};
 use http::header::CONTENT_LENGTH;
@@ -64,6 +65,9 @@ pub struct Replicas(Arc<ReplicaSet>);
 pub(super) struct ReplicaSet {
     pub(super) addresses: Vec<(Scheme, Authority)>,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
+    /// For requests of the slow lane, whose threads also drive its connections: in connections for all, the
+    /// others' requests would wait for those threads, and control planes would find both in one connection.
+    slow: Client<HttpsConnector<HttpConnector>, Body>,
     pub(super) health: Health,
     /// For each replica, a request that failed and asks for a probe.
     pub(super) suspected: Vec<Notify>,
@@ -93,6 +97,7 @@ impl Replicas {
             second_tries: Semaphore::new(MOST_SECOND_TRIES),
             addresses,
             client: client(&config)?,
+            slow: client(&config)?,
             reachable: watch::Sender::new(false),
             bus_behind: watch::Sender::default(),
             config,
@@ -343,7 +348,8 @@ impl ReplicaSet {
         // wait for it, or take the next request on the connection for it.
         request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
-        match self.patiently(replica, self.client.request(request)).await {
+        let client = if lane::is_slow() { &self.slow } else { &self.client };
+        match self.patiently(replica, client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
                 Ok(answer.map(Body::new))

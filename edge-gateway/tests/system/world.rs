@@ -13,6 +13,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use host::admin::Readiness;
 use host::audit::Audit;
 use host::figures::sampler::Sampler;
+use host::lane::SlowLane;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -95,6 +96,14 @@ impl World {
         Self::assemble(config, Arc::new(LocalBus::new()), forward, 0).await
     }
 
+    /// A gateway of one thread, and a slow lane beside it.
+    pub(crate) async fn with_slow_lane(config: Config, forward: Arc<dyn Forward>, lane: SlowLane) -> Self {
+        let bus = Arc::new(LocalBus::new());
+        let control_plane = ControlPlane::start(bus.clone()).await;
+        let tasks = Tasks::new().with_slow_lane(lane);
+        Box::pin(Self::of_tasks(tasks, config, bus, forward, control_plane)).await
+    }
+
     async fn assemble(
         config: Config,
         bus: Arc<dyn Bus>,
@@ -113,7 +122,17 @@ impl World {
         forward: Arc<dyn Forward>,
         control_plane: ControlPlane,
     ) -> Self {
-        let tasks = Tasks::new();
+        // Boxed, as the futures of the tests around it would be large otherwise.
+        Box::pin(Self::of_tasks(Tasks::new(), config, bus, forward, control_plane)).await
+    }
+
+    async fn of_tasks(
+        tasks: Tasks,
+        config: Config,
+        bus: Arc<dyn Bus>,
+        forward: Arc<dyn Forward>,
+        control_plane: ControlPlane,
+    ) -> Self {
         let metrics = Metrics::new([]).expect("sets up");
         let readiness = Readiness::new(&tasks);
         let parts = Parts {

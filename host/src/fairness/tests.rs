@@ -176,3 +176,34 @@ async fn places_follow_what_is_measured_while_parties_share() {
     };
     tokio::join!(measuring.run(stop.clone()), sharing);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_party_takes_more_than_its_share_moves_and_comes_back() {
+    let shares = shares(2);
+    let party = |name| shares.0.hasher.hash_one(name);
+    let (flood, honest) = (Lane::default(), Lane::default());
+    let turn = async |taken: Duration| {
+        shares.0.state.lock().usage.account(party("flood")).add(taken);
+        shares.0.state.lock().usage.account(party("honest")).add(OFTEN / 10);
+        advance(OFTEN).await;
+        shares.0.measured(Duration::ZERO);
+    };
+    // Nobody else has sent anything.
+    drop(now(&shares, "flood"));
+    advance(APART_FOR).await;
+    for _ in 0..10 {
+        turn(OFTEN).await;
+        assert!(!shares.0.chooses(&flood, party("flood")), "it stays where it is");
+    }
+    drop(now(&shares, "honest"));
+    assert!(shares.0.chooses(&flood, party("flood")), "it moves");
+    for _ in 0..100 {
+        turn(OFTEN).await;
+        assert!(!shares.0.chooses(&flood, party("flood")), "it stays in the slow lane");
+        assert!(!shares.0.chooses(&honest, party("honest")), "it stays in the usual one");
+    }
+    for _ in 0..20 {
+        turn(Duration::ZERO).await;
+    }
+    assert!(shares.0.chooses(&flood, party("flood")), "it comes back");
+}

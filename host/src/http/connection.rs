@@ -9,6 +9,7 @@ use std::task::Poll;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
@@ -29,6 +30,7 @@ use super::answer::{AnswerBody, Unread};
 use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
 use super::{RequestBody, ServerLimits, Socket, Stream, head};
+use crate::lane::Lane;
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 
@@ -51,7 +53,7 @@ pub(super) struct Listener {
 impl<S> Connections<S>
 where
     S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     S::Future: Send + 'static,
 {
     pub(super) fn new(
@@ -102,7 +104,15 @@ where
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
         };
-        async move { open.end(connection.serve(stream, peer, permit, activity).await) }.instrument(span)
+        let slow = self.tasks.slow_lane().cloned();
+        let serving = Box::pin(connection.serve(stream, peer, permit, activity).instrument(span));
+        async move {
+            open.end(match slow {
+                None => serving.await,
+                // The slow lane ends with the process.
+                Some(slow) => Lane::default().run(serving, slow).await.unwrap_or(Ended::Aborted),
+            });
+        }
     }
 }
 
@@ -118,7 +128,7 @@ struct Connection<S> {
 impl<S> Connection<S>
 where
     S: Service<Request<RequestBody>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     S::Future: Send + 'static,
 {
     async fn serve(
@@ -149,6 +159,7 @@ where
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();
         let drain = tasks.drain().clone();
+        let slow = tasks.slow_lane().cloned();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (running, is_strict) = Running::begin(activity_of_requests.clone());
             let service = service.clone();
@@ -169,7 +180,7 @@ where
             let span = identified.span(&request);
             // Boxed: an HTTP/2 stream keeps the memory of its request's future for as long as its
             // answer streams.
-            Box::pin(
+            let answering = Box::pin(
                 async move {
                     let answering = async {
                         match checked {
@@ -191,7 +202,21 @@ where
                     Ok::<_, S::Error>(answer.map(|body| AnswerBody::new(body, running)))
                 }
                 .instrument(span),
-            )
+            );
+            match &slow {
+                // Requests of several tenants may share a connection of HTTP/2, so each has a lane of its own.
+                Some(slow) if version == Version::HTTP_2 => {
+                    let answering = Lane::default().run(answering, slow.clone());
+                    Either::Left(Box::pin(async move {
+                        match answering.await {
+                            Some(answer) => answer,
+                            // The slow lane ends with the process, and this connection does.
+                            None => std::future::pending().await,
+                        }
+                    }))
+                }
+                _ => Either::Right(answering),
+            }
         });
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
         drive(connection, &activity, limits, &tasks, &stop).await
