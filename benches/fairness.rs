@@ -7,10 +7,17 @@
 //! request after another without a pause, of a kind that the registry answers. Eight honest clients send at a
 //! fixed rate whatever the flood does, and a request counts from the moment at which it was due.
 //!
-//! Quiet and flood take turns, and all turns of one kind count together. Arguments: connections of the flood,
-//! seconds per turn, turns.
+//! What a busy machine costs without any flood is measured as well: beside a program of the same low priority
+//! that only computes, once on the clients' processors, and once on the registry's. The first has what the
+//! flood's own client takes from honest clients; no registry can undo that.
+//!
+//! All kinds of turns take turns, and all turns of one kind count together. Arguments: connections of the
+//! flood, seconds per turn, turns.
 
+use std::num::NonZero;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -29,8 +36,12 @@ const HONEST: u32 = 8;
 const RATE: u32 = 400;
 /// The first argument of the process that floods.
 const FLOOD: &str = "flood";
-/// The highest number of places of a tenant in each world; 0 is no limit, 64 the default.
-const PLACES: [&str; 2] = ["0", "64"];
+/// The first argument of a process that computes.
+const SPIN: &str = "spin";
+/// What bounds a tenant in each world: nothing, places, and places and the slow lane, as by default. The values
+/// of `fairness.tenant-requests` and `fairness.nice`.
+const WORLDS: [(&str, [&str; 2]); 3] =
+    [("no shares", ["0", "0"]), ("places", ["64", "0"]), ("places, slow lane", ["64", "10"])];
 /// A find, which the gateway answers from its own state.
 const FOUND_HERE: &str = "/registry/instances?appId=shop&serviceName=provider&version=0%2B";
 /// A read that a control plane answers.
@@ -45,16 +56,20 @@ async fn main() -> Result<()> {
     {
         return flood(server, connections.parse()?, path).await;
     }
+    if arguments.first().is_some_and(|first| first == SPIN) {
+        return spin();
+    }
     let [connections, seconds, turns] = benches::arguments([128, 5, 3])?;
     let length = Duration::from_secs(seconds as u64);
     let processors = Processors::of_this_process()?;
     let columns = ["flood/s", "p50 ms", "p99 ms", "ratio of p50", "ratio of p99"];
     let report = Report::new("fairness", &columns);
-    for places in PLACES {
+    for (shares, [places, nicer]) in WORLDS {
         processors.use_for_the_registry()?;
-        let plan = World::with()
-            .plane_flag("--fairness-tenant-requests", places)
-            .gateway_flag("--fairness-tenant-requests", places);
+        let mut plan = World::with();
+        for (flag, value) in [("--fairness-tenant-requests", places), ("--fairness-nice", nicer)] {
+            plan = plan.plane_flag(flag, value).gateway_flag(flag, value);
+        }
         let world = plan.start().await;
         processors.use_for_clients()?;
         let registry = harness::Client::new(world.control_planes[0].api);
@@ -63,22 +78,64 @@ async fn main() -> Result<()> {
         }
         let server = world.gateways[0].api.to_string();
         for (kind, path) in [("finds", FOUND_HERE), ("passed on", PASSED_ON)] {
-            let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+            let mut took = Besides::ALL.map(|_| Vec::new());
             let mut flooded = 0.0;
             for _ in 0..turns {
-                quiet.extend(honest(&server, path, length).await?);
-                let flood = Flood::start(&server, connections, path)?;
-                beside.extend(honest(&server, path, length).await?);
-                flooded += flood.end()?;
+                for (beside, took) in Besides::ALL.into_iter().zip(&mut took) {
+                    let other = match beside {
+                        Besides::Nothing => None,
+                        Besides::Client => Some(Other::start(&[SPIN])?),
+                        Besides::Registry => {
+                            processors.use_for_the_registry()?;
+                            let other = Other::start(&[SPIN]);
+                            processors.use_for_clients()?;
+                            Some(other?)
+                        }
+                        Besides::Flood => {
+                            Some(Other::start(&[FLOOD, &server, &connections.to_string(), path])?)
+                        }
+                    };
+                    took.extend(honest(&server, path, length).await?);
+                    if let Some(other) = other {
+                        flooded += other.end()?;
+                    }
+                }
             }
             let wall = length * u32::try_from(turns)?;
-            let [quiet, beside] = [quiet, beside].map(|took| Latencies::new(took, wall));
-            row(&report, &format!("{kind}, quiet, {places} places"), &quiet, None);
-            let per_second = flooded / wall.as_secs_f64();
-            row(&report, &format!("{kind}, flood, {places} places"), &beside, Some((&quiet, per_second)));
+            let took = took.map(|took| Latencies::new(took, wall));
+            for (beside, took_beside) in Besides::ALL.into_iter().zip(&took) {
+                let what = format!("{kind}, {}, {shares}", beside.words());
+                let per_second = (beside == Besides::Flood).then(|| flooded / wall.as_secs_f64());
+                let quiet = (beside != Besides::Nothing).then_some(&took[0]);
+                row(&report, &what, took_beside, quiet, per_second);
+            }
         }
     }
     Ok(())
+}
+
+/// What else is going on while the honest tenant's times are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Besides {
+    Nothing,
+    /// A program computes on the clients' processors.
+    Client,
+    /// A program computes on the registry's processors.
+    Registry,
+    Flood,
+}
+
+impl Besides {
+    const ALL: [Self; 4] = [Self::Nothing, Self::Client, Self::Registry, Self::Flood];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "quiet",
+            Self::Client => "busy clients",
+            Self::Registry => "busy registry",
+            Self::Flood => "flood",
+        }
+    }
 }
 
 /// Registers the provider with one instance in a project.
@@ -93,10 +150,10 @@ async fn provide(registry: &harness::Client, project: &str) -> Result<()> {
     Ok(())
 }
 
-fn row(report: &Report, what: &str, took: &Latencies, flood: Option<(&Latencies, f64)>) {
+fn row(report: &Report, what: &str, took: &Latencies, quiet: Option<&Latencies>, flood: Option<f64>) {
     let [p50, p99] = [0.5, 0.99].map(|share| took.quantile_ms(share));
-    let ratio = |share: f64| flood.map(|(quiet, _)| took.quantile_ms(share) / quiet.quantile_ms(share));
-    report.row(what, &[flood.map(|(_, rate)| rate), Some(p50), Some(p99), ratio(0.5), ratio(0.99)]);
+    let ratio = |share: f64| quiet.map(|quiet| took.quantile_ms(share) / quiet.quantile_ms(share));
+    report.row(what, &[flood, Some(p50), Some(p99), ratio(0.5), ratio(0.99)]);
 }
 
 /// The processors of this machine that the process may use, in two halves. With one processor both are the
@@ -159,28 +216,49 @@ async fn honest(server: &str, path: &str, length: Duration) -> Result<Vec<Durati
     Ok(try_join_all(clients).await?.concat())
 }
 
-/// The process that floods.
-struct Flood(Child);
+/// A process that runs beside the honest tenant's clients.
+struct Other(Child);
 
-impl Flood {
-    fn start(server: &str, connections: usize, path: &str) -> Result<Self> {
+impl Other {
+    /// Starts this program with other arguments, on the processors of the calling thread.
+    fn start(arguments: &[&str]) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let child = Command::new(program)
-            .args([FLOOD, server, &connections.to_string(), path])
+            .args(arguments)
             // It ends with this process, too: the end of its input is its order to stop.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the flood cannot be started")?;
+            .context("another process cannot be started")?;
         Ok(Self(child))
     }
 
     /// Ends it. Returns the number of its requests that were answered.
     fn end(self) -> Result<f64> {
-        let output = self.0.wait_with_output().context("the flood did not end")?;
+        let output = self.0.wait_with_output().context("the other process did not end")?;
         let text = String::from_utf8(output.stdout)?;
-        text.trim().parse().with_context(|| format!("the flood has failed: {text}"))
+        text.trim().parse().with_context(|| format!("the other process has failed: {text}"))
     }
+}
+
+/// Computes on all its processors, at the priority of the flood, until the input ends.
+fn spin() -> Result<()> {
+    nice(19).context("the priority of the program that computes")?;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        is_over.store(true, Ordering::Relaxed);
+        ended
+    })?;
+    println!("0");
+    Ok(())
 }
 
 /// Sends requests of another project without a pause until the input ends. Refusals are no reason to stop.
