@@ -10,7 +10,7 @@
 //!
 //! A request that is being worked on keeps its processor, whoever waits for it, and one that has only arrived
 //! has cost time before its party is known. So the time that each party's requests take is counted, and the
-//! connections of a party that takes more than its share of the processors ([`usage`]) go on in the slow
+//! connections of a party that takes more than its share of the processors (`usage`) go on in the slow
 //! [`lane`], where they run only on processors that nobody else wants.
 //!
 //! The number of places follows the time for which work waits for a processor, which [`Measuring`] looks at
