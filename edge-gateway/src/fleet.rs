@@ -39,6 +39,8 @@ const READY_FOR: Duration = Duration::from_secs(7);
 const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// The time for which a gateway is remembered that was heard once: the longest that a question may ask about.
 const REMEMBERED_FOR: Duration = Duration::from_secs(70);
+/// The time for which a gateway that ends waits until its last announcement has been sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Gateways that are remembered: the bound of a list that others fill.
 const MAX_GATEWAYS: usize = 4096;
 
@@ -203,6 +205,12 @@ impl Fleet {
             tokio::select! {
                 () = stop.cancelled() => {
                     self.announce(true).await;
+                    // The process ends next. What it has not sent by then is lost, and the others would expect
+                    // this gateway back for a minute.
+                    let flushed = tokio::time::timeout(LAST_WORDS, self.bus.flush()).await;
+                    if !matches!(flushed, Ok(Ok(()))) {
+                        debug!("the other gateways may not know that this one has ended");
+                    }
                     return;
                 }
                 () = leaving.cancelled(), if !announced_leave => {

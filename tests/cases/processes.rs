@@ -33,8 +33,11 @@ async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
     let processes = eventually("every stage was observed between two looks", || async {
         let number = numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         client.tag(&pair.provider, "i", &number.to_string()).await;
+        // On a busy machine a control plane may take longer for its answer than the gateway waits.
         let (processes, silent) = told(&client).await;
-        assert_eq!(silent, 0);
+        if silent > 0 {
+            return None;
+        }
         let all: Vec<&str> = processes.values().flat_map(stages).collect();
         let of_other = processes.get(&other).map(stages).unwrap_or_default();
         // The change is written at the other gateway, which tells of it over the bus.
@@ -62,8 +65,12 @@ async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
 
     // What is gone is said, and never told as if it were there.
     world.control_planes[1].process.kill();
-    let (processes, silent) = told(&client).await;
-    assert_eq!((processes.len(), silent), (3, 1));
+    eventually("the control plane that is gone is said to be silent", || async {
+        let (processes, silent) = told(&client).await;
+        assert!(silent >= 1, "{processes:?}");
+        (processes.len() == 3 && silent == 1).then_some(())
+    })
+    .await;
     assert_eq!(world.gateways[1].process.terminate().await, Some(0));
     eventually("the gateway that has ended is gone", || async {
         let (processes, _) = told(&client).await;
