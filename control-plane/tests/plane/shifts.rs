@@ -132,7 +132,9 @@ async fn nobody_elses_override_is_replaced() {
     // Somebody sets a weight in the middle: the plan stops, and touches nothing.
     probe.put("/overrides", &wish(&services[0])).await.ok();
     let stopped = until(&probe, &id, |shift| shift["state"] == "paused").await;
-    assert_eq!((&stopped["step"], weights(&probe, &services).await), (&json!(1), pair("7", "10")));
+    // On a busy machine the second step may have come before that weight.
+    let at_step = if stopped["step"] == 1 { pair("7", "10") } else { pair("7", "50") };
+    assert_eq!(weights(&probe, &services).await, at_step, "{stopped}");
     assert!(stopped["obstacle"].as_str().is_some_and(|text| text.contains("anonymous")), "{stopped}");
     assert!(probe.figures().contains(r#"muster_shifts{state="interrupted"} 1"#), "{}", probe.figures());
     probe.put(&format!("/shifts/{id}/resume"), &Value::Null).await.refused("400001");
