@@ -219,7 +219,9 @@ impl Stage {
     pub(crate) fn kill_second(&mut self) {
         if let Some((runtime, world)) = self.second.take() {
             runtime.shutdown_background();
-            drop(world);
+            // Not dropped: that would ask its tasks to end, and one that has not been stopped yet would tell the
+            // others that this gateway ends.
+            std::mem::forget(world);
         }
     }
 
