@@ -73,6 +73,7 @@ mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod gate;
+mod gathering;
 mod grpc;
 mod handshake;
 mod heartbeat;

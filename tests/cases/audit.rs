@@ -8,13 +8,13 @@ use harness::{Client, Process, World, eventually, port};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-const PASSWORD: &str = "Complicated_password1";
+pub(crate) const PASSWORD: &str = "Complicated_password1";
 const SERVICES: &str = "/v4/default/registry/microservices";
 
 const LOG: &str = "/v4/default/admin/audit";
 
-/// Logs in.
-async fn token(client: &Client, name: &str) -> String {
+/// Logs in as soon as the account is known.
+pub(crate) async fn token(client: &Client, name: &str) -> String {
     let body = json!({"name": name, "password": PASSWORD}).to_string();
     eventually("the account can log in", || async {
         let answer = client.try_send("POST", "/v4/token", &[], body.clone()).await?;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use harness::{Client, Process, World, eventually, port};
 use serde_json::{Value, json};
 
+use crate::audit::{PASSWORD, token};
+
 const PROCESSES: &str = "/v4/default/admin/processes";
-const PASSWORD: &str = "Complicated_password1";
 
 /// The processes by address, and the number of control planes that did not answer.
 async fn told(client: &Client) -> (BTreeMap<String, Value>, u64) {
@@ -87,16 +88,7 @@ async fn a_standalone_registry_is_one_process_and_tells_those_who_may_operate() 
         .env("SC_INIT_ROOT_PASSWORD", PASSWORD);
     registry.start();
     let client = Client::new(api);
-    let login = async |name: &str| {
-        let body = json!({"name": name, "password": PASSWORD}).to_string();
-        eventually("the account can log in", || async {
-            let answer = client.try_send("POST", "/v4/token", &[], body.clone()).await?;
-            let token = || answer.clone().ok()["token"].as_str().map(|token| format!("Bearer {token}"));
-            (answer.status == 200).then(token).flatten()
-        })
-        .await
-    };
-    let root = login("root").await;
+    let root = token(&client, "root").await;
     let call = async |token: &str, method: &str, path: &str, body: String| {
         client.try_send(method, path, &[("authorization", token)], body).await.expect("an answer")
     };
@@ -104,7 +96,7 @@ async fn a_standalone_registry_is_one_process_and_tells_those_who_may_operate() 
     call(&root, "POST", "/v4/roles", json!({"name": "looker", "perms": perms}).to_string()).await.ok();
     let account = json!({"name": "looker", "password": PASSWORD, "roles": ["looker"]}).to_string();
     call(&root, "POST", "/v4/accounts", account).await.ok();
-    let refused = call(&login("looker").await, "GET", PROCESSES, String::new()).await;
+    let refused = call(&token(&client, "looker").await, "GET", PROCESSES, String::new()).await;
     assert_eq!(refused.status, 403, "{refused:?}");
     assert_eq!(client.try_send("GET", PROCESSES, &[], String::new()).await.expect("an answer").status, 401);
 
