@@ -8,7 +8,7 @@
 //! the order in which they came. Whatever one party sends, the others therefore share the processors and the
 //! store with no more than that many requests of it.
 //!
-//! A request that is being worked on keeps its processor, whoever waits for it, and one that has only arrived
+//! A request that is being worked on keeps its processor while others wait for it, and one that has only arrived
 //! has cost time before its party is known. So the time that each party's requests take is counted, and the
 //! connections of a party that takes more than its share of the processors (`usage`) go on in the slow
 //! [`lane`], where they run only on processors that nobody else wants.
@@ -48,8 +48,9 @@ mod usage;
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
-/// The same for the lanes of its connections. Longer, because a client that asks twice a minute is to be spared
-/// as well, and because a flood that has nobody beside it loses little in the slow lane.
+/// After this time without a request of another party a party's connections stay in the usual lane. Longer
+/// than [`ALONE_AFTER`], because a client that asks twice a minute is to be spared as well, and because a
+/// flood that has nobody beside it loses little in the slow lane.
 const APART_FOR: Duration = Duration::from_secs(60);
 /// The longest wait for a place. Most clients have left by then.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! Two lanes for the work of connections: the usual one, and a slow one whose threads the kernel lets run only
 //! where nobody of usual priority wants the processor.
 //!
-//! In: the work of a connection, and from within it the decision that it belongs into the other lane. Out: the
-//! result of the work, and the time that it took, for whoever shares the processors out.
+//! In: the work of a connection, and from within it the decision that it belongs in the other lane. Out: the
+//! result of the work, and the time that it took, from which the processors are shared out.
 //!
 //! A queue in this process cannot take a processor away from a request that is being worked on, nor from the
 //! kernel's part of it, and it knows of a request only after that has been read. The kernel can: a thread of

@@ -1,10 +1,10 @@
 //! The parties that take more than their share of the processors.
 //!
-//! In: the time that each party's requests took, on its account, and the time that has passed. Out: whether a party is over its
-//! share. The parties share a quarter of the processors' time so that whoever takes little is left in peace:
-//! the shares of all are equal, and what one does not use is for the others. All parties together are within
-//! that quarter if nobody took more than the *level*, so a party above the level is over its share, and never
-//! one that took less than the quarter divided by the number of parties.
+//! In: the time that each party's requests took, on its account, and the time that has passed. Out: whether a
+//! party is over its share. The parties share a quarter of the processors' time so that a party that takes
+//! little is left in peace: the shares of all are equal, and what one does not use is for the others. All
+//! parties together are within that quarter if nobody took more than the *level*, so a party above the level
+//! is over its share, and never one that took less than the quarter divided by the number of parties.
 //!
 //! Times count for less the older they are: by half for each [`HALF`].
 

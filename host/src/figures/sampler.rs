@@ -1,8 +1,8 @@
 //! The figures of this process, as it tells them to others.
 //!
 //! In: its own metrics. Out: [`ProcessFigures`], for the console's page and for the other processes of the
-//! fleet. The metrics are only read when somebody asks, and not more often than every ten seconds: whoever
-//! asks in between gets the figures of before.
+//! fleet. The metrics are read when figures are asked for, and at most every ten seconds. A question in between
+//! is answered with the figures of the last reading. A gateway asks for its own with each announcement.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,8 +40,8 @@ pub struct ProcessFigures {
     pub release: String,
     /// Seconds since it told this.
     pub age: f64,
-    /// Seconds that rates and stages are about. Absent when nobody has asked for a minute: rates need two
-    /// looks.
+    /// Seconds that rates and stages are about. Absent after a minute without a question, because rates need
+    /// two readings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     /// Open connections.
