@@ -165,11 +165,20 @@ impl PolicyHandle {
         policy.identify(header, certified, &self.0.verifier, self.now())
     }
 
+    /// The revision up to which the policy is known. A decision that is made after this call is made by a
+    /// policy that is as new at least.
+    pub(crate) fn known(&self) -> Revision {
+        *self.0.known.borrow()
+    }
+
     /// The revision that the policy has to be known up to before the refusal of a request with this header is
     /// final: its token is newer than the policy, and so may be its account or role. `None` when it is final.
-    pub(crate) fn owed_to(&self, header: Option<&[u8]>) -> Option<Revision> {
+    ///
+    /// `known` is the value of [`Self::known`] from before the decision. A policy that arrives between the
+    /// decision and this call would otherwise make the refusal by the older policy final.
+    pub(crate) fn owed_to(&self, header: Option<&[u8]>, known: Revision) -> Option<Revision> {
         let Standing::Guarded(policy) = self.standing() else { return None };
-        policy.owed_to(header, &self.0.verifier, self.now(), *self.0.known.borrow())
+        policy.owed_to(header, &self.0.verifier, self.now(), known)
     }
 
     /// Waits until the policy is known up to a revision, for [`POLICY_WAIT`] at most. Cancel-safe.
@@ -242,12 +251,13 @@ impl PolicyHandle {
             return false;
         }
         self.0.metrics.took(version.revision);
-        self.knows(version.revision);
         if held.as_deref().is_none_or(|held| held.version != version) {
             self.0.held.store(Some(Arc::new(Held { version, policy: Arc::new(policy) })));
             self.0.any_revision.store(false, Ordering::Relaxed);
             self.0.generation.fetch_add(1, Ordering::Release);
         }
+        // Last: a request that waits for this revision decides by the policy that is held when it wakes.
+        self.knows(version.revision);
         true
     }
 

@@ -283,7 +283,9 @@ fn writes_denials_and_logins_are_audited_without_secrets() {
             && site.audit(&["--since", "2099-01-01T00:00:00Z"]).is_empty()
     );
 
-    let watches = site.audit(&["--account", "bound", "--action", "GET /v4/{project}/registry/watcher"]);
+    let mut watches = site.audit(&["--account", "bound", "--action", "GET /v4/{project}/registry/watcher"]);
+    // A machine so busy that the gateway learns of the token after its patience has refusals before this one.
+    watches.retain(|record| record["status"] != 401);
     assert_eq!(watches.len(), 1, "{all:?}");
     assert_eq!((&watches[0]["plane"], &watches[0]["status"]), (&"edge".into(), &403.into()));
 

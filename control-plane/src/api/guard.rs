@@ -156,9 +156,10 @@ impl Guarded {
 
     /// Lets a request through to the router with its permit.
     async fn admit(self, mut request: Request<Body>) -> Response {
+        let known = self.gate.known();
         let mut admitted = self.gate.admit(&request);
         if admitted.is_err()
-            && let Some(revision) = self.gate.owed_to(&request)
+            && let Some(revision) = self.gate.owed_to(&request, known)
         {
             // A view that does not come so far decides all the same, and refuses.
             let _ = self.view.at(revision, POLICY_WAIT).await;

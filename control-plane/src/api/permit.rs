@@ -111,12 +111,21 @@ impl Gate {
         policy.identify(header, certified, &self.verifier, now)
     }
 
+    /// The revision up to which the policy is known; zero without a view. A decision that is made after this
+    /// call is made by a policy that is as new at least.
+    pub(super) fn known(&self) -> Revision {
+        self.view.now().map_or(Revision::ZERO, |snapshot| snapshot.revision)
+    }
+
     /// The revision that the view has to reach before the refusal of a request is final: its token was made
     /// at another replica, and its account or role may be newer than this view. `None` when it is final now.
-    pub(super) fn owed_to(&self, request: &Request<Body>) -> Option<Revision> {
+    ///
+    /// `known` is the value of [`Self::known`] from before the decision. A change that arrives between the
+    /// decision and this call would otherwise make the refusal by the older view final.
+    pub(super) fn owed_to(&self, request: &Request<Body>, known: Revision) -> Option<Revision> {
         let snapshot = self.view.now().ok()?;
         let header = authorization(request.headers()).ok()?;
-        snapshot.policy.owed_to(header, &self.verifier, self.clock.micros() / 1_000_000, snapshot.revision)
+        snapshot.policy.owed_to(header, &self.verifier, self.clock.micros() / 1_000_000, known)
     }
 
     /// The permit of a request, which travels in its extensions.

@@ -108,6 +108,8 @@ impl GatewayParts {
             return Passage::Through(Caller::anyone(None));
         }
         let is_heartbeat = matches!(access, Access::Needs(..)) && forward::is_heartbeat(method, path);
+        // Before the policy that decides is taken, so that this policy is as new at least.
+        let known = self.policy.known();
         let decided = match self.policy.standing() {
             Standing::Open => return Passage::Through(Caller::anyone(self.certified(request))),
             Standing::Guarded(policy) => self.decide(&policy, access, request),
@@ -121,7 +123,7 @@ impl GatewayParts {
         if decided.is_err()
             && patience == Patience::Newest
             && let Ok(header) = authorization(request.headers())
-            && let Some(revision) = self.policy.owed_to(header)
+            && let Some(revision) = self.policy.owed_to(header, known)
         {
             return Passage::Early(revision);
         }

@@ -186,16 +186,20 @@ async fn a_token_newer_than_the_policy_is_waited_for() {
     let header = Some(headers["authorization"].as_bytes());
     let behind = Policy { accounts: Default::default(), revision: Revision::new(7), ..known.clone() };
     let policies = handle(true);
-    assert_eq!(policies.owed_to(header), None, "without a policy nobody knows the token's key");
+    assert_eq!(
+        policies.owed_to(header, policies.known()),
+        None,
+        "without a policy nobody knows the token's key"
+    );
     policies.give(behind);
-    assert_eq!(policies.owed_to(header), Some(Revision::new(9)));
-    assert_eq!(policies.owed_to(Some(b"Bearer x.y.z")), None, "not one of ours");
+    assert_eq!(policies.owed_to(header, policies.known()), Some(Revision::new(9)));
+    assert_eq!(policies.owed_to(Some(b"Bearer x.y.z"), policies.known()), None, "not one of ours");
     let began = tokio::time::Instant::now();
     policies.reached(Revision::new(9)).await;
     assert_eq!(began.elapsed(), POLICY_WAIT, "it does not come");
     tokio::join!(policies.reached(Revision::new(9)), async { policies.give(known.clone()) });
     assert_eq!(began.elapsed(), POLICY_WAIT, "it has come");
-    assert_eq!(policies.owed_to(header), None);
+    assert_eq!(policies.owed_to(header, policies.known()), None);
 
     // The same policy counts for every revision that a bookmark confirms.
     let (_, later) = known_to(9, 12);
@@ -203,7 +207,23 @@ async fn a_token_newer_than_the_policy_is_waited_for() {
     policies.heard(Some(bookmarked), Revision::new(12));
     tokio::join!(policies.reached(Revision::new(12)));
     assert_eq!(began.elapsed(), POLICY_WAIT);
-    assert_eq!(policies.owed_to(Some(later["authorization"].as_bytes())), None);
+    assert_eq!(policies.owed_to(Some(later["authorization"].as_bytes()), policies.known()), None);
+}
+
+/// The policy is taken while a request is refused by the one before it.
+#[test]
+fn a_refusal_by_a_policy_that_has_been_replaced_is_not_final() {
+    let (known, headers) = known_to(9, 9);
+    let header = Some(headers["authorization"].as_bytes());
+    let behind = Policy { accounts: Default::default(), revision: Revision::new(7), ..known.clone() };
+    let policies = handle(true);
+    policies.give(behind);
+
+    let before = policies.known();
+    let Standing::Guarded(policy) = policies.standing() else { panic!("it is guarded") };
+    policies.give(known);
+    assert!(policies.identify(&policy, header, None).is_err(), "the account is younger than this policy");
+    assert_eq!(policies.owed_to(header, before), Some(Revision::new(9)), "the next decision lets it in");
 }
 
 #[test]
