@@ -4,6 +4,7 @@
 //! sockets, and for the upstream the number of sessions that have closed. A shard never waits for the
 //! upstream; the upstream waits for a shard only while its queue is full; neither ever waits for a watcher.
 
+use std::collections::HashMap;
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -117,9 +118,9 @@ pub(crate) enum ToShard {
     Attach { ticket: Ticket, to: Attached, permit: Permit },
     /// Appends a push for some groups.
     Append { push: Arc<Push>, groups: Vec<GroupId> },
-    /// Everything up to this revision has been appended. The bookmark goes to everyone, or only to sessions
-    /// that have been sent pushes since their last bookmark.
-    Bookmark { rev: Revision, everyone: bool },
+    /// Everything up to this revision has been appended, and for each group in `behind` up to its own. The bookmark
+    /// goes to everyone, or only to sessions that have been sent pushes since their last bookmark.
+    Bookmark { rev: Revision, everyone: bool, behind: Arc<HashMap<GroupId, Revision>> },
     /// Counts the sessions that have been given a change.
     Ask { question: Arc<ReachQuestion>, answer: ReachAnswer },
     /// Ends all sessions of the group.

@@ -143,7 +143,7 @@ fn encode(push: &Push, encoding: Encoding, action: Action, since: Option<Revisio
         Encoding::Grpc => grpc::event(action, key, instance, rev, since),
         Encoding::EventStream => {
             let text = json::resumable_event(action, key, instance, rev, since);
-            event_stream::event(since.unwrap_or(rev), &text)
+            event_stream::change(since.unwrap_or(rev), &text)
         }
     }
 }

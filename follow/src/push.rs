@@ -33,6 +33,7 @@ pub struct Push {
     /// Notes about the way of the event, for metrics and traces.
     pub via: Via,
     resume_point: OnceLock<Revision>,
+    without_resume_point: OnceLock<Arc<Push>>,
     dispatch_span: OnceLock<Box<SpanContext>>,
     encoded: [OnceLock<Bytes>; ENCODINGS],
 }
@@ -49,6 +50,7 @@ impl Push {
             committed_at: event.committed_at,
             via: event.via.clone(),
             resume_point: OnceLock::new(),
+            without_resume_point: OnceLock::new(),
             dispatch_span: OnceLock::new(),
             encoded: Default::default(),
         }
@@ -72,6 +74,7 @@ impl Push {
             committed_at: 0,
             via: Via::default(),
             resume_point: OnceLock::new(),
+            without_resume_point: OnceLock::new(),
             dispatch_span: OnceLock::new(),
             encoded: Default::default(),
         }
@@ -89,6 +92,27 @@ impl Push {
         let since = if confirmed < self.at.rev { confirmed } else { Revision::ZERO };
         // The first group to receive the push decides; all groups share the encoded bytes.
         let _ = self.resume_point.set(since);
+    }
+
+    /// The same push for groups that do not have everything up to the revision which is confirmed for others: it
+    /// confirms nothing. All of them share its bytes.
+    pub fn without_resume_point(&self) -> Arc<Self> {
+        let copy = || {
+            Arc::new(Self {
+                topic: self.topic,
+                at: self.at,
+                action: self.action,
+                key: self.key.clone(),
+                instance: self.instance.clone(),
+                committed_at: self.committed_at,
+                via: self.via.clone(),
+                resume_point: OnceLock::from(Revision::ZERO),
+                without_resume_point: OnceLock::new(),
+                dispatch_span: OnceLock::new(),
+                encoded: Default::default(),
+            })
+        };
+        self.without_resume_point.get_or_init(copy).clone()
     }
 
     /// The revision that [`Push::set_resume_point`] fixed.

@@ -16,7 +16,7 @@
 //! A group's interest has a revision. Changes of the interest that arrive while it is being requested are
 //! kept, and those newer than the reply are applied to it. So none is lost, whichever comes first.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ use crate::reply::{InterestReply, Want};
 use crate::topic::Topic;
 use crate::{Cause, GroupId, Push, Selector};
 
+mod confirmed;
 mod departures;
 mod interest;
 mod members;
@@ -40,6 +41,7 @@ mod repair;
 mod restore;
 mod shown;
 
+pub use confirmed::Confirmed;
 pub use departures::{Departures, RecordOutcome};
 pub use preface::{Missing, Preface};
 pub use providers::Fates;
@@ -154,6 +156,10 @@ struct Group {
     /// The interest had no change between this revision and the last reply, if the replica said so.
     unchanged_since: Option<Revision>,
     empty_since: Option<Instant>,
+    /// Everything up to this revision has been delivered to the group, as of the last bookmark.
+    confirmed: Revision,
+    /// No replica answered the first request about the interest with an older state.
+    asked_at: Revision,
 }
 
 /// The state of the request for a group's interest. At most one is under way.
@@ -233,7 +239,8 @@ struct Waiting {
 /// A subscription that is to be verified.
 #[derive(Clone, Debug)]
 enum Subscription {
-    Topic(ServiceRef),
+    /// The topic with this number: one that was opened since then for the same provider has another one.
+    Topic(ServiceRef, u32),
     Group(GroupId),
 }
 
@@ -249,7 +256,10 @@ pub struct Tracker {
     seen: Revision,
     /// The revision of the latest bookmark.
     bookmark: Option<Revision>,
+    /// The confirmed revision of the groups that are in step.
     confirmed: Revision,
+    /// The groups that are not in step: of each, something up to `confirmed` may be missing.
+    behind: HashSet<GroupId>,
     /// The number of bookmarks so far.
     bookmarks: u64,
     /// Subscriptions to verify, each with the number of the bookmark at which that is due, in order.
@@ -273,6 +283,7 @@ impl Tracker {
             seen: Revision::ZERO,
             bookmark: None,
             confirmed: Revision::ZERO,
+            behind: HashSet::new(),
             bookmarks: 0,
             unverified: VecDeque::new(),
             awaited: Vec::new(),
@@ -281,28 +292,11 @@ impl Tracker {
         }
     }
 
-    /// Takes the effects of everything so far, in the order in which they must be carried out.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
-        for effect in &self.effects {
-            // Here and not where the push was made: what was confirmed since then spares a client that resumes
-            // some repetitions. A revision that would reach beyond the push itself is not given.
-            if let Effect::Deliver(push, _) = effect {
-                push.set_resume_point(self.confirmed);
-            }
-        }
-        std::mem::take(&mut self.effects)
-    }
-
-    /// The confirmed revision: everything up to it has been delivered to every group that it concerns.
-    pub fn confirmed(&self) -> Revision {
-        self.confirmed
-    }
-
     /// The revision at which the group's interest is known, for the next request about it.
     pub fn interest_known_at(&self, group: GroupId) -> Option<Revision> {
-        let known = self.groups.get(&group)?.interest_rev?;
+        let group = self.groups.get(&group)?;
         // The bookmarks that confirmed this revision would have named a later change of the interest.
-        Some(known.max(self.confirmed))
+        Some(group.interest_rev?.max(group.confirmed))
     }
 
     /// The highest revision that any message has mentioned.
@@ -430,7 +424,10 @@ impl Tracker {
             held: false,
             unchanged_since: None,
             empty_since: None,
+            confirmed: Revision::ZERO,
+            asked_at: self.seen,
         };
+        self.behind.insert(id);
         self.groups.insert(id, group);
         id
     }
@@ -469,6 +466,7 @@ impl Tracker {
     fn close_group(&mut self, id: GroupId) {
         let Some(group) = self.groups.remove(&id) else { return };
         self.by_selector.remove(&group.selector);
+        self.behind.remove(&id);
         self.reads.touch_group(id);
         // Sessions that still wait for the group to open must not wait for ever.
         self.effects.extend([Effect::CloseInterest(id), Effect::GroupOpened(id)]);

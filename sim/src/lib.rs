@@ -8,11 +8,13 @@
 //! | simulator | real | simulated |
 //! | --- | --- | --- |
 //! | [`lossy_bus`] | tracker | publisher, replicas, and a bus that loses messages |
+//! | [`crowd`] | tracker with many groups, resuming | publisher, replicas, and a bus that loses messages; clients that break off |
 //! | [`failover`] | tracker, resuming, views, terms, replies | store, seat, a bus that loses and reorders |
 //! | [`liveness`] | reporters and keepers of heartbeats | instances, leases, seat, clocks, a bus that loses and reorders |
 //!
 //! A seed decides everything that happens, so a failure is repeated by its seed.
 
+pub mod crowd;
 pub mod failover;
 pub mod liveness;
 pub mod lossy_bus;

@@ -31,6 +31,11 @@ pub(crate) fn event(resume: Revision, text: &[u8]) -> Bytes {
     [id.as_bytes(), text, b"\n\n"].concat().into()
 }
 
+/// A change. With `resume` zero it confirms nothing, and leaves the place from which a client resumes as it is.
+pub(crate) fn change(resume: Revision, text: &[u8]) -> Bytes {
+    if resume == Revision::ZERO { [b"data: ", text, b"\n\n"].concat().into() } else { event(resume, text) }
+}
+
 /// The last event of a stream that the gateway ends: its name is `end`, and its data says why. It leaves the
 /// place from which a client resumes as it is, unless the client has to begin anew: then it is revision 0.
 pub(crate) fn end(reason: &str, detail: &str, begins_anew: bool) -> Vec<u8> {
@@ -49,6 +54,8 @@ mod tests {
     fn an_event_is_one_line_of_data_and_an_id() {
         let bookmark = event(Revision::new(7), &json::bookmark(Revision::new(9)));
         assert_eq!(&bookmark[..], b"id: 7\ndata: {\"action\":\"BOOKMARK\",\"rev\":9}\n\n");
+        assert_eq!(&change(Revision::new(7), b"{}")[..], b"id: 7\ndata: {}\n\n");
+        assert_eq!(&change(Revision::ZERO, b"{}")[..], b"data: {}\n\n", "the client keeps its place");
         let last = String::from_utf8(end("no_service", "service does not exist", false)).expect("text");
         let words = r#"{"action":"END","reason":"no_service","detail":"service does not exist"}"#;
         assert_eq!(last, format!("event: end\ndata: {words}\n\n"));

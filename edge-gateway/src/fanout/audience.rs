@@ -54,6 +54,8 @@ pub(super) struct Audience {
     pub(super) again: bool,
     /// Pushes have been appended since the last bookmark.
     pub(super) unconfirmed: bool,
+    /// The revision of the last bookmark.
+    bookmarked: Revision,
     /// The changes that were asked about.
     marks: Vec<Mark>,
     /// Traced pushes that are being written.
@@ -73,6 +75,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: false,
+            bookmarked: Revision::ZERO,
             marks: Vec::new(),
             traced: Writes::default(),
         }
@@ -126,6 +129,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: self.unconfirmed,
+            bookmarked: self.bookmarked,
             marks: self.marks.clone(),
             traced: Writes::default(),
         }
@@ -153,9 +157,10 @@ impl Audience {
         self.marks.iter().filter(move |mark| now < mark.asked_at + ticks(ASKED_LATELY))
     }
 
-    /// Forgets every mark.
-    pub(super) fn forget_marks(&mut self) {
+    /// Forgets everything that is of a history of the store which was undone.
+    pub(super) fn forget_history(&mut self) {
         self.marks.clear();
+        self.bookmarked = Revision::ZERO;
     }
 
     /// Appends a push. True when a round must be queued.
@@ -169,8 +174,19 @@ impl Audience {
     pub(super) fn bookmark(&mut self, rev: Revision) -> bool {
         let Some(frame) = self.encoding.bookmark(rev) else { return false };
         self.unconfirmed = false;
+        self.bookmarked = rev;
         self.log.append(None, &frame);
         self.queue()
+    }
+
+    /// Appends a bookmark of a group that is behind, if it says anything new. The next one follows soon.
+    pub(super) fn bookmark_behind(&mut self, rev: Revision) -> bool {
+        if rev <= self.bookmarked {
+            return false;
+        }
+        let must_queue = self.bookmark(rev);
+        self.unconfirmed = true;
+        must_queue
     }
 
     fn queue(&mut self) -> bool {
@@ -192,5 +208,27 @@ impl Audience {
         self.again |= self.queued && index < self.visited;
         self.visited = self.visited.min(self.members.len());
         self.members.get(index).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_is_behind_is_told_its_own_revision_once() {
+        let mut audience = Audience::new(GroupId::new(1), Encoding::Resumable);
+        assert!(!audience.bookmark_behind(Revision::ZERO), "nothing is confirmed");
+        assert!(audience.bookmark_behind(Revision::new(7)));
+        let told = audience.log.end();
+        audience.bookmark_behind(Revision::new(7));
+        assert_eq!(audience.log.end(), told);
+        assert!(audience.unconfirmed, "the next bookmark is for it, too");
+        audience.bookmark(Revision::new(9));
+        assert!(!audience.unconfirmed && audience.log.end() > told);
+        audience.forget_history();
+        let told = audience.log.end();
+        audience.bookmark_behind(Revision::new(5));
+        assert!(audience.log.end() > told, "of another history");
     }
 }

@@ -10,14 +10,12 @@ use tokio::sync::oneshot;
 use crate::push::Push;
 use crate::watch::GroupId;
 
-/// A question to a shard. Everything up to `confirmed`, which contains the change, was appended before.
+/// A question to a shard. The change was appended before for each group that it concerns.
 #[derive(Debug)]
 pub(crate) struct ReachQuestion {
     /// A revision before the change, and one that contains it.
     pub after: Revision,
     pub rev: Revision,
-    /// The revision from which a client may resume that is sent `state`.
-    pub confirmed: Revision,
     /// Sessions that have left in this time may be on their way to another gateway.
     pub age: Duration,
     /// The provider.

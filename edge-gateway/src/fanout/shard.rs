@@ -241,7 +241,7 @@ impl Shard {
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),
-            ToShard::Bookmark { rev, everyone } => self.bookmark(rev, everyone),
+            ToShard::Bookmark { rev, everyone, behind } => self.bookmark(rev, everyone, &behind),
             ToShard::Append { push, groups } => self.append(&push, &groups),
             ToShard::Ask { question, answer } => self.ask(question, answer),
             ToShard::End { group, reason } => self.end_group(group, reason),
@@ -258,9 +258,15 @@ impl Shard {
         self.sessions.get_mut(key.index as usize).filter(|session| session.serial == key.serial)
     }
 
-    fn bookmark(&mut self, rev: Revision, everyone: bool) {
+    fn bookmark(&mut self, rev: Revision, everyone: bool, behind: &HashMap<GroupId, Revision>) {
         for (index, audience) in &mut self.audiences {
-            if (everyone || audience.unconfirmed) && audience.bookmark(rev) {
+            let is_due = everyone || audience.unconfirmed;
+            let must_queue = match behind.get(&audience.group) {
+                _ if !is_due => false,
+                None => audience.bookmark(rev),
+                Some(own) => audience.bookmark_behind(*own),
+            };
+            if must_queue {
                 self.rounds.push_back(index as u32);
             }
         }

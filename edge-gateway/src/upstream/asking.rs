@@ -52,7 +52,6 @@ impl Upstream {
         let question = Arc::new(ReachQuestion {
             after: change.after,
             rev: change.rev,
-            confirmed: self.tracker.confirmed(),
             age: change.age,
             topic,
             key,

@@ -1,9 +1,11 @@
 //! Bookmarks: received, applied, and passed on to watchers.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bus::Message;
 use follow::message::Bookmark;
+use follow::tracker::Confirmed;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tracing::{info, warn};
 
@@ -65,7 +67,9 @@ impl Upstream {
                 "a bookmark of the publisher did not arrive; resynchronising everything"
             );
         }
-        if self.tracker.confirmed() == rev {
+        // Before the bookmark: it says that what has just become known was sent.
+        self.act().await;
+        if self.tracker.in_step() == rev {
             self.pass_on_bookmark(now).await;
         }
     }
@@ -81,9 +85,10 @@ impl Upstream {
         if everyone {
             self.next_bookmark = now + self.config.bookmark_interval;
         }
-        let rev = self.tracker.confirmed();
+        let Confirmed { rev, behind } = self.tracker.confirmations();
+        let behind = Arc::new(behind);
         for shard in &self.shards {
-            shard.send(ToShard::Bookmark { rev, everyone }).await;
+            shard.send(ToShard::Bookmark { rev, everyone, behind: behind.clone() }).await;
         }
     }
 }

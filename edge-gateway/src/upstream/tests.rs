@@ -127,7 +127,11 @@ async fn every_request_whose_task_panics_is_made_again() {
     let bus = Arc::new(PanickingBus { inner: LocalBus::new(), panics: Mutex::new(panics) });
     start_replica(bus.clone(), 0).await;
     let (shard, mut pushed) = ShardHandle::without_shard();
-    let config = UpstreamConfig { open_timeout: Duration::from_secs(60), ..UpstreamConfig::default() };
+    let config = UpstreamConfig {
+        open_timeout: Duration::from_secs(60),
+        bookmark_interval: Duration::ZERO,
+        ..UpstreamConfig::default()
+    };
     let (upstream, handle) = Upstream::new(
         config,
         bus.clone(),
@@ -145,15 +149,15 @@ async fn every_request_whose_task_panics_is_made_again() {
     let joined = handle.join(watcher(), selector, receives, None).await;
     assert!(joined.is_ok(), "the interest was requested again: {joined:?}");
 
-    // A bookmark reaches the shards only when no topic awaits a reply any more.
+    // The group is behind as long as its topic awaits a reply.
     let mut confirmed = false;
-    for _ in 0..30 {
-        let bookmark = pb::Bookmark { rev: 5, since: 5, ..Default::default() };
+    for rev in 6..36 {
+        let bookmark = pb::Bookmark { rev, since: rev - 1, ..Default::default() };
         let message = Message::new(subject::BOOKMARK, bookmark.encode_to_vec());
         bus.publish(message).await.expect("the local bus is open");
         tokio::time::sleep(Duration::from_millis(500)).await;
         while let Ok(message) = pushed.try_recv() {
-            confirmed |= matches!(message, ToShard::Bookmark { .. });
+            confirmed |= matches!(message, ToShard::Bookmark { behind, .. } if behind.is_empty());
         }
     }
     assert!(confirmed, "the topic awaits the reply to a request that panicked");

@@ -7,8 +7,9 @@ use edge_gateway::settings::UpstreamConfig;
 use serde_json::{Value, json};
 use shared::event::Action::{Create, Delete, Update};
 use shared::event::InstanceEvent;
+use shared::model::Revision;
 
-use crate::world::{Watcher, World, config};
+use crate::world::{PATIENCE, Watcher, World, config};
 
 fn path(rest: &str) -> String {
     format!("/v4/default/registry/microservices/c/watcher?{rest}")
@@ -24,17 +25,25 @@ async fn frame(watcher: &mut Watcher) -> Value {
     }
 }
 
-/// Publishes bookmarks until the gateway sends one; returns its revision.
-async fn confirmed(world: &World, watcher: &mut Watcher) -> u64 {
-    loop {
-        world.control_plane.bookmark().await;
-        let text = tokio::time::timeout(Duration::from_millis(20), watcher.next()).await;
-        if let Ok(Some(Ok(message))) = text {
-            let frame: Value = serde_json::from_str(message.to_text().expect("text")).expect("JSON");
-            assert_eq!(frame["action"], "BOOKMARK", "{frame}");
-            return frame["rev"].as_u64().expect("a revision");
+/// Publishes bookmarks until the gateway confirms `rev`, and nothing later. Meanwhile it may confirm what came
+/// before.
+async fn confirmed(world: &World, watcher: &mut Watcher, rev: Revision) {
+    let confirmed = async {
+        loop {
+            world.control_plane.bookmark().await;
+            let text = tokio::time::timeout(Duration::from_millis(20), watcher.next()).await;
+            if let Ok(Some(Ok(message))) = text {
+                let frame: Value = serde_json::from_str(message.to_text().expect("text")).expect("JSON");
+                assert_eq!(frame["action"], "BOOKMARK", "{frame}");
+                let told = frame["rev"].as_u64().expect("a revision");
+                assert!(told <= rev.get(), "{frame}, and {rev} is the last");
+                if told == rev.get() {
+                    return;
+                }
+            }
         }
-    }
+    };
+    tokio::time::timeout(PATIENCE, confirmed).await.expect("nothing is missing");
 }
 
 async fn expect(watcher: &mut Watcher, event: &InstanceEvent) {
@@ -160,10 +169,37 @@ async fn only_resumable_clients_receive_bookmarks() {
     let first = world.control_plane.change("p", Create, "a").await;
     old.expect(&first).await;
     expect(&mut new, &first).await;
-    assert_eq!(confirmed(&world, &mut new).await, first.at.rev.get());
+    confirmed(&world, &mut new, first.at.rev).await;
     let second = world.control_plane.change("p", Delete, "a").await;
     old.expect(&second).await;
     expect(&mut new, &second).await;
+}
+
+#[tokio::test]
+async fn watches_that_keep_coming_hold_back_no_bookmark() {
+    let upstream = UpstreamConfig { bookmark_interval: Duration::ZERO, ..config().upstream };
+    let world = World::with(Config { upstream, ..config() }).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut watcher = world.watch_path(&path("rev=1")).await;
+    let first = world.control_plane.change("p", Create, "a").await;
+    expect(&mut watcher, &first).await;
+    confirmed(&world, &mut watcher, first.at.rev).await;
+    let mut others = Vec::new();
+    for number in 0..6 {
+        world.control_plane.consumer(&format!("c{number}"), &[&format!("p{number}")]);
+        others.push(world.watch(&format!("c{number}")).await);
+        let event = world.control_plane.change("p", Update, "a").await;
+        expect(&mut watcher, &event).await;
+        world.control_plane.bookmark().await;
+        // One bookmark is enough: it does not wait for those of the new watch.
+        loop {
+            let told: Value = serde_json::from_str(&watcher.text().await).expect("JSON");
+            assert_eq!(told["action"], "BOOKMARK", "{told}");
+            if told["rev"] == json!(event.at.rev) {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -175,7 +211,7 @@ async fn an_event_lost_before_a_client_left_is_sent_on_resume() {
     let first = world.control_plane.change("p", Create, "a").await;
     stays.expect(&first).await;
     expect(&mut leaves, &first).await;
-    assert_eq!(confirmed(&world, &mut leaves).await, first.at.rev.get());
+    confirmed(&world, &mut leaves, first.at.rev).await;
 
     let lost = world.control_plane.commit("p", Update, "a");
     let heard = world.control_plane.change("q", Create, "b").await;

@@ -72,7 +72,7 @@ impl Tracker {
         // before it.
         let base = match group.interest_rev {
             None => Position::end_of(reply.rev),
-            Some(rev) => Position::end_of(rev.max(self.confirmed)),
+            Some(rev) => Position::end_of(rev.max(group.confirmed)),
         };
         if !is_first {
             // The reply does not mention a provider that came and left before it, but its events happened.

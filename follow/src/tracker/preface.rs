@@ -10,7 +10,7 @@ use super::departures::DepartureEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
 use crate::reply::{TopicReplay, Want};
-use crate::topic::Topic;
+use crate::topic::{Member, Topic};
 use crate::{Cause, GroupId, Push};
 
 /// A provider's name and instances.
@@ -41,20 +41,6 @@ pub enum Missing {
 }
 
 impl Tracker {
-    /// True when nothing is being requested about any topic or group, or has yet to be verified.
-    pub(super) fn is_idle(&self) -> bool {
-        self.unverified.is_empty()
-            && self.topics.values().all(Slot::is_idle)
-            && self.groups.values().all(|group| group.request.is_idle())
-    }
-
-    /// True when every consumer has been told that the providers which left its interest up to `rev` have
-    /// gone.
-    pub(super) fn has_told_departures(&self, rev: Revision) -> bool {
-        let consumers = self.groups.values().filter(|group| group.selector.consumer().is_some());
-        consumers.flat_map(|group| group.leaving.values()).all(|leaving| leaving.until > rev)
-    }
-
     /// True when no change at or before `rev` can still arrive: either everything up to `rev` is known, or
     /// the subscription is verified and a bookmark has passed `rev`. Another gateway may have delivered a
     /// change that was lost here, or is still on its way. A session that was admitted before it arrives would
@@ -81,7 +67,7 @@ impl Tracker {
             if let Some(Slot::Live(topic)) = self.topics.get_mut(provider)
                 && !topic.verified
                 && topic.request.is_idle()
-                && topic.at().whole() < since
+                && (topic.at().whole() < since || topic.at() < topic.base_of(id))
             {
                 self.reads.touch(provider);
                 wants.push(request_replay(topic, provider.clone()));
@@ -103,10 +89,10 @@ impl Tracker {
     ) -> Option<Result<Preface, Missing>> {
         let group = self.groups.get(&id).filter(|group| group.request.is_idle())?;
         let interest_rev = group.interest_rev?;
-        let topics = self.topics_ready_for(group, since)?;
-        let rev = topics.iter().map(|(_, topic)| topic.at().whole().max(self.confirmed)).min();
-        let mut preface =
-            Preface { rev: rev.unwrap_or(interest_rev), confirmed: self.confirmed, ..Preface::default() };
+        let topics = self.topics_ready_for(id, group, since)?;
+        let confirmed = self.told_to(id, group).max(since);
+        let rev = topics.iter().map(|(_, topic)| topic.at().whole().max(confirmed)).min();
+        let mut preface = Preface { rev: rev.unwrap_or(interest_rev), confirmed, ..Preface::default() };
         if since == Revision::ZERO {
             preface.states = topics.iter().filter_map(|(_, topic)| state_of(topic)).collect();
             return Some(Ok(preface));
@@ -136,6 +122,7 @@ impl Tracker {
     /// The group's topics, if each of them and the interest itself know everything up to `since`.
     fn topics_ready_for<'a>(
         &'a self,
+        id: GroupId,
         group: &'a Group,
         since: Revision,
     ) -> Option<Vec<(&'a ServiceRef, &'a Topic)>> {
@@ -149,10 +136,16 @@ impl Tracker {
         }
         let mut topics = Vec::with_capacity(group.providers.len());
         for provider in &group.providers {
-            let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_idle()) else {
+            let Some(Slot::Live(topic)) = self.topics.get(provider).filter(|slot| slot.is_idle_for(id))
+            else {
                 return None;
             };
             if !self.nothing_pending_up_to(since, topic.at().whole(), topic.verified) {
+                return None;
+            }
+            // What is missing of the time before the group will not be delivered to the group.
+            let base = topic.base_of(id);
+            if topic.at() < base && !self.nothing_pending_up_to(base.rev, Revision::ZERO, topic.verified) {
                 return None;
             }
             topics.push((provider, topic));
@@ -202,15 +195,22 @@ fn state_of(topic: &Topic) -> Option<ProviderState> {
 }
 
 impl Slot {
-    /// True when nothing is being requested about the topic, for all groups or for one.
-    fn is_idle(&self) -> bool {
+    /// True when nothing is being requested about the topic, for all groups or for this one.
+    fn is_idle_for(&self, id: GroupId) -> bool {
         match self {
             Self::Loading { .. } => false,
             Self::Live(topic) => {
-                topic.request.is_idle()
-                    && topic.members.values().all(|member| !member.catching_up && member.shown_at.is_none())
+                let is_served = |member: &Member| !member.catching_up && member.shown_at.is_none();
+                topic.request.is_idle() && topic.members.get(&id).is_none_or(is_served)
             }
         }
+    }
+}
+
+impl Topic {
+    /// The position after which a group is delivered changes.
+    fn base_of(&self, id: GroupId) -> Position {
+        self.members.get(&id).map_or(Position::default(), |member| member.base)
     }
 }
 

@@ -82,9 +82,9 @@ impl Tracker {
             topic.start_reading();
             self.reads.touch(provider);
         }
-        *slot = Slot::Live(topic);
         let due = self.bookmarks + VERIFY_AFTER_BOOKMARKS;
-        self.unverified.push_back((due, Subscription::Topic(provider.clone())));
+        self.unverified.push_back((due, Subscription::Topic(provider.clone(), topic.id)));
+        *slot = Slot::Live(topic);
         true
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::event::Action;
 use shared::model::{Revision, ServiceKey, ServiceRef};
 
-use super::{Slot, Tracker};
+use super::{Group, Slot, Tracker};
 use crate::topic::Known;
 use crate::{GroupId, Push};
 
@@ -46,14 +46,15 @@ impl Tracker {
         rev: Revision,
         instances: &[String],
     ) -> Reach {
-        // The confirmed revision covers every provider and every interest, so nothing that began before is on
-        // its way.
-        if self.confirmed < rev {
+        let bookmark = self.bookmark.unwrap_or_default();
+        // No interest that began before may be on its way, whose groups the change would concern, and no departure.
+        if bookmark < rev || self.groups.values().any(|group| group.may_lack(provider, rev, bookmark)) {
             return Reach::NotYet;
         }
         let topic = match self.topics.get(provider) {
             None => return Reach::Nobody,
             Some(Slot::Loading { .. }) => return Reach::NotYet,
+            Some(Slot::Live(topic)) if topic.known_to(bookmark) < rev => return Reach::NotYet,
             Some(Slot::Live(topic)) => topic,
         };
         let Some(key) = topic.key().cloned() else { return Reach::NotYet };
@@ -69,6 +70,22 @@ impl Tracker {
             instances.iter().filter_map(|id| topic.state_of(id, &key)).map(Arc::new).collect();
         let incomplete = state.len() < instances.len();
         Reach::Groups(ReachedGroups { topic: topic.id, key, groups, state, incomplete })
+    }
+}
+
+impl Group {
+    /// True when it is not known whether a provider was in the interest at `rev`, or when the group may not have
+    /// been told that it is not any more.
+    fn may_lack(&self, provider: &ServiceRef, rev: Revision, bookmark: Revision) -> bool {
+        if self.leaving.get(provider).is_some_and(|leaving| leaving.until <= rev) {
+            return true;
+        }
+        match self.interest_rev {
+            // Its sessions have not begun. They begin with what a replica answers that has reached `rev`, or with
+            // changes that are still to be delivered.
+            None => self.asked_at < rev,
+            Some(_) => self.interest_known_to(bookmark) < rev,
+        }
     }
 }
 

@@ -58,9 +58,7 @@ impl Tracker {
             self.verify_due(rev);
             self.tell_shown(rev);
             self.finish_leaving(rev);
-            if self.is_idle() && self.has_told_departures(rev) {
-                self.confirmed = self.confirmed.max(rev);
-            }
+            self.confirm(rev);
         }
         lost
     }
@@ -133,17 +131,18 @@ impl Tracker {
         {
             let Some((_, subscription)) = self.unverified.pop_front() else { break };
             match subscription {
-                Subscription::Topic(provider) => match self.topics.get_mut(&provider) {
+                Subscription::Topic(provider, id) => {
                     // A topic that is loading again gets an entry of its own when it has loaded.
-                    Some(Slot::Loading { .. }) | None => {}
-                    Some(Slot::Live(topic)) => {
-                        topic.verified = true;
-                        self.reads.touch(&provider);
-                        if !topic.request.repeat_if_pending() && topic.at().whole() < rev {
-                            wants.push(request_replay(topic, provider));
-                        }
+                    let Some(Slot::Live(topic)) = self.topics.get_mut(&provider) else { continue };
+                    if topic.id != id {
+                        continue;
                     }
-                },
+                    topic.verified = true;
+                    self.reads.touch(&provider);
+                    if !topic.request.repeat_if_pending() && topic.at().whole() < rev {
+                        wants.push(request_replay(topic, provider));
+                    }
+                }
                 Subscription::Group(id) => {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
                     group.verified = true;
@@ -169,21 +168,23 @@ impl Tracker {
         }
     }
 
-    /// Schedules the verification of every subscription. This replaces the schedule so far, which it
-    /// contains.
+    /// Schedules the verification of every subscription that has begun. This replaces the schedule so far, which
+    /// it contains. One that is beginning gets an entry of its own with its first reply.
     pub(super) fn mark_unverified(&mut self) {
-        for slot in self.topics.values_mut() {
+        let due = self.bookmarks + VERIFY_AFTER_BOOKMARKS;
+        self.unverified.clear();
+        for (provider, slot) in &mut self.topics {
             if let Slot::Live(topic) = slot {
                 topic.verified = false;
+                self.unverified.push_back((due, Subscription::Topic(provider.clone(), topic.id)));
             }
         }
-        for group in self.groups.values_mut() {
+        for (id, group) in &mut self.groups {
             group.verified = false;
+            if group.interest_rev.is_some() {
+                self.unverified.push_back((due, Subscription::Group(*id)));
+            }
         }
-        let due = self.bookmarks + VERIFY_AFTER_BOOKMARKS;
-        let topics = self.topics.keys().cloned().map(Subscription::Topic);
-        let groups = self.groups.keys().copied().map(Subscription::Group);
-        self.unverified = topics.chain(groups).map(|subscription| (due, subscription)).collect();
     }
 
     fn resync_topics(&mut self, cause: Cause) {
@@ -240,7 +241,7 @@ impl Tracker {
                 instances: topic.instances().map(|(instance, rev)| (instance.clone(), rev)).collect(),
             });
         }
-        Contents { revision: self.confirmed, providers }
+        Contents { revision: self.confirmed(), providers }
     }
 
     /// A replica's digests of these providers differ from the ones that were sent. Those that have not

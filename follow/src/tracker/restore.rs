@@ -17,6 +17,7 @@ impl Tracker {
     pub fn restore(&mut self, rev: Revision) {
         self.seen = rev;
         self.confirmed = Revision::ZERO;
+        self.behind = self.groups.keys().copied().collect();
         self.bookmark = None;
         self.mark_unverified();
         self.reads.restore();
@@ -31,6 +32,8 @@ impl Tracker {
             group.last_change = Position::default();
             group.interest_complete_to = Revision::ZERO;
             group.unchanged_since = None;
+            group.confirmed = Revision::ZERO;
+            group.asked_at = rev;
             let selector = group.selector.clone();
             self.effects.push(match group.interest_rev {
                 // The request that was dropped would have subscribed as well.

@@ -170,8 +170,13 @@ impl Tracker {
     /// of them, or of all if `void`, that nothing is left. Only finds show what no event tells of.
     pub(crate) fn note_begun(&mut self, id: GroupId, since: Revision, void: bool) {
         let bookmarks = self.bookmarks;
-        let group = self.groups.get_mut(&id).filter(|group| group.selector.consumer().is_some());
-        let Some(group) = group else { return };
+        let told = self.groups.get(&id).map_or(Revision::ZERO, |group| self.told_to(id, group));
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        // The preface has told the client so, and no bookmark may tell it less.
+        group.confirmed = group.confirmed.max(told);
+        if group.selector.consumer().is_none() {
+            return;
+        }
         if void {
             group.voided_at = Some(bookmarks);
         }

@@ -124,7 +124,8 @@ impl Session {
             return false;
         }
         for push in &question.state {
-            self.tail.extend_from_slice(&push.frame_after(encoding, question.confirmed));
+            // It confirms nothing: other changes may be missing.
+            self.tail.extend_from_slice(&push.frame_after(encoding, Revision::ZERO));
         }
         let proof = self.proof.get_or_insert_default();
         remember(&mut proof.told, (question.topic, question.rev));

@@ -172,7 +172,7 @@ impl Shard {
     pub(super) fn forget_proofs(&mut self) {
         self.asking.walks.clear();
         for (_, audience) in &mut self.audiences {
-            audience.forget_marks();
+            audience.forget_history();
         }
         for (_, session) in &mut self.sessions {
             session.forget_proofs();

@@ -231,13 +231,14 @@ fn a_provider_that_came_and_left_unseen_is_told_as_gone() {
 }
 
 /// Like [`following`], but `p` has left at revision 11 with its instance `10`, and a bookmark at 12 has shown
-/// that nothing is missing. That is not confirmed, because a third consumer has just come.
+/// that nothing of it is missing. That is not confirmed, because `r`, which came at 10, is still being loaded.
 fn departed() -> (Tracker, GroupId) {
     let (mut tracker, id) = following();
-    let newcomer = tracker.join(&Selector::Consumer(service("newcomer"))).0;
-    tracker.on_interest(newcomer, interest(10, &[]));
+    let added = vec![service("r")];
+    let came = InterestChange { at: end_of(10), prev: end_of(9), added, ..InterestChange::default() };
+    tracker.on_interest_change(id, came);
     tracker.on_event(later(Action::Delete, 10, 10, 11));
-    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(11) });
+    tracker.on_interest_change(id, InterestChange { prev: end_of(10), ..left(11) });
     tracker.advance_to(12, 8);
     assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 11)]);
     assert!(tracker.confirmed() < rev(11));
@@ -248,7 +249,7 @@ fn departed() -> (Tracker, GroupId) {
 fn a_departure_that_was_told_is_not_told_again_after_a_loss() {
     let (mut tracker, id) = departed();
     tracker.resync(crate::Cause::Bookmark);
-    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(11))], ..interest(13, &[]) });
+    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(11))], ..interest(13, &["r"]) });
     let events = vec![event("p", 5, 10), later(Action::Delete, 10, 10, 11)];
     tracker.on_replay(&service("p"), end_of(5), events_until(13, events));
     tracker.advance_to(14, 13);
@@ -261,7 +262,7 @@ fn of_a_provider_that_left_again_unheard_only_the_rest_is_told() {
     let (mut tracker, id) = departed();
     tracker.resync(crate::Cause::Bookmark);
     // It came back at 12 with an instance, and left at 13.
-    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(13))], ..interest(14, &[]) });
+    tracker.on_interest(id, InterestReply { left: vec![(service("p"), rev(13))], ..interest(14, &["r"]) });
     let last = later(Action::Delete, 12, 12, 13);
     let events = vec![event("p", 5, 10), later(Action::Delete, 10, 10, 11), event("p", 11, 12), last];
     tracker.on_replay(&service("p"), end_of(5), events_until(14, events));

@@ -47,7 +47,6 @@ impl Stage {
         let question = ReachQuestion {
             after: rev.previous(),
             rev,
-            confirmed: rev,
             age: std::time::Duration::ZERO,
             topic: 0,
             key: Arc::default(),

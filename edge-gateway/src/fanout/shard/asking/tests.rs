@@ -31,7 +31,6 @@ impl Stage {
         let question = Arc::new(ReachQuestion {
             after: rev.previous(),
             rev,
-            confirmed: rev,
             age: Duration::from_secs(60),
             topic: 0,
             key: Arc::default(),
