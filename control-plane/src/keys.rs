@@ -94,7 +94,7 @@ pub enum Key {
     Account(String),
     /// The record of a role, by its name.
     Role(String),
-    /// What this program knows of an account beyond its record, by its name.
+    /// Facts of this program about an account beyond its record, by its name.
     AccountExtra(String),
     /// A revoked token, by its id.
     RevokedToken(String),

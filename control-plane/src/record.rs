@@ -80,7 +80,7 @@ pub struct DependencySet {
     pub keys: Vec<ServiceKey>,
 }
 
-/// What this program stores of an account beyond Service-Center's record.
+/// The fields of an account that this program stores beside Service-Center's record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AccountExtra {

@@ -55,7 +55,7 @@ impl Catalogue {
     pub(crate) async fn open(&self, tenant: &Tenant) -> Result<Followed, NotKnown> {
         let remembered = self.upstream.reads().remembered();
         let remembered = remembered.filter(|view| view.read.tenants.contains_key(tenant));
-        // What the last process knew is better than an answer that comes too late for the client.
+        // The last process's knowledge is better than an answer that comes too late for the client.
         let patience = match remembered {
             Some(_) => self.upstream.patience().min(PATIENCE_WITH_MEMORY),
             None => self.upstream.patience(),

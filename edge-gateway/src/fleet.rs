@@ -105,7 +105,7 @@ impl Peers {
     pub(crate) fn lost_within(&self, time: Duration, alone: bool) -> Option<Duration> {
         let now = Instant::now();
         let heard = self.heard.lock();
-        // What happened before this gateway listened is not known.
+        // Events from before this gateway listened are not known.
         let unknown = match heard.listening_since {
             None => Some(now),
             Some(_) if alone => None,

@@ -17,7 +17,7 @@
 //! | `survey` | a change | how many watchers of all gateways have been given it |
 //! | `session` | frames, time | frames to write, and when and why to end |
 //! | `codec` | events, bookmarks, bytes of clients | bytes for watchers, frames of clients |
-//! | `polls` | finds, before and after their answers | the clients that poll, and who has not asked since a change |
+//! | `polls` | finds, before and after their answers | the clients that poll, and the ones that lack a change |
 //! | `reads` | finds, and what control planes have resolved | answers that need no control plane |
 //! | `eureka` | the services of a tenant, registrations | answers in Eureka's words, instances of the registry |
 //! | `beats` | heartbeats, answers of control planes | whether a heartbeat is answered here; reports to the publisher |

@@ -29,7 +29,7 @@ pub struct LimitsConfig {
     pub consumer: usize,
     /// Resident bytes of the process at which no further session is admitted.
     pub memory: u64,
-    /// How often clients may send requests and open watches.
+    /// The rates at which clients may send requests and open watches.
     pub rates: RatesConfig,
 }
 

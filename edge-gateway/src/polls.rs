@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a find ──▶ Polls::begin ──▶ Flight ──answer──▶ Flight::offer ──its last byte──▶ Flight::taken
-//! a drain's question ──▶ Polls::ask ──▶ how many have found the service lately, and who has not asked since
+//! a drain's question ──▶ Polls::ask ──▶ the clients that have found the service lately, and the ones that lack the change
 //! ```
 //!
 //! In: finds, from before their answers are made until the connection has taken them. Out: the clients that
@@ -11,7 +11,7 @@
 //! two clients are never taken for one, and one that opens a connection for each find counts as several, of
 //! which the older ones go with time.
 //!
-//! It promises that nobody counts as one that has seen a change who was given an older answer last. A find
+//! No client counts as one that has seen a change while its last answer was older. A find
 //! under way counts as one that has not. What does not fit into memory is kept as the oldest revision that
 //! anybody was given in each second: then nothing is proven before the time has passed.
 
@@ -112,7 +112,7 @@ enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct PollReach {
     pub(crate) pollers: u64,
-    /// Those of them that have been given an answer with the change.
+    /// The clients among them that have been given an answer with the change.
     pub(crate) reached: u64,
     pub(crate) waiting: Vec<WaitingPoller>,
 }

@@ -68,7 +68,7 @@ pub(crate) struct ControlPlaneCondition {
     /// True while a control plane answers this gateway.
     pub(crate) reachable: watch::Receiver<bool>,
     pub(crate) others: watch::Receiver<Others>,
-    /// What finds are answered from; `None` where a control plane answers all of them.
+    /// The states from which finds are answered; `None` where a control plane answers all of them.
     pub(crate) reads: Option<Reads>,
 }
 

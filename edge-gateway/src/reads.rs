@@ -12,7 +12,7 @@
 //! for others.
 //!
 //! Request tasks never wait for the upstream: they read an immutable [`EdgeView`]. "Nothing has changed" is a
-//! claim about now, so before it a replica is asked once for all who wait ([`barrier`]).
+//! claim about now, so before it a replica is asked once for all waiting requests ([`barrier`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ pub(crate) struct TenantLease {
     readers: AtomicUsize,
     /// All of its services have been known at some moment.
     complete: AtomicBool,
-    /// What the last process has left is known to contain everything up to here.
+    /// The states that the last process left contain everything up to here.
     left: Revision,
 }
 
@@ -200,7 +200,7 @@ pub(crate) struct EdgeView {
 #[derive(Debug)]
 pub(crate) struct SharedView {
     now: ArcSwap<EdgeView>,
-    /// What the last process knew, until this one knows better.
+    /// The states of the last process, until this one knows better.
     remembered: ArcSwapOption<EdgeView>,
     /// Tells readers that wait that there is another one.
     replaced: watch::Sender<()>,
@@ -428,7 +428,7 @@ impl Reads {
             About::One { service, instance } => {
                 self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;
                 let topic = view.read.provider(consumer, service, proof)?;
-                // That it does not exist is for a control plane to say.
+                // Only a control plane may say that it does not exist.
                 let (instance, mod_rev) = topic.instances.get(instance).ok_or(Unknown::NotFollowed)?;
                 let rev = answer::instance_revision(&instance.instance_id, *mod_rev);
                 let one = Some((instance.clone(), *mod_rev));

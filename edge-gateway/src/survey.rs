@@ -142,7 +142,7 @@ impl Survey {
         }
         // A gateway counts from its last announcement, and may have answered until the next one.
         let known_after = silent_after + 2 * fleet::PERIOD;
-        // Whoever was given something older before the change has asked since.
+        // Every client that was given something older before the change has asked since.
         let since_change = known_after.checked_sub(change.age).filter(|left| !left.is_zero())?;
         if findings.some_do_not_count {
             return Some(since_change);

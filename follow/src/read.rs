@@ -158,7 +158,7 @@ impl ReadView {
         if resolution.rev < consumer.changed_at.max(self.floor) {
             return Err(Unknown::Outdated);
         }
-        // What the control plane has shown must not be followed by something older.
+        // Nothing older may follow what the control plane has shown.
         let is_reached = resolution.rev <= self.bookmark;
         if proof == Proof::Bookmark && !(consumer.sound && is_reached) {
             return Err(Unknown::Unsound);

@@ -17,7 +17,7 @@ use shared::model::{Incarnation, Revision};
 /// merely slower than another replica's reply catches up sooner.
 const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
-/// What follows from a bookmark.
+/// The conclusion from a bookmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The bookmark may be applied. One of another incarnation counts revisions of another history.

@@ -90,7 +90,7 @@ pub(crate) struct Member {
 /// The instances of a topic that the clients of a group know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// Those that a find has shown, with every change that is delivered.
+    /// The instances that a find has shown, with every change that is delivered.
     Followed,
     /// The same, until the topic has passed the group's `until`: then they are delivered as deleted.
     Leaving,

@@ -211,7 +211,7 @@ fn a_token_bears_a_load_until_it_is_revoked() {
     std::fs::write(site.path("load.token"), made["token"].as_str().expect("a token")).expect("is written");
     let load = ["--watchers", "3", "--consumers", "1", "--providers", "1", "--rate", "20", "--for", "1s"];
     let load = [&["loadgen", "--settle", "1s"], &load[..]].concat();
-    // Another user, who has logged in nowhere.
+    // Another user, without any login.
     let report = site.json("loader", &[&load[..], &["--token-file", "load.token"]].concat());
     assert!(report.is_object(), "{report}");
     assert_eq!(site.run_as("loader", &load).0, 77, "without a token");

@@ -24,7 +24,7 @@ const PROVIDERS: usize = 3;
 /// The time in which every client is served.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What one client has seen.
+/// The observations of one client.
 #[derive(Debug, Default)]
 struct Seen {
     /// Connections that were refused before the first answer.

@@ -97,7 +97,7 @@ async fn crowd_of(watchers: usize, drains: usize, kills: bool) {
     let mut next = (0..).map(|number| format!("i{number}"));
     let mut instance = || next.next().expect("there are more");
 
-    // Those that do not read are named, and nothing is proven.
+    // The watchers that do not read are named, and nothing is proven.
     crowd.stall(ONE_IN, None);
     let stalled = crowd.stalled();
     let outcome = drain(gateways[0], &path, &instance(), if kills { 20 } else { 12 }, &crowd).await;

@@ -27,7 +27,7 @@ const LONG: u32 = 3600;
 struct Issuer {
     /// Its name.
     address: String,
-    /// Where programs log in.
+    /// The address at which programs log in.
     login: SocketAddr,
     process: Child,
     input: ChildStdin,

@@ -1,4 +1,5 @@
-//! The figures of all processes, as any gateway tells them: rates, latency by stage, and who may see them.
+//! The figures of all processes, as any gateway tells them: rates, latency by stage, and the accounts that
+//! may see them.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +65,7 @@ async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
     }
     drop(pair);
 
-    // What is gone is said, and never told as if it were there.
+    // A process that has gone is named as gone, and never shown as if it were there.
     world.control_planes[1].process.kill();
     eventually("the control plane that is gone is said to be silent", || async {
         let (processes, silent) = told(&client).await;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-/// What one watcher was told, in order, and the code with which its watch ended.
+/// The messages to one watcher, in order, and the code with which its watch ended.
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) tags: Vec<String>,

@@ -311,7 +311,7 @@ pub(crate) fn advanced(snapshot: &Snapshot, tenant: &Tenant, id: &str, now: u64)
     let txn = planned(tenant, id, entry.mod_rev, &next);
     let stepped = match entry.record.is_of(snapshot.incarnation) {
         true => with_step(snapshot, tenant, id, &next, Fresh::No, txn),
-        // What people have done since the backup is gone, perhaps also that they have undone this shift.
+        // The acts of people since the backup are gone, perhaps also that they have undone this shift.
         false => Err("the store was restored from a backup".to_owned()),
     };
     match stepped {

@@ -8,7 +8,7 @@ use super::service::existing;
 use super::{Caller, Registry, RegistryError};
 use crate::view::timeline::{Cause, Noted};
 
-/// What one replica knows of the changes.
+/// The changes as one replica knows them.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ShownTimeline {

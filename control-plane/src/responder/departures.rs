@@ -68,9 +68,9 @@ pub fn changes(
 
 /// The changes of a consumer's interest, each provider with its last.
 pub struct ConsumerChanges {
-    /// Those that left.
+    /// The providers that left.
     pub left: BTreeMap<ServiceRef, Revision>,
-    /// Those that came with instances which the consumer does not know.
+    /// The providers that came with instances which the consumer does not know.
     pub came: BTreeMap<ServiceRef, Revision>,
 }
 

@@ -1,4 +1,4 @@
-//! The bodies of a page: each form is made when it is first asked for, once, and shared by everyone who asks.
+//! The bodies of a page: each form is made when it is first asked for, once, and shared by all requests.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What every client of a tenant is told: the applications of each scope, and the changes of the last
+//! The answers for every client of a tenant: the applications of each scope, and the changes of the last
 //! minutes. Pure.
 //!
 //! In: the services of the tenant, state after state. Out: for each scope a [`Page`], which stays the same

@@ -169,7 +169,7 @@ pub(crate) fn to_info(key: &ServiceKey, instance: &Instance) -> Info {
     info
 }
 
-/// What is told of an instance that no client of Eureka has registered.
+/// The record of an instance that no client of Eureka has registered.
 fn native(key: &ServiceKey, instance: &Instance) -> Info {
     let mut info = Info {
         instance_id: instance.instance_id.clone(),

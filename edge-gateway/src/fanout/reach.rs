@@ -47,7 +47,7 @@ pub(crate) type ReachAnswer = oneshot::Sender<ShardReach>;
 pub(crate) struct ShardReach {
     /// The sessions that the change concerns.
     pub watchers: u64,
-    /// Those of them that have acknowledged it, or something after it.
+    /// The sessions among them that have acknowledged it, or something after it.
     pub reached: u64,
     /// The groups from which a session has left a moment ago before it had acknowledged the change.
     pub moving: u64,

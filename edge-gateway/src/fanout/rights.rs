@@ -55,7 +55,7 @@ impl Rights {
     /// True if a member with this grant would have been sent the same changes, as far as is known.
     pub(super) fn agree_with(&self, grant: &Grant) -> bool {
         match self {
-            // What was sent to those that see everything is not remembered.
+            // Services that were sent to accounts with a view of everything are not remembered.
             Self::Whole => true,
             Self::Some(grants) => {
                 grants.decided.values().all(|(key, admitted)| grant.admits(labels_of(key)) == *admitted)

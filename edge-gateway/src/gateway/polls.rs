@@ -41,7 +41,7 @@ impl GatewayParts {
             let words = || {
                 let forwarded = request.headers().get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
                 let query = request.uri().query().unwrap_or_default().split('&');
-                // What the client has is no part of its question.
+                // The client's own revision is no part of its question.
                 let query = query.filter(|pair| !pair.starts_with("rev=")).map(str::as_bytes);
                 forwarded.chain([&b" "[..], request.uri().path().as_bytes()]).chain(query).collect()
             };

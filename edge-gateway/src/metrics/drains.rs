@@ -48,9 +48,7 @@ impl DrainMetrics {
                 .build(),
             seconds: meter
                 .f64_histogram("muster_edge_drain_proof_seconds")
-                .with_description(
-                    "Time from the change of the status to the proof that everybody who reads it knows",
-                )
+                .with_description("Time from the change of the status to the proof that every reader knows")
                 .with_boundaries(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0])
                 .build(),
         };

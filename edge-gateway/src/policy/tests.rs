@@ -1,4 +1,4 @@
-//! Which policy is taken, and what a gateway does without a good one.
+//! The choice among policies, and the behaviour of a gateway without a good one.
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 

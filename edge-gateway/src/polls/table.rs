@@ -56,7 +56,7 @@ pub(super) struct Table {
     generation: u64,
     entries: HashMap<u128, Entry>,
     swept: Duration,
-    /// For each second, the lowest revision that somebody may have been given who is not in the list. Bounded
+    /// For each second, the lowest revision that a client outside the list may have been given. Bounded
     /// by the seconds for which a client counts.
     unlisted: VecDeque<(u64, Revision)>,
     /// Finds under way of those, by the revision from which they may be answered.

@@ -21,7 +21,7 @@ const BY_NAME: &str = "\0by-name";
 pub(crate) struct Questions {
     /// The consumer that asks.
     pub(crate) reader: Reader,
-    /// What it asks: the list of the request, the index in it, and the question.
+    /// One question: the list of the request, the index in it, and the question itself.
     pub(crate) asked: Vec<(List, usize, Asked)>,
 }
 

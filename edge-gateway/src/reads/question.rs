@@ -18,7 +18,7 @@ const SEPARATOR: char = '\0';
 pub(crate) struct Question {
     /// The consumer that asks.
     pub(crate) reader: Reader,
-    /// What it asks.
+    /// The instances that it asks for.
     pub(crate) asked: Asked,
 }
 
@@ -47,9 +47,9 @@ pub(crate) struct Asked {
 /// The instances that a question is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// Those of a provider by name: application, name, version and environment as the client sent them.
+    /// The instances of a provider by name: application, name, version and environment as the client sent them.
     Find { key: Box<str> },
-    /// Those of one service.
+    /// The instances of one service.
     List { service: ServiceRef },
     /// One of them.
     One { service: ServiceRef, instance: String },
@@ -58,16 +58,16 @@ pub(crate) enum About {
 /// The services that a read of instances is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Polled {
-    /// Those that answer a find by name.
+    /// The instances that answer a find by name.
     Find,
     /// This one.
     Of(ServiceRef),
-    /// Those of a batch in the body.
+    /// The instances for each element of a batch in the body.
     Batch,
 }
 
 impl Polled {
-    /// The services of a request, whoever answers it. `None` for one that reads no instances.
+    /// The services of a request, whichever program answers it. `None` for one that reads no instances.
     pub(crate) fn read<B>(request: &Request<B>, tenant: &Tenant) -> Option<Self> {
         let rest = registry_path(request.uri().path())?;
         match *request.method() {

@@ -73,7 +73,7 @@ impl Surveys {
         }
     }
 
-    /// Everybody here who reads the provider. `None` when this gateway is not that far, or is too busy.
+    /// All clients here that read the provider. `None` when this gateway is not that far, or is too busy.
     async fn look(&self, change: Change) -> Option<pb::ReachReply> {
         let Change { provider, after, rev, age, incarnation, most, .. } = change.clone();
         // First: a find that is forwarded after this contains the change.

@@ -15,7 +15,7 @@ const MOST_NAMED: usize = 100;
 pub(crate) struct Findings {
     /// Watchers of the provider.
     pub(crate) watchers: u64,
-    /// Those of them that have been given the change.
+    /// The clients among them that have been given the change.
     pub(crate) reached: u64,
     /// Clients that have found the provider lately, and those of them that have been given an answer with the
     /// change.
@@ -54,7 +54,7 @@ pub(crate) struct Findings {
     most: usize,
     #[serde(skip)]
     answered: HashSet<u64>,
-    /// A gateway of an older version has answered, which does not know who polls.
+    /// A gateway of an older version has answered, which does not know the clients that poll.
     #[serde(skip)]
     pub(super) some_do_not_count: bool,
 }

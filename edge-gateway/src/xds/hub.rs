@@ -44,7 +44,7 @@ struct Shared {
     departures: Arc<Departures>,
 }
 
-/// What the streams of a tenant share.
+/// The state that the streams of a tenant share.
 struct Hub {
     /// `None` until the first state is there, or will not be.
     opened: watch::Sender<Option<Result<(), NotKnown>>>,
@@ -90,7 +90,7 @@ impl Subscription {
         Some((self.hub.state.load_full()?, height))
     }
 
-    /// Shows the state of a stream to those who ask for its acknowledgements.
+    /// Shows the state of a stream to surveys, which ask for its acknowledgements.
     pub(crate) fn enter(&mut self, client: String, peer: Option<SocketAddr>, stream: &Arc<Mutex<Stream>>) {
         let signal = self.place.signal.clone();
         self.reader = Some(self.hub.readers.enter(client, peer, stream.clone(), signal));
@@ -309,7 +309,7 @@ fn look(followed: &mut Followed, states: &mut States, version: &mut Option<u64>,
     if is_first && changes.is_some() {
         hub.opened.send_replace(Some(Ok(())));
     }
-    // After the state and the height, so that whoever is told sees them.
+    // After the state and the height, so that a stream that is told sees them.
     if let Some(changes) = changes {
         hub.audience.changed(&changes);
     }

@@ -15,7 +15,7 @@ use super::stream::{Change, Interest};
 /// read leaves them here.
 const MOST: usize = 256;
 
-/// What has happened since a stream last looked.
+/// The news since a stream last looked.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     /// The changes of the state that concern the stream.

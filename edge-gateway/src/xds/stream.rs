@@ -83,7 +83,7 @@ pub(crate) enum Reached {
 pub(crate) struct Ask {
     /// The nonce of the answer that it reacts to.
     pub(crate) nonce: Option<u64>,
-    /// That answer was refused.
+    /// The answer was refused.
     pub(crate) refused: bool,
     pub(crate) terms: Terms,
 }
@@ -264,7 +264,7 @@ impl Stream {
                 let channel = &self.channels[kind as usize];
                 interest.existence |= channel.wildcard;
                 interest.everything |= channel.wildcard && kind == Kind::Endpoint;
-                // What came with everything changes with everything.
+                // A resource that came with everything changes with everything.
                 let named = channel.items.iter().filter(|(_, item)| item.named || !channel.wildcard);
                 interest.groups.extend(named.map(|(name, _)| group_of(name)));
             }

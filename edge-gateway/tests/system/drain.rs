@@ -1,4 +1,4 @@
-//! Drains of instances: who is known to have been told, over two gateways.
+//! Drains of instances: the clients that are known to have been told, over two gateways.
 
 use std::sync::Arc;
 use std::time::Duration;

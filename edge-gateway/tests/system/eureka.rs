@@ -81,7 +81,7 @@ async fn a_client_is_told_every_instance_as_it_is_now() {
     // The gateway began a moment ago, so a delta names everything.
     assert_eq!(json(&world, "/eureka/in/app=app/apps/delta", None).await, both);
     assert_eq!(json(&world, "/eureka/in/app=app/vips/P", None).await, both);
-    // That there is no such name is known once a bookmark has covered the last change.
+    // The absence of a name is known once a bookmark has covered the last change.
     world.control_plane.bookmark().await;
     assert_eq!(json(&world, "/eureka/in/app=app/svips/q", None).await, (vec![], String::new()));
     world.control_plane.change("p", Delete, "1").await;

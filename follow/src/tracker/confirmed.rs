@@ -1,4 +1,4 @@
-//! How far each group is known to have everything.
+//! The revision up to which each group is known to have everything.
 //!
 //! In: bookmarks. Out: for each group the *confirmed revision*, from which its sessions may resume. A group is *in
 //! step* when that is the last bookmark's revision. Most groups are, and they share one number, so a push is

@@ -25,7 +25,7 @@ pub(super) struct Removed<'a> {
 /// Providers that come into an interest together.
 pub(super) struct Added {
     pub(super) providers: Vec<ServiceRef>,
-    /// Those with instances that the consumer does not know.
+    /// The providers with instances that the consumer does not know.
     pub(super) shown: BTreeSet<ServiceRef>,
     /// The position after which changes of the others are delivered.
     pub(super) base: Position,

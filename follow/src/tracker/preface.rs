@@ -143,7 +143,7 @@ impl Tracker {
             if !self.nothing_pending_up_to(since, topic.at().whole(), topic.verified) {
                 return None;
             }
-            // What is missing of the time before the group will not be delivered to the group.
+            // A change from before the group that is missing will not be delivered to the group.
             let base = topic.base_of(id);
             if topic.at() < base && !self.nothing_pending_up_to(base.rev, Revision::ZERO, topic.verified) {
                 return None;

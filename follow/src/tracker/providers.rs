@@ -169,7 +169,7 @@ impl Tracker {
                 self.effects.push(Effect::Deliver(push.clone(), vec![id]));
             }
         }
-        // What is told later must leave out what has been delivered here.
+        // Later messages must leave out the changes that have been delivered here.
         topic.remember(base, &pushes);
         settle(topic, &pushes, &mut self.effects);
     }

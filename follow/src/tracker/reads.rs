@@ -51,7 +51,7 @@ struct Held {
 enum Holder {
     /// The finds of this consumer.
     Consumer(ServiceRef),
-    /// Everybody who reads this tenant as a whole.
+    /// The readers of this tenant as a whole.
     Tenant(Tenant),
 }
 

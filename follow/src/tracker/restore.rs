@@ -21,7 +21,7 @@ impl Tracker {
         self.bookmark = None;
         self.mark_unverified();
         self.reads.restore();
-        // Those that are still due are told with the states of the new history.
+        // Departures that are still due are told with the states of the new history.
         self.awaited.clear();
         for (id, group) in &mut self.groups {
             group.leaving.clear();

@@ -151,7 +151,7 @@ impl Recent {
         }
     }
 
-    /// Whether these are all, and the records that the question asks for.
+    /// The records that the question asks for, and before them true when none of them has been forgotten.
     pub(super) fn ask(&self, question: &Question) -> (bool, Vec<Arc<Record>>) {
         let kept = self.0.lock();
         let asked =

@@ -178,7 +178,7 @@ async fn a_full_queue_costs_records_and_no_request() {
         metrics.render()
     );
     assert_eq!(stalled.recv().await.expect("is queued").account, "one");
-    // Who looks sees those, too, that the file has lost.
+    // A reader of the newest records sees those, too, that the file has lost.
     let recent = audit.recent(&Question::default());
     let accounts: Vec<_> = recent.records.iter().map(|record| &*record.account).collect();
     assert_eq!((recent.complete, accounts), (true, vec!["four", "three", "two", "one"]));

@@ -37,7 +37,7 @@ pub(super) struct Usage {
 #[derive(Debug, Default)]
 struct Party {
     account: Account,
-    /// What it took of the processors' time, in seconds.
+    /// The processors' time that it took, in seconds.
     taken: f64,
 }
 

@@ -137,7 +137,7 @@ struct Shared {
     last: Mutex<Option<Last>>,
 }
 
-/// What was read last.
+/// The figures that were read last.
 #[derive(Debug)]
 struct Last {
     at: Instant,

@@ -1,4 +1,4 @@
-//! What clients of Eureka find: `GET /eureka/in/{scope}/…` of a gateway.
+//! The answers that clients of Eureka get: `GET /eureka/in/{scope}/…` of a gateway.
 
 use http::Method;
 use serde::Deserialize;

@@ -258,7 +258,7 @@ async fn labels_hold_on_every_way_to_a_service() {
         let text = site.get(path, &token).await.text();
         assert!(!text.contains("bank") && !text.contains(&foreign), "{path}: {text}");
     }
-    // What does not exist is said to those who have some right, so that SDKs register again.
+    // An account with some right is told that a service does not exist, so that SDKs register again.
     let answer = site.get(&format!("{LIST}/gone"), &token).await;
     assert_eq!((answer.status, answer.text().contains("400012")), (400, true), "{}", answer.text());
     let answer = site.send("PUT", &format!("{LIST}/gone/instances/i/heartbeat"), &token, &Value::Null).await;

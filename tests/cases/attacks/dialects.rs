@@ -29,7 +29,7 @@ use crate::dns;
 
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-/// What a watch that ends is told, by its reason.
+/// The words with which a watch ends, by its reason.
 const EXPIRED: &str = "the token has expired";
 const CHANGED: &str = "the rights of the account have changed";
 const DELETED: &str = "the account of the token is deleted";
@@ -104,7 +104,7 @@ fn numbers(text: &str) -> Seen {
     after.filter_map(|rest| rest.chars().next()?.to_digit(10).map(|digit| digit as usize)).collect()
 }
 
-/// What the finds of all services answer together; every refusal is one of the account's.
+/// The answers to finds of all services together; every refusal is one of the account's.
 async fn by_finds(site: &Site, token: &str) -> Option<Seen> {
     let mut seen = Seen::new();
     for (environment, app, name) in SERVICES {
@@ -195,7 +195,7 @@ impl Discovery {
         Ok(answer)
     }
 
-    /// What is told from now on, and at last the message of the end.
+    /// The messages from now on, and at last the one of the end.
     fn texts(self) -> impl futures_util::Stream<Item = String> + Send {
         futures_util::stream::unfold(Some(self), |stream| async move {
             let mut stream = stream?;
@@ -216,7 +216,7 @@ fn endpoints_in(answer: pb::DeltaDiscoveryResponse) -> String {
     answer.resources.into_iter().map(of_one).collect()
 }
 
-/// What a new stream of xDS tells of the endpoints of all services.
+/// The endpoints of all services, as a new stream of xDS tells them.
 async fn by_xds(site: &Site, token: &str) -> Option<Seen> {
     let mut stream = match Discovery::open(site, token).await? {
         Ok(stream) => stream,
@@ -420,7 +420,7 @@ async fn every_stream_ends_with_its_token() {
     are_told(&site, "a token that is over", &token, &Seen::new()).await;
 }
 
-/// What DNS tells of all services: the addresses of those that exist for it. `None` without an answer to each
+/// The addresses of all services that exist for DNS. `None` without an answer to each
 /// of them, or while some are refused and others not.
 async fn by_dns(server: SocketAddr) -> Option<Result<Seen, ResponseCode>> {
     let mut seen = Seen::new();
@@ -433,7 +433,7 @@ async fn by_dns(server: SocketAddr) -> Option<Result<Seen, ResponseCode>> {
         let answer = dns::try_ask(server, &name, RecordType::A).await?;
         match answer.code {
             ResponseCode::NoError => seen.extend(numbers(&answer.records.join(" "))),
-            // What the account may not read does not exist.
+            // A service that the account may not read does not exist.
             ResponseCode::NXDomain => {}
             code => refused = Some(code),
         }

@@ -120,7 +120,7 @@ async fn passwords_cannot_be_guessed_from_many_addresses() {
     assert!(answer.text().contains("403201"), "the right password does not help now: {}", answer.text());
     let locks = site.get("/v4/account-locks", &site.root).await.ok();
     assert!(locks.to_string().contains("reader::127.0.0.1"), "{locks}");
-    // Whether an account exists cannot be told from the answer.
+    // The answer does not tell whether an account exists.
     let answers = [json!({"name": "developer", "password": "x"}), json!({"name": "ghost", "password": "x"})];
     let mut texts = Vec::new();
     for body in &answers {

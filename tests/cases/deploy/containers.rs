@@ -294,7 +294,7 @@ fn containers_read_their_own_secrets_and_wait_for_them() {
                 continue;
             }
             assert!(readers.contains(&name.as_str()), "{name} can read {source}");
-            // Those of the demo come after gateways, which have waited.
+            // The programs of the demo come after gateways, which have waited.
             let waits =
                 service["depends_on"]["run-init-first"]["condition"] == "service_completed_successfully";
             assert!(waits || name.starts_with("demo-"), "{name} does not wait for the secrets");

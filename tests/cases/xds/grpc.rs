@@ -106,7 +106,7 @@ async fn server(name: &str) -> (Program, String) {
 struct Caller {
     library: Library,
     program: Program,
-    /// What the library says that it does, where it says anything.
+    /// The library's own log, where it writes one.
     trace: tempfile::NamedTempFile,
 }
 
@@ -119,7 +119,7 @@ impl Caller {
         command.env("GRPC_XDS_BOOTSTRAP", bootstrap);
         let trace = tempfile::NamedTempFile::new().expect("a file");
         if library == Library::Node {
-            // Whether it was told the right thing and did not take it, or was not told.
+            // The trace tells two failures apart: the client did not take the right answer, or did not get it.
             command
                 .env("GRPC_VERBOSITY", "DEBUG")
                 .env("GRPC_TRACE", "xds_client,xds_resolver,cds_balancer,priority");

@@ -91,7 +91,7 @@ impl Shard {
                 (session.audience, session.member) = (index, member as u32);
             }
         }
-        // What was appended before still has to be written to both.
+        // Frames that were appended before still have to be written to both.
         if is_queued {
             self.audiences[new as usize].queued = true;
             self.rounds.push_back(new);

@@ -38,7 +38,7 @@ pub(super) struct Session {
     grant: Arc<Grant>,
     judge: Judge,
     drain_over: Duration,
-    /// Shared with those who ask for its acknowledgements.
+    /// Shared with surveys, which ask for its acknowledgements.
     stream: Arc<Mutex<Stream>>,
     messages: Messages,
     pace: Pace,

@@ -46,7 +46,7 @@ impl Channel {
                 self.wildcard = false;
             } else if let Some(item) = self.items.get_mut(&name) {
                 item.named = false;
-                // What everything includes goes on, and the client does not know that.
+                // A resource that everything includes goes on, and the client does not know that.
                 item.owed = self.wildcard;
                 self.due.add(name);
             }

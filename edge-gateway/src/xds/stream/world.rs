@@ -47,7 +47,7 @@ impl Channel {
         } else {
             let given_up = || self.items.iter().filter(|(_, item)| !item.named);
             self.overstated |= given_up().any(|(_, item)| item.sent.is_some());
-            // What the client said that it has may be among what it gave up.
+            // Resources that the client said it has may be among those that it gave up.
             self.distrusted |= !self.answered && (self.wildcard || given_up().next().is_some());
             self.narrow();
         }
@@ -159,7 +159,7 @@ impl Channel {
         }
         let names: Vec<Arc<str>> = self.items.names().cloned().collect();
         let found: Vec<_> = names.into_iter().map(|name| (source.find(kind, &name), name)).collect();
-        // What does not exist may have ended meanwhile, and the client has to be told.
+        // A missing resource may have ended meanwhile, and the client has to be told.
         if found.iter().any(|(resource, _)| resource.is_none()) {
             return false;
         }

@@ -78,7 +78,7 @@ impl Reader {
         }
         let message = self.read_whole(bytes)?;
         if let (Type::Of(kind), None) = (message.of, seen) {
-            // What is in it was not looked at.
+            // Its content was not looked at.
             self.last[kind as usize] = 0;
         }
         Ok(message)
@@ -149,7 +149,7 @@ impl Seen {
                     kind = Kind::of_type_url(std::str::from_utf8(value).ok()?);
                 }
                 _ if field == fields.nonce => nonce = std::str::from_utf8(value).ok()?.parse().ok(),
-                // Clients may repeat who they are; only the first request is asked for that.
+                // Clients may repeat their identity; only the first request is asked for that.
                 _ if field == fields.names || field == fields.version || field == fields.node => {}
                 _ => return None,
             }

@@ -94,7 +94,7 @@ fn a_push_confirms_nothing_to_a_group_that_is_behind() {
         })
         .collect();
     assert_eq!(points, HashMap::from([(id, 12), (young, 0)]));
-    // Whoever is sent it later shares one of the two.
+    // Every later session shares one of the two.
     let (_, in_step) = pushes.iter().find(|(groups, _)| groups.contains(&id)).expect("delivered");
     let (_, behind) = pushes.iter().find(|(groups, _)| groups.contains(&young)).expect("delivered");
     assert!(std::sync::Arc::ptr_eq(&in_step.without_resume_point(), behind));

@@ -204,7 +204,7 @@ impl LoadWatcher {
         let Some(last) = self.seen.get_mut(frame.owner) else { return };
         let tally = &self.tally;
         tally.frames.fetch_add(1, Ordering::Relaxed);
-        // What follows a break may be known already.
+        // A change that follows a break may be known already.
         let is_excused = self.excused.get(frame.owner).is_some_and(|excused| frame.seq <= *excused);
         let (counter, number) = match Fate::of(frame, *last, is_repeated || is_excused, tally) {
             Fate::Next { skipped } => (&tally.skipped, skipped),
