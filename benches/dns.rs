@@ -46,6 +46,8 @@ fn main() -> Result<()> {
         ("SRV, 3 instances", "three.shop.muster", SRV),
         ("SRV, 3 instances, by protocol", "_rest._tcp.three.shop.muster", SRV),
         ("A, 1000 instances, cut", "many.shop.muster", A),
+        ("A, 1000 instances of 100 weights, cut", "weighted.shop.muster", A),
+        ("SRV, 1000 instances, cut", "many.shop.muster", SRV),
         ("A, no such name", "none.shop.muster", A),
     ];
     let floor = measure(CONSTANT, &question("one.shop.muster", A), length)?;
@@ -207,7 +209,7 @@ impl Service for Known {
 }
 
 fn services() -> Vec<Known> {
-    [("one", 1), ("three", 3), ("many", 1000)]
+    [("one", 1), ("three", 3), ("many", 1000), ("weighted", 1000)]
         .map(|(name, count)| {
             let key = ServiceKey {
                 app_id: "shop".into(),
@@ -217,9 +219,11 @@ fn services() -> Vec<Known> {
             };
             let instances = (0..count).map(|number: u32| {
                 let address = IpAddr::from((0x0A00_0001 + number).to_be_bytes());
+                let weight = if name == "weighted" { 1 + number % 100 } else { 100 };
                 Arc::new(Instance {
                     instance_id: format!("{number:032x}"),
                     endpoints: vec![format!("rest://{address}:8080")],
+                    properties: std::iter::once(("weight".to_owned(), weight.to_string())).collect(),
                     ..Instance::default()
                 })
             });

@@ -23,7 +23,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use crate::endpoint::{Endpoint, Host};
 use crate::group::{Addresses, Group, Member};
 use crate::names::Asked;
-use crate::order::draw;
+use crate::order::Weighted;
 use crate::origin::{NAME_SERVER, Origin};
 use crate::select::{Found, Selection, find};
 use crate::text;
@@ -193,33 +193,39 @@ impl<'z> Asking<'z, '_> {
 
     fn addresses(&self, addresses: &Addresses, rng: &mut Rng) -> Answer<'z> {
         let Addresses { v4, v6, names } = addresses;
-        if v4.is_empty() && v6.is_empty() && !names.is_empty() {
-            // A name has one alias at most, so each answer draws another one.
-            let drawn = draw(names, 1, rng).into_iter().map(|(name, _)| RData::CNAME(CNAME(name.clone())));
-            return Answer::of(drawn.map(|data| self.record(data)).collect());
-        }
-        let (drawn, all): (Vec<IpAddr>, usize) = if self.kind == RecordType::A {
-            (draw(v4, self.most, rng).into_iter().map(|(address, _)| (*address).into()).collect(), v4.len())
-        } else {
-            (draw(v6, self.most, rng).into_iter().map(|(address, _)| (*address).into()).collect(), v6.len())
-        };
-        let is_cut = drawn.len() < all;
         // With an address of the other kind there is an instance. Resolvers ask for both kinds, and some take
         // a failure of one for a failure of both.
-        let is_other = !(v4.is_empty() && v6.is_empty());
+        let is_other = !(v4.items().is_empty() && v6.items().is_empty());
+        if !is_other && !names.items().is_empty() {
+            // A name has one alias at most, so each answer draws another one.
+            let drawn = names.draw(1, rng).into_iter().map(|name| RData::CNAME(CNAME(name.clone())));
+            return Answer::of(drawn.map(|data| self.record(data)).collect());
+        }
+        let (drawn, is_cut) = match self.kind {
+            RecordType::A => self.drawn(v4, rng),
+            _ => self.drawn(v6, rng),
+        };
         let empty = || if is_other { self.never_here() } else { self.nothing_here() };
         Answer { is_cut, ..Answer::with(Records::Addresses(drawn, self.ttl())) }.or(empty)
     }
 
+    /// Addresses for an answer, and whether some are left out.
+    fn drawn<T: Copy + Into<IpAddr>>(&self, all: &Weighted<T>, rng: &mut Rng) -> (Vec<IpAddr>, bool) {
+        let drawn: Vec<IpAddr> =
+            all.draw(self.most, rng).into_iter().map(|address| (*address).into()).collect();
+        let is_cut = drawn.len() < all.items().len();
+        (drawn, is_cut)
+    }
+
     fn endpoints(&self, selection: &Selection<'z>, rng: &mut Rng) -> Answer<'z> {
         let endpoints = selection.endpoints();
-        let drawn = draw(&endpoints, self.most, rng);
-        let mut is_cut = drawn.len() < endpoints.len();
+        let drawn = endpoints.draw(self.most, rng);
+        let mut is_cut = drawn.len() < endpoints.items().len();
         // Records that do not fit are not made: a service may have thousands of instances. Saturating,
         // because the list for people on the command line has no bound.
         let mut room = self.most.saturating_mul(SHORTEST_RECORD);
         let mut told = Vec::with_capacity(drawn.len());
-        for (spot, _) in drawn {
+        for spot in drawn {
             let make =
                 |member: &Member, endpoint: &Endpoint| self.record_of(selection.group, member, endpoint);
             let Some(record) = selection.group.record(*spot, make) else {

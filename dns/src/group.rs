@@ -12,6 +12,7 @@ use shared::model::Instance;
 
 use crate::endpoint::{Endpoint, Host};
 use crate::label::{has_label, label};
+use crate::order::Weighted;
 use crate::source::{Service, Stamp};
 use crate::wire::EndpointRecord;
 
@@ -29,7 +30,7 @@ pub(crate) struct Group {
     /// The addresses of all of them.
     pub(crate) addresses: Addresses,
     /// The endpoints of all of them, with their weights.
-    pub(crate) endpoints: Vec<(Spot, u32)>,
+    pub(crate) endpoints: Weighted<Spot>,
 }
 
 /// The place of an endpoint in a group.
@@ -70,11 +71,11 @@ pub(crate) struct Member {
 }
 
 /// Addresses of instances with their weights, each once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Addresses {
-    pub(crate) v4: Vec<(Ipv4Addr, u32)>,
-    pub(crate) v6: Vec<(Ipv6Addr, u32)>,
-    pub(crate) names: Vec<(Name, u32)>,
+    pub(crate) v4: Weighted<Ipv4Addr>,
+    pub(crate) v6: Weighted<Ipv6Addr>,
+    pub(crate) names: Weighted<Name>,
 }
 
 impl Group {
@@ -89,7 +90,7 @@ impl Group {
         }
         let made_of = services.iter().map(|service| service.stamp()).collect();
         mark_many(&mut members);
-        let addresses = Addresses::of(&members);
+        let addresses = Addresses::of(&members, None);
         let endpoints = (0..members.len()).flat_map(|member| spots(&members, member)).collect();
         Self { name, made_of, versions, members, addresses, endpoints }
     }
@@ -182,8 +183,9 @@ fn mark_many(members: &mut [Member]) {
 }
 
 impl Addresses {
-    /// The addresses of these instances. Instances on one address have the sum of their weights.
-    pub(crate) fn of<'a>(members: impl IntoIterator<Item = &'a Member>) -> Self {
+    /// The addresses of these instances, or the one of them that is named. Instances on one address have the sum of
+    /// their weights.
+    pub(crate) fn of<'a>(members: impl IntoIterator<Item = &'a Member>, only: Option<IpAddr>) -> Self {
         let mut addresses = BTreeMap::<IpAddr, u32>::new();
         let mut names = BTreeMap::<&Name, u32>::new();
         for member in members {
@@ -198,14 +200,18 @@ impl Addresses {
                 }
             }
         }
+        if let Some(only) = only {
+            addresses.retain(|address, _| *address == only);
+            names.clear();
+        }
         let names = names.into_iter().map(|(name, weight)| (name.clone(), weight)).collect();
-        let mut found = Self { names, ..Self::default() };
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (address, weight) in addresses {
             match address {
-                IpAddr::V4(address) => found.v4.push((address, weight)),
-                IpAddr::V6(address) => found.v6.push((address, weight)),
+                IpAddr::V4(address) => v4.push((address, weight)),
+                IpAddr::V6(address) => v6.push((address, weight)),
             }
         }
-        found
+        Self { v4: v4.into_iter().collect(), v6: v6.into_iter().collect(), names }
     }
 }

@@ -176,7 +176,8 @@ fn write(
     if let Some(query) = query {
         query.emit(&mut encoder).ok()?;
     }
-    let Sections { is_cut, answers, authorities, mut additionals } = sections(&mut encoder, &answer.records)?;
+    let Sections { is_cut, answers, authorities, mut additionals } =
+        sections(&mut encoder, &answer.records, room)?;
     encoder.set_max_size(most);
     if let Some(edns) = &edns {
         edns.emit(&mut encoder).ok()?;
@@ -199,7 +200,8 @@ struct Sections {
     is_cut: bool,
 }
 
-fn sections(encoder: &mut BinEncoder<'_>, records: &Records<'_>) -> Option<Sections> {
+fn sections(encoder: &mut BinEncoder<'_>, records: &Records<'_>, most: u16) -> Option<Sections> {
+    let room = usize::from(most).saturating_sub(encoder.len());
     // What comes in addition only saves a question, so a cut there is none that a client must know.
     Some(match records {
         Records::Any { answers, authorities, additionals } => {
@@ -209,12 +211,12 @@ fn sections(encoder: &mut BinEncoder<'_>, records: &Records<'_>) -> Option<Secti
             Sections { answers, authorities, additionals, is_cut }
         }
         Records::Addresses(addresses, ttl) => {
-            let written = wire::addresses(encoder, addresses, *ttl)?;
+            let written = wire::addresses(encoder, addresses, *ttl, room)?;
             let is_cut = written < addresses.len();
             Sections { answers: written as u16, authorities: 0, additionals: 0, is_cut }
         }
         Records::Endpoints(endpoints, ttl) => {
-            let (written, additionals) = wire::endpoints(encoder, endpoints, *ttl)?;
+            let (written, additionals) = wire::endpoints(encoder, endpoints, *ttl, room)?;
             let is_cut = written < endpoints.len();
             Sections { answers: written as u16, authorities: 0, additionals: additionals as u16, is_cut }
         }

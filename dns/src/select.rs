@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::group::{Addresses, Group, Member, Spot};
 use crate::names::{Asked, Part, Reading};
+use crate::order::Weighted;
 use crate::origin::address_label;
 use crate::zone::{Entry, Zone};
 
@@ -129,20 +130,14 @@ impl<'z> Selection<'z> {
 
     /// The addresses of the instances.
     pub(crate) fn addresses(&self) -> Cow<'z, Addresses> {
-        let mut addresses = match &self.members {
-            None => return Cow::Borrowed(&self.group.addresses),
-            Some(_) => Addresses::of(self.members()),
-        };
-        if let Some(only) = self.address {
-            addresses.v4.retain(|(address, _)| IpAddr::V4(*address) == only);
-            addresses.v6.retain(|(address, _)| IpAddr::V6(*address) == only);
-            addresses.names.clear();
+        if self.is_whole() && self.address.is_none() {
+            return Cow::Borrowed(&self.group.addresses);
         }
-        Cow::Owned(addresses)
+        Cow::Owned(Addresses::of(self.members(), self.address))
     }
 
     /// The endpoints of the instances, with their weights.
-    pub(crate) fn endpoints(&self) -> Cow<'z, [(Spot, u32)]> {
+    pub(crate) fn endpoints(&self) -> Cow<'z, Weighted<Spot>> {
         if self.is_whole() && self.protocol.is_none() && self.address.is_none() {
             return Cow::Borrowed(&self.group.endpoints);
         }

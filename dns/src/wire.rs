@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use hickory_proto::ProtoError;
 use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncoder};
@@ -20,8 +19,8 @@ const REACHABLE: u16 = 0x3FFF;
 const DATA: usize = 12;
 /// The place of its target, after three numbers.
 const TARGET: usize = DATA + 6;
-/// The most octets of an address' record after its owner.
-const ADDRESS: usize = 10 + 16;
+/// The octets of most answers, for which a block has room at once.
+const USUAL: usize = 1232;
 
 /// The record of an endpoint.
 #[derive(Clone, Debug)]
@@ -89,8 +88,17 @@ impl EndpointRecord {
 
 /// Writes addresses as the answers of a message, as far as there is room. Returns their number; `None` when the
 /// message cannot be written.
-pub(crate) fn addresses(encoder: &mut BinEncoder<'_>, addresses: &[IpAddr], ttl: u32) -> Option<usize> {
-    written(addresses, |address| of_address(encoder, &earlier(ASKED), *address, ttl))
+pub(crate) fn addresses(
+    encoder: &mut BinEncoder<'_>,
+    addresses: &[IpAddr],
+    ttl: u32,
+    room: usize,
+) -> Option<usize> {
+    let mut block = Block::new(room);
+    let written =
+        addresses.iter().take_while(|address| block.address(&earlier(ASKED), **address, ttl)).count();
+    block.write(encoder)?;
+    Some(written)
 }
 
 /// Writes endpoints as the answers of a message, and the addresses of their targets in addition, as far as there
@@ -99,11 +107,12 @@ pub(crate) fn endpoints(
     encoder: &mut BinEncoder<'_>,
     endpoints: &[&EndpointRecord],
     ttl: u32,
+    room: usize,
 ) -> Option<(usize, usize)> {
-    let first = encoder.len();
-    let answers = written(endpoints, |endpoint| encoder.emit_vec(&endpoint.bytes))?;
+    let mut block = Block::new(room);
+    let answers = endpoints.iter().take_while(|endpoint| block.add(&[&endpoint.bytes])).count();
     let mut told = HashSet::new();
-    let mut place = first;
+    let mut place = encoder.len();
     let mut additionals = 0;
     for endpoint in &endpoints[..answers] {
         let target = place + TARGET;
@@ -114,46 +123,52 @@ pub(crate) fn endpoints(
         }
         let reference = u16::try_from(target).ok().filter(|target| *target <= REACHABLE).map(earlier);
         let owner = reference.as_ref().map_or(endpoint.target(), |reference| reference);
-        match of_address(encoder, owner, address, ttl) {
-            Ok(()) => additionals += 1,
-            Err(ProtoError::MaxBufferSizeExceeded(_)) => break,
-            Err(_) => return None,
+        if !block.address(owner, address, ttl) {
+            break;
         }
+        additionals += 1;
     }
+    block.write(encoder)?;
     Some((answers, additionals))
 }
 
-/// Writes items until one has no room. Each is written whole or not at all.
-fn written<T>(items: &[T], mut write: impl FnMut(&T) -> Result<(), ProtoError>) -> Option<usize> {
-    for (count, item) in items.iter().enumerate() {
-        match write(item) {
-            Ok(()) => {}
-            Err(ProtoError::MaxBufferSizeExceeded(_)) => return Some(count),
-            Err(_) => return None,
-        }
-    }
-    Some(items.len())
+/// Records that are written together: an answer has some seventy, and each on its own would cost more to hand over
+/// than to make.
+struct Block {
+    bytes: Vec<u8>,
+    room: usize,
 }
 
-fn of_address(
-    encoder: &mut BinEncoder<'_>,
-    owner: &[u8],
-    address: IpAddr,
-    ttl: u32,
-) -> Result<(), ProtoError> {
-    // In one piece, so that a record without room leaves nothing behind.
-    let mut record = Vec::with_capacity(owner.len() + ADDRESS);
-    record.extend_from_slice(owner);
-    let mut data = |kind, octets: &[u8]| {
-        record.extend_from_slice(&head(kind, ttl));
-        record.extend_from_slice(&(octets.len() as u16).to_be_bytes());
-        record.extend_from_slice(octets);
-    };
-    match address {
-        IpAddr::V4(address) => data(RecordType::A, &address.octets()),
-        IpAddr::V6(address) => data(RecordType::AAAA, &address.octets()),
+impl Block {
+    /// A block of at most so many octets.
+    fn new(room: usize) -> Self {
+        Self { bytes: Vec::with_capacity(room.min(USUAL)), room }
     }
-    encoder.emit_vec(&record)
+
+    /// Adds a record, given in parts, whole or not at all. False when it has no room.
+    fn add(&mut self, parts: &[&[u8]]) -> bool {
+        let has_room = parts.iter().map(|part| part.len()).sum::<usize>() <= self.room - self.bytes.len();
+        if has_room {
+            parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        }
+        has_room
+    }
+
+    /// Adds the record of an address. False when it has no room.
+    fn address(&mut self, owner: &[u8], address: IpAddr, ttl: u32) -> bool {
+        let mut add = |kind, octets: &[u8]| {
+            let length = (octets.len() as u16).to_be_bytes();
+            self.add(&[owner, &head(kind, ttl), &length, octets])
+        };
+        match address {
+            IpAddr::V4(address) => add(RecordType::A, &address.octets()),
+            IpAddr::V6(address) => add(RecordType::AAAA, &address.octets()),
+        }
+    }
+
+    fn write(self, encoder: &mut BinEncoder<'_>) -> Option<()> {
+        encoder.emit_vec(&self.bytes).ok()
+    }
 }
 
 /// A name that stands earlier in the message, at this place.
