@@ -1,15 +1,27 @@
 //! Tests, with the servers and our own programs that they start.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{cargo, root, run};
+use crate::run::{cargo, root, run, run_within};
 use crate::servers;
 
 /// Our programs that tests start. Each is the binary of the package with its name.
 const PROGRAMS: [&str; 4] = ["control-plane", "edge-gateway", "muster", "resumable-client"];
+
+/// The arguments of cargo for the program with the system tests.
+const TEST_CASES: [&str; 6] = ["test", "--locked", "--package", "integration-tests", "--test", "cases"];
+/// The most time for fetching or building one client of a dialect: a registry that does not answer must not hold
+/// the command for ever.
+const FETCH: Duration = Duration::from_mins(15);
+/// The most time for building our programs or the tests.
+const BUILD: Duration = Duration::from_mins(30);
+/// The most time for all cases of a dialect. Each takes a few minutes.
+const CASES: Duration = Duration::from_mins(20);
 
 /// Installs servers, builds our programs once, runs the tests whose names contain `filter`.
 ///
@@ -76,88 +88,99 @@ pub fn oidc() -> Result<()> {
 /// Lets real clients of Eureka register, find and leave.
 ///
 /// # Errors
-/// When Python, a JDK or Maven is missing, or a client sees something that it does not expect.
+/// When Python, a JDK or Maven is missing, a client sees something that it does not expect, or something takes
+/// too long.
 pub fn eureka() -> Result<()> {
-    prepare()?;
     let folder = root().join("tests/eureka/python");
-    run(Command::new("python3").args(["-m", "venv", ".venv"]).current_dir(&folder))?;
-    let install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
-    run(Command::new(folder.join(".venv/bin/python")).args(install).current_dir(&folder))?;
-    set_apart("eureka::")
+    python(&folder.join(".venv"), &["--requirement".as_ref(), folder.join("requirements.txt").as_os_str()])?;
+    dialect("eureka::")
 }
 
 /// Has a real client read server-sent events over a link that breaks.
 ///
 /// # Errors
-/// When Node is missing, or an event is lost or comes twice.
+/// When Node is missing, an event is lost or comes twice, or something takes too long.
 pub fn event_source() -> Result<()> {
-    prepare()?;
-    let library = root().join("tests/eventsource");
-    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(library))?;
-    set_apart("event_stream::")
+    npm("tests/eventsource")?;
+    dialect("event_stream::")
 }
 
 /// Has dnspython, and the resolvers of Go and of the JDK, ask a registry for names. `dig` does so in the
 /// ordinary tests.
 ///
 /// # Errors
-/// When a client is missing, or reads something else than it should.
+/// When a client is missing, reads something else than it should, or something takes too long.
 pub fn dns() -> Result<()> {
-    let python = root().join("target/dnspython");
-    if !python.join("bin/python").is_file() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&python))?;
-    }
-    run(Command::new(python.join("bin/pip")).args(["install", "--quiet", "dnspython"]))?;
-    let lookup = root().join("target/dns-go/lookup");
-    run(Command::new("go")
-        .args(["build", "-o"])
-        .arg(lookup)
-        .arg(".")
-        .current_dir(root().join("tests/dns/go")))?;
-    prepare()?;
-    set_apart("dns::")
+    python(&root().join("target/dnspython"), &["dnspython".as_ref()])?;
+    go("tests/dns/go", "target/dns-go/lookup")?;
+    dialect("dns::")
 }
 
 /// Lets a Prometheus 3, built from its module, take its targets from a gateway. Debian's does so in the
 /// ordinary tests.
 ///
 /// # Errors
-/// When Go is missing, the module does not build, or Prometheus loses a target.
+/// When Go is missing, the module does not build, Prometheus loses a target, or something takes too long.
 pub fn prometheus() -> Result<()> {
-    prepare()?;
     let program = root().join("target/prometheus-3/prometheus");
     // Without the discoveries that we do not use it builds in minutes.
     let build = ["build", "-tags", "remove_all_sd,enable_http_sd", "-o"];
     let module = "github.com/prometheus/prometheus/cmd/prometheus";
-    run(Command::new("go")
-        .args(build)
-        .arg(&program)
-        .arg(module)
-        .current_dir(root().join("tests/prometheus")))?;
-    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", "prometheus::"];
-    run(cargo(&test).args(["--", "--test-threads", "1"]).env("MUSTER_TEST_PROMETHEUS", program))
+    let mut go = Command::new("go");
+    go.args(build).arg(&program).arg(module).current_dir(root().join("tests/prometheus"));
+    run_within(&mut go, FETCH)?;
+    prepare_dialect()?;
+    let mut cases = cargo(&[&TEST_CASES[..], &["prometheus::", "--", "--test-threads", "1"]].concat());
+    run_within(cases.env("MUSTER_TEST_PROMETHEUS", program), CASES)
 }
 
 /// Lets Envoy, and gRPC in Go, Java, Node.js and Python, find services over xDS.
 ///
 /// # Errors
-/// When Python, Go, Node, a JDK or Maven is missing, a package cannot be installed, a request fails or an
-/// answer is refused.
+/// When Python, Go, Node, a JDK or Maven is missing, a package cannot be installed, a request fails, an answer
+/// is refused, or something takes too long.
 pub fn xds() -> Result<()> {
-    prepare()?;
-    let environment = root().join("target/xds");
-    if !environment.join("bin/pip").is_file() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-    }
     let clients = root().join("tests/xds");
     let requirements = clients.join("requirements.txt");
-    run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "-r"]).arg(requirements))?;
-    let program = environment.join("bin/go-client");
-    run(Command::new("go").args(["build", "-o"]).arg(program).arg(".").current_dir(clients.join("go")))?;
-    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(clients.join("node")))?;
+    python(&root().join("target/xds"), &["--requirement".as_ref(), requirements.as_os_str()])?;
+    go("tests/xds/go", "target/xds/bin/go-client")?;
+    npm("tests/xds/node")?;
     let goals = ["-q", "-B", "compile", "dependency:copy-dependencies"];
-    run(Command::new("mvn").args(goals).current_dir(clients.join("java")))?;
-    set_apart("xds::")
+    run_within(Command::new("mvn").args(goals).current_dir(clients.join("java")), FETCH)?;
+    dialect("xds::")
+}
+
+/// Installs packages of Python into an environment of their own.
+fn python(environment: &Path, packages: &[&OsStr]) -> Result<()> {
+    run_within(Command::new("python3").args(["-m", "venv"]).arg(environment), FETCH)?;
+    let mut pip = Command::new(environment.join("bin/python"));
+    run_within(pip.args(["-m", "pip", "install", "--quiet"]).args(packages), FETCH)
+}
+
+/// Builds a program of Go from a folder; both paths are below the root.
+fn go(folder: &str, program: &str) -> Result<()> {
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(root().join(program)).arg(".").current_dir(root().join(folder));
+    run_within(&mut go, FETCH)
+}
+
+/// Installs packages of Node as a folder's lock file names them.
+fn npm(folder: &str) -> Result<()> {
+    let mut npm = Command::new("npm");
+    run_within(npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(root().join(folder)), FETCH)
+}
+
+/// Runs the cases of a dialect with real clients, for a limited time.
+fn dialect(filter: &str) -> Result<()> {
+    prepare_dialect()?;
+    run_within(&mut cases(filter), CASES)
+}
+
+/// Builds everything that the cases of a dialect need, so that their time is their own.
+fn prepare_dialect() -> Result<()> {
+    servers::ensure_installed()?;
+    run_within(&mut programs(), BUILD)?;
+    run_within(cargo(&TEST_CASES).arg("--no-run"), BUILD)
 }
 
 /// Switches access control on in a fleet with 2 000 watchers, and replaces the keys of tokens in another one.
@@ -204,9 +227,8 @@ fn set_apart(filter: &str) -> Result<()> {
 fn cases(filter: &str) -> Command {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would
     // take the cores that the first one needs.
-    let test = ["test", "--locked", "--package", "integration-tests", "--test", "cases", filter];
-    let mut cases = cargo(&test);
-    cases.args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    let mut cases = cargo(&TEST_CASES);
+    cases.args([filter, "--", "--ignored", "--nocapture", "--test-threads", "1"]);
     cases
 }
 
@@ -222,9 +244,14 @@ pub fn soak(minutes: &str) -> Result<()> {
 
 pub(crate) fn prepare() -> Result<()> {
     servers::ensure_installed()?;
+    run(&mut programs())
+}
+
+/// The building of our programs.
+fn programs() -> Command {
     let mut build = cargo(&["build", "--locked", "--bins"]);
     PROGRAMS.iter().for_each(|program| _ = build.args(["--package", program]));
-    run(&mut build)
+    build
 }
 
 /// Runs the conformance suite against a server by address, or against our own.
