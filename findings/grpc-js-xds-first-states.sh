@@ -5,8 +5,8 @@
 # Expected: endpoints that are told later replace those that were told earlier, however shortly one follows the other.
 # Seen:     in Node.js each state waits for a hash function (xxhash-wasm) that is compiled when the first state arrives. A
 #           state that arrives meanwhile has it compiled a second time, and whichever is ready first is applied first. If
-#           that is the later state, the earlier one replaces it and stays until endpoints change again: here none, so
-#           that every call fails ("priority policy has empty priority list"). Later states keep their order. They keep it
+#           that is the later state, the earlier one replaces it and stays until addresses, health or weights change
+#           again (a change of metadata alone is passed over): here none, so that every call fails ("priority policy has empty priority list"). Later states keep their order. They keep it
 #           from the beginning if the function is loaded before the first call.
 # Output:   Python: answered
 #           Node.js, 10 processes: some keep the older endpoints
