@@ -1,5 +1,5 @@
-//! Readers of the dialects: xDS in both variants, Prometheus' discovery, DNS and Eureka, while the system is
-//! being broken.
+//! Readers of the dialects: xDS in both variants, Prometheus' discovery, DNS, and Eureka by single applications and
+//! by deltas, while the system is being broken.
 //!
 //! All of them read one service, in which some instances are always there and are written by one writer only.
 //! By these each state that a reader is told can be judged alone: it has all of them, because nothing could
@@ -20,6 +20,8 @@ use crate::deadline;
 use crate::load::address_of;
 use crate::oracle::{Oracle, Truth};
 
+mod asking;
+mod eureka;
 mod polled;
 pub mod xds;
 
@@ -54,8 +56,10 @@ pub enum Dialect {
     HttpSd,
     /// Names in DNS.
     Dns,
-    /// Applications of Eureka.
+    /// An application of Eureka.
     Eureka,
+    /// All applications of Eureka, and then what has changed.
+    EurekaDelta,
 }
 
 /// What a reader was told of the service: the stamp of each instance, under the word that the dialect has for
@@ -112,6 +116,17 @@ impl Record {
         }
     }
 
+    /// Takes in the version of clusters after another one, which is empty before the first.
+    fn newer_clusters(&mut self, before: &str, version: &str) {
+        match (point_of(before), point_of(version)) {
+            (_, None) => self.fault(format!("`{version}` is no version of clusters")),
+            (before, now) if now < before => {
+                self.fault(format!("the version of clusters went back from {before:?} to {now:?}"));
+            }
+            _ => {}
+        }
+    }
+
     /// A process that was started anew may know less than the one before it, in a dialect whose answers have
     /// no versions.
     fn begin_anew(&mut self) {
@@ -149,7 +164,7 @@ impl Dialect {
     fn word(self, service: &str, instance: &str) -> String {
         match self {
             Self::XdsDelta | Self::XdsWorld => address_of(service, instance),
-            Self::HttpSd | Self::Dns | Self::Eureka => instance.to_owned(),
+            Self::HttpSd | Self::Dns | Self::Eureka | Self::EurekaDelta => instance.to_owned(),
         }
     }
 }
@@ -169,7 +184,7 @@ impl Readers {
         begin(Dialect::XdsDelta, &plan.gateways);
         begin(Dialect::XdsWorld, &plan.gateways);
         for gateway in &plan.gateways {
-            for dialect in [Dialect::HttpSd, Dialect::Dns, Dialect::Eureka] {
+            for dialect in [Dialect::HttpSd, Dialect::Dns, Dialect::Eureka, Dialect::EurekaDelta] {
                 begin(dialect, std::slice::from_ref(gateway));
             }
         }
@@ -238,7 +253,9 @@ impl Part {
     async fn read(&self, record: &Mutex<Record>) {
         match self.dialect {
             Dialect::XdsDelta | Dialect::XdsWorld => xds::follow(self, record).await,
-            Dialect::HttpSd | Dialect::Dns | Dialect::Eureka => polled::follow(self, record).await,
+            Dialect::HttpSd | Dialect::Dns | Dialect::Eureka | Dialect::EurekaDelta => {
+                polled::follow(self, record).await;
+            }
         }
     }
 }
@@ -264,6 +281,13 @@ mod tests {
         record.note(&fixed, told(&[]));
         record.version("3.4-0");
         assert_eq!(record.faults.len(), 4, "back, two that lack, an older version: {:?}", record.faults);
+        let mut record = Record::default();
+        record.newer_clusters("", "0.7-0");
+        record.newer_clusters("0.7-0", "0.7-1");
+        assert_eq!(record.faults, [""; 0]);
+        record.newer_clusters("0.7-1", "0.6-2");
+        record.newer_clusters("0.7-1", "");
+        assert_eq!(record.faults.len(), 2, "an older version, and none: {:?}", record.faults);
         let mut record = Record { floor: [("a".to_owned(), 9)].into(), ..Record::default() };
         record.begin_anew();
         record.note(&fixed[..1], told(&[("a", Some(1))]));

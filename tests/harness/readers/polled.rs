@@ -5,33 +5,27 @@ use std::net::SocketAddr;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::asking::{Answer, get, stamp_of, text};
+use super::eureka::{self, Applications};
 use super::{Dialect, PATIENCE, PAUSE, Part, Record, Told};
 use crate::Client;
 use crate::oracle::STAMP;
-
-/// The answer to a question.
-enum Answer {
-    Told(Told),
-    /// The gateway says that it does not know, as it may.
-    Unknown,
-    /// It denies something that exists.
-    Denied(String),
-}
 
 /// Asks one gateway until the end.
 pub(super) async fn follow(part: &Part, record: &Mutex<Record>) {
     let (api, dns) = part.gateways[0];
     let client = Client::new(api);
+    let mut applications = Applications::default();
     loop {
         let asking = async {
             match part.dialect {
                 Dialect::HttpSd => http_sd(&client, &part.name).await,
-                Dialect::Eureka => eureka(&client, &part.name).await,
+                Dialect::Eureka => eureka::one(&client, &part.name).await,
+                Dialect::EurekaDelta => applications.ask(&client, &part.name).await,
                 _ => of_dns(dns, &part.name, &part.fixed[0]).await,
             }
         };
@@ -48,24 +42,6 @@ pub(super) async fn follow(part: &Part, record: &Mutex<Record>) {
     }
 }
 
-fn stamp_of(value: &Value) -> Option<u64> {
-    value.as_str().and_then(|text| text.parse().ok())
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-/// The body of a success.
-async fn get(client: &Client, path: &str) -> Option<Result<Value, Answer>> {
-    let answer = client.try_get(path).await?;
-    Some(match answer.status {
-        200 => Ok(answer.ok()),
-        503 | 429 => Err(Answer::Unknown),
-        status => Err(Answer::Denied(format!("{path}: {status} {}", answer.text()))),
-    })
-}
-
 async fn http_sd(client: &Client, name: &str) -> Option<Answer> {
     let path = format!("/prometheus/v1/targets?app=shop&env=&service={name}");
     let body = match get(client, &path).await? {
@@ -78,19 +54,6 @@ async fn http_sd(client: &Client, name: &str) -> Option<Answer> {
         let stamp = stamp_of(&labels[format!("__meta_muster_property_{STAMP}")]);
         (text(&labels["__meta_muster_instance_id"]), stamp)
     });
-    Some(Answer::Told(told.collect()))
-}
-
-async fn eureka(client: &Client, name: &str) -> Option<Answer> {
-    let path = format!("/eureka/in/app=shop/apps/{}", name.to_uppercase());
-    let answer = client.try_send("GET", &path, &[("accept", "application/json")], "").await?;
-    let body = match answer.status {
-        200 => answer.ok(),
-        503 | 429 => return Some(Answer::Unknown),
-        status => return Some(Answer::Denied(format!("{path}: {status} {}", answer.text()))),
-    };
-    let instances = body["application"]["instance"].as_array().into_iter().flatten();
-    let told = instances.map(|one| (text(&one["instanceId"]), stamp_of(&one["metadata"][STAMP])));
     Some(Answer::Told(told.collect()))
 }
 

@@ -20,6 +20,7 @@ use super::{Dialect, PATIENCE, PAUSE, Part, Record, Told};
 use crate::oracle::STAMP;
 
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService";
 /// The time for which a client stays at a gateway, at least and at most.
 const STAYS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
@@ -29,15 +30,14 @@ const WAITING: usize = 16;
 /// Reads from each gateway in turn until the end.
 pub(super) async fn follow(part: &Part, record: &Mutex<Record>) {
     let name = format!("shop/{}", part.name);
-    // The version that the client has of the resource, or of all of its kind.
-    let mut version = String::new();
+    let mut has = Has::default();
     for turn in 0.. {
         let (gateway, _) = part.gateways[turn % part.gateways.len()];
         let stays = STAYS[0] + (STAYS[1] - STAYS[0]).mul_f64(fastrand::f64());
         let reading = async {
             match part.dialect {
-                Dialect::XdsDelta => delta(gateway, &name, part, record, &mut version).await,
-                _ => world(gateway, &name, part, record, &mut version).await,
+                Dialect::XdsDelta => delta(gateway, &name, part, record, &mut has).await,
+                _ => world(gateway, &name, part, record, &mut has).await,
             }
         };
         // Passed: it leaves without a word. An end of the stream is no fault.
@@ -96,36 +96,54 @@ where
     Some((sender, stream))
 }
 
+/// What a client has of the kinds that it reads, across streams.
+#[derive(Debug, Default)]
+struct Has {
+    /// The version of the endpoints of the service, or of all endpoints.
+    endpoints: String,
+    /// The version of all clusters; on a stream of deltas, which tell those again, that of the service's.
+    clusters: String,
+}
+
 async fn delta(
     gateway: SocketAddr,
     name: &str,
     part: &Part,
     record: &Mutex<Record>,
-    version: &mut String,
+    has: &mut Has,
 ) -> Option<()> {
-    let has = (!version.is_empty()).then(|| (name.to_owned(), version.clone()));
+    let shown = Some(has.endpoints.clone()).filter(|version| !version.is_empty());
     let first = pb::DeltaDiscoveryRequest {
         type_url: ENDPOINTS.to_owned(),
         resource_names_subscribe: vec![name.to_owned()],
-        initial_resource_versions: has.into_iter().collect(),
+        initial_resource_versions: shown.into_iter().map(|version| (name.to_owned(), version)).collect(),
         ..pb::DeltaDiscoveryRequest::default()
     };
+    // A client that names no cluster wants all of them.
+    let all =
+        pb::DeltaDiscoveryRequest { type_url: CLUSTERS.to_owned(), ..pb::DeltaDiscoveryRequest::default() };
     let (sender, mut stream) =
         open::<_, pb::DeltaDiscoveryResponse>(gateway, "DeltaAggregatedResources", first).await?;
+    sender.send(all).await.ok()?;
     while let Some(answer) = stream.message().await.ok()? {
         {
             let mut record = record.lock();
-            if !answer.removed_resources.is_empty() {
-                record.fault(format!("removed: {:?}", answer.removed_resources));
+            if answer.removed_resources.iter().any(|removed| removed == name) {
+                record.fault(format!("{} of {name} was removed", answer.type_url));
             }
             for resource in answer.resources {
-                record.version(&resource.version);
-                record.note(&part.fixed, told(&resource.resource.unwrap_or_default().value));
-                *version = resource.version;
+                if answer.type_url == ENDPOINTS {
+                    record.version(&resource.version);
+                    record.note(&part.fixed, told(&resource.resource.unwrap_or_default().value));
+                    has.endpoints = resource.version;
+                } else if resource.name == name {
+                    record.newer_clusters(&has.clusters, &resource.version);
+                    has.clusters = resource.version;
+                }
             }
         }
         let acknowledged = pb::DeltaDiscoveryRequest {
-            type_url: ENDPOINTS.to_owned(),
+            type_url: answer.type_url,
             response_nonce: answer.nonce,
             ..pb::DeltaDiscoveryRequest::default()
         };
@@ -139,28 +157,39 @@ async fn world(
     name: &str,
     part: &Part,
     record: &Mutex<Record>,
-    version: &mut String,
+    has: &mut Has,
 ) -> Option<()> {
-    let request = |version: &str, nonce: String| pb::DiscoveryRequest {
+    let request = |kind: &str, version: &str, nonce: String| pb::DiscoveryRequest {
         version_info: version.to_owned(),
-        resource_names: vec![name.to_owned()],
-        type_url: ENDPOINTS.to_owned(),
+        // A client that names no cluster wants all of them.
+        resource_names: (kind == ENDPOINTS).then(|| name.to_owned()).into_iter().collect(),
+        type_url: kind.to_owned(),
         response_nonce: nonce,
         ..pb::DiscoveryRequest::default()
     };
-    let first = request(version, String::new());
+    let first = request(ENDPOINTS, &has.endpoints, String::new());
     let (sender, mut stream) =
         open::<_, pb::DiscoveryResponse>(gateway, "StreamAggregatedResources", first).await?;
+    sender.send(request(CLUSTERS, &has.clusters, String::new())).await.ok()?;
     while let Some(answer) = stream.message().await.ok()? {
         {
             let mut record = record.lock();
-            record.version(&answer.version_info);
-            for resource in &answer.resources {
-                record.note(&part.fixed, told(&resource.value));
+            if answer.type_url == ENDPOINTS {
+                record.version(&answer.version_info);
+                for resource in &answer.resources {
+                    record.note(&part.fixed, told(&resource.value));
+                }
+                has.endpoints.clone_from(&answer.version_info);
+            } else {
+                record.newer_clusters(&has.clusters, &answer.version_info);
+                has.clusters.clone_from(&answer.version_info);
+                let clusters = answer.resources.iter().map(|resource| pb::Cluster::decode(&*resource.value));
+                if !clusters.flatten().any(|cluster| cluster.name == name) {
+                    record.fault(format!("the list of all clusters lacks {name}"));
+                }
             }
         }
-        version.clone_from(&answer.version_info);
-        sender.send(request(version, answer.nonce)).await.ok()?;
+        sender.send(request(&answer.type_url, &answer.version_info, answer.nonce)).await.ok()?;
     }
     Some(())
 }
