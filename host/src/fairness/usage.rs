@@ -6,9 +6,14 @@
 //! parties together are within that quarter if nobody took more than the *level*, so a party above the level
 //! is over its share, and never one that took less than the quarter divided by the number of parties.
 //!
+//! Clients can make up a party for each request. So parties share one account, that of the *newcomers*, until
+//! they have come in two turns: otherwise none of those that are made up would ever be over its share, and all
+//! of them together would leave everybody else so small a share that everybody else would be over it.
+//!
 //! Times count for less the older they are: by half for each [`HALF`].
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::f64::consts::LN_2;
 use std::time::Duration;
 
@@ -21,61 +26,144 @@ const HALF: Duration = Duration::from_millis(20);
 /// the processor taken waits: beyond a quarter that happens to many. Moving costs little where processors are
 /// free, so nobody is punished for a larger part.
 const SHARED: f64 = 0.25;
-/// Parties that took less than this, in seconds, are forgotten: a request of 80 µs after an eighth of a second.
-/// More would forget parties whose many small parts add up.
-const FORGOTTEN: f64 = 1e-6;
+/// What parties took that is less than this, in seconds, counts for nothing: a request of 80 µs after an eighth of
+/// a second. More would leave out parties whose many small parts add up.
+const NOTHING: f64 = 1e-6;
+/// After this time without a request a party is forgotten, and comes as a newcomer again.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// For this time from its admission a party is also over its share if the newcomers are: what it took before
+/// stands on their account.
+const YOUNG_FOR: Duration = Duration::from_millis(40);
+/// The most parties that are known, and the most that have come once and are remembered for it.
+const MOST: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Usage {
     processors: f64,
     /// The time of all processors, in seconds.
     offered: f64,
+    /// Those that have come in two turns.
     parties: HashMap<u64, Party>,
+    /// All others together.
+    newcomers: Taken,
+    /// Newcomers of this turn.
+    fresh: HashSet<u64>,
+    /// Newcomers of earlier turns.
+    seen: HashSet<u64>,
     level: f64,
 }
 
 #[derive(Debug, Default)]
-struct Party {
+struct Taken {
     account: Account,
-    /// The processors' time that it took, in seconds.
-    taken: f64,
+    /// The processors' time that was taken, in seconds.
+    time: f64,
+}
+
+#[derive(Debug, Default)]
+struct Party {
+    taken: Taken,
+    /// The time since its admission.
+    age: Duration,
+    /// The time since its last request.
+    idle: Duration,
+}
+
+impl Taken {
+    /// Of what was taken before only `rest` counts, and of the time on the account `counts`.
+    fn pass(&mut self, rest: f64, counts: f64) {
+        self.time = self.time * rest + self.account.take().as_secs_f64() * counts;
+    }
 }
 
 impl Usage {
     /// Nothing is taken yet.
     pub(super) fn new(processors: usize) -> Self {
-        Self { processors: processors as f64, offered: 0.0, parties: HashMap::new(), level: f64::INFINITY }
+        Self {
+            processors: processors as f64,
+            offered: 0.0,
+            parties: HashMap::new(),
+            newcomers: Taken::default(),
+            fresh: HashSet::new(),
+            seen: HashSet::new(),
+            level: f64::INFINITY,
+        }
     }
 
-    /// The account of a party, until it is forgotten.
+    /// The account of a party that sends a request.
     pub(super) fn account(&mut self, party: u64) -> &Account {
-        &self.parties.entry(party).or_default().account
+        match self.parties.get_mut(&party) {
+            Some(known) => {
+                known.idle = Duration::ZERO;
+                &known.taken.account
+            }
+            None => {
+                if self.fresh.len() < MOST {
+                    self.fresh.insert(party);
+                }
+                &self.newcomers.account
+            }
+        }
     }
 
-    /// So much time has passed since this was called last.
-    pub(super) fn passed(&mut self, time: Duration) {
-        let time = time.as_secs_f64();
+    /// So much time has passed since this was called last: a turn ends.
+    pub(super) fn passed(&mut self, passed: Duration) {
+        let time = passed.as_secs_f64();
         let half = HALF.as_secs_f64();
         let rest = 0.5_f64.powf(time / half);
         // What was taken is spread over this time, of which the beginning counts for less already: otherwise a
         // long pause would outweigh everything that follows, or the present would count for nothing.
         let counts = if time > 0.0 { (1.0 - rest) * half / LN_2 / time } else { 1.0 };
         self.offered = self.offered * rest + time * self.processors * counts;
+        self.newcomers.pass(rest, counts);
         self.parties.retain(|_, party| {
-            party.taken = party.taken * rest + party.account.take().as_secs_f64() * counts;
-            party.taken > FORGOTTEN
+            party.taken.pass(rest, counts);
+            party.age += passed;
+            party.idle += passed;
+            party.idle < KNOWN_FOR
         });
-        self.level = level(self.parties.values().map(|party| party.taken), self.offered * SHARED);
+        self.admit();
+        let taken = self.parties.values().map(|party| party.taken.time).chain([self.newcomers.time]);
+        self.level = level(taken.filter(|taken| *taken > NOTHING), self.offered * SHARED);
+    }
+
+    /// Gives accounts of their own to newcomers of this turn that have come in an earlier one.
+    fn admit(&mut self) {
+        for party in self.fresh.drain() {
+            if self.seen.remove(&party) {
+                self.parties.insert(party, Party::default());
+            } else if self.seen.len() < MOST {
+                self.seen.insert(party);
+            }
+        }
+        if self.seen.len() >= MOST {
+            // Somebody makes them up. Who comes again is seen again.
+            self.seen.clear();
+        }
+        if self.parties.len() > MOST {
+            // Those stay whose last request is youngest, and of these the ones that are known longest.
+            let rank = |party: &Party| (party.idle, Reverse(party.age));
+            let mut ranks: Vec<_> = self.parties.values().map(rank).collect();
+            // Half of them go, so that this is not done in each turn.
+            let (_, first_to_go, _) = ranks.select_nth_unstable(MOST / 2);
+            let first_to_go = *first_to_go;
+            self.parties.retain(|_, party| rank(party) < first_to_go);
+        }
     }
 
     /// True if the party had taken more than its share when time passed last.
     pub(super) fn is_over(&self, party: u64) -> bool {
-        self.parties.get(&party).is_some_and(|party| party.taken > self.level)
+        let newcomers = self.newcomers.time > self.level;
+        match self.parties.get(&party) {
+            Some(known) => known.taken.time > self.level || (known.age < YOUNG_FOR && newcomers),
+            None => newcomers,
+        }
     }
 
-    /// The number of parties that are over their share.
+    /// The number of parties that are over their share. All newcomers count as one.
     pub(super) fn over(&self) -> usize {
-        self.parties.values().filter(|party| party.taken > self.level).count()
+        let known = self.parties.values().filter(|party| party.taken.time > self.level).count();
+        known + usize::from(self.newcomers.time > self.level)
     }
 }
 
@@ -172,14 +260,53 @@ mod tests {
     }
 
     #[test]
-    fn parties_that_have_gone_are_forgotten() {
-        let mut usage = Usage::new(1);
-        for party in 0..1000 {
-            usage.account(party).add(Duration::from_micros(80));
-        }
-        for _ in 0..40 {
+    fn a_flood_of_parties_that_are_made_up_costs_nobody_else_its_share() {
+        let honest = u64::MAX;
+        let mut usage = Usage::new(2);
+        let mut made_up = 0..;
+        for turn in 0..400 {
+            usage.account(honest).add(TURN.mul_f64(0.04));
+            // From its twentieth turn on the honest party has a flood beside it: a new party for each request.
+            if turn >= 20 {
+                for party in made_up.by_ref().take(100) {
+                    usage.account(party).add(TURN.mul_f64(0.02));
+                }
+            }
             usage.passed(TURN);
+            assert!(!usage.is_over(honest), "turn {turn}");
+            assert_eq!(turn >= 21, usage.is_over(made_up.start), "the next one, in turn {turn}");
         }
+        assert!(usage.fresh.is_empty() && usage.seen.len() <= MOST && usage.parties.len() == 1);
+    }
+
+    #[test]
+    fn parties_that_are_used_in_turns_escape_for_no_longer_than_one_that_is_not() {
+        let mut usage = Usage::new(1);
+        let mut escaped = 0;
+        for turn in 0..1000 {
+            // Each floods for so long that it is admitted, and then another one does.
+            let party = turn / 4;
+            usage.account(party).add(TURN);
+            usage.passed(TURN);
+            escaped += u32::from(!usage.is_over(party));
+        }
+        assert_eq!(escaped, 0);
+    }
+
+    #[test]
+    fn the_parties_that_are_known_are_bounded_and_forgotten() {
+        let mut usage = Usage::new(1);
+        let most = 3 * MOST as u64;
+        for party in 0..most {
+            // In two turns, as a client can that makes them up in advance.
+            for _ in 0..2 {
+                usage.account(party).add(Duration::from_micros(80));
+                usage.passed(TURN);
+            }
+            assert!(usage.parties.len() <= MOST && usage.seen.len() <= MOST);
+        }
+        assert!(usage.parties.contains_key(&(most - 1)), "the last one is known");
+        usage.passed(KNOWN_FOR);
         assert!(usage.parties.is_empty());
         assert_eq!(usage.over(), 0);
     }
