@@ -10,13 +10,18 @@
 //! takes more than its share moves, with everything that it does from then on, to threads of lower priority,
 //! and comes back in the same way.
 //!
+//! Only a request's own work moves. Tasks that it begins, and what it does for others as well ([`in_usual`]),
+//! stay in the usual lane, or everybody would wait for a thread of the slow one. Where a number bounds how much
+//! is worked on at once, each lane has its own ([`ForEach`]).
+//!
 //! It promises:
 //! - Work moves only where it waits, and goes on at once in its new lane.
 //! - Dropping the future of [`Lane::run`] drops the work, wherever it is. In the slow lane that happens a
 //!   moment later.
 //! - Without a slow lane nothing moves, and nothing is counted.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
+use std::future::pending;
 use std::io;
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -32,6 +37,7 @@ use rustix::process::nice;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 /// The name of the threads of the slow lane, as `top -H` shows it.
 const THREADS: &str = "slow-lane";
@@ -44,7 +50,8 @@ tokio::task_local! {
 }
 
 thread_local! {
-    static IS_SLOW: Cell<bool> = const { Cell::new(false) };
+    /// On a thread of the slow lane, the usual one.
+    static USUAL: OnceCell<Handle> = const { OnceCell::new() };
 }
 
 /// The threads of the slow lane. Dropping this ends them, and drops the work that is there; nobody waits for
@@ -55,6 +62,13 @@ pub struct SlowThreads(Option<Runtime>, SlowLane);
 /// The way to the slow lane. Clones lead to the same one.
 #[derive(Clone, Debug)]
 pub struct SlowLane(Handle);
+
+/// One thing for each of the lanes, so that neither waits for what the other one holds.
+#[derive(Debug)]
+pub struct ForEach<T> {
+    usual: T,
+    slow: T,
+}
 
 /// The lane of some work. Clones stand for the same work.
 #[derive(Clone, Debug, Default)]
@@ -72,17 +86,21 @@ struct Shared {
 
 impl SlowThreads {
     /// Starts one thread for each processor, with a priority lower than that of the calling thread by
-    /// `nicer` (1 to 19, as of the command `nice`). Lowering a priority needs no privilege.
+    /// `nicer` (1 to 19, as of the command `nice`). Lowering a priority needs no privilege. `usual` is the
+    /// runtime of the usual lane.
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn start(nicer: u32) -> io::Result<Self> {
+    pub fn start(nicer: u32, usual: &Handle) -> io::Result<Self> {
+        let usual = usual.clone();
         let runtime = Builder::new_multi_thread()
             .worker_threads(available_parallelism().map_or(1, NonZero::get))
             .thread_name(THREADS)
             .enable_all()
             .on_thread_start(move || {
-                IS_SLOW.set(true);
+                USUAL.with(|known| {
+                    known.get_or_init(|| usual.clone());
+                });
                 // On Linux the priority is the thread's. A refusal, which no kernel gives for a lower priority,
                 // would leave a lane that is merely another one.
                 let _ = nice(i32::try_from(nicer).unwrap_or(LOWEST));
@@ -109,7 +127,30 @@ impl Drop for SlowThreads {
 /// True on a thread of the slow lane. What is kept for use by both lanes, such as connections to other
 /// processes, is kept once for each, or the usual lane would wait for threads of the slow one.
 pub fn is_slow() -> bool {
-    IS_SLOW.get()
+    USUAL.with(|usual| usual.get().is_some())
+}
+
+/// The usual lane, from a thread of the slow one; `None` from any other thread.
+pub(crate) fn usual() -> Option<Handle> {
+    USUAL.with(|usual| usual.get().cloned())
+}
+
+/// Does work of this request for which other requests may wait, such as holding a lock over a question to the
+/// store. In the slow lane it becomes a task of the usual one, which nobody counts.
+///
+/// Dropping the future drops the work, in the slow lane a moment later.
+pub async fn in_usual<F>(work: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let Some(usual) = usual() else { return work.await };
+    match AbortOnDropHandle::new(usual.spawn(work.in_current_span())).await {
+        Ok(output) => output,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // The usual lane ends with the process, and this work does.
+        Err(_) => pending().await,
+    }
 }
 
 /// Looks at the lane of the present work; `None` where none is chosen.
@@ -129,6 +170,18 @@ pub async fn leave_slow() {
 /// Does some work that must not choose the lane of the work around it.
 pub async fn outside<T>(work: impl Future<Output = T>) -> T {
     CURRENT.scope(None, work).await
+}
+
+impl<T> ForEach<T> {
+    /// Makes one for each.
+    pub fn new(make: impl Fn() -> T) -> Self {
+        Self { usual: make(), slow: make() }
+    }
+
+    /// That of the present thread's lane.
+    pub fn here(&self) -> &T {
+        if is_slow() { &self.slow } else { &self.usual }
+    }
 }
 
 impl Account {

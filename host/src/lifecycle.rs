@@ -5,6 +5,9 @@
 //! early, by return or by panic, the process drains: a process with a part missing is worse than one that is
 //! restarted. The first SIGTERM or SIGINT makes the process leave, the second one starts the abort.
 //!
+//! Tasks run in the usual lane, also those that a request in the slow one begins: they may go on for long, or
+//! hold what others wait for.
+//!
 //! A process that leaves is not ready from that moment on. Its drain begins at once, or after the time that
 //! [`Tasks::delay_drain`] gives to load balancers, so that they send clients elsewhere first.
 
@@ -17,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use crate::lane::SlowLane;
+use crate::lane::{self, SlowLane};
 
 /// The tasks of one process. Cheap to clone; all clones share the tokens.
 #[derive(Clone, Debug, Default)]
@@ -60,18 +63,21 @@ impl Tasks {
             // A panic drops the guard as well, by unwinding.
             drop(guard);
         };
-        self.tracker.spawn(task.instrument(info_span!("task", name)));
+        self.spawn(task.instrument(info_span!("task", name)));
     }
 
     /// Spawns a task that may end at any time, such as the work for one connection.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(task);
+        match lane::usual() {
+            Some(usual) => self.tracker.spawn_on(task, &usual),
+            None => self.tracker.spawn(task),
+        };
     }
 
     /// Like [`Tasks::spawn`], for a task that lives as long as the process. `name` is in the span of
     /// its log lines.
     pub fn spawn_named(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(task.instrument(info_span!("task", name)));
+        self.spawn(task.instrument(info_span!("task", name)));
     }
 
     /// Makes the process leave: it is not ready any more, and drains at once or after the delay of

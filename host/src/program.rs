@@ -153,8 +153,11 @@ where
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let nicer = config.program().nicer;
-    let slow = if nicer > 0 { SlowThreads::start(nicer).map(Some) } else { Ok(None) };
-    let (runtime, slow) = match runtime.and_then(|runtime| Ok((runtime, slow?))) {
+    let started = runtime.and_then(|runtime| {
+        let slow = if nicer > 0 { Some(SlowThreads::start(nicer, runtime.handle())?) } else { None };
+        Ok((runtime, slow))
+    });
+    let (runtime, slow) = match started {
         Ok(runtimes) => runtimes,
         Err(e) => {
             eprintln!("this program cannot run: {e}");

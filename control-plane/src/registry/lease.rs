@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::lane::in_usual;
 use liveness::{Desk, Key};
 use shared::model::{Instance, Revision, ServiceRef};
 
@@ -37,7 +38,11 @@ impl Registry {
             Some(reported) if Duration::from_secs(ttl.unsigned_abs()) * LONG_TIMES <= reported.long => {
                 let long = i64::try_from(reported.long.as_secs()).unwrap_or(i64::MAX);
                 match &reported.cohorts {
-                    Some(cohorts) => cohorts.join(|| self.store.grant_shared(long)).await,
+                    Some(cohorts) => {
+                        // Others wait for it.
+                        let (cohorts, store) = (cohorts.clone(), self.store.clone());
+                        in_usual(async move { cohorts.join(|| store.grant_shared(long)).await }).await
+                    }
                     None => self.store.grant_long(long).await,
                 }
             }

@@ -22,7 +22,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::Either;
 use host::http::is_late;
-use host::lane;
+use host::lane::{self, ForEach};
 use host::lifecycle::Tasks;
 use host::tls::{self, TlsError};
 use http::header::CONTENT_LENGTH;
@@ -71,7 +71,7 @@ pub(super) struct ReplicaSet {
     pub(super) health: Health,
     /// For each replica, a request that failed and asks for a probe.
     pub(super) suspected: Vec<Notify>,
-    second_tries: Semaphore,
+    second_tries: ForEach<Semaphore>,
     pub(super) reachable: watch::Sender<bool>,
     pub(super) bus_behind: watch::Sender<BusBehind>,
     pub(super) config: ForwardConfig,
@@ -94,7 +94,7 @@ impl Replicas {
         let set = Arc::new(ReplicaSet {
             health: Health::new(addresses.len()),
             suspected: addresses.iter().map(|_| Notify::new()).collect(),
-            second_tries: Semaphore::new(MOST_SECOND_TRIES),
+            second_tries: ForEach::new(|| Semaphore::new(MOST_SECOND_TRIES)),
             addresses,
             client: client(&config)?,
             slow: client(&config)?,
@@ -263,7 +263,8 @@ impl ReplicaSet {
         let patience = self.config.second_try_after;
         let mut first_outcome = tokio::time::timeout(patience, first_attempt.as_mut()).await.ok();
         // Beyond the bound a late request waits for its first replica alone.
-        let second_try = if first_outcome.is_none() { self.second_tries.try_acquire().ok() } else { None };
+        let second_try =
+            if first_outcome.is_none() { self.second_tries.here().try_acquire().ok() } else { None };
         if first_outcome.is_none() && second_try.is_none() {
             first_outcome = Some(first_attempt.as_mut().await);
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use host::audit::{Decision, Record};
+use host::lane::ForEach;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use serde::Serialize;
@@ -55,14 +56,18 @@ const DRAINING: &str = "OUTOFSERVICE";
 pub(crate) struct Drains {
     places: Arc<Semaphore>,
     /// Places for questions about the watchers of a service, which take none from drains.
-    looks: Semaphore,
+    looks: ForEach<Semaphore>,
     metrics: DrainMetrics,
 }
 
 impl Drains {
     /// No drains yet.
     pub(crate) fn new(metrics: DrainMetrics) -> Self {
-        Self { places: Arc::new(Semaphore::new(MOST_DRAINS)), looks: Semaphore::new(MOST_LOOKS), metrics }
+        Self {
+            places: Arc::new(Semaphore::new(MOST_DRAINS)),
+            looks: ForEach::new(|| Semaphore::new(MOST_LOOKS)),
+            metrics,
+        }
     }
 }
 

@@ -6,27 +6,32 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use host::lane::ForEach;
 use http::Response;
 use tokio::sync::Semaphore;
 
 use super::refusal;
 
-/// Bodies that are made at a time. Each takes a core while it is made, and the watchers need them as well.
+/// Bodies of a lane that are made at a time. Each takes a core while it is made, and the watchers need them as well.
 const AT_ONCE: usize = 2;
-/// Bodies that are made or waited for, each with a connection that waits. Even if each takes 50 ms, the last
+/// Bodies of a lane that are made or waited for, each with a connection that waits. Even if each takes 50 ms, the last
 /// one comes within 7 s.
 const MOST: usize = 256;
 
-/// The places of bodies that are made. Clones share them.
+/// The places of bodies that are made, of each lane by itself: in the slow one a body takes longer, and nobody
+/// else is to wait for it. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Encoding {
-    places: Arc<Semaphore>,
+pub(crate) struct Encoding(Arc<ForEach<Places>>);
+
+struct Places {
+    places: Semaphore,
     at_once: Arc<Semaphore>,
 }
 
 impl Default for Encoding {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MOST)), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
+        let places = || Places { places: Semaphore::new(MOST), at_once: Arc::new(Semaphore::new(AT_ONCE)) };
+        Self(Arc::new(ForEach::new(places)))
     }
 }
 
@@ -40,8 +45,9 @@ impl Encoding {
         make: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Response<Body>> {
         let full = |_| refusal::unavailable("too many lists are being made; try again");
-        let _place = self.places.try_acquire().map_err(full)?;
-        let permit = self.at_once.clone().acquire_owned().await;
+        let places = self.0.here();
+        let _place = places.places.try_acquire().map_err(full)?;
+        let permit = places.at_once.clone().acquire_owned().await;
         let permit = permit.map_err(|_| refusal::unavailable("this gateway ends"))?;
         let made = tokio::task::spawn_blocking(move || {
             let made = make();
@@ -81,7 +87,7 @@ mod tests {
                 made.await.map_err(|refused| refused.status())
             });
         }
-        while encoding.places.available_permits() > 0 {
+        while encoding.0.here().places.available_permits() > 0 {
             assert!(all.next().now_or_never().is_none(), "all of them wait");
             tokio::task::yield_now().await;
         }

@@ -14,6 +14,7 @@ use edge_gateway::forward::InProcess;
 use futures_util::future::join_all;
 use host::lane::{self, SlowThreads};
 use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::forwarding::ask;
@@ -94,7 +95,7 @@ async fn work(State(Work(work)): State<Work>, uri: http::Uri) -> &'static str {
 /// request of the other tenant is.
 #[tokio::test]
 async fn a_tenant_is_served_while_the_whole_flood_beside_it_waits() {
-    let threads = SlowThreads::start(10).expect("threads start");
+    let threads = SlowThreads::start(10, &Handle::current()).expect("threads start");
     let slow_threads = available_parallelism().map_or(1, NonZero::get);
     let (held, mut holds) = mpsc::channel(slow_threads);
     let working = Arc::new(Working {

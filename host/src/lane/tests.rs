@@ -3,7 +3,7 @@ use tokio::sync::oneshot;
 use super::*;
 
 fn threads() -> SlowThreads {
-    SlowThreads::start(10).expect("threads start")
+    SlowThreads::start(10, &Handle::current()).expect("threads start")
 }
 
 #[tokio::test]
@@ -96,6 +96,83 @@ async fn work_without_a_lane_stays() {
     let threads = threads();
     let work = outside(async { with_current(|_| ()) });
     assert_eq!(Lane::default().run(Box::pin(work), threads.lane()).await, Some(None));
+}
+
+/// Takes every thread of the slow lane until the sender is dropped.
+async fn take_all(threads: &SlowThreads) -> std::sync::mpsc::SyncSender<()> {
+    let (hold, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let held = Arc::new(Mutex::new(held));
+    let count = available_parallelism().map_or(1, NonZero::get);
+    let (taken, mut all) = tokio::sync::mpsc::channel(count);
+    for _ in 0..count {
+        let (held, taken) = (held.clone(), taken.clone());
+        threads.lane().0.spawn(async move {
+            taken.send(()).await.expect("the test counts them");
+            held.lock().recv().expect_err("the sender is dropped");
+        });
+    }
+    for _ in 0..count {
+        all.recv().await.expect("each thread is taken");
+    }
+    hold
+}
+
+#[tokio::test]
+async fn what_others_wait_for_ends_while_no_thread_of_the_slow_lane_is_free() {
+    let threads = threads();
+    let turn = Arc::new(tokio::sync::Mutex::new(()));
+    let (asked, has_asked) = oneshot::channel();
+    let (answer, answered) = oneshot::channel::<()>();
+    let slow_turn = turn.clone();
+    let slow = threads.lane().0.spawn(in_usual(async move {
+        let _turn = slow_turn.lock().await;
+        asked.send(()).expect("the test listens");
+        answered.await.expect("the test answers");
+    }));
+    has_asked.await.expect("the slow request has its turn");
+    let hold = take_all(&threads).await;
+    answer.send(()).expect("it waits for this");
+    let others = tokio::time::timeout(Duration::from_secs(10), turn.lock()).await;
+    let is_given_back = others.is_ok();
+    drop((others, hold));
+    slow.await.expect("an end");
+    assert!(is_given_back, "others wait for a thread of the slow lane");
+}
+
+#[tokio::test]
+async fn tasks_run_in_the_usual_lane_whoever_begins_them() {
+    let threads = threads();
+    let tasks = crate::lifecycle::Tasks::new();
+    let (sender, mut lanes) = tokio::sync::mpsc::channel(3);
+    let begin = {
+        let tasks = tasks.clone();
+        async move {
+            assert!(is_slow());
+            let told = || {
+                let sender = sender.clone();
+                async move { sender.send(is_slow()).await.expect("the test listens") }
+            };
+            tasks.spawn(told());
+            tasks.spawn_named("named", told());
+            tasks.spawn_vital("vital", told());
+        }
+    };
+    threads.lane().0.spawn(begin).await.expect("begins them");
+    for _ in 0..3 {
+        assert_eq!(lanes.recv().await, Some(false));
+    }
+    assert!(tasks.finish(Duration::from_secs(60)).await);
+}
+
+#[tokio::test]
+async fn each_lane_has_its_own() {
+    let threads = threads();
+    let each = Arc::new(ForEach::new(|| AtomicU64::new(0)));
+    each.here().store(1, Ordering::Relaxed);
+    let there = each.clone();
+    threads.lane().0.spawn(async move { there.here().store(2, Ordering::Relaxed) }).await.expect("an end");
+    let of = |one: &AtomicU64| one.load(Ordering::Relaxed);
+    assert_eq!((of(&each.usual), of(&each.slow), of(each.here())), (1, 2, 1));
 }
 
 #[tokio::test]

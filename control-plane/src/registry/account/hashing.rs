@@ -1,18 +1,20 @@
 //! Slow work on passwords, beside everything else.
 //!
 //! One check takes some 20 ms of a processor and 12 MiB, and strangers ask for it. So only as many run as
-//! there are processors, some wait, and more are refused.
+//! there are processors, some wait, and more are refused. So it is in each lane, because a check takes longer in
+//! the slow one.
 
 use std::sync::Arc;
 
 use access::password::{self, HashKind};
+use host::lane::ForEach;
 use tokio::sync::Semaphore;
 
 use crate::registry::{AccountError, RegistryError};
 
-/// The most checks at a time, however many processors there are: each takes memory.
+/// The most checks of a lane at a time, however many processors there are: each takes memory.
 const MOST_AT_ONCE: usize = 8;
-/// The most checks that run or wait.
+/// The most checks of a lane that run or wait.
 const MOST_WAITING: usize = 256;
 
 /// A hash that no password has, in the form of new ones: logins of unknown accounts are checked against it
@@ -26,6 +28,12 @@ const NOBODY_SCRYPT: &str = "1024$8$1$0000000000000000$\
 #[derive(Debug)]
 pub(in crate::registry) struct Hashing {
     kind: HashKind,
+    turns: ForEach<Turns>,
+}
+
+/// The checks of one lane.
+#[derive(Debug)]
+struct Turns {
     running: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
@@ -33,11 +41,11 @@ pub(in crate::registry) struct Hashing {
 impl Hashing {
     pub(super) fn new(kind: HashKind) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            kind,
+        let turns = || Turns {
             running: Arc::new(Semaphore::new(processors.min(MOST_AT_ONCE))),
             places: Arc::new(Semaphore::new(MOST_WAITING)),
-        }
+        };
+        Self { kind, turns: ForEach::new(turns) }
     }
 
     /// True for a hash in the form of new ones.
@@ -73,8 +81,9 @@ impl Hashing {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RegistryError> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| AccountError::Busy)?;
-        let turn = self.running.clone().acquire_owned().await.map_err(|_| AccountError::Busy)?;
+        let turns = self.turns.here();
+        let place = turns.places.clone().try_acquire_owned().map_err(|_| AccountError::Busy)?;
+        let turn = turns.running.clone().acquire_owned().await.map_err(|_| AccountError::Busy)?;
         let done = tokio::task::spawn_blocking(move || {
             let outcome = work();
             // Held by the work and not by its caller, who may have gone while the work goes on.
@@ -104,7 +113,8 @@ mod tests {
     #[tokio::test]
     async fn more_than_can_wait_are_refused() {
         let hashing = Hashing::new(HashKind::Scrypt);
-        let places = hashing.places.clone().acquire_many_owned(MOST_WAITING as u32).await.expect("open");
+        let places =
+            hashing.turns.here().places.clone().acquire_many_owned(MOST_WAITING as u32).await.expect("open");
         let refused = hashing.verify(None, "x").await.expect_err("no place");
         assert!(matches!(refused, RegistryError::Account(AccountError::Busy)));
         drop(places);

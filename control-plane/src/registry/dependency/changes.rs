@@ -4,6 +4,7 @@
 //! consumer. Changes therefore gather while one is being written. The first caller that may write takes all
 //! of them and puts as many as fit into each transaction.
 
+use host::lane::in_usual;
 use parking_lot::Mutex;
 use shared::model::ServiceKey;
 use tokio::sync::oneshot;
@@ -48,6 +49,12 @@ impl Waiting {
 impl Registry {
     /// Changes rules, together with all others that wait. Returns when this replica's view has the change.
     pub(super) async fn change_rules(&self, change: RuleChange) -> Result<(), RegistryError> {
+        // One caller writes for all who wait.
+        let registry = self.clone();
+        in_usual(async move { registry.write_together(change).await }).await
+    }
+
+    async fn write_together(&self, change: RuleChange) -> Result<(), RegistryError> {
         loop {
             let (sender, mut outcome) = oneshot::channel();
             self.rule_changes.waiting.lock().push(Waiting { change: change.clone(), outcome: sender });

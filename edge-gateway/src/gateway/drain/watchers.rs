@@ -52,7 +52,7 @@ impl GatewayParts {
         let Some(tenant) = route::tenant_of(request.uri().path(), request.headers()) else {
             return Ok(refusal::bad_request("the tenant is not one that the registry can have"));
         };
-        let Ok(_place) = self.drains.looks.try_acquire() else {
+        let Ok(_place) = self.drains.looks.here().try_acquire() else {
             return Ok(refusal::too_many("this gateway asks about four services already; try again"));
         };
         // A control plane knows whether there is such a service, and whether the caller may read it.
