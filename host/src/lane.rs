@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::nice;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
@@ -244,6 +245,33 @@ impl Lane {
     }
 }
 
+/// The beginning of a step of some work.
+enum Begun {
+    Usual(Instant),
+    /// In the slow lane a thread often waits in the middle of a step until it gets a processor again. With that
+    /// wait work would count as much that takes next to nothing, and would not come back to the usual lane for
+    /// as long as the processors are busy. The kernel is asked for this time, which costs more than a clock.
+    Slow(Duration),
+}
+
+impl Begun {
+    fn now(in_slow: bool) -> Self {
+        if in_slow { Self::Slow(processor_time()) } else { Self::Usual(Instant::now()) }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self {
+            Self::Usual(begun) => begun.elapsed(),
+            Self::Slow(begun) => processor_time().saturating_sub(*begun),
+        }
+    }
+}
+
+/// The time of processors that this thread has had.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 /// Work for as long as it stays in a lane.
 struct Stay<F> {
     /// `None` when it has left.
@@ -266,7 +294,7 @@ impl<F: Future> Future for Stay<F> {
         if let Some(work) = work
             && lane.is_slow() == *in_slow
         {
-            let begun = Instant::now();
+            let begun = Begun::now(*in_slow);
             let polled = CURRENT.sync_scope(Some(lane.clone()), || work.as_mut().poll(cx));
             if let Some(account) = &*lane.0.account.lock() {
                 account.add(begun.elapsed());

@@ -184,9 +184,9 @@ async fn the_time_that_work_takes_is_counted_for_its_account() {
     let work = async move {
         for (account, is_slow) in counted.iter().zip([false, true]) {
             with_current(|lane| (lane.count_for(account), lane.choose(is_slow))).expect("a lane");
-            // The time of a processor, by a clock that tests cannot stop.
-            let begun = Instant::now();
-            while begun.elapsed() < long {
+            // The time of a processor, by clocks that tests cannot stop.
+            let (begun, processor) = (Instant::now(), processor_time());
+            while begun.elapsed() < long || processor_time() < processor + long {
                 std::hint::spin_loop();
             }
             yield_now().await;
@@ -197,4 +197,20 @@ async fn the_time_that_work_takes_is_counted_for_its_account() {
         assert!(account.take() >= long);
         assert_eq!(account.take(), Duration::ZERO, "it is counted once");
     }
+}
+
+#[tokio::test]
+async fn a_thread_of_the_slow_lane_that_gets_no_processor_is_not_busy() {
+    let threads = threads();
+    let account = Account::default();
+    let counted = account.clone();
+    let asleep = Duration::from_millis(200);
+    let work = async move {
+        with_current(|lane| (lane.count_for(&counted), lane.choose(true))).expect("a lane");
+        yield_now().await;
+        // As when the kernel runs another one.
+        std::thread::sleep(asleep);
+    };
+    Lane::default().run(Box::pin(work), threads.lane()).await.expect("an end");
+    assert!(account.take() < asleep);
 }
