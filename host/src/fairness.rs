@@ -67,7 +67,7 @@ pub fn read(settings: &mut Settings<'_>) -> usize {
         "0"..="100000",
         "The most requests of one domain and project that are worked on at once while other tenants send requests, \
          too; its further ones wait. While work waits for a processor, the number falls, down to two for each \
-         processor. 0 is no limit. Heartbeats never wait.",
+         processor. 0 is no limit and no slow lane. Heartbeats never wait.",
     )
 }
 

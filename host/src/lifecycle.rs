@@ -83,9 +83,13 @@ impl Tasks {
     /// Makes the process leave: it is not ready any more, and drains at once or after the delay of
     /// [`Tasks::delay_drain`]. Further calls change nothing.
     pub fn leave(&self) {
+        let is_first = !self.leaving.is_cancelled();
         self.leaving.cancel();
         if !self.is_delayed.load(Ordering::SeqCst) {
+            info!("this process drains");
             self.drain.cancel();
+        } else if is_first {
+            info!("this process is not ready from now on, and drains after drain-delay");
         }
     }
 
@@ -115,7 +119,9 @@ impl Tasks {
                 leaving.cancelled().await;
                 delay().await;
             };
-            drain.run_until_cancelled(delayed).await;
+            if drain.run_until_cancelled(delayed).await.is_some() {
+                info!("this process drains");
+            }
             drop(guard);
         });
     }
@@ -171,7 +177,7 @@ impl Tasks {
                     tasks.drain.cancel();
                     tasks.abort.cancel();
                 } else {
-                    info!("received a signal to end; draining");
+                    info!("received a signal to end");
                     tasks.leave();
                 }
             }

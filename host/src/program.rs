@@ -270,7 +270,7 @@ impl<C: Program> Host<C> {
                 "/drain",
                 post(async move || {
                     if !tasks.is_leaving() {
-                        info!("received POST /drain on the admin port; draining");
+                        info!("received POST /drain on the admin port");
                         tasks.leave();
                     }
                     (StatusCode::ACCEPTED, "draining")

@@ -60,7 +60,11 @@ impl Audit {
         let files = follower.as_ref().map_or_else(|| files_of(&path), Follower::earlier);
         let files = files.map_err(|error| unreadable(&path, &error))?;
         if files.is_empty() && !self.follow {
-            return Err(CommandFailure::Usage(format!("there is no audit log {}", path.display())));
+            return Err(CommandFailure::Usage(format!(
+                "there is no audit log {}: a process with access control writes one where `audit.file` says, a \
+                 standalone registry also without that setting",
+                path.display()
+            )));
         }
         let mut strange = 0;
         for file in &files {

@@ -135,13 +135,13 @@ impl Progress {
         let mut words = format!("{} of {} watchers know", self.reached, self.watchers);
         let waiting = self.watchers.saturating_sub(self.reached);
         let rest = [
-            (waiting, "wait"),
-            (self.moving, "groups have watchers on the move"),
-            (self.behind, "gateways have not come so far"),
-            (self.silent.len() as u64, "gateways do not answer"),
+            (waiting, "waits", "wait"),
+            (self.moving, "group has watchers on the move", "groups have watchers on the move"),
+            (self.behind, "gateway has not come so far", "gateways have not come so far"),
+            (self.silent.len() as u64, "gateway does not answer", "gateways do not answer"),
         ];
-        for (count, what) in rest.into_iter().filter(|(count, _)| *count > 0) {
-            words.push_str(&format!(", {count} {what}"));
+        for (count, one, many) in rest.into_iter().filter(|(count, ..)| *count > 0) {
+            words.push_str(&format!(", {count} {}", if count == 1 { one } else { many }));
         }
         if self.pollers > 0 {
             let Self { pollers, pollers_reached, .. } = self;
@@ -311,8 +311,9 @@ fn show(last: &Progress, screen: &mut Screen) -> Result<(), CommandFailure> {
     let seconds = last.elapsed_ms as f64 / 1000.0;
     let then = last.then.as_deref().unwrap_or("left as it is");
     let proof = if last.proven { "all of them are known to have been told" } else { "nothing is proven" };
+    let gateways = if last.gateways == 1 { "gateway" } else { "gateways" };
     let words =
-        format!("{} on {} gateways after {seconds:.1} s: {proof}; {then}", last.words(), last.gateways);
+        format!("{} on {} {gateways} after {seconds:.1} s: {proof}; {then}", last.words(), last.gateways);
     screen.line(&harmless(&words))?;
     if last.still_out > 0 {
         let count = last.still_out;
