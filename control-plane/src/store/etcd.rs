@@ -11,6 +11,7 @@
 //! | `keep_alive` | one stream for the renewals of all leases |
 //! | `caller` | a call: on the present connection, within the deadline, its error translated |
 //! | `group` | transactions of one moment go as one |
+//! | `pace` | the moment at which a group leaves |
 //! | `calls` | calls that go on when their callers leave |
 //! | `barrier` | calls that wait together share a round trip |
 //! | `version` | the versions of etcd with reliable progress responses |
@@ -39,6 +40,7 @@ mod convert;
 mod fault;
 mod group;
 mod keep_alive;
+mod pace;
 mod version;
 mod watching;
 

@@ -1,9 +1,9 @@
 //! Group commit: transactions that come within the same moment go to etcd as one.
 //!
 //! In: transactions, each with its own conditions. Out: a reply for each, as if it had gone alone. While some
-//! are on their way, further ones gather; then all of them that touch different keys leave together. Each is
-//! a nested transaction with its own conditions, so one that loses does not disturb the others. Those that
-//! succeed share a revision.
+//! are on their way, further ones gather (room `pace`); then all of them that touch different keys leave
+//! together. Each is a nested transaction with its own conditions, so one that loses does not disturb the
+//! others. Those that succeed share a revision.
 //!
 //! etcd evaluates all conditions before the first write, and refuses two writes of one key. Therefore a
 //! transaction that reads or writes what another one of the group writes is handed back, to go alone. The
@@ -22,19 +22,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::caller::EtcdCaller;
+use super::pace::{Pace, Step, UNDER_WAY};
 use super::{MAX_MESSAGE, convert};
 use crate::store::{Compare, GroupFigures, Op, StoreError, Txn, TxnReply};
 
 /// The most transactions that wait. One more is refused, because it would hardly be reached within its
 /// deadline.
 const MOST_WAITING: usize = 16_384;
-/// The groups on their way at a time. With one, a transaction that comes alone just after another would wait
-/// for all of its round trip. With many, nothing would gather.
-const UNDER_WAY: usize = 2;
-/// The transactions under way beside which a second group leaves at once.
-const FEW: usize = 2;
-/// The transactions that are worth a second commit beside one of many.
-const CROWD: usize = 32;
 /// The most conditions, and operations in each branch, of a transaction that joins a group.
 const MOST_OPS: usize = 16;
 /// The most nested transactions of a group. etcd's limit for a nested one is what this leaves of 128.
@@ -149,21 +143,27 @@ impl Committer {
         // The transactions of the commits under way.
         let mut members = 0;
         let mut waiting = VecDeque::new();
+        let mut pace = Pace::default();
         loop {
             while waiting.len() < MOST_NESTED
                 && let Ok(member) = self.members.try_recv()
             {
                 waiting.push_back(member);
             }
-            if may_leave(waiting.len(), under_way.len(), members) {
-                let group = form(&mut waiting, Instant::now(), &self.figures);
-                if !group.is_empty() {
-                    self.figures.commits.fetch_add(1, Ordering::Relaxed);
-                    members += group.len();
-                    under_way.push(commit_together(group, self.caller.clone()));
+            let step = pace.step(waiting.len(), under_way.len(), members, Instant::now());
+            let gathered = match step {
+                Step::Leave => {
+                    let group = form(&mut waiting, Instant::now(), &self.figures);
+                    if !group.is_empty() {
+                        self.figures.commits.fetch_add(1, Ordering::Relaxed);
+                        members += group.len();
+                        under_way.push(commit_together(group, self.caller.clone()));
+                    }
+                    continue;
                 }
-                continue;
-            }
+                Step::Gather(until) => Some(until),
+                Step::Wait => None,
+            };
             tokio::select! {
                 Some(count) = under_way.next() => members -= count,
                 // Not while they would only wait here and not there.
@@ -173,16 +173,16 @@ impl Committer {
                         None => return,
                     }
                 }
+                Some(()) = over(gathered) => {}
             }
         }
     }
 }
 
-/// True if a group leaves now, of those that wait, beside as many commits of so many transactions. Beside few
-/// it leaves at once, so that one that comes alone hardly waits. In a crowd it first grows, because what a
-/// commit costs etcd and every replica depends little on its members.
-fn may_leave(waiting: usize, commits: usize, members: usize) -> bool {
-    waiting > 0 && (commits == 0 || commits < UNDER_WAY && (members <= FEW || waiting >= CROWD))
+/// Ends at a time. `None` at once without one.
+async fn over(at: Option<Instant>) -> Option<()> {
+    tokio::time::sleep_until(at?).await;
+    Some(())
 }
 
 /// Takes the transactions of one group from the front of those that wait. Those that another one keeps out
@@ -425,16 +425,6 @@ mod tests {
 
     fn when(compare: Compare, txn: Txn) -> Txn {
         Txn { compare: vec![compare], ..txn }
-    }
-
-    #[test]
-    fn a_group_grows_beside_a_crowd_and_not_beside_a_few() {
-        assert!(!may_leave(0, 0, 0), "nobody waits");
-        assert!(may_leave(1, 0, 0), "it comes alone");
-        assert!(may_leave(1, 1, FEW));
-        assert!(!may_leave(CROWD - 1, 1, FEW + 1));
-        assert!(may_leave(CROWD, 1, FEW + 1));
-        assert!(!may_leave(MOST_NESTED, UNDER_WAY, UNDER_WAY), "as many as may be are under way");
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! The pace of commits: the moment at which the transactions that wait leave together.
+//!
+//! In: how many wait, and how many are under way in how many commits. Out: whether a group of them leaves, and
+//! if not, at which time it leaves even if no other comes. A transaction that comes alone never waits. In a
+//! crowd a group first gathers, because what a commit costs etcd and every replica depends little on its
+//! members.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The commits under way at a time. With one, a transaction that comes alone just after another would wait
+/// for all of its round trip. With many, nothing would gather.
+pub(super) const UNDER_WAY: usize = 2;
+/// As many transactions are no crowd.
+const FEW: usize = 2;
+/// The transactions that are worth a commit, whoever else may come.
+const ENOUGH: usize = 32;
+/// The longest time for which a group gathers: about as long as a commit of a crowd takes.
+const GATHERING: Duration = Duration::from_millis(4);
+/// The time after which a crowd is forgotten.
+const FORGOTTEN: Duration = Duration::from_millis(100);
+
+/// What those that wait do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A group of them leaves.
+    Leave,
+    /// They wait for others, at most until then.
+    Gather(Instant),
+    /// They wait for others, or for the end of a commit.
+    Wait,
+}
+
+/// The pace of one committer.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// The size of the present crowd: the most transactions that were there at a time, less when a group
+    /// gathered in vain. Clients that were answered usually come again.
+    crowd: usize,
+    /// The time since which the present group gathers.
+    since: Option<Instant>,
+    /// The time at which the last group left.
+    left: Option<Instant>,
+}
+
+impl Pace {
+    /// What `waiting` transactions do beside so many commits of so many transactions. After
+    /// [`Step::Leave`] a group of them has to leave.
+    pub(super) fn step(&mut self, waiting: usize, commits: usize, members: usize, now: Instant) -> Step {
+        if waiting == 0 || commits >= UNDER_WAY {
+            self.since = None;
+            return Step::Wait;
+        }
+        if self.left.is_none_or(|left| now - left >= FORGOTTEN) {
+            self.crowd = 0;
+        }
+        let present = waiting + members;
+        if waiting >= ENOUGH {
+            return self.leave(present, now);
+        }
+        // It grows until one of many that are under way has ended.
+        if members > FEW {
+            self.since = None;
+            return Step::Wait;
+        }
+        if present >= self.crowd || self.crowd <= FEW {
+            return self.leave(present, now);
+        }
+        let until = *self.since.get_or_insert(now) + GATHERING;
+        if now < until {
+            return Step::Gather(until);
+        }
+        self.crowd = self.crowd * 3 / 4;
+        self.leave(present, now)
+    }
+
+    fn leave(&mut self, present: usize, now: Instant) -> Step {
+        self.crowd = self.crowd.max(present);
+        self.since = None;
+        self.left = Some(now);
+        Step::Leave
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_comes_alone_leaves_at_once() {
+        let mut pace = Pace::default();
+        let now = Instant::now();
+        assert_eq!(pace.step(0, 0, 0, now), Step::Wait, "nobody waits");
+        for _ in 0..10 {
+            assert_eq!(pace.step(1, 0, 0, now), Step::Leave);
+            assert_eq!(pace.step(1, 1, 1, now), Step::Leave, "beside another one");
+            assert_eq!(pace.step(1, UNDER_WAY, 2, now), Step::Wait, "as many as may be are under way");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_grows_beside_a_commit_of_many() {
+        let mut pace = Pace::default();
+        let now = Instant::now();
+        assert_eq!(pace.step(FEW + 1, 0, 0, now), Step::Leave, "no crowd is known");
+        assert_eq!(pace.step(ENOUGH - 1, 1, FEW + 1, now), Step::Wait);
+        assert_eq!(pace.step(ENOUGH, 1, FEW + 1, now), Step::Leave);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_of_a_crowd_gathers_until_all_are_there_or_its_time_is_over() {
+        let mut pace = Pace::default();
+        let began = Instant::now();
+        assert_eq!(pace.step(8, 0, 0, began), Step::Leave);
+        let until = began + GATHERING;
+        assert_eq!(pace.step(1, 0, 0, began), Step::Gather(until), "seven may come again");
+        let later = began + GATHERING / 2;
+        assert_eq!(pace.step(7, 0, 0, later), Step::Gather(until), "since the first one came");
+        assert_eq!(pace.step(8, 0, 0, later), Step::Leave, "nobody is missing");
+        assert_eq!(pace.step(2, 0, 0, later), Step::Gather(later + GATHERING));
+        assert_eq!(pace.step(2, 0, 0, later + GATHERING), Step::Leave);
+        assert_eq!(pace.crowd, 6, "fewer are expected");
+        assert_eq!(pace.step(1, 0, 0, later + GATHERING + FORGOTTEN), Step::Leave, "all have gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_left_of_a_crowd_soon_leaves_at_once() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        assert_eq!(pace.step(64, 0, 0, now), Step::Leave);
+        let mut gathered = 0;
+        while let Step::Gather(until) = pace.step(1, 0, 0, now) {
+            now = until;
+            assert_eq!(pace.step(1, 0, 0, now), Step::Leave);
+            gathered += 1;
+        }
+        assert!(gathered <= 11, "{gathered} times");
+    }
+}
