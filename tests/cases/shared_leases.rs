@@ -170,6 +170,7 @@ async fn instances_on_shared_leases_are_those_of_a_plain_model() {
         let keys = store.range(RangeRequest::prefix(&leases)).await.expect("the store answers");
         let keys: BTreeSet<String> =
             keys.items.into_iter().map(|kv| kv.key[leases.len()..].to_owned()).collect();
-        assert_eq!(keys, model, "no lease key without its instance: round {round}, seed {seed}");
+        let nobodys: Vec<_> = keys.difference(&model).collect();
+        assert!(nobodys.is_empty(), "lease keys of {nobodys:?}: round {round}, seed {seed}");
     }
 }

@@ -126,7 +126,7 @@ impl Registry {
         let lease = self.grant_for(&instance).await.map_err(RegistryError::GrantLease)?;
         let key = keys::instance(service, &instance.instance_id);
         // The service may be deleted meanwhile, and no instance may outlive it.
-        let txn = Txn {
+        let mut txn = Txn {
             compare: vec![
                 Compare::Exists(keys::service(service)),
                 Compare::ModRev(
@@ -136,13 +136,17 @@ impl Registry {
             ],
             then: vec![
                 Op::Put { key, value: value.clone(), lease: Some(lease) },
-                put_lease(service, &instance.instance_id, lease),
                 put_shared_size(service, size),
                 // The instance may have been held; from now on it is alive.
                 Op::Delete(keys::held(service, &instance.instance_id)),
             ],
             ..Txn::default()
         };
+        // On a shared lease the key tells of heartbeats that no report has, and there has been none. An older
+        // life may have left one on another lease.
+        if !lease.is_shared() || existing.is_some() {
+            txn.then.push(put_lease(service, &instance.instance_id, lease));
+        }
         let reply = self.commit(txn).await;
         if !reply.as_ref().is_ok_and(|reply| reply.succeeded) {
             // Usually no key lives on the lease. If the write did happen and only its reply was lost, the
