@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::{StreamExt as _, stream};
 use harness::{Client, Plan, World};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use shared::clock::Clock;
 
 use crate::stamp::Stamp;
@@ -36,6 +36,8 @@ pub struct Provider {
     pub id: String,
     seq: u64,
     instances: Vec<String>,
+    /// Properties beside the stamp.
+    reported: Map<String, Value>,
     clock: Clock,
 }
 
@@ -81,7 +83,7 @@ impl Stage {
         for instance in &instances {
             self.registry.instance_with(&id, instance, INTERVAL).await;
         }
-        Provider { number, id, seq: 0, instances, clock: Clock::system() }
+        Provider { number, id, seq: 0, instances, reported: Map::new(), clock: Clock::system() }
     }
 
     /// Registers consumers `from..to`, each of which depends on the providers that `of` names for it.
@@ -133,6 +135,19 @@ impl Provider {
         self.seq
     }
 
+    /// Its instances report this property, too, with every change from now on.
+    pub fn report(&mut self, name: &str, value: &str) {
+        self.reported.insert(name.to_owned(), value.into());
+    }
+
+    /// The id of the instance with this number.
+    ///
+    /// # Panics
+    /// When the provider has fewer.
+    pub fn instance(&self, number: usize) -> &str {
+        &self.instances[number]
+    }
+
     /// The stamp of the next change, which is asked for now.
     pub fn next_stamp(&mut self) -> Stamp {
         self.seq += 1;
@@ -145,7 +160,8 @@ impl Provider {
     /// When it is refused.
     pub async fn change(&mut self, registry: &Client) {
         let path = format!("/microservices/{}/instances/{}/properties", self.id, self.instances[0]);
-        let body = json!({ "properties": self.next_stamp().properties() });
+        let stamp = self.next_stamp();
+        let body = json!({ "properties": self.properties(&stamp) });
         registry.call("PUT", &path, "", &body).await.ok();
     }
 
@@ -166,7 +182,7 @@ impl Provider {
                 let service = &self.id;
                 let value = json!({"instanceId": instance, "serviceId": service, "hostName": "node",
                     "endpoints": [format!("rest://10.0.0.1:80/{instance}")], "status": "UP",
-                    "properties": stamp.properties(), "version": "1.0.0",
+                    "properties": self.properties(&stamp), "version": "1.0.0",
                     "healthCheck": {"mode": "push", "interval": INTERVAL, "times": 1},
                     "timestamp": "1700000000", "modTimestamp": (stamp.at / 1_000_000).to_string()});
                 let key = format!("{INSTANCES}{service}/{instance}");
@@ -178,6 +194,14 @@ impl Provider {
             left -= count;
         }
         Ok(())
+    }
+
+    fn properties(&self, stamp: &Stamp) -> Value {
+        let mut properties = stamp.properties();
+        if let Value::Object(properties) = &mut properties {
+            properties.extend(self.reported.clone());
+        }
+        properties
     }
 }
 

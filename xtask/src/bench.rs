@@ -10,12 +10,13 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 17] = [
+pub const BENCHES: [(&str, &[&str]); 18] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
     ("path", &[]),
     ("fanout", &[]),
+    ("steer", &[]),
     ("many", &[]),
     ("slow", &[]),
     ("idle", &[]),
