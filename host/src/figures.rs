@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::telemetry::scrape::Scrape;
 
+mod dialects;
 pub mod sampler;
+
+pub use dialects::DialectFigures;
 
 /// The stages of a change on its way to a watcher, and that of a request through a gateway: a name, and the
 /// histogram of seconds that the process has if the stage is its own.
@@ -20,6 +23,9 @@ pub const STAGES: [(&str, &str); 6] = [
     ("total", TOTAL),
     ("forward", "muster_edge_forward_seconds"),
 ];
+/// An earlier scrape, and the seconds since then.
+type Window<'a> = (&'a Scrape, f64);
+
 const TOTAL: &str = "muster_edge_event_lag_seconds";
 const START: &str = "process_start_time_seconds";
 
@@ -80,6 +86,8 @@ pub struct Figures {
     pub connections: Option<f64>,
     /// The latency of each stage that the process has observed since the scrape before.
     pub stages: Vec<StageFigures>,
+    /// The dialects that have been used since the process began.
+    pub dialects: Vec<DialectFigures>,
     /// The version of the program.
     pub release: Option<String>,
 }
@@ -87,18 +95,14 @@ pub struct Figures {
 impl Figures {
     /// The figures at a scrape. Rates are those since the scrape `before`, which is so many seconds older;
     /// without one there are none.
-    pub fn of(scrape: &Scrape, before: Option<(&Scrape, f64)>) -> Self {
+    pub fn of(scrape: &Scrape, before: Option<Window<'_>>) -> Self {
         let nothing = Scrape::default();
         let before = before.map(|(before, seconds)| {
             // The counters of another process say nothing about this one.
             let is_same = before.sum(START, "") == scrape.sum(START, "");
             (if is_same { before } else { &nothing }, seconds)
         });
-        let rate = |name: &str, labels: &str| {
-            let now = scrape.sum(name, labels)?;
-            let (before, seconds) = before?;
-            Some(increase(before.sum(name, labels), now) / seconds.max(1e-3))
-        };
+        let rate = |name: &str, labels: &str| per_second(scrape, before, name, labels);
         let per_minute = |name: &str| rate(name, "").map(|rate| rate * 60.0);
         let stages = before.map_or_else(Vec::new, |(before, _)| stages(scrape, before));
         let total = stages.iter().find(|stage| stage.stage == "total");
@@ -129,6 +133,7 @@ impl Figures {
                 .or_else(|| scrape.sum("muster_edge_sessions", "").map(|_| 0.0)),
             connections: scrape.sum("muster_http_connections", ""),
             stages,
+            dialects: dialects::of(scrape, before),
             release: scrape.label("muster_build_info", "version").map(str::to_owned),
         }
     }
@@ -159,7 +164,7 @@ fn stages(scrape: &Scrape, before: &Scrape) -> Vec<StageFigures> {
     STAGES.into_iter().filter_map(of_stage).collect()
 }
 
-/// The series that figures are made of, besides the histograms of [`STAGES`].
+/// The series that figures are made of, besides the histograms of [`STAGES`] and those of dialects.
 const SERIES: [&str; 19] = [
     START,
     "muster_build_info",
@@ -186,7 +191,14 @@ const SERIES: [&str; 19] = [
 fn is_used(name: &str) -> bool {
     let is_of =
         |metric: &str| name.strip_prefix(metric).is_some_and(|rest| matches!(rest, "_bucket" | "_count"));
-    SERIES.contains(&name) || STAGES.iter().any(|(_, metric)| is_of(metric))
+    SERIES.contains(&name) || dialects::is_used(name) || STAGES.iter().any(|(_, metric)| is_of(metric))
+}
+
+/// The growth of a counter a second, since an earlier scrape.
+fn per_second(scrape: &Scrape, before: Option<Window<'_>>, name: &str, labels: &str) -> Option<f64> {
+    let now = scrape.sum(name, labels)?;
+    let (before, seconds) = before?;
+    Some(increase(before.sum(name, labels), now) / seconds.max(1e-3))
 }
 
 /// The growth of a counter. One that has become smaller began at zero again.
@@ -258,10 +270,13 @@ mod tests {
         let text = "process_start_time_seconds 1\nmuster_edge_sessions 7\nmuster_edge_forwarded_total 3\n\
              muster_http_connections{listener=\"api\"} 3\nmuster_edge_write_lag_seconds_bucket{le=\"1\"} 9\n\
              muster_edge_write_lag_seconds_count 9\nmuster_build_info{version=\"0.1.0\"} 1\nother 1\n\
-             process_resident_memory_bytes 1\nmuster_publisher_active 0\n";
+             process_resident_memory_bytes 1\nmuster_publisher_active 0\n\
+             service_center_notify_subscriber_total{scheme=\"xDS\"} 4\nmuster_xds_resources_sent_total 2\n\
+             muster_edge_dns_answers_total 9\nmuster_edge_dialect_answers_total{dialect=\"eureka\"} 1\n";
         let nothing = Scrape::default();
         let whole = Figures::of(&Scrape::parse(text), Some((&nothing, 1.0)));
         assert_eq!(Figures::of(&Scrape::only(text, is_used), Some((&nothing, 1.0))), whole);
+        assert_eq!((whole.dialects.len(), whole.dialects[0].clients), (3, Some(4.0)));
         assert_eq!((whole.connections, whole.p99_of("write")), (Some(3.0), Some(1000.0)));
     }
 

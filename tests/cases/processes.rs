@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use harness::{Client, Process, World, eventually, port};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::audit::{PASSWORD, token};
 
@@ -25,16 +27,32 @@ fn stages(process: &Value) -> Vec<&str> {
     stages.iter().map(|stage| stage["stage"].as_str().expect("a name")).collect()
 }
 
+/// Server-sent events of a consumer at the second gateway, for as long as the connection is kept.
+async fn event_stream(world: &World, consumer: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(world.gateways[1].api).await.expect("connects");
+    let path = format!("/v4/default/registry/events?consumer={consumer}&rev=0");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asks");
+    let mut begin = [0; 12];
+    stream.read_exact(&mut begin).await.expect("an answer");
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
     let world = World::with().planes(2).gateways(2).start().await;
     let pair = world.pair_of(1, &["i"]).await;
     let client = world.client(0);
     let other = world.gateways[1].api.to_string();
+    // Two dialects at the other gateway: one of streams, and one of questions.
+    let _events = event_stream(&world, &pair.consumer).await;
+    let prometheus = world.client(1);
     let numbers = std::sync::atomic::AtomicU64::new(0);
     let processes = eventually("every stage was observed between two looks", || async {
         let number = numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         client.tag(&pair.provider, "i", &number.to_string()).await;
+        prometheus.try_get("/prometheus/v1/targets").await?;
         // On a busy machine a control plane may take longer for its answer than the gateway waits.
         let (processes, silent) = told(&client).await;
         if silent > 0 {
@@ -45,7 +63,8 @@ async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
         // The change is written at the other gateway, which tells of it over the bus.
         let is_whole = processes.len() == 4
             && ["commit", "publish", "forward"].iter().all(|stage| all.contains(stage))
-            && ["bus", "write", "total"].iter().all(|stage| of_other.contains(stage));
+            && ["bus", "write", "total"].iter().all(|stage| of_other.contains(stage))
+            && processes[&other]["dialects"][1]["answersPerSecond"].as_f64() > Some(0.0);
         is_whole.then_some(processes)
     })
     .await;
@@ -54,7 +73,11 @@ async fn a_gateway_tells_of_every_process_with_the_latency_of_its_stages() {
         assert_eq!(roles.iter().filter(|known| **known == role).count(), count, "{role} in {roles:?}");
     }
     let one = &processes[&other];
-    assert_eq!((&one["watchers"], &one["divergences"]), (&json!(1.0), &json!(0.0)), "{one}");
+    assert_eq!((&one["watchers"], &one["divergences"]), (&json!(2.0), &json!(0.0)), "{one}");
+    let [events, prometheus] = [&one["dialects"][0], &one["dialects"][1]];
+    assert_eq!(events, &json!({"dialect": "sse", "clients": 1.0}), "{one}");
+    assert_eq!((&prometheus["dialect"], &prometheus["clients"]), (&json!("http_sd"), &Value::Null), "{one}");
+    assert_eq!(one["dialects"].as_array().map(Vec::len), Some(2), "{one}");
     assert!(one["staleSeconds"].as_f64().is_some_and(|stale| stale < 60.0), "{one}");
     assert!(one["seconds"].as_f64().is_some_and(|seconds| seconds >= 10.0), "{one}");
     for process in processes.values() {

@@ -105,6 +105,11 @@ export default async function run({ browser, step }) {
     const stages = page.getByRole("group", { name: "Latency by stage" });
     await stages.getByText("Bus → gateway").waitFor();
     assert.equal(await stages.locator("tbody tr").count(), controlPlanes.length + gateways.length);
+    await root.call("GET", "/prometheus/v1/targets");
+    const dialects = page.getByRole("group", { name: "Dialects in use" });
+    await dialects.getByRole("columnheader", { name: "http_sd" }).waitFor();
+    assert.equal(await dialects.locator("tbody tr").count(), 1);
+    await accessible(page, "the processes of the fleet");
     sound(page);
   });
 

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { arrange, latency, releases, type Process } from "../src/core/processes";
+import { arrange, latency, releases, use, type Process } from "../src/core/processes";
 
 const plain = (value: number) => String(value);
 const process = (address: string, role: string, more: Partial<Process> = {}): Process => ({
@@ -28,6 +28,25 @@ test("a stage has its median and its 99th percentile", () => {
   expect(latency(one, "write", plain)).toBe("1 / > 10000");
   expect(latency(one, "commit", plain)).toBe("–");
   expect(latency(process("old", "edge"), "bus", plain)).toBe("–");
+});
+
+test("a dialect has its open streams and the rate of its answers", () => {
+  const one = process("a", "edge", {
+    dialects: [
+      { dialect: "xds", clients: 3, answersPerSecond: 0.25 },
+      { dialect: "sse", clients: 2 },
+      { dialect: "dns", answersPerSecond: 12 },
+      { dialect: "eureka" },
+    ],
+  });
+  expect(["xds", "sse", "dns", "eureka", "http_sd"].map((dialect) => use(one, dialect, plain))).toEqual([
+    "3 · 0.3/s",
+    "2",
+    "12/s",
+    "–",
+    "–",
+  ]);
+  expect(use(process("old", "edge"), "dns", plain)).toBe("–");
 });
 
 test("each release in use is named once", () => {

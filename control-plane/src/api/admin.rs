@@ -166,6 +166,17 @@ struct Process {
     cores: Option<f64>,
     memory_mib: Option<f64>,
     stages: Vec<Stage>,
+    dialects: Option<Vec<Dialect>>,
+}
+
+/// The form of a dialect's use, for the document only: `host::figures::DialectFigures` is told.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Dialect {
+    dialect: String,
+    clients: Option<f64>,
+    answers_per_second: Option<f64>,
 }
 
 /// The form of a stage's latency, for the document only: `host::figures::StageFigures` is told.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use host::figures::StageFigures;
 use host::figures::sampler::ProcessFigures;
+use host::figures::{DialectFigures, StageFigures};
 use proto::event::v1 as pb;
 
 /// A gateway's own figures, for the others.
@@ -13,6 +13,11 @@ pub(super) fn told(figures: ProcessFigures) -> pb::ProcessFigures {
         count: stage.count,
         p50_ms: stage.p50_ms,
         p99_ms: stage.p99_ms,
+    };
+    let dialect = |dialect: DialectFigures| pb::process_figures::Dialect {
+        dialect: dialect.dialect,
+        clients: dialect.clients,
+        answers_per_second: dialect.answers_per_second,
     };
     pb::ProcessFigures {
         process: figures.process,
@@ -31,6 +36,7 @@ pub(super) fn told(figures: ProcessFigures) -> pb::ProcessFigures {
         cores: figures.cores,
         memory_mib: figures.memory_mib,
         stages: figures.stages.into_iter().map(stage).collect(),
+        dialects: figures.dialects.into_iter().map(dialect).collect(),
     }
 }
 
@@ -41,6 +47,11 @@ pub(super) fn heard(figures: pb::ProcessFigures) -> ProcessFigures {
         count: stage.count,
         p50_ms: number(stage.p50_ms),
         p99_ms: number(stage.p99_ms),
+    };
+    let dialect = |dialect: pb::process_figures::Dialect| DialectFigures {
+        dialect: dialect.dialect,
+        clients: number(dialect.clients),
+        answers_per_second: number(dialect.answers_per_second),
     };
     let figures = ProcessFigures {
         process: figures.process,
@@ -60,6 +71,7 @@ pub(super) fn heard(figures: pb::ProcessFigures) -> ProcessFigures {
         cores: number(figures.cores),
         memory_mib: number(figures.memory_mib),
         stages: figures.stages.into_iter().map(stage).collect(),
+        dialects: figures.dialects.into_iter().map(dialect).collect(),
     };
     figures.bounded()
 }
@@ -93,6 +105,14 @@ mod tests {
             watchers: Some(7.0),
             divergences: Some(0.0),
             stages: vec![StageFigures { stage: "bus".to_owned(), count: 3, p50_ms: Some(0.5), p99_ms: None }],
+            dialects: vec![
+                DialectFigures {
+                    dialect: "xds".to_owned(),
+                    clients: Some(2.0),
+                    answers_per_second: Some(0.5),
+                },
+                DialectFigures { dialect: "dns".to_owned(), clients: None, answers_per_second: None },
+            ],
             ..ProcessFigures::default()
         };
         assert_eq!(heard(told(own.clone())), own);
@@ -108,8 +128,15 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_left_out() {
-        let told = pb::ProcessFigures { watchers: Some(f64::NAN), age: f64::INFINITY, ..Default::default() };
+        let dialect = pb::process_figures::Dialect { clients: Some(f64::NAN), ..Default::default() };
+        let told = pb::ProcessFigures {
+            watchers: Some(f64::NAN),
+            age: f64::INFINITY,
+            dialects: vec![dialect],
+            ..Default::default()
+        };
         let heard = heard(told);
+        assert_eq!(heard.dialects[0].clients, None);
         assert_eq!((heard.watchers, heard.age), (None, 0.0));
         assert!(serde_json::to_string(&heard).is_ok());
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Figures, StageFigures, is_used};
+use super::{DialectFigures, Figures, StageFigures, is_used};
 use crate::machine::own_name;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::scrape::Scrape;
@@ -23,6 +23,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const LONGEST_TEXT: usize = 256;
 /// The most stages that another process tells.
 const MOST_STAGES: usize = 16;
+/// The most dialects that another process tells.
+const MOST_DIALECTS: usize = 16;
 
 /// The figures of one process, as others are told. Those that the process does not have are absent, also of an
 /// older version. In JSON the keys are in camel case.
@@ -76,6 +78,9 @@ pub struct ProcessFigures {
     pub memory_mib: Option<f64>,
     /// The latency of each stage that has been observed.
     pub stages: Vec<StageFigures>,
+    /// The dialects that have been used since the process began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dialects: Vec<DialectFigures>,
 }
 
 /// The answer to the question for the figures of all processes. In JSON the keys are in camel case.
@@ -107,6 +112,7 @@ impl ProcessFigures {
             cores: figures.cores,
             memory_mib: figures.memory_mib,
             stages: figures.stages,
+            dialects: figures.dialects,
         }
     }
 
@@ -123,6 +129,8 @@ impl ProcessFigures {
         }
         self.stages.truncate(MOST_STAGES);
         self.stages.iter_mut().for_each(|stage| cut(&mut stage.stage));
+        self.dialects.truncate(MOST_DIALECTS);
+        self.dialects.iter_mut().for_each(|dialect| cut(&mut dialect.dialect));
         self
     }
 }
@@ -205,14 +213,17 @@ mod tests {
     #[test]
     fn what_another_process_tells_is_bounded() {
         let stage = StageFigures { stage: "x".repeat(1000), ..StageFigures::default() };
+        let dialect = DialectFigures { dialect: "x".repeat(1000), ..DialectFigures::default() };
         let told = ProcessFigures {
             address: "ä".repeat(1000),
             stages: vec![stage; 1000],
+            dialects: vec![dialect; 1000],
             ..ProcessFigures::default()
         };
         let kept = told.bounded();
         assert_eq!((kept.address.chars().count(), kept.stages.len()), (LONGEST_TEXT, MOST_STAGES));
         assert_eq!(kept.stages[0].stage.len(), LONGEST_TEXT);
+        assert_eq!((kept.dialects.len(), kept.dialects[0].dialect.len()), (MOST_DIALECTS, LONGEST_TEXT));
     }
 
     #[test]

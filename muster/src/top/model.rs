@@ -92,6 +92,10 @@ impl Process {
         for (stage, _) in STAGES {
             add(&format!("{stage} p99 ms"), figures.p99_of(stage), 2);
         }
+        for dialect in &figures.dialects {
+            add(&format!("{} clients", dialect.dialect), dialect.clients, 0);
+            add(&format!("{} answers/s", dialect.dialect), dialect.answers_per_second, 1);
+        }
         parts.join(" · ")
     }
 }
@@ -423,6 +427,7 @@ pub(super) mod tests {
              muster_edge_bus_lag_seconds_bucket{{le=\"0.001\"}} {pushes}\n\
              muster_edge_bus_lag_seconds_bucket{{le=\"+Inf\"}} {pushes}\n\
              muster_build_info{{version=\"0.1.0\"}} 1\nmuster_edge_slow_watchers_total 0\n\
+             muster_edge_dns_answers_total {pushes}\n\
              muster_edge_staleness_seconds 0.4\nprocess_resident_memory_bytes 90000000\n"
         ))
     }
@@ -451,6 +456,7 @@ pub(super) mod tests {
         model.observe(0, Ok(gateway(10, 150)));
         let line = model.processes[0].detail(model.now);
         assert!(line.contains("bus p99 ms 1.00") && line.contains("total p99 ms 5.00"), "{line}");
+        assert!(line.contains("dns answers/s 25.0") && !line.contains("xds"), "{line}");
         assert!(line.contains("divergences 0") && !line.contains("publish"), "{line}");
     }
 

@@ -221,7 +221,7 @@ pub struct GatewayState {
     #[prost(message, optional, tag = "5")]
     pub figures: ::core::option::Option<ProcessFigures>,
 }
-/// The activity of a process, from its metrics. At most 16 stages and texts of 256 characters are kept. A figure is absent
+/// The activity of a process, from its metrics. At most 16 stages, 16 dialects and texts of 256 characters are kept. A figure is absent
 /// if the process does not have it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProcessFigures {
@@ -269,6 +269,9 @@ pub struct ProcessFigures {
     pub memory_mib: ::core::option::Option<f64>,
     #[prost(message, repeated, tag = "16")]
     pub stages: ::prost::alloc::vec::Vec<process_figures::Stage>,
+    /// Those that have been used since the process began.
+    #[prost(message, repeated, tag = "17")]
+    pub dialects: ::prost::alloc::vec::Vec<process_figures::Dialect>,
 }
 /// Nested message and enum types in `ProcessFigures`.
 pub mod process_figures {
@@ -286,6 +289,19 @@ pub mod process_figures {
         pub p50_ms: ::core::option::Option<f64>,
         #[prost(double, optional, tag = "4")]
         pub p99_ms: ::core::option::Option<f64>,
+    }
+    /// The use of a dialect beside watches and the registry's own API.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Dialect {
+        /// "xds", "sse", "dns", "http_sd" or "eureka"; a later version may have others.
+        #[prost(string, tag = "1")]
+        pub dialect: ::prost::alloc::string::String,
+        /// Open streams. Absent for a dialect of single questions.
+        #[prost(double, optional, tag = "2")]
+        pub clients: ::core::option::Option<f64>,
+        /// Answers, of xDS resources sent. Absent without `seconds`, and for "sse".
+        #[prost(double, optional, tag = "3")]
+        pub answers_per_second: ::core::option::Option<f64>,
     }
 }
 /// Asks every gateway, on muster.gateways.reach, how many of its watchers have been given a change. Each of them answers

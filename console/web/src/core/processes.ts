@@ -7,6 +7,14 @@ export interface Stage {
   p99Ms?: number;
 }
 
+/** A dialect that has been used since the process began. */
+export interface Dialect {
+  dialect: string;
+  /** Open streams. Absent for a dialect of single questions. */
+  clients?: number;
+  answersPerSecond?: number;
+}
+
 /** A process. Figures that it does not have are absent; of an older version all of them are. */
 export interface Process {
   process: string;
@@ -28,6 +36,7 @@ export interface Process {
   cores?: number;
   memoryMib?: number;
   stages?: Stage[];
+  dialects?: Dialect[];
 }
 
 export interface Processes {
@@ -37,6 +46,9 @@ export interface Processes {
 
 /** The stages of a change on its way to a watcher, in their order, and that of a request through a gateway. */
 export const STAGES = ["commit", "publish", "bus", "write", "total", "forward"] as const;
+
+/** The dialects, in the order of their columns. */
+export const DIALECTS = ["xds", "sse", "dns", "http_sd", "eureka"] as const;
 
 /** The publisher first, then the other control planes, then gateways; those of one role by address. */
 export function arrange(processes: readonly Process[]): Process[] {
@@ -51,6 +63,15 @@ export function latency({ stages = [] }: Process, stage: string, plain: (value: 
   if (!known) return "–";
   const [median, last] = [known.p50Ms, known.p99Ms].map((value) => (value === undefined ? `> ${plain(10_000)}` : plain(value)));
   return `${median} / ${last}`;
+}
+
+/** The use of a dialect: its open streams and its answers a second, as far as it has them. */
+export function use({ dialects = [] }: Process, dialect: string, plain: (value: number) => string): string {
+  const known = dialects.find((one) => one.dialect === dialect);
+  if (!known) return "–";
+  const { clients, answersPerSecond } = known;
+  const rate = answersPerSecond === undefined ? "" : `${plain(Number(answersPerSecond.toFixed(1)))}/s`;
+  return [clients === undefined ? "" : plain(clients), rate].filter(Boolean).join(" · ") || "–";
 }
 
 /** The releases that are in use. More than one is an upgrade under way, or one that was forgotten. */

@@ -2,7 +2,7 @@ import { useEffect, useRef } from "preact/hooks";
 
 import { ago, number, seconds } from "../core/format";
 import type { Alarm, Instance, Protected } from "../core/model";
-import { arrange, latency, releases, STAGES, type Process, type Processes } from "../core/processes";
+import { arrange, DIALECTS, latency, releases, STAGES, use, type Process, type Processes } from "../core/processes";
 import { link } from "../core/route";
 import { allowed, api, live, registry, useNow, useRegistry } from "../core/state";
 import { t, tag } from "../core/words";
@@ -112,6 +112,7 @@ function ProcessTables({ processes, silent, now }: { processes: Process[]; silen
   const plain = (value: number) => number(value, tag());
   const arranged = arrange(processes);
   const inUse = releases(processes);
+  const speakers = arranged.filter(({ dialects = [] }) => dialects.length > 0);
   const roleOf = (one: Process) => {
     const role = ROLES.find((known) => known === one.role);
     return role ? t(`role_${role}`) : one.role;
@@ -169,24 +170,50 @@ function ProcessTables({ processes, silent, now }: { processes: Process[]; silen
           </tbody>
         </table>
       </div>
-      <h3>{t("latencies")}</h3>
-      <div class="scroll" tabIndex={0} role="group" aria-label={t("latencies")}>
+      <Grid
+        title={t("latencies")}
+        processes={arranged}
+        columns={STAGES.map((stage) => ({ head: t(`stage_${stage}`), cell: (one) => latency(one, stage, plain) }))}
+      />
+      {speakers.length > 0 && (
+        <Grid
+          title={t("dialects")}
+          processes={speakers}
+          columns={DIALECTS.map((dialect) => ({ head: t(`dialect_${dialect}`), cell: (one) => use(one, dialect, plain) }))}
+        />
+      )}
+      {arranged.every(({ seconds }) => seconds === undefined) && <p class="quiet">{t("noRates")}</p>}
+    </>
+  );
+}
+
+interface Column {
+  head: string;
+  cell: (process: Process) => string;
+}
+
+/** A table of figures of processes under a title of its own. */
+function Grid({ title, processes, columns }: { title: string; processes: Process[]; columns: Column[] }) {
+  return (
+    <>
+      <h3>{title}</h3>
+      <div class="scroll" tabIndex={0} role="group" aria-label={title}>
         <table>
           <thead>
             <tr>
               <th>{t("address")}</th>
-              {STAGES.map((stage) => (
-                <th key={stage}>{t(`stage_${stage}`)}</th>
+              {columns.map(({ head }) => (
+                <th key={head}>{head}</th>
               ))}
             </tr>
           </thead>
           <tbody>
-            {arranged.map((one) => (
+            {processes.map((one) => (
               <tr key={`${one.address} ${one.process}`}>
                 <td class="mono">{one.address}</td>
-                {STAGES.map((stage) => (
-                  <td key={stage} class="right">
-                    {latency(one, stage, plain)}
+                {columns.map(({ head, cell }) => (
+                  <td key={head} class="right">
+                    {cell(one)}
                   </td>
                 ))}
               </tr>
@@ -194,7 +221,6 @@ function ProcessTables({ processes, silent, now }: { processes: Process[]; silen
           </tbody>
         </table>
       </div>
-      {arranged.every(({ seconds }) => seconds === undefined) && <p class="quiet">{t("noRates")}</p>}
     </>
   );
 }
