@@ -47,6 +47,8 @@ export default async function run({ browser, step, screenshots }) {
     "try-it": "api?op=GetServices",
     nowhere: "nowhere",
   };
+  // The fleet page shows the dialects in use.
+  await fetch(`${server}/prometheus/v1/targets`);
   for (const theme of ["light", "dark"]) {
     const themed = await open(browser, { colorScheme: theme });
     await themed.goto(`${server}/console/`);
@@ -61,6 +63,10 @@ export default async function run({ browser, step, screenshots }) {
         await accessible(themed, name);
         await fits(themed, name);
         sound(themed);
+        if (screenshots && name === "fleet") {
+          await themed.getByText("Rates and latencies need two looks").waitFor({ state: "detached" });
+          await themed.getByRole("columnheader", { name: "http_sd" }).waitFor();
+        }
         if (screenshots && name !== "nowhere") {
           mkdirSync(PICTURES, { recursive: true });
           const picture = `${PICTURES}/${name}-${theme}.webp`;

@@ -17,7 +17,7 @@ export const actsEn = {
   overrideReason: "Reason",
   overrideSince: "Since",
   overrideUntil: "Until",
-  untilEnded: "until somebody ends it",
+  untilEnded: "somebody ends it",
   target: "Instances",
   wish: "Wish",
   targetAll: "all of the service",

@@ -141,7 +141,7 @@ function ProcessTables({ processes, silent, now }: { processes: Process[]; silen
               <th>{t("address")}</th>
               <th>{t("role")}</th>
               {heads.map((head) => (
-                <th key={head} title={head === "divergences" ? t("divergencesMean") : undefined}>
+                <th key={head} class={head === "release" ? "" : "right"} title={head === "divergences" ? t("divergencesMean") : undefined}>
                   {t(head)}
                 </th>
               ))}
@@ -203,7 +203,9 @@ function Grid({ title, processes, columns }: { title: string; processes: Process
             <tr>
               <th>{t("address")}</th>
               {columns.map(({ head }) => (
-                <th key={head}>{head}</th>
+                <th key={head} class="right">
+                  {head}
+                </th>
               ))}
             </tr>
           </thead>
