@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 // Fits in one etcd transaction (128 operations by default), so that the changes of a burst arrive together.
 const BURST: usize = 100;
@@ -101,7 +101,8 @@ async fn play(count: usize) -> Result<[Turns; 2]> {
         provider.burst(&mut etcd, BURST).await?;
     }
     // Without it the drain would be proven, and over, before anything is measured.
-    let mute = tokio::spawn(listen(TcpStream::connect(gateway).await?, consumers[0].clone()));
+    let mut mute = JoinSet::new();
+    mute.spawn(listen(TcpStream::connect(gateway).await?, consumers[0].clone()));
     let mut crowd = Crowd::start()?;
     crowd.open(gateway, &consumers, count, 0)?;
     // Fewer changes for larger crowds, so that every size takes about as long.
@@ -139,8 +140,7 @@ async fn play(count: usize) -> Result<[Turns; 2]> {
             }
         }
     }
-    ensure!(!mute.is_finished(), "the gateway has ended the watch that answers nothing");
-    mute.abort();
+    ensure!(mute.try_join_next().is_none(), "the gateway has ended the watch that answers nothing");
     Ok(phases)
 }
 
@@ -188,7 +188,7 @@ async fn frame_of(watcher: &mut Watcher, provider: &mut Provider, stage: &Stage)
 struct Drain {
     /// The lines that it has written: one each time that all watchers have been counted.
     lines: watch::Receiver<usize>,
-    reading: JoinHandle<()>,
+    reading: JoinSet<()>,
 }
 
 impl Drain {
@@ -201,7 +201,8 @@ impl Drain {
             format!("POST {path}?deadline=600s HTTP/1.1\r\nHost: gateway\r\nContent-Length: 0\r\n\r\n");
         stream.get_mut().write_all(request.as_bytes()).await?;
         let (count, mut lines) = watch::channel(0);
-        let reading = tokio::spawn(async move {
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
             let mut line = String::new();
             // Read at once, so that none waits at the gateway.
             while matches!(stream.read_line(&mut line).await, Ok(1..)) && !line.contains(r#""done":true"#) {
@@ -217,10 +218,12 @@ impl Drain {
     ///
     /// # Errors
     /// When it was over before.
-    fn end(self) -> Result<()> {
-        ensure!(!self.reading.is_finished(), "the drain has ended while watchers were pushed changes");
+    fn end(mut self) -> Result<()> {
+        ensure!(
+            self.reading.try_join_next().is_none(),
+            "the drain has ended while watchers were pushed changes"
+        );
         ensure!(*self.lines.borrow() > 1, "watchers were counted only once");
-        self.reading.abort();
         Ok(())
     }
 }

@@ -45,6 +45,9 @@ async fn instances_that_share_a_lease_end_one_by_one() {
     let provider = client.service("order").await;
     let ids: Vec<String> = (0..6).map(|n| format!("i{n}")).collect();
     join_all(ids.iter().map(|id| client.instance_with(&provider, id, 2))).await;
+    let lease_keys = RangeRequest::prefix(format!("/cse-sr/inst/leases/default/default/{provider}/"));
+    let keys = store.range(lease_keys).await.expect("the store answers").items;
+    assert!(keys.is_empty(), "nobody needs a lease key before the first heartbeat: {keys:?}");
     let beaters: Vec<Beater> = ids.iter().map(|id| Beater::of(world.client(0), &provider, id)).collect();
     let leases: BTreeSet<LeaseId> = stored(&store, &provider).await.into_values().collect();
     assert_eq!(leases.len(), 1, "one lease for all: {leases:?}");
