@@ -13,6 +13,7 @@
 //! | `group` | transactions of one moment go as one |
 //! | `pace` | the moment at which a group leaves |
 //! | `calls` | calls that go on when their callers leave |
+//! | `revisions` | questions for the store's revision, of which some tell watches as well |
 //! | `barrier` | calls that wait together share a round trip |
 //! | `version` | the versions of etcd with reliable progress responses |
 //! | `convert`, `fault` | translation of types and of errors |
@@ -21,10 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{GetOptions, LeaseGrantOptions};
+use etcd_client::LeaseGrantOptions;
+use host::lane::in_usual;
 use host::lifecycle::Tasks;
 use shared::model::Revision;
-use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -41,15 +42,16 @@ mod fault;
 mod group;
 mod keep_alive;
 mod pace;
+mod revisions;
 mod version;
 mod watching;
 
-use barrier::Barrier;
 use caller::EtcdCaller;
 use calls::Calls;
-use connection::{Connector, MemberConnection};
+use connection::Connector;
 use group::Group;
 use keep_alive::{KeepAlives, Renewer};
+use revisions::Revisions;
 use watching::Liveness;
 
 /// Ids that are tried before a long lease is given up.
@@ -114,10 +116,7 @@ pub struct EtcdStore {
     caller: EtcdCaller,
     keep_alives: KeepAlives,
     group: Group,
-    barrier: Barrier,
-    newest: Barrier,
-    /// The highest revision of a barrier. Watches request progress when it rises.
-    wanted: watch::Sender<Revision>,
+    revisions: Arc<Revisions>,
     _closed: DropGuard,
 }
 
@@ -134,16 +133,8 @@ impl EtcdStore {
         let caller = EtcdCaller { link, calls, timeout: config.request_timeout };
         let (group, committer) = Group::new(caller.clone());
         tasks.spawn_named("group_commit", committer.run(closed.clone(), tasks.abort().clone()));
-        Arc::new(Self {
-            config,
-            caller,
-            keep_alives,
-            group,
-            barrier: Barrier::default(),
-            newest: Barrier::default(),
-            wanted: watch::channel(Revision::ZERO).0,
-            _closed: closed.drop_guard(),
-        })
+        let revisions = Arc::new(Revisions::new(caller.clone()));
+        Arc::new(Self { config, caller, keep_alives, group, revisions, _closed: closed.drop_guard() })
     }
 
     /// The version of the member that this store is connected to.
@@ -152,44 +143,6 @@ impl EtcdStore {
     /// When there is no connection.
     pub async fn version(&self) -> Result<String, StoreError> {
         Ok(self.caller.within(self.caller.link.connection()).await?.version.clone())
-    }
-
-    /// One round trip of a barrier.
-    async fn round_trip(&self, prefix: &str) -> Result<Revision, StoreError> {
-        let connection = self.caller.within(self.caller.link.connection()).await?;
-        if !connection.progress_is_in_order {
-            // These versions may report progress before the events it covers. Only an event of our own proves
-            // that the earlier ones have come.
-            let key = format!("{prefix}muster/barrier");
-            let put = self.caller.call_on(&connection, |client| {
-                let mut kv = client.kv_client();
-                async move { kv.put(key, "", None).await }
-            });
-            return Ok(convert::header_revision(put.await?.header()));
-        }
-        let revision = self.read_revision(&connection, prefix).await?;
-        // Only a higher revision wakes the watches, since each wake-up costs a progress request.
-        self.wanted.send_if_modified(|wanted| {
-            let higher = *wanted < revision;
-            *wanted = revision.max(*wanted);
-            higher
-        });
-        Ok(revision)
-    }
-
-    /// The store's revision, by a linearizable read.
-    async fn read_revision(
-        &self,
-        connection: &MemberConnection,
-        prefix: &str,
-    ) -> Result<Revision, StoreError> {
-        let options = GetOptions::new().with_limit(1).with_keys_only();
-        let key = convert::start(prefix);
-        let get = self.caller.call_on(connection, |client| {
-            let mut kv = client.kv_client();
-            async move { kv.get(key, Some(options)).await }
-        });
-        Ok(convert::header_revision(get.await?.header()))
     }
 
     /// Finds the compacted revision, which etcd leaves out of its errors: a watch from the beginning receives
@@ -311,7 +264,7 @@ impl Store for EtcdStore {
         let connection = self.caller.within(self.caller.link.connection()).await?;
         let liveness =
             Liveness { probe: self.config.watch_probe, idle_timeout: self.config.watch_idle_timeout };
-        let open = watching::open(connection.clone(), prefix, from, self.wanted.subscribe(), liveness);
+        let open = watching::open(connection.clone(), prefix, from, self.revisions.wanted(), liveness);
         let result = self.caller.within(open).await;
         if matches!(result, Err(StoreError::Unavailable(_))) {
             connection.suspect();
@@ -320,19 +273,13 @@ impl Store for EtcdStore {
     }
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
-        self.caller.within(self.barrier.pass(prefix, || self.round_trip(prefix))).await
+        let (revisions, prefix) = (self.revisions.clone(), prefix.to_owned());
+        in_usual(Box::pin(async move { revisions.barrier(&prefix).await })).await
     }
 
     async fn newest(&self, prefix: &str) -> Result<Revision, StoreError> {
-        let read = || async {
-            let connection = self.caller.within(self.caller.link.connection()).await?;
-            if connection.progress_is_in_order {
-                // Its barrier is such a read.
-                return self.round_trip(prefix).await;
-            }
-            self.read_revision(&connection, prefix).await
-        };
-        self.caller.within(self.newest.pass(prefix, read)).await
+        let (revisions, prefix) = (self.revisions.clone(), prefix.to_owned());
+        in_usual(Box::pin(async move { revisions.newest(&prefix).await })).await
     }
 
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
