@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::LeaseGrantOptions;
+use etcd_client::{Client, LeaseGrantOptions, LeaseGrantResponse};
 use host::lane::in_usual;
 use host::lifecycle::Tasks;
 use shared::model::Revision;
@@ -161,6 +161,24 @@ impl EtcdStore {
 }
 
 impl EtcdStore {
+    /// Grants a lease. One that nobody waits for any more is revoked: without keys no quota counts it, and
+    /// clients that register and leave at once would fill the store with them.
+    async fn grant_with(
+        &self,
+        ttl: i64,
+        options: Option<LeaseGrantOptions>,
+    ) -> Result<LeaseGrantResponse, StoreError> {
+        let grant = |client: &Client| {
+            let mut leases = client.lease_client();
+            async move { leases.grant(ttl, options).await }
+        };
+        let revoke = |client: Client, granted: LeaseGrantResponse| async move {
+            // If that fails it ends by itself.
+            let _ = client.lease_client().revoke(granted.id()).await;
+        };
+        self.caller.call_or_undo(grant, revoke).await
+    }
+
     /// Grants a lease whose id is made from a number by chance.
     async fn grant_as(&self, ttl: i64, id_of: fn(u32) -> LeaseId) -> Result<LeaseId, StoreError> {
         let ttl = ttl.max(1);
@@ -168,11 +186,7 @@ impl EtcdStore {
         loop {
             let id = id_of(fastrand::u32(..));
             let options = LeaseGrantOptions::new().with_id(id.get());
-            let grant = self.caller.call(|client| {
-                let mut leases = client.lease_client();
-                async move { leases.grant(ttl, Some(options)).await }
-            });
-            match grant.await {
+            match self.grant_with(ttl, Some(options)).await {
                 Ok(_) => return Ok(id),
                 // Among a million, one new id in four thousand exists already.
                 Err(StoreError::Refused(_)) if tries < LONG_LEASE_TRIES => tries += 1,
@@ -213,12 +227,7 @@ impl Store for EtcdStore {
     }
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
-        let ttl = ttl.max(1);
-        let grant = self.caller.call(|client| {
-            let mut leases = client.lease_client();
-            async move { leases.grant(ttl, None).await }
-        });
-        let granted = grant.await?.id();
+        let granted = self.grant_with(ttl.max(1), None).await?.id();
         // etcd never grants 0, which means "no lease" in its protocol.
         LeaseId::new(granted).ok_or_else(|| StoreError::Unavailable("etcd granted the lease 0".into()))
     }

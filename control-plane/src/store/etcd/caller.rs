@@ -44,6 +44,31 @@ impl EtcdCaller {
         // future.
         let called = Box::pin(call(&connection.client));
         let result = self.calls.run(async { called.await.map_err(fault::translate) }).await;
+        Self::judged(connection, result)
+    }
+
+    /// Makes a call on the current connection. If the caller has left when it ends, the result is undone.
+    pub(super) async fn call_or_undo<T, F, U>(
+        &self,
+        call: impl FnOnce(&Client) -> F,
+        undo: impl FnOnce(Client, T) -> U + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Send + 'static,
+        U: Future<Output = ()> + Send,
+    {
+        let connection = self.within(self.link.connection()).await?;
+        let called = Box::pin(call(&connection.client));
+        let client = connection.client.clone();
+        let called = async { called.await.map_err(fault::translate) };
+        // Boxed, because the undoing is such a future, too.
+        let running = self.calls.run_or_undo(called, |result| Box::pin(undo(client, result)));
+        let result = Box::pin(running).await;
+        Self::judged(&connection, result)
+    }
+
+    fn judged<T>(connection: &MemberConnection, result: Result<T, StoreError>) -> Result<T, StoreError> {
         // Only unavailability speaks against the member. A refusal is an answer.
         if matches!(result, Err(StoreError::Unavailable(_))) {
             connection.suspect();

@@ -4,13 +4,13 @@
 //! arrive for a stream that does not exist any more. The HTTP/2 library counts such responses over the whole
 //! life of a connection, and closes the connection at the 1024th: leaving clients would cut off everyone.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
 use host::lifecycle::Tasks;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument as _;
 
 use crate::store::StoreError;
@@ -43,6 +43,20 @@ impl Calls {
     where
         T: Send + 'static,
     {
+        self.run_or_undo(call, |_| ready(())).await
+    }
+
+    /// Runs a call as [`Calls::run`] does. If its caller has left when it ends, the result is given to `undo`,
+    /// which has a deadline of its own and takes the place of the call meanwhile.
+    pub(super) async fn run_or_undo<T, U>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        undo: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        U: Future<Output = ()> + Send,
+    {
         let now = Instant::now();
         let deadline = now + self.timeout;
         let permit = match timeout_at(now + self.timeout / 2, self.permits.clone().acquire_owned()).await {
@@ -50,11 +64,14 @@ impl Calls {
             Ok(Err(_)) | Err(_) => return Err(StoreError::Busy),
         };
         let (sender, receiver) = oneshot::channel();
+        let patience = self.timeout;
         let task = async move {
             let result = timeout_at(deadline, call).await;
-            drop(permit);
             // The caller may have left.
-            let _ = sender.send(result);
+            if let Err(Ok(Ok(result))) = sender.send(result) {
+                let _ = timeout(patience, undo(result)).await;
+            }
+            drop(permit);
         };
         self.tasks.spawn(task.in_current_span());
         match receiver.await {
@@ -93,6 +110,28 @@ mod tests {
         assert!(calls.run(call).now_or_never().is_none());
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(ended.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_caller_has_not_waited_for_is_undone() {
+        let calls = Calls::new(Tasks::new(), Duration::from_secs(5));
+        let undone = Arc::new(AtomicUsize::new(0));
+        let granted = |value| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(value)
+        };
+        let undo = || {
+            let undone = undone.clone();
+            move |value| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                undone.fetch_add(value, Ordering::Relaxed);
+            }
+        };
+        assert!(calls.run_or_undo(granted(7), undo()).now_or_never().is_none());
+        assert_eq!(calls.run_or_undo(granted(100), undo()).await.expect("granted"), 100);
+        assert_eq!(calls.permits.available_permits(), MOST - 1, "leaving gains a client nothing");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!((undone.load(Ordering::Relaxed), calls.permits.available_permits()), (7, MOST));
     }
 
     #[tokio::test(start_paused = true)]
