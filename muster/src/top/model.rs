@@ -453,6 +453,7 @@ pub(super) mod tests {
     #[test]
     fn the_line_of_a_process_has_the_latency_of_its_stages() {
         let mut model = fleet(1);
+        model.now = at(4);
         model.observe(0, Ok(gateway(10, 150)));
         let line = model.processes[0].detail(model.now);
         assert!(line.contains("bus p99 ms 1.00") && line.contains("total p99 ms 5.00"), "{line}");

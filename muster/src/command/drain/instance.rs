@@ -355,7 +355,7 @@ mod tests {
         let progress: Progress = serde_json::from_str(line).expect("a line");
         assert_eq!(
             progress.words(),
-            "4 of 5 watchers know, 1 wait, 1 of 3 clients that poll have asked since, 2 of 2 xDS streams know, \
+            "4 of 5 watchers know, 1 waits, 1 of 3 clients that poll have asked since, 2 of 2 xDS streams know, \
              for up to 50 s clients may still go by the answer of a gateway that is gone"
         );
         let older = r#"{"watchers":1,"reached":1,"fleetKnown":true}"#;
