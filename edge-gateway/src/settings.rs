@@ -529,7 +529,7 @@ fn read_forward(settings: &mut Settings<'_>) -> ForwardConfig {
         "Addresses of the control planes, which get every request that is not a watch.",
     );
     let tls = settings.section("control-plane", read_control_plane_tls);
-    if urls.iter().any(|url| !is_base(url)) {
+    if urls.iter().any(|url| !url.is_http_base()) {
         settings
             .mistake("control-plane.urls", "expected http://host:port or https://host:port, nothing more");
     }
@@ -544,11 +544,6 @@ fn read_forward(settings: &mut Settings<'_>) -> ForwardConfig {
             .0,
         ..ForwardConfig::default()
     }
-}
-
-fn is_base(url: &Url) -> bool {
-    let parts = url.parts();
-    matches!(url.scheme(), "http" | "https") && parts.path() == "/" && parts.query().is_none()
 }
 
 /// The authorities to trust at control planes that speak TLS, and our certificate for those that ask for one.

@@ -203,6 +203,11 @@ impl Url {
     pub fn parts(&self) -> &url::Url {
         &self.0
     }
+
+    /// True for `http://host:port` or `https://host:port` and nothing after it, but perhaps a slash.
+    pub fn is_http_base(&self) -> bool {
+        matches!(self.scheme(), "http" | "https") && self.0.path() == "/" && self.0.query().is_none()
+    }
 }
 
 impl FromStr for Url {

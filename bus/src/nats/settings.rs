@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use async_nats::ConnectOptions;
+use async_nats::{ConnectOptions, ServerAddr};
 use nkeys::{KeyPair, KeyPairType};
 
 use super::{Keys, NatsAuth, NatsConfig};
@@ -19,7 +19,8 @@ impl Setting for ServerUrl {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        Url::parse(text).map(Self)
+        // The client of NATS refuses some addresses, such as those of other schemes, but only when it connects.
+        Url::parse(text).filter(|url| url.as_str().parse::<ServerAddr>().is_ok()).map(Self)
     }
 
     fn show(&self) -> String {
@@ -142,7 +143,8 @@ mod tests {
             .with_flag("nats.token", "secret")
             .with_flag("nats.credentials", "/nowhere/a")
             .with_flag("nats.certificate", "/nowhere/b")
-            .with_flag("nats.accept-unsigned", "true");
+            .with_flag("nats.accept-unsigned", "true")
+            .with_flag("nats.urls", "nats://127.0.0.1:4222,redis://127.0.0.1:6379");
         let Err(mistakes) = parse::<OnlyNats>(&sources) else { panic!("no mistake was found") };
         let mistakes = mistakes.to_string();
         for problem in [
@@ -151,6 +153,7 @@ mod tests {
             "exclude each other",
             "a certificate and its key go together",
             "without keys",
+            "an address such as nats://",
         ] {
             assert!(mistakes.contains(problem), "{problem}: {mistakes}");
         }

@@ -70,6 +70,12 @@ fn etcd(settings: &mut Settings<'_>) -> EtcdConfig {
     settings.alias("etcd.endpoints", "etcd");
     let endpoints: Vec<Url> =
         settings.get("etcd.endpoints", DEFAULT_ENDPOINT, "Members of the etcd cluster.");
+    if endpoints.is_empty() {
+        settings.mistake("etcd.endpoints", "at least one member is needed");
+    }
+    if endpoints.iter().any(|url| !url.is_http_base()) {
+        settings.mistake("etcd.endpoints", "expected http://host:port or https://host:port, nothing more");
+    }
     let user: Option<String> = settings.optional("etcd.user", "Name of the user at etcd.");
     let password: Option<Secret> = settings.optional("etcd.password", "Password of the user at etcd.");
     let ca_pem = pem(settings, "etcd.ca", "PEM file with the authorities to trust at etcd.");
@@ -112,6 +118,28 @@ fn pem(settings: &mut Settings<'_>, key: &'static str, help: &'static str) -> Op
         Err(error) => {
             settings.mistake(key, format!("{} cannot be read: {error}", path.display()));
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use settings::{Sources, parse};
+
+    use super::*;
+
+    #[test]
+    fn addresses_with_a_scheme_that_nobody_serves_are_mistakes_all_at_once() {
+        let sources = Sources::default()
+            .with_flag("etcd.endpoints", "http://127.0.0.1:2379,redis://127.0.0.1:6379")
+            .with_flag("nats.urls", "amqp://127.0.0.1:5672")
+            .with_flag("rbac.oidc.issuer", "https://issuer.example")
+            .with_flag("rbac.oidc.audience", "muster")
+            .with_flag("rbac.oidc.keys", "ftp://issuer.example/keys");
+        let Err(mistakes) = parse::<ProcessConfig>(&sources) else { panic!("no mistake was found") };
+        let mistakes = mistakes.to_string();
+        for key in ["--etcd-endpoints", "--nats-urls", "--rbac-oidc-keys"] {
+            assert!(mistakes.contains(key), "{key}: {mistakes}");
         }
     }
 }

@@ -169,6 +169,9 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
         "rbac.oidc.keys",
         "Address of the external issuer's keys (JWKS). Default: the one of its discovery document, on the same host.",
     );
+    if keys_at.as_ref().is_some_and(|url| !matches!(url.scheme(), "https" | "http")) {
+        settings.mistake("rbac.oidc.keys", "keys are fetched from an address that begins with https://");
+    }
     let ca: Option<PathBuf> = settings.optional(
         "rbac.oidc.ca",
         "PEM file with the authorities to trust at the external issuer, read again before each fetch. Default: the system's.",
