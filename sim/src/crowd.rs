@@ -23,6 +23,8 @@ use follow::{Cause, GroupId, Selector, Tracker};
 use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
 
+use crate::subscription::{Subscription, Topics, take_any};
+
 mod client;
 mod gateway;
 mod store;
@@ -68,19 +70,6 @@ enum Published {
     Bookmark(Revision, Revision),
 }
 
-/// A subscription of the gateway, with the messages that it has not taken yet.
-struct Subscription<T> {
-    /// The gateway takes messages: the reply to the first request has arrived.
-    is_read: bool,
-    queue: VecDeque<T>,
-}
-
-impl<T> Subscription<T> {
-    fn new() -> Self {
-        Self { is_read: false, queue: VecDeque::new() }
-    }
-}
-
 /// A consumer, whose interest only grows.
 struct Consumer {
     /// Every state of the interest, with the revision since which it holds.
@@ -102,7 +91,7 @@ struct Sim {
     bus: VecDeque<Published>,
     /// The revision of the last bookmark that was published.
     published: Revision,
-    topics: BTreeMap<String, Subscription<InstanceEvent>>,
+    topics: Topics,
     bookmarks: VecDeque<(Revision, Revision)>,
     /// Each question with the revision that a replica must have reached to answer it.
     questions: Vec<(Revision, Question)>,

@@ -18,3 +18,4 @@ pub mod crowd;
 pub mod failover;
 pub mod liveness;
 pub mod lossy_bus;
+mod subscription;

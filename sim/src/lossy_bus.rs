@@ -19,6 +19,8 @@ use follow::{Cause, GroupId, Push, Selector, Tracker};
 use shared::event::{Action, InstanceEvent, Position, Via};
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
 
+use crate::subscription::{Subscription, Topics};
+
 mod chain;
 mod gateway;
 
@@ -52,19 +54,6 @@ enum Published {
     Bookmark(Revision),
 }
 
-/// A subscription of the gateway, with the messages that it has not taken yet.
-struct Subscription<T> {
-    /// The gateway takes messages. It begins when the reply to the subscription's first request has arrived.
-    is_read: bool,
-    queue: VecDeque<T>,
-}
-
-impl<T> Subscription<T> {
-    fn new() -> Self {
-        Self { is_read: false, queue: VecDeque::new() }
-    }
-}
-
 struct Sim {
     dice: Rng,
     tracker: Tracker,
@@ -76,7 +65,7 @@ struct Sim {
     /// Messages that have been published and not yet delivered.
     bus: VecDeque<Published>,
     /// The subscriptions to events, by provider.
-    topics: BTreeMap<String, Subscription<InstanceEvent>>,
+    topics: Topics,
     interest: Option<Subscription<InterestChange>>,
     bookmarks: VecDeque<Revision>,
     /// Each question with the revision that a replica must have reached to answer it.

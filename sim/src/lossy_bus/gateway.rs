@@ -9,6 +9,7 @@ use shared::model::Revision;
 
 use super::chain::replay;
 use super::{FIRST, Question, Reply, Sim, Subscription, consumer, number, provider};
+use crate::subscription::take_any;
 
 impl Sim {
     /// Takes all bookmarks. The gateway does so before a reply or a loss, so that no later bookmark is older
@@ -49,14 +50,7 @@ impl Sim {
 
     pub(super) fn take_events(&mut self, most: usize) {
         for _ in 0..most {
-            let ready = self.topics.values_mut().filter(|topic| topic.is_read && !topic.queue.is_empty());
-            let mut ready: Vec<_> = ready.collect();
-            if ready.is_empty() {
-                return;
-            }
-            // Each subject has a channel of its own, so any of them may be read first.
-            let pick = self.dice.usize(0..ready.len());
-            let event = ready[pick].queue.pop_front().expect("the queue is not empty");
+            let Some(event) = take_any(&mut self.topics, &mut self.dice) else { return };
             self.tracker.on_event(event);
             self.act();
         }
