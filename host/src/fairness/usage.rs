@@ -26,8 +26,8 @@ const HALF: Duration = Duration::from_millis(20);
 /// the processor taken waits: beyond a quarter that happens to many. Moving costs little where processors are
 /// free, so nobody is punished for a larger part.
 const SHARED: f64 = 0.25;
-/// What parties took that is less than this, in seconds, counts for nothing: a request of 80 µs after an eighth of
-/// a second. More would leave out parties whose many small parts add up.
+/// A time below this, in seconds, counts for nothing: a request of 80 µs is below it after an eighth of a second.
+/// A higher bound would leave out parties whose many small parts add up.
 const NOTHING: f64 = 1e-6;
 /// After this time without a request a party is forgotten, and comes as a newcomer again.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
@@ -137,11 +137,11 @@ impl Usage {
             }
         }
         if self.seen.len() >= MOST {
-            // Somebody makes them up. Who comes again is seen again.
+            // A client makes them up. A party that comes again is seen again.
             self.seen.clear();
         }
         if self.parties.len() > MOST {
-            // Those stay whose last request is youngest, and of these the ones that are known longest.
+            // Parties with the youngest requests stay, and among equals the ones that are known longest.
             let rank = |party: &Party| (party.idle, Reverse(party.age));
             let mut ranks: Vec<_> = self.parties.values().map(rank).collect();
             // Half of them go, so that this is not done in each turn.

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 pub(super) const UNDER_WAY: usize = 2;
 /// As many transactions are no crowd.
 const FEW: usize = 2;
-/// The transactions that are worth a commit, whoever else may come.
+/// The transactions that are worth a commit, even if others come soon.
 const ENOUGH: usize = 32;
 /// The longest time for which a group gathers: about as long as a commit of a crowd takes.
 const GATHERING: Duration = Duration::from_millis(4);
 /// The time after which a crowd is forgotten.
 const FORGOTTEN: Duration = Duration::from_millis(100);
 
-/// What those that wait do.
+/// The next step of the transactions that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A group of them leaves.
@@ -45,7 +45,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// What `waiting` transactions do beside so many commits of so many transactions. After
+    /// The step of `waiting` transactions beside so many commits of so many transactions. After
     /// [`Step::Leave`] a group of them has to leave.
     pub(super) fn step(&mut self, waiting: usize, commits: usize, members: usize, now: Instant) -> Step {
         if waiting == 0 || commits >= UNDER_WAY {

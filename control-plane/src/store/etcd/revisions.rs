@@ -1,5 +1,5 @@
-//! The store's revision, as it is now. Calls that wait together share a question, so they run in the usual
-//! lane: whoever waits in it would otherwise wait for a caller in the slow one, which asks for all.
+//! The store's revision, as it is now. Calls that wait together share one question, which always runs in the
+//! usual lane: otherwise calls of the usual lane would wait for a thread of the slow one.
 
 use etcd_client::GetOptions;
 use shared::model::Revision;
