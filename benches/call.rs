@@ -67,9 +67,9 @@ impl Client {
             let length = if status == 304 {
                 0
             } else {
-                header(head, "Content-Length: ").context("a length")?.parse()?
+                header(head, "Content-Length").context("a length")?.parse()?
             };
-            let revision = header(head, "X-Resource-Revision: ").map(String::from);
+            let revision = header(head, "X-Resource-Revision").map(String::from);
             let start = end + 4;
             while self.read.len() < start + length {
                 self.more().await?;
@@ -93,14 +93,32 @@ impl Client {
 /// # Errors
 /// When a request is refused, or a connection ends.
 pub async fn load(server: &str, request: &[u8], connections: usize, length: Duration) -> Result<Latencies> {
+    load_each(server, connections, length, |_| request).await
+}
+
+/// Sends requests over this number of connections for `length`, each one after the answer of the one before it.
+/// `request` makes the request of a number; no number comes twice.
+///
+/// # Errors
+/// When a request is refused, or a connection ends.
+pub async fn load_each<R: AsRef<[u8]>>(
+    server: &str,
+    connections: usize,
+    length: Duration,
+    request: impl Fn(usize) -> R,
+) -> Result<Latencies> {
     let began = Instant::now();
-    let clients = (0..connections).map(|_| async {
+    let request = &request;
+    let clients = (0..connections).map(|first| async move {
         let mut client = Client::connect(server).await?;
         let mut took = Vec::new();
+        let mut number = first;
         while began.elapsed() < length {
+            let request = request(number);
             let sent = Instant::now();
-            client.call(request).await?;
+            client.call(request.as_ref()).await?;
             took.push(sent.elapsed());
+            number += connections;
         }
         anyhow::Ok(took)
     });
@@ -108,7 +126,8 @@ pub async fn load(server: &str, request: &[u8], connections: usize, length: Dura
     Ok(Latencies::new(took, began.elapsed()))
 }
 
-/// The value of a header; `name` as the server writes it, with its colon.
+/// The value of a header, however the server writes its name.
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| line.strip_prefix(name))
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value))
 }

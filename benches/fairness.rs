@@ -41,7 +41,7 @@ const SPIN: &str = "spin";
 /// What bounds a tenant in each world: nothing, places, and places and the slow lane, as by default. The values
 /// of `fairness.tenant-requests` and `fairness.nice`.
 const WORLDS: [(&str, [&str; 2]); 3] =
-    [("no shares", ["0", "0"]), ("places", ["64", "0"]), ("places, slow lane", ["64", "10"])];
+    [("no shares", ["0", "0"]), ("places", ["64", "0"]), ("places, slow lane", ["64", "19"])];
 /// A find, which the gateway answers from its own state.
 const FOUND_HERE: &str = "/registry/instances?appId=shop&serviceName=provider&version=0%2B";
 /// A read that a control plane answers.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use benches::Latencies;
-use benches::call::{Client, ask, request};
+use benches::call::{Client, ask, load_each, request};
 use benches::usage::cpu_seconds;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
@@ -229,19 +229,24 @@ async fn register(api: &str, store: &dyn Store) -> Result<()> {
 
 const CROWD: usize = 64;
 const EACH: usize = 100;
+/// The way to register in which the crowd is not alone.
+const BESIDE: &str = "shared beside another tenant";
 
 /// Registrations of many clients at once, and the CPU that etcd and this process take for each. The floor is a
 /// lease and a transaction for each, without a control plane. Then a control plane whose transactions share no
-/// commit, as before there were shared ones; one with a lease for each instance, in both modes; and one whose
-/// instances share leases. Twice, in turn.
+/// commit, as before there were shared ones; one with a lease for each instance, in both modes; one whose
+/// instances share leases; and the same while another tenant asks something ten times a second, so that fair
+/// shares bound what the crowd has under way. Twice, in turn.
 async fn crowd(store: &Arc<EtcdStore>, etcd: u32) -> Result<()> {
     let reported = LeaseConfig { mode: LeaseMode::Reported, ..LeaseConfig::default() };
     let alone: Arc<dyn Store> = Arc::new(Alone(store.clone()));
-    let ways: [(&str, Arc<dyn Store>, LeaseConfig); 4] = [
+    let shared = LeaseConfig { shared: true, ..reported };
+    let ways: [(&str, Arc<dyn Store>, LeaseConfig); 5] = [
         ("a commit each", alone.clone(), LeaseConfig::default()),
         ("direct", store.clone(), LeaseConfig::default()),
         ("reported", store.clone(), reported),
-        ("shared", store.clone(), LeaseConfig { shared: true, ..reported }),
+        ("shared", store.clone(), shared),
+        (BESIDE, store.clone(), shared),
     ];
     for round in 0..2 {
         let used = Used::since(etcd)?;
@@ -254,7 +259,15 @@ async fn crowd(store: &Arc<EtcdStore>, etcd: u32) -> Result<()> {
             let api = start(with.clone(), *leases, &tasks).await?;
             let used = Used::since(etcd)?;
             let commits = store.group_figures().commits;
-            let taken = registrations(&api, &format!("crowd-{}-{round}", way.replace(' ', "-"))).await?;
+            let name = format!("crowd-{}-{round}", way.replace(' ', "-"));
+            let crowd = registrations(&api, &name);
+            let taken = match *way == BESIDE {
+                true => tokio::select! {
+                    taken = crowd => taken?,
+                    ended = another_tenant(&api) => return ended,
+                },
+                false => crowd.await?,
+            };
             report(&format!("{CROWD} register, {way}"), &taken, Some(&floor));
             used.tell()?;
             let first = first.get_or_insert(taken.per_second());
@@ -367,6 +380,16 @@ async fn unshared(store: &dyn Store, round: usize) -> Result<Latencies> {
     Ok(Latencies::new(try_join_all(clients).await?.concat(), started.elapsed()))
 }
 
+/// Asks for the services of another project, ten times a second.
+async fn another_tenant(api: &str) -> Result<()> {
+    let mut client = Client::connect(api).await?;
+    let question = ask("/v4/other/registry/microservices", "");
+    loop {
+        client.call(&question).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn registrations(api: &str, name: &str) -> Result<Latencies> {
     let service = format!(r#"{{"service":{{"serviceName":"{name}","appId":"bench"}}}}"#);
     let id = field(&post(api, "/microservices", &service).await?, "serviceId")?;
@@ -468,23 +491,7 @@ async fn post(api: &str, path: &str, body: &str) -> Result<Vec<u8>> {
 
 /// Calls as fast as `CLIENTS` connections can, for `LONG`.
 async fn load(server: &str, request: impl Fn(usize) -> Vec<u8>) -> Result<Latencies> {
-    let until = Instant::now() + LONG;
-    let request = &request;
-    let clients = (0..CLIENTS).map(|first| async move {
-        let mut client = Client::connect(server).await?;
-        let mut calls = Vec::new();
-        let mut n = first;
-        while Instant::now() < until {
-            let request = request(n);
-            let begun = Instant::now();
-            client.call(&request).await?;
-            calls.push(begun.elapsed());
-            n += CLIENTS;
-        }
-        Ok::<_, anyhow::Error>(calls)
-    });
-    let calls = try_join_all(clients).await?.concat();
-    Ok(Latencies::new(calls, LONG))
+    load_each(server, CLIENTS, LONG, request).await
 }
 
 fn report(what: &str, figures: &Latencies, floor: Option<&Latencies>) {

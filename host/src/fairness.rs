@@ -120,8 +120,8 @@ struct State {
     turn: u64,
     /// True if a request has waited for a place since the last measurement.
     is_wanted: bool,
-    /// The party of the request that came last.
-    last: u64,
+    /// The party of the request that came last. `None` before the first one, which has nobody beside it.
+    last: Option<u64>,
     /// The time at which a request of another party than the one before came last.
     mixed: Option<Instant>,
     lines: HashMap<u64, Line>,
@@ -180,7 +180,7 @@ impl FairShares {
             measured: Instant::now(),
             turn: 0,
             is_wanted: false,
-            last: 0,
+            last: None,
             mixed: None,
             lines: HashMap::new(),
         };
@@ -257,8 +257,8 @@ impl Shares {
     fn take_or_wait(self: &Arc<Self>, party: u64) -> Turn {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let before = mem::replace(&mut state.last, party);
-        if before != party {
+        let before = state.last.replace(party);
+        if before.is_some_and(|before| before != party) {
             state.mixed = Some(now);
         }
         let is_mixed = state.is_mixed(now);

@@ -95,7 +95,7 @@ impl ProgramSettings {
             audit: AuditConfig::read(settings),
             nicer: settings.within(
                 "fairness.nice",
-                "10",
+                "19",
                 "0"..="19",
                 "How much lower (as nice counts) the priority is at which requests of a tenant are worked on that takes \
                  more than its share of the processors while others send requests, too. 0 is the usual priority.",

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,6 +33,12 @@ pub const BENCHES: [(&str, &[&str]); 18] = [
 ];
 /// The micro-benches, which need no servers.
 pub const MICRO: &str = "micro";
+/// The bench beside a peer, which is built first; [`all`] leaves it out, because that takes a quarter of an hour.
+pub const PEERS: &str = "peers";
+/// The peer and its version, from the registry of packages.
+const PEER: (&str, &str) = ("rnacos", "0.8.8");
+/// The variable that names the peer's program to the bench.
+const PEER_VARIABLE: &str = "MUSTER_TEST_RNACOS";
 
 /// Runs the bench `benches/{name}.rs`, optimised. A copy of its figures goes to `target/bench/{name}.jsonl`.
 ///
@@ -43,7 +50,7 @@ pub fn bench(name: &str, arguments: &[&str]) -> Result<()> {
         return run(command.args(arguments));
     }
     ensure!(
-        BENCHES.iter().any(|(listed, _)| *listed == name),
+        name == PEERS || BENCHES.iter().any(|(listed, _)| *listed == name),
         "no bench is called {name}; `cargo xtask bench` lists them"
     );
     prepare()?;
@@ -71,13 +78,32 @@ fn prepare() -> Result<()> {
     run(cargo(&["build", "--locked", "--release", "--bins"]).args(packages))
 }
 
+/// Installs the peer below `target`, once. Returns its program.
+fn peer() -> Result<PathBuf> {
+    let (name, version) = PEER;
+    let folder = target().join("peers");
+    let version = format!("{name}@{version}");
+    // Does nothing when this version is there.
+    run(cargo(&["install", "--locked", "--root"]).arg(&folder).arg(version))?;
+    Ok(folder.join("bin").join(name))
+}
+
+/// The folder of what is built.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
+
 fn measure(name: &str, arguments: &[&str]) -> Result<()> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    let target = target();
     let folder = target.join("bench");
     fs::create_dir_all(&folder)?;
     let mut figures = File::create(folder.join(format!("{name}.jsonl")))?;
     eprintln!("==> bench-{name} {}", arguments.join(" "));
-    let mut child = std::process::Command::new(target.join("release").join(format!("bench-{name}")))
+    let mut program = Command::new(target.join("release").join(format!("bench-{name}")));
+    if name == PEERS && std::env::var_os(PEER_VARIABLE).is_none() {
+        program.env(PEER_VARIABLE, peer()?);
+    }
+    let mut child = program
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()

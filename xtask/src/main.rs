@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::ci(),
         ["bench"] => {
             bench::BENCHES.iter().for_each(|(name, _)| println!("{name}"));
-            println!("{}", bench::MICRO);
+            println!("{}\n{}", bench::PEERS, bench::MICRO);
             Ok(())
         }
         ["bench", "all"] => bench::all(),

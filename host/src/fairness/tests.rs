@@ -32,16 +32,20 @@ fn looked_at_twice<F: Future<Output = Result<Place, NoPlace>>>(mut waiting: Pin<
 #[tokio::test(start_paused = true)]
 async fn a_party_that_is_alone_has_no_bound() {
     let shares = shares(2);
-    // The first request of all follows no other; a second after it the party counts as alone.
-    drop(now(&shares, "a"));
+    let all: Vec<Place> = (0..100).filter_map(|_| now(&shares, "a")).collect();
+    assert_eq!(all.len(), 100, "nobody has sent a request before");
+    drop(now(&shares, "b"));
+    assert!(now(&shares, "a").is_none());
+    drop(all);
     advance(ALONE_AFTER).await;
     let all: Vec<Place> = (0..100).filter_map(|_| now(&shares, "a")).collect();
-    assert_eq!(all.len(), 100);
+    assert_eq!(all.len(), 100, "it is alone again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_leaves_the_places_of_others_alone() {
     let shares = shares(2);
+    drop(now(&shares, "honest"));
     let mut flood: Vec<Place> = (0..100).filter_map(|_| now(&shares, "flood")).collect();
     let honest: Vec<Place> = (0..3).filter_map(|_| now(&shares, "honest")).collect();
     assert_eq!(honest.len(), 2, "everybody has two places");
