@@ -31,7 +31,7 @@ const BURST: usize = 100;
 const CASES: [&str; 3] = ["neither", "overrides", "overrides, a drain"];
 const DRAINED: usize = 2;
 /// Rounds in which each provider has a turn. A multiple of six, so that each order comes equally often.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 18;
 /// Nothing that was begun before is under way any more when watchers have been told nothing for this long.
 const QUIET: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);

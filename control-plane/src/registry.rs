@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use access::{Grant, Labels};
 use bytes::Bytes;
+use host::fairness;
 use shared::clock::Clock;
 use shared::model::{DataCenter, Revision, Service, ServiceRef, Tenant};
 use tracing::debug;
@@ -320,6 +321,7 @@ impl Registry {
     /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or
     /// the write that the transaction lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
+        fairness::rest();
         let reply = self.note_connection(self.store.txn(txn).await).map_err(|error| match error {
             StoreError::TooLarge(_) => RegistryError::TooLarge,
             error => RegistryError::Commit(error),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use hickory_proto::op::Query;
-use hickory_proto::rr::{Name, Record, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use shared::model::ServiceKey;
 
 use crate::answer::{State, answer};
@@ -57,7 +57,42 @@ fn line(record: &Record) -> Told {
     Told {
         name: record.name.to_ascii(),
         kind: record.record_type().to_string(),
-        data: record.data.to_string(),
+        data: data(&record.data),
         ttl: record.ttl,
+    }
+}
+
+/// The library writes the texts of a record one right after the other; a zone file has each in quotes.
+fn data(data: &RData) -> String {
+    match data {
+        RData::TXT(txt) => txt.txt_data.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// A text as a zone file has it: bytes that cannot be printed are three decimal digits (RFC 1035, 5.1).
+fn quoted(text: &[u8]) -> String {
+    let mut quoted = String::from('"');
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            _ => quoted.push_str(&format!("\\{byte:03}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::rr::rdata::TXT;
+
+    #[test]
+    fn texts_are_told_apart() {
+        let txt = TXT::new(vec!["version=1.0.0".into(), r#"path="a\b""#.into(), "\u{e9}".into()]);
+        let shown = data(&RData::TXT(txt));
+        assert_eq!(shown, r#""version=1.0.0" "path=\"a\\b\"" "\195\169""#);
     }
 }

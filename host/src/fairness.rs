@@ -8,6 +8,10 @@
 //! the order in which they came. Whatever one party sends, the others therefore share the processors and the
 //! store with no more than that many requests of it.
 //!
+//! A request that waits for another program needs no processor. When it begins to, its place goes to the next
+//! one ([`rest`]), so that a crowd is not held up by the few that a busy processor allows; the most places
+//! still bound all that are under way.
+//!
 //! A request that is being worked on keeps its processor while others wait for it, and one that has only arrived
 //! has cost time before its party is known. So the time that each party's requests take is counted, and the
 //! connections of a party that takes more than its share of the processors (`usage`) go on in the slow
@@ -44,7 +48,10 @@ use allowance::Allowance;
 use usage::Usage;
 
 mod allowance;
+mod held;
 mod usage;
+
+pub use held::{hold, holding, rest};
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
@@ -84,7 +91,11 @@ pub struct Measuring(Arc<Shares>);
 /// A request's leave to be worked on. The next request of its party gets the place when it is dropped.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
-pub struct Place(Option<(Arc<Shares>, u64)>);
+pub struct Place {
+    /// The shares and the party. `None` where nothing is limited.
+    of: Option<(Arc<Shares>, u64)>,
+    rests: bool,
+}
 
 /// The party has had as many requests as it may have at once for the longest time that one may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +146,8 @@ struct Line {
     /// Its requests of that turn.
     came: usize,
     running: usize,
+    /// Its requests that wait for another program.
+    resting: usize,
     waiting: VecDeque<oneshot::Sender<Place>>,
 }
 
@@ -198,7 +211,7 @@ impl FairShares {
     /// When no place has become free for ten seconds.
     pub async fn enter(&self, party: impl Hash) -> Result<Place, NoPlace> {
         if !self.0.is_limited {
-            return Ok(Place(None));
+            return Ok(Place { of: None, rests: false });
         }
         let party = self.0.hasher.hash_one(party);
         if lane::with_current(|lane| self.0.chooses(lane, party)) == Some(true) {
@@ -262,15 +275,15 @@ impl Shares {
             state.mixed = Some(now);
         }
         let is_mixed = state.is_mixed(now);
-        let places = state.allowance.places();
+        let allowance = state.allowance;
         let turn = state.turn;
         let line = state.lines.entry(party).or_default();
         line.came = if line.turn == turn { line.came + 1 } else { 1 };
         line.turn = turn;
-        if line.waiting.is_empty() && (line.running < places || !is_mixed) {
+        if line.waiting.is_empty() && (line.has_room(allowance) || !is_mixed) {
             line.running += 1;
-            let is_busy = is_mixed && line.came > places;
-            let place = Place(Some((self.clone(), party)));
+            let is_busy = is_mixed && line.came > allowance.places();
+            let place = Place::of(self, party);
             return if is_busy { Turn::AfterOthers(place) } else { Turn::Now(place) };
         }
         let (sender, receiver) = oneshot::channel();
@@ -314,22 +327,21 @@ impl Shares {
         self.instruments.waits.record(wait.as_secs_f64(), plane);
     }
 
-    /// Gives the place of a request that has ended to the next ones of its party.
-    fn leave(self: &Arc<Self>, party: u64) {
-        self.release(party);
+    /// A request of the party has ended, or begins to rest. The next ones get places.
+    fn pass_on(self: &Arc<Self>, party: u64) {
         while let Some(next) = self.next(party) {
-            if let Err(place) = next.send(Place(Some((self.clone(), party)))) {
+            if let Err(place) = next.send(Place::of(self, party)) {
                 // The client has left. Dropping the place would call this function again, once for each
                 // client that has left, and the stack has no room for all of them.
                 place.forget();
-                self.release(party);
+                self.with_line(party, |line| line.running -= 1);
             }
         }
     }
 
-    fn release(&self, party: u64) {
+    fn with_line(&self, party: u64, change: impl FnOnce(&mut Line)) {
         if let Some(line) = self.state.lock().lines.get_mut(&party) {
-            line.running -= 1;
+            change(line);
         }
     }
 
@@ -337,9 +349,9 @@ impl Shares {
     fn next(&self, party: u64) -> Option<oneshot::Sender<Place>> {
         let mut state = self.state.lock();
         let is_mixed = state.is_mixed(Instant::now());
-        let places = state.allowance.places();
+        let allowance = state.allowance;
         let line = state.lines.get_mut(&party)?;
-        if (line.running < places || !is_mixed)
+        if (line.has_room(allowance) || !is_mixed)
             && let Some(next) = line.waiting.pop_front()
         {
             line.running += 1;
@@ -355,7 +367,12 @@ impl Shares {
 
 impl Line {
     fn is_empty(&self) -> bool {
-        self.running == 0 && self.waiting.is_empty()
+        self.running == 0 && self.resting == 0 && self.waiting.is_empty()
+    }
+
+    /// True if one more of its requests may be worked on while parties share.
+    fn has_room(&self, allowance: Allowance) -> bool {
+        self.running < allowance.places() && self.running + self.resting < allowance.highest()
     }
 }
 
@@ -366,15 +383,39 @@ impl State {
 }
 
 impl Place {
+    fn of(shares: &Arc<Shares>, party: u64) -> Self {
+        Self { of: Some((shares.clone(), party)), rests: false }
+    }
+
+    /// Gives the place to the next request for good: what is left of a request after it has waited is little.
+    fn rest(&mut self) {
+        if self.rests {
+            return;
+        }
+        self.rests = true;
+        if let Some((shares, party)) = &self.of {
+            shares.with_line(*party, |line| {
+                line.running -= 1;
+                line.resting += 1;
+            });
+            shares.pass_on(*party);
+        }
+    }
+
     fn forget(mut self) {
-        self.0 = None;
+        self.of = None;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((shares, party)) = self.0.take() {
-            shares.leave(party);
+        if let Some((shares, party)) = self.of.take() {
+            let rests = self.rests;
+            shares.with_line(party, |line| match rests {
+                true => line.resting -= 1,
+                false => line.running -= 1,
+            });
+            shares.pass_on(party);
         }
     }
 }

@@ -7,7 +7,7 @@ use axum::RequestPartsExt;
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
-use host::fairness::Place;
+use host::fairness;
 use host::http::is_late;
 use host::lane;
 use http::{HeaderMap, Method};
@@ -41,9 +41,6 @@ pub(super) struct Call {
     query: Vec<(String, String)>,
     body: Bytes,
     asks_for_beats: bool,
-    /// Held until the handler has ended, so that one tenant's requests leave room for those of others.
-    /// `None` for a heartbeat: one that waited could cost an instance its life.
-    _place: Option<Place>,
 }
 
 impl Call {
@@ -186,15 +183,13 @@ impl FromRequest<Api> for Call {
         let body = read(body, limit).await?;
         let path = parts.uri.path().to_owned();
         // Only now: a client that sends its body slowly takes no place from its tenant.
-        let place = match is_any_heartbeat(&path) {
-            true => {
-                lane::leave_slow().await;
-                None
-            }
-            false => Some(api.shares().enter(&caller.tenant).await?),
-        };
+        // A heartbeat takes none: one that waited could cost an instance its life.
+        match is_any_heartbeat(&path) {
+            true => lane::leave_slow().await,
+            false => fairness::hold(api.shares().enter(&caller.tenant).await?),
+        }
         let asks_for_beats = parts.headers.contains_key(beats::KNOWN);
-        let call = Self { caller, path, params, query, body, asks_for_beats, permit, _place: place };
+        let call = Self { caller, path, params, query, body, asks_for_beats, permit };
         call.permit.check(api, &call).await?;
         Ok(call)
     }

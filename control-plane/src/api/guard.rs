@@ -28,6 +28,7 @@ use axum::response::{IntoResponse, Response};
 use console::Console;
 use futures_util::FutureExt;
 use host::admin::access::AccessControl;
+use host::fairness;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
@@ -171,11 +172,12 @@ impl Guarded {
         let response = match admitted {
             Ok(permit) => {
                 request.extensions_mut().insert(permit);
+                let handling = fairness::holding(self.route(request));
                 if entry.is_none() {
-                    return self.route(request).await;
+                    return handling.await;
                 }
                 let response;
-                (response, notes) = trail::noting(self.route(request)).await;
+                (response, notes) = trail::noting(handling).await;
                 response
             }
             Err(NotAdmitted::Refused(failure)) => failure.into_response(),

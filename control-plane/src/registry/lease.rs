@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::fairness;
 use host::lane::in_usual;
 use liveness::{Desk, Key};
 use shared::model::{Instance, Revision, ServiceRef};
@@ -34,6 +35,7 @@ impl Registry {
     /// Grants the lease of an instance, or tells the one that it may share.
     pub(super) async fn grant_for(&self, instance: &Instance) -> Result<LeaseId, StoreError> {
         let ttl = self.ttl(instance);
+        fairness::rest();
         match &self.reported {
             Some(reported) if Duration::from_secs(ttl.unsigned_abs()) * LONG_TIMES <= reported.long => {
                 let long = i64::try_from(reported.long.as_secs()).unwrap_or(i64::MAX);

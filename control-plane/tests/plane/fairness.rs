@@ -1,6 +1,7 @@
 //! A tenant that floods the control plane leaves room for others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::probe::Probe;
 use async_trait::async_trait;
@@ -93,4 +94,32 @@ async fn the_flood_of_one_tenant_leaves_room_for_others() {
         }
     );
     assert_eq!((first.status, second.status), (200, 200));
+}
+
+#[tokio::test]
+async fn writes_that_wait_for_the_store_leave_their_places_to_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (arrived, mut arrivals) = mpsc::channel(16);
+    let go_on = Arc::new(Semaphore::new(0));
+    let held = go_on.clone();
+    // Two for the one thread of this test, and three with those that wait for the store.
+    let three = [("MUSTER_FAIRNESS_TENANT_REQUESTS", "3")];
+    let probe = Probe::start_wrapped(directory.path(), &three, |store| {
+        Arc::new(Held { store, arrived, go_on: held })
+    })
+    .await;
+    probe.service(json!({"serviceName": "honest"})).await;
+
+    let path = "/v4/flood/registry/microservices";
+    let write = |name| probe.send("POST", path, &[], json!({"service": {"serviceName": name}}).to_string());
+    let (a, b, c, d, ()) = tokio::join!(write("a"), write("b"), write("c"), write("d"), async {
+        for _ in 0..3 {
+            let arrival = tokio::time::timeout(Duration::from_secs(10), arrivals.recv());
+            arrival.await.expect("three writes arrive at the store");
+        }
+        arrivals.try_recv().expect_err("the fourth waits");
+        go_on.add_permits(Semaphore::MAX_PERMITS / 2);
+        arrivals.recv().await.expect("it has the place of one that has ended");
+    });
+    assert_eq!([a, b, c, d].map(|answer| answer.status), [200; 4]);
 }

@@ -29,6 +29,10 @@ impl Allowance {
         self.places
     }
 
+    pub(super) fn highest(self) -> usize {
+        self.highest
+    }
+
     /// Work has waited this long for a processor. `is_wanted` says whether a request has waited for a place
     /// since the last measurement: without that more places would be no use, and would be too many for the
     /// flood that comes next.

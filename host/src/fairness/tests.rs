@@ -122,6 +122,46 @@ async fn a_flood_that_is_alone_again_fills_its_line() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_another_program_gives_its_place_to_the_next() {
+    // Two at a time on one processor, and three with those that wait.
+    let shares = FairShares::new(3, &SdkMeterProvider::builder().build().meter("test"), "test").0;
+    drop(now(&shares, "other"));
+    let mut first = now(&shares, "a").expect("a place");
+    let mut second = now(&shares, "a").expect("a place");
+    assert!(now(&shares, "a").is_none());
+    first.rest();
+    first.rest();
+    let third = now(&shares, "a").expect("the place of the first");
+    assert!(now(&shares, "a").is_none(), "two are worked on");
+    second.rest();
+    assert!(now(&shares, "a").is_none(), "three are under way");
+    drop(first);
+    let fourth = now(&shares, "a").expect("the first has ended");
+    drop((second, third, fourth));
+    shares.0.measured(Duration::ZERO);
+    assert!(shares.0.state.lock().lines.is_empty(), "nothing stays behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_holds_its_place_until_it_waits_or_ends() {
+    let shares = FairShares::new(3, &SdkMeterProvider::builder().build().meter("test"), "test").0;
+    drop(now(&shares, "other"));
+    let _beside = now(&shares, "a");
+    let request = async {
+        rest();
+        hold(now(&shares, "a").expect("a place"));
+        assert!(now(&shares, "a").is_none());
+        rest();
+        drop(now(&shares, "a").expect("the place of the request that waits"));
+        now(&shares, "a").expect("as before")
+    };
+    let next = holding(request).await;
+    drop(next);
+    hold(now(&shares, "a").expect("the request has ended"));
+    assert!(now(&shares, "a").is_some(), "nobody works on a request here");
+}
+
 #[tokio::test]
 async fn no_places_mean_no_limit() {
     let shares = shares(0);

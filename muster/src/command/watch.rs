@@ -54,7 +54,7 @@ pub(crate) struct Watch {
     #[arg(long, conflicts_with = "since")]
     live: bool,
     /// Print what clients of this protocol are told of the services, at first and whenever it differs.
-    #[arg(long = "as", value_name = "PROTOCOL", value_enum, conflicts_with_all = ["service", "since", "live"])]
+    #[arg(long = "as", value_name = "PROTOCOL", value_enum, conflicts_with_all = ["service", "providers", "since", "live"])]
     dialect: Option<Dialect>,
     #[command(flatten)]
     target: Target,
