@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     let report = Report::new("peers", &["per s", "p50 ms", "p99 ms", "CPU µs"]);
     for round in 1..=rounds {
         for kind in Kind::ALL {
-            // A server of its own for each row of rows: what was registered before would be in the way.
+            // Each round starts the server anew, without the instances that the round before has registered.
             let system = System::start(kind).await?;
             system.prepare().await?;
             for work in [Work::Register, Work::Beat, Work::Find] {

@@ -62,17 +62,36 @@ impl Store for Held {
     }
 }
 
+/// A control plane that an honest tenant has used, and whose store holds the writes of the flood.
+struct Flooded {
+    probe: Probe,
+    /// One for each write that the store holds.
+    arrivals: mpsc::Receiver<()>,
+    /// A permit lets one of them go on.
+    go_on: Arc<Semaphore>,
+    _directory: tempfile::TempDir,
+}
+
+impl Flooded {
+    /// Starts it with this many places of each tenant.
+    async fn start(places: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (arrived, arrivals) = mpsc::channel(16);
+        let go_on = Arc::new(Semaphore::new(0));
+        let held = go_on.clone();
+        let settings = [("MUSTER_FAIRNESS_TENANT_REQUESTS", places)];
+        let probe = Probe::start_wrapped(directory.path(), &settings, |store| {
+            Arc::new(Held { store, arrived, go_on: held })
+        })
+        .await;
+        probe.service(json!({"serviceName": "honest"})).await;
+        Self { probe, arrivals, go_on, _directory: directory }
+    }
+}
+
 #[tokio::test]
 async fn the_flood_of_one_tenant_leaves_room_for_others() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (arrived, mut arrivals) = mpsc::channel(16);
-    let go_on = Arc::new(Semaphore::new(0));
-    let held = go_on.clone();
-    let one = [("MUSTER_FAIRNESS_TENANT_REQUESTS", "1")];
-    let probe =
-        Probe::start_wrapped(directory.path(), &one, |store| Arc::new(Held { store, arrived, go_on: held }))
-            .await;
-    probe.service(json!({"serviceName": "honest"})).await;
+    let Flooded { probe, mut arrivals, go_on, _directory } = Flooded::start("1").await;
 
     let body = |name| json!({"service": {"serviceName": name}}).to_string();
     let path = "/v4/flood/registry/microservices";
@@ -98,17 +117,8 @@ async fn the_flood_of_one_tenant_leaves_room_for_others() {
 
 #[tokio::test]
 async fn writes_that_wait_for_the_store_leave_their_places_to_others() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (arrived, mut arrivals) = mpsc::channel(16);
-    let go_on = Arc::new(Semaphore::new(0));
-    let held = go_on.clone();
     // Two for the one thread of this test, and three with those that wait for the store.
-    let three = [("MUSTER_FAIRNESS_TENANT_REQUESTS", "3")];
-    let probe = Probe::start_wrapped(directory.path(), &three, |store| {
-        Arc::new(Held { store, arrived, go_on: held })
-    })
-    .await;
-    probe.service(json!({"serviceName": "honest"})).await;
+    let Flooded { probe, mut arrivals, go_on, _directory } = Flooded::start("3").await;
 
     let path = "/v4/flood/registry/microservices";
     let write = |name| probe.send("POST", path, &[], json!({"service": {"serviceName": name}}).to_string());
