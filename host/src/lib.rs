@@ -12,6 +12,7 @@
 //! | [`figures`] | the activity of a process, from its metrics, for people and for other processes |
 //! | [`exposure`] | the rule about listeners that other machines can reach |
 //! | [`fairness`] | fair shares of a process for tenants that send it requests |
+//! | [`crowd`] | callers that share a piece of work wait for each other |
 //! | [`lane`] | the usual and the slow lane for the work of connections |
 //! | [`proxies`] | the address of a client behind proxies |
 //! | [`certificates`] | the accounts that certificates of clients stand for |
@@ -26,6 +27,7 @@ pub mod admin;
 pub mod audit;
 pub mod browser;
 pub mod certificates;
+pub mod crowd;
 pub mod exposure;
 pub mod fairness;
 pub mod figures;

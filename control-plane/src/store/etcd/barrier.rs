@@ -1,26 +1,68 @@
 //! Barriers: a revision that covers everything before the call, and that watches reach by themselves.
 //!
 //! Calls that wait at the same time share one round trip. It must begin after all of them: a round trip that
-//! is already in flight may have read the revision before their writes.
+//! is already in flight may have read the revision before their writes. In a crowd, the first calls wait a
+//! moment for the others.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use host::crowd::Crowd;
 use shared::model::Revision;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, timeout_at};
 
 use crate::store::StoreError;
+
+/// The longest time for which calls wait for others: about as long as a round trip takes.
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// The last round trip.
 struct RoundTrip {
     prefix: String,
-    began: Instant,
+    /// The calls with lower numbers came before it began.
+    covers: u64,
     result: Result<Revision, StoreError>,
 }
 
+struct State {
+    last: Option<RoundTrip>,
+    crowd: Crowd,
+}
+
 /// Bundles round trips. The holder of the lock makes the round trip that the waiting calls share.
-#[derive(Default)]
-pub(super) struct Barrier(Mutex<Option<RoundTrip>>);
+pub(super) struct Barrier {
+    // Tokio's mutex: it is held over the round trip, and serves the calls in their order.
+    state: Mutex<State>,
+    /// The number of the next call.
+    // No clock: two calls may come in the same moment.
+    next: AtomicU64,
+    waiting: AtomicUsize,
+    /// Notified when a call has come.
+    came: Notify,
+}
+
+/// A call that waits. It is counted until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Barrier {
+    fn default() -> Self {
+        let state = State { last: None, crowd: Crowd::new(GATHERING) };
+        Self {
+            state: Mutex::new(state),
+            next: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            came: Notify::new(),
+        }
+    }
+}
 
 impl Barrier {
     /// The result of a round trip that began after this call. Cancel-safe: the next call in line makes its
@@ -33,15 +75,29 @@ impl Barrier {
     where
         F: Future<Output = Result<Revision, StoreError>>,
     {
-        let called = Instant::now();
-        // Tokio's mutex: it is held over the round trip, and serves the calls in their order.
-        let mut last = self.0.lock().await;
-        if let Some(round) = last.as_ref().filter(|round| round.prefix == prefix && round.began > called) {
-            return round.result.clone();
+        // A round trip that sees a higher number than this begins after the call.
+        let number = self.next.fetch_add(1, Ordering::AcqRel);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting(&self.waiting);
+        self.came.notify_one();
+        let mut state = self.state.lock().await;
+        if let Some(round) =
+            state.last.as_ref().filter(|round| round.prefix == prefix && number < round.covers)
+        {
+            let result = round.result.clone();
+            // Before the lock, so that the next one in line counts those who wait and nobody else.
+            drop(waiting);
+            return result;
         }
-        let began = Instant::now();
+        while let Some(until) = state.crowd.waits_until(self.waiting.load(Ordering::Relaxed), Instant::now())
+        {
+            // Whether one has come or the time is over, the crowd decides again.
+            _ = timeout_at(until, self.came.notified()).await;
+        }
+        let covers = self.next.load(Ordering::Acquire);
         let result = round_trip().await;
-        *last = Some(RoundTrip { prefix: prefix.to_owned(), began, result: result.clone() });
+        state.last = Some(RoundTrip { prefix: prefix.to_owned(), covers, result: result.clone() });
+        drop(waiting);
         result
     }
 }
@@ -52,6 +108,28 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_come_again_share_each_round_trip() {
+        let barrier = &Barrier::default();
+        let rounds = Cell::new(0);
+        let round_trip = || async {
+            rounds.set(rounds.get() + 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(Revision::new(rounds.get()))
+        };
+        let round_trip = &round_trip;
+        // They come apart at first, so that without a crowd there would be two halves in turns.
+        let callers = (0..16).map(|caller| async move {
+            tokio::time::sleep(Duration::from_micros(200 * caller)).await;
+            for _ in 0..20 {
+                barrier.pass("/", round_trip).await.expect("a revision");
+            }
+        });
+        futures_util::future::join_all(callers).await;
+        assert!(rounds.get() <= 26, "{} round trips for 20 calls of each", rounds.get());
+        assert_eq!(barrier.waiting.load(Ordering::Relaxed), 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn calls_during_a_round_trip_share_the_next_one() {

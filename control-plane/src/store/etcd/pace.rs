@@ -7,19 +7,16 @@
 
 use std::time::Duration;
 
+use host::crowd::{Crowd, FEW};
 use tokio::time::Instant;
 
 /// The commits under way at a time. With one, a transaction that comes alone just after another would wait
 /// for all of its round trip. With many, nothing would gather.
 pub(super) const UNDER_WAY: usize = 2;
-/// As many transactions are no crowd.
-const FEW: usize = 2;
 /// The transactions that are worth a commit, even if others come soon.
 const ENOUGH: usize = 32;
 /// The longest time for which a group gathers: about as long as a commit of a crowd takes.
 const GATHERING: Duration = Duration::from_millis(4);
-/// The time after which a crowd is forgotten.
-const FORGOTTEN: Duration = Duration::from_millis(100);
 
 /// The next step of the transactions that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +30,15 @@ pub(super) enum Step {
 }
 
 /// The pace of one committer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
-    /// The size of the present crowd: the most transactions that were there at a time, less when a group
-    /// gathered in vain. Clients that were answered usually come again.
-    crowd: usize,
-    /// The time since which the present group gathers.
-    since: Option<Instant>,
-    /// The time at which the last group left.
-    left: Option<Instant>,
+    crowd: Crowd,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { crowd: Crowd::new(GATHERING) }
+    }
 }
 
 impl Pace {
@@ -49,37 +46,20 @@ impl Pace {
     /// [`Step::Leave`] a group of them has to leave.
     pub(super) fn step(&mut self, waiting: usize, commits: usize, members: usize, now: Instant) -> Step {
         if waiting == 0 || commits >= UNDER_WAY {
-            self.since = None;
+            self.crowd.stop_waiting();
             return Step::Wait;
-        }
-        if self.left.is_none_or(|left| now - left >= FORGOTTEN) {
-            self.crowd = 0;
         }
         let present = waiting + members;
         if waiting >= ENOUGH {
-            return self.leave(present, now);
+            self.crowd.begin(present, now);
+            return Step::Leave;
         }
         // It grows until one of many that are under way has ended.
         if members > FEW {
-            self.since = None;
+            self.crowd.stop_waiting();
             return Step::Wait;
         }
-        if present >= self.crowd || self.crowd <= FEW {
-            return self.leave(present, now);
-        }
-        let until = *self.since.get_or_insert(now) + GATHERING;
-        if now < until {
-            return Step::Gather(until);
-        }
-        self.crowd = self.crowd * 3 / 4;
-        self.leave(present, now)
-    }
-
-    fn leave(&mut self, present: usize, now: Instant) -> Step {
-        self.crowd = self.crowd.max(present);
-        self.since = None;
-        self.left = Some(now);
-        Step::Leave
+        self.crowd.waits_until(present, now).map_or(Step::Leave, Step::Gather)
     }
 }
 
@@ -115,26 +95,10 @@ mod tests {
         assert_eq!(pace.step(8, 0, 0, began), Step::Leave);
         let until = began + GATHERING;
         assert_eq!(pace.step(1, 0, 0, began), Step::Gather(until), "seven may come again");
-        let later = began + GATHERING / 2;
-        assert_eq!(pace.step(7, 0, 0, later), Step::Gather(until), "since the first one came");
-        assert_eq!(pace.step(8, 0, 0, later), Step::Leave, "nobody is missing");
-        assert_eq!(pace.step(2, 0, 0, later), Step::Gather(later + GATHERING));
-        assert_eq!(pace.step(2, 0, 0, later + GATHERING), Step::Leave);
-        assert_eq!(pace.crowd, 6, "fewer are expected");
-        assert_eq!(pace.step(1, 0, 0, later + GATHERING + FORGOTTEN), Step::Leave, "all have gone");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_that_is_left_of_a_crowd_soon_leaves_at_once() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        assert_eq!(pace.step(64, 0, 0, now), Step::Leave);
-        let mut gathered = 0;
-        while let Step::Gather(until) = pace.step(1, 0, 0, now) {
-            now = until;
-            assert_eq!(pace.step(1, 0, 0, now), Step::Leave);
-            gathered += 1;
-        }
-        assert!(gathered <= 11, "{gathered} times");
+        assert_eq!(pace.step(6, 1, 2, began), Step::Leave, "two of them are under way");
+        assert_eq!(pace.step(2, 0, 0, until), Step::Gather(until + GATHERING));
+        assert_eq!(pace.step(0, 0, 0, until), Step::Wait, "all have left");
+        assert_eq!(pace.step(2, 0, 0, until + GATHERING), Step::Gather(until + GATHERING * 2));
+        assert_eq!(pace.step(2, 0, 0, until + GATHERING * 2), Step::Leave);
     }
 }
