@@ -3,6 +3,8 @@
 //! A route that has no line here is refused wherever access control is on, so a new route cannot be open by
 //! oversight. The control plane's tests compare this table with its router.
 
+use std::sync::LazyLock;
+
 use http::Method;
 
 use crate::role::{Need, ResourceType, Verb};
@@ -283,34 +285,68 @@ const TABLES: &[(&str, &[Line])] = &[
     ("/eureka/in/{scope}", EUREKA),
 ];
 
+/// The most segments of a path that a route has. The one before the first slash is empty, and counts.
+const MOST_SEGMENTS: usize = 12;
+
+/// A line with its whole path.
+struct Route {
+    method: &'static str,
+    segments: Vec<&'static str>,
+    access: Access,
+}
+
+/// All lines, by the number of segments of their paths, those with precedence first. Every request is looked up
+/// here, and most lines differ from it in their last segment.
+static ROUTES: LazyLock<[Vec<Route>; MOST_SEGMENTS + 1]> = LazyLock::new(|| {
+    let mut routes = [const { Vec::new() }; MOST_SEGMENTS + 1];
+    for (base, lines) in TABLES {
+        for &(method, pattern, access) in *lines {
+            let segments: Vec<&str> = base.split('/').chain(pattern.split('/').skip(1)).collect();
+            if let Some(routes) = routes.get_mut(segments.len()) {
+                routes.push(Route { method, segments, access });
+            }
+        }
+    }
+    routes
+});
+
+/// The routes that have a path, those with precedence first.
+fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
+    let mut own = [""; MOST_SEGMENTS];
+    let mut length = 0;
+    for segment in path.split('/') {
+        // One past the end is too long for every route, however long it is.
+        if let Some(place) = own.get_mut(length) {
+            *place = segment;
+        }
+        length = (length + 1).min(MOST_SEGMENTS + 1);
+    }
+    let routes = ROUTES.get(length).map(Vec::as_slice).unwrap_or_default();
+    routes.iter().filter(move |route| {
+        let own = own.iter().take(length).rev();
+        route.segments.iter().rev().zip(own).all(|(pattern, own)| segment_matches(pattern, own))
+    })
+}
+
 /// The access that a request needs, by its method and its path as it was sent.
 ///
 /// The path is compared undecoded, as routers compare it: a segment that hides a letter behind a percent sign
 /// is another segment.
 pub fn access_of(method: &Method, path: &str) -> Access {
     let mut answer = Access::Unknown;
-    for (base, lines) in TABLES {
-        let Some(rest) = below(base, path) else { continue };
-        for (name, pattern, access) in *lines {
-            if !matches(pattern, rest) {
-                continue;
-            }
-            if name == &method.as_str() {
-                return *access;
-            }
-            answer = Access::OtherMethod;
+    for route in routes_of(path) {
+        if route.method == method.as_str() {
+            return route.access;
         }
+        answer = Access::OtherMethod;
     }
     answer
 }
 
 /// The path with placeholders of the route that takes a request; `None` when no route does.
 pub fn pattern_of(method: &Method, path: &str) -> Option<String> {
-    TABLES.iter().find_map(|(base, lines)| {
-        let rest = below(base, path)?;
-        let line = lines.iter().find(|(name, pattern, _)| name == &method.as_str() && matches(pattern, rest));
-        line.map(|(_, pattern, _)| format!("{base}{pattern}"))
-    })
+    let route = routes_of(path).find(|route| route.method == method.as_str())?;
+    Some(route.segments.join("/"))
 }
 
 /// Every route: method, path with placeholders, and the access that it needs.
@@ -318,27 +354,6 @@ pub fn all() -> impl Iterator<Item = (&'static str, String, Access)> {
     TABLES.iter().flat_map(|(base, lines)| {
         lines.iter().map(move |(method, pattern, access)| (*method, format!("{base}{pattern}"), *access))
     })
-}
-
-/// The rest of a path below a base; `None` when the path does not lie there.
-fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
-    let mut rest = path;
-    for segment in base.split('/').skip(1) {
-        rest = rest.strip_prefix('/')?;
-        let end = rest.find('/').unwrap_or(rest.len());
-        let (own, after) = rest.split_at(end);
-        if !segment_matches(segment, own) {
-            return None;
-        }
-        rest = after;
-    }
-    Some(rest)
-}
-
-fn matches(pattern: &str, path: &str) -> bool {
-    let mut own = path.split('/');
-    pattern.split('/').all(|segment| own.next().is_some_and(|own| segment_matches(segment, own)))
-        && own.next().is_none()
 }
 
 fn segment_matches(pattern: &str, segment: &str) -> bool {
@@ -369,6 +384,7 @@ mod tests {
             "/v4/default/registry/microservices/",
             "/v4/default/registry/microservice%73",
             "/v4/default/registry/microservices/a/b",
+            "/v4/default/registry/microservices/a/instances/b/heartbeat/c/d/e/f/g/h/i",
             "/v4/default/Registry/microservices",
             "//v4/token",
             "/v4/token/",
