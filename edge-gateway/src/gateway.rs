@@ -261,18 +261,20 @@ impl GatewayParts {
         if lane::is_slow() && never_waits(&request) {
             lane::leave_slow().await;
         }
+        // The future of a request is as large as the largest that it contains, and is allocated for each. So
+        // all that are not those of heartbeats and finds are boxed.
         // First, and for every method: a POST to the path of a watch gets 405 and reaches no control plane.
         if let Some(watch) = route::watch(request.uri(), request.headers()) {
-            return Ok(self.watch(watch, request, caller).await);
+            return Ok(Box::pin(self.watch(watch, request, caller)).await);
         }
         if let Some(watch) = route::events(request.uri(), request.headers()) {
-            return Ok(self.events(watch, request, caller).await);
+            return Ok(Box::pin(self.events(watch, request, caller)).await);
         }
         if route::is_heartbeat_channel(request.method(), request.uri().path()) {
             return Ok(self.carry_heartbeats(request, caller));
         }
         if let Some(method) = XdsMethod::of(request.uri().path()) {
-            return Ok(self.discover(method, request, caller).await);
+            return Ok(Box::pin(self.discover(method, request, caller)).await);
         }
         let request = request.map(Body::new);
         if forward::is_heartbeat(request.method(), request.uri().path()) {
@@ -280,22 +282,22 @@ impl GatewayParts {
             return self.beat(request, is_covered).await;
         }
         if let Some(target) = drain::target_of(request.method(), request.uri().path()) {
-            return self.drain(target, request, caller).await;
+            return Box::pin(self.drain(target, request, caller)).await;
         }
         if let Some(target) = drain::watched_of(request.method(), request.uri().path()) {
-            return self.watchers(target, request).await;
+            return Box::pin(self.watchers(target, request)).await;
         }
         if route::is_audit(request.method(), request.uri().path()) {
-            return Ok(self.trail(request, caller).await);
+            return Ok(Box::pin(self.trail(request, caller)).await);
         }
         if route::is_processes(request.method(), request.uri().path()) {
-            return Ok(self.processes(request).await);
+            return Ok(Box::pin(self.processes(request)).await);
         }
         match request.uri().path() {
-            route::HISTORICAL_GRPC => Ok(self.watch_historical(request, caller).await),
-            route::WATCH_GRPC => Ok(self.watch_grpc(request, caller).await),
-            path if crate::eureka::is_eureka(path) => Ok(self.eureka(request, caller).await),
-            http_sd::PATH => Ok(self.targets(request, caller).await),
+            route::HISTORICAL_GRPC => Ok(Box::pin(self.watch_historical(request, caller)).await),
+            route::WATCH_GRPC => Ok(Box::pin(self.watch_grpc(request, caller)).await),
+            path if crate::eureka::is_eureka(path) => Ok(Box::pin(self.eureka(request, caller)).await),
+            http_sd::PATH => Ok(Box::pin(self.targets(request, caller)).await),
             // The packages of gRPC's standard services begin so; no watch service does.
             path if path.starts_with("/grpc.") => {
                 self.grpc_services.clone().oneshot(request).await.map_err(NoAnswer::from)

@@ -59,7 +59,7 @@ impl GatewayParts {
             Some(kept) => kept.bearer,
             None => {
                 *kept = None;
-                match self.ask_for_token(request, &name, &password).await {
+                match Box::pin(self.ask_for_token(request, &name, &password)).await {
                     Ok(bearer) => {
                         *kept = Some(Kept::now(bearer.clone()));
                         bearer

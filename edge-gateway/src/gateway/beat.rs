@@ -48,19 +48,19 @@ impl GatewayParts {
         let tenant = route::tenant_of(request.uri().path(), request.headers()).filter(|_| is_here);
         let Some(tenant) = tenant else {
             self.beats.passed_on();
-            return self.pass_on(request).await;
+            return Box::pin(self.pass_on(request)).await;
         };
         if let Some((service, instance)) = route::instance_of_heartbeat(request.uri().path()) {
             let keys = [Key::of(&ServiceRef::new(tenant, service), &instance)];
             if request.body().is_end_stream() && self.beats.take(&keys) {
                 return Ok(finished(Response::new(Body::empty()), request.headers(), PLAIN));
             }
-            return self.pass_on_and_learn(request, &keys).await;
+            return Box::pin(self.pass_on_and_learn(request, &keys)).await;
         }
         let length = request.body().size_hint().exact().filter(|length| *length <= MOST_BYTES);
         if length.is_none() {
             self.beats.passed_on();
-            return self.pass_on(request).await;
+            return Box::pin(self.pass_on(request)).await;
         }
         let (head, body) = request.into_parts();
         // As with a control plane that gets half a request: see `pass_on`.
@@ -73,7 +73,7 @@ impl GatewayParts {
         {
             return Ok(finished(answer::reply::json(answer.into()), &head.headers, answer::reply::JSON));
         }
-        self.pass_on_and_learn(Request::from_parts(head, Body::from(body)), &keys).await
+        Box::pin(self.pass_on_and_learn(Request::from_parts(head, Body::from(body)), &keys)).await
     }
 
     /// Passes heartbeats on, and learns from the answer which instances exist.
