@@ -62,6 +62,9 @@ pub struct ReadsConfig {
     pub fresh: Duration,
     /// The greatest age of an answer while none can be asked; zero is no limit.
     pub stale_for: Duration,
+    /// A replica is asked before "nothing has changed". Otherwise that is as old as any other answer: another
+    /// gateway may have pushed a change a moment ago that is not known here yet.
+    pub confirm_unchanged: bool,
     /// Tenants that are followed as a whole; 0 is no limit.
     pub tenants: usize,
     /// The file in which the state is kept for a restart while no control plane answers.
@@ -78,6 +81,7 @@ impl Default for ReadsConfig {
             // Bookmarks come every second.
             fresh: Duration::from_secs(3),
             stale_for: Duration::ZERO,
+            confirm_unchanged: true,
             tenants: 256,
             state: None,
         }

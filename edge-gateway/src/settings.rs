@@ -405,6 +405,11 @@ fn read_reads(settings: &mut Settings<'_>, default: ReadsConfig) -> ReadsConfig 
             "0s"..="365d",
             "Time without a bookmark for which finds are answered here, marked as stale, while no control plane answers; 0s is no limit.",
         ),
+        confirm_unchanged: settings.get_or(
+            "edge.confirm-unchanged",
+            default.confirm_unchanged,
+            "Ask a control plane before a find is answered with 304 here; finds that wait share the question. Otherwise a 304 may be one bookmark behind, as a 200 may be, and a client that watches at another node may get it just after it was pushed a change.",
+        ),
         tenants: settings.get_or(
             "edge.tenants",
             default.tenants,

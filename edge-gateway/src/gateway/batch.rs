@@ -1,6 +1,7 @@
 //! Batches of finds: answered from the gateway's own state if that proves every element, and by a control
 //! plane if not. The rules for an element are those of a single find ([`super::reads`]).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::Grant;
@@ -112,14 +113,18 @@ impl GatewayParts {
         let consumer = &questions.reader.consumer;
         let mut found = find_all(reads, &view, questions, grant, Proof::Bookmark)?;
         let mut asked = questions.asked.iter().zip(&found);
-        if asked.any(|((.., asked), found)| is_current(&asked.rev, &found.rev)) {
+        let claims = asked.any(|((.., asked), found)| is_current(&asked.rev, &found.rev));
+        if reads.config.confirm_unchanged && claims {
             // A claim about now, which another gateway may have contradicted with a push.
             let changes = edge.barrier.pass().await;
             edge.metrics.barrier(changes.is_some());
             let changes = changes?;
-            // Read anew: the state may have moved on while the barrier was passed.
-            view = reads.view();
-            found = find_all(reads, &view, questions, grant, Proof::Bookmark)?;
+            // The state may have moved on while the barrier was passed; usually it has not.
+            let now = reads.view();
+            if !Arc::ptr_eq(&now, &view) {
+                view = now;
+                found = find_all(reads, &view, questions, grant, Proof::Bookmark)?;
+            }
             if !found.iter().all(|found| Reads::confirm(&view, consumer, found, &changes)) {
                 return None;
             }

@@ -5,6 +5,7 @@
 //!    follows the consumer from then on.
 //! 3. If no control plane answers, the last that is known is the answer, marked as stale.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::Grant;
@@ -52,12 +53,12 @@ impl GatewayParts {
         caller: &Caller,
     ) -> Result<Response<Body>, NoAnswer> {
         let Some(tenant) = route::tenant_of(request.uri().path(), request.headers()) else {
-            return self.pass_on(request).await;
+            return Box::pin(self.pass_on(request)).await;
         };
         if let Some((edge, reader)) =
             self.reads.as_ref().and_then(|edge| Some((edge, asker(&request, &tenant)?)))
         {
-            return self.find_batch(edge, request, reader, &tenant, caller).await;
+            return Box::pin(self.find_batch(edge, request, reader, &tenant, caller)).await;
         }
         let _place = match self.place_if(needs_place(&request), Some(&tenant)).await {
             Ok(place) => place,
@@ -67,7 +68,7 @@ impl GatewayParts {
         let poll = self.begin_poll(&request, &tenant);
         let question = self.reads.as_ref().and_then(|_| Question::read(&request, &tenant));
         let Some((edge, question)) = self.reads.as_ref().zip(question) else {
-            return self.pass_on_poll(request, poll, &tenant).await;
+            return Box::pin(self.pass_on_poll(request, poll, &tenant)).await;
         };
         self.answer_question(edge, request, question, poll, caller).await
     }
@@ -85,13 +86,13 @@ impl GatewayParts {
         let (answer, given) = match self.answer_here(edge, &question, &caller.grant).await {
             // A control plane that answers knows better than anything stale.
             None if *edge.reachable.borrow() => {
-                return self.ask(edge, request, question, poll, caller, record).await;
+                return Box::pin(self.ask(edge, request, question, poll, caller, record)).await;
             }
             None => match stale(edge, &question, &caller.grant) {
                 Some(answered) => answered,
                 None => {
                     let tenant = &question.reader.consumer.tenant;
-                    return self.pass_on_poll(request, poll, tenant).await;
+                    return Box::pin(self.pass_on_poll(request, poll, tenant)).await;
                 }
             },
             Some(answered) => answered,
@@ -114,35 +115,31 @@ impl GatewayParts {
         }
         let found =
             reads.find(&view, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?;
-        if !is_current(&question.asked.rev, &found.rev) {
+        if !(reads.config.confirm_unchanged && is_current(&question.asked.rev, &found.rev)) {
             // A client that has written through this gateway must find what it wrote.
             let tenant = &question.reader.consumer.tenant;
             let written = |service: &_| self.upstream.written_to(service);
             if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
                 return None;
             }
-            edge.metrics.answered(Outcome::Here);
-            return Some((full(question, &found), found.given(&view.read, &question.reader.consumer)));
+            return Some(told(edge, &view, question, found));
         }
         // A claim about now, which another gateway may have contradicted with a push.
         let changes = edge.barrier.pass().await;
         edge.metrics.barrier(changes.is_some());
         let changes = changes?;
-        // Read anew: the state may have moved on while the barrier was passed.
-        let view = reads.view();
-        let found =
-            reads.find(&view, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?;
+        // The state may have moved on while the barrier was passed; usually it has not.
+        let now = reads.view();
+        let found = if Arc::ptr_eq(&now, &view) {
+            found
+        } else {
+            reads.find(&now, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?
+        };
+        let view = now;
         if !Reads::confirm(&view, &question.reader.consumer, &found, &changes) {
             return None;
         }
-        let answer = if is_current(&question.asked.rev, &found.rev) {
-            edge.metrics.answered(Outcome::Unchanged);
-            unchanged(question, &found)
-        } else {
-            edge.metrics.answered(Outcome::Here);
-            full(question, &found)
-        };
-        Some((answer, found.given(&view.read, &question.reader.consumer)))
+        Some(told(edge, &view, question, found))
     }
 
     /// Asks a control plane. Without its answer the last that is known has to do.
@@ -214,6 +211,18 @@ impl GatewayParts {
             self.audit.record(Record { decision: Decision::Allowed, status, ..record });
         }
     }
+}
+
+/// The answer that was found at `view`, in full or as "nothing has changed".
+fn told(edge: &EdgeReads, view: &EdgeView, question: &Question, found: Found) -> Answered {
+    let answer = if is_current(&question.asked.rev, &found.rev) {
+        edge.metrics.answered(Outcome::Unchanged);
+        unchanged(question, &found)
+    } else {
+        edge.metrics.answered(Outcome::Here);
+        full(question, &found)
+    };
+    (answer, found.given(&view.read, &question.reader.consumer))
 }
 
 /// The last that is known, by this process or by the one before it, marked as stale. `None` when nothing is
