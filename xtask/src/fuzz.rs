@@ -23,8 +23,9 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// The time and the memory that an input may take before it counts as a finding. The time goes by on a busy
-/// machine too, so it is far beyond that of any input.
-const LIMITS: [&str; 3] = ["-timeout=30", "-report_slow_units=30", "-rss_limit_mb=2048"];
+/// machine too, and while a long run is paused (`SIGSTOP`) for something else, so it is far beyond that of any
+/// input.
+const LIMITS: [&str; 3] = ["-timeout=1200", "-report_slow_units=30", "-rss_limit_mb=2048"];
 /// The directory of Linux whose files are in memory.
 const MEMORY: &str = "/dev/shm";
 
