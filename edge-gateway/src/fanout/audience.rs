@@ -1,6 +1,7 @@
 //! An audience: the sessions of one group in one shard that receive the same bytes, and the log they share.
 //! They have the same encoding, and grants that have admitted the same changes so far.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// A question about a change is asked again within this time.
 const ASKED_LATELY: Duration = Duration::from_secs(10);
 
-/// The place of a change in a log.
-#[derive(Clone, Copy, Debug)]
+/// The place of a change in a log, and the members that have not acknowledged it.
+#[derive(Clone, Debug)]
 pub(super) struct Mark {
     pub(super) topic: u32,
     pub(super) rev: Revision,
@@ -33,6 +34,9 @@ pub(super) struct Mark {
     pub(super) since: Tick,
     /// The tick of the last question.
     asked_at: Tick,
+    /// The members of which it is not known that they have acknowledged the change. So a question that comes
+    /// again looks at these alone, which soon are few of many.
+    pub(super) waiting: HashSet<SessionKey>,
 }
 
 /// The sessions that share a log, and the progress of the round that serves them.
@@ -95,6 +99,7 @@ impl Audience {
     pub(super) fn add(&mut self, key: SessionKey, grant: &Arc<Grant>) {
         self.rights.add(grant, self.members.len());
         self.members.push(key);
+        self.marks.iter_mut().for_each(|mark| _ = mark.waiting.insert(key));
         // Slow from the start: its cursor keeps the log from being trimmed until the connection is attached.
         self.slow.push(key);
     }
@@ -117,6 +122,11 @@ impl Audience {
         let mut goes = |key: &mut SessionKey| rights.has(&grant_of(*key));
         let members = self.members.extract_if(.., &mut goes).collect();
         let slow = self.slow.extract_if(.., &mut goes).collect();
+        let divided = |mark: &mut Mark| {
+            let waiting = mark.waiting.extract_if(|key| rights.has(&grant_of(*key))).collect();
+            Mark { waiting, ..*mark }
+        };
+        let marks = self.marks.iter_mut().map(divided).collect();
         self.visited = 0;
         Self {
             group: self.group,
@@ -130,26 +140,37 @@ impl Audience {
             again: false,
             unconfirmed: self.unconfirmed,
             bookmarked: self.bookmarked,
-            marks: self.marks.clone(),
+            marks,
             traced: Writes::default(),
         }
     }
 
     /// The place in the log behind a change that has been appended, from the first question about it on.
-    pub(super) fn mark(&mut self, topic: u32, rev: Revision, now: Tick) -> Mark {
-        let is_it = |mark: &&mut Mark| (mark.topic, mark.rev) == (topic, rev);
-        if let Some(mark) = self.marks.iter_mut().find(is_it) {
-            mark.asked_at = now;
-            return *mark;
-        }
+    pub(super) fn mark(&mut self, topic: u32, rev: Revision, now: Tick) -> &Mark {
+        let known = self.marks.iter().position(|mark| (mark.topic, mark.rev) == (topic, rev));
+        let index = known.unwrap_or_else(|| self.new_mark(topic, rev, now));
+        let mark = &mut self.marks[index];
+        mark.asked_at = now;
+        mark
+    }
+
+    /// Makes a mark at the end of the log, and gives its index.
+    fn new_mark(&mut self, topic: u32, rev: Revision, now: Tick) -> usize {
         self.marks.retain(|mark| now < mark.asked_at + ticks(FORGOTTEN_AFTER));
         // A mark that is made again lies further on, which only delays a proof.
         if self.marks.len() >= MOST_MARKS {
             self.marks.remove(0);
         }
-        let mark = Mark { topic, rev, offset: self.log.end(), since: now, asked_at: now };
-        self.marks.push(mark);
-        mark
+        let waiting = self.members.iter().copied().collect();
+        self.marks.push(Mark { topic, rev, offset: self.log.end(), since: now, asked_at: now, waiting });
+        self.marks.len() - 1
+    }
+
+    /// A member has acknowledged a change.
+    pub(super) fn acknowledged(&mut self, topic: u32, rev: Revision, key: SessionKey) {
+        if let Some(mark) = self.marks.iter_mut().find(|mark| (mark.topic, mark.rev) == (topic, rev)) {
+            mark.waiting.remove(&key);
+        }
     }
 
     /// The changes about which there were questions in the last seconds.
@@ -204,6 +225,7 @@ impl Audience {
         self.rights.remove(grant);
         self.slow.retain(|slow| *slow != key);
         self.members.swap_remove(index);
+        self.marks.iter_mut().for_each(|mark| _ = mark.waiting.remove(&key));
         // The last member, perhaps not yet visited, may now stand where the round has already been.
         self.again |= self.queued && index < self.visited;
         self.visited = self.visited.min(self.members.len());

@@ -26,7 +26,7 @@ mod proof;
 pub(super) use proof::{Pings, Point, Proof};
 
 /// Names a session for as long as it lives. A later session at the same index has another serial number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) index: u32,
     pub(super) serial: u32,

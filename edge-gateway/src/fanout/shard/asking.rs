@@ -2,9 +2,10 @@
 //!
 //! In: a question, behind every push that it is about. Out: the number of sessions that have acknowledged the
 //! change, and the first that have not. A question walks the sessions of its groups, a few in each turn of
-//! the shard, and has those pinged that were written the change. It costs nothing while nobody asks, but for
-//! a note of each group that a session leaves: a client that leaves before it has acknowledged a change may
-//! be on its way to another gateway, where it does not count yet.
+//! the shard, and has those pinged that were written the change. One that comes again looks at those alone
+//! that have not acknowledged it yet. It costs nothing while nobody asks, but for a note of each group that a
+//! session leaves: a client that leaves before it has acknowledged a change may be on its way to another
+//! gateway, where it does not count yet.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 use super::Shard;
 use crate::close::Reason;
-use crate::fanout::audience::Mark;
 use crate::fanout::reach::{ReachAnswer, ReachQuestion, ShardReach, WaitingState, WaitingWatcher};
 use crate::fanout::session::{Pings, Point, Session, SessionKey};
 use crate::push::Encoding;
@@ -67,6 +67,7 @@ impl Shard {
         let now = self.wheel.now();
         let mut parts = Vec::new();
         let mut remaining = Vec::new();
+        let mut reach = ShardReach::default();
         for (group, is_late) in &question.groups {
             let mut next = 0;
             while let Some(index) = self.audience_of(*group, next) {
@@ -75,14 +76,23 @@ impl Shard {
                     continue;
                 }
                 let audience = &mut self.audiences[index as usize];
-                let Mark { offset, since, .. } = audience.mark(question.topic, question.rev, now);
-                let point = Point { offset, is_late: *is_late, end: audience.log.end() };
+                let members = audience.members.len();
+                let end = audience.log.end();
                 let part = parts.len() as u32;
-                remaining.extend(audience.members.iter().map(|key| (part, *key)));
-                parts.push(Part { point, since });
+                let mark = audience.mark(question.topic, question.rev, now);
+                let point = Point { offset: mark.offset, is_late: *is_late, end };
+                parts.push(Part { point, since: mark.since });
+                if question.has_change() {
+                    let known = members.saturating_sub(mark.waiting.len()) as u64;
+                    reach.watchers += known;
+                    reach.reached += known;
+                    remaining.extend(mark.waiting.iter().map(|key| (part, *key)));
+                } else {
+                    // What is proven counts for this question alone.
+                    remaining.extend(audience.members.iter().map(|key| (part, *key)));
+                }
             }
         }
-        let reach = ShardReach::default();
         self.asking.walks.push_back(Walk { question, answer, began: now, parts, remaining, reach });
     }
 
@@ -112,12 +122,17 @@ impl Shard {
         let Some(session) = session.filter(|session| session.serial == key.serial) else { return };
         // Its own, and not the one that was asked: the audience may have been divided since. Offsets are the
         // same in both.
-        let Some(audience) = self.audiences.get(session.audience as usize) else { return };
+        let Some(audience) = self.audiences.get_mut(session.audience as usize) else { return };
         let encoding = audience.encoding;
         let state = session.prove(&walk.question, point, &audience.log, encoding, &mut self.asking.pings);
         walk.reach.watchers += 1;
         match state {
-            None => walk.reach.reached += 1,
+            None => {
+                walk.reach.reached += 1;
+                if walk.question.has_change() {
+                    audience.acknowledged(walk.question.topic, walk.question.rev, key);
+                }
+            }
             Some(state) => {
                 let since = TICK * self.wheel.now().saturating_sub(*since);
                 if walk.reach.waiting.len() < walk.question.most {

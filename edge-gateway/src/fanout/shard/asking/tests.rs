@@ -44,10 +44,34 @@ impl Stage {
         answered.await.expect("is answered")
     }
 
+    /// Opens one more stream.
+    async fn join(&mut self, number: u64) {
+        let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0, ..LimitsConfig::default() };
+        let limits = Limits::new(none, SessionMetrics::none());
+        self.readers.push(open(&self.queue, &limits, number).await);
+    }
+
     async fn asked(&self) -> (u64, u64, u64, usize) {
+        // Until the shard has seen who has gone. A question that comes before that counts them, too.
+        tokio::time::sleep(TICK).await;
         let reach = self.ask(vec![(GROUP, false), (GroupId::new(9), false)]).await;
         (reach.watchers, reach.reached, reach.moving, reach.waiting.len())
     }
+}
+
+/// Opens a stream on a shard.
+async fn open(queue: &mpsc::Sender<ToShard>, limits: &Arc<Limits>, number: u64) -> Reader {
+    let ticket = Ticket::new(number);
+    let missed = Revision::ZERO;
+    let encoding = Encoding::Grpc;
+    let reserve =
+        ToShard::Reserve { ticket, group: GROUP, encoding, preface: Vec::new(), right: None, missed };
+    queue.send(reserve).await.expect("the shard runs");
+    let (writer, reader) = stream();
+    let permit = limits.take(&ServiceRef::new(Tenant::default(), "c"), "gRPC").expect("no limit");
+    let attach = ToShard::Attach { ticket, to: Attached::Stream(writer), permit };
+    queue.send(attach).await.expect("the shard runs");
+    reader
 }
 
 /// Runs a test on a shard with so many streams, which were all sent the change of revision 5.
@@ -62,20 +86,9 @@ fn on_shard<F: Future<Output = ()> + Send + 'static>(
     let limits = Limits::new(none, SessionMetrics::none());
     let (queue, inbox) = mpsc::channel(16);
     let driver = runtime.spawn(async move {
-        let consumer = ServiceRef::new(Tenant::default(), "c");
         let mut readers = Vec::new();
         for number in 0..sessions {
-            let ticket = Ticket::new(number);
-            let missed = Revision::ZERO;
-            let encoding = Encoding::Grpc;
-            let reserve =
-                ToShard::Reserve { ticket, group: GROUP, encoding, preface: Vec::new(), right: None, missed };
-            queue.send(reserve).await.expect("the shard runs");
-            let (writer, reader) = stream();
-            let permit = limits.take(&consumer, "gRPC").expect("no limit");
-            let attach = ToShard::Attach { ticket, to: Attached::Stream(writer), permit };
-            queue.send(attach).await.expect("the shard runs");
-            readers.push(reader);
+            readers.push(open(&queue, &limits, number).await);
         }
         let at = Position::first_of(Revision::new(5));
         let push = Arc::new(Push::difference(0, at, Action::Update, Arc::default(), Arc::default()));
@@ -104,6 +117,27 @@ fn every_session_is_counted_and_some_are_named() {
         assert_eq!((waiting.transport, waiting.state), ("grpc", WaitingState::Unanswered));
         read(&stage.readers[999]).await;
         assert_eq!(stage.asked().await, (1000, 1000, 0, 0));
+    });
+}
+
+#[test]
+fn watchers_that_come_and_go_between_questions_are_counted_anew() {
+    on_shard(4, async |mut stage| {
+        read(&stage.readers[0]).await;
+        stage.asked().await;
+        assert_eq!(stage.asked().await, (4, 1, 0, 2));
+        // One that has acknowledged the change, and one that has not.
+        drop(stage.readers.remove(0));
+        drop(stage.readers.remove(0));
+        assert_eq!(stage.asked().await, (2, 0, 1, 2));
+        // The newcomer begins behind the change, and has nothing to read.
+        stage.join(7).await;
+        assert_eq!(stage.asked().await, (3, 1, 1, 2));
+        for reader in &stage.readers[..2] {
+            read(reader).await;
+        }
+        tokio::time::sleep(MOVING + Duration::from_secs(1)).await;
+        assert_eq!(stage.asked().await, (3, 3, 0, 0));
     });
 }
 
