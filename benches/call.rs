@@ -33,7 +33,7 @@ pub struct Answered {
     pub status: u16,
     /// The header `X-Resource-Revision`.
     pub revision: Option<String>,
-    /// Its body.
+    /// Its body. With `Transfer-Encoding: chunked` it contains the sizes of the chunks.
     pub body: Vec<u8>,
 }
 
@@ -62,23 +62,36 @@ impl Client {
             let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&self.read[..end])?;
             let status: u16 = head.get(9..12).context("a status")?.parse()?;
-            // A 304 has no body, whatever its headers say (RFC 9110, 15.4.5); waiting for one
-            // would never end.
-            let length = if status == 304 {
-                0
-            } else {
-                header(head, "Content-Length").context("a length")?.parse()?
-            };
+            let length = header(head, "Content-Length").map(str::parse).transpose()?;
+            let is_chunked = header(head, "Transfer-Encoding").is_some_and(|coding| coding == "chunked");
             let revision = header(head, "X-Resource-Revision").map(String::from);
             let start = end + 4;
-            while self.read.len() < start + length {
-                self.more().await?;
-            }
-            let body = self.read[start..start + length].to_vec();
+            let body = match length {
+                // It has no body, whatever its headers say (RFC 9110, 15.4.5); waiting for one would never end.
+                _ if status == 304 => Vec::new(),
+                Some(length) => self.body(start, length).await?,
+                None if is_chunked => self.chunks(start).await?,
+                None => anyhow::bail!("an answer without a length"),
+            };
             // Refusing is cheap. If refusals counted as answers, an overloaded server would look fast.
             anyhow::ensure!(matches!(status, 200 | 304), "refused: {}", String::from_utf8_lossy(&body));
             return Ok(Answered { status, revision, body });
         }
+    }
+
+    async fn body(&mut self, start: usize, length: usize) -> Result<Vec<u8>> {
+        while self.read.len() < start + length {
+            self.more().await?;
+        }
+        Ok(self.read[start..start + length].to_vec())
+    }
+
+    /// Everything up to the last chunk, as it was sent. JSON has no line of its own that looks like that one.
+    async fn chunks(&mut self, start: usize) -> Result<Vec<u8>> {
+        while !self.read[start..].ends_with(b"\r\n0\r\n\r\n") {
+            self.more().await?;
+        }
+        Ok(self.read[start..].to_vec())
     }
 
     async fn more(&mut self) -> Result<()> {

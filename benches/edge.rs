@@ -23,6 +23,8 @@ use host::lifecycle::Tasks;
 use serde_json::json;
 
 const CLIENTS: usize = 16;
+/// Clients that ask whether something has changed at once: many of them share the question to the store.
+const CROWD: usize = 256;
 /// The first argument of the process with the bare handler.
 const BARE: &str = "bare";
 /// Heartbeats in a batch.
@@ -48,12 +50,16 @@ async fn main() -> Result<()> {
 }
 
 async fn finds(report: &Report, length: Duration) -> Result<()> {
-    for (name, reads, polls) in [
-        ("forwarded", "false", "60s"),
-        ("from its state", "true", "60s"),
-        ("from its state, clients not followed", "true", "0s"),
+    for (name, reads, polls, confirm) in [
+        ("forwarded", "false", "60s", "true"),
+        ("from its state", "true", "60s", "true"),
+        ("from its state, clients not followed", "true", "0s", "true"),
+        ("from its state, not confirmed", "true", "60s", "false"),
     ] {
-        let plan = World::with().gateway_flag("--edge-reads", reads).gateway_flag("--edge-polls", polls);
+        let plan = World::with()
+            .gateway_flag("--edge-reads", reads)
+            .gateway_flag("--edge-polls", polls)
+            .gateway_flag("--edge-confirm-unchanged", confirm);
         let world = plan.start().await;
         let registry = harness::Client::new(world.control_planes[0].api);
         let consumer = registry.service("consumer").await;
@@ -68,7 +74,8 @@ async fn finds(report: &Report, length: Duration) -> Result<()> {
                 format!("/v4/default/registry/instances?appId=shop&serviceName={provider}&version=0%2B"),
             ));
         }
-        let bench = Bench { world, consumer: format!("X-ConsumerId: {consumer}\r\n"), length };
+        let mut bench =
+            Bench { world, clients: CLIENTS, consumer: format!("X-ConsumerId: {consumer}\r\n"), length };
         for (instances, path) in &paths {
             let find = ask(path, &bench.consumer);
             bench.load(&bench.server(), &find, WARM).await?;
@@ -80,6 +87,9 @@ async fn finds(report: &Report, length: Duration) -> Result<()> {
                 let unchanged = ask(&format!("{path}&rev={revision}"), &bench.consumer);
                 let bare = Bare::start(0)?;
                 bench.row(report, &format!("304, {name}"), &unchanged, &bare).await?;
+                let crowd = Bench { clients: CROWD, ..bench };
+                crowd.row(report, &format!("304 of {CROWD} clients, {name}"), &unchanged, &bare).await?;
+                bench = Bench { clients: CLIENTS, ..crowd };
             }
         }
     }
@@ -99,15 +109,16 @@ async fn heartbeats(report: &Report, length: Duration) -> Result<()> {
         let service = registry.service("provider").await;
         let mut names = Vec::new();
         for n in 0..BATCH {
-            registry.instance_with(&service, &format!("instance-{n}"), 7200).await;
+            // Twice as long as a pair of rows takes. Instances that live much longer keep ordinary leases.
+            registry.instance_with(&service, &format!("instance-{n}"), 60).await;
             names.push(json!({"serviceId": service, "instanceId": format!("instance-{n}")}));
         }
         let path = "/v4/default/registry";
         let one =
             request("PUT", &format!("{path}/microservices/{service}/instances/instance-0/heartbeat"), "", "");
         let many =
-            request("PUT", &format!("{path}/heartbeats"), "", &json!({"Instances": names}).to_string());
-        let bench = Bench { world, consumer: String::new(), length };
+            request("PUT", &format!("{path}/heartbeats"), "", &json!({"instances": names}).to_string());
+        let bench = Bench { world, clients: CLIENTS, consumer: String::new(), length };
         for (what, heartbeat) in [("heartbeat".to_owned(), one), (format!("batch of {BATCH}"), many)] {
             bench.load(&bench.server(), &heartbeat, WARM).await?;
             let answer = Client::connect(&bench.server()).await?.call(&heartbeat).await?;
@@ -120,6 +131,8 @@ async fn heartbeats(report: &Report, length: Duration) -> Result<()> {
 
 struct Bench {
     world: World,
+    /// Clients that ask at once, each on its own connection.
+    clients: usize,
     /// The header of the consumer.
     consumer: String,
     length: Duration,
@@ -155,7 +168,7 @@ impl Bench {
     }
 
     async fn load(&self, server: &str, request: &[u8], length: Duration) -> Result<Latencies> {
-        load(server, request, CLIENTS, length).await
+        load(server, request, self.clients, length).await
     }
 }
 

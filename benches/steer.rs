@@ -12,7 +12,7 @@
 //! provider in the same round. CPU is the process's own. Arguments: the numbers of watchers, else 10000.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use benches::crowd::{self, Crowd, Sight};
@@ -48,6 +48,15 @@ struct Turn {
 /// The turns of one kind of events: for each provider, one a round.
 type Turns = [Vec<Turn>; CASES.len()];
 
+/// The figures of one number of watchers.
+#[derive(Default)]
+struct Played {
+    /// Those of single events, and of bursts.
+    phases: [Turns; 2],
+    /// The gateway's CPU milliseconds per second while nothing changes, for each provider's turns.
+    quiet: [Vec<f64>; CASES.len()],
+}
+
 fn main() -> Result<()> {
     if crowd::become_child_if_asked()? {
         return Ok(());
@@ -68,14 +77,18 @@ fn main() -> Result<()> {
     let report = Report::new("steer", &columns);
     let runtime = tokio::runtime::Runtime::new()?;
     for count in counts {
-        let [single, burst] = runtime.block_on(play(count))?;
+        let Played { phases: [single, burst], quiet } = runtime.block_on(play(count))?;
         tell(&report, &format!("{count}, single"), &single);
         tell(&report, &format!("{count}, {BURST} at once"), &burst);
+        let report = Report::new("steer-quiet", &["CPU ms per s"]);
+        for (case, of_turns) in CASES.iter().zip(quiet) {
+            report.row(&format!("{case}, {count}, nothing changes"), &[Some(median(of_turns))]);
+        }
     }
     Ok(())
 }
 
-async fn play(count: usize) -> Result<[Turns; 2]> {
+async fn play(count: usize) -> Result<Played> {
     let stage = Stage::start("1h").await;
     let gateway = stage.world.gateways[0].api;
     let mut etcd = stage::etcd(&stage).await?;
@@ -108,13 +121,18 @@ async fn play(count: usize) -> Result<[Turns; 2]> {
     // Fewer changes for larger crowds, so that every size takes about as long.
     let singles = (100_000 / count).clamp(10, 40);
     let bursts = (20_000 / count).clamp(2, 10);
-    let mut phases = [Turns::default(), Turns::default()];
+    let Played { mut phases, mut quiet } = Played::default();
     for round in 0..ROUNDS {
         for case in order(round) {
             let provider = &mut providers[case];
             let drain = if case == DRAINED { Some(Drain::begin(gateway, provider).await?) } else { None };
             // A drain that begins again marks again, which watchers are told.
-            while crowd.collect(1, QUIET)?.received > 0 {}
+            quiet[case].push(loop {
+                let (cpu, began) = (stage.gateway_cpu()?, Instant::now());
+                if crowd.collect(1, QUIET)?.received == 0 {
+                    break (stage.gateway_cpu()? - cpu) * 1e3 / began.elapsed().as_secs_f64();
+                }
+            });
             for (events, changes) in [(1, singles), (BURST, bursts)] {
                 let mut sights = Vec::new();
                 let (cpu, plane) = (stage.gateway_cpu()?, stage.control_plane_cpu()?);
@@ -141,7 +159,7 @@ async fn play(count: usize) -> Result<[Turns; 2]> {
         }
     }
     ensure!(mute.try_join_next().is_none(), "the gateway has ended the watch that answers nothing");
-    Ok(phases)
+    Ok(Played { phases, quiet })
 }
 
 /// A watch that reads everything and answers no ping, until the gateway ends it.

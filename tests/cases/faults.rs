@@ -10,10 +10,12 @@
 //! | [`planes`] | control planes and gateways |
 //! | [`bus`] | NATS and the ways to it |
 //! | [`store`] | etcd and the ways to it |
+//! | [`edge`] | what is behind the answers of gateways |
 //! | [`slow`] | those who do not read |
 //! | [`rolling`] | gateways in turn, under thousands |
 
 mod bus;
+mod edge;
 mod planes;
 mod rolling;
 mod slow;

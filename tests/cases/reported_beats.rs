@@ -47,7 +47,7 @@ impl Beater {
     }
 
     /// Sends to the first that answers, and then to the same one again, as an SDK with several addresses.
-    fn over(clients: Vec<Client>, service: &str, id: &str) -> Self {
+    pub(crate) fn over(clients: Vec<Client>, service: &str, id: &str) -> Self {
         let path = format!("/microservices/{service}/instances/{id}/heartbeat");
         let (lost, paused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, pause) = (lost.clone(), paused.clone());

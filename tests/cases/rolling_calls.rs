@@ -3,7 +3,8 @@
 //! unregistered.
 //!
 //! The callers (`tests/sdks`) need Go or a JDK with Maven, so the case runs by `cargo xtask rolling`.
-//! `MUSTER_TEST_RESTARTS` is the number of restarts of each kind (5), `MUSTER_TEST_SDKS` names the callers.
+//! `MUSTER_TEST_RESTARTS` is the number of restarts of each kind (5), `MUSTER_TEST_SDKS` names the callers,
+//! and with `MUSTER_TEST_POLLS=usual` these ask as rarely as their SDKs usually do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use harness::{World, eventually};
 mod caller;
 mod provider;
 
-use caller::Caller;
+use caller::{Caller, Polls};
 use provider::{Provider, Stopped};
 
 const SERVICE: &str = "rolling";
@@ -51,6 +52,11 @@ async fn no_call_fails_while_instances_are_drained_before_they_stop() {
     let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
     let restarts: usize = variable("MUSTER_TEST_RESTARTS", "5").parse().expect("a number of restarts");
     let sdks = variable("MUSTER_TEST_SDKS", "go java");
+    let polls = match &*variable("MUSTER_TEST_POLLS", "often") {
+        "often" => Polls::Often,
+        "usual" => Polls::Usual,
+        other => panic!("MUSTER_TEST_POLLS={other}: expected often or usual"),
+    };
 
     let world = World::with().planes(2).gateways(2).start().await;
     // Providers and callers are at different gateways, so a drain must be proven across both.
@@ -66,7 +72,7 @@ async fn no_call_fails_while_instances_are_drained_before_they_stop() {
         start(&mut provider).await;
     }
     let mut callers: Vec<Caller> =
-        sdks.split_whitespace().map(|sdk| Caller::start(sdk, callers_at, SERVICE)).collect();
+        sdks.split_whitespace().map(|sdk| Caller::start(sdk, polls, callers_at, SERVICE)).collect();
     for caller in &mut callers {
         // Its libraries are fetched and compiled first.
         caller.first_call().await;
@@ -104,7 +110,10 @@ async fn no_call_fails_while_instances_are_drained_before_they_stop() {
             println!("failed: {}", failure.text);
         }
     }
-    println!("callers: {sdks}, {} threads each; {restarts} restarts of each kind, in turns", caller::THREADS);
+    println!(
+        "callers: {sdks}, {} threads each, polls: {polls:?}; {restarts} restarts of each kind, in turns",
+        caller::THREADS
+    );
     for (how, figures) in &mut figures {
         let ports = failed.remove(how).unwrap_or_default();
         figures.tell(how.words(), ports.len(), ports.iter().collect::<BTreeSet<_>>().len());

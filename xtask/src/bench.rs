@@ -35,6 +35,8 @@ pub const BENCHES: [(&str, &[&str]); 18] = [
 pub const MICRO: &str = "micro";
 /// The bench beside a peer, which is built first; [`all`] leaves it out, because that takes a quarter of an hour.
 pub const PEERS: &str = "peers";
+/// The bench beside a server that runs already, which its arguments name; [`all`] leaves it out.
+pub const BESIDE: &str = "beside";
 /// The peer and its version, from the registry of packages.
 const PEER: (&str, &str) = ("rnacos", "0.8.8");
 /// The variable that names the peer's program to the bench.
@@ -50,7 +52,7 @@ pub fn bench(name: &str, arguments: &[&str]) -> Result<()> {
         return run(command.args(arguments));
     }
     ensure!(
-        name == PEERS || BENCHES.iter().any(|(listed, _)| *listed == name),
+        [PEERS, BESIDE].contains(&name) || BENCHES.iter().any(|(listed, _)| *listed == name),
         "no bench is called {name}; `cargo xtask bench` lists them"
     );
     prepare()?;

@@ -30,9 +30,10 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
                                    Node and npm, a JDK, Maven)
        cargo xtask drain           drain instances under 5 000 watchers and a gateway that is killed
-       cargo xtask rolling [--times N] [go] [java]
+       cargo xtask rolling [--times N] [--usual-polls] [go] [java]
                                    restart a provider N times (5) with a drain, and N times without, under callers
-                                   of the Go and Java SDKs (needs Go, a JDK, Maven)
+                                   of the Go and Java SDKs (needs Go, a JDK, Maven); they ask every second, or
+                                   every 30 and 15
        cargo xtask switch          switch access control on, and replace the keys of tokens, under 2 000 watchers
        cargo xtask eureka          let real clients of Eureka register, find and leave (needs Python, a JDK, Maven
                                    and a network)
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::ci(),
         ["bench"] => {
             bench::BENCHES.iter().for_each(|(name, _)| println!("{name}"));
-            println!("{}\n{}", bench::PEERS, bench::MICRO);
+            println!("{}\n{}\n{}", bench::PEERS, bench::BESIDE, bench::MICRO);
             Ok(())
         }
         ["bench", "all"] => bench::all(),

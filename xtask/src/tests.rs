@@ -201,13 +201,21 @@ pub fn drain() -> Result<()> {
     set_apart("drain_proof::")
 }
 
+/// The option of rolling restarts by which callers ask as rarely as their SDKs usually do.
+const USUAL_POLLS: &str = "--usual-polls";
+
 /// Restarts the instances of a provider under callers of these SDKs (all of them, if none is named): `times`
-/// times with a drain before each stop, and as often without.
+/// times with a drain before each stop, and as often without. Callers ask every second, and with
+/// `--usual-polls` as rarely as their SDKs usually do.
 ///
 /// # Errors
 /// When Go, a JDK or Maven is missing, or a call fails at an instance that was drained.
-pub fn rolling(times: &str, sdks: &[&str]) -> Result<()> {
+pub fn rolling(times: &str, arguments: &[&str]) -> Result<()> {
     let restarts: u32 = times.parse().context("--times takes a number")?;
+    let (options, sdks): (Vec<&str>, Vec<&str>) =
+        arguments.iter().partition(|argument| argument.starts_with('-'));
+    let unknown = options.iter().find(|option| **option != USUAL_POLLS);
+    ensure!(unknown.is_none(), "`{}`: expected {USUAL_POLLS}", unknown.unwrap_or(&""));
     let unknown = sdks.iter().find(|sdk| !["go", "java"].contains(*sdk));
     ensure!(unknown.is_none(), "there are callers of go and java, not of {}", unknown.unwrap_or(&""));
     prepare()?;
@@ -215,6 +223,9 @@ pub fn rolling(times: &str, sdks: &[&str]) -> Result<()> {
     cases.env("MUSTER_TEST_RESTARTS", restarts.to_string());
     if !sdks.is_empty() {
         cases.env("MUSTER_TEST_SDKS", sdks.join(" "));
+    }
+    if !options.is_empty() {
+        cases.env("MUSTER_TEST_POLLS", "usual");
     }
     run(&mut cases)
 }

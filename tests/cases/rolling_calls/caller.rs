@@ -14,11 +14,19 @@ use tokio::time::timeout;
 
 /// Threads of each caller.
 pub(super) const THREADS: usize = 4;
-/// The pause between two polls of each SDK. The usual ones, 15 and 30 s, would make each drain take that
-/// long.
-const POLL: Duration = Duration::from_secs(1);
+/// The pause between two polls that are more frequent than usual, so that many restarts fit in a short time.
+const OFTEN: Duration = Duration::from_secs(1);
 /// Fetching and compiling included.
 const PATIENCE: Duration = Duration::from_mins(3);
+
+/// The polls of the callers, which find beside their watches.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Polls {
+    /// Every second.
+    Often,
+    /// As often as each SDK does if it is not told otherwise. Each drain may take as long.
+    Usual,
+}
 
 /// A call that got no answer, or another than 200.
 #[derive(Clone)]
@@ -38,11 +46,12 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Starts the caller of an SDK, `go` or `java`, against the registry at this address.
-    pub(super) fn start(sdk: &str, registry: SocketAddr, provider: &str) -> Self {
-        let (folder, command) = match sdk {
-            "go" => ("go-chassis", vec!["go", "run", ".", "calls"]),
+    pub(super) fn start(sdk: &str, polls: Polls, registry: SocketAddr, provider: &str) -> Self {
+        let (folder, usual, command) = match sdk {
+            "go" => ("go-chassis", Duration::from_secs(30), vec!["go", "run", ".", "calls"]),
             "java" => (
                 "service-center-client",
+                Duration::from_secs(15),
                 vec![
                     "mvn",
                     "-q",
@@ -55,6 +64,10 @@ impl Caller {
             ),
             _ => panic!("there are callers of go and java, not of {sdk}"),
         };
+        let poll = match polls {
+            Polls::Often => OFTEN,
+            Polls::Usual => usual,
+        };
         let mut program = Command::new(command[0]);
         program
             .args(&command[1..])
@@ -62,7 +75,7 @@ impl Caller {
             .env("REGISTRY", registry.to_string())
             .env("PROVIDER", provider)
             .env("THREADS", THREADS.to_string())
-            .env("POLL", POLL.as_millis().to_string())
+            .env("POLL", poll.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
