@@ -7,9 +7,11 @@
 //! its socket in order. An earlier pong, or any other frame, may have been on its way already and proves
 //! nothing. The proof of a stream is that the connection has taken every chunk up to the change.
 
+use std::collections::VecDeque;
+
 use shared::model::Revision;
 
-use super::{Reading, Session};
+use super::{Reading, Session, SessionKey};
 use crate::codec::websocket::put_numbered_ping;
 use crate::fanout::log::Log;
 use crate::fanout::outlet::Outlet;
@@ -28,6 +30,8 @@ pub(in crate::fanout) struct Proof {
     /// The acknowledgement that is awaited: the number of a ping or of a chunk, and the offset that it
     /// proves.
     awaited: Option<(u64, u64)>,
+    /// The shard pings the client when it may send more pings.
+    pub(in crate::fanout) is_queued: bool,
     /// Changes from before the session, by topic and revision, whose state it has been sent.
     told: Vec<(u32, Revision)>,
     /// Changes that it has acknowledged.
@@ -52,6 +56,24 @@ pub(in crate::fanout) struct Pings {
     pub(in crate::fanout) last: u64,
     pub(in crate::fanout) left: u32,
     pub(in crate::fanout) sent: u64,
+    /// The sessions that are pinged when more may be sent, those that have waited longest first. A session
+    /// stands here once.
+    queue: VecDeque<SessionKey>,
+}
+
+impl Pings {
+    /// Takes the next session that waits for its ping. `None` when there is none, or none may be sent now.
+    pub(in crate::fanout) fn next(&mut self) -> Option<SessionKey> {
+        if self.left == 0 { None } else { self.queue.pop_front() }
+    }
+
+    /// The number of a ping that is sent now; `None` when no more may be sent in this tick.
+    fn take(&mut self) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
+        self.sent += 1;
+        self.last += 1;
+        Some(self.last)
+    }
 }
 
 impl Session {
@@ -82,6 +104,7 @@ impl Session {
         point: &Point,
         log: &Log,
         encoding: Encoding,
+        key: SessionKey,
         pings: &mut Pings,
     ) -> Option<WaitingState> {
         let change = (question.topic, question.rev);
@@ -106,7 +129,7 @@ impl Session {
                 return Some(WaitingState::Unwritten);
             }
         };
-        self.acknowledged(point, cursor, pings).map_or_else(Some, |()| {
+        self.acknowledged(point, cursor, key, pings).map_or_else(Some, |()| {
             // Without a change nobody was told one, and a question about one of the same revision may follow.
             if question.has_change() {
                 let proof = self.proof.get_or_insert_default();
@@ -137,7 +160,13 @@ impl Session {
 
     /// `Ok` when the client has acknowledged everything before the point. Everything before `cursor` is
     /// written, or will be before anything that is put into the tail now.
-    fn acknowledged(&mut self, point: &Point, cursor: u64, pings: &mut Pings) -> Result<(), WaitingState> {
+    fn acknowledged(
+        &mut self,
+        point: &Point,
+        cursor: u64,
+        key: SessionKey,
+        pings: &mut Pings,
+    ) -> Result<(), WaitingState> {
         let proof = self.proof.get_or_insert_default();
         if proof.acked.is_some_and(|acked| acked >= point.offset) {
             return Ok(());
@@ -161,17 +190,44 @@ impl Session {
                 }
             }
             Some(Outlet::Socket(_) | Outlet::Secure(_)) => {
-                if !is_awaited && pings.left > 0 {
-                    pings.left -= 1;
-                    pings.sent += 1;
-                    pings.last += 1;
-                    proof.awaited = Some((pings.last, cursor));
-                    put_numbered_ping(pings.last, &mut self.tail);
+                if !is_awaited && !self.ping(cursor, pings) {
+                    let proof = self.proof.get_or_insert_default();
+                    if !std::mem::replace(&mut proof.is_queued, true) {
+                        pings.queue.push_back(key);
+                    }
                 }
                 Err(if self.is_slow() { WaitingState::Unwritten } else { WaitingState::Unanswered })
             }
             None => Err(WaitingState::Connecting),
         }
+    }
+}
+
+impl Session {
+    /// Pings the client of a session that has waited for that. What its client will have read with the pong is
+    /// what is written by now.
+    pub(in crate::fanout) fn ping_in_turn(&mut self, pings: &mut Pings) {
+        let Some(proof) = &mut self.proof else { return };
+        // It may have been pinged since, with a question.
+        let is_due = std::mem::take(&mut proof.is_queued);
+        let is_socket = matches!(self.outlet, Some(Outlet::Socket(_) | Outlet::Secure(_)));
+        if let Reading::Live(cursor) | Reading::Behind(cursor) = self.reading
+            && is_due
+            && is_socket
+            && self.protocol.phase() == Phase::Open
+        {
+            self.ping(cursor, pings);
+        }
+    }
+
+    /// Puts a numbered ping behind everything before `cursor`. False when no more may be sent in this tick.
+    fn ping(&mut self, cursor: u64, pings: &mut Pings) -> bool {
+        let Some(number) = pings.take() else { return false };
+        let proof = self.proof.get_or_insert_default();
+        proof.awaited = Some((number, cursor));
+        proof.is_queued = false;
+        put_numbered_ping(number, &mut self.tail);
+        true
     }
 }
 

@@ -23,7 +23,7 @@ use crate::watch::GroupId;
 const MOST_QUESTIONS: usize = 16;
 /// Sessions that are looked at in one turn of the shard.
 const CHUNK: usize = 128;
-/// Pings that questions may cause in one tick.
+/// Pings that questions may cause in one tick. Further clients are pinged in the ticks after it.
 const PINGS_PER_TICK: u32 = 500;
 /// The time that a client may take from one gateway to another. As long as the groups of its consumer stay.
 pub(super) const MOVING: Duration = Duration::from_secs(10);
@@ -124,7 +124,8 @@ impl Shard {
         // same in both.
         let Some(audience) = self.audiences.get_mut(session.audience as usize) else { return };
         let encoding = audience.encoding;
-        let state = session.prove(&walk.question, point, &audience.log, encoding, &mut self.asking.pings);
+        let state =
+            session.prove(&walk.question, point, &audience.log, encoding, key, &mut self.asking.pings);
         walk.reach.watchers += 1;
         match state {
             None => {
@@ -176,6 +177,14 @@ impl Shard {
     /// Called once per tick.
     pub(super) fn keep_asking(&mut self, now: Tick) {
         self.asking.pings.left = PINGS_PER_TICK;
+        // Not with the next question: many would need as many questions as there are ticks' worth of pings.
+        while let Some(key) = self.asking.pings.next() {
+            let session = self.sessions.get_mut(key.index as usize);
+            if let Some(session) = session.filter(|session| session.serial == key.serial) {
+                session.ping_in_turn(&mut self.asking.pings);
+                self.pump(key);
+            }
+        }
         self.tally.pings += std::mem::take(&mut self.asking.pings.sent);
         if !self.asking.left.is_empty() && now.is_multiple_of(ticks(Duration::from_secs(1))) {
             // A question that comes later does not ask about this time any more.

@@ -15,6 +15,8 @@ use crate::fanout::stream::{Next, stream};
 use crate::push::Push;
 use crate::session::{Pace, Protocol, SessionConfig};
 
+const KEY: SessionKey = SessionKey { index: 0, serial: 1 };
+
 /// A session, and the log that it reads.
 struct Stage {
     session: Session,
@@ -66,7 +68,7 @@ impl Stage {
 
     /// Asks, and writes what the question has put into the tail.
     fn prove(&mut self, (question, point): &(ReachQuestion, Point)) -> Option<WaitingState> {
-        let state = self.session.prove(question, point, &self.log, Encoding::Plain, &mut self.pings);
+        let state = self.session.prove(question, point, &self.log, Encoding::Plain, KEY, &mut self.pings);
         self.pump();
         state
     }
@@ -123,6 +125,36 @@ async fn pings_are_bounded() {
     stage.pings.left = 1;
     assert_eq!(stage.prove(&change), Some(WaitingState::Unanswered));
     assert_eq!((stage.pings.sent, stage.pings.left), (1, 0));
+    assert_eq!(stage.pings.next(), None, "none may be sent");
+    stage.pings.left = 5;
+    assert_eq!(stage.pings.next(), Some(KEY));
+    stage.session.ping_in_turn(&mut stage.pings);
+    assert_eq!((stage.pings.sent, stage.pings.left), (1, 5), "it was pinged with the second question");
+}
+
+#[tokio::test]
+async fn a_client_that_must_wait_is_pinged_without_another_question() {
+    let (mut stage, mut client) = Stage::on_socket().await;
+    let change = stage.change(5, 3);
+    stage.pump();
+    stage.pings.left = 0;
+    for _ in 0..2 {
+        assert_eq!(stage.prove(&change), Some(WaitingState::Unanswered));
+    }
+    // It is behind another change meanwhile, whose bytes come before the ping.
+    let later = stage.change(6, 2);
+    stage.pump();
+    stage.pings.left = 2;
+    assert_eq!(stage.pings.next(), Some(KEY));
+    stage.session.ping_in_turn(&mut stage.pings);
+    stage.pump();
+    assert_eq!((stage.pings.next(), stage.pings.sent), (None, 1), "it stands there once");
+    let mut read = [0; 15];
+    client.read_exact(&mut read).await.expect("reads");
+    assert_eq!(&read, b"xxxxx\x89\x08\0\0\0\0\0\0\0\x01");
+    stage.session.on_numbered_pong(1);
+    assert_eq!((stage.prove(&change), stage.prove(&later)), (None, None));
+    assert_eq!(stage.pings.sent, 1);
 }
 
 #[tokio::test]
