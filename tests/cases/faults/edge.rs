@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::stage::{Stage, bus, lasts, long};
 use crate::reported_beats::Beater;
 
-/// The time, in seconds, that an instance of these cases lives without a heartbeat is twice this.
+/// Half of the seconds for which an instance of these cases lives without a heartbeat.
 const INTERVAL: u32 = 2;
 /// The time that an SDK waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ async fn find(gateway: &Node, consumer: &str) -> Option<Answer> {
     timeout(PATIENCE, Client::new(gateway.api).try_find(consumer, "provider-0")).await.ok()?
 }
 
-/// The gateways answered `before` finds of a consumer themselves; waits until each has answered one more.
+/// Waits until the gateway has answered a find of the consumer by itself.
 async fn follows(gateway: &Node, consumer: &str) {
     let name = "muster_edge_finds_total";
     let before = gateway.metric(name, r#"answered="here""#).await;

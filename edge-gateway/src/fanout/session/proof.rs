@@ -201,11 +201,8 @@ impl Session {
             None => Err(WaitingState::Connecting),
         }
     }
-}
 
-impl Session {
-    /// Pings the client of a session that has waited for that. What its client will have read with the pong is
-    /// what is written by now.
+    /// Pings the client of a session that has waited for its turn. The pong will prove what is written by now.
     pub(in crate::fanout) fn ping_in_turn(&mut self, pings: &mut Pings) {
         let Some(proof) = &mut self.proof else { return };
         // It may have been pinged since, with a question.

@@ -22,6 +22,7 @@ const GROUP: GroupId = GroupId::new(1);
 /// A shard, and the readers of its streams.
 struct Stage {
     queue: mpsc::Sender<ToShard>,
+    limits: Arc<Limits>,
     readers: Vec<Reader>,
 }
 
@@ -46,9 +47,7 @@ impl Stage {
 
     /// Opens one more stream.
     async fn join(&mut self, number: u64) {
-        let none = LimitsConfig { node: 0, domain: 0, consumer: 0, memory: 0, ..LimitsConfig::default() };
-        let limits = Limits::new(none, SessionMetrics::none());
-        self.readers.push(open(&self.queue, &limits, number).await);
+        self.readers.push(open(&self.queue, &self.limits, number).await);
     }
 
     async fn asked(&self) -> (u64, u64, u64, usize) {
@@ -93,7 +92,7 @@ fn on_shard<F: Future<Output = ()> + Send + 'static>(
         let at = Position::first_of(Revision::new(5));
         let push = Arc::new(Push::difference(0, at, Action::Update, Arc::default(), Arc::default()));
         queue.send(ToShard::Append { push, groups: vec![GROUP] }).await.expect("the shard runs");
-        test(Stage { queue, readers }).await;
+        test(Stage { queue, limits, readers }).await;
     });
     run(&runtime, setup, inbox, CancellationToken::new());
     runtime.block_on(driver).expect("does not panic");
