@@ -153,9 +153,18 @@ impl Tracker {
         let until = member.until;
         let base = member.base;
         *member = Member { base: at, catching_up: false, ..*member };
+        // Then everything that is there will be told as created, so none of it is to be told before.
+        let is_told_all = member.shown_at.is_some() && until.is_none();
         // The reply may be older than this topic. The topic itself knows the events in between.
         let later = if replay.continuous { topic.since(replay.at) } else { None };
         let Some(later) = later else {
+            if is_told_all {
+                if let Some(member) = topic.members.get_mut(&id) {
+                    // What another group was told does not count as told to this one.
+                    member.followed_after = at;
+                }
+                return settle(topic, &[], &mut self.effects);
+            }
             // Some events are known to nobody. Every instance that was written since is sent once.
             let pushes = topic.written_after(base.rev);
             self.effects.extend(pushes.into_iter().map(|push| Effect::Deliver(push, vec![id])));

@@ -55,7 +55,7 @@ fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effe
     member.shown_at = None;
     let followed_after = member.followed_after;
     // A provider that was deleted and registered again has only instances whose creation has been delivered.
-    let told = created_after(topic, followed_after);
+    let told = told_after(topic, followed_after);
     let mut untold: Vec<Arc<Instance>> = topic
         .instances()
         .map(|(instance, _)| instance)
@@ -66,28 +66,21 @@ fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effe
     tell(topic, id, at, Action::Create, untold, effects);
 }
 
-/// The instances whose creation after `base` was delivered to all who follow the topic since then. None if
-/// the topic has forgotten it.
-fn created_after(topic: &Topic, base: Position) -> HashSet<String> {
-    let mut created = HashSet::new();
-    // Of an instance that a snapshot has shown, the event is remembered, and was not delivered.
-    let mut in_snapshot = HashSet::new();
+/// The instances that were delivered after `base`, as created or as the difference that a snapshot has shown, to
+/// all who follow the topic since then. None if the topic has forgotten it.
+fn told_after(topic: &Topic, base: Position) -> HashSet<String> {
+    let mut told = HashSet::new();
     for push in topic.since(base).unwrap_or_default() {
         let id = push.instance.instance_id.clone();
         match push.action {
-            Action::Delete => {
-                in_snapshot.remove(&id);
-                created.remove(&id);
-            }
-            Action::Create | Action::Update if push.is_difference() => {
-                created.remove(&id);
-                in_snapshot.insert(id);
-            }
-            Action::Create if !in_snapshot.contains(&id) => _ = created.insert(id),
-            Action::Create | Action::Update => {}
+            Action::Delete => _ = told.remove(&id),
+            // Of an instance that a snapshot has shown, the event is remembered and was not delivered; the
+            // difference was.
+            Action::Update if !push.is_difference() => {}
+            Action::Create | Action::Update => _ = told.insert(id),
         }
     }
-    created
+    told
 }
 
 /// Delivers the instances at `until`, which `pushes` have changed since, as deleted.

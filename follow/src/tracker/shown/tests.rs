@@ -128,6 +128,53 @@ fn what_was_fetched_for_a_group_that_came_late_is_told_once() {
 }
 
 #[test]
+fn what_could_not_be_fetched_for_a_group_that_came_late_is_told_once() {
+    let mut tracker = Tracker::new(1);
+    let id = tracker.join(&Selector::Consumer(service("c"))).0;
+    tracker.on_interest(id, interest(3, &[]));
+    let other = tracker.join(&Selector::Consumer(service("other"))).0;
+    tracker.on_interest(other, interest(5, &["p"]));
+    let key = Some(event("p", 0, 4).key);
+    let snapshot = Some(vec![(event("p", 0, 4).instance, rev(4))]);
+    tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, snapshot, ..nothing_until(5) });
+    tracker.resync(crate::Cause::Link);
+    let shown = BTreeSet::from([service("p")]);
+    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
+    // No replica has the history any more.
+    let state = TopicReplay { continuous: false, snapshot: None, ..events_until(9, Vec::new()) };
+    tracker.on_caught_up(id, &service("p"), state);
+    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 9)]);
+}
+
+#[test]
+fn what_was_fetched_for_another_group_does_not_count_as_told_to_this_one() {
+    let mut tracker = Tracker::new(1);
+    let ids = ["c", "d"].map(|name| tracker.join(&Selector::Consumer(service(name))).0);
+    for id in ids {
+        tracker.on_interest(id, interest(3, &[]));
+    }
+    let other = tracker.join(&Selector::Consumer(service("other"))).0;
+    tracker.on_interest(other, interest(5, &["p"]));
+    let key = Some(event("p", 0, 4).key);
+    let snapshot = Some(vec![(event("p", 0, 4).instance, rev(4))]);
+    tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, snapshot, ..nothing_until(5) });
+    tracker.resync(crate::Cause::Link);
+    for id in ids {
+        let shown = BTreeSet::from([service("p")]);
+        tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
+    }
+    let [fetched, not_fetched] = ids;
+    tracker.on_caught_up(fetched, &service("p"), events_until(9, vec![event("p", 0, 4)]));
+    let state = TopicReplay { continuous: false, snapshot: None, ..events_until(9, Vec::new()) };
+    tracker.on_caught_up(not_fetched, &service("p"), state);
+    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, not_fetched), [(Action::Create, "4".into(), 9)]);
+}
+
+#[test]
 fn an_instance_that_a_snapshot_lacked_and_that_came_again_is_told_once() {
     let (mut tracker, id) = tracker();
     tracker.on_event(event("p", 0, 6));
@@ -200,6 +247,30 @@ fn a_service_that_is_registered_again_is_told_once() {
         told(&mut tracker, id),
         [(Action::Create, "14".into(), 14), (Action::Create, "15".into(), 15)]
     );
+}
+
+/// Like [`following`], but after a loss: the service was deleted and registered again, which the consumer's
+/// interest shows up to the deletion, and the state of the service without its history.
+fn registered_again_unheard() -> (Tracker, GroupId) {
+    let (mut tracker, id) = following();
+    tracker.resync(crate::Cause::Bookmark);
+    tracker.on_interest(id, interest(13, &[]));
+    let again = event("p", 0, 10).instance;
+    let snapshot = Some(vec![(again, rev(18))]);
+    let state = TopicReplay { continuous: false, snapshot, ..events_until(20, Vec::new()) };
+    tracker.on_replay(&service("p"), end_of(5), state);
+    (tracker, id)
+}
+
+#[test]
+fn what_a_difference_has_told_is_not_told_again_as_shown() {
+    let (mut tracker, id) = registered_again_unheard();
+    assert_eq!(told(&mut tracker, id), [(Action::Update, "10".into(), 20)]);
+    tracker.on_interest_change(id, InterestChange { prev: end_of(13), ..came(22, 1) });
+    tracker.advance_to(22, 8);
+    assert_eq!(told(&mut tracker, id), []);
+    tracker.on_event(later(Action::Delete, 10, 20, 23));
+    assert_eq!(told(&mut tracker, id), [(Action::Delete, "10".into(), 23)]);
 }
 
 #[test]
