@@ -21,6 +21,7 @@ pub mod query;
 pub mod reply;
 pub mod resolution;
 pub mod revision;
+pub mod tag;
 pub mod target;
 
 pub use body::FindBody;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderName};
+use http::HeaderValue;
 use sha1::{Digest as _, Sha1};
 
 /// A file of the console.
@@ -22,7 +22,7 @@ pub(crate) struct File {
 pub(crate) struct Content {
     pub(crate) bytes: Bytes,
     /// The value of `ETag`, which names this form of this content.
-    pub(crate) tag: String,
+    pub(crate) tag: HeaderValue,
 }
 
 impl File {
@@ -37,9 +37,10 @@ impl File {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             let small = encoder.write_all(self.text).and_then(|()| encoder.finish());
             let small = small.expect("memory takes everything that is written to it");
+            let tag = |text: String| HeaderValue::try_from(text).expect("digits can stand in a header");
             [
-                Content { bytes: Bytes::from_static(self.text), tag: format!("\"{digest}\"") },
-                Content { bytes: Bytes::from(small), tag: format!("\"{digest}-gzip\"") },
+                Content { bytes: Bytes::from_static(self.text), tag: tag(format!("\"{digest}\"")) },
+                Content { bytes: Bytes::from(small), tag: tag(format!("\"{digest}-gzip\"")) },
             ]
         });
         if zipped { small } else { whole }
@@ -57,15 +58,4 @@ pub(crate) static FILES: [File; 4] = [
 /// The file with this name, which is empty for the page itself.
 pub(crate) fn named(name: &str) -> Option<&'static File> {
     FILES.iter().find(|file| file.name == name)
-}
-
-/// True if a list in a header has a word. Parameters and the mark of weak tags do not count.
-pub(crate) fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| {
-        let mut parts = part.split(';').map(str::trim);
-        let is_it = parts.next().is_some_and(|own| own.strip_prefix("W/").unwrap_or(own) == word);
-        // `gzip;q=0` refuses it.
-        is_it && parts.all(|weight| !matches!(weight, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-    })
 }

@@ -9,8 +9,7 @@
 
 use axum::body::Body;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, LOCATION, VARY,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use settings::Settings;
@@ -121,11 +120,10 @@ fn lead_on() -> Response<Body> {
 }
 
 fn serve(file: &'static File, headers: &HeaderMap) -> Response<Body> {
-    let zipped = files::has_word(headers, &ACCEPT_ENCODING, "gzip");
+    let zipped = answer::gzip::is_accepted(headers);
     let content = file.content(zipped);
     let mut response = Response::new(Body::empty());
-    let is_known = files::has_word(headers, &IF_NONE_MATCH, &content.tag)
-        || files::has_word(headers, &IF_NONE_MATCH, "*");
+    let is_known = answer::tag::is_named(headers, &content.tag);
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
@@ -137,12 +135,9 @@ fn serve(file: &'static File, headers: &HeaderMap) -> Response<Body> {
     }
     // The names of the files stay the same, so a browser must ask. In a rolling upgrade a page of one version
     // then loads the script of another, and works: with names of their own, the old script would be missing.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer::tag::mark(headers, &content.tag);
     headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
-    if let Ok(tag) = HeaderValue::try_from(&content.tag) {
-        headers.insert(ETAG, tag);
-    }
     if !is_known {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(content.bytes.len()));
         if zipped {
