@@ -30,7 +30,7 @@ use futures_util::FutureExt;
 use host::admin::access::AccessControl;
 use host::fairness;
 use host::telemetry::trace::{self, FutureExt as _, SpanKind};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use opentelemetry::KeyValue;
 use tower::{Service, ServiceExt};
@@ -136,6 +136,7 @@ impl Guarded {
         let view = self.view.clone();
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = answer::gzip::is_accepted(request.headers());
+        let known = known_tags(&request);
         let mut response = match *request.method() {
             // Browsers ask before they send. Every path is answered alike, so the router is not needed.
             Method::OPTIONS => Response::new(Body::empty()),
@@ -144,6 +145,10 @@ impl Guarded {
         let size = response.body().size_hint().exact();
         if accepts_gzip && size.is_some_and(|size| size >= answer::gzip::FROM_BYTES) {
             response = gzip::compressed(response).await;
+        }
+        // The forms have different tags.
+        if let Some(known) = known {
+            spare_body(&known, &mut response);
         }
         let headers = response.headers_mut();
         answer::reply::finish(headers, from_browser);
@@ -216,6 +221,25 @@ impl Guarded {
 /// The name of a route in the old dashboards. Routes put it into the extensions of their responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApiName(pub(super) &'static str);
+
+/// The header with the tags of bodies that the client has, if it names any.
+fn known_tags(request: &Request<Body>) -> Option<HeaderMap> {
+    let tags = request.headers().get_all(header::IF_NONE_MATCH).iter();
+    let known: HeaderMap = tags.map(|tag| (header::IF_NONE_MATCH, tag.clone())).collect();
+    (!known.is_empty()).then_some(known)
+}
+
+/// Makes a response with a body that the client has already one without.
+fn spare_body(known: &HeaderMap, response: &mut Response) {
+    let tag = response.headers().get(header::ETAG);
+    if response.status() == StatusCode::OK && tag.is_some_and(|tag| answer::tag::is_named(known, tag)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+            response.headers_mut().remove(name);
+        }
+    }
+}
 
 fn method_label(method: &Method) -> &'static str {
     match *method {

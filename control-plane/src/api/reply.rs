@@ -100,9 +100,10 @@ impl Prepared {
     }
 }
 
-/// 200 with the list of a tenant's services.
+/// 200 with the list of a tenant's services, and its tag: it is the same for everybody who may see all of them.
 pub(super) fn services(list: Arc<ServiceList>) -> Response {
     let mut response = raw_json(list.plain().clone());
+    answer::tag::mark(response.headers_mut(), list.tag());
     response.extensions_mut().insert(PreparedList(list));
     response
 }

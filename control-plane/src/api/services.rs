@@ -139,11 +139,8 @@ async fn list(State(api): State<Api>, call: Call) -> Reply {
     {
         return Ok(reply::services(tenant.list()));
     }
-    let views = snapshot.tenant(&call.caller.tenant).into_iter().flat_map(|tenant| tenant.services.values());
-    let services: Vec<&Service> = views
-        .filter_map(|view| view.service.as_deref())
-        .filter(|service| call.caller.sees(service))
-        .collect();
+    let records = snapshot.tenant(&call.caller.tenant).into_iter().flat_map(|tenant| tenant.records());
+    let services: Vec<&Service> = records.filter(|service| call.caller.sees(service)).collect();
     reply::list("services", &services)
 }
 

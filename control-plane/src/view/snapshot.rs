@@ -83,9 +83,17 @@ pub struct TenantView {
 }
 
 impl TenantView {
+    /// The services with a record, in the order of their ids: all replicas list them alike.
+    pub fn records(&self) -> Vec<&Service> {
+        let records = self.services.values().filter_map(|view| view.service.as_deref());
+        let mut records: Vec<&Service> = records.collect();
+        records.sort_unstable_by(|a, b| a.service_id.cmp(&b.service_id));
+        records
+    }
+
     /// The list of all services with a record.
     pub fn list(&self) -> Arc<ServiceList> {
-        self.listed.list(self.services.values().filter_map(|view| view.service.as_deref()))
+        self.listed.list(|| self.records())
     }
 }
 

@@ -57,6 +57,54 @@ async fn the_answer_to_a_write_names_its_revision() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_the_list_of_services_is_sent_none() {
+    let probe = Probe::start().await;
+    let ask = async |headers: &[(&str, &str)]| {
+        probe.send("GET", "/v4/default/registry/microservices", headers, String::new()).await
+    };
+    probe.service(json!({"serviceName": "order"})).await;
+    let first = ask(&[]).await;
+    let tag = first.header("etag").expect("a tag").to_owned();
+    assert_eq!(first.header("cache-control"), Some("no-cache"));
+    for headers in
+        [&[("if-none-match", tag.as_str())][..], &[("if-none-match", "*"), ("accept-encoding", "gzip")]]
+    {
+        let again = ask(headers).await;
+        assert_eq!(
+            (again.status, again.text(), again.header("etag")),
+            (304, String::new(), Some(tag.as_str()))
+        );
+        assert_eq!(again.header("content-type"), None);
+    }
+    // A cache must not take one form for the other.
+    for number in 0..20 {
+        probe.service(json!({"serviceName": format!("pay-{number}")})).await;
+    }
+    let zipped = ask(&[("if-none-match", &tag), ("accept-encoding", "gzip")]).await;
+    assert_eq!((zipped.status, zipped.header("content-encoding")), (200, Some("gzip")));
+    assert_ne!(zipped.header("etag"), Some(tag.as_str()));
+    let plain = ask(&[]).await;
+    let tags = [&zipped, &plain].map(|answer| answer.header("etag").expect("a tag").to_owned());
+    assert_ne!(tags[0], tags[1]);
+    for (tag, accepted) in tags.iter().zip(["gzip", "identity"]) {
+        assert_eq!(ask(&[("if-none-match", tag), ("accept-encoding", accepted)]).await.status, 304);
+        assert_eq!(
+            ask(&[("if-none-match", tag), ("accept-encoding", accepted), ("x-domain-name", "other")])
+                .await
+                .status,
+            200
+        );
+    }
+    let unchanged = ask(&[("if-none-match", &tags[0]), ("accept-encoding", "gzip")]).await;
+    assert_eq!(
+        (unchanged.header("content-encoding"), unchanged.header("vary")),
+        (None, Some("Accept-Encoding"))
+    );
+    let other = probe.get("/microservices/none").await;
+    assert_eq!(other.header("etag"), None);
+}
+
+#[tokio::test]
 async fn a_list_of_services_is_made_once_for_their_records() {
     let probe = Probe::start().await;
     let tenant = || probe.view().now().expect("a view").tenant(&Tenant::default()).expect("services").list();

@@ -1,9 +1,10 @@
 //! Compression of responses for clients that accept gzip.
 
-use answer::gzip;
+use answer::{gzip, tag};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::header;
 use http_body_util::BodyExt;
 
 use crate::api::failure::Failure;
@@ -24,6 +25,10 @@ pub(super) async fn compressed(response: Response) -> Response {
             Err(failure) => return failure.into_response(),
         },
     };
+    if let Some(tag) = parts.headers.get(header::ETAG) {
+        let tag = tag::of_gzip(tag);
+        parts.headers.insert(header::ETAG, tag);
+    }
     gzip::mark(&mut parts.headers);
     Response::from_parts(parts, Body::from(compressed))
 }
