@@ -44,12 +44,12 @@ use crate::gateway::{Drains, EdgeReads, Gateway, GatewayParts};
 use crate::heartbeat::Batches;
 use crate::limits::Limits;
 use crate::logins::Logins;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, list_bytes};
 use crate::policy::{Follower, PolicyHandle};
 use crate::polls::Polls;
 use crate::rates::Rates;
 use crate::readiness::{BusCondition, ControlPlaneCondition};
-use crate::reads::{Barrier, Keeper};
+use crate::reads::{Barrier, Keeper, Lists};
 use crate::settings::{Config, LimitsConfig};
 use crate::survey::Surveys;
 use crate::upstream::{Upstream, UpstreamHandle};
@@ -58,6 +58,9 @@ use crate::zone::ZoneKeeper;
 
 /// Reports of closed sessions that may wait for the upstream. When it is full the shard adds further ones up.
 const CLOSED_QUEUE: usize = 1024;
+
+/// Lists of services may take this part of the memory for finds.
+const SHARE_OF_LISTS: usize = 4;
 
 /// The reason for which a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +223,9 @@ impl App {
             });
             tasks.spawn_named("barrier", barriers.run(tasks.abort().clone()));
             let reads = handle.reads().clone();
-            EdgeReads { reads, barrier, reachable: forward.reachable(), metrics: metrics.reads }
+            let lists = Arc::new(Lists::new(reads.config.memory / SHARE_OF_LISTS, reads.config.idle));
+            list_bytes(&meter, &lists);
+            EdgeReads { reads, barrier, reachable: forward.reachable(), metrics: metrics.reads, lists }
         });
         let catalogue = Catalogue::new(handle.clone());
         let board = Board::default();

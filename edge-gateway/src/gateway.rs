@@ -14,6 +14,7 @@
 //! POST …/drain ─▶ drain ──▶ a stream of how many watchers know that an instance takes no more traffic
 //! PUT …/heartbeat(s) ──▶ beat ──▶ answered here, or as everything else
 //! finds ──▶ reads ──▶ answered here, or as everything else
+//! lists of services ──▶ lists ──▶ answered here after a control plane was asked, or as everything else
 //! everything else ──▶ proxy ──▶ a control plane
 //! ```
 //!
@@ -78,6 +79,7 @@ mod grpc;
 mod handshake;
 mod heartbeat;
 mod http_sd;
+mod lists;
 mod offer;
 mod pace;
 mod polls;

@@ -28,7 +28,7 @@ pub(crate) use fanout::{FanoutMetrics, Tallied};
 pub(crate) use fleet::FleetMetrics;
 pub(crate) use forward::ForwardMetrics;
 pub(crate) use policy::{Decision, PolicyMetrics};
-pub(crate) use reads::{Answered, ReadsMetrics};
+pub(crate) use reads::{Answered, ReadsMetrics, list_bytes};
 pub(crate) use sessions::SessionMetrics;
 pub(crate) use upstream::UpstreamMetrics;
 pub(crate) use xds::XdsMetrics;

@@ -36,6 +36,7 @@ pub(crate) mod barrier;
 mod batch;
 mod contained;
 pub(crate) mod keeper;
+mod lists;
 mod question;
 mod state;
 
@@ -44,6 +45,7 @@ pub(crate) use batch::{Questions, asker};
 pub(crate) use contained::Contained;
 pub(crate) use keeper::Keeper;
 pub use keeper::StateFile;
+pub(crate) use lists::{Content, List, ListKey, Lists, Turn};
 pub(crate) use question::{About, Asked, Polled, Question, Reader, consumer};
 
 /// Resolutions of one consumer. A consumer with more finds has the further ones answered by a control plane.

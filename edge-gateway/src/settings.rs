@@ -390,7 +390,7 @@ fn read_reads(settings: &mut Settings<'_>, default: ReadsConfig) -> ReadsConfig 
             .get_or(
                 "edge.memory",
                 Size(default.memory),
-                "Memory for consumers that are followed for their finds, and their providers, about; those that asked longest ago go first; 0B is no limit.",
+                "Memory for consumers that are followed for their finds, and their providers, about; those that asked longest ago go first; 0B is no limit. A quarter as much is kept of lists of services.",
             )
             .0,
         fresh: settings.within_or(

@@ -28,7 +28,7 @@ use super::proxy::needs_place;
 use super::{GatewayParts, NoAnswer, route};
 use crate::metrics::{Answered as Outcome, ReadsMetrics};
 use crate::polls::Given;
-use crate::reads::{About, Barrier, EdgeView, Found, Question, Reader, Reads, asker};
+use crate::reads::{About, Barrier, EdgeView, Found, ListKey, Lists, Question, Reader, Reads, asker};
 
 /// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
 pub(super) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
@@ -40,6 +40,7 @@ pub(crate) struct EdgeReads {
     /// True while a control plane answers.
     pub(crate) reachable: watch::Receiver<bool>,
     pub(crate) metrics: ReadsMetrics,
+    pub(crate) lists: Arc<Lists>,
 }
 
 /// An answer, and its content.
@@ -64,6 +65,12 @@ impl GatewayParts {
             Ok(place) => place,
             Err(refusal) => return Ok(refusal),
         };
+        if caller.grant == Grant::All
+            && let Some((edge, key)) =
+                self.reads.as_ref().and_then(|edge| Some((edge, ListKey::read(&request, &tenant)?)))
+        {
+            return Box::pin(self.list_services(edge, request, key, caller)).await;
+        }
         // Before anything is read that the answer is made from.
         let poll = self.begin_poll(&request, &tenant);
         let question = self.reads.as_ref().and_then(|_| Question::read(&request, &tenant));

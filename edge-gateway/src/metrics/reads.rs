@@ -1,7 +1,11 @@
 //! Instruments of finds that may be answered here.
 
+use std::sync::Arc;
+
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
+
+use crate::reads::Lists;
 
 /// The way in which a find was answered.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +33,21 @@ impl Answered {
     }
 }
 
+/// Begins to show the bytes of the lists that are kept.
+pub(crate) fn list_bytes(meter: &Meter, lists: &Arc<Lists>) {
+    let lists = Arc::clone(lists);
+    meter
+        .u64_observable_gauge("muster_edge_list_bytes")
+        .with_description("Bytes of the lists of services that are kept here")
+        .with_callback(move |observer| observer.observe(lists.bytes() as u64, &[]))
+        .build();
+}
+
 /// The instruments of finds that may be answered here.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadsMetrics {
     finds: Counter<u64>,
+    lists: Counter<u64>,
     barriers: Counter<u64>,
     kept: Counter<u64>,
     kept_bytes: Gauge<u64>,
@@ -53,6 +68,10 @@ impl ReadsMetrics {
                 .u64_counter("muster_edge_finds_total")
                 .with_description("Finds of consumers, by the way in which they were answered")
                 .build(),
+            lists: meter
+                .u64_counter("muster_edge_lists_total")
+                .with_description("Lists of services, by the way in which they were answered")
+                .build(),
             barriers: meter
                 .u64_counter("muster_edge_barriers_total")
                 .with_description(
@@ -72,6 +91,9 @@ impl ReadsMetrics {
         for answered in Answered::ALL {
             metrics.finds.add(0, &[KeyValue::new("answered", answered.label())]);
         }
+        for answered in [Answered::Here, Answered::Forwarded, Answered::Stale] {
+            metrics.lists.add(0, &[KeyValue::new("answered", answered.label())]);
+        }
         for outcome in ["ok", "failed"] {
             metrics.barriers.add(0, &[KeyValue::new("outcome", outcome)]);
             metrics.kept.add(0, &[KeyValue::new("outcome", outcome)]);
@@ -82,6 +104,12 @@ impl ReadsMetrics {
     /// A find was answered.
     pub(crate) fn answered(&self, answered: Answered) {
         self.finds.add(1, &[KeyValue::new("answered", answered.label())]);
+    }
+
+    /// A list of services was answered: from the one that is kept here, by a control plane that sent it, or
+    /// without one that answers.
+    pub(crate) fn listed(&self, answered: Answered) {
+        self.lists.add(1, &[KeyValue::new("answered", answered.label())]);
     }
 
     /// The state was written to its file, which has so many bytes, or could not be written or read.

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request, header};
 use percent_encoding::percent_decode_str;
 use shared::model::{MAX_ID, ServiceRef, Tenant};
 
-const CONSUMER: &str = "x-consumerid";
+pub(super) const CONSUMER: &str = "x-consumerid";
 /// Parameters with which an answer depends on more than a gateway knows, or must not come from it.
 const NOT_HERE: [&str; 3] = ["noCache", "cacheOnly", "tags"];
 

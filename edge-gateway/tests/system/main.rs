@@ -19,6 +19,7 @@ mod heartbeat;
 mod hostile;
 mod http_sd;
 mod identity;
+mod lists;
 mod over_nats;
 mod rates;
 mod reads;

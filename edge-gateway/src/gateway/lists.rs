@@ -1,0 +1,205 @@
+//! Lists of services: answered with the last list that a control plane sent, once one has confirmed it.
+//!
+//! A list of thousands of services has hundreds of kilobytes, and hardly ever changes. So the gateway keeps it
+//! and asks by its tag, and requests of the same moment share that question. If no control plane answers, the
+//! last list is the answer, marked as stale.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use answer::tag;
+use axum::body::Body;
+use bytes::Bytes;
+use host::telemetry::trace::{self, SpanKind};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, ORIGIN};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use opentelemetry::KeyValue;
+
+use super::gate::Caller;
+use super::reads::{EdgeReads, mark_stale};
+use super::{GatewayParts, NoAnswer, refusal};
+use crate::metrics::Answered as Outcome;
+use crate::reads::{Content, List, ListKey, Turn};
+
+/// The time in which a control plane sends the rest of a list that it has begun to send.
+const READING: Duration = Duration::from_secs(30);
+
+/// What the form of an answer depends on, beside its content.
+struct Client {
+    /// The tags of the bodies that it has.
+    headers: HeaderMap,
+    from_browser: bool,
+}
+
+impl Client {
+    fn of(request: &Request<Body>) -> Self {
+        let tags = request.headers().get_all(IF_NONE_MATCH).iter();
+        let headers = tags.map(|tag| (IF_NONE_MATCH, tag.clone())).collect();
+        Self { headers, from_browser: request.headers().contains_key(ORIGIN) }
+    }
+
+    /// The answer with this content, or without a body where the client has it.
+    fn told(&self, content: &Content) -> Response<Body> {
+        let mut answer = if tag::is_named(&self.headers, &content.tag) {
+            answer::reply::not_modified()
+        } else {
+            let mut answer = answer::reply::json(content.body.clone());
+            if content.gzip {
+                answer::gzip::mark(answer.headers_mut());
+            }
+            answer.map(Body::from)
+        };
+        tag::mark(answer.headers_mut(), &content.tag);
+        answer::reply::finish(answer.headers_mut(), self.from_browser);
+        answer
+    }
+}
+
+impl GatewayParts {
+    /// Answers a request for the list of a tenant's services, all of which the caller may see.
+    pub(super) async fn list_services(
+        &self,
+        edge: &EdgeReads,
+        request: Request<Body>,
+        key: ListKey,
+        caller: &Caller,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let client = Client::of(&request);
+        let list = edge.lists.find(&key, Instant::now());
+        let traced = trace::Request::begin(request.headers(), SpanKind::Server, "list");
+        let record = self.record_of_read(&request, caller);
+        let unasked = if *edge.reachable.borrow() { None } else { stale(edge, &list, &client) };
+        let answer = match unasked {
+            Some(stale) => stale,
+            None => match list.turn().await {
+                Turn::Answered(content) => {
+                    edge.metrics.listed(Outcome::Here);
+                    client.told(&content)
+                }
+                turn => match self.ask_for_list(edge, request, &key, (&list, turn), &client).await? {
+                    // A control plane has its own records and traces of what it answers.
+                    (answer, Outcome::Stale) => answer,
+                    (answer, _) => return Ok(answer),
+                },
+            },
+        };
+        if let Some(traced) = traced {
+            let about = vec![KeyValue::new("http.request.method", "GET")];
+            traced.answered("GET list".to_owned(), answer.status().as_u16(), about);
+        }
+        self.audit_read(record, &answer);
+        Ok(answer)
+    }
+
+    /// Asks a control plane, for those who wait as well if it is this request's turn.
+    async fn ask_for_list(
+        &self,
+        edge: &EdgeReads,
+        mut request: Request<Body>,
+        key: &ListKey,
+        (list, turn): (&Arc<List>, Turn<'_>),
+        client: &Client,
+    ) -> Result<(Response<Body>, Outcome), NoAnswer> {
+        let question = match turn {
+            Turn::Ask(question) => Some(question),
+            Turn::Answered(_) | Turn::Alone => None,
+        };
+        let kept = list.last();
+        if question.is_some() {
+            ask_by_tag(request.headers_mut(), key, kept.as_deref());
+        }
+        let answer = self.pass_on_in_place(request, Some(&key.tenant)).await?;
+        let content = match &question {
+            Some(_) => content_of(edge, answer, key, kept.as_deref()).await,
+            None => Err(answer),
+        };
+        let told = match content {
+            Ok(content) => {
+                let is_confirmed = kept.is_some_and(|kept| kept.tag == content.tag);
+                let content = Arc::new(content);
+                if let Some(question) = question {
+                    question.answered(content.clone());
+                }
+                let outcome = if is_confirmed { Outcome::Here } else { Outcome::Forwarded };
+                edge.metrics.listed(outcome);
+                (client.told(&content), outcome)
+            }
+            Err(answer) => {
+                if let Some(question) = question {
+                    question.failed();
+                }
+                let is_stale = answer.status().is_server_error();
+                let stale = is_stale.then(|| stale(edge, list, client)).flatten();
+                stale.map(|stale| (stale, Outcome::Stale)).unwrap_or_else(|| {
+                    edge.metrics.listed(Outcome::Forwarded);
+                    (answer, Outcome::Forwarded)
+                })
+            }
+        };
+        edge.lists.settle(key, list);
+        Ok(told)
+    }
+}
+
+/// Asks for the list in the form of the key, unless it is still the one that is kept. The client's own tags may be
+/// those of a list that is not.
+fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
+    // It could have the headers removed that are set here.
+    headers.remove(CONNECTION);
+    headers.remove(IF_NONE_MATCH);
+    headers.remove(ACCEPT_ENCODING);
+    if key.gzip {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Some(kept) = kept {
+        headers.insert(IF_NONE_MATCH, kept.tag.clone());
+    }
+}
+
+/// The content that a control plane has sent or confirmed. An answer that nobody else may have, or that cannot
+/// be kept, comes back as it is.
+async fn content_of(
+    edge: &EdgeReads,
+    answer: Response<Body>,
+    key: &ListKey,
+    kept: Option<&Content>,
+) -> Result<Content, Response<Body>> {
+    // Control planes add a tag where the answer is the same for everybody who may see all services.
+    let Some(tag) = answer.headers().get(ETAG).cloned() else { return Err(answer) };
+    let confirmed = Instant::now();
+    match (answer.status(), kept) {
+        (StatusCode::NOT_MODIFIED, Some(kept)) if kept.tag == tag => {
+            return Ok(Content { confirmed, ..kept.clone() });
+        }
+        (StatusCode::OK, _) => {}
+        _ => return Err(answer),
+    }
+    let gzip = answer.headers().contains_key(CONTENT_ENCODING);
+    let room = answer.body().size_hint().upper().and_then(|length| edge.lists.room_for(length));
+    let Some(_room) = room.filter(|_| key.gzip || !gzip) else { return Err(answer) };
+    let body = read(answer.into_body()).await;
+    let body = body.ok_or_else(|| refusal::unavailable("the list broke off; try again"))?;
+    Ok(Content { tag, body, gzip, confirmed })
+}
+
+/// A body whose length is bounded.
+async fn read(body: Body) -> Option<Bytes> {
+    let body = tokio::time::timeout(READING, body.collect()).await.ok()?.ok()?;
+    Some(body.to_bytes())
+}
+
+/// The last list that is known, marked as stale. `None` when none is, or it is too old.
+fn stale(edge: &EdgeReads, list: &List, client: &Client) -> Option<Response<Body>> {
+    let content = list.last()?;
+    let age = content.confirmed.elapsed();
+    let most = edge.reads.config.stale_for;
+    if !most.is_zero() && age > most {
+        return None;
+    }
+    let mut answer = client.told(&content);
+    mark_stale(&mut answer, age);
+    edge.metrics.listed(Outcome::Stale);
+    Some(answer)
+}
