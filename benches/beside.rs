@@ -11,12 +11,14 @@
 //! heartbeats that gateways report (`lease.mode = reported`), shared leases, and "nothing has changed" without a
 //! question (`edge.confirm-unchanged = false`). Both servers are written to: services
 //! and instances under names of this run, which stay there. Each call goes over sixteen connections. CPU is
-//! that of all programs of a server for one call; clients are not counted.
+//! that of all programs of a server for one call; clients are not counted. The floor of each read is a bare handler
+//! on the kind of server that our programs have, which sends as many bytes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use benches::bare::{self, Bare};
 use benches::call::{Client, ask, load_each, request};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
@@ -38,6 +40,9 @@ const V4: &str = "/v4/default/registry";
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    if bare::become_child_if_asked().await? {
+        return Ok(());
+    }
     let mut arguments = std::env::args().skip(1);
     let usage = "expected the address of the other server and the ids of its processes";
     let address: SocketAddr = arguments.next().context(usage)?.parse().context(usage)?;
@@ -50,15 +55,34 @@ async fn main() -> Result<()> {
         .plane_flag("--lease-mode", "reported")
         .plane_flag("--lease-shared", "true")
         .gateway_flag("--edge-confirm-unchanged", "false");
+    let mut floor = Vec::new();
     for (name, plan) in [("ours", World::with()), ("ours, fast", fast)] {
         let ours = of_ours(plan).await?;
         tell(&report, name, &ours, &theirs);
+        if floor.is_empty() {
+            floor = of_floor(&ours).await?;
+        }
     }
+    tell(&report, "a bare handler", &floor, &theirs);
     Ok(())
 }
 
+/// The figures of a bare handler that sends the bytes of each row that has some.
+async fn of_floor(rows: &[Row]) -> Result<Vec<Row>> {
+    let mut floor = Vec::new();
+    for row in rows {
+        let Some(bytes) = row.bytes else { continue };
+        let bare = Bare::start(bytes)?;
+        let served = Served { server: bare.address.to_string(), pids: vec![bare.pid()] };
+        let plain = ask("/", "");
+        floor.push(Row { bytes: None, ..served.row(&row.what, |_| &plain).await? });
+    }
+    Ok(floor)
+}
+
 fn tell(report: &Report, name: &str, rows: &[Row], other: &[Row]) {
-    for (row, other) in rows.iter().zip(other) {
+    for row in rows {
+        let Some(other) = other.iter().find(|other| other.what == row.what) else { continue };
         let figures = [row.per_second, row.p50_ms, row.cpu_us, row.cpu_us / other.cpu_us];
         report.row(&format!("{}, {name}", row.what), &figures.map(Some));
     }
@@ -74,6 +98,8 @@ async fn of_ours(plan: Plan) -> Result<Vec<Row>> {
 /// The figures of one call.
 struct Row {
     what: String,
+    /// Bytes of an answer's body, of a call that has a floor.
+    bytes: Option<usize>,
     per_second: f64,
     p50_ms: f64,
     cpu_us: f64,
@@ -98,14 +124,14 @@ impl Served {
             let instances = self.instances(&service, size).await?;
             let path = format!("{V4}/instances?appId=shop&serviceName={name}&version=0%2B");
             let find = ask(&path, &consumer);
-            rows.push(self.row(&format!("find of {size}"), |_| &find).await?);
+            rows.push(self.read(&format!("find of {size}"), &find).await?);
             if size == BATCH {
                 let revision = Client::connect(&self.server).await?.call(&find).await?.revision;
                 let unchanged = ask(&format!("{path}&rev={}", revision.context("a revision")?), &consumer);
-                rows.push(self.row("304", |_| &unchanged).await?);
+                rows.push(self.read("304", &unchanged).await?);
                 let path = format!("{V4}/microservices/{service}/instances/{}/heartbeat", instances[0]);
                 let beat = request("PUT", &path, "", "");
-                rows.push(self.row("heartbeat", |_| &beat).await?);
+                rows.push(self.read("heartbeat", &beat).await?);
                 let all: Vec<Value> = instances
                     .iter()
                     .map(|instance| json!({"serviceId": service, "instanceId": instance}))
@@ -121,9 +147,18 @@ impl Served {
         for number in 0..SERVICES {
             self.service(&format!("{run}-list-{number}")).await?;
         }
-        let list = ask(&format!("{V4}/microservices"), "");
-        rows.push(self.row(&format!("list of {SERVICES} services"), |_| &list).await?);
+        for (form, header) in [("", ""), (", gzip", "Accept-Encoding: gzip\r\n")] {
+            let list = ask(&format!("{V4}/microservices"), header);
+            rows.push(self.read(&format!("list of {SERVICES} services{form}"), &list).await?);
+        }
         Ok(rows)
+    }
+
+    /// The row of a call that is the same each time, and has a floor.
+    async fn read(&self, what: &str, request: &Vec<u8>) -> Result<Row> {
+        let row = self.row(what, |_| request).await?;
+        let bytes = Client::connect(&self.server).await?.call(request).await?.body.len();
+        Ok(Row { bytes: Some(bytes), ..row })
     }
 
     async fn row<'a>(&self, what: &str, request: impl Fn(usize) -> &'a Vec<u8>) -> Result<Row> {
@@ -139,7 +174,7 @@ impl Served {
         let calls = load_each(&self.server, CONNECTIONS, LENGTH, &request).await?;
         let cpu_us = (self.cpu()? - before) * 1e6 / calls.count() as f64;
         let (per_second, p50_ms) = (calls.per_second(), calls.quantile_ms(0.5));
-        Ok(Row { what: what.to_owned(), per_second, p50_ms, cpu_us })
+        Ok(Row { what: what.to_owned(), bytes: None, per_second, p50_ms, cpu_us })
     }
 
     /// CPU seconds of all its programs.

@@ -5,28 +5,20 @@
 //! each program is counted by itself, so that the figures hold where the machine is busy; the throughput is
 //! the whole machine's, clients included. Argument: seconds per row.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::routing::get;
 use benches::Latencies;
+use benches::bare::{self, Bare};
 use benches::call::{Client, ask, load, request};
 use benches::report::Report;
 use benches::usage::cpu_seconds;
 use harness::World;
-use host::http::{ServerLimits, serve};
-use host::lifecycle::Tasks;
 use serde_json::json;
 
 const CLIENTS: usize = 16;
 /// Clients that ask whether something has changed at once: many of them share the question to the store.
 const CROWD: usize = 256;
-/// The first argument of the process with the bare handler.
-const BARE: &str = "bare";
 /// Heartbeats in a batch.
 const BATCH: usize = 100;
 /// The time in which a gateway comes to follow a consumer, or to know an instance: two bookmarks, and their
@@ -35,11 +27,8 @@ const WARM: Duration = Duration::from_secs(4);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, bytes] = arguments.as_slice()
-        && first == BARE
-    {
-        return bare(bytes.parse()?).await;
+    if bare::become_child_if_asked().await? {
+        return Ok(());
     }
     let [seconds] = benches::arguments([5])?;
     let length = Duration::from_secs(seconds as u64);
@@ -170,53 +159,4 @@ impl Bench {
     async fn load(&self, server: &str, request: &[u8], length: Duration) -> Result<Latencies> {
         load(server, request, self.clients, length).await
     }
-}
-
-/// The process with the bare handler, ended with this.
-struct Bare {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Bare {
-    /// Starts a handler that sends so many bytes.
-    fn start(bytes: usize) -> Result<Self> {
-        let program = std::env::current_exe().context("the path of this program")?;
-        let mut child = Command::new(program)
-            .args([BARE, &bytes.to_string()])
-            // The end of its input is its order to stop, so it ends with this process, too.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("the bare handler cannot be started")?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
-        Ok(Self { address: line.trim().parse()?, child })
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // An error means that it has ended.
-        _ = self.child.wait();
-    }
-}
-
-/// Serves a constant body on the kind of server that our programs have, until the input ends.
-async fn bare(bytes: usize) -> Result<()> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?);
-    let body = bytes::Bytes::from(vec![b'x'; bytes]);
-    let answer = get(move || {
-        let body = body.clone();
-        async move { body }
-    });
-    let tasks = Tasks::new();
-    let serving = tasks.clone();
-    let routes = Router::new().route("/", answer);
-    tasks.spawn(async move { serve(listener, routes, ServerLimits::default(), &serving).await });
-    let input = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-    input.await??;
-    Ok(())
 }

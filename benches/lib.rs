@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`stage`] | a system of real processes, with the providers and consumers in it |
 //! | [`crowd`] | the watchers, in a process of their own |
+//! | [`bare`] | the bare handler that requests are held against |
 //! | [`floor`] | the bare loop that fan-out is held against |
 //! | [`plain`] | the plain server of gRPC that xDS is held against |
 //! | [`call`] | a client of the registry that costs little |
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+pub mod bare;
 pub mod call;
 pub mod crowd;
 pub mod floor;
