@@ -21,6 +21,10 @@ use crate::wire;
 const PLAIN_UDP: u16 = 512;
 /// The most bytes that are sent over UDP: they pass every usual network in one packet.
 pub(crate) const MOST_UDP: u16 = 1232;
+/// The bytes of a message's header (RFC 1035, 4.1.1).
+const HEADER: usize = 12;
+/// The most bytes of a label; greater numbers stand for references and reserved forms (RFC 1035, 4.1.4).
+const LONGEST_LABEL: u8 = 63;
 /// The most bytes of a record with options.
 const OPTIONS: u16 = 11;
 /// The code of an explanation in EDNS.
@@ -131,7 +135,8 @@ fn read(message: &[u8]) -> Option<Request> {
     // Checked before the rest is read, because the reader makes room for as many as the header says. The last
     // section may have options and a signature.
     let HeaderCounts { queries, answers, authorities, additionals } = counts;
-    if queries != 1 || answers > 0 || authorities > 0 || additionals > 2 {
+    let is_sensible = queries == 1 && answers == 0 && authorities == 0 && additionals <= 2;
+    if !is_sensible || !has_whole_name(message) {
         return bad(ResponseCode::FormErr);
     }
     let Ok(mut message) = Message::from_vec(message) else { return bad(ResponseCode::FormErr) };
@@ -141,6 +146,22 @@ fn read(message: &[u8]) -> Option<Request> {
             Some(Request::Bad { metadata, query: Some(query), code: ResponseCode::BADVERS, has_edns: true })
         }
         edns => Some(Request::Question { metadata, query, edns }),
+    }
+}
+
+/// True if the name of the first question is written in full, without a reference to an earlier name. Nothing but
+/// the header stands before it, so no client sends one, and the answer, which has the name in full, would be longer than
+/// the question: a source that asks too much would be sent more than it sends.
+fn has_whole_name(message: &[u8]) -> bool {
+    let mut rest = message.get(HEADER..).unwrap_or_default();
+    loop {
+        match rest {
+            [0, ..] => return true,
+            [length @ 1..=LONGEST_LABEL, label @ ..] if label.len() >= usize::from(*length) => {
+                rest = &label[usize::from(*length)..];
+            }
+            _ => return false,
+        }
     }
 }
 

@@ -189,6 +189,12 @@ fn a_source_that_asks_too_much_gets_less_than_it_sent() {
     assert!(answer.metadata.truncation && answer.answers.is_empty());
     assert_eq!(answer.metadata.id, message.metadata.id);
     assert_eq!(slow_down(&bytes[..11], &mut out), None);
+    // A name that refers to a label in the header. In full it would be longer than the question.
+    let short = [9, 8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0xC0, 0, 0, 1, 0, 1];
+    assert_eq!(slow_down(&short, &mut out), None);
+    let crowd = crowd(1);
+    let code = respond(&crowd.origin, &crowd.state, &short, Transport::Udp, &mut out, &mut Rng::new());
+    assert_eq!((code, out.len()), (Some(Code::BadMessage), 12));
 }
 
 #[test]
