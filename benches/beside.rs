@@ -50,6 +50,8 @@ async fn main() -> Result<()> {
     ensure!(!pids.is_empty(), usage);
     let report = Report::new("beside", &["per s", "p50 ms", "CPU µs", "÷ other"]);
     let theirs = Served { server: address.to_string(), pids }.measure().await?;
+    let is_idle = theirs.iter().any(|row| row.cpu_us == 0.0);
+    ensure!(!is_idle, "the processes of the other server used no CPU: are these their ids?");
     tell(&report, "the other", &theirs, &theirs);
     let fast = World::with()
         .plane_flag("--lease-mode", "reported")

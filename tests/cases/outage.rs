@@ -113,6 +113,44 @@ async fn a_batch_of_finds_is_the_same_at_both_planes_and_outlives_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_services_is_the_same_at_both_planes_and_outlives_one() {
+    let world = World::with().planes(2).gateways(2).start().await;
+    let client = world.client(0);
+    const LIST: &str = "/v4/default/registry/microservices";
+    let tag = |answer: &Answer| answer.headers.get("etag").cloned();
+    for number in 0..10 {
+        let id = client.service(&format!("service-{number}")).await;
+        let here = client.get(LIST).await;
+        assert!(here.text().contains(&id), "a client finds what it wrote through this gateway");
+        assert_eq!(client.get(LIST).await.text(), here.text());
+    }
+    let last = client.get(LIST).await;
+    let confirmed = world.gateways[0].metric("muster_edge_lists_total", r#"answered="here""#).await;
+    assert!(confirmed >= 10.0, "{confirmed} of 21 were sent again");
+    for node in &world.control_planes {
+        let direct = Client::new(node.api);
+        // It may not have heard of the last one.
+        let there = eventually("the lists are the same", || async {
+            let there = direct.get(LIST).await;
+            (there.text() == last.text()).then_some(there)
+        })
+        .await;
+        assert_eq!((tag(&there).is_some(), tag(&there)), (true, tag(&last)));
+    }
+
+    for node in &world.control_planes {
+        node.process.kill();
+    }
+    let stale = eventually("the gateway goes by what it knows", || async {
+        let answer = client.get(LIST).await;
+        answer.headers.contains_key("warning").then_some(answer)
+    })
+    .await;
+    assert_eq!((stale.status, stale.text()), (200, last.text()));
+    assert_eq!(world.client(1).get(LIST).await.status, 503, "the other one was never asked for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_bus_the_registry_serves_and_nothing_is_lost() {
     let world = World::with().planes(2).start().await;
     let client = world.client(0);
