@@ -224,7 +224,8 @@ impl App {
             tasks.spawn_named("barrier", barriers.run(tasks.abort().clone()));
             let reads = handle.reads().clone();
             let lists = Arc::new(Lists::new(reads.config.memory / SHARE_OF_LISTS, reads.config.idle));
-            list_bytes(&meter, &lists);
+            let kept = lists.clone();
+            list_bytes(&meter, move || kept.bytes());
             EdgeReads { reads, barrier, reachable: forward.reachable(), metrics: metrics.reads, lists }
         });
         let catalogue = Catalogue::new(handle.clone());

@@ -1,11 +1,7 @@
 //! Instruments of finds that may be answered here.
 
-use std::sync::Arc;
-
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
-
-use crate::reads::Lists;
 
 /// The way in which a find was answered.
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +30,11 @@ impl Answered {
 }
 
 /// Begins to show the bytes of the lists that are kept.
-pub(crate) fn list_bytes(meter: &Meter, lists: &Arc<Lists>) {
-    let lists = Arc::clone(lists);
+pub(crate) fn list_bytes(meter: &Meter, bytes: impl Fn() -> usize + Send + Sync + 'static) {
     meter
         .u64_observable_gauge("muster_edge_list_bytes")
         .with_description("Bytes of the lists of services that are kept here")
-        .with_callback(move |observer| observer.observe(lists.bytes() as u64, &[]))
+        .with_callback(move |observer| observer.observe(bytes() as u64, &[]))
         .build();
 }
 

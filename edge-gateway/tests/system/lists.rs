@@ -200,7 +200,7 @@ async fn without_control_planes_the_last_list_is_marked() {
     stage.asked();
     stage.plane.reachable.send_replace(false);
     assert!(stage.get(&[]).await.headers().contains_key(WARNING));
-    assert_eq!(stage.asked(), [String::new(); 0], "nobody is asked who cannot answer");
+    assert!(stage.asked().is_empty(), "nobody is asked who cannot answer");
     // A list that was never asked for is not made up.
     let other = stage.get(&[("x-domain-name", "other")]).await;
     assert_eq!(other.status(), StatusCode::SERVICE_UNAVAILABLE);
