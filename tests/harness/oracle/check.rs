@@ -405,9 +405,20 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        self.here = Some(place + 1);
+        let told = self.told_by(sight, place, holes);
+        out.merged += told - (place + 1);
+        self.here = Some(told);
         self.here_at_most = 0;
-        self.known = self.known.max(place + 1);
+        self.known = self.known.max(told);
+    }
+
+    /// The number of commits that a watcher knows after a sight of this one. A delete that a comparison of states
+    /// has shown names the instance as the watcher knew it, and the revision of the later state: it tells of everything
+    /// up to there.
+    fn told_by(&self, sight: &Sight, place: usize, holes: Holes) -> usize {
+        let of_revision = sight.rev.map_or(0, |rev| self.upto(rev));
+        let is_state = sight.kind == ChangeKind::Delete && holes == Holes::Merged;
+        if is_state && !self.is_there(of_revision) { of_revision.max(place + 1) } else { place + 1 }
     }
 
     /// The first commit at or after `start` that the sight is of.

@@ -170,6 +170,22 @@ fn a_bookmark_and_a_state_are_taken_at_their_word() {
     assert_eq!(of(&[], &[(0, state(3, None))]).lost, 1);
 }
 
+#[test]
+fn a_delete_of_a_later_state_tells_of_everything_up_to_there() {
+    let truth = commits(&[1, 0, 2, 0]);
+    let of = |delete: u64, holes| {
+        let sights = [(Create, 1, 1), (Delete, 1, delete)];
+        let mut found = judge(&truth, &[resumed(None, &sights, &[(2, Mark::Bookmark(3))])], holes);
+        found.words.clear();
+        found
+    };
+    let found = of(4, Holes::Merged);
+    assert!(found.is_clean() && found.merged == 2, "{found:?}");
+    assert_eq!(of(2, Holes::Merged).claimed, 1, "it is there again at the bookmark");
+    assert_eq!(of(3, Holes::Merged).claimed, 1, "it is there at that revision");
+    assert!(!of(4, Holes::Lost).is_clean(), "where every change comes alone");
+}
+
 fn void(rev: u64) -> Mark {
     Mark::State(State { service: String::new(), instances: HashMap::new(), rev })
 }
