@@ -13,7 +13,7 @@ use sha1::{Digest as _, Sha1};
 /// # Panics
 /// Never: the digits of a digest can stand in a header.
 pub fn of(plain: &[u8]) -> HeaderValue {
-    // No secret and no right depends on it: whoever made two bodies with one digest would deceive himself.
+    // No secret and no right depends on it: a tenant that made two lists with one digest would only deceive itself.
     let digest = HEXLOWER.encode(&Sha1::digest(plain));
     HeaderValue::try_from(format!("W/\"{digest}\"")).expect("digits can stand in a header")
 }

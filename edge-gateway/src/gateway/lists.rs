@@ -26,7 +26,7 @@ use crate::reads::{Content, List, ListKey, Turn};
 /// The time in which a control plane sends the rest of a list that it has begun to send.
 const READING: Duration = Duration::from_secs(30);
 
-/// What the form of an answer depends on, beside its content.
+/// The properties of a client by which the form of its answer is chosen.
 struct Client {
     /// The tags of the bodies that it has.
     headers: HeaderMap,
@@ -93,7 +93,7 @@ impl GatewayParts {
         Ok(answer)
     }
 
-    /// Asks a control plane, for those who wait as well if it is this request's turn.
+    /// Asks a control plane, also in place of the requests that wait if it is this one's turn.
     async fn ask_for_list(
         &self,
         edge: &EdgeReads,
@@ -166,7 +166,7 @@ async fn content_of(
     key: &ListKey,
     kept: Option<&Content>,
 ) -> Result<Content, Response<Body>> {
-    // Control planes add a tag where the answer is the same for everybody who may see all services.
+    // Control planes add a tag where the answer is the same for all clients that may see all services.
     let Some(tag) = answer.headers().get(ETAG).cloned() else { return Err(answer) };
     let confirmed = Instant::now();
     match (answer.status(), kept) {

@@ -1,6 +1,6 @@
-//! Lists of services as control planes have answered them, for those who ask again.
+//! Lists of services as control planes have answered them, for clients that ask again.
 //!
-//! In: the answer of a control plane, with its tag. Out: the same answer for everybody who asks at about the
+//! In: the answer of a control plane, with its tag. Out: the same answer for all requests of about the
 //! same time, after a control plane has confirmed that the tag is still right. One question serves all
 //! requests that arrived before it was asked, as with the [barrier](super::barrier), so each gets an answer
 //! that a control plane has given after the request.
@@ -73,7 +73,7 @@ pub(crate) struct List {
     begun: AtomicU64,
     /// Questions that brought no answer for others.
     failed: AtomicU64,
-    /// The last question that brought one. The request that holds it may ask.
+    /// The last question that brought one. A request may ask while it holds the lock.
     answered: Turns<Answered>,
 }
 
