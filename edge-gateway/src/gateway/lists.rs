@@ -11,13 +11,14 @@ use answer::tag;
 use axum::body::Body;
 use bytes::Bytes;
 use host::telemetry::trace::{self, SpanKind};
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, ORIGIN};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, ORIGIN};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use opentelemetry::KeyValue;
 
 use super::gate::Caller;
+use super::proxy::remove_hop_by_hop;
 use super::reads::{EdgeReads, mark_stale};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
@@ -146,8 +147,8 @@ impl GatewayParts {
 /// Asks for the list in the form of the key, unless it is still the one that is kept. The client's own tags may be
 /// those of a list that is not.
 fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
-    // It could have the headers removed that are set here.
-    headers.remove(CONNECTION);
+    // First, so that a client cannot have the headers removed that are set here.
+    remove_hop_by_hop(headers);
     headers.remove(IF_NONE_MATCH);
     headers.remove(ACCEPT_ENCODING);
     if key.gzip {
