@@ -27,6 +27,12 @@ pub fn is_named(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     named.any(|named| matches!(named.trim_ascii(), b"*") || opaque(named.trim_ascii()) == tag)
 }
 
+/// The headers of a request that name tags, for a time when the request itself is gone.
+pub fn known(headers: &HeaderMap) -> HeaderMap {
+    let tags = headers.get_all(header::IF_NONE_MATCH).iter();
+    tags.map(|tag| (header::IF_NONE_MATCH, tag.clone())).collect()
+}
+
 /// A tag without the mark of weak ones.
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)

@@ -37,11 +37,9 @@ impl File {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             let small = encoder.write_all(self.text).and_then(|()| encoder.finish());
             let small = small.expect("memory takes everything that is written to it");
-            let tag = |text: String| HeaderValue::try_from(text).expect("digits can stand in a header");
-            [
-                Content { bytes: Bytes::from_static(self.text), tag: tag(format!("\"{digest}\"")) },
-                Content { bytes: Bytes::from(small), tag: tag(format!("\"{digest}-gzip\"")) },
-            ]
+            let tag = HeaderValue::try_from(format!("\"{digest}\"")).expect("digits can stand in a header");
+            let small = Content { bytes: Bytes::from(small), tag: answer::tag::of_gzip(&tag) };
+            [Content { bytes: Bytes::from_static(self.text), tag }, small]
         });
         if zipped { small } else { whole }
     }

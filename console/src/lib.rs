@@ -136,7 +136,6 @@ fn serve(file: &'static File, headers: &HeaderMap) -> Response<Body> {
     // The names of the files stay the same, so a browser must ask. In a rolling upgrade a page of one version
     // then loads the script of another, and works: with names of their own, the old script would be missing.
     answer::tag::mark(headers, &content.tag);
-    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
     if !is_known {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(content.bytes.len()));

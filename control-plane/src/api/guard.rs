@@ -136,7 +136,7 @@ impl Guarded {
         let view = self.view.clone();
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = answer::gzip::is_accepted(request.headers());
-        let known = known_tags(&request);
+        let known = answer::tag::known(request.headers());
         let mut response = match *request.method() {
             // Browsers ask before they send. Every path is answered alike, so the router is not needed.
             Method::OPTIONS => Response::new(Body::empty()),
@@ -147,9 +147,7 @@ impl Guarded {
             response = gzip::compressed(response).await;
         }
         // The forms have different tags.
-        if let Some(known) = known {
-            spare_body(&known, &mut response);
-        }
+        spare_body(&known, &mut response);
         let headers = response.headers_mut();
         answer::reply::finish(headers, from_browser);
         // A write is answered when the view has it, so the last change in the view is late enough. It is sent
@@ -221,13 +219,6 @@ impl Guarded {
 /// The name of a route in the old dashboards. Routes put it into the extensions of their responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApiName(pub(super) &'static str);
-
-/// The header with the tags of bodies that the client has, if it names any.
-fn known_tags(request: &Request<Body>) -> Option<HeaderMap> {
-    let tags = request.headers().get_all(header::IF_NONE_MATCH).iter();
-    let known: HeaderMap = tags.map(|tag| (header::IF_NONE_MATCH, tag.clone())).collect();
-    (!known.is_empty()).then_some(known)
-}
 
 /// Makes a response with a body that the client has already one without.
 fn spare_body(known: &HeaderMap, response: &mut Response) {

@@ -1,11 +1,8 @@
 //! The list of a tenant's services as clients receive it, made once for each state of the services' records.
 
-use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http::HeaderValue;
 use serde::Serialize;
 use shared::model::Service;
@@ -42,15 +39,7 @@ impl ServiceList {
 
     /// The body as gzipped JSON. It is compressed at the first call and kept.
     pub fn gzip(&self) -> &Bytes {
-        self.gzip.get_or_init(|| {
-            let mut encoder =
-                GzEncoder::new(Vec::with_capacity(self.plain.len() / 8), Compression::default());
-            encoder
-                .write_all(&self.plain)
-                .and_then(|()| encoder.finish())
-                .expect("memory takes what is written")
-                .into()
-        })
+        self.gzip.get_or_init(|| answer::gzip::kept(&self.plain))
     }
 }
 

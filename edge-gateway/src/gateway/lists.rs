@@ -30,20 +30,19 @@ const READING: Duration = Duration::from_secs(30);
 /// The properties of a client by which the form of its answer is chosen.
 struct Client {
     /// The tags of the bodies that it has.
-    headers: HeaderMap,
+    known: HeaderMap,
     from_browser: bool,
 }
 
 impl Client {
     fn of(request: &Request<Body>) -> Self {
-        let tags = request.headers().get_all(IF_NONE_MATCH).iter();
-        let headers = tags.map(|tag| (IF_NONE_MATCH, tag.clone())).collect();
-        Self { headers, from_browser: request.headers().contains_key(ORIGIN) }
+        let headers = request.headers();
+        Self { known: tag::known(headers), from_browser: headers.contains_key(ORIGIN) }
     }
 
     /// The answer with this content, or without a body where the client has it.
     fn told(&self, content: &Content) -> Response<Body> {
-        let mut answer = if tag::is_named(&self.headers, &content.tag) {
+        let mut answer = if tag::is_named(&self.known, &content.tag) {
             answer::reply::not_modified()
         } else {
             let mut answer = answer::reply::json(content.body.clone());

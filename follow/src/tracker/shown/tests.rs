@@ -107,51 +107,11 @@ fn what_follows_a_state_without_history_is_told_once() {
     assert_eq!(told(&mut tracker, id), [(Action::Create, "10".into(), 10)]);
 }
 
-#[test]
-fn what_was_fetched_for_a_group_that_came_late_is_told_once() {
+/// Consumers into whose interest a lost change has brought `p` with the instance `4`. Another one follows `p` since 5,
+/// so its topic does not reach back far enough for them.
+fn come_late<const COUNT: usize>(names: [&str; COUNT]) -> (Tracker, [GroupId; COUNT]) {
     let mut tracker = Tracker::new(1);
-    let id = tracker.join(&Selector::Consumer(service("c"))).0;
-    tracker.on_interest(id, interest(3, &[]));
-    let other = tracker.join(&Selector::Consumer(service("other"))).0;
-    tracker.on_interest(other, interest(5, &["p"]));
-    let key = Some(event("p", 0, 4).key);
-    let snapshot = Some(vec![(event("p", 0, 4).instance, rev(4))]);
-    tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, snapshot, ..nothing_until(5) });
-    // A lost change has brought the provider, whose topic does not reach back that far.
-    tracker.resync(crate::Cause::Link);
-    let shown = BTreeSet::from([service("p")]);
-    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
-    tracker.on_caught_up(id, &service("p"), events_until(9, vec![event("p", 0, 4)]));
-    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
-    tracker.advance_to(10, 5);
-    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 4)]);
-}
-
-#[test]
-fn what_could_not_be_fetched_for_a_group_that_came_late_is_told_once() {
-    let mut tracker = Tracker::new(1);
-    let id = tracker.join(&Selector::Consumer(service("c"))).0;
-    tracker.on_interest(id, interest(3, &[]));
-    let other = tracker.join(&Selector::Consumer(service("other"))).0;
-    tracker.on_interest(other, interest(5, &["p"]));
-    let key = Some(event("p", 0, 4).key);
-    let snapshot = Some(vec![(event("p", 0, 4).instance, rev(4))]);
-    tracker.on_loaded(&service("p"), end_of(5), TopicReplay { key, snapshot, ..nothing_until(5) });
-    tracker.resync(crate::Cause::Link);
-    let shown = BTreeSet::from([service("p")]);
-    tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
-    // No replica has the history any more.
-    let state = TopicReplay { continuous: false, snapshot: None, ..events_until(9, Vec::new()) };
-    tracker.on_caught_up(id, &service("p"), state);
-    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
-    tracker.advance_to(10, 5);
-    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 9)]);
-}
-
-#[test]
-fn what_was_fetched_for_another_group_does_not_count_as_told_to_this_one() {
-    let mut tracker = Tracker::new(1);
-    let ids = ["c", "d"].map(|name| tracker.join(&Selector::Consumer(service(name))).0);
+    let ids = names.map(|name| tracker.join(&Selector::Consumer(service(name))).0);
     for id in ids {
         tracker.on_interest(id, interest(3, &[]));
     }
@@ -165,7 +125,32 @@ fn what_was_fetched_for_another_group_does_not_count_as_told_to_this_one() {
         let shown = BTreeSet::from([service("p")]);
         tracker.on_interest(id, InterestReply { shown, ..interest(9, &["p"]) });
     }
-    let [fetched, not_fetched] = ids;
+    (tracker, ids)
+}
+
+#[test]
+fn what_was_fetched_for_a_group_that_came_late_is_told_once() {
+    let (mut tracker, [id]) = come_late(["c"]);
+    tracker.on_caught_up(id, &service("p"), events_until(9, vec![event("p", 0, 4)]));
+    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 4)]);
+}
+
+#[test]
+fn what_could_not_be_fetched_for_a_group_that_came_late_is_told_once() {
+    let (mut tracker, [id]) = come_late(["c"]);
+    // No replica has the history any more.
+    let state = TopicReplay { continuous: false, snapshot: None, ..events_until(9, Vec::new()) };
+    tracker.on_caught_up(id, &service("p"), state);
+    tracker.on_replay(&service("p"), end_of(5), nothing_until(9));
+    tracker.advance_to(10, 5);
+    assert_eq!(told(&mut tracker, id), [(Action::Create, "4".into(), 9)]);
+}
+
+#[test]
+fn what_was_fetched_for_another_group_does_not_count_as_told_to_this_one() {
+    let (mut tracker, [fetched, not_fetched]) = come_late(["c", "d"]);
     tracker.on_caught_up(fetched, &service("p"), events_until(9, vec![event("p", 0, 4)]));
     let state = TopicReplay { continuous: false, snapshot: None, ..events_until(9, Vec::new()) };
     tracker.on_caught_up(not_fetched, &service("p"), state);
