@@ -20,9 +20,10 @@ use follow::reply::{InterestReply, TopicReplay, Want};
 use follow::resume::Resumes;
 use follow::tracker::Departures;
 use follow::{Cause, GroupId, Selector, Tracker};
-use shared::event::{Action, InstanceEvent, Position, Via};
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
+use shared::event::{InstanceEvent, Position};
+use shared::model::{Revision, ServiceRef, Tenant};
 
+use crate::chain::{Chains, Replays, load, number, provider, state};
 use crate::subscription::{Subscription, Topics, take_any};
 
 mod client;
@@ -56,10 +57,10 @@ enum Question {
 /// A reply that has been made and is on its way.
 enum Reply {
     Interest(GroupId, InterestReply),
-    TopicsOpened(Vec<(Want, TopicReplay)>),
-    Replay(Vec<(Want, TopicReplay)>),
+    TopicsOpened(Replays),
+    Replay(Replays),
     CaughtUp(GroupId, Want, TopicReplay),
-    MissedEvents(usize, Vec<(Want, TopicReplay)>),
+    MissedEvents(usize, Replays),
     Departures(GroupId, Departures),
 }
 
@@ -85,7 +86,7 @@ struct Sim {
     resumes: Resumes<usize>,
     rev: Revision,
     /// Every change of each provider.
-    chains: Vec<Vec<InstanceEvent>>,
+    chains: Chains,
     consumers: Vec<Consumer>,
     clients: Vec<Client>,
     bus: VecDeque<Published>,
@@ -103,14 +104,6 @@ struct Sim {
     wrong: Option<String>,
 }
 
-fn provider(number: usize) -> ServiceRef {
-    ServiceRef::new(Tenant::default(), number.to_string())
-}
-
-fn number(provider: &ServiceRef) -> usize {
-    provider.id.parse().expect("the id is a number")
-}
-
 fn selector(consumer: usize) -> Selector {
     Selector::Consumer(ServiceRef::new(Tenant::default(), format!("c{consumer}")))
 }
@@ -123,7 +116,7 @@ impl Sim {
             tracker: Tracker::new(1),
             resumes: Resumes::default(),
             rev: Revision::new(FIRST),
-            chains: vec![Vec::new(); PROVIDERS],
+            chains: Chains::new(PROVIDERS),
             consumers: Vec::new(),
             clients: Vec::new(),
             bus: VecDeque::new(),

@@ -14,6 +14,7 @@
 //!
 //! A seed decides everything that happens, so a failure is repeated by its seed.
 
+mod chain;
 pub mod crowd;
 pub mod failover;
 pub mod liveness;

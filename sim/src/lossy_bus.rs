@@ -16,15 +16,13 @@ use fastrand::Rng;
 use follow::message::InterestChange;
 use follow::reply::{InterestReply, TopicReplay, Want};
 use follow::{Cause, GroupId, Push, Selector, Tracker};
-use shared::event::{Action, InstanceEvent, Position, Via};
-use shared::model::{Instance, Revision, ServiceKey, ServiceRef, Tenant};
+use shared::event::{InstanceEvent, Position};
+use shared::model::{Revision, ServiceRef, Tenant};
 
+use crate::chain::{Chains, Replays, provider};
 use crate::subscription::{Subscription, Topics};
 
-mod chain;
 mod gateway;
-
-use chain::state;
 
 /// The number of moves before everything comes to rest.
 const MOVES: usize = 120;
@@ -43,8 +41,8 @@ enum Question {
 /// A reply that has been made and is on its way.
 enum Reply {
     Interest(GroupId, InterestReply),
-    TopicsOpened(Vec<(Want, TopicReplay)>),
-    Replay(Vec<(Want, TopicReplay)>),
+    TopicsOpened(Replays),
+    Replay(Replays),
     CaughtUp(GroupId, Want, TopicReplay),
 }
 
@@ -59,7 +57,7 @@ struct Sim {
     tracker: Tracker,
     rev: Revision,
     /// Every change of each provider.
-    chains: Vec<Vec<InstanceEvent>>,
+    chains: Chains,
     /// Every state of the consumer's interest, with the revision since which it holds.
     interests: Vec<(Revision, BTreeSet<ServiceRef>)>,
     /// Messages that have been published and not yet delivered.
@@ -79,16 +77,8 @@ struct Sim {
     delivered: Vec<Arc<Push>>,
 }
 
-fn provider(number: usize) -> ServiceRef {
-    ServiceRef::new(Tenant::default(), number.to_string())
-}
-
 fn consumer() -> ServiceRef {
     ServiceRef::new(Tenant::default(), "consumer")
-}
-
-fn number(provider: &ServiceRef) -> usize {
-    provider.id.parse().expect("the id is a number")
 }
 
 impl Sim {
@@ -100,7 +90,7 @@ impl Sim {
             dice: Rng::with_seed(seed),
             tracker,
             rev: Revision::new(FIRST),
-            chains: vec![Vec::new(); PROVIDERS],
+            chains: Chains::new(PROVIDERS),
             interests: vec![(Revision::new(FIRST), (0..PROVIDERS).map(provider).collect())],
             bus: VecDeque::new(),
             topics: BTreeMap::new(),
@@ -117,27 +107,7 @@ impl Sim {
 
     fn commit(&mut self) {
         self.rev = self.rev.next();
-        let which = self.dice.usize(0..PROVIDERS);
-        let id = format!("{which}-{}", self.dice.u8(0..2));
-        let chain = &self.chains[which];
-        let is_present = state(chain, Position::end_of(self.rev)).contains_key(&id);
-        let action = match (is_present, self.dice.u8(0..3)) {
-            (false, _) => Action::Create,
-            (true, 0) => Action::Delete,
-            (true, _) => Action::Update,
-        };
-        let event = InstanceEvent {
-            provider: provider(which),
-            at: Position::first_of(self.rev),
-            prev: chain.last().map_or(Position::default(), |event| event.at),
-            action,
-            key: Arc::new(ServiceKey::default()),
-            instance: Arc::new(Instance { instance_id: id, ..Instance::default() }),
-            mod_rev: self.rev,
-            committed_at: 1,
-            via: Via::default(),
-        };
-        self.chains[which].push(event.clone());
+        let event = self.chains.change(self.rev, &mut self.dice);
         self.bus.push_back(Published::Event(event));
     }
 
@@ -260,7 +230,7 @@ impl Sim {
     /// Judges that each provider's changes were delivered in order and once, and every one since the provider
     /// came into the interest for good.
     fn judge(&self, since: &BTreeMap<String, Revision>) -> Result<(), String> {
-        for (which, chain) in self.chains.iter().enumerate() {
+        for (which, chain) in self.chains.iter() {
             if !self.tracker.is_live(&provider(which)) {
                 return Err(format!("provider {which} is not followed"));
             }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use follow::Push;
 use follow::tracker::Preface;
 
-use super::store::state;
 use super::*;
 
 /// A client's connection.
@@ -129,7 +128,7 @@ impl Sim {
             let which: usize = key.service_name.parse().expect("a provider's number");
             let shown: BTreeMap<&str, &str> =
                 instances.iter().map(|i| (&*i.instance_id, &*i.host_name)).collect();
-            let chain = &self.chains[which];
+            let chain = self.chains.of(which);
             let was_so = |rev: &Revision| {
                 let state = state(chain, *rev);
                 state.iter().map(|(id, (instance, _))| (&**id, &*instance.host_name)).eq(shown.clone())
@@ -168,7 +167,7 @@ impl Sim {
         let before = told.last().copied();
         told.push(rev);
         // The changes of the provider follow each other, and the first one follows what the client had.
-        let chain = &self.chains[which];
+        let chain = self.chains.of(which);
         let index_of = |rev| chain.iter().position(|event| event.at.rev == rev);
         let next_after =
             |had: Revision| chain.iter().find(|event| event.at.rev > had).map(|event| event.at.rev);
@@ -210,7 +209,7 @@ impl Sim {
             let state = client.states.get(&which).and_then(|revisions| revisions.last());
             let had = state.map_or(had, |state| had.max(*state));
             let told = client.told.get(&which).map(Vec::as_slice).unwrap_or_default();
-            let due = self.chains[which].iter().map(|event| event.at.rev);
+            let due = self.chains.of(which).iter().map(|event| event.at.rev);
             let missing = due.filter(|rev| *rev > had && *rev <= resume).find(|rev| !told.contains(rev));
             if let Some(missing) = missing {
                 let of = client.consumer;

@@ -45,7 +45,7 @@ impl Sim {
         self.take_changes();
         let is_in = |at: Revision| at > since && at <= rev;
         let mut providers = Vec::new();
-        for (which, chain) in self.chains.iter().enumerate() {
+        for (which, chain) in self.chains.iter() {
             if let Some(last) = chain.iter().rfind(|event| is_in(event.at.rev)) {
                 providers.push((provider(which), last.at));
             }
@@ -135,13 +135,7 @@ impl Sim {
                 self.tracker.on_interest(group, interest);
             }
             Reply::TopicsOpened(replays) => {
-                for (want, replay) in replays {
-                    if self.tracker.on_loaded(&want.provider, want.since, replay)
-                        && let Some(topic) = self.topics.get_mut(&want.provider.id)
-                    {
-                        topic.is_read = true;
-                    }
-                }
+                load(&mut self.tracker, &mut self.topics, replays);
             }
             Reply::Replay(replays) => {
                 for (want, replay) in replays {

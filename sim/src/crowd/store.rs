@@ -5,31 +5,7 @@ use super::*;
 impl Sim {
     pub(super) fn commit(&mut self) {
         self.rev = self.rev.next();
-        let which = self.dice.usize(0..PROVIDERS);
-        let id = format!("{which}-{}", self.dice.u8(0..2));
-        let chain = &self.chains[which];
-        let is_present = state(chain, self.rev).contains_key(&id);
-        let action = match (is_present, self.dice.u8(0..3)) {
-            (false, _) => Action::Create,
-            (true, 0) => Action::Delete,
-            (true, _) => Action::Update,
-        };
-        let event = InstanceEvent {
-            provider: provider(which),
-            at: Position::first_of(self.rev),
-            prev: chain.last().map_or(Position::default(), |event| event.at),
-            action,
-            key: key(which),
-            instance: Arc::new(Instance {
-                instance_id: id,
-                host_name: self.rev.to_string(),
-                ..Instance::default()
-            }),
-            mod_rev: self.rev,
-            committed_at: 1,
-            via: Via::default(),
-        };
-        self.chains[which].push(event.clone());
+        let event = self.chains.change(self.rev, &mut self.dice);
         self.bus.push_back(Published::Event(event));
     }
 
@@ -92,14 +68,16 @@ impl Sim {
                 for want in &wants {
                     self.topics.insert(want.provider.id.clone(), Subscription::new());
                 }
-                Reply::TopicsOpened(self.replays(wants, rev))
+                Reply::TopicsOpened(self.chains.replays(wants, rev))
             }
-            Question::Replay(wants) => Reply::Replay(self.replays(wants, rev)),
+            Question::Replay(wants) => Reply::Replay(self.chains.replays(wants, rev)),
             Question::CatchUp(group, want) => {
-                let replay = replay(&self.chains[number(&want.provider)], &want, rev);
+                let replay = self.chains.replay(&want, rev);
                 Reply::CaughtUp(group, want, replay)
             }
-            Question::MissedEvents(client, wants) => Reply::MissedEvents(client, self.replays(wants, rev)),
+            Question::MissedEvents(client, wants) => {
+                Reply::MissedEvents(client, self.chains.replays(wants, rev))
+            }
             Question::Departures(group, since) => {
                 Reply::Departures(group, Departures { since, rev, ..Departures::default() })
             }
@@ -117,44 +95,5 @@ impl Sim {
         let providers =
             providers.map(|(_, providers)| providers.iter().cloned().collect()).unwrap_or_default();
         Reply::Interest(group, InterestReply { exists: true, rev, providers, ..InterestReply::default() })
-    }
-
-    fn replays(&self, wants: Vec<Want>, rev: Revision) -> Vec<(Want, TopicReplay)> {
-        let answer = |want: Want| {
-            let replay = replay(&self.chains[number(&want.provider)], &want, rev);
-            (want, replay)
-        };
-        wants.into_iter().map(answer).collect()
-    }
-}
-
-/// A provider's name is its number.
-fn key(which: usize) -> Arc<ServiceKey> {
-    Arc::new(ServiceKey { service_name: which.to_string(), ..ServiceKey::default() })
-}
-
-/// The instances after the changes up to `rev`, each with the revision that wrote it.
-pub(super) fn state(chain: &[InstanceEvent], rev: Revision) -> BTreeMap<String, (Arc<Instance>, Revision)> {
-    let mut state = BTreeMap::new();
-    for event in chain.iter().take_while(|event| event.at.rev <= rev) {
-        let id = event.instance.instance_id.clone();
-        match event.action {
-            Action::Delete => _ = state.remove(&id),
-            Action::Create | Action::Update => _ = state.insert(id, (event.instance.clone(), event.mod_rev)),
-        }
-    }
-    state
-}
-
-/// The reply of a replica at `rev`: every event since, and the state if it was requested.
-fn replay(chain: &[InstanceEvent], want: &Want, rev: Revision) -> TopicReplay {
-    let at = Position::end_of(rev);
-    TopicReplay {
-        key: Some(key(number(&want.provider))),
-        continuous: true,
-        events: chain.iter().filter(|event| event.at > want.since && event.at <= at).cloned().collect(),
-        snapshot: want.snapshot.then(|| state(chain, rev).into_values().collect()),
-        at,
-        shortened: false,
     }
 }

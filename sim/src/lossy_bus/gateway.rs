@@ -3,12 +3,12 @@
 
 use follow::Effect;
 use follow::message::Bookmark;
-use follow::reply::{InterestReply, TopicReplay, Want};
+use follow::reply::InterestReply;
 use shared::event::Position;
 use shared::model::Revision;
 
-use super::chain::replay;
-use super::{FIRST, Question, Reply, Sim, Subscription, consumer, number, provider};
+use super::{FIRST, Question, Reply, Sim, Subscription, consumer};
+use crate::chain::{load, provider};
 use crate::subscription::take_any;
 
 impl Sim {
@@ -29,7 +29,7 @@ impl Sim {
         }
         // It names the last event of each provider, so that a loss before it shows.
         let mut providers = Vec::new();
-        for (which, chain) in self.chains.iter().enumerate() {
+        for (which, chain) in self.chains.iter() {
             if let Some(last) = chain.iter().rfind(|event| event.at.rev <= rev) {
                 providers.push((provider(which), last.at));
             }
@@ -126,23 +126,14 @@ impl Sim {
                     InterestReply { exists: true, rev, providers, ..InterestReply::default() },
                 )
             }
-            Question::OpenTopics(wants) => Reply::TopicsOpened(self.replays(wants, rev)),
-            Question::Replay(wants) => Reply::Replay(self.replays(wants, rev)),
+            Question::OpenTopics(wants) => Reply::TopicsOpened(self.chains.replays(wants, rev)),
+            Question::Replay(wants) => Reply::Replay(self.chains.replays(wants, rev)),
             Question::CatchUp(group, want) => {
-                let replay = replay(&self.chains[number(&want.provider)], &want, rev);
+                let replay = self.chains.replay(&want, rev);
                 Reply::CaughtUp(group, want, replay)
             }
         };
         self.replies.push(reply);
-    }
-
-    fn replays(&self, wants: Vec<Want>, rev: Revision) -> Vec<(Want, TopicReplay)> {
-        let mut replays = Vec::with_capacity(wants.len());
-        for want in wants {
-            let replay = replay(&self.chains[number(&want.provider)], &want, rev);
-            replays.push((want, replay));
-        }
-        replays
     }
 
     pub(super) fn receive(&mut self) {
@@ -158,13 +149,7 @@ impl Sim {
                 self.tracker.on_interest(group, interest);
             }
             Reply::TopicsOpened(replays) => {
-                for (want, replay) in replays {
-                    if self.tracker.on_loaded(&want.provider, want.since, replay)
-                        && let Some(topic) = self.topics.get_mut(&want.provider.id)
-                    {
-                        topic.is_read = true;
-                    }
-                }
+                load(&mut self.tracker, &mut self.topics, replays);
             }
             Reply::Replay(replays) => {
                 for (want, replay) in replays {
